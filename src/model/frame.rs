@@ -1,0 +1,68 @@
+//! One captured frame, and how its first bytes are to be read.
+
+use std::fmt;
+
+/// Nanoseconds since the Unix epoch: a capture's own clock, which for a savefile is the time of recording.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Nanoseconds from `earlier` to `self`; 0 when the clock went backwards.
+    #[inline]
+    pub fn since(self, earlier: Timestamp) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The link-layer header a frame begins with (pcap's `DLT_` values, pcap-linktype(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LinkType {
+    /// `DLT_EN10MB`: Ethernet; also what Linux's loopback device shows.
+    Ethernet,
+    /// `DLT_LINUX_SLL`: Linux cooked capture, version 1.
+    Cooked1,
+    /// `DLT_LINUX_SLL2`: Linux cooked capture, version 2.
+    Cooked2,
+    /// `DLT_RAW`: the frame begins with the IP header (tun devices).
+    RawIp,
+    /// `DLT_NULL`: BSD loopback, a 4-byte address family in the byte order of the capturing host.
+    Null,
+    /// `DLT_LOOP`: OpenBSD loopback, a 4-byte address family in network byte order.
+    Loop,
+}
+
+impl LinkType {
+    /// The link type of a pcap `DLT_` value, or `None` for one that cannot be decoded.
+    pub fn from_dlt(dlt: i32) -> Option<LinkType> {
+        match dlt {
+            0 => Some(LinkType::Null),
+            1 => Some(LinkType::Ethernet),
+            // DLT_RAW differs between systems; 12 and 14 are its values in live captures, 101, 228 and 229
+            // those of savefiles (LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6).
+            12 | 14 | 101 | 228 | 229 => Some(LinkType::RawIp),
+            108 => Some(LinkType::Loop),
+            113 => Some(LinkType::Cooked1),
+            276 => Some(LinkType::Cooked2),
+            _ => None,
+        }
+    }
+}
+
+/// A frame as a capture delivers it; valid only while the capture's batch is being read.
+#[derive(Clone, Copy)]
+pub struct Frame<'a> {
+    /// When it was captured.
+    pub time: Timestamp,
+    /// Its length on the wire, link header included; an offloaded frame can be larger than any MTU.
+    pub wire_len: u32,
+    /// How `data` begins.
+    pub link: LinkType,
+    /// The captured bytes from the link header on: `wire_len` of them or fewer, as the snaplen allows.
+    pub data: &'a [u8],
+}
+
+impl fmt::Debug for Frame<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({:?}, {} of {} bytes)", self.link, self.data.len(), self.wire_len)
+    }
+}

@@ -1,0 +1,13 @@
+//! Plain data that the other rooms pass to each other; no I/O and no policy.
+
+mod address;
+mod flow;
+mod frame;
+mod packet;
+mod process;
+
+pub use address::{Address, Endpoint, LocalAddresses};
+pub use flow::{Direction, FlowKey, Owner, Quality, Traffic, Unowned};
+pub use frame::{Frame, LinkType, Timestamp};
+pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
+pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};

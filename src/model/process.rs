@@ -1,0 +1,216 @@
+//! What is known of one process: its identity, one sample of its figures, and the record delivered to users.
+
+use super::flow::Traffic;
+use std::sync::Arc;
+
+/// A process: a pid alone is reused, a pid with its start time is not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ProcId {
+    /// The process id (thread group id).
+    pub pid: i32,
+    /// Clock ticks from boot to the start of the process (`starttime`, proc_pid_stat(5)).
+    pub start_ticks: u64,
+}
+
+/// A set of bits; which bit means what is said by the constants of the type.
+macro_rules! bit_set {
+    ($(#[$doc:meta])* $name:ident { $($(#[$bit_doc:meta])* $bit:ident = $value:expr;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            $($(#[$bit_doc])* pub const $bit: $name = $name($value);)*
+            /// Every bit that has a meaning.
+            pub const ALL: $name = $name(0 $(| $value)*);
+
+            /// Whether every bit of `other` is set.
+            #[inline]
+            pub const fn has(self, other: $name) -> bool {
+                self.0 & other.0 == other.0
+            }
+        }
+
+        impl std::ops::BitOr for $name {
+            type Output = $name;
+            #[inline]
+            fn bitor(self, other: $name) -> $name {
+                $name(self.0 | other.0)
+            }
+        }
+
+        impl std::ops::BitOrAssign for $name {
+            #[inline]
+            fn bitor_assign(&mut self, other: $name) {
+                self.0 |= other.0;
+            }
+        }
+    };
+}
+
+bit_set! {
+    /// Which groups of figures are read for every process. Identity, state, threads, CPU time and start time
+    /// come with the one read that is always made.
+    SampleSet {
+        /// Resident and virtual memory (`/proc/<pid>/statm`).
+        MEMORY = 1;
+        /// Bytes read and written (`/proc/<pid>/io`).
+        IO = 2;
+        /// Open descriptors (`/proc/<pid>/fd`).
+        DESCRIPTORS = 4;
+        /// The command line (`/proc/<pid>/cmdline`).
+        COMMAND_LINE = 8;
+    }
+}
+
+bit_set! {
+    /// Which figures of a record are true. A figure whose bit is clear could not be read or was not asked for,
+    /// and is 0; that is not the same as a figure that is 0.
+    Validity {
+        /// CPU times, state, threads, parent and start time.
+        CPU = 1;
+        /// Resident and virtual memory.
+        MEMORY = 2;
+        /// Bytes read and written.
+        IO = 4;
+        /// Number of open descriptors.
+        DESCRIPTORS = 8;
+        /// The command line.
+        COMMAND_LINE = 16;
+        /// User and group ids.
+        USER = 32;
+        /// Bytes and packets sent and received: packets were being captured.
+        NETWORK = 64;
+        /// CPU percentage: there was an earlier sample of the same process to compare with.
+        CPU_PERCENT = 128;
+    }
+}
+
+/// What changes only at exec, setuid or by the process's own wish. All text is bytes as the kernel gave them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Identity {
+    /// The process's name (`comm` of its thread group leader), at most 15 bytes, 63 for kernel threads.
+    pub name: Vec<u8>,
+    /// The arguments, each ended by NUL; empty for kernel threads and zombies.
+    pub command_line: Vec<u8>,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Name of the effective user, or its number in decimal when it has none.
+    pub user: Vec<u8>,
+    /// Name of the effective group, or its number in decimal when it has none.
+    pub group: Vec<u8>,
+}
+
+/// One reading of a process's figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessSample {
+    /// Whose figures they are.
+    pub id: ProcId,
+    /// The parent's pid.
+    pub parent: i32,
+    /// The state's letter: R, S, D, Z, T, t, X, I (proc_pid_stat(5)).
+    pub state: u8,
+    /// Number of threads.
+    pub threads: u32,
+    /// CPU time in user mode, clock ticks since the process started.
+    pub user_ticks: u64,
+    /// CPU time in kernel mode, clock ticks since the process started.
+    pub system_ticks: u64,
+    /// Resident set, bytes.
+    pub resident_bytes: u64,
+    /// Virtual memory, bytes.
+    pub virtual_bytes: u64,
+    /// Bytes asked for by read calls (`rchar`).
+    pub read_chars: u64,
+    /// Bytes handed to write calls (`wchar`).
+    pub write_chars: u64,
+    /// Bytes fetched from storage (`read_bytes`).
+    pub read_bytes: u64,
+    /// Bytes sent to storage (`write_bytes`).
+    pub write_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: u32,
+    /// Which of these could be read.
+    pub valid: Validity,
+}
+
+/// A process as users see it: its identity, its latest sample, rates, and its network traffic.
+#[derive(Clone, Debug)]
+pub struct ProcessRecord {
+    /// The latest sample.
+    pub sample: ProcessSample,
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// Share of the whole machine's CPU time between the two latest samples, 0-100; 0 on the first sample.
+    pub cpu_percent: f64,
+    /// Network traffic since the process was first seen.
+    pub traffic: Traffic,
+    /// The part of `traffic` whose owner was chosen among several or found by a wildcard, both directions, bytes.
+    pub uncertain_bytes: u64,
+    /// Which figures are true: those of the sample, and those that only a record has.
+    pub valid: Validity,
+}
+
+/// Which processes to deliver. A process is delivered when it matches every list that is not empty.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Selection {
+    /// Process ids.
+    pub pids: Vec<i32>,
+    /// User names, or user ids in decimal.
+    pub users: Vec<Vec<u8>>,
+    /// Process names, compared with `comm` byte for byte.
+    pub names: Vec<Vec<u8>>,
+}
+
+impl Selection {
+    /// Whether a process with this pid and identity is delivered.
+    pub fn matches(&self, pid: i32, identity: &Identity) -> bool {
+        self.matches_pid(pid)
+            && (self.names.is_empty() || self.names.contains(&identity.name))
+            && (self.users.is_empty()
+                || self.users.iter().any(|user| {
+                    *user == identity.user || user.as_slice() == identity.uid.to_string().as_bytes()
+                }))
+    }
+
+    /// Whether the list of pids, if there is one, holds `pid`.
+    pub fn matches_pid(&self, pid: i32) -> bool {
+        self.pids.is_empty() || self.pids.contains(&pid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { name: b"web".to_vec(), uid: 33, user: b"www-data".to_vec(), ..Identity::default() }
+    }
+
+    #[test]
+    fn an_empty_selection_delivers_everything() {
+        assert!(Selection::default().matches(7, &identity()));
+    }
+
+    #[test]
+    fn every_list_must_agree() {
+        let mut selection = Selection { names: vec![b"web".to_vec()], ..Selection::default() };
+        assert!(selection.matches(7, &identity()));
+        selection.users = vec![b"33".to_vec()];
+        assert!(selection.matches(7, &identity()));
+        selection.users = vec![b"root".to_vec(), b"www-data".to_vec()];
+        assert!(selection.matches(7, &identity()));
+        selection.pids = vec![8];
+        assert!(!selection.matches(7, &identity()));
+        assert!(!selection.matches(8, &Identity { name: b"other".to_vec(), ..identity() }));
+    }
+
+    #[test]
+    fn bit_sets_hold_and_join() {
+        let some = Validity::CPU | Validity::IO;
+        assert!(some.has(Validity::IO) && !some.has(Validity::MEMORY) && Validity::ALL.has(some));
+        assert_eq!(Validity::ALL.0, 255);
+    }
+}
