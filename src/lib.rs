@@ -4,9 +4,11 @@
 //! that holds its socket. The bytes meet samples of `/proc` at every update. C programs use the functions
 //! declared in `include/libcapture.h`; Rust programs use the session of the `engine` module.
 
+pub mod config;
 pub mod decode;
 pub mod error;
 pub mod flow;
+pub mod log;
 pub mod model;
 pub mod owner;
 pub mod process;

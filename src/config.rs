@@ -1,0 +1,126 @@
+//! What a session is opened with: every option, its default and its range.
+
+use crate::error::{Code, Error, Result};
+use crate::log::LogOptions;
+use crate::model::{Address, SampleSet, Selection};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where packets come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Live capture on the named devices; on every usable one, loopback included, when none is named.
+    Live(Vec<String>),
+    /// A savefile, replayed as fast as it can be read.
+    Savefile(PathBuf),
+    /// No packets: processes are sampled, and their network figures marked unavailable.
+    None,
+}
+
+/// The options of a session. `Options::default()` monitors everything on the running machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where packets come from.
+    pub source: Source,
+    /// A filter expression (pcap-filter(7)); packets that do not match are not seen at all.
+    pub filter: Option<String>,
+    /// Bytes kept of each packet, 1 to 262,144. Headers must fit for a packet to be decoded.
+    pub snaplen: u32,
+    /// Capture buffer of each device in the kernel, bytes, 64 KiB to 1 GiB.
+    pub buffer_bytes: u32,
+    /// Longest time the kernel gathers packets before it hands them over, 1 ms to 60 s.
+    pub timeout: Duration,
+    /// Whether devices are put in promiscuous mode. Traffic of other hosts is counted, never owned.
+    pub promiscuous: bool,
+    /// Addresses taken as this host's, besides those of its devices; needed for savefiles of other hosts.
+    pub local_addresses: Vec<Address>,
+    /// Which groups of figures are read for every process.
+    pub sample: SampleSet,
+    /// Which processes are delivered.
+    pub selection: Selection,
+    /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear.
+    pub flow_limit: usize,
+    /// Most bytes of packets held for delivery between two updates; 0 keeps none.
+    pub packet_bytes: usize,
+    /// The session's descriptor becomes readable when this much time has passed since the last update.
+    pub interval: Option<Duration>,
+    /// Where the log goes.
+    pub log: LogOptions,
+    /// The `/proc` tree that processes and sockets are read from.
+    pub proc_root: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            source: Source::Live(Vec::new()),
+            filter: None,
+            snaplen: 256,
+            buffer_bytes: 8 << 20,
+            timeout: Duration::from_millis(100),
+            promiscuous: false,
+            local_addresses: Vec::new(),
+            sample: SampleSet::ALL,
+            selection: Selection::default(),
+            flow_limit: 1_000_000,
+            packet_bytes: 0,
+            interval: None,
+            log: LogOptions::default(),
+            proc_root: PathBuf::from("/proc"),
+        }
+    }
+}
+
+impl Options {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the option, its value and its range.
+    pub fn check(&self) -> Result<()> {
+        in_range("snaplen", self.snaplen.into(), 1, 262_144)?;
+        in_range("buffer_bytes", self.buffer_bytes.into(), 64 << 10, 1 << 30)?;
+        in_range("timeout in milliseconds", self.timeout.as_millis(), 1, 60_000)?;
+        in_range("flow_limit", self.flow_limit as u128, 1, 1 << 24)?;
+        in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;
+        if let Some(interval) = self.interval {
+            in_range("interval in milliseconds", interval.as_millis(), 1, 86_400_000)?;
+        }
+        Ok(())
+    }
+}
+
+fn in_range(name: &str, value: u128, least: u128, most: u128) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::new(Code::InvalidArgument, format!("{name} is {value}; it must be {least} to {most}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_range() {
+        Options::default().check().unwrap();
+    }
+
+    #[test]
+    fn each_range_is_checked_and_named() {
+        let bad = [
+            ("snaplen", Options { snaplen: 0, ..Options::default() }),
+            ("snaplen", Options { snaplen: 262_145, ..Options::default() }),
+            ("buffer_bytes", Options { buffer_bytes: 1, ..Options::default() }),
+            ("timeout", Options { timeout: Duration::ZERO, ..Options::default() }),
+            ("timeout", Options { timeout: Duration::from_secs(61), ..Options::default() }),
+            ("flow_limit", Options { flow_limit: 0, ..Options::default() }),
+            ("packet_bytes", Options { packet_bytes: (1 << 30) + 1, ..Options::default() }),
+            ("interval", Options { interval: Some(Duration::ZERO), ..Options::default() }),
+        ];
+        for (name, options) in bad {
+            let error = options.check().unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.text.starts_with(name), "{error}");
+        }
+    }
+}
