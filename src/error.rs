@@ -1,53 +1,116 @@
 //! What can go wrong: one table of codes, and an error that says what was tried and what would help.
 
+use std::ffi::CStr;
 use std::fmt;
 
-/// One row per code: the variant, its number, the name C sees, and what it means.
-macro_rules! codes {
-    ($($variant:ident = $number:literal, $text:literal;)*) => {
-        /// Why a call failed. Numbers are part of the C interface: never reused, never renumbered.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        #[repr(i32)]
-        pub enum Code {
-            $(#[doc = $text] $variant = $number,)*
-        }
-
-        impl Code {
-            /// Every code there is.
-            pub const ALL: &'static [Code] = &[$(Code::$variant,)*];
-
-            /// What the code means, without the circumstances.
-            pub const fn description(self) -> &'static str {
-                match self { $(Code::$variant => $text,)* }
-            }
-        }
-    };
+/// Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub enum Code {
+    /// No device to capture on.
+    NoDevice = 1,
+    /// A device could not be opened.
+    OpenDevice = 2,
+    /// The filter expression does not compile.
+    CompileFilter = 3,
+    /// The filter could not be set on a device.
+    SetFilter = 4,
+    /// There is no open session.
+    NotInitialised = 5,
+    /// A directory could not be opened.
+    OpenDirectory = 6,
+    /// Process sampling could not start.
+    ProcessInit = 35,
+    /// A file of /proc is not in the expected format.
+    ProcessFormat = 36,
+    /// A file of /proc could not be opened.
+    ProcessOpen = 37,
+    /// A directory of /proc could not be read.
+    ProcessOpenDirectory = 38,
+    /// A packet was not understood.
+    PacketFormat = 41,
+    /// The address was not found.
+    AddressNotFound = 43,
+    /// The inode was not found.
+    InodeNotFound = 44,
+    /// An argument is not valid.
+    InvalidArgument = 100,
+    /// Another call on the same session is running, in this thread or in another one.
+    Busy = 101,
+    /// The session belongs to another process: it was opened before a fork.
+    Forked = 102,
+    /// The session is already open.
+    AlreadyOpen = 103,
+    /// The log file could not be opened.
+    LogFile = 104,
+    /// The savefile could not be read.
+    Savefile = 105,
+    /// A thread could not be started.
+    Thread = 106,
+    /// The system refused a descriptor or another resource.
+    SystemResource = 107,
+    /// The session has failed and can only be closed.
+    SessionFailed = 108,
+    /// A fault of the library itself.
+    Internal = 109,
 }
 
-codes! {
-    NoDevice = 1, "no device to capture on";
-    OpenDevice = 2, "a device could not be opened";
-    CompileFilter = 3, "the filter expression does not compile";
-    SetFilter = 4, "the filter could not be set";
-    NotInitialised = 5, "there is no open session";
-    OpenDirectory = 6, "a directory could not be opened";
-    ProcessInit = 35, "process sampling could not start";
-    ProcessFormat = 36, "a file of /proc is not in the expected format";
-    ProcessOpen = 37, "a file of /proc could not be opened";
-    ProcessOpenDirectory = 38, "a directory of /proc could not be opened";
-    PacketFormat = 41, "a packet was not understood";
-    AddressNotFound = 43, "the address was not found";
-    InodeNotFound = 44, "the inode was not found";
-    InvalidArgument = 100, "an argument is not valid";
-    Busy = 101, "another call on the same session is running, in this thread or in another";
-    Forked = 102, "the session belongs to another process: it was opened before a fork";
-    AlreadyOpen = 103, "a session is already open";
-    LogFile = 104, "the log file could not be opened";
-    Savefile = 105, "the savefile could not be read";
-    Thread = 106, "a thread could not be started";
-    SystemResource = 107, "the system refused a descriptor or other resource";
-    SessionFailed = 108, "the session has failed and can only be closed";
-    Internal = 109, "a fault of the library itself";
+impl Code {
+    /// Every code there is.
+    pub const ALL: &'static [Code] = &[
+        Code::NoDevice,
+        Code::OpenDevice,
+        Code::CompileFilter,
+        Code::SetFilter,
+        Code::NotInitialised,
+        Code::OpenDirectory,
+        Code::ProcessInit,
+        Code::ProcessFormat,
+        Code::ProcessOpen,
+        Code::ProcessOpenDirectory,
+        Code::PacketFormat,
+        Code::AddressNotFound,
+        Code::InodeNotFound,
+        Code::InvalidArgument,
+        Code::Busy,
+        Code::Forked,
+        Code::AlreadyOpen,
+        Code::LogFile,
+        Code::Savefile,
+        Code::Thread,
+        Code::SystemResource,
+        Code::SessionFailed,
+        Code::Internal,
+    ];
+
+    /// What the code means, without the circumstances.
+    pub const fn description(self) -> &'static CStr {
+        match self {
+            Code::NoDevice => c"no device to capture on",
+            Code::OpenDevice => c"a device could not be opened",
+            Code::CompileFilter => c"the filter expression does not compile",
+            Code::SetFilter => c"the filter could not be set on a device",
+            Code::NotInitialised => c"there is no open session",
+            Code::OpenDirectory => c"a directory could not be opened",
+            Code::ProcessInit => c"process sampling could not start",
+            Code::ProcessFormat => c"a file of /proc is not in the expected format",
+            Code::ProcessOpen => c"a file of /proc could not be opened",
+            Code::ProcessOpenDirectory => c"a directory of /proc could not be read",
+            Code::PacketFormat => c"a packet was not understood",
+            Code::AddressNotFound => c"the address was not found",
+            Code::InodeNotFound => c"the inode was not found",
+            Code::InvalidArgument => c"an argument is not valid",
+            Code::Busy => c"another call on the same session is running, in this thread or in another one",
+            Code::Forked => c"the session belongs to another process: it was opened before a fork",
+            Code::AlreadyOpen => c"the session is already open",
+            Code::LogFile => c"the log file could not be opened",
+            Code::Savefile => c"the savefile could not be read",
+            Code::Thread => c"a thread could not be started",
+            Code::SystemResource => c"the system refused a descriptor or another resource",
+            Code::SessionFailed => c"the session has failed and can only be closed",
+            Code::Internal => c"a fault of the library itself",
+        }
+    }
 }
 
 /// A code with the circumstances: what was tried, on what, what the system said, and what would help.
@@ -112,7 +175,7 @@ mod tests {
     #[test]
     fn numbers_and_descriptions_are_distinct() {
         let numbers: HashSet<i32> = Code::ALL.iter().map(|&code| code as i32).collect();
-        let texts: HashSet<&str> = Code::ALL.iter().map(|code| code.description()).collect();
+        let texts: HashSet<&CStr> = Code::ALL.iter().map(|code| code.description()).collect();
         assert_eq!(numbers.len(), Code::ALL.len());
         assert_eq!(texts.len(), Code::ALL.len());
         assert!(!numbers.contains(&0));

@@ -71,7 +71,10 @@ impl Log {
             let (non_blocking, guard) = NonBlockingBuilder::default().thread_name("capture-log").finish(file);
             file_lost = Some(non_blocking.error_counter());
             file_layer = Some(
-                tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(non_blocking),
+                tracing_subscriber::fmt::layer()
+                    .with_ansi(false)
+                    .with_target(false)
+                    .with_writer(non_blocking),
             );
             writer = Some(guard);
         }

@@ -1,1 +1,20 @@
-//! placeholder
+//! The C interface: the only place with exported symbols and with raw pointers of callers.
+//!
+//! Every function goes through [`boundary`], which catches panics and keeps the error text. Callbacks are called
+//! outside of it, so that a C++ exception thrown by one passes through to the caller of the update.
+
+mod arguments;
+mod boundary;
+mod classic;
+mod records;
+mod session;
+mod types;
+mod version;
+
+pub use classic::{CaptureExit, CaptureInit, CaptureUpdate};
+pub use session::{
+    CaptureSession, CaptureSessionClose, CaptureSessionDescriptor, CaptureSessionOpen, CaptureSessionStats,
+    CaptureSessionUpdate,
+};
+pub use types::*;
+pub use version::{CaptureErrorText, CaptureStrError, CaptureVersion};

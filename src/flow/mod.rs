@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Flows.
+
+mod fragments;
+pub use fragments::FragmentTable;

@@ -1,0 +1,232 @@
+//! Turning the option structures of C into the session's options.
+
+use super::boundary::{bytes_of, read_sized, text_of};
+use super::types::*;
+use crate::config::{Options, Source};
+use crate::error::{Code, Error, Result};
+use crate::log::LogOptions;
+use crate::model::{Address, SampleSet, Selection};
+use std::ffi::{OsStr, c_char};
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+
+/// Bytes of packets that the classic interface holds between two updates.
+const CLASSIC_PACKET_BYTES: usize = 64 << 20;
+
+/// The options that `CaptureInit` was given.
+///
+/// # Safety
+/// The strings are NULL or NUL-terminated.
+pub unsafe fn classic_options(config: &CaptureInitt, wants_packets: bool) -> Result<Options> {
+    let loop_type = enumeration(&config.r#loop);
+    if loop_type > LoopType::NONE as u32 {
+        let text = format!("loop is {loop_type}; it must be SELECT (0), EPOLL (1) or NONE (2)");
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    let defaults = Options::default();
+    // SAFETY: the caller vouches for the strings.
+    let (filter, log_file) = unsafe { (text_of("fliter", config.fliter)?, path_of(config.logfile)) };
+    let options = Options {
+        filter: filter.map(str::to_owned),
+        snaplen: non_negative("snaplen", config.snaplen)?.unwrap_or(defaults.snaplen),
+        timeout: non_negative("ms", config.ms)?
+            .map_or(defaults.timeout, |ms| Duration::from_millis(ms.into())),
+        promiscuous: config.promise != 0,
+        packet_bytes: if wants_packets { CLASSIC_PACKET_BYTES } else { 0 },
+        log: LogOptions { file: log_file, ..LogOptions::default() },
+        ..defaults
+    };
+    options.check()?;
+    Ok(options)
+}
+
+/// The options that `CaptureSessionOpen` was given.
+///
+/// # Safety
+/// `given` is NULL or a structure as [`read_sized`] wants it; its pointers are NULL or valid.
+pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
+    let mut options = Options::default();
+    if given.is_null() {
+        return Ok(options);
+    }
+    // SAFETY: the caller vouches for the structure, whose every field is valid when zero.
+    let given = unsafe { read_sized("CaptureOptions", given, size_of::<CaptureOptions>())? };
+    // SAFETY: the caller vouches for the strings.
+    let (devices, filter, local) = unsafe {
+        (
+            text_of("devices", given.devices)?,
+            text_of("filter", given.filter)?,
+            text_of("local_addresses", given.local_addresses)?,
+        )
+    };
+    if let Some(devices) = devices {
+        options.source = Source::Live(listed(devices).map(str::to_owned).collect());
+    }
+    // SAFETY: as above.
+    if let Some(path) = unsafe { path_of(given.savefile) } {
+        if devices.is_some() {
+            let text = "both devices and savefile are set; packets come from one or the other";
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        options.source = Source::Savefile(path);
+    }
+    apply_skip(given.skip, &mut options)?;
+    options.filter = filter.map(str::to_owned);
+    options.local_addresses = listed(local.unwrap_or_default()).map(address).collect::<Result<_>>()?;
+    // SAFETY: the caller vouches for the arrays and what they hold.
+    options.selection = unsafe { selection(&given)? };
+    options.promiscuous = match given.promiscuous {
+        0 => false,
+        1 => true,
+        other => {
+            let text = format!("promiscuous is {other}; it must be 0 or 1");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+    };
+    set(&mut options.snaplen, given.snaplen);
+    set(&mut options.buffer_bytes, narrow("buffer_bytes", given.buffer_bytes)?);
+    set(&mut options.flow_limit, narrow("flow_limit", given.flow_limit)?);
+    set(&mut options.packet_bytes, narrow("packet_bytes", given.packet_bytes)?);
+    if given.timeout_ms != 0 {
+        options.timeout = Duration::from_millis(given.timeout_ms.into());
+    }
+    options.interval = (given.interval_ms != 0).then(|| Duration::from_millis(given.interval_ms.into()));
+    options.log = LogOptions {
+        // SAFETY: the caller vouches for the string.
+        file: unsafe { path_of(given.log_file) },
+        level: log_level(enumeration(&given.log_level))?,
+        queue: given.log_handler.is_some(),
+    };
+    options.check()?;
+    Ok(options)
+}
+
+/// The number in a field that should hold one of a C enumeration's values, but may hold any.
+fn enumeration<T>(field: &std::mem::MaybeUninit<T>) -> u32 {
+    const { assert!(size_of::<T>() == 4, "C enumerations are 4 bytes wide here") };
+    // SAFETY: the field is 4 bytes that the caller has set, or zero; every pattern is a valid u32.
+    unsafe { field.as_ptr().cast::<u32>().read_unaligned() }
+}
+
+fn log_level(number: u32) -> Result<LevelFilter> {
+    Ok(match number {
+        n if n == CaptureLogLevel::Default as u32 => LogOptions::default().level,
+        n if n == CaptureLogLevel::Error as u32 => LevelFilter::ERROR,
+        n if n == CaptureLogLevel::Warn as u32 => LevelFilter::WARN,
+        n if n == CaptureLogLevel::Info as u32 => LevelFilter::INFO,
+        n if n == CaptureLogLevel::Debug as u32 => LevelFilter::DEBUG,
+        n if n == CaptureLogLevel::Trace as u32 => LevelFilter::TRACE,
+        n if n == CaptureLogLevel::Off as u32 => LevelFilter::OFF,
+        other => {
+            let text = format!("log_level is {other}; it must be one of CaptureLogLevel, 0 to 6");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+    })
+}
+
+fn apply_skip(skip: u32, options: &mut Options) -> Result<()> {
+    let samples = [
+        (CAPTURE_SKIP_MEMORY, SampleSet::MEMORY),
+        (CAPTURE_SKIP_IO, SampleSet::IO),
+        (CAPTURE_SKIP_DESCRIPTORS, SampleSet::DESCRIPTORS),
+        (CAPTURE_SKIP_COMMAND_LINE, SampleSet::COMMAND_LINE),
+    ];
+    let known = samples.iter().fold(CAPTURE_SKIP_NETWORK, |bits, (bit, _)| bits | bit);
+    if skip & !known != 0 {
+        let text = format!("skip is {skip:#x}, which has bits that mean nothing; known are {known:#x}");
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    for (bit, sample) in samples {
+        if skip & bit != 0 {
+            options.sample.0 &= !sample.0;
+        }
+    }
+    if skip & CAPTURE_SKIP_NETWORK != 0 {
+        options.source = Source::None;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// The arrays have the lengths that go with them; the strings are NUL-terminated.
+unsafe fn selection(given: &CaptureOptions) -> Result<Selection> {
+    // SAFETY: the caller vouches for the arrays.
+    unsafe {
+        Ok(Selection {
+            pids: array("pids", given.pids, given.pid_count)?.to_vec(),
+            users: texts("users", given.users, given.user_count)?,
+            names: texts("names", given.names, given.name_count)?,
+        })
+    }
+}
+
+/// # Safety
+/// As [`selection`].
+unsafe fn texts(name: &str, given: *const *const c_char, count: usize) -> Result<Vec<Vec<u8>>> {
+    // SAFETY: the caller vouches for the array and its strings.
+    let texts = unsafe { array(name, given, count)?.iter().map(|&text| bytes_of(text).map(<[u8]>::to_vec)) };
+    texts
+        .enumerate()
+        .map(|(index, text)| {
+            text.ok_or_else(|| Error::new(Code::InvalidArgument, format!("{name}[{index}] is NULL")))
+        })
+        .collect()
+}
+
+/// # Safety
+/// `given` is NULL or points to `count` values.
+unsafe fn array<'a, T>(name: &str, given: *const T, count: usize) -> Result<&'a [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    if given.is_null() || count > MOST_SELECTED {
+        let text = format!("{name} is {given:?} with {count} entries; at most {MOST_SELECTED} can be given");
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    // SAFETY: the caller vouches for `count` values.
+    Ok(unsafe { std::slice::from_raw_parts(given, count) })
+}
+
+/// Entries a list of processes to deliver may have; a larger count is a field that was not set.
+const MOST_SELECTED: usize = 1 << 20;
+
+/// # Safety
+/// `text` is NULL or NUL-terminated.
+unsafe fn path_of(text: *const c_char) -> Option<PathBuf> {
+    // SAFETY: the caller vouches for the string.
+    let bytes = unsafe { bytes_of(text) }.filter(|bytes| !bytes.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(bytes)))
+}
+
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn address(text: &str) -> Result<Address> {
+    text.parse::<IpAddr>().map(Address::from).map_err(|error| {
+        Error::new(Code::InvalidArgument, format!("local_addresses holds \"{text}\": {error}"))
+    })
+}
+
+/// `None` for zero, which means the default.
+fn non_negative(name: &str, value: i32) -> Result<Option<u32>> {
+    match u32::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(_) => Err(Error::new(Code::InvalidArgument, format!("{name} is {value}; it must not be negative"))),
+    }
+}
+
+fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T> {
+    T::try_from(value).map_err(|_| Error::new(Code::InvalidArgument, format!("{name} is {value}: too large")))
+}
+
+/// Sets an option unless the value is zero, which means the default.
+fn set<T: Default + PartialEq>(option: &mut T, value: T) {
+    if value != T::default() {
+        *option = value;
+    }
+}

@@ -1,0 +1,243 @@
+//! The one boundary between C and Rust: no panic crosses it, and every failure leaves its text.
+
+use crate::error::{Code, Error, Result};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+thread_local! {
+    /// Text of the last failure in this thread.
+    static LAST_ERROR: RefCell<CString> = RefCell::default();
+}
+
+/// Runs `body`; a panic in it becomes an error.
+pub fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        let text = crate::engine::panic_text(payload.as_ref());
+        Err(Error::new(Code::Internal, format!("a fault of the library itself: {text}")))
+    })
+}
+
+/// Keeps the error's text for this thread and returns the number that C sees.
+pub fn code_of(result: Result<()>) -> i32 {
+    match result {
+        Ok(()) => super::types::CAPTURE_OK,
+        Err(error) => {
+            remember(&error.text);
+            error.code as i32
+        }
+    }
+}
+
+/// The error of a call while another one runs.
+pub fn busy() -> Error {
+    Error::new(Code::Busy, "another call on this session is running, in this thread or in another one")
+}
+
+/// The error of a call in a child of the process that opened the session.
+pub fn forked(opener: u32) -> Error {
+    let text = format!("the session was opened by process {opener} before a fork; open one in this process");
+    Error::new(Code::Forked, text)
+}
+
+fn remember(text: &str) {
+    let bytes: Vec<u8> = text.bytes().filter(|&byte| byte != 0).collect();
+    // A host may call while its thread is ending and thread-local storage is gone; the text is then not kept.
+    let _ = LAST_ERROR.try_with(|last| {
+        if let (Ok(mut last), Ok(text)) = (last.try_borrow_mut(), CString::new(bytes)) {
+            *last = text;
+        }
+    });
+}
+
+/// The text of this thread's last failure; valid until its next failure.
+pub fn last_error() -> *const c_char {
+    LAST_ERROR
+        .try_with(|last| last.try_borrow().map_or(c"".as_ptr(), |text| text.as_ptr()))
+        .unwrap_or(c"".as_ptr())
+}
+
+/// The bytes of a C string, or `None` for NULL.
+///
+/// # Safety
+/// `text` is NULL or points to a NUL-terminated string that stays unchanged for `'a`.
+pub unsafe fn bytes_of<'a>(text: *const c_char) -> Option<&'a [u8]> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: the caller vouches for a NUL-terminated string.
+    Some(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+/// The text of a C string, or `None` for NULL and for an empty string.
+///
+/// # Errors
+/// `InvalidArgument`, naming the argument, when it is not UTF-8.
+///
+/// # Safety
+/// As [`bytes_of`].
+pub unsafe fn text_of<'a>(name: &str, text: *const c_char) -> Result<Option<&'a str>> {
+    // SAFETY: the caller vouches for a NUL-terminated string.
+    match unsafe { bytes_of(text) } {
+        None | Some(b"") => Ok(None),
+        Some(bytes) => str::from_utf8(bytes).map(Some).map_err(|error| {
+            Error::new(Code::InvalidArgument, format!("{name} is not valid UTF-8: {error}"))
+        }),
+    }
+}
+
+/// Reads a structure that begins with its own size. A structure shorter than ours is filled up with zeros, as long
+/// as it holds what the first version had; a longer one is taken when all that is unknown in it is zero.
+///
+/// # Errors
+/// `InvalidArgument` saying which size was given and which is known.
+///
+/// # Safety
+/// `given` is NULL or points to as many readable bytes as its first field says; `T` begins with that `usize`
+/// field and is valid when all its bytes are zero.
+pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, least: usize) -> Result<T> {
+    let known = size_of::<T>();
+    if given.is_null() {
+        return Err(Error::new(Code::InvalidArgument, format!("{name} is NULL")));
+    }
+    // SAFETY: the structure begins with its size; read without assuming that the caller aligned it.
+    let size = unsafe { given.cast::<usize>().read_unaligned() };
+    if size < least {
+        let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    if size > known {
+        if size > MOST_PLAUSIBLE_SIZE {
+            let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        // SAFETY: the caller vouches for `size` readable bytes.
+        let tail = unsafe { std::slice::from_raw_parts(given.cast::<u8>().add(known), size - known) };
+        if tail.iter().any(|&byte| byte != 0) {
+            let text = format!("{name} sets something this version of the library does not know");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+    }
+    let mut copy = std::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: both places hold at least that many bytes and do not overlap; zeros and the caller's bytes are valid
+    // values of `T`, as the caller of this function vouches.
+    unsafe {
+        ptr::copy_nonoverlapping(given.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), size.min(known));
+        Ok(copy.assume_init())
+    }
+}
+
+/// No structure of this interface will ever be larger; a larger size is a field that was not set.
+const MOST_PLAUSIBLE_SIZE: usize = 1 << 16;
+
+/// Copies text to an array of C characters: always NUL-terminated, cut where it does not fit but not inside a
+/// UTF-8 character. NULs inside it become spaces.
+pub fn copy_text(text: &[u8], into: &mut [c_char]) {
+    let Some(room) = into.len().checked_sub(1) else { return };
+    let text = text.get(..cut_length(text, room)).unwrap_or_default();
+    for (to, &from) in into.iter_mut().zip(text) {
+        *to = if from == 0 { b' ' } else { from } as c_char;
+    }
+    if let Some(rest) = into.get_mut(text.len()..) {
+        rest.fill(0);
+    }
+}
+
+/// The most bytes of `text`, up to `room`, that do not end inside a UTF-8 character.
+fn cut_length(text: &[u8], room: usize) -> usize {
+    if text.len() <= room {
+        return text.len();
+    }
+    // A character has at most four bytes; look for the one that spans the cut.
+    for start in (room.saturating_sub(3)..room).rev() {
+        let length = match text.get(start) {
+            Some(0xc2..=0xdf) => 2,
+            Some(0xe0..=0xef) => 3,
+            Some(0xf0..=0xf4) => 4,
+            Some(0x80..=0xbf) => continue,
+            _ => return room,
+        };
+        let whole = text.get(start..start + length).is_some_and(|bytes| str::from_utf8(bytes).is_ok());
+        return if whole && start + length > room { start } else { room };
+    }
+    room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(C)]
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    struct Sized2 {
+        size: usize,
+        old: u64,
+        new: u64,
+    }
+
+    fn read(given: &Sized2, least: usize) -> Result<Sized2> {
+        // SAFETY: `given` is a whole structure, and each test states a size that it has.
+        unsafe { read_sized("Sized2", given, least) }
+    }
+
+    #[test]
+    fn a_shorter_structure_is_filled_up_with_zeros() {
+        let taken = read(&Sized2 { size: 16, old: 5, new: 9 }, 16).unwrap();
+        assert_eq!(taken, Sized2 { size: 16, old: 5, new: 0 });
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused() {
+        for size in [0, 15, usize::MAX, MOST_PLAUSIBLE_SIZE + 1] {
+            let error = read(&Sized2 { size, old: 0, new: 0 }, 16).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.text.contains("sizeof(Sized2)"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_longer_structure_is_taken_when_the_rest_is_zero() {
+        let mut longer = [40usize, 5, 9, 0, 0];
+        // SAFETY: the array holds the 40 bytes its first word states.
+        let taken = unsafe { read_sized::<Sized2>("Sized2", longer.as_ptr().cast(), 16) }.unwrap();
+        assert_eq!(taken, Sized2 { size: 40, old: 5, new: 9 });
+        longer[4] = 1;
+        // SAFETY: as above.
+        let error = unsafe { read_sized::<Sized2>("Sized2", longer.as_ptr().cast(), 16) }.unwrap_err();
+        assert!(error.text.contains("does not know"), "{error}");
+        // SAFETY: NULL is allowed.
+        assert!(unsafe { read_sized::<Sized2>("Sized2", ptr::null(), 16) }.is_err());
+    }
+
+    fn copied(text: &[u8], room: usize) -> Vec<u8> {
+        let mut into = vec![1 as c_char; room];
+        copy_text(text, &mut into);
+        into.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect()
+    }
+
+    #[test]
+    fn text_is_cut_before_a_character_that_does_not_fit() {
+        assert_eq!(copied("abcé".as_bytes(), 6), "abcé".as_bytes());
+        assert_eq!(copied("abcé".as_bytes(), 5), b"abc");
+        assert_eq!(copied("ab€".as_bytes(), 5), b"ab");
+        assert_eq!(copied("ab€".as_bytes(), 4), b"ab");
+        assert_eq!(copied("a😀b".as_bytes(), 4), b"a");
+        assert_eq!(copied("a😀b".as_bytes(), 6), "a😀".as_bytes());
+        assert_eq!(copied(b"\xff\xfe\xfd\xfc", 3), b"\xff\xfe", "not UTF-8: cut anywhere");
+        assert_eq!(copied(b"ab\x80\x80\x80\x80", 5), b"ab\x80\x80");
+        assert_eq!(copied(b"a\0b", 4), b"a b");
+        assert_eq!(copied(b"", 4), b"");
+        copy_text(b"x", &mut []);
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error_with_its_text() {
+        let error = guarded::<()>(|| std::panic::panic_any("broken")).unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        assert!(error.text.contains("broken"));
+        assert_eq!(code_of(Err(Error::new(Code::Busy, "in\0 use"))), 101);
+        // SAFETY: the pointer is a string of this thread.
+        assert_eq!(unsafe { CStr::from_ptr(last_error()) }, c"in use");
+    }
+}

@@ -1,0 +1,218 @@
+//! The classic interface: one session for the whole program.
+
+use super::arguments::classic_options;
+use super::boundary::{busy, code_of, copy_text, forked, guarded};
+use super::records::{classic_packets, classic_process};
+use super::types::*;
+use crate::engine::Session;
+use crate::error::{Code, Error, Result};
+use crate::model::ProcessRecord;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// Opens the program's session. After `CaptureExit` it may be opened again.
+///
+/// A NULL config means the defaults; either callback may be NULL, and what it would receive is then not gathered.
+/// Where privileges are missing the session opens with what may be read, and the log says what is missing. On
+/// failure one of CaptureCode is returned and `errorbuf`, if there is one, holds the text.
+///
+/// # Safety
+/// `config` is NULL or points to a whole structure; its strings are NULL or NUL-terminated; its errorbuf is NULL
+/// or has room for CAPTURE_ERROR_SIZE bytes. The callbacks may be called until `CaptureExit` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn CaptureInit(
+    config: *const CaptureInitt,
+    process_callback: ProcessInfoCallback,
+    packet_callback: PacketCallback,
+) -> i32 {
+    let result = guarded(|| {
+        let defaults = CaptureInitt {
+            logfile: std::ptr::null(),
+            ms: 0,
+            snaplen: 0,
+            promise: 0,
+            fliter: std::ptr::null(),
+            errorbuf: std::ptr::null_mut(),
+            r#loop: std::mem::MaybeUninit::zeroed(),
+        };
+        // SAFETY: the caller vouches for `config`.
+        let config = unsafe { config.as_ref() }.unwrap_or(&defaults);
+        // SAFETY: the caller vouches for the strings in it.
+        let options = unsafe { classic_options(config, packet_callback.is_some())? };
+        let mut state = lock(slot_for_init()?)?;
+        if state.is_some() {
+            return Err(Error::new(
+                Code::AlreadyOpen,
+                "CaptureInit was called before; call CaptureExit first to open anew",
+            ));
+        }
+        *state = Some(Classic {
+            session: Session::open(options)?,
+            process_callback,
+            packet_callback,
+            removed: VecDeque::new(),
+            sampled: false,
+            processes: Vec::new(),
+        });
+        Ok(())
+    });
+    if let Err(error) = &result
+        // SAFETY: the caller vouches for `config`.
+        && let Some(config) = unsafe { config.as_ref() }
+        && !config.errorbuf.is_null()
+    {
+        // SAFETY: the caller vouches for room of this size.
+        let room = unsafe { std::slice::from_raw_parts_mut(config.errorbuf, CAPTURE_ERROR_SIZE) };
+        copy_text(error.text.as_bytes(), room);
+    }
+    code_of(result)
+}
+
+/// Samples every process and runs the callbacks, on the calling thread: first `ACTION_REMOVE` once for each process
+/// that has ended, with its last figures; then `ACTION_UPDATE` once with every process that lives; then the packets
+/// captured since the last update, at most `cnt` of them, -1 for all that are held.
+///
+/// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
+/// 100 ms, and not at all otherwise. A callback may throw a C++ exception; it passes through, and what was not
+/// delivered comes with the next update.
+///
+/// # Safety
+/// The callbacks that `CaptureInit` was given may still be called.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn CaptureUpdate(cnt: i32) -> i32 {
+    let prepared = guarded(|| {
+        if cnt < -1 {
+            let text = format!("cnt is {cnt}; it must be -1, for all packets, or not negative");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        let mut state = lock(slot()?)?;
+        let result = state.as_mut().ok_or_else(not_open)?.update();
+        Ok((state, result))
+    });
+    let (mut state, result) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return code_of(Err(error)),
+    };
+    if let Some(classic) = state.as_mut() {
+        classic.deliver(cnt);
+    }
+    code_of(result)
+}
+
+/// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned.
+#[unsafe(no_mangle)]
+pub extern "C" fn CaptureExit() -> i32 {
+    code_of(guarded(|| {
+        let mut state = lock(slot()?)?;
+        state.take().map(drop).ok_or_else(not_open)
+    }))
+}
+
+/// The open session with its callbacks and the buffers they are shown.
+struct Classic {
+    session: Session,
+    process_callback: ProcessInfoCallback,
+    packet_callback: PacketCallback,
+    /// Ended processes that no callback has seen yet.
+    removed: VecDeque<ProcessRecord>,
+    /// Whether `processes` was filled by the update that is being delivered.
+    sampled: bool,
+    processes: Vec<Process_t>,
+}
+
+impl Classic {
+    fn update(&mut self) -> Result<()> {
+        self.sampled = false;
+        if self.process_callback.is_none() {
+            return self.session.health();
+        }
+        self.session.update()?;
+        self.sampled = true;
+        self.removed.extend(self.session.take_removed());
+        let units = self.session.units();
+        self.processes.clear();
+        self.processes.extend(self.session.processes().map(|record| classic_process(record, &units)));
+        // A savefile that broke off is told of after everything it held was counted.
+        self.session.health()
+    }
+
+    /// Runs the callbacks. Not guarded: what they throw must pass. State is moved on before each call, so that
+    /// nothing is delivered twice afterwards.
+    fn deliver(&mut self, cnt: i32) {
+        if let Some(callback) = self.process_callback {
+            let units = self.session.units();
+            while let Some(record) = self.removed.pop_front() {
+                let process = classic_process(&record, &units);
+                // SAFETY: the host vouches for its callback; the record and the count live through the call.
+                unsafe { callback(CaptureAction::ACTION_REMOVE, &process, &mut 1) };
+            }
+            if std::mem::take(&mut self.sampled) {
+                let mut count = self.processes.len() as u32;
+                // SAFETY: as above; the array holds `count` records.
+                unsafe { callback(CaptureAction::ACTION_UPDATE, self.processes.as_ptr(), &mut count) };
+            }
+        }
+        if let Some(callback) = self.packet_callback {
+            let most = usize::try_from(cnt).unwrap_or(usize::MAX);
+            let mut batches = self.session.take_packets(most);
+            let mut packets = Vec::new();
+            for batch in &mut batches {
+                classic_packets(batch, &mut packets);
+            }
+            if !packets.is_empty() {
+                let mut count = packets.len() as u32;
+                // SAFETY: as above; the packets point into the batches, which outlive the call.
+                unsafe { callback(packets.as_ptr(), &mut count) };
+            }
+        }
+    }
+}
+
+/// The place of the session. A process that was forked from one with a session makes itself a new place: the lock
+/// of the old one may be held by a thread that does not exist in the child.
+struct Slot {
+    process: u32,
+    state: Mutex<Option<Classic>>,
+}
+
+static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+
+/// This process's slot, to be used by everything but `CaptureInit`.
+fn slot() -> Result<&'static Slot> {
+    // SAFETY: a slot, once stored, is never freed.
+    match unsafe { SLOT.load(Ordering::Acquire).as_ref() } {
+        None => Err(not_open()),
+        Some(slot) if slot.process == std::process::id() => Ok(slot),
+        Some(slot) => Err(forked(slot.process)),
+    }
+}
+
+/// This process's slot, made when there is none.
+fn slot_for_init() -> Result<&'static Slot> {
+    let current = SLOT.load(Ordering::Acquire);
+    // SAFETY: a slot, once stored, is never freed.
+    if let Some(slot) = unsafe { current.as_ref() }
+        && slot.process == std::process::id()
+    {
+        return Ok(slot);
+    }
+    let made = Box::into_raw(Box::new(Slot { process: std::process::id(), state: Mutex::new(None) }));
+    match SLOT.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: `made` was stored for ever.
+        Ok(_) => Ok(unsafe { &*made }),
+        Err(_) => {
+            // SAFETY: another thread was first, so nobody has seen `made`.
+            drop(unsafe { Box::from_raw(made) });
+            slot()
+        }
+    }
+}
+
+fn lock(slot: &'static Slot) -> Result<MutexGuard<'static, Option<Classic>>> {
+    slot.state.try_lock().ok_or_else(busy)
+}
+
+fn not_open() -> Error {
+    Error::new(Code::NotInitialised, "there is no open session; call CaptureInit first")
+}

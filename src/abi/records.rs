@@ -1,0 +1,152 @@
+//! Turning the session's records into the structures of C, in buffers that are reused.
+
+use super::boundary::copy_text;
+use super::types::*;
+use crate::engine::{PacketBatch, Units};
+use crate::model::{Endpoint, ProcessRecord, Protocol};
+use std::ffi::c_char;
+use std::fmt::Write as _;
+
+/// The classic structure of a process.
+pub fn classic_process(record: &ProcessRecord, units: &Units) -> Process_t {
+    let (sample, identity) = (&record.sample, &record.identity);
+    let mut process = Process_t {
+        name: [0; CAPTURE_COMMAN_SIZE],
+        cmdline: [0; CAPTURE_CMDLINE_SIZE],
+        user: [0; CAPTURE_COMMAN_SIZE],
+        group: [0; CAPTURE_COMMAN_SIZE],
+        pid: sample.id.pid,
+        uid: identity.uid,
+        gid: identity.gid,
+        fdCnt: sample.descriptors,
+        memory: sample.resident_bytes / 1024,
+        cpuPercent: record.cpu_percent,
+        memPercent: units.memory_percent(sample.resident_bytes),
+        ioRead: sample.read_chars,
+        ioWrite: sample.write_chars,
+        recv: record.traffic.receive_bytes,
+        send: record.traffic.send_bytes,
+    };
+    copy_text(&identity.name, &mut process.name);
+    let arguments = identity.command_line.strip_suffix(&[0]).unwrap_or(&identity.command_line);
+    copy_text(arguments, &mut process.cmdline);
+    copy_text(&identity.user, &mut process.user);
+    copy_text(&identity.group, &mut process.group);
+    process
+}
+
+/// The TCP and UDP packets of a batch in the classic structure. They point into the batch.
+pub fn classic_packets(batch: &mut PacketBatch, into: &mut Vec<Packet_t>) {
+    let mut hash = String::new();
+    batch.for_each_mut(|entry, bytes| {
+        let family = match entry.packet.protocol {
+            Protocol::TCP => PacketType::P_TCP,
+            Protocol::UDP => PacketType::P_UDP,
+            _ => return,
+        };
+        hash.clear();
+        let (source, destination): (Endpoint, Endpoint) = (entry.packet.source, entry.packet.destination);
+        // Writing to a String cannot fail.
+        let _ = write!(hash, "{source}-{destination}");
+        let mut packet = Packet_t {
+            hash: [0; CAPTURE_COMMAN_SIZE],
+            family,
+            packet: bytes.as_mut_ptr(),
+            packetSize: entry.wire_len,
+        };
+        copy_text(hash.as_bytes(), &mut packet.hash);
+        into.push(packet);
+    });
+}
+
+/// Processes in the structure of the session interface, with the text they point to.
+#[derive(Default)]
+pub struct ProcessArray {
+    processes: Vec<CaptureProcess>,
+    text: Vec<u8>,
+}
+
+impl ProcessArray {
+    /// Fills the array anew.
+    pub fn fill<'r>(&mut self, records: impl Iterator<Item = &'r ProcessRecord>, units: &Units) {
+        self.processes.clear();
+        self.text.clear();
+        for record in records {
+            let process = self.process(record, units);
+            self.processes.push(process);
+        }
+        // Text moves while it grows, so the places noted as offsets become pointers only now.
+        let base = self.text.as_ptr();
+        for process in &mut self.processes {
+            for place in
+                [&mut process.name, &mut process.command_line, &mut process.user, &mut process.group]
+            {
+                *place = base.wrapping_add(place.addr()).cast();
+            }
+        }
+    }
+
+    /// The filled array.
+    pub fn as_slice(&self) -> &[CaptureProcess] {
+        &self.processes
+    }
+
+    fn process(&mut self, record: &ProcessRecord, units: &Units) -> CaptureProcess {
+        let (sample, identity, traffic) = (&record.sample, &record.identity, &record.traffic);
+        CaptureProcess {
+            valid: record.valid.0,
+            pid: sample.id.pid,
+            parent: sample.parent,
+            uid: identity.uid,
+            gid: identity.gid,
+            threads: sample.threads,
+            descriptors: sample.descriptors,
+            state: sample.state.into(),
+            name: self.text(&identity.name),
+            name_length: identity.name.len(),
+            command_line: self.text(&identity.command_line),
+            command_line_length: identity.command_line.len(),
+            user: self.text(&identity.user),
+            group: self.text(&identity.group),
+            start_time_ns: units.start_time_ns(sample.id.start_ticks),
+            cpu_user_ns: units.ticks_to_ns(sample.user_ticks),
+            cpu_system_ns: units.ticks_to_ns(sample.system_ticks),
+            cpu_percent: record.cpu_percent,
+            resident_bytes: sample.resident_bytes,
+            virtual_bytes: sample.virtual_bytes,
+            memory_percent: units.memory_percent(sample.resident_bytes),
+            read_chars: sample.read_chars,
+            write_chars: sample.write_chars,
+            read_bytes: sample.read_bytes,
+            write_bytes: sample.write_bytes,
+            send_bytes: traffic.send_bytes,
+            receive_bytes: traffic.receive_bytes,
+            send_packets: traffic.send_packets,
+            receive_packets: traffic.receive_packets,
+            uncertain_bytes: record.uncertain_bytes,
+        }
+    }
+
+    /// Adds NUL-terminated text and returns its offset in the shape of a pointer.
+    fn text(&mut self, text: &[u8]) -> *const c_char {
+        let offset = self.text.len();
+        self.text.extend_from_slice(text);
+        self.text.push(0);
+        std::ptr::without_provenance(offset)
+    }
+}
+
+/// The packets of a batch in the structure of the session interface. They point into the batch.
+pub fn session_packets(batch: &PacketBatch, into: &mut Vec<CapturePacket>) {
+    into.extend(batch.iter().map(|(entry, bytes)| CapturePacket {
+        time_ns: entry.time.0,
+        data: bytes.as_ptr(),
+        captured_length: bytes.len() as u32,
+        wire_length: entry.wire_len,
+        source_address: *entry.packet.source.address.bytes(),
+        destination_address: *entry.packet.destination.address.bytes(),
+        source_port: entry.packet.source.port,
+        destination_port: entry.packet.destination.port,
+        protocol: entry.packet.protocol.0.into(),
+    }));
+}

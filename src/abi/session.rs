@@ -1,0 +1,309 @@
+//! The session interface: as many sessions as a program likes, with user data and natural units.
+
+use super::arguments::session_options;
+use super::boundary::{busy, code_of, forked, guarded, read_sized};
+use super::records::{ProcessArray, session_packets};
+use super::types::*;
+use crate::engine::{Session, Stats, StatsReader};
+use crate::error::{Code, Error, Result};
+use crate::log::LogLine;
+use crate::model::{ProcessRecord, Quality, Undecoded, Unowned};
+use parking_lot::{Mutex, MutexGuard};
+use std::ffi::{CString, c_void};
+use std::os::fd::{AsRawFd, RawFd};
+
+/// A session. It belongs to the process that opened it, not to a process forked from that one.
+pub struct CaptureSession {
+    process: u32,
+    descriptor: RawFd,
+    stats: StatsReader,
+    log_handler: CaptureLogHandler,
+    log_user_data: *mut c_void,
+    state: Mutex<State>,
+}
+
+struct State {
+    session: Session,
+    removed: Vec<ProcessRecord>,
+    array: ProcessArray,
+}
+
+impl CaptureSession {
+    fn lock(&self) -> Result<MutexGuard<'_, State>> {
+        if self.process != std::process::id() {
+            return Err(forked(self.process));
+        }
+        self.state.try_lock().ok_or_else(busy)
+    }
+
+    /// Hands the log's lines to the host. Not guarded: what the handler throws must pass.
+    fn deliver_log(&self, lines: Vec<LogLine>) {
+        let Some(handler) = self.log_handler else { return };
+        for line in lines {
+            let level = match line.level {
+                tracing::Level::ERROR => CaptureLogLevel::Error,
+                tracing::Level::WARN => CaptureLogLevel::Warn,
+                tracing::Level::INFO => CaptureLogLevel::Info,
+                tracing::Level::DEBUG => CaptureLogLevel::Debug,
+                tracing::Level::TRACE => CaptureLogLevel::Trace,
+            };
+            let bytes: Vec<u8> = line.text.into_bytes().into_iter().filter(|&byte| byte != 0).collect();
+            let text = CString::new(bytes).unwrap_or_default();
+            // SAFETY: the host vouches for its handler; the text lives through the call.
+            unsafe { handler(self.log_user_data, level, text.as_ptr()) };
+        }
+    }
+}
+
+/// Opens a session and stores it in `*session`, which is NULL on failure. NULL options mean the defaults.
+///
+/// Where privileges are missing the session opens with what may be read; the log and `missing_capabilities` of the
+/// statistics say what would bring the rest. Close it with `CaptureSessionClose`.
+///
+/// # Safety
+/// `options` is NULL or a structure whose `size` is set and whose pointers are NULL or valid; `session` is NULL,
+/// which is an error, or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn CaptureSessionOpen(
+    options: *const CaptureOptions,
+    session: *mut *mut CaptureSession,
+) -> i32 {
+    let opened = guarded(|| {
+        if session.is_null() {
+            return Err(Error::new(Code::InvalidArgument, "session is NULL; there is nowhere to store it"));
+        }
+        // SAFETY: the caller vouches for the place.
+        unsafe { *session = std::ptr::null_mut() };
+        // SAFETY: the caller vouches for the options.
+        let parsed = unsafe { session_options(options)? };
+        // SAFETY: `session_options` has checked that a structure which is there is whole.
+        let handler = unsafe { options.as_ref() }.map(|given| (given.log_handler, given.log_user_data));
+        let (log_handler, log_user_data) = handler.unwrap_or((None, std::ptr::null_mut()));
+        let opened = Session::open(parsed)?;
+        Ok(Box::new(CaptureSession {
+            process: std::process::id(),
+            descriptor: opened.descriptor().as_raw_fd(),
+            stats: opened.stats_reader(),
+            log_handler,
+            log_user_data,
+            state: Mutex::new(State { session: opened, removed: Vec::new(), array: ProcessArray::default() }),
+        }))
+    });
+    match opened {
+        Ok(opened) => {
+            let lines = opened.state.lock().session.take_log_lines();
+            let opened = Box::leak(opened);
+            // SAFETY: the caller vouches for the place.
+            unsafe { *session = opened };
+            opened.deliver_log(lines);
+            CAPTURE_OK
+        }
+        Err(error) => code_of(Err(error)),
+    }
+}
+
+/// Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
+/// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample.
+///
+/// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
+/// 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.
+///
+/// # Safety
+/// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
+    session: *mut CaptureSession,
+    handlers: *const CaptureHandlers,
+) -> i32 {
+    let prepared = guarded(|| {
+        // SAFETY: the caller vouches for the session.
+        let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
+        let handlers = if handlers.is_null() {
+            None
+        } else {
+            // SAFETY: the caller vouches for the structure, whose every field is valid when zero.
+            Some(unsafe { read_sized("CaptureHandlers", handlers, size_of::<CaptureHandlers>())? })
+        };
+        let mut state = session.lock()?;
+        let updated = state.session.update();
+        let removed = state.session.take_removed();
+        state.removed.extend(removed);
+        let lines = state.session.take_log_lines();
+        // A savefile that broke off is told of after everything it held was counted.
+        let result = updated.and_then(|()| state.session.health());
+        Ok((session, handlers, state, lines, result))
+    });
+    let (session, handlers, mut state, lines, result) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return code_of(Err(error)),
+    };
+    session.deliver_log(lines);
+    if let Some(handlers) = handlers {
+        state.deliver(&handlers);
+    }
+    code_of(result)
+}
+
+impl State {
+    /// Runs the handlers. Not guarded: what they throw must pass.
+    fn deliver(&mut self, handlers: &CaptureHandlers) {
+        let State { session, removed, array } = self;
+        let units = session.units();
+        if let Some(handler) = handlers.process {
+            let show = |action, array: &ProcessArray| {
+                let (processes, size) = (array.as_slice(), size_of::<CaptureProcess>());
+                // SAFETY: the host vouches for its handler; the array lives through the call.
+                unsafe { handler(handlers.user_data, action, processes.as_ptr(), processes.len(), size) };
+            };
+            if !removed.is_empty() {
+                array.fill(removed.iter(), &units);
+                removed.clear();
+                show(CaptureAction::ACTION_REMOVE, array);
+            }
+            array.fill(session.processes(), &units);
+            show(CaptureAction::ACTION_UPDATE, array);
+        }
+        removed.clear();
+        if let Some(handler) = handlers.packet {
+            let most = match handlers.packet_limit {
+                0 => usize::MAX,
+                most => usize::try_from(most).unwrap_or(usize::MAX),
+            };
+            let batches = session.take_packets(most);
+            let mut packets = Vec::new();
+            for batch in &batches {
+                session_packets(batch, &mut packets);
+            }
+            if !packets.is_empty() {
+                let size = size_of::<CapturePacket>();
+                // SAFETY: as above; the packets point into the batches, which outlive the call.
+                unsafe { handler(handlers.user_data, packets.as_ptr(), packets.len(), size) };
+            }
+        }
+    }
+}
+
+/// The session's descriptor, or -1. It is readable when packets are held, when `interval_ms` have passed since the
+/// last update, when a savefile has been read to its end, and when the session has failed: poll it, then update.
+/// It belongs to the session: do not read it, do not close it.
+///
+/// # Safety
+/// `session` is NULL or open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn CaptureSessionDescriptor(session: *const CaptureSession) -> i32 {
+    // SAFETY: the caller vouches for the session.
+    match unsafe { session.as_ref() } {
+        Some(session) if session.process == std::process::id() => session.descriptor,
+        Some(session) => {
+            code_of(Err(forked(session.process)));
+            -1
+        }
+        None => {
+            code_of(Err(no_session()));
+            -1
+        }
+    }
+}
+
+/// Fills `*stats` as far as its `size` says. May be called from any thread, also while an update runs.
+///
+/// # Safety
+/// `session` is NULL, which is an error, or open; `stats` is NULL, which is an error, or has `size` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn CaptureSessionStats(session: *const CaptureSession, stats: *mut CaptureStats) -> i32 {
+    code_of(guarded(|| {
+        // SAFETY: the caller vouches for the session.
+        let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
+        if session.process != std::process::id() {
+            return Err(forked(session.process));
+        }
+        // SAFETY: the caller vouches for `size` bytes, of which only the size is used here.
+        let given = unsafe { read_sized::<Size>("CaptureStats", stats.cast(), LEAST_STATS)? };
+        let mut filled = stats_record(&session.stats.read());
+        filled.size = given.size;
+        let known = given.size.min(size_of::<CaptureStats>());
+        // SAFETY: the caller vouches for `size` bytes, and no more than that are written; the rest stays as it is.
+        unsafe {
+            std::ptr::copy_nonoverlapping((&raw const filled).cast::<u8>(), stats.cast::<u8>(), known);
+        }
+        Ok(())
+    }))
+}
+
+/// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. In a process
+/// forked from the opener, and while another call on the session runs, it only returns an error.
+///
+/// # Safety
+/// `session` is NULL, which is an error, or open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn CaptureSessionClose(session: *mut CaptureSession) -> i32 {
+    let closed = guarded(|| {
+        // SAFETY: the caller vouches for the session.
+        let shared = unsafe { session.as_ref() }.ok_or_else(no_session)?;
+        drop(shared.lock()?);
+        // SAFETY: it was opened by `CaptureSessionOpen`, and the caller gives it up.
+        let mut owned = unsafe { Box::from_raw(session) };
+        let lines = owned.state.get_mut().session.close();
+        Ok((owned, lines))
+    });
+    match closed {
+        Ok((owned, lines)) => {
+            owned.deliver_log(lines);
+            CAPTURE_OK
+        }
+        Err(error) => code_of(Err(error)),
+    }
+}
+
+/// The part of a structure that says its size.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Size {
+    size: usize,
+}
+
+/// The statistics of the first version of the interface.
+const LEAST_STATS: usize = size_of::<CaptureStats>();
+
+fn no_session() -> Error {
+    Error::new(Code::NotInitialised, "session is NULL; CaptureSessionOpen makes one")
+}
+
+fn stats_record(stats: &Stats) -> CaptureStats {
+    let undecoded = |reason: Undecoded| stats.undecoded[reason as usize];
+    let owned = |quality: Quality| stats.bytes.owned[quality as usize];
+    let unowned = |reason: Unowned| stats.bytes.unowned[reason as usize];
+    CaptureStats {
+        size: 0,
+        frames: stats.frames,
+        frame_bytes: stats.frame_bytes,
+        undecoded_truncated: undecoded(Undecoded::Truncated),
+        undecoded_not_ip: undecoded(Undecoded::NotIp),
+        undecoded_malformed: undecoded(Undecoded::Malformed),
+        lost_in_kernel: stats.lost_in_kernel,
+        lost_in_device: stats.lost_in_device,
+        lost_packets: stats.lost_packets,
+        lost_log_lines: stats.lost_log_lines,
+        devices: stats.devices,
+        flows: stats.flows,
+        flows_expired: stats.flows_expired,
+        flows_evicted: stats.flows_evicted,
+        flows_waiting: stats.flows_waiting,
+        bytes_exact: owned(Quality::Exact),
+        bytes_shared: owned(Quality::Shared),
+        bytes_guessed: owned(Quality::Guessed),
+        bytes_pending: unowned(Unowned::Pending),
+        bytes_no_socket: unowned(Unowned::NoSocket),
+        bytes_no_holder: unowned(Unowned::NoHolder),
+        bytes_ambiguous: unowned(Unowned::Ambiguous),
+        bytes_not_permitted: unowned(Unowned::NotPermitted),
+        bytes_queue_full: unowned(Unowned::QueueFull),
+        bytes_fragment: unowned(Unowned::Fragment),
+        bytes_not_local: unowned(Unowned::NotLocal),
+        bytes_no_ports: unowned(Unowned::NoPorts),
+        bytes_owner_ended: unowned(Unowned::OwnerEnded),
+        processes_skipped: stats.processes_skipped,
+        update_ns: stats.update_ns,
+        missing_capabilities: stats.missing_capabilities,
+    }
+}

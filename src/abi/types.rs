@@ -1,0 +1,454 @@
+//! The structures, enumerations and constants of the C interface, laid out as C sees them.
+
+use crate::error::Code;
+use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
+
+/// Bytes of `name`, `user`, `group` and `hash`, ending NUL included.
+pub const CAPTURE_COMMAN_SIZE: usize = 128;
+/// Bytes of `cmdline`, ending NUL included.
+pub const CAPTURE_CMDLINE_SIZE: usize = 512;
+/// Room that `errorbuf` must have, ending NUL included.
+pub const CAPTURE_ERROR_SIZE: usize = 256;
+
+/// Version of this header. Programs compiled against it work with any library of the same major version.
+pub const CAPTURE_VERSION_MAJOR: u32 = 1;
+/// Grows when something is added.
+pub const CAPTURE_VERSION_MINOR: u32 = 0;
+/// Grows with every release that only mends.
+pub const CAPTURE_VERSION_PATCH: u32 = 0;
+
+/// What every function returns when it succeeded.
+pub const CAPTURE_OK: i32 = 0;
+
+/// How the library was to wait for packets. Accepted for compatibility; it changes nothing.
+#[allow(clippy::upper_case_acronyms)]
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoopType {
+    /// select(2).
+    SELECT,
+    /// epoll(7).
+    EPOLL,
+    /// Neither.
+    NONE,
+}
+
+/// Transport protocol of a packet.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PacketType {
+    /// TCP.
+    P_TCP,
+    /// UDP.
+    P_UDP,
+}
+
+/// What is said of the processes handed to a callback.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CaptureAction {
+    /// They live; these are their figures now.
+    ACTION_UPDATE,
+    /// They have ended; these are their last figures.
+    ACTION_REMOVE,
+}
+
+/// How `CaptureInit` is to capture. All zero is valid and means the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CaptureInitt {
+    /// File that the log is appended to; NULL for none.
+    pub logfile: *const c_char,
+    /// Capture read timeout, milliseconds, up to 60000; 0 for 100.
+    pub ms: i32,
+    /// Bytes kept of each packet, up to 262144; 0 for 256.
+    pub snaplen: i32,
+    /// Whether devices are put in promiscuous mode: 0 or not 0.
+    pub promise: i32,
+    /// Filter expression, see pcap-filter(7); NULL for all packets.
+    pub fliter: *const c_char,
+    /// NULL, or room for CAPTURE_ERROR_SIZE bytes of error text.
+    pub errorbuf: *mut c_char,
+    /// One of LoopType; changes nothing.
+    pub r#loop: MaybeUninit<LoopType>,
+}
+
+/// Figures of one process. Text is as the kernel gave it, always NUL-terminated.
+#[allow(non_camel_case_types, non_snake_case)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Process_s {
+    /// Name; cut to 127 bytes, never inside a UTF-8 character.
+    pub name: [c_char; CAPTURE_COMMAN_SIZE],
+    /// Arguments separated by spaces; cut to 511 bytes in the same way.
+    pub cmdline: [c_char; CAPTURE_CMDLINE_SIZE],
+    /// Name of the effective user, or its number.
+    pub user: [c_char; CAPTURE_COMMAN_SIZE],
+    /// Name of the effective group, or its number.
+    pub group: [c_char; CAPTURE_COMMAN_SIZE],
+    /// Process id.
+    pub pid: libc::pid_t,
+    /// Effective user id.
+    pub uid: libc::uid_t,
+    /// Effective group id.
+    pub gid: libc::gid_t,
+    /// Open descriptors.
+    pub fdCnt: u32,
+    /// Resident set, kB.
+    pub memory: u64,
+    /// Share of the whole machine's CPU time since the last update, 0-100; 0 on the first sample.
+    pub cpuPercent: f64,
+    /// Share of the machine's memory, 0-100.
+    pub memPercent: f64,
+    /// Bytes asked for by read calls since the process started.
+    pub ioRead: u64,
+    /// Bytes handed to write calls since the process started.
+    pub ioWrite: u64,
+    /// Bytes received on the wire, link headers included, since the process was first seen.
+    pub recv: u64,
+    /// Bytes sent on the wire, link headers included, since the process was first seen.
+    pub send: u64,
+}
+
+/// Figures of one process.
+#[allow(non_camel_case_types)]
+pub type Process_t = Process_s;
+
+/// One captured TCP or UDP packet.
+#[allow(non_camel_case_types, non_snake_case)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Packet_s {
+    /// `source:port-destination:port` in the packet's own direction; IPv6 addresses in brackets.
+    pub hash: [c_char; CAPTURE_COMMAN_SIZE],
+    /// Transport protocol.
+    pub family: PacketType,
+    /// The captured bytes from the link header on, the smaller of packetSize and snaplen; valid during the callback.
+    pub packet: *mut u8,
+    /// Length on the wire, bytes.
+    pub packetSize: u32,
+}
+
+/// One captured TCP or UDP packet.
+#[allow(non_camel_case_types)]
+pub type Packet_t = Packet_s;
+
+/// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+pub type ProcessInfoCallback = Option<
+    unsafe extern "C-unwind" fn(action: CaptureAction, processes: *const Process_t, size: *mut u32),
+>;
+
+/// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+pub type PacketCallback = Option<unsafe extern "C-unwind" fn(packets: *const Packet_t, size: *mut u32)>;
+
+/// Do not capture packets; network figures are then marked unavailable.
+pub const CAPTURE_SKIP_NETWORK: u32 = 1;
+/// Do not read memory figures.
+pub const CAPTURE_SKIP_MEMORY: u32 = 2;
+/// Do not read I/O figures.
+pub const CAPTURE_SKIP_IO: u32 = 4;
+/// Do not count descriptors.
+pub const CAPTURE_SKIP_DESCRIPTORS: u32 = 8;
+/// Do not read command lines.
+pub const CAPTURE_SKIP_COMMAND_LINE: u32 = 16;
+
+/// Set in `valid`: CPU times, state, threads, parent and start time are known.
+pub const CAPTURE_VALID_CPU: u32 = 1;
+/// Set in `valid`: memory figures are known.
+pub const CAPTURE_VALID_MEMORY: u32 = 2;
+/// Set in `valid`: I/O figures are known.
+pub const CAPTURE_VALID_IO: u32 = 4;
+/// Set in `valid`: the number of descriptors is known.
+pub const CAPTURE_VALID_DESCRIPTORS: u32 = 8;
+/// Set in `valid`: the command line is known.
+pub const CAPTURE_VALID_COMMAND_LINE: u32 = 16;
+/// Set in `valid`: user and group are known.
+pub const CAPTURE_VALID_USER: u32 = 32;
+/// Set in `valid`: packets were being captured.
+pub const CAPTURE_VALID_NETWORK: u32 = 64;
+/// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
+pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
+
+/// How important a line of the log is.
+/// cbindgen:prefix-with-name
+/// cbindgen:rename-all=ScreamingSnakeCase
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CaptureLogLevel {
+    /// As an option: the default, which is `CAPTURE_LOG_LEVEL_INFO`. No line has it.
+    Default,
+    /// Something does not work.
+    Error,
+    /// Something works only in part.
+    Warn,
+    /// Something of note happened.
+    Info,
+    /// For finding faults.
+    Debug,
+    /// For finding faults, in great detail.
+    Trace,
+    /// As an option: nothing is logged. No line has it.
+    Off,
+}
+
+/// Receives one line of the log, NUL-terminated and without a line end, valid during the call. Called on the
+/// caller's thread only, inside `CaptureSessionOpen`, `CaptureSessionUpdate` and `CaptureSessionClose`.
+pub type CaptureLogHandler = Option<
+    unsafe extern "C-unwind" fn(user_data: *mut c_void, level: CaptureLogLevel, text: *const c_char),
+>;
+
+/// How `CaptureSessionOpen` is to monitor. Zero the structure, then set `size` to its size; every other zero
+/// means the default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CaptureOptions {
+    /// sizeof(CaptureOptions).
+    pub size: usize,
+    /// Devices to capture on, separated by commas; NULL for every usable one, loopback included.
+    pub devices: *const c_char,
+    /// A savefile to read packets from instead, as fast as possible; NULL for live capture.
+    pub savefile: *const c_char,
+    /// Filter expression, see pcap-filter(7); NULL for all packets.
+    pub filter: *const c_char,
+    /// Addresses taken as this host's besides its own, separated by commas; NULL for none. For savefiles that
+    /// were recorded on another host.
+    pub local_addresses: *const c_char,
+    /// Deliver only processes with one of these ids; NULL for all.
+    pub pids: *const libc::pid_t,
+    /// Number of ids.
+    pub pid_count: usize,
+    /// Deliver only processes of one of these users, by name or number; NULL for all.
+    pub users: *const *const c_char,
+    /// Number of users.
+    pub user_count: usize,
+    /// Deliver only processes with one of these names; NULL for all.
+    pub names: *const *const c_char,
+    /// Number of names.
+    pub name_count: usize,
+    /// File that the log is appended to; NULL for none.
+    pub log_file: *const c_char,
+    /// Receives the log's lines; NULL for nobody.
+    pub log_handler: CaptureLogHandler,
+    /// Handed to `log_handler`.
+    pub log_user_data: *mut c_void,
+    /// The least important level that is logged.
+    pub log_level: MaybeUninit<CaptureLogLevel>,
+    /// What not to do: CAPTURE_SKIP_ bits.
+    pub skip: u32,
+    /// 1 to put devices in promiscuous mode.
+    pub promiscuous: u32,
+    /// Bytes kept of each packet, up to 262144; 0 for 256.
+    pub snaplen: u32,
+    /// Longest time the kernel gathers packets before handing them over, milliseconds, up to 60000; 0 for 100.
+    pub timeout_ms: u32,
+    /// The session's descriptor becomes readable when this many milliseconds have passed since the last update;
+    /// 0 for never.
+    pub interval_ms: u32,
+    /// Capture buffer of each device, bytes, 65536 to 1073741824; 0 for 8388608.
+    pub buffer_bytes: u64,
+    /// Most flows held at once, up to 16777216; 0 for 1000000.
+    pub flow_limit: u64,
+    /// Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
+    pub packet_bytes: u64,
+}
+
+/// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
+/// callback. Later versions of the library may hand over larger structures: step through the array by
+/// `element_size`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CaptureProcess {
+    /// Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0.
+    pub valid: u32,
+    /// Process id.
+    pub pid: libc::pid_t,
+    /// Parent's process id.
+    pub parent: libc::pid_t,
+    /// Effective user id.
+    pub uid: libc::uid_t,
+    /// Effective group id.
+    pub gid: libc::gid_t,
+    /// Number of threads.
+    pub threads: u32,
+    /// Open descriptors.
+    pub descriptors: u32,
+    /// State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
+    pub state: u32,
+    /// Name.
+    pub name: *const c_char,
+    /// Length of the name, bytes.
+    pub name_length: usize,
+    /// Arguments, each ended by NUL.
+    pub command_line: *const c_char,
+    /// Length of the arguments with their NULs, bytes; 0 for kernel threads and zombies.
+    pub command_line_length: usize,
+    /// Name of the effective user, or its number.
+    pub user: *const c_char,
+    /// Name of the effective group, or its number.
+    pub group: *const c_char,
+    /// When the process started, nanoseconds since the Unix epoch.
+    pub start_time_ns: u64,
+    /// CPU time in user mode since the process started, nanoseconds.
+    pub cpu_user_ns: u64,
+    /// CPU time in kernel mode since the process started, nanoseconds.
+    pub cpu_system_ns: u64,
+    /// Share of the whole machine's CPU time since the last update, 0-100.
+    pub cpu_percent: f64,
+    /// Resident set, bytes.
+    pub resident_bytes: u64,
+    /// Virtual memory, bytes.
+    pub virtual_bytes: u64,
+    /// Resident share of the machine's memory, 0-100.
+    pub memory_percent: f64,
+    /// Bytes asked for by read calls since the process started.
+    pub read_chars: u64,
+    /// Bytes handed to write calls since the process started.
+    pub write_chars: u64,
+    /// Bytes fetched from storage since the process started.
+    pub read_bytes: u64,
+    /// Bytes sent to storage since the process started.
+    pub write_bytes: u64,
+    /// Bytes sent on the wire, link headers included, since the process was first seen.
+    pub send_bytes: u64,
+    /// Bytes received on the wire, link headers included, since the process was first seen.
+    pub receive_bytes: u64,
+    /// Packets sent since the process was first seen.
+    pub send_packets: u64,
+    /// Packets received since the process was first seen.
+    pub receive_packets: u64,
+    /// Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
+    pub uncertain_bytes: u64,
+}
+
+/// One captured packet. Pointers are valid during the callback.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CapturePacket {
+    /// When it was captured, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// The captured bytes, from the link header on.
+    pub data: *const u8,
+    /// Number of captured bytes.
+    pub captured_length: u32,
+    /// Length on the wire, bytes.
+    pub wire_length: u32,
+    /// Where it comes from, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
+    pub source_address: [u8; 16],
+    /// Where it goes.
+    pub destination_address: [u8; 16],
+    /// Port it comes from, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    pub source_port: u16,
+    /// Port it goes to.
+    pub destination_port: u16,
+    /// IP protocol number: 6 for TCP, 17 for UDP.
+    pub protocol: u32,
+}
+
+/// Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.
+pub type CaptureProcessHandler = Option<
+    unsafe extern "C-unwind" fn(
+        user_data: *mut c_void,
+        action: CaptureAction,
+        processes: *const CaptureProcess,
+        count: usize,
+        element_size: usize,
+    ),
+>;
+
+/// Receives `count` packets, `element_size` bytes apart. Called on the thread of the update.
+pub type CapturePacketHandler = Option<
+    unsafe extern "C-unwind" fn(
+        user_data: *mut c_void,
+        packets: *const CapturePacket,
+        count: usize,
+        element_size: usize,
+    ),
+>;
+
+/// Who receives what an update finds. Zero the structure, then set `size` to its size.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CaptureHandlers {
+    /// sizeof(CaptureHandlers).
+    pub size: usize,
+    /// Handed to both handlers.
+    pub user_data: *mut c_void,
+    /// First receives the processes that ended, if any, then those that live; NULL for nobody.
+    pub process: CaptureProcessHandler,
+    /// Receives the packets; NULL leaves them where they are.
+    pub packet: CapturePacketHandler,
+    /// Most packets to hand over; 0 for all that are held.
+    pub packet_limit: u64,
+}
+
+/// What the session saw and what it lost, since it was opened unless it says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct CaptureStats {
+    /// sizeof(CaptureStats), set by the caller.
+    pub size: usize,
+    /// Frames seen.
+    pub frames: u64,
+    /// Bytes of these frames on the wire.
+    pub frame_bytes: u64,
+    /// Frames cut inside a header that was needed: `snaplen` is too small.
+    pub undecoded_truncated: u64,
+    /// Frames that hold no IP packet.
+    pub undecoded_not_ip: u64,
+    /// Frames whose headers contradict themselves.
+    pub undecoded_malformed: u64,
+    /// Frames lost because a capture buffer was full.
+    pub lost_in_kernel: u64,
+    /// Frames lost by a device or its driver.
+    pub lost_in_device: u64,
+    /// Packets lost because nobody took them in time.
+    pub lost_packets: u64,
+    /// Lines of the log lost because they were not taken in time.
+    pub lost_log_lines: u64,
+    /// Devices being captured now.
+    pub devices: u64,
+    /// Flows held now.
+    pub flows: u64,
+    /// Flows that ended by age.
+    pub flows_expired: u64,
+    /// Flows that made room for new ones because `flow_limit` was reached.
+    pub flows_evicted: u64,
+    /// Flows waiting for their owner now.
+    pub flows_waiting: u64,
+    /// Bytes whose owner is the one holder of the flow's socket.
+    pub bytes_exact: u64,
+    /// Bytes whose owner is one of several holders of the socket.
+    pub bytes_shared: u64,
+    /// Bytes whose owner was found by a wildcard.
+    pub bytes_guessed: u64,
+    /// Bytes whose owner is still being looked for.
+    pub bytes_pending: u64,
+    /// Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel.
+    pub bytes_no_socket: u64,
+    /// Bytes of sockets that no process holds.
+    pub bytes_no_holder: u64,
+    /// Bytes that match sockets of several processes with nothing to tell them apart.
+    pub bytes_ambiguous: u64,
+    /// Bytes of sockets whose holder could not be read for want of a capability.
+    pub bytes_not_permitted: u64,
+    /// Bytes of flows that came while too many others waited for their owner.
+    pub bytes_queue_full: u64,
+    /// Bytes of later fragments whose first fragment was not seen.
+    pub bytes_fragment: u64,
+    /// Bytes forwarded or overheard: neither end is on this host.
+    pub bytes_not_local: u64,
+    /// Bytes of protocols whose sockets cannot be looked up.
+    pub bytes_no_ports: u64,
+    /// Bytes of processes that had already been reported as ended.
+    pub bytes_owner_ended: u64,
+    /// Processes whose figures could not be read or understood.
+    pub processes_skipped: u64,
+    /// Time that the last update took, its callbacks excluded, nanoseconds.
+    pub update_ns: u64,
+    /// Capabilities that would bring more, one bit for each number in capability.h: bit 13 is CAP_NET_RAW.
+    pub missing_capabilities: u64,
+}
+

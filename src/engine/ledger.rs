@@ -1,0 +1,181 @@
+//! The bytes owed to each process since the last update: filled by the capture thread once a batch, drained by
+//! the update.
+
+use crate::model::{Identity, Owner, ProcId, Quality, Traffic, Unowned};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// Most processes with undrained bytes. Reached only when nobody updates for long; what comes on top is counted
+/// as unowned.
+const ACCOUNT_LIMIT: usize = 65_536;
+
+/// Removed processes remembered so that late bytes of theirs are not taken for a new process.
+const ENDED_LIMIT: usize = 65_536;
+
+/// What one process is owed.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Bytes and packets since the last drain.
+    pub traffic: Traffic,
+    /// The part of `traffic` whose owner is not exact, bytes of both directions.
+    pub uncertain_bytes: u64,
+    /// Who the process was when it was found to own a flow; it may be gone at the next sample.
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl Account {
+    /// Adds what another account of the same process holds.
+    pub fn merge(&mut self, other: Account) {
+        self.traffic += other.traffic;
+        self.uncertain_bytes += other.uncertain_bytes;
+        self.identity = self.identity.take().or(other.identity);
+    }
+}
+
+/// Totals over the life of the session, bytes of both directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LedgerTotals {
+    /// Bytes with an owner, by the quality of the match.
+    pub owned: [u64; Quality::COUNT],
+    /// Bytes without an owner, by reason; they move to `owned` when an owner is found after all.
+    pub unowned: [u64; Unowned::COUNT],
+}
+
+/// The ledger, shared by the capture thread, the resolver and the update.
+#[derive(Default)]
+pub struct Ledger {
+    books: Mutex<Books>,
+}
+
+/// The ledger's contents while it is locked.
+#[derive(Default)]
+pub struct Books {
+    accounts: HashMap<ProcId, Account, foldhash::fast::RandomState>,
+    ended: HashSet<ProcId, foldhash::fast::RandomState>,
+    ended_order: VecDeque<ProcId>,
+    totals: LedgerTotals,
+}
+
+impl Ledger {
+    /// Locks the ledger, for a whole batch.
+    pub fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock()
+    }
+}
+
+impl Books {
+    /// Credits traffic to an owner. Returns whether the owner still lives as far as the update knows; if not, the
+    /// bytes are counted under [`Unowned::OwnerEnded`].
+    pub fn credit(&mut self, owner: &Owner, traffic: Traffic) -> bool {
+        if self.ended.contains(&owner.process) {
+            self.count_unowned(Unowned::OwnerEnded, traffic.bytes());
+            return false;
+        }
+        if self.accounts.len() >= ACCOUNT_LIMIT && !self.accounts.contains_key(&owner.process) {
+            self.count_unowned(Unowned::QueueFull, traffic.bytes());
+            return true;
+        }
+        let account = self.accounts.entry(owner.process).or_default();
+        account.traffic += traffic;
+        if owner.quality != Quality::Exact {
+            account.uncertain_bytes += traffic.bytes();
+        }
+        self.totals.owned[owner.quality as usize] += traffic.bytes();
+        true
+    }
+
+    /// Notes who a process is, before it can vanish.
+    pub fn introduce(&mut self, process: ProcId, identity: Arc<Identity>) {
+        if self.accounts.len() < ACCOUNT_LIMIT && !self.ended.contains(&process) {
+            self.accounts.entry(process).or_default().identity = Some(identity);
+        }
+    }
+
+    /// Counts bytes without an owner.
+    pub fn count_unowned(&mut self, reason: Unowned, bytes: u64) {
+        self.totals.unowned[reason as usize] += bytes;
+    }
+
+    /// Takes back bytes counted without an owner: an owner was found, or the reason has changed.
+    pub fn uncount_unowned(&mut self, reason: Unowned, bytes: u64) {
+        let total = &mut self.totals.unowned[reason as usize];
+        *total = total.saturating_sub(bytes);
+    }
+
+    /// Takes all accounts, leaving an empty ledger.
+    pub fn drain(&mut self) -> impl Iterator<Item = (ProcId, Account)> + use<> {
+        std::mem::take(&mut self.accounts).into_iter()
+    }
+
+    /// Notes that a process was delivered as removed: no byte may be credited to it any more.
+    pub fn close(&mut self, process: ProcId) {
+        if self.ended.insert(process) {
+            self.ended_order.push_back(process);
+        }
+        if self.ended_order.len() > ENDED_LIMIT
+            && let Some(oldest) = self.ended_order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+    }
+
+    /// Totals over the life of the session.
+    pub fn totals(&self) -> LedgerTotals {
+        self.totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(pid: i32, quality: Quality) -> Owner {
+        Owner { process: ProcId { pid, start_ticks: 7 }, quality }
+    }
+
+    fn sent(bytes: u64) -> Traffic {
+        Traffic { send_bytes: bytes, send_packets: 1, ..Traffic::default() }
+    }
+
+    #[test]
+    fn credits_add_up_and_are_drained_once() {
+        let ledger = Ledger::default();
+        let mut books = ledger.lock();
+        assert!(books.credit(&owner(1, Quality::Exact), sent(100)));
+        assert!(books.credit(&owner(1, Quality::Shared), sent(10)));
+        let drained: Vec<_> = books.drain().collect();
+        assert_eq!(drained.len(), 1);
+        assert_eq!(drained[0].1.traffic, Traffic { send_bytes: 110, send_packets: 2, ..Traffic::default() });
+        assert_eq!(drained[0].1.uncertain_bytes, 10);
+        assert_eq!(books.drain().count(), 0);
+        assert_eq!(books.totals().owned, [100, 10, 0]);
+    }
+
+    #[test]
+    fn a_removed_process_gets_no_more_bytes_but_a_new_one_with_its_pid_does() {
+        let ledger = Ledger::default();
+        let mut books = ledger.lock();
+        let old = owner(1, Quality::Exact);
+        books.close(old.process);
+        assert!(!books.credit(&old, sent(5)));
+        books.introduce(old.process, Arc::default());
+        assert_eq!(books.drain().count(), 0);
+        assert_eq!(books.totals().unowned[Unowned::OwnerEnded as usize], 5);
+        let new = Owner { process: ProcId { pid: 1, start_ticks: 8 }, quality: Quality::Exact };
+        assert!(books.credit(&new, sent(5)));
+    }
+
+    #[test]
+    fn the_ledger_is_bounded() {
+        let ledger = Ledger::default();
+        let mut books = ledger.lock();
+        for pid in 0..ACCOUNT_LIMIT as i32 + 10 {
+            books.credit(&owner(pid, Quality::Exact), sent(1));
+            books.close(ProcId { pid, start_ticks: 9 });
+        }
+        assert_eq!(books.totals().unowned[Unowned::QueueFull as usize], 10);
+        assert_eq!(books.ended.len(), ENDED_LIMIT);
+        assert_eq!(books.drain().count(), ACCOUNT_LIMIT);
+    }
+}

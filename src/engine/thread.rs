@@ -1,0 +1,77 @@
+//! Starting a thread inside somebody else's process: signals blocked, panics caught, name given.
+
+use crate::error::{Code, Error, Result};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+/// Runs `work` on a new thread that blocks every signal, so that the host's handlers run on the host's threads.
+///
+/// A panic of `work` ends the thread and is handed to `on_panic` as text; it never reaches the host.
+///
+/// # Errors
+/// `Thread` when the system refuses another thread.
+pub fn spawn<W, P>(name: &str, work: W, on_panic: P) -> Result<JoinHandle<()>>
+where
+    W: FnOnce() + Send + 'static,
+    P: FnOnce(String) + Send + 'static,
+{
+    let body = move || {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+            on_panic(panic_text(payload.as_ref()));
+        }
+    };
+    with_signals_blocked(|| Builder::new().name(name.into()).spawn(body))
+        .map_err(|error| Error::system(Code::Thread, format_args!("starting the thread {name}"), error))
+}
+
+/// Runs `start` with all signals blocked in the calling thread: threads it starts inherit that mask.
+pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let started = start();
+    if let Ok(before) = before {
+        // Setting a mask that was in force a moment ago cannot fail.
+        let _ = before.thread_set_mask();
+    }
+    started
+}
+
+/// The message a panic was raised with.
+pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn the_new_thread_blocks_signals_and_the_starter_keeps_its_mask() {
+        let before = SigSet::thread_get_mask().unwrap();
+        let (report, reported) = channel();
+        let work = move || report.send(SigSet::thread_get_mask().unwrap()).unwrap();
+        spawn("capture-test", work, |_| ()).unwrap().join().unwrap();
+        let inside = reported.recv().unwrap();
+        assert!(inside.contains(nix::sys::signal::Signal::SIGTERM));
+        assert!(inside.contains(nix::sys::signal::Signal::SIGCHLD));
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+
+    #[test]
+    fn a_panic_is_handed_over_as_text() {
+        let (report, reported) = channel();
+        let on_panic = move |text| report.send(text).unwrap();
+        spawn("capture-test", || std::panic::panic_any("spilt".to_owned()), on_panic)
+            .unwrap()
+            .join()
+            .unwrap();
+        assert_eq!(reported.recv().unwrap(), "spilt");
+    }
+}

@@ -1,0 +1,126 @@
+//! The ports of fragmented datagrams: only the first fragment carries them, the later ones borrow them here.
+
+use crate::model::{Address, Endpoint, Fragment, Packet, Protocol, Timestamp};
+use std::collections::{HashMap, VecDeque};
+
+/// Datagrams remembered at once; the oldest make room.
+const LIMIT: usize = 4096;
+
+/// How long a datagram's fragments may be apart: the kernel's own reassembly time (`net.ipv4.ipfrag_time`).
+const LIFETIME_NANOSECONDS: u64 = 30_000_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct DatagramKey {
+    source: Address,
+    destination: Address,
+    id: u32,
+    protocol: Protocol,
+}
+
+struct Ports {
+    source: u16,
+    destination: u16,
+    seen: Timestamp,
+}
+
+/// Remembers the ports of datagrams whose first fragment was seen.
+#[derive(Default)]
+pub struct FragmentTable {
+    ports: HashMap<DatagramKey, Ports, foldhash::fast::RandomState>,
+    order: VecDeque<DatagramKey>,
+}
+
+impl FragmentTable {
+    /// Gives a later fragment the ports of its datagram, and remembers those of a first one. Returns `None` for a
+    /// later fragment whose first was not seen.
+    pub fn complete(&mut self, packet: Packet, now: Timestamp) -> Option<Packet> {
+        let key = |id| DatagramKey {
+            source: packet.source.address,
+            destination: packet.destination.address,
+            id,
+            protocol: packet.protocol,
+        };
+        match packet.fragment {
+            Fragment::Whole => Some(packet),
+            Fragment::First { id } => {
+                let ports =
+                    Ports { source: packet.source.port, destination: packet.destination.port, seen: now };
+                self.remember(key(id), ports);
+                Some(packet)
+            }
+            Fragment::Later { id } => {
+                let ports = self.ports.get(&key(id))?;
+                if now.since(ports.seen) > LIFETIME_NANOSECONDS {
+                    return None;
+                }
+                Some(Packet {
+                    source: Endpoint::new(packet.source.address, ports.source),
+                    destination: Endpoint::new(packet.destination.address, ports.destination),
+                    ..packet
+                })
+            }
+        }
+    }
+
+    fn remember(&mut self, key: DatagramKey, ports: Ports) {
+        if self.ports.insert(key, ports).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > LIMIT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ports.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TcpFlags;
+
+    fn packet(fragment: Fragment, ports: (u16, u16)) -> Packet {
+        Packet {
+            protocol: Protocol::UDP,
+            source: Endpoint::new(Address::v4([10, 0, 0, 1]), ports.0),
+            destination: Endpoint::new(Address::v4([10, 0, 0, 2]), ports.1),
+            tcp_flags: TcpFlags::default(),
+            fragment,
+            vlan: 0,
+        }
+    }
+
+    #[test]
+    fn later_fragments_get_the_ports_of_the_first() {
+        let mut table = FragmentTable::default();
+        let first = packet(Fragment::First { id: 7 }, (5000, 53));
+        let later = packet(Fragment::Later { id: 7 }, (0, 0));
+        assert_eq!(table.complete(later, Timestamp(0)), None, "the first was not seen yet");
+        assert_eq!(table.complete(first, Timestamp(0)), Some(first));
+        let completed = table.complete(later, Timestamp(1)).unwrap();
+        assert_eq!((completed.source.port, completed.destination.port), (5000, 53));
+        assert_eq!(table.complete(packet(Fragment::Later { id: 8 }, (0, 0)), Timestamp(1)), None);
+        assert_eq!(table.complete(later, Timestamp(LIFETIME_NANOSECONDS + 1)), None, "too late");
+    }
+
+    #[test]
+    fn an_identification_that_comes_round_again_means_the_newer_datagram() {
+        let mut table = FragmentTable::default();
+        table.complete(packet(Fragment::First { id: 7 }, (1, 2)), Timestamp(0));
+        table.complete(packet(Fragment::First { id: 7 }, (3, 4)), Timestamp(1));
+        let completed = table.complete(packet(Fragment::Later { id: 7 }, (0, 0)), Timestamp(2)).unwrap();
+        assert_eq!(completed.source.port, 3);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut table = FragmentTable::default();
+        for id in 0..LIMIT as u32 * 3 {
+            table.complete(packet(Fragment::First { id }, (1, 2)), Timestamp(0));
+        }
+        assert_eq!(table.ports.len(), LIMIT);
+        assert_eq!(table.order.len(), LIMIT);
+        assert!(table.complete(packet(Fragment::Later { id: 0 }, (0, 0)), Timestamp(0)).is_none());
+    }
+}
