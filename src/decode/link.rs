@@ -47,7 +47,7 @@ pub(super) fn network(link: LinkType, data: &[u8]) -> Result<(Network<'_>, u16),
     match link {
         LinkType::Ethernet => {
             let (header, rest) = data.split_first_chunk::<14>().ok_or(Undecoded::Truncated)?;
-            tagged(u16::from_be_bytes([header[12], header[13]]), rest)
+            tagged(u16::from_be_bytes([header[12], header[13]]), rest, 0)
         }
         LinkType::Cooked1 => {
             let (header, rest) = data.split_first_chunk::<16>().ok_or(Undecoded::Truncated)?;
@@ -85,18 +85,34 @@ pub(super) fn network(link: LinkType, data: &[u8]) -> Result<(Network<'_>, u16),
 }
 
 /// A cooked frame after its header; libpcap puts a tag that the kernel took off back where Ethernet has it.
+///
+/// When a received frame has a second tag, the kernel names the EtherType behind all tags and yet begins the
+/// payload in that second tag, after its type (`vlan_get_protocol_dgram` in `net/packet/af_packet.c`). Bytes that
+/// are not of the named version are therefore read as the rest of a tag. A tag of priority 2 before IPv4, or 3
+/// before IPv6, looks like the version and is not told apart.
 #[inline]
 fn cooked(hardware: u16, protocol: u16, rest: &[u8]) -> Result<(Network<'_>, u16), Undecoded> {
-    match hardware {
-        hardware::FRAME_RELAY | hardware::RADIOTAP | hardware::NETLINK => Err(Undecoded::NotIp),
-        _ => tagged(protocol, rest),
+    if matches!(hardware, hardware::FRAME_RELAY | hardware::RADIOTAP | hardware::NETLINK) {
+        return Err(Undecoded::NotIp);
     }
+    let (network, vlan) = tagged(protocol, rest, 0)?;
+    let (data, version) = match network {
+        Network::V4(data) => (data, 4),
+        Network::V6(data) => (data, 6),
+    };
+    if data.first().is_none_or(|first| first >> 4 == version) {
+        return Ok((network, vlan));
+    }
+    tagged(ethertype::VLAN, data, vlan).map_err(|reason| match reason {
+        Undecoded::NotIp => Undecoded::Malformed,
+        other => other,
+    })
 }
 
-/// The bytes after an EtherType, which may be tags. An 802.3 length in its place is below every EtherType.
+/// The bytes after an EtherType, which may be tags; `vlan` is what tags before it named. An 802.3 length in its
+/// place is below every EtherType.
 #[inline]
-fn tagged(mut ethertype: u16, mut rest: &[u8]) -> Result<(Network<'_>, u16), Undecoded> {
-    let mut vlan = 0;
+fn tagged(mut ethertype: u16, mut rest: &[u8], mut vlan: u16) -> Result<(Network<'_>, u16), Undecoded> {
     for _ in 0..=MAX_TAGS {
         match ethertype {
             ethertype::IPV4 => return Ok((Network::V4(rest), vlan)),

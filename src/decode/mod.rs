@@ -9,6 +9,8 @@
 
 mod ip;
 mod link;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use crate::model::{Endpoint, Fragment, LinkType, Packet, Protocol, Undecoded};
