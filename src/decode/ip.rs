@@ -220,6 +220,7 @@ mod tests {
         assert_eq!(place_in_header(0x8000), Fragment::Whole, "the reserved bit");
         assert_eq!(place_in_header(0x2000), Fragment::First { id: 0x1234 });
         assert_eq!(place_in_header(0x2001), Fragment::Later { id: 0x1234 });
+        assert_eq!(place_in_header(0x1000), Fragment::Later { id: 0x1234 });
         assert_eq!(place_in_header(0x1fff), Fragment::Later { id: 0x1234 });
     }
 
