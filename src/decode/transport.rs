@@ -1,0 +1,128 @@
+//! The transport header: ports, ICMP identifiers and TCP flags.
+
+use crate::model::{Protocol, TcpFlags, Undecoded};
+
+/// Datagram Congestion Control Protocol (RFC 4340), whose header begins with ports like all the others.
+const DCCP: Protocol = Protocol(33);
+
+/// Where the flag byte stands in a TCP header (RFC 9293, 3.1).
+const TCP_FLAGS_AT: usize = 13;
+
+/// What a transport header says of the flow; all 0 for protocols without ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Transport {
+    pub source: u16,
+    pub destination: u16,
+    pub flags: TcpFlags,
+}
+
+/// Reads the header of a whole datagram or of a first fragment.
+#[inline]
+pub(super) fn read(protocol: u8, payload: &[u8]) -> Result<Transport, Undecoded> {
+    match Protocol(protocol) {
+        Protocol::TCP => {
+            let flags = payload.get(TCP_FLAGS_AT).copied().unwrap_or_default();
+            Ok(Transport { flags: TcpFlags(flags), ..ports(payload)? })
+        }
+        Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | DCCP => ports(payload),
+        Protocol::ICMP => identifier(payload, icmp_has_identifier),
+        Protocol::ICMPV6 => identifier(payload, icmpv6_has_identifier),
+        _ => Ok(Transport::default()),
+    }
+}
+
+#[inline]
+fn ports(payload: &[u8]) -> Result<Transport, Undecoded> {
+    let (header, _) = payload.split_first_chunk::<4>().ok_or(Undecoded::Truncated)?;
+    Ok(Transport {
+        source: u16::from_be_bytes([header[0], header[1]]),
+        destination: u16::from_be_bytes([header[2], header[3]]),
+        flags: TcpFlags::default(),
+    })
+}
+
+/// The identifier stands in the same place of every ICMP message that has one. Request and reply carry the same,
+/// and a ping socket has it for its port (icmp(7)), so it is the port of both ends.
+#[inline]
+fn identifier(payload: &[u8], has_identifier: fn(u8) -> bool) -> Result<Transport, Undecoded> {
+    let kind = *payload.first().ok_or(Undecoded::Truncated)?;
+    if !has_identifier(kind) {
+        return Ok(Transport::default());
+    }
+    let (header, _) = payload.split_first_chunk::<6>().ok_or(Undecoded::Truncated)?;
+    let id = u16::from_be_bytes([header[4], header[5]]);
+    Ok(Transport { source: id, destination: id, flags: TcpFlags::default() })
+}
+
+/// Echo, timestamp and information (RFC 792), address mask (RFC 950), extended echo (RFC 8335).
+fn icmp_has_identifier(kind: u8) -> bool {
+    matches!(kind, 0 | 8 | 13..=18 | 42 | 43)
+}
+
+/// Echo (RFC 4443, 4) and extended echo (RFC 8335).
+fn icmpv6_has_identifier(kind: u8) -> bool {
+    matches!(kind, 128 | 129 | 160 | 161)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(protocol: u8, payload: &[u8]) -> (u16, u16) {
+        let transport = read(protocol, payload).unwrap();
+        (transport.source, transport.destination)
+    }
+
+    #[test]
+    fn ports_of_every_protocol_that_has_them() {
+        for protocol in [6, 17, 33, 132, 136] {
+            assert_eq!(ends(protocol, &[0x01, 0xbb, 0xc0, 0x01]), (443, 49153), "protocol {protocol}");
+            assert_eq!(read(protocol, &[0x01, 0xbb, 0xc0]), Err(Undecoded::Truncated), "protocol {protocol}");
+        }
+    }
+
+    #[test]
+    fn protocols_without_ports_need_no_bytes() {
+        // IGMP, IP in IP, IPv6 in IP, GRE, ESP, "no next header", OSPF, VRRP.
+        for protocol in [2, 4, 41, 47, 50, 59, 89, 112] {
+            assert_eq!(read(protocol, &[]), Ok(Transport::default()));
+            assert_eq!(read(protocol, &[0xff; 20]), Ok(Transport::default()));
+        }
+    }
+
+    #[test]
+    fn tcp_flags_are_the_byte_after_the_data_offset() {
+        let mut header = [0u8; 20];
+        header[12] = 0x50;
+        header[13] = 0x12;
+        let flags = |payload| read(6, payload).unwrap().flags;
+        assert_eq!(flags(&header[..]), TcpFlags::SYN | TcpFlags::ACK);
+        assert_eq!(flags(&header[..14]), TcpFlags::SYN | TcpFlags::ACK);
+        assert_eq!(flags(&header[..13]), TcpFlags::default(), "cut before its flags");
+        assert_eq!(read(17, &header).unwrap().flags, TcpFlags::default(), "not TCP");
+    }
+
+    #[test]
+    fn icmp_identifiers_are_both_ports() {
+        for kind in [0, 8, 13, 14, 15, 16, 17, 18, 42, 43] {
+            assert_eq!(ends(1, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), (0x1234, 0x1234), "type {kind}");
+            assert_eq!(read(1, &[kind, 0, 0, 0, 0x12]), Err(Undecoded::Truncated));
+        }
+        for kind in [128, 129, 160, 161] {
+            assert_eq!(ends(58, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), (0x1234, 0x1234), "type {kind}");
+        }
+        assert_eq!(read(1, &[]), Err(Undecoded::Truncated));
+    }
+
+    #[test]
+    fn other_icmp_has_no_ports() {
+        // Unreachable, redirect, router advertisement, time exceeded; in ICMPv6 unreachable, too big, and the
+        // neighbour discovery and listener messages. Their fifth and sixth bytes mean something else.
+        for kind in [3, 5, 9, 11, 12] {
+            assert_eq!(ends(1, &[kind, 0, 0, 0, 0x12, 0x34]), (0, 0), "type {kind}");
+        }
+        for kind in [1, 2, 3, 130, 133, 134, 135, 136, 143] {
+            assert_eq!(ends(58, &[kind, 0, 0, 0, 0x12, 0x34]), (0, 0), "type {kind}");
+        }
+    }
+}

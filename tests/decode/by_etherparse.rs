@@ -1,0 +1,97 @@
+//! What etherparse reads in a frame.
+
+use capture::model::{Address, Endpoint, Fragment, LinkType, Packet, Protocol, TcpFlags};
+use etherparse::{
+    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6ExtensionSlice, LinkExtSlice, NetSlice,
+    SlicedPacket, TcpHeader, UdpHeaderSlice,
+};
+
+/// The packet, or `None` for link types that etherparse does not know.
+pub fn read(link: LinkType, frame: &[u8]) -> Option<Packet> {
+    let sliced = match link {
+        LinkType::Ethernet => SlicedPacket::from_ethernet(frame).unwrap(),
+        LinkType::Cooked1 => SlicedPacket::from_linux_sll(frame).unwrap(),
+        LinkType::RawIp => SlicedPacket::from_ip(frame).unwrap(),
+        LinkType::Cooked2 | LinkType::Null | LinkType::Loop => return None,
+    };
+    let vlan = sliced.link_exts.iter().find_map(|extension| match extension {
+        LinkExtSlice::Vlan(tag) => Some(tag.vlan_identifier().value()),
+        _ => None,
+    });
+    let place = |offset: u16, more, id| match (offset, more) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First { id },
+        _ => Fragment::Later { id },
+    };
+    let (source, destination, fragment, protocol, payload) = match sliced.net.as_ref().unwrap() {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            let id = u32::from(header.identification());
+            let fragment = place(header.fragments_offset().value(), header.more_fragments(), id);
+            let ends = (Address::v4(header.source()), Address::v4(header.destination()));
+            // Etherparse looks for an authentication header in later fragments too, where the payload is no header.
+            let later = matches!(fragment, Fragment::Later { .. });
+            let protocol = if later { header.protocol() } else { ip.payload_ip_number() };
+            (ends.0, ends.1, fragment, protocol, ip.payload().payload)
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.extensions().clone().into_iter().find_map(|extension| match extension {
+                Ipv6ExtensionSlice::Fragment(header) => Some(header),
+                _ => None,
+            });
+            let fragment = header.as_ref().map_or(Fragment::Whole, |header| {
+                place(header.fragment_offset().value(), header.more_fragments(), header.identification())
+            });
+            let protocol = match (&header, fragment) {
+                (Some(header), Fragment::Later { .. }) => header.next_header(),
+                _ => ip.payload().ip_number,
+            };
+            let ends = (Address::v6(ip.header().source()), Address::v6(ip.header().destination()));
+            (ends.0, ends.1, fragment, protocol, ip.payload().payload)
+        }
+        NetSlice::Arp(_) => unreachable!("no ARP was built"),
+    };
+    let later = matches!(fragment, Fragment::Later { .. });
+    let (ports, flags) = if later { ((0, 0), 0) } else { transport(protocol, payload) };
+    Some(Packet {
+        protocol: Protocol(protocol.0),
+        source: Endpoint::new(source, ports.0),
+        destination: Endpoint::new(destination, ports.1),
+        tcp_flags: TcpFlags(flags),
+        fragment,
+        vlan: vlan.unwrap_or(0),
+    })
+}
+
+/// Ports and flags by etherparse; it does not know the last three protocols, whose ports are where UDP has them.
+fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8) {
+    match protocol.0 {
+        6 => {
+            let (tcp, _) = TcpHeader::from_slice(payload).unwrap();
+            let bits = [tcp.fin, tcp.syn, tcp.rst, tcp.psh, tcp.ack, tcp.urg, tcp.ece, tcp.cwr];
+            let flags = bits.iter().enumerate().map(|(at, &bit)| u8::from(bit) << at).sum();
+            ((tcp.source_port, tcp.destination_port), flags)
+        }
+        1 => {
+            let icmp = Icmpv4Slice::from_slice(payload).unwrap();
+            let id = match icmp.icmp_type() {
+                Icmpv4Type::EchoRequest(echo) | Icmpv4Type::EchoReply(echo) => echo.id,
+                Icmpv4Type::TimestampRequest(message) | Icmpv4Type::TimestampReply(message) => message.id,
+                _ => 0,
+            };
+            ((id, id), 0)
+        }
+        58 => {
+            let id = match Icmpv6Slice::from_slice(payload).unwrap().icmp_type() {
+                Icmpv6Type::EchoRequest(echo) | Icmpv6Type::EchoReply(echo) => echo.id,
+                _ => 0,
+            };
+            ((id, id), 0)
+        }
+        17 | 33 | 132 | 136 => {
+            let udp = UdpHeaderSlice::from_slice(payload).unwrap();
+            ((udp.source_port(), udp.destination_port()), 0)
+        }
+        _ => ((0, 0), 0),
+    }
+}
