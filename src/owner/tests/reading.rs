@@ -233,3 +233,16 @@ fn a_source_that_fails_passes_the_question_on() {
     finder.sockets[0] = Box::new(Always(found));
     assert_eq!(tree.at(&mut finder, lost, 2 * MS), owned(20, 200, Exact));
 }
+
+#[test]
+fn a_finder_may_be_moved_to_the_thread_that_uses_it() {
+    let tree = tree();
+    let mut finder = tree.finder();
+    let mut query = tree.query(flow(), NOW);
+    let now = tree.start;
+    let outcome = std::thread::spawn(move || {
+        finder.find(std::slice::from_mut(&mut query), now);
+        query.outcome
+    });
+    assert_eq!(outcome.join().unwrap(), owned(20, 200, Exact));
+}
