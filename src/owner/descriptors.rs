@@ -364,6 +364,7 @@ impl HolderSource for Descriptors {
         report.sources.push(SourceStatus { name: "descriptors", fault });
         report.full_scans += self.full_scans;
         report.scanned_processes += self.scanned;
+        report.remembered_holders += self.holders.len();
         report.forgotten_holders += self.holders.forgotten();
     }
 }

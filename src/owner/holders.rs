@@ -94,6 +94,11 @@ impl Holders {
         self.entries.len() >= LIMIT
     }
 
+    /// How many holdings are remembered.
+    pub fn len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
     /// How many holdings were forgotten for want of room.
     pub fn forgotten(&self) -> u64 {
         self.forgotten

@@ -135,7 +135,9 @@ pub struct Report {
     pub full_scans: u64,
     /// Processes whose descriptors were read, full scans included.
     pub scanned_processes: u64,
-    /// Known holders forgotten because there were too many.
+    /// Pairs of socket and process that are remembered at present.
+    pub remembered_holders: u64,
+    /// Such pairs forgotten because there were too many.
     pub forgotten_holders: u64,
     /// CPU time used.
     pub cpu_time: Duration,

@@ -90,8 +90,13 @@ fn holders_of_dead_processes_are_dropped() {
     tree.process(30, 20, 300, &[1]);
     let mut finder = tree.finder();
     assert_eq!(tree.at(&mut finder, flow(1), NOW), owned(30, 300, Shared));
+    tree.process(40, 1, 400, &[2, 3]);
+    assert_eq!(tree.at(&mut finder, flow(2), MS), owned(40, 400, Exact));
+    assert_eq!(finder.report().remembered_holders, 4);
     tree.end(30);
-    assert_eq!(tree.at(&mut finder, flow(1), MS), owned(20, 200, Exact));
+    tree.end(40);
+    assert_eq!(tree.at(&mut finder, flow(1), 2 * MS), owned(20, 200, Exact));
+    assert_eq!(finder.report().remembered_holders, 1);
     assert_eq!(finder.report().full_scans, 1);
 }
 
@@ -150,6 +155,49 @@ fn the_holder_of_the_listener_is_likely_to_have_accepted() {
     let accepted = key(Protocol::TCP, "10.0.0.1:80", "10.0.0.9:5000");
     assert_eq!(tree.at(&mut finder, accepted, MS), owned(20, 200, Exact));
     assert_eq!(finder.report().full_scans, 1);
+}
+
+#[test]
+fn owners_of_other_users_sockets_are_not_likely() {
+    let tree = tree();
+    let of_user = |port: u16, uid, inode| SocketRow {
+        uid,
+        ..row(&format!("10.0.0.1:{port}"), "10.0.0.9:5000", 1, inode)
+    };
+    tree.table("tcp", &[of_user(1, 7, 1), of_user(2, 7, 2), of_user(3, 8, 3)]);
+    tree.process(20, 1, 200, &[1]);
+    tree.process(30, 1, 300, &[3]);
+    let mut finder = tree.finder();
+    tree.at(&mut finder, flow(1), NOW);
+    tree.at(&mut finder, flow(3), NOW);
+    let scanned = finder.report().scanned_processes;
+    symlink("socket:[2]", tree.path("20/fd/9")).unwrap();
+    assert_eq!(tree.at(&mut finder, flow(2), MS), owned(20, 200, Exact));
+    assert_eq!(finder.report().scanned_processes, scanned + 1, "not process 30");
+}
+
+#[test]
+fn a_row_shown_twice_is_one_socket() {
+    let tree = tree();
+    let connection = row("10.0.0.1:1", "10.0.0.9:5000", ESTABLISHED, 1);
+    tree.table("tcp", &[connection, connection]);
+    tree.process(20, 1, 200, &[1]);
+    tree.process(30, 20, 300, &[1]);
+    assert_eq!(tree.first(flow(1)), owned(30, 300, Shared));
+}
+
+#[test]
+fn of_one_socket_in_a_batch_the_latest_flow_says_how_new_its_holders_must_be() {
+    let tree = tree();
+    tree.table("udp", &[row("0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 1)]);
+    tree.process(20, 1, 200, &[1]);
+    let dns = |port: u16| key(Protocol::UDP, "10.0.0.1:53", &format!("10.0.0.9:{port}"));
+    let mut finder = tree.finder();
+    assert_eq!(tree.at(&mut finder, dns(1), 5 * MS), owned(20, 200, Guessed));
+    tree.process(30, 20, 300, &[1]);
+    let mut batch = [tree.query(dns(1), 5 * MS), tree.query(dns(2), 9 * MS), tree.query(dns(3), 5 * MS)];
+    finder.find(&mut batch, tree.start + 9 * MS);
+    assert!(batch.iter().all(|query| query.outcome == owned(30, 300, Shared)), "{batch:?}");
 }
 
 #[test]
