@@ -142,9 +142,11 @@ pub enum Unowned {
     NoPorts = 8,
     /// The owner ended and was reported as removed before these bytes arrived.
     OwnerEnded = 9,
+    /// What would tell the owner could not be read, for another cause than a missing capability.
+    Unreadable = 10,
 }
 
 impl Unowned {
     /// How many reasons there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 }

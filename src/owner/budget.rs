@@ -1,0 +1,174 @@
+//! How much CPU time the search for owners may take: a share of wall time, with room for a burst.
+
+use nix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
+
+/// Tells how much CPU time the caller's thread has used, from any origin. An input, so that tests are exact.
+pub trait Meter: Send {
+    /// The CPU time used so far.
+    fn cpu_time(&mut self) -> Duration;
+}
+
+/// The CPU time of the calling thread (`CLOCK_THREAD_CPUTIME_ID`, clock_gettime(2)).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadMeter;
+
+impl Meter for ThreadMeter {
+    fn cpu_time(&mut self) -> Duration {
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+    }
+}
+
+/// An account of CPU time that fills with wall time and is drawn on by work.
+///
+/// A round of work that begins with something in the account may read whatever it needs, once. Its cost, known only
+/// afterwards, may overdraw the account; then nothing is allowed until wall time has made up for it. On average,
+/// therefore, the share is kept, whatever a round costs, and every round that is allowed comes to an end.
+pub struct Budget {
+    meter: Box<dyn Meter>,
+    share: f64,
+    burst: i64,
+    /// Nanoseconds of CPU time in the account.
+    balance: i64,
+    filled_at: Option<Instant>,
+    measured: Duration,
+    spent: Duration,
+}
+
+/// Smaller shares would put a single scan's repayment off for hours; zero and NaN would never allow anything.
+const LEAST_SHARE: f64 = 0.001;
+
+impl Budget {
+    /// An account, full at first, that fills by `share` of wall time (0.05 is 5% of one core; at least 0.001) up
+    /// to `burst`.
+    pub fn new(share: f64, burst: Duration, meter: Box<dyn Meter>) -> Budget {
+        let share = if share > LEAST_SHARE { share } else { LEAST_SHARE };
+        let burst = nanoseconds(burst).max(1);
+        Budget {
+            meter,
+            share,
+            burst,
+            balance: burst,
+            filled_at: None,
+            measured: Duration::ZERO,
+            spent: Duration::ZERO,
+        }
+    }
+
+    /// CPU time drawn so far.
+    pub fn spent(&self) -> Duration {
+        self.spent
+    }
+
+    /// Begins a round: fills the account up to `now` and starts measuring. What the thread did before is not drawn.
+    pub(super) fn begin(&mut self, now: Instant) {
+        let elapsed = self.filled_at.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.filled_at = Some(self.filled_at.map_or(now, |then| then.max(now)));
+        let income = (elapsed.as_nanos() as f64 * self.share) as i64;
+        self.balance = self.balance.saturating_add(income).min(self.burst);
+        self.measured = self.meter.cpu_time();
+    }
+
+    /// Whether this round may do more than remember; if not, the wall time after which one may.
+    pub(super) fn allow(&self) -> Result<(), Duration> {
+        if self.balance > 0 {
+            return Ok(());
+        }
+        let debt = self.balance.unsigned_abs().saturating_add(1);
+        Err(Duration::from_nanos((debt as f64 / self.share).ceil() as u64).max(Duration::from_millis(1)))
+    }
+
+    /// Ends a round: draws what it used.
+    pub(super) fn settle(&mut self) {
+        let cost = self.meter.cpu_time().saturating_sub(self.measured);
+        self.balance = self.balance.saturating_sub(nanoseconds(cost));
+        self.spent = self.spent.saturating_add(cost);
+    }
+}
+
+/// 5% of one core, and a quarter of a second at once.
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget::new(0.05, Duration::from_millis(250), Box::new(ThreadMeter))
+    }
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A meter whose every reading costs the milliseconds in the cell.
+    #[derive(Clone, Default)]
+    pub struct Costly {
+        pub step: Arc<AtomicU64>,
+        total: u64,
+    }
+
+    impl Costly {
+        pub fn new(step: u64) -> Costly {
+            Costly { step: Arc::new(AtomicU64::new(step)), total: 0 }
+        }
+    }
+
+    impl Meter for Costly {
+        fn cpu_time(&mut self) -> Duration {
+            self.total += self.step.load(Ordering::Relaxed);
+            Duration::from_millis(self.total)
+        }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn debt_is_repaid_at_the_share() {
+        let start = Instant::now();
+        let mut budget = Budget::new(0.1, 10 * MS, Box::new(Costly::new(6)));
+        for _ in 0..2 {
+            budget.begin(start);
+            assert_eq!(budget.allow(), Ok(()), "4 ms are left for a second round");
+            budget.settle();
+        }
+        budget.begin(start);
+        let wait = budget.allow().unwrap_err();
+        assert!((20 * MS..21 * MS).contains(&wait), "2 ms of debt at a tenth: {wait:?}");
+        budget.begin(start + 19 * MS);
+        assert!(budget.allow().is_err());
+        budget.begin(start + wait);
+        assert_eq!(budget.allow(), Ok(()));
+        assert_eq!(budget.spent(), 12 * MS);
+    }
+
+    #[test]
+    fn idle_time_fills_only_the_burst_and_time_may_stand_still_or_go_back() {
+        let start = Instant::now();
+        let mut budget = Budget::new(0.5, 10 * MS, Box::new(Costly::new(0)));
+        budget.begin(start + 100 * MS);
+        budget.begin(start);
+        budget.begin(start + 100_000 * MS);
+        assert_eq!(budget.balance, 10_000_000);
+    }
+
+    #[test]
+    fn senseless_shares_still_make_progress() {
+        for share in [0.0, -1.0, f64::NAN] {
+            let mut budget = Budget::new(share, Duration::ZERO, Box::new(Costly::new(1)));
+            budget.begin(Instant::now());
+            budget.settle();
+            let wait = budget.allow().unwrap_err();
+            assert!(wait <= 1001 * MS, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_threads_cpu_time_goes_on() {
+        let first = ThreadMeter.cpu_time();
+        assert!(first > Duration::ZERO);
+        while ThreadMeter.cpu_time() == first {}
+    }
+}

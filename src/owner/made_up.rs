@@ -1,0 +1,120 @@
+//! Made-up `/proc` trees for tests: socket tables, and processes with descriptors.
+
+use super::budget::tests::Costly;
+use super::table::tests::{HEADING, render};
+use super::{Budget, Finder, Outcome, Query, SocketRow};
+use crate::model::{Endpoint, FlowKey, Owner, ProcId, Protocol, Quality};
+use crate::process::ProcRoot;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const MS: Duration = Duration::from_millis(1);
+/// No time after the start of a test.
+pub const NOW: Duration = Duration::ZERO;
+
+pub struct Tree {
+    directory: tempfile::TempDir,
+    pub start: Instant,
+}
+
+pub fn endpoint(text: &str) -> Endpoint {
+    let socket: SocketAddr = text.parse().unwrap();
+    Endpoint::new(socket.ip().into(), socket.port())
+}
+
+pub fn key(protocol: Protocol, local: &str, remote: &str) -> FlowKey {
+    FlowKey { local: endpoint(local), remote: endpoint(remote), protocol }
+}
+
+pub fn owned(pid: i32, start_ticks: u64, quality: Quality) -> Outcome {
+    Outcome::Owned(Owner { process: ProcId { pid, start_ticks }, quality })
+}
+
+/// One row of a table: both ends, the state and the inode. The user is 1000.
+pub fn row(local: &str, remote: &str, state: u8, inode: u64) -> SocketRow {
+    SocketRow { local: endpoint(local), remote: endpoint(remote), state, uid: 1000, inode }
+}
+
+pub const ESTABLISHED: u8 = 1;
+pub const UNCONNECTED: u8 = 7;
+
+impl Tree {
+    /// A tree with a process 1 that holds nothing, and empty tables of every protocol.
+    pub fn new() -> Tree {
+        let tree = Tree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
+        fs::create_dir(tree.path("net")).unwrap();
+        for (name, _) in super::tables::NAMES {
+            tree.table(name, &[]);
+        }
+        tree.process(1, 0, 1, &[]);
+        tree
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn table(&self, name: &str, rows: &[SocketRow]) {
+        let rows: String = rows.iter().map(|row| render(row, name.ends_with('6'))).collect();
+        fs::write(self.path("net").join(name), format!("{HEADING}{rows}")).unwrap();
+    }
+
+    /// A process with descriptors of these sockets, among others that are not sockets.
+    pub fn process(&self, pid: i32, parent: i32, start: u64, sockets: &[u64]) {
+        let directory = self.path(&pid.to_string());
+        fs::create_dir_all(directory.join("fd")).unwrap();
+        let stat = format!("{pid} (a) b (c) S {parent} 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {start} 1 2 3\n");
+        fs::write(directory.join("stat"), stat).unwrap();
+        for (number, target) in ["/dev/null", "pipe:[7]", "anon_inode:[eventpoll]"].iter().enumerate() {
+            let _ = symlink(target, directory.join(format!("fd/{number}")));
+        }
+        for (number, inode) in sockets.iter().enumerate() {
+            symlink(format!("socket:[{inode}]"), directory.join(format!("fd/{}", number + 3))).unwrap();
+        }
+    }
+
+    pub fn end(&self, pid: i32) {
+        fs::remove_dir_all(self.path(&pid.to_string())).unwrap();
+    }
+
+    /// A finder whose work costs nothing.
+    pub fn finder(&self) -> Finder {
+        self.finder_with(Budget::new(0.05, 250 * MS, Box::new(Costly::new(0))))
+    }
+
+    pub fn finder_with(&self, budget: Budget) -> Finder {
+        Finder::new(Arc::new(ProcRoot::open(self.directory.path()).unwrap()), budget)
+    }
+
+    /// A query for a flow first seen this long after the start.
+    pub fn query(&self, key: FlowKey, after: Duration) -> Query {
+        Query::new(key, self.start + after)
+    }
+
+    /// What a new finder says at once of a flow.
+    pub fn first(&self, key: FlowKey) -> Outcome {
+        self.at(&mut self.finder(), key, Duration::ZERO)
+    }
+
+    /// What a new finder says in the end of a flow.
+    pub fn last(&self, key: FlowKey) -> Outcome {
+        let mut query = self.query(key, Duration::ZERO);
+        let mut finder = self.finder();
+        while matches!(query.outcome, Outcome::Retry { .. }) {
+            let now = query.due();
+            finder.find(std::slice::from_mut(&mut query), now);
+        }
+        query.outcome
+    }
+
+    /// What this finder says of a flow first seen this long after the start, and asked for at once.
+    pub fn at(&self, finder: &mut Finder, key: FlowKey, after: Duration) -> Outcome {
+        let mut query = self.query(key, after);
+        finder.find(std::slice::from_mut(&mut query), self.start + after);
+        query.outcome
+    }
+}

@@ -1,0 +1,122 @@
+//! One flow whose owner is looked for, and how far the search has come.
+
+use crate::model::{FlowKey, Owner, Unowned};
+use std::time::{Duration, Instant};
+
+/// How long after each fruitless look-up to try again. An accepted connection gets its inode only when the server
+/// calls accept(2); after these it is taken to be over.
+const PATIENCE: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_millis(1000)];
+
+/// How many fruitless look-ups are followed by another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tries {
+    /// One more: a table or a process list that changes while it is read can miss an entry.
+    Twice = 1,
+    /// As many as there are: what is looked for may be yet to come.
+    All = PATIENCE.len() as isize,
+}
+
+/// What is known of a flow's owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Its process. Final.
+    Owned(Owner),
+    /// There is none, or it cannot be told which. Final.
+    Unowned(Unowned),
+    /// Not known yet, for this reason.
+    Retry {
+        /// What has stood in the way so far.
+        reason: Unowned,
+        /// How long after the look-up's `now` to ask again.
+        after: Duration,
+    },
+}
+
+/// One flow whose owner is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// The flow.
+    pub key: FlowKey,
+    /// The answer so far. A query whose outcome is final is left alone.
+    pub outcome: Outcome,
+    due: Instant,
+    attempts: u8,
+}
+
+impl Query {
+    /// A query for a flow whose first packet was seen at `first_seen`, on the clock of [`super::Finder::find`]'s
+    /// `now`. Nothing that was read before then will answer it.
+    pub fn new(key: FlowKey, first_seen: Instant) -> Query {
+        let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
+        Query { key, outcome, due: first_seen, attempts: 0 }
+    }
+
+    /// How many look-ups have been made in vain. Those that the budget forbade do not count.
+    pub fn attempts(&self) -> u8 {
+        self.attempts
+    }
+
+    /// Before this there is nothing to do, and what was read before this is too old.
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether a look-up at `now` is to be made.
+    pub fn is_due(&self, now: Instant) -> bool {
+        matches!(self.outcome, Outcome::Retry { .. }) && self.due <= now
+    }
+
+    pub(super) fn is_last_try(&self) -> bool {
+        usize::from(self.attempts) >= PATIENCE.len()
+    }
+
+    /// The look-up was in vain.
+    pub(super) fn failed(&mut self, reason: Unowned, tries: Tries, now: Instant) {
+        let waits = PATIENCE.get(..tries as usize).unwrap_or_default();
+        self.outcome = match waits.get(usize::from(self.attempts)) {
+            Some(&after) => {
+                self.attempts += 1;
+                self.due = now + after;
+                Outcome::Retry { reason, after }
+            }
+            None => Outcome::Unowned(reason),
+        };
+    }
+
+    /// The look-up could not be made within the budget.
+    pub(super) fn put_off(&mut self, after: Duration) {
+        self.outcome = Outcome::Retry { reason: Unowned::Pending, after };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Address, Endpoint, Protocol};
+
+    #[test]
+    fn patience_ends() {
+        let end = Endpoint::new(Address::UNSPECIFIED_V4, 1);
+        let start = Instant::now();
+        let mut query = Query::new(FlowKey { local: end, remote: end, protocol: Protocol::TCP }, start);
+        let mut now = start;
+        let mut waits = Vec::new();
+        while query.is_due(now) {
+            query.failed(Unowned::NoSocket, Tries::All, now);
+            if let Outcome::Retry { after, .. } = query.outcome {
+                waits.push(after.as_millis());
+                assert!(!query.is_due(now) && query.due() == now + after);
+                now += after;
+            }
+        }
+        assert_eq!(waits, [50, 250, 1000]);
+        assert_eq!(query.outcome, Outcome::Unowned(Unowned::NoSocket));
+        let mut impatient = Query::new(query.key, start);
+        impatient.failed(Unowned::NoHolder, Tries::Twice, start);
+        impatient.put_off(Duration::from_secs(9));
+        assert_eq!((impatient.attempts(), impatient.due()), (1, start + Duration::from_millis(50)));
+        impatient.failed(Unowned::NoHolder, Tries::Twice, start);
+        assert_eq!(impatient.outcome, Outcome::Unowned(Unowned::NoHolder));
+    }
+}

@@ -1,0 +1,144 @@
+//! What a source of the chain must be able to do, and what it answers with.
+
+use super::budget::Budget;
+use crate::error::Error;
+use crate::model::{FlowKey, ProcId, Unowned};
+use crate::process::ProcRoot;
+use std::time::{Duration, Instant};
+
+/// What one round of look-ups is done with.
+pub(super) struct Turn<'a> {
+    pub root: &'a ProcRoot,
+    /// The time at which the round began: whatever is read during it is at least that new.
+    pub now: Instant,
+    pub budget: &'a Budget,
+}
+
+/// A socket that may own a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Socket {
+    pub inode: u64,
+    pub uid: u32,
+}
+
+/// How a socket was matched to a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Match {
+    /// By both endpoints.
+    Own,
+    /// By the local end alone: the socket is bound to it and not connected.
+    Bound,
+    /// By less than that: a listener for a connection that it has accepted, a raw socket for its protocol.
+    Indirect,
+}
+
+/// What a source of sockets says of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Looked {
+    /// The sockets given out match in this way. Where a listener made the socket, its inode says whose
+    /// descriptors to look at first.
+    Found { by: Match, listener: Option<u64> },
+    /// The flow has no socket yet or no more; those given out listen on its local port.
+    Listener,
+    /// There is no socket for the flow.
+    Missing,
+    /// More sockets match than any one process would bind.
+    Crowd,
+    /// The flow's protocol is not one that this source knows sockets of.
+    NoPorts,
+    /// A table that would tell could not be read.
+    Failed,
+    /// The budget is used up; ask again after this long.
+    Busy(Duration),
+}
+
+/// A source that knows which sockets there are.
+pub(super) trait SocketSource: Send {
+    /// Finds the sockets of `key`'s local end as they were at `since` or later, and adds them to `sockets`.
+    fn look_up(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+        sockets: &mut Vec<Socket>,
+    ) -> Looked;
+
+    /// What this source is and what is wrong with it.
+    fn report(&self, report: &mut Report);
+}
+
+/// How many processes hold a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sharing {
+    /// One.
+    Sole,
+    /// One beside process 1, which keeps a descriptor of the sockets it passes to services.
+    WithInit,
+    /// Several.
+    Several,
+}
+
+/// What a source of holders says of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Held {
+    /// Nothing yet.
+    Unknown,
+    /// The process chosen among the holders: the youngest that is not process 1.
+    By(ProcId, Sharing),
+    /// No holder is to be found, for this reason.
+    Nobody(Unowned),
+    /// The budget is used up; ask again after this long.
+    Busy(Duration),
+}
+
+/// A socket whose holders are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    pub socket: Socket,
+    /// Holders as they were at this time or later.
+    pub since: Instant,
+    /// The socket that accepted this one, if known: its holders are likely to hold this one too.
+    pub listener: Option<u64>,
+    pub held: Held,
+}
+
+/// A source that knows who holds a socket.
+pub(super) trait HolderSource: Send {
+    /// Answers every one of `wanted` that no better source has; they are sorted by inode.
+    fn look_up(&mut self, wanted: &mut [Wanted], turn: &Turn<'_>);
+
+    /// What this source is and what is wrong with it.
+    fn report(&self, report: &mut Report);
+}
+
+/// A source of the chain, and why it cannot answer if it cannot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceStatus {
+    /// What is read.
+    pub name: &'static str,
+    /// Why it could not be read, or not all of it, the last time it was tried.
+    pub fault: Option<Error>,
+}
+
+/// What a [`super::Finder`] has read and done, for statistics and the log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// The sources, best first.
+    pub sources: Vec<SourceStatus>,
+    /// Socket tables read.
+    pub table_loads: u64,
+    /// Lines of socket tables that could not be understood.
+    pub malformed_rows: u64,
+    /// Rows of socket tables left out because a table was full.
+    pub dropped_rows: u64,
+    /// Scans of every process's descriptors.
+    pub full_scans: u64,
+    /// Processes whose descriptors were read, full scans included.
+    pub scanned_processes: u64,
+    /// Pairs of socket and process that are remembered at present.
+    pub remembered_holders: u64,
+    /// Such pairs forgotten because there were too many.
+    pub forgotten_holders: u64,
+    /// CPU time used.
+    pub cpu_time: Duration,
+}

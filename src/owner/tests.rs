@@ -1,0 +1,5 @@
+//! The rules of finding an owner, each on a made-up tree.
+
+mod matching;
+mod reading;
+mod sharing;

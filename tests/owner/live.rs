@@ -1,0 +1,141 @@
+//! What tests of live sockets share: a finder on a clock that can be put forward, what `ss` says, and children that hold
+//! sockets.
+
+use capture::model::{Endpoint, FlowKey, Owner, ProcId, Protocol, Quality};
+use capture::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
+use capture::process::ProcRoot;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Says why a test cannot be made here; fails it where every test is required.
+pub fn cannot(reason: &str) -> Result<(), Failure> {
+    println!("not tested: {reason}");
+    if std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1") {
+        return Err(reason.into());
+    }
+    Ok(())
+}
+
+/// One test at a time: between fork and exec, a child that one test starts holds the sockets of all others.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A finder of this machine's flows, on a clock that can be put forward.
+pub struct Live {
+    pub finder: Finder,
+    skipped: Duration,
+}
+
+impl Live {
+    pub fn new() -> Result<Live, Failure> {
+        let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.text)?;
+        let budget = Budget::new(1000.0, Duration::from_secs(1000), Box::new(ThreadMeter));
+        Ok(Live { finder: Finder::new(Arc::new(root), budget), skipped: Duration::ZERO })
+    }
+
+    pub fn now(&self) -> Instant {
+        Instant::now() + self.skipped
+    }
+
+    /// The first answer.
+    pub fn first(&mut self, key: FlowKey) -> Outcome {
+        let now = self.now();
+        let mut query = Query::new(key, now);
+        self.finder.find(std::slice::from_mut(&mut query), now);
+        query.outcome
+    }
+
+    /// The last answer, with the waits skipped.
+    pub fn last(&mut self, key: FlowKey) -> Outcome {
+        let mut query = Query::new(key, self.now());
+        loop {
+            let now = self.now();
+            self.finder.find(std::slice::from_mut(&mut query), now);
+            match query.outcome {
+                Outcome::Retry { after, .. } => self.skipped += after,
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+pub fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey {
+    let end = |socket: SocketAddr| Endpoint::new(socket.ip().into(), socket.port());
+    FlowKey { local: end(local), remote: end(remote), protocol }
+}
+
+/// A process as the procfs crate sees it.
+pub fn process(pid: u32) -> Result<ProcId, Failure> {
+    let pid = i32::try_from(pid)?;
+    let start_ticks = procfs::process::Process::new(pid)?.stat()?.starttime;
+    Ok(ProcId { pid, start_ticks })
+}
+
+pub fn owned(pid: u32, quality: Quality) -> Result<Outcome, Failure> {
+    Ok(Outcome::Owned(Owner { process: process(pid)?, quality }))
+}
+
+/// The processes that hold the sockets with these two ends, as `ss` lists them; `None` without `ss`. A remote end of
+/// `None` is that of an unconnected socket.
+pub fn ss(protocol: Protocol, local: SocketAddr, remote: Option<SocketAddr>) -> Option<Vec<u32>> {
+    let option = if protocol == Protocol::TCP { "-Htanpe" } else { "-Huanpe" };
+    let output = Command::new("ss").arg(option).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let plain = |text: &str| text.parse::<SocketAddr>().ok().map(|it| (it.ip().to_canonical(), it.port()));
+    let wanted = |socket: SocketAddr| Some((socket.ip().to_canonical(), socket.port()));
+    let mut pids = Vec::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (from, to) = (*fields.get(3)?, *fields.get(4)?);
+        let from = plain(&from.replacen('*', "[::]", 1));
+        if from == wanted(local) && remote.map_or(to.ends_with(":*"), |remote| plain(to) == wanted(remote)) {
+            assert!(line.contains(" ino:"), "{line}");
+            let holders = line.split("pid=").skip(1).filter_map(|rest| rest.split(',').next());
+            pids.extend(holders.filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    Some(pids)
+}
+
+/// What `ss` should say, checked where there is one.
+pub fn ss_agrees(
+    protocol: Protocol,
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+    mut expected: Vec<u32>,
+) -> Result<(), Failure> {
+    expected.sort_unstable();
+    match ss(protocol, local, remote) {
+        Some(pids) if pids == expected => Ok(()),
+        Some(pids) => Err(format!("ss says {pids:?} of {local}, not {expected:?}").into()),
+        None => cannot("there is no ss to compare with"),
+    }
+}
+
+/// A child that holds a descriptor as its standard input until it is dropped.
+pub struct Holder(pub Child);
+
+impl Holder {
+    pub fn of(socket: impl Into<OwnedFd>) -> Result<Holder, Failure> {
+        let mut command = Command::new("sleep");
+        Ok(Holder(command.arg("600").stdin(Stdio::from(socket.into())).spawn()?))
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
