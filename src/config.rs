@@ -26,7 +26,7 @@ pub struct Options {
     pub filter: Option<String>,
     /// Bytes kept of each packet, 1 to 262,144. Headers must fit for a packet to be decoded.
     pub snaplen: u32,
-    /// Capture buffer of each device in the kernel, bytes, 64 KiB to 1 GiB.
+    /// Capture buffer of each device in the kernel, bytes, 512 KiB to 1 GiB.
     pub buffer_bytes: u32,
     /// Longest time the kernel gathers packets before it hands them over, 1 ms to 60 s.
     pub timeout: Duration,
@@ -78,7 +78,7 @@ impl Options {
     /// `InvalidArgument`, naming the option, its value and its range.
     pub fn check(&self) -> Result<()> {
         in_range("snaplen", self.snaplen.into(), 1, 262_144)?;
-        in_range("buffer_bytes", self.buffer_bytes.into(), 64 << 10, 1 << 30)?;
+        in_range("buffer_bytes", self.buffer_bytes.into(), 512 << 10, 1 << 30)?;
         in_range("timeout in milliseconds", self.timeout.as_millis(), 1, 60_000)?;
         in_range("flow_limit", self.flow_limit as u128, 1, 1 << 24)?;
         in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;

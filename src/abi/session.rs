@@ -302,6 +302,7 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         bytes_not_local: unowned(Unowned::NotLocal),
         bytes_no_ports: unowned(Unowned::NoPorts),
         bytes_owner_ended: unowned(Unowned::OwnerEnded),
+        bytes_unreadable: unowned(Unowned::Unreadable),
         processes_skipped: stats.processes_skipped,
         update_ns: stats.update_ns,
         missing_capabilities: stats.missing_capabilities,

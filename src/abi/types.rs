@@ -247,7 +247,7 @@ pub struct CaptureOptions {
     /// The session's descriptor becomes readable when this many milliseconds have passed since the last update;
     /// 0 for never.
     pub interval_ms: u32,
-    /// Capture buffer of each device, bytes, 65536 to 1073741824; 0 for 8388608.
+    /// Capture buffer of each device, bytes, 524288 to 1073741824; 0 for 8388608.
     pub buffer_bytes: u64,
     /// Most flows held at once, up to 16777216; 0 for 1000000.
     pub flow_limit: u64,
@@ -444,6 +444,8 @@ pub struct CaptureStats {
     pub bytes_no_ports: u64,
     /// Bytes of processes that had already been reported as ended.
     pub bytes_owner_ended: u64,
+    /// Bytes whose owner could not be told because a file of /proc could not be read.
+    pub bytes_unreadable: u64,
     /// Processes whose figures could not be read or understood.
     pub processes_skipped: u64,
     /// Time that the last update took, its callbacks excluded, nanoseconds.

@@ -1,0 +1,455 @@
+//! One flow of the table, in two cache lines, and what remains of it when it leaves.
+
+use super::state::FlowState;
+use crate::model::{Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned};
+
+/// Names one flow of one table. A slot is used by many flows in turn; `generation` tells them apart, so that a late
+/// answer finds no flow rather than the wrong one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowId {
+    /// The flow's slot.
+    pub(super) index: u32,
+    /// Which user of the slot it is.
+    pub(super) generation: u32,
+}
+
+/// What is known of a flow's owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Binding {
+    /// Nobody has been asked; the flow is on the list of those to be asked about.
+    Unasked,
+    /// The question is under way.
+    Asked,
+    /// The flow belongs to this process.
+    Owned(Owner),
+    /// No owner was found, for this reason.
+    Unowned(Unowned),
+}
+
+/// A flow: its key, its traffic, its state and its owner.
+///
+/// Traffic is counted as *pending* and stays so until it is taken to be credited to somebody.
+// What a packet and the sweep look at first is in the first cache line. `Binding` and two `Traffic` would make it three
+// lines; so the owner is spread over `tie`, `pid` and the last field, and pending packets have 32 bits (see `count`).
+#[repr(C, align(64))]
+pub struct Flow {
+    key: FlowKey,
+    state: FlowState,
+    tie: Tie,
+    generation: u32,
+    pid: i32,
+    last: Timestamp,
+    first: Timestamp,
+
+    pending_send_bytes: u64,
+    pending_receive_bytes: u64,
+    pending_send_packets: u32,
+    pending_receive_packets: u32,
+    credited: Traffic,
+    /// While the flow is owned: when its owner started. While it is not: how many of the pending bytes have been
+    /// reported as unowned.
+    start_ticks_or_reported: u64,
+}
+
+const _: () = assert!(size_of::<Flow>() == 128);
+
+/// A `Binding` without its process, and whether the flow is on the list of those that counted something.
+#[derive(Clone, Copy)]
+struct Tie(u8);
+
+impl Tie {
+    const UNASKED: u8 = 0;
+    const ASKED: u8 = 1;
+    const OWNED: u8 = 2;
+    const UNOWNED: u8 = Tie::OWNED + Quality::COUNT as u8;
+    const DIRTY: u8 = 0x80;
+}
+
+/// The qualities and reasons by their numbers.
+const QUALITIES: [Quality; Quality::COUNT] = [Quality::Exact, Quality::Shared, Quality::Guessed];
+const REASONS: [Unowned; Unowned::COUNT] = [
+    Unowned::Pending,
+    Unowned::NoSocket,
+    Unowned::NoHolder,
+    Unowned::Ambiguous,
+    Unowned::NotPermitted,
+    Unowned::QueueFull,
+    Unowned::Fragment,
+    Unowned::NotLocal,
+    Unowned::NoPorts,
+    Unowned::OwnerEnded,
+    Unowned::Unreadable,
+];
+
+impl Flow {
+    /// A flow whose first packet is yet to be counted.
+    pub(super) fn new(key: FlowKey, state: FlowState, now: Timestamp, generation: u32) -> Flow {
+        Flow {
+            key,
+            state,
+            tie: Tie(Tie::UNASKED),
+            generation,
+            pid: 0,
+            last: now,
+            first: now,
+            pending_send_bytes: 0,
+            pending_receive_bytes: 0,
+            pending_send_packets: 0,
+            pending_receive_packets: 0,
+            credited: Traffic::default(),
+            start_ticks_or_reported: 0,
+        }
+    }
+
+    /// Its protocol and endpoints.
+    #[inline]
+    pub fn key(&self) -> &FlowKey {
+        &self.key
+    }
+
+    /// How far it has come.
+    #[inline]
+    pub fn state(&self) -> FlowState {
+        self.state
+    }
+
+    /// When its first packet was captured.
+    #[inline]
+    pub fn first(&self) -> Timestamp {
+        self.first
+    }
+
+    /// When the packet that was counted last was captured; earlier than `first` if the clock was set back.
+    #[inline]
+    pub fn last(&self) -> Timestamp {
+        self.last
+    }
+
+    /// What was counted and not yet taken.
+    #[inline]
+    pub fn pending(&self) -> Traffic {
+        Traffic {
+            send_bytes: self.pending_send_bytes,
+            receive_bytes: self.pending_receive_bytes,
+            send_packets: u64::from(self.pending_send_packets),
+            receive_packets: u64::from(self.pending_receive_packets),
+        }
+    }
+
+    /// Takes what is pending, to credit it to somebody.
+    #[inline]
+    pub fn take_pending(&mut self) -> Traffic {
+        let taken = self.pending();
+        self.pending_send_bytes = 0;
+        self.pending_receive_bytes = 0;
+        self.pending_send_packets = 0;
+        self.pending_receive_packets = 0;
+        if !self.is_owned() {
+            self.start_ticks_or_reported = 0;
+        }
+        self.credited += taken;
+        taken
+    }
+
+    /// All it has counted, pending or taken.
+    pub fn totals(&self) -> Traffic {
+        let mut totals = self.credited;
+        totals += self.pending();
+        totals
+    }
+
+    /// What is known of its owner.
+    #[inline]
+    pub fn binding(&self) -> Binding {
+        match self.tie.0 & !Tie::DIRTY {
+            Tie::UNASKED => Binding::Unasked,
+            Tie::ASKED => Binding::Asked,
+            code => {
+                let quality = QUALITIES.get(usize::from(code - Tie::OWNED));
+                let process = ProcId { pid: self.pid, start_ticks: self.start_ticks_or_reported };
+                let owned = quality.map(|&quality| Binding::Owned(Owner { process, quality }));
+                let reason = REASONS.get(usize::from(code.saturating_sub(Tie::UNOWNED)));
+                owned.unwrap_or(Binding::Unowned(reason.copied().unwrap_or(Unowned::Pending)))
+            }
+        }
+    }
+
+    /// Keeps the answer to the question who owns it, whatever was known before.
+    #[inline]
+    pub fn bind(&mut self, answer: Result<Owner, Unowned>) {
+        match answer {
+            Ok(Owner { process, quality }) => {
+                self.pid = process.pid;
+                self.set_tie(Tie::OWNED + quality as u8);
+                self.start_ticks_or_reported = process.start_ticks;
+            }
+            Err(reason) => self.set_tie(Tie::UNOWNED + reason as u8),
+        }
+    }
+
+    /// How many of the pending bytes have been reported as unowned; 0 for a flow with an owner.
+    #[inline]
+    pub fn reported(&self) -> u64 {
+        if self.is_owned() { 0 } else { self.start_ticks_or_reported }
+    }
+
+    /// Notes that all pending bytes are reported as unowned, and returns how many of them had not been. Does
+    /// nothing for a flow with an owner.
+    #[inline]
+    pub fn report_pending(&mut self) -> u64 {
+        if self.is_owned() {
+            return 0;
+        }
+        let bytes = self.pending_send_bytes + self.pending_receive_bytes;
+        let new = bytes.saturating_sub(self.start_ticks_or_reported);
+        self.start_ticks_or_reported = bytes;
+        new
+    }
+
+    #[inline]
+    fn is_owned(&self) -> bool {
+        (Tie::OWNED..Tie::UNOWNED).contains(&(self.tie.0 & !Tie::DIRTY))
+    }
+
+    /// Notes that nobody has been asked, or that somebody has.
+    #[inline]
+    pub(super) fn set_asked(&mut self, asked: bool) {
+        self.set_tie(if asked { Tie::ASKED } else { Tie::UNASKED });
+    }
+
+    #[inline]
+    fn set_tie(&mut self, code: u8) {
+        if self.is_owned() {
+            self.start_ticks_or_reported = 0;
+        }
+        self.tie = Tie(self.tie.0 & Tie::DIRTY | code);
+    }
+
+    /// Marks that it counted something; whether it was not marked before.
+    #[inline]
+    pub(super) fn set_dirty(&mut self) -> bool {
+        let was_clean = self.tie.0 & Tie::DIRTY == 0;
+        self.tie.0 |= Tie::DIRTY;
+        was_clean
+    }
+
+    /// Clears the mark; whether there was one.
+    #[inline]
+    pub(super) fn clear_dirty(&mut self) -> bool {
+        let was_dirty = self.tie.0 & Tie::DIRTY != 0;
+        self.tie.0 &= !Tie::DIRTY;
+        was_dirty
+    }
+
+    /// Counts one packet and takes the flow to its next state.
+    ///
+    /// # Errors
+    /// Counts nothing when the packets pending that way have reached 2^32 - 1: they have to be taken first.
+    #[inline]
+    pub(super) fn count(
+        &mut self,
+        direction: Direction,
+        wire_len: u32,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> Result<(), PendingFull> {
+        let (packets, bytes) = match direction {
+            Direction::Send => (&mut self.pending_send_packets, &mut self.pending_send_bytes),
+            Direction::Receive => (&mut self.pending_receive_packets, &mut self.pending_receive_bytes),
+        };
+        *packets = packets.checked_add(1).ok_or(PendingFull)?;
+        *bytes += u64::from(wire_len);
+        self.last = now;
+        self.state = self.state.next(direction, flags);
+        Ok(())
+    }
+
+    /// Its slot's generation: odd while a flow is in the slot, even while it is vacant.
+    #[inline]
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether the slot holds a flow.
+    #[inline]
+    pub(super) fn is_held(&self) -> bool {
+        self.generation % 2 == 1
+    }
+
+    /// Leaves the slot vacant.
+    pub(super) fn vacate(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Nanoseconds since its latest packet; 0 when that lies in the future.
+    #[inline]
+    pub(super) fn idle(&self, now: Timestamp) -> u64 {
+        now.since(self.last)
+    }
+
+    /// Whether it has been idle for longer than a flow of its state and protocol is kept.
+    #[inline]
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.idle(now) > self.state.timeout(self.key.protocol)
+    }
+
+    /// Pulls a latest packet that lies in the future back to `now`. After the clock was set back an idle flow would
+    /// otherwise be kept until the clock had caught up.
+    #[inline]
+    pub(super) fn mend_clock(&mut self, now: Timestamp) {
+        self.last = self.last.min(now);
+    }
+
+    /// Brings the packets pending for receipt to the most that can be counted.
+    #[cfg(test)]
+    pub(super) fn fill_pending(&mut self) {
+        self.pending_receive_packets = u32::MAX;
+    }
+
+    /// Takes what is pending as a record of its own, if there is anything.
+    pub(super) fn depart(&mut self, index: u32) -> Option<Departed> {
+        let reported = self.reported();
+        let pending = self.take_pending();
+        let id = FlowId { index, generation: self.generation };
+        (!pending.is_empty()).then(|| Departed {
+            id,
+            key: self.key,
+            binding: self.binding(),
+            pending,
+            reported,
+            totals: self.totals(),
+            first: self.first,
+            last: self.last,
+        })
+    }
+}
+
+/// More packets are pending than can be counted.
+#[derive(Debug)]
+pub(super) struct PendingFull;
+
+/// Traffic that left the table before it was taken, with what was known of its flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Departed {
+    /// The flow's name, under which an answer may still be on its way.
+    pub id: FlowId,
+    /// Its protocol and endpoints.
+    pub key: FlowKey,
+    /// What was known of its owner.
+    pub binding: Binding,
+    /// What was counted and never taken.
+    pub pending: Traffic,
+    /// How many bytes of `pending` have been reported as unowned.
+    pub reported: u64,
+    /// All the flow had counted, `pending` included.
+    pub totals: Traffic,
+    /// When the flow's first packet was captured.
+    pub first: Timestamp,
+    /// When its last packet was captured.
+    pub last: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Address, Endpoint, Protocol};
+
+    fn flow() -> Flow {
+        let end = Endpoint::new(Address::v4([10, 0, 0, 1]), 53);
+        let key = FlowKey { local: end, remote: end, protocol: Protocol::UDP };
+        Flow::new(key, FlowState::SendOnly, Timestamp(5), 1)
+    }
+
+    #[test]
+    fn unowned_bytes_are_reported_once() {
+        let mut flow = flow();
+        let now = Timestamp::default();
+        flow.count(Direction::Send, 100, TcpFlags::default(), now).unwrap();
+        assert_eq!((flow.report_pending(), flow.report_pending()), (100, 0));
+        flow.bind(Err(Unowned::NoSocket));
+        flow.count(Direction::Receive, 50, TcpFlags::default(), now).unwrap();
+        assert_eq!((flow.reported(), flow.report_pending(), flow.reported()), (100, 50, 150));
+        let process = ProcId { pid: 7, start_ticks: 9 };
+        flow.bind(Ok(Owner { process, quality: Quality::Exact }));
+        assert_eq!((flow.reported(), flow.report_pending()), (0, 0));
+        assert_eq!(flow.binding(), Binding::Owned(Owner { process, quality: Quality::Exact }));
+        assert_eq!(flow.take_pending().bytes(), 150);
+        flow.set_asked(false);
+        assert_eq!(flow.reported(), 0, "the start of a former owner is not taken for bytes");
+    }
+
+    #[test]
+    fn every_binding_is_kept_as_it_was_given() {
+        let process = ProcId { pid: i32::MAX, start_ticks: u64::MAX };
+        let owners = [Quality::Exact, Quality::Shared, Quality::Guessed]
+            .map(|quality| (Ok(Owner { process, quality }), Binding::Owned(Owner { process, quality })));
+        let reasons = REASONS.map(|reason| (Err(reason), Binding::Unowned(reason)));
+        for (answer, binding) in owners.into_iter().chain(reasons) {
+            for dirty in [false, true] {
+                let mut flow = flow();
+                if dirty {
+                    flow.set_dirty();
+                }
+                flow.bind(answer);
+                assert_eq!(flow.binding(), binding);
+                assert_eq!(flow.clear_dirty(), dirty);
+                assert_eq!(flow.binding(), binding);
+                flow.set_asked(true);
+                assert_eq!(flow.binding(), Binding::Asked);
+                flow.set_asked(false);
+                assert_eq!(flow.binding(), Binding::Unasked);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tables_follow_the_numbers() {
+        for (number, quality) in QUALITIES.into_iter().enumerate() {
+            assert_eq!(quality as usize, number);
+        }
+        for (number, reason) in REASONS.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+        assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::DIRTY));
+    }
+
+    #[test]
+    fn taken_traffic_stays_in_the_totals() {
+        let mut flow = flow();
+        flow.count(Direction::Send, 100, TcpFlags(0), Timestamp(6)).unwrap();
+        flow.count(Direction::Receive, 40, TcpFlags(0), Timestamp(7)).unwrap();
+        let all = Traffic { send_bytes: 100, receive_bytes: 40, send_packets: 1, receive_packets: 1 };
+        assert_eq!((flow.pending(), flow.totals()), (all, all));
+        assert_eq!(flow.take_pending(), all);
+        assert_eq!((flow.pending(), flow.totals()), (Traffic::default(), all));
+        assert_eq!(
+            (flow.first(), flow.last(), flow.state()),
+            (Timestamp(5), Timestamp(7), FlowState::TwoWay)
+        );
+    }
+
+    #[test]
+    fn packets_beyond_the_counter_are_refused_whole() {
+        let mut flow = flow();
+        flow.fill_pending();
+        flow.count(Direction::Send, 1, TcpFlags(0), Timestamp(6)).unwrap();
+        let before = flow.pending();
+        assert!(flow.count(Direction::Receive, 9, TcpFlags(0), Timestamp(7)).is_err());
+        assert_eq!((flow.pending(), flow.last()), (before, Timestamp(6)));
+        flow.take_pending();
+        flow.count(Direction::Receive, 9, TcpFlags(0), Timestamp(7)).unwrap();
+        assert_eq!(flow.pending().receive_bytes, 9);
+        assert_eq!(flow.totals().receive_packets, u64::from(u32::MAX) + 1);
+    }
+
+    #[test]
+    fn a_latest_packet_in_the_future_is_pulled_back() {
+        let mut flow = flow();
+        flow.last = Timestamp(1_000);
+        assert_eq!(flow.idle(Timestamp(10)), 0);
+        flow.mend_clock(Timestamp(10));
+        assert_eq!(flow.idle(Timestamp(30)), 20);
+        flow.mend_clock(Timestamp(30));
+        assert_eq!(flow.last(), Timestamp(10));
+    }
+}

@@ -1,0 +1,149 @@
+//! Where in the table a key's flow is: a hash index that never reads the flows themselves when it grows.
+
+use crate::model::FlowKey;
+use foldhash::fast::RandomState;
+use hashbrown::{HashTable, TryReserveError};
+use std::hash::{BuildHasher, Hasher};
+
+/// The hash of a key under one table's seed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct KeyHash(u32);
+
+impl KeyHash {
+    /// hashbrown takes the bucket from the low bits and its tag from the top seven. With the 32 bits in both
+    /// halves the two overlap only in tables of more than 2^25 buckets.
+    #[inline]
+    fn spread(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
+}
+
+/// What the index holds of a flow: its slot and its hash. With the hash beside the slot a wrong candidate is almost
+/// always told without touching its flow, which in a large table is a miss of every cache.
+#[derive(Clone, Copy)]
+struct Entry {
+    slot: u32,
+    hash: KeyHash,
+}
+
+/// A hash index from keys to slots, seeded at random so that nobody can send keys that collide.
+pub(super) struct Index {
+    entries: HashTable<Entry>,
+    seed: RandomState,
+}
+
+impl Index {
+    /// An index that does not grow up to `limit` entries.
+    pub fn new(limit: usize) -> Result<Index, TryReserveError> {
+        let mut entries = HashTable::new();
+        // Half empty, removals find an empty bucket near them and leave no tombstone, so that churn in a full table
+        // does not build up to a rehash.
+        entries.try_reserve(limit.saturating_add(limit / 4 * 3), |entry: &Entry| entry.hash.spread())?;
+        Ok(Index { entries, seed: RandomState::default() })
+    }
+
+    /// The key's hash.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> KeyHash {
+        // The derived `Hash` would feed each array with its length and each port by itself.
+        let mut hasher = self.seed.build_hasher();
+        hasher.write_u128(u128::from_ne_bytes(*key.local.address.bytes()));
+        hasher.write_u128(u128::from_ne_bytes(*key.remote.address.bytes()));
+        let ports = u64::from(key.local.port) << 16 | u64::from(key.remote.port);
+        hasher.write_u64(u64::from(key.protocol.0) << 32 | ports);
+        let hash = hasher.finish();
+        KeyHash((hash >> 32) as u32 ^ hash as u32)
+    }
+
+    /// The slot under this hash for which `is_it` holds.
+    #[inline]
+    pub fn find(&self, hash: KeyHash, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.entries
+            .find(hash.spread(), |entry| entry.hash == hash && is_it(entry.slot))
+            .map(|entry| entry.slot)
+    }
+
+    /// Adds a slot whose key is not in the index.
+    #[inline]
+    pub fn insert(&mut self, hash: KeyHash, slot: u32) {
+        self.entries.insert_unique(hash.spread(), Entry { slot, hash }, |entry| entry.hash.spread());
+    }
+
+    /// Removes a slot, if it is there.
+    #[inline]
+    pub fn remove(&mut self, hash: KeyHash, slot: u32) {
+        if let Ok(entry) = self.entries.find_entry(hash.spread(), |entry| entry.slot == slot) {
+            entry.remove();
+        }
+    }
+
+    /// How many slots it holds.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Address, Endpoint, Protocol};
+    use std::collections::HashSet;
+
+    fn key(number: u16) -> FlowKey {
+        FlowKey {
+            local: Endpoint::new(Address::v4([10, 0, 0, 1]), number),
+            remote: Endpoint::new(Address::v4([10, 0, 0, 2]), 443),
+            protocol: Protocol::TCP,
+        }
+    }
+
+    #[test]
+    fn finds_what_it_holds_and_nothing_else() {
+        let mut index = Index::new(100).unwrap();
+        for slot in 0..100 {
+            index.insert(index.hash(&key(slot)), u32::from(slot));
+        }
+        for slot in 0..100 {
+            let wanted = u32::from(slot);
+            assert_eq!(index.find(index.hash(&key(slot)), |found| found == wanted), Some(wanted));
+            assert_eq!(index.find(index.hash(&key(slot + 100)), |_| true), None);
+        }
+        index.remove(index.hash(&key(7)), 7);
+        index.remove(index.hash(&key(8)), 9);
+        assert_eq!(index.find(index.hash(&key(7)), |_| true), None);
+        assert_eq!(index.find(index.hash(&key(8)), |_| true), Some(8));
+        assert_eq!(index.len(), 99);
+    }
+
+    #[test]
+    fn every_part_of_a_key_counts_in_its_hash() {
+        let index = Index::new(1).unwrap();
+        let mut keys = vec![key(1)];
+        let mut with = |change: fn(&mut FlowKey)| {
+            let mut changed = key(1);
+            change(&mut changed);
+            keys.push(changed);
+        };
+        with(|key| key.local.port = 2);
+        with(|key| key.remote.port = 2);
+        with(|key| key.local.address = Address::v4([10, 0, 0, 3]));
+        with(|key| key.remote.address = Address::v4([10, 0, 0, 3]));
+        with(|key| key.local.address = Address::v6([0xfe; 16]));
+        with(|key| key.protocol = Protocol::UDP);
+        with(|key| std::mem::swap(&mut key.local, &mut key.remote));
+        let hashes: HashSet<u32> = keys.iter().map(|key| index.hash(key).0).collect();
+        assert_eq!(hashes.len(), keys.len());
+    }
+
+    #[test]
+    fn two_tables_hash_differently() {
+        let (one, other) = (Index::new(1).unwrap(), Index::new(1).unwrap());
+        assert!((0..100).any(|number| one.hash(&key(number)) != other.hash(&key(number))));
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_had_is_an_error() {
+        assert!(Index::new(usize::MAX).is_err());
+    }
+}

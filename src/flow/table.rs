@@ -1,0 +1,302 @@
+//! The bounded table of flows: counting packets, handing out what is new or changed, and letting flows go.
+
+use super::entry::{Binding, Departed, Flow, FlowId};
+use super::index::{Index, KeyHash};
+use super::state::FlowState;
+use crate::error::{Code, Error, Result};
+use crate::model::{Direction, FlowKey, TcpFlags, Timestamp};
+use std::cmp::Reverse;
+use std::collections::TryReserveError;
+
+/// How many flows are looked at to find one to let go when the table is full.
+const EVICTION_WINDOW: usize = 64;
+
+/// What a table has done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowStats {
+    /// Flows held now.
+    pub held: u64,
+    /// The most flows it holds.
+    pub limit: u64,
+    /// Flows that ever entered it: `held` and all that left it.
+    pub inserted: u64,
+    /// Flows that left it because they had been idle too long.
+    pub expired: u64,
+    /// Flows that left it early to make room for another.
+    pub evicted: u64,
+    /// Flows that left it because another connection began between the same endpoints.
+    pub superseded: u64,
+}
+
+/// A bounded table of flows, for one thread.
+///
+/// It is worked in batches: `record` every packet, then drain what changed (`drain_dirty`, `drain_fresh`,
+/// `drain_departed`) and `sweep` a number of slots. The three lists are bounded by what was recorded, asked again and
+/// swept since they were last drained.
+///
+/// Traffic is never lost: what was recorded is pending in a flow, has been taken from it, or is in a `Departed`.
+///
+/// Memory for `limit` flows is reserved at once and used as flows come; a flow takes 128 bytes and about 20 of index.
+pub struct FlowTable {
+    limit: usize,
+    slots: Vec<Flow>,
+    index: Index,
+    vacant: Vec<u32>,
+    dirty: Vec<u32>,
+    fresh: Vec<u32>,
+    departed: Vec<Departed>,
+    /// The next slot that the sweep, or the search for a flow to evict, looks at.
+    hand: usize,
+    inserted: u64,
+    expired: u64,
+    evicted: u64,
+    superseded: u64,
+}
+
+impl FlowTable {
+    /// A table of at most `limit` flows. A limit of 0 counts as 1, and one above 2^32 - 1 as that.
+    ///
+    /// # Errors
+    /// `SystemResource` when the address space for so many flows cannot be had.
+    pub fn new(limit: usize) -> Result<FlowTable> {
+        let limit = limit.clamp(1, u32::MAX as usize);
+        let refused = |error: &dyn std::fmt::Display| {
+            Error::system(Code::SystemResource, format_args!("reserving a table of {limit} flows"), error)
+        };
+        Ok(FlowTable {
+            limit,
+            slots: reserve(limit).map_err(|error| refused(&error))?,
+            index: Index::new(limit).map_err(|error| refused(&format_args!("{error:?}")))?,
+            vacant: reserve(limit).map_err(|error| refused(&error))?,
+            dirty: reserve(limit).map_err(|error| refused(&error))?,
+            fresh: reserve(limit).map_err(|error| refused(&error))?,
+            departed: Vec::new(),
+            hand: 0,
+            inserted: 0,
+            expired: 0,
+            evicted: 0,
+            superseded: 0,
+        })
+    }
+
+    /// Counts a packet of `wire_len` bytes for the flow of `key`, which is made if there is none, and takes the flow
+    /// to its next state. In a full table another flow makes room for it.
+    ///
+    /// A SYN that can only begin another connection between the same endpoints ends the flow that was and makes a
+    /// new one, about whose owner nothing is known.
+    pub fn record(
+        &mut self,
+        key: &FlowKey,
+        direction: Direction,
+        wire_len: u32,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> FlowId {
+        let hash = self.index.hash(key);
+        let slots = &self.slots;
+        let slot = match self.index.find(hash, |slot| slots[slot as usize].key() == key) {
+            Some(slot) => {
+                if slots[slot as usize].state().is_superseded_by(direction, flags) {
+                    self.supersede(slot, FlowState::first(key.protocol, direction, flags), now);
+                }
+                slot
+            }
+            None => self.insert(hash, key, FlowState::first(key.protocol, direction, flags), now),
+        };
+        let flow = &mut self.slots[slot as usize];
+        while flow.count(direction, wire_len, flags, now).is_err() {
+            self.departed.extend(flow.depart(slot));
+        }
+        if flow.set_dirty() {
+            self.dirty.push(slot);
+        }
+        FlowId { index: slot, generation: flow.generation() }
+    }
+
+    /// The flow of this name, unless it has left the table.
+    #[inline]
+    pub fn get(&self, id: FlowId) -> Option<&Flow> {
+        self.slots.get(id.index as usize).filter(|flow| flow.generation() == id.generation)
+    }
+
+    /// The flow of this name, unless it has left the table.
+    #[inline]
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.slots.get_mut(id.index as usize).filter(|flow| flow.generation() == id.generation)
+    }
+
+    /// The name of the flow that now has this key.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        let index = self.index.find(self.index.hash(key), |slot| self.slots[slot as usize].key() == key)?;
+        Some(FlowId { index, generation: self.slots[index as usize].generation() })
+    }
+
+    /// Calls `visit` once for every flow that has counted a packet since the last drain.
+    pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow)) {
+        for index in self.dirty.drain(..) {
+            // A slot is listed twice when its flow left and another came since the last drain.
+            let flow = &mut self.slots[index as usize];
+            if flow.is_held() && flow.clear_dirty() {
+                visit(FlowId { index, generation: flow.generation() }, flow);
+            }
+        }
+    }
+
+    /// Calls `ask` once for every flow whose owner is to be asked for; the flow is bound as `Asked` before.
+    pub fn drain_fresh(&mut self, mut ask: impl FnMut(FlowId, &mut Flow)) {
+        for index in self.fresh.drain(..) {
+            let flow = &mut self.slots[index as usize];
+            if flow.is_held() && flow.binding() == Binding::Unasked {
+                flow.set_asked(true);
+                ask(FlowId { index, generation: flow.generation() }, flow);
+            }
+        }
+    }
+
+    /// Calls `visit` for all traffic that left the table untaken since the last drain.
+    pub fn drain_departed(&mut self, visit: impl FnMut(Departed)) {
+        self.departed.drain(..).for_each(visit);
+    }
+
+    /// Forgets what is known of a flow's owner and lists the flow to be asked about. `false` when it has left the
+    /// table.
+    pub fn ask_again(&mut self, id: FlowId) -> bool {
+        let Some(flow) = self.get_mut(id) else { return false };
+        if flow.binding() != Binding::Unasked {
+            flow.set_asked(false);
+            self.fresh.push(id.index);
+        }
+        true
+    }
+
+    /// Looks at the next `slots` slots, at most at each one once, and lets go the flows that were idle too long.
+    ///
+    /// With the latest time there is (`u64::MAX`) and `usize::MAX` slots it empties the table.
+    pub fn sweep(&mut self, now: Timestamp, slots: usize) {
+        for _ in 0..slots.min(self.slots.len()) {
+            let slot = self.advance();
+            let flow = &mut self.slots[slot as usize];
+            if !flow.is_held() {
+                continue;
+            }
+            flow.mend_clock(now);
+            if flow.is_expired(now) {
+                self.expired += 1;
+                self.remove(slot);
+                self.vacant.push(slot);
+            }
+        }
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> FlowStats {
+        FlowStats {
+            held: (self.slots.len() - self.vacant.len()) as u64,
+            limit: self.limit as u64,
+            inserted: self.inserted,
+            expired: self.expired,
+            evicted: self.evicted,
+            superseded: self.superseded,
+        }
+    }
+
+    /// The slot under the hand, which moves on.
+    fn advance(&mut self) -> u32 {
+        if self.hand >= self.slots.len() {
+            self.hand = 0;
+        }
+        self.hand += 1;
+        (self.hand - 1) as u32
+    }
+
+    #[inline(never)]
+    fn insert(&mut self, hash: KeyHash, key: &FlowKey, state: FlowState, now: Timestamp) -> u32 {
+        let slot = if let Some(slot) = self.vacant.pop() {
+            self.occupy(slot, *key, state, now);
+            slot
+        } else if self.slots.len() < self.limit {
+            self.slots.push(Flow::new(*key, state, now, 1));
+            (self.slots.len() - 1) as u32
+        } else {
+            let slot = self.evict(now);
+            self.occupy(slot, *key, state, now);
+            slot
+        };
+        self.index.insert(hash, slot);
+        self.announce(slot);
+        slot
+    }
+
+    /// Ends the flow in a slot and begins another one of the same key there.
+    #[cold]
+    fn supersede(&mut self, slot: u32, state: FlowState, now: Timestamp) {
+        let flow = &mut self.slots[slot as usize];
+        self.departed.extend(flow.depart(slot));
+        flow.vacate();
+        let key = *flow.key();
+        self.occupy(slot, key, state, now);
+        self.superseded += 1;
+        self.announce(slot);
+    }
+
+    /// Puts a flow into a vacant slot.
+    fn occupy(&mut self, slot: u32, key: FlowKey, state: FlowState, now: Timestamp) {
+        let flow = &mut self.slots[slot as usize];
+        *flow = Flow::new(key, state, now, flow.generation().wrapping_add(1));
+    }
+
+    /// Lists a new flow to be asked about.
+    fn announce(&mut self, slot: u32) {
+        self.inserted += 1;
+        self.fresh.push(slot);
+    }
+
+    /// Lets one flow of a full table go and returns its slot: an expired one, else the least worth and longest idle
+    /// of those next under the hand.
+    fn evict(&mut self, now: Timestamp) -> u32 {
+        let first = self.advance();
+        let mut victim = (self.rank(first, now), first);
+        for _ in 1..EVICTION_WINDOW.min(self.slots.len()) {
+            if self.slots[victim.1 as usize].is_expired(now) {
+                break;
+            }
+            let slot = self.advance();
+            victim = victim.min((self.rank(slot, now), slot));
+        }
+        let slot = victim.1;
+        if self.slots[slot as usize].is_expired(now) {
+            self.expired += 1;
+        } else {
+            self.evicted += 1;
+        }
+        self.remove(slot);
+        slot
+    }
+
+    /// The order in which flows are let go, lowest first.
+    fn rank(&self, slot: u32, now: Timestamp) -> (bool, u8, Reverse<u64>) {
+        let flow = &self.slots[slot as usize];
+        (!flow.is_expired(now), flow.state().worth(), Reverse(flow.idle(now)))
+    }
+
+    /// Takes the flow out of a slot, which is then vacant.
+    fn remove(&mut self, slot: u32) {
+        let flow = &mut self.slots[slot as usize];
+        self.departed.extend(flow.depart(slot));
+        flow.vacate();
+        self.index.remove(self.index.hash(flow.key()), slot);
+    }
+
+    /// How many keys the index holds.
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> usize {
+        self.index.len()
+    }
+}
+
+/// An empty vector with room for `limit` elements; untouched, the room takes no memory.
+fn reserve<T>(limit: usize) -> std::result::Result<Vec<T>, TryReserveError> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(limit)?;
+    Ok(vector)
+}
