@@ -3,14 +3,15 @@
 use crate::error::{Code, Error, Result};
 use crate::log::LogOptions;
 use crate::model::{Address, SampleSet, Selection};
+use crate::tap::TapOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where packets come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// Live capture on the named devices; on every usable one, loopback included, when none is named.
-    Live(Vec<String>),
+    /// Live capture.
+    Live,
     /// A savefile, replayed as fast as it can be read.
     Savefile(PathBuf),
     /// No packets: processes are sampled, and their network figures marked unavailable.
@@ -22,16 +23,8 @@ pub enum Source {
 pub struct Options {
     /// Where packets come from.
     pub source: Source,
-    /// A filter expression (pcap-filter(7)); packets that do not match are not seen at all.
-    pub filter: Option<String>,
-    /// Bytes kept of each packet, 1 to 262,144. Headers must fit for a packet to be decoded.
-    pub snaplen: u32,
-    /// Capture buffer of each device in the kernel, bytes, 512 KiB to 1 GiB.
-    pub buffer_bytes: u32,
-    /// Longest time the kernel gathers packets before it hands them over, 1 ms to 60 s.
-    pub timeout: Duration,
-    /// Whether devices are put in promiscuous mode. Traffic of other hosts is counted, never owned.
-    pub promiscuous: bool,
+    /// How packets are captured; of a savefile's only the filter counts.
+    pub capture: TapOptions,
     /// Addresses taken as this host's, besides those of its devices; needed for savefiles of other hosts.
     pub local_addresses: Vec<Address>,
     /// Which groups of figures are read for every process.
@@ -53,12 +46,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            source: Source::Live(Vec::new()),
-            filter: None,
-            snaplen: 256,
-            buffer_bytes: 8 << 20,
-            timeout: Duration::from_millis(100),
-            promiscuous: false,
+            source: Source::Live,
+            capture: TapOptions::default(),
             local_addresses: Vec::new(),
             sample: SampleSet::ALL,
             selection: Selection::default(),
@@ -77,9 +66,7 @@ impl Options {
     /// # Errors
     /// `InvalidArgument`, naming the option, its value and its range.
     pub fn check(&self) -> Result<()> {
-        in_range("snaplen", self.snaplen.into(), 1, 262_144)?;
-        in_range("buffer_bytes", self.buffer_bytes.into(), 512 << 10, 1 << 30)?;
-        in_range("timeout in milliseconds", self.timeout.as_millis(), 1, 60_000)?;
+        self.capture.check()?;
         in_range("flow_limit", self.flow_limit as u128, 1, 1 << 24)?;
         in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;
         if let Some(interval) = self.interval {
@@ -107,12 +94,9 @@ mod tests {
 
     #[test]
     fn each_range_is_checked_and_named() {
+        let no_snaplen = TapOptions { snaplen: 0, ..TapOptions::default() };
         let bad = [
-            ("snaplen", Options { snaplen: 0, ..Options::default() }),
-            ("snaplen", Options { snaplen: 262_145, ..Options::default() }),
-            ("buffer_bytes", Options { buffer_bytes: 1, ..Options::default() }),
-            ("timeout", Options { timeout: Duration::ZERO, ..Options::default() }),
-            ("timeout", Options { timeout: Duration::from_secs(61), ..Options::default() }),
+            ("snaplen", Options { capture: no_snaplen, ..Options::default() }),
             ("flow_limit", Options { flow_limit: 0, ..Options::default() }),
             ("packet_bytes", Options { packet_bytes: (1 << 30) + 1, ..Options::default() }),
             ("interval", Options { interval: Some(Duration::ZERO), ..Options::default() }),

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::fmt;
 
 /// Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
+/// cbindgen:prefix-with-name
+/// cbindgen:rename-all=ScreamingSnakeCase
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub enum Code {
@@ -53,6 +55,8 @@ pub enum Code {
     SessionFailed = 108,
     /// A fault of the library itself.
     Internal = 109,
+    /// A capability is missing.
+    NotPermitted = 110,
 }
 
 impl Code {
@@ -81,6 +85,7 @@ impl Code {
         Code::SystemResource,
         Code::SessionFailed,
         Code::Internal,
+        Code::NotPermitted,
     ];
 
     /// What the code means, without the circumstances.
@@ -109,6 +114,7 @@ impl Code {
             Code::SystemResource => c"the system refused a descriptor or another resource",
             Code::SessionFailed => c"the session has failed and can only be closed",
             Code::Internal => c"a fault of the library itself",
+            Code::NotPermitted => c"a capability is missing",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! that holds its socket. The bytes meet samples of `/proc` at every update. C programs use the functions
 //! declared in `include/libcapture.h`; Rust programs use the session of the `engine` module.
 
+pub mod abi;
 pub mod config;
 pub mod decode;
 pub mod engine;

@@ -6,6 +6,7 @@ use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::LogOptions;
 use crate::model::{Address, SampleSet, Selection};
+use crate::tap::TapOptions;
 use std::ffi::{OsStr, c_char};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -26,18 +27,20 @@ pub unsafe fn classic_options(config: &CaptureInitt, wants_packets: bool) -> Res
         let text = format!("loop is {loop_type}; it must be SELECT (0), EPOLL (1) or NONE (2)");
         return Err(Error::new(Code::InvalidArgument, text));
     }
-    let defaults = Options::default();
     // SAFETY: the caller vouches for the strings.
     let (filter, log_file) = unsafe { (text_of("fliter", config.fliter)?, path_of(config.logfile)) };
-    let options = Options {
+    let mut capture = TapOptions {
         filter: filter.map(str::to_owned),
-        snaplen: non_negative("snaplen", config.snaplen)?.unwrap_or(defaults.snaplen),
-        timeout: non_negative("ms", config.ms)?
-            .map_or(defaults.timeout, |ms| Duration::from_millis(ms.into())),
         promiscuous: config.promise != 0,
+        ..TapOptions::default()
+    };
+    set(&mut capture.snaplen, non_negative("snaplen", config.snaplen)?);
+    set(&mut capture.timeout, Duration::from_millis(non_negative("ms", config.ms)?.into()));
+    let options = Options {
+        capture,
         packet_bytes: if wants_packets { CLASSIC_PACKET_BYTES } else { 0 },
         log: LogOptions { file: log_file, ..LogOptions::default() },
-        ..defaults
+        ..Options::default()
     };
     options.check()?;
     Ok(options)
@@ -63,7 +66,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
         )
     };
     if let Some(devices) = devices {
-        options.source = Source::Live(listed(devices).map(str::to_owned).collect());
+        options.capture.devices = listed(devices).map(str::to_owned).collect();
     }
     // SAFETY: as above.
     if let Some(path) = unsafe { path_of(given.savefile) } {
@@ -74,11 +77,11 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
         options.source = Source::Savefile(path);
     }
     apply_skip(given.skip, &mut options)?;
-    options.filter = filter.map(str::to_owned);
+    options.capture.filter = filter.map(str::to_owned);
     options.local_addresses = listed(local.unwrap_or_default()).map(address).collect::<Result<_>>()?;
     // SAFETY: the caller vouches for the arrays and what they hold.
     options.selection = unsafe { selection(&given)? };
-    options.promiscuous = match given.promiscuous {
+    options.capture.promiscuous = match given.promiscuous {
         0 => false,
         1 => true,
         other => {
@@ -86,13 +89,11 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
             return Err(Error::new(Code::InvalidArgument, text));
         }
     };
-    set(&mut options.snaplen, given.snaplen);
-    set(&mut options.buffer_bytes, narrow("buffer_bytes", given.buffer_bytes)?);
+    set(&mut options.capture.snaplen, given.snaplen);
+    set(&mut options.capture.buffer_bytes, narrow("buffer_bytes", given.buffer_bytes)?);
     set(&mut options.flow_limit, narrow("flow_limit", given.flow_limit)?);
     set(&mut options.packet_bytes, narrow("packet_bytes", given.packet_bytes)?);
-    if given.timeout_ms != 0 {
-        options.timeout = Duration::from_millis(given.timeout_ms.into());
-    }
+    set(&mut options.capture.timeout, Duration::from_millis(given.timeout_ms.into()));
     options.interval = (given.interval_ms != 0).then(|| Duration::from_millis(given.interval_ms.into()));
     options.log = LogOptions {
         // SAFETY: the caller vouches for the string.
@@ -211,13 +212,9 @@ fn address(text: &str) -> Result<Address> {
     })
 }
 
-/// `None` for zero, which means the default.
-fn non_negative(name: &str, value: i32) -> Result<Option<u32>> {
-    match u32::try_from(value) {
-        Ok(0) => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(_) => Err(Error::new(Code::InvalidArgument, format!("{name} is {value}; it must not be negative"))),
-    }
+fn non_negative(name: &str, value: i32) -> Result<u32> {
+    u32::try_from(value)
+        .map_err(|_| Error::new(Code::InvalidArgument, format!("{name} is {value}; it must not be negative")))
 }
 
 fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T> {

@@ -1,5 +1,23 @@
 //! Sessions: the only place that starts threads, and where bytes meet process samples.
+//!
+//! A [`Session`] has two threads. The *capture* reads frames, counts them in flows and credits the flows' bytes to
+//! their owners in the ledger, batch by batch. The *resolver* beside it finds out who the owners are. An update, on
+//! the caller's thread, samples the processes, adds what the ledger holds, and leaves the result for the caller.
 
+mod barrier;
+mod capture;
 mod ledger;
+mod merge;
 mod packets;
+mod pipeline;
+mod poll;
+mod privilege;
+mod resolver;
+mod session;
+mod stats;
 mod thread;
+
+pub use packets::{PacketBatch, PacketEntry};
+pub use session::{Session, Units};
+pub use stats::{Stats, StatsReader};
+pub use thread::panic_text;

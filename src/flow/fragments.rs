@@ -14,10 +14,11 @@ struct DatagramKey {
     source: Address,
     destination: Address,
     id: u32,
-    protocol: Protocol,
 }
 
 struct Ports {
+    /// A later fragment may name another one: the extension header in front of the cut (RFC 8200, 4.5).
+    protocol: Protocol,
     source: u16,
     destination: u16,
     seen: Timestamp,
@@ -38,13 +39,16 @@ impl FragmentTable {
             source: packet.source.address,
             destination: packet.destination.address,
             id,
-            protocol: packet.protocol,
         };
         match packet.fragment {
             Fragment::Whole => Some(packet),
             Fragment::First { id } => {
-                let ports =
-                    Ports { source: packet.source.port, destination: packet.destination.port, seen: now };
+                let ports = Ports {
+                    protocol: packet.protocol,
+                    source: packet.source.port,
+                    destination: packet.destination.port,
+                    seen: now,
+                };
                 self.remember(key(id), ports);
                 Some(packet)
             }
@@ -54,6 +58,7 @@ impl FragmentTable {
                     return None;
                 }
                 Some(Packet {
+                    protocol: ports.protocol,
                     source: Endpoint::new(packet.source.address, ports.source),
                     destination: Endpoint::new(packet.destination.address, ports.destination),
                     ..packet

@@ -1,0 +1,207 @@
+//! The capture thread: waits for frames, runs the pipeline over them, and publishes once a batch.
+
+use super::barrier::Activity;
+use super::ledger::Ledger;
+use super::packets::PacketQueue;
+use super::pipeline::{FrameCounts, Pipeline};
+use super::poll::Poll;
+use super::resolver::Desk;
+use crate::error::{Error, Result};
+use crate::flow::FlowStats;
+use crate::tap::{Tap, TapStats};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// Frames read from one device before the batch is published.
+const FRAMES_PER_BATCH: usize = 8192;
+
+/// How often devices and addresses are looked at again.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long beyond the read timeout the kernel may take to hand over a block.
+const TIMEOUT_SLACK: Duration = Duration::from_millis(10);
+
+/// Longest wait when nothing happens, so that old flows are let go on an idle machine, too.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// What the capture shows to the other threads, as of its last batch.
+#[derive(Clone, Copy, Default)]
+pub struct CaptureCounts {
+    /// Frames before any flow.
+    pub frames: FrameCounts,
+    /// The flow table.
+    pub flows: FlowStats,
+    /// The devices.
+    pub tap: TapStats,
+}
+
+/// What the capture thread shares with the session.
+pub struct CaptureShared {
+    /// Bytes by owner.
+    pub ledger: Ledger,
+    /// Questions and answers.
+    pub desk: Desk,
+    /// Waking and waiting.
+    pub activity: Activity,
+    /// Counters of the last batch.
+    pub counts: Mutex<CaptureCounts>,
+    /// Why the capture ended before it was told to.
+    pub failure: Mutex<Option<Error>>,
+    /// Set to end the capture thread.
+    pub stopping: AtomicBool,
+}
+
+impl CaptureShared {
+    /// Nothing captured yet.
+    pub fn new() -> CaptureShared {
+        CaptureShared {
+            ledger: Ledger::default(),
+            desk: Desk::default(),
+            activity: Activity::default(),
+            counts: Mutex::default(),
+            failure: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes why the capture has ended.
+    pub fn fail(&self, error: Error) {
+        error!("{error}");
+        *self.failure.lock() = Some(error);
+        self.activity.end();
+    }
+}
+
+/// The capture thread's own state.
+pub struct Capture {
+    tap: Tap,
+    pipeline: Pipeline,
+    /// Longest time a captured frame stays in the kernel before it can be read.
+    latency: Duration,
+    shared: Arc<CaptureShared>,
+    packets: Arc<PacketQueue>,
+    poll: Arc<Poll>,
+    refreshed: Instant,
+    /// The moment somebody waits for, once everything captured before it has been read.
+    drained: Option<Instant>,
+}
+
+impl Capture {
+    /// A capture that has not read anything.
+    pub fn new(
+        tap: Tap,
+        pipeline: Pipeline,
+        timeout: Duration,
+        shared: Arc<CaptureShared>,
+        packets: Arc<PacketQueue>,
+        poll: Arc<Poll>,
+    ) -> Capture {
+        let latency = if tap.is_live() { timeout + TIMEOUT_SLACK } else { Duration::ZERO };
+        Capture { tap, pipeline, latency, shared, packets, poll, refreshed: Instant::now(), drained: None }
+    }
+
+    /// Captures until told to stop, or until a savefile has been read and all its flows were asked about.
+    pub fn run(mut self) {
+        self.pipeline.set_device_addresses(self.tap.local_addresses());
+        let ended = self.read_until_end();
+        if let Err(error) = ended {
+            self.shared.fail(error);
+        }
+        self.settle();
+        self.shared.activity.end();
+        self.poll.notify();
+    }
+
+    fn read_until_end(&mut self) -> Result<()> {
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            self.tap.wait(self.longest_wait())?;
+            let began = Instant::now();
+            let mut progress = self.tap.read(FRAMES_PER_BATCH, &mut |frame| self.pipeline.frame(frame));
+            self.publish();
+            while let Ok(more) = &progress
+                && more.more
+                && !self.shared.stopping.load(Ordering::Acquire)
+            {
+                progress = self.tap.read(FRAMES_PER_BATCH, &mut |frame| self.pipeline.frame(frame));
+                self.publish();
+            }
+            if progress?.ended {
+                info!("the savefile was read to its end");
+                return Ok(());
+            }
+            self.answer_waiting(began);
+            if self.refreshed.elapsed() >= REFRESH_INTERVAL {
+                self.refresh();
+            }
+        }
+        Ok(())
+    }
+
+    /// After the last frame: waits until every flow has been asked about once.
+    fn settle(&mut self) {
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            self.publish();
+            if self.shared.desk.is_settled() {
+                self.publish();
+                return;
+            }
+            if self.tap.wait(IDLE_WAIT).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Applies answers, credits bytes and hands in questions.
+    fn publish(&mut self) {
+        let CaptureShared { ledger, desk, counts, .. } = &*self.shared;
+        let mut requests = Vec::new();
+        self.pipeline.publish(ledger, desk.take_answers().into_iter(), desk.room(), &mut requests);
+        desk.ask(&mut requests);
+        if self.packets.has_packets() {
+            self.poll.notify();
+        }
+        *counts.lock() = CaptureCounts {
+            frames: self.pipeline.counts(),
+            flows: self.pipeline.flow_stats(),
+            tap: self.tap.stats(),
+        };
+    }
+
+    /// Tells whoever waits that all captured up to a moment was counted, when that is so. `began` is when the read
+    /// began that has just found nothing more.
+    fn answer_waiting(&mut self, began: Instant) {
+        let Some(asked) = self.shared.activity.asked() else {
+            self.drained = None;
+            return;
+        };
+        if began >= asked + self.latency {
+            self.drained = Some(asked);
+        }
+        if self.drained == Some(asked) && self.shared.desk.is_settled() {
+            self.shared.activity.completed(asked);
+        }
+    }
+
+    fn longest_wait(&self) -> Duration {
+        match self.shared.activity.asked() {
+            // Once all was read, only the resolver's answers are waited for, and it wakes this thread.
+            Some(asked) if self.drained != Some(asked) => {
+                let due = asked + self.latency;
+                due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+            }
+            _ => IDLE_WAIT,
+        }
+    }
+
+    fn refresh(&mut self) {
+        self.refreshed = Instant::now();
+        self.tap.refresh();
+        self.pipeline.set_device_addresses(self.tap.local_addresses());
+        for note in self.tap.take_notes() {
+            warn!("{note}");
+        }
+    }
+}

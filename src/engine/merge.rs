@@ -1,0 +1,108 @@
+//! Where bytes meet processes: credits the ledger's accounts to records, also to those of processes that ended, and
+//! decides when an ended process has all its bytes.
+
+use super::ledger::{Account, Ledger};
+use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
+use crate::process::{Sampler, proc_id};
+use std::collections::{BTreeMap, HashMap};
+
+/// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
+/// bytes.
+#[derive(Default)]
+pub struct Merge {
+    /// Accounts of processes that no sample has seen.
+    unclaimed: HashMap<ProcId, Account, foldhash::fast::RandomState>,
+    closing: BTreeMap<ProcId, Closing>,
+    buffer: Vec<u8>,
+}
+
+struct Closing {
+    record: ProcessRecord,
+    /// Whether an update has already held it back.
+    was_held_back: bool,
+}
+
+impl Merge {
+    /// Adds what the ledger holds to the records of the sampler and of the processes that are closing.
+    pub fn collect(&mut self, ledger: &Ledger, sampler: &mut Sampler, selection: &Selection) {
+        let drained = ledger.lock().drain();
+        for (process, account) in std::mem::take(&mut self.unclaimed).into_iter().chain(drained) {
+            let record =
+                sampler.get_mut(&process).or(self.closing.get_mut(&process).map(|closing| &mut closing.record));
+            match record {
+                Some(record) => {
+                    record.traffic += account.traffic;
+                    record.uncertain_bytes += account.uncertain_bytes;
+                }
+                None if selection.matches_pid(process.pid) => {
+                    self.unclaimed.entry(process).or_default().merge(account);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Takes up the processes that have ended: those the sampler says, and those that no sample has seen and that
+    /// are gone. Returns whether any is closing.
+    pub fn take_up_ended(&mut self, sampler: &mut Sampler, selection: &Selection) -> bool {
+        for record in sampler.take_ended() {
+            self.closing.insert(record.sample.id, Closing { record, was_held_back: false });
+        }
+        let (root, buffer) = (sampler.root(), &mut self.buffer);
+        let gone = self.unclaimed.extract_if(|id, _| proc_id(root, id.pid, buffer) != Some(*id));
+        for (id, account) in gone {
+            let record = record_of(id, account);
+            if selection.matches(id.pid, &record.identity) {
+                self.closing.insert(id, Closing { record, was_held_back: false });
+            }
+        }
+        !self.closing.is_empty()
+    }
+
+    /// The ended processes whose figures are final: all when everything captured before their end has been counted,
+    /// else those that were held back before. No byte is credited to them any more.
+    pub fn take_final(&mut self, is_complete: bool, ledger: &Ledger, into: &mut Vec<ProcessRecord>) {
+        let mut books = ledger.lock();
+        self.closing.retain(|id, closing| {
+            if is_complete || closing.was_held_back {
+                books.close(*id);
+                into.push(closing.record.clone());
+                return false;
+            }
+            closing.was_held_back = true;
+            true
+        });
+    }
+}
+
+/// The record of a process that came and went between two samples: who it was, and its traffic.
+fn record_of(id: ProcId, account: Account) -> ProcessRecord {
+    let sample = ProcessSample {
+        id,
+        parent: 0,
+        state: b'X',
+        threads: 0,
+        user_ticks: 0,
+        system_ticks: 0,
+        resident_bytes: 0,
+        virtual_bytes: 0,
+        read_chars: 0,
+        write_chars: 0,
+        read_bytes: 0,
+        write_bytes: 0,
+        descriptors: 0,
+        valid: Validity::default(),
+    };
+    let valid = match &account.identity {
+        Some(_) => Validity::NETWORK | Validity::USER,
+        None => Validity::NETWORK,
+    };
+    ProcessRecord {
+        sample,
+        identity: account.identity.unwrap_or_default(),
+        cpu_percent: 0.0,
+        traffic: account.traffic,
+        uncertain_bytes: account.uncertain_bytes,
+        valid,
+    }
+}

@@ -1,0 +1,270 @@
+//! What happens to each frame: decoded, counted in its flow, and credited batch by batch to the flow's owner.
+//!
+//! It belongs to the capture thread. Per frame it takes no lock, makes no system call and allocates nothing but
+//! room for packets that are to be delivered; everything shared is touched once a batch, in [`Pipeline::publish`].
+
+use super::ledger::{Books, Ledger};
+use super::packets::{PacketBatch, PacketQueue};
+use super::resolver::{Answer, Request};
+use crate::decode::decode;
+use crate::error::Result;
+use crate::flow::{Binding, Departed, FlowId, FlowStats, FlowTable, FragmentTable};
+use crate::model::{
+    Address, Direction, FlowKey, Frame, LocalAddresses, Owner, Packet, Protocol, Timestamp, Traffic, Undecoded,
+    Unowned,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Flows that left the table while their owner was being looked for, kept until the answer comes.
+const ORPHAN_LIMIT: usize = 65_536;
+
+/// Slots of the flow table that are looked at after each batch, besides as many as the batch had frames. At ten
+/// batches a second a full table of a million is gone through in 25 seconds.
+const SWEEP: usize = 4096;
+
+/// What was counted before any flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrameCounts {
+    /// Frames seen.
+    pub frames: u64,
+    /// Their bytes on the wire.
+    pub bytes: u64,
+    /// Frames that could not be decoded, by reason.
+    pub undecoded: [u64; Undecoded::COUNT],
+}
+
+/// The state between frames.
+pub struct Pipeline {
+    flows: FlowTable,
+    fragments: FragmentTable,
+    devices: Arc<LocalAddresses>,
+    also_local: LocalAddresses,
+    packets: Arc<PacketQueue>,
+    batch: PacketBatch,
+    counts: FrameCounts,
+    /// Bytes without a flow since the last batch, by reason.
+    without_flow: [u64; Unowned::COUNT],
+    orphans: HashMap<FlowId, Departed, foldhash::fast::RandomState>,
+    latest: Timestamp,
+    frames_in_batch: usize,
+}
+
+impl Pipeline {
+    /// A pipeline with room for `flow_limit` flows. `also_local` are this host's addresses besides those of its
+    /// devices.
+    ///
+    /// # Errors
+    /// `SystemResource` when memory for the flow table cannot be reserved.
+    pub fn new(flow_limit: usize, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
+        Ok(Pipeline {
+            flows: FlowTable::new(flow_limit)?,
+            fragments: FragmentTable::default(),
+            devices: Arc::default(),
+            also_local: also_local.iter().copied().collect(),
+            packets,
+            batch: PacketBatch::default(),
+            counts: FrameCounts::default(),
+            without_flow: [0; Unowned::COUNT],
+            orphans: HashMap::default(),
+            latest: Timestamp::default(),
+            frames_in_batch: 0,
+        })
+    }
+
+    /// The addresses of the devices, as they are now.
+    pub fn set_device_addresses(&mut self, addresses: &Arc<LocalAddresses>) {
+        if !Arc::ptr_eq(&self.devices, addresses) {
+            self.devices = Arc::clone(addresses);
+        }
+    }
+
+    /// Takes in one frame.
+    pub fn frame(&mut self, frame: &Frame<'_>) {
+        self.counts.frames += 1;
+        self.counts.bytes += u64::from(frame.wire_len);
+        self.frames_in_batch += 1;
+        self.latest = frame.time;
+        let packet = match decode(frame.link, frame.data) {
+            Ok(packet) => packet,
+            Err(reason) => {
+                self.counts.undecoded[reason as usize] += 1;
+                return;
+            }
+        };
+        let Some(packet) = self.fragments.complete(packet, frame.time) else {
+            self.without_flow[Unowned::Fragment as usize] += u64::from(frame.wire_len);
+            return;
+        };
+        if self.packets.wants_packets() {
+            self.batch.push(frame, &packet);
+            if self.packets.is_full_batch(&self.batch) {
+                self.packets.push(&mut self.batch);
+            }
+        }
+        self.count(&packet, frame.wire_len, frame.time);
+    }
+
+    /// Counts a packet for each of its ends that is on this host.
+    fn count(&mut self, packet: &Packet, wire_len: u32, time: Timestamp) {
+        let from_here = self.is_local(&packet.source.address);
+        let to_here = self.is_local(&packet.destination.address)
+            || (!from_here && self.is_group(&packet.destination.address));
+        let (flags, protocol) = (packet.tcp_flags, packet.protocol);
+        if from_here {
+            let key = FlowKey { local: packet.source, remote: packet.destination, protocol };
+            self.flows.record(&key, Direction::Send, wire_len, flags, time);
+        }
+        if to_here {
+            let key = FlowKey { local: packet.destination, remote: packet.source, protocol };
+            self.flows.record(&key, Direction::Receive, wire_len, flags, time);
+        }
+        if !from_here && !to_here {
+            self.without_flow[Unowned::NotLocal as usize] += u64::from(wire_len);
+        }
+    }
+
+    fn is_local(&self, address: &Address) -> bool {
+        self.devices.contains(address) || self.also_local.contains(address)
+    }
+
+    fn is_group(&self, address: &Address) -> bool {
+        self.devices.is_group(address) || self.also_local.is_group(address)
+    }
+
+    /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions
+    /// about new flows, of which the first `room` are taken.
+    pub fn publish(
+        &mut self,
+        ledger: &Ledger,
+        answers: impl Iterator<Item = Answer>,
+        room: usize,
+        requests: &mut Vec<Request>,
+    ) {
+        self.packets.push(&mut self.batch);
+        let mut books = ledger.lock();
+        for answer in answers {
+            self.apply(answer, &mut books);
+        }
+        for (reason, bytes) in UNOWNED_BEFORE_FLOWS.map(|reason| (reason, self.without_flow[reason as usize])) {
+            books.count_unowned(reason, bytes);
+        }
+        self.without_flow = [0; Unowned::COUNT];
+        self.credit_flows(&mut books, room > 0);
+        self.flows.sweep(self.latest, SWEEP + self.frames_in_batch);
+        self.frames_in_batch = 0;
+        self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
+        self.flows.drain_fresh(|id, flow| {
+            if requests.len() < room {
+                requests.push(Request { flow: id, key: *flow.key() });
+            } else {
+                rebind(flow, Unowned::QueueFull, &mut books);
+            }
+        });
+    }
+
+    /// Credits every flow that counted something.
+    fn credit_flows(&mut self, books: &mut Books, has_room: bool) {
+        let mut ask_again = Vec::new();
+        self.flows.drain_dirty(|id, flow| match flow.binding() {
+            Binding::Owned(owner) => {
+                if !books.credit(&owner, flow.take_pending()) {
+                    ask_again.push(id);
+                }
+            }
+            Binding::Unasked | Binding::Asked => {
+                books.count_unowned(Unowned::Pending, flow.report_pending());
+            }
+            Binding::Unowned(reason) => {
+                books.count_unowned(reason, flow.report_pending());
+                if reason == Unowned::QueueFull && has_room {
+                    let reported = flow.reported();
+                    books.uncount_unowned(reason, reported);
+                    books.count_unowned(Unowned::Pending, reported);
+                    ask_again.push(id);
+                }
+            }
+        });
+        for id in ask_again {
+            self.flows.ask_again(id);
+        }
+    }
+
+    fn apply(&mut self, answer: Answer, books: &mut Books) {
+        if let Some(flow) = self.flows.get_mut(answer.flow) {
+            if flow.binding() != Binding::Asked {
+                return;
+            }
+            match answer.owner {
+                Ok(owner) => {
+                    books.uncount_unowned(Unowned::Pending, flow.reported());
+                    let pending = flow.take_pending();
+                    flow.bind(Ok(owner));
+                    books.credit(&owner, pending);
+                }
+                Err(reason) => rebind(flow, reason, books),
+            }
+        } else if let Some(orphan) = self.orphans.remove(&answer.flow) {
+            books.uncount_unowned(Unowned::Pending, orphan.pending.bytes());
+            match answer.owner {
+                Ok(owner) => {
+                    books.credit(&owner, orphan.pending);
+                }
+                Err(reason) => books.count_unowned(reason, orphan.pending.bytes()),
+            }
+        }
+    }
+
+    /// What was counted before any flow.
+    pub fn counts(&self) -> FrameCounts {
+        self.counts
+    }
+
+    /// What the flow table did.
+    pub fn flow_stats(&self) -> FlowStats {
+        self.flows.stats()
+    }
+}
+
+/// The reasons that bytes can have before they reach a flow.
+const UNOWNED_BEFORE_FLOWS: [Unowned; 2] = [Unowned::Fragment, Unowned::NotLocal];
+
+/// Gives a flow that was asked about a reason for having no owner; its bytes move to that reason.
+fn rebind(flow: &mut crate::flow::Flow, reason: Unowned, books: &mut Books) {
+    let reported = flow.reported();
+    books.uncount_unowned(Unowned::Pending, reported);
+    flow.bind(Err(reason));
+    books.count_unowned(reason, reported + flow.report_pending());
+}
+
+/// Books traffic that left the flow table.
+fn settle(
+    departed: Departed,
+    books: &mut Books,
+    orphans: &mut HashMap<FlowId, Departed, foldhash::fast::RandomState>,
+) {
+    let unreported = departed.pending.bytes() - departed.reported;
+    match departed.binding {
+        Binding::Owned(owner) => {
+            books.credit(&owner, departed.pending);
+        }
+        Binding::Unowned(reason) => books.count_unowned(reason, unreported),
+        Binding::Unasked => {
+            // It came and went within a batch; nobody will ask any more.
+            books.uncount_unowned(Unowned::Pending, departed.reported);
+            books.count_unowned(Unowned::NoSocket, departed.pending.bytes());
+        }
+        Binding::Asked => {
+            books.count_unowned(Unowned::Pending, unreported);
+            if orphans.len() < ORPHAN_LIMIT {
+                orphans
+                    .entry(departed.id)
+                    .and_modify(|known| known.pending += departed.pending)
+                    .or_insert(departed);
+            } else {
+                books.uncount_unowned(Unowned::Pending, departed.pending.bytes());
+                books.count_unowned(Unowned::QueueFull, departed.pending.bytes());
+            }
+        }
+    }
+}

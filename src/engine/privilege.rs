@@ -1,0 +1,56 @@
+//! Which capabilities would bring more than this process may see now.
+
+use crate::process::ProcRoot;
+use std::path::Path;
+
+/// Captures packets (capabilities(7), number 13).
+pub const CAP_NET_RAW: u32 = 13;
+
+/// What each capability would bring, by its number in `linux/capability.h`.
+const WANTED: [(u32, &str, &str); 3] = [
+    (2, "CAP_DAC_READ_SEARCH", "descriptors of other users' processes, and so the owners of their sockets"),
+    (CAP_NET_RAW, "CAP_NET_RAW", "packets, and so all network figures"),
+    (19, "CAP_SYS_PTRACE", "I/O figures and descriptors of other users' processes"),
+];
+
+/// The wanted capabilities that this process does not have, one bit for each number.
+///
+/// Where its status cannot be read, none is said to be missing.
+pub fn missing_capabilities() -> u64 {
+    let Ok(root) = ProcRoot::open(Path::new("/proc")) else { return 0 };
+    let mut buffer = Vec::new();
+    let Some(effective) = root.read(c"self/status", &mut buffer).ok().and_then(effective_set) else { return 0 };
+    WANTED.iter().map(|&(number, ..)| 1 << number).filter(|bit| effective & bit == 0).sum()
+}
+
+/// What each of the capabilities in a set would bring, in words.
+pub fn explanations(missing: u64) -> impl Iterator<Item = String> {
+    let of_set = WANTED.iter().filter(move |&&(number, ..)| missing & (1 << number) != 0);
+    of_set.map(|(_, name, brings)| format!("{name} is missing; it would bring {brings}"))
+}
+
+/// The `CapEff` line of `/proc/<pid>/status` (proc_pid_status(5)).
+fn effective_set(status: &[u8]) -> Option<u64> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?;
+    u64::from_str_radix(str::from_utf8(line).ok()?.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_set_is_read() {
+        let status = b"Name:\tcat\nCapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n";
+        assert_eq!(effective_set(status), Some(0x1ff_ffff_ffff));
+        assert_eq!(effective_set(b"Name:\tcat\n"), None);
+        assert_eq!(effective_set(b"CapEff:\txyz\n"), None);
+    }
+
+    #[test]
+    fn each_missing_one_is_explained() {
+        let texts: Vec<String> = explanations(1 << CAP_NET_RAW | 1 << 19 | 1 << 40).collect();
+        assert_eq!(texts.len(), 2);
+        assert!(texts[0].starts_with("CAP_NET_RAW") && texts[1].starts_with("CAP_SYS_PTRACE"));
+    }
+}

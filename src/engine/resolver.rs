@@ -1,0 +1,243 @@
+//! The thread that finds owners, beside the capture: it takes questions, asks the owner chain in batches, and leaves
+//! answers for the capture thread to fetch.
+
+use super::barrier::Activity;
+use super::ledger::Ledger;
+use crate::flow::FlowId;
+use crate::model::{FlowKey, Owner, ProcId, SampleSet, Unowned};
+use crate::owner::{Budget, Finder, Outcome, Query, SourceStatus};
+use crate::process::{IdentityReader, ProcRoot};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{debug, warn};
+
+/// Questions that may wait at once; flows that come on top are told that the queue is full.
+pub const QUEUE_LIMIT: usize = 65_536;
+
+/// Questions asked together. A batch shares one reading of the tables.
+const BATCH: usize = 4096;
+
+/// Processes whose identity was already handed to the ledger.
+const KNOWN_LIMIT: usize = 16_384;
+
+/// Which flow is to be asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The flow's name in its table.
+    pub flow: FlowId,
+    /// Its protocol and endpoints.
+    pub key: FlowKey,
+}
+
+/// What was found out.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The flow's name in its table.
+    pub flow: FlowId,
+    /// Its owner, or why there is none.
+    pub owner: Result<Owner, Unowned>,
+}
+
+/// The desk between the capture thread and the resolver.
+#[derive(Default)]
+pub struct Desk {
+    inbox: Mutex<Inbox>,
+    arrived: Condvar,
+    answers: Mutex<Vec<Answer>>,
+    /// Questions not finally answered, those that wait to be tried again included.
+    open: AtomicUsize,
+    /// Questions that have not been tried once.
+    untried: AtomicUsize,
+    sources: Mutex<Vec<SourceStatus>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    requests: Vec<(Request, Instant)>,
+    stopping: bool,
+}
+
+impl Desk {
+    /// How many more questions may be handed in.
+    pub fn room(&self) -> usize {
+        QUEUE_LIMIT.saturating_sub(self.open.load(Ordering::Relaxed))
+    }
+
+    /// Hands in questions, leaving `requests` empty.
+    pub fn ask(&self, requests: &mut Vec<Request>) {
+        if requests.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.open.fetch_add(requests.len(), Ordering::Relaxed);
+        self.untried.fetch_add(requests.len(), Ordering::Relaxed);
+        self.inbox.lock().requests.extend(requests.drain(..).map(|request| (request, now)));
+        self.arrived.notify_one();
+    }
+
+    /// Takes the answers there are.
+    pub fn take_answers(&self) -> Vec<Answer> {
+        std::mem::take(&mut *self.answers.lock())
+    }
+
+    /// Whether every question was tried at least once and every answer fetched.
+    pub fn is_settled(&self) -> bool {
+        self.untried.load(Ordering::Acquire) == 0 && self.answers.lock().is_empty()
+    }
+
+    /// Questions not finally answered.
+    pub fn waiting(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// The sources of the chain and what is wrong with them, as of the last look-up.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        self.sources.lock().clone()
+    }
+
+    /// Makes [`Resolver::run`] return.
+    pub fn stop(&self) {
+        self.inbox.lock().stopping = true;
+        self.arrived.notify_all();
+    }
+
+    /// Waits for questions until `deadline`, and takes up to `most`. `None` when the desk is closed.
+    fn take_requests(&self, deadline: Option<Instant>, most: usize) -> Option<Vec<(Request, Instant)>> {
+        let mut inbox = self.inbox.lock();
+        while inbox.requests.is_empty() && !inbox.stopping {
+            match deadline {
+                None => self.arrived.wait(&mut inbox),
+                Some(deadline) => {
+                    if self.arrived.wait_until(&mut inbox, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        if inbox.stopping {
+            return None;
+        }
+        let count = inbox.requests.len().min(most);
+        Some(inbox.requests.drain(..count).collect())
+    }
+}
+
+/// The resolver's own state.
+pub struct Resolver {
+    root: Arc<ProcRoot>,
+    finder: Finder,
+    identities: IdentityReader,
+    introduced: HashSet<ProcId, foldhash::fast::RandomState>,
+    what: SampleSet,
+    /// Questions under way and the queries they became, index by index.
+    requests: Vec<Request>,
+    queries: Vec<Query>,
+}
+
+impl Resolver {
+    /// A resolver on a `/proc` tree. `what` says whether command lines are wanted.
+    pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> Resolver {
+        Resolver {
+            finder: Finder::new(Arc::clone(&root), Budget::default()),
+            root,
+            identities: IdentityReader::default(),
+            introduced: HashSet::default(),
+            what,
+            requests: Vec::new(),
+            queries: Vec::new(),
+        }
+    }
+
+    /// Answers questions until the desk is closed.
+    pub fn run(mut self, desk: &Desk, ledger: &Ledger, activity: &Activity) {
+        self.note_sources(desk);
+        let mut deadline = None;
+        while let Some(new) = desk.take_requests(deadline, BATCH) {
+            let untried = new.len();
+            for (request, asked) in new {
+                self.requests.push(request);
+                self.queries.push(Query::new(request.key, asked));
+            }
+            let now = Instant::now();
+            self.finder.find(&mut self.queries, now);
+            self.note_sources(desk);
+            self.introduce_owners(ledger);
+            self.hand_out(desk, untried);
+            activity.wake();
+            deadline = self.next_look(now);
+        }
+    }
+
+    /// Tells the ledger who the owners are, while they live.
+    fn introduce_owners(&mut self, ledger: &Ledger) {
+        for query in &self.queries {
+            let Outcome::Owned(owner) = query.outcome else { continue };
+            if self.introduced.contains(&owner.process) {
+                continue;
+            }
+            if self.introduced.len() >= KNOWN_LIMIT {
+                self.introduced.clear();
+            }
+            self.introduced.insert(owner.process);
+            let found = self.identities.read(&self.root, owner.process.pid, self.what);
+            if let Some((process, identity)) = found.filter(|(process, _)| *process == owner.process) {
+                ledger.lock().introduce(process, Arc::new(identity));
+            }
+        }
+    }
+
+    /// Leaves the final answers at the desk and keeps the rest.
+    fn hand_out(&mut self, desk: &Desk, untried: usize) {
+        let mut answers = Vec::new();
+        let mut index = 0;
+        while let (Some(query), Some(request)) = (self.queries.get(index), self.requests.get(index)) {
+            let owner = match query.outcome {
+                Outcome::Owned(owner) => Ok(owner),
+                Outcome::Unowned(reason) => Err(reason),
+                Outcome::Retry { .. } => {
+                    index += 1;
+                    continue;
+                }
+            };
+            answers.push(Answer { flow: request.flow, owner });
+            self.queries.swap_remove(index);
+            self.requests.swap_remove(index);
+        }
+        if !answers.is_empty() {
+            debug!(answered = answers.len(), waiting = self.queries.len(), "owners looked up");
+        }
+        desk.open.fetch_sub(answers.len(), Ordering::Relaxed);
+        // Answers are there before the questions stop counting as untried; see `is_settled`.
+        desk.answers.lock().append(&mut answers);
+        desk.untried.fetch_sub(untried, Ordering::Release);
+    }
+
+    /// When the first of the waiting questions is to be tried again.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let waits = self.queries.iter().filter_map(|query| match query.outcome {
+            Outcome::Retry { after, .. } => Some(query.due().max(now + after)),
+            _ => None,
+        });
+        // Not sooner than a timer is worth setting for.
+        waits.min().map(|due| due.max(now + Duration::from_millis(1)))
+    }
+
+    fn note_sources(&self, desk: &Desk) {
+        let sources = self.finder.report().sources;
+        let mut known = desk.sources.lock();
+        if *known == sources {
+            return;
+        }
+        for source in &sources {
+            if let Some(fault) = &source.fault
+                && !known.iter().any(|before| before == source)
+            {
+                warn!(source = source.name, fault = %fault, "owners cannot be looked up completely");
+            }
+        }
+        *known = sources;
+    }
+}

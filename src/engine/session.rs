@@ -1,0 +1,289 @@
+//! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
+
+use super::capture::{Capture, CaptureShared};
+use super::merge::Merge;
+use super::packets::{PacketBatch, PacketQueue};
+use super::pipeline::Pipeline;
+use super::poll::Poll;
+use super::privilege::{CAP_NET_RAW, explanations, missing_capabilities};
+use super::resolver::Resolver;
+use super::stats::{StatsReader, UpdateCounts};
+use super::thread::{spawn, with_signals_blocked};
+use crate::config::{Options, Source};
+use crate::error::{Code, Error, Result};
+use crate::log::{Log, LogLine};
+use crate::model::{ProcessRecord, Validity};
+use crate::process::{ProcRoot, Sampler, ticks_to_ns};
+use crate::tap::Tap;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+/// How long an update waits for the last bytes of processes that ended, beyond the capture's read timeout.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What turns the kernel's units into natural ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Units {
+    ticks_per_second: u64,
+    boot_time_ns: u64,
+    memory_bytes: u64,
+}
+
+impl Units {
+    /// Clock ticks in nanoseconds.
+    pub fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        ticks_to_ns(ticks, self.ticks_per_second)
+    }
+
+    /// The time of a number of clock ticks after boot, nanoseconds since the Unix epoch.
+    pub fn start_time_ns(&self, ticks: u64) -> u64 {
+        self.boot_time_ns.saturating_add(self.ticks_to_ns(ticks))
+    }
+
+    /// The share of the machine's memory that so many bytes are, 0-100.
+    pub fn memory_percent(&self, bytes: u64) -> f64 {
+        if self.memory_bytes == 0 { 0.0 } else { bytes as f64 * 100.0 / self.memory_bytes as f64 }
+    }
+}
+
+/// A running session. It captures from its opening on; figures move on only in [`Session::update`].
+pub struct Session {
+    /// The process that opened it; in a forked child there are no threads to join.
+    process: u32,
+    log: Arc<Log>,
+    options: Options,
+    sampler: Sampler,
+    merge: Merge,
+    removed: Vec<ProcessRecord>,
+    shared: Arc<CaptureShared>,
+    packets: Arc<PacketQueue>,
+    poll: Arc<Poll>,
+    updates: Arc<UpdateCounts>,
+    missing_capabilities: u64,
+    has_network: bool,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Session {
+    /// Opens a session and starts capturing. Where packets may not be captured for want of a privilege the session
+    /// opens without them, and the log and the statistics say so.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for options out of range; `LogFile`; what [`Tap::live`] and [`Tap::savefile`] return but
+    /// for missing privileges; what [`Sampler::new`] returns; `Thread` and `SystemResource`.
+    pub fn open(options: Options) -> Result<Session> {
+        options.check()?;
+        let log = Arc::new(with_signals_blocked(|| Log::open(&options.log))?);
+        let _entered = log.enter();
+        let missing_capabilities = missing_capabilities();
+        let packets = Arc::new(PacketQueue::new(options.packet_bytes));
+        let tap = open_tap(&options)?;
+        let has_network = tap.is_some();
+        let root = ProcRoot::open(&options.proc_root)?;
+        let sampler = Sampler::new(root, options.sample, options.selection.clone())?;
+        let mut session = Session {
+            process: std::process::id(),
+            sampler,
+            merge: Merge::default(),
+            removed: Vec::new(),
+            shared: Arc::new(CaptureShared::new()),
+            packets,
+            poll: Arc::new(Poll::new(options.interval)?),
+            updates: Arc::default(),
+            missing_capabilities: match options.source {
+                Source::Live => missing_capabilities,
+                _ => missing_capabilities & !(1 << CAP_NET_RAW),
+            },
+            has_network,
+            threads: Vec::new(),
+            log: Arc::clone(&log),
+            options,
+        };
+        explanations(session.missing_capabilities).for_each(|text| warn!("{text}"));
+        if let Some(tap) = tap {
+            session.start(tap)?;
+        }
+        info!(version = env!("CARGO_PKG_VERSION"), network = has_network, "session opened");
+        Ok(session)
+    }
+
+    /// Starts the threads. What was started is ended by dropping the session.
+    fn start(&mut self, mut tap: Tap) -> Result<()> {
+        tap.take_notes().iter().for_each(|note| info!("{note}"));
+        let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
+        let pipeline = Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?;
+        self.shared.activity.set_waker(tap.waker());
+        let resolver = Resolver::new(Arc::new(ProcRoot::open(&self.options.proc_root)?), self.options.sample);
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.spawn("capture-owner", move || {
+            let _entered = log.enter();
+            resolver.run(&shared.desk, &shared.ledger, &shared.activity);
+        })?;
+        let (packets, poll) = (Arc::clone(&self.packets), Arc::clone(&self.poll));
+        let capture = Capture::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll);
+        let log = Arc::clone(&self.log);
+        self.spawn("capture-tap", move || {
+            let _entered = log.enter();
+            capture.run();
+        })
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let (shared, poll) = (Arc::clone(&self.shared), Arc::clone(&self.poll));
+        let on_panic = move |text: String| {
+            shared.fail(Error::new(Code::SessionFailed, format!("the thread {name} has failed: {text}")));
+            poll.notify();
+        };
+        self.threads.push(spawn(name, work, on_panic)?);
+        Ok(())
+    }
+
+    /// Samples the processes and adds what they sent and received. The result stays until the next update:
+    /// [`Session::processes`], [`Session::take_removed`], [`Session::take_packets`].
+    ///
+    /// When processes have ended it waits until everything captured before that has been counted, no longer than
+    /// the read timeout and 100 ms; what is not complete by then is held back for one update.
+    ///
+    /// # Errors
+    /// What [`Sampler::sample`] returns. No bytes are lost then: they come with the next update.
+    pub fn update(&mut self) -> Result<()> {
+        let log = Arc::clone(&self.log);
+        let _entered = log.enter();
+        let began = Instant::now();
+        self.poll.restart();
+        self.sampler.sample()?;
+        let Session { sampler, merge, shared, options, .. } = self;
+        merge.collect(&shared.ledger, sampler, &options.selection);
+        if merge.take_up_ended(sampler, &options.selection) {
+            let patience = options.capture.timeout + PATIENCE;
+            let is_complete = !self.has_network || shared.activity.complete_through(Instant::now(), patience);
+            merge.collect(&shared.ledger, sampler, &options.selection);
+            merge.take_final(is_complete, &shared.ledger, &mut self.removed);
+        }
+        if self.has_network {
+            let records = self.sampler.processes_mut().chain(&mut self.removed);
+            records.for_each(|record| record.valid |= Validity::NETWORK);
+        }
+        let took = began.elapsed();
+        self.updates.update_ns.store(took.as_nanos() as u64, Ordering::Relaxed);
+        self.updates.processes_skipped.store(self.sampler.unreadable(), Ordering::Relaxed);
+        debug!(took_us = took.as_micros() as u64, removed = self.removed.len(), "updated");
+        Ok(())
+    }
+
+    /// Why the capture has ended by itself, if it has.
+    ///
+    /// # Errors
+    /// `Savefile`, once, when the savefile broke off; `SessionFailed`, from then on, when a thread has failed.
+    pub fn health(&self) -> Result<()> {
+        let mut failure = self.shared.failure.lock();
+        match &*failure {
+            None => Ok(()),
+            Some(error) if error.code == Code::Savefile => failure.take().map_or(Ok(()), Err),
+            Some(error) => Err(Error::new(Code::SessionFailed, error.text.clone())),
+        }
+    }
+
+    /// The living processes of the selection as of the last update, by pid.
+    pub fn processes(&self) -> impl Iterator<Item = &ProcessRecord> {
+        self.sampler.processes()
+    }
+
+    /// The processes that have ended since this was last called, with their last figures.
+    pub fn take_removed(&mut self) -> Vec<ProcessRecord> {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// Up to `count` of the packets held, oldest first.
+    pub fn take_packets(&mut self, count: usize) -> Vec<PacketBatch> {
+        let taken = self.packets.take(count);
+        if self.packets.has_packets() {
+            self.poll.notify();
+        }
+        taken
+    }
+
+    /// Lines of the log since this was last called, if the options asked for them to be queued.
+    pub fn take_log_lines(&self) -> Vec<LogLine> {
+        self.log.take_lines()
+    }
+
+    /// What turns the kernel's units into natural ones, as of the last update.
+    pub fn units(&self) -> Units {
+        let machine = self.sampler.machine();
+        Units {
+            ticks_per_second: self.sampler.root().facts().ticks_per_second,
+            boot_time_ns: machine.boot_time_ns,
+            memory_bytes: machine.memory_bytes,
+        }
+    }
+
+    /// Reads the statistics from any thread, for as long as the reader is kept.
+    pub fn stats_reader(&self) -> StatsReader {
+        StatsReader {
+            shared: Arc::clone(&self.shared),
+            packets: Arc::clone(&self.packets),
+            log: Arc::clone(&self.log),
+            updates: Arc::clone(&self.updates),
+            missing_capabilities: self.missing_capabilities,
+        }
+    }
+
+    /// Readable when packets are held, when the interval is over, when a savefile has been read to its end, and when
+    /// the capture has failed; until the next update.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.poll.descriptor()
+    }
+
+    /// Whether all of a savefile has been counted, or the capture has failed.
+    pub fn has_ended(&self) -> bool {
+        self.shared.activity.has_ended()
+    }
+
+    /// Ends the capture and joins the threads; dropping does the same. Returns the last lines of the log.
+    pub fn close(&mut self) -> Vec<LogLine> {
+        let _entered = self.log.enter();
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.activity.wake();
+        self.shared.desk.stop();
+        for thread in self.threads.drain(..) {
+            // The thread's panic, if there was one, has been noted as the session's failure.
+            let _ = thread.join();
+        }
+        info!("session closed");
+        self.log.take_lines()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            self.close();
+        } else {
+            // The threads, also the log's, exist in the parent only; waiting for them would be for ever.
+            std::mem::forget(Arc::clone(&self.log));
+            self.threads.drain(..).for_each(std::mem::forget);
+        }
+    }
+}
+
+/// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.
+fn open_tap(options: &Options) -> Result<Option<Tap>> {
+    let opened = match &options.source {
+        Source::None => return Ok(None),
+        Source::Savefile(path) => Tap::savefile(path, options.capture.filter.as_deref()),
+        Source::Live => Tap::live(options.capture.clone()),
+    };
+    match opened {
+        Ok(tap) => Ok(Some(tap)),
+        Err(error) if error.code == Code::NotPermitted => {
+            warn!("going on without packets: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,89 @@
+//! What a session saw and what it lost, readable from any thread at any time.
+
+use super::capture::CaptureShared;
+use super::ledger::LedgerTotals;
+use super::packets::PacketQueue;
+use crate::log::Log;
+use crate::model::Undecoded;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of a session since it was opened, unless they say otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Frames seen.
+    pub frames: u64,
+    /// Their bytes on the wire.
+    pub frame_bytes: u64,
+    /// Frames that could not be decoded, by reason.
+    pub undecoded: [u64; Undecoded::COUNT],
+    /// Frames lost because a capture buffer was full.
+    pub lost_in_kernel: u64,
+    /// Frames lost by a device or its driver.
+    pub lost_in_device: u64,
+    /// Packets lost because nobody took them in time.
+    pub lost_packets: u64,
+    /// Lines of the log lost because they were not taken in time.
+    pub lost_log_lines: u64,
+    /// Devices being captured now.
+    pub devices: u64,
+    /// Flows held now.
+    pub flows: u64,
+    /// Flows that ended by age.
+    pub flows_expired: u64,
+    /// Flows that made room for new ones.
+    pub flows_evicted: u64,
+    /// Flows waiting for their owner now.
+    pub flows_waiting: u64,
+    /// Bytes with and without an owner.
+    pub bytes: LedgerTotals,
+    /// Processes that could not be read or understood.
+    pub processes_skipped: u64,
+    /// How long the last update took, nanoseconds.
+    pub update_ns: u64,
+    /// Capabilities that would bring more, one bit for each number.
+    pub missing_capabilities: u64,
+}
+
+/// Counters that updates keep.
+#[derive(Default)]
+pub struct UpdateCounts {
+    pub(super) processes_skipped: AtomicU64,
+    pub(super) update_ns: AtomicU64,
+}
+
+/// Reads the statistics of a session, also while an update runs.
+#[derive(Clone)]
+pub struct StatsReader {
+    pub(super) shared: Arc<CaptureShared>,
+    pub(super) packets: Arc<PacketQueue>,
+    pub(super) log: Arc<Log>,
+    pub(super) updates: Arc<UpdateCounts>,
+    pub(super) missing_capabilities: u64,
+}
+
+impl StatsReader {
+    /// The statistics now; those of the capture as of its last batch.
+    pub fn read(&self) -> Stats {
+        let counts = *self.shared.counts.lock();
+        let (frames, flows, tap) = (counts.frames, counts.flows, counts.tap);
+        Stats {
+            frames: frames.frames,
+            frame_bytes: frames.bytes,
+            undecoded: frames.undecoded,
+            lost_in_kernel: tap.dropped_by_kernel,
+            lost_in_device: tap.dropped_by_device,
+            lost_packets: self.packets.lost(),
+            lost_log_lines: self.log.lost(),
+            devices: tap.devices_open.into(),
+            flows: flows.held,
+            flows_expired: flows.expired,
+            flows_evicted: flows.evicted,
+            flows_waiting: self.shared.desk.waiting() as u64,
+            bytes: self.shared.ledger.lock().totals(),
+            processes_skipped: self.updates.processes_skipped.load(Ordering::Relaxed),
+            update_ns: self.updates.update_ns.load(Ordering::Relaxed),
+            missing_capabilities: self.missing_capabilities,
+        }
+    }
+}

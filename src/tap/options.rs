@@ -1,0 +1,150 @@
+//! What the caller can choose about a live capture, and the bounds of it.
+
+use crate::error::{Code, Error, Result};
+use std::time::Duration;
+
+/// How to capture live. `TapOptions::default()` suits the accounting of bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TapOptions {
+    /// The devices to capture on, by interface name. Empty, or with `any` among them: every usable one, each
+    /// opened by itself, because libpcap's own `any` shows a packet once for every device it passes.
+    pub devices: Vec<String>,
+    /// A pcap-filter(7) expression; `None` captures everything. A host name in it is resolved, blocking, whenever
+    /// a device is opened.
+    pub filter: Option<String>,
+    /// Bytes kept of each frame, 1 to [`TapOptions::MAX_SNAPLEN`].
+    pub snaplen: u32,
+    /// Bytes of the kernel's ring for each device, [`TapOptions::MIN_BUFFER`] to [`TapOptions::MAX_BUFFER`].
+    /// Devices share [`TapOptions::ALL_BUFFERS`]: where there are very many, later ones get smaller rings.
+    pub buffer_bytes: u32,
+    /// How long the kernel gathers a batch before it hands it over, 1 ms to [`TapOptions::MAX_TIMEOUT`].
+    pub timeout: Duration,
+    /// Whether to capture what is not addressed to this machine either. Such traffic is never its own.
+    pub promiscuous: bool,
+}
+
+impl TapOptions {
+    /// Room for the headers that decoding reads, in bad cases: Ethernet 14, two VLAN tags 8, IPv6 40 with some
+    /// 170 bytes of extension headers, TCP up to the flags 14. Far below a full frame, so that a ring holds more.
+    pub const DEFAULT_SNAPLEN: u32 = 256;
+    /// 32 blocks of libpcap's TPACKET_V3 ring: at one block per timeout, three seconds of a stalled reader.
+    pub const DEFAULT_BUFFER: u32 = 8 << 20;
+    /// A compromise between the age of the figures and the number of wake-ups.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
+    /// libpcap's `MAXIMUM_SNAPLEN`.
+    pub const MAX_SNAPLEN: u32 = 262_144;
+    /// Two blocks of libpcap's ring: with fewer the kernel has nowhere to write while one is read.
+    pub const MIN_BUFFER: u32 = 512 << 10;
+    /// A bound against mistakes in the unit.
+    pub const MAX_BUFFER: u32 = 1 << 30;
+    /// What the rings of all devices may take together, except that each has [`TapOptions::MIN_BUFFER`]: a machine
+    /// with hundreds of container interfaces must not lose gigabytes of memory to idle rings.
+    pub const ALL_BUFFERS: u64 = 256 << 20;
+    /// A bound against mistakes in the unit.
+    pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the option, its value and its bounds.
+    pub fn check(&self) -> Result<()> {
+        let invalid = |text: String| Err(Error::new(Code::InvalidArgument, text));
+        if !(1..=Self::MAX_SNAPLEN).contains(&self.snaplen) {
+            return invalid(format!("snaplen {} is not within 1 and {}", self.snaplen, Self::MAX_SNAPLEN));
+        }
+        if !(Self::MIN_BUFFER..=Self::MAX_BUFFER).contains(&self.buffer_bytes) {
+            let (bytes, min, max) = (self.buffer_bytes, Self::MIN_BUFFER, Self::MAX_BUFFER);
+            return invalid(format!("a capture buffer of {bytes} bytes is not within {min} and {max}"));
+        }
+        if !(Duration::from_millis(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
+            let (timeout, max) = (self.timeout, Self::MAX_TIMEOUT);
+            return invalid(format!("a read timeout of {timeout:?} is not within 1ms and {max:?}"));
+        }
+        if let Some(name) = self.devices.iter().find(|name| name.contains('\0')) {
+            return invalid(format!("the device name {name:?} contains a NUL character"));
+        }
+        self.filter.as_deref().map_or(Ok(()), check_filter)
+    }
+
+    /// Whether every usable device is meant.
+    pub(super) fn every_device(&self) -> bool {
+        self.devices.is_empty() || self.devices.iter().any(|name| name == "any")
+    }
+
+    /// The ring size of a further device when the open ones take `taken` bytes: the chosen size while there is
+    /// plenty, then half of what is left each time, never less than the minimum.
+    pub(super) fn next_buffer(&self, taken: u64) -> u32 {
+        let share = u32::try_from(Self::ALL_BUFFERS.saturating_sub(taken) / 2).unwrap_or(u32::MAX);
+        match taken {
+            0 => self.buffer_bytes,
+            _ => self.buffer_bytes.min(share).max(Self::MIN_BUFFER),
+        }
+    }
+}
+
+impl Default for TapOptions {
+    fn default() -> TapOptions {
+        TapOptions {
+            devices: Vec::new(),
+            filter: None,
+            snaplen: Self::DEFAULT_SNAPLEN,
+            buffer_bytes: Self::DEFAULT_BUFFER,
+            timeout: Self::DEFAULT_TIMEOUT,
+            promiscuous: false,
+        }
+    }
+}
+
+/// Refuses an expression that C could not be given whole.
+pub(super) fn check_filter(filter: &str) -> Result<()> {
+    if filter.contains('\0') {
+        let text = format!("the filter {filter:?} contains a NUL character");
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut TapOptions)) -> String {
+        let mut options = TapOptions::default();
+        options.check().expect("the defaults are within bounds");
+        change(&mut options);
+        let error = options.check().expect_err("out of bounds");
+        assert_eq!(error.code, Code::InvalidArgument);
+        error.text
+    }
+
+    #[test]
+    fn every_bound_is_checked() {
+        assert!(refused(|o| o.snaplen = 0).contains("snaplen 0"));
+        assert!(refused(|o| o.snaplen = 262_145).contains("262144"));
+        assert!(refused(|o| o.buffer_bytes = 1000).contains("1000 bytes"));
+        assert!(refused(|o| o.buffer_bytes = u32::MAX).contains("4294967295"));
+        assert!(refused(|o| o.timeout = Duration::ZERO).contains("0ns"));
+        assert!(refused(|o| o.timeout = Duration::from_secs(61)).contains("61s"));
+        assert!(refused(|o| o.filter = Some("tcp\0port 1".into())).contains("NUL"));
+        assert!(refused(|o| o.devices = vec!["lo\0".into()]).contains("NUL"));
+    }
+
+    #[test]
+    fn rings_shrink_when_there_are_many() {
+        let options = TapOptions::default();
+        let mut taken = 0u64;
+        let rings: Vec<u32> = (0..500)
+            .map(|_| {
+                let ring = options.next_buffer(taken);
+                taken += u64::from(ring);
+                ring
+            })
+            .collect();
+        assert!(rings[..20].iter().all(|&ring| ring == options.buffer_bytes));
+        assert!(rings.windows(2).all(|pair| pair[1] <= pair[0]));
+        assert_eq!(rings[499], TapOptions::MIN_BUFFER);
+        assert!(taken <= TapOptions::ALL_BUFFERS + 500 * u64::from(TapOptions::MIN_BUFFER));
+        let one = TapOptions { buffer_bytes: TapOptions::MAX_BUFFER, ..options };
+        assert_eq!(one.next_buffer(0), TapOptions::MAX_BUFFER, "a single device gets what was asked for");
+    }
+}
