@@ -77,7 +77,7 @@ impl ProcRoot {
     /// # Errors
     /// The system's error number; `ENOENT` and `ESRCH` mean that the process is gone.
     pub fn read<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        let file = self.open_file(path)?;
+        let file = open_file(self.directory(), path)?;
         buffer.clear();
         while read_more(&file, buffer)? != 0 {}
         Ok(buffer)
@@ -89,14 +89,7 @@ impl ProcRoot {
     /// # Errors
     /// As [`ProcRoot::read`].
     pub fn read_record<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        let file = self.open_file(path)?;
-        buffer.clear();
-        while read_more(&file, buffer)? != 0 && buffer.len() == buffer.capacity() {}
-        Ok(buffer)
-    }
-
-    fn open_file(&self, path: &CStr) -> nix::Result<OwnedFd> {
-        openat(&self.directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        read_record_at(self.directory(), path, buffer, usize::MAX)
     }
 
     /// `stat(2)` of `path`, without opening it.
@@ -115,6 +108,23 @@ impl ProcRoot {
 
 /// Enough for every file that is read for each process; longer ones double it.
 const FIRST_READ: usize = 4096;
+
+fn open_file(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedFd> {
+    openat(directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// [`ProcRoot::read_record`] relative to any directory, stopping once at least `limit` bytes were read.
+pub(super) fn read_record_at<'b>(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    buffer: &'b mut Vec<u8>,
+    limit: usize,
+) -> nix::Result<&'b [u8]> {
+    let file = open_file(directory, path)?;
+    buffer.clear();
+    while read_more(&file, buffer)? != 0 && buffer.len() == buffer.capacity() && buffer.len() < limit {}
+    Ok(buffer)
+}
 
 /// Appends one read of `file` to `buffer`, making room when there is none. Returns the bytes read; 0 at the end.
 fn read_more(file: &OwnedFd, buffer: &mut Vec<u8>) -> nix::Result<usize> {
