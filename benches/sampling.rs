@@ -74,7 +74,6 @@ fn sampling(what: SampleSet) -> Box<dyn FnMut()> {
     let root = ProcRoot::open(Path::new("/proc")).expect("proc is mounted");
     let mut sampler = Sampler::new(root, what, Selection::default()).expect("proc can be read");
     Box::new(move || {
-        sampler.list().expect("proc can be listed");
         sampler.sample().expect("proc can be sampled");
         std::hint::black_box(sampler.processes().count());
     })

@@ -7,7 +7,9 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// Room for about a thousand entries, what the C library uses as well.
-const BUFFER_BYTES: usize = 32 * 1024;
+const WHOLE_DIRECTORY: usize = 32 * 1024;
+/// Room for some sixty processes.
+const FEW_ENTRIES: usize = 2 * 1024;
 /// Where the record's length and its name stand in a `struct linux_dirent64` (getdents64(2)).
 const LENGTH_OFFSET: usize = 16;
 const NAME_OFFSET: usize = 19;
@@ -20,11 +22,18 @@ pub struct Listing {
 
 impl Default for Listing {
     fn default() -> Listing {
-        Listing { buffer: vec![0; BUFFER_BYTES] }
+        Listing { buffer: vec![0; WHOLE_DIRECTORY] }
     }
 }
 
 impl Listing {
+    /// A listing that hands over a few entries at a time, for a user who does much with each: what the kernel has
+    /// touched to list an entry is then still in the processor's caches. For 10,000 processes that saves most of
+    /// what listing them costs.
+    pub fn in_small_steps() -> Listing {
+        Listing { buffer: vec![0; FEW_ENTRIES] }
+    }
+
     /// Calls `each` with the name of every entry of an open directory, from its start, `.` and `..` left out.
     ///
     /// # Errors

@@ -45,11 +45,6 @@ impl Observer {
         &self.root
     }
 
-    /// The selection of processes.
-    pub fn selection(&self) -> &Selection {
-        &self.selection
-    }
-
     /// How often a process was there but its `stat` could not be read.
     pub fn unreadable(&self) -> u64 {
         self.unreadable

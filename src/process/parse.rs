@@ -31,8 +31,8 @@ pub struct Stat<'a> {
     pub start_ticks: u64,
     /// Virtual memory, bytes; 0 without an address space (field 23).
     pub virtual_bytes: u64,
-    /// Addresses that exec chooses, 0 or 1 when the reader may not see them (fields 26, 28 and 48).
-    pub layout: [u64; 3],
+    /// Addresses of code and stack, which exec chooses; 0 or 1 when the reader may not see them (fields 26 and 28).
+    pub layout: [u64; 2],
 }
 
 impl Stat<'_> {
@@ -55,7 +55,7 @@ impl Stat<'_> {
 /// Traits of the program image a process runs, compared to notice an exec.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Image {
-    layout: [u64; 3],
+    layout: [u64; 2],
     no_exec_yet: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Image {
 /// virtual memory may be missing.
 pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     let open = text.iter().position(|&byte| byte == b'(')?;
-    let close = text.iter().rposition(|&byte| byte == b')')?;
+    let close = last_position(text, b')')?;
     let name = text.get(open + 1..close)?;
     let mut front = Fields(text.get(..open)?);
     let pid = front.integer()?;
@@ -83,7 +83,7 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     fields.skip(1)?;
     let start_ticks = fields.number()?;
     let virtual_bytes = fields.number()?;
-    let layout = layout(fields).unwrap_or_default();
+    let layout = layout(&mut fields).unwrap_or_default();
     Some(Stat {
         pid,
         name,
@@ -100,13 +100,24 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
 }
 
 /// The fields from `rss` on, of which older kernels write fewer.
-fn layout(mut fields: Fields<'_>) -> Option<[u64; 3]> {
+fn layout(fields: &mut Fields<'_>) -> Option<[u64; 2]> {
     fields.skip(2)?;
     let start_code = fields.number()?;
     fields.skip(1)?;
-    let start_stack = fields.number()?;
-    let argument_start = fields.skip(19).and_then(|()| fields.number()).unwrap_or_default();
-    Some([start_code, start_stack, argument_start])
+    Some([start_code, fields.number()?])
+}
+
+/// Where the last `byte` is. Looks at whole blocks first, which the compiler turns into vector instructions: the
+/// fields behind a name are long.
+fn last_position(text: &[u8], byte: u8) -> Option<usize> {
+    let mut end = text.len();
+    for block in text.rchunks(32) {
+        if block.iter().fold(false, |found, &other| found | (other == byte)) {
+            break;
+        }
+        end -= block.len();
+    }
+    text.get(..end)?.iter().rposition(|&other| other == byte)
 }
 
 /// What is used of `/proc/<pid>/statm`, in pages.
@@ -141,16 +152,15 @@ pub struct Io {
 pub fn io(text: &[u8]) -> Option<Io> {
     let [mut read_chars, mut write_chars, mut read_bytes, mut write_bytes] = [None; 4];
     for line in text.split(|&byte| byte == b'\n') {
-        for (key, value) in [
-            (&b"rchar: "[..], &mut read_chars),
-            (b"wchar: ", &mut write_chars),
-            (b"read_bytes: ", &mut read_bytes),
-            (b"write_bytes: ", &mut write_bytes),
-        ] {
-            if let Some(rest) = line.strip_prefix(key) {
-                *value = Some(Fields(rest).number()?);
-            }
-        }
+        let mut fields = Fields(line);
+        let value = match fields.next() {
+            Some(b"rchar:") => &mut read_chars,
+            Some(b"wchar:") => &mut write_chars,
+            Some(b"read_bytes:") => &mut read_bytes,
+            Some(b"write_bytes:") => &mut write_bytes,
+            _ => continue,
+        };
+        *value = Some(fields.number()?);
     }
     Some(Io {
         read_chars: read_chars?,
@@ -223,6 +233,9 @@ pub fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
+/// A number of so many digits is surely below 2^64.
+const SAFE_DIGITS: usize = 19;
+
 /// Fields parted by single spaces; a newline ends the last.
 struct Fields<'a>(&'a [u8]);
 
@@ -237,7 +250,21 @@ impl<'a> Fields<'a> {
         Some(field)
     }
 
+    #[inline]
     fn number(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for (index, &byte) in self.0.iter().enumerate() {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                if index == 0 || index > SAFE_DIGITS || !matches!(byte, b' ' | b'\n') {
+                    break;
+                }
+                self.0 = self.0.get(index + 1..)?;
+                return Some(value);
+            }
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        }
+        // The last of all, too many digits to go unchecked, or not a number.
         decimal(self.next()?)
     }
 
@@ -246,10 +273,14 @@ impl<'a> Fields<'a> {
         i32::try_from(self.number()?).ok()
     }
 
+    #[inline]
     fn skip(&mut self, count: usize) -> Option<()> {
-        for _ in 0..count {
-            self.next()?;
-        }
+        let mut left = count;
+        let end = self.0.iter().position(|&byte| {
+            left -= usize::from(byte == b' ');
+            left == 0
+        })?;
+        self.0 = self.0.get(end + 1..)?;
         Some(())
     }
 }

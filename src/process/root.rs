@@ -156,6 +156,9 @@ fn system_configuration(name: nix::unistd::SysconfVar) -> Result<u64> {
     }
 }
 
+/// Digits of the longest pid.
+const DIGITS: usize = 10;
+
 /// A path such as `1234/stat` in a buffer of its own, made without allocating.
 pub struct PidPath {
     text: [u8; 64],
@@ -165,11 +168,25 @@ pub struct PidPath {
 impl PidPath {
     /// The path of the process's directory, without an ending slash.
     pub fn new(pid: i32) -> PidPath {
+        let mut digits = [0; DIGITS];
+        let mut start = DIGITS;
+        let mut rest = pid.unsigned_abs();
+        for (index, digit) in digits.iter_mut().enumerate().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            start = index;
+            if rest == 0 {
+                break;
+            }
+        }
         let mut path = PidPath { text: [0; 64], stem: 0 };
-        let mut rest = &mut path.text[..];
-        // A pid has at most 11 characters, so this always fits.
-        let _ = write!(rest, "{pid}");
-        path.stem = 64 - rest.len();
+        let sign = if pid < 0 { &b"-"[..] } else { b"" };
+        for part in [sign, digits.get(start..).unwrap_or_default()] {
+            for (to, from) in path.text.iter_mut().skip(path.stem).zip(part) {
+                *to = *from;
+                path.stem += 1;
+            }
+        }
         path
     }
 

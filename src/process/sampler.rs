@@ -4,7 +4,7 @@ use super::directory::{Listing, open_directory};
 use super::machine::Machine;
 use super::observer::Observer;
 use super::parse;
-use super::root::{PidPath, ProcRoot};
+use super::root::ProcRoot;
 use super::table::Table;
 use crate::error::{Code, Error, Result};
 use crate::model::{ProcId, ProcessRecord, SampleSet, Selection};
@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Samples the processes of one `/proc` tree.
 ///
-/// A sample is taken in two steps, [`list`](Sampler::list) and [`sample`](Sampler::sample), so that between them
-/// its user can look after the processes that have ended. In the steady state neither allocates.
+/// After a sample, the processes that it found to have ended can still be looked up and changed, so that its user can
+/// credit them with what came late. In the steady state nothing is allocated.
 #[derive(Debug)]
 pub struct Sampler {
     directory: OwnedFd,
@@ -21,13 +21,13 @@ pub struct Sampler {
     observer: Observer,
     machine: Machine,
     table: Table,
-    pids: Vec<i32>,
-    missing: Vec<ProcId>,
+    /// The pids that are looked for; when empty, all are.
+    selected: Vec<i32>,
     buffer: Vec<u8>,
 }
 
 impl Sampler {
-    /// A sampler that has not listed or sampled anything yet. The groups of figures in `what` are read for
+    /// A sampler that has not sampled anything yet. The groups of figures in `what` are read for
     /// processes of the selection; of others only what tells whether they have come to belong to it.
     ///
     /// # Errors
@@ -36,68 +36,50 @@ impl Sampler {
     pub fn new(root: ProcRoot, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
         selection.pids.sort_unstable();
         selection.pids.dedup();
+        let selected = selection.pids.clone();
         let directory = open_directory(root.directory(), c".").map_err(listing_failed)?;
         let mut buffer = Vec::new();
         let machine = Machine::read(&root, &mut buffer)?;
         Ok(Sampler {
             directory,
-            listing: Listing::default(),
+            listing: Listing::in_small_steps(),
             observer: Observer::new(root, what, selection),
             machine,
             table: Table::default(),
-            pids: Vec::new(),
-            missing: Vec::new(),
+            selected,
             buffer,
         })
     }
 
-    /// Lists the processes there are; with pids in the selection, looks for these only.
+    /// Reads every process there is; with pids in the selection, looks for these only. Those that have ended, also if
+    /// only to make room for another process with their pid, leave the table and wait in
+    /// [`take_ended`](Sampler::take_ended); what had ended before the former sample is forgotten. A process that is
+    /// there but cannot be read is counted in [`unreadable`](Sampler::unreadable) and keeps its former record.
     ///
     /// # Errors
-    /// `ProcessOpenDirectory` when the tree cannot be listed; nothing is listed then.
-    pub fn list(&mut self) -> Result<()> {
-        self.pids.clear();
-        let pids = &mut self.pids;
-        let selected = &self.observer.selection().pids;
-        if selected.is_empty() {
-            let listed = self.listing.names(self.directory.as_fd(), |name| pids.extend(pid(name)));
-            listed.map_err(|errno| {
-                pids.clear();
-                listing_failed(errno)
-            })?;
-            // The kernel lists them in this order already; made-up trees do not.
-            pids.sort_unstable();
-        } else {
-            let root = self.observer.root();
-            let there = |pid: &i32| root.stat(PidPath::new(*pid).directory()).is_ok();
-            pids.extend(selected.iter().copied().filter(there));
-        }
-        self.find_missing();
-        Ok(())
-    }
-
-    /// Whether a known process is not in the list.
-    pub fn has_missing(&self) -> bool {
-        !self.missing.is_empty()
-    }
-
-    /// The known processes that are not in the list: they have ended since the latest sample.
-    pub fn missing(&self) -> &[ProcId] {
-        &self.missing
-    }
-
-    /// Reads every process that is listed or known. Those that have ended, also if only to make room for another
-    /// process with their pid, leave the table for [`take_ended`](Sampler::take_ended); what had ended before the
-    /// former sample is forgotten. A process that can be listed but not read is counted in
-    /// [`unreadable`](Sampler::unreadable) and keeps its former record.
-    ///
-    /// # Errors
-    /// `ProcessOpen` and `ProcessFormat` when the figures of the machine cannot be read; nothing is sampled then.
+    /// `ProcessOpen` and `ProcessFormat` when the figures of the machine cannot be read: nothing is sampled then.
+    /// `ProcessOpenDirectory` when the tree cannot be listed: processes not listed keep their former records.
     pub fn sample(&mut self) -> Result<()> {
-        self.machine = Machine::read(self.observer.root(), &mut self.buffer)?;
-        self.observer.begin(self.machine.cpu_ticks);
-        self.table.update(&self.pids, |pid, known| self.observer.look(pid, known));
-        Ok(())
+        let Sampler { directory, listing, observer, table, selected, .. } = self;
+        self.machine = Machine::read(observer.root(), &mut self.buffer)?;
+        observer.begin(self.machine.cpu_ticks);
+        table.begin();
+        let mut visit = |pid| table.visit(pid, |pid, known| observer.look(pid, known));
+        let listed = if selected.is_empty() {
+            listing.names(directory.as_fd(), |name| {
+                if let Some(pid) = pid(name) {
+                    visit(pid);
+                }
+            })
+        } else {
+            selected.iter().copied().for_each(visit);
+            Ok(())
+        };
+        if listed.is_ok() {
+            table.visit_rest(|pid, known| observer.look(pid, known));
+        }
+        table.finish();
+        listed.map_err(listing_failed)
     }
 
     /// The records of the selected processes as of the latest sample, by pid.
@@ -110,17 +92,19 @@ impl Sampler {
         self.table.iter_mut().filter(|tracked| tracked.selected).map(|tracked| &mut tracked.record)
     }
 
-    /// The record of a process of the latest sample, whether selected or not.
-    pub fn get(&self, id: &ProcId) -> Option<&ProcessRecord> {
-        self.table.get(id).map(|tracked| &tracked.record)
-    }
-
-    /// The same, to be changed.
+    /// The record of a process of the latest sample, whether selected or not, or of one it found to have ended, to be
+    /// changed.
     pub fn get_mut(&mut self, id: &ProcId) -> Option<&mut ProcessRecord> {
-        self.table.get_mut(id).map(|tracked| &mut tracked.record)
+        self.table.record_mut(id)
     }
 
-    /// The last records of the processes that the latest sample found to have ended, if they ever were selected.
+    /// The last records of the processes that the latest sample found to have ended, if they ever were selected; by
+    /// pid.
+    pub fn ended(&self) -> &[ProcessRecord] {
+        self.table.ended()
+    }
+
+    /// Hands over the same.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
         self.table.take_ended()
     }
@@ -139,18 +123,6 @@ impl Sampler {
     /// the format), since the sampler was made.
     pub fn unreadable(&self) -> u64 {
         self.observer.unreadable()
-    }
-
-    fn find_missing(&mut self) {
-        self.missing.clear();
-        let mut listed = self.pids.iter().copied().peekable();
-        for tracked in self.table.iter() {
-            let id = tracked.record.sample.id;
-            while listed.next_if(|&pid| pid < id.pid).is_some() {}
-            if listed.next_if_eq(&id.pid).is_none() {
-                self.missing.push(id);
-            }
-        }
     }
 }
 

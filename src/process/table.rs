@@ -20,6 +20,8 @@ pub struct Tracked {
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
     pub delivered: bool,
+    /// The round in which it was last looked at.
+    round: u32,
     ended: bool,
 }
 
@@ -37,8 +39,16 @@ pub enum Outcome {
 #[derive(Debug, Default)]
 pub struct Table {
     entries: Vec<Tracked>,
+    /// Found in this round, not yet among the entries.
     started: Vec<Tracked>,
+    /// Found to have ended in this round, by id.
     ended: Vec<ProcessRecord>,
+    round: u32,
+    /// Where the next pid is expected, if pids ascend.
+    next: usize,
+    /// How many entries were visited in this round, and how many of them had ended.
+    visited: usize,
+    ending: usize,
 }
 
 impl Tracked {
@@ -52,6 +62,7 @@ impl Tracked {
             command_line_valid: false,
             selected: false,
             delivered: false,
+            round: 0,
             ended: false,
         }
     }
@@ -62,39 +73,75 @@ impl Tracked {
 }
 
 impl Table {
-    /// Looks at every process that is known or in `listed`, whose pids ascend, and keeps the table accordingly.
-    /// What had ended before is forgotten.
-    pub fn update(&mut self, listed: &[i32], mut look: impl FnMut(i32, Option<&mut Tracked>) -> Outcome) {
+    /// Begins a round of visits. Those that ended in the former round are forgotten.
+    pub fn begin(&mut self) {
         self.ended.clear();
-        let mut any_ended = false;
-        let mut listed = listed.iter().copied().peekable();
-        let mut start = |outcome| {
-            if let Outcome::Started(tracked) = outcome {
-                self.started.push(*tracked);
+        self.round = self.round.wrapping_add(1);
+        (self.next, self.visited, self.ending) = (0, 0, 0);
+    }
+
+    /// Looks at the process that is listed with this pid. Pids that do not ascend take longer to find.
+    pub fn visit(&mut self, pid: i32, look: impl FnOnce(i32, Option<&mut Tracked>) -> Outcome) {
+        let next = self.find(pid);
+        match self.entries.get_mut(next).filter(|entry| entry.id().pid == pid) {
+            Some(entry) if entry.round == self.round => {}
+            Some(_) => self.visit_at(next, look),
+            None => {
+                if let Outcome::Started(tracked) = look(pid, None) {
+                    self.started.push(*tracked);
+                }
             }
-        };
-        for entry in &mut self.entries {
-            let pid = entry.id().pid;
-            while let Some(other) = listed.next_if(|&other| other < pid) {
-                start(look(other, None));
+        }
+        self.next = next;
+    }
+
+    /// Looks at every known process that was not visited: most have ended, but a listing may have missed one.
+    pub fn visit_rest(&mut self, mut look: impl FnMut(i32, Option<&mut Tracked>) -> Outcome) {
+        if self.visited == self.entries.len() {
+            return;
+        }
+        for position in 0..self.entries.len() {
+            if self.entries.get(position).is_some_and(|entry| entry.round != self.round) {
+                self.visit_at(position, &mut look);
             }
-            listed.next_if_eq(&pid);
-            let outcome = look(pid, Some(entry));
-            entry.ended = !matches!(outcome, Outcome::Unchanged);
-            any_ended |= entry.ended;
-            start(outcome);
         }
-        for pid in listed {
-            start(look(pid, None));
-        }
-        if any_ended {
+    }
+
+    /// Ends the round: those that have ended leave, those that have started come in.
+    pub fn finish(&mut self) {
+        if self.ending > 0 {
             let ended = self.entries.extract_if(.., |entry| entry.ended);
             self.ended.extend(ended.filter(|entry| entry.delivered).map(|entry| entry.record));
         }
         if !self.started.is_empty() {
             self.entries.append(&mut self.started);
-            self.entries.sort_by_key(|entry| entry.id().pid);
+            self.entries.sort_by_key(Tracked::id);
+            // A directory that is not of the proc filesystem may list a name twice when it changes.
+            self.entries.dedup_by_key(|entry| entry.id());
         }
+    }
+
+    fn visit_at(&mut self, position: usize, look: impl FnOnce(i32, Option<&mut Tracked>) -> Outcome) {
+        let Some(entry) = self.entries.get_mut(position) else { return };
+        entry.round = self.round;
+        self.visited += 1;
+        let outcome = look(entry.id().pid, Some(entry));
+        entry.ended = !matches!(outcome, Outcome::Unchanged);
+        self.ending += usize::from(entry.ended);
+        if let Outcome::Started(tracked) = outcome {
+            self.started.push(*tracked);
+        }
+    }
+
+    /// Where the first entry stands whose pid is not below this one.
+    fn find(&self, pid: i32) -> usize {
+        let below = |entry: &Tracked| entry.id().pid < pid;
+        let behind = self.next.checked_sub(1).and_then(|last| self.entries.get(last));
+        if behind.is_some_and(|entry| !below(entry)) {
+            return self.entries.partition_point(below);
+        }
+        let ahead = self.entries.get(self.next..).unwrap_or_default();
+        self.next + ahead.iter().take_while(|entry| below(entry)).count()
     }
 
     /// Every known process, by pid.
@@ -107,23 +154,24 @@ impl Table {
         self.entries.iter_mut()
     }
 
-    /// The process with this id.
-    pub fn get(&self, id: &ProcId) -> Option<&Tracked> {
-        self.entries.get(self.position(id)?)
+    /// The record of the process with this id, known or ended in the latest round.
+    pub fn record_mut(&mut self, id: &ProcId) -> Option<&mut ProcessRecord> {
+        match self.entries.binary_search_by_key(id, Tracked::id) {
+            Ok(position) => self.entries.get_mut(position).map(|entry| &mut entry.record),
+            Err(_) => {
+                let position = self.ended.binary_search_by_key(id, |record| record.sample.id).ok()?;
+                self.ended.get_mut(position)
+            }
+        }
     }
 
-    /// The process with this id, to be changed.
-    pub fn get_mut(&mut self, id: &ProcId) -> Option<&mut Tracked> {
-        let position = self.position(id)?;
-        self.entries.get_mut(position)
+    /// Those that ended in the latest round.
+    pub fn ended(&self) -> &[ProcessRecord] {
+        &self.ended
     }
 
-    /// Hands over those that ended in the latest update.
+    /// Hands them over.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
         std::mem::take(&mut self.ended)
-    }
-
-    fn position(&self, id: &ProcId) -> Option<usize> {
-        self.entries.binary_search_by_key(id, Tracked::id).ok()
     }
 }
