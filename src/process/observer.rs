@@ -1,9 +1,9 @@
 //! Looks at one process and brings its entry up to date: same process or another, figures, rate, identity.
 
 use super::identity::IdentityReader;
-use super::reading::{Core, Failure, FigureReader, ProcessDirectory, is_gone};
+use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
 use super::root::ProcRoot;
-use super::table::{Outcome, Tracked};
+use super::table::{CommandLine, Origin, Outcome, Tracked};
 use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ impl Observer {
         if !self.selection.pids.is_empty() && directory.is_other_thread(&mut Vec::new()) {
             return Err(Failure::Gone);
         }
-        let mut tracked = Tracked::new(blank_record(core.sample()), core.stat.image(), self.machine_ticks);
+        let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
         let identity = self.identities.describe(&Identity::default(), core);
         tracked.names_generation = self.identities.generation();
         tracked.selected = self.selects(core, &identity);
@@ -107,11 +107,14 @@ impl Observer {
         core: &Core<'_>,
         known: &mut Tracked,
     ) -> Result<(), Failure> {
-        let image = core.stat.image();
-        let new_image = image != known.image;
+        let new_image = !known.origin.same_image(core);
+        let stale = known.names_generation != self.identities.generation();
+        let renamed = !known.origin.same_name_and_owner(core);
         let mut changed = new_image;
-        known.image = image;
-        if self.differs(core, known) {
+        if new_image || renamed {
+            known.origin = Origin::new(core);
+        }
+        if stale || renamed {
             let identity = self.identities.describe(&known.record.identity, core);
             known.names_generation = self.identities.generation();
             if identity != *known.record.identity {
@@ -131,14 +134,6 @@ impl Observer {
         Ok(())
     }
 
-    /// Whether the identity may have changed since the latest sample.
-    fn differs(&self, core: &Core<'_>, known: &Tracked) -> bool {
-        let identity = &known.record.identity;
-        identity.name != core.stat.name
-            || core.owner.is_some_and(|owner| owner != (identity.uid, identity.gid))
-            || known.names_generation != self.identities.generation()
-    }
-
     fn selects(&self, core: &Core<'_>, identity: &Identity) -> bool {
         let owner_known = core.owner.is_some() || self.selection.users.is_empty();
         owner_known && self.selection.matches(core.stat.pid, identity)
@@ -154,7 +149,7 @@ impl Observer {
         let mut sample = core.sample();
         if tracked.selected {
             self.figures.read(directory, core.stat.has_memory(), self.root.facts(), &mut sample)?;
-            if tracked.command_line_valid {
+            if tracked.command_line != CommandLine::Unknown {
                 sample.valid |= Validity::COMMAND_LINE;
             }
         }
@@ -165,7 +160,7 @@ impl Observer {
     /// is not over before the arguments are there.
     fn command_line_is_due(&self, core: &Core<'_>, known: &Tracked) -> bool {
         let turn = core.stat.pid.unsigned_abs().wrapping_add(self.round);
-        turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.record.identity.command_line.is_empty()
+        turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
     }
 
     fn refresh_command_line(
@@ -180,18 +175,22 @@ impl Observer {
         }
         if !core.stat.has_memory() {
             // Kernel threads have none; a process that is about to end keeps the one it had.
-            tracked.command_line_valid = true;
+            if tracked.command_line == CommandLine::Unknown {
+                tracked.command_line = CommandLine::Empty;
+            }
             return Ok(());
         }
         let known = &tracked.record.identity.command_line;
-        let text = match self.identities.command_line(directory) {
+        let text = match directory.unless_gone(self.identities.command_line(directory))? {
             // The same image without arguments has just lost its memory, for it is about to end.
-            Ok(b"") if !new_image => Some(known.as_slice()),
-            Ok(text) => Some(text),
-            Err(errno) if is_gone(errno) => return Err(Failure::Gone),
-            Err(_) => None,
+            Some(b"") if !new_image => Some(known.as_slice()),
+            other => other,
         };
-        tracked.command_line_valid = text.is_some();
+        tracked.command_line = match text {
+            None => CommandLine::Unknown,
+            Some(b"") => CommandLine::Empty,
+            Some(_) => CommandLine::Known,
+        };
         let text = text.unwrap_or_default();
         if text != known {
             let identity =

@@ -24,13 +24,8 @@ pub enum Failure {
 
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Failure {
-        if is_gone(errno) { Failure::Gone } else { Failure::Unreadable }
+        if matches!(errno, Errno::ENOENT | Errno::ESRCH) { Failure::Gone } else { Failure::Unreadable }
     }
-}
-
-/// Whether an error number of a file of `/proc/<pid>` says that the process has ended.
-pub fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOENT | Errno::ESRCH)
 }
 
 /// The directory of one process, held open.
@@ -116,10 +111,13 @@ impl ProcessDirectory {
         fstatat(&self.directory, c"stat", AtFlags::empty()).is_ok()
     }
 
-    /// What a failed reading of a group of figures means: nothing to tell of them, or the process has ended.
-    fn unless_gone<T>(&self, figures: nix::Result<Option<T>>) -> Result<Option<T>, Failure> {
-        match figures {
-            Ok(figures) => Ok(figures),
+    /// What a failed reading of one more file means: nothing to tell of it, or that the process has ended.
+    ///
+    /// # Errors
+    /// `Gone` in the latter case.
+    pub fn unless_gone<T>(&self, reading: nix::Result<T>) -> Result<Option<T>, Failure> {
+        match reading {
+            Ok(reading) => Ok(Some(reading)),
             Err(Errno::ESRCH) => Err(Failure::Gone),
             Err(Errno::ENOENT) if !self.still_there() => Err(Failure::Gone),
             Err(_) => Ok(None),
@@ -188,7 +186,7 @@ impl FigureReader {
         }
         if self.what.has(SampleSet::IO) {
             let io = directory.record(c"io", &mut self.buffer).map(parse::io);
-            if let Some(io) = directory.unless_gone(io)? {
+            if let Some(io) = directory.unless_gone(io)?.flatten() {
                 sample.read_chars = io.read_chars;
                 sample.write_chars = io.write_chars;
                 sample.read_bytes = io.read_bytes;
@@ -197,7 +195,7 @@ impl FigureReader {
             }
         }
         if self.what.has(SampleSet::DESCRIPTORS) {
-            let count = directory.descriptors(facts, &mut self.listing).map(Some);
+            let count = directory.descriptors(facts, &mut self.listing);
             if let Some(count) = directory.unless_gone(count)? {
                 sample.descriptors = count;
                 sample.valid |= Validity::DESCRIPTORS;
@@ -219,7 +217,7 @@ impl FigureReader {
             return Ok(());
         }
         let statm = directory.record(c"statm", &mut self.buffer).map(parse::statm);
-        if let Some(statm) = directory.unless_gone(statm)? {
+        if let Some(statm) = directory.unless_gone(statm)?.flatten() {
             sample.resident_bytes = statm.resident_pages.saturating_mul(facts.page_size);
             sample.virtual_bytes = statm.virtual_pages.saturating_mul(facts.page_size);
             sample.valid |= Validity::MEMORY;

@@ -133,3 +133,7 @@ fn pid(name: &[u8]) -> Option<i32> {
 fn listing_failed(errno: nix::errno::Errno) -> Error {
     Error::system(Code::ProcessOpenDirectory, "listing the proc filesystem", errno)
 }
+
+#[cfg(test)]
+#[path = "sampler_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! The table of known processes, in the order of their pids, and of those that ended in the latest sample.
 
 use super::parse::Image;
+use super::reading::Core;
 use crate::model::{ProcId, ProcessRecord};
 
 /// A process in the table.
@@ -8,14 +9,14 @@ use crate::model::{ProcId, ProcessRecord};
 pub struct Tracked {
     /// What users see.
     pub record: ProcessRecord,
-    /// The program image of the latest sample, to notice an exec.
-    pub image: Image,
+    /// What the identity was made of.
+    pub origin: Origin,
     /// The machine's CPU time at the latest sample, clock ticks.
     pub machine_ticks: u64,
     /// The generation of user and group names its identity was made with.
     pub names_generation: u32,
-    /// Whether the command line could be read.
-    pub command_line_valid: bool,
+    /// What is known of the command line.
+    pub command_line: CommandLine,
     /// Whether it is delivered.
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
@@ -23,6 +24,51 @@ pub struct Tracked {
     /// The round in which it was last looked at.
     round: u32,
     ended: bool,
+}
+
+/// What is known of a command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommandLine {
+    /// It was not asked for, or could not be read.
+    Unknown,
+    /// There is none.
+    Empty,
+    /// The identity has it.
+    Known,
+}
+
+/// What an identity was made of: a copy beside the figures, since to look into the identity itself for every process
+/// in every sample would cost more in memory accesses than all parsing.
+#[derive(Debug)]
+pub struct Origin {
+    image: Image,
+    owner: Option<(u32, u32)>,
+    name: [u8; NAME_BYTES],
+    length: usize,
+}
+
+/// The longest name there is, that of a kernel thread (`TASK_COMM_LEN` and fs/proc/array.c, proc_task_name).
+const NAME_BYTES: usize = 64;
+
+impl Origin {
+    /// Notes what was read.
+    pub fn new(core: &Core<'_>) -> Origin {
+        let mut name = [0; NAME_BYTES];
+        for (to, from) in name.iter_mut().zip(core.stat.name) {
+            *to = *from;
+        }
+        Origin { image: core.stat.image(), owner: core.owner, name, length: core.stat.name.len() }
+    }
+
+    /// Whether the process runs the same program as then, as far as can be told.
+    pub fn same_image(&self, core: &Core<'_>) -> bool {
+        self.image == core.stat.image()
+    }
+
+    /// Whether name and owner are the same as then. A name too long to be kept never is.
+    pub fn same_name_and_owner(&self, core: &Core<'_>) -> bool {
+        self.owner == core.owner && self.name.get(..self.length).is_some_and(|name| name == core.stat.name)
+    }
 }
 
 /// What came of looking at a process.
@@ -53,13 +99,13 @@ pub struct Table {
 
 impl Tracked {
     /// An entry of a process just found.
-    pub fn new(record: ProcessRecord, image: Image, machine_ticks: u64) -> Tracked {
+    pub fn new(record: ProcessRecord, origin: Origin, machine_ticks: u64) -> Tracked {
         Tracked {
             record,
-            image,
+            origin,
             machine_ticks,
             names_generation: 0,
-            command_line_valid: false,
+            command_line: CommandLine::Unknown,
             selected: false,
             delivered: false,
             round: 0,
