@@ -5,6 +5,9 @@
 //! keeps anything. Samplers and floor take turns in every round, and the median of the rounds' ratios is printed.
 //! CPU time is that of getrusage(2), user and system. Processes are forks of this program that sleep.
 
+// A measurement that cannot be made has to end loudly.
+#![allow(clippy::expect_used, clippy::panic)]
+
 use capture::model::{SampleSet, Selection};
 use capture::process::{ProcRoot, Sampler};
 use std::ffi::CString;
