@@ -1,5 +1,8 @@
 //! Sampling of real processes, set against what the kernel, `ps` and the `procfs` crate say of them.
 
+// Helpers of tests end loudly, as tests do.
+#![allow(clippy::unwrap_used)]
+
 #[path = "process/children.rs"]
 mod children;
 #[path = "process/lives.rs"]
@@ -191,6 +194,8 @@ fn a_change_of_user_is_noticed_at_once_root() {
 }
 
 #[test]
+// It is waited for as the adopted child.
+#[allow(clippy::zombie_processes)]
 fn an_exec_keeps_the_process_and_changes_its_identity() {
     // The shell runs `exec` when a line comes: first another command line of the same program, then a program.
     let script = "read x; exec sh -c 'read y; exec sleep 98'";
