@@ -78,8 +78,7 @@ impl ProcessArray {
         // Text moves while it grows, so the places noted as offsets become pointers only now.
         let base = self.text.as_ptr();
         for process in &mut self.processes {
-            for place in
-                [&mut process.name, &mut process.command_line, &mut process.user, &mut process.group]
+            for place in [&mut process.name, &mut process.command_line, &mut process.user, &mut process.group]
             {
                 *place = base.wrapping_add(place.addr()).cast();
             }

@@ -210,7 +210,10 @@ pub unsafe extern "C" fn CaptureSessionDescriptor(session: *const CaptureSession
 /// # Safety
 /// `session` is NULL, which is an error, or open; `stats` is NULL, which is an error, or has `size` writable bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn CaptureSessionStats(session: *const CaptureSession, stats: *mut CaptureStats) -> i32 {
+pub unsafe extern "C" fn CaptureSessionStats(
+    session: *const CaptureSession,
+    stats: *mut CaptureStats,
+) -> i32 {
     code_of(guarded(|| {
         // SAFETY: the caller vouches for the session.
         let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;

@@ -1,6 +1,5 @@
 //! The structures, enumerations and constants of the C interface, laid out as C sees them.
 
-use crate::error::Code;
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
@@ -137,9 +136,8 @@ pub struct Packet_s {
 pub type Packet_t = Packet_s;
 
 /// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
-pub type ProcessInfoCallback = Option<
-    unsafe extern "C-unwind" fn(action: CaptureAction, processes: *const Process_t, size: *mut u32),
->;
+pub type ProcessInfoCallback =
+    Option<unsafe extern "C-unwind" fn(action: CaptureAction, processes: *const Process_t, size: *mut u32)>;
 
 /// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
 pub type PacketCallback = Option<unsafe extern "C-unwind" fn(packets: *const Packet_t, size: *mut u32)>;
@@ -196,9 +194,8 @@ pub enum CaptureLogLevel {
 
 /// Receives one line of the log, NUL-terminated and without a line end, valid during the call. Called on the
 /// caller's thread only, inside `CaptureSessionOpen`, `CaptureSessionUpdate` and `CaptureSessionClose`.
-pub type CaptureLogHandler = Option<
-    unsafe extern "C-unwind" fn(user_data: *mut c_void, level: CaptureLogLevel, text: *const c_char),
->;
+pub type CaptureLogHandler =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, level: CaptureLogLevel, text: *const c_char)>;
 
 /// How `CaptureSessionOpen` is to monitor. Zero the structure, then set `size` to its size; every other zero
 /// means the default.
@@ -453,4 +450,3 @@ pub struct CaptureStats {
     /// Capabilities that would bring more, one bit for each number in capability.h: bit 13 is CAP_NET_RAW.
     pub missing_capabilities: u64,
 }
-

@@ -119,13 +119,13 @@ impl Capture {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.tap.wait(self.longest_wait())?;
             let began = Instant::now();
-            let mut progress = self.tap.read(FRAMES_PER_BATCH, &mut |frame| self.pipeline.frame(frame));
+            let mut progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(frame));
             self.publish();
             while let Ok(more) = &progress
                 && more.more
                 && !self.shared.stopping.load(Ordering::Acquire)
             {
-                progress = self.tap.read(FRAMES_PER_BATCH, &mut |frame| self.pipeline.frame(frame));
+                progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(frame));
                 self.publish();
             }
             if progress?.ended {

@@ -27,8 +27,9 @@ impl Merge {
     pub fn collect(&mut self, ledger: &Ledger, sampler: &mut Sampler, selection: &Selection) {
         let drained = ledger.lock().drain();
         for (process, account) in std::mem::take(&mut self.unclaimed).into_iter().chain(drained) {
-            let record =
-                sampler.get_mut(&process).or(self.closing.get_mut(&process).map(|closing| &mut closing.record));
+            let record = sampler
+                .get_mut(&process)
+                .or(self.closing.get_mut(&process).map(|closing| &mut closing.record));
             match record {
                 Some(record) => {
                     record.traffic += account.traffic;

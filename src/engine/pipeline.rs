@@ -10,8 +10,7 @@ use crate::decode::decode;
 use crate::error::Result;
 use crate::flow::{Binding, Departed, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Frame, LocalAddresses, Owner, Packet, Protocol, Timestamp, Traffic, Undecoded,
-    Unowned,
+    Address, Direction, FlowKey, Frame, LocalAddresses, Packet, Timestamp, Undecoded, Unowned,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -146,7 +145,8 @@ impl Pipeline {
         for answer in answers {
             self.apply(answer, &mut books);
         }
-        for (reason, bytes) in UNOWNED_BEFORE_FLOWS.map(|reason| (reason, self.without_flow[reason as usize])) {
+        for (reason, bytes) in UNOWNED_BEFORE_FLOWS.map(|reason| (reason, self.without_flow[reason as usize]))
+        {
             books.count_unowned(reason, bytes);
         }
         self.without_flow = [0; Unowned::COUNT];

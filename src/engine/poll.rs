@@ -32,9 +32,8 @@ impl Poll {
             epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
             Ok(Poll { epoll, event, timer, interval })
         };
-        let poll = made().map_err(|errno| {
-            Error::system(Code::SystemResource, "making the session's descriptor", errno)
-        })?;
+        let poll = made()
+            .map_err(|errno| Error::system(Code::SystemResource, "making the session's descriptor", errno))?;
         poll.restart();
         Ok(poll)
     }

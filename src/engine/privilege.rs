@@ -19,7 +19,9 @@ const WANTED: [(u32, &str, &str); 3] = [
 pub fn missing_capabilities() -> u64 {
     let Ok(root) = ProcRoot::open(Path::new("/proc")) else { return 0 };
     let mut buffer = Vec::new();
-    let Some(effective) = root.read(c"self/status", &mut buffer).ok().and_then(effective_set) else { return 0 };
+    let Some(effective) = root.read(c"self/status", &mut buffer).ok().and_then(effective_set) else {
+        return 0;
+    };
     WANTED.iter().map(|&(number, ..)| 1 << number).filter(|bit| effective & bit == 0).sum()
 }
 

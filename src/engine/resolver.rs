@@ -51,7 +51,6 @@ pub struct Desk {
     open: AtomicUsize,
     /// Questions that have not been tried once.
     untried: AtomicUsize,
-    sources: Mutex<Vec<SourceStatus>>,
 }
 
 #[derive(Default)]
@@ -93,11 +92,6 @@ impl Desk {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// The sources of the chain and what is wrong with them, as of the last look-up.
-    pub fn sources(&self) -> Vec<SourceStatus> {
-        self.sources.lock().clone()
-    }
-
     /// Makes [`Resolver::run`] return.
     pub fn stop(&self) {
         self.inbox.lock().stopping = true;
@@ -135,6 +129,8 @@ pub struct Resolver {
     /// Questions under way and the queries they became, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
+    /// The sources as they were when their faults were last logged.
+    sources: Vec<SourceStatus>,
 }
 
 impl Resolver {
@@ -148,12 +144,13 @@ impl Resolver {
             what,
             requests: Vec::new(),
             queries: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
     /// Answers questions until the desk is closed.
     pub fn run(mut self, desk: &Desk, ledger: &Ledger, activity: &Activity) {
-        self.note_sources(desk);
+        self.log_faults();
         let mut deadline = None;
         while let Some(new) = desk.take_requests(deadline, BATCH) {
             let untried = new.len();
@@ -163,7 +160,7 @@ impl Resolver {
             }
             let now = Instant::now();
             self.finder.find(&mut self.queries, now);
-            self.note_sources(desk);
+            self.log_faults();
             self.introduce_owners(ledger);
             self.hand_out(desk, untried);
             activity.wake();
@@ -225,19 +222,14 @@ impl Resolver {
         waits.min().map(|due| due.max(now + Duration::from_millis(1)))
     }
 
-    fn note_sources(&self, desk: &Desk) {
+    /// Logs what is wrong with a source, once until it changes.
+    fn log_faults(&mut self) {
         let sources = self.finder.report().sources;
-        let mut known = desk.sources.lock();
-        if *known == sources {
-            return;
-        }
-        for source in &sources {
-            if let Some(fault) = &source.fault
-                && !known.iter().any(|before| before == source)
-            {
+        for source in sources.iter().filter(|source| !self.sources.contains(source)) {
+            if let Some(fault) = &source.fault {
                 warn!(source = source.name, fault = %fault, "owners cannot be looked up completely");
             }
         }
-        *known = sources;
+        self.sources = sources;
     }
 }

@@ -35,11 +35,8 @@ impl FragmentTable {
     /// Gives a later fragment the ports of its datagram, and remembers those of a first one. Returns `None` for a
     /// later fragment whose first was not seen.
     pub fn complete(&mut self, packet: Packet, now: Timestamp) -> Option<Packet> {
-        let key = |id| DatagramKey {
-            source: packet.source.address,
-            destination: packet.destination.address,
-            id,
-        };
+        let key =
+            |id| DatagramKey { source: packet.source.address, destination: packet.destination.address, id };
         match packet.fragment {
             Fragment::Whole => Some(packet),
             Fragment::First { id } => {

@@ -91,7 +91,8 @@ bit_set! {
 pub struct Identity {
     /// The process's name (`comm` of its thread group leader), at most 15 bytes, 63 for kernel threads.
     pub name: Vec<u8>,
-    /// The arguments, each ended by NUL; empty for kernel threads and zombies.
+    /// The arguments, each ended by NUL; empty for kernel threads. A process that is ending or a zombie keeps those it
+    /// was last seen with.
     pub command_line: Vec<u8>,
     /// Effective user id.
     pub uid: u32,

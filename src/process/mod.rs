@@ -1,5 +1,23 @@
 //! Processes: sampling them from `/proc`, their identity, and rates between two samples of the same process.
+//!
+//! A [`Sampler`] keeps a record of every process from its start to its end. What other rooms need of one process
+//! at once, they get from [`proc_id`] and an [`IdentityReader`]. Nothing here knows of packets, and no process that
+//! is odd, forbidden or gone fails a sample.
 
+mod directory;
+mod identity;
+mod machine;
+mod observer;
+mod parse;
+mod reading;
 mod root;
+mod sampler;
+mod table;
+mod users;
 
+pub use directory::{Listing, open_directory};
+pub use identity::{COMMAND_LINE_LIMIT, IdentityReader};
+pub use machine::{Machine, ticks_to_ns};
+pub use reading::proc_id;
 pub use root::{PidPath, ProcRoot, SystemFacts};
+pub use sampler::Sampler;

@@ -77,7 +77,7 @@ impl ProcRoot {
     /// # Errors
     /// The system's error number; `ENOENT` and `ESRCH` mean that the process is gone.
     pub fn read<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        let file = self.open_file(path)?;
+        let file = open_file(self.directory(), path)?;
         buffer.clear();
         while read_more(&file, buffer)? != 0 {}
         Ok(buffer)
@@ -89,14 +89,7 @@ impl ProcRoot {
     /// # Errors
     /// As [`ProcRoot::read`].
     pub fn read_record<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        let file = self.open_file(path)?;
-        buffer.clear();
-        while read_more(&file, buffer)? != 0 && buffer.len() == buffer.capacity() {}
-        Ok(buffer)
-    }
-
-    fn open_file(&self, path: &CStr) -> nix::Result<OwnedFd> {
-        openat(&self.directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        read_record_at(self.directory(), path, buffer, usize::MAX)
     }
 
     /// `stat(2)` of `path`, without opening it.
@@ -115,6 +108,23 @@ impl ProcRoot {
 
 /// Enough for every file that is read for each process; longer ones double it.
 const FIRST_READ: usize = 4096;
+
+fn open_file(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedFd> {
+    openat(directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// [`ProcRoot::read_record`] relative to any directory, stopping once at least `limit` bytes were read.
+pub(super) fn read_record_at<'b>(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    buffer: &'b mut Vec<u8>,
+    limit: usize,
+) -> nix::Result<&'b [u8]> {
+    let file = open_file(directory, path)?;
+    buffer.clear();
+    while read_more(&file, buffer)? != 0 && buffer.len() == buffer.capacity() && buffer.len() < limit {}
+    Ok(buffer)
+}
 
 /// Appends one read of `file` to `buffer`, making room when there is none. Returns the bytes read; 0 at the end.
 fn read_more(file: &OwnedFd, buffer: &mut Vec<u8>) -> nix::Result<usize> {
@@ -146,6 +156,9 @@ fn system_configuration(name: nix::unistd::SysconfVar) -> Result<u64> {
     }
 }
 
+/// Digits of the longest pid.
+const DIGITS: usize = 10;
+
 /// A path such as `1234/stat` in a buffer of its own, made without allocating.
 pub struct PidPath {
     text: [u8; 64],
@@ -155,11 +168,25 @@ pub struct PidPath {
 impl PidPath {
     /// The path of the process's directory, without an ending slash.
     pub fn new(pid: i32) -> PidPath {
+        let mut digits = [0; DIGITS];
+        let mut start = DIGITS;
+        let mut rest = pid.unsigned_abs();
+        for (index, digit) in digits.iter_mut().enumerate().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            start = index;
+            if rest == 0 {
+                break;
+            }
+        }
         let mut path = PidPath { text: [0; 64], stem: 0 };
-        let mut rest = &mut path.text[..];
-        // A pid has at most 11 characters, so this always fits.
-        let _ = write!(rest, "{pid}");
-        path.stem = 64 - rest.len();
+        let sign = if pid < 0 { &b"-"[..] } else { b"" };
+        for part in [sign, digits.get(start..).unwrap_or_default()] {
+            for (to, from) in path.text.iter_mut().skip(path.stem).zip(part) {
+                *to = *from;
+                path.stem += 1;
+            }
+        }
         path
     }
 

@@ -54,7 +54,10 @@ impl Device {
         let dlt = capture.get_datalink();
         let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
             let link = dlt.get_name().unwrap_or_else(|_| dlt.0.to_string());
-            Error::new(Code::OpenDevice, format!("the device {name} has link type {link}, which is not decoded"))
+            Error::new(
+                Code::OpenDevice,
+                format!("the device {name} has link type {link}, which is not decoded"),
+            )
         })?;
         if let Some(filter) = &options.filter {
             capture.filter(filter, true).map_err(|error| {

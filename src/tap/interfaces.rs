@@ -116,7 +116,8 @@ fn interface(body: &[u8]) -> Option<Interface> {
 
 /// The identifier in the `IFLA_LINKINFO` of a VLAN device.
 fn vlan_of(link_info: &[u8]) -> Option<u16> {
-    let is_vlan = attributes(link_info).any(|(kind, value)| kind == IFLA_INFO_KIND && value.starts_with(b"vlan\0"));
+    let is_vlan =
+        attributes(link_info).any(|(kind, value)| kind == IFLA_INFO_KIND && value.starts_with(b"vlan\0"));
     let (_, data) = attributes(link_info).find(|&(kind, _)| kind == IFLA_INFO_DATA).filter(|_| is_vlan)?;
     attributes(data).find(|&(kind, _)| kind == IFLA_VLAN_ID).and_then(|(_, id)| u16_at(id, 0))
 }

@@ -53,9 +53,8 @@ impl LiveTap {
             lost_before: (0, 0),
             notes: Vec::new(),
         };
-        let interfaces = interfaces().map_err(|errno| {
-            Error::system(Code::NoDevice, "listing the network devices", errno)
-        })?;
+        let interfaces = interfaces()
+            .map_err(|errno| Error::system(Code::NoDevice, "listing the network devices", errno))?;
         tap.check_names(&interfaces)?;
         let first_error = tap.adjust(&interfaces);
         tap.refresh_addresses();
@@ -176,7 +175,11 @@ impl LiveTap {
         let buffer_bytes = self.options.next_buffer(taken);
         let device = Device::open(interface.index, &interface.name, &self.options, buffer_bytes)?;
         self.wait_set.add(device.descriptor()).map_err(|errno| {
-            Error::system(Code::SystemResource, format_args!("waiting for the device {}", interface.name), errno)
+            Error::system(
+                Code::SystemResource,
+                format_args!("waiting for the device {}", interface.name),
+                errno,
+            )
         })?;
         self.note(format!("capturing on the device {}", interface.name));
         self.devices.push(device);

@@ -28,7 +28,10 @@ impl SavefileTap {
         let dlt = capture.get_datalink();
         let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
             let name = dlt.get_name().unwrap_or_else(|_| dlt.0.to_string());
-            Error::new(Code::Savefile, format!("the savefile {shown} has link type {name}, which is not decoded"))
+            Error::new(
+                Code::Savefile,
+                format!("the savefile {shown} has link type {name}, which is not decoded"),
+            )
         })?;
         if let Some(filter) = filter {
             capture.filter(filter, true).map_err(|error| {

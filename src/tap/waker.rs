@@ -1,8 +1,8 @@
 //! Ending a tap's wait from another thread.
 
 use crate::error::{Code, Error, Result};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -39,7 +39,9 @@ impl WaitSet {
             epoll.add(&event, EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
             Ok(WaitSet { epoll, waker: Waker { event: Arc::new(event) } })
         };
-        made().map_err(|errno| Error::system(Code::SystemResource, "making the set of devices to wait for", errno))
+        made().map_err(|errno| {
+            Error::system(Code::SystemResource, "making the set of devices to wait for", errno)
+        })
     }
 
     /// Adds a device's descriptor. Closing the descriptor takes it out.

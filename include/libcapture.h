@@ -1,0 +1,590 @@
+/* libcapture: per-process network bytes, CPU, memory, descriptors and I/O on Linux.
+ *
+ * Two interfaces. The classic one, CaptureInit, CaptureUpdate and CaptureExit, keeps one session for the whole
+ * program. The session interface, CaptureSession..., has as many as you like, with handlers that take user data,
+ * natural units (bytes, nanoseconds) and statistics.
+ *
+ * Threads: packets are captured on threads of the library's own, which block all signals. Callbacks run on the
+ * thread that called the update, inside that call. A session may be used from any thread, one call at a time: a
+ * second call at the same time, also one made from a callback, returns CAPTURE_CODE_BUSY at once. After a fork
+ * the child cannot use the parent's sessions (CAPTURE_CODE_FORKED), but may open its own.
+ *
+ * Errors: functions return 0 or one of CaptureCode; CaptureErrorText() then says what was tried and what would
+ * help.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ */
+
+#ifndef LIBCAPTURE_H
+#define LIBCAPTURE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// Bytes of `name`, `user`, `group` and `hash`, ending NUL included.
+#define CAPTURE_COMMAN_SIZE 128
+
+// Bytes of `cmdline`, ending NUL included.
+#define CAPTURE_CMDLINE_SIZE 512
+
+// Room that `errorbuf` must have, ending NUL included.
+#define CAPTURE_ERROR_SIZE 256
+
+// Version of this header. Programs compiled against it work with any library of the same major version.
+#define CAPTURE_VERSION_MAJOR 1
+
+// Grows when something is added.
+#define CAPTURE_VERSION_MINOR 0
+
+// Grows with every release that only mends.
+#define CAPTURE_VERSION_PATCH 0
+
+// What every function returns when it succeeded.
+#define CAPTURE_OK 0
+
+// Do not capture packets; network figures are then marked unavailable.
+#define CAPTURE_SKIP_NETWORK 1
+
+// Do not read memory figures.
+#define CAPTURE_SKIP_MEMORY 2
+
+// Do not read I/O figures.
+#define CAPTURE_SKIP_IO 4
+
+// Do not count descriptors.
+#define CAPTURE_SKIP_DESCRIPTORS 8
+
+// Do not read command lines.
+#define CAPTURE_SKIP_COMMAND_LINE 16
+
+// Set in `valid`: CPU times, state, threads, parent and start time are known.
+#define CAPTURE_VALID_CPU 1
+
+// Set in `valid`: memory figures are known.
+#define CAPTURE_VALID_MEMORY 2
+
+// Set in `valid`: I/O figures are known.
+#define CAPTURE_VALID_IO 4
+
+// Set in `valid`: the number of descriptors is known.
+#define CAPTURE_VALID_DESCRIPTORS 8
+
+// Set in `valid`: the command line is known.
+#define CAPTURE_VALID_COMMAND_LINE 16
+
+// Set in `valid`: user and group are known.
+#define CAPTURE_VALID_USER 32
+
+// Set in `valid`: packets were being captured.
+#define CAPTURE_VALID_NETWORK 64
+
+// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
+#define CAPTURE_VALID_CPU_PERCENT 128
+
+// How the library was to wait for packets. Accepted for compatibility; it changes nothing.
+typedef enum LoopType {
+    // select(2).
+    SELECT,
+    // epoll(7).
+    EPOLL,
+    // Neither.
+    NONE,
+} LoopType;
+
+// What is said of the processes handed to a callback.
+typedef enum CaptureAction {
+    // They live; these are their figures now.
+    ACTION_UPDATE,
+    // They have ended; these are their last figures.
+    ACTION_REMOVE,
+} CaptureAction;
+
+// Transport protocol of a packet.
+typedef enum PacketType {
+    // TCP.
+    P_TCP,
+    // UDP.
+    P_UDP,
+} PacketType;
+
+// How important a line of the log is.
+typedef enum CaptureLogLevel {
+    // As an option: the default, which is `CAPTURE_LOG_LEVEL_INFO`. No line has it.
+    CAPTURE_LOG_LEVEL_DEFAULT,
+    // Something does not work.
+    CAPTURE_LOG_LEVEL_ERROR,
+    // Something works only in part.
+    CAPTURE_LOG_LEVEL_WARN,
+    // Something of note happened.
+    CAPTURE_LOG_LEVEL_INFO,
+    // For finding faults.
+    CAPTURE_LOG_LEVEL_DEBUG,
+    // For finding faults, in great detail.
+    CAPTURE_LOG_LEVEL_TRACE,
+    // As an option: nothing is logged. No line has it.
+    CAPTURE_LOG_LEVEL_OFF,
+} CaptureLogLevel;
+
+// Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
+typedef enum CaptureCode {
+    // No device to capture on.
+    CAPTURE_CODE_NO_DEVICE = 1,
+    // A device could not be opened.
+    CAPTURE_CODE_OPEN_DEVICE = 2,
+    // The filter expression does not compile.
+    CAPTURE_CODE_COMPILE_FILTER = 3,
+    // The filter could not be set on a device.
+    CAPTURE_CODE_SET_FILTER = 4,
+    // There is no open session.
+    CAPTURE_CODE_NOT_INITIALISED = 5,
+    // A directory could not be opened.
+    CAPTURE_CODE_OPEN_DIRECTORY = 6,
+    // Process sampling could not start.
+    CAPTURE_CODE_PROCESS_INIT = 35,
+    // A file of /proc is not in the expected format.
+    CAPTURE_CODE_PROCESS_FORMAT = 36,
+    // A file of /proc could not be opened.
+    CAPTURE_CODE_PROCESS_OPEN = 37,
+    // A directory of /proc could not be read.
+    CAPTURE_CODE_PROCESS_OPEN_DIRECTORY = 38,
+    // A packet was not understood.
+    CAPTURE_CODE_PACKET_FORMAT = 41,
+    // The address was not found.
+    CAPTURE_CODE_ADDRESS_NOT_FOUND = 43,
+    // The inode was not found.
+    CAPTURE_CODE_INODE_NOT_FOUND = 44,
+    // An argument is not valid.
+    CAPTURE_CODE_INVALID_ARGUMENT = 100,
+    // Another call on the same session is running, in this thread or in another one.
+    CAPTURE_CODE_BUSY = 101,
+    // The session belongs to another process: it was opened before a fork.
+    CAPTURE_CODE_FORKED = 102,
+    // The session is already open.
+    CAPTURE_CODE_ALREADY_OPEN = 103,
+    // The log file could not be opened.
+    CAPTURE_CODE_LOG_FILE = 104,
+    // The savefile could not be read.
+    CAPTURE_CODE_SAVEFILE = 105,
+    // A thread could not be started.
+    CAPTURE_CODE_THREAD = 106,
+    // The system refused a descriptor or another resource.
+    CAPTURE_CODE_SYSTEM_RESOURCE = 107,
+    // The session has failed and can only be closed.
+    CAPTURE_CODE_SESSION_FAILED = 108,
+    // A fault of the library itself.
+    CAPTURE_CODE_INTERNAL = 109,
+    // A capability is missing.
+    CAPTURE_CODE_NOT_PERMITTED = 110,
+} CaptureCode;
+
+// A session. It belongs to the process that opened it, not to a process forked from that one.
+typedef struct CaptureSession CaptureSession;
+
+// How `CaptureInit` is to capture. All zero is valid and means the defaults.
+typedef struct CaptureInitt {
+    // File that the log is appended to; NULL for none.
+    const char *logfile;
+    // Capture read timeout, milliseconds, up to 60000; 0 for 100.
+    int32_t ms;
+    // Bytes kept of each packet, up to 262144; 0 for 256.
+    int32_t snaplen;
+    // Whether devices are put in promiscuous mode: 0 or not 0.
+    int32_t promise;
+    // Filter expression, see pcap-filter(7); NULL for all packets.
+    const char *fliter;
+    // NULL, or room for CAPTURE_ERROR_SIZE bytes of error text.
+    char *errorbuf;
+    // One of LoopType; changes nothing.
+    enum LoopType loop;
+} CaptureInitt;
+
+// Figures of one process. Text is as the kernel gave it, always NUL-terminated.
+typedef struct Process_s {
+    // Name; cut to 127 bytes, never inside a UTF-8 character.
+    char name[CAPTURE_COMMAN_SIZE];
+    // Arguments separated by spaces; cut to 511 bytes in the same way.
+    char cmdline[CAPTURE_CMDLINE_SIZE];
+    // Name of the effective user, or its number.
+    char user[CAPTURE_COMMAN_SIZE];
+    // Name of the effective group, or its number.
+    char group[CAPTURE_COMMAN_SIZE];
+    // Process id.
+    pid_t pid;
+    // Effective user id.
+    uid_t uid;
+    // Effective group id.
+    gid_t gid;
+    // Open descriptors.
+    uint32_t fdCnt;
+    // Resident set, kB.
+    uint64_t memory;
+    // Share of the whole machine's CPU time since the last update, 0-100; 0 on the first sample.
+    double cpuPercent;
+    // Share of the machine's memory, 0-100.
+    double memPercent;
+    // Bytes asked for by read calls since the process started.
+    uint64_t ioRead;
+    // Bytes handed to write calls since the process started.
+    uint64_t ioWrite;
+    // Bytes received on the wire, link headers included, since the process was first seen.
+    uint64_t recv;
+    // Bytes sent on the wire, link headers included, since the process was first seen.
+    uint64_t send;
+} Process_s;
+
+// Figures of one process.
+typedef struct Process_s Process_t;
+
+// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+typedef void (*ProcessInfoCallback)(enum CaptureAction action, const Process_t *processes, uint32_t *size);
+
+// One captured TCP or UDP packet.
+typedef struct Packet_s {
+    // `source:port-destination:port` in the packet's own direction; IPv6 addresses in brackets.
+    char hash[CAPTURE_COMMAN_SIZE];
+    // Transport protocol.
+    enum PacketType family;
+    // The captured bytes from the link header on, the smaller of packetSize and snaplen; valid during the callback.
+    uint8_t *packet;
+    // Length on the wire, bytes.
+    uint32_t packetSize;
+} Packet_s;
+
+// One captured TCP or UDP packet.
+typedef struct Packet_s Packet_t;
+
+// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+typedef void (*PacketCallback)(const Packet_t *packets, uint32_t *size);
+
+// Receives one line of the log, NUL-terminated and without a line end, valid during the call. Called on the
+// caller's thread only, inside `CaptureSessionOpen`, `CaptureSessionUpdate` and `CaptureSessionClose`.
+typedef void (*CaptureLogHandler)(void *user_data, enum CaptureLogLevel level, const char *text);
+
+// How `CaptureSessionOpen` is to monitor. Zero the structure, then set `size` to its size; every other zero
+// means the default.
+typedef struct CaptureOptions {
+    // sizeof(CaptureOptions).
+    size_t size;
+    // Devices to capture on, separated by commas; NULL for every usable one, loopback included.
+    const char *devices;
+    // A savefile to read packets from instead, as fast as possible; NULL for live capture.
+    const char *savefile;
+    // Filter expression, see pcap-filter(7); NULL for all packets.
+    const char *filter;
+    // Addresses taken as this host's besides its own, separated by commas; NULL for none. For savefiles that
+    // were recorded on another host.
+    const char *local_addresses;
+    // Deliver only processes with one of these ids; NULL for all.
+    const pid_t *pids;
+    // Number of ids.
+    size_t pid_count;
+    // Deliver only processes of one of these users, by name or number; NULL for all.
+    const char *const *users;
+    // Number of users.
+    size_t user_count;
+    // Deliver only processes with one of these names; NULL for all.
+    const char *const *names;
+    // Number of names.
+    size_t name_count;
+    // File that the log is appended to; NULL for none.
+    const char *log_file;
+    // Receives the log's lines; NULL for nobody.
+    CaptureLogHandler log_handler;
+    // Handed to `log_handler`.
+    void *log_user_data;
+    // The least important level that is logged.
+    enum CaptureLogLevel log_level;
+    // What not to do: CAPTURE_SKIP_ bits.
+    uint32_t skip;
+    // 1 to put devices in promiscuous mode.
+    uint32_t promiscuous;
+    // Bytes kept of each packet, up to 262144; 0 for 256.
+    uint32_t snaplen;
+    // Longest time the kernel gathers packets before handing them over, milliseconds, up to 60000; 0 for 100.
+    uint32_t timeout_ms;
+    // The session's descriptor becomes readable when this many milliseconds have passed since the last update;
+    // 0 for never.
+    uint32_t interval_ms;
+    // Capture buffer of each device, bytes, 524288 to 1073741824; 0 for 8388608.
+    uint64_t buffer_bytes;
+    // Most flows held at once, up to 16777216; 0 for 1000000.
+    uint64_t flow_limit;
+    // Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
+    uint64_t packet_bytes;
+} CaptureOptions;
+
+// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
+// callback. Later versions of the library may hand over larger structures: step through the array by
+// `element_size`.
+typedef struct CaptureProcess {
+    // Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0.
+    uint32_t valid;
+    // Process id.
+    pid_t pid;
+    // Parent's process id.
+    pid_t parent;
+    // Effective user id.
+    uid_t uid;
+    // Effective group id.
+    gid_t gid;
+    // Number of threads.
+    uint32_t threads;
+    // Open descriptors.
+    uint32_t descriptors;
+    // State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
+    uint32_t state;
+    // Name.
+    const char *name;
+    // Length of the name, bytes.
+    size_t name_length;
+    // Arguments, each ended by NUL.
+    const char *command_line;
+    // Length of the arguments with their NULs, bytes; 0 for kernel threads and zombies.
+    size_t command_line_length;
+    // Name of the effective user, or its number.
+    const char *user;
+    // Name of the effective group, or its number.
+    const char *group;
+    // When the process started, nanoseconds since the Unix epoch.
+    uint64_t start_time_ns;
+    // CPU time in user mode since the process started, nanoseconds.
+    uint64_t cpu_user_ns;
+    // CPU time in kernel mode since the process started, nanoseconds.
+    uint64_t cpu_system_ns;
+    // Share of the whole machine's CPU time since the last update, 0-100.
+    double cpu_percent;
+    // Resident set, bytes.
+    uint64_t resident_bytes;
+    // Virtual memory, bytes.
+    uint64_t virtual_bytes;
+    // Resident share of the machine's memory, 0-100.
+    double memory_percent;
+    // Bytes asked for by read calls since the process started.
+    uint64_t read_chars;
+    // Bytes handed to write calls since the process started.
+    uint64_t write_chars;
+    // Bytes fetched from storage since the process started.
+    uint64_t read_bytes;
+    // Bytes sent to storage since the process started.
+    uint64_t write_bytes;
+    // Bytes sent on the wire, link headers included, since the process was first seen.
+    uint64_t send_bytes;
+    // Bytes received on the wire, link headers included, since the process was first seen.
+    uint64_t receive_bytes;
+    // Packets sent since the process was first seen.
+    uint64_t send_packets;
+    // Packets received since the process was first seen.
+    uint64_t receive_packets;
+    // Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
+    uint64_t uncertain_bytes;
+} CaptureProcess;
+
+// Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.
+typedef void (*CaptureProcessHandler)(void *user_data,
+                                      enum CaptureAction action,
+                                      const struct CaptureProcess *processes,
+                                      size_t count,
+                                      size_t element_size);
+
+// One captured packet. Pointers are valid during the callback.
+typedef struct CapturePacket {
+    // When it was captured, nanoseconds since the Unix epoch.
+    uint64_t time_ns;
+    // The captured bytes, from the link header on.
+    const uint8_t *data;
+    // Number of captured bytes.
+    uint32_t captured_length;
+    // Length on the wire, bytes.
+    uint32_t wire_length;
+    // Where it comes from, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
+    uint8_t source_address[16];
+    // Where it goes.
+    uint8_t destination_address[16];
+    // Port it comes from, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    uint16_t source_port;
+    // Port it goes to.
+    uint16_t destination_port;
+    // IP protocol number: 6 for TCP, 17 for UDP.
+    uint32_t protocol;
+} CapturePacket;
+
+// Receives `count` packets, `element_size` bytes apart. Called on the thread of the update.
+typedef void (*CapturePacketHandler)(void *user_data,
+                                     const struct CapturePacket *packets,
+                                     size_t count,
+                                     size_t element_size);
+
+// Who receives what an update finds. Zero the structure, then set `size` to its size.
+typedef struct CaptureHandlers {
+    // sizeof(CaptureHandlers).
+    size_t size;
+    // Handed to both handlers.
+    void *user_data;
+    // First receives the processes that ended, if any, then those that live; NULL for nobody.
+    CaptureProcessHandler process;
+    // Receives the packets; NULL leaves them where they are.
+    CapturePacketHandler packet;
+    // Most packets to hand over; 0 for all that are held.
+    uint64_t packet_limit;
+} CaptureHandlers;
+
+// What the session saw and what it lost, since it was opened unless it says otherwise.
+typedef struct CaptureStats {
+    // sizeof(CaptureStats), set by the caller.
+    size_t size;
+    // Frames seen.
+    uint64_t frames;
+    // Bytes of these frames on the wire.
+    uint64_t frame_bytes;
+    // Frames cut inside a header that was needed: `snaplen` is too small.
+    uint64_t undecoded_truncated;
+    // Frames that hold no IP packet.
+    uint64_t undecoded_not_ip;
+    // Frames whose headers contradict themselves.
+    uint64_t undecoded_malformed;
+    // Frames lost because a capture buffer was full.
+    uint64_t lost_in_kernel;
+    // Frames lost by a device or its driver.
+    uint64_t lost_in_device;
+    // Packets lost because nobody took them in time.
+    uint64_t lost_packets;
+    // Lines of the log lost because they were not taken in time.
+    uint64_t lost_log_lines;
+    // Devices being captured now.
+    uint64_t devices;
+    // Flows held now.
+    uint64_t flows;
+    // Flows that ended by age.
+    uint64_t flows_expired;
+    // Flows that made room for new ones because `flow_limit` was reached.
+    uint64_t flows_evicted;
+    // Flows waiting for their owner now.
+    uint64_t flows_waiting;
+    // Bytes whose owner is the one holder of the flow's socket.
+    uint64_t bytes_exact;
+    // Bytes whose owner is one of several holders of the socket.
+    uint64_t bytes_shared;
+    // Bytes whose owner was found by a wildcard.
+    uint64_t bytes_guessed;
+    // Bytes whose owner is still being looked for.
+    uint64_t bytes_pending;
+    // Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel.
+    uint64_t bytes_no_socket;
+    // Bytes of sockets that no process holds.
+    uint64_t bytes_no_holder;
+    // Bytes that match sockets of several processes with nothing to tell them apart.
+    uint64_t bytes_ambiguous;
+    // Bytes of sockets whose holder could not be read for want of a capability.
+    uint64_t bytes_not_permitted;
+    // Bytes of flows that came while too many others waited for their owner.
+    uint64_t bytes_queue_full;
+    // Bytes of later fragments whose first fragment was not seen.
+    uint64_t bytes_fragment;
+    // Bytes forwarded or overheard: neither end is on this host.
+    uint64_t bytes_not_local;
+    // Bytes of protocols whose sockets cannot be looked up.
+    uint64_t bytes_no_ports;
+    // Bytes of processes that had already been reported as ended.
+    uint64_t bytes_owner_ended;
+    // Bytes whose owner could not be told because a file of /proc could not be read.
+    uint64_t bytes_unreadable;
+    // Processes whose figures could not be read or understood.
+    uint64_t processes_skipped;
+    // Time that the last update took, its callbacks excluded, nanoseconds.
+    uint64_t update_ns;
+    // Capabilities that would bring more, one bit for each number in capability.h: bit 13 is CAP_NET_RAW.
+    uint64_t missing_capabilities;
+} CaptureStats;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Opens the program's session. After `CaptureExit` it may be opened again.
+//
+// A NULL config means the defaults; either callback may be NULL, and what it would receive is then not gathered.
+// Where privileges are missing the session opens with what may be read, and the log says what is missing. On
+// failure one of CaptureCode is returned and `errorbuf`, if there is one, holds the text.
+//
+// Requirements:
+// `config` is NULL or points to a whole structure; its strings are NULL or NUL-terminated; its errorbuf is NULL
+// or has room for CAPTURE_ERROR_SIZE bytes. The callbacks may be called until `CaptureExit` returns.
+int32_t CaptureInit(const struct CaptureInitt *config,
+                    ProcessInfoCallback process_callback,
+                    PacketCallback packet_callback);
+
+// Samples every process and runs the callbacks, on the calling thread: first `ACTION_REMOVE` once for each process
+// that has ended, with its last figures; then `ACTION_UPDATE` once with every process that lives; then the packets
+// captured since the last update, at most `cnt` of them, -1 for all that are held.
+//
+// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
+// 100 ms, and not at all otherwise. A callback may throw a C++ exception; it passes through, and what was not
+// delivered comes with the next update.
+//
+// Requirements:
+// The callbacks that `CaptureInit` was given may still be called.
+int32_t CaptureUpdate(int32_t cnt);
+
+// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned.
+int32_t CaptureExit(void);
+
+// Opens a session and stores it in `*session`, which is NULL on failure. NULL options mean the defaults.
+//
+// Where privileges are missing the session opens with what may be read; the log and `missing_capabilities` of the
+// statistics say what would bring the rest. Close it with `CaptureSessionClose`.
+//
+// Requirements:
+// `options` is NULL or a structure whose `size` is set and whose pointers are NULL or valid; `session` is NULL,
+// which is an error, or may be written to.
+int32_t CaptureSessionOpen(const struct CaptureOptions *options,
+                           struct CaptureSession **session);
+
+// Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
+// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample.
+//
+// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
+// 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.
+//
+// Requirements:
+// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.
+int32_t CaptureSessionUpdate(struct CaptureSession *session,
+                             const struct CaptureHandlers *handlers);
+
+// The session's descriptor, or -1. It is readable when packets are held, when `interval_ms` have passed since the
+// last update, when a savefile has been read to its end, and when the session has failed: poll it, then update.
+// It belongs to the session: do not read it, do not close it.
+//
+// Requirements:
+// `session` is NULL or open.
+int32_t CaptureSessionDescriptor(const struct CaptureSession *session);
+
+// Fills `*stats` as far as its `size` says. May be called from any thread, also while an update runs.
+//
+// Requirements:
+// `session` is NULL, which is an error, or open; `stats` is NULL, which is an error, or has `size` writable bytes.
+int32_t CaptureSessionStats(const struct CaptureSession *session,
+                            struct CaptureStats *stats);
+
+// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. In a process
+// forked from the opener, and while another call on the session runs, it only returns an error.
+//
+// Requirements:
+// `session` is NULL, which is an error, or open.
+int32_t CaptureSessionClose(struct CaptureSession *session);
+
+// Version of the library that is loaded: major * 65536 + minor * 256 + patch. Any thread, at any time.
+uint32_t CaptureVersion(void);
+
+// What a code means, in a few words; never NULL, valid for ever. Any thread, at any time.
+const char *CaptureStrError(int32_t code);
+
+// What the last call that failed in this thread had tried, and what would help; empty when none has failed. Valid
+// until the next failure in this thread or its end.
+const char *CaptureErrorText(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LIBCAPTURE_H */

@@ -1,0 +1,76 @@
+//! Who a process is: its name, owner and command line.
+
+use super::reading::{Core, ProcessDirectory};
+use super::root::ProcRoot;
+use super::users::UserNames;
+use crate::model::{Identity, ProcId, SampleSet};
+use std::path::Path;
+use std::time::Instant;
+
+/// Bytes of a command line that are kept, the most that the kernel allows a single argument
+/// (`MAX_ARG_STRLEN`, execve(2)). Longer ones are cut, so that one process cannot make its watchers grow.
+pub const COMMAND_LINE_LIMIT: usize = 128 * 1024;
+
+/// Reads identities, remembering the names of users and groups. Look-ups of names may go through the system's name
+/// services and take as long as they take.
+#[derive(Debug)]
+pub struct IdentityReader {
+    names: UserNames,
+    buffer: Vec<u8>,
+}
+
+impl Default for IdentityReader {
+    fn default() -> IdentityReader {
+        IdentityReader { names: UserNames::new(Path::new("/etc"), Instant::now()), buffer: Vec::new() }
+    }
+}
+
+impl IdentityReader {
+    /// Describes the process that has this pid now, the command line only when `what` asks for it. `None` when
+    /// there is no such process or its `stat` cannot be read.
+    pub fn read(&mut self, root: &ProcRoot, pid: i32, what: SampleSet) -> Option<(ProcId, Identity)> {
+        self.refresh_names();
+        let directory = ProcessDirectory::open(root, pid).ok()?;
+        let mut stat = Vec::new();
+        let core = directory.core(&mut stat).ok()?;
+        let mut identity = self.describe(&Identity::default(), &core);
+        if what.has(SampleSet::COMMAND_LINE) && core.stat.has_memory() {
+            identity.command_line = self.command_line(&directory).unwrap_or_default().to_vec();
+        }
+        Some((core.id(), identity))
+    }
+
+    /// Notices changes of the user and group databases.
+    pub(super) fn refresh_names(&mut self) {
+        self.names.refresh(Instant::now());
+    }
+
+    /// Changes when names of users and groups may have changed.
+    pub(super) fn generation(&self) -> u32 {
+        self.names.generation()
+    }
+
+    /// `known` with the name and owner that were just read. An owner that could not be read stays.
+    pub(super) fn describe(&mut self, known: &Identity, core: &Core<'_>) -> Identity {
+        let mut identity = Identity { name: core.stat.name.to_vec(), ..known.clone() };
+        if let Some((uid, gid)) = core.owner {
+            identity.uid = uid;
+            identity.gid = gid;
+            identity.user = self.names.user(uid).to_vec();
+            identity.group = self.names.group(gid).to_vec();
+        }
+        identity
+    }
+
+    /// Reads the command line: every argument ended by NUL, at most [`COMMAND_LINE_LIMIT`] bytes in all.
+    pub(super) fn command_line(&mut self, directory: &ProcessDirectory) -> nix::Result<&[u8]> {
+        directory.record_up_to(c"cmdline", &mut self.buffer, COMMAND_LINE_LIMIT)?;
+        self.buffer.truncate(COMMAND_LINE_LIMIT);
+        if self.buffer.last().is_some_and(|&byte| byte != 0) {
+            // Cut here, or by the kernel when the process overwrote its arguments.
+            self.buffer.truncate(COMMAND_LINE_LIMIT - 1);
+            self.buffer.push(0);
+        }
+        Ok(&self.buffer)
+    }
+}

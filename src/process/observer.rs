@@ -1,0 +1,237 @@
+//! Looks at one process and brings its entry up to date: same process or another, figures, rate, identity.
+
+use super::identity::IdentityReader;
+use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
+use super::root::ProcRoot;
+use super::table::{CommandLine, Origin, Outcome, Tracked};
+use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
+use std::sync::Arc;
+
+/// In how many samples every command line is read again at least once, for a process may overwrite its own.
+const COMMAND_LINE_ROUNDS: u32 = 16;
+
+/// What is needed to look at processes, and counters of the looking.
+#[derive(Debug)]
+pub struct Observer {
+    root: ProcRoot,
+    what: SampleSet,
+    selection: Selection,
+    figures: FigureReader,
+    identities: IdentityReader,
+    buffer: Vec<u8>,
+    round: u32,
+    machine_ticks: u64,
+    unreadable: u64,
+}
+
+impl Observer {
+    /// An observer of the groups of figures in `what`, read for processes of the selection.
+    pub fn new(root: ProcRoot, what: SampleSet, selection: Selection) -> Observer {
+        Observer {
+            root,
+            what,
+            selection,
+            figures: FigureReader::new(what),
+            identities: IdentityReader::default(),
+            buffer: Vec::new(),
+            round: 0,
+            machine_ticks: 0,
+            unreadable: 0,
+        }
+    }
+
+    /// The tree that is read.
+    pub fn root(&self) -> &ProcRoot {
+        &self.root
+    }
+
+    /// How often a process was there but its `stat` could not be read.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// Begins a sample, with the machine's CPU time at this moment in clock ticks.
+    pub fn begin(&mut self, machine_ticks: u64) {
+        self.machine_ticks = machine_ticks;
+        self.round = self.round.wrapping_add(1);
+        self.identities.refresh_names();
+    }
+
+    /// Looks at the process with this pid, which `known` was at the last sample.
+    pub fn look(&mut self, pid: i32, known: Option<&mut Tracked>) -> Outcome {
+        match self.look_closely(pid, known) {
+            Ok(outcome) => outcome,
+            Err(Failure::Gone) => Outcome::Gone,
+            Err(Failure::Unreadable) => {
+                self.unreadable = self.unreadable.saturating_add(1);
+                Outcome::Unchanged
+            }
+        }
+    }
+
+    fn look_closely(&mut self, pid: i32, known: Option<&mut Tracked>) -> Result<Outcome, Failure> {
+        let directory = ProcessDirectory::open(&self.root, pid)?;
+        // Lent out for the time of this look, since the name that was read stays in it.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let outcome = match directory.core(&mut buffer) {
+            Ok(core) => match known.filter(|known| known.record.sample.id == core.id()) {
+                Some(known) => self.update(&directory, &core, known).map(|()| Outcome::Unchanged),
+                None => self.start(&directory, &core).map(Outcome::Started),
+            },
+            Err(failure) => Err(failure),
+        };
+        self.buffer = buffer;
+        outcome
+    }
+
+    fn start(&mut self, directory: &ProcessDirectory, core: &Core<'_>) -> Result<Box<Tracked>, Failure> {
+        if !self.selection.pids.is_empty() && directory.is_other_thread(&mut Vec::new()) {
+            return Err(Failure::Gone);
+        }
+        let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
+        let identity = self.identities.describe(&Identity::default(), core);
+        tracked.names_generation = self.identities.generation();
+        tracked.selected = self.selects(core, &identity);
+        tracked.record.identity = Arc::new(identity);
+        if tracked.selected {
+            self.refresh_command_line(directory, core, &mut tracked, true)?;
+        }
+        let sample = self.sample(directory, core, &tracked)?;
+        store(&mut tracked, sample, None);
+        Ok(Box::new(tracked))
+    }
+
+    fn update(
+        &mut self,
+        directory: &ProcessDirectory,
+        core: &Core<'_>,
+        known: &mut Tracked,
+    ) -> Result<(), Failure> {
+        let new_image = !known.origin.same_image(core);
+        let stale = known.names_generation != self.identities.generation();
+        let renamed = !known.origin.same_name_and_owner(core);
+        let mut changed = new_image;
+        if new_image || renamed {
+            known.origin = Origin::new(core);
+        }
+        if stale || renamed {
+            let identity = self.identities.describe(&known.record.identity, core);
+            known.names_generation = self.identities.generation();
+            if identity != *known.record.identity {
+                changed = true;
+                known.selected = self.selects(core, &identity);
+                known.record.identity = Arc::new(identity);
+            }
+        }
+        if known.selected && (changed || self.command_line_is_due(core, known)) {
+            self.refresh_command_line(directory, core, known, new_image)?;
+        }
+        let sample = self.sample(directory, core, known)?;
+        let machine_ticks = self.machine_ticks.saturating_sub(known.machine_ticks);
+        let percent = cpu_percent(&known.record.sample, &sample, machine_ticks);
+        known.machine_ticks = self.machine_ticks;
+        store(known, sample, percent);
+        Ok(())
+    }
+
+    fn selects(&self, core: &Core<'_>, identity: &Identity) -> bool {
+        let owner_known = core.owner.is_some() || self.selection.users.is_empty();
+        owner_known && self.selection.matches(core.stat.pid, identity)
+    }
+
+    /// A sample of all figures of a selected process, of those in `stat` only of another.
+    fn sample(
+        &mut self,
+        directory: &ProcessDirectory,
+        core: &Core<'_>,
+        tracked: &Tracked,
+    ) -> Result<ProcessSample, Failure> {
+        let mut sample = core.sample();
+        if tracked.selected {
+            self.figures.read(directory, core.stat.has_memory(), self.root.facts(), &mut sample)?;
+            if tracked.command_line != CommandLine::Unknown {
+                sample.valid |= Validity::COMMAND_LINE;
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Not all processes' turns come in the same sample. One without a command line may be within an exec, which
+    /// is not over before the arguments are there.
+    fn command_line_is_due(&self, core: &Core<'_>, known: &Tracked) -> bool {
+        let turn = core.stat.pid.unsigned_abs().wrapping_add(self.round);
+        turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
+    }
+
+    fn refresh_command_line(
+        &mut self,
+        directory: &ProcessDirectory,
+        core: &Core<'_>,
+        tracked: &mut Tracked,
+        new_image: bool,
+    ) -> Result<(), Failure> {
+        if !self.what.has(SampleSet::COMMAND_LINE) {
+            return Ok(());
+        }
+        if !core.stat.has_memory() {
+            // Kernel threads have none; a process that is about to end keeps the one it had.
+            if tracked.command_line == CommandLine::Unknown {
+                tracked.command_line = CommandLine::Empty;
+            }
+            return Ok(());
+        }
+        let known = &tracked.record.identity.command_line;
+        let text = match directory.unless_gone(self.identities.command_line(directory))? {
+            // The same image without arguments has just lost its memory, for it is about to end.
+            Some(b"") if !new_image => Some(known.as_slice()),
+            other => other,
+        };
+        tracked.command_line = match text {
+            None => CommandLine::Unknown,
+            Some(b"") => CommandLine::Empty,
+            Some(_) => CommandLine::Known,
+        };
+        let text = text.unwrap_or_default();
+        if text != known {
+            let identity =
+                Identity { command_line: text.to_vec(), ..Identity::clone(&tracked.record.identity) };
+            tracked.record.identity = Arc::new(identity);
+        }
+        Ok(())
+    }
+}
+
+/// Takes over a sample and the rate since the one before, if there is one to tell.
+fn store(tracked: &mut Tracked, sample: ProcessSample, cpu_percent: Option<f64>) {
+    tracked.delivered |= tracked.selected;
+    let record = &mut tracked.record;
+    record.sample = sample;
+    record.valid = sample.valid;
+    if cpu_percent.is_some() {
+        record.valid |= Validity::CPU_PERCENT;
+    }
+    record.cpu_percent = cpu_percent.unwrap_or_default();
+}
+
+/// The process's share of the machine's CPU time between two samples. Counters that went backwards count as
+/// having stood still. `None` when no tick has passed, so that there is no share.
+fn cpu_percent(then: &ProcessSample, now: &ProcessSample, machine_ticks: u64) -> Option<f64> {
+    if machine_ticks == 0 {
+        return None;
+    }
+    let user = now.user_ticks.saturating_sub(then.user_ticks);
+    let system = now.system_ticks.saturating_sub(then.system_ticks);
+    // The machine's time is read first, so a process read last can seem to have had more than all of it.
+    Some((user.saturating_add(system) as f64 * 100.0 / machine_ticks as f64).min(100.0))
+}
+
+fn blank_record(sample: ProcessSample) -> ProcessRecord {
+    ProcessRecord {
+        sample,
+        identity: Arc::default(),
+        cpu_percent: 0.0,
+        traffic: Traffic::default(),
+        uncertain_bytes: 0,
+        valid: Validity::default(),
+    }
+}

@@ -1,0 +1,290 @@
+//! Pure parsers of the text files of `/proc`: bytes in, figures out, no I/O.
+//!
+//! All of them return `None` for bytes that the kernel would not have written; none of them allocates. The formats
+//! are those of proc_pid_stat(5), proc_pid_statm(5), proc_pid_io(5), proc_stat(5) and proc_meminfo(5).
+
+/// The thread is a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
+const FLAG_KERNEL_THREAD: u64 = 0x0020_0000;
+/// The process has not called exec since it was forked (`PF_FORKNOEXEC`, include/linux/sched.h).
+const FLAG_NO_EXEC_YET: u64 = 0x40;
+
+/// What is used of `/proc/<pid>/stat`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stat<'a> {
+    /// Process id (field 1).
+    pub pid: i32,
+    /// Name (field 2), without the parentheses around it.
+    pub name: &'a [u8],
+    /// The state's letter (field 3).
+    pub state: u8,
+    /// The parent's pid (field 4).
+    pub parent: i32,
+    /// The kernel's flags of the process (field 9).
+    pub flags: u64,
+    /// CPU time in user mode of all threads, clock ticks (field 14).
+    pub user_ticks: u64,
+    /// CPU time in kernel mode of all threads, clock ticks (field 15).
+    pub system_ticks: u64,
+    /// Number of threads (field 20).
+    pub threads: u32,
+    /// Clock ticks from boot to the start (field 22).
+    pub start_ticks: u64,
+    /// Virtual memory, bytes; 0 without an address space (field 23).
+    pub virtual_bytes: u64,
+    /// Addresses of code and stack, which exec chooses; 0 or 1 when the reader may not see them (fields 26 and 28).
+    pub layout: [u64; 2],
+}
+
+impl Stat<'_> {
+    /// Whether this is a thread of the kernel, which has no memory and no arguments of its own.
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & FLAG_KERNEL_THREAD != 0
+    }
+
+    /// Whether there is an address space: not in kernel threads, zombies and processes about to become one.
+    pub fn has_memory(&self) -> bool {
+        self.virtual_bytes != 0 && !self.is_kernel_thread()
+    }
+
+    /// What differs before and after an exec. The flag is visible to everybody, the addresses are not.
+    pub fn image(&self) -> Image {
+        Image { layout: self.layout, no_exec_yet: self.flags & FLAG_NO_EXEC_YET != 0 }
+    }
+}
+
+/// Traits of the program image a process runs, compared to notice an exec.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Image {
+    layout: [u64; 2],
+    no_exec_yet: bool,
+}
+
+/// Parses `/proc/<pid>/stat`. The name may hold any byte but NUL, so it ends at the last `)`. Fields behind the
+/// virtual memory may be missing.
+pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
+    let open = text.iter().position(|&byte| byte == b'(')?;
+    let close = last_position(text, b')')?;
+    let name = text.get(open + 1..close)?;
+    let mut front = Fields(text.get(..open)?);
+    let pid = front.integer()?;
+    let mut fields = Fields(text.get(close + 1..)?.strip_prefix(b" ")?);
+    let &[state] = fields.next()? else { return None };
+    if !state.is_ascii_alphabetic() {
+        return None;
+    }
+    let parent = fields.integer()?;
+    fields.skip(4)?;
+    let flags = fields.number()?;
+    fields.skip(4)?;
+    let user_ticks = fields.number()?;
+    let system_ticks = fields.number()?;
+    fields.skip(4)?;
+    let threads = u32::try_from(fields.number()?).ok()?;
+    fields.skip(1)?;
+    let start_ticks = fields.number()?;
+    let virtual_bytes = fields.number()?;
+    let layout = layout(&mut fields).unwrap_or_default();
+    Some(Stat {
+        pid,
+        name,
+        state,
+        parent,
+        flags,
+        user_ticks,
+        system_ticks,
+        threads,
+        start_ticks,
+        virtual_bytes,
+        layout,
+    })
+}
+
+/// The fields from `rss` on, of which older kernels write fewer.
+fn layout(fields: &mut Fields<'_>) -> Option<[u64; 2]> {
+    fields.skip(2)?;
+    let start_code = fields.number()?;
+    fields.skip(1)?;
+    Some([start_code, fields.number()?])
+}
+
+/// Where the last `byte` is. Looks at whole blocks first, which the compiler turns into vector instructions: the
+/// fields behind a name are long.
+fn last_position(text: &[u8], byte: u8) -> Option<usize> {
+    let mut end = text.len();
+    for block in text.rchunks(32) {
+        if block.iter().fold(false, |found, &other| found | (other == byte)) {
+            break;
+        }
+        end -= block.len();
+    }
+    text.get(..end)?.iter().rposition(|&other| other == byte)
+}
+
+/// What is used of `/proc/<pid>/statm`, in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statm {
+    /// Virtual memory.
+    pub virtual_pages: u64,
+    /// Resident set.
+    pub resident_pages: u64,
+}
+
+/// Parses `/proc/<pid>/statm`.
+pub fn statm(text: &[u8]) -> Option<Statm> {
+    let mut fields = Fields(text);
+    Some(Statm { virtual_pages: fields.number()?, resident_pages: fields.number()? })
+}
+
+/// What is used of `/proc/<pid>/io`, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Io {
+    /// `rchar`.
+    pub read_chars: u64,
+    /// `wchar`.
+    pub write_chars: u64,
+    /// `read_bytes`.
+    pub read_bytes: u64,
+    /// `write_bytes`.
+    pub write_bytes: u64,
+}
+
+/// Parses `/proc/<pid>/io`; lines other than the four may come in any order and number.
+pub fn io(text: &[u8]) -> Option<Io> {
+    let [mut read_chars, mut write_chars, mut read_bytes, mut write_bytes] = [None; 4];
+    for line in text.split(|&byte| byte == b'\n') {
+        let mut fields = Fields(line);
+        let value = match fields.next() {
+            Some(b"rchar:") => &mut read_chars,
+            Some(b"wchar:") => &mut write_chars,
+            Some(b"read_bytes:") => &mut read_bytes,
+            Some(b"write_bytes:") => &mut write_bytes,
+            _ => continue,
+        };
+        *value = Some(fields.number()?);
+    }
+    Some(Io {
+        read_chars: read_chars?,
+        write_chars: write_chars?,
+        read_bytes: read_bytes?,
+        write_bytes: write_bytes?,
+    })
+}
+
+/// What is used of the machine-wide `/proc/stat`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MachineStat {
+    /// Clock ticks of all processors since boot: user, nice, system, idle, iowait, irq and softirq. Guest time is
+    /// already part of user time, and stolen time was not this machine's to spend.
+    pub cpu_ticks: u64,
+    /// Seconds from the epoch to boot.
+    pub boot_seconds: u64,
+}
+
+/// Parses `/proc/stat`, of whose `cpu` line the fields behind `idle` may be missing.
+pub fn machine_stat(text: &[u8]) -> Option<MachineStat> {
+    let [mut cpu_ticks, mut boot_seconds] = [None; 2];
+    for line in text.split(|&byte| byte == b'\n') {
+        if let Some(rest) = line.strip_prefix(b"cpu ") {
+            cpu_ticks = Some(cpu_total(rest.trim_ascii())?);
+        } else if let Some(rest) = line.strip_prefix(b"btime ") {
+            boot_seconds = Some(Fields(rest).number()?);
+        }
+    }
+    Some(MachineStat { cpu_ticks: cpu_ticks?, boot_seconds: boot_seconds? })
+}
+
+fn cpu_total(text: &[u8]) -> Option<u64> {
+    let mut fields = Fields(text);
+    let mut total = 0u64;
+    for index in 0..7 {
+        match fields.next() {
+            Some(ticks) => total = total.saturating_add(decimal(ticks)?),
+            None if index >= 4 => break,
+            None => return None,
+        }
+    }
+    Some(total)
+}
+
+/// Parses the installed memory out of `/proc/meminfo`, in bytes.
+pub fn memory_total(text: &[u8]) -> Option<u64> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"MemTotal:"))?;
+    let kibibytes = Fields(line.trim_ascii().strip_suffix(b" kB")?.trim_ascii()).number()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// Parses the pid of the process that a thread belongs to out of `/proc/<pid>/status`.
+pub fn thread_group(text: &[u8]) -> Option<i32> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:\t"))?;
+    Fields(line).integer()
+}
+
+/// A decimal number that is all of `text`.
+pub fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// A number of so many digits is surely below 2^64.
+const SAFE_DIGITS: usize = 19;
+
+/// Fields parted by single spaces; a newline ends the last.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = self.0.iter().position(|&byte| byte == b' ' || byte == b'\n').unwrap_or(self.0.len());
+        let field = self.0.get(..end)?;
+        self.0 = self.0.get(end + 1..).unwrap_or_default();
+        Some(field)
+    }
+
+    #[inline]
+    fn number(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for (index, &byte) in self.0.iter().enumerate() {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                if index == 0 || index > SAFE_DIGITS || !matches!(byte, b' ' | b'\n') {
+                    break;
+                }
+                self.0 = self.0.get(index + 1..)?;
+                return Some(value);
+            }
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        }
+        // The last of all, too many digits to go unchecked, or not a number.
+        decimal(self.next()?)
+    }
+
+    /// A pid, which is 0 for the parent of the first process and never negative.
+    fn integer(&mut self) -> Option<i32> {
+        i32::try_from(self.number()?).ok()
+    }
+
+    #[inline]
+    fn skip(&mut self, count: usize) -> Option<()> {
+        let mut left = count;
+        let end = self.0.iter().position(|&byte| {
+            left -= usize::from(byte == b' ');
+            left == 0
+        })?;
+        self.0 = self.0.get(end + 1..)?;
+        Some(())
+    }
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

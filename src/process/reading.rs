@@ -1,0 +1,234 @@
+//! One reading of one process's files: the hot path of sampling.
+//!
+//! All files of a process are opened relative to a descriptor of its directory, which stays that process's even
+//! when its pid is reused meanwhile: what is read always belongs together.
+
+use super::directory::Listing;
+use super::parse::{self, Stat};
+use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
+use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Why a process could not be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It has ended.
+    Gone,
+    /// It is there, but `stat` cannot be read or is not in the format.
+    Unreadable,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Failure {
+        if matches!(errno, Errno::ENOENT | Errno::ESRCH) { Failure::Gone } else { Failure::Unreadable }
+    }
+}
+
+/// The directory of one process, held open.
+#[derive(Debug)]
+pub struct ProcessDirectory {
+    directory: OwnedFd,
+    pid: i32,
+}
+
+/// What is read of every process, selected or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Core<'b> {
+    /// The parsed `stat`.
+    pub stat: Stat<'b>,
+    /// Effective user and group id, when they could be read.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl ProcessDirectory {
+    /// Opens the process's directory.
+    ///
+    /// # Errors
+    /// The system's error number.
+    pub fn open(root: &ProcRoot, pid: i32) -> nix::Result<ProcessDirectory> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = openat(root.directory(), PidPath::new(pid).directory(), flags, Mode::empty())?;
+        Ok(ProcessDirectory { directory, pid })
+    }
+
+    /// Reads `stat` and the owner.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn core<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<Core<'b>, Failure> {
+        // The directory always shows the effective ids; the files in it show root's once the process is not
+        // dumpable (fs/proc/base.c, task_dump_owner). Asked before `stat` is read: of a process that has ended
+        // the directory shows root's, of one whose `stat` can still be read it told the truth before.
+        let owner = fstat(&self.directory).ok().map(|stat| (stat.st_uid, stat.st_gid));
+        let text = self.record(c"stat", buffer)?;
+        let stat = parse::stat(text).filter(|stat| stat.pid == self.pid).ok_or(Failure::Unreadable)?;
+        Ok(Core { stat, owner })
+    }
+
+    /// Reads a file of one record.
+    ///
+    /// # Errors
+    /// The system's error number.
+    pub fn record<'b>(&self, name: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
+        self.record_up_to(name, buffer, usize::MAX)
+    }
+
+    /// The same, stopping once at least `limit` bytes were read.
+    ///
+    /// # Errors
+    /// The system's error number.
+    pub fn record_up_to<'b>(
+        &self,
+        name: &CStr,
+        buffer: &'b mut Vec<u8>,
+        limit: usize,
+    ) -> nix::Result<&'b [u8]> {
+        read_record_at(self.directory.as_fd(), name, buffer, limit)
+    }
+
+    /// Whether the pid is that of a thread other than its process's first, which has a directory, too, although
+    /// listings leave it out. `false` when that cannot be read.
+    pub fn is_other_thread(&self, buffer: &mut Vec<u8>) -> bool {
+        let status = self.record(c"status", buffer).ok();
+        status.and_then(parse::thread_group).is_some_and(|leader| leader != self.pid)
+    }
+
+    /// Number of open descriptors.
+    fn descriptors(&self, facts: &SystemFacts, listing: &mut Listing) -> nix::Result<u32> {
+        if facts.descriptors_by_size {
+            let stat = fstatat(&self.directory, c"fd", AtFlags::empty())?;
+            return Ok(u32::try_from(stat.st_size).unwrap_or_default());
+        }
+        listing.count(self.directory.as_fd(), c"fd")
+    }
+
+    /// Whether the process is still there. A file may be missing from a kernel built without it.
+    fn still_there(&self) -> bool {
+        fstatat(&self.directory, c"stat", AtFlags::empty()).is_ok()
+    }
+
+    /// What a failed reading of one more file means: nothing to tell of it, or that the process has ended.
+    ///
+    /// # Errors
+    /// `Gone` in the latter case.
+    pub fn unless_gone<T>(&self, reading: nix::Result<T>) -> Result<Option<T>, Failure> {
+        match reading {
+            Ok(reading) => Ok(Some(reading)),
+            Err(Errno::ESRCH) => Err(Failure::Gone),
+            Err(Errno::ENOENT) if !self.still_there() => Err(Failure::Gone),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Core<'_> {
+    /// Whose reading this is.
+    pub fn id(&self) -> ProcId {
+        ProcId { pid: self.stat.pid, start_ticks: self.stat.start_ticks }
+    }
+
+    /// A sample of the figures in `stat`; the others are not valid.
+    pub fn sample(&self) -> ProcessSample {
+        let mut valid = Validity::CPU;
+        if self.owner.is_some() {
+            valid |= Validity::USER;
+        }
+        ProcessSample {
+            id: self.id(),
+            parent: self.stat.parent,
+            state: self.stat.state,
+            threads: self.stat.threads,
+            user_ticks: self.stat.user_ticks,
+            system_ticks: self.stat.system_ticks,
+            resident_bytes: 0,
+            virtual_bytes: 0,
+            read_chars: 0,
+            write_chars: 0,
+            read_bytes: 0,
+            write_bytes: 0,
+            descriptors: 0,
+            valid,
+        }
+    }
+}
+
+/// Buffers and facts for reading the figures that are asked for.
+#[derive(Debug)]
+pub struct FigureReader {
+    what: SampleSet,
+    buffer: Vec<u8>,
+    listing: Listing,
+}
+
+impl FigureReader {
+    /// A reader of the groups in `what`.
+    pub fn new(what: SampleSet) -> FigureReader {
+        FigureReader { what, buffer: Vec::new(), listing: Listing::default() }
+    }
+
+    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid.
+    ///
+    /// # Errors
+    /// `Gone` when the process has ended meanwhile; `sample` is then of no use.
+    pub fn read(
+        &mut self,
+        directory: &ProcessDirectory,
+        has_memory: bool,
+        facts: &SystemFacts,
+        sample: &mut ProcessSample,
+    ) -> Result<(), Failure> {
+        if self.what.has(SampleSet::MEMORY) {
+            self.memory(directory, has_memory, facts, sample)?;
+        }
+        if self.what.has(SampleSet::IO) {
+            let io = directory.record(c"io", &mut self.buffer).map(parse::io);
+            if let Some(io) = directory.unless_gone(io)?.flatten() {
+                sample.read_chars = io.read_chars;
+                sample.write_chars = io.write_chars;
+                sample.read_bytes = io.read_bytes;
+                sample.write_bytes = io.write_bytes;
+                sample.valid |= Validity::IO;
+            }
+        }
+        if self.what.has(SampleSet::DESCRIPTORS) {
+            let count = directory.descriptors(facts, &mut self.listing);
+            if let Some(count) = directory.unless_gone(count)? {
+                sample.descriptors = count;
+                sample.valid |= Validity::DESCRIPTORS;
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(
+        &mut self,
+        directory: &ProcessDirectory,
+        has_memory: bool,
+        facts: &SystemFacts,
+        sample: &mut ProcessSample,
+    ) -> Result<(), Failure> {
+        if !has_memory {
+            // Its file would show zeros, which are true.
+            sample.valid |= Validity::MEMORY;
+            return Ok(());
+        }
+        let statm = directory.record(c"statm", &mut self.buffer).map(parse::statm);
+        if let Some(statm) = directory.unless_gone(statm)?.flatten() {
+            sample.resident_bytes = statm.resident_pages.saturating_mul(facts.page_size);
+            sample.virtual_bytes = statm.virtual_pages.saturating_mul(facts.page_size);
+            sample.valid |= Validity::MEMORY;
+        }
+        Ok(())
+    }
+}
+
+/// Whose pid this is now: reads the start time only. `None` when there is no such process or it cannot be read.
+pub fn proc_id(root: &ProcRoot, pid: i32, buffer: &mut Vec<u8>) -> Option<ProcId> {
+    let text = root.read_record(PidPath::new(pid).file("stat"), buffer).ok()?;
+    let stat = parse::stat(text).filter(|stat| stat.pid == pid)?;
+    Some(ProcId { pid, start_ticks: stat.start_ticks })
+}

@@ -1,0 +1,223 @@
+//! The table of known processes, in the order of their pids, and of those that ended in the latest sample.
+
+use super::parse::Image;
+use super::reading::Core;
+use crate::model::{ProcId, ProcessRecord};
+
+/// A process in the table.
+#[derive(Debug)]
+pub struct Tracked {
+    /// What users see.
+    pub record: ProcessRecord,
+    /// What the identity was made of.
+    pub origin: Origin,
+    /// The machine's CPU time at the latest sample, clock ticks.
+    pub machine_ticks: u64,
+    /// The generation of user and group names its identity was made with.
+    pub names_generation: u32,
+    /// What is known of the command line.
+    pub command_line: CommandLine,
+    /// Whether it is delivered.
+    pub selected: bool,
+    /// Whether it ever was, so that its end is told as well.
+    pub delivered: bool,
+    /// The round in which it was last looked at.
+    round: u32,
+    ended: bool,
+}
+
+/// What is known of a command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommandLine {
+    /// It was not asked for, or could not be read.
+    Unknown,
+    /// There is none.
+    Empty,
+    /// The identity has it.
+    Known,
+}
+
+/// What an identity was made of: a copy beside the figures, since to look into the identity itself for every process
+/// in every sample would cost more in memory accesses than all parsing.
+#[derive(Debug)]
+pub struct Origin {
+    image: Image,
+    owner: Option<(u32, u32)>,
+    name: [u8; NAME_BYTES],
+    length: usize,
+}
+
+/// The longest name there is, that of a kernel thread (`TASK_COMM_LEN` and fs/proc/array.c, proc_task_name).
+const NAME_BYTES: usize = 64;
+
+impl Origin {
+    /// Notes what was read.
+    pub fn new(core: &Core<'_>) -> Origin {
+        let mut name = [0; NAME_BYTES];
+        for (to, from) in name.iter_mut().zip(core.stat.name) {
+            *to = *from;
+        }
+        Origin { image: core.stat.image(), owner: core.owner, name, length: core.stat.name.len() }
+    }
+
+    /// Whether the process runs the same program as then, as far as can be told.
+    pub fn same_image(&self, core: &Core<'_>) -> bool {
+        self.image == core.stat.image()
+    }
+
+    /// Whether name and owner are the same as then. A name too long to be kept never is.
+    pub fn same_name_and_owner(&self, core: &Core<'_>) -> bool {
+        self.owner == core.owner && self.name.get(..self.length).is_some_and(|name| name == core.stat.name)
+    }
+}
+
+/// What came of looking at a process.
+pub enum Outcome {
+    /// It goes on, or nothing can be told of it now.
+    Unchanged,
+    /// It has ended, or never was.
+    Gone,
+    /// It is new; one that had the pid before has ended.
+    Started(Box<Tracked>),
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: Vec<Tracked>,
+    /// Found in this round, not yet among the entries.
+    started: Vec<Tracked>,
+    /// Found to have ended in this round, by id.
+    ended: Vec<ProcessRecord>,
+    round: u32,
+    /// Where the next pid is expected, if pids ascend.
+    next: usize,
+    /// How many entries were visited in this round, and how many of them had ended.
+    visited: usize,
+    ending: usize,
+}
+
+impl Tracked {
+    /// An entry of a process just found.
+    pub fn new(record: ProcessRecord, origin: Origin, machine_ticks: u64) -> Tracked {
+        Tracked {
+            record,
+            origin,
+            machine_ticks,
+            names_generation: 0,
+            command_line: CommandLine::Unknown,
+            selected: false,
+            delivered: false,
+            round: 0,
+            ended: false,
+        }
+    }
+
+    fn id(&self) -> ProcId {
+        self.record.sample.id
+    }
+}
+
+impl Table {
+    /// Begins a round of visits. Those that ended in the former round are forgotten.
+    pub fn begin(&mut self) {
+        self.ended.clear();
+        self.round = self.round.wrapping_add(1);
+        (self.next, self.visited, self.ending) = (0, 0, 0);
+    }
+
+    /// Looks at the process that is listed with this pid. Pids that do not ascend take longer to find.
+    pub fn visit(&mut self, pid: i32, look: impl FnOnce(i32, Option<&mut Tracked>) -> Outcome) {
+        let next = self.find(pid);
+        match self.entries.get_mut(next).filter(|entry| entry.id().pid == pid) {
+            Some(entry) if entry.round == self.round => {}
+            Some(_) => self.visit_at(next, look),
+            None => {
+                if let Outcome::Started(tracked) = look(pid, None) {
+                    self.started.push(*tracked);
+                }
+            }
+        }
+        self.next = next;
+    }
+
+    /// Looks at every known process that was not visited: most have ended, but a listing may have missed one.
+    pub fn visit_rest(&mut self, mut look: impl FnMut(i32, Option<&mut Tracked>) -> Outcome) {
+        if self.visited == self.entries.len() {
+            return;
+        }
+        for position in 0..self.entries.len() {
+            if self.entries.get(position).is_some_and(|entry| entry.round != self.round) {
+                self.visit_at(position, &mut look);
+            }
+        }
+    }
+
+    /// Ends the round: those that have ended leave, those that have started come in.
+    pub fn finish(&mut self) {
+        if self.ending > 0 {
+            let ended = self.entries.extract_if(.., |entry| entry.ended);
+            self.ended.extend(ended.filter(|entry| entry.delivered).map(|entry| entry.record));
+        }
+        if !self.started.is_empty() {
+            self.entries.append(&mut self.started);
+            self.entries.sort_by_key(Tracked::id);
+            // A directory that is not of the proc filesystem may list a name twice when it changes.
+            self.entries.dedup_by_key(|entry| entry.id());
+        }
+    }
+
+    fn visit_at(&mut self, position: usize, look: impl FnOnce(i32, Option<&mut Tracked>) -> Outcome) {
+        let Some(entry) = self.entries.get_mut(position) else { return };
+        entry.round = self.round;
+        self.visited += 1;
+        let outcome = look(entry.id().pid, Some(entry));
+        entry.ended = !matches!(outcome, Outcome::Unchanged);
+        self.ending += usize::from(entry.ended);
+        if let Outcome::Started(tracked) = outcome {
+            self.started.push(*tracked);
+        }
+    }
+
+    /// Where the first entry stands whose pid is not below this one.
+    fn find(&self, pid: i32) -> usize {
+        let below = |entry: &Tracked| entry.id().pid < pid;
+        let behind = self.next.checked_sub(1).and_then(|last| self.entries.get(last));
+        if behind.is_some_and(|entry| !below(entry)) {
+            return self.entries.partition_point(below);
+        }
+        let ahead = self.entries.get(self.next..).unwrap_or_default();
+        self.next + ahead.iter().take_while(|entry| below(entry)).count()
+    }
+
+    /// Every known process, by pid.
+    pub fn iter(&self) -> impl Iterator<Item = &Tracked> {
+        self.entries.iter()
+    }
+
+    /// Every known process, by pid, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
+        self.entries.iter_mut()
+    }
+
+    /// The record of the process with this id, known or ended in the latest round.
+    pub fn record_mut(&mut self, id: &ProcId) -> Option<&mut ProcessRecord> {
+        match self.entries.binary_search_by_key(id, Tracked::id) {
+            Ok(position) => self.entries.get_mut(position).map(|entry| &mut entry.record),
+            Err(_) => {
+                let position = self.ended.binary_search_by_key(id, |record| record.sample.id).ok()?;
+                self.ended.get_mut(position)
+            }
+        }
+    }
+
+    /// Those that ended in the latest round.
+    pub fn ended(&self) -> &[ProcessRecord] {
+        &self.ended
+    }
+
+    /// Hands them over.
+    pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
+        std::mem::take(&mut self.ended)
+    }
+}

@@ -1,0 +1,298 @@
+//! Sampling of real processes, set against what the kernel, `ps` and the `procfs` crate say of them.
+
+// Helpers of tests end loudly, as tests do.
+#![allow(clippy::unwrap_used)]
+
+#[path = "process/children.rs"]
+mod children;
+#[path = "process/lives.rs"]
+mod lives;
+
+use capture::model::{ProcessRecord, SampleSet, Selection, Validity};
+use capture::process::{ProcRoot, Sampler};
+use children::{Child, is_root, left_out};
+use std::ffi::{CStr, CString, OsStr};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn root() -> ProcRoot {
+    ProcRoot::open(Path::new("/proc")).unwrap()
+}
+
+fn sampler(pids: &[i32]) -> Sampler {
+    let selection = Selection { pids: pids.to_vec(), ..Selection::default() };
+    Sampler::new(root(), SampleSet::ALL, selection).unwrap()
+}
+
+fn sampled(sampler: &mut Sampler, pid: i32) -> ProcessRecord {
+    sampler.sample().unwrap();
+    sampler.processes().find(|record| record.sample.id.pid == pid).unwrap().clone()
+}
+
+fn proc_file(pid: i32, name: &str) -> String {
+    String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap()).into_owned()
+}
+
+/// Field `number` of `stat` behind the state, counted from 1 as proc_pid_stat(5) does.
+fn stat_field(pid: i32, number: usize) -> u64 {
+    let text = proc_file(pid, "stat");
+    let (_, fields) = text.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(number - 3).unwrap().parse().unwrap()
+}
+
+const ODD_NAMES: [&CStr; 7] = [c"a b", c"(x", c"x) R 1 2", c"new\nline", c"\xff\xfe", c")", c""];
+
+#[test]
+fn odd_names() {
+    for name in ODD_NAMES {
+        let child = Child::new(|told| {
+            let _ = nix::sys::prctl::set_name(name);
+            told.next_step();
+        });
+        let record = sampled(&mut sampler(&[]), child.pid());
+        assert_eq!(record.identity.name, name.to_bytes());
+        assert_eq!(record.sample.parent, std::process::id() as i32);
+        assert_eq!(record.sample.threads, 1);
+    }
+}
+
+#[test]
+fn odd_names_of_programs() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ODD_NAMES.into_iter().filter(|name| !name.is_empty()) {
+        let program = directory.path().join(OsStr::from_bytes(name.to_bytes()));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let program = CString::new(program.as_os_str().as_bytes()).unwrap();
+        let arguments = [&*program, c"100"];
+        let child = Child::new(|told| {
+            told.next_step();
+            let _ = nix::unistd::execv(&program, &arguments);
+        });
+        child.go();
+        let mut sampler = sampler(&[child.pid()]);
+        let record = until(&mut sampler, child.pid(), |record| record.identity.name == name.to_bytes());
+        let expected = [program.as_bytes_with_nul(), b"100\0"].concat();
+        let record = if record.identity.command_line.is_empty() {
+            // Seen within the exec: the arguments come with the next sample.
+            sampled(&mut sampler, child.pid())
+        } else {
+            record
+        };
+        assert_eq!(record.identity.command_line, expected);
+    }
+}
+
+/// Samples until something holds, which it has to within ten seconds.
+fn until(sampler: &mut Sampler, pid: i32, holds: impl Fn(&ProcessRecord) -> bool) -> ProcessRecord {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let record = sampled(sampler, pid);
+        if holds(&record) {
+            return record;
+        }
+        assert!(Instant::now() < deadline, "{record:?}");
+    }
+}
+
+#[test]
+fn kernel_threads() {
+    if std::fs::read("/proc/2/comm").is_ok_and(|name| name == b"kthreadd\n") {
+        let record = sampled(&mut sampler(&[2]), 2);
+        assert_eq!(record.identity.name, b"kthreadd");
+        assert!(record.identity.command_line.is_empty());
+        assert_eq!((record.sample.resident_bytes, record.sample.virtual_bytes), (0, 0));
+        assert!(record.valid.has(Validity::CPU | Validity::MEMORY | Validity::COMMAND_LINE));
+    } else {
+        left_out("kernel threads are not visible here");
+    }
+}
+
+#[test]
+fn zombies() {
+    let mut child = Child::sleeping();
+    let mut sampler = sampler(&[child.pid()]);
+    let before = sampled(&mut sampler, child.pid());
+    assert!(before.sample.resident_bytes > 0 && before.sample.state != b'Z');
+    child.kill();
+    let zombie = sampled(&mut sampler, child.pid());
+    assert_eq!((zombie.sample.id, zombie.sample.state), (before.sample.id, b'Z'));
+    assert_eq!((zombie.sample.resident_bytes, zombie.sample.virtual_bytes), (0, 0));
+    assert!(zombie.valid.has(Validity::CPU | Validity::MEMORY | Validity::COMMAND_LINE));
+    assert_eq!(zombie.identity, before.identity);
+    let first_seen = sampled(&mut self::sampler(&[]), child.pid());
+    assert_eq!(first_seen.identity.name, before.identity.name);
+    child.reap();
+    sampler.sample().unwrap();
+    assert_eq!(sampler.processes().count(), 0);
+    assert_eq!(sampler.take_ended()[0].sample.id, before.sample.id);
+}
+
+#[test]
+fn many_threads_are_one_process() {
+    let me = std::process::id() as i32;
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let stopped = Arc::new(std::sync::Mutex::new(stopped));
+    let threads: Vec<_> = (0..100)
+        .map(|_| {
+            let stopped = stopped.clone();
+            std::thread::spawn(move || stopped.lock().map(|stopped| stopped.recv()).is_ok())
+        })
+        .collect();
+    let mut sampler = sampler(&[]);
+    // Other tests' threads come and go meanwhile.
+    let record = (0..1000).find_map(|_| {
+        let before = stat_field(me, 20);
+        let record = sampled(&mut sampler, me);
+        (before == stat_field(me, 20) && u64::from(record.sample.threads) == before).then_some(record)
+    });
+    assert!(record.unwrap().sample.threads > 100);
+    let thread = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| task.unwrap().file_name().to_str()?.parse().ok())
+        .find(|&thread: &i32| thread != me)
+        .unwrap();
+    assert!(sampler.processes().all(|record| record.sample.id.pid != thread));
+    let mut selecting = self::sampler(&[thread, me]);
+    selecting.sample().unwrap();
+    assert_eq!(selecting.processes().map(|record| record.sample.id.pid).collect::<Vec<_>>(), [me]);
+    drop(stop);
+    threads.into_iter().for_each(|thread| assert!(thread.join().unwrap()));
+}
+
+/// Needs root, like all that change their user.
+#[test]
+fn a_change_of_user_is_noticed_at_once_root() {
+    if !is_root() {
+        return;
+    }
+    let child = Child::new(|told| {
+        told.next_step();
+        // SAFETY: system calls without pointers.
+        unsafe {
+            libc::syscall(libc::SYS_setresgid, 23_456, 23_456, 23_456);
+            libc::syscall(libc::SYS_setresuid, 12_345, 12_345, 12_345);
+        }
+        told.next_step();
+    });
+    let mut sampler = sampler(&[child.pid()]);
+    let before = sampled(&mut sampler, child.pid());
+    assert_eq!((before.identity.uid, before.identity.user.as_slice()), (0, &b"root"[..]));
+    child.step();
+    let file = std::fs::metadata(format!("/proc/{}/statm", child.pid())).unwrap();
+    assert_eq!(file.uid(), 0, "a daemon that gave up root is not dumpable, so its files show root's");
+    let after = sampled(&mut sampler, child.pid());
+    assert_eq!((after.identity.uid, after.identity.gid), (12_345, 23_456));
+    assert_eq!(
+        (after.identity.user.as_slice(), after.identity.group.as_slice()),
+        (&b"12345"[..], &b"23456"[..])
+    );
+    assert_eq!(after.sample.id, before.sample.id);
+}
+
+#[test]
+// It is waited for as the adopted child.
+#[allow(clippy::zombie_processes)]
+fn an_exec_keeps_the_process_and_changes_its_identity() {
+    // The shell runs `exec` when a line comes: first another command line of the same program, then a program.
+    let script = "read x; exec sh -c 'read y; exec sleep 98'";
+    let mut shell = std::process::Command::new("sh")
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let child = Child::adopt(shell.id() as i32);
+    let mut input = shell.stdin.take().unwrap();
+    let mut sampler = sampler(&[child.pid()]);
+    let first = until(&mut sampler, child.pid(), |record| record.identity.command_line.ends_with(b"98'\0"));
+    for expected in [&b"sh\0-c\0read y; exec sleep 98\0"[..], b"sleep\x0098\0"] {
+        input.write_all(b"\n").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap() != expected {
+            assert!(Instant::now() < deadline);
+        }
+        // One sample, so that it is not the regular reading again that finds the change.
+        let record = sampled(&mut sampler, child.pid());
+        assert_eq!(record.identity.command_line, expected);
+        assert_eq!(record.sample.id, first.sample.id);
+        let name = expected.split(|&byte| byte == 0).next().unwrap();
+        assert_eq!(record.identity.name, name);
+    }
+}
+
+#[test]
+fn an_overwritten_command_line_is_noticed_within_sixteen_samples() {
+    let start = stat_field(std::process::id() as i32, 48) as usize;
+    let child = Child::new(|told| {
+        told.next_step();
+        // SAFETY: the first argument of this program is longer than one byte and stands at this address, which is the
+        // same in the child; nothing else in the child looks at it.
+        unsafe { (start as *mut u8).write_volatile(b'#') };
+        told.next_step();
+    });
+    let mut sampler = sampler(&[child.pid()]);
+    let before = sampled(&mut sampler, child.pid()).identity;
+    child.step();
+    let after = (0..16).map(|_| sampled(&mut sampler, child.pid()).identity).last().unwrap();
+    assert_eq!(after.command_line, [b"#", &before.command_line[1..]].concat());
+}
+
+#[test]
+fn figures_are_those_of_ps_and_of_the_kernel() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = CString::new(directory.path().join("data").as_os_str().as_bytes()).unwrap();
+    let child = Child::new(|told| {
+        // SAFETY: the paths are C strings that live during the calls, and the buffer is as long as is told.
+        unsafe {
+            let file = libc::open(data.as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600);
+            libc::write(file, [7u8; 5000].as_ptr().cast(), 5000);
+            libc::fsync(file);
+            for _ in 0..37 {
+                libc::dup(file);
+            }
+        }
+        told.next_step();
+    });
+    let pid = child.pid();
+    let facts = *root().facts();
+    let record = until(&mut sampler(&[pid]), pid, |record| record.sample.state == b'S');
+    let sample = &record.sample;
+
+    let statm = proc_file(pid, "statm");
+    let mut pages = statm.split(' ').map(|field| field.parse::<u64>().unwrap_or_default() * facts.page_size);
+    assert_eq!((pages.next().unwrap(), pages.next().unwrap()), (sample.virtual_bytes, sample.resident_bytes));
+    let io = proc_file(pid, "io");
+    let io =
+        |key: &str| -> u64 { io.lines().find_map(|line| line.strip_prefix(key)).unwrap().parse().unwrap() };
+    assert_eq!((io("rchar: "), io("wchar: ")), (sample.read_chars, sample.write_chars));
+    assert_eq!((io("read_bytes: "), io("write_bytes: ")), (sample.read_bytes, sample.write_bytes));
+    assert!(sample.write_chars >= 5000);
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert!(descriptors > 37);
+    assert_eq!(sample.descriptors as usize, descriptors);
+    assert_eq!(stat_field(pid, 22), sample.id.start_ticks);
+
+    let listing = capture::process::SystemFacts { descriptors_by_size: false, ..facts };
+    let older = ProcRoot::with_facts(Path::new("/proc"), listing).unwrap();
+    let selection = Selection { pids: vec![pid], ..Selection::default() };
+    let mut older = Sampler::new(older, SampleSet::DESCRIPTORS, selection).unwrap();
+    assert_eq!(sampled(&mut older, pid).sample.descriptors as usize, descriptors);
+
+    let ps = ["-o", "uid=,rss=,nlwp=,stat=,ppid=,comm=", "-p", &pid.to_string()];
+    let Ok(ps) = std::process::Command::new("ps").args(ps).output() else {
+        return left_out("there is no ps");
+    };
+    let ps = String::from_utf8(ps.stdout).unwrap();
+    let fields: Vec<&str> = ps.split_whitespace().collect();
+    assert_eq!(fields[0], record.identity.uid.to_string());
+    // ps takes it from counters that lag by some pages for every processor.
+    let lag = 256 * 1024 * std::thread::available_parallelism().unwrap().get() as u64;
+    assert!((fields[1].parse::<u64>().unwrap() * 1024).abs_diff(sample.resident_bytes) <= lag, "{ps}");
+    assert_eq!(fields[2], sample.threads.to_string());
+    assert_eq!(fields[3].as_bytes()[0], sample.state);
+    assert_eq!(fields[4], sample.parent.to_string());
+    assert_eq!(fields[5].as_bytes(), record.identity.name);
+}

@@ -1,0 +1,121 @@
+//! Child processes that do as they are told, step by step, and never outlive their test.
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pipe2, read, write};
+use std::os::fd::OwnedFd;
+
+/// A forked child.
+pub struct Child {
+    pid: Pid,
+    orders: OwnedFd,
+    answers: OwnedFd,
+    reaped: bool,
+}
+
+/// The child's side: it may only make system calls, for it is forked from a program with threads.
+pub struct Told {
+    orders: OwnedFd,
+    answers: OwnedFd,
+}
+
+impl Told {
+    /// Reports that the last step is done and waits for the order to go on.
+    pub fn next_step(&self) {
+        let _ = write(&self.answers, b".");
+        let _ = read(&self.orders, &mut [0]);
+    }
+}
+
+impl Child {
+    /// Forks a child that runs `steps`, up to its first `next_step`, and exits when it returns.
+    pub fn new(steps: impl FnOnce(&Told)) -> Child {
+        let (told_orders, orders) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (answers, told_answers) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        // SAFETY: the child makes nothing but system calls and touches memory that no other thread's lock guards,
+        // until it execs or exits.
+        let pid = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                steps(&Told { orders: told_orders, answers: told_answers });
+                // SAFETY: ends the process without running anything of the parent's.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => child,
+        };
+        let child = Child { pid, orders, answers, reaped: false };
+        child.wait_for_step();
+        child
+    }
+
+    /// A child that only sleeps.
+    pub fn sleeping() -> Child {
+        Child::new(Told::next_step)
+    }
+
+    /// A child that another way than fork has made: it is ended and waited for, but takes no orders.
+    pub fn adopt(pid: i32) -> Child {
+        let (answers, orders) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        Child { pid: Pid::from_raw(pid), orders, answers, reaped: false }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Lets the child go on, and returns when it has done the step.
+    pub fn step(&self) {
+        self.go();
+        self.wait_for_step();
+    }
+
+    /// Lets the child go on.
+    pub fn go(&self) {
+        write(&self.orders, b".").unwrap();
+    }
+
+    fn wait_for_step(&self) {
+        read(&self.answers, &mut [0]).unwrap();
+    }
+
+    /// Ends the child but leaves it a zombie.
+    pub fn kill(&self) {
+        kill(self.pid, Signal::SIGKILL).unwrap();
+        while !std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes the ended child's status, after which its pid is free.
+    pub fn reap(&mut self) {
+        waitpid(self.pid, None).unwrap();
+        self.reaped = true;
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
+    }
+}
+
+/// Whether a test that lacks something may be left out: says why, and fails where everything is required.
+pub fn left_out(reason: &str) {
+    assert!(
+        std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "required, but {reason}"
+    );
+    eprintln!("left out: {reason}");
+}
+
+/// Whether this runs as root; says so where not.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        left_out("this test needs root");
+    }
+    root
+}

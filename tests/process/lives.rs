@@ -1,0 +1,238 @@
+//! Many processes and their lives: churn, reused pids, CPU shares, and what other users may see of them.
+
+use super::children::{Child, is_root, left_out};
+use super::{root, sampled, sampler, stat_field};
+use capture::model::{Identity, ProcId, ProcessRecord, SampleSet, Validity};
+use capture::process::{IdentityReader, proc_id, ticks_to_ns};
+use procfs::CurrentSI;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Every process that did not change between two samples, set against what the `procfs` crate read meanwhile.
+#[test]
+fn all_live_processes_agree_with_the_procfs_crate() {
+    let me = std::process::id() as i32;
+    let mut sampler = sampler(&[]);
+    let records = |sampler: &mut capture::process::Sampler| -> HashMap<ProcId, ProcessRecord> {
+        sampler.sample().unwrap();
+        sampler.processes().map(|record| (record.sample.id, record.clone())).collect()
+    };
+    let before = records(&mut sampler);
+    let theirs: Vec<_> = procfs::process::all_processes()
+        .unwrap()
+        .flatten()
+        .filter_map(|process| {
+            let stat = process.stat().ok()?;
+            let status = process.status().ok()?;
+            let command_line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
+            // The crate itself counts `.` and `..` of a process without descriptors.
+            let descriptors =
+                std::fs::read_dir(format!("/proc/{}/fd", process.pid)).ok().map(Iterator::count);
+            Some((stat, status, command_line, process.statm().ok()?, process.io().ok(), descriptors))
+        })
+        .collect();
+    let after = records(&mut sampler);
+    let mut compared = 0;
+    for (stat, status, command_line, statm, io, descriptors) in theirs {
+        let id = ProcId { pid: stat.pid, start_ticks: stat.starttime };
+        let (Some(record), Some(then)) = (after.get(&id), before.get(&id)) else { continue };
+        // The children of other tests may change unnoticed, to see how soon that is noticed.
+        if record.sample != then.sample || !Arc::ptr_eq(&record.identity, &then.identity) || stat.ppid == me {
+            continue;
+        }
+        let (sample, identity) = (&record.sample, &record.identity);
+        assert_eq!((sample.parent, sample.threads), (stat.ppid, stat.num_threads as u32));
+        assert_eq!((sample.user_ticks, sample.system_ticks), (stat.utime, stat.stime));
+        assert_eq!((identity.uid, identity.gid), (status.euid, status.egid));
+        assert_eq!(String::from_utf8_lossy(&identity.name), stat.comm);
+        if sample.state != b'Z' {
+            assert_eq!(identity.command_line, command_line);
+        }
+        assert_eq!(sample.virtual_bytes, statm.size * procfs::page_size());
+        assert_eq!(sample.resident_bytes, statm.resident * procfs::page_size());
+        assert_eq!(sample.valid.has(Validity::IO), io.is_some());
+        if let Some(io) = io {
+            assert_eq!((sample.read_chars, sample.write_chars), (io.rchar, io.wchar));
+            assert_eq!((sample.read_bytes, sample.write_bytes), (io.read_bytes, io.write_bytes));
+        }
+        if let Some(descriptors) = descriptors {
+            assert_eq!(sample.descriptors as usize, descriptors);
+        }
+        compared += 1;
+    }
+    assert!(compared > 0);
+}
+
+/// Ticks of a process and of the machine, read between two other readings of the machine's.
+#[derive(Debug)]
+struct Ticks {
+    process: u64,
+    machine: [u64; 2],
+}
+
+fn ticks(pid: i32) -> Ticks {
+    let machine = || {
+        let cpu = procfs::KernelStats::current().unwrap().total;
+        let optional = [cpu.iowait, cpu.irq, cpu.softirq].into_iter().flatten().sum::<u64>();
+        cpu.user + cpu.nice + cpu.system + cpu.idle + optional
+    };
+    let before = machine();
+    Ticks { process: stat_field(pid, 14) + stat_field(pid, 15), machine: [before, machine()] }
+}
+
+#[test]
+fn the_share_of_a_busy_process() {
+    let child = Child::new(|told| {
+        told.next_step();
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    child.go();
+    let mut sampler = sampler(&[child.pid()]);
+    // Readings before and after each sample are the bounds of what it can have read.
+    let readings: Vec<(Ticks, ProcessRecord, Ticks)> = (0..2)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(700));
+            (ticks(child.pid()), sampled(&mut sampler, child.pid()), ticks(child.pid()))
+        })
+        .collect();
+    let [(early, first, late), (then_early, second, then_late)] = &readings[..] else { unreachable!() };
+    assert!(!first.valid.has(Validity::CPU_PERCENT) && first.cpu_percent == 0.0);
+    assert!(second.valid.has(Validity::CPU_PERCENT) && second.cpu_percent > 0.0);
+    let share = |process: u64, machine: u64| process as f64 * 100.0 / machine as f64;
+    let least = share(then_early.process - late.process, then_late.machine[1] - early.machine[0]);
+    let most = share(then_late.process - early.process, then_early.machine[0] - late.machine[1]);
+    assert!((least..=most).contains(&second.cpu_percent), "{readings:?}");
+}
+
+#[test]
+fn a_reused_pid_starts_from_zero_root() {
+    if !is_root() {
+        return;
+    }
+    let mut first = Child::sleeping();
+    let pid = first.pid();
+    let mut sampler = sampler(&[]);
+    let old = sampled(&mut sampler, pid).sample.id;
+    sampler.get_mut(&old).unwrap().traffic.send_bytes = 4711;
+    first.kill();
+    first.reap();
+    // The start is told in ticks: another one has to begin.
+    std::thread::sleep(Duration::from_nanos(2 * ticks_to_ns(1, root().facts().ticks_per_second)));
+    let _second = match fork_with_pid(pid) {
+        Ok(child) => child,
+        Err(error) => return left_out(&format!("a pid cannot be chosen: {error}")),
+    };
+    let record = sampled(&mut sampler, pid);
+    assert!(record.sample.id != old && record.traffic.send_bytes == 0 && record.cpu_percent == 0.0);
+    assert!(!record.valid.has(Validity::CPU_PERCENT));
+    let ended = sampler.take_ended();
+    let ended = ended.iter().find(|ended| ended.sample.id == old).unwrap();
+    assert_eq!(ended.traffic.send_bytes, 4711);
+}
+
+/// A sleeping child with this pid, which is free (clone3(2), `set_tid`).
+fn fork_with_pid(pid: i32) -> std::io::Result<Child> {
+    // SAFETY: all bits zero are valid for the structure, which is integers only.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.set_tid = std::ptr::from_ref(&pid) as u64;
+    arguments.set_tid_size = 1;
+    // SAFETY: without CLONE_VM this is a fork; the child makes nothing but system calls.
+    match unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of_val(&arguments)) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        0 => loop {
+            // SAFETY: a system call without arguments.
+            unsafe { libc::pause() };
+        },
+        child => Ok(Child::adopt(child as i32)),
+    }
+}
+
+/// Processes come and go at 5,000 a minute and more while samples are taken without a pause.
+#[test]
+fn churn_never_fails_a_sample() {
+    let me = std::process::id() as i32;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let spawner = scope.spawn(|| {
+            let began = Instant::now();
+            let mut count = 0u32;
+            while began.elapsed() < Duration::from_secs(5) {
+                assert!(std::process::Command::new("true").status().unwrap().success());
+                count += 1;
+                std::thread::sleep(
+                    (began + count * Duration::from_millis(12)).saturating_duration_since(Instant::now()),
+                );
+            }
+            over.store(true, Relaxed);
+        });
+        let mut sampler = sampler(&[]);
+        let mut seen = 0;
+        while !over.load(Relaxed) && !spawner.is_finished() {
+            sampler.sample().unwrap();
+            seen += sampler.take_ended().iter().filter(|ended| ended.sample.parent == me).count();
+            let ids: Vec<ProcId> = sampler.processes().map(|record| record.sample.id).collect();
+            assert!(ids.is_sorted_by(|a, b| a.pid < b.pid));
+        }
+        assert!(seen > 0);
+        assert_eq!(sampler.unreadable(), 0);
+        spawner.join().unwrap();
+    });
+}
+
+#[test]
+fn another_user_is_told_what_cannot_be_read_root() {
+    if !is_root() {
+        return;
+    }
+    let child = Child::sleeping();
+    let pid = child.pid();
+    let all = sampled(&mut sampler(&[pid]), pid);
+    assert!(all.valid.has(Validity::IO | Validity::DESCRIPTORS));
+    // Privileges belong to a thread: this one gives up its own.
+    let (by_size, listed) = std::thread::spawn(move || {
+        // SAFETY: system calls without pointers.
+        unsafe {
+            libc::syscall(libc::SYS_setresgid, 65_534, 65_534, 65_534);
+            libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534);
+        }
+        let facts = *root().facts();
+        let listing = capture::process::SystemFacts { descriptors_by_size: false, ..facts };
+        let older = capture::process::ProcRoot::with_facts("/proc".as_ref(), listing).unwrap();
+        let selection = capture::model::Selection { pids: vec![pid], ..Default::default() };
+        let mut older = capture::process::Sampler::new(older, SampleSet::ALL, selection).unwrap();
+        (sampled(&mut sampler(&[pid]), pid), sampled(&mut older, pid))
+    })
+    .join()
+    .unwrap();
+    for record in [&by_size, &listed] {
+        assert!(!record.valid.has(Validity::IO));
+        assert_eq!((record.sample.read_chars, record.sample.write_chars), (0, 0));
+        assert!(record.valid.has(Validity::CPU | Validity::MEMORY | Validity::USER | Validity::COMMAND_LINE));
+        assert_eq!(record.identity, all.identity);
+        assert_eq!(record.sample.resident_bytes, all.sample.resident_bytes);
+    }
+    assert!(!listed.valid.has(Validity::DESCRIPTORS) && listed.sample.descriptors == 0);
+}
+
+#[test]
+fn one_process_is_described_at_once() {
+    let mut child = Child::sleeping();
+    let pid = child.pid();
+    let record = sampled(&mut sampler(&[pid]), pid);
+    let mut reader = IdentityReader::default();
+    let (id, identity) = reader.read(&root(), pid, SampleSet::ALL).unwrap();
+    assert_eq!((id, &identity), (record.sample.id, &*record.identity));
+    let (_, without) = reader.read(&root(), pid, SampleSet::default()).unwrap();
+    assert_eq!(without, Identity { command_line: Vec::new(), ..identity });
+    let mut buffer = Vec::new();
+    assert_eq!(proc_id(&root(), pid, &mut buffer), Some(id));
+    child.kill();
+    child.reap();
+    assert_eq!(proc_id(&root(), pid, &mut buffer), None);
+    assert!(reader.read(&root(), pid, SampleSet::ALL).is_none());
+}

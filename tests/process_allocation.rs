@@ -1,0 +1,61 @@
+//! Samples that find nothing new allocate nothing.
+
+use capture::model::{SampleSet, Selection};
+use capture::process::{ProcRoot, Sampler, SystemFacts};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting what the current thread asks for.
+struct Counting;
+
+// SAFETY: everything is left to the system's allocator; the counter is a plain cell of the thread that needs neither
+// allocation nor destruction. Growing goes through `alloc` by default and is counted there.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises on the layout are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `alloc` above with this layout, so from the system's allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn the_steady_state_allocates_nothing() {
+    let tree = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+    write("meminfo", "MemTotal: 2048 kB\n");
+    for pid in 1..=200 {
+        std::fs::create_dir_all(tree.path().join(format!("{pid}/fd/0"))).unwrap();
+        write(&format!("{pid}/cmdline"), "a\0b\0");
+        write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
+        write(&format!("{pid}/io"), "rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4\n");
+    }
+    let facts = SystemFacts { page_size: 4096, ticks_per_second: 100, descriptors_by_size: false };
+    let root = ProcRoot::with_facts(tree.path(), facts).unwrap();
+    write("stat", "cpu  1 1 1 1 1 1 1\nbtime 5\n");
+    let mut sampler = Sampler::new(root, SampleSet::ALL, Selection::default()).unwrap();
+    // More rounds than it takes every command line to be read again.
+    for round in 0..40 {
+        for pid in 1..=200 {
+            let line = format!("{pid} (a) S 1 1 1 0 -1 0 0 0 0 0 {round} 0 0 0 20 0 1 0 5 8192 2 9 1 1 1\n");
+            write(&format!("{pid}/stat"), &line);
+        }
+        write("stat", &format!("cpu  {} 0 0 0 0 0 0\nbtime 5\n", 1000 * (round + 1)));
+        let before = ALLOCATIONS.get();
+        sampler.sample().unwrap();
+        let allocations = ALLOCATIONS.get() - before;
+        assert_eq!(allocations > 0, round == 0, "{allocations} in round {round}");
+        assert_eq!(sampler.processes().filter(|process| process.sample.user_ticks == round).count(), 200);
+    }
+}
