@@ -1,0 +1,226 @@
+//! Real traffic between real processes, in network namespaces of the test's own, against nftables counters.
+//!
+//! Needs root, ip and nft. Where these are missing the tests say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
+
+mod lab;
+
+use capture::config::Options;
+use capture::engine::Session;
+use capture::model::{ProcessRecord, Traffic};
+use lab::{Host, Lab, Maker};
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// One test at a time: they measure full rates on few processors.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Runs a test in a thread that may change its network namespace.
+fn with_lab(test: impl FnOnce(Lab) + Send) {
+    let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
+    if !nix::unistd::geteuid().is_root() || !has_tool("ip") || !has_tool("nft") {
+        assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root, ip and nft are required");
+        eprintln!("not run: needs root, ip and nft");
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    std::thread::scope(|scope| scope.spawn(|| test(Lab::new())).join().unwrap());
+}
+
+/// A session on a host, with what its updates said.
+struct Watch {
+    session: Session,
+    removed: HashMap<i32, ProcessRecord>,
+}
+
+impl Watch {
+    /// Opens a session; the calling thread is on the host from then on.
+    fn on(lab: &Lab, host: Host) -> Watch {
+        lab.enter(host);
+        let session = Session::open(Options::default()).unwrap();
+        Watch { session, removed: HashMap::new() }
+    }
+
+    fn update(&mut self) {
+        self.session.update().unwrap();
+        self.session.health().unwrap();
+        for record in self.session.take_removed() {
+            let before = self.removed.insert(record.sample.id.pid, record);
+            assert!(before.is_none(), "removed twice: {before:?}");
+        }
+    }
+
+    /// Traffic of every process that has any.
+    fn traffic(&self) -> HashMap<i32, Traffic> {
+        let all = self.session.processes().chain(self.removed.values());
+        let with_traffic = all.filter(|record| !record.traffic.is_empty());
+        with_traffic.map(|record| (record.sample.id.pid, record.traffic)).collect()
+    }
+
+    /// Updates until a process has all of its bytes and no other has any; fails when that does not come true.
+    #[track_caller]
+    fn expect_all_at(&mut self, pid: i32, (sent, received): (u64, u64)) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let is_right = |found: u64, truth: u64| found <= truth && found as f64 >= truth as f64 * 0.999;
+        loop {
+            std::thread::sleep(Duration::from_millis(150));
+            self.update();
+            let mut traffic = self.traffic();
+            let own = traffic.remove(&pid).unwrap_or_default();
+            let wrong: u64 = traffic.values().map(Traffic::bytes).sum();
+            let done = is_right(own.send_bytes, sent) && is_right(own.receive_bytes, received);
+            if done && wrong == 0 {
+                println!("  sent {} of {sent}, received {} of {received}", own.send_bytes, own.receive_bytes);
+                return;
+            }
+            let stats = self.session.stats_reader().read();
+            assert!(
+                Instant::now() < deadline,
+                "process {pid}: {own:?}, truth is sent {sent}, received {received}; at others: {traffic:?}; {stats:?}"
+            );
+        }
+    }
+}
+
+struct Scenario {
+    protocol: &'static str,
+    address: &'static str,
+    port: u16,
+    bytes: u64,
+    rate: u64,
+}
+
+impl Scenario {
+    fn makers(&self, lab: &Lab) -> (Maker, Maker) {
+        let (address, port) = (self.address, self.port);
+        let target = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+        let maker = |host, role| lab.maker(host, &format!("{}-{role}", self.protocol), &target, self.bytes, self.rate);
+        let sink = maker(Host::B, "sink");
+        (maker(Host::A, "source"), sink)
+    }
+
+    /// Runs it, watched from one host, and compares.
+    fn run(&self, watched: Host) {
+        with_lab(|lab| {
+            println!("{} {} at {} B/s, seen from {watched:?}:", self.protocol, self.address, self.rate);
+            lab.count(watched, self.protocol, self.port);
+            let mut watch = Watch::on(&lab, watched);
+            let (mut source, mut sink) = self.makers(&lab);
+            source.start();
+            assert_eq!(source.finish(), self.bytes);
+            sink.finish();
+            let pid = if watched == Host::A { source.pid() } else { sink.pid() };
+            let truth = lab.counted(watched);
+            assert!(truth.0 + truth.1 > self.bytes / 2, "the counters have seen the traffic: {truth:?}");
+            watch.expect_all_at(pid, truth);
+        });
+    }
+}
+
+const V4: &str = "10.77.0.2";
+const V6: &str = "fd77::2";
+
+macro_rules! scenarios {
+    ($($name:ident: $protocol:literal $address:ident $bytes:literal MB at $rate:literal MB, $host:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            let (bytes, rate) = ($bytes * 1_000_000, $rate * 1_000_000);
+            Scenario { protocol: $protocol, address: $address, port: 7001, bytes, rate }.run(Host::$host);
+        })*
+    };
+}
+
+scenarios! {
+    tcp_at_full_rate_v4_sender_root: "tcp" V4 4000 MB at 0 MB, A;
+    tcp_at_full_rate_v6_sender_root: "tcp" V6 4000 MB at 0 MB, A;
+    tcp_at_full_rate_v4_receiver_root: "tcp" V4 4000 MB at 0 MB, B;
+    tcp_at_full_rate_v6_receiver_root: "tcp" V6 4000 MB at 0 MB, B;
+    tcp_at_moderate_rate_v4_sender_root: "tcp" V4 20 MB at 10 MB, A;
+    tcp_at_moderate_rate_v6_sender_root: "tcp" V6 20 MB at 10 MB, A;
+    tcp_at_moderate_rate_v4_receiver_root: "tcp" V4 20 MB at 10 MB, B;
+    tcp_at_moderate_rate_v6_receiver_root: "tcp" V6 20 MB at 10 MB, B;
+    connected_udp_v4_sender_root: "udp" V4 20 MB at 10 MB, A;
+    connected_udp_v6_sender_root: "udp" V6 20 MB at 10 MB, A;
+    udp_v4_receiver_root: "udp" V4 20 MB at 10 MB, B;
+    udp_v6_receiver_root: "udp" V6 20 MB at 10 MB, B;
+    connected_udp_flood_v4_root: "udp" V4 300 MB at 0 MB, A;
+}
+
+/// On loopback both ends are here: what one process sends, the other receives, and both are credited.
+#[test]
+fn loopback_is_counted_at_both_ends_root() {
+    with_lab(|lab| {
+        lab.count(Host::A, "tcp", 7002);
+        let mut watch = Watch::on(&lab, Host::A);
+        let mut sink = lab.maker(Host::A, "tcp-sink", "127.0.0.1:7002", 0, 0);
+        let mut source = lab.maker(Host::A, "tcp-source", "127.0.0.1:7002", 50_000_000, 20_000_000);
+        source.start();
+        source.finish();
+        assert_eq!(sink.finish(), 50_000_000);
+        // Every packet passes the output hook once and the input hook once.
+        let (sent, received) = lab.counted(Host::A);
+        assert_eq!(sent, received);
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            std::thread::sleep(Duration::from_millis(150));
+            watch.update();
+            let traffic = watch.traffic();
+            let of = |pid| traffic.get(&pid).copied().unwrap_or_default();
+            let (from, to) = (of(source.pid()), of(sink.pid()));
+            let all_sent = from.send_bytes + to.send_bytes;
+            let all_received = from.receive_bytes + to.receive_bytes;
+            if all_sent as f64 >= sent as f64 * 0.999 && all_received as f64 >= sent as f64 * 0.999 {
+                assert!(all_sent <= sent && all_received <= received);
+                assert_eq!((from.send_bytes, from.receive_bytes), (to.receive_bytes, to.send_bytes));
+                assert!(from.send_bytes > 50_000_000 && traffic.len() == 2, "{traffic:?}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "{traffic:?}, truth {sent}");
+        }
+    });
+}
+
+/// The last bytes of a connection, its FINs included, come with the removal of its process.
+#[test]
+fn the_last_figures_come_with_the_removal_root() {
+    with_lab(|lab| {
+        lab.count(Host::A, "tcp", 7003);
+        let mut watch = Watch::on(&lab, Host::A);
+        let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7003", 0, 0);
+        let mut source = lab.maker(Host::A, "tcp-source", "10.77.0.2:7003", 5_000_000, 10_000_000);
+        watch.update();
+        source.start();
+        source.finish();
+        sink.finish();
+        let pid = source.pid();
+        source.end();
+        watch.update();
+        let truth = lab.counted(Host::A);
+        let record = watch.removed.get(&pid).expect("one update after its end the process is removed");
+        assert_eq!((record.traffic.send_bytes, record.traffic.receive_bytes), truth);
+        assert_eq!(record.identity.name, b"traffic_maker");
+    });
+}
+
+/// A process that came and went between two updates is delivered with its bytes, as removed.
+#[test]
+fn a_process_between_two_updates_is_delivered_root() {
+    with_lab(|lab| {
+        lab.count(Host::A, "tcp", 7004);
+        let mut watch = Watch::on(&lab, Host::A);
+        watch.update();
+        let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7004", 0, 0);
+        let mut source = lab.maker(Host::A, "tcp-source", "10.77.0.2:7004", 5_000_000, 10_000_000);
+        source.start();
+        source.finish();
+        sink.finish();
+        let pid = source.pid();
+        source.end();
+        let truth = lab.counted(Host::A);
+        watch.expect_all_at(pid, truth);
+        let record = &watch.removed[&pid];
+        assert_eq!(record.identity.name, b"traffic_maker");
+        assert!(record.identity.command_line.windows(10).any(|part| part == b"tcp-source"));
+    });
+}
