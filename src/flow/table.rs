@@ -8,8 +8,9 @@ use crate::model::{Direction, FlowKey, TcpFlags, Timestamp};
 use std::cmp::Reverse;
 use std::collections::TryReserveError;
 
-/// How many flows are looked at to find one to let go when the table is full.
-const EVICTION_WINDOW: usize = 64;
+/// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
+/// long been idle, and at most so many, to find one that is not in use.
+const EVICTION_WINDOW: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// What a table has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -256,8 +257,9 @@ impl FlowTable {
     fn evict(&mut self, now: Timestamp) -> u32 {
         let first = self.advance();
         let mut victim = (self.rank(first, now), first);
-        for _ in 1..EVICTION_WINDOW.min(self.slots.len()) {
-            if self.slots[victim.1 as usize].is_expired(now) {
+        for looked in 1..self.slots.len().min(*EVICTION_WINDOW.end()) {
+            let (worth, _) = victim.0;
+            if worth < FlowState::IN_USE && looked >= *EVICTION_WINDOW.start() {
                 break;
             }
             let slot = self.advance();
@@ -274,9 +276,10 @@ impl FlowTable {
     }
 
     /// The order in which flows are let go, lowest first.
-    fn rank(&self, slot: u32, now: Timestamp) -> (bool, u8, Reverse<u64>) {
+    fn rank(&self, slot: u32, now: Timestamp) -> (u8, Reverse<u64>) {
         let flow = &self.slots[slot as usize];
-        (!flow.is_expired(now), flow.state().worth(), Reverse(flow.idle(now)))
+        let worth = if flow.is_expired(now) { 0 } else { flow.state().worth() };
+        (worth, Reverse(flow.idle(now)))
     }
 
     /// Takes the flow out of a slot, which is then vacant.
