@@ -37,7 +37,8 @@ pub struct FlowStats {
 ///
 /// Traffic is never lost: what was recorded is pending in a flow, has been taken from it, or is in a `Departed`.
 ///
-/// Memory for `limit` flows is reserved at once and used as flows come; a flow takes 128 bytes and about 20 of index.
+/// Address space for `limit` flows is reserved at once, so that flows never move; memory is used as flows come, 128
+/// bytes for each and 10 to 30 for its place in the index and the lists. What flows have used is kept for others.
 pub struct FlowTable {
     limit: usize,
     slots: Vec<Flow>,
@@ -61,16 +62,16 @@ impl FlowTable {
     /// `SystemResource` when the address space for so many flows cannot be had.
     pub fn new(limit: usize) -> Result<FlowTable> {
         let limit = limit.clamp(1, u32::MAX as usize);
-        let refused = |error: &dyn std::fmt::Display| {
+        let refused = |error: TryReserveError| {
             Error::system(Code::SystemResource, format_args!("reserving a table of {limit} flows"), error)
         };
         Ok(FlowTable {
             limit,
-            slots: reserve(limit).map_err(|error| refused(&error))?,
-            index: Index::new(limit).map_err(|error| refused(&format_args!("{error:?}")))?,
-            vacant: reserve(limit).map_err(|error| refused(&error))?,
-            dirty: reserve(limit).map_err(|error| refused(&error))?,
-            fresh: reserve(limit).map_err(|error| refused(&error))?,
+            slots: reserve(limit).map_err(refused)?,
+            index: Index::new(),
+            vacant: reserve(limit).map_err(refused)?,
+            dirty: reserve(limit).map_err(refused)?,
+            fresh: reserve(limit).map_err(refused)?,
             departed: Vec::new(),
             hand: 0,
             inserted: 0,
