@@ -200,6 +200,21 @@ fn what_has_ended_makes_room_first_then_what_was_never_answered() {
 }
 
 #[test]
+fn a_flood_spares_the_connections_in_use() {
+    let mut table = FlowTable::new(70).unwrap();
+    let open: Vec<FlowId> =
+        (0..60).map(|number| table.record(&udp(number), Send, 1, TcpFlags(0), seconds(1))).collect();
+    for number in 0..60 {
+        table.record(&udp(number), Receive, 1, TcpFlags(0), seconds(1));
+    }
+    for number in 60..5_000 {
+        table.record(&udp(number), Receive, 1, TcpFlags(0), seconds(2));
+    }
+    assert!(open.iter().all(|&id| table.get(id).is_some()));
+    assert_eq!(table.stats().evicted, 5_000 - 70);
+}
+
+#[test]
 fn churn_of_ten_times_the_limit_loses_no_byte() {
     const LIMIT: u32 = 1_000;
     let mut table = FlowTable::new(LIMIT as usize).unwrap();

@@ -136,19 +136,22 @@ impl FlowState {
         seconds * NANOSECONDS
     }
 
-    /// How readily a flow is let go for a new one in a full table; lowest first.
+    /// What flows in use are worth, the most there is.
+    pub(super) const IN_USE: u8 = 3;
+
+    /// How readily a flow is let go for a new one in a full table; lowest first, from 1 on.
     ///
     /// First what has ended, then what was never answered, so that a flood of such flows displaces itself and not
     /// the connections in use. Connection tracking spares the same ones (`early_drop`, nf_conntrack_core.c).
     pub(super) fn worth(self) -> u8 {
         match self {
-            FlowState::Closed | FlowState::Reset => 0,
-            FlowState::SendOnly | FlowState::ReceiveOnly | FlowState::SynSent | FlowState::SynReceived => 1,
+            FlowState::Closed | FlowState::Reset => 1,
+            FlowState::SendOnly | FlowState::ReceiveOnly | FlowState::SynSent | FlowState::SynReceived => 2,
             FlowState::TwoWay
             | FlowState::Established
             | FlowState::Midstream
             | FlowState::FinSent
-            | FlowState::FinReceived => 2,
+            | FlowState::FinReceived => FlowState::IN_USE,
         }
     }
 }

@@ -8,8 +8,9 @@ use crate::model::{Direction, FlowKey, TcpFlags, Timestamp};
 use std::cmp::Reverse;
 use std::collections::TryReserveError;
 
-/// How many flows are looked at to find one to let go when the table is full.
-const EVICTION_WINDOW: usize = 64;
+/// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
+/// long been idle, and at most so many, to find one that is not in use.
+const EVICTION_WINDOW: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// What a table has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,7 +37,8 @@ pub struct FlowStats {
 ///
 /// Traffic is never lost: what was recorded is pending in a flow, has been taken from it, or is in a `Departed`.
 ///
-/// Memory for `limit` flows is reserved at once and used as flows come; a flow takes 128 bytes and about 20 of index.
+/// Address space for `limit` flows is reserved at once, so that flows never move; memory is used as flows come, 128
+/// bytes for each and 10 to 30 for its place in the index and the lists. What flows have used is kept for others.
 pub struct FlowTable {
     limit: usize,
     slots: Vec<Flow>,
@@ -60,16 +62,16 @@ impl FlowTable {
     /// `SystemResource` when the address space for so many flows cannot be had.
     pub fn new(limit: usize) -> Result<FlowTable> {
         let limit = limit.clamp(1, u32::MAX as usize);
-        let refused = |error: &dyn std::fmt::Display| {
+        let refused = |error: TryReserveError| {
             Error::system(Code::SystemResource, format_args!("reserving a table of {limit} flows"), error)
         };
         Ok(FlowTable {
             limit,
-            slots: reserve(limit).map_err(|error| refused(&error))?,
-            index: Index::new(limit).map_err(|error| refused(&format_args!("{error:?}")))?,
-            vacant: reserve(limit).map_err(|error| refused(&error))?,
-            dirty: reserve(limit).map_err(|error| refused(&error))?,
-            fresh: reserve(limit).map_err(|error| refused(&error))?,
+            slots: reserve(limit).map_err(refused)?,
+            index: Index::new(),
+            vacant: reserve(limit).map_err(refused)?,
+            dirty: reserve(limit).map_err(refused)?,
+            fresh: reserve(limit).map_err(refused)?,
             departed: Vec::new(),
             hand: 0,
             inserted: 0,
@@ -256,8 +258,9 @@ impl FlowTable {
     fn evict(&mut self, now: Timestamp) -> u32 {
         let first = self.advance();
         let mut victim = (self.rank(first, now), first);
-        for _ in 1..EVICTION_WINDOW.min(self.slots.len()) {
-            if self.slots[victim.1 as usize].is_expired(now) {
+        for looked in 1..self.slots.len().min(*EVICTION_WINDOW.end()) {
+            let (worth, _) = victim.0;
+            if worth < FlowState::IN_USE && looked >= *EVICTION_WINDOW.start() {
                 break;
             }
             let slot = self.advance();
@@ -274,9 +277,10 @@ impl FlowTable {
     }
 
     /// The order in which flows are let go, lowest first.
-    fn rank(&self, slot: u32, now: Timestamp) -> (bool, u8, Reverse<u64>) {
+    fn rank(&self, slot: u32, now: Timestamp) -> (u8, Reverse<u64>) {
         let flow = &self.slots[slot as usize];
-        (!flow.is_expired(now), flow.state().worth(), Reverse(flow.idle(now)))
+        let worth = if flow.is_expired(now) { 0 } else { flow.state().worth() };
+        (worth, Reverse(flow.idle(now)))
     }
 
     /// Takes the flow out of a slot, which is then vacant.
