@@ -174,8 +174,6 @@ typedef enum CaptureCode {
     CAPTURE_CODE_SESSION_FAILED = 108,
     // A fault of the library itself.
     CAPTURE_CODE_INTERNAL = 109,
-    // A capability is missing.
-    CAPTURE_CODE_NOT_PERMITTED = 110,
 } CaptureCode;
 
 // A session. It belongs to the process that opened it, not to a process forked from that one.

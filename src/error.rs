@@ -55,8 +55,6 @@ pub enum Code {
     SessionFailed = 108,
     /// A fault of the library itself.
     Internal = 109,
-    /// A capability is missing.
-    NotPermitted = 110,
 }
 
 impl Code {
@@ -85,7 +83,6 @@ impl Code {
         Code::SystemResource,
         Code::SessionFailed,
         Code::Internal,
-        Code::NotPermitted,
     ];
 
     /// What the code means, without the circumstances.
@@ -114,7 +111,6 @@ impl Code {
             Code::SystemResource => c"the system refused a descriptor or another resource",
             Code::SessionFailed => c"the session has failed and can only be closed",
             Code::Internal => c"a fault of the library itself",
-            Code::NotPermitted => c"a capability is missing",
         }
     }
 }

@@ -99,7 +99,7 @@ impl Capture {
         packets: Arc<PacketQueue>,
         poll: Arc<Poll>,
     ) -> Capture {
-        let latency = if tap.is_live() { timeout + TIMEOUT_SLACK } else { Duration::ZERO };
+        let latency = timeout + TIMEOUT_SLACK;
         Capture { tap, pipeline, latency, shared, packets, poll, refreshed: Instant::now(), drained: None }
     }
 
@@ -119,13 +119,13 @@ impl Capture {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.tap.wait(self.longest_wait())?;
             let began = Instant::now();
-            let mut progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(frame));
+            let mut progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame));
             self.publish();
             while let Ok(more) = &progress
                 && more.more
                 && !self.shared.stopping.load(Ordering::Acquire)
             {
-                progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(frame));
+                progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame));
                 self.publish();
             }
             if progress?.ended {
@@ -198,7 +198,9 @@ impl Capture {
 
     fn refresh(&mut self) {
         self.refreshed = Instant::now();
-        self.tap.refresh();
+        if let Err(error) = self.tap.refresh() {
+            warn!("devices cannot be looked at: {error}");
+        }
         self.pipeline.set_device_addresses(self.tap.local_addresses());
         for note in self.tap.take_notes() {
             warn!("{note}");

@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
 use crate::model::{ProcessRecord, Validity};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
-use crate::tap::Tap;
+use crate::tap::{Tap, TapError};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -275,15 +275,17 @@ impl Drop for Session {
 fn open_tap(options: &Options) -> Result<Option<Tap>> {
     let opened = match &options.source {
         Source::None => return Ok(None),
-        Source::Savefile(path) => Tap::savefile(path, options.capture.filter.as_deref()),
-        Source::Live => Tap::live(options.capture.clone()),
+        Source::Savefile(path) => {
+            return Tap::savefile(path, options.capture.filter.as_deref()).map(Some);
+        }
+        Source::Live => Tap::live(&options.capture),
     };
     match opened {
         Ok(tap) => Ok(Some(tap)),
-        Err(error) if error.code == Code::NotPermitted => {
+        Err(TapError::NotPermitted(error)) => {
             warn!("going on without packets: {error}");
             Ok(None)
         }
-        Err(error) => Err(error),
+        Err(TapError::Failed(error)) => Err(error),
     }
 }

@@ -1,122 +1,170 @@
-//! One open device.
+//! One device that is captured on: its frames, and what was lost on it.
 
-use super::loss::Wrapping;
+use super::frames::{drain, words};
+use super::loss::{Gain, Wrapping};
+use super::open::{self, Refusal};
 use super::options::TapOptions;
-use super::savefile::frame;
-use crate::error::{Code, Error, Result};
+use super::plan::{Interface, Vlan};
+use crate::error::{Code, Error};
 use crate::model::{Frame, LinkType};
-use pcap::{Active, Capture, Precision};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use pcap::{Active, Capture};
+use std::os::fd::{AsFd, BorrowedFd};
 
-/// An open device. Frames that belong to a VLAN device which is captured as well are left to that one.
+/// Why a device is not captured on.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Unopened {
+    /// It is not up.
+    Down,
+    /// `OpenDevice`, `CompileFilter` or `SetFilter`, naming the device.
+    Failed(Error),
+}
+
+/// What one reading of a device gave.
+pub(super) struct Batch {
+    /// Frames handed on.
+    pub frames: usize,
+    /// Frames left to the device of their VLAN.
+    pub skipped: usize,
+    /// Why the device cannot be read any more, if it cannot.
+    pub failure: Option<String>,
+}
+
+/// An open device.
 pub(super) struct Device {
     pub index: u32,
     pub name: String,
-    pub buffer_bytes: u32,
-    pub vlans_above: Vec<u16>,
+    /// Tags whose frames other devices show.
+    pub vlans: Vec<Vlan>,
+    /// Bytes of its ring.
+    pub ring: u32,
+    /// Whether it has been seen to have frames and was not read empty since.
+    pub ready: bool,
     capture: Capture<Active>,
     link: LinkType,
-    dropped_by_kernel: Wrapping,
-    dropped_by_device: Wrapping,
-}
-
-/// Whether reading a device can go on.
-pub(super) enum Read {
-    /// Everything was read.
-    Drained,
-    /// The limit was reached.
-    More,
-    /// The device has vanished or gone down, in libpcap's words.
-    Closed(String),
+    by_kernel: Wrapping,
+    by_device: Gain,
 }
 
 impl Device {
-    /// Opens a device.
+    /// Opens the device with a ring of `ring` bytes and sets the filter for its link type.
     ///
     /// # Errors
-    /// `OpenDevice` when libpcap refuses it or its link type cannot be decoded; `CompileFilter` when the filter does
-    /// not compile for its link type.
-    pub fn open(index: u32, name: &str, options: &TapOptions, buffer_bytes: u32) -> Result<Device> {
-        let refused = |error: pcap::Error| {
-            Error::system(Code::OpenDevice, format_args!("opening the device {name}"), error)
+    /// As [`Unopened`] says; the link type may also be one that is not decoded.
+    pub(super) fn open(
+        interface: &Interface,
+        vlans: Vec<Vlan>,
+        ring: u32,
+        options: &TapOptions,
+    ) -> Result<Device, Unopened> {
+        let name = &interface.name;
+        let failed = |why: &str| {
+            Unopened::Failed(Error::new(Code::OpenDevice, format!("opening the device {name}: {why}")))
         };
-        let mut capture = Capture::from_device(name)
-            .map_err(refused)?
-            .promisc(options.promiscuous)
-            .snaplen(i32::try_from(options.snaplen).unwrap_or(i32::MAX))
-            .buffer_size(i32::try_from(buffer_bytes).unwrap_or(i32::MAX))
-            .timeout(i32::try_from(options.timeout.as_millis()).unwrap_or(i32::MAX))
-            .precision(Precision::Nano)
-            .open()
-            .map_err(refused)?
-            .setnonblock()
-            .map_err(refused)?;
+        let mut capture = match open::live(name, interface.loopback, ring, options) {
+            Ok(capture) => capture,
+            Err(Refusal::Down) => return Err(Unopened::Down),
+            Err(Refusal::Failed(why)) => return Err(failed(&why)),
+        };
         let dlt = capture.get_datalink();
-        let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
-            let link = dlt.get_name().unwrap_or_else(|_| dlt.0.to_string());
-            Error::new(
-                Code::OpenDevice,
-                format!("the device {name} has link type {link}, which is not decoded"),
-            )
+        let Some(link) = LinkType::from_dlt(dlt.0) else {
+            return Err(failed(&format!("{} is not decoded", link_name(dlt))));
+        };
+        // Even an empty filter cuts frames to the snaplen inside the kernel; without one they are copied whole.
+        let filter = options.filter.as_deref().unwrap_or_default();
+        open::set_filter(&mut capture, filter).map_err(|error| {
+            Unopened::Failed(Error::new(error.code, format!("the device {name}: {}", error.text)))
         })?;
-        if let Some(filter) = &options.filter {
-            capture.filter(filter, true).map_err(|error| {
-                let tried = format_args!("setting the filter \"{filter}\" on the device {name}");
-                Error::system(Code::SetFilter, tried, error)
-            })?;
-        }
         Ok(Device {
-            index,
-            name: name.to_owned(),
-            buffer_bytes,
-            vlans_above: Vec::new(),
+            index: interface.index,
+            name: name.clone(),
+            vlans,
+            ring,
+            ready: true,
             capture,
             link,
-            dropped_by_kernel: Wrapping::default(),
-            dropped_by_device: Wrapping::default(),
+            by_kernel: Wrapping::default(),
+            by_device: Gain::since(interface.lost_by_device),
         })
     }
 
-    /// Hands over at most `limit` of the frames that are there.
-    pub fn read(&mut self, limit: usize, handler: &mut impl FnMut(&Frame<'_>)) -> Read {
-        for _ in 0..limit {
-            match self.capture.next_packet() {
-                Ok(packet) => {
-                    let frame = frame(&packet, self.link);
-                    if self.vlans_above.is_empty() || !is_of_vlan(&frame, &self.vlans_above) {
-                        handler(&frame);
-                    }
-                }
-                Err(pcap::Error::TimeoutExpired) => return Read::Drained,
-                Err(error) => return Read::Closed(error.to_string()),
+    /// The descriptor to wait for.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.capture.as_fd()
+    }
+
+    /// Reads at most `limit` frames without blocking and hands on those that no other device shows.
+    pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Batch {
+        let (vlans, mut skipped) = (&self.vlans, 0);
+        let (count, error) = drain(&mut self.capture, self.link, limit, |frame| {
+            if bears_tag_of(vlans, frame.data) {
+                skipped += 1;
+            } else {
+                handler(frame);
             }
-        }
-        Read::More
+        });
+        self.ready = error.is_none() && count == limit;
+        Batch { frames: count - skipped, skipped, failure: error.map(words) }
     }
 
-    /// Asks libpcap for the losses, and returns all there were: in the kernel, and in the device.
-    pub fn losses(&mut self) -> (u64, u64) {
+    /// Takes in the device's own counter of lost frames, as its interface shows it now.
+    pub(super) fn observe(&mut self, lost_by_device: u64) {
+        self.by_device.observe(lost_by_device);
+    }
+
+    /// Frames lost since the opening: by the kernel for want of room in the ring, and by the device itself.
+    pub(super) fn losses(&mut self) -> (u64, u64) {
         if let Ok(stats) = self.capture.stats() {
-            self.dropped_by_kernel.observe(stats.dropped);
-            self.dropped_by_device.observe(stats.if_dropped);
+            self.by_kernel.observe(stats.dropped);
         }
-        (self.dropped_by_kernel.total(), self.dropped_by_device.total())
-    }
-
-    /// What is waited for.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: on Linux the capture's descriptor is its packet socket, open as long as the capture is, which
-        // this borrow keeps from being dropped.
-        unsafe { BorrowedFd::borrow_raw(self.capture.as_raw_fd()) }
+        (self.by_kernel.total(), self.by_device.total())
     }
 }
 
-/// Whether the frame's first tag is one of these VLAN identifiers. libpcap puts tags that the device has stripped
-/// back where they were (IEEE 802.1Q).
-fn is_of_vlan(frame: &Frame<'_>, vlans: &[u16]) -> bool {
-    let Some([high, low, tag_high, tag_low]) = frame.data.get(12..16) else { return false };
-    let is_tag = matches!(u16::from_be_bytes([*high, *low]), 0x8100 | 0x88a8);
-    frame.link == LinkType::Ethernet
-        && is_tag
-        && vlans.contains(&(u16::from_be_bytes([*tag_high, *tag_low]) & 0x0fff))
+/// Whether the outermost tag of an Ethernet frame is one of `vlans`.
+#[inline]
+fn bears_tag_of(vlans: &[Vlan], frame: &[u8]) -> bool {
+    !vlans.is_empty() && tag(frame).is_some_and(|tag| vlans.contains(&tag))
+}
+
+/// The outermost tag of an Ethernet frame, if it bears one. The kernel keeps it apart and libpcap puts it back.
+#[inline]
+fn tag(frame: &[u8]) -> Option<Vlan> {
+    // IEEE 802.3: two addresses of 6 bytes, then the tag protocol identifier and the tag control information.
+    let (_, &[p0, p1, t0, t1]) = frame.get(..16)?.split_last_chunk()?;
+    Some(Vlan { protocol: u16::from_be_bytes([p0, p1]), id: u16::from_be_bytes([t0, t1]) & 0x0fff })
+}
+
+/// A link type as libpcap names it.
+pub(super) fn link_name(link: pcap::Linktype) -> String {
+    let name = link.get_name().unwrap_or_else(|_| "unknown".into());
+    format!("the link type {name} ({})", link.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outermost_tag_is_read() {
+        // Addresses, 802.1ad tag with priority 5 and identifier 0x123, 802.1Q tag, IPv4.
+        let frame =
+            [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xa8, 0xa1, 0x23, 0x81, 0x00, 0x00, 0x07, 0x08, 0x00];
+        let vlan = |protocol, id| Vlan { protocol, id };
+        assert_eq!(tag(&frame), Some(vlan(0x88a8, 0x123)));
+        assert_eq!(tag(&frame[..15]), None);
+        assert_eq!(tag(&[]), None);
+        assert!(bears_tag_of(&[vlan(0x8100, 9), vlan(0x88a8, 0x123)], &frame));
+        assert!(!bears_tag_of(&[], &frame));
+        assert!(
+            !bears_tag_of(&[vlan(0x8100, 0x123)], &frame),
+            "the same identifier in a tag of another protocol"
+        );
+        assert!(!bears_tag_of(&[vlan(0x88a8, 7), vlan(0x8100, 7)], &frame), "the inner tag does not matter");
+    }
+
+    #[test]
+    fn link_types_have_names() {
+        assert_eq!(link_name(pcap::Linktype(127)), "the link type IEEE802_11_RADIO (127)");
+        assert_eq!(link_name(pcap::Linktype(99_999)), "the link type unknown (99999)");
+    }
 }

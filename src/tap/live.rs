@@ -1,250 +1,300 @@
-//! Live capture on several devices at once, which may come and go.
+//! The devices of a live capture: opened, closed and opened again as the interfaces of the machine change.
 
-use super::addresses::local_addresses;
-use super::device::{Device, Read};
-use super::interfaces::{Interface, interfaces};
+use super::device::{Device, Unopened};
+use super::netlink::Route;
+use super::open;
 use super::options::TapOptions;
-use super::plan::{vlans_above, wanted};
-use super::waker::{WaitSet, Waker};
-use super::{Progress, TapStats};
+use super::plan::{Interface, plan};
+use super::source::{Notes, TapError, TapStats};
+use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use pcap::{Capture, Linktype};
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// After how many refreshes a device that could not be opened is tried again.
-const RETRY_AFTER: u32 = 10;
+/// Refreshes that a device which does not open is left alone for: some reasons pass, such as want of memory.
+const RETRY: u32 = 60;
 
-/// Notes kept for the log between two takings.
-const NOTE_LIMIT: usize = 256;
-
-/// The open devices and what is known of the others.
-pub(super) struct LiveTap {
-    options: TapOptions,
-    devices: Vec<Device>,
-    /// Devices that could not be opened, by index: refreshes left until the next try.
-    refused: HashMap<u32, u32>,
-    wait_set: WaitSet,
-    local: Arc<LocalAddresses>,
-    stats: TapStats,
-    /// Losses of devices that were closed: in the kernel, and in the device.
-    lost_before: (u64, u64),
-    notes: Vec<String>,
+/// A device that did not open.
+struct Refused {
+    reason: String,
+    /// Refreshes until it is tried again.
+    wait: u32,
 }
 
-impl LiveTap {
-    pub(super) fn open(options: TapOptions) -> Result<LiveTap> {
+/// A live capture.
+pub(super) struct Live {
+    options: TapOptions,
+    route: Route,
+    devices: Vec<Device>,
+    refused: HashMap<u32, Refused>,
+    /// Devices that others stand for, once that has been noted.
+    covered: HashSet<u32>,
+    /// What was counted on devices that are closed, and all that is not counted by device.
+    counted: TapStats,
+}
+
+impl Live {
+    /// Opens what there is to open.
+    ///
+    /// # Errors
+    /// `NotPermitted` without CAP_NET_RAW. Otherwise `InvalidArgument`, `NoDevice` for a name that does not exist,
+    /// `OpenDevice`, `CompileFilter`, `SetFilter`, `SystemResource`.
+    pub(super) fn start(
+        options: &TapOptions,
+        bell: &Bell,
+        notes: &mut Notes,
+    ) -> std::result::Result<Live, TapError> {
         options.check()?;
-        check_permission()?;
-        if let Some(filter) = &options.filter {
-            check_filter(filter)?;
-        }
-        let mut tap = LiveTap {
-            options,
+        permitted()?;
+        let mut route = Route::open()?;
+        known(options, &route.interfaces()?)?;
+        let mut live = Live {
+            options: options.clone(),
+            route,
             devices: Vec::new(),
             refused: HashMap::new(),
-            wait_set: WaitSet::new()?,
-            local: Arc::default(),
-            stats: TapStats::default(),
-            lost_before: (0, 0),
-            notes: Vec::new(),
+            covered: HashSet::new(),
+            counted: TapStats::default(),
         };
-        let interfaces = interfaces()
-            .map_err(|errno| Error::system(Code::NoDevice, "listing the network devices", errno))?;
-        tap.check_names(&interfaces)?;
-        let first_error = tap.adjust(&interfaces);
-        tap.refresh_addresses();
-        match first_error {
-            // Devices that are not up yet are waited for; but where none of those that are up can be used, somebody
-            // should know.
-            Some(error) if tap.devices.is_empty() => Err(error),
-            _ => Ok(tap),
+        let mut failures = live.refresh(bell, notes)?;
+        // A device that was named must work, but a filter need not suit the link type of every device.
+        let named = !options.every_device();
+        let fatal = |error: &Error| live.devices.is_empty() || named && error.code != Code::CompileFilter;
+        if let Some(place) = failures.iter().position(fatal) {
+            return Err(failures.swap_remove(place).into());
         }
+        if live.devices.is_empty() {
+            open::try_filter(options.filter.as_deref().unwrap_or_default())?;
+            notes.add("no device to capture on is up yet".into());
+        }
+        Ok(live)
     }
 
-    fn check_names(&self, interfaces: &[Interface]) -> Result<()> {
-        if self.options.every_device() {
-            return Ok(());
-        }
-        let unknown = |name: &&String| !interfaces.iter().any(|interface| interface.name == **name);
-        match self.options.devices.iter().find(unknown) {
-            None => Ok(()),
-            Some(name) => {
-                let known: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
-                let text = format!("there is no device {name:?}; there are: {}", known.join(", "));
-                Err(Error::new(Code::NoDevice, text))
+    /// Asks for the current interfaces and acts on what has changed. Returns why devices did not open that had not
+    /// been refused before.
+    ///
+    /// # Errors
+    /// `SystemResource` when the interfaces cannot be listed; all goes on as it was.
+    pub(super) fn refresh(&mut self, bell: &Bell, notes: &mut Notes) -> Result<Vec<Error>> {
+        let interfaces = self.route.interfaces()?;
+        let by_index: HashMap<u32, &Interface> = interfaces.iter().map(|i| (i.index, i)).collect();
+        for device in &mut self.devices {
+            if let Some(interface) = by_index.get(&device.index) {
+                device.observe(interface.lost_by_device);
             }
         }
+        self.refused.retain(|index, _| by_index.contains_key(index));
+        for (index, refused) in &mut self.refused {
+            // One that went down and comes back is tried at once.
+            let up = by_index.get(index).is_some_and(|interface| interface.up);
+            refused.wait = if up { refused.wait.saturating_sub(1) } else { 0 };
+        }
+        let mut failures = Vec::new();
+        let mut opened = Vec::new();
+        // A device that does not open cannot stand for another: plan again without it. Each round refuses at least
+        // one more, so this ends.
+        while self.follow_plan(&interfaces, bell, notes, &mut opened, &mut failures) {}
+        if !opened.is_empty() {
+            notes.add(format!("capturing on {}", opened.join(", ")));
+        }
+        Ok(failures)
     }
 
-    pub(super) fn wait(&mut self, most: Duration) -> Result<()> {
-        self.wait_set.wait(most)
-    }
-
-    pub(super) fn read(&mut self, limit: usize, handler: &mut impl FnMut(&Frame<'_>)) -> Progress {
-        let mut progress = Progress::default();
-        let mut index = 0;
-        while let Some(device) = self.devices.get_mut(index) {
-            match device.read(limit, handler) {
-                Read::Drained => {}
-                Read::More => progress.more = true,
-                Read::Closed(reason) => {
-                    let text = format!("the device {} is no longer captured: {reason}", device.name);
-                    self.note(text);
-                    self.close(index);
-                    continue;
+    /// Closes and opens devices as the plan says. Returns whether a device was refused, which changes the plan.
+    fn follow_plan(
+        &mut self,
+        interfaces: &[Interface],
+        bell: &Bell,
+        notes: &mut Notes,
+        opened: &mut Vec<String>,
+        failures: &mut Vec<Error>,
+    ) -> bool {
+        let plan = plan(interfaces, |interface| self.wants(interface));
+        let mut targets: HashMap<u32, _> =
+            plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
+        let mut place = 0;
+        while let Some(device) = self.devices.get_mut(place) {
+            match targets.remove(&device.index) {
+                // A renamed device is opened anew, since libpcap asks for it by its name.
+                Some(target) if target.interface.name == device.name => {
+                    device.vlans = target.vlans;
+                    place += 1;
+                }
+                Some(target) => {
+                    self.close(place, bell, notes, "it was renamed");
+                    targets.insert(target.interface.index, target);
+                }
+                None => {
+                    let gone = !interfaces.iter().any(|interface| interface.index == device.index);
+                    let why = if gone { "it is gone" } else { "another device stands for it" };
+                    self.close(place, bell, notes, why);
                 }
             }
-            index += 1;
         }
-        progress
-    }
-
-    pub(super) fn refresh(&mut self) {
-        match interfaces() {
-            Ok(interfaces) => {
-                self.adjust(&interfaces);
+        self.note_covered(&plan.covered, notes);
+        let mut refused = false;
+        // In the order of the indices, which is that of age: the oldest devices get the largest rings.
+        let mut targets: Vec<_> = targets.into_values().collect();
+        targets.sort_unstable_by_key(|target| target.interface.index);
+        for target in targets {
+            let taken = self.devices.iter().map(|device| u64::from(device.ring)).sum();
+            let ring = self.options.next_buffer(taken);
+            let result =
+                Device::open(target.interface, target.vlans, ring, &self.options).and_then(|device| {
+                    bell.add(device.descriptor(), device.index)
+                        .map_err(|errno| {
+                            let tried = format_args!("waiting for the device {}", device.name);
+                            Unopened::Failed(Error::system(Code::SystemResource, tried, errno))
+                        })
+                        .map(|()| device)
+                });
+            match result {
+                Ok(device) => {
+                    self.refused.remove(&device.index);
+                    self.counted.devices_opened += 1;
+                    opened.push(device.name.clone());
+                    self.devices.push(device);
+                }
+                Err(unopened) => {
+                    refused = true;
+                    failures.extend(self.refuse(target.interface.index, unopened, notes));
+                }
             }
-            Err(errno) => self.note(format!("listing the network devices: {errno}")),
         }
-        self.refresh_addresses();
-        self.refresh_stats();
+        refused
     }
 
-    pub(super) fn local_addresses(&self) -> &Arc<LocalAddresses> {
-        &self.local
-    }
-
-    pub(super) fn stats(&self) -> TapStats {
-        self.stats
-    }
-
-    pub(super) fn waker(&self) -> Waker {
-        self.wait_set.waker()
-    }
-
-    pub(super) fn take_notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-
-    /// Opens and closes devices so that those wanted now are captured. Returns the first reason for which one could
-    /// not be opened.
-    fn adjust(&mut self, interfaces: &[Interface]) -> Option<Error> {
-        let wanted = wanted(interfaces, &self.options);
-        let is_wanted = |device: &Device| {
-            wanted.iter().any(|interface| interface.index == device.index && interface.name == device.name)
+    /// Remembers that a device did not open, and notes a reason that is new.
+    fn refuse(&mut self, index: u32, unopened: Unopened, notes: &mut Notes) -> Option<Error> {
+        let (wait, error) = match unopened {
+            Unopened::Down => (1, None),
+            Unopened::Failed(error) => (RETRY, Some(error)),
         };
-        for index in (0..self.devices.len()).rev() {
-            if self.devices.get(index).is_some_and(|device| !is_wanted(device)) {
-                self.close(index);
+        let reason = error.as_ref().map_or_else(String::new, |error| error.text.clone());
+        let before = self.refused.insert(index, Refused { reason: reason.clone(), wait });
+        let error = error.filter(|_| before.is_none_or(|before| before.reason != reason))?;
+        notes.add(format!("not captured: {error}"));
+        Some(error)
+    }
+
+    /// Whether the caller would have this interface captured, and it can be or is.
+    fn wants(&self, interface: &Interface) -> bool {
+        let named = || self.options.devices.contains(&interface.name);
+        // An open device that is down stays open: it delivers from the moment it is up again, and still stands for
+        // others then.
+        let open = || self.devices.iter().any(|device| device.index == interface.index);
+        (self.options.every_device() || named())
+            && (interface.up || open())
+            && self.refused.get(&interface.index).is_none_or(|refused| refused.wait == 0)
+    }
+
+    fn note_covered(&mut self, covered: &[(&Interface, &Interface)], notes: &mut Notes) {
+        let mut fresh: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (one, other) in covered {
+            if !self.covered.contains(&one.index) {
+                fresh.entry(&other.name).or_default().push(&one.name);
             }
         }
-        self.refused.retain(|index, left| {
-            *left = left.saturating_sub(1);
-            *left > 0 && wanted.iter().any(|interface| interface.index == *index)
-        });
-        let mut first_error = None;
-        for interface in &wanted {
-            let is_open = self.devices.iter().any(|device| device.index == interface.index);
-            if is_open || self.refused.contains_key(&interface.index) {
+        for (other, ones) in fresh {
+            notes.add(format!("not captured, since {other} shows the same packets: {}", ones.join(", ")));
+        }
+        self.covered = covered.iter().map(|(one, _)| one.index).collect();
+    }
+
+    /// Closes the device at `place`; what it has lost stays counted.
+    fn close(&mut self, place: usize, bell: &Bell, notes: &mut Notes, why: &str) {
+        let mut device = self.devices.swap_remove(place);
+        let (by_kernel, by_device) = device.losses();
+        self.counted.dropped_by_kernel += by_kernel;
+        self.counted.dropped_by_device += by_device;
+        self.counted.devices_closed += 1;
+        bell.remove(device.descriptor());
+        notes.add(format!("no longer capturing on {}: {why}", device.name));
+    }
+
+    /// The addresses of the machine.
+    ///
+    /// # Errors
+    /// `SystemResource` when they cannot be listed.
+    pub(super) fn addresses(&mut self) -> Result<LocalAddresses> {
+        self.route.addresses()
+    }
+
+    /// Marks the device that has frames.
+    pub(super) fn ready(&mut self, index: u32) {
+        if let Some(device) = self.devices.iter_mut().find(|device| device.index == index) {
+            device.ready = true;
+        }
+    }
+
+    /// Whether a device is known to have frames.
+    pub(super) fn any_ready(&self) -> bool {
+        self.devices.iter().any(|device| device.ready)
+    }
+
+    /// Reads at most `limit` frames from each ready device and returns how many. One that fails is closed.
+    pub(super) fn read(
+        &mut self,
+        limit: usize,
+        bell: &Bell,
+        notes: &mut Notes,
+        mut handler: impl FnMut(Frame<'_>),
+    ) -> usize {
+        let (mut frames, mut place) = (0, 0);
+        while let Some(device) = self.devices.get_mut(place) {
+            place += 1;
+            if !device.ready {
                 continue;
             }
-            if let Err(error) = self.open_device(interface) {
-                self.note(format!("the device {} is not captured: {error}", interface.name));
-                self.refused.insert(interface.index, RETRY_AFTER);
-                first_error = first_error.or(Some(error));
+            let batch = device.read(limit, &mut handler);
+            frames += batch.frames;
+            self.counted.received += batch.frames as u64;
+            self.counted.left_to_vlans += batch.skipped as u64;
+            if let Some(why) = batch.failure {
+                place -= 1;
+                self.close(place, bell, notes, &why);
             }
         }
-        let captured: Vec<&Interface> = wanted
-            .into_iter()
-            .filter(|interface| self.devices.iter().any(|device| device.index == interface.index))
-            .collect();
+        frames
+    }
+
+    /// The counters, those of closed devices included.
+    pub(super) fn stats(&mut self) -> TapStats {
+        let mut stats = self.counted;
+        stats.devices_open = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
         for device in &mut self.devices {
-            device.vlans_above = vlans_above(device.index, &captured);
+            let (by_kernel, by_device) = device.losses();
+            stats.dropped_by_kernel += by_kernel;
+            stats.dropped_by_device += by_device;
         }
-        self.refresh_stats();
-        first_error
-    }
-
-    fn open_device(&mut self, interface: &Interface) -> Result<()> {
-        let taken = self.devices.iter().map(|device| u64::from(device.buffer_bytes)).sum();
-        let buffer_bytes = self.options.next_buffer(taken);
-        let device = Device::open(interface.index, &interface.name, &self.options, buffer_bytes)?;
-        self.wait_set.add(device.descriptor()).map_err(|errno| {
-            Error::system(
-                Code::SystemResource,
-                format_args!("waiting for the device {}", interface.name),
-                errno,
-            )
-        })?;
-        self.note(format!("capturing on the device {}", interface.name));
-        self.devices.push(device);
-        Ok(())
-    }
-
-    fn close(&mut self, index: usize) {
-        let mut device = self.devices.swap_remove(index);
-        let (in_kernel, in_device) = device.losses();
-        self.lost_before.0 += in_kernel;
-        self.lost_before.1 += in_device;
-        self.note(format!("capture on the device {} has ended", device.name));
-    }
-
-    fn refresh_addresses(&mut self) {
-        match local_addresses() {
-            Ok(local) if local != *self.local => self.local = Arc::new(local),
-            Ok(_) => {}
-            Err(errno) => self.note(format!("listing the addresses of the devices: {errno}")),
-        }
-    }
-
-    fn refresh_stats(&mut self) {
-        let (mut in_kernel, mut in_device) = self.lost_before;
-        for device in &mut self.devices {
-            let losses = device.losses();
-            in_kernel += losses.0;
-            in_device += losses.1;
-        }
-        self.stats = TapStats {
-            dropped_by_kernel: in_kernel,
-            dropped_by_device: in_device,
-            devices_open: self.devices.len() as u32,
-        };
-    }
-
-    fn note(&mut self, text: String) {
-        if self.notes.len() < NOTE_LIMIT {
-            self.notes.push(text);
-        }
+        stats
     }
 }
 
-/// Whether this thread may capture at all (packet(7)).
-fn check_permission() -> Result<()> {
+/// Whether this thread may open packet sockets at all, by opening one that receives nothing.
+fn permitted() -> std::result::Result<(), TapError> {
     match socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None) {
-        Err(Errno::EPERM | Errno::EACCES) => {
-            let text = "capturing packets is not permitted; the capability CAP_NET_RAW would bring it";
-            Err(Error::new(Code::NotPermitted, text))
-        }
-        Err(errno) => Err(Error::system(Code::OpenDevice, "opening a packet socket", errno)),
         Ok(_) => Ok(()),
+        Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
+            let text = format!(
+                "capturing packets needs the capability CAP_NET_RAW: opening a packet socket: {errno}"
+            );
+            Err(TapError::NotPermitted(Error::new(Code::OpenDevice, text)))
+        }
+        Err(errno) => Err(Error::system(Code::OpenDevice, "opening a packet socket", errno).into()),
     }
 }
 
-/// Whether the filter compiles for any of the link types that are usual here.
-fn check_filter(filter: &str) -> Result<()> {
-    let compiled = |link| Capture::dead(link).and_then(|dead| dead.compile(filter, true));
-    match compiled(Linktype::ETHERNET).or_else(|error| compiled(Linktype(DLT_RAW)).map_err(|_| error)) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(Error::system(Code::CompileFilter, format_args!("compiling the filter \"{filter}\""), error))
-        }
+/// Refuses names that no interface bears.
+fn known(options: &TapOptions, interfaces: &[Interface]) -> Result<()> {
+    if options.every_device() {
+        return Ok(());
     }
+    let exists = |name: &String| interfaces.iter().any(|interface| interface.name == *name);
+    let Some(unknown) = options.devices.iter().find(|name| !exists(name)) else { return Ok(()) };
+    let names: Vec<&str> = interfaces.iter().map(|interface| &*interface.name).collect();
+    let text = format!("there is no network device {unknown:?}; there are: {}", names.join(", "));
+    Err(Error::new(Code::NoDevice, text))
 }
-
-/// `DLT_RAW` of a live capture on Linux.
-const DLT_RAW: i32 = 12;

@@ -22,6 +22,32 @@ impl Wrapping {
     }
 }
 
+/// What a 64-bit counter has gained since the first observation. It may be set back to 0, as drivers do on a reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gain {
+    last: u64,
+    total: u64,
+}
+
+impl Gain {
+    /// Begins with what the counter shows now, none of which is counted.
+    pub(super) fn since(shown: u64) -> Gain {
+        Gain { last: shown, total: 0 }
+    }
+
+    /// Takes in what the counter shows now. After a reset, what has been counted anew is the gain.
+    pub(super) fn observe(&mut self, shown: u64) {
+        let gain = shown.checked_sub(self.last).unwrap_or(shown);
+        self.total = self.total.saturating_add(gain);
+        self.last = shown;
+    }
+
+    /// All that was gained.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +61,15 @@ mod tests {
         assert_eq!(counter.total(), u64::from(u32::MAX) - 1 + 5);
         counter.observe(3);
         assert_eq!(counter.total(), (1 << 32) + 3);
+    }
+
+    #[test]
+    fn a_reset_counts_from_zero_again() {
+        let mut counter = Gain::since(100);
+        counter.observe(107);
+        counter.observe(2);
+        counter.observe(5);
+        assert_eq!(counter.total(), 7 + 2 + 3);
     }
 
     proptest! {

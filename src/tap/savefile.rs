@@ -1,84 +1,77 @@
-//! A savefile as a source of frames.
+//! A savefile as a source of frames, replayed as fast as it can be read.
 
-use super::Progress;
-use super::waker::{WaitSet, Waker};
+use super::device::link_name;
+use super::frames::{drain, words};
+use super::open;
+use super::options::check_filter;
 use crate::error::{Code, Error, Result};
-use crate::model::{Frame, LinkType, LocalAddresses, Timestamp};
-use pcap::{Capture, Offline, Precision};
+use crate::model::{Frame, LinkType};
+use pcap::{Capture, Offline};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 /// An open savefile.
-pub(super) struct SavefileTap {
+pub(super) struct Replay {
     path: PathBuf,
-    capture: Capture<Offline>,
+    /// `None` when it was read to its end or to where it is damaged.
+    capture: Option<Capture<Offline>>,
     link: LinkType,
-    ended: bool,
-    wait_set: WaitSet,
-    local: Arc<LocalAddresses>,
+    frames: u64,
 }
 
-impl SavefileTap {
-    pub(super) fn open(path: &Path, filter: Option<&str>) -> Result<SavefileTap> {
-        let shown = path.display();
-        let mut capture = Capture::from_file_with_precision(path, Precision::Nano).map_err(|error| {
-            Error::system(Code::Savefile, format_args!("opening the savefile {shown}"), error)
-        })?;
+impl Replay {
+    /// Opens a pcap or pcapng file of any byte order and time stamp resolution.
+    ///
+    /// # Errors
+    /// `Savefile` when it cannot be opened, is neither format, or has a link type that is not decoded;
+    /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter.
+    pub(super) fn open(path: &Path, filter: Option<&str>) -> Result<Replay> {
+        filter.map_or(Ok(()), check_filter)?;
+        let mut capture = open::savefile(path)?;
         let dlt = capture.get_datalink();
         let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
-            let name = dlt.get_name().unwrap_or_else(|_| dlt.0.to_string());
-            Error::new(
-                Code::Savefile,
-                format!("the savefile {shown} has link type {name}, which is not decoded"),
-            )
+            let text = format!("the savefile {}: {} is not decoded", path.display(), link_name(dlt));
+            Error::new(Code::Savefile, text)
         })?;
         if let Some(filter) = filter {
-            capture.filter(filter, true).map_err(|error| {
-                Error::system(Code::CompileFilter, format_args!("compiling the filter \"{filter}\""), error)
-            })?;
+            open::set_filter(&mut capture, filter)?;
         }
-        let (wait_set, local) = (WaitSet::new()?, Arc::default());
-        Ok(SavefileTap { path: path.to_owned(), capture, link, ended: false, wait_set, local })
+        Ok(Replay { path: path.into(), capture: Some(capture), link, frames: 0 })
     }
 
-    pub(super) fn wait(&mut self, most: Duration) -> Result<()> {
-        if self.ended { self.wait_set.wait(most) } else { Ok(()) }
+    /// Whether everything that can be read was read.
+    pub(super) fn ended(&self) -> bool {
+        self.capture.is_none()
     }
 
-    pub(super) fn read(&mut self, limit: usize, handler: &mut impl FnMut(&Frame<'_>)) -> Result<Progress> {
-        for _ in 0..limit {
-            match self.capture.next_packet() {
-                Ok(packet) => handler(&frame(&packet, self.link)),
-                Err(pcap::Error::NoMorePackets) => {
-                    self.ended = true;
-                    return Ok(Progress { more: false, ended: true });
-                }
-                Err(error) => {
-                    self.ended = true;
-                    let tried = format_args!("reading the savefile {}", self.path.display());
-                    return Err(Error::system(Code::Savefile, tried, error));
-                }
+    /// Frames handed on so far.
+    pub(super) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Hands on at most `limit` frames and returns how many.
+    ///
+    /// # Errors
+    /// `Savefile`, once, where the file is damaged; the frames before have been handed on.
+    pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Result<usize> {
+        let Some(capture) = &mut self.capture else { return Ok(0) };
+        let frames = &mut self.frames;
+        let (count, error) = drain(capture, self.link, limit, |frame| {
+            *frames += 1;
+            handler(frame);
+        });
+        if count < limit {
+            self.capture = None;
+        }
+        match error {
+            None => Ok(count),
+            Some(error) => {
+                let (path, frames) = (self.path.display(), self.frames);
+                let text = format!("the savefile {path} is damaged after {frames} frames: {}", words(error));
+                Err(Error::new(Code::Savefile, text))
             }
         }
-        Ok(Progress { more: true, ended: false })
-    }
-
-    pub(super) fn local_addresses(&self) -> &Arc<LocalAddresses> {
-        &self.local
-    }
-
-    pub(super) fn waker(&self) -> Waker {
-        self.wait_set.waker()
     }
 }
 
-/// A packet of libpcap, captured with nanosecond precision: `tv_usec` then holds nanoseconds.
-#[inline]
-pub(super) fn frame<'a>(packet: &pcap::Packet<'a>, link: LinkType) -> Frame<'a> {
-    let header = packet.header;
-    let seconds = u64::try_from(header.ts.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(header.ts.tv_usec).unwrap_or_default();
-    let time = Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds));
-    Frame { time, wire_len: header.len, link, data: packet.data }
-}
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Length of the link header on veth and loopback.
@@ -39,11 +41,17 @@ impl Lab {
         run(&format!("ip netns add {a}"));
         run(&format!("ip netns add {b}"));
         run(&format!("ip -n {a} link add veth0 type veth peer name veth0 netns {b}"));
-        for (name, number) in [(a, 1), (b, 2)] {
+        for (name, number, other) in [(a, 1, 2), (b, 2, 1)] {
+            run(&format!("ip -n {name} link set veth0 address 02:00:00:00:00:0{number}"));
             run(&format!("ip -n {name} addr add 10.77.0.{number}/24 dev veth0"));
             run(&format!("ip -n {name} addr add fd77::{number}/64 dev veth0 nodad"));
             run(&format!("ip -n {name} link set lo up"));
             run(&format!("ip -n {name} link set veth0 up"));
+            // Neighbours are given: while one is looked for, the counters see packets that never reach the link.
+            for address in ["10.77.0.", "fd77::"] {
+                let neighbour = format!("{address}{other} lladdr 02:00:00:00:00:0{other} dev veth0");
+                run(&format!("ip -n {name} neigh add {neighbour} nud permanent"));
+            }
         }
         lab
     }
@@ -88,10 +96,12 @@ impl Lab {
     /// Bytes that the kernel counted as sent and received by a host, with a link header for each packet.
     pub fn counted(&self, host: Host) -> (u64, u64) {
         let read = |counter: &str| {
-            let command = format!("ip netns exec {} nft list counter inet capture {counter}", self.name(host));
+            let command =
+                format!("ip netns exec {} nft list counter inet capture {counter}", self.name(host));
             let text = run(&command);
             let words: Vec<&str> = text.split_whitespace().collect();
-            let after = |word| words[words.iter().position(|&w| w == word).unwrap() + 1].parse::<u64>().unwrap();
+            let after =
+                |word| words[words.iter().position(|&w| w == word).unwrap() + 1].parse::<u64>().unwrap();
             after("bytes") + ETHERNET_HEADER * after("packets")
         };
         (read("sent"), read("received"))
@@ -99,11 +109,9 @@ impl Lab {
 
     /// Starts a traffic maker on a host and waits until it is ready.
     pub fn maker(&self, host: Host, mode: &str, address: &str, bytes: u64, rate: u64) -> Maker {
-        let executable = std::env::current_exe().unwrap();
-        let maker = executable.parent().unwrap().parent().unwrap().join("examples/traffic_maker");
         let mut child = Command::new("ip")
             .args(["netns", "exec", self.name(host)])
-            .arg(maker)
+            .arg(traffic_maker())
             .args([mode, address, &bytes.to_string(), &rate.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -114,6 +122,17 @@ impl Lab {
         assert_eq!(maker.line(), "ready");
         maker
     }
+}
+
+/// The program that makes traffic. Cargo builds it with all tests, but not with a single one.
+fn traffic_maker() -> &'static Path {
+    static MAKER: OnceLock<PathBuf> = OnceLock::new();
+    MAKER.get_or_init(|| {
+        let build = ["build", "--quiet", "--locked", "--example", "traffic_maker"];
+        assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success(), "cargo build");
+        let executable = std::env::current_exe().unwrap();
+        executable.parent().unwrap().parent().unwrap().join("examples/traffic_maker")
+    })
 }
 
 impl Drop for Lab {

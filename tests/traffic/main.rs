@@ -2,6 +2,8 @@
 //!
 //! Needs root, ip and nft. Where these are missing the tests say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod lab;
 
 use capture::config::Options;
@@ -94,8 +96,11 @@ struct Scenario {
 impl Scenario {
     fn makers(&self, lab: &Lab) -> (Maker, Maker) {
         let (address, port) = (self.address, self.port);
-        let target = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
-        let maker = |host, role| lab.maker(host, &format!("{}-{role}", self.protocol), &target, self.bytes, self.rate);
+        let target =
+            if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+        let maker = |host, role| {
+            lab.maker(host, &format!("{}-{role}", self.protocol), &target, self.bytes, self.rate)
+        };
         let sink = maker(Host::B, "sink");
         (maker(Host::A, "source"), sink)
     }

@@ -14,7 +14,9 @@ const DATAGRAM: usize = 1200;
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [mode, address, bytes, rate] = arguments.as_slice() else { return Err("four arguments are wanted".into()) };
+    let [mode, address, bytes, rate] = arguments.as_slice() else {
+        return Err("four arguments are wanted".into());
+    };
     let (bytes, rate): (u64, u64) = (bytes.parse()?, rate.parse()?);
     let moved = match mode.as_str() {
         "tcp-sink" => {

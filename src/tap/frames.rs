@@ -1,0 +1,48 @@
+//! Reading frames from an open libpcap handle, live or savefile.
+
+use crate::model::{Frame, LinkType, Timestamp};
+use pcap::{Activated, Capture, Packet};
+
+/// Hands at most `limit` frames, all that are there if fewer, to `each`. Returns how many, and the error that ended
+/// the reading, if one did.
+///
+/// `pcap_next_ex` rather than `pcap_dispatch`: the latter saves 2 to 3 ns a frame, but its handler is called from C,
+/// where every frame needs a barrier against a panic, and a panic leaves a savefile's loop marked as broken off.
+pub(super) fn drain<T: Activated>(
+    capture: &mut Capture<T>,
+    link: LinkType,
+    limit: usize,
+    mut each: impl FnMut(Frame<'_>),
+) -> (usize, Option<pcap::Error>) {
+    for count in 0..limit {
+        match capture.next_packet() {
+            Ok(packet) => each(frame(link, &packet)),
+            // Nothing more there now, or the savefile's end.
+            Err(pcap::Error::TimeoutExpired | pcap::Error::NoMorePackets) => return (count, None),
+            Err(error) => return (count, Some(error)),
+        }
+    }
+    (limit, None)
+}
+
+/// A frame in the library's terms. Handles are opened with nanosecond time stamps, so `tv_usec` holds nanoseconds.
+#[inline]
+fn frame<'a>(link: LinkType, packet: &Packet<'a>) -> Frame<'a> {
+    let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(packet.header.ts.tv_usec).unwrap_or(0);
+    Frame {
+        time: Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)),
+        // A damaged savefile may claim a wire length below the captured one.
+        wire_len: packet.header.len.max(packet.header.caplen),
+        link,
+        data: packet.data,
+    }
+}
+
+/// What libpcap says, without the `pcap` crate's introduction.
+pub(super) fn words(error: pcap::Error) -> String {
+    match error {
+        pcap::Error::PcapError(words) => words,
+        other => other.to_string(),
+    }
+}

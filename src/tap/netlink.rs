@@ -1,0 +1,297 @@
+//! The interfaces and addresses of a network namespace, as rtnetlink(7) states them.
+//!
+//! Not `/sys/class/net`, which shows the namespace of whoever mounted it, and not `getifaddrs(3)`, which knows
+//! nothing of masters and VLANs. The socket belongs to the namespace of the thread that opened it, for good.
+
+use super::plan::{Interface, Kind, Vlan};
+use crate::error::{Code, Error, Result};
+use crate::model::{Address, LocalAddresses};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvfrom, sendto, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const MESSAGE_HEADER: usize = size_of::<libc::nlmsghdr>();
+const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
+/// `struct ifaddrmsg` of linux/if_addr.h.
+const ADDRESS_HEADER: usize = 8;
+/// `struct rtattr`.
+const ATTRIBUTE_HEADER: usize = 4;
+/// Removes the flags that the kernel sets in an attribute's type (`NLA_TYPE_MASK`).
+const ATTRIBUTE_TYPE: u16 = 0x3fff;
+/// `IFLA_VLAN_ID` and `IFLA_VLAN_PROTOCOL` of linux/if_link.h.
+const VLAN_ID: u16 = 1;
+const VLAN_PROTOCOL: u16 = 5;
+/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device lost for want of room, the sum that
+/// libpcap calls `ps_ifdrop`. Not `rx_dropped`, which also counts what nobody wanted.
+const RX_FIFO_ERRORS: usize = 14;
+const RX_MISSED_ERRORS: usize = 15;
+/// The kernel answers in messages of at most 32 KiB unless one row alone needs more.
+const BUFFER: usize = 64 << 10;
+/// How often a listing is begun anew because something changed while it was read.
+const ATTEMPTS: usize = 5;
+
+/// A socket to ask the kernel for its interfaces and addresses.
+pub(super) struct Route {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Route {
+    /// Opens the socket in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// `SystemResource` when the system refuses it.
+    pub(super) fn open() -> Result<Route> {
+        let refused = |errno| Error::system(Code::SystemResource, "opening a route netlink socket", errno);
+        let protocol = SockProtocol::NetlinkRoute;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .map_err(refused)?;
+        // The kernel answers at once. Should it ever not, the owner must not hang.
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(1)).map_err(refused)?;
+        Ok(Route { socket, sequence: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Every interface of the namespace.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer, or not in full.
+    pub(super) fn interfaces(&mut self) -> Result<Vec<Interface>> {
+        self.list(libc::RTM_GETLINK, LINK_HEADER, Vec::new, |interfaces, row| {
+            interfaces.extend(interface(row));
+        })
+        .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
+    }
+
+    /// Every address of the namespace, with the broadcast addresses.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer, or not in full.
+    pub(super) fn addresses(&mut self) -> Result<LocalAddresses> {
+        self.list(libc::RTM_GETADDR, ADDRESS_HEADER, LocalAddresses::default, |addresses, row| {
+            insert_address(addresses, row);
+        })
+        .map_err(|errno| Error::system(Code::SystemResource, "listing the network addresses", errno))
+    }
+
+    /// Asks for a listing and takes each row of it into a collection, begun anew whenever the kernel says that
+    /// something changed under its hands.
+    fn list<T>(
+        &mut self,
+        request: u16,
+        header: usize,
+        begin: impl Fn() -> T,
+        take: impl Fn(&mut T, &[u8]),
+    ) -> nix::Result<T> {
+        for _ in 0..ATTEMPTS {
+            let mut collection = begin();
+            if self.dump(request, header, |row| take(&mut collection, row))? {
+                return Ok(collection);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// One dump. Returns whether it was consistent.
+    fn dump(&mut self, request: u16, header: usize, mut row: impl FnMut(&[u8])) -> nix::Result<bool> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
+        let length = MESSAGE_HEADER + header;
+        message[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+        message[4..6].copy_from_slice(&request.to_ne_bytes());
+        message[6..8].copy_from_slice(&flags.to_ne_bytes());
+        message[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        let kernel = NetlinkAddr::new(0, 0);
+        sendto(self.socket.as_raw_fd(), &message[..length], &kernel, MsgFlags::empty())?;
+        let mut consistent = true;
+        loop {
+            let received = recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut self.buffer);
+            let (count, sender) = match received {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            // Any process may send to a netlink socket; only the kernel has number 0.
+            if sender.is_none_or(|sender| sender.pid() != 0) {
+                continue;
+            }
+            let datagram = self.buffer.get(..count).unwrap_or_default();
+            match read_datagram(datagram, self.sequence, &mut consistent, &mut row)? {
+                Part::Last => return Ok(consistent),
+                Part::More => {}
+            }
+        }
+    }
+}
+
+/// Whether a dump goes on after a datagram.
+#[derive(PartialEq, Eq, Debug)]
+enum Part {
+    More,
+    Last,
+}
+
+/// Takes one datagram of a dump apart and gives `row` each row of it. Messages of another dump are skipped.
+fn read_datagram(
+    mut datagram: &[u8],
+    sequence: u32,
+    consistent: &mut bool,
+    row: &mut impl FnMut(&[u8]),
+) -> nix::Result<Part> {
+    while !datagram.is_empty() {
+        let length = u32_at(datagram, 0).ok_or(Errno::EBADMSG)? as usize;
+        let message = datagram.get(..length).ok_or(Errno::EBADMSG)?;
+        let (header, payload) = message.split_at_checked(MESSAGE_HEADER).ok_or(Errno::EBADMSG)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let (Some(kind), Some(flags)) = (u16_at(header, 4), u16_at(header, 6)) else {
+            return Err(Errno::EBADMSG);
+        };
+        if u32_at(header, 8) != Some(sequence) {
+            continue;
+        }
+        *consistent &= i32::from(flags) & libc::NLM_F_DUMP_INTR == 0;
+        match i32::from(kind) {
+            // Both bear an error number, as a negative value; DONE may bear 0 or none.
+            libc::NLMSG_DONE => {
+                return match u32_at(payload, 0) {
+                    None | Some(0) => Ok(Part::Last),
+                    Some(error) => Err(errno_of(error)),
+                };
+            }
+            libc::NLMSG_ERROR => return Err(u32_at(payload, 0).map_or(Errno::EBADMSG, errno_of)),
+            _ => row(payload),
+        }
+    }
+    Ok(Part::More)
+}
+
+fn errno_of(negative: u32) -> Errno {
+    Errno::from_raw((negative as i32).wrapping_neg())
+}
+
+/// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
+fn interface(row: &[u8]) -> Option<Interface> {
+    let (header, attributes) = row.split_at_checked(LINK_HEADER)?;
+    let flags = u32_at(header, 8)? as i32;
+    let mut interface = Interface {
+        index: u32_at(header, 4)?,
+        name: String::new(),
+        up: flags & libc::IFF_UP != 0,
+        loopback: flags & libc::IFF_LOOPBACK != 0,
+        master: None,
+        lower: None,
+        kind: Kind::Plain,
+        lost_by_device: 0,
+    };
+    let mut lower_elsewhere = false;
+    for (kind, value) in each_attribute(attributes) {
+        match kind {
+            // A name need not be UTF-8. Its replacement cannot be opened, which is then said.
+            libc::IFLA_IFNAME => interface.name = text(value),
+            libc::IFLA_MASTER => interface.master = u32_at(value, 0),
+            libc::IFLA_LINK => interface.lower = u32_at(value, 0),
+            libc::IFLA_LINK_NETNSID => lower_elsewhere = true,
+            libc::IFLA_LINKINFO => interface.kind = kind_of(value),
+            libc::IFLA_STATS64 => {
+                let lost =
+                    [RX_FIFO_ERRORS, RX_MISSED_ERRORS].map(|place| u64_at(value, place * 8).unwrap_or(0));
+                interface.lost_by_device = lost[0].saturating_add(lost[1]);
+            }
+            _ => {}
+        }
+    }
+    if lower_elsewhere {
+        // The index is one of another namespace and would name a stranger here.
+        interface.lower = None;
+    }
+    Some(interface)
+}
+
+fn kind_of(link_info: &[u8]) -> Kind {
+    let find = |wanted| each_attribute(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    match find(libc::IFLA_INFO_KIND).map(text).as_deref() {
+        Some("vlan") => find(libc::IFLA_INFO_DATA).and_then(vlan_of).map_or(Kind::Plain, Kind::Vlan),
+        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => Kind::SharesLower,
+        Some("openvswitch") => Kind::OpenVswitch,
+        _ => Kind::Plain,
+    }
+}
+
+fn vlan_of(data: &[u8]) -> Option<Vlan> {
+    let mut vlan = Vlan { protocol: 0x8100, id: 0 };
+    for (kind, value) in each_attribute(data) {
+        match kind {
+            VLAN_ID => vlan.id = u16_at(value, 0)?,
+            VLAN_PROTOCOL => vlan.protocol = u16::from_be(u16_at(value, 0)?),
+            _ => {}
+        }
+    }
+    Some(vlan)
+}
+
+/// Takes in the payload of an `RTM_NEWADDR` message; what is not an IP address is skipped.
+fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
+    let Some((&[family, prefix, ..], attributes)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
+    let find = |wanted| each_attribute(attributes).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is ours.
+    let Some(own) = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS)) else { return };
+    match i32::from(family) {
+        libc::AF_INET => {
+            let Ok(own) = <[u8; 4]>::try_from(own) else { return };
+            addresses.insert(Address::v4(own));
+            let stated = find(libc::IFA_BROADCAST).and_then(|value| <[u8; 4]>::try_from(value).ok());
+            if let Some(broadcast) = stated {
+                addresses.insert_broadcast(Address::v4(broadcast));
+            }
+            // Whatever was configured, the kernel also takes the last address of a network for a broadcast, except
+            // where there is no room for one (net/ipv4/fib_frontend.c, fib_add_ifaddr; RFC 3021).
+            if prefix < 31 {
+                let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                let last = u32::from_be_bytes(own) | hosts;
+                addresses.insert_broadcast(Address::v4(last.to_be_bytes()));
+            }
+        }
+        libc::AF_INET6 => {
+            if let Ok(own) = <[u8; 16]>::try_from(own) {
+                addresses.insert(Address::v6(own));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The attributes in `bytes`, up to the first that does not fit.
+fn each_attribute(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let kind = u16_at(bytes, 2)? & ATTRIBUTE_TYPE;
+        let value = bytes.get(ATTRIBUTE_HEADER..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// A string attribute, without its NUL.
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Rows made by hand from the kernel's headers, damaged ones, and the running kernel's own against other sources.
+
+use super::*;
+use nix::ifaddrs::getifaddrs;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// An attribute with its padding.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// `struct ifinfomsg` with these attributes.
+fn link_row(index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let mut row = vec![0, 0, 1, 0];
+    for word in [index, flags, 0] {
+        row.extend(word.to_ne_bytes());
+    }
+    row.extend(attributes.concat());
+    row
+}
+
+fn address_row(family: i32, prefix: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let mut row = vec![family as u8, prefix, 0, 0, 2, 0, 0, 0];
+    row.extend(attributes.concat());
+    row
+}
+
+/// A netlink message: length, type, flags, sequence number, port, payload.
+fn message(kind: i32, flags: i32, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32 + 16).to_ne_bytes().to_vec();
+    bytes.extend((kind as u16).to_ne_bytes());
+    bytes.extend((flags as u16).to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// eth0.5, a VLAN device with the tag 0x88a8, 5 on device 2, enslaved to 7, with nested flags as newer kernels set.
+fn vlan_row() -> Vec<u8> {
+    let data =
+        [attribute(1, &5u16.to_ne_bytes()), attribute(2, &[0; 8]), attribute(5, &[0x88, 0xa8])].concat();
+    let info = [attribute(1, b"vlan\0"), attribute(2 | 0x8000, &data)].concat();
+    let mut stats = vec![0u8; 200];
+    stats[14 * 8..15 * 8].copy_from_slice(&3u64.to_ne_bytes());
+    stats[15 * 8..16 * 8].copy_from_slice(&4u64.to_ne_bytes());
+    link_row(
+        9,
+        0x1003,
+        &[
+            attribute(3, b"eth0.5\0"),
+            attribute(5, &2u32.to_ne_bytes()),
+            attribute(10, &7u32.to_ne_bytes()),
+            attribute(23, &stats),
+            attribute(18 | 0x8000, &info),
+        ],
+    )
+}
+
+#[test]
+fn a_vlan_device_is_understood() {
+    let expected = Interface {
+        index: 9,
+        name: "eth0.5".into(),
+        up: true,
+        loopback: false,
+        master: Some(7),
+        lower: Some(2),
+        kind: Kind::Vlan(Vlan { protocol: 0x88a8, id: 5 }),
+        lost_by_device: 7,
+    };
+    assert_eq!(interface(&vlan_row()), Some(expected));
+}
+
+#[test]
+fn a_lower_device_elsewhere_is_none_of_ours() {
+    let info = attribute(18, &attribute(1, b"macvlan"));
+    let lower = attribute(5, &2u32.to_ne_bytes());
+    let here = interface(&link_row(3, 0, &[lower.clone(), info.clone()])).unwrap();
+    assert_eq!((here.kind, here.lower, here.up), (Kind::SharesLower, Some(2), false));
+    let elsewhere = interface(&link_row(3, 8, &[lower, attribute(37, &[0; 4]), info])).unwrap();
+    assert_eq!((elsewhere.lower, elsewhere.loopback), (None, true));
+}
+
+#[test]
+fn own_addresses_and_broadcasts_are_told_apart() {
+    let v4 = |a, b, c, d| Address::v4([a, b, c, d]);
+    let mut addresses = LocalAddresses::default();
+    let ethernet =
+        [attribute(1, &[10, 1, 2, 3]), attribute(2, &[10, 1, 2, 3]), attribute(4, &[10, 1, 2, 255])];
+    insert_address(&mut addresses, &address_row(libc::AF_INET, 20, &ethernet));
+    assert!(addresses.contains(&v4(10, 1, 2, 3)));
+    assert!(addresses.is_group(&v4(10, 1, 2, 255)), "as configured");
+    assert!(addresses.is_group(&v4(10, 1, 15, 255)), "as the prefix of 20 bits has it");
+    assert!(!addresses.is_group(&v4(10, 1, 3, 255)));
+    let tunnel = [attribute(1, &[192, 0, 2, 9]), attribute(2, &[192, 0, 2, 8])];
+    insert_address(&mut addresses, &address_row(libc::AF_INET, 31, &tunnel));
+    assert!(
+        addresses.contains(&v4(192, 0, 2, 8)) && !addresses.contains(&v4(192, 0, 2, 9)),
+        "the peer is not us"
+    );
+    assert!(!addresses.is_group(&v4(192, 0, 2, 9)), "a network of two has no broadcast");
+    let v6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    insert_address(&mut addresses, &address_row(libc::AF_INET6, 64, &[attribute(1, &v6)]));
+    assert!(addresses.contains(&Address::v6(v6)));
+    let before = addresses.clone();
+    insert_address(&mut addresses, &address_row(libc::AF_INET, 24, &[attribute(2, &[1, 2])]));
+    insert_address(&mut addresses, &address_row(99, 24, &[attribute(2, &[1, 2, 3, 4])]));
+    insert_address(&mut addresses, &[2, 24]);
+    assert_eq!(addresses, before, "rows that are no IP addresses");
+    insert_address(&mut addresses, &address_row(libc::AF_INET, 0, &[attribute(2, &[1, 2, 3, 4])]));
+    assert!(addresses.is_group(&v4(255, 255, 255, 255)));
+}
+
+/// What a datagram gives: rows, whether the dump goes on, whether it is consistent.
+fn taken(datagram: &[u8]) -> (Vec<Vec<u8>>, nix::Result<Part>, bool) {
+    let (mut rows, mut consistent) = (Vec::new(), true);
+    let part = read_datagram(datagram, 5, &mut consistent, &mut |row| rows.push(row.to_vec()));
+    (rows, part, consistent)
+}
+
+#[test]
+fn a_dump_is_read_to_its_end() {
+    let first = message(16, libc::NLM_F_MULTI, 5, &[1, 2, 3]);
+    let stale = message(16, libc::NLM_F_MULTI, 4, &[9]);
+    let second = message(16, libc::NLM_F_MULTI, 5, &[4]);
+    let rows = vec![vec![1, 2, 3], vec![4]];
+    let datagram = [first.clone(), stale, second].concat();
+    assert_eq!(taken(&datagram), (rows.clone(), Ok(Part::More), true));
+    let done = message(libc::NLMSG_DONE, libc::NLM_F_MULTI, 5, &[0; 4]);
+    assert_eq!(taken(&[&datagram[..], &done].concat()), (rows, Ok(Part::Last), true));
+    let changed = message(16, libc::NLM_F_MULTI | libc::NLM_F_DUMP_INTR, 5, &[7]);
+    assert_eq!(taken(&changed), (vec![vec![7]], Ok(Part::More), false));
+    let refused = message(libc::NLMSG_ERROR, 0, 5, &(-libc::EPERM).to_ne_bytes());
+    assert_eq!(taken(&refused).1, Err(Errno::EPERM));
+    let broken_off = message(libc::NLMSG_DONE, 0, 5, &(-libc::ENOMEM).to_ne_bytes());
+    assert_eq!(taken(&broken_off).1, Err(Errno::ENOMEM));
+    assert_eq!(taken(&first[..first.len() - 4]).1, Err(Errno::EBADMSG), "cut short");
+    assert_eq!(taken(&[3, 0, 0, 0]).1, Err(Errno::EBADMSG), "shorter than its header");
+}
+
+#[test]
+fn the_running_kernel_agrees_with_getifaddrs() {
+    let mut route = Route::open().unwrap();
+    let names: BTreeSet<String> = route.interfaces().unwrap().into_iter().map(|i| i.name).collect();
+    let index_names: BTreeSet<String> = nix::net::if_::if_nameindex()
+        .unwrap()
+        .iter()
+        .map(|interface| interface.name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(names, index_names);
+    let addresses = route.addresses().unwrap();
+    for interface in getifaddrs().unwrap() {
+        let Some(address) = interface.address else { continue };
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())));
+        if let Some(ip) = ip {
+            assert!(addresses.contains(&Address::from(ip)), "{ip} of {}", interface.interface_name);
+        }
+        let broadcast =
+            interface.broadcast.and_then(|broadcast| broadcast.as_sockaddr_in().map(|v4| v4.ip()));
+        if let Some(ip) = broadcast.filter(|ip| !ip.is_unspecified()) {
+            assert!(addresses.is_group(&Address::from(IpAddr::V4(ip))), "{ip}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = interface(&bytes);
+        insert_address(&mut LocalAddresses::default(), &bytes);
+        let _ = taken(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_row_is_survived(at in 0usize..300, byte: u8, end in 0usize..400) {
+        let mut row = vlan_row();
+        if let Some(place) = row.get_mut(at) {
+            *place = byte;
+        }
+        let _ = interface(&row);
+        let _ = interface(row.get(..end).unwrap_or(&row));
+        let _ = taken(&message(16, 0, 5, &row));
+    }
+}

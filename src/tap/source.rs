@@ -1,0 +1,239 @@
+//! The tap: one interface to live devices and savefiles, owned and driven by one thread.
+
+use super::live::Live;
+use super::netlink::Route;
+use super::options::TapOptions;
+use super::savefile::Replay;
+use super::wake::{Bell, Waker};
+use crate::error::{Error, Result};
+use crate::model::{Frame, LocalAddresses};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a live capture did not start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TapError {
+    /// The thread lacks CAP_NET_RAW. A session can go on without network figures.
+    NotPermitted(Error),
+    /// Anything else.
+    Failed(Error),
+}
+
+impl From<Error> for TapError {
+    fn from(error: Error) -> TapError {
+        TapError::Failed(error)
+    }
+}
+
+impl From<TapError> for Error {
+    fn from(error: TapError) -> Error {
+        match error {
+            TapError::NotPermitted(error) | TapError::Failed(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for TapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TapError::NotPermitted(error) | TapError::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for TapError {}
+
+/// What one reading gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Frames handed to the handler.
+    pub frames: usize,
+    /// Whether more is there already, so that a wait would end at once.
+    pub more: bool,
+    /// Whether the source will never give another frame: a savefile that is at its end. Live capture never ends.
+    pub ended: bool,
+}
+
+/// Counters of a tap since its start, over all devices, those now closed included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TapStats {
+    /// Frames handed to the handler.
+    pub received: u64,
+    /// Tagged frames seen on a device whose VLAN device was captured too, and left to that one.
+    pub left_to_vlans: u64,
+    /// Frames that passed the filter and found no room in the kernel's ring (`ps_drop` of `pcap_stats(3PCAP)`).
+    pub dropped_by_kernel: u64,
+    /// Frames that the devices themselves lost for want of room: their `rx_fifo_errors` and `rx_missed_errors`, as
+    /// of the last refresh.
+    pub dropped_by_device: u64,
+    /// Devices that are open now.
+    pub devices_open: u32,
+    /// Openings of devices; one that came back is counted again.
+    pub devices_opened: u64,
+    /// Closings of devices, because they vanished, failed, or another device came to stand for them.
+    pub devices_closed: u64,
+}
+
+/// Lines for the log, until the owner takes them.
+#[derive(Default)]
+pub(super) struct Notes(Vec<String>);
+
+impl Notes {
+    /// More than this are not kept, should the owner not take them.
+    const MOST: usize = 256;
+
+    pub(super) fn add(&mut self, note: String) {
+        if self.0.len() < Self::MOST {
+            self.0.push(note);
+        }
+    }
+}
+
+enum Source {
+    Live(Box<Live>),
+    Savefile(Replay),
+}
+
+/// A source of frames.
+///
+/// It is opened, called and dropped by one thread; [`Waker`] alone may be used from others. Live, it captures in the
+/// network namespace of that thread.
+pub struct Tap {
+    source: Source,
+    bell: Bell,
+    addresses: Arc<LocalAddresses>,
+    notes: Notes,
+}
+
+impl Tap {
+    /// Starts capturing on the devices that `options` name, or on every usable one.
+    ///
+    /// Usable are the network interfaces that are up and have a link type that is decoded. Of several devices that
+    /// show the same packets one is captured, also when all were named: the master instead of bridge ports and bond
+    /// members, the device below instead of macvlan and ipvlan, and frames with a VLAN tag on the VLAN's device. A
+    /// named device that is down or vanishes later is waited for.
+    ///
+    /// # Errors
+    /// `NotPermitted` (code `OpenDevice`) without CAP_NET_RAW. `InvalidArgument` for an option out of bounds,
+    /// `NoDevice` for a name that does not exist, `OpenDevice` when a named device, or each of all, does not open,
+    /// `CompileFilter` or `SetFilter` when the filter suits none of them, `SystemResource`.
+    pub fn live(options: &TapOptions) -> std::result::Result<Tap, TapError> {
+        let bell = Bell::new()?;
+        let mut notes = Notes::default();
+        let mut live = Live::start(options, &bell, &mut notes)?;
+        let addresses = Arc::new(live.addresses()?);
+        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, notes })
+    }
+
+    /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
+    ///
+    /// Its local addresses are those of this machine, none if they cannot be listed.
+    ///
+    /// # Errors
+    /// `Savefile` when it cannot be opened, is of neither format or of a link type that is not decoded;
+    /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter; `SystemResource`.
+    pub fn savefile(path: &Path, filter: Option<&str>) -> Result<Tap> {
+        let replay = Replay::open(path, filter)?;
+        let mut notes = Notes::default();
+        let addresses = Route::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
+            notes.add(format!("no local addresses are known: {error}"));
+            LocalAddresses::default()
+        });
+        let (source, bell) = (Source::Savefile(replay), Bell::new()?);
+        Ok(Tap { source, bell, addresses: Arc::new(addresses), notes })
+    }
+
+    /// A handle by which any thread can end this tap's [`Tap::wait`].
+    pub fn waker(&self) -> Waker {
+        self.bell.waker()
+    }
+
+    /// Blocks until there are frames to read, the waker was rung, or `max` has passed; a signal may end it early.
+    /// A savefile has frames until its end.
+    ///
+    /// # Errors
+    /// `SystemResource` when the system refuses to wait.
+    pub fn wait(&mut self, max: Duration) -> Result<()> {
+        let max = if self.more() { Duration::ZERO } else { max };
+        let source = &mut self.source;
+        self.bell.wait(max, |index| {
+            if let Source::Live(live) = source {
+                live.ready(index);
+            }
+        })
+    }
+
+    /// Hands what is there now to `handler`, without blocking and without a system call per frame: at most `limit`
+    /// frames (at least 1) of each device, so that the owner gets to do other things in between.
+    ///
+    /// A savefile with a filter is read on to the `limit`th frame that passes it. When `handler` panics, the tap
+    /// stays usable and goes on with the next frame.
+    ///
+    /// # Errors
+    /// `Savefile`, once, where a savefile is damaged; what comes before was handed on. `SystemResource` as in
+    /// [`Tap::wait`]. A live device that fails is closed, with a note, and is no error.
+    pub fn read(&mut self, limit: usize, handler: impl FnMut(Frame<'_>)) -> Result<Progress> {
+        let limit = limit.max(1);
+        if !self.more() {
+            self.wait(Duration::ZERO)?;
+        }
+        let frames = match &mut self.source {
+            Source::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
+            Source::Savefile(replay) => replay.read(limit, handler)?,
+        };
+        let ended = matches!(&self.source, Source::Savefile(replay) if replay.ended());
+        Ok(Progress { frames, more: self.more(), ended })
+    }
+
+    /// Whether frames are known to be there.
+    fn more(&self) -> bool {
+        match &self.source {
+            Source::Live(live) => live.any_ready(),
+            Source::Savefile(replay) => !replay.ended(),
+        }
+    }
+
+    /// Follows what has changed on the machine: opens devices that are new, came up or can now be opened, closes
+    /// those that are gone, and reads the addresses anew. To be called about once a second; an unchanged machine
+    /// costs some 3 µs for each interface. Does nothing for a savefile.
+    ///
+    /// # Errors
+    /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
+    pub fn refresh(&mut self) -> Result<()> {
+        let Source::Live(live) = &mut self.source else { return Ok(()) };
+        live.refresh(&self.bell, &mut self.notes)?;
+        let addresses = live.addresses()?;
+        if addresses != *self.addresses {
+            self.addresses = Arc::new(addresses);
+        }
+        Ok(())
+    }
+
+    /// The addresses of this machine as of the last refresh, with the broadcast addresses of its networks. Another
+    /// pointer means other addresses.
+    pub fn local_addresses(&self) -> &Arc<LocalAddresses> {
+        &self.addresses
+    }
+
+    /// The counters. Costs a few system calls per device.
+    pub fn stats(&mut self) -> TapStats {
+        match &mut self.source {
+            Source::Live(live) => live.stats(),
+            Source::Savefile(replay) => TapStats { received: replay.frames(), ..TapStats::default() },
+        }
+    }
+
+    /// Takes the lines for the log that have come up: devices opened, closed, left out, and why.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes.0)
+    }
+}
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.source, Source::Live(_)) { "live" } else { "savefile" };
+        write!(f, "Tap({kind})")
+    }
+}

@@ -1,0 +1,175 @@
+//! Network namespaces with devices and traffic, and a tap on them.
+
+use capture::model::Frame;
+use capture::tap::{Tap, TapOptions};
+use nix::errno::Errno;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub const TURN: Duration = Duration::from_millis(50);
+/// When a test gives up on what should long have happened.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Says why a test does not run; fails where everything is required to.
+pub fn excuse(why: &str) {
+    assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"), "required, but {why}");
+    eprintln!("not run: {why}");
+}
+
+/// Puts the calling thread, and what it starts, into a network namespace of its own, with loopback up.
+pub fn enter_namespace() -> Result<(), Errno> {
+    // SAFETY: it changes the namespace of this thread only and touches no memory.
+    Errno::result(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+    ip("link set lo up");
+    Ok(())
+}
+
+/// Runs `test` in a namespace, which vanishes with the thread.
+pub fn in_namespace(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| match enter_namespace() {
+            Ok(()) => test(),
+            Err(errno) => excuse(&format!("a network namespace needs root: {errno}")),
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+pub fn try_ip(arguments: &str) -> Output {
+    Command::new("ip").args(arguments.split_whitespace()).output().expect("iproute2 is installed")
+}
+
+pub fn ip(arguments: &str) {
+    let output = try_ip(arguments);
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Another namespace, to hold the far end of a veth pair.
+pub struct Elsewhere {
+    thread_id: i32,
+    end: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Elsewhere {
+    pub fn new() -> Elsewhere {
+        let (tell_id, id) = channel();
+        let (end, ended) = channel();
+        let thread = std::thread::spawn(move || {
+            enter_namespace().unwrap();
+            tell_id.send(nix::unistd::gettid().as_raw()).unwrap();
+            let _ = ended.recv();
+        });
+        Elsewhere { thread_id: id.recv().unwrap(), end: Some((end, thread)) }
+    }
+
+    /// Makes a veth pair with `name` here, up, and its peer up over there.
+    pub fn link(&self, name: &str) {
+        ip(&format!("link add {name} type veth peer name far-{name} netns {}", self.thread_id));
+        ip(&format!("link set {name} up"));
+        let output = Command::new("nsenter")
+            .args([
+                &format!("--net=/proc/{}/ns/net", self.thread_id),
+                "ip",
+                "link",
+                "set",
+                &format!("far-{name}"),
+                "up",
+            ])
+            .output()
+            .expect("nsenter is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Some((end, thread)) = self.end.take() {
+            drop(end);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Gives `device` the address 10.9.`net`.1/24, and a neighbour .2 that needs no ARP.
+pub fn configure(device: &str, net: u8) {
+    ip(&format!("addr add 10.9.{net}.1/24 broadcast + dev {device}"));
+    ip(&format!("link set {device} up"));
+    make_neighbour(device, net);
+}
+
+/// Gives `device` the neighbour 10.9.`net`.2. Taking the device down removes it.
+pub fn make_neighbour(device: &str, net: u8) {
+    ip(&format!("neigh replace 10.9.{net}.2 lladdr 02:00:00:00:00:{net:02x} dev {device} nud permanent"));
+}
+
+/// Sends `count` datagrams with a text of their own, and returns the text.
+pub fn send(to: &str, count: usize) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let text = format!("datagram-{:08}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    for _ in 0..count {
+        socket.send_to(text.as_bytes(), to).unwrap();
+    }
+    text
+}
+
+/// Whether a frame is a datagram with this text. Not an ICMP error, which quotes the one that found no listener.
+pub fn bears(frame: &Frame<'_>, text: &str) -> bool {
+    // Ethernet 14, then the protocol at byte 9 of the IPv4 header.
+    let udp = frame.data.get(23) == Some(&17);
+    udp && frame.data.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+pub fn options() -> TapOptions {
+    TapOptions { timeout: Duration::from_millis(10), buffer_bytes: 2 << 20, ..TapOptions::default() }
+}
+
+pub fn open(devices: &[&str]) -> Tap {
+    let devices = devices.iter().map(|name| name.to_string()).collect();
+    Tap::live(&TapOptions { devices, ..options() }).unwrap()
+}
+
+/// Reads until `expected` frames with this text have been seen, and then for as long again as nothing is left: what
+/// comes twice would come then. Returns how many came.
+pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
+    let (mut seen, mut idle) = (0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    while (seen < expected || idle < 5) && Instant::now() < deadline {
+        tap.wait(TURN).unwrap();
+        let progress = tap.read(64, |frame| seen += usize::from(bears(&frame, text))).unwrap();
+        assert!(!progress.ended, "live capture does not end");
+        idle = if progress.frames == 0 { idle + 1 } else { 0 };
+    }
+    seen
+}
+
+/// Reads what there is until nothing comes any more.
+pub fn settle(tap: &mut Tap) {
+    count(tap, "nothing bears this", 0);
+}
+
+pub fn said(tap: &mut Tap, words: &[&str]) -> bool {
+    tap.take_notes().iter().any(|note| words.iter().all(|word| note.contains(word)))
+}
+
+/// Takes CAP_NET_RAW from the calling thread.
+pub fn drop_net_raw() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_NET_RAW: u32 = 13;
+    let mut header = [VERSION_3, 0];
+    // Effective, permitted and inheritable capabilities, low words and high words.
+    let mut data = [0u32; 6];
+    // SAFETY: header and data are laid out as capget(2) has it for version 3; the calls concern this thread only.
+    unsafe {
+        Errno::result(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr())).unwrap();
+        data[0] &= !(1 << CAP_NET_RAW);
+        Errno::result(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr())).unwrap();
+    }
+}
