@@ -78,28 +78,12 @@ impl Merge {
 
 /// The record of a process that came and went between two samples: who it was, and its traffic.
 fn record_of(id: ProcId, account: Account) -> ProcessRecord {
-    let sample = ProcessSample {
-        id,
-        parent: 0,
-        state: b'X',
-        threads: 0,
-        user_ticks: 0,
-        system_ticks: 0,
-        resident_bytes: 0,
-        virtual_bytes: 0,
-        read_chars: 0,
-        write_chars: 0,
-        read_bytes: 0,
-        write_bytes: 0,
-        descriptors: 0,
-        valid: Validity::default(),
-    };
     let valid = match &account.identity {
         Some(_) => Validity::NETWORK | Validity::USER,
         None => Validity::NETWORK,
     };
     ProcessRecord {
-        sample,
+        sample: ProcessSample::unknown(id),
         identity: account.identity.unwrap_or_default(),
         cpu_percent: 0.0,
         traffic: account.traffic,

@@ -1,4 +1,4 @@
-//! A flow seen from one of its ends, who owns that end, and the bytes counted for it.
+//! A flow seen from one of its ends, and who owns that end.
 
 use super::address::Endpoint;
 use super::packet::Protocol;
@@ -22,73 +22,6 @@ pub struct FlowKey {
 impl fmt::Debug for FlowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {}-{}", self.protocol, self.local, self.remote)
-    }
-}
-
-/// Which way a packet went, seen from the local end of a flow.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
-    /// From the local endpoint.
-    Send,
-    /// To the local endpoint.
-    Receive,
-}
-
-/// Bytes and packets each way. Bytes are lengths on the wire, link header included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Traffic {
-    /// Bytes sent.
-    pub send_bytes: u64,
-    /// Bytes received.
-    pub receive_bytes: u64,
-    /// Packets sent.
-    pub send_packets: u64,
-    /// Packets received.
-    pub receive_packets: u64,
-}
-
-impl Traffic {
-    /// Counts one packet.
-    #[inline]
-    pub fn count(&mut self, direction: Direction, wire_len: u32) {
-        match direction {
-            Direction::Send => {
-                self.send_bytes += u64::from(wire_len);
-                self.send_packets += 1;
-            }
-            Direction::Receive => {
-                self.receive_bytes += u64::from(wire_len);
-                self.receive_packets += 1;
-            }
-        }
-    }
-
-    /// Whether nothing was counted.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        *self == Traffic::default()
-    }
-
-    /// Takes what was counted, leaving nothing.
-    #[inline]
-    pub fn take(&mut self) -> Traffic {
-        std::mem::take(self)
-    }
-
-    /// Bytes of both directions.
-    #[inline]
-    pub fn bytes(&self) -> u64 {
-        self.send_bytes + self.receive_bytes
-    }
-}
-
-impl std::ops::AddAssign for Traffic {
-    #[inline]
-    fn add_assign(&mut self, other: Traffic) {
-        self.send_bytes += other.send_bytes;
-        self.receive_bytes += other.receive_bytes;
-        self.send_packets += other.send_packets;
-        self.receive_packets += other.receive_packets;
     }
 }
 

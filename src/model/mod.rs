@@ -5,9 +5,11 @@ mod flow;
 mod frame;
 mod packet;
 mod process;
+mod traffic;
 
 pub use address::{Address, Endpoint, LocalAddresses};
-pub use flow::{Direction, FlowKey, Owner, Quality, Traffic, Unowned};
+pub use flow::{FlowKey, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
 pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};
+pub use traffic::{Direction, Traffic};

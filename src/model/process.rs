@@ -1,6 +1,6 @@
 //! What is known of one process: its identity, one sample of its figures, and the record delivered to users.
 
-use super::flow::Traffic;
+use super::traffic::Traffic;
 use std::sync::Arc;
 
 /// A process: a pid alone is reused, a pid with its start time is not.
@@ -135,6 +135,28 @@ pub struct ProcessSample {
     pub descriptors: u32,
     /// Which of these could be read.
     pub valid: Validity,
+}
+
+impl ProcessSample {
+    /// A sample of a process of which nothing could be read.
+    pub const fn unknown(id: ProcId) -> ProcessSample {
+        ProcessSample {
+            id,
+            parent: 0,
+            state: b'X',
+            threads: 0,
+            user_ticks: 0,
+            system_ticks: 0,
+            resident_bytes: 0,
+            virtual_bytes: 0,
+            read_chars: 0,
+            write_chars: 0,
+            read_bytes: 0,
+            write_bytes: 0,
+            descriptors: 0,
+            valid: Validity(0),
+        }
+    }
 }
 
 /// A process as users see it: its identity, its latest sample, rates, and its network traffic.

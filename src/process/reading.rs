@@ -138,20 +138,13 @@ impl Core<'_> {
             valid |= Validity::USER;
         }
         ProcessSample {
-            id: self.id(),
             parent: self.stat.parent,
             state: self.stat.state,
             threads: self.stat.threads,
             user_ticks: self.stat.user_ticks,
             system_ticks: self.stat.system_ticks,
-            resident_bytes: 0,
-            virtual_bytes: 0,
-            read_chars: 0,
-            write_chars: 0,
-            read_bytes: 0,
-            write_bytes: 0,
-            descriptors: 0,
             valid,
+            ..ProcessSample::unknown(self.id())
         }
     }
 }
