@@ -1,9 +1,9 @@
 //! The one boundary between C and Rust: no panic crosses it, and every failure leaves its text.
 
+use crate::engine::catch_quietly;
 use crate::error::{Code, Error, Result};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 thread_local! {
@@ -13,8 +13,7 @@ thread_local! {
 
 /// Runs `body`; a panic in it becomes an error.
 pub fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        let text = crate::engine::panic_text(payload.as_ref());
+    catch_quietly(body).unwrap_or_else(|text| {
         Err(Error::new(Code::Internal, format!("a fault of the library itself: {text}")))
     })
 }

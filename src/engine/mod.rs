@@ -20,4 +20,4 @@ mod thread;
 pub use packets::{PacketBatch, PacketEntry};
 pub use session::{Session, Units};
 pub use stats::{Stats, StatsReader};
-pub use thread::panic_text;
+pub use thread::catch_quietly;

@@ -1,8 +1,11 @@
 //! Starting a thread inside somebody else's process: signals blocked, panics caught, name given.
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 use std::thread::{Builder, JoinHandle};
 
 /// Runs `work` on a new thread that blocks every signal, so that the host's handlers run on the host's threads.
@@ -11,14 +14,14 @@ use std::thread::{Builder, JoinHandle};
 ///
 /// # Errors
 /// `Thread` when the system refuses another thread.
-pub fn spawn<W, P>(name: &str, work: W, on_panic: P) -> Result<JoinHandle<()>>
+pub fn spawn<W, P>(name: &str, work: W, on_panic: P) -> Result<JoinHandle<()>, Error>
 where
     W: FnOnce() + Send + 'static,
     P: FnOnce(String) + Send + 'static,
 {
     let body = move || {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
-            on_panic(panic_text(payload.as_ref()));
+        if let Err(text) = catch_quietly(work) {
+            on_panic(text);
         }
     };
     with_signals_blocked(|| Builder::new().name(name.into()).spawn(body))
@@ -36,8 +39,35 @@ pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
+/// Runs `body`; a panic in it becomes its text, and is not printed to the host's standard error.
+///
+/// # Errors
+/// The message of the panic.
+pub fn catch_quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        // Panics of the host's own code, where it is Rust as well, go to the hook that was there.
+        let host = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !IS_QUIET.try_with(Cell::get).unwrap_or(false) {
+                host(panic);
+            }
+        }));
+    });
+    let before = IS_QUIET.try_with(|quiet| quiet.replace(true)).unwrap_or(false);
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    // Gone only while the thread ends.
+    let _ = IS_QUIET.try_with(|quiet| quiet.set(before));
+    outcome.map_err(|payload| panic_text(payload.as_ref()))
+}
+
+thread_local! {
+    /// Whether the thread is inside [`catch_quietly`].
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The message a panic was raised with.
-pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+fn panic_text(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = payload.downcast_ref::<String>() {
