@@ -107,11 +107,12 @@ impl Capture {
     pub fn run(mut self) {
         self.pipeline.set_device_addresses(self.tap.local_addresses());
         let ended = self.read_until_end();
-        if let Err(error) = ended {
-            self.shared.fail(error);
-        }
+        // What was read before a failure counts, too.
         self.settle();
-        self.shared.activity.end();
+        match ended {
+            Ok(()) => self.shared.activity.end(),
+            Err(error) => self.shared.fail(error),
+        }
         self.poll.notify();
     }
 
