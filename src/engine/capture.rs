@@ -103,15 +103,16 @@ impl Capture {
         Capture { tap, pipeline, latency, shared, packets, poll, refreshed: Instant::now(), drained: None }
     }
 
-    /// Captures until told to stop, or until a savefile has been read and all its flows were asked about.
+    /// Captures until told to stop, or until a savefile has been read and the owners of its flows are known.
     pub fn run(mut self) {
         self.pipeline.set_device_addresses(self.tap.local_addresses());
         let ended = self.read_until_end();
-        if let Err(error) = ended {
-            self.shared.fail(error);
-        }
+        // What was read before a failure counts, too.
         self.settle();
-        self.shared.activity.end();
+        match ended {
+            Ok(()) => self.shared.activity.end(),
+            Err(error) => self.shared.fail(error),
+        }
         self.poll.notify();
     }
 
@@ -140,12 +141,11 @@ impl Capture {
         Ok(())
     }
 
-    /// After the last frame: waits until every flow has been asked about once.
+    /// After the last frame: waits until nothing is being asked about any more.
     fn settle(&mut self) {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.publish();
-            if self.shared.desk.is_settled() {
-                self.publish();
+            if self.shared.desk.is_idle() {
                 return;
             }
             if self.tap.wait(IDLE_WAIT).is_err() {

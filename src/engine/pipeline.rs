@@ -142,6 +142,8 @@ impl Pipeline {
     ) {
         self.packets.push(&mut self.batch);
         let mut books = ledger.lock();
+        // First, for the answers may be about flows that have just left the table.
+        self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
         for answer in answers {
             self.apply(answer, &mut books);
         }

@@ -87,6 +87,11 @@ impl Desk {
         self.untried.load(Ordering::Acquire) == 0 && self.answers.lock().is_empty()
     }
 
+    /// Whether every question was finally answered and every answer fetched.
+    pub fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0 && self.answers.lock().is_empty()
+    }
+
     /// Questions not finally answered.
     pub fn waiting(&self) -> usize {
         self.open.load(Ordering::Relaxed)
@@ -206,9 +211,10 @@ impl Resolver {
         if !answers.is_empty() {
             debug!(answered = answers.len(), waiting = self.queries.len(), "owners looked up");
         }
-        desk.open.fetch_sub(answers.len(), Ordering::Relaxed);
-        // Answers are there before the questions stop counting as untried; see `is_settled`.
+        let answered = answers.len();
+        // Answers are there before their questions stop counting; see `is_settled` and `is_idle`.
         desk.answers.lock().append(&mut answers);
+        desk.open.fetch_sub(answered, Ordering::Release);
         desk.untried.fetch_sub(untried, Ordering::Release);
     }
 

@@ -1,0 +1,70 @@
+//! The same savefiles as tshark and capinfos read them.
+
+use super::frames::Wire;
+use super::machine;
+use super::replay::{bytes, file, options, replay};
+use super::savefile::{Format, link_type, savefile};
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+/// What a program prints, or why it cannot be asked.
+fn output(program: &str, arguments: &[&str], file: &Path) -> Result<String, String> {
+    let run = Command::new(program).args(arguments).arg(file).output();
+    let output = run.map_err(|error| format!("{program} cannot be run: {error}"))?;
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout).unwrap())
+}
+
+/// Number of packets and the sum of their lengths, by capinfos.
+fn totals(file: &Path) -> Result<(u64, u64), String> {
+    let text = output("capinfos", &["-M", "-T", "-r", "-c", "-d"], file)?;
+    let numbers: Vec<u64> = text.trim().split('\t').skip(1).map(|number| number.parse().unwrap()).collect();
+    Ok((numbers[0], numbers[1]))
+}
+
+/// Source, destination and length of every IP packet, by tshark.
+fn ends(file: &Path) -> Result<Vec<(IpAddr, IpAddr, u64)>, String> {
+    let fields = ["ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "frame.len"];
+    let mut arguments = vec!["-n", "-T", "fields", "-E", "occurrence=f", "-o", "ip.defragment:FALSE"];
+    arguments.extend(["-o", "ipv6.defragment:FALSE"]);
+    arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
+    arguments.push("-r");
+    let text = output("tshark", &arguments, file)?;
+    let ends = text.lines().filter_map(|line| {
+        let values: Vec<&str> = line.split('\t').collect();
+        let address = |four: usize, six: usize| [values[four], values[six]].concat().parse().ok();
+        Some((address(0, 2)?, address(1, 3)?, values[4].parse().unwrap()))
+    });
+    Ok(ends.collect())
+}
+
+#[test]
+fn the_figures_are_those_of_tshark() {
+    let tree = machine::tree();
+    for (wire, format) in [
+        (Wire::Ethernet, Format::Little),
+        (Wire::Tagged, Format::Pcapng),
+        (Wire::DoublyTagged, Format::Big),
+        (Wire::Cooked1, Format::Nanoseconds),
+        (Wire::Cooked2, Format::Little),
+        (Wire::RawIp, Format::Pcapng),
+    ] {
+        let records = machine::records(wire, &machine::packets());
+        let saved = file(&savefile(format, link_type(wire), &records));
+        let (totals, ends) = match (totals(saved.path()), ends(saved.path())) {
+            (Ok(totals), Ok(ends)) => (totals, ends),
+            (Err(reason), _) | (_, Err(reason)) => {
+                println!("not tested: {reason}");
+                assert!(std::env::var("CAPTURE_REQUIRE_ALL").as_deref() != Ok("1"), "{reason}");
+                return;
+            }
+        };
+        let mut session = replay(options(saved.path(), &tree)).unwrap();
+        session.update().unwrap();
+        let stats = session.stats_reader().read();
+        assert_eq!((stats.frames, stats.frame_bytes), totals, "{wire:?}");
+        assert_eq!(ends.len(), records.len(), "{wire:?}");
+        assert_eq!(bytes(session.processes()), machine::expected(ends.into_iter()), "{wire:?}");
+    }
+}

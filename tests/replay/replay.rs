@@ -1,0 +1,61 @@
+//! Runs savefiles through whole sessions.
+
+use super::machine::{self, Bytes};
+use super::tree::Tree;
+use capture::config::{Options, Source};
+use capture::engine::Session;
+use capture::model::ProcessRecord;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
+
+/// Far beyond what any replay here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A file with these bytes, removed when dropped.
+pub fn file(bytes: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+/// What a session on the made-up machine is opened with to replay a savefile.
+pub fn options(savefile: &Path, tree: &Tree) -> Options {
+    Options {
+        source: Source::Savefile(savefile.to_owned()),
+        local_addresses: machine::addresses(),
+        proc_root: tree.path().to_owned(),
+        flow_limit: 4096,
+        ..Options::default()
+    }
+}
+
+/// Opens a session and waits until its savefile has been counted.
+pub fn replay(options: Options) -> capture::error::Result<Session> {
+    let session = Session::open(options)?;
+    wait(&session);
+    Ok(session)
+}
+
+/// Waits until the savefile of a session has been counted.
+pub fn wait(session: &Session) {
+    let deadline = Instant::now() + PATIENCE;
+    while !session.has_ended() {
+        assert!(Instant::now() < deadline, "the savefile does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What every process sent and received.
+pub fn bytes<'a>(records: impl Iterator<Item = &'a ProcessRecord>) -> BTreeMap<i32, Bytes> {
+    let bytes = |record: &ProcessRecord| (record.traffic.send_bytes, record.traffic.receive_bytes);
+    records.map(|record| (record.sample.id.pid, bytes(record))).collect()
+}
+
+/// All bytes that were counted, with an owner or without.
+pub fn accounted(session: &Session) -> u64 {
+    let totals = session.stats_reader().read().bytes;
+    totals.owned.iter().chain(&totals.unowned).sum()
+}
