@@ -17,6 +17,13 @@ mod session;
 mod stats;
 mod thread;
 
+#[cfg(test)]
+#[path = "../../tests/replay/frames.rs"]
+mod frames;
+#[cfg(test)]
+#[path = "../../tests/replay/tree.rs"]
+mod tree;
+
 pub use packets::{PacketBatch, PacketEntry};
 pub use session::{Session, Units};
 pub use stats::{Stats, StatsReader};

@@ -239,3 +239,7 @@ impl Resolver {
         self.sources = sources;
     }
 }
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;
