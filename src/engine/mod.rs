@@ -21,6 +21,10 @@ mod thread;
 #[path = "../../tests/replay/frames.rs"]
 mod frames;
 #[cfg(test)]
+#[allow(dead_code, reason = "the tests of whole replays use every format")]
+#[path = "../../tests/replay/savefile.rs"]
+mod savefile;
+#[cfg(test)]
 #[path = "../../tests/replay/tree.rs"]
 mod tree;
 

@@ -38,8 +38,13 @@ impl Office {
         let (desk, ledger) = (Arc::new(Desk::default()), Arc::new(Ledger::default()));
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let (its_desk, its_ledger) = (Arc::clone(&desk), Arc::clone(&ledger));
-        let work =
-            move || Resolver::new(root, SampleSet::ALL).run(&its_desk, &its_ledger, &Activity::default());
+        let work = move || {
+            Resolver::new(root, Budget::default(), SampleSet::ALL).run(
+                &its_desk,
+                &its_ledger,
+                &Activity::default(),
+            )
+        };
         Office { desk, ledger, thread: Some(std::thread::spawn(work)) }
     }
 
