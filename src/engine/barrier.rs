@@ -76,3 +76,69 @@ impl Activity {
         self.state.lock().ended
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::thread;
+
+    /// Never reached: whoever waits is released by what the test does.
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn whoever_waits_is_released_when_his_moment_is_reached() {
+        let activity = Arc::new(Activity::default());
+        let start = Instant::now();
+        let [early, late] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
+        let wait = |moment| {
+            let activity = Arc::clone(&activity);
+            thread::spawn(move || activity.complete_through(moment, LONG))
+        };
+        let waiting = [wait(early), wait(late)];
+        while activity.asked() != Some(late) {
+            thread::yield_now();
+        }
+        activity.completed(start);
+        activity.completed(early);
+        assert_eq!(activity.asked(), Some(late));
+        let [first, second] = waiting;
+        assert!(first.join().unwrap());
+        assert!(!second.is_finished(), "a moment before his own does not release him");
+        activity.completed(late);
+        assert!(second.join().unwrap());
+        assert_eq!(activity.asked(), None);
+    }
+
+    #[test]
+    fn patience_ends() {
+        let activity = Activity::default();
+        let moment = Instant::now();
+        assert!(!activity.complete_through(moment, Duration::ZERO));
+        assert_eq!(activity.asked(), Some(moment), "it is still wanted");
+        activity.completed(moment);
+        assert!(activity.complete_through(moment, Duration::ZERO));
+        let later = moment + Duration::from_nanos(1);
+        assert!(!activity.complete_through(later, Duration::ZERO));
+        activity.completed(moment);
+        assert_eq!(activity.asked(), Some(later), "what was reached is never taken back, nor moved on");
+    }
+
+    #[test]
+    fn the_end_releases_everybody_for_ever() {
+        let activity = Arc::new(Activity::default());
+        let moment = Instant::now() + LONG;
+        let waiting = {
+            let activity = Arc::clone(&activity);
+            thread::spawn(move || activity.complete_through(moment, LONG))
+        };
+        while activity.asked().is_none() {
+            thread::yield_now();
+        }
+        assert!(!activity.has_ended());
+        activity.end();
+        assert!(waiting.join().unwrap() && activity.has_ended());
+        assert!(activity.complete_through(moment + LONG, Duration::ZERO));
+        activity.wake();
+    }
+}

@@ -24,6 +24,12 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long beyond the read timeout the kernel may take to hand over a block.
 const TIMEOUT_SLACK: Duration = Duration::from_millis(10);
 
+/// Questions that a batch can bring up: each frame can be the first of a flow at both its ends.
+const QUESTIONS_PER_BATCH: usize = 2 * FRAMES_PER_BATCH;
+
+/// How often to look whether there is room for more questions.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Longest wait when nothing happens, so that old flows are let go on an idle machine, too.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -126,6 +132,7 @@ impl Capture {
                 && more.more
                 && !self.shared.stopping.load(Ordering::Acquire)
             {
+                self.await_room();
                 progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame));
                 self.publish();
             }
@@ -139,6 +146,16 @@ impl Capture {
             }
         }
         Ok(())
+    }
+
+    /// A savefile can wait, and so that its figures do not depend on how fast owners are found, it does.
+    fn await_room(&self) {
+        while !self.tap.is_live()
+            && self.shared.desk.room() < QUESTIONS_PER_BATCH
+            && !self.shared.stopping.load(Ordering::Acquire)
+        {
+            std::thread::sleep(ROOM_INTERVAL);
+        }
     }
 
     /// After the last frame: waits until nothing is being asked about any more.
@@ -207,3 +224,7 @@ impl Capture {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "capture_tests.rs"]
+mod tests;

@@ -91,3 +91,7 @@ fn record_of(id: ProcId, account: Account) -> ProcessRecord {
         valid,
     }
 }
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

@@ -17,6 +17,17 @@ mod session;
 mod stats;
 mod thread;
 
+#[cfg(test)]
+#[path = "../../tests/replay/frames.rs"]
+mod frames;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of whole replays use every format")]
+#[path = "../../tests/replay/savefile.rs"]
+mod savefile;
+#[cfg(test)]
+#[path = "../../tests/replay/tree.rs"]
+mod tree;
+
 pub use packets::{PacketBatch, PacketEntry};
 pub use session::{Session, Units};
 pub use stats::{Stats, StatsReader};

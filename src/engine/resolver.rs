@@ -140,9 +140,9 @@ pub struct Resolver {
 
 impl Resolver {
     /// A resolver on a `/proc` tree. `what` says whether command lines are wanted.
-    pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> Resolver {
+    pub fn new(root: Arc<ProcRoot>, budget: Budget, what: SampleSet) -> Resolver {
         Resolver {
-            finder: Finder::new(Arc::clone(&root), Budget::default()),
+            finder: Finder::new(Arc::clone(&root), budget),
             root,
             identities: IdentityReader::default(),
             introduced: HashSet::default(),
@@ -239,3 +239,7 @@ impl Resolver {
         self.sources = sources;
     }
 }
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;

@@ -13,6 +13,7 @@ use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
 use crate::model::{ProcessRecord, Validity};
+use crate::owner::{Budget, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
 use crate::tap::{Tap, TapError};
 use std::os::fd::BorrowedFd;
@@ -117,7 +118,13 @@ impl Session {
         let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
         let pipeline = Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?;
         self.shared.activity.set_waker(tap.waker());
-        let resolver = Resolver::new(Arc::new(ProcRoot::open(&self.options.proc_root)?), self.options.sample);
+        let budget = match tap.is_live() {
+            true => Budget::default(),
+            // Nothing but the caller waits for a replay.
+            false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
+        };
+        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
+        let resolver = Resolver::new(root, budget, self.options.sample);
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {
             let _entered = log.enter();

@@ -142,11 +142,8 @@ fn packets_are_handed_out_as_they_were_captured() {
     let packets = machine::packets();
     let records = machine::records(Wire::Cooked1, &packets);
     let saved = file(&savefile(Format::Little, link_type(Wire::Cooked1), &records));
-    let mut session = replay(capture::config::Options {
-        packet_bytes: 1 << 20,
-        ..options(saved.path(), &tree)
-    })
-    .unwrap();
+    let mut session =
+        replay(capture::config::Options { packet_bytes: 1 << 20, ..options(saved.path(), &tree) }).unwrap();
     let mut taken = 0;
     for count in [5, usize::MAX] {
         for batch in session.take_packets(count) {
@@ -171,8 +168,7 @@ fn only_the_selected_processes_are_delivered() {
     let expected = machine::expected(machine::ends(&packets, &records));
     let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
     let selection = Selection { names: vec![b"web".to_vec(), b"ping six".to_vec()], ..Selection::default() };
-    let mut session =
-        replay(capture::config::Options { selection, ..options(saved.path(), &tree) }).unwrap();
+    let mut session = replay(capture::config::Options { selection, ..options(saved.path(), &tree) }).unwrap();
     session.update().unwrap();
     let wanted = [101, 113].map(|pid| (pid, expected[&pid]));
     assert_eq!(bytes(session.processes()), BTreeMap::from(wanted));

@@ -4,6 +4,7 @@ use super::frames::{Carries, Packet, Wire};
 use super::machine;
 use super::replay::{accounted, bytes, file, options, replay};
 use super::savefile::{Format, Record, link_type, savefile};
+use super::tree::UNCONNECTED;
 use capture::config::Options;
 use capture::model::Unowned;
 
@@ -47,6 +48,10 @@ fn more_flows_than_the_resolver_can_be_asked_about_at_once_all_find_their_owner(
     // Above twice the queue's limit of 65,536.
     const CLIENTS: u32 = 140_000;
     let tree = machine::tree();
+    // To read this takes longer than to read a batch of the savefile.
+    for port in 20_000..30_000 {
+        tree.socket("udp", &format!("192.0.2.15:{port}"), "0.0.0.0:0", UNCONNECTED, port);
+    }
     let records = requests(CLIENTS);
     let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
     for _ in 0..2 {

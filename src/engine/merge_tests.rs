@@ -1,0 +1,166 @@
+//! Tests of the meeting of bytes and processes, on made-up trees.
+
+use super::super::tree::Tree;
+use super::*;
+use crate::model::{Identity, Owner, Quality, SampleSet, Traffic, Unowned};
+use crate::process::ProcRoot;
+use std::sync::Arc;
+
+/// What an update does, step by step.
+struct Update {
+    tree: Tree,
+    sampler: Sampler,
+    selection: Selection,
+    ledger: Ledger,
+    merge: Merge,
+}
+
+impl Update {
+    fn new(selection: Selection) -> Update {
+        let tree = Tree::new();
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let sampler = Sampler::new(root, SampleSet::ALL, selection.clone()).unwrap();
+        Update { tree, sampler, selection, ledger: Ledger::default(), merge: Merge::default() }
+    }
+
+    fn credit(&self, id: ProcId, bytes: u64) -> bool {
+        let owner = Owner { process: id, quality: Quality::Guessed };
+        let traffic = Traffic { receive_bytes: bytes, receive_packets: 1, ..Traffic::default() };
+        self.ledger.lock().credit(&owner, traffic)
+    }
+
+    fn introduce(&self, id: ProcId, name: &str) {
+        let identity = Identity { name: name.into(), ..Identity::default() };
+        self.ledger.lock().introduce(id, Arc::new(identity));
+    }
+
+    /// The first half of an update; whether any process is closing.
+    fn collect(&mut self) -> bool {
+        self.sampler.sample().unwrap();
+        self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
+        self.merge.take_up_ended(&mut self.sampler, &self.selection)
+    }
+
+    /// The second half; those delivered as removed.
+    fn finish(&mut self, is_complete: bool) -> Vec<ProcessRecord> {
+        let mut removed = Vec::new();
+        self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
+        self.merge.take_final(is_complete, &self.ledger, &mut removed);
+        removed
+    }
+
+    /// A whole update that finds everything counted.
+    fn update(&mut self) -> Vec<ProcessRecord> {
+        self.collect();
+        self.finish(true)
+    }
+
+    /// The living processes with the bytes they received.
+    fn living(&self) -> Vec<(ProcId, u64)> {
+        self.sampler.processes().map(|record| (record.sample.id, record.traffic.receive_bytes)).collect()
+    }
+
+    fn owner_ended(&self) -> u64 {
+        self.ledger.lock().totals().unowned[Unowned::OwnerEnded as usize]
+    }
+}
+
+fn id(pid: i32, start_ticks: u64) -> ProcId {
+    ProcId { pid, start_ticks }
+}
+
+#[test]
+fn a_process_that_came_and_went_is_delivered_once_with_its_name_and_bytes() {
+    let mut update = Update::new(Selection::default());
+    update.introduce(id(7, 1), "brief");
+    assert!(update.credit(id(7, 1), 100));
+    assert!(update.collect());
+    assert!(update.credit(id(7, 1), 20), "what comes before the end of the update counts");
+    let removed = update.finish(true);
+    assert_eq!(removed.len(), 1);
+    assert_eq!((removed[0].sample.id, removed[0].identity.name.as_slice()), (id(7, 1), &b"brief"[..]));
+    assert_eq!((removed[0].traffic.receive_bytes, removed[0].traffic.receive_packets), (120, 2));
+    assert_eq!(removed[0].uncertain_bytes, 120);
+    assert_eq!(removed[0].valid, Validity::NETWORK | Validity::USER);
+    assert!(!update.credit(id(7, 1), 3));
+    assert!(update.update().is_empty());
+    assert_eq!(update.owner_ended(), 3);
+}
+
+#[test]
+fn one_whose_name_nobody_read_says_so() {
+    let mut update = Update::new(Selection::default());
+    update.credit(id(7, 1), 100);
+    let removed = update.update();
+    assert_eq!((removed[0].valid, removed[0].identity.name.len()), (Validity::NETWORK, 0));
+}
+
+#[test]
+fn a_process_is_held_back_once_for_its_last_bytes() {
+    let mut update = Update::new(Selection::default());
+    update.tree.process(7, "late", 1, &[]);
+    update.credit(id(7, 1), 100);
+    assert!(update.update().is_empty());
+    assert_eq!(update.living(), [(id(7, 1), 100)]);
+    update.tree.end(7);
+    assert!(update.collect());
+    assert!(update.finish(false).is_empty(), "not everything has been counted");
+    assert!(update.living().is_empty());
+    assert!(update.credit(id(7, 1), 5));
+    assert!(update.collect(), "it is still to be delivered");
+    let removed = update.finish(false);
+    assert_eq!(removed.len(), 1, "but only so long");
+    assert_eq!((removed[0].traffic.receive_bytes, removed[0].identity.name.as_slice()), (105, &b"late"[..]));
+    assert!(!update.credit(id(7, 1), 9));
+    assert!(!update.collect());
+    assert!(update.finish(true).is_empty());
+    assert_eq!(update.owner_ended(), 9);
+}
+
+#[test]
+fn a_pid_that_is_used_again_starts_from_zero() {
+    let mut update = Update::new(Selection::default());
+    update.tree.process(7, "old", 1, &[]);
+    update.credit(id(7, 1), 100);
+    update.update();
+    update.tree.process(7, "new", 2, &[]);
+    update.credit(id(7, 1), 5);
+    update.credit(id(7, 2), 30);
+    let removed = update.update();
+    assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 1)));
+    assert_eq!((removed[0].traffic.receive_bytes, removed[0].identity.name.as_slice()), (105, &b"old"[..]));
+    assert_eq!(update.living(), [(id(7, 2), 30)]);
+}
+
+#[test]
+fn bytes_of_a_process_that_is_younger_than_the_sample_wait_for_the_next_one() {
+    let mut update = Update::new(Selection::default());
+    update.sampler.sample().unwrap();
+    update.tree.process(7, "young", 1, &[]);
+    update.credit(id(7, 1), 100);
+    update.merge.collect(&update.ledger, &mut update.sampler, &update.selection);
+    assert!(!update.merge.take_up_ended(&mut update.sampler, &update.selection), "it lives");
+    assert!(update.finish(true).is_empty());
+    update.credit(id(7, 1), 1);
+    assert!(update.update().is_empty());
+    assert_eq!(update.living(), [(id(7, 1), 101)]);
+}
+
+#[test]
+fn what_is_not_selected_is_not_delivered() {
+    let selection = Selection { pids: vec![7], ..Selection::default() };
+    let mut by_pid = Update::new(selection);
+    by_pid.credit(id(8, 1), 1);
+    by_pid.credit(id(7, 1), 2);
+    let removed = by_pid.update();
+    assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 1)));
+    let selection = Selection { names: vec![b"this".to_vec()], ..Selection::default() };
+    let mut by_name = Update::new(selection);
+    for (pid, name) in [(7, "this"), (8, "that")] {
+        by_name.introduce(id(pid, 1), name);
+        by_name.credit(id(pid, 1), 1);
+    }
+    let removed = by_name.update();
+    assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 1)));
+    assert!(by_name.update().is_empty());
+}

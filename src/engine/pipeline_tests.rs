@@ -1,0 +1,477 @@
+//! Tests of the pipeline: every byte is counted once at each end that is on this host, whatever happens to its flow
+//! and to the answer about its owner.
+
+use super::super::frames::{Carries, Packet, Part, Wire};
+use super::*;
+use crate::model::{LinkType, Owner, ProcId, Quality, Traffic};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+const HOST: &str = "192.0.2.1";
+const PEER: &str = "198.51.100.1";
+
+/// A pipeline with its ledger, and the questions it has asked.
+struct Bench {
+    pipeline: Pipeline,
+    ledger: Ledger,
+    packets: Arc<PacketQueue>,
+    asked: Vec<Request>,
+    now: u64,
+    /// What every process was credited with and the update has fetched.
+    fetched: BTreeMap<ProcId, Traffic>,
+}
+
+impl Bench {
+    fn new(flow_limit: usize) -> Bench {
+        let packets = Arc::new(PacketQueue::new(1 << 20));
+        let local = [HOST, "2001:db8::1"].map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
+        Bench {
+            pipeline: Pipeline::new(flow_limit, &local, Arc::clone(&packets)).unwrap(),
+            ledger: Ledger::default(),
+            packets,
+            asked: Vec::new(),
+            now: 1_000_000_000,
+            fetched: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a packet as a frame; returns its length.
+    fn packet(&mut self, packet: Packet) -> u64 {
+        self.now += 1_000;
+        let data = Wire::Ethernet.frame(&packet.bytes());
+        let wire_len = data.len() as u32;
+        let (time, link) = (Timestamp(self.now), LinkType::Ethernet);
+        self.pipeline.frame(&Frame { time, wire_len, link, data: &data });
+        wire_len.into()
+    }
+
+    fn publish(&mut self, answers: &[Answer], room: usize) {
+        self.pipeline.publish(&self.ledger, answers.iter().copied(), room, &mut self.asked);
+    }
+
+    /// Ends a batch, and answers every question it asks and those it brings up, until there are none.
+    fn answer_all(&mut self, owner: impl Fn(&FlowKey) -> std::result::Result<Owner, Unowned>) {
+        self.publish(&[], usize::MAX);
+        while !self.asked.is_empty() {
+            let asked = std::mem::take(&mut self.asked);
+            let answers: Vec<Answer> = asked.iter().map(|it| answer(it, owner(&it.key))).collect();
+            self.publish(&answers, usize::MAX);
+        }
+    }
+
+    fn unowned(&self, reason: Unowned) -> u64 {
+        self.ledger.lock().totals().unowned[reason as usize]
+    }
+
+    /// All bytes of the ledger, with owners and without.
+    fn accounted(&self) -> u64 {
+        let totals = self.ledger.lock().totals();
+        totals.owned.iter().chain(&totals.unowned).sum()
+    }
+
+    /// Fetches the accounts, as an update does.
+    fn fetch(&mut self) {
+        for (process, account) in self.ledger.lock().drain() {
+            *self.fetched.entry(process).or_default() += account.traffic;
+        }
+    }
+
+    /// Bytes that a process was credited with, sent and received.
+    fn credited(&mut self, pid: i32) -> (u64, u64) {
+        self.fetch();
+        let all = self.fetched.iter().filter(|(process, _)| process.pid == pid);
+        all.fold((0, 0), |sum, (_, it)| (sum.0 + it.send_bytes, sum.1 + it.receive_bytes))
+    }
+}
+
+fn answer(request: &Request, owner: std::result::Result<Owner, Unowned>) -> Answer {
+    Answer { flow: request.flow, owner }
+}
+
+fn exact(pid: i32) -> std::result::Result<Owner, Unowned> {
+    Ok(Owner { process: ProcId { pid, start_ticks: 1 }, quality: Quality::Exact })
+}
+
+fn udp(from: &str, to: &str) -> Packet {
+    Packet::new(Carries::Udp, from, to, 20)
+}
+
+fn tcp(flags: u8, from: &str, to: &str) -> Packet {
+    Packet::new(Carries::Tcp(flags), from, to, 0)
+}
+
+/// The owner by the local port.
+fn by_port(key: &FlowKey) -> std::result::Result<Owner, Unowned> {
+    exact(key.local.port.into())
+}
+
+#[test]
+fn the_link_makes_no_difference_but_for_its_length() {
+    for wire in Wire::ALL {
+        let link = match wire {
+            Wire::Ethernet | Wire::Tagged | Wire::DoublyTagged => LinkType::Ethernet,
+            Wire::Cooked1 => LinkType::Cooked1,
+            Wire::Cooked2 => LinkType::Cooked2,
+            Wire::RawIp => LinkType::RawIp,
+            Wire::Null => LinkType::Null,
+            Wire::Loop => LinkType::Loop,
+        };
+        let mut bench = Bench::new(8);
+        let mut expected = [0, 0];
+        let packets = [udp("192.0.2.1:10", "198.51.100.1:2"), udp("[2001:db8::2]:5", "[2001:db8::1]:10")];
+        for (packet, expected) in packets.iter().zip(&mut expected) {
+            let data = wire.frame(&packet.bytes());
+            let wire_len = data.len() as u32;
+            *expected = u64::from(wire_len);
+            bench.pipeline.frame(&Frame { time: Timestamp(1), wire_len, link, data: &data });
+        }
+        bench.answer_all(by_port);
+        assert_eq!(bench.credited(10), expected.into(), "{wire:?}");
+    }
+}
+
+#[test]
+fn a_loopback_packet_counts_at_both_its_ends() {
+    let mut bench = Bench::new(8);
+    let bytes = bench.packet(udp("127.0.0.1:10", "127.0.0.1:20"));
+    let more = bench.packet(udp("192.0.2.1:10", "192.0.2.1:20"));
+    bench.answer_all(by_port);
+    assert_eq!((bench.credited(10), bench.credited(20)), ((bytes + more, 0), (0, bytes + more)));
+    assert_eq!(bench.accounted(), 2 * (bytes + more));
+}
+
+#[test]
+fn a_socket_that_talks_to_itself_has_sent_and_received() {
+    let mut bench = Bench::new(8);
+    let bytes = bench.packet(udp("127.0.0.1:10", "127.0.0.1:10"));
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited(10), (bytes, bytes));
+}
+
+#[test]
+fn groups_are_received_from_others_only() {
+    let mut bench = Bench::new(8);
+    let broadcast = Address::v4([192, 0, 2, 255]);
+    let mut devices = LocalAddresses::default();
+    devices.insert_broadcast(broadcast);
+    bench.pipeline.set_device_addresses(&Arc::new(devices));
+    let mut received = 0;
+    for group in ["224.0.0.251:20", "255.255.255.255:20", "192.0.2.255:20"] {
+        received += bench.packet(udp("198.51.100.1:9", group));
+    }
+    let sent = bench.packet(udp("192.0.2.1:10", "224.0.0.251:20"));
+    bench.answer_all(by_port);
+    assert_eq!((bench.credited(20), bench.credited(10)), ((0, received), (sent, 0)));
+    assert_eq!(bench.accounted(), received + sent);
+}
+
+#[test]
+fn what_is_not_this_hosts_is_counted_as_that() {
+    let mut bench = Bench::new(8);
+    let bytes = bench.packet(udp("198.51.100.1:1", "203.0.113.1:2"));
+    bench.answer_all(by_port);
+    assert_eq!((bench.unowned(Unowned::NotLocal), bench.accounted()), (bytes, bytes));
+    assert_eq!(bench.pipeline.flow_stats().inserted, 0);
+    assert_eq!(bench.pipeline.counts().bytes, bytes);
+}
+
+#[test]
+fn addresses_of_devices_count_as_soon_as_they_are_known() {
+    let mut bench = Bench::new(8);
+    let before = bench.packet(udp("203.0.113.1:10", "198.51.100.1:2"));
+    let devices: LocalAddresses = [Address::v4([203, 0, 113, 1])].into_iter().collect();
+    bench.pipeline.set_device_addresses(&Arc::new(devices));
+    let after = bench.packet(udp("203.0.113.1:10", "198.51.100.1:2"));
+    bench.answer_all(by_port);
+    assert_eq!((bench.unowned(Unowned::NotLocal), bench.credited(10)), (before, (after, 0)));
+}
+
+#[test]
+fn later_fragments_belong_to_the_flow_of_the_first() {
+    let mut bench = Bench::new(8);
+    let part = |id, offset, more| Packet {
+        part: Some(Part { id, offset, more }),
+        ..udp("192.0.2.1:10", "198.51.100.1:2")
+    };
+    let lost = bench.packet(part(7, 800, false));
+    let first = bench.packet(part(7, 0, true));
+    let later = bench.packet(part(7, 32, false));
+    bench.answer_all(by_port);
+    assert_eq!((bench.unowned(Unowned::Fragment), bench.credited(10)), (lost, (first + later, 0)));
+}
+
+#[test]
+fn what_cannot_be_decoded_is_counted_by_its_reason() {
+    let mut bench = Bench::new(8);
+    let arp = Wire::Ethernet.arp().unwrap();
+    let whole = Wire::Ethernet.frame(&udp("192.0.2.1:10", "198.51.100.1:2").bytes());
+    for data in [&arp[..], &whole[..20]] {
+        let link = LinkType::Ethernet;
+        bench.pipeline.frame(&Frame { time: Timestamp(1), wire_len: 100, link, data });
+    }
+    bench.answer_all(by_port);
+    let counts = bench.pipeline.counts();
+    let mut undecoded = [0; Undecoded::COUNT];
+    undecoded[Undecoded::NotIp as usize] = 1;
+    undecoded[Undecoded::Truncated as usize] = 1;
+    assert_eq!((counts.frames, counts.bytes, counts.undecoded), (2, 200, undecoded));
+    assert_eq!(bench.accounted(), 0);
+}
+
+#[test]
+fn bytes_wait_for_an_answer_and_follow_it_also_when_the_flow_has_left() {
+    // A table of one flow: whatever comes next has the flow before let go.
+    for leaves_before_publish in [true, false] {
+        let mut bench = Bench::new(1);
+        let first = bench.packet(udp("192.0.2.1:10", "198.51.100.1:2"));
+        bench.publish(&[], 8);
+        let request = bench.asked[0];
+        assert_eq!(bench.unowned(Unowned::Pending), first);
+        let again = bench.packet(udp("198.51.100.1:2", "192.0.2.1:10"));
+        bench.packet(udp("192.0.2.1:20", "198.51.100.1:2"));
+        if !leaves_before_publish {
+            bench.publish(&[], 8);
+        }
+        bench.publish(&[answer(&request, exact(10))], 8);
+        assert_eq!(bench.credited(10), (first, again), "{leaves_before_publish}");
+        // The same answer again has nothing to tell.
+        bench.publish(&[answer(&request, exact(30))], 8);
+        assert_eq!(bench.credited(30), (0, 0));
+    }
+}
+
+#[test]
+fn a_port_that_is_used_again_is_asked_about_again() {
+    let (here, there) = ("192.0.2.1:10", "198.51.100.1:2");
+    let mut bench = Bench::new(8);
+    let mut old = bench.packet(tcp(0x02, here, there));
+    bench.answer_all(|_| exact(1));
+    old += bench.packet(tcp(0x04, here, there));
+    let new = bench.packet(tcp(0x02, here, there));
+    bench.answer_all(|_| exact(2));
+    assert_eq!((bench.credited(1), bench.credited(2)), ((old, 0), (new, 0)));
+    assert_eq!(bench.pipeline.flow_stats().superseded, 1);
+}
+
+#[test]
+fn an_owner_that_was_removed_gets_nothing_more_and_the_flow_is_asked_about_again() {
+    let (here, there) = ("192.0.2.1:10", "198.51.100.1:2");
+    let mut bench = Bench::new(8);
+    let first = bench.packet(udp(here, there));
+    bench.answer_all(|_| exact(1));
+    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 });
+    assert_eq!(bench.credited(1), (first, 0));
+    let late = bench.packet(udp(here, there));
+    bench.answer_all(|_| exact(2));
+    assert_eq!(bench.unowned(Unowned::OwnerEnded), late);
+    let next = bench.packet(udp(here, there));
+    bench.answer_all(|_| exact(3));
+    assert_eq!((bench.credited(1), bench.credited(2)), ((first, 0), (next, 0)));
+}
+
+#[test]
+fn a_flow_that_found_the_queue_full_is_asked_about_when_there_is_room() {
+    let mut bench = Bench::new(8);
+    let mut bytes = [10, 20, 30].map(|port| bench.packet(udp(&format!("{HOST}:{port}"), "198.51.100.1:2")));
+    bench.publish(&[], 1);
+    assert_eq!(bench.asked.len(), 1);
+    assert_eq!(bench.unowned(Unowned::QueueFull), bytes[1] + bytes[2]);
+    assert_eq!(bench.unowned(Unowned::Pending), bytes[0]);
+    bytes[1] += bench.packet(udp(&format!("{HOST}:20"), &format!("{PEER}:2")));
+    bench.publish(&[], 0);
+    assert_eq!(bench.unowned(Unowned::QueueFull), bytes[1] + bytes[2], "still no room");
+    bytes[1] += bench.packet(udp(&format!("{HOST}:20"), &format!("{PEER}:2")));
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited(20), (bytes[1], 0), "all of it, from its first packet on");
+    assert_eq!(bench.unowned(Unowned::QueueFull), bytes[2]);
+}
+
+#[test]
+fn packets_are_held_as_captured_if_they_are_wanted() {
+    let mut bench = Bench::new(8);
+    let length = bench.packet(udp("192.0.2.1:10", "198.51.100.1:2"));
+    bench.publish(&[], 8);
+    let batches = bench.packets.take(9);
+    let held: Vec<_> = batches.iter().flat_map(PacketBatch::iter).collect();
+    assert_eq!((held.len(), u64::from(held[0].0.wire_len), held[0].1.len() as u64), (1, length, length));
+    let unwanted = Arc::new(PacketQueue::new(0));
+    bench.pipeline = Pipeline::new(8, &[], Arc::clone(&unwanted)).unwrap();
+    bench.packet(udp("127.0.0.1:10", "127.0.0.1:2"));
+    bench.publish(&[], 8);
+    assert!(!unwanted.has_packets() && unwanted.lost() == 0);
+}
+
+/// One thing that happens to a pipeline.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A packet from one of the endpoints to another.
+    Packet { carries: Carries, from: usize, to: usize, payload: usize, part: Option<Part> },
+    /// A batch ends, with so much room for questions.
+    Publish { room: usize },
+    /// Some question asked is answered at the end of this batch; it may be answered another time, too.
+    Answer { which: prop::sample::Index, again: bool },
+    /// A process is delivered as removed.
+    End { pid: i32 },
+    /// The accounts are fetched.
+    Fetch,
+    /// No packet for so many seconds.
+    Pause { seconds: u64 },
+}
+
+const ENDPOINTS: [&str; 9] = [
+    "192.0.2.1:1",
+    "192.0.2.1:2",
+    "127.0.0.1:3",
+    "127.0.0.1:4",
+    "198.51.100.1:5",
+    "198.51.100.1:6",
+    "198.51.100.2:7",
+    "203.0.113.1:8",
+    "224.0.0.1:9",
+];
+
+fn step() -> impl Strategy<Value = Step> {
+    let flags = prop::sample::select(vec![0x02, 0x12, 0x10, 0x11, 0x04]);
+    let carries = prop_oneof![flags.prop_map(Carries::Tcp), Just(Carries::Udp), Just(Carries::Echo)];
+    let part = (0u16..3, 0u16..3, any::<bool>());
+    let part = part.prop_map(|(id, offset, more)| Part { id, offset: offset * 64, more });
+    let part = prop_oneof![9 => Just(None), 1 => part.prop_map(Some)];
+    let packet = (carries, 0..ENDPOINTS.len(), 0..ENDPOINTS.len(), 0usize..900, part);
+    prop_oneof![
+        12 => packet.prop_map(|(carries, from, to, payload, part)| {
+            Step::Packet { carries, from, to, payload, part }
+        }),
+        3 => prop_oneof![Just(0usize), 1usize..4, Just(100)].prop_map(|room| Step::Publish { room }),
+        4 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, again)| {
+            Step::Answer { which, again }
+        }),
+        1 => (1i32..5).prop_map(|pid| Step::End { pid }),
+        1 => Just(Step::Fetch),
+        1 => (1u64..200).prop_map(|seconds| Step::Pause { seconds }),
+    ]
+}
+
+/// The owner of a key: by its local port a process, shared or not, or one of the reasons for having none.
+fn owner_of(key: &FlowKey) -> std::result::Result<Owner, Unowned> {
+    match i32::from(key.local.port) {
+        port @ 1..=3 => exact(port),
+        4 => Ok(Owner { process: ProcId { pid: 4, start_ticks: 1 }, quality: Quality::Shared }),
+        _ => Err(Unowned::NoSocket),
+    }
+}
+
+/// What the steps' packets are worth by the rule alone: bytes at every end on this host, those of others, and for
+/// every process the most it can have sent and received.
+#[derive(Default)]
+struct Worth {
+    at_ends: u64,
+    of_others: u64,
+    most: BTreeMap<i32, (u64, u64)>,
+}
+
+impl Worth {
+    fn add(&mut self, packet: &Packet, bytes: u64) {
+        let is_here = |ip: IpAddr| ip.is_loopback() || ip == HOST.parse::<IpAddr>().unwrap();
+        let sends = is_here(packet.from.ip());
+        let receives = is_here(packet.to.ip()) || (!sends && packet.to.ip().is_multicast());
+        self.at_ends += bytes * (u64::from(sends) + u64::from(receives));
+        if !sends && !receives {
+            self.of_others += bytes;
+        }
+        if sends {
+            self.most.entry(packet.from.port().into()).or_default().0 += bytes;
+        }
+        if receives {
+            self.most.entry(packet.to.port().into()).or_default().1 += bytes;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_byte_is_counted_once(steps in prop::collection::vec(step(), 1..120), limit in 1usize..6) {
+        let mut bench = Bench::new(limit);
+        let (mut worth, mut strays) = (Worth::default(), 0);
+        let (mut due, mut ended) = (Vec::new(), Vec::new());
+        let mut answered = Vec::new();
+        for step in steps {
+            match step {
+                Step::Packet { carries, from, to, payload, part } => {
+                    // An echo has one identifier for both its ends; later parts have no ports at all.
+                    let mut packet = Packet::new(carries, ENDPOINTS[from], ENDPOINTS[to], payload);
+                    if carries == Carries::Echo {
+                        packet.to.set_port(packet.from.port());
+                    }
+                    packet.part = part;
+                    let before = bench.pipeline.without_flow[Unowned::Fragment as usize];
+                    let bytes = bench.packet(packet);
+                    let stray = bench.pipeline.without_flow[Unowned::Fragment as usize] - before;
+                    prop_assert!(stray == 0 || (stray == bytes && part.is_some_and(|part| part.offset > 0)));
+                    strays += stray;
+                    if part.is_some_and(|part| part.offset > 0) && stray == 0 {
+                        // The ports are those of the first part, which the sums over ports cannot tell.
+                        let mut unknown = Worth::default();
+                        unknown.add(&packet, bytes);
+                        worth.at_ends += unknown.at_ends;
+                        worth.of_others += unknown.of_others;
+                        for port in 1..10 {
+                            let most = worth.most.entry(port).or_default();
+                            *most = (most.0 + bytes, most.1 + bytes);
+                        }
+                    } else if stray == 0 {
+                        worth.add(&packet, bytes);
+                    }
+                }
+                Step::Publish { room } => {
+                    let answers = std::mem::take(&mut due);
+                    let mut fresh = std::mem::take(&mut bench.asked);
+                    bench.publish(&answers, room);
+                    prop_assert!(bench.asked.len() <= room);
+                    fresh.append(&mut bench.asked);
+                    bench.asked = fresh;
+                    prop_assert_eq!(bench.accounted(), worth.at_ends + worth.of_others + strays);
+                    prop_assert_eq!(bench.unowned(Unowned::NotLocal), worth.of_others);
+                    prop_assert_eq!(bench.unowned(Unowned::Fragment), strays);
+                }
+                Step::Answer { which, again } => {
+                    if again && !answered.is_empty() {
+                        let request: &Request = which.get(&answered);
+                        due.push(answer(request, owner_of(&request.key)));
+                    } else if !bench.asked.is_empty() {
+                        let request = bench.asked.remove(which.index(bench.asked.len()));
+                        due.push(answer(&request, owner_of(&request.key)));
+                        answered.push(request);
+                    }
+                }
+                Step::End { pid } => {
+                    bench.fetch();
+                    bench.ledger.lock().close(ProcId { pid, start_ticks: 1 });
+                    ended.push((pid, bench.credited(pid)));
+                }
+                Step::Fetch => bench.fetch(),
+                Step::Pause { seconds } => bench.now += seconds * 1_000_000_000,
+            }
+        }
+        let asked = std::mem::take(&mut bench.asked);
+        due.extend(asked.iter().map(|request| answer(request, owner_of(&request.key))));
+        bench.publish(&due, usize::MAX);
+        bench.answer_all(owner_of);
+        prop_assert_eq!(bench.accounted(), worth.at_ends + worth.of_others + strays);
+        prop_assert_eq!(bench.unowned(Unowned::Pending), 0, "every question was answered");
+        prop_assert!(bench.pipeline.orphans.is_empty());
+        bench.fetch();
+        let owned: u64 = bench.ledger.lock().totals().owned.iter().sum();
+        let credited: u64 = bench.fetched.values().map(Traffic::bytes).sum();
+        prop_assert_eq!(owned, credited);
+        for pid in 1..10 {
+            let (credited, most) = (bench.credited(pid), worth.most.get(&pid).copied().unwrap_or_default());
+            prop_assert!(credited.0 <= most.0 && credited.1 <= most.1, "{}: {:?} of {:?}", pid, credited, most);
+        }
+        for (pid, then) in ended {
+            prop_assert_eq!(bench.credited(pid), then, "nothing more after the end");
+        }
+    }
+}
