@@ -8,6 +8,7 @@ use super::poll::Poll;
 use super::resolver::Desk;
 use crate::error::{Error, Result};
 use crate::flow::FlowStats;
+use crate::model::Timestamp;
 use crate::tap::{Tap, TapStats};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -123,24 +124,24 @@ impl Capture {
     }
 
     fn read_until_end(&mut self) -> Result<()> {
+        let mut more = false;
         while !self.shared.stopping.load(Ordering::Acquire) {
-            self.tap.wait(self.longest_wait())?;
-            let began = Instant::now();
-            let mut progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame));
-            self.publish();
-            while let Ok(more) = &progress
-                && more.more
-                && !self.shared.stopping.load(Ordering::Acquire)
-            {
+            if more {
                 self.await_room();
-                progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame));
-                self.publish();
+            } else {
+                self.tap.wait(self.longest_wait())?;
             }
-            if progress?.ended {
+            let began = Instant::now();
+            let progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame))?;
+            self.publish();
+            if progress.ended {
                 info!("the savefile was read to its end");
                 return Ok(());
             }
-            self.answer_waiting(began);
+            more = progress.more;
+            if !more {
+                self.answer_waiting(began);
+            }
             if self.refreshed.elapsed() >= REFRESH_INTERVAL {
                 self.refresh();
             }
@@ -174,6 +175,9 @@ impl Capture {
     /// Applies answers, credits bytes and hands in questions.
     fn publish(&mut self) {
         let CaptureShared { ledger, desk, counts, .. } = &*self.shared;
+        if self.tap.is_live() {
+            self.pipeline.set_time(Timestamp::now());
+        }
         let mut requests = Vec::new();
         self.pipeline.publish(ledger, desk.take_answers().into_iter(), desk.room(), &mut requests);
         desk.ask(&mut requests);

@@ -18,9 +18,8 @@ use std::sync::Arc;
 /// Flows that left the table while their owner was being looked for, kept until the answer comes.
 const ORPHAN_LIMIT: usize = 65_536;
 
-/// Slots of the flow table that are looked at after each batch, besides as many as the batch had frames. At ten
-/// batches a second a full table of a million is gone through in 25 seconds.
-const SWEEP: usize = 4096;
+/// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
+const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
 
 /// What was counted before any flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -46,7 +45,7 @@ pub struct Pipeline {
     without_flow: [u64; Unowned::COUNT],
     orphans: HashMap<FlowId, Departed, foldhash::fast::RandomState>,
     latest: Timestamp,
-    frames_in_batch: usize,
+    swept: Timestamp,
 }
 
 impl Pipeline {
@@ -67,7 +66,7 @@ impl Pipeline {
             without_flow: [0; Unowned::COUNT],
             orphans: HashMap::default(),
             latest: Timestamp::default(),
-            frames_in_batch: 0,
+            swept: Timestamp::default(),
         })
     }
 
@@ -78,11 +77,26 @@ impl Pipeline {
         }
     }
 
+    /// Moves time on without a frame, so that flows age on a quiet link, too.
+    pub fn set_time(&mut self, now: Timestamp) {
+        self.latest = now;
+    }
+
+    /// Lets old flows go, in as large a part of the table as time has passed.
+    fn sweep(&mut self) {
+        let passed = self.latest.since(self.swept).min(SWEEP_NANOSECONDS);
+        let held = u128::from(self.flows.stats().slots);
+        let slots = held * u128::from(passed) / u128::from(SWEEP_NANOSECONDS);
+        if slots > 0 || self.latest < self.swept {
+            self.swept = self.latest;
+            self.flows.sweep(self.latest, slots as usize);
+        }
+    }
+
     /// Takes in one frame.
     pub fn frame(&mut self, frame: &Frame<'_>) {
         self.counts.frames += 1;
         self.counts.bytes += u64::from(frame.wire_len);
-        self.frames_in_batch += 1;
         self.latest = frame.time;
         let packet = match decode(frame.link, frame.data) {
             Ok(packet) => packet,
@@ -153,8 +167,7 @@ impl Pipeline {
         }
         self.without_flow = [0; Unowned::COUNT];
         self.credit_flows(&mut books, room > 0);
-        self.flows.sweep(self.latest, SWEEP + self.frames_in_batch);
-        self.frames_in_batch = 0;
+        self.sweep();
         self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
         self.flows.drain_fresh(|id, flow| {
             if requests.len() < room {

@@ -19,6 +19,8 @@ pub struct FlowStats {
     pub held: u64,
     /// The most flows it holds.
     pub limit: u64,
+    /// Slots in use or vacant, which a sweep looks at; the most flows that were ever held.
+    pub slots: u64,
     /// Flows that ever entered it: `held` and all that left it.
     pub inserted: u64,
     /// Flows that left it because they had been idle too long.
@@ -195,6 +197,7 @@ impl FlowTable {
         FlowStats {
             held: (self.slots.len() - self.vacant.len()) as u64,
             limit: self.limit as u64,
+            slots: self.slots.len() as u64,
             inserted: self.inserted,
             expired: self.expired,
             evicted: self.evicted,

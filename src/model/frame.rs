@@ -1,12 +1,19 @@
 //! One captured frame, and how its first bytes are to be read.
 
 use std::fmt;
+use std::time::SystemTime;
 
 /// Nanoseconds since the Unix epoch: a capture's own clock, which for a savefile is the time of recording.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// The time now.
+    pub fn now() -> Timestamp {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Nanoseconds from `earlier` to `self`; 0 when the clock went backwards.
     #[inline]
     pub fn since(self, earlier: Timestamp) -> u64 {

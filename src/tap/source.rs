@@ -211,6 +211,11 @@ impl Tap {
         Ok(())
     }
 
+    /// Whether frames arrive as they are captured, and not as fast as they can be read.
+    pub fn is_live(&self) -> bool {
+        matches!(self.source, Source::Live(_))
+    }
+
     /// The addresses of this machine as of the last refresh, with the broadcast addresses of its networks. Another
     /// pointer means other addresses.
     pub fn local_addresses(&self) -> &Arc<LocalAddresses> {
