@@ -87,31 +87,41 @@ pub unsafe fn text_of<'a>(name: &str, text: *const c_char) -> Result<Option<&'a 
     }
 }
 
+/// Reads the size that a structure says it has.
+///
+/// # Errors
+/// `InvalidArgument` saying which size was given and which is known.
+///
+/// # Safety
+/// `given` is NULL or points to a structure that begins with a `usize`.
+pub unsafe fn stated_size<T>(name: &str, given: *const T, least: usize) -> Result<usize> {
+    if given.is_null() {
+        return Err(Error::new(Code::InvalidArgument, format!("{name} is NULL")));
+    }
+    // SAFETY: the structure begins with its size; read without assuming that the caller aligned it.
+    let size = unsafe { given.cast::<usize>().read_unaligned() };
+    if !(least..=MOST_PLAUSIBLE_SIZE).contains(&size) {
+        let known = size_of::<T>();
+        let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    Ok(size)
+}
+
 /// Reads a structure that begins with its own size. A structure shorter than ours is filled up with zeros, as long
 /// as it holds what the first version had; a longer one is taken when all that is unknown in it is zero.
 ///
 /// # Errors
-/// `InvalidArgument` saying which size was given and which is known.
+/// As [`stated_size`], and `InvalidArgument` when something unknown is set.
 ///
 /// # Safety
 /// `given` is NULL or points to as many readable bytes as its first field says; `T` begins with that `usize`
 /// field and is valid when all its bytes are zero.
 pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, least: usize) -> Result<T> {
     let known = size_of::<T>();
-    if given.is_null() {
-        return Err(Error::new(Code::InvalidArgument, format!("{name} is NULL")));
-    }
-    // SAFETY: the structure begins with its size; read without assuming that the caller aligned it.
-    let size = unsafe { given.cast::<usize>().read_unaligned() };
-    if size < least {
-        let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
-        return Err(Error::new(Code::InvalidArgument, text));
-    }
+    // SAFETY: the caller vouches for the structure.
+    let size = unsafe { stated_size(name, given, least)? };
     if size > known {
-        if size > MOST_PLAUSIBLE_SIZE {
-            let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
-            return Err(Error::new(Code::InvalidArgument, text));
-        }
         // SAFETY: the caller vouches for `size` readable bytes.
         let tail = unsafe { std::slice::from_raw_parts(given.cast::<u8>().add(known), size - known) };
         if tail.iter().any(|&byte| byte != 0) {

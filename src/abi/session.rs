@@ -1,7 +1,7 @@
 //! The session interface: as many sessions as a program likes, with user data and natural units.
 
 use super::arguments::session_options;
-use super::boundary::{busy, code_of, forked, guarded, read_sized};
+use super::boundary::{busy, code_of, forked, guarded, read_sized, stated_size};
 use super::records::{ProcessArray, session_packets};
 use super::types::*;
 use crate::engine::{Session, Stats, StatsReader};
@@ -220,11 +220,11 @@ pub unsafe extern "C" fn CaptureSessionStats(
         if session.process != std::process::id() {
             return Err(forked(session.process));
         }
-        // SAFETY: the caller vouches for `size` bytes, of which only the size is used here.
-        let given = unsafe { read_sized::<Size>("CaptureStats", stats.cast(), LEAST_STATS)? };
+        // SAFETY: the caller vouches for the structure.
+        let size = unsafe { stated_size("CaptureStats", stats, LEAST_STATS)? };
         let mut filled = stats_record(&session.stats.read());
-        filled.size = given.size;
-        let known = given.size.min(size_of::<CaptureStats>());
+        filled.size = size;
+        let known = size.min(size_of::<CaptureStats>());
         // SAFETY: the caller vouches for `size` bytes, and no more than that are written; the rest stays as it is.
         unsafe {
             std::ptr::copy_nonoverlapping((&raw const filled).cast::<u8>(), stats.cast::<u8>(), known);
@@ -256,13 +256,6 @@ pub unsafe extern "C-unwind" fn CaptureSessionClose(session: *mut CaptureSession
         }
         Err(error) => code_of(Err(error)),
     }
-}
-
-/// The part of a structure that says its size.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Size {
-    size: usize,
 }
 
 /// The statistics of the first version of the interface.
