@@ -3,6 +3,7 @@
 // Helpers of tests end loudly, as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod arguments;
 mod header;
 
 mod layout;
