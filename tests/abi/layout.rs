@@ -1,0 +1,360 @@
+//! The layout of every structure and the value of every name of the interface, frozen: what C, C++ and Rust see must be
+//! what programs compiled years ago have built in.
+
+use crate::tools::{compiler, finished};
+use capture::abi;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// One structure as it will always be.
+struct Frozen {
+    name: &'static str,
+    size: usize,
+    rust_size: usize,
+    fields: Vec<Field>,
+}
+
+struct Field {
+    name: &'static str,
+    offset: usize,
+    rust_offset: usize,
+    c_type: &'static str,
+}
+
+macro_rules! frozen {
+    ($name:ident, $size:literal, { $($field:ident: $offset:literal, $c_type:literal;)* }) => {
+        Frozen {
+            name: stringify!($name),
+            size: $size,
+            rust_size: size_of::<abi::$name>(),
+            fields: vec![$(Field {
+                name: stringify!($field).trim_start_matches("r#"),
+                offset: $offset,
+                rust_offset: std::mem::offset_of!(abi::$name, $field),
+                c_type: $c_type,
+            }),*],
+        }
+    };
+}
+
+fn structures() -> Vec<Frozen> {
+    vec![
+        frozen!(CaptureInitt, 48, {
+            logfile: 0, "const char *";
+            ms: 8, "int32_t";
+            snaplen: 12, "int32_t";
+            promise: 16, "int32_t";
+            fliter: 24, "const char *";
+            errorbuf: 32, "char *";
+            r#loop: 40, "LoopType";
+        }),
+        frozen!(Process_t, 968, {
+            name: 0, "char [128]";
+            cmdline: 128, "char [512]";
+            user: 640, "char [128]";
+            group: 768, "char [128]";
+            pid: 896, "pid_t";
+            uid: 900, "uid_t";
+            gid: 904, "gid_t";
+            fdCnt: 908, "uint32_t";
+            memory: 912, "uint64_t";
+            cpuPercent: 920, "double";
+            memPercent: 928, "double";
+            ioRead: 936, "uint64_t";
+            ioWrite: 944, "uint64_t";
+            recv: 952, "uint64_t";
+            send: 960, "uint64_t";
+        }),
+        frozen!(Packet_t, 152, {
+            hash: 0, "char [128]";
+            family: 128, "PacketType";
+            packet: 136, "uint8_t *";
+            packetSize: 144, "uint32_t";
+        }),
+        frozen!(CaptureOptions, 160, {
+            size: 0, "size_t";
+            devices: 8, "const char *";
+            savefile: 16, "const char *";
+            filter: 24, "const char *";
+            local_addresses: 32, "const char *";
+            pids: 40, "const pid_t *";
+            pid_count: 48, "size_t";
+            users: 56, "const char *const *";
+            user_count: 64, "size_t";
+            names: 72, "const char *const *";
+            name_count: 80, "size_t";
+            log_file: 88, "const char *";
+            log_handler: 96, "CaptureLogHandler";
+            log_user_data: 104, "void *";
+            log_level: 112, "CaptureLogLevel";
+            skip: 116, "uint32_t";
+            promiscuous: 120, "uint32_t";
+            snaplen: 124, "uint32_t";
+            timeout_ms: 128, "uint32_t";
+            interval_ms: 132, "uint32_t";
+            buffer_bytes: 136, "uint64_t";
+            flow_limit: 144, "uint64_t";
+            packet_bytes: 152, "uint64_t";
+        }),
+        frozen!(CaptureProcess, 208, {
+            valid: 0, "uint32_t";
+            pid: 4, "pid_t";
+            parent: 8, "pid_t";
+            uid: 12, "uid_t";
+            gid: 16, "gid_t";
+            threads: 20, "uint32_t";
+            descriptors: 24, "uint32_t";
+            state: 28, "uint32_t";
+            name: 32, "const char *";
+            name_length: 40, "size_t";
+            command_line: 48, "const char *";
+            command_line_length: 56, "size_t";
+            user: 64, "const char *";
+            group: 72, "const char *";
+            start_time_ns: 80, "uint64_t";
+            cpu_user_ns: 88, "uint64_t";
+            cpu_system_ns: 96, "uint64_t";
+            cpu_percent: 104, "double";
+            resident_bytes: 112, "uint64_t";
+            virtual_bytes: 120, "uint64_t";
+            memory_percent: 128, "double";
+            read_chars: 136, "uint64_t";
+            write_chars: 144, "uint64_t";
+            read_bytes: 152, "uint64_t";
+            write_bytes: 160, "uint64_t";
+            send_bytes: 168, "uint64_t";
+            receive_bytes: 176, "uint64_t";
+            send_packets: 184, "uint64_t";
+            receive_packets: 192, "uint64_t";
+            uncertain_bytes: 200, "uint64_t";
+        }),
+        frozen!(CapturePacket, 64, {
+            time_ns: 0, "uint64_t";
+            data: 8, "const uint8_t *";
+            captured_length: 16, "uint32_t";
+            wire_length: 20, "uint32_t";
+            source_address: 24, "uint8_t [16]";
+            destination_address: 40, "uint8_t [16]";
+            source_port: 56, "uint16_t";
+            destination_port: 58, "uint16_t";
+            protocol: 60, "uint32_t";
+        }),
+        frozen!(CaptureHandlers, 40, {
+            size: 0, "size_t";
+            user_data: 8, "void *";
+            process: 16, "CaptureProcessHandler";
+            packet: 24, "CapturePacketHandler";
+            packet_limit: 32, "uint64_t";
+        }),
+        frozen!(CaptureStats, 256, {
+            size: 0, "size_t";
+            frames: 8, "uint64_t";
+            frame_bytes: 16, "uint64_t";
+            undecoded_truncated: 24, "uint64_t";
+            undecoded_not_ip: 32, "uint64_t";
+            undecoded_malformed: 40, "uint64_t";
+            lost_in_kernel: 48, "uint64_t";
+            lost_in_device: 56, "uint64_t";
+            lost_packets: 64, "uint64_t";
+            lost_log_lines: 72, "uint64_t";
+            devices: 80, "uint64_t";
+            flows: 88, "uint64_t";
+            flows_expired: 96, "uint64_t";
+            flows_evicted: 104, "uint64_t";
+            flows_waiting: 112, "uint64_t";
+            bytes_exact: 120, "uint64_t";
+            bytes_shared: 128, "uint64_t";
+            bytes_guessed: 136, "uint64_t";
+            bytes_pending: 144, "uint64_t";
+            bytes_no_socket: 152, "uint64_t";
+            bytes_no_holder: 160, "uint64_t";
+            bytes_ambiguous: 168, "uint64_t";
+            bytes_not_permitted: 176, "uint64_t";
+            bytes_queue_full: 184, "uint64_t";
+            bytes_fragment: 192, "uint64_t";
+            bytes_not_local: 200, "uint64_t";
+            bytes_no_ports: 208, "uint64_t";
+            bytes_owner_ended: 216, "uint64_t";
+            bytes_unreadable: 224, "uint64_t";
+            processes_skipped: 232, "uint64_t";
+            update_ns: 240, "uint64_t";
+            missing_capabilities: 248, "uint64_t";
+        }),
+    ]
+}
+
+/// Every enumeration with its values; each is 4 bytes wide.
+const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
+    ("LoopType", &[("SELECT", 0), ("EPOLL", 1), ("NONE", 2)]),
+    ("CaptureAction", &[("ACTION_UPDATE", 0), ("ACTION_REMOVE", 1)]),
+    ("PacketType", &[("P_TCP", 0), ("P_UDP", 1)]),
+    (
+        "CaptureLogLevel",
+        &[
+            ("CAPTURE_LOG_LEVEL_DEFAULT", 0),
+            ("CAPTURE_LOG_LEVEL_ERROR", 1),
+            ("CAPTURE_LOG_LEVEL_WARN", 2),
+            ("CAPTURE_LOG_LEVEL_INFO", 3),
+            ("CAPTURE_LOG_LEVEL_DEBUG", 4),
+            ("CAPTURE_LOG_LEVEL_TRACE", 5),
+            ("CAPTURE_LOG_LEVEL_OFF", 6),
+        ],
+    ),
+    (
+        "CaptureCode",
+        &[
+            ("CAPTURE_CODE_NO_DEVICE", 1),
+            ("CAPTURE_CODE_OPEN_DEVICE", 2),
+            ("CAPTURE_CODE_COMPILE_FILTER", 3),
+            ("CAPTURE_CODE_SET_FILTER", 4),
+            ("CAPTURE_CODE_NOT_INITIALISED", 5),
+            ("CAPTURE_CODE_OPEN_DIRECTORY", 6),
+            ("CAPTURE_CODE_PROCESS_INIT", 35),
+            ("CAPTURE_CODE_PROCESS_FORMAT", 36),
+            ("CAPTURE_CODE_PROCESS_OPEN", 37),
+            ("CAPTURE_CODE_PROCESS_OPEN_DIRECTORY", 38),
+            ("CAPTURE_CODE_PACKET_FORMAT", 41),
+            ("CAPTURE_CODE_ADDRESS_NOT_FOUND", 43),
+            ("CAPTURE_CODE_INODE_NOT_FOUND", 44),
+            ("CAPTURE_CODE_INVALID_ARGUMENT", 100),
+            ("CAPTURE_CODE_BUSY", 101),
+            ("CAPTURE_CODE_FORKED", 102),
+            ("CAPTURE_CODE_ALREADY_OPEN", 103),
+            ("CAPTURE_CODE_LOG_FILE", 104),
+            ("CAPTURE_CODE_SAVEFILE", 105),
+            ("CAPTURE_CODE_THREAD", 106),
+            ("CAPTURE_CODE_SYSTEM_RESOURCE", 107),
+            ("CAPTURE_CODE_SESSION_FAILED", 108),
+            ("CAPTURE_CODE_INTERNAL", 109),
+            ("CAPTURE_CODE_NOT_PERMITTED", 110),
+        ],
+    ),
+];
+
+/// Every other constant.
+const CONSTANTS: &[(&str, i64)] = &[
+    ("CAPTURE_COMMAN_SIZE", 128),
+    ("CAPTURE_CMDLINE_SIZE", 512),
+    ("CAPTURE_ERROR_SIZE", 256),
+    ("CAPTURE_OK", 0),
+    ("CAPTURE_SKIP_NETWORK", 1),
+    ("CAPTURE_SKIP_MEMORY", 2),
+    ("CAPTURE_SKIP_IO", 4),
+    ("CAPTURE_SKIP_DESCRIPTORS", 8),
+    ("CAPTURE_SKIP_COMMAND_LINE", 16),
+    ("CAPTURE_VALID_CPU", 1),
+    ("CAPTURE_VALID_MEMORY", 2),
+    ("CAPTURE_VALID_IO", 4),
+    ("CAPTURE_VALID_DESCRIPTORS", 8),
+    ("CAPTURE_VALID_COMMAND_LINE", 16),
+    ("CAPTURE_VALID_USER", 32),
+    ("CAPTURE_VALID_NETWORK", 64),
+    ("CAPTURE_VALID_CPU_PERCENT", 128),
+];
+
+/// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.
+fn claims() -> String {
+    let mut text = String::from("#include <libcapture.h>\n");
+    let mut claim = |what: &str| {
+        // C99 has no static assertion, but refuses an array of negative size.
+        let line = text.lines().count();
+        writeln!(text, "typedef char claim_{line}[({what}) ? 1 : -1];").unwrap();
+    };
+    for structure in structures() {
+        let Frozen { name, size, .. } = structure;
+        claim(&format!("sizeof({name}) == {size}"));
+        for Field { name: field, offset, .. } in structure.fields {
+            claim(&format!("offsetof({name}, {field}) == {offset}"));
+        }
+    }
+    for (name, values) in ENUMERATIONS {
+        claim(&format!("sizeof({name}) == 4"));
+        values.iter().for_each(|(value, number)| claim(&format!("{value} == {number}")));
+    }
+    CONSTANTS.iter().for_each(|(name, number)| claim(&format!("{name} == {number}")));
+    // The tags that sources of the classic interface may use.
+    claim("sizeof(struct Process_s) == 968 && sizeof(struct Packet_s) == 152");
+    text + "int main(void) { return 0; }\n"
+}
+
+/// Claims about types, which only C++ can make.
+fn type_claims() -> String {
+    let mut text = String::from("#include <type_traits>\n");
+    for structure in structures() {
+        for Field { name: field, c_type, .. } in structure.fields {
+            let claim = format!("std::is_same<decltype({}::{field}), {c_type}>::value", structure.name);
+            writeln!(text, "static_assert({claim}, \"{field}\");").unwrap();
+        }
+    }
+    let functions = [
+        ("ProcessInfoCallback", "void (*)(CaptureAction, const Process_t *, uint32_t *)"),
+        ("PacketCallback", "void (*)(const Packet_t *, uint32_t *)"),
+        ("CaptureLogHandler", "void (*)(void *, CaptureLogLevel, const char *)"),
+        ("CaptureProcessHandler", "void (*)(void *, CaptureAction, const CaptureProcess *, size_t, size_t)"),
+        ("CapturePacketHandler", "void (*)(void *, const CapturePacket *, size_t, size_t)"),
+        ("decltype(&CaptureInit)", "int32_t (*)(const CaptureInitt *, ProcessInfoCallback, PacketCallback)"),
+        ("decltype(&CaptureUpdate)", "int32_t (*)(int32_t)"),
+        ("decltype(&CaptureExit)", "int32_t (*)()"),
+        ("decltype(&CaptureSessionOpen)", "int32_t (*)(const CaptureOptions *, CaptureSession **)"),
+        ("decltype(&CaptureSessionUpdate)", "int32_t (*)(CaptureSession *, const CaptureHandlers *)"),
+        ("decltype(&CaptureSessionDescriptor)", "int32_t (*)(const CaptureSession *)"),
+        ("decltype(&CaptureSessionStats)", "int32_t (*)(const CaptureSession *, CaptureStats *)"),
+        ("decltype(&CaptureSessionClose)", "int32_t (*)(CaptureSession *)"),
+        ("decltype(&CaptureVersion)", "uint32_t (*)()"),
+        ("decltype(&CaptureStrError)", "const char *(*)(int32_t)"),
+        ("decltype(&CaptureErrorText)", "const char *(*)()"),
+    ];
+    for (name, signature) in functions {
+        writeln!(text, "static_assert(std::is_same<{name}, {signature}>::value, \"{name}\");").unwrap();
+    }
+    text
+}
+
+fn compiles(name: &str, text: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).unwrap();
+    let mut compile = compiler(name);
+    let compiled = finished(compile.arg("-fsyntax-only").arg(&file), Duration::from_secs(60));
+    assert_eq!(compiled.code, 0, "{}", compiled.stderr);
+}
+
+#[test]
+fn c_sees_the_frozen_layout() {
+    compiles("layout.c", &claims());
+}
+
+#[test]
+fn cpp_sees_the_frozen_layout_and_types() {
+    compiles("layout.cc", &(claims() + &type_claims()));
+}
+
+#[test]
+fn rust_sees_the_frozen_layout() {
+    for structure in structures() {
+        assert_eq!(structure.rust_size, structure.size, "{}", structure.name);
+        for field in structure.fields {
+            assert_eq!(field.rust_offset, field.offset, "{}.{}", structure.name, field.name);
+        }
+    }
+}
+
+#[test]
+fn nothing_of_the_header_is_missing_here() {
+    let header = std::fs::read_to_string(crate::tools::package().join("include/libcapture.h")).unwrap();
+    let named = |prefix: &str| header.lines().filter(|line| line.starts_with(prefix)).count();
+    let structures = structures();
+    let definitions = header.lines().filter(|line| line.starts_with("typedef struct") && line.ends_with('{'));
+    assert_eq!(definitions.count(), structures.len());
+    assert_eq!(named("typedef enum"), ENUMERATIONS.len());
+    assert_eq!(named("#define CAPTURE_"), CONSTANTS.len() + 3, "all but the three numbers of the version");
+    let members = |opening: &'static str| {
+        let blocks = header.split(opening).skip(1).map(|rest| rest.split("\n}").next().unwrap());
+        let lines = blocks.flat_map(str::lines).filter(|line| !line.contains("//"));
+        lines.filter(|line| line.starts_with("    ") && line.ends_with([';', ','])).count()
+    };
+    let fields: usize = structures.iter().map(|structure| structure.fields.len()).sum();
+    assert_eq!(members("typedef struct "), fields);
+    let values: usize = ENUMERATIONS.iter().map(|(_, values)| values.len()).sum();
+    assert_eq!(members("typedef enum "), values);
+}

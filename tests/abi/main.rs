@@ -1,0 +1,12 @@
+//! The C interface as its users meet it: C and C++ programs, compiled here, that run against the built shared library.
+
+// Helpers of tests end loudly, as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod arguments;
+mod header;
+
+mod layout;
+mod library;
+
+mod tools;
