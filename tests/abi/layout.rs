@@ -226,7 +226,6 @@ const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
             ("CAPTURE_CODE_SYSTEM_RESOURCE", 107),
             ("CAPTURE_CODE_SESSION_FAILED", 108),
             ("CAPTURE_CODE_INTERNAL", 109),
-            ("CAPTURE_CODE_NOT_PERMITTED", 110),
         ],
     ),
 ];
