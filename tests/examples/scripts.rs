@@ -1,0 +1,265 @@
+//! The scripts: what is installed and packaged works where it is put, and the demonstration holds and tidies up.
+
+use super::agent::Agent;
+use super::workshop::{artifacts, compiler, has_tools, left_out, may_capture, run, source, text_of, turn};
+use nix::sys::signal::Signal;
+use std::fs::{create_dir, read_link, read_to_string, write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+const SCRIPTS: [&str; 5] = ["demo", "install", "package", "prerequisites", "test"];
+
+/// A script, called from a directory that is not the source tree's.
+fn script(name: &str) -> Command {
+    let mut command = Command::new(source("scripts").join(name));
+    command.current_dir("/").stdin(Stdio::null());
+    command
+}
+
+/// Installs below `destination` with the given settings.
+fn install(destination: &Path, settings: &[(&str, &str)]) {
+    let mut command = script("install");
+    command.arg("--artifacts").arg(artifacts()).env("DESTDIR", destination);
+    run(command.envs(settings.iter().copied()));
+}
+
+/// What pkg-config says of the capture.pc in a directory, in words.
+fn pkg_config(directory: &Path, sysroot: &Path, arguments: &[&str]) -> Vec<String> {
+    let mut command = Command::new("pkg-config");
+    command.env("PKG_CONFIG_LIBDIR", directory).env("PKG_CONFIG_SYSROOT_DIR", sysroot);
+    run(command.args(arguments).arg("capture")).split_whitespace().map(str::to_owned).collect()
+}
+
+/// The file that a program takes the library from; `None` when it has it within.
+fn loaded_library(program: &Path, library_path: Option<&Path>) -> Option<PathBuf> {
+    let mut command = Command::new("ldd");
+    command.arg(program).env_remove("LD_LIBRARY_PATH");
+    if let Some(path) = library_path {
+        command.env("LD_LIBRARY_PATH", path);
+    }
+    let listing = run(&mut command);
+    let line = listing.lines().find(|line| line.contains("libcapture"))?.to_owned();
+    Some(line.split_whitespace().nth(2).unwrap().into())
+}
+
+/// Runs a program of one round, in a directory that it may write to.
+fn runs(program: &Path, library_path: Option<&Path>, directory: &Path) {
+    let mut command = Command::new(program);
+    command.arg("1").current_dir(directory).env_remove("LD_LIBRARY_PATH");
+    if let Some(path) = library_path {
+        command.env("LD_LIBRARY_PATH", path);
+    }
+    let printed = run(&mut command);
+    let own = std::process::id().to_string();
+    assert!(printed.lines().any(|line| line.split_whitespace().nth(1) == Some(&own)), "{printed}");
+}
+
+#[test]
+fn every_script_tells_its_options_and_refuses_others() {
+    for name in SCRIPTS {
+        let help = run(script(name).arg("--help"));
+        assert!(help.contains(&format!("scripts/{name}")) && help.contains("--help"), "{help}");
+        let output = script(name).arg("--no-such-option").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(text_of(&output).contains("--no-such-option"), "{}", text_of(&output));
+    }
+    for name in ["demo", "install", "package"] {
+        let output = script(name).arg("--artifacts").output().unwrap();
+        assert!(!output.status.success() && text_of(&output).contains("needs a value"), "{name}");
+    }
+}
+
+#[test]
+fn prerequisites_calls_the_package_manager_for_what_is_missing_only() {
+    let _turn = turn();
+    if !has_tools(&["cc", "c++", "pkg-config"]) {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return left_out("without root it would call sudo");
+    }
+    let directory = TempDir::new().unwrap();
+    let fake = directory.path().join("apt-get");
+    let calls = directory.path().join("calls");
+    write(&fake, format!("#!/bin/sh\necho \"$@\" >>{}\n", calls.display())).unwrap();
+    std::fs::set_permissions(&fake, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+
+    let output = script("prerequisites").arg("--no-rust").env("PATH", &path).output().unwrap();
+    assert!(output.status.success() && text_of(&output).is_empty(), "{}", text_of(&output));
+    assert!(!calls.exists());
+
+    // A compiler that finds no header: libpcap's seem to be missing, also after the installation.
+    let compiler = directory.path().join("cc");
+    write(&compiler, "#!/bin/sh\nexit 1\n").unwrap();
+    std::fs::set_permissions(&compiler, PermissionsExt::from_mode(0o755)).unwrap();
+    let output = script("prerequisites").arg("--no-rust").env("PATH", &path).output().unwrap();
+    assert!(!output.status.success() && text_of(&output).contains("still missing: libpcap"));
+    let calls = read_to_string(&calls).unwrap();
+    assert!(calls.lines().any(|call| call.ends_with("install libpcap-dev")), "{calls}");
+}
+
+#[test]
+fn what_is_installed_is_found_by_pkg_config_and_linked_dynamically_and_statically() {
+    let _turn = turn();
+    if !has_tools(&["cc", "pkg-config", "ldd", "python3"]) {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let root = directory.path();
+    install(root, &[("PREFIX", "/opt/it")]);
+    let library = root.join("opt/it/lib");
+    let pc = library.join("pkgconfig");
+
+    let version = pkg_config(&pc, root, &["--modversion"]).concat();
+    let number = "import ctypes, sys; v = ctypes.CDLL(sys.argv[1]).CaptureVersion(); \
+                  print(f'{v >> 16}.{v >> 8 & 255}.{v & 255}')";
+    let shared = library.join(format!("libcapture.so.{version}"));
+    assert_eq!(run(Command::new("python3").args(["-c", number]).arg(&shared)).trim(), version);
+    assert_eq!(read_link(library.join("libcapture.so.1")).unwrap(), shared.file_name().unwrap());
+    assert_eq!(read_link(library.join("libcapture.so")).unwrap(), Path::new("libcapture.so.1"));
+    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        let installed = read_to_string(root.join("opt/it/share/doc/libcapture").join(licence)).unwrap();
+        assert_eq!(installed, read_to_string(source(licence)).unwrap());
+    }
+
+    let example = source("examples/exa_capture.c");
+    let program = root.join("dynamic");
+    let flags = pkg_config(&pc, root, &["--cflags", "--libs"]);
+    run(compiler("cc", "c99").arg(&example).arg("-o").arg(&program).args(flags));
+    let loaded = loaded_library(&program, Some(&library)).unwrap();
+    assert_eq!(loaded, library.join("libcapture.so.1"));
+    runs(&program, Some(&library), root);
+
+    let program = root.join("static");
+    let flags = pkg_config(&pc, root, &["--static", "--cflags", "--libs"]);
+    let flags = flags.iter().map(|flag| if flag == "-lcapture" { "-l:libcapture.a" } else { flag });
+    run(compiler("cc", "c99").arg(&example).arg("-o").arg(&program).args(flags));
+    assert_eq!(loaded_library(&program, None), None);
+    runs(&program, None, root);
+}
+
+#[test]
+fn another_library_directory_is_obeyed() {
+    let _turn = turn();
+    if !has_tools(&["pkg-config"]) {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let root = directory.path();
+    install(root, &[("PREFIX", "/usr"), ("LIBDIR", "/usr/lib/some where")]);
+    let library = root.join("usr/lib/some where");
+    assert!(library.join("libcapture.so.1").exists() && library.join("libcapture.a").exists());
+    let pc = library.join("pkgconfig");
+    let words = pkg_config(&pc, Path::new(""), &["--variable=libdir"]).join(" ");
+    assert_eq!(words.replace('\\', ""), "/usr/lib/some where");
+    install(root, &[("LIBDIR", "/elsewhere/lib")]);
+    let pc = root.join("elsewhere/lib/pkgconfig");
+    assert_eq!(pkg_config(&pc, Path::new(""), &["--variable=libdir"]), ["/elsewhere/lib"]);
+    assert_eq!(pkg_config(&pc, Path::new(""), &["--variable=includedir"]), ["/usr/local/include"]);
+
+    let mut relative = script("install");
+    relative.arg("--artifacts").arg(artifacts()).env("DESTDIR", root).env("PREFIX", "usr");
+    assert!(!relative.output().unwrap().status.success());
+}
+
+#[test]
+fn the_package_works_where_it_is_unpacked() {
+    let _turn = turn();
+    if !has_tools(&["cc", "c++", "pkg-config", "ldd", "readelf", "tar"]) {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let output = directory.path().join("made here");
+    let mut command = script("package");
+    let printed = run(command.arg("--artifacts").arg(artifacts()).arg("--output").arg(&output));
+    let archive = PathBuf::from(printed.trim_end());
+    assert_eq!(archive.parent(), Some(output.as_path()));
+    let name = archive.file_name().unwrap().to_str().unwrap().strip_suffix(".tar.gz").unwrap().to_owned();
+    assert_eq!(name, format!("libcapture-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH));
+
+    let elsewhere = directory.path().join("unpacked");
+    create_dir(&elsewhere).unwrap();
+    run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&elsewhere));
+    std::fs::remove_dir_all(&output).unwrap();
+    let package = elsewhere.join(name);
+
+    let built = package.join("examples/exa_capture");
+    let loaded = loaded_library(&built, None).unwrap().canonicalize().unwrap();
+    assert_eq!(loaded.parent(), Some(package.join("lib").as_path()));
+    runs(&built, None, &elsewhere);
+
+    let listing = run(Command::new("readelf").arg("-d").arg(&loaded).env("LC_ALL", "C"));
+    let needed = listing.lines().filter(|line| line.contains("(NEEDED)"));
+    let sonames: Vec<&str> = needed.map(|line| line.split(['[', ']']).nth(1).unwrap()).collect();
+    let glibc_and_gcc = ["libc.so.", "libm.so.", "libgcc_s.so.", "ld-linux"];
+    let others = sonames.iter().filter(|soname| !glibc_and_gcc.iter().any(|known| soname.starts_with(known)));
+    assert!(others.clone().count() == 1 && others.clone().all(|soname| soname.starts_with("libpcap.so.")));
+    assert!(read_to_string(package.join("README")).unwrap().contains(others.last().unwrap()));
+
+    let program = elsewhere.join("own");
+    let flags = pkg_config(&package.join("lib/pkgconfig"), Path::new(""), &["--cflags", "--libs"]);
+    let example = package.join("examples/exa_capture.c");
+    run(compiler("cc", "c99").arg(example).arg("-o").arg(&program).args(flags));
+    runs(&program, Some(&package.join("lib")), &elsewhere);
+}
+
+/// The demonstration, with a directory for its temporary files.
+fn demo(temporary: &Path) -> Command {
+    let mut command = script("demo");
+    command.arg("--artifacts").arg(artifacts()).env("TMPDIR", temporary);
+    command
+}
+
+/// Nothing is left of a demonstration: no file, no namespace.
+fn is_tidy(pid: u32, temporary: &Path) {
+    assert_eq!(temporary.read_dir().unwrap().count(), 0);
+    let namespaces = run(Command::new("ip").args(["netns", "list"]));
+    assert!(!namespaces.contains(&format!("libcapture-{pid}-")), "{namespaces}");
+}
+
+fn may_run_demo() -> bool {
+    may_capture() && has_tools(&["c++", "python3", "ip"])
+}
+
+#[test]
+fn the_demonstration_counts_what_the_traffic_maker_counts() {
+    let _turn = turn();
+    if !may_run_demo() {
+        return;
+    }
+    let temporary = TempDir::new().unwrap();
+    let mut agent = Agent::start(&mut demo(temporary.path()));
+    let numbers =
+        |line: &str| -> Vec<u64> { line.split_whitespace().filter_map(|word| word.parse().ok()).collect() };
+    let counted = agent.wait_for("what the library counted", |line| line.starts_with("python3 (pid "));
+    let payload = agent.wait_for("what the traffic maker counted", |line| line.contains(" of payload"));
+    let (status, complaint) = agent.end(None);
+    assert!(status.success(), "{complaint}");
+    for (wire, payload) in numbers(&counted).into_iter().zip(numbers(&payload)) {
+        // Headers and acknowledgements are few beside 16 kB and 4 kB that are handed over at once.
+        assert!(
+            payload > 100_000 && (payload..payload + payload / 10).contains(&wire),
+            "{wire} for {payload}"
+        );
+    }
+    assert_eq!((numbers(&counted).len(), numbers(&payload).len()), (2, 2), "{counted}\n{payload}");
+    is_tidy(agent.pid(), temporary.path());
+}
+
+#[test]
+fn the_interrupted_demonstration_tidies_up() {
+    let _turn = turn();
+    if !may_run_demo() {
+        return;
+    }
+    let temporary = TempDir::new().unwrap();
+    let mut agent = Agent::start(&mut demo(temporary.path()));
+    agent.wait_for("the first round", |line| line == "round 1");
+    assert!(temporary.path().read_dir().unwrap().count() > 0);
+    let (status, complaint) = agent.end(Some(Signal::SIGTERM));
+    assert_eq!(status.code(), Some(143), "{complaint}");
+    is_tidy(agent.pid(), temporary.path());
+}
