@@ -55,7 +55,7 @@ impl Packet {
         let mut bytes = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 let Part { id, offset, more } = self.part.unwrap_or(Part { id: 0, offset: 0, more: false });
-                let flags = offset / 8 | u16::from(more) << 13;
+                let flags = (offset / 8) | (u16::from(more) << 13);
                 let mut header = vec![0x45, 0];
                 header.extend([length + 20, id, flags].iter().flat_map(|word| word.to_be_bytes()));
                 header.extend([64, self.protocol(), 0, 0]);
@@ -71,7 +71,7 @@ impl Packet {
                 header.extend(from.octets().into_iter().chain(to.octets()));
                 if let Some(Part { id, offset, more }) = self.part {
                     header.extend([self.protocol(), 0]);
-                    header.extend((offset & !7 | u16::from(more)).to_be_bytes());
+                    header.extend(((offset & !7) | u16::from(more)).to_be_bytes());
                     header.extend(u32::from(id).to_be_bytes());
                 }
                 header
