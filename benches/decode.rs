@@ -2,8 +2,13 @@
 
 #![allow(clippy::expect_used, missing_docs)] // A benchmark that cannot build its input has nothing to measure.
 
+mod common {
+    pub mod traffic;
+}
+
 use capture::decode::decode;
-use capture::model::{Address, Endpoint, LinkType};
+use capture::model::LinkType;
+use common::traffic::fixed_offsets;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::{
     IpAuthHeader, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header,
@@ -81,15 +86,6 @@ fn mixed(samples: &[Sample]) -> Vec<(LinkType, Vec<u8>)> {
             (*link, frame.clone())
         })
         .collect()
-}
-
-/// The floor: both endpoints of an untagged Ethernet frame with a plain IPv4 header, where they always stand
-/// there, and one check in all.
-fn fixed_offsets(frame: &[u8]) -> Option<(Endpoint, Endpoint)> {
-    let header = frame.first_chunk::<38>()?;
-    let address = |at: usize| Address::v4([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    Some((Endpoint::new(address(26), port(34)), Endpoint::new(address(30), port(36))))
 }
 
 /// Results are taken by reference: a caller looks into a packet where it was written, it does not copy it.

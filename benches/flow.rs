@@ -2,8 +2,13 @@
 
 #![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
 
+mod common {
+    pub mod traffic;
+}
+
 use capture::flow::FlowTable;
-use capture::model::{Address, Direction, Endpoint, FlowKey, Protocol, TcpFlags, Timestamp};
+use capture::model::{Direction, FlowKey, TcpFlags, Timestamp};
+use common::traffic::{Order, key, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -21,41 +26,11 @@ struct Input {
     wire_len: u32,
 }
 
-/// The `number`th key: clients all over the IPv4 Internet of one local server.
-fn key(number: u32) -> FlowKey {
-    // An odd factor permutes the numbers, so that neighbours in number are not neighbours in address.
-    let [a, b, c, d] = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
-    FlowKey {
-        local: Endpoint::new(Address::v4([192, 0, 2, 1]), 443),
-        remote: Endpoint::new(Address::v4([a, b, c, d]), 40_000),
-        protocol: Protocol::TCP,
-    }
-}
-
-/// The order in which flows get their packets.
-#[derive(Clone, Copy)]
-enum Order {
-    /// One after the other: what lies ahead can be fetched ahead.
-    Sequential,
-    /// Any: every packet of a large table finds its flow in no cache.
-    Random,
-}
-
 fn packets(flows: usize, order: Order) -> Vec<Input> {
-    // xorshift64 (Marsaglia 2003): the same packets in every run.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = random();
     (0..PACKETS)
         .map(|number| {
-            let flow = match order {
-                Order::Sequential => number % flows,
-                Order::Random => (random() >> 20) as usize % flows,
-            };
+            let flow = order.flow(number, flows, &mut random);
             let direction = if random() & 1 == 0 { Direction::Send } else { Direction::Receive };
             Input { key: key(flow as u32), direction, wire_len: 60 + (random() % 1_440) as u32 }
         })
@@ -82,7 +57,7 @@ fn record(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("record");
     group.throughput(Throughput::Elements(PACKETS as u64)).sample_size(10);
     for flows in [10, 10_000, 1_000_000] {
-        for (name, order) in [("sequential", Order::Sequential), ("random", Order::Random)] {
+        for (name, order) in Order::ALL {
             let packets = packets(flows, order);
 
             let mut table = FlowTable::new(1_000_000).expect("a table of the default size");

@@ -120,8 +120,12 @@ mod tests {
         assert!(activity.complete_through(moment, Duration::ZERO));
         let later = moment + Duration::from_nanos(1);
         assert!(!activity.complete_through(later, Duration::ZERO));
+        assert!(activity.complete_through(moment, Duration::ZERO));
+        assert_eq!(activity.asked(), Some(later), "an earlier question does not take back a later one");
+        activity.completed(later);
         activity.completed(moment);
-        assert_eq!(activity.asked(), Some(later), "what was reached is never taken back, nor moved on");
+        assert!(activity.complete_through(later, Duration::ZERO), "what was reached is never taken back");
+        assert_eq!(activity.asked(), None);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Packet {
                 header.extend(from.octets().into_iter().chain(to.octets()));
                 if let Some(Part { id, offset, more }) = self.part {
                     header.extend([self.protocol(), 0]);
-                    header.extend((offset & !7 | u16::from(more)).to_be_bytes());
+                    header.extend(((offset & !7) | u16::from(more)).to_be_bytes());
                     header.extend(u32::from(id).to_be_bytes());
                 }
                 header

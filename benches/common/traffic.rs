@@ -1,0 +1,64 @@
+//! Traffic to measure with: keys, the order in which flows get their packets, and a floor for decoding.
+
+#![allow(dead_code, reason = "every bench uses a part of it")]
+
+use capture::model::{Address, Endpoint, FlowKey, Protocol};
+
+/// The `number`th key: clients all over the IPv4 Internet of one local server.
+pub fn key(number: u32) -> FlowKey {
+    FlowKey {
+        local: Endpoint::new(Address::v4([192, 0, 2, 1]), 443),
+        remote: Endpoint::new(Address::v4(client(number)), 40_000),
+        protocol: Protocol::TCP,
+    }
+}
+
+/// The address of the `number`th client.
+pub fn client(number: u32) -> [u8; 4] {
+    // An odd factor permutes the numbers, so that neighbours in number are not neighbours in address.
+    number.wrapping_mul(0x9e37_79b1).to_be_bytes()
+}
+
+/// xorshift64 (Marsaglia 2003): the same numbers in every run.
+pub fn random() -> impl FnMut() -> u64 {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+/// The order in which flows get their packets.
+#[derive(Clone, Copy)]
+pub enum Order {
+    /// One after the other: what lies ahead can be fetched ahead.
+    Sequential,
+    /// Any: every packet of a large table finds its flow in no cache.
+    Random,
+}
+
+impl Order {
+    /// Both, with their names.
+    pub const ALL: [(&'static str, Order); 2] =
+        [("sequential", Order::Sequential), ("random", Order::Random)];
+
+    /// The flow of the `number`th packet.
+    pub fn flow(self, number: usize, flows: usize, random: &mut impl FnMut() -> u64) -> usize {
+        match self {
+            Order::Sequential => number % flows,
+            Order::Random => (random() >> 20) as usize % flows,
+        }
+    }
+}
+
+/// Both endpoints of an untagged Ethernet frame with a plain IPv4 header, where they always stand there, and one check
+/// in all: the least that any decoder must do.
+#[inline]
+pub fn fixed_offsets(frame: &[u8]) -> Option<(Endpoint, Endpoint)> {
+    let header = frame.first_chunk::<38>()?;
+    let address = |at: usize| Address::v4([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    Some((Endpoint::new(address(26), port(34)), Endpoint::new(address(30), port(36))))
+}

@@ -1,0 +1,111 @@
+//! What one whole update of a session costs with many idle processes: CPU time, set against the floor of bare system
+//! calls that sampling has, and against `ps` for the same machine.
+//!
+//! Every contender has a run of the floor beside it in every round, before or after by turns, and the median of the
+//! rounds' ratios is printed. CPU time is that of getrusage(2), user and system: of this process with all its
+//! threads for the sessions and the floor, of the ended child for `ps`.
+
+// A measurement that cannot be made has to end loudly.
+#![allow(clippy::expect_used)]
+
+mod common {
+    pub mod processes;
+}
+
+use capture::config::{Options, Source};
+use capture::engine::Session;
+use capture::model::SampleSet;
+use common::processes::{Floor, Sleepers, cpu_ms_of, cpu_of, median};
+use std::process::{Command, Stdio};
+
+const PROCESSES: usize = 10_000;
+const ROUNDS: usize = 21;
+
+/// Rounds that fill tables and caches.
+const FIRST_ROUNDS: usize = 2;
+
+fn main() {
+    // Cargo says `--bench` when the figures are wanted; otherwise this only has to show that it still runs.
+    let measuring = std::env::args().any(|argument| argument == "--bench");
+    let (processes, rounds) = if measuring { (PROCESSES, ROUNDS) } else { (50, 2) };
+    let sleepers = Sleepers::start(processes);
+    measure(processes, rounds);
+    drop(sleepers);
+}
+
+fn measure(processes: usize, rounds: usize) {
+    let figures = SampleSet::MEMORY | SampleSet::IO | SampleSet::DESCRIPTORS;
+    let mut contenders = vec![
+        Contender::new("update, no packets", updating(Source::None, SampleSet::ALL)),
+        Contender::new("the same, no command lines", updating(Source::None, figures)),
+        Contender::new("ps", Some(Box::new(ps))),
+        Contender::new("update, live capture", updating(Source::Live, SampleSet::ALL)),
+    ];
+    let mut floor = Floor::new();
+    let mut floor_cost = Vec::new();
+    for round in 0..rounds + FIRST_ROUNDS {
+        for contender in &mut contenders {
+            let Some(run) = &mut contender.run else { continue };
+            let (cost, base) = if round % 2 == 0 {
+                let base = cpu_of(|| floor.run());
+                (run(), base)
+            } else {
+                let cost = run();
+                (cost, cpu_of(|| floor.run()))
+            };
+            if round >= FIRST_ROUNDS {
+                contender.cost.push(cost);
+                contender.ratio.push(cost / base);
+                floor_cost.push(base);
+            }
+        }
+    }
+    println!("{processes} idle processes, median CPU time of {rounds} rounds");
+    println!("  {:<28}{:>8.2} ms", "floor", median(&mut floor_cost));
+    for contender in contenders.iter_mut().filter(|contender| contender.run.is_some()) {
+        let (cost, ratio) = (median(&mut contender.cost), median(&mut contender.ratio));
+        println!("  {:<28}{cost:>8.2} ms  {ratio:>6.3} x the floor", contender.name);
+    }
+}
+
+/// Something that does the work once and returns the CPU time it took, milliseconds.
+type Run = Box<dyn FnMut() -> f64>;
+
+struct Contender {
+    name: &'static str,
+    run: Option<Run>,
+    cost: Vec<f64>,
+    ratio: Vec<f64>,
+}
+
+impl Contender {
+    fn new(name: &'static str, run: Option<Run>) -> Contender {
+        Contender { name, run, cost: Vec::new(), ratio: Vec::new() }
+    }
+}
+
+/// Updates of a session; nothing when it cannot capture as it should.
+fn updating(source: Source, sample: SampleSet) -> Option<Run> {
+    let is_live = source == Source::Live;
+    let mut session =
+        Session::open(Options { source, sample, ..Options::default() }).expect("a session opens");
+    session.update().expect("proc can be sampled");
+    if is_live && !session.processes().all(|record| record.valid.has(capture::model::Validity::NETWORK)) {
+        println!("live capture is not measured: it is not permitted here");
+        return None;
+    }
+    Some(Box::new(move || {
+        cpu_of(|| {
+            session.update().expect("proc can be sampled");
+            std::hint::black_box((session.processes().count(), session.take_removed().len()));
+        })
+    }))
+}
+
+fn ps() -> f64 {
+    let before = cpu_ms_of(libc::RUSAGE_CHILDREN);
+    let mut command = Command::new("ps");
+    command.args(["-eo", "pid,ppid,user,group,stat,nlwp,cputime,rss,vsz,comm,args"]).stdout(Stdio::null());
+    assert!(command.status().expect("ps can be run").success());
+    cpu_ms_of(libc::RUSAGE_CHILDREN) - before
+}
