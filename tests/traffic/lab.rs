@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Length of the link header on veth and loopback.
 const ETHERNET_HEADER: u64 = 14;
@@ -93,8 +94,21 @@ impl Lab {
         assert!(nft.wait().unwrap().success(), "nft");
     }
 
-    /// Bytes that the kernel counted as sent and received by a host, with a link header for each packet.
+    /// Bytes that the kernel counted as sent and received by a host, with a link header for each packet, once they
+    /// stand still.
     pub fn counted(&self, host: Host) -> (u64, u64) {
+        let mut before = None;
+        loop {
+            let now = self.counters(host);
+            if before == Some(now) {
+                return now;
+            }
+            before = Some(now);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn counters(&self, host: Host) -> (u64, u64) {
         let read = |counter: &str| {
             let command =
                 format!("ip netns exec {} nft list counter inet capture {counter}", self.name(host));
