@@ -6,17 +6,13 @@ use capture::model::{Address, Endpoint, FlowKey, Protocol};
 
 /// The `number`th key: clients all over the IPv4 Internet of one local server.
 pub fn key(number: u32) -> FlowKey {
+    // An odd factor permutes the numbers, so that neighbours in number are not neighbours in address.
+    let [a, b, c, d] = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
     FlowKey {
         local: Endpoint::new(Address::v4([192, 0, 2, 1]), 443),
-        remote: Endpoint::new(Address::v4(client(number)), 40_000),
+        remote: Endpoint::new(Address::v4([a, b, c, d]), 40_000),
         protocol: Protocol::TCP,
     }
-}
-
-/// The address of the `number`th client.
-pub fn client(number: u32) -> [u8; 4] {
-    // An odd factor permutes the numbers, so that neighbours in number are not neighbours in address.
-    number.wrapping_mul(0x9e37_79b1).to_be_bytes()
 }
 
 /// xorshift64 (Marsaglia 2003): the same numbers in every run.
