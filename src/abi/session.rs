@@ -8,7 +8,7 @@ use crate::engine::{Session, Stats, StatsReader};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;
 use crate::model::{ProcessRecord, Quality, Undecoded, Unowned};
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::ffi::{CString, c_void};
 use std::os::fd::{AsRawFd, RawFd};
 
