@@ -14,4 +14,5 @@ pub mod log;
 pub mod model;
 pub mod owner;
 pub mod process;
+pub mod sync;
 pub mod tap;

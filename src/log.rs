@@ -1,7 +1,7 @@
 //! A session's own log: to a file and to a queue the caller drains, never to the host's subscriber.
 
 use crate::error::{Code, Error, Result};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;

@@ -7,7 +7,7 @@ use super::types::*;
 use crate::engine::Session;
 use crate::error::{Code, Error, Result};
 use crate::model::ProcessRecord;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicPtr, Ordering};
 

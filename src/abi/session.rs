@@ -8,7 +8,7 @@ use crate::engine::{Session, Stats, StatsReader};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;
 use crate::model::{ProcessRecord, Quality, Undecoded, Unowned};
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::ffi::{CString, c_void};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -91,11 +91,15 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
     });
     match opened {
         Ok(opened) => {
-            let lines = opened.state.lock().session.take_log_lines();
-            let opened = Box::leak(opened);
+            let opened = Box::into_raw(opened);
+            // SAFETY: it was made above, and calls that the log's handler makes cannot close it, because it is
+            // locked until all lines are handed over.
+            let opened_here = unsafe { &*opened };
+            let state = opened_here.state.lock();
+            let lines = state.session.take_log_lines();
             // SAFETY: the caller vouches for the place.
             unsafe { *session = opened };
-            opened.deliver_log(lines);
+            opened_here.deliver_log(lines);
             CAPTURE_OK
         }
         Err(error) => code_of(Err(error)),
@@ -244,18 +248,27 @@ pub unsafe extern "C-unwind" fn CaptureSessionClose(session: *mut CaptureSession
     let closed = guarded(|| {
         // SAFETY: the caller vouches for the session.
         let shared = unsafe { session.as_ref() }.ok_or_else(no_session)?;
-        drop(shared.lock()?);
-        // SAFETY: it was opened by `CaptureSessionOpen`, and the caller gives it up.
-        let mut owned = unsafe { Box::from_raw(session) };
-        let lines = owned.state.get_mut().session.close();
-        Ok((owned, lines))
+        let mut state = shared.lock()?;
+        let lines = state.session.close();
+        Ok((Released(session), shared, state, lines))
     });
     match closed {
-        Ok((owned, lines)) => {
-            owned.deliver_log(lines);
+        // The lock goes before the session, and both after the lines: calls that the log's handler makes are refused.
+        Ok((_released, shared, _state, lines)) => {
+            shared.deliver_log(lines);
             CAPTURE_OK
         }
         Err(error) => code_of(Err(error)),
+    }
+}
+
+/// A session that its owner has given up, released also when the log's handler throws.
+struct Released(*mut CaptureSession);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        // SAFETY: `CaptureSessionOpen` has made it, and the caller of `CaptureSessionClose` gave it up.
+        drop(unsafe { Box::from_raw(self.0) });
     }
 }
 

@@ -1,7 +1,7 @@
 //! How the update learns that everything captured up to now has been counted, and how threads wake the capture.
 
+use crate::sync::{Condvar, Mutex};
 use crate::tap::Waker;
-use parking_lot::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// The capture's side of the arrangement between the threads.
@@ -43,10 +43,8 @@ impl Activity {
         drop(state);
         self.wake();
         let mut state = self.state.lock();
-        while !state.ended && state.complete < Some(moment) {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                break;
-            }
+        while !state.ended && state.complete < Some(moment) && Instant::now() < deadline {
+            state = self.changed.wait_until(state, deadline);
         }
         state.ended || state.complete >= Some(moment)
     }

@@ -2,7 +2,7 @@
 //! the update.
 
 use crate::model::{Identity, Owner, ProcId, Quality, Traffic, Unowned};
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 

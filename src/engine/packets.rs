@@ -2,7 +2,7 @@
 //! takes from. When it is full the oldest packets make room and are counted.
 
 use crate::model::{Frame, Packet, Timestamp};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
 

@@ -7,7 +7,7 @@ use crate::flow::FlowId;
 use crate::model::{FlowKey, Owner, ProcId, SampleSet, Unowned};
 use crate::owner::{Budget, Finder, Outcome, Query, SourceStatus};
 use crate::process::{IdentityReader, ProcRoot};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,14 +107,11 @@ impl Desk {
     fn take_requests(&self, deadline: Option<Instant>, most: usize) -> Option<Vec<(Request, Instant)>> {
         let mut inbox = self.inbox.lock();
         while inbox.requests.is_empty() && !inbox.stopping {
-            match deadline {
-                None => self.arrived.wait(&mut inbox),
-                Some(deadline) => {
-                    if self.arrived.wait_until(&mut inbox, deadline).timed_out() {
-                        break;
-                    }
-                }
-            }
+            inbox = match deadline {
+                None => self.arrived.wait(inbox),
+                Some(deadline) if Instant::now() < deadline => self.arrived.wait_until(inbox, deadline),
+                Some(_) => break,
+            };
         }
         if inbox.stopping {
             return None;

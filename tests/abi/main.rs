@@ -6,6 +6,7 @@
 mod arguments;
 mod classic;
 mod header;
+mod hosting;
 
 mod layout;
 mod library;

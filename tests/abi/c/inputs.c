@@ -2,8 +2,8 @@
 #define _GNU_SOURCE
 #include "check.h"
 #include "savefiles.h"
+#include "sessions.h"
 #include <limits.h>
-#include <libcapture.h>
 #include <sys/stat.h>
 
 static const char NOT_TEXT[] = "tcp \xff\xfe";
@@ -20,26 +20,11 @@ static void on_processes(void *user_data, CaptureAction action, const CapturePro
     lives += action == ACTION_UPDATE ? (int)count : 0;
 }
 
-static CaptureHandlers handlers(void) {
-    CaptureHandlers made;
-    memset(&made, 0, sizeof made);
-    made.size = sizeof made;
-    made.process = on_processes;
-    return made;
-}
-
-static CaptureOptions options(void) {
-    CaptureOptions made;
-    memset(&made, 0, sizeof made);
-    made.size = sizeof made;
-    return made;
-}
-
 /* A plain session opens, sees this process, and closes. */
 static void still_works(void) {
     pid_t self = getpid();
     CaptureOptions plain = options();
-    CaptureHandlers who = handlers();
+    CaptureHandlers who = handlers(on_processes, NULL, NULL);
     CaptureSession *session = NULL;
     plain.pids = &self;
     plain.pid_count = 1;
@@ -296,7 +281,7 @@ static void session_calls(void) {
         CaptureStats known;
         uint64_t later[2];
     } room;
-    CaptureHandlers who = handlers();
+    CaptureHandlers who = handlers(on_processes, NULL, NULL);
     CaptureOptions plain = options();
     CaptureSession *session = NULL;
     CaptureStats stats;
@@ -319,12 +304,12 @@ static void session_calls(void) {
     who.size = SIZE_MAX;
     check_failure("handlers", CaptureSessionUpdate(session, &who), 100, "sizeof(CaptureHandlers)");
     memset(&longer, 0, sizeof longer);
-    longer.known = handlers();
+    longer.known = handlers(on_processes, NULL, NULL);
     longer.known.size = sizeof longer;
     CHECK_EQUAL(CaptureSessionUpdate(session, &longer.known), CAPTURE_OK);
     longer.later[1] = 7;
     check_failure("handlers", CaptureSessionUpdate(session, &longer.known), 100, "does not know");
-    who = handlers();
+    who = handlers(on_processes, NULL, NULL);
     who.process = NULL;
     CHECK_EQUAL(CaptureSessionUpdate(session, &who), CAPTURE_OK);
 
