@@ -13,7 +13,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let root = env::var("CARGO_MANIFEST_DIR")?;
     let config = cbindgen::Config::from_file(Path::new(&root).join("cbindgen.toml"))?;
-    let sources = ["abi/types.rs", "abi/classic.rs", "abi/session.rs", "abi/version.rs", "error.rs"];
+    let sources = [
+        "abi/classic_types.rs",
+        "abi/session_types.rs",
+        "abi/classic.rs",
+        "abi/session.rs",
+        "abi/version.rs",
+        "error.rs",
+    ];
     let mut builder = cbindgen::Builder::new().with_config(config);
     for source in sources {
         builder = builder.with_src(Path::new(&root).join("src").join(source));

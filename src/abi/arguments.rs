@@ -1,7 +1,8 @@
 //! Turning the option structures of C into the session's options.
 
 use super::boundary::{bytes_of, read_sized, text_of};
-use super::types::*;
+use super::classic_types::*;
+use super::session_types::*;
 use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::LogOptions;

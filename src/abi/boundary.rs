@@ -21,7 +21,7 @@ pub fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Keeps the error's text for this thread and returns the number that C sees.
 pub fn code_of(result: Result<()>) -> i32 {
     match result {
-        Ok(()) => super::types::CAPTURE_OK,
+        Ok(()) => super::classic_types::CAPTURE_OK,
         Err(error) => {
             remember(&error.text);
             error.code as i32

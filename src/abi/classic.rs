@@ -2,8 +2,8 @@
 
 use super::arguments::classic_options;
 use super::boundary::{busy, code_of, copy_text, forked, guarded};
+use super::classic_types::*;
 use super::records::{classic_packets, classic_process};
-use super::types::*;
 use crate::engine::Session;
 use crate::error::{Code, Error, Result};
 use crate::model::ProcessRecord;

@@ -6,15 +6,17 @@
 mod arguments;
 mod boundary;
 mod classic;
+mod classic_types;
 mod records;
 mod session;
-mod types;
+mod session_types;
 mod version;
 
 pub use classic::{CaptureExit, CaptureInit, CaptureUpdate};
+pub use classic_types::*;
 pub use session::{
     CaptureSession, CaptureSessionClose, CaptureSessionDescriptor, CaptureSessionOpen, CaptureSessionStats,
     CaptureSessionUpdate,
 };
-pub use types::*;
+pub use session_types::*;
 pub use version::{CaptureErrorText, CaptureStrError, CaptureVersion};

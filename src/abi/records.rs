@@ -1,7 +1,8 @@
 //! Turning the session's records into the structures of C, in buffers that are reused.
 
 use super::boundary::copy_text;
-use super::types::*;
+use super::classic_types::*;
+use super::session_types::*;
 use crate::engine::{PacketBatch, Units};
 use crate::model::{Endpoint, ProcessRecord, Protocol};
 use std::ffi::c_char;

@@ -2,8 +2,9 @@
 
 use super::arguments::session_options;
 use super::boundary::{busy, code_of, forked, guarded, read_size, read_sized};
+use super::classic_types::*;
 use super::records::{ProcessArray, session_packets};
-use super::types::*;
+use super::session_types::*;
 use crate::engine::{Session, Stats, StatsReader};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;

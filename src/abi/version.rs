@@ -1,7 +1,7 @@
 //! Version, and the words for errors.
 
 use super::boundary::last_error;
-use super::types::{CAPTURE_OK, CAPTURE_VERSION_MAJOR, CAPTURE_VERSION_MINOR, CAPTURE_VERSION_PATCH};
+use super::classic_types::{CAPTURE_OK, CAPTURE_VERSION_MAJOR, CAPTURE_VERSION_MINOR, CAPTURE_VERSION_PATCH};
 use crate::error::Code;
 use std::ffi::c_char;
 

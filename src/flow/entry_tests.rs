@@ -1,0 +1,100 @@
+//! One flow: what it counts, keeps and reports.
+
+use super::*;
+use crate::model::{Address, Endpoint, Protocol};
+
+fn flow() -> Flow {
+    let end = Endpoint::new(Address::v4([10, 0, 0, 1]), 53);
+    let key = FlowKey { local: end, remote: end, protocol: Protocol::UDP };
+    Flow::new(key, FlowState::SendOnly, Timestamp(5), 1)
+}
+
+#[test]
+fn unowned_bytes_are_reported_once() {
+    let mut flow = flow();
+    let now = Timestamp::default();
+    flow.count(Direction::Send, 100, TcpFlags::default(), now).unwrap();
+    assert_eq!((flow.report_pending(), flow.report_pending()), (100, 0));
+    flow.bind(Err(Unowned::NoSocket));
+    flow.count(Direction::Receive, 50, TcpFlags::default(), now).unwrap();
+    assert_eq!((flow.reported(), flow.report_pending(), flow.reported()), (100, 50, 150));
+    let process = ProcId { pid: 7, start_ticks: 9 };
+    flow.bind(Ok(Owner { process, quality: Quality::Exact }));
+    assert_eq!((flow.reported(), flow.report_pending()), (0, 0));
+    assert_eq!(flow.binding(), Binding::Owned(Owner { process, quality: Quality::Exact }));
+    assert_eq!(flow.take_pending().bytes(), 150);
+    flow.set_asked(false);
+    assert_eq!(flow.reported(), 0, "the start of a former owner is not taken for bytes");
+}
+
+#[test]
+fn every_binding_is_kept_as_it_was_given() {
+    let process = ProcId { pid: i32::MAX, start_ticks: u64::MAX };
+    let owners = [Quality::Exact, Quality::Shared, Quality::Guessed]
+        .map(|quality| (Ok(Owner { process, quality }), Binding::Owned(Owner { process, quality })));
+    let reasons = REASONS.map(|reason| (Err(reason), Binding::Unowned(reason)));
+    for (answer, binding) in owners.into_iter().chain(reasons) {
+        for dirty in [false, true] {
+            let mut flow = flow();
+            if dirty {
+                flow.set_dirty();
+            }
+            flow.bind(answer);
+            assert_eq!(flow.binding(), binding);
+            assert_eq!(flow.clear_dirty(), dirty);
+            assert_eq!(flow.binding(), binding);
+            flow.set_asked(true);
+            assert_eq!(flow.binding(), Binding::Asked);
+            flow.set_asked(false);
+            assert_eq!(flow.binding(), Binding::Unasked);
+        }
+    }
+}
+
+#[test]
+fn the_tables_follow_the_numbers() {
+    for (number, quality) in QUALITIES.into_iter().enumerate() {
+        assert_eq!(quality as usize, number);
+    }
+    for (number, reason) in REASONS.into_iter().enumerate() {
+        assert_eq!(reason as usize, number);
+    }
+    assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::DIRTY));
+}
+
+#[test]
+fn taken_traffic_stays_in_the_totals() {
+    let mut flow = flow();
+    flow.count(Direction::Send, 100, TcpFlags(0), Timestamp(6)).unwrap();
+    flow.count(Direction::Receive, 40, TcpFlags(0), Timestamp(7)).unwrap();
+    let all = Traffic { send_bytes: 100, receive_bytes: 40, send_packets: 1, receive_packets: 1 };
+    assert_eq!((flow.pending(), flow.totals()), (all, all));
+    assert_eq!(flow.take_pending(), all);
+    assert_eq!((flow.pending(), flow.totals()), (Traffic::default(), all));
+    assert_eq!((flow.first(), flow.last(), flow.state()), (Timestamp(5), Timestamp(7), FlowState::TwoWay));
+}
+
+#[test]
+fn packets_beyond_the_counter_are_refused_whole() {
+    let mut flow = flow();
+    flow.fill_pending();
+    flow.count(Direction::Send, 1, TcpFlags(0), Timestamp(6)).unwrap();
+    let before = flow.pending();
+    assert!(flow.count(Direction::Receive, 9, TcpFlags(0), Timestamp(7)).is_err());
+    assert_eq!((flow.pending(), flow.last()), (before, Timestamp(6)));
+    flow.take_pending();
+    flow.count(Direction::Receive, 9, TcpFlags(0), Timestamp(7)).unwrap();
+    assert_eq!(flow.pending().receive_bytes, 9);
+    assert_eq!(flow.totals().receive_packets, u64::from(u32::MAX) + 1);
+}
+
+#[test]
+fn a_latest_packet_in_the_future_is_pulled_back() {
+    let mut flow = flow();
+    flow.last = Timestamp(1_000);
+    assert_eq!(flow.idle(Timestamp(10)), 0);
+    flow.mend_clock(Timestamp(10));
+    assert_eq!(flow.idle(Timestamp(30)), 20);
+    flow.mend_clock(Timestamp(30));
+    assert_eq!(flow.last(), Timestamp(10));
+}
