@@ -539,7 +539,8 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options,
                            struct CaptureSession **session);
 
 // Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
-// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample.
+// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample: the
+// processes that ended are then told to nobody, the packets stay.
 //
 // When processes have ended it waits until their last packets were counted: no longer than the read timeout and
 // 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.

@@ -108,7 +108,8 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 }
 
 /// Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
-/// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample.
+/// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample: the
+/// processes that ended are then told to nobody, the packets stay.
 ///
 /// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
 /// 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.
@@ -143,8 +144,10 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
         Err(error) => return code_of(Err(error)),
     };
     session.deliver_log(lines);
-    if let Some(handlers) = handlers {
-        state.deliver(&handlers);
+    match handlers {
+        Some(handlers) => state.deliver(&handlers),
+        // Nobody wants them, and they must not pile up.
+        None => state.removed.clear(),
     }
     code_of(result)
 }

@@ -11,4 +11,6 @@ mod hosting;
 mod layout;
 mod library;
 
+mod rounds;
+mod session;
 mod tools;

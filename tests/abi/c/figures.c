@@ -186,4 +186,29 @@ static void cpu(void) {
     CHECK_EQUAL(capture_exit(), 0);
 }
 
-SCENARIOS({"self", self}, {"other", other}, {"cpu", cpu})
+/* Run as nobody: opens all the same, and shows what everybody may read. */
+static void unprivileged(void) {
+    char log[4200], text[4096];
+    CaptureInitt config;
+    FILE *file;
+    CHECK(geteuid() != 0);
+    load();
+    memset(&config, 0, sizeof config);
+    snprintf(log, sizeof log, "%s", arguments[0]);
+    config.logfile = log;
+    CHECK_EQUAL(capture_init(&config, on_process, on_packets), 0);
+    CHECK_EQUAL(update(-1), 0);
+    CHECK_TEXT(shown.calls, "U");
+    CHECK_TEXT(live(getpid())->name, "program");
+    CHECK_EQUAL(live(getpid())->uid, geteuid());
+    CHECK(live(getpid())->memory > 0 && live(getpid())->fdCnt > 0 && live(getpid())->ioRead > 0);
+    CHECK_EQUAL(live(getpid())->recv + live(getpid())->send, 0);
+    CHECK(live(1) != NULL && live(1)->ioRead == 0 && live(1)->ioWrite == 0);
+    CHECK_EQUAL(capture_exit(), 0);
+    CHECK((file = fopen(log, "re")) != NULL);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    CHECK_HOLDS(text, "CAP_NET_RAW");
+}
+
+SCENARIOS({"self", self}, {"other", other}, {"cpu", cpu}, {"unprivileged", unprivileged})

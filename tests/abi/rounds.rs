@@ -1,0 +1,75 @@
+//! Opening and closing again and again, and living long: descriptors, threads and memory stay what they were.
+
+use crate::tools::{Program, has_tool, is_root};
+use std::thread::scope;
+use std::time::Duration;
+
+/// Runs a number of rounds where other programs' processes and traffic do not come and go: in a pid namespace.
+/// A round takes as long as the kernel needs to let go of a packet socket, which is to wait, not to work.
+fn play(program: &Program, scenario: &str, rounds: &str) {
+    let log = program.folder().join("log");
+    let namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    program.run_under(&namespace, &[scenario.as_ref(), rounds.as_ref(), log.as_os_str()]);
+}
+
+fn run(scenario: &str, rounds: &str) {
+    if is_root() && has_tool("unshare") {
+        play(&Program::new("rounds.c"), scenario, rounds);
+    }
+}
+
+#[test]
+fn classic_rounds_as_root() {
+    if is_root() && has_tool("unshare") {
+        // Four programs wait at the same time: 2,000 rounds.
+        let program = Program::new("rounds.c").limit(Duration::from_secs(300));
+        scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| play(&program, "classic", "500"));
+            }
+        });
+    }
+}
+
+#[test]
+fn session_rounds_as_root() {
+    run("session", "200");
+}
+
+#[test]
+fn rounds_of_several_sessions_at_once_as_root() {
+    run("several", "20");
+}
+
+#[test]
+fn rounds_that_fail_as_root() {
+    run("failures", "100");
+}
+
+#[test]
+fn a_long_life_as_root() {
+    run("long_life", "");
+}
+
+#[test]
+fn valgrind_finds_no_error_and_no_leak_as_root() {
+    if !is_root() || !has_tool("valgrind") {
+        return;
+    }
+    let program = Program::new("rounds.c").limit(Duration::from_secs(300));
+    let report = program.folder().join("valgrind");
+    let (log, log_file) = (program.folder().join("log"), format!("--log-file={}", report.display()));
+    // What is only possibly lost is held by pointers to the inside of blocks, as those of Rust's threads are.
+    let kinds = "definite,indirect";
+    let valgrind = [
+        "valgrind",
+        "--quiet",
+        "--leak-check=full",
+        &format!("--show-leak-kinds={kinds}"),
+        &format!("--errors-for-leak-kinds={kinds}"),
+        "--error-exitcode=9",
+        &log_file,
+    ];
+    program.run_under(&valgrind, &["leaks".as_ref(), "".as_ref(), log.as_os_str()]);
+    assert_eq!(std::fs::read_to_string(report).unwrap(), "");
+}
