@@ -1,6 +1,8 @@
 //! The examples, compiled as their users compile them, against traffic of this process whose size is known; and the
 //! scripts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
+
 #[path = "examples/agent.rs"]
 mod agent;
 #[path = "examples/scripts.rs"]
