@@ -197,7 +197,7 @@ fn the_package_works_where_it_is_unpacked() {
     let glibc_and_gcc = ["libc.so.", "libm.so.", "libgcc_s.so.", "ld-linux"];
     let others = sonames.iter().filter(|soname| !glibc_and_gcc.iter().any(|known| soname.starts_with(known)));
     assert!(others.clone().count() == 1 && others.clone().all(|soname| soname.starts_with("libpcap.so.")));
-    assert!(read_to_string(package.join("README")).unwrap().contains(others.last().unwrap()));
+    assert!(read_to_string(package.join("README")).unwrap().contains(others.next_back().unwrap()));
 
     let program = elsewhere.join("own");
     let flags = pkg_config(&package.join("lib/pkgconfig"), Path::new(""), &["--cflags", "--libs"]);
