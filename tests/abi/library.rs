@@ -1,8 +1,7 @@
 //! The library files: what they export, what they are called, what they need, and that both kinds link.
 
-use crate::tools::{Link, Program, built, has_tool, package, printed};
+use crate::tools::{Link, Program, built, package, printed};
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::read_to_string;
 
 /// The functions that the header declares.
@@ -56,11 +55,10 @@ fn is_named_stays_loaded_and_needs_little() {
 
 #[test]
 fn the_static_library_links() {
-    if has_tool("readelf") {
-        let program = Program::linked("inputs.c", Link::Static);
-        let program_file = program.folder().join("program");
-        let dynamic = printed("readelf", &[OsStr::new("-d"), program_file.as_os_str()]);
-        assert!(!dynamic.contains("libcapture"), "{dynamic}");
-        program.run(&["words"]);
-    }
+    let program = Program::linked("inputs.c", Link::Static);
+    let file = program.folder().join("program");
+    let dynamic = printed("readelf", &["-d".as_ref(), file.as_os_str()]);
+    assert!(!dynamic.contains("libcapture"), "{dynamic}");
+    program.run(&["words"]);
+    program.run(&["session_sizes"]);
 }

@@ -3,50 +3,50 @@
 use crate::tools::{Link, Program, has_tool, is_root};
 use std::os::unix::fs::PermissionsExt;
 
-fn run(scenario: &str) {
-    let program = Program::new("session.c");
+fn run(source: &str, scenario: &str) {
+    let program = Program::new(source);
     let folder = program.folder().to_owned();
     program.run(&[scenario.as_ref(), folder.as_os_str()]);
 }
 
 #[test]
 fn opens_with_defaults_and_tells_everything() {
-    run("defaults");
+    run("session.c", "defaults");
 }
 
 #[test]
 fn delivers_the_processes_that_were_selected() {
-    run("selections");
+    run("session.c", "selections");
 }
 
 #[test]
 fn marks_what_was_skipped() {
-    run("skipping");
+    run("session.c", "skipping");
 }
 
 #[test]
 fn its_descriptor_can_be_polled() {
-    run("descriptor");
+    run("session.c", "descriptor");
 }
 
 #[test]
 fn its_statistics_can_be_read_during_an_update() {
-    run("statistics");
+    run("session.c", "statistics");
 }
 
 #[test]
 fn its_log_is_handed_over_on_the_callers_thread() {
-    run("log_handler");
+    run("session_data.c", "log_handler");
 }
 
 #[test]
 fn hands_over_as_many_packets_as_were_asked_for() {
-    run("packet_limit");
+    run("session_data.c", "packet_limit");
 }
 
 #[test]
 fn reads_a_savefile_and_tells_its_end() {
-    run("savefile");
+    run("session_data.c", "savefile");
 }
 
 /// Runs a program as nobody, without any capability, which only root can.

@@ -1,103 +1,10 @@
-/* The session interface in use: what is delivered, when, to whom, and what the statistics say. */
+/* The session interface in use: processes, validity, the descriptor, statistics, and missing privileges. */
 #define _GNU_SOURCE
 #include "children.h"
 #include "network.h"
-#include "savefiles.h"
-#include "sessions.h"
+#include "session_recorder.h"
 #include "threads.h"
-#include <pthread.h>
-#include <poll.h>
 #include <pwd.h>
-
-#define MOST 32768
-
-/* What the last update has shown; its address is the user data. */
-static struct seen {
-    CaptureProcess live[MOST], removed[MOST];
-    size_t live_count, removed_count, packet_count;
-    CapturePacket packets[64];
-    unsigned char bytes[64][2048];
-    char name[64];
-    int updates;
-} seen;
-
-static pthread_t caller;
-static int is_inside;
-
-static void on_process(void *user_data, CaptureAction action, const CaptureProcess *processes, size_t count,
-                       size_t element_size) {
-    struct seen *into = user_data;
-    CHECK(into == &seen);
-    CHECK(is_inside && pthread_equal(caller, pthread_self()));
-    CHECK(element_size >= sizeof *processes && element_size % 8 == 0);
-    CHECK(count <= MOST);
-    for (size_t i = 0; i < count; i++) {
-        const CaptureProcess *process = (const void *)((const char *)processes + i * element_size);
-        CHECK_EQUAL(strlen(process->name), process->name_length);
-        CHECK(process->command_line[process->command_line_length] == 0);
-        CHECK(process->user[0] != 0 && process->group[0] != 0);
-        CHECK((process->valid & ~255u) == 0);
-        (action == ACTION_UPDATE ? into->live : into->removed)[i] = *process;
-        if (process->pid == getpid()) {
-            CHECK(process->name_length < sizeof into->name);
-            strcpy(into->name, process->name);
-        }
-    }
-    *(action == ACTION_UPDATE ? &into->live_count : &into->removed_count) = count;
-    if (action == ACTION_UPDATE) {
-        into->updates++;
-    } else {
-        CHECK_EQUAL(action, ACTION_REMOVE);
-        CHECK(count > 0 && into->updates == 0);
-    }
-}
-
-static void on_packet(void *user_data, const CapturePacket *packets, size_t count, size_t element_size) {
-    struct seen *into = user_data;
-    CHECK(into == &seen);
-    CHECK(is_inside && pthread_equal(caller, pthread_self()));
-    CHECK(element_size >= sizeof *packets);
-    CHECK(count > 0 && count <= 64);
-    for (size_t i = 0; i < count; i++) {
-        const CapturePacket *packet = (const void *)((const char *)packets + i * element_size);
-        into->packets[i] = *packet;
-        memcpy(into->bytes[i], packet->data, packet->captured_length < 2048 ? packet->captured_length : 2048);
-    }
-    into->packet_count = count;
-}
-
-static int32_t try_update(CaptureSession *session, uint64_t packet_limit) {
-    CaptureHandlers who = handlers(on_process, on_packet, &seen);
-    int32_t code;
-    who.packet_limit = packet_limit;
-    seen.live_count = seen.removed_count = seen.packet_count = 0;
-    seen.updates = 0;
-    caller = pthread_self();
-    is_inside = 1;
-    code = CaptureSessionUpdate(session, &who);
-    is_inside = 0;
-    CHECK_EQUAL(seen.updates, 1);
-    return code;
-}
-
-static void update(CaptureSession *session) {
-    SUCCEEDS(try_update(session, 0));
-}
-
-static const CaptureProcess *live(pid_t pid) {
-    for (size_t i = 0; i < seen.live_count; i++) {
-        if (seen.live[i].pid == pid) {
-            return &seen.live[i];
-        }
-    }
-    return NULL;
-}
-
-static const CaptureProcess *self(void) {
-    const CaptureProcess *found = live(getpid());
-    CHECK(found != NULL);
-    return found;
-}
 
 /* Everything as it comes: figures in natural units, of this program and of a machine's worth of others. */
 static void defaults(void) {
@@ -235,12 +142,6 @@ static void skipping(void) {
     }
 }
 
-static int readable(const CaptureSession *session, int milliseconds) {
-    struct pollfd polled = {CaptureSessionDescriptor(session), POLLIN, 0};
-    CHECK(polled.fd >= 0);
-    return poll(&polled, 1, milliseconds);
-}
-
 static void descriptor(void) {
     CaptureOptions given = options();
     CaptureSession *session;
@@ -311,157 +212,6 @@ static void statistics(void) {
     SUCCEEDS(CaptureSessionClose(shared));
 }
 
-static struct log {
-    int lines, worst;
-    char text[1 << 20];
-} lines;
-
-static void on_log(void *user_data, CaptureLogLevel level, const char *text) {
-    struct log *into = user_data;
-    CHECK(into == &lines);
-    CHECK(pthread_equal(caller, pthread_self()));
-    CHECK(level >= CAPTURE_LOG_LEVEL_ERROR && level <= CAPTURE_LOG_LEVEL_TRACE);
-    CHECK(text[0] != 0 && strchr(text, '\n') == NULL);
-    CHECK(strlen(into->text) + strlen(text) + 2 < sizeof into->text);
-    strcat(strcat(into->text, text), "\n");
-    into->worst = (int)level > into->worst ? (int)level : into->worst;
-    into->lines++;
-}
-
-static CaptureOptions logged(CaptureLogLevel level) {
-    CaptureOptions given = options();
-    memset(&lines, 0, sizeof lines);
-    caller = pthread_self();
-    given.log_handler = on_log;
-    given.log_user_data = &lines;
-    given.log_level = level;
-    return given;
-}
-
-static void log_handler(void) {
-    CaptureOptions given = logged(CAPTURE_LOG_LEVEL_DEBUG);
-    CaptureSession *session;
-    FILE *file;
-    char text[4096], path[4200];
-    snprintf(path, sizeof path, "%s/log", arguments[0]);
-    given.log_file = path;
-    session = opened(&given);
-    CHECK_HOLDS(lines.text, "session opened");
-    CHECK(strstr(lines.text, "updated") == NULL);
-    update(session);
-    CHECK_HOLDS(lines.text, "updated");
-    CHECK(strstr(lines.text, "session closed") == NULL);
-    SUCCEEDS(CaptureSessionClose(session));
-    CHECK_HOLDS(lines.text, "session closed");
-    CHECK_EQUAL(lines.worst, CAPTURE_LOG_LEVEL_DEBUG);
-    CHECK((file = fopen(path, "re")) != NULL);
-    text[fread(text, 1, sizeof text - 1, file)] = 0;
-    fclose(file);
-    CHECK_HOLDS(text, "session opened");
-    CHECK_HOLDS(text, "session closed");
-    given = logged(CAPTURE_LOG_LEVEL_DEFAULT);
-    session = opened(&given);
-    update(session);
-    CHECK(lines.lines > 0 && lines.worst <= CAPTURE_LOG_LEVEL_INFO);
-    SUCCEEDS(CaptureSessionClose(session));
-    given = logged(CAPTURE_LOG_LEVEL_OFF);
-    session = opened(&given);
-    update(session);
-    SUCCEEDS(CaptureSessionClose(session));
-    CHECK_EQUAL(lines.lines, 0);
-}
-
-static void packet_limit(void) {
-    static const uint64_t asked[] = {1, 2, UINT64_MAX, 0};
-    static const size_t taken[] = {1, 2, 2, 0};
-    CaptureOptions given = options();
-    CaptureSession *session;
-    int number = 0;
-    own_network();
-    struct pair pair = connected(AF_INET6);
-    given.packet_bytes = 1 << 20;
-    given.snaplen = 100;
-    session = opened(&given);
-    for (int i = 0; i < 5; i++) {
-        send_datagram(&pair, i, 200);
-    }
-    /* A packet is held before its frame is counted. */
-    for (double began = now(); stats_of(session).frames < 5;) {
-        WAIT_SINCE(began);
-    }
-    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
-        SUCCEEDS(try_update(session, asked[i]));
-        CHECK_EQUAL(seen.packet_count, taken[i]);
-        for (size_t j = 0; j < taken[i]; j++) {
-            CHECK_EQUAL(seen.bytes[j][HEADERS_V6], pattern(number, 0));
-            CHECK_EQUAL(seen.bytes[j][99], pattern(number++, 99 - HEADERS_V6));
-            CHECK_EQUAL(seen.packets[j].wire_length, HEADERS_V6 + 200);
-            CHECK_EQUAL(seen.packets[j].captured_length, 100);
-            CHECK_EQUAL(seen.packets[j].protocol, 17);
-            CHECK_EQUAL(seen.packets[j].source_port, pair.sender_port);
-            CHECK_EQUAL(seen.packets[j].destination_port, pair.receiver_port);
-            CHECK(memcmp(seen.packets[j].source_address, &in6addr_loopback, 16) == 0);
-            CHECK(memcmp(seen.packets[j].destination_address, &in6addr_loopback, 16) == 0);
-        }
-    }
-    CHECK_EQUAL(stats_of(session).lost_packets, 0);
-    SUCCEEDS(CaptureSessionClose(session));
-}
-
-/* A savefile is read to its end, which makes the descriptor readable, and its packets are shown. */
-static void savefile(void) {
-    static const unsigned char source[16] = {[10] = 0xff, 0xff, 10, 1, 2, 3};
-    char path[4200];
-    CaptureOptions given = options();
-    CaptureSession *session;
-    snprintf(path, sizeof path, "%s/saved", arguments[0]);
-    write_savefile(path, 1, 5, SIZE_MAX);
-    given.savefile = path;
-    given.local_addresses = SAVED_SOURCE;
-    given.packet_bytes = 1 << 20;
-    session = opened(&given);
-    for (double began = now(); stats_of(session).frames < 5;) {
-        CHECK_EQUAL(readable(session, PATIENCE * 1000), 1);
-        WAIT_SINCE(began);
-    }
-    update(session);
-    CHECK_EQUAL(seen.packet_count, 5);
-    CHECK_EQUAL(seen.packets[4].time_ns, (SAVED_TIME + 4) * 1000000000ull);
-    CHECK_EQUAL(seen.packets[4].wire_length, SAVED_PACKET);
-    CHECK_EQUAL(seen.packets[4].captured_length, SAVED_PACKET);
-    CHECK_EQUAL(seen.packets[4].source_port, 1001);
-    CHECK_EQUAL(seen.packets[4].destination_port, 2002);
-    CHECK(memcmp(seen.packets[4].source_address, source, 16) == 0);
-    CHECK_EQUAL(seen.bytes[4][SAVED_PACKET - 1], 4);
-    CHECK_EQUAL(stats_of(session).frame_bytes, 5 * SAVED_PACKET);
-    CHECK_EQUAL(stats_of(session).bytes_not_local, 0);
-    update(session);
-    CHECK_EQUAL(seen.packet_count, 0);
-    SUCCEEDS(CaptureSessionClose(session));
-
-    /* One that breaks off: all it held is delivered, and the fault is told once. */
-    write_savefile(path, 1, 5, 24 + 4 * (16 + SAVED_PACKET) + 20);
-    given.local_addresses = NULL;
-    session = opened(&given);
-    for (double began = now(); stats_of(session).frames < 4;) {
-        WAIT_SINCE(began);
-    }
-    size_t shown = 0;
-    int32_t code = CAPTURE_OK;
-    for (double began = now(); code == CAPTURE_OK;) {
-        CHECK_EQUAL(readable(session, PATIENCE * 1000), 1);
-        code = try_update(session, 0);
-        shown += seen.packet_count;
-        WAIT_SINCE(began);
-    }
-    CHECK_EQUAL(code, CAPTURE_CODE_SAVEFILE);
-    CHECK_HOLDS(CaptureErrorText(), path);
-    CHECK_EQUAL(shown, 4);
-    CHECK_EQUAL(stats_of(session).bytes_not_local, 4 * SAVED_PACKET);
-    update(session);
-    SUCCEEDS(CaptureSessionClose(session));
-}
-
 /* Run as nobody: what may be read is read, and what is missing is said. */
 static void unprivileged(void) {
     CaptureOptions given = logged(CAPTURE_LOG_LEVEL_DEFAULT);
@@ -488,5 +238,4 @@ static void unprivileged(void) {
 }
 
 SCENARIOS({"defaults", defaults}, {"selections", selections}, {"skipping", skipping}, {"descriptor", descriptor},
-          {"statistics", statistics}, {"log_handler", log_handler}, {"packet_limit", packet_limit},
-          {"savefile", savefile}, {"unprivileged", unprivileged})
+          {"statistics", statistics}, {"unprivileged", unprivileged})
