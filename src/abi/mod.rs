@@ -1,6 +1,6 @@
 //! The C interface: the only place with exported symbols and with raw pointers of callers.
 //!
-//! Every function goes through [`boundary`], which catches panics and keeps the error text. Callbacks are called
+//! Every function goes through `boundary`, which catches panics and keeps the error text. Callbacks are called
 //! outside of it, so that a C++ exception thrown by one passes through to the caller of the update.
 
 mod arguments;
