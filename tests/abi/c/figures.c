@@ -198,7 +198,7 @@ static void unprivileged(void) {
     config.logfile = log;
     CHECK_EQUAL(capture_init(&config, on_process, on_packets), 0);
     CHECK_EQUAL(update(-1), 0);
-    CHECK_TEXT(shown.calls, "U");
+    CHECK_TEXT(calls_for_the_living(), "U");
     CHECK_TEXT(live(getpid())->name, "program");
     CHECK_EQUAL(live(getpid())->uid, geteuid());
     CHECK(live(getpid())->memory > 0 && live(getpid())->fdCnt > 0 && live(getpid())->ioRead > 0);

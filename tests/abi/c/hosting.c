@@ -32,11 +32,11 @@ static void whole_life(void) {
     CHECK_EQUAL(capture_exit(), 0);
 }
 
-/* Text of what a host may notice of itself. What becomes of signals is asked for one by one, which leaves out the two
- * that the C library keeps for its own threads. */
+/* Text of what a host may notice of itself. Signals are asked about one by one, because glibc itself handles 32 and 33
+ * from the first thread on. */
 static void state_of_host(char *into, size_t room) {
-    static const char *const lines[] = {"Umask:", "SigPnd:", "ShdPnd:", "SigBlk:", "CapInh:", "CapPrm:", "CapEff:",
-                                        "CapAmb:", "NoNewPrivs:", "Seccomp:",
+    static const char *const lines[] = {"Umask:", "SigPnd:", "ShdPnd:", "SigBlk:", "CapInh:",
+                                         "CapPrm:", "CapEff:", "CapAmb:", "NoNewPrivs:", "Seccomp:",
                                         "Groups:", "Uid:", "Gid:", "Name:", "CoreDumping:", "Cpus_allowed:"};
     char line[4096];
     struct rlimit limit;
@@ -65,6 +65,22 @@ static void state_of_host(char *into, size_t room) {
                                  fcntl(i, F_GETFD));
     }
     CHECK(used < room - 1);
+}
+
+/* Compares two states and shows the first line in which they differ. */
+static void check_same(const char *after, const char *before) {
+    const char *line = before;
+    size_t i = 0;
+    for (; after[i] == before[i] && before[i] != 0; i++) {
+        if (before[i] == '\n') {
+            line = before + i + 1;
+        }
+    }
+    if (after[i] != before[i]) {
+        const char *changed = after + (line - before);
+        fprintf(stderr, "\"%.*s\" was \"%.*s\"\n", (int)strcspn(changed, "\n"), changed, (int)strcspn(line, "\n"), line);
+        _exit(1);
+    }
 }
 
 /* A sum over the environment, whose contents are nobody's business. */
@@ -102,15 +118,15 @@ static void host_state(void) {
     environment = sum_of_environment();
     load();
     state_of_host(during, sizeof during);
-    CHECK_TEXT(during, before);
+    check_same(during, before);
     open_with("udp", 0);
     CHECK_EQUAL(update(-1), 0);
     state_of_host(during, sizeof during);
-    CHECK_TEXT(during, before);
+    check_same(during, before);
     CHECK_EQUAL(capture_exit(), 0);
     whole_life();
     state_of_host(after, sizeof after);
-    CHECK_TEXT(after, before);
+    check_same(after, before);
     CHECK(sum_of_environment() == environment);
 }
 

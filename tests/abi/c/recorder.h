@@ -81,6 +81,11 @@ static inline int32_t update(int32_t cnt) {
     return code;
 }
 
+/* The calls but for those about ended processes, of which others on the machine may cause any number. */
+static inline const char *calls_for_the_living(void) {
+    return shown.calls + strspn(shown.calls, "R");
+}
+
 /* The living process with this id, or NULL. */
 static inline const Process_t *live(pid_t pid) {
     const Process_t *found = NULL;
