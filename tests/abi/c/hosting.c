@@ -35,9 +35,9 @@ static void whole_life(void) {
 /* Text of what a host may notice of itself. Signals are asked about one by one, because glibc itself handles 32 and 33
  * from the first thread on. */
 static void state_of_host(char *into, size_t room) {
-    static const char *const lines[] = {"Umask:", "SigPnd:", "ShdPnd:", "SigBlk:", "CapInh:",
-                                         "CapPrm:", "CapEff:", "CapAmb:", "NoNewPrivs:", "Seccomp:",
-                                        "Groups:", "Uid:", "Gid:", "Name:", "CoreDumping:", "Cpus_allowed:"};
+    static const char *const lines[] = {"Umask:", "SigPnd:", "ShdPnd:", "SigBlk:", "CapInh:", "CapPrm:",
+                                        "CapEff:", "CapAmb:", "NoNewPrivs:", "Seccomp:", "Groups:", "Uid:",
+                                        "Gid:", "Name:", "CoreDumping:", "Cpus_allowed:"};
     char line[4096];
     struct rlimit limit;
     size_t used = 0;
