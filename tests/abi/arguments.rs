@@ -1,6 +1,6 @@
 //! Wrong arguments: every function refuses them with the documented code and a text that names them.
 
-use crate::tools::{Program, is_root};
+use crate::tools::{Program, has_tool, is_root};
 
 /// Runs a scenario with a folder for its files.
 fn run(scenario: &str) {
@@ -49,4 +49,12 @@ fn that_name_savefiles() {
 #[test]
 fn every_code_has_words_and_no_other_number_has() {
     run("words");
+}
+
+#[test]
+fn are_refused_for_nobody_too_as_root() {
+    if is_root() && has_tool("setpriv") {
+        Program::new("inputs.c").run_as_nobody("session_options");
+        Program::new("inputs.c").run_as_nobody("classic");
+    }
 }

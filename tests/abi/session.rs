@@ -1,7 +1,6 @@
 //! The session interface in use, and both interfaces for a user without privileges.
 
 use crate::tools::{Link, Program, has_tool, is_root};
-use std::os::unix::fs::PermissionsExt;
 
 fn run(source: &str, scenario: &str) {
     let program = Program::new(source);
@@ -49,26 +48,16 @@ fn reads_a_savefile_and_tells_its_end() {
     run("session_data.c", "savefile");
 }
 
-/// Runs a program as nobody, without any capability, which only root can.
-fn as_nobody(program: Program, scenario: &str) {
-    let program = program.with_a_copy_of_the_library();
-    let room = program.folder().join("room");
-    std::fs::create_dir(&room).unwrap();
-    std::fs::set_permissions(&room, PermissionsExt::from_mode(0o777)).unwrap();
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
-    program.run_under(&nobody, &[scenario.as_ref(), room.join("log").as_os_str()]);
-}
-
 #[test]
 fn opens_for_nobody_as_root() {
     if is_root() && has_tool("setpriv") {
-        as_nobody(Program::new("session.c"), "unprivileged");
+        Program::new("session.c").run_as_nobody("unprivileged");
     }
 }
 
 #[test]
 fn the_classic_interface_opens_for_nobody_as_root() {
     if is_root() && has_tool("setpriv") {
-        as_nobody(Program::linked("figures.c", Link::Itself), "unprivileged");
+        Program::linked("figures.c", Link::Itself).run_as_nobody("unprivileged");
     }
 }

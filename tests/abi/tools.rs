@@ -105,12 +105,17 @@ impl Program {
         self
     }
 
-    /// Makes a copy of the library instead of a link, for a user who cannot reach the original.
-    pub fn with_a_copy_of_the_library(self) -> Program {
+    /// Runs the program as nobody, without any capability, which only root can; gives it the name of a file that it may
+    /// write. It gets a copy of the library, because it might not reach the original.
+    pub fn run_as_nobody(&self, scenario: &str) {
         let shared = self.library();
         std::fs::remove_file(&shared).unwrap();
         std::fs::copy(built("libcapture.so"), &shared).unwrap();
-        self
+        let room = self.folder().join("room");
+        std::fs::create_dir(&room).unwrap();
+        std::fs::set_permissions(&room, PermissionsExt::from_mode(0o777)).unwrap();
+        let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+        self.run_under(&nobody, &[scenario.as_ref(), room.join("log").as_os_str()]);
     }
 
     /// The folder it lives in.

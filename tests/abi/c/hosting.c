@@ -35,9 +35,9 @@ static void whole_life(void) {
 /* Text of what a host may notice of itself. Signals are asked about one by one, because glibc itself handles 32 and 33
  * from the first thread on. */
 static void state_of_host(char *into, size_t room) {
-    static const char *const lines[] = {"Umask:", "SigPnd:", "ShdPnd:", "SigBlk:", "CapInh:",
-                                         "CapPrm:", "CapEff:", "CapAmb:", "NoNewPrivs:", "Seccomp:",
-                                        "Groups:", "Uid:", "Gid:", "Name:", "CoreDumping:", "Cpus_allowed:"};
+    static const char *const lines[] = {"Umask:", "SigPnd:", "ShdPnd:", "SigBlk:", "CapInh:", "CapPrm:",
+                                        "CapEff:", "CapAmb:", "NoNewPrivs:", "Seccomp:", "Groups:", "Uid:",
+                                        "Gid:", "Name:", "CoreDumping:", "Cpus_allowed:"};
     char line[4096];
     struct rlimit limit;
     size_t used = 0;
@@ -140,7 +140,9 @@ static void loading(void) {
     CHECK_EQUAL(threads(), threads_before);
     CHECK_EQUAL(descriptors(), descriptors_before);
     open_with(NULL, 0);
-    CHECK(threads() > threads_before && descriptors() > descriptors_before);
+    CHECK(descriptors() > descriptors_before);
+    /* Without the privilege to capture there is nothing for threads to do. */
+    CHECK(threads() > threads_before || geteuid() != 0);
     CHECK_EQUAL(capture_exit(), 0);
     CHECK_EQUAL(threads(), threads_before);
     CHECK_EQUAL(descriptors(), descriptors_before);
@@ -192,7 +194,8 @@ static void signals(void) {
         checked++;
     }
     closedir(tasks);
-    CHECK(checked >= 3);
+    /* The log's, and those that capture where that is permitted. */
+    CHECK(checked >= (geteuid() == 0 ? 3 : 1));
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;
     CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
