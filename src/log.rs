@@ -4,9 +4,12 @@ use crate::error::{Code, Error, Result};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 use tracing::dispatcher::{self, DefaultGuard, Dispatch};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber, field};
@@ -15,6 +18,12 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// Lines kept for the caller between two updates; older ones are dropped and counted.
 const QUEUE_LIMIT: usize = 1024;
+
+/// Lines kept for the file while the disk is slow; newer ones are dropped and counted.
+const FILE_LIMIT: usize = 8192;
+
+/// How long to wait for the thread that writes the file to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a session logs to, and how much.
 #[derive(Clone, Debug)]
@@ -46,9 +55,40 @@ pub struct LogLine {
 pub struct Log {
     dispatch: Dispatch,
     queue: Arc<Queue>,
-    file_lost: Option<ErrorCounter>,
-    /// Flushes and ends the writing thread when dropped.
-    _writer: Option<WorkerGuard>,
+    file: Option<LogFile>,
+}
+
+/// The thread that writes the file, and what is known of it.
+struct LogFile {
+    lost: ErrorCounter,
+    /// Flushes and stops the thread when dropped, but does not wait for its end.
+    guard: Option<WorkerGuard>,
+    /// Closed when the thread has let go of the file, with which it ends.
+    released: Mutex<Receiver<()>>,
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        self.guard = None;
+        // A disk that hangs must not hang the host: the thread is then left to it.
+        let _ = self.released.lock().recv_timeout(PATIENCE);
+    }
+}
+
+/// The file as its thread holds it.
+struct HeldFile {
+    file: File,
+    _release: Sender<()>,
+}
+
+impl Write for HeldFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Log {
@@ -57,8 +97,7 @@ impl Log {
     /// # Errors
     /// `LogFile` when the file cannot be opened for appending.
     pub fn open(options: &LogOptions) -> Result<Log> {
-        let mut writer = None;
-        let mut file_lost = None;
+        let mut log_file = None;
         let mut file_layer = None;
         if let Some(path) = &options.file {
             let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
@@ -68,21 +107,28 @@ impl Log {
                     error,
                 )
             })?;
-            let (non_blocking, guard) = NonBlockingBuilder::default().thread_name("capture-log").finish(file);
-            file_lost = Some(non_blocking.error_counter());
+            let (release, released) = channel();
+            let (non_blocking, guard) = NonBlockingBuilder::default()
+                .thread_name("capture-log")
+                .buffered_lines_limit(FILE_LIMIT)
+                .finish(HeldFile { file, _release: release });
+            log_file = Some(LogFile {
+                lost: non_blocking.error_counter(),
+                guard: Some(guard),
+                released: Mutex::new(released),
+            });
             file_layer = Some(
                 tracing_subscriber::fmt::layer()
                     .with_ansi(false)
                     .with_target(false)
                     .with_writer(non_blocking),
             );
-            writer = Some(guard);
         }
         let queue = Arc::new(Queue::default());
         let queue_layer = options.queue.then(|| QueueLayer { queue: Arc::clone(&queue) });
         let subscriber =
             tracing_subscriber::registry().with(options.level).with(file_layer).with(queue_layer);
-        Ok(Log { dispatch: Dispatch::new(subscriber), queue, file_lost, _writer: writer })
+        Ok(Log { dispatch: Dispatch::new(subscriber), queue, file: log_file })
     }
 
     /// Makes this the log of the current thread until the guard is dropped.
@@ -97,7 +143,7 @@ impl Log {
 
     /// Lines lost because the queue or the file's writer could not keep up.
     pub fn lost(&self) -> u64 {
-        let file = self.file_lost.as_ref().map_or(0, ErrorCounter::dropped_lines);
+        let file = self.file.as_ref().map_or(0, |file| file.lost.dropped_lines());
         self.queue.inner.lock().lost + file as u64
     }
 }
