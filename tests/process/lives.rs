@@ -191,7 +191,15 @@ fn another_user_is_told_what_cannot_be_read_root() {
     }
     let child = Child::sleeping();
     let pid = child.pid();
-    let all = sampled(&mut sampler(&[pid]), pid);
+    // Until the program has been loaded its memory grows.
+    let mut all = sampled(&mut sampler(&[pid]), pid);
+    loop {
+        let before = std::mem::replace(&mut all, sampled(&mut sampler(&[pid]), pid));
+        if all.sample.state == b'S' && before.sample == all.sample {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     assert!(all.valid.has(Validity::IO | Validity::DESCRIPTORS));
     // Privileges belong to a thread: this one gives up its own.
     let (by_size, listed) = std::thread::spawn(move || {
