@@ -338,7 +338,7 @@ typedef struct CaptureProcess {
     size_t name_length;
     // Arguments, each ended by NUL.
     const char *command_line;
-    // Length of the arguments with their NULs, bytes; 0 for kernel threads and zombies.
+    // Length of the arguments with their NULs, bytes; 0 for kernel threads.
     size_t command_line_length;
     // Name of the effective user, or its number.
     const char *user;

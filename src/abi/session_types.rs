@@ -143,7 +143,7 @@ pub struct CaptureProcess {
     pub name_length: usize,
     /// Arguments, each ended by NUL.
     pub command_line: *const c_char,
-    /// Length of the arguments with their NULs, bytes; 0 for kernel threads and zombies.
+    /// Length of the arguments with their NULs, bytes; 0 for kernel threads.
     pub command_line_length: usize,
     /// Name of the effective user, or its number.
     pub user: *const c_char,
