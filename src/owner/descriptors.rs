@@ -14,7 +14,7 @@ use super::proc_fd::{self, ENTRIES};
 use super::source::{Held, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
 use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
-use crate::process::{PidPath, ProcRoot};
+use crate::process::{PidPath, ProcRoot, open_directory};
 use hashbrown::HashMap;
 use nix::errno::Errno;
 use std::collections::VecDeque;
@@ -92,7 +92,7 @@ impl Descriptors {
 
     fn list_pids(&mut self, root: &ProcRoot) -> nix::Result<()> {
         self.pids.clear();
-        let directory = proc_fd::open_directory(root, c".")?;
+        let directory = open_directory(root.directory(), c".")?;
         let pids = &mut self.pids;
         proc_fd::for_each_number(directory.as_fd(), &mut self.pid_entries, |_, pid| {
             pids.push(pid);
@@ -142,7 +142,7 @@ impl Descriptors {
     fn scan(&mut self, pid: i32, wanted: &[Wanted], root: &ProcRoot) -> bool {
         self.scanned += 1;
         let holders = &mut self.holders;
-        let scan = proc_fd::open_directory(root, PidPath::new(pid).file("fd")).and_then(|directory| {
+        let scan = open_directory(root.directory(), PidPath::new(pid).file("fd")).and_then(|directory| {
             proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |name, descriptor| {
                 match proc_fd::socket_inode(directory.as_fd(), name) {
                     Ok(Some(inode)) => holders.record(Holding { inode, pid, descriptor }, || {

@@ -5,19 +5,12 @@ use super::table::decimal;
 use crate::model::ProcId;
 use crate::process::{PidPath, ProcRoot};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use std::ffi::CStr;
 use std::io::Write as _;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Room for the entries of one getdents64 call: about 1,300 descriptors.
 pub(super) const ENTRIES: usize = 32 * 1024;
-
-/// Opens a directory of the tree.
-pub(super) fn open_directory(root: &ProcRoot, path: &CStr) -> nix::Result<OwnedFd> {
-    openat(root.directory(), path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-}
 
 /// Calls `each` with the name and number of every entry of `directory` whose name is a number, until it fails.
 pub(super) fn for_each_number(
@@ -137,7 +130,7 @@ mod tests {
         std::fs::write(tree.path().join("12x"), "").unwrap();
         std::fs::write(tree.path().join("99999999999"), "").unwrap();
         let root = ProcRoot::open(tree.path()).unwrap();
-        let directory = open_directory(&root, c".").unwrap();
+        let directory = crate::process::open_directory(root.directory(), c".").unwrap();
         let mut seen = BTreeSet::new();
         for_each_number(directory.as_fd(), &mut [0; 512], |name, number| {
             assert_eq!(name.to_str().unwrap(), number.to_string());
