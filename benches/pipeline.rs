@@ -16,7 +16,7 @@ use capture::decode::decode;
 use capture::engine::Session;
 use capture::flow::{FlowTable, FragmentTable};
 use capture::model::{
-    Address, Direction, FlowKey, Frame, LinkType, LocalAddresses, Protocol, Timestamp, Traffic,
+    Address, Direction, FlowKey, Frame, LinkType, LocalAddresses, Namespace, Protocol, Timestamp, Traffic,
 };
 use common::traffic::{Order, fixed_offsets, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -119,11 +119,21 @@ impl Accounting {
         let to_here = self.local.contains(&packet.destination.address)
             || (!from_here && self.local.is_group(&packet.destination.address));
         if from_here {
-            let key = FlowKey { local: packet.source, remote: packet.destination, protocol };
+            let key = FlowKey {
+                local: packet.source,
+                remote: packet.destination,
+                protocol,
+                namespace: Namespace::HOME,
+            };
             self.flows.record(&key, Direction::Send, frame.wire_len, flags, frame.time);
         }
         if to_here {
-            let key = FlowKey { local: packet.destination, remote: packet.source, protocol };
+            let key = FlowKey {
+                local: packet.destination,
+                remote: packet.source,
+                protocol,
+                namespace: Namespace::HOME,
+            };
             self.flows.record(&key, Direction::Receive, frame.wire_len, flags, frame.time);
         }
     }
@@ -154,9 +164,9 @@ fn floor(sums: &mut HashMap<FlowKey, u64, foldhash::fast::RandomState>, frames: 
         let Some((source, destination)) = fixed_offsets(black_box(frame)) else { continue };
         let protocol = Protocol(frame.get(23).copied().unwrap_or_default());
         let key = if source.port == 443 {
-            FlowKey { local: source, remote: destination, protocol }
+            FlowKey { local: source, remote: destination, protocol, namespace: Namespace::HOME }
         } else {
-            FlowKey { local: destination, remote: source, protocol }
+            FlowKey { local: destination, remote: source, protocol, namespace: Namespace::HOME }
         };
         *sums.entry(key).or_default() += 1_514;
     }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "every bench uses a part of it")]
 
-use capture::model::{Address, Endpoint, FlowKey, Protocol};
+use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
 
 /// The `number`th key: clients all over the IPv4 Internet of one local server.
 pub fn key(number: u32) -> FlowKey {
@@ -12,6 +12,7 @@ pub fn key(number: u32) -> FlowKey {
         local: Endpoint::new(Address::v4([192, 0, 2, 1]), 443),
         remote: Endpoint::new(Address::v4([a, b, c, d]), 40_000),
         protocol: Protocol::TCP,
+        namespace: Namespace::HOME,
     }
 }
 

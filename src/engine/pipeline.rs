@@ -10,7 +10,7 @@ use crate::decode::decode;
 use crate::error::Result;
 use crate::flow::{Binding, Departed, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Frame, LocalAddresses, Packet, Timestamp, Undecoded, Unowned,
+    Address, Direction, FlowKey, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded, Unowned,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -125,11 +125,21 @@ impl Pipeline {
             || (!from_here && self.is_group(&packet.destination.address));
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         if from_here {
-            let key = FlowKey { local: packet.source, remote: packet.destination, protocol };
+            let key = FlowKey {
+                local: packet.source,
+                remote: packet.destination,
+                protocol,
+                namespace: Namespace::HOME,
+            };
             self.flows.record(&key, Direction::Send, wire_len, flags, time);
         }
         if to_here {
-            let key = FlowKey { local: packet.destination, remote: packet.source, protocol };
+            let key = FlowKey {
+                local: packet.destination,
+                remote: packet.source,
+                protocol,
+                namespace: Namespace::HOME,
+            };
             self.flows.record(&key, Direction::Receive, wire_len, flags, time);
         }
         if !from_here && !to_here {

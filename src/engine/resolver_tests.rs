@@ -3,7 +3,7 @@
 use super::super::tree::{ESTABLISHED, Tree, UNCONNECTED};
 use super::*;
 use crate::flow::FlowTable;
-use crate::model::{Address, Direction, Endpoint, Protocol, Quality, TcpFlags, Timestamp};
+use crate::model::{Address, Direction, Endpoint, Namespace, Protocol, Quality, TcpFlags, Timestamp};
 
 /// Far beyond what any look-up here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +18,8 @@ fn requests(ports: impl IntoIterator<Item = u16>) -> Vec<Request> {
     let mut table = FlowTable::new(1 << 10).unwrap();
     let remote = endpoint("198.51.100.1:2");
     let ends = ports.into_iter().map(|port| Endpoint::new(Address::v4([192, 0, 2, 1]), port));
-    let keys = ends.map(|local| FlowKey { local, remote, protocol: Protocol::UDP });
+    let keys =
+        ends.map(|local| FlowKey { local, remote, protocol: Protocol::UDP, namespace: Namespace::HOME });
     keys.map(|key| {
         let flow = table.record(&key, Direction::Send, 1, TcpFlags::default(), Timestamp(1));
         Request { flow, key }

@@ -1,11 +1,11 @@
 //! One flow: what it counts, keeps and reports.
 
 use super::*;
-use crate::model::{Address, Endpoint, Protocol};
+use crate::model::{Address, Endpoint, Namespace, Protocol};
 
 fn flow() -> Flow {
     let end = Endpoint::new(Address::v4([10, 0, 0, 1]), 53);
-    let key = FlowKey { local: end, remote: end, protocol: Protocol::UDP };
+    let key = FlowKey { local: end, remote: end, protocol: Protocol::UDP, namespace: Namespace::HOME };
     Flow::new(key, FlowState::SendOnly, Timestamp(5), 1)
 }
 

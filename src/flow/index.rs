@@ -98,7 +98,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Endpoint, Protocol};
+    use crate::model::{Address, Endpoint, Namespace, Protocol};
     use std::collections::HashSet;
 
     fn key(number: u16) -> FlowKey {
@@ -106,6 +106,7 @@ mod tests {
             local: Endpoint::new(Address::v4([10, 0, 0, 1]), number),
             remote: Endpoint::new(Address::v4([10, 0, 0, 2]), 443),
             protocol: Protocol::TCP,
+            namespace: Namespace::HOME,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    Address, Direction, Endpoint, FlowKey, Owner, ProcId, Protocol, Quality, TcpFlags, Timestamp, Traffic,
-    Unowned,
+    Address, Direction, Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality, TcpFlags, Timestamp,
+    Traffic, Unowned,
 };
 use Direction::{Receive, Send};
 use proptest::prelude::*;
@@ -18,6 +18,7 @@ fn key(protocol: Protocol, number: u32) -> FlowKey {
         local: Endpoint::new(Address::v4([10, 0, 0, 1]), 1_000),
         remote: Endpoint::new(Address::v4([11, a, b, c]), u16::from(d)),
         protocol,
+        namespace: Namespace::HOME,
     }
 }
 

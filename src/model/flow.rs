@@ -5,7 +5,17 @@ use super::packet::Protocol;
 use super::process::ProcId;
 use std::fmt;
 
-/// One end of a flow: the protocol, this host's endpoint and the other one.
+/// A network namespace, by the number that the session has given it. Two namespaces may use the same addresses, so
+/// that an endpoint names nothing without its namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Namespace(pub u8);
+
+impl Namespace {
+    /// That of the thread which opened the session.
+    pub const HOME: Namespace = Namespace(0);
+}
+
+/// One end of a flow: the protocol, this host's endpoint and the other one, in a network namespace.
 ///
 /// A packet between two processes of this host touches two keys, each the other's mirror, so that every
 /// key has exactly one owner.
@@ -17,6 +27,8 @@ pub struct FlowKey {
     pub remote: Endpoint,
     /// The transport protocol.
     pub protocol: Protocol,
+    /// The namespace that the endpoints are of.
+    pub namespace: Namespace,
 }
 
 impl fmt::Debug for FlowKey {

@@ -8,7 +8,7 @@ mod process;
 mod traffic;
 
 pub use address::{Address, Endpoint, LocalAddresses};
-pub use flow::{FlowKey, Owner, Quality, Unowned};
+pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
 pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};

@@ -3,7 +3,7 @@
 use super::budget::tests::Costly;
 use super::table::tests::{HEADING, render};
 use super::{Budget, Finder, Outcome, Query, SocketRow};
-use crate::model::{Endpoint, FlowKey, Owner, ProcId, Protocol, Quality};
+use crate::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use crate::process::ProcRoot;
 use std::fs;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub fn endpoint(text: &str) -> Endpoint {
 }
 
 pub fn key(protocol: Protocol, local: &str, remote: &str) -> FlowKey {
-    FlowKey { local: endpoint(local), remote: endpoint(remote), protocol }
+    FlowKey { local: endpoint(local), remote: endpoint(remote), protocol, namespace: Namespace::HOME }
 }
 
 pub fn owned(pid: i32, start_ticks: u64, quality: Quality) -> Outcome {

@@ -93,13 +93,16 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Endpoint, Protocol};
+    use crate::model::{Address, Endpoint, Namespace, Protocol};
 
     #[test]
     fn patience_ends() {
         let end = Endpoint::new(Address::UNSPECIFIED_V4, 1);
         let start = Instant::now();
-        let mut query = Query::new(FlowKey { local: end, remote: end, protocol: Protocol::TCP }, start);
+        let mut query = Query::new(
+            FlowKey { local: end, remote: end, protocol: Protocol::TCP, namespace: Namespace::HOME },
+            start,
+        );
         let mut now = start;
         let mut waits = Vec::new();
         while query.is_due(now) {

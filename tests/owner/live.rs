@@ -1,7 +1,7 @@
 //! What tests of live sockets share: a finder on a clock that can be put forward, what `ss` says, and children that hold
 //! sockets.
 
-use capture::model::{Endpoint, FlowKey, Owner, ProcId, Protocol, Quality};
+use capture::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use capture::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
 use capture::process::ProcRoot;
 use std::net::SocketAddr;
@@ -70,7 +70,7 @@ impl Live {
 
 pub fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey {
     let end = |socket: SocketAddr| Endpoint::new(socket.ip().into(), socket.port());
-    FlowKey { local: end(local), remote: end(remote), protocol }
+    FlowKey { local: end(local), remote: end(remote), protocol, namespace: Namespace::HOME }
 }
 
 /// A process as the procfs crate sees it.

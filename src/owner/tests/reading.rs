@@ -1,7 +1,7 @@
 //! When sources are read, what they may cost, and what happens when they cannot be read.
 
 use crate::model::Quality::{Exact, Guessed};
-use crate::model::{FlowKey, Protocol, Unowned};
+use crate::model::{FlowKey, Namespace, Protocol, Unowned};
 use crate::owner::Outcome::{Retry, Unowned as None};
 use crate::owner::budget::tests::Costly;
 use crate::owner::made_up::{ESTABLISHED, MS, NOW, Tree, UNCONNECTED, key, owned, row};
@@ -162,7 +162,12 @@ fn a_table_longer_than_a_piece_is_read_whole() {
     let mut finder = tree.finder();
     let mut queries: Vec<Query> = rows
         .iter()
-        .map(|row| FlowKey { local: row.local, remote: row.remote, protocol: Protocol::TCP })
+        .map(|row| FlowKey {
+            local: row.local,
+            remote: row.remote,
+            protocol: Protocol::TCP,
+            namespace: Namespace::HOME,
+        })
         .map(|key| tree.query(key, NOW))
         .collect();
     finder.find(&mut queries, tree.start);
