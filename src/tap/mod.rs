@@ -7,6 +7,8 @@
 //! through the machine. See the `plan` module for how.
 
 mod device;
+mod first;
+mod first_filter;
 mod frames;
 mod live;
 mod loss;
@@ -18,6 +20,7 @@ mod savefile;
 mod source;
 mod wake;
 
+pub use first::{FirstPacket, FirstPackets};
 pub use options::TapOptions;
 pub use source::{Progress, Tap, TapError, TapStats};
 pub use wake::Waker;

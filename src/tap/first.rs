@@ -1,0 +1,150 @@
+//! The first packets of flows, at once: a packet socket without a ring, which wakes its reader for every packet that
+//! the `first_filter` passes.
+//!
+//! The capture proper hands over batches, too late for a connection that lives for a millisecond. This socket sees the
+//! same packets when they are sent or arrive, but only those that begin something.
+
+use super::first_filter::{Choice, MOST_PORTS, SNAPLEN, program};
+use crate::error::{Code, Error, Result};
+use crate::model::Direction;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Bytes of packets that may wait, as the kernel counts them, about 800 for each. What finds no room is missed here and
+/// not by the capture.
+const BUFFER: usize = 4 << 20;
+
+/// A packet socket for first packets. It belongs to the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct FirstPackets {
+    socket: OwnedFd,
+    choice: Choice,
+    buffer: [u8; SNAPLEN as usize],
+}
+
+/// A packet that may begin a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstPacket<'a> {
+    /// The packet from its IP header on, cut short.
+    pub data: &'a [u8],
+    /// Which way it went; `None` on loopback, where it goes both.
+    pub direction: Option<Direction>,
+}
+
+impl FirstPackets {
+    /// Opens the socket on all devices of the calling thread's network namespace. Needs CAP_NET_RAW.
+    ///
+    /// # Errors
+    /// `OpenDevice` when the system refuses it.
+    pub fn open() -> Result<FirstPackets> {
+        let refused = |errno| Error::system(Code::OpenDevice, "opening a socket for first packets", errno);
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // Without a protocol it receives nothing until it is bound, by when it has its filter.
+        let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None).map_err(refused)?;
+        if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+            // Without CAP_NET_ADMIN the system's limit holds, which will do.
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &BUFFER);
+        }
+        let choice = Choice { ports: Vec::new(), share: u32::MAX };
+        attach(&socket, &choice).map_err(refused)?;
+        bind_to_everything(&socket).map_err(refused)?;
+        Ok(FirstPackets { socket, choice, buffer: [0; SNAPLEN as usize] })
+    }
+
+    /// Hands on what is there, at most `limit` packets, without blocking. Returns how many.
+    ///
+    /// # Errors
+    /// What the system says of the socket; `ENETDOWN` of one device's end is none.
+    pub fn read(&mut self, limit: usize, mut each: impl FnMut(FirstPacket<'_>)) -> nix::Result<usize> {
+        for count in 0..limit {
+            // SAFETY: an all-zero address is a valid one of this plain structure.
+            let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            // SAFETY: the kernel writes at most the given lengths to the buffer and the address, both exclusively
+            // borrowed for the length of the call; the descriptor is ours and open.
+            let received = unsafe {
+                libc::recvfrom(
+                    self.socket.as_raw_fd(),
+                    self.buffer.as_mut_ptr().cast(),
+                    self.buffer.len(),
+                    0,
+                    (&raw mut from).cast(),
+                    &raw mut length,
+                )
+            };
+            let received = match Errno::result(received) {
+                Ok(received) => usize::try_from(received).unwrap_or(0),
+                Err(Errno::EAGAIN) => return Ok(count),
+                Err(Errno::EINTR | Errno::ENETDOWN) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let direction = match from.sll_pkttype {
+                _ if from.sll_hatype == libc::ARPHRD_LOOPBACK => None,
+                libc::PACKET_OUTGOING => Some(Direction::Send),
+                _ => Some(Direction::Receive),
+            };
+            each(FirstPacket { data: self.buffer.get(..received).unwrap_or_default(), direction });
+        }
+        Ok(limit)
+    }
+
+    /// Leaves out UDP packets that leave from `ports`, of which only so many as fit into the filter are heeded, and of
+    /// all others lets a random `share` through (1 is all).
+    ///
+    /// # Errors
+    /// What the system says of the filter; the old one stays then.
+    pub fn leave_out(&mut self, ports: &[u16], share: f64) -> nix::Result<()> {
+        let ports = ports.iter().copied().take(MOST_PORTS).collect();
+        let choice = Choice { ports, share: (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32 };
+        if choice != self.choice {
+            attach(&self.socket, &choice)?;
+            self.choice = choice;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for FirstPackets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn attach(socket: &OwnedFd, choice: &Choice) -> nix::Result<()> {
+    let mut program = program(choice);
+    let filter =
+        libc::sock_fprog { len: u16::try_from(program.len()).unwrap_or(u16::MAX), filter: program.as_mut_ptr() };
+    // SAFETY: the option takes a sock_fprog (socket(7)); it and the instructions that it points to live through the
+    // call, in which the kernel copies them.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    Errno::result(status).map(drop)
+}
+
+fn bind_to_everything(socket: &OwnedFd) -> nix::Result<()> {
+    // SAFETY: an all-zero address is a valid one of this plain structure; interface 0 stands for all.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: the address is of the given length and lives through the call (packet(7)).
+    let status = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    Errno::result(status).map(drop)
+}
+
+#[cfg(test)]
+#[path = "first_tests.rs"]
+mod tests;

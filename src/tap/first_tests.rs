@@ -1,0 +1,84 @@
+//! Tests of the socket for first packets, on the loopback device of a network namespace of their own.
+
+use super::*;
+use crate::decode::decode;
+use crate::model::{LinkType, Packet, Protocol};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
+/// Runs a test in a thread that is alone in its network namespace, if that is permitted.
+fn alone(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let run = || {
+            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+                assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
+                println!("not run: needs root");
+                return;
+            }
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+            assert!(up.success());
+            test();
+        };
+        scope.spawn(run).join().unwrap();
+    });
+}
+
+/// The packets there are. They are queued before the call that sent them returns.
+fn packets(first: &mut FirstPackets) -> Vec<Packet> {
+    let mut found = Vec::new();
+    first
+        .read(1000, |packet| {
+            assert_eq!(packet.direction, None, "loopback goes both ways");
+            found.push(decode(LinkType::RawIp, packet.data).unwrap());
+        })
+        .unwrap();
+    found
+}
+
+fn local_port(socket: &UdpSocket) -> u16 {
+    socket.local_addr().unwrap().port()
+}
+
+#[test]
+fn a_connection_shows_its_first_packet_only_root() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        alone(|| {
+            let mut first = FirstPackets::open().unwrap();
+            let listener = TcpListener::bind(address).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            std::io::Write::write_all(&mut server, b"hello").unwrap();
+            drop((client.local_addr(), server));
+            let seen = packets(&mut first);
+            assert_eq!(seen.len(), 1, "{seen:?}");
+            let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            assert_eq!((seen[0].source.port, seen[0].destination.port), (ends.0.port(), ends.1.port()));
+            assert_eq!((seen[0].source.address.ip(), seen[0].protocol), (ends.0.ip(), Protocol::TCP));
+        });
+    }
+}
+
+#[test]
+fn datagrams_are_seen_but_for_ports_left_out_root() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        alone(|| {
+            let mut first = FirstPackets::open().unwrap();
+            let [one, two] = [(); 2].map(|()| UdpSocket::bind(address).unwrap());
+            one.send_to(b"x", two.local_addr().unwrap()).unwrap();
+            two.send_to(b"x", one.local_addr().unwrap()).unwrap();
+            let ports = |seen: Vec<Packet>| seen.iter().map(|packet| packet.source.port).collect::<Vec<_>>();
+            assert_eq!(ports(packets(&mut first)), [local_port(&one), local_port(&two)]);
+            let mut others: Vec<u16> = (1..MOST_PORTS as u16).collect();
+            others.push(local_port(&one));
+            first.leave_out(&others, 1.0).unwrap();
+            one.send_to(b"x", two.local_addr().unwrap()).unwrap();
+            two.send_to(b"x", one.local_addr().unwrap()).unwrap();
+            assert_eq!(ports(packets(&mut first)), [local_port(&two)]);
+            first.leave_out(&[], 0.25).unwrap();
+            for _ in 0..400 {
+                one.send_to(b"x", two.local_addr().unwrap()).unwrap();
+            }
+            let thinned = packets(&mut first).len();
+            assert!((40..200).contains(&thinned), "a quarter of 400 is far from {thinned}");
+        });
+    }
+}
