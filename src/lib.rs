@@ -12,6 +12,7 @@ pub mod error;
 pub mod flow;
 pub mod log;
 pub mod model;
+pub mod netlink;
 pub mod owner;
 pub mod process;
 pub mod sync;

@@ -336,7 +336,8 @@ impl Meter for Dear {
 fn beyond_the_budget_flows_wait() -> Result<(), Failure> {
     let _turn = turn();
     let root = Arc::new(ProcRoot::open(Path::new("/proc")).map_err(|error| error.text)?);
-    let mut finder = Finder::new(root, Budget::new(0.5, Duration::from_millis(500), Box::new(Dear(0))));
+    let mut finder =
+        Finder::new(root, Budget::new(0.5, Duration::from_millis(500), Box::new(Dear(0))), Arc::default());
     let start = Instant::now();
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let flow = key(Protocol::UDP, socket.local_addr()?, "127.0.0.1:9".parse()?);

@@ -6,11 +6,12 @@ use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
 use super::poll::Poll;
 use super::resolver::Desk;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
 use crate::model::Timestamp;
 use crate::sync::Mutex;
 use crate::tap::{Tap, TapStats};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -59,19 +60,27 @@ pub struct CaptureShared {
     pub failure: Mutex<Option<Error>>,
     /// Set to end the capture thread.
     pub stopping: AtomicBool,
+    /// Ends the wait of the thread that looks at first packets.
+    pub first_bell: Arc<EventFd>,
 }
 
 impl CaptureShared {
     /// Nothing captured yet.
-    pub fn new() -> CaptureShared {
-        CaptureShared {
+    ///
+    /// # Errors
+    /// `SystemResource` when no descriptor is left.
+    pub fn new() -> Result<CaptureShared> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| Error::system(Code::SystemResource, "creating an eventfd", errno))?;
+        Ok(CaptureShared {
             ledger: Ledger::default(),
             desk: Desk::default(),
             activity: Activity::default(),
             counts: Mutex::default(),
             failure: Mutex::default(),
             stopping: AtomicBool::new(false),
-        }
+            first_bell: Arc::new(bell),
+        })
     }
 
     /// Notes why the capture has ended.

@@ -1,13 +1,14 @@
 //! Tests of the capture thread on savefiles, with the search for owners in the test's hands.
 
 use super::super::frames::{Carries, Packet, Wire};
+use super::super::introduce::Introducer;
 use super::super::resolver::{QUEUE_LIMIT, Resolver};
 use super::super::savefile::{Format, Record, link_type, savefile};
 use super::super::tree::{Tree, UNCONNECTED};
 use super::*;
 use crate::error::Code;
 use crate::model::{SampleSet, Unowned};
-use crate::owner::{Budget, ThreadMeter};
+use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::process::ProcRoot;
 use std::io::Write;
 use std::thread::JoinHandle;
@@ -27,7 +28,7 @@ impl Replay {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let tap = Tap::savefile(file.path(), None).unwrap();
-        let (shared, packets) = (Arc::new(CaptureShared::new()), Arc::new(PacketQueue::new(0)));
+        let (shared, packets) = (Arc::new(CaptureShared::new().unwrap()), Arc::new(PacketQueue::new(0)));
         shared.activity.set_waker(tap.waker());
         let pipeline = Pipeline::new(1 << 18, &[], Arc::clone(&packets)).unwrap();
         let poll = Arc::new(Poll::new(None).unwrap());
@@ -50,7 +51,13 @@ impl Replay {
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let resolver = std::thread::spawn(move || {
             let budget = Budget::new(1.0, PATIENCE, Box::new(ThreadMeter));
-            Resolver::new(root, budget, SampleSet::ALL).run(&shared.desk, &shared.ledger, &shared.activity);
+            let finder = Finder::new(Arc::clone(&root), budget, Arc::default());
+            let introducer = Introducer::new(root, SampleSet::ALL);
+            Resolver::new(finder, Arc::default(), introducer).run(
+                &shared.desk,
+                &shared.ledger,
+                &shared.activity,
+            );
         });
         self.wait(|shared| shared.activity.has_ended());
         self.shared.desk.stop();

@@ -6,6 +6,9 @@
 
 mod barrier;
 mod capture;
+mod first;
+mod governor;
+mod introduce;
 mod ledger;
 mod merge;
 mod packets;

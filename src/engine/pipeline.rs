@@ -181,7 +181,7 @@ impl Pipeline {
         self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
         self.flows.drain_fresh(|id, flow| {
             if requests.len() < room {
-                requests.push(Request { flow: id, key: *flow.key() });
+                requests.push(Request { flow: id, key: *flow.key(), first: flow.first() });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
             }

@@ -2,13 +2,12 @@
 //! answers for the capture thread to fetch.
 
 use super::barrier::Activity;
+use super::introduce::Introducer;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
-use crate::model::{FlowKey, Owner, ProcId, SampleSet, Unowned};
-use crate::owner::{Budget, Finder, Outcome, Query, SourceStatus};
-use crate::process::{IdentityReader, ProcRoot};
+use crate::model::{FlowKey, Owner, Timestamp, Unowned};
+use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus};
 use crate::sync::{Condvar, Mutex};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,9 +19,6 @@ pub const QUEUE_LIMIT: usize = 65_536;
 /// Questions asked together. A batch shares one reading of the tables.
 const BATCH: usize = 4096;
 
-/// Processes whose identity was already handed to the ledger.
-const KNOWN_LIMIT: usize = 16_384;
-
 /// Which flow is to be asked about.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -30,6 +26,8 @@ pub struct Request {
     pub flow: FlowId,
     /// Its protocol and endpoints.
     pub key: FlowKey,
+    /// When its first packet was captured.
+    pub first: Timestamp,
 }
 
 /// What was found out.
@@ -123,11 +121,9 @@ impl Desk {
 
 /// The resolver's own state.
 pub struct Resolver {
-    root: Arc<ProcRoot>,
     finder: Finder,
-    identities: IdentityReader,
-    introduced: HashSet<ProcId, foldhash::fast::RandomState>,
-    what: SampleSet,
+    early: Arc<EarlyOwners>,
+    introducer: Introducer,
     /// Questions under way and the queries they became, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
@@ -136,55 +132,39 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver on a `/proc` tree. `what` says whether command lines are wanted.
-    pub fn new(root: Arc<ProcRoot>, budget: Budget, what: SampleSet) -> Resolver {
-        Resolver {
-            finder: Finder::new(Arc::clone(&root), budget),
-            root,
-            identities: IdentityReader::default(),
-            introduced: HashSet::default(),
-            what,
-            requests: Vec::new(),
-            queries: Vec::new(),
-            sources: Vec::new(),
-        }
+    /// A resolver that answers from `early`, and else by `finder`.
+    pub fn new(finder: Finder, early: Arc<EarlyOwners>, introducer: Introducer) -> Resolver {
+        let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
+        Resolver { finder, early, introducer, requests, queries, sources }
     }
 
     /// Answers questions until the desk is closed.
     pub fn run(mut self, desk: &Desk, ledger: &Ledger, activity: &Activity) {
+        self.finder.prepare(Instant::now());
         self.log_faults();
         let mut deadline = None;
         while let Some(new) = desk.take_requests(deadline, BATCH) {
             let untried = new.len();
+            let now = Instant::now();
             for (request, asked) in new {
                 self.requests.push(request);
-                self.queries.push(Query::new(request.key, asked));
+                let mut query = Query::new(request.key, asked);
+                if let Some(early) = self.early.get(&request.key, request.first) {
+                    self.finder.learn(&request.key, &early, now);
+                    query.outcome = Outcome::Owned(early.owner);
+                }
+                self.queries.push(query);
             }
-            let now = Instant::now();
             self.finder.find(&mut self.queries, now);
             self.log_faults();
-            self.introduce_owners(ledger);
+            for query in &self.queries {
+                if let Outcome::Owned(owner) = query.outcome {
+                    self.introducer.introduce(owner.process, ledger);
+                }
+            }
             self.hand_out(desk, untried);
             activity.wake();
             deadline = self.next_look(now);
-        }
-    }
-
-    /// Tells the ledger who the owners are, while they live.
-    fn introduce_owners(&mut self, ledger: &Ledger) {
-        for query in &self.queries {
-            let Outcome::Owned(owner) = query.outcome else { continue };
-            if self.introduced.contains(&owner.process) {
-                continue;
-            }
-            if self.introduced.len() >= KNOWN_LIMIT {
-                self.introduced.clear();
-            }
-            self.introduced.insert(owner.process);
-            let found = self.identities.read(&self.root, owner.process.pid, self.what);
-            if let Some((process, identity)) = found.filter(|(process, _)| *process == owner.process) {
-                ledger.lock().introduce(process, Arc::new(identity));
-            }
         }
     }
 

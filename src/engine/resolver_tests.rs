@@ -3,7 +3,9 @@
 use super::super::tree::{ESTABLISHED, Tree, UNCONNECTED};
 use super::*;
 use crate::flow::FlowTable;
-use crate::model::{Address, Direction, Endpoint, Namespace, Protocol, Quality, TcpFlags, Timestamp};
+use crate::model::{Address, Direction, Endpoint, Namespace, ProcId, Protocol, Quality, SampleSet, TcpFlags};
+use crate::owner::Budget;
+use crate::process::ProcRoot;
 
 /// Far beyond what any look-up here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,7 +24,7 @@ fn requests(ports: impl IntoIterator<Item = u16>) -> Vec<Request> {
         ends.map(|local| FlowKey { local, remote, protocol: Protocol::UDP, namespace: Namespace::HOME });
     keys.map(|key| {
         let flow = table.record(&key, Direction::Send, 1, TcpFlags::default(), Timestamp(1));
-        Request { flow, key }
+        Request { flow, key, first: Timestamp(1) }
     })
     .collect()
 }
@@ -40,7 +42,8 @@ impl Office {
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let (its_desk, its_ledger) = (Arc::clone(&desk), Arc::clone(&ledger));
         let work = move || {
-            Resolver::new(root, Budget::default(), SampleSet::ALL).run(
+            let finder = Finder::new(Arc::clone(&root), Budget::default(), Arc::default());
+            Resolver::new(finder, Arc::default(), Introducer::new(root, SampleSet::ALL)).run(
                 &its_desk,
                 &its_ledger,
                 &Activity::default(),

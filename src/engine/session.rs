@@ -1,6 +1,9 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
 use super::capture::{Capture, CaptureShared};
+use super::first::{First, open_events};
+use super::governor::Governor;
+use super::introduce::Introducer;
 use super::merge::Merge;
 use super::packets::{PacketBatch, PacketQueue};
 use super::pipeline::Pipeline;
@@ -12,10 +15,11 @@ use super::thread::{spawn, with_signals_blocked};
 use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
-use crate::model::{ProcessRecord, Validity};
-use crate::owner::{Budget, ThreadMeter};
+use crate::model::{Namespace, ProcessRecord, Validity};
+use crate::netlink::InetDiag;
+use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
-use crate::tap::{Tap, TapError};
+use crate::tap::{FirstPackets, Tap, TapError};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -91,7 +95,7 @@ impl Session {
             sampler,
             merge: Merge::default(),
             removed: Vec::new(),
-            shared: Arc::new(CaptureShared::new()),
+            shared: Arc::new(CaptureShared::new()?),
             packets,
             poll: Arc::new(Poll::new(options.interval)?),
             updates: Arc::default(),
@@ -124,7 +128,19 @@ impl Session {
             false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
         };
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let resolver = Resolver::new(root, budget, self.options.sample);
+        let (early, hints) = (Arc::new(EarlyOwners::default()), Arc::new(Hints::default()));
+        let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
+        if tap.is_live() {
+            match InetDiag::open() {
+                Ok(diag) => finder.ask_kernel(diag),
+                Err(errno) => {
+                    info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
+                }
+            }
+            self.start_first(&root, &early, hints)?;
+        }
+        let introducer = Introducer::new(root, self.options.sample);
+        let resolver = Resolver::new(finder, early, introducer);
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {
             let _entered = log.enter();
@@ -136,6 +152,41 @@ impl Session {
         self.spawn("capture-tap", move || {
             let _entered = log.enter();
             capture.run();
+        })
+    }
+
+    /// Starts looking at first packets, as far as that is possible; the capture does without it.
+    fn start_first(
+        &mut self,
+        root: &Arc<ProcRoot>,
+        early: &Arc<EarlyOwners>,
+        hints: Arc<Hints>,
+    ) -> Result<()> {
+        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), Arc::clone(&hints));
+        match InetDiag::open() {
+            Ok(diag) => look.add_namespace(Namespace::HOME, diag),
+            Err(_) => return Ok(()),
+        }
+        let sockets = match FirstPackets::open() {
+            Ok(socket) => vec![(Namespace::HOME, socket)],
+            Err(error) => {
+                warn!("first packets are not looked at: {error}");
+                return Ok(());
+            }
+        };
+        let first = First {
+            sockets,
+            events: open_events(),
+            look,
+            introducer: Introducer::new(Arc::clone(root), self.options.sample),
+            hints,
+            bell: Arc::clone(&self.shared.first_bell),
+            governor: Governor::new(Box::new(ThreadMeter)),
+        };
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.spawn("capture-first", move || {
+            let _entered = log.enter();
+            first.run(&shared.stopping, &shared.ledger);
         })
     }
 
@@ -257,6 +308,8 @@ impl Session {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.activity.wake();
         self.shared.desk.stop();
+        // It fails only with EAGAIN, when 2^64 - 2 wakes are unread: then the wait ends anyway.
+        let _ = self.shared.first_bell.write(1);
         for thread in self.threads.drain(..) {
             // The thread's panic, if there was one, has been noted as the session's failure.
             let _ = thread.join();

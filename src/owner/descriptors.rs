@@ -9,16 +9,19 @@
 //! The directory of another user's process opens with `CAP_DAC_READ_SEARCH`, and its links are read with
 //! `CAP_SYS_PTRACE` (capabilities(7), proc_pid_fd(5)).
 
+use super::hints::Hints;
 use super::holders::{Holders, Holding};
 use super::proc_fd::{self, ENTRIES};
-use super::source::{Held, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
+use super::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
 use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
 use crate::process::{PidPath, ProcRoot, open_directory};
 use hashbrown::HashMap;
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A process opens its first sockets soon after its start; it is looked at again until it is this old.
@@ -41,8 +44,19 @@ struct Blind {
     failure: Option<Errno>,
 }
 
+/// What reading the descriptors of one process gave.
+#[derive(Clone, Copy, Default)]
+struct Scanned {
+    is_forbidden: bool,
+    /// The process's user, as `/proc/<pid>/fd` shows it.
+    uid: Option<u32>,
+    /// The highest inode number of its sockets.
+    newest_socket: u64,
+}
+
 /// The descriptors of all processes.
 pub(super) struct Descriptors {
+    hints: Arc<Hints>,
     holders: Holders,
     /// Every process at the time of the latest listing, sorted.
     pids: Vec<i32>,
@@ -65,9 +79,10 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Finds out whether processes can be listed.
-    pub fn probe(root: &ProcRoot) -> Descriptors {
+    /// Finds out whether processes can be listed. `hints` tells which have started, and takes what scans show.
+    pub fn probe(root: &ProcRoot, hints: Arc<Hints>) -> Descriptors {
         let mut descriptors = Descriptors {
+            hints,
             holders: Holders::default(),
             pids: Vec::new(),
             listed_at: None,
@@ -102,8 +117,16 @@ impl Descriptors {
         Ok(())
     }
 
-    /// Lists the processes; scans those that are new, and forgets those that are gone.
+    /// Scans the processes that have started since the last time, and forgets those that are gone.
     fn catch_up(&mut self, wanted: &[Wanted], turn: &Turn<'_>) {
+        if let Some(started) = self.hints.take_started().filter(|_| !self.pids.is_empty()) {
+            self.listed_at = Some(turn.now);
+            self.likely = started;
+            self.likely.sort_unstable();
+            self.likely.dedup();
+            self.scan_started(wanted, turn);
+            return;
+        }
         let known = std::mem::take(&mut self.pids);
         self.listed_at = Some(turn.now);
         self.unlisted = self.list_pids(turn.root).err();
@@ -120,6 +143,13 @@ impl Descriptors {
             self.recent.retain(|(pid, _)| self.pids.binary_search(pid).is_ok());
             self.young.retain(|(pid, _)| self.pids.binary_search(pid).is_ok());
         }
+        self.likely.clear();
+        self.likely.extend(self.pids.iter().filter(|pid| known.binary_search(pid).is_err()));
+        self.scan_started(wanted, turn);
+    }
+
+    /// Scans the processes in `likely`, which have just started.
+    fn scan_started(&mut self, wanted: &[Wanted], turn: &Turn<'_>) {
         if self.holders.is_full() {
             self.holders.evict();
         }
@@ -127,8 +157,6 @@ impl Descriptors {
         {
             self.young.pop_front();
         }
-        self.likely.clear();
-        self.likely.extend(self.pids.iter().filter(|pid| known.binary_search(pid).is_err()));
         for &pid in self.likely.iter().rev().take(MOST_YOUNG).rev() {
             if self.young.len() >= MOST_YOUNG {
                 self.young.pop_front();
@@ -138,16 +166,21 @@ impl Descriptors {
         self.scan_listed(wanted, turn.root);
     }
 
-    /// Learns the sockets of one process. Returns whether that was forbidden.
-    fn scan(&mut self, pid: i32, wanted: &[Wanted], root: &ProcRoot) -> bool {
+    /// Learns the sockets of one process.
+    fn scan(&mut self, pid: i32, wanted: &[Wanted], root: &ProcRoot) -> Scanned {
         self.scanned += 1;
+        let mut scanned = Scanned::default();
         let holders = &mut self.holders;
         let scan = open_directory(root.directory(), PidPath::new(pid).file("fd")).and_then(|directory| {
+            scanned.uid = fstat(&directory).ok().map(|stat| stat.st_uid);
             proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |name, descriptor| {
                 match proc_fd::socket_inode(directory.as_fd(), name) {
-                    Ok(Some(inode)) => holders.record(Holding { inode, pid, descriptor }, || {
-                        wanted.binary_search_by_key(&inode, |wanted| wanted.socket.inode).is_ok()
-                    }),
+                    Ok(Some(inode)) => {
+                        scanned.newest_socket = scanned.newest_socket.max(inode);
+                        holders.record(Holding { inode, pid, descriptor }, || {
+                            wanted.binary_search_by_key(&inode, |wanted| wanted.socket.inode).is_ok()
+                        });
+                    }
                     Ok(None) | Err(Errno::ENOENT | Errno::EINVAL) => {}
                     Err(errno) => return Err(errno),
                 }
@@ -156,13 +189,11 @@ impl Descriptors {
         });
         match scan {
             // A process that is gone, or a zombie, which has no descriptors any more.
-            Ok(()) | Err(Errno::ENOENT | Errno::ESRCH) => false,
-            Err(Errno::EACCES | Errno::EPERM) => true,
-            Err(errno) => {
-                self.blind.failure = Some(errno);
-                false
-            }
+            Ok(()) | Err(Errno::ENOENT | Errno::ESRCH) => {}
+            Err(Errno::EACCES | Errno::EPERM) => scanned.is_forbidden = true,
+            Err(errno) => self.blind.failure = Some(errno),
         }
+        scanned
     }
 
     /// Scans the processes in `likely`, which are sorted, and the parents of those that hold what is wanted: a
@@ -171,7 +202,7 @@ impl Descriptors {
         let likely = std::mem::take(&mut self.likely);
         let mut forbidden = false;
         for &pid in &likely {
-            forbidden |= self.scan(pid, wanted, root);
+            forbidden |= self.scan(pid, wanted, root).is_forbidden;
         }
         for open in wanted.iter().filter(|wanted| wanted.held == Held::Unknown) {
             self.found.clear();
@@ -184,7 +215,7 @@ impl Descriptors {
                 let Some(kin) = proc_fd::kin(root, pid, &mut self.stat) else { continue };
                 let is_known = self.found.iter().any(|holding| holding.pid == kin.parent);
                 if kin.parent > 0 && !is_known && likely.binary_search(&kin.parent).is_err() {
-                    forbidden |= self.scan(kin.parent, wanted, root);
+                    forbidden |= self.scan(kin.parent, wanted, root).is_forbidden;
                 }
             }
         }
@@ -219,31 +250,42 @@ impl Descriptors {
         self.scanned_at = Some(turn.now);
         self.holders.clear();
         self.blind = Blind::default();
+        // Where starts are told of, the last listing may be long ago.
+        if let Err(errno) = self.list_pids(turn.root) {
+            self.unlisted = Some(errno);
+        }
+        let mut crowd = Vec::with_capacity(self.pids.len());
         for at in 0..self.pids.len() {
             let Some(&pid) = self.pids.get(at) else { break };
-            self.blind.forbidden += usize::from(self.scan(pid, wanted, turn.root));
+            let scanned = self.scan(pid, wanted, turn.root);
+            self.blind.forbidden += usize::from(scanned.is_forbidden);
+            crowd.extend(scanned.uid.map(|uid| (scanned.newest_socket, pid, uid)));
         }
+        // Inode numbers grow, so that the highest one tells who opened a socket last.
+        crowd.sort_unstable_by(|one, other| other.cmp(one));
+        self.hints.set_crowd(crowd.into_iter().map(|(_, pid, uid)| (pid, uid)).collect());
     }
 
     /// Answers what is known, having made sure of it.
     fn answer(&mut self, wanted: &mut [Wanted], root: &ProcRoot) {
         for wanted in wanted.iter_mut().filter(|wanted| wanted.held == Held::Unknown) {
-            if let Some((process, sharing)) = self.choose(wanted.socket.inode, root) {
-                wanted.held = Held::By(process, sharing);
-                self.recent.retain(|(pid, uid)| (*pid, *uid) != (process.pid, wanted.socket.uid));
+            if let Some(holder) = self.choose(wanted.socket.inode, root) {
+                wanted.held = Held::By(holder);
+                let recent = (holder.process.pid, wanted.socket.uid);
+                self.recent.retain(|known| *known != recent);
                 if self.recent.len() >= MOST_RECENT {
                     self.recent.pop_front();
                 }
-                self.recent.push_back((process.pid, wanted.socket.uid));
+                self.recent.push_back(recent);
             }
         }
     }
 
     /// The youngest of a socket's holders that is not process 1; of equally old ones that with the higher pid.
-    fn choose(&mut self, inode: u64, root: &ProcRoot) -> Option<(ProcId, Sharing)> {
+    fn choose(&mut self, inode: u64, root: &ProcRoot) -> Option<Holder> {
         self.found.clear();
         self.holders.of(inode, &mut self.found);
-        let mut chosen: Option<ProcId> = None;
+        let mut chosen: Option<(ProcId, i32)> = None;
         let (mut others, mut init) = (0, false);
         for holding in &self.found {
             let kin = proc_fd::kin(root, holding.pid, &mut self.stat);
@@ -258,8 +300,8 @@ impl Descriptors {
                 others += 1;
             }
             let age = |process: &ProcId| (process.pid != 1, process.start_ticks, process.pid);
-            if chosen.is_none_or(|chosen| age(&chosen) < age(&kin.id)) {
-                chosen = Some(kin.id);
+            if chosen.is_none_or(|(chosen, _)| age(&chosen) < age(&kin.id)) {
+                chosen = Some((kin.id, holding.descriptor));
             }
         }
         let sharing = match (others, init) {
@@ -267,7 +309,8 @@ impl Descriptors {
             (1, true) => Sharing::WithInit,
             _ => Sharing::Several,
         };
-        Some((chosen?, sharing))
+        let (process, descriptor) = chosen?;
+        Some(Holder { process, descriptor, sharing })
     }
 
     fn remember_missed(&mut self, wanted: &[Wanted], now: Instant) {
@@ -311,6 +354,14 @@ impl Descriptors {
 }
 
 impl HolderSource for Descriptors {
+    fn prepare(&mut self, turn: &Turn<'_>) {
+        self.listed_at = Some(turn.now);
+        self.hints.take_started();
+        if turn.budget.allow().is_ok() {
+            self.scan_all(&[], turn);
+        }
+    }
+
     fn look_up(&mut self, wanted: &mut [Wanted], turn: &Turn<'_>) {
         let stale =
             |listed_at: Option<Instant>, wanted: &Wanted| listed_at.is_none_or(|at| at < wanted.since);

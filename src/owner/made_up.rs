@@ -87,7 +87,7 @@ impl Tree {
     }
 
     pub fn finder_with(&self, budget: Budget) -> Finder {
-        Finder::new(Arc::new(ProcRoot::open(self.directory.path()).unwrap()), budget)
+        Finder::new(Arc::new(ProcRoot::open(self.directory.path()).unwrap()), budget, Arc::default())
     }
 
     /// A query for a flow first seen this long after the start.

@@ -30,10 +30,16 @@
 
 mod budget;
 mod descriptors;
+mod early;
+mod first;
+mod hints;
 mod holders;
 mod index;
+mod likely;
 mod proc_fd;
 mod query;
+mod similar;
+mod sock_diag;
 mod source;
 mod table;
 mod tables;
@@ -42,29 +48,41 @@ mod tables;
 mod made_up;
 
 pub use budget::{Budget, Meter, ThreadMeter};
+pub use early::{Early, EarlyOwners};
+pub use first::{FirstLook, FirstStats};
+pub use hints::Hints;
+pub use likely::Side;
 pub use query::{Outcome, Query};
 pub use source::{Report, SourceStatus};
 pub use table::{SocketRow, parse_table};
 
-use crate::model::{Owner, ProcId, Quality, Unowned};
-use crate::process::ProcRoot;
+use crate::model::{FlowKey, Namespace, Owner, Quality, Unowned};
+use crate::netlink::InetDiag;
+use crate::process::{ProcRoot, proc_id};
 use descriptors::Descriptors;
+use hints::Finding;
 use query::Tries;
-use source::{Held, HolderSource, Looked, Match, Sharing, Socket, SocketSource, Turn, Wanted};
+use similar::Similar;
+use sock_diag::SockDiag;
+use source::{Held, Holder, HolderSource, Looked, Match, Sharing, Socket, SocketSource, Turn, Wanted};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tables::Tables;
 
-/// Finds the owners of flows. One thread at a time calls it, always in the network namespace of the flows.
+/// Finds the owners of flows. One thread at a time calls it, always in the home namespace.
 pub struct Finder {
     root: Arc<ProcRoot>,
     budget: Budget,
-    sockets: Vec<Box<dyn SocketSource>>,
+    hints: Arc<Hints>,
+    similar: Similar,
+    sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
     plans: Vec<Plan>,
     candidates: Vec<Socket>,
     wanted: Vec<Wanted>,
+    stat: Vec<u8>,
 }
 
 /// The sockets that may own a query's flow.
@@ -77,21 +95,69 @@ struct Plan {
 
 impl Finder {
     /// Probes the sources of a `/proc` tree. What cannot be read is in the [`Report`]; with nothing readable every
-    /// flow gets a reason for having no owner.
-    pub fn new(root: Arc<ProcRoot>, budget: Budget) -> Finder {
-        let sockets: Vec<Box<dyn SocketSource>> = vec![Box::new(Tables::probe(&root))];
-        let holders: Vec<Box<dyn HolderSource>> = vec![Box::new(Descriptors::probe(&root))];
-        Finder::with_sources(root, budget, sockets, holders)
+    /// flow gets a reason for having no owner. `hints` connects it with the look at first packets.
+    pub fn new(root: Arc<ProcRoot>, budget: Budget, hints: Arc<Hints>) -> Finder {
+        let sockets: Vec<Box<dyn SocketSource>> = vec![Box::new(Tables::of_this_thread(&root))];
+        let holders: Vec<Box<dyn HolderSource>> =
+            vec![Box::new(Descriptors::probe(&root, Arc::clone(&hints)))];
+        Finder::with_sources(root, budget, hints, sockets, holders)
     }
 
     fn with_sources(
         root: Arc<ProcRoot>,
         budget: Budget,
+        hints: Arc<Hints>,
         sockets: Vec<Box<dyn SocketSource>>,
         holders: Vec<Box<dyn HolderSource>>,
     ) -> Finder {
-        let (plans, candidates, wanted) = (Vec::new(), Vec::new(), Vec::new());
-        Finder { root, budget, sockets, holders, plans, candidates, wanted }
+        Finder {
+            root,
+            budget,
+            hints,
+            similar: Similar::default(),
+            sockets: HashMap::from([(Namespace::HOME, sockets)]),
+            holders,
+            plans: Vec::new(),
+            candidates: Vec::new(),
+            wanted: Vec::new(),
+            stat: Vec::new(),
+        }
+    }
+
+    /// Asks the kernel by `diag`, which was opened in the home namespace, before anything else from now on.
+    pub fn ask_kernel(&mut self, diag: InetDiag) {
+        self.sockets.entry(Namespace::HOME).or_default().insert(0, Box::new(SockDiag::new(diag)));
+    }
+
+    /// Answers for the flows of another namespace: by `diag`, which was opened in it, and by the tables that one of its
+    /// processes shows.
+    pub fn add_namespace(&mut self, namespace: Namespace, diag: Option<InetDiag>, process: Option<i32>) {
+        let mut sources: Vec<Box<dyn SocketSource>> = Vec::new();
+        sources.extend(diag.map(|diag| Box::new(SockDiag::new(diag)) as _));
+        sources.extend(process.map(|pid| Box::new(Tables::of_process(&self.root, pid)) as _));
+        self.sockets.insert(namespace, sources);
+    }
+
+    /// Forgets a namespace and closes its socket.
+    pub fn remove_namespace(&mut self, namespace: Namespace) {
+        self.sockets.remove(&namespace);
+    }
+
+    /// Learns what there is before anything is asked, as far as the budget allows.
+    pub fn prepare(&mut self, now: Instant) {
+        self.budget.begin(now);
+        let turn = Turn { root: &self.root, now, budget: &self.budget };
+        for source in &mut self.holders {
+            source.prepare(&turn);
+        }
+        self.budget.settle();
+    }
+
+    /// Takes in that the owner of a flow was found early.
+    pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) {
+        if early.side == Side::Opener {
+            self.similar.note(key, early.owner.process, now);
+        }
     }
 
     /// Looks for the owners of all `queries` that are due at `now` and sets their outcomes.
@@ -117,7 +183,24 @@ impl Finder {
             let candidates = self.candidates.get(plan.candidates.clone()).unwrap_or_default();
             let Some(query) = queries.get_mut(plan.query) else { continue };
             match decide(plan.by, candidates, &self.wanted) {
-                Decision::Owner(owner) => query.outcome = Outcome::Owned(owner),
+                Decision::Owner(owner, holder) => {
+                    query.outcome = Outcome::Owned(owner);
+                    let side = if plan.listener.is_some() { Side::Called } else { Side::Opener };
+                    if plan.by != Match::Indirect {
+                        let Holder { process, descriptor, .. } = holder;
+                        let uid = candidates.first().map_or(0, |socket| socket.uid);
+                        self.hints.add_finding(Finding {
+                            key: query.key,
+                            side,
+                            pid: process.pid,
+                            descriptor,
+                            uid,
+                        });
+                    }
+                    if plan.by == Match::Own && side == Side::Opener {
+                        self.similar.note(&query.key, owner.process, now);
+                    }
+                }
                 Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                 Decision::None(Unowned::Unreadable) => query.failed(Unowned::Unreadable, Tries::All, now),
                 Decision::None(reason) => query.failed(reason, Tries::Twice, now),
@@ -130,7 +213,9 @@ impl Finder {
     /// What has been read and done so far, and what is wrong with which source.
     pub fn report(&self) -> Report {
         let mut report = Report { cpu_time: self.budget.spent(), ..Report::default() };
-        for source in &self.sockets {
+        let mut namespaces: Vec<_> = self.sockets.iter().collect();
+        namespaces.sort_unstable_by_key(|(namespace, _)| **namespace);
+        for source in namespaces.into_iter().flat_map(|(_, sources)| sources) {
             source.report(&mut report);
         }
         for source in &self.holders {
@@ -144,9 +229,9 @@ impl Finder {
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
         let mut looked = Looked::Failed;
-        for source in &mut self.sockets {
+        for source in self.sockets.get_mut(&query.key.namespace).into_iter().flatten() {
             looked = source.look_up(&query.key, query.due(), &turn, &mut self.candidates);
-            if looked != Looked::Failed {
+            if !matches!(looked, Looked::Failed | Looked::Elsewhere) {
                 break;
             }
         }
@@ -156,10 +241,13 @@ impl Finder {
             _ => {
                 self.candidates.truncate(start);
                 match looked {
-                    Looked::Missing => query.failed(Unowned::NoSocket, Tries::Twice, now),
+                    Looked::Missing => match self.guess(&query.key, now) {
+                        Some(owner) => query.outcome = Outcome::Owned(owner),
+                        None => query.failed(Unowned::NoSocket, Tries::All, now),
+                    },
                     Looked::Crowd => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                     Looked::NoPorts => query.outcome = Outcome::Unowned(Unowned::NoPorts),
-                    Looked::Failed => query.failed(Unowned::Unreadable, Tries::All, now),
+                    Looked::Failed | Looked::Elsewhere => query.failed(Unowned::Unreadable, Tries::All, now),
                     Looked::Busy(after) => query.put_off(after),
                     Looked::Listener | Looked::Found { .. } => {
                         query.failed(Unowned::NoSocket, Tries::All, now);
@@ -169,6 +257,13 @@ impl Finder {
             }
         };
         self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
+    }
+
+    /// The only process that has lately called the remote end of a flow that has no socket any more, if it lives.
+    fn guess(&mut self, key: &FlowKey, now: Instant) -> Option<Owner> {
+        let process = self.similar.only_caller(key, now)?;
+        let lives = proc_id(&self.root, process.pid, &mut self.stat) == Some(process);
+        lives.then_some(Owner { process, quality: Quality::Guessed })
     }
 
     /// Collects the sockets of all plans, each once.
@@ -198,39 +293,41 @@ impl Finder {
 }
 
 enum Decision {
-    Owner(Owner),
+    Owner(Owner, Holder),
     None(Unowned),
     Busy(Duration),
 }
 
 /// The owner that the holders of all the sockets that match a flow leave, if they leave one.
 fn decide(by: Match, candidates: &[Socket], wanted: &[Wanted]) -> Decision {
-    let mut owner: Option<ProcId> = None;
-    let (mut is_contested, mut is_shared) = (false, false);
+    let mut owner: Option<Holder> = None;
+    let (mut is_contested, mut is_shared, mut with_init) = (false, false, false);
     for candidate in candidates {
         let at = wanted.binary_search_by_key(&candidate.inode, |wanted| wanted.socket.inode);
         let held = at.ok().and_then(|at| wanted.get(at)).map_or(Held::Unknown, |wanted| wanted.held);
-        let (process, sharing) = match held {
-            Held::By(process, sharing) => (process, sharing),
+        let holder = match held {
+            Held::By(holder) => holder,
             Held::Busy(after) => return Decision::Busy(after),
             Held::Nobody(reason) => return Decision::None(reason),
             Held::Unknown => return Decision::None(Unowned::NoHolder),
         };
-        is_contested |= owner.is_some_and(|first| first != process) || sharing == Sharing::Several;
-        is_shared |= sharing != Sharing::Sole;
-        owner = Some(process);
+        is_contested |= owner.is_some_and(|first| first.process != holder.process);
+        is_shared |= holder.sharing == Sharing::Several;
+        with_init |= holder.sharing == Sharing::WithInit;
+        owner = Some(holder);
     }
-    let Some(process) = owner else { return Decision::None(Unowned::NoSocket) };
-    if is_contested && (candidates.len() > 1 || by == Match::Indirect) {
+    let Some(holder) = owner else { return Decision::None(Unowned::NoSocket) };
+    if is_contested || is_shared && candidates.len() > 1 {
         return Decision::None(Unowned::Ambiguous);
     }
     let quality = match by {
-        Match::Indirect => Quality::Guessed,
         _ if is_shared => Quality::Shared,
+        Match::Indirect => Quality::Guessed,
+        _ if with_init => Quality::Shared,
         Match::Own => Quality::Exact,
         Match::Bound => Quality::Guessed,
     };
-    Decision::Owner(Owner { process, quality })
+    Decision::Owner(Owner { process: holder.process, quality }, holder)
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub(super) enum Looked {
     Crowd,
     /// The flow's protocol is not one that this source knows sockets of.
     NoPorts,
+    /// This source does not serve the protocol, or cannot at present: the next one is to be asked.
+    Elsewhere,
     /// A table that would tell could not be read.
     Failed,
     /// The budget is used up; ask again after this long.
@@ -78,13 +80,22 @@ pub(super) enum Sharing {
     Several,
 }
 
+/// The process that holds a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Holder {
+    pub process: ProcId,
+    /// The number of its descriptor.
+    pub descriptor: i32,
+    pub sharing: Sharing,
+}
+
 /// What a source of holders says of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Held {
     /// Nothing yet.
     Unknown,
     /// The process chosen among the holders: the youngest that is not process 1.
-    By(ProcId, Sharing),
+    By(Holder),
     /// No holder is to be found, for this reason.
     Nobody(Unowned),
     /// The budget is used up; ask again after this long.
@@ -106,6 +117,9 @@ pub(super) struct Wanted {
 pub(super) trait HolderSource: Send {
     /// Answers every one of `wanted` that no better source has; they are sorted by inode.
     fn look_up(&mut self, wanted: &mut [Wanted], turn: &Turn<'_>);
+
+    /// Learns what there is before anything is asked.
+    fn prepare(&mut self, turn: &Turn<'_>);
 
     /// What this source is and what is wrong with it.
     fn report(&self, report: &mut Report);

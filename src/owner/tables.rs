@@ -12,7 +12,7 @@ use super::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, T
 use super::table::parse_table;
 use crate::error::{Code, Error};
 use crate::model::{FlowKey, Protocol};
-use crate::process::ProcRoot;
+use crate::process::{PidPath, ProcRoot};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -24,7 +24,7 @@ use std::time::Instant;
 const PIECE: usize = 64 * 1024;
 
 /// More sockets than this on one local end are not told apart. Each of them is remembered for each flow of a round.
-const CROWD: usize = 128;
+pub(super) const CROWD: usize = 128;
 
 /// The names of the tables, and what their columns mean. Each family's table is followed by its IPv6 sibling.
 pub(super) const NAMES: [(&str, Kind); 10] = [
@@ -56,7 +56,7 @@ struct Table {
 
 /// The tables, each read when a flow asks for it.
 pub(super) struct Tables {
-    directory: &'static CStr,
+    directory: CString,
     tables: [Table; NAMES.len()],
     piece: Vec<u8>,
     loads: u64,
@@ -64,12 +64,21 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Finds out where the tables are and which of them can be opened.
-    pub fn probe(root: &ProcRoot) -> Tables {
+    /// The tables of the calling thread's network namespace.
+    pub fn of_this_thread(root: &ProcRoot) -> Tables {
         // A thread may live in another network namespace than its process; kernels before 3.17 and made-up trees
         // do not tell.
         let directory = [c"thread-self/net", c"net"].into_iter().find(|path| root.stat(path).is_ok());
-        let directory = directory.unwrap_or(c"net");
+        Tables::probe(root, directory.unwrap_or(c"net").to_owned())
+    }
+
+    /// The tables of a process's network namespace.
+    pub fn of_process(root: &ProcRoot, pid: i32) -> Tables {
+        Tables::probe(root, PidPath::new(pid).file("net").to_owned())
+    }
+
+    /// Finds out which tables can be opened.
+    fn probe(root: &ProcRoot, directory: CString) -> Tables {
         let tables = NAMES.map(|(name, kind)| {
             let path = [directory.to_bytes(), b"/", name.as_bytes()].concat();
             let path = CString::new(path).unwrap_or_default();
@@ -78,7 +87,7 @@ impl Tables {
         let mut tables = Tables { directory, tables, piece: vec![0; PIECE], loads: 0, malformed: 0 };
         for table in &mut tables.tables {
             let opened = open(root, &table.path).map(drop);
-            table.fault = fault(root, directory, &table.path, opened);
+            table.fault = fault(root, &tables.directory, &table.path, opened);
         }
         tables
     }

@@ -7,6 +7,7 @@
 use super::first_filter::{Choice, MOST_PORTS, SNAPLEN, program};
 use crate::error::{Code, Error, Result};
 use crate::model::Direction;
+use crate::netlink::attach_filter;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -46,8 +47,8 @@ impl FirstPackets {
             // Without CAP_NET_ADMIN the system's limit holds, which will do.
             let _ = setsockopt(&socket, sockopt::RcvBuf, &BUFFER);
         }
-        let choice = Choice { ports: Vec::new(), share: u32::MAX };
-        attach(&socket, &choice).map_err(refused)?;
+        let choice = Choice { ports: Vec::new(), openings: u32::MAX, datagrams: u32::MAX };
+        attach_filter(socket.as_fd(), &program(&choice)).map_err(refused)?;
         bind_to_everything(&socket).map_err(refused)?;
         Ok(FirstPackets { socket, choice, buffer: [0; SNAPLEN as usize] })
     }
@@ -89,19 +90,44 @@ impl FirstPackets {
         Ok(limit)
     }
 
-    /// Leaves out UDP packets that leave from `ports`, of which only so many as fit into the filter are heeded, and of
-    /// all others lets a random `share` through (1 is all).
+    /// Changes what is seen.
     ///
     /// # Errors
     /// What the system says of the filter; the old one stays then.
-    pub fn leave_out(&mut self, ports: &[u16], share: f64) -> nix::Result<()> {
-        let ports = ports.iter().copied().take(MOST_PORTS).collect();
-        let choice = Choice { ports, share: (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32 };
+    pub fn thin(&mut self, thinning: &Thinning) -> nix::Result<()> {
+        let of_all = |share: f64| (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
+        let choice = Choice {
+            ports: thinning.ports.iter().copied().take(Thinning::MOST_PORTS).collect(),
+            openings: of_all(thinning.openings),
+            datagrams: of_all(thinning.datagrams),
+        };
         if choice != self.choice {
-            attach(&self.socket, &choice)?;
+            attach_filter(self.socket.as_fd(), &program(&choice))?;
             self.choice = choice;
         }
         Ok(())
+    }
+}
+
+/// What is not seen of first packets, so that they are not too many.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Thinning {
+    /// Local UDP ports whose packets are left out, at most [`Thinning::MOST_PORTS`].
+    pub ports: Vec<u16>,
+    /// The share of TCP's opening packets that is seen, 0 to 1, chosen at random.
+    pub openings: f64,
+    /// The share of the other datagrams that is seen, likewise.
+    pub datagrams: f64,
+}
+
+impl Thinning {
+    /// Most ports that can be left out.
+    pub const MOST_PORTS: usize = MOST_PORTS;
+}
+
+impl Default for Thinning {
+    fn default() -> Thinning {
+        Thinning { ports: Vec::new(), openings: 1.0, datagrams: 1.0 }
     }
 }
 
@@ -109,24 +135,6 @@ impl AsFd for FirstPackets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-fn attach(socket: &OwnedFd, choice: &Choice) -> nix::Result<()> {
-    let mut program = program(choice);
-    let filter =
-        libc::sock_fprog { len: u16::try_from(program.len()).unwrap_or(u16::MAX), filter: program.as_mut_ptr() };
-    // SAFETY: the option takes a sock_fprog (socket(7)); it and the instructions that it points to live through the
-    // call, in which the kernel copies them.
-    let status = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    Errno::result(status).map(drop)
 }
 
 fn bind_to_everything(socket: &OwnedFd) -> nix::Result<()> {

@@ -4,8 +4,8 @@
 //! ancillary loads of linux/filter.h (Documentation/networking/filter.rst, "BPF extensions").
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD,
-    BPF_LDX, BPF_MSH, BPF_RET, BPF_ST, BPF_W, sock_filter,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K,
+    BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, BPF_ST, BPF_W, sock_filter,
 };
 
 /// Most local ports that a program leaves out: a conditional jump reaches 255 instructions.
@@ -19,8 +19,10 @@ pub(super) const SNAPLEN: u32 = 128;
 pub(super) struct Choice {
     /// Local UDP ports whose packets are not wanted.
     pub ports: Vec<u16>,
-    /// Of the wanted packets a random share passes: this in 2^32.
-    pub share: u32,
+    /// Of TCP's opening packets a random share passes: this in 2^32.
+    pub openings: u32,
+    /// Of the wanted datagrams a random share passes: this in 2^32.
+    pub datagrams: u32,
 }
 
 const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
@@ -106,8 +108,6 @@ pub(super) fn program(choice: &Choice) -> Vec<sock_filter> {
     a.op(BPF_LD | BPF_IMM, OUTGOING);
     a.op(BPF_ST, 0);
     a.label(To::Ip);
-    a.op(BPF_LD | BPF_W | BPF_ABS, AD_RANDOM);
-    a.jump(BPF_JGT, choice.share, To::Drop, To::Next);
     a.op(BPF_LD | BPF_W | BPF_ABS, AD_PROTOCOL);
     a.jump(BPF_JEQ, IPV4, To::Version4, To::Next);
     a.jump(BPF_JEQ, IPV6, To::Version6, To::Drop);
@@ -127,10 +127,14 @@ pub(super) fn program(choice: &Choice) -> Vec<sock_filter> {
     a.jump(BPF_JEQ, TCP, To::Next, To::Drop);
     a.op(BPF_LD | BPF_B | BPF_IND, 13);
     a.op(BPF_ALU | BPF_AND | BPF_K, SYN_ACK);
-    a.jump(BPF_JEQ, SYN, To::Pass, To::Drop);
+    a.jump(BPF_JEQ, SYN, To::Next, To::Drop);
+    a.op(BPF_LD | BPF_W | BPF_ABS, AD_RANDOM);
+    a.jump(BPF_JGT, choice.openings, To::Drop, To::Pass);
     a.label(To::Datagram);
     a.op(BPF_LD | libc::BPF_MEM, 0);
     a.jump(BPF_JEQ, OUTGOING, To::Next, To::Drop);
+    a.op(BPF_LD | BPF_W | BPF_ABS, AD_RANDOM);
+    a.jump(BPF_JGT, choice.datagrams, To::Drop, To::Next);
     a.op(BPF_LD | BPF_H | BPF_IND, 0);
     for &port in choice.ports.iter().take(MOST_PORTS) {
         a.jump(BPF_JEQ, port.into(), To::Drop, To::Next);

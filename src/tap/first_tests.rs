@@ -69,11 +69,11 @@ fn datagrams_are_seen_but_for_ports_left_out_root() {
             assert_eq!(ports(packets(&mut first)), [local_port(&one), local_port(&two)]);
             let mut others: Vec<u16> = (1..MOST_PORTS as u16).collect();
             others.push(local_port(&one));
-            first.leave_out(&others, 1.0).unwrap();
+            first.thin(&Thinning { ports: others, ..Thinning::default() }).unwrap();
             one.send_to(b"x", two.local_addr().unwrap()).unwrap();
             two.send_to(b"x", one.local_addr().unwrap()).unwrap();
             assert_eq!(ports(packets(&mut first)), [local_port(&two)]);
-            first.leave_out(&[], 0.25).unwrap();
+            first.thin(&Thinning { datagrams: 0.25, ..Thinning::default() }).unwrap();
             for _ in 0..400 {
                 one.send_to(b"x", two.local_addr().unwrap()).unwrap();
             }

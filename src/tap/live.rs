@@ -1,10 +1,10 @@
 //! The devices of a live capture: opened, closed and opened again as the interfaces of the machine change.
 
 use super::device::{Device, Unopened};
-use super::netlink::Route;
 use super::open;
 use super::options::TapOptions;
 use super::plan::{Interface, plan};
+use super::route::Route;
 use super::source::{Notes, TapError, TapStats};
 use super::wake::Bell;
 use crate::error::{Code, Error, Result};

@@ -12,15 +12,15 @@ mod first_filter;
 mod frames;
 mod live;
 mod loss;
-mod netlink;
 mod open;
 mod options;
 mod plan;
+mod route;
 mod savefile;
 mod source;
 mod wake;
 
-pub use first::{FirstPacket, FirstPackets};
+pub use first::{FirstPacket, FirstPackets, Thinning};
 pub use options::TapOptions;
 pub use source::{Progress, Tap, TapError, TapStats};
 pub use wake::Waker;

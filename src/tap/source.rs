@@ -1,8 +1,8 @@
 //! The tap: one interface to live devices and savefiles, owned and driven by one thread.
 
 use super::live::Live;
-use super::netlink::Route;
 use super::options::TapOptions;
+use super::route::Route;
 use super::savefile::Replay;
 use super::wake::{Bell, Waker};
 use crate::error::{Error, Result};

@@ -39,7 +39,7 @@ impl Live {
     pub fn new() -> Result<Live, Failure> {
         let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.text)?;
         let budget = Budget::new(1000.0, Duration::from_secs(1000), Box::new(ThreadMeter));
-        Ok(Live { finder: Finder::new(Arc::new(root), budget), skipped: Duration::ZERO })
+        Ok(Live { finder: Finder::new(Arc::new(root), budget, Arc::default()), skipped: Duration::ZERO })
     }
 
     pub fn now(&self) -> Instant {

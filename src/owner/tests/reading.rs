@@ -208,6 +208,10 @@ fn processes_may_vanish_or_make_no_sense() {
     assert_eq!(tree.first(flow()), owned(20, 200, Exact));
 }
 
+fn home(finder: &mut Finder) -> &mut Vec<Box<dyn SocketSource>> {
+    finder.sockets.get_mut(&Namespace::HOME).unwrap()
+}
+
 /// A source that says always the same.
 struct Always(Looked);
 
@@ -229,13 +233,13 @@ fn a_source_that_fails_passes_the_question_on() {
     let tree = tree();
     let lost = key(Protocol::TCP, "10.0.0.1:81", "10.0.0.9:5000");
     let mut finder = tree.finder();
-    finder.sockets.insert(0, Box::new(Always(Looked::Failed)));
+    home(&mut finder).insert(0, Box::new(Always(Looked::Failed)));
     assert_eq!(tree.at(&mut finder, flow(), NOW), owned(20, 200, Exact));
     assert_eq!(finder.report().sources[0].name, "always");
-    finder.sockets[0] = Box::new(Always(Looked::Missing));
+    home(&mut finder)[0] = Box::new(Always(Looked::Missing));
     assert!(matches!(tree.at(&mut finder, flow(), MS), Retry { reason: Unowned::NoSocket, .. }));
     let found = Looked::Found { by: crate::owner::source::Match::Own, listener: Option::None };
-    finder.sockets[0] = Box::new(Always(found));
+    home(&mut finder)[0] = Box::new(Always(found));
     assert_eq!(tree.at(&mut finder, lost, 2 * MS), owned(20, 200, Exact));
 }
 

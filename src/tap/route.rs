@@ -6,22 +6,14 @@
 use super::plan::{Interface, Kind, Vlan};
 use crate::error::{Code, Error, Result};
 use crate::model::{Address, LocalAddresses};
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvfrom, sendto, setsockopt,
-    socket, sockopt,
+use crate::netlink::{
+    MESSAGE_HEADER, Message, Socket, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,
 };
-use nix::sys::time::{TimeVal, TimeValLike};
-use std::os::fd::{AsRawFd, OwnedFd};
+use nix::errno::Errno;
 
-const MESSAGE_HEADER: usize = size_of::<libc::nlmsghdr>();
 const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
 /// `struct ifaddrmsg` of linux/if_addr.h.
 const ADDRESS_HEADER: usize = 8;
-/// `struct rtattr`.
-const ATTRIBUTE_HEADER: usize = 4;
-/// Removes the flags that the kernel sets in an attribute's type (`NLA_TYPE_MASK`).
-const ATTRIBUTE_TYPE: u16 = 0x3fff;
 /// `IFLA_VLAN_ID` and `IFLA_VLAN_PROTOCOL` of linux/if_link.h.
 const VLAN_ID: u16 = 1;
 const VLAN_PROTOCOL: u16 = 5;
@@ -36,7 +28,7 @@ const ATTEMPTS: usize = 5;
 
 /// A socket to ask the kernel for its interfaces and addresses.
 pub(super) struct Route {
-    socket: OwnedFd,
+    socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -48,11 +40,7 @@ impl Route {
     /// `SystemResource` when the system refuses it.
     pub(super) fn open() -> Result<Route> {
         let refused = |errno| Error::system(Code::SystemResource, "opening a route netlink socket", errno);
-        let protocol = SockProtocol::NetlinkRoute;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
-            .map_err(refused)?;
-        // The kernel answers at once. Should it ever not, the owner must not hang.
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(1)).map_err(refused)?;
+        let socket = Socket::for_questions(libc::NETLINK_ROUTE).map_err(refused)?;
         Ok(Route { socket, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
@@ -99,27 +87,13 @@ impl Route {
     /// One dump. Returns whether it was consistent.
     fn dump(&mut self, request: u16, header: usize, mut row: impl FnMut(&[u8])) -> nix::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
         let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
-        let length = MESSAGE_HEADER + header;
-        message[..4].copy_from_slice(&(length as u32).to_ne_bytes());
-        message[4..6].copy_from_slice(&request.to_ne_bytes());
-        message[6..8].copy_from_slice(&flags.to_ne_bytes());
-        message[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-        let kernel = NetlinkAddr::new(0, 0);
-        sendto(self.socket.as_raw_fd(), &message[..length], &kernel, MsgFlags::empty())?;
+        let message = &mut message[..MESSAGE_HEADER + header];
+        begin(message, request, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, self.sequence);
+        self.socket.send(message)?;
         let mut consistent = true;
         loop {
-            let received = recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut self.buffer);
-            let (count, sender) = match received {
-                Err(Errno::EINTR) => continue,
-                other => other?,
-            };
-            // Any process may send to a netlink socket; only the kernel has number 0.
-            if sender.is_none_or(|sender| sender.pid() != 0) {
-                continue;
-            }
-            let datagram = self.buffer.get(..count).unwrap_or_default();
+            let datagram = self.socket.receive(&mut self.buffer)?;
             match read_datagram(datagram, self.sequence, &mut consistent, &mut row)? {
                 Part::Last => return Ok(consistent),
                 Part::More => {}
@@ -137,22 +111,16 @@ enum Part {
 
 /// Takes one datagram of a dump apart and gives `row` each row of it. Messages of another dump are skipped.
 fn read_datagram(
-    mut datagram: &[u8],
+    datagram: &[u8],
     sequence: u32,
     consistent: &mut bool,
     row: &mut impl FnMut(&[u8]),
 ) -> nix::Result<Part> {
-    while !datagram.is_empty() {
-        let length = u32_at(datagram, 0).ok_or(Errno::EBADMSG)? as usize;
-        let message = datagram.get(..length).ok_or(Errno::EBADMSG)?;
-        let (header, payload) = message.split_at_checked(MESSAGE_HEADER).ok_or(Errno::EBADMSG)?;
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-        let (Some(kind), Some(flags)) = (u16_at(header, 4), u16_at(header, 6)) else {
-            return Err(Errno::EBADMSG);
+    for message in messages(datagram) {
+        let Message { kind, flags, payload, .. } = match message? {
+            message if message.sequence == sequence => message,
+            _ => continue,
         };
-        if u32_at(header, 8) != Some(sequence) {
-            continue;
-        }
         *consistent &= i32::from(flags) & libc::NLM_F_DUMP_INTR == 0;
         match i32::from(kind) {
             // Both bear an error number, as a negative value; DONE may bear 0 or none.
@@ -169,13 +137,9 @@ fn read_datagram(
     Ok(Part::More)
 }
 
-fn errno_of(negative: u32) -> Errno {
-    Errno::from_raw((negative as i32).wrapping_neg())
-}
-
 /// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
 fn interface(row: &[u8]) -> Option<Interface> {
-    let (header, attributes) = row.split_at_checked(LINK_HEADER)?;
+    let (header, rest) = row.split_at_checked(LINK_HEADER)?;
     let flags = u32_at(header, 8)? as i32;
     let mut interface = Interface {
         index: u32_at(header, 4)?,
@@ -188,7 +152,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
         lost_by_device: 0,
     };
     let mut lower_elsewhere = false;
-    for (kind, value) in each_attribute(attributes) {
+    for (kind, value) in attributes(rest) {
         match kind {
             // A name need not be UTF-8. Its replacement cannot be opened, which is then said.
             libc::IFLA_IFNAME => interface.name = text(value),
@@ -212,7 +176,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
 }
 
 fn kind_of(link_info: &[u8]) -> Kind {
-    let find = |wanted| each_attribute(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    let find = |wanted| attributes(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     match find(libc::IFLA_INFO_KIND).map(text).as_deref() {
         Some("vlan") => find(libc::IFLA_INFO_DATA).and_then(vlan_of).map_or(Kind::Plain, Kind::Vlan),
         Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => Kind::SharesLower,
@@ -223,7 +187,7 @@ fn kind_of(link_info: &[u8]) -> Kind {
 
 fn vlan_of(data: &[u8]) -> Option<Vlan> {
     let mut vlan = Vlan { protocol: 0x8100, id: 0 };
-    for (kind, value) in each_attribute(data) {
+    for (kind, value) in attributes(data) {
         match kind {
             VLAN_ID => vlan.id = u16_at(value, 0)?,
             VLAN_PROTOCOL => vlan.protocol = u16::from_be(u16_at(value, 0)?),
@@ -235,8 +199,8 @@ fn vlan_of(data: &[u8]) -> Option<Vlan> {
 
 /// Takes in the payload of an `RTM_NEWADDR` message; what is not an IP address is skipped.
 fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
-    let Some((&[family, prefix, ..], attributes)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
-    let find = |wanted| each_attribute(attributes).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    let Some((&[family, prefix, ..], rest)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
+    let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is ours.
     let Some(own) = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS)) else { return };
     match i32::from(family) {
@@ -262,35 +226,6 @@ fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
         }
         _ => {}
     }
-}
-
-/// The attributes in `bytes`, up to the first that does not fit.
-fn each_attribute(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & ATTRIBUTE_TYPE;
-        let value = bytes.get(ATTRIBUTE_HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-/// A string attribute, without its NUL.
-fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,149 @@
+//! The thread that looks at the first packets of flows: finds their owners while the sockets live, and leaves them for
+//! the resolver.
+
+use super::governor::Governor;
+use super::introduce::Introducer;
+use super::ledger::Ledger;
+use crate::decode::decode;
+use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
+use crate::netlink::ProcessEvents;
+use crate::owner::{FirstLook, Hints, Side};
+use crate::tap::{FirstPacket, FirstPackets};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::time::TimeSpec;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// Packets read from one socket before what is due is looked at.
+const PACKETS_PER_TURN: usize = 64;
+
+/// How often the filters are reconsidered.
+const GOVERNING_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The thread's own state.
+pub struct First {
+    /// The sockets for first packets, each with the namespace that it is in.
+    pub sockets: Vec<(Namespace, FirstPackets)>,
+    /// What happens to processes, where that is told.
+    pub events: Option<ProcessEvents>,
+    /// The search.
+    pub look: FirstLook,
+    /// Tells the ledger who owners are.
+    pub introducer: Introducer,
+    /// What the thorough search has found.
+    pub hints: Arc<Hints>,
+    /// Rung to end the thread.
+    pub bell: Arc<EventFd>,
+    /// Keeps the cost within bounds.
+    pub governor: Governor,
+}
+
+impl First {
+    /// Looks until `stopping` is set and the bell rung.
+    pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger) {
+        let mut due = None;
+        let mut governed = Instant::now();
+        self.hints.tell_starts(self.events.is_some());
+        while !stopping.load(Ordering::Acquire) {
+            if let Err(errno) = self.wait(due) {
+                warn!("first packets are not looked at any more: {errno}");
+                return;
+            }
+            let now = Instant::now();
+            self.read_events(now);
+            self.hints.drain(&mut self.look);
+            self.read_packets(now);
+            let introducer = &mut self.introducer;
+            due = self.look.look(Instant::now(), |_, owner| introducer.introduce(owner.process, ledger));
+            if now.saturating_duration_since(governed) >= GOVERNING_INTERVAL {
+                self.govern(now.saturating_duration_since(governed));
+                governed = now;
+            }
+        }
+    }
+
+    /// Waits for packets, events, the bell, or until `due`.
+    fn wait(&self, due: Option<Instant>) -> nix::Result<()> {
+        let bell = std::iter::once(self.bell.as_fd());
+        let events = self.events.as_ref().map(AsFd::as_fd);
+        let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
+        let mut watched: Vec<PollFd<'_>> =
+            bell.chain(events).chain(sockets).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
+        match ppoll(&mut watched, patience.map(TimeSpec::from_duration), None) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn read_events(&mut self, now: Instant) {
+        let Some(events) = &mut self.events else { return };
+        let look = &mut self.look;
+        match events.read(|event| look.process_event(&event, now)) {
+            Ok(false) => {}
+            Ok(true) => self.hints.missed_starts(),
+            Err(errno) => {
+                warn!("processes' events are not told any more: {errno}");
+                self.events = None;
+                self.hints.tell_starts(false);
+            }
+        }
+    }
+
+    fn read_packets(&mut self, now: Instant) {
+        let First { look, governor, .. } = self;
+        self.sockets.retain_mut(|(namespace, socket)| {
+            let read = socket.read(PACKETS_PER_TURN, |packet| take(look, governor, *namespace, &packet, now));
+            read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
+        });
+    }
+
+    fn govern(&mut self, passed: Duration) {
+        let Some(thinning) = self.governor.govern(passed) else { return };
+        for (_, socket) in &mut self.sockets {
+            if let Err(errno) = socket.thin(&thinning) {
+                warn!("the filter of first packets cannot be changed: {errno}");
+            }
+        }
+    }
+}
+
+/// Hands a packet's local ends to the search. Whether an end is local is not asked: who is not has no socket.
+fn take(
+    look: &mut FirstLook,
+    governor: &mut Governor,
+    namespace: Namespace,
+    packet: &FirstPacket<'_>,
+    now: Instant,
+) {
+    let Ok(decoded) = decode(LinkType::RawIp, packet.data) else { return };
+    if matches!(decoded.fragment, Fragment::Later { .. }) {
+        return;
+    }
+    governor.count(&decoded);
+    let (source, destination, protocol) = (decoded.source, decoded.destination, decoded.protocol);
+    if packet.direction != Some(Direction::Receive) {
+        let key = FlowKey { local: source, remote: destination, protocol, namespace };
+        look.packet(key, Side::Opener, now);
+    }
+    if packet.direction != Some(Direction::Send) {
+        let key = FlowKey { local: destination, remote: source, protocol, namespace };
+        look.packet(key, Side::Called, now);
+    }
+}
+
+/// Opens what tells of processes' events. It speaks only to the initial network namespace.
+pub fn open_events() -> Option<ProcessEvents> {
+    match ProcessEvents::open() {
+        Ok(events) => Some(events),
+        Err(errno) => {
+            info!("processes' events are not told ({errno}); new processes are listed instead");
+            None
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Keeps the looking at first packets within its share of a core, by letting fewer of them through.
+
+use crate::model::{Packet, Protocol};
+use crate::owner::Meter;
+use crate::tap::Thinning;
+use foldhash::fast::RandomState;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// The share of one core that looking may take.
+const SHARE: f64 = 0.10;
+
+/// Datagrams from one port within an interval after which the port is known well enough.
+const ENOUGH: u32 = 16;
+
+/// Intervals for which a port stays left out.
+const INTERVALS_LEFT_OUT: u32 = 40;
+
+/// The least share of packets that is let through, so that what a lull would permit is noticed.
+const LEAST: f64 = 1.0 / 1024.0;
+
+/// Counts what comes, and decides what is to come.
+pub struct Governor {
+    meter: Box<dyn Meter>,
+    used: Duration,
+    openings: u32,
+    datagrams: u32,
+    ports: HashMap<u16, u32, RandomState>,
+    /// Ports left out, with the interval in which they come back.
+    left_out: HashMap<u16, u32, RandomState>,
+    interval: u32,
+    thinning: Thinning,
+}
+
+impl Governor {
+    /// One that lets everything through. `meter` tells the thread's CPU time.
+    pub fn new(mut meter: Box<dyn Meter>) -> Governor {
+        let used = meter.cpu_time();
+        Governor {
+            meter,
+            used,
+            openings: 0,
+            datagrams: 0,
+            ports: HashMap::default(),
+            left_out: HashMap::default(),
+            interval: 0,
+            thinning: Thinning::default(),
+        }
+    }
+
+    /// Counts a first packet.
+    pub fn count(&mut self, packet: &Packet) {
+        if packet.protocol == Protocol::TCP {
+            self.openings += 1;
+        } else {
+            self.datagrams += 1;
+            *self.ports.entry(packet.source.port).or_default() += 1;
+        }
+    }
+
+    /// Ends an interval of the given length. Returns what is to be let through from now on, when that has changed.
+    pub fn govern(&mut self, passed: Duration) -> Option<Thinning> {
+        let used = self.meter.cpu_time();
+        let share =
+            used.saturating_sub(self.used).as_secs_f64() / passed.as_secs_f64().max(f64::MIN_POSITIVE);
+        self.used = used;
+        self.interval = self.interval.wrapping_add(1);
+        let mut next = Thinning { ports: self.choose_ports(), ..self.thinning };
+        // What there is more of makes the cost.
+        let (more, less) = if self.datagrams > self.openings {
+            (&mut next.datagrams, &mut next.openings)
+        } else {
+            (&mut next.openings, &mut next.datagrams)
+        };
+        if share > SHARE {
+            *more = (*more * SHARE / share).max(LEAST);
+        } else if share < SHARE / 2.0 {
+            *more = (*more * 2.0).min(1.0);
+            *less = (*less * 2.0).min(1.0);
+        }
+        (self.openings, self.datagrams) = (0, 0);
+        self.ports.clear();
+        let changed = next != self.thinning;
+        self.thinning = next;
+        changed.then(|| self.thinning.clone())
+    }
+
+    /// The ports to leave out: those left out before whose time has not come, and the busiest of the others.
+    fn choose_ports(&mut self) -> Vec<u16> {
+        let interval = self.interval;
+        self.left_out.retain(|_, until| *until > interval);
+        let mut busy: Vec<(u32, u16)> = self
+            .ports
+            .iter()
+            .filter(|(_, count)| **count >= ENOUGH)
+            .map(|(port, count)| (*count, *port))
+            .collect();
+        busy.sort_unstable_by(|one, other| other.cmp(one));
+        let room = Thinning::MOST_PORTS.saturating_sub(self.left_out.len());
+        self.left_out
+            .extend(busy.into_iter().take(room).map(|(_, port)| (port, interval + INTERVALS_LEFT_OUT)));
+        let mut ports: Vec<u16> = self.left_out.keys().copied().collect();
+        ports.sort_unstable();
+        ports
+    }
+}

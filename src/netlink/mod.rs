@@ -1,0 +1,15 @@
+//! Sockets and codec of netlink(7), shared by what the kernel tells over it: interfaces and addresses, the sockets of
+//! sock_diag(7), the ends of sockets, and the lives of processes.
+
+mod inet_diag;
+mod message;
+mod process_events;
+mod socket;
+
+pub use inet_diag::{InetDiag, InetSocket};
+pub use process_events::{Happening, ProcessEvent, ProcessEvents};
+
+pub(crate) use message::{
+    MESSAGE_HEADER, Message, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,
+};
+pub(crate) use socket::{Socket, attach_filter};

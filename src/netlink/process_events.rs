@@ -1,0 +1,295 @@
+//! The lives of processes as the kernel's proc connector tells them (drivers/connector/cn_proc.c, linux/cn_proc.h).
+
+use super::message::{MESSAGE_HEADER, begin, messages, put, u32_at, u64_at};
+use super::socket::{Socket, attach_filter};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Bytes of a `struct cn_msg` (linux/connector.h), and where its fields stand.
+const CONNECTOR_HEADER: usize = 20;
+const LENGTH: usize = 16;
+/// `CN_IDX_PROC` and `CN_VAL_PROC`; the group has the same number.
+const PROCESSES: u32 = 1;
+/// `PROC_CN_MCAST_LISTEN`.
+const LISTEN: u32 = 1;
+/// Where what stands in a `struct proc_event`: the kind, the time, and the data of its kind.
+const TIME: usize = 8;
+const DATA: usize = 16;
+
+/// Kinds of events, `what` of `struct proc_event`.
+const ACKNOWLEDGED: u32 = 0;
+const FORK: u32 = 1;
+const EXEC: u32 = 2;
+const UID: u32 = 4;
+const GID: u32 = 0x40;
+const EXIT: u32 = 0x8000_0000;
+
+/// No event is longer.
+const BUFFER: usize = 256;
+/// Events handed on at most in one reading, so that the reader gets to do other things.
+const MOST: usize = 4096;
+/// How long the kernel may take to acknowledge.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What happened to a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Happening {
+    /// It was forked.
+    Fork {
+        /// The process that its parent is.
+        parent: i32,
+    },
+    /// It became another program.
+    Exec,
+    /// Its user or group has changed.
+    Ids,
+    /// It has ended.
+    Exit,
+}
+
+/// One event in the life of a process. Threads have none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessEvent {
+    /// The process.
+    pub pid: i32,
+    /// What happened.
+    pub happening: Happening,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+}
+
+/// Tells of processes' events.
+#[derive(Debug)]
+pub struct ProcessEvents {
+    socket: Socket,
+    buffer: [u8; BUFFER],
+}
+
+impl ProcessEvents {
+    /// Begins to listen. It must be called by a thread in the initial network namespace, of a process in the initial pid
+    /// namespace, with CAP_NET_ADMIN: the connector speaks to nobody else.
+    ///
+    /// # Errors
+    /// What the kernel says; `EOPNOTSUPP` when it says nothing.
+    pub fn open() -> nix::Result<ProcessEvents> {
+        let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
+        leave_out_threads(&socket)?;
+        let mut message = [0; MESSAGE_HEADER + CONNECTOR_HEADER + 4];
+        begin(&mut message, libc::NLMSG_DONE as u16, 0, 0);
+        let connector = &mut message[MESSAGE_HEADER..];
+        put(connector, 0, &PROCESSES.to_ne_bytes());
+        put(connector, 4, &PROCESSES.to_ne_bytes());
+        put(connector, LENGTH, &4u16.to_ne_bytes());
+        put(connector, CONNECTOR_HEADER, &LISTEN.to_ne_bytes());
+        socket.send(&message)?;
+        let mut events = ProcessEvents { socket, buffer: [0; BUFFER] };
+        events.await_acknowledgement()?;
+        Ok(events)
+    }
+
+    fn await_acknowledgement(&mut self) -> nix::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+            let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut watched, timeout) == Ok(0) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            let datagram = match self.socket.receive(&mut self.buffer) {
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => continue,
+                other => other?,
+            };
+            for event in
+                messages(datagram).flatten().filter_map(|message| message.payload.get(CONNECTOR_HEADER..))
+            {
+                if u32_at(event, 0) == Some(ACKNOWLEDGED) {
+                    return match u32_at(event, DATA) {
+                        Some(0) => Ok(()),
+                        error => Err(Errno::from_raw(error.unwrap_or(0) as i32)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Hands on what there is, in order, without blocking. Returns whether events were lost for want of room.
+    ///
+    /// # Errors
+    /// What recvfrom(2) says.
+    pub fn read(&mut self, mut each: impl FnMut(ProcessEvent)) -> nix::Result<bool> {
+        let mut lost = false;
+        for _ in 0..MOST {
+            let datagram = match self.socket.receive(&mut self.buffer) {
+                Ok(datagram) => datagram,
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::ENOBUFS) => {
+                    lost = true;
+                    continue;
+                }
+                Err(errno) => return Err(errno),
+            };
+            for message in messages(datagram).flatten() {
+                if let Some(event) = message.payload.get(CONNECTOR_HEADER..).and_then(parse) {
+                    each(event);
+                }
+            }
+        }
+        Ok(lost)
+    }
+}
+
+impl AsFd for ProcessEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// An event from a `struct proc_event`, if it is one of those told.
+fn parse(event: &[u8]) -> Option<ProcessEvent> {
+    let pid_at = |field: usize| u32_at(event, DATA + 4 * field).map(|pid| pid as i32);
+    let at_ns = u64_at(event, TIME)?;
+    // Of parent and child, or of the process: first the thread's number, then the process's.
+    let (pid, happening) = match u32_at(event, 0)? {
+        FORK => (pid_at(3)?, Happening::Fork { parent: pid_at(1)? }),
+        EXEC => (pid_at(1)?, Happening::Exec),
+        UID | GID => (pid_at(1)?, Happening::Ids),
+        EXIT => (pid_at(1)?, Happening::Exit),
+        _ => return None,
+    };
+    Some(ProcessEvent { pid, happening, at_ns })
+}
+
+/// Has the kernel leave out what happens to threads that are not their process's first, and kinds that are not told. A
+/// program that starts threads by the thousand then costs us nothing.
+fn leave_out_threads(socket: &Socket) -> nix::Result<()> {
+    const EVENT: u32 = (MESSAGE_HEADER + CONNECTOR_HEADER) as u32;
+    const FIELDS: u32 = EVENT + DATA as u32;
+    let load = |at: u32| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+    // Loads turn numbers from network order into the host's, which these are in already; so constants are turned, too.
+    let is =
+        |kind: u32, yes, no| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, kind.to_be());
+    let into_x = instruction(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0);
+    let program = [
+        load(EVENT),
+        is(FORK, 5, 0),
+        is(EXEC, 8, 0),
+        is(UID, 7, 0),
+        is(GID, 6, 0),
+        is(EXIT, 5, 0),
+        is(ACKNOWLEDGED, 9, 8),
+        // A fork: the child's thread and process.
+        load(FIELDS + 8),
+        into_x,
+        load(FIELDS + 12),
+        instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3),
+        // Another: the thread and its process.
+        load(FIELDS),
+        into_x,
+        load(FIELDS + 4),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_X, 1, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    attach_filter(socket.as_fd(), &program)
+}
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn listen() -> Option<ProcessEvents> {
+        match ProcessEvents::open() {
+            Ok(events) => Some(events),
+            Err(errno) => {
+                assert!(
+                    std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(),
+                    "the proc connector is required: {errno}"
+                );
+                println!("not run: needs the proc connector ({errno})");
+                None
+            }
+        }
+    }
+
+    /// Events until the process with this pid has ended.
+    fn events_of(events: &mut ProcessEvents, pid: i32) -> Vec<ProcessEvent> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut seen = Vec::new();
+        while !seen.iter().any(|event: &ProcessEvent| event.happening == Happening::Exit) {
+            assert!(Instant::now() < deadline, "no end in {seen:?}");
+            events
+                .read(|event| {
+                    if event.pid == pid {
+                        seen.push(event)
+                    }
+                })
+                .unwrap();
+        }
+        seen
+    }
+
+    #[test]
+    fn the_life_of_a_child_is_told_root() {
+        let Some(mut events) = listen() else { return };
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        let seen = events_of(&mut events, child.id() as i32);
+        let happenings: Vec<Happening> = seen.iter().map(|event| event.happening).collect();
+        let parent = std::process::id() as i32;
+        assert_eq!(happenings, [Happening::Fork { parent }, Happening::Exec, Happening::Exit]);
+        assert!(seen.is_sorted_by_key(|event| event.at_ns));
+    }
+
+    #[test]
+    fn threads_are_not_told_of_root() {
+        let Some(mut events) = listen() else { return };
+        for _ in 0..50 {
+            std::thread::spawn(|| ()).join().unwrap();
+        }
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        let (own, mut threads) = (std::process::id() as i32, 0);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut ended = false;
+        while !ended {
+            assert!(Instant::now() < deadline);
+            events
+                .read(|event| {
+                    // A thread would be told of under the number of its process.
+                    threads += u32::from(event.pid == own);
+                    ended |= event.pid == child.id() as i32 && event.happening == Happening::Exit;
+                })
+                .unwrap();
+        }
+        assert_eq!(threads, 0);
+    }
+
+    #[test]
+    fn lost_events_are_told_root() {
+        let Some(mut events) = listen() else { return };
+        let little = 2048usize;
+        nix::sys::socket::setsockopt(&events.as_fd(), nix::sys::socket::sockopt::RcvBuf, &little).unwrap();
+        for _ in 0..100 {
+            Command::new("/bin/true").status().unwrap();
+        }
+        assert!(events.read(|_| ()).unwrap());
+    }
+
+    #[test]
+    fn what_is_too_short_or_unknown_is_nothing() {
+        let mut event = vec![0u8; 64];
+        assert_eq!(parse(&event), None);
+        put(&mut event, 0, &EXIT.to_ne_bytes());
+        put(&mut event, DATA + 4, &77u32.to_ne_bytes());
+        assert_eq!(parse(&event), Some(ProcessEvent { pid: 77, happening: Happening::Exit, at_ns: 0 }));
+        assert_eq!(parse(&event[..DATA + 7]), None);
+    }
+}

@@ -1,0 +1,89 @@
+//! A netlink socket: opened in the network namespace of the calling thread, and belonging to it for good.
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recvfrom, sendto, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Bytes of notices that may wait: those of a burst of some thousands.
+const NOTICE_BUFFER: usize = 4 << 20;
+
+/// A socket to ask the kernel, or to be told by it.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    /// A socket for questions to one of the `NETLINK_` protocols. The kernel answers at once; should it ever not, receiving fails after a second with
+    /// `EAGAIN`, so that nobody hangs.
+    pub fn for_questions(protocol: i32) -> nix::Result<Socket> {
+        let socket = Socket::open(protocol, 0)?;
+        setsockopt(&socket.0, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
+        Ok(socket)
+    }
+
+    /// A socket that never blocks, for the notices of `groups` (bits as in `sockaddr_nl`).
+    pub fn for_notices(protocol: i32, groups: u32) -> nix::Result<Socket> {
+        let socket = Socket::open(protocol, libc::SOCK_NONBLOCK)?;
+        if setsockopt(&socket.0, sockopt::RcvBufForce, &NOTICE_BUFFER).is_err() {
+            // Without CAP_NET_ADMIN the system's limit holds, which will do.
+            let _ = setsockopt(&socket.0, sockopt::RcvBuf, &NOTICE_BUFFER);
+        }
+        bind(socket.0.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(socket)
+    }
+
+    fn open(protocol: i32, flags: i32) -> nix::Result<Socket> {
+        // SAFETY: the call takes numbers only; the descriptor it returns is nobody else's.
+        unsafe {
+            let socket =
+                libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags, protocol);
+            Errno::result(socket).map(|socket| Socket(OwnedFd::from_raw_fd(socket)))
+        }
+    }
+
+    /// Sends a message to the kernel.
+    pub fn send(&self, message: &[u8]) -> nix::Result<()> {
+        sendto(self.0.as_raw_fd(), message, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map(drop)
+    }
+
+    /// Receives one datagram of the kernel.
+    ///
+    /// # Errors
+    /// What recvfrom(2) says; `ENOBUFS` when notices were lost.
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
+        loop {
+            let (count, sender) = match recvfrom::<NetlinkAddr>(self.0.as_raw_fd(), buffer) {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            // Any process may send to a netlink socket; only the kernel has number 0.
+            if sender.is_some_and(|sender| sender.pid() == 0) {
+                return Ok(buffer.get(..count).unwrap_or_default());
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Gives a socket a classic BPF program that decides what it receives (socket(7), `SO_ATTACH_FILTER`).
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> nix::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the option takes a sock_fprog; it and the instructions that it points to, which are only read, live
+    // through the call, in which the kernel copies them.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    Errno::result(status).map(drop)
+}

@@ -1,0 +1,243 @@
+//! The source of sockets that asks the kernel for the one it would choose itself: sock_diag(7).
+//!
+//! An exact look-up costs a few microseconds, whatever number of sockets there is, and is always of this moment. Two
+//! questions need a list: which listeners have a connection's port when the connection itself is over, and which
+//! sockets share a port (`SO_REUSEPORT`, groups). Such lists are read at most once for all flows of a round.
+//!
+//! Sockets bound to a device are not found by an exact look-up, which names no device; for datagrams the list has them.
+
+use super::index::{Index, Kind, NO_RANK};
+use super::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, Turn};
+use super::table::SocketRow;
+use super::tables::CROWD;
+use crate::error::{Code, Error};
+use crate::model::{FlowKey, Protocol};
+use crate::netlink::{InetDiag, InetSocket};
+use nix::errno::Errno;
+use std::time::{Duration, Instant};
+
+/// How many other peers are tried to see whether several sockets share a port: the kernel chooses among them by a hash
+/// of both endpoints, so that of two sockets one stays unseen in 1 of 64 cases. The match is called a guess anyway.
+const PROBES: u16 = 6;
+
+/// For a hint at who may have accepted a connection the list of listeners may be this old.
+const HINT_AGE: Duration = Duration::from_secs(1);
+
+/// States of include/net/tcp_states.h.
+const ESTABLISHED: u8 = 1;
+const SYN_RECV: u8 = 3;
+const CLOSE_WAIT: u8 = 8;
+const LISTEN: u8 = 10;
+const NEW_SYN_RECV: u8 = 12;
+
+/// Sockets that were listed, and when the reading began.
+struct List {
+    protocol: Protocol,
+    states: u32,
+    index: Index,
+    read_at: Option<Instant>,
+}
+
+/// The sockets of one network namespace.
+pub(super) struct SockDiag {
+    diag: InetDiag,
+    listeners: List,
+    udp: List,
+    udplite: List,
+    lists: u64,
+    fault: Option<Errno>,
+}
+
+impl SockDiag {
+    /// Asks by `diag`, which belongs to the namespace.
+    pub fn new(diag: InetDiag) -> SockDiag {
+        let list = |protocol, states, kind| List { protocol, states, index: Index::new(kind), read_at: None };
+        SockDiag {
+            diag,
+            listeners: list(Protocol::TCP, 1 << LISTEN, Kind::Tcp),
+            udp: list(Protocol::UDP, u32::MAX, Kind::Datagram),
+            udplite: list(Protocol::UDPLITE, u32::MAX, Kind::Datagram),
+            lists: 0,
+            fault: None,
+        }
+    }
+
+    /// Notes what the kernel says and passes the question on.
+    fn elsewhere(&mut self, errno: Errno) -> Looked {
+        self.fault = Some(errno);
+        Looked::Elsewhere
+    }
+
+    fn find(&mut self, key: &FlowKey) -> Result<Option<InetSocket>, Looked> {
+        match self.diag.find(key) {
+            Ok(found) => {
+                self.fault = None;
+                Ok(found)
+            }
+            Err(errno) => Err(self.elsewhere(errno)),
+        }
+    }
+
+    fn stream(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<Looked, Looked> {
+        let found = self.find(key)?;
+        if let Some(socket) = found.filter(|socket| socket.inode != 0 && socket.state != LISTEN) {
+            let hint = turn.now.checked_sub(HINT_AGE).unwrap_or(turn.now).min(since);
+            self.listeners(key, hint, turn, sockets)?;
+            let listener = sockets.pop().map(|socket| socket.inode);
+            sockets.clear();
+            sockets.push(Socket { inode: socket.inode, uid: socket.uid });
+            return Ok(Looked::Found { by: Match::Own, listener });
+        }
+        self.listeners(key, since, turn, sockets)?;
+        Ok(match found.map(|socket| socket.state) {
+            _ if sockets.is_empty() => Looked::Missing,
+            // It waits to be accepted.
+            Some(ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV) => Looked::Listener,
+            // It is over, but the listener's process is still there.
+            _ => Looked::Found { by: Match::Indirect, listener: None },
+        })
+    }
+
+    fn datagram(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<Looked, Looked> {
+        let is_group = key.local.address.is_multicast();
+        if !is_group && let Some(socket) = self.find(key)? {
+            if socket.remote.port != 0 {
+                sockets.push(Socket { inode: socket.inode, uid: socket.uid });
+                return Ok(Looked::Found { by: Match::Own, listener: None });
+            }
+            if self.is_alone(key, &socket)? {
+                sockets.push(Socket { inode: socket.inode, uid: socket.uid });
+                return Ok(Looked::Found { by: Match::Bound, listener: None });
+            }
+        }
+        let SockDiag { diag, udp, udplite, lists, .. } = self;
+        let list = if key.protocol == Protocol::UDP { udp } else { udplite };
+        if let Err(refused) = list.refresh(diag, since, turn, lists) {
+            return Err(self.refused(refused));
+        }
+        list.index.connected(key, CROWD, sockets);
+        if !sockets.is_empty() {
+            return Ok(Looked::Found { by: Match::Own, listener: None });
+        }
+        list.index.bound(key, is_group, CROWD, (0, &mut NO_RANK.clone()), sockets);
+        Ok(if sockets.is_empty() {
+            Looked::Missing
+        } else {
+            Looked::Found { by: Match::Bound, listener: None }
+        })
+    }
+
+    /// Whether no other socket shares the port of an unconnected one, as far as trying other peers can tell.
+    fn is_alone(&mut self, key: &FlowKey, socket: &InetSocket) -> Result<bool, Looked> {
+        for probe in 1..=PROBES {
+            let mut other = *key;
+            other.remote.port = key.remote.port.wrapping_add(probe.wrapping_mul(0x1235)).max(1);
+            let found = self.find(&other)?;
+            if found.is_some_and(|found| found.inode != socket.inode && found.remote.port == 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Adds the listeners of the flow's local end.
+    fn listeners(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<(), Looked> {
+        let SockDiag { diag, listeners, lists, .. } = self;
+        if let Err(refused) = listeners.refresh(diag, since, turn, lists) {
+            return Err(self.refused(refused));
+        }
+        listeners.index.bound(key, false, CROWD, (0, &mut NO_RANK.clone()), sockets);
+        Ok(())
+    }
+
+    fn refused(&mut self, refused: Refused) -> Looked {
+        match refused {
+            Refused::Busy(after) => Looked::Busy(after),
+            Refused::Failed(errno) => self.elsewhere(errno),
+        }
+    }
+}
+
+enum Refused {
+    Busy(Duration),
+    Failed(Errno),
+}
+
+impl List {
+    /// Makes sure that the list is as it was at `since` or later.
+    fn refresh(
+        &mut self,
+        diag: &mut InetDiag,
+        since: Instant,
+        turn: &Turn<'_>,
+        lists: &mut u64,
+    ) -> Result<(), Refused> {
+        if self.read_at.is_some_and(|at| at >= since) {
+            return Ok(());
+        }
+        turn.budget.allow().map_err(Refused::Busy)?;
+        self.index.clear();
+        let index = &mut self.index;
+        let dumped = diag.dump(self.protocol, self.states, |socket| {
+            let InetSocket { local, remote, state, uid, inode, .. } = *socket;
+            index.insert(&SocketRow { local, remote, state, uid, inode });
+        });
+        *lists += 1;
+        self.index.arrange();
+        self.read_at = dumped.is_ok().then_some(turn.now);
+        dumped.map_err(Refused::Failed)
+    }
+}
+
+impl SocketSource for SockDiag {
+    fn look_up(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+        sockets: &mut Vec<Socket>,
+    ) -> Looked {
+        let mut own = Vec::new();
+        let looked = match key.protocol {
+            Protocol::TCP => self.stream(key, since, turn, &mut own),
+            Protocol::UDP | Protocol::UDPLITE => self.datagram(key, since, turn, &mut own),
+            _ => Err(Looked::Elsewhere),
+        };
+        if own.len() >= CROWD {
+            return Looked::Crowd;
+        }
+        // A list that changes while it is read can show a socket twice.
+        own.sort_unstable_by_key(|socket| socket.inode);
+        own.dedup_by_key(|socket| socket.inode);
+        sockets.append(&mut own);
+        looked.unwrap_or_else(|looked| looked)
+    }
+
+    fn report(&self, report: &mut Report) {
+        let fault = self
+            .fault
+            .map(|errno| Error::system(Code::SystemResource, "asking for sockets by sock_diag", errno));
+        report.sources.push(SourceStatus { name: "sock_diag", fault });
+        report.table_loads += self.lists;
+        report.dropped_rows +=
+            [&self.listeners, &self.udp, &self.udplite].map(|list| list.index.dropped()).iter().sum::<u64>();
+    }
+}
