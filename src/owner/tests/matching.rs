@@ -100,13 +100,13 @@ fn what_stays_without_inode_is_the_listeners_in_the_end() {
 }
 
 #[test]
-fn a_listener_of_several_processes_is_nobodys_guess() {
+fn a_listener_of_several_processes_is_shared() {
     let tree = tree(2);
     tree.process(30, 20, 300, &[2]);
     let rows = [row("0.0.0.0:80", "0.0.0.0:0", LISTEN, 1), row("0.0.0.0:81", "0.0.0.0:0", LISTEN, 2)];
     tree.table("tcp", &rows);
     assert_eq!(tree.last(key(Protocol::TCP, "10.0.0.1:80", "10.0.0.9:5000")), owned(10, 100, Guessed));
-    assert_eq!(tree.last(key(Protocol::TCP, "10.0.0.1:81", "10.0.0.9:5000")), None(Unowned::Ambiguous));
+    assert_eq!(tree.last(key(Protocol::TCP, "10.0.0.1:81", "10.0.0.9:5000")), owned(30, 300, Shared));
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn raw_sockets_are_found_by_protocol() {
     assert_eq!(ask("10.0.0.9:0"), None(Unowned::Ambiguous));
     tree.process(50, 10, 500, &[1]);
     tree.table("raw", &[raw(1)]);
-    assert_eq!(ask("10.0.0.9:0"), None(Unowned::Ambiguous), "one socket, several processes");
+    assert_eq!(ask("10.0.0.9:0"), owned(50, 500, Shared), "one socket, several processes");
     assert_eq!(
         tree.first(key(Protocol::SCTP, "10.0.0.1:5", "10.0.0.9:6")),
         None(Unowned::NoPorts),
