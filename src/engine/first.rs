@@ -6,6 +6,7 @@ use super::introduce::Introducer;
 use super::ledger::Ledger;
 use crate::decode::decode;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
+use crate::namespace::enter_initial;
 use crate::netlink::ProcessEvents;
 use crate::owner::{FirstLook, Hints, Side};
 use crate::tap::{FirstPacket, FirstPackets};
@@ -139,11 +140,11 @@ fn take(
 
 /// Opens what tells of processes' events. It speaks only to the initial network namespace.
 pub fn open_events() -> Option<ProcessEvents> {
-    match ProcessEvents::open() {
-        Ok(events) => Some(events),
-        Err(errno) => {
-            info!("processes' events are not told ({errno}); new processes are listed instead");
-            None
-        }
-    }
+    // Where this process may not enter that namespace it may be in it.
+    let opened = enter_initial(ProcessEvents::open).unwrap_or_else(|_| ProcessEvents::open());
+    opened
+        .inspect_err(|errno| {
+            info!("processes' events are not told ({errno}); new processes are listed instead")
+        })
+        .ok()
 }

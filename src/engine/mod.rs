@@ -18,7 +18,6 @@ mod privilege;
 mod resolver;
 mod session;
 mod stats;
-mod thread;
 
 #[cfg(test)]
 #[path = "../../tests/replay/frames.rs"]
@@ -31,7 +30,7 @@ mod savefile;
 #[path = "../../tests/replay/tree.rs"]
 mod tree;
 
+pub use crate::thread::catch_quietly;
 pub use packets::{PacketBatch, PacketEntry};
 pub use session::{Session, Units};
 pub use stats::{Stats, StatsReader};
-pub use thread::catch_quietly;

@@ -40,23 +40,33 @@ impl Listing {
     /// The system's error number; names told before it stay told.
     pub fn names(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
         nix::unistd::lseek(directory, 0, nix::unistd::Whence::SeekSet)?;
-        loop {
-            // SAFETY: the kernel writes at most `len` bytes to the buffer, which is ours, initialised and not
-            // referred to by anything else during the call; the descriptor is open while it is borrowed.
-            let filled = Errno::result(unsafe {
-                libc::syscall(
-                    libc::SYS_getdents64,
-                    directory.as_raw_fd(),
-                    self.buffer.as_mut_ptr(),
-                    self.buffer.len(),
-                )
-            })?;
-            let filled = usize::try_from(filled).unwrap_or_default();
-            if filled == 0 {
-                return Ok(());
-            }
-            for_each_name(self.buffer.get(..filled).unwrap_or_default(), &mut each);
-        }
+        while self.next_names(directory, &mut each)? {}
+        Ok(())
+    }
+
+    /// Calls `each` with the names of one step, from where the last one of this descriptor ended. Returns whether
+    /// there may be more.
+    ///
+    /// # Errors
+    /// As [`Listing::names`].
+    pub fn next_names(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        mut each: impl FnMut(&[u8]),
+    ) -> nix::Result<bool> {
+        // SAFETY: the kernel writes at most `len` bytes to the buffer, which is ours, initialised and not
+        // referred to by anything else during the call; the descriptor is open while it is borrowed.
+        let filled = Errno::result(unsafe {
+            libc::syscall(
+                libc::SYS_getdents64,
+                directory.as_raw_fd(),
+                self.buffer.as_mut_ptr(),
+                self.buffer.len(),
+            )
+        })?;
+        let filled = usize::try_from(filled).unwrap_or_default();
+        for_each_name(self.buffer.get(..filled).unwrap_or_default(), &mut each);
+        Ok(filled > 0)
     }
 
     /// Number of entries of the directory at `path`.

@@ -1,0 +1,114 @@
+//! Which network namespaces besides the session's own are tapped.
+
+use super::links;
+use crate::error::{Code, Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Which network namespaces besides that of the thread which opens the session are captured in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum NamespaceChoice {
+    /// None.
+    #[default]
+    Off,
+    /// Every one that a process is in or that is mounted: see [`super::Registry`] for how they are found.
+    All,
+    /// Those at these absolute paths, such as `/run/netns/blue` or `/proc/1234/ns/net`. A path means what is there
+    /// now: it is waited for when it vanishes, and one of `/proc` follows the process number, not the process.
+    Chosen(Vec<PathBuf>),
+}
+
+impl NamespaceChoice {
+    /// The most paths that can be chosen, one for each number there is.
+    pub const MOST: usize = 254;
+
+    /// Reads the words of the C interface: nothing or the empty string means `Off`, `all` means `All`, anything else is a
+    /// list of paths separated by commas.
+    pub fn from_words(words: Option<&Path>) -> NamespaceChoice {
+        use std::os::unix::ffi::OsStrExt as _;
+        let bytes = words.map_or(&[][..], |words| words.as_os_str().as_bytes()).trim_ascii();
+        match bytes {
+            b"" => NamespaceChoice::Off,
+            b"all" => NamespaceChoice::All,
+            _ => {
+                let items = bytes.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+                let path = |item| PathBuf::from(std::ffi::OsStr::from_bytes(item));
+                NamespaceChoice::Chosen(items.filter(|item| !item.is_empty()).map(path).collect())
+            }
+        }
+    }
+
+    /// Checks the form of what was chosen; nothing is looked up.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the path.
+    pub fn check(&self) -> Result<()> {
+        let NamespaceChoice::Chosen(paths) = self else { return Ok(()) };
+        if paths.is_empty() || paths.len() > Self::MOST {
+            let (count, most) = (paths.len(), Self::MOST);
+            let text = format!("{count} network namespaces are chosen; it must be 1 to {most}");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        match paths.iter().find(|path| !path.is_absolute()) {
+            None => Ok(()),
+            Some(path) => {
+                let text = format!("the network namespace \"{}\" is not an absolute path", path.display());
+                Err(Error::new(Code::InvalidArgument, text))
+            }
+        }
+    }
+
+    /// Checks that every chosen path is a network namespace now.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the path and what the system says of it.
+    pub(super) fn check_present(&self) -> Result<()> {
+        let NamespaceChoice::Chosen(paths) = self else { return Ok(()) };
+        for path in paths {
+            links::namespace_at(path).map_err(|errno| {
+                let what = format_args!("the network namespace {}", path.display()).to_string();
+                match errno {
+                    nix::errno::Errno::EINVAL => {
+                        Error::new(Code::InvalidArgument, format!("{what}: it is not a network namespace"))
+                    }
+                    errno => Error::system(Code::InvalidArgument, what, errno),
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read() {
+        let of = |words: &str| NamespaceChoice::from_words(Some(Path::new(words)));
+        assert_eq!(NamespaceChoice::from_words(None), NamespaceChoice::Off);
+        assert_eq!(of(" "), NamespaceChoice::Off);
+        assert_eq!(of("all"), NamespaceChoice::All);
+        let paths = vec![PathBuf::from("/run/netns/a"), PathBuf::from("/proc/1/ns/net")];
+        assert_eq!(of("/run/netns/a, /proc/1/ns/net,"), NamespaceChoice::Chosen(paths));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_and_named() {
+        let chosen = |paths: &[&str]| NamespaceChoice::Chosen(paths.iter().map(PathBuf::from).collect());
+        for good in [NamespaceChoice::Off, NamespaceChoice::All, chosen(&["/run/netns/a"])] {
+            good.check().unwrap();
+        }
+        let refused = |choice: NamespaceChoice| {
+            let error = choice.check().and_then(|()| choice.check_present()).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            error.text
+        };
+        assert!(refused(chosen(&[])).contains("0 network namespaces"));
+        assert!(refused(chosen(&["/x"; 255])).contains("255 network namespaces"));
+        assert!(refused(chosen(&["blue"])).contains("\"blue\" is not an absolute path"));
+        assert!(refused(chosen(&["/nonexistent"])).contains("/nonexistent: ENOENT"));
+        assert!(refused(chosen(&["/proc/self/ns/mnt"])).contains("not a network namespace"));
+        assert!(refused(chosen(&["/proc/self/stat"])).contains("not a network namespace"));
+        chosen(&["/proc/self/ns/net"]).check_present().unwrap();
+    }
+}

@@ -1,0 +1,94 @@
+//! Working inside another network namespace, on a thread that lives for that only.
+
+use super::links;
+use super::registry::Entry;
+use crate::error::{Code, Error};
+use crate::thread::{catch_quietly, with_signals_blocked};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use std::fmt;
+use std::path::Path;
+use std::thread::Builder;
+
+/// Why work was not done inside a namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EnterError {
+    /// What led there leads nowhere now, or to another namespace: its process has ended, its mount has gone. The
+    /// registry may know another way at its next refresh.
+    Gone,
+    /// The system refused it: `SystemResource`, naming the capability where one is missing, or `Thread`.
+    Refused(Error),
+}
+
+impl fmt::Display for EnterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EnterError::Gone => f.write_str("the network namespace is gone"),
+            EnterError::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EnterError {}
+
+/// Runs `work` inside the namespace of `entry` and returns what it returns. Costs some 50 µs besides.
+///
+/// It runs on a thread of its own that blocks all signals; the calling thread waits for it and stays where it is. A
+/// panic of `work` goes on in the caller. That the way leads to another namespace by now, because its process number
+/// is another process's, is noticed by the inode before anything is entered.
+///
+/// # Errors
+/// [`EnterError`]; entering takes CAP_SYS_ADMIN and CAP_SYS_PTRACE (setns(2), namespaces(7)).
+pub fn enter<T: Send>(entry: &Entry, work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
+    enter_path(&entry.path, Some(entry.inode), work)
+}
+
+/// The same for the namespace of process 1, which on the machine itself is the initial one: only there does the
+/// proc connector speak (drivers/connector/cn_proc.c).
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_initial<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
+    enter_path(Path::new("/proc/1/ns/net"), None, work)
+}
+
+fn enter_path<T: Send>(
+    path: &Path,
+    inode: Option<u64>,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, EnterError> {
+    let body = || catch_quietly(|| move_to(path, inode).map(|()| work()));
+    let outcome = std::thread::scope(|scope| {
+        let builder = Builder::new().name("capture-enter".into());
+        let thread = with_signals_blocked(|| builder.spawn_scoped(scope, body)).map_err(|error| {
+            let tried = format_args!("starting a thread to enter {}", path.display());
+            EnterError::Refused(Error::system(Code::Thread, tried, error))
+        })?;
+        Ok(thread.join())
+    })?;
+    match outcome {
+        Ok(Ok(result)) => result,
+        Ok(Err(text)) => std::panic::resume_unwind(Box::new(text)),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Moves the calling thread to the namespace at `path`, if that is the one with this inode.
+fn move_to(path: &Path, inode: Option<u64>) -> Result<(), EnterError> {
+    let refused = |errno: Errno, capability: &str| {
+        let help = match errno {
+            Errno::EPERM | Errno::EACCES => format!("; it needs the capability {capability}"),
+            _ => String::new(),
+        };
+        let text = format!("entering the network namespace {}: {errno}{help}", path.display());
+        EnterError::Refused(Error::new(Code::SystemResource, text))
+    };
+    let (file, found) = links::open_namespace(path).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ESRCH | Errno::EINVAL => EnterError::Gone,
+        errno => refused(errno, "CAP_SYS_PTRACE"),
+    })?;
+    if inode.is_some_and(|inode| inode != found) {
+        return Err(EnterError::Gone);
+    }
+    setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(errno, "CAP_SYS_ADMIN"))
+}

@@ -1,0 +1,91 @@
+//! The network namespaces that are mounted somewhere, as `ip netns` and container runtimes do to name them.
+
+use super::links;
+use crate::process::ProcRoot;
+use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is mounted, read again only when the kernel says that mounts have changed.
+#[derive(Default)]
+pub(super) struct Mounts {
+    /// `mountinfo`, kept open: polling it tells of changes since it was last polled (proc_pid_mounts(5)).
+    watched: Option<OwnedFd>,
+    by_inode: HashMap<u64, Arc<Path>>,
+    buffer: Vec<u8>,
+}
+
+impl Mounts {
+    /// Follows what has changed, as this thread sees the mounts. Where they cannot be read, none is known.
+    pub(super) fn refresh(&mut self, root: &ProcRoot) {
+        let first = self.watched.is_none();
+        if first {
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            self.watched = openat(root.directory(), c"thread-self/mountinfo", flags, Mode::empty()).ok();
+        }
+        let Some(watched) = &self.watched else { return };
+        let mut fds = [PollFd::new(watched.as_fd(), PollFlags::POLLPRI)];
+        let changed = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+        if !first && !changed {
+            return;
+        }
+        if let Ok(text) = root.read(c"thread-self/mountinfo", &mut self.buffer) {
+            self.by_inode = text.split(|&byte| byte == b'\n').filter_map(namespace_of).collect();
+        }
+    }
+
+    /// The mounted network namespaces by inode, each with one path.
+    pub(super) fn all(&self) -> &HashMap<u64, Arc<Path>> {
+        &self.by_inode
+    }
+}
+
+/// The network namespace and the path of a line of `mountinfo`, if it is of one.
+fn namespace_of(line: &[u8]) -> Option<(u64, Arc<Path>)> {
+    // proc_pid_mountinfo(5): id, parent, device, root, mount point, options, optional fields, "-", type, ...
+    let mut fields = line.split(|&byte| byte == b' ');
+    let inode = links::parse(fields.nth(3)?)?;
+    let point = unescaped(fields.next()?);
+    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+    (after.next()? == b"nsfs").then(|| (inode, PathBuf::from(OsString::from_vec(point)).into()))
+}
+
+/// A field with its octal escapes resolved: `\040` for a space.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after.first_chunk::<3>().filter(|_| byte == b'\\');
+        let code = octal.and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        plain.push(code.unwrap_or(byte));
+        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_namespaces_are_told_from_others() {
+        let of = |line: &str| {
+            namespace_of(line.as_bytes()).map(|(inode, path)| (inode, path.display().to_string()))
+        };
+        assert_eq!(
+            of("611 24 0:4 net:[4026532281] /run/netns/my\\040blue rw shared:9 - nsfs nsfs rw"),
+            Some((4_026_532_281, "/run/netns/my blue".into()))
+        );
+        assert_eq!(of("611 24 0:4 mnt:[4026532281] /run/x rw - nsfs nsfs rw"), None);
+        assert_eq!(of("611 24 8:1 net:[4026532281] /run/x rw - ext4 /dev/sda rw"), None);
+        assert_eq!(of("22 1 8:1 / / rw,relatime - ext4 /dev/sda rw"), None);
+        assert_eq!(of(""), None);
+        assert_eq!(unescaped(b"a\\134b\\09\\"), b"a\\b\\09\\");
+    }
+}

@@ -1,0 +1,325 @@
+//! The network namespaces that there are besides the session's own: found, numbered, and let go when they end.
+
+use super::choice::NamespaceChoice;
+use super::links;
+use super::mounts::Mounts;
+use super::numbers::Numbers;
+use super::scan::{Scan, namespace_of};
+use crate::error::Result;
+use crate::model::Namespace;
+use crate::process::ProcRoot;
+use crate::sync::Mutex;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Processes looked at in one refresh, in turn: some 4 ms.
+const SLICE: usize = 2_000;
+
+/// The same while it is in doubt whether a namespace still has a process: it and its devices are kept open meanwhile.
+const SEARCH: usize = 10_000;
+
+/// Processes remembered of each namespace, so that the end of one raises no doubt.
+const WITNESSES: usize = 4;
+
+/// A network namespace and a way into it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Its number in this session, from 1.
+    pub namespace: Namespace,
+    /// Its inode in nsfs. A later namespace may have it again once this one is gone.
+    pub inode: u64,
+    /// A process in it, of the tree that the registry was opened with; `None` where only a path is known.
+    pub pid: Option<i32>,
+    /// What leads there: a mount, or the link of that process. It may lead nowhere a moment later.
+    pub path: Arc<Path>,
+}
+
+/// What a registry has found, for all threads. Clones show the same.
+#[derive(Clone, Debug)]
+pub struct Known(Arc<Mutex<Arc<[Entry]>>>);
+
+impl Known {
+    /// The namespaces there are besides the session's own, as of the last refresh, by number. Costs one lock.
+    pub fn snapshot(&self) -> Arc<[Entry]> {
+        Arc::clone(&self.0.lock())
+    }
+
+    /// The namespace that has this number now.
+    pub fn get(&self, namespace: Namespace) -> Option<Entry> {
+        let entries = self.snapshot();
+        let place = entries.binary_search_by_key(&namespace, |entry| entry.namespace).ok()?;
+        entries.get(place).cloned()
+    }
+}
+
+impl Default for Known {
+    fn default() -> Known {
+        Known(Arc::new(Mutex::new(Arc::default())))
+    }
+}
+
+/// What a registry has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RegistryStats {
+    /// Namespaces known now, the session's own not among them.
+    pub known: u32,
+    /// Namespaces that were found and have no number, because all are in use.
+    pub left_out: u32,
+}
+
+/// One namespace as the registry keeps it.
+struct Held {
+    namespace: Namespace,
+    /// Processes that were last seen in it.
+    witnesses: Vec<i32>,
+    /// After how many laps without a witness it is gone, while that is in doubt.
+    gone_after: Option<u64>,
+    /// The way into it that is shown.
+    shown: Option<(Option<i32>, Arc<Path>)>,
+}
+
+/// Finds the network namespaces that are chosen, and follows their coming and going.
+///
+/// `All` are those that a process is in, and those that are mounted where this thread sees it. Of processes it reads
+/// 2,000 links in each refresh, and besides those of all process numbers given out since the last two refreshes, so that
+/// a new container is found with the next refresh, and a process that changes its namespace later after as many
+/// refreshes as there are times 2,000 processes. That costs at most some 10 ms. Namespaces that only a descriptor or a
+/// thread other than the first of its process keeps are not found.
+///
+/// A namespace is gone with the refresh that finds it neither mounted nor with a process in it: the next one when there
+/// are up to 10,000 processes. One whose link has become unreadable counts as having no process.
+pub struct Registry {
+    choice: NamespaceChoice,
+    root: ProcRoot,
+    proc_path: PathBuf,
+    home: Option<u64>,
+    held: BTreeMap<u64, Held>,
+    numbers: Numbers,
+    scan: Scan,
+    mounts: Mounts,
+    /// Namespaces without a number, of the lap under way and of the last one.
+    left_out: [HashSet<u64>; 2],
+    laps: u64,
+    known: Known,
+    notes: Vec<String>,
+    noted_full: bool,
+    noted_forbidden: bool,
+}
+
+impl Registry {
+    /// A registry of the namespaces that `choice` means, of the processes in the `/proc` tree at `proc_path`. The
+    /// namespace of the calling thread is the session's own and never among them. Nothing has been looked for yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a chosen path is not a network namespace; what [`ProcRoot::open`] returns.
+    pub fn open(choice: &NamespaceChoice, proc_path: &Path) -> Result<Registry> {
+        choice.check()?;
+        choice.check_present()?;
+        let root = ProcRoot::open(proc_path)?;
+        Ok(Registry {
+            choice: choice.clone(),
+            home: links::link_at(root.directory(), c"thread-self/ns/net").ok(),
+            root,
+            proc_path: proc_path.into(),
+            held: BTreeMap::new(),
+            numbers: Numbers::default(),
+            scan: Scan::new(),
+            mounts: Mounts::default(),
+            left_out: Default::default(),
+            laps: 0,
+            known: Known::default(),
+            notes: Vec::new(),
+            noted_full: false,
+            noted_forbidden: false,
+        })
+    }
+
+    /// What it has found, to be given to other threads.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> RegistryStats {
+        let left_out = self.left_out.iter().map(HashSet::len).max().unwrap_or(0);
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        RegistryStats { known: number(self.held.len()), left_out: number(left_out) }
+    }
+
+    /// Takes the lines for the log that have come up.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Looks for namespaces that have come and gone. To be called about once a second. Returns what there is now.
+    pub fn refresh(&mut self) -> Arc<[Entry]> {
+        match self.choice.clone() {
+            NamespaceChoice::Off => {}
+            NamespaceChoice::All => self.follow_all(),
+            NamespaceChoice::Chosen(paths) => self.follow(&paths),
+        }
+        self.publish()
+    }
+
+    /// Follows chosen paths.
+    fn follow(&mut self, paths: &[PathBuf]) {
+        let mut present: HashMap<u64, &Path> = HashMap::new();
+        for path in paths {
+            if let Ok(inode) = links::namespace_at(path)
+                && self.home != Some(inode)
+            {
+                present.entry(inode).or_insert(path);
+            }
+        }
+        self.release(|inode, _| !present.contains_key(&inode));
+        for (&inode, &path) in &present {
+            if let Some(held) = self.hold(inode) {
+                show(held, None, path);
+            }
+        }
+    }
+
+    /// Follows processes and mounts.
+    fn follow_all(&mut self) {
+        self.mounts.refresh(&self.root);
+        let mounts: Vec<u64> = self.mounts.all().keys().copied().collect();
+        for inode in mounts {
+            self.hold(inode);
+        }
+        self.question_witnesses();
+        let doubtful = self.held.values().any(|held| held.gone_after.is_some());
+        let Registry { scan, root, home, .. } = self;
+        let mut found = Vec::new();
+        let mut take = |pid, inode| {
+            // Most processes are in the session's own.
+            if *home != Some(inode) {
+                found.push((pid, inode));
+            }
+        };
+        scan.recent(root, &mut take);
+        scan.slice(root, if doubtful { SEARCH } else { SLICE }, &mut take);
+        for (pid, inode) in found {
+            if let Some(held) = self.hold(inode) {
+                held.gone_after = None;
+                if held.witnesses.len() < WITNESSES && !held.witnesses.contains(&pid) {
+                    held.witnesses.push(pid);
+                }
+            }
+        }
+        let laps = self.scan.laps();
+        self.release(|_, held| held.gone_after.is_some_and(|after| laps >= after));
+        if laps != self.laps {
+            self.laps = laps;
+            self.left_out = [HashSet::new(), std::mem::take(&mut self.left_out[0])];
+            self.note_forbidden();
+        }
+        for (inode, held) in &mut self.held {
+            let pid = held.witnesses.first().copied();
+            match (self.mounts.all().get(inode), pid) {
+                (Some(path), _) => show(held, pid, path),
+                (None, Some(pid)) => {
+                    let path = self.proc_path.join(format!("{pid}/ns/net"));
+                    show(held, Some(pid), &path);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// Forgets processes that have ended or moved on. A namespace that is left without any is in doubt from then on.
+    fn question_witnesses(&mut self) {
+        let root = &self.root;
+        let mut doubt = false;
+        for (inode, held) in &mut self.held {
+            held.witnesses.retain(|&pid| namespace_of(root, pid) == Ok(*inode));
+            if self.mounts.all().contains_key(inode) || !held.witnesses.is_empty() {
+                held.gone_after = None;
+            } else {
+                doubt |= held.gone_after.is_none();
+            }
+        }
+        if !doubt {
+            return;
+        }
+        if self.held.values().all(|held| held.gone_after.is_none()) {
+            self.scan.restart();
+        }
+        let after = self.scan.laps_to_see_all();
+        for (inode, held) in &mut self.held {
+            if held.witnesses.is_empty() && !self.mounts.all().contains_key(inode) {
+                held.gone_after.get_or_insert(after);
+            }
+        }
+    }
+
+    /// The namespace with this inode, which gets a number if it is new; `None` when it gets none.
+    fn hold(&mut self, inode: u64) -> Option<&mut Held> {
+        if self.home == Some(inode) {
+            return None;
+        }
+        if !self.held.contains_key(&inode) {
+            let Some(namespace) = self.numbers.take() else {
+                self.left_out[0].insert(inode);
+                if !std::mem::replace(&mut self.noted_full, true) {
+                    let most = Numbers::COUNT;
+                    self.notes.push(format!("more than {most} network namespaces: the others are left out"));
+                }
+                return None;
+            };
+            let held = Held { namespace, witnesses: Vec::new(), gone_after: None, shown: None };
+            self.held.insert(inode, held);
+        }
+        self.held.get_mut(&inode)
+    }
+
+    /// Lets go of those of which `gone` is true.
+    fn release(&mut self, gone: impl Fn(u64, &Held) -> bool) {
+        let numbers = &mut self.numbers;
+        self.held.retain(|&inode, held| {
+            let gone = gone(inode, held);
+            if gone {
+                numbers.give_back(held.namespace);
+            }
+            !gone
+        });
+    }
+
+    fn note_forbidden(&mut self) {
+        let forbidden = self.scan.forbidden();
+        if forbidden > 0 && !std::mem::replace(&mut self.noted_forbidden, true) {
+            self.notes.push(format!(
+                "the network namespaces of {forbidden} processes cannot be told; CAP_SYS_PTRACE would"
+            ));
+        }
+    }
+
+    /// Shows what there is, if it has changed.
+    fn publish(&mut self) -> Arc<[Entry]> {
+        let mut entries: Vec<Entry> = self
+            .held
+            .iter()
+            .filter_map(|(&inode, held)| {
+                let (pid, path) = held.shown.clone()?;
+                Some(Entry { namespace: held.namespace, inode, pid, path })
+            })
+            .collect();
+        entries.sort_unstable_by_key(|entry| entry.namespace);
+        let mut shown = self.known.0.lock();
+        if **shown != *entries {
+            *shown = entries.into();
+        }
+        Arc::clone(&shown)
+    }
+}
+
+/// Sets the way into a namespace.
+fn show(held: &mut Held, pid: Option<i32>, path: &Path) {
+    if held.shown.as_ref().is_none_or(|(shown, by)| *shown != pid || **by != *path) {
+        held.shown = Some((pid, path.into()));
+    }
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -1,0 +1,212 @@
+//! Which network namespace each process is in, looked through a bounded number of processes at a time.
+//!
+//! A reading of a link costs 2 µs, so that all of 10,000 processes would cost 20 ms each second. Instead
+//! - whatever was forked since the last call but one is looked at first, at most [`RECENT`] numbers: a container is
+//!   found with the next call however many processes there are. Each is looked at twice, because a process may be forked
+//!   first and enter its namespace a moment later;
+//! - of all processes a slice is looked at in turn, so that one which changes its namespace later in its life is
+//!   found after as many calls as there are slices.
+
+use super::links;
+use crate::process::{Listing, PidPath, ProcRoot, open_directory};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Process numbers looked at because they were given out lately.
+const RECENT: i32 = 2_000;
+
+/// Goes through the processes in turn.
+pub(super) struct Scan {
+    directory: Option<OwnedFd>,
+    listing: Listing,
+    /// Whether the next slice begins with the first process.
+    at_start: bool,
+    /// How often the last process has been reached.
+    laps: u64,
+    /// The newest process number at the last calls, the older one first.
+    newest: [i32; 2],
+    buffer: Vec<u8>,
+    forbidden: u64,
+}
+
+impl Scan {
+    pub(super) fn new() -> Scan {
+        Scan {
+            directory: None,
+            listing: Listing::in_small_steps(),
+            at_start: true,
+            laps: 0,
+            newest: [i32::MAX; 2],
+            buffer: Vec::new(),
+            forbidden: 0,
+        }
+    }
+
+    /// How often the last process has been reached.
+    pub(super) fn laps(&self) -> u64 {
+        self.laps
+    }
+
+    /// Processes that may not be looked at, of the whole time: capabilities(7), CAP_SYS_PTRACE.
+    pub(super) fn forbidden(&self) -> u64 {
+        self.forbidden
+    }
+
+    /// Has the next slice begin with the first process, so that after one lap all have been looked at anew.
+    pub(super) fn restart(&mut self) {
+        self.directory = None;
+        self.at_start = true;
+    }
+
+    /// The number of laps after which every process has been looked at that lives now.
+    pub(super) fn laps_to_see_all(&self) -> u64 {
+        if self.at_start { self.laps + 1 } else { self.laps + 2 }
+    }
+
+    /// Tells `found` the processes and namespaces of those forked lately.
+    pub(super) fn recent(&mut self, root: &ProcRoot, found: &mut impl FnMut(i32, u64)) {
+        let Some(now) = self.newest_number(root) else { return };
+        let [before, last] = self.newest;
+        self.newest = [last, now];
+        // The numbers have come round when the newest is not the largest.
+        let from = if before <= last && last <= now { before } else { 0 };
+        for pid in (from.max(now.saturating_sub(RECENT)) + 1)..=now {
+            self.look_at(root, pid, found);
+        }
+    }
+
+    /// Looks at about `most` processes, or to the last one.
+    pub(super) fn slice(&mut self, root: &ProcRoot, most: usize, found: &mut impl FnMut(i32, u64)) {
+        if self.directory.is_none() {
+            self.directory = open_directory(root.directory(), c".").ok();
+        }
+        let Some(directory) = self.directory.take() else { return };
+        let (mut pids, mut looked) = (Vec::new(), 0);
+        self.at_start = false;
+        while looked < most {
+            pids.clear();
+            let step = self.listing.next_names(directory.as_fd(), |name| {
+                pids.extend(str::from_utf8(name).ok().and_then(|name| name.parse::<i32>().ok()));
+            });
+            looked += pids.len();
+            pids.iter().for_each(|&pid| self.look_at(root, pid, found));
+            if step != Ok(true) {
+                self.laps += 1;
+                self.at_start = true;
+                // Beginning anew is also what mends a listing that has failed.
+                let rewound = lseek(&directory, 0, Whence::SeekSet);
+                self.directory = rewound.is_ok().then_some(directory);
+                return;
+            }
+        }
+        self.directory = Some(directory);
+    }
+
+    fn look_at(&mut self, root: &ProcRoot, pid: i32, found: &mut impl FnMut(i32, u64)) {
+        match namespace_of(root, pid) {
+            Ok(inode) => found(pid, inode),
+            Err(Errno::EACCES | Errno::EPERM) => self.forbidden += 1,
+            // Gone, a zombie, or no process at all.
+            Err(_) => {}
+        }
+    }
+
+    /// The process number that was given out last, to a process or a thread (proc_loadavg(5)).
+    fn newest_number(&mut self, root: &ProcRoot) -> Option<i32> {
+        let text = root.read_record(c"loadavg", &mut self.buffer).ok()?;
+        str::from_utf8(text).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+    }
+}
+
+/// The namespace that a process is in.
+///
+/// # Errors
+/// As [`links::link_at`].
+pub(super) fn namespace_of(root: &ProcRoot, pid: i32) -> nix::Result<u64> {
+    links::link_at(root.directory(), PidPath::new(pid).file("ns/net"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    /// A tree of processes 1 to `count`, each in the namespace of its number, the newest being the last.
+    fn tree(count: i32) -> tempfile::TempDir {
+        let tree = tempfile::tempdir().unwrap();
+        (1..=count).for_each(|pid| fork(tree.path(), pid));
+        tree
+    }
+
+    fn fork(tree: &Path, pid: i32) {
+        let ns = tree.join(pid.to_string()).join("ns");
+        std::fs::create_dir_all(&ns).unwrap();
+        std::os::unix::fs::symlink(format!("net:[{}]", 1000 + pid), ns.join("net")).unwrap();
+        std::fs::write(tree.join("loadavg"), format!("0.00 0.01 0.05 1/99 {pid}\n")).unwrap();
+    }
+
+    #[test]
+    fn every_process_has_its_turn() {
+        let tree = tree(500);
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let mut scan = Scan::new();
+        for lap in 1..=2 {
+            let (mut seen, mut slices) = (BTreeMap::new(), 0);
+            assert_eq!(scan.laps_to_see_all(), lap);
+            while scan.laps() < lap {
+                let mut of_slice = 0;
+                scan.slice(&root, 100, &mut |pid, inode| {
+                    of_slice += 1;
+                    assert_eq!(seen.insert(pid, inode), None);
+                });
+                assert!(of_slice <= 200, "{of_slice}");
+                slices += 1;
+            }
+            assert_eq!(seen, (1..=500).map(|pid| (pid, 1000 + pid as u64)).collect());
+            assert!((3..=7).contains(&slices), "{slices}");
+        }
+        scan.slice(&root, 100, &mut |_, _| ());
+        assert_eq!(scan.laps_to_see_all(), 4, "the lap under way began too early");
+        scan.restart();
+        assert_eq!(scan.laps_to_see_all(), 3);
+    }
+
+    #[test]
+    fn what_was_forked_lately_is_looked_at_twice() {
+        let tree = tree(50);
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let mut scan = Scan::new();
+        let mut recent = || {
+            let mut seen = BTreeSet::new();
+            scan.recent(&root, &mut |pid, _| assert!(seen.insert(pid)));
+            seen
+        };
+        recent();
+        recent();
+        assert_eq!(recent(), BTreeSet::new());
+        fork(tree.path(), 60);
+        fork(tree.path(), 61);
+        assert_eq!(recent(), [60, 61].into());
+        fork(tree.path(), 70);
+        assert_eq!(recent(), [60, 61, 70].into());
+        assert_eq!(recent(), [70].into());
+        assert_eq!(recent(), BTreeSet::new());
+        // The numbers come round.
+        fork(tree.path(), 3_000);
+        assert_eq!(recent(), [3_000].into());
+        std::fs::write(tree.path().join("loadavg"), "0 0 0 1/99 7\n").unwrap();
+        assert_eq!(recent(), (1..=7).collect());
+    }
+
+    #[test]
+    fn an_empty_tree_has_no_processes() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let mut scan = Scan::new();
+        scan.recent(&root, &mut |_, _| panic!("nobody"));
+        scan.slice(&root, 100, &mut |_, _| panic!("nobody"));
+        assert_eq!(scan.laps(), 1);
+    }
+}
