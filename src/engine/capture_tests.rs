@@ -8,6 +8,7 @@ use super::super::tree::{Tree, UNCONNECTED};
 use super::*;
 use crate::error::Code;
 use crate::model::{SampleSet, Unowned};
+use crate::namespace::Follower;
 use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::process::ProcRoot;
 use std::io::Write;
@@ -53,7 +54,7 @@ impl Replay {
             let budget = Budget::new(1.0, PATIENCE, Box::new(ThreadMeter));
             let finder = Finder::new(Arc::clone(&root), budget, Arc::default());
             let introducer = Introducer::new(root, SampleSet::ALL);
-            Resolver::new(finder, Arc::default(), introducer).run(
+            Resolver::new(finder, Arc::default(), introducer, Follower::default()).run(
                 &shared.desk,
                 &shared.ledger,
                 &shared.activity,

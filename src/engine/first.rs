@@ -5,9 +5,10 @@ use super::governor::Governor;
 use super::introduce::Introducer;
 use super::ledger::Ledger;
 use crate::decode::decode;
+use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
-use crate::namespace::enter_initial;
-use crate::netlink::ProcessEvents;
+use crate::namespace::{Follower, enter, enter_initial};
+use crate::netlink::{InetDiag, ProcessEvents};
 use crate::owner::{FirstLook, Hints, Side};
 use crate::tap::{FirstPacket, FirstPackets};
 use nix::errno::Errno;
@@ -26,6 +27,9 @@ const PACKETS_PER_TURN: usize = 64;
 /// How often the filters are reconsidered.
 const GOVERNING_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Longest wait when nothing happens, so that namespaces are followed on an idle machine, too.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
 /// The thread's own state.
 pub struct First {
     /// The sockets for first packets, each with the namespace that it is in.
@@ -42,6 +46,8 @@ pub struct First {
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
     pub governor: Governor,
+    /// The other namespaces that are captured in.
+    pub follower: Follower,
 }
 
 impl First {
@@ -63,6 +69,7 @@ impl First {
             due = self.look.look(Instant::now(), |_, owner| introducer.introduce(owner.process, ledger));
             if now.saturating_duration_since(governed) >= GOVERNING_INTERVAL {
                 self.govern(now.saturating_duration_since(governed));
+                self.follow_namespaces();
                 governed = now;
             }
         }
@@ -75,8 +82,9 @@ impl First {
         let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
         let mut watched: Vec<PollFd<'_>> =
             bell.chain(events).chain(sockets).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
-        match ppoll(&mut watched, patience.map(TimeSpec::from_duration), None) {
+        let patience =
+            due.map_or(IDLE_WAIT, |due| due.saturating_duration_since(Instant::now()).min(IDLE_WAIT));
+        match ppoll(&mut watched, Some(TimeSpec::from_duration(patience)), None) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno),
         }
@@ -102,6 +110,25 @@ impl First {
             let read = socket.read(PACKETS_PER_TURN, |packet| take(look, governor, *namespace, &packet, now));
             read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
         });
+    }
+
+    fn follow_namespaces(&mut self) {
+        let changes = self.follower.changes();
+        for gone in &changes.gone {
+            self.sockets.retain(|(namespace, _)| namespace != gone);
+            self.look.remove_namespace(*gone);
+        }
+        for entry in &changes.come {
+            match enter(entry, || Ok((FirstPackets::open()?, InetDiag::open()))) {
+                Ok(Ok((socket, Ok(diag)))) => {
+                    self.sockets.push((entry.namespace, socket));
+                    self.look.add_namespace(entry.namespace, diag);
+                }
+                Ok(Ok((_, Err(errno)))) => warn!("first packets in {}: {errno}", entry.path.display()),
+                Ok(Err::<_, Error>(error)) => warn!("first packets in {}: {error}", entry.path.display()),
+                Err(error) => info!("{}: {error}", entry.path.display()),
+            }
+        }
     }
 
     fn govern(&mut self, passed: Duration) {

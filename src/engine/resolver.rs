@@ -6,6 +6,8 @@ use super::introduce::Introducer;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
 use crate::model::{FlowKey, Owner, Timestamp, Unowned};
+use crate::namespace::{Follower, enter};
+use crate::netlink::InetDiag;
 use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
@@ -124,6 +126,7 @@ pub struct Resolver {
     finder: Finder,
     early: Arc<EarlyOwners>,
     introducer: Introducer,
+    follower: Follower,
     /// Questions under way and the queries they became, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
@@ -132,10 +135,15 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver that answers from `early`, and else by `finder`.
-    pub fn new(finder: Finder, early: Arc<EarlyOwners>, introducer: Introducer) -> Resolver {
+    /// A resolver that answers from `early`, and else by `finder`, also for the namespaces that `follower` tells of.
+    pub fn new(
+        finder: Finder,
+        early: Arc<EarlyOwners>,
+        introducer: Introducer,
+        follower: Follower,
+    ) -> Resolver {
         let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
-        Resolver { finder, early, introducer, requests, queries, sources }
+        Resolver { finder, early, introducer, follower, requests, queries, sources }
     }
 
     /// Answers questions until the desk is closed.
@@ -145,6 +153,7 @@ impl Resolver {
         let mut deadline = None;
         while let Some(new) = desk.take_requests(deadline, BATCH) {
             let untried = new.len();
+            self.follow_namespaces();
             let now = Instant::now();
             for (request, asked) in new {
                 self.requests.push(request);
@@ -165,6 +174,17 @@ impl Resolver {
             self.hand_out(desk, untried);
             activity.wake();
             deadline = self.next_look(now);
+        }
+    }
+
+    fn follow_namespaces(&mut self) {
+        let changes = self.follower.changes();
+        for gone in &changes.gone {
+            self.finder.remove_namespace(*gone);
+        }
+        for entry in &changes.come {
+            let diag = enter(entry, InetDiag::open).ok().and_then(Result::ok);
+            self.finder.add_namespace(entry.namespace, diag, entry.pid);
         }
     }
 

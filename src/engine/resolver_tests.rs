@@ -43,11 +43,8 @@ impl Office {
         let (its_desk, its_ledger) = (Arc::clone(&desk), Arc::clone(&ledger));
         let work = move || {
             let finder = Finder::new(Arc::clone(&root), Budget::default(), Arc::default());
-            Resolver::new(finder, Arc::default(), Introducer::new(root, SampleSet::ALL)).run(
-                &its_desk,
-                &its_ledger,
-                &Activity::default(),
-            )
+            Resolver::new(finder, Arc::default(), Introducer::new(root, SampleSet::ALL), Follower::default())
+                .run(&its_desk, &its_ledger, &Activity::default())
         };
         Office { desk, ledger, thread: Some(std::thread::spawn(work)) }
     }

@@ -15,6 +15,7 @@ use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
 use crate::model::{Namespace, ProcessRecord, Validity};
+use crate::namespace::Follower;
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
@@ -140,7 +141,7 @@ impl Session {
             self.start_first(&root, &early, hints)?;
         }
         let introducer = Introducer::new(root, self.options.sample);
-        let resolver = Resolver::new(finder, early, introducer);
+        let resolver = Resolver::new(finder, early, introducer, Follower::default());
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {
             let _entered = log.enter();
@@ -182,6 +183,7 @@ impl Session {
             hints,
             bell: Arc::clone(&self.shared.first_bell),
             governor: Governor::new(Box::new(ThreadMeter)),
+            follower: Follower::default(),
         };
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-first", move || {

@@ -10,6 +10,7 @@
 
 mod choice;
 mod enter;
+mod follow;
 mod links;
 mod mounts;
 mod numbers;
@@ -18,4 +19,5 @@ mod scan;
 
 pub use choice::NamespaceChoice;
 pub use enter::{EnterError, enter, enter_initial};
+pub use follow::{Changes, Follower};
 pub use registry::{Entry, Known, Registry, RegistryStats};
