@@ -1,7 +1,9 @@
 //! Two network namespaces joined by veth, with nftables counters in each, and traffic makers inside them.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
@@ -57,7 +59,8 @@ impl Lab {
         lab
     }
 
-    fn name(&self, host: Host) -> &str {
+    /// The namespace of a host, as `ip netns` knows it.
+    pub fn name(&self, host: Host) -> &str {
         &self.names[host as usize]
     }
 
@@ -67,21 +70,24 @@ impl Lab {
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    /// Counts the packets of a port from here on, at a host: those it sends, and those it receives.
-    pub fn count(&self, host: Host, protocol: &str, port: u16) {
+    /// Counts packets at a host from here on: those to the server and those from it, by two nftables matches, as they
+    /// leave the host and as they come to it.
+    pub fn count(&self, host: Host, to_server: &str, from_server: &str) {
         let rules = format!(
             "table inet capture {{
-               counter sent {{}}
-               counter received {{}}
+               counter out_to {{}}
+               counter out_from {{}}
+               counter in_to {{}}
+               counter in_from {{}}
                chain output {{
                  type filter hook output priority 0;
-                 {protocol} sport {port} counter name sent
-                 {protocol} dport {port} counter name sent
+                 {to_server} counter name out_to
+                 {from_server} counter name out_from
                }}
                chain input {{
                  type filter hook input priority 0;
-                 {protocol} sport {port} counter name received
-                 {protocol} dport {port} counter name received
+                 {to_server} counter name in_to
+                 {from_server} counter name in_from
                }}
              }}"
         );
@@ -94,9 +100,13 @@ impl Lab {
         assert!(nft.wait().unwrap().success(), "nft");
     }
 
-    /// Bytes that the kernel counted as sent and received by a host, with a link header for each packet, once they
-    /// stand still.
-    pub fn counted(&self, host: Host) -> (u64, u64) {
+    /// Counts the packets of a port, see [`Lab::count`].
+    pub fn count_port(&self, host: Host, protocol: &str, port: u16) {
+        self.count(host, &format!("{protocol} dport {port}"), &format!("{protocol} sport {port}"));
+    }
+
+    /// What the kernel has counted at a host, once it stands still.
+    pub fn counted(&self, host: Host) -> Counted {
         let mut before = None;
         loop {
             let now = self.counters(host);
@@ -108,45 +118,91 @@ impl Lab {
         }
     }
 
-    fn counters(&self, host: Host) -> (u64, u64) {
+    fn counters(&self, host: Host) -> Counted {
+        let text = run(&format!("ip netns exec {} nft list counters", self.name(host)));
+        let words: Vec<&str> = text.split_whitespace().collect();
         let read = |counter: &str| {
-            let command =
-                format!("ip netns exec {} nft list counter inet capture {counter}", self.name(host));
-            let text = run(&command);
-            let words: Vec<&str> = text.split_whitespace().collect();
-            let after =
-                |word| words[words.iter().position(|&w| w == word).unwrap() + 1].parse::<u64>().unwrap();
+            let at = words.iter().position(|&word| word == counter).unwrap();
+            let after = |name| {
+                let name_at = words[at..].iter().position(|&word| word == name).unwrap();
+                words[at + name_at + 1].parse::<u64>().unwrap()
+            };
             after("bytes") + ETHERNET_HEADER * after("packets")
         };
-        (read("sent"), read("received"))
+        Counted {
+            out_to: read("out_to"),
+            out_from: read("out_from"),
+            in_to: read("in_to"),
+            in_from: read("in_from"),
+        }
+    }
+
+    /// A command that will run on a host. What it starts dies with the thread that starts it.
+    pub fn command(&self, host: Host, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.name(host)]).arg(program);
+        let parent = std::process::id();
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                nix::sys::signal::SigSet::empty().thread_set_mask()?;
+                match std::os::unix::process::parent_id() == parent {
+                    true => Ok(()),
+                    false => Err(std::io::Error::other("the parent has ended")),
+                }
+            })
+        };
+        command
     }
 
     /// Starts a traffic maker on a host and waits until it is ready.
-    pub fn maker(&self, host: Host, mode: &str, address: &str, bytes: u64, rate: u64) -> Maker {
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", self.name(host)])
-            .arg(traffic_maker())
-            .args([mode, address, &bytes.to_string(), &rate.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let mut maker = Maker { input: child.stdin.take(), child, output };
-        assert_eq!(maker.line(), "ready");
+    pub fn maker(&self, host: Host, mode: &str, address: &str, numbers: &[(&str, u64)]) -> Maker {
+        let mut command = self.command(host, traffic_maker());
+        command.args([mode, address]).args(numbers.iter().map(|(name, number)| format!("{name}={number}")));
+        let mut maker = Maker::start_of(&mut command);
+        assert_eq!(maker.line(), "ready", "{mode}");
         maker
     }
 }
 
-/// The program that makes traffic. Cargo builds it with all tests, but not with a single one.
-fn traffic_maker() -> &'static Path {
+/// Bytes that the kernel counted, with a link header for each packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counted {
+    /// To the server, leaving the host.
+    pub out_to: u64,
+    /// From the server, leaving the host.
+    pub out_from: u64,
+    /// To the server, coming to the host.
+    pub in_to: u64,
+    /// From the server, coming to the host.
+    pub in_from: u64,
+}
+
+impl Counted {
+    /// What the host sent and what it received.
+    pub fn both(self) -> (u64, u64) {
+        (self.out_to + self.out_from, self.in_to + self.in_from)
+    }
+}
+
+/// The program that makes traffic, built like this one. Cargo builds it with all tests, but not with a single one.
+pub fn traffic_maker() -> &'static Path {
     static MAKER: OnceLock<PathBuf> = OnceLock::new();
-    MAKER.get_or_init(|| {
-        let build = ["build", "--quiet", "--locked", "--example", "traffic_maker"];
-        assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success(), "cargo build");
-        let executable = std::env::current_exe().unwrap();
-        executable.parent().unwrap().parent().unwrap().join("examples/traffic_maker")
-    })
+    MAKER.get_or_init(|| built_example("traffic_maker"))
+}
+
+/// Builds an example with the same profile, and says where it is.
+pub fn built_example(name: &str) -> PathBuf {
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--example", name]);
+    build.args((!cfg!(debug_assertions)).then_some("--release"));
+    assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "cargo build");
+    // Tests and examples stand in directories beside one another.
+    let executable = std::env::current_exe().unwrap();
+    executable.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
 
 impl Drop for Lab {
@@ -158,7 +214,27 @@ impl Drop for Lab {
     }
 }
 
-/// A process that makes traffic.
+/// What a traffic maker says at its end.
+pub struct Report {
+    /// Payload bytes, sent and received, of all processes.
+    pub payload: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// What each process moved.
+    pub processes: Vec<Moved>,
+}
+
+/// What one process moved.
+pub struct Moved {
+    pub pid: i32,
+    pub connections: u64,
+    /// Payload bytes.
+    pub sent: u64,
+    /// Payload bytes.
+    pub received: u64,
+}
+
+/// A process on a host that is spoken to in lines, first of all one that makes traffic.
 pub struct Maker {
     child: Child,
     input: Option<ChildStdin>,
@@ -166,7 +242,15 @@ pub struct Maker {
 }
 
 impl Maker {
-    fn line(&mut self) -> String {
+    /// Starts the command.
+    pub fn start_of(command: &mut Command) -> Maker {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Maker { input: child.stdin.take(), child, output }
+    }
+
+    /// The next line that it says, empty at its end.
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -177,15 +261,29 @@ impl Maker {
         self.child.id() as i32
     }
 
-    /// Lets it send.
+    /// Lets a source send, and a server come to its end.
     pub fn start(&mut self) {
         self.input.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
 
-    /// Waits until it has moved everything; returns the payload bytes.
-    pub fn finish(&mut self) -> u64 {
-        let line = self.line();
-        line.strip_prefix("done ").unwrap_or_else(|| panic!("it said {line:?}")).parse().unwrap()
+    /// Waits until it has moved everything.
+    pub fn finish(&mut self) -> Report {
+        let mut processes = Vec::new();
+        loop {
+            let line = self.line();
+            let mut words = line.split(' ');
+            let kind = words.next().unwrap();
+            let numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
+            match (kind, numbers.as_slice()) {
+                ("process", &[pid, connections, sent, received]) => {
+                    processes.push(Moved { pid: pid as i32, connections, sent, received });
+                }
+                ("done", &[payload, took]) => {
+                    return Report { payload, took: Duration::from_millis(took), processes };
+                }
+                _ => panic!("it said {line:?}"),
+            }
+        }
     }
 
     /// Lets the process end, and waits for it.

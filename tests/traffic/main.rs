@@ -99,7 +99,8 @@ impl Scenario {
         let target =
             if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
         let maker = |host, role| {
-            lab.maker(host, &format!("{}-{role}", self.protocol), &target, self.bytes, self.rate)
+            let numbers = [("bytes", self.bytes), ("rate", self.rate)];
+            lab.maker(host, &format!("{}-{role}", self.protocol), &target, &numbers)
         };
         let sink = maker(Host::B, "sink");
         (maker(Host::A, "source"), sink)
@@ -109,14 +110,14 @@ impl Scenario {
     fn run(&self, watched: Host) {
         with_lab(|lab| {
             println!("{} {} at {} B/s, seen from {watched:?}:", self.protocol, self.address, self.rate);
-            lab.count(watched, self.protocol, self.port);
+            lab.count_port(watched, self.protocol, self.port);
             let mut watch = Watch::on(&lab, watched);
             let (mut source, mut sink) = self.makers(&lab);
             source.start();
-            assert_eq!(source.finish(), self.bytes);
+            assert_eq!(source.finish().payload, self.bytes);
             sink.finish();
             let pid = if watched == Host::A { source.pid() } else { sink.pid() };
-            let truth = lab.counted(watched);
+            let truth = lab.counted(watched).both();
             assert!(truth.0 + truth.1 > self.bytes / 2, "the counters have seen the traffic: {truth:?}");
             watch.expect_all_at(pid, truth);
         });
@@ -156,15 +157,20 @@ scenarios! {
 #[test]
 fn loopback_is_counted_at_both_ends_root() {
     with_lab(|lab| {
-        lab.count(Host::A, "tcp", 7002);
+        lab.count_port(Host::A, "tcp", 7002);
         let mut watch = Watch::on(&lab, Host::A);
-        let mut sink = lab.maker(Host::A, "tcp-sink", "127.0.0.1:7002", 0, 0);
-        let mut source = lab.maker(Host::A, "tcp-source", "127.0.0.1:7002", 50_000_000, 20_000_000);
+        let mut sink = lab.maker(Host::A, "tcp-sink", "127.0.0.1:7002", &[]);
+        let mut source = lab.maker(
+            Host::A,
+            "tcp-source",
+            "127.0.0.1:7002",
+            &[("bytes", 50_000_000), ("rate", 20_000_000)],
+        );
         source.start();
         source.finish();
-        assert_eq!(sink.finish(), 50_000_000);
+        assert_eq!(sink.finish().payload, 50_000_000);
         // Every packet passes the output hook once and the input hook once.
-        let (sent, received) = lab.counted(Host::A);
+        let (sent, received) = lab.counted(Host::A).both();
         assert_eq!(sent, received);
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {
@@ -190,10 +196,11 @@ fn loopback_is_counted_at_both_ends_root() {
 #[test]
 fn the_last_figures_come_with_the_removal_root() {
     with_lab(|lab| {
-        lab.count(Host::A, "tcp", 7003);
+        lab.count_port(Host::A, "tcp", 7003);
         let mut watch = Watch::on(&lab, Host::A);
-        let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7003", 0, 0);
-        let mut source = lab.maker(Host::A, "tcp-source", "10.77.0.2:7003", 5_000_000, 10_000_000);
+        let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7003", &[]);
+        let mut source =
+            lab.maker(Host::A, "tcp-source", "10.77.0.2:7003", &[("bytes", 5_000_000), ("rate", 10_000_000)]);
         watch.update();
         source.start();
         source.finish();
@@ -201,7 +208,7 @@ fn the_last_figures_come_with_the_removal_root() {
         let pid = source.pid();
         source.end();
         watch.update();
-        let truth = lab.counted(Host::A);
+        let truth = lab.counted(Host::A).both();
         let record = watch.removed.get(&pid).expect("one update after its end the process is removed");
         assert_eq!((record.traffic.send_bytes, record.traffic.receive_bytes), truth);
         assert_eq!(record.identity.name, b"traffic_maker");
@@ -212,17 +219,18 @@ fn the_last_figures_come_with_the_removal_root() {
 #[test]
 fn a_process_between_two_updates_is_delivered_root() {
     with_lab(|lab| {
-        lab.count(Host::A, "tcp", 7004);
+        lab.count_port(Host::A, "tcp", 7004);
         let mut watch = Watch::on(&lab, Host::A);
         watch.update();
-        let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7004", 0, 0);
-        let mut source = lab.maker(Host::A, "tcp-source", "10.77.0.2:7004", 5_000_000, 10_000_000);
+        let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7004", &[]);
+        let mut source =
+            lab.maker(Host::A, "tcp-source", "10.77.0.2:7004", &[("bytes", 5_000_000), ("rate", 10_000_000)]);
         source.start();
         source.finish();
         sink.finish();
         let pid = source.pid();
         source.end();
-        let truth = lab.counted(Host::A);
+        let truth = lab.counted(Host::A).both();
         watch.expect_all_at(pid, truth);
         let record = &watch.removed[&pid];
         assert_eq!(record.identity.name, b"traffic_maker");

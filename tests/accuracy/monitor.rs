@@ -1,0 +1,95 @@
+//! The program's other role: a session in the namespace that it was started in, until it is told to report.
+
+use capture::config::Options;
+use capture::engine::{Session, Stats};
+use capture::model::{ProcId, ProcessRecord, Unowned};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// Time between two updates.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long bytes may take from the last packet to an update: the capture's read timeout and a search for owners.
+const SETTLING: Duration = Duration::from_millis(1500);
+
+/// The reasons in the order of the statistics.
+const REASONS: [Unowned; 11] = [
+    Unowned::Pending,
+    Unowned::NoSocket,
+    Unowned::NoHolder,
+    Unowned::Ambiguous,
+    Unowned::NotPermitted,
+    Unowned::QueueFull,
+    Unowned::Fragment,
+    Unowned::NotLocal,
+    Unowned::NoPorts,
+    Unowned::OwnerEnded,
+    Unowned::Unreadable,
+];
+
+/// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
+type Figures = [u64; 3];
+
+/// Opens a session with default options, says `ready`, updates until it reads a line, and reports:
+/// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `lost FRAMES`, `flagged BYTES`, `end`.
+pub fn run() {
+    let mut session = Session::open(Options::default()).unwrap();
+    let mut ended = BTreeMap::new();
+    update(&mut session, &mut ended);
+    println!("ready");
+    while !told_within(INTERVAL) {
+        update(&mut session, &mut ended);
+    }
+    let enough = Instant::now() + SETTLING;
+    while Instant::now() < enough {
+        std::thread::sleep(INTERVAL);
+        update(&mut session, &mut ended);
+    }
+    let stats = session.stats_reader().read();
+    let mut all = ended;
+    session.processes().for_each(|record| add(&mut all, record));
+    report(&all, &stats);
+}
+
+fn update(session: &mut Session, ended: &mut BTreeMap<ProcId, Figures>) {
+    session.update().unwrap();
+    session.health().unwrap();
+    session.take_removed().iter().for_each(|record| add(ended, record));
+}
+
+fn add(all: &mut BTreeMap<ProcId, Figures>, record: &ProcessRecord) {
+    let traffic = &record.traffic;
+    if !traffic.is_empty() {
+        let figures = all.entry(record.sample.id).or_default();
+        figures[0] += traffic.send_bytes;
+        figures[1] += traffic.receive_bytes;
+        figures[2] += record.uncertain_bytes;
+    }
+}
+
+/// Whether a line comes, or the end of the input, within so long.
+fn told_within(longest: Duration) -> bool {
+    let input = std::io::stdin();
+    let mut waited = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(longest.as_millis() as u32).unwrap();
+    poll(&mut waited, timeout).unwrap() > 0
+}
+
+fn report(all: &BTreeMap<ProcId, Figures>, stats: &Stats) {
+    let mut out = std::io::stdout().lock();
+    for (id, [sent, received, uncertain]) in all {
+        writeln!(out, "process {} {} {sent} {received} {uncertain}", id.pid, id.start_ticks).unwrap();
+    }
+    for (number, bytes) in stats.bytes.unowned.iter().enumerate() {
+        let reason = REASONS.get(number).map_or(format!("Reason{number}"), |reason| format!("{reason:?}"));
+        writeln!(out, "unowned {reason} {bytes}").unwrap();
+    }
+    let flagged: u64 = stats.bytes.owned[1..].iter().sum();
+    writeln!(out, "flagged {flagged}").unwrap();
+    writeln!(out, "lost {}", stats.lost_in_kernel + stats.lost_in_device).unwrap();
+    writeln!(out, "note {stats:?}").unwrap();
+    writeln!(out, "end").unwrap();
+}

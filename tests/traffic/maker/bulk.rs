@@ -1,0 +1,95 @@
+//! Bulk: one connection, or datagrams one way, at a rate or as fast as it goes, until so many bytes or seconds.
+
+use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// Payload of a datagram: fits a frame of 1500 bytes with either version of IP.
+const DATAGRAM: usize = 1200;
+
+pub fn tcp_sink(orders: &Orders) -> Outcome<Report> {
+    let listener = TcpListener::bind(&orders.address)?;
+    say("ready")?;
+    let stream = listener.accept()?.0;
+    let began = Instant::now();
+    let received = read_all(stream)?;
+    Ok(Report::own(Moved { connections: 1, sent: 0, received }, began))
+}
+
+pub fn tcp_source(orders: &Orders) -> Outcome<Report> {
+    let mut stream = TcpStream::connect(&orders.address)?;
+    say("ready")?;
+    wait_for_line()?;
+    let began = Instant::now();
+    let sent = paced(orders, 1 << 16, |piece| stream.write_all(piece))?;
+    // Closing would let the kernel send the end after the counters were read.
+    stream.shutdown(std::net::Shutdown::Write)?;
+    read_all(stream)?;
+    Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
+}
+
+/// Receives until `bytes` have come or nothing has for two seconds: a flood may lose datagrams.
+pub fn udp_sink(orders: &Orders) -> Outcome<Report> {
+    let bytes = orders.number("bytes", u64::MAX);
+    let socket = UdpSocket::bind(&orders.address)?;
+    say("ready")?;
+    let began = Instant::now();
+    let mut buffer = vec![0; 1 << 16];
+    let mut received = 0;
+    while received < bytes {
+        match socket.recv(&mut buffer) {
+            Ok(count) => received += count as u64,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error.into()),
+        }
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    }
+    Ok(Report::own(Moved { connections: 1, sent: 0, received }, began))
+}
+
+pub fn udp_source(orders: &Orders) -> Outcome<Report> {
+    let any = if orders.address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(&orders.address)?;
+    say("ready")?;
+    wait_for_line()?;
+    let began = Instant::now();
+    let sent = paced(orders, DATAGRAM, |piece| match socket.send(piece) {
+        // Nobody may listen any more; the datagram was sent all the same.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+        sent => sent.map(drop),
+    })?;
+    Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
+}
+
+/// Sends `bytes` in pieces, for `milliseconds` at most, at `rate` bytes a second or, if that is 0, as fast as it goes.
+fn paced(orders: &Orders, piece: usize, mut send: impl FnMut(&[u8]) -> std::io::Result<()>) -> Outcome<u64> {
+    let bytes = orders.number("bytes", u64::MAX);
+    let rate = orders.number("rate", 0);
+    let longest = Duration::from_millis(orders.number("milliseconds", 3_600_000));
+    let piece = vec![0x5a; piece];
+    let start = Instant::now();
+    let mut sent = 0;
+    while sent < bytes && start.elapsed() < longest {
+        let length = piece.len().min((bytes - sent) as usize);
+        send(&piece[..length])?;
+        sent += length as u64;
+        if rate > 0 {
+            let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+    }
+    Ok(sent)
+}
+
+fn read_all(mut stream: TcpStream) -> Outcome<u64> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(total),
+            count => total += count as u64,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Short TCP connections of one living process, opened at an even rate whatever becomes of the earlier ones.
+
+use super::server::{CLIENT_CLOSES, SERVER_CLOSES};
+use super::{Moved, Orders, Outcome, REQUEST, RESPONSE, Report, say, wait_for_line};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, send, socket};
+use nix::sys::socket::{MsgFlags, sockopt};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+/// How long the last connections may take beyond the time of the last opening.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Connection {
+    socket: OwnedFd,
+    server_closes: bool,
+    is_asked: bool,
+    received: u64,
+}
+
+struct Clients {
+    address: SocketAddr,
+    /// The local port of the first connection, and so on upwards; 0 leaves it to the kernel.
+    first_port: u64,
+    request: Vec<u8>,
+    response: u64,
+    epoll: Epoll,
+    open: HashMap<RawFd, Connection>,
+    moved: Moved,
+    failed: u64,
+    scrap: Vec<u8>,
+}
+
+/// `rate` connections a second for `milliseconds`, each with a request and a response of so many bytes, while `idle`
+/// further connections stay open. The client closes every other connection first, the server the rest.
+pub fn run(orders: &Orders) -> Outcome<Report> {
+    let address: SocketAddr = orders.address.parse()?;
+    let rate = orders.number("rate", 100) as f64;
+    let count = (rate * orders.number("milliseconds", 1000) as f64 / 1000.0) as u64;
+    let idle: Vec<TcpStream> =
+        (0..orders.number("idle", 0)).map(|_| TcpStream::connect(address)).collect::<Result<_, _>>()?;
+    let mut clients = Clients {
+        address,
+        first_port: orders.number("first-port", 0),
+        request: vec![0x5a; orders.number("request", REQUEST) as usize],
+        response: orders.number("response", RESPONSE),
+        epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+        open: HashMap::new(),
+        moved: Moved::default(),
+        failed: 0,
+        scrap: vec![0; 1 << 16],
+    };
+    say("ready")?;
+    wait_for_line()?;
+    let began = Instant::now();
+    let due = |number: u64| Duration::from_secs_f64(number as f64 / rate);
+    let mut opened = 0;
+    loop {
+        while opened < count && due(opened) <= began.elapsed() {
+            clients.open(opened)?;
+            opened += 1;
+        }
+        let deadline = if opened < count { due(opened) } else { due(count) + PATIENCE };
+        let left = deadline.saturating_sub(began.elapsed());
+        if opened == count && (clients.open.is_empty() || left.is_zero()) {
+            break;
+        }
+        clients.turn(left)?;
+    }
+    let failed = clients.failed + clients.open.len() as u64;
+    if failed > 0 {
+        eprintln!("{failed} of {count} connections failed");
+    }
+    drop(idle);
+    Ok(Report::own(clients.moved, began))
+}
+
+impl Clients {
+    fn open(&mut self, number: u64) -> Outcome<()> {
+        let family = if self.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(family, SockType::Stream, flags, None)?;
+        if self.first_port > 0 {
+            let mut local: SocketAddr =
+                if self.address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+            local.set_port((self.first_port + number) as u16);
+            nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(local))?;
+        }
+        match connect(socket.as_raw_fd(), &SockaddrStorage::from(self.address)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
+            Err(_) => {
+                self.failed += 1;
+                return Ok(());
+            }
+        }
+        let descriptor = socket.as_raw_fd();
+        let event = EpollEvent::new(EpollFlags::EPOLLOUT, descriptor as u64);
+        self.epoll.add(socket.as_fd(), event)?;
+        let server_closes = number % 2 == 1;
+        self.open.insert(descriptor, Connection { socket, server_closes, is_asked: false, received: 0 });
+        Ok(())
+    }
+
+    /// Waits for something to happen, so long at most, and reacts to it.
+    fn turn(&mut self, longest: Duration) -> Outcome<()> {
+        // Rounded up: a connection a fraction of a millisecond late is better than a busy loop.
+        let timeout = EpollTimeout::try_from((longest.as_micros().div_ceil(1000) as u64).min(1000))?;
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Err(Errno::EINTR) => 0,
+            count => count?,
+        };
+        for event in &events[..count] {
+            let descriptor = event.data() as RawFd;
+            if !self.advance(descriptor)? {
+                self.open.remove(&descriptor);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a connection on as far as it goes. Returns whether it stays open.
+    fn advance(&mut self, descriptor: RawFd) -> Outcome<bool> {
+        let Some(connection) = self.open.get_mut(&descriptor) else { return Ok(false) };
+        if !connection.is_asked {
+            self.request[0] = if connection.server_closes { SERVER_CLOSES } else { CLIENT_CLOSES };
+            // An empty send buffer takes a request in one piece.
+            match send(descriptor, &self.request, MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) if count == self.request.len() => self.moved.sent += count as u64,
+                _ => {
+                    self.failed += 1;
+                    return Ok(false);
+                }
+            }
+            connection.is_asked = true;
+            let mut event = EpollEvent::new(EpollFlags::EPOLLIN, descriptor as u64);
+            self.epoll.modify(connection.socket.as_fd(), &mut event)?;
+            return Ok(true);
+        }
+        loop {
+            match nix::unistd::read(&connection.socket, &mut self.scrap) {
+                Ok(0) => break,
+                Ok(count) => connection.received += count as u64,
+                Err(Errno::EAGAIN) => return Ok(true),
+                Err(_) => break,
+            }
+            if connection.received >= self.response && !connection.server_closes {
+                break;
+            }
+        }
+        self.moved.received += connection.received;
+        match connection.received == self.response {
+            true => self.moved.connections += 1,
+            false => self.failed += 1,
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,109 @@
+//! Makes traffic of a known kind in a process of its own: `traffic_maker MODE ADDRESS:PORT [NAME=NUMBER...]`.
+//!
+//! It says `ready` when it listens, is connected or has set up what it needs, and starts when it reads a line. At the
+//! end it says `process PID CONNECTIONS SENT RECEIVED` for each process that moved something (bytes of payload), then
+//! `done BYTES MILLISECONDS`; servers do so when they read another line. It ends when its standard input does.
+
+mod bulk;
+mod clients;
+mod server;
+
+use std::error::Error;
+use std::io::{BufRead, Read, Write, stdin, stdout};
+use std::time::{Duration, Instant};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Bytes of a request and of its response over TCP, unless the arguments say otherwise.
+const REQUEST: u64 = 4096;
+const RESPONSE: u64 = 16384;
+
+/// What the arguments say.
+struct Orders {
+    address: String,
+    numbers: Vec<(String, u64)>,
+}
+
+impl Orders {
+    /// The number of that name, or what it is without one.
+    fn number(&self, name: &str, otherwise: u64) -> u64 {
+        self.numbers.iter().find(|(found, _)| found == name).map_or(otherwise, |&(_, number)| number)
+    }
+}
+
+/// What one process moved.
+#[derive(Clone, Copy, Default)]
+struct Moved {
+    connections: u64,
+    sent: u64,
+    received: u64,
+}
+
+fn main() -> Outcome<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(mode), Some(address)) = (arguments.next(), arguments.next()) else {
+        return Err("a mode and an address are wanted".into());
+    };
+    let number = |argument: String| -> Outcome<(String, u64)> {
+        let (name, number) = argument.split_once('=').ok_or("NAME=NUMBER is wanted")?;
+        Ok((name.to_owned(), number.parse()?))
+    };
+    let orders = Orders { address, numbers: arguments.map(number).collect::<Outcome<_>>()? };
+    allow_descriptors()?;
+    let report = match mode.as_str() {
+        "tcp-sink" => bulk::tcp_sink(&orders)?,
+        "tcp-source" => bulk::tcp_source(&orders)?,
+        "udp-sink" => bulk::udp_sink(&orders)?,
+        "udp-source" => bulk::udp_source(&orders)?,
+        "tcp-clients" => clients::run(&orders)?,
+        "tcp-server" => server::run(&orders)?,
+        other => return Err(format!("{other} is no mode").into()),
+    };
+    for (pid, moved) in &report.processes {
+        say(&format!("process {pid} {} {} {}", moved.connections, moved.sent, moved.received))?;
+    }
+    let all: u64 = report.processes.iter().map(|(_, moved)| moved.sent + moved.received).sum();
+    say(&format!("done {all} {}", report.took.as_millis()))?;
+    let mut rest = Vec::new();
+    stdin().read_to_end(&mut rest)?;
+    Ok(())
+}
+
+/// What all processes moved, and how long it took.
+struct Report {
+    processes: Vec<(u32, Moved)>,
+    took: Duration,
+}
+
+impl Report {
+    /// A report of this process, which began then.
+    fn own(moved: Moved, began: Instant) -> Report {
+        Report { processes: vec![(std::process::id(), moved)], took: began.elapsed() }
+    }
+}
+
+fn say(text: &str) -> Outcome<()> {
+    let mut out = stdout();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+fn wait_for_line() -> Outcome<()> {
+    stdin().lock().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// Thousands of connections need as many descriptors.
+fn allow_descriptors() -> Outcome<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a whole structure of the type that the call fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above; the call only reads.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(())
+}
