@@ -155,9 +155,7 @@ impl Finder {
 
     /// Takes in that the owner of a flow was found early.
     pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) {
-        if early.side == Side::Opener {
-            self.similar.note(key, early.owner.process, now);
-        }
+        self.similar.note(key, early.side, early.owner.process, now);
     }
 
     /// Looks for the owners of all `queries` that are due at `now` and sets their outcomes.
@@ -185,7 +183,8 @@ impl Finder {
             match decide(plan.by, candidates, &self.wanted) {
                 Decision::Owner(owner, holder) => {
                     query.outcome = Outcome::Owned(owner);
-                    let side = if plan.listener.is_some() { Side::Called } else { Side::Opener };
+                    let is_called = plan.listener.is_some() || plan.by == Match::Indirect;
+                    let side = if is_called { Side::Called } else { Side::Opener };
                     if plan.by != Match::Indirect {
                         let Holder { process, descriptor, .. } = holder;
                         let uid = candidates.first().map_or(0, |socket| socket.uid);
@@ -197,8 +196,8 @@ impl Finder {
                             uid,
                         });
                     }
-                    if plan.by == Match::Own && side == Side::Opener {
-                        self.similar.note(&query.key, owner.process, now);
+                    if plan.by != Match::Bound {
+                        self.similar.note(&query.key, side, owner.process, now);
                     }
                 }
                 Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
@@ -259,9 +258,9 @@ impl Finder {
         self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
     }
 
-    /// The only process that has lately called the remote end of a flow that has no socket any more, if it lives.
+    /// The only process that lately had flows like one that has no socket any more, if it lives.
     fn guess(&mut self, key: &FlowKey, now: Instant) -> Option<Owner> {
-        let process = self.similar.only_caller(key, now)?;
+        let process = self.similar.only(key, now)?;
         let lives = proc_id(&self.root, process.pid, &mut self.stat) == Some(process);
         lives.then_some(Owner { process, quality: Quality::Guessed })
     }

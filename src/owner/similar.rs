@@ -1,6 +1,7 @@
-//! Who called an endpoint lately: a guess at the owner of a connection that was over before its socket was looked up.
+//! Who called an endpoint lately, or was called there: a guess at the owner of a connection that was over before its
+//! socket, or its listener's, was looked up.
 //!
-//! A guess is made only when one process alone was seen to call that endpoint within the last minute, and still lives.
+//! A guess is made only when one process alone was seen to do so within the last minute, and still lives.
 
 use super::likely::{End, Side};
 use crate::model::{FlowKey, ProcId};
@@ -13,7 +14,7 @@ const MEMORY: Duration = Duration::from_secs(60);
 /// Endpoints remembered, about 130 bytes each, 2 MiB in all. In a full table those not called lately make room.
 const LIMIT: usize = 16_384;
 
-/// Processes seen to call one endpoint.
+/// Processes seen to call one endpoint, or to be called there.
 #[derive(Clone, Copy, Debug)]
 enum Callers {
     One(ProcId, Instant),
@@ -28,15 +29,15 @@ pub(super) struct Similar {
 }
 
 impl Similar {
-    /// A process was found to own a flow of which this host's end is the opener.
-    pub fn note(&mut self, key: &FlowKey, process: ProcId, now: Instant) {
+    /// A process was found to own a flow.
+    pub fn note(&mut self, key: &FlowKey, side: Side, process: ProcId, now: Instant) {
         if self.ends.len() >= LIMIT {
             self.ends.retain(|_, callers| callers.age(now) < MEMORY);
         }
         if self.ends.len() >= LIMIT {
             self.ends.clear();
         }
-        let known = self.ends.entry(End::of(key, Side::Opener)).or_insert(Callers::One(process, now));
+        let known = self.ends.entry(End::of(key, side)).or_insert(Callers::One(process, now));
         *known = match *known {
             _ if known.age(now) >= MEMORY => Callers::One(process, now),
             Callers::One(one, _) if one == process => Callers::One(process, now),
@@ -44,9 +45,11 @@ impl Similar {
         };
     }
 
-    /// The only process that has lately called this flow's remote end.
-    pub fn only_caller(&self, key: &FlowKey, now: Instant) -> Option<ProcId> {
-        match self.ends.get(&End::of(key, Side::Opener)) {
+    /// The only process that was lately called at this flow's local end, or else has called its remote end.
+    pub fn only(&self, key: &FlowKey, now: Instant) -> Option<ProcId> {
+        let known =
+            [Side::Called, Side::Opener].into_iter().find_map(|side| self.ends.get(&End::of(key, side)));
+        match known {
             Some(Callers::One(process, at)) if now.saturating_duration_since(*at) < MEMORY => Some(*process),
             _ => None,
         }
@@ -74,18 +77,27 @@ mod tests {
         let mut similar = Similar::default();
         let start = Instant::now();
         let flow = |port| key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80");
-        assert_eq!(similar.only_caller(&flow(1), start), None);
-        similar.note(&flow(1), ONE, start);
-        similar.note(&flow(2), ONE, start);
-        assert_eq!(similar.only_caller(&flow(3), start + MEMORY / 2), Some(ONE));
-        assert_eq!(similar.only_caller(&flow(3), start + MEMORY), None, "it is long ago");
+        assert_eq!(similar.only(&flow(1), start), None);
+        similar.note(&flow(1), Side::Opener, ONE, start);
+        similar.note(&flow(2), Side::Opener, ONE, start);
+        assert_eq!(similar.only(&flow(3), start + MEMORY / 2), Some(ONE));
+        assert_eq!(similar.only(&flow(3), start + MEMORY), None, "it is long ago");
         let elsewhere = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.3:80");
-        assert_eq!(similar.only_caller(&elsewhere, start), None);
-        similar.note(&flow(4), OTHER, start + MEMORY / 2);
-        similar.note(&flow(4), OTHER, start + MEMORY / 2);
-        assert_eq!(similar.only_caller(&flow(5), start + MEMORY / 2), None, "there are two");
-        similar.note(&flow(4), OTHER, start + MEMORY * 2);
-        assert_eq!(similar.only_caller(&flow(5), start + MEMORY * 2), Some(OTHER), "the other is forgotten");
+        assert_eq!(similar.only(&elsewhere, start), None);
+        similar.note(&flow(4), Side::Opener, OTHER, start + MEMORY / 2);
+        similar.note(&flow(4), Side::Opener, OTHER, start + MEMORY / 2);
+        assert_eq!(similar.only(&flow(5), start + MEMORY / 2), None, "there are two");
+        similar.note(&flow(4), Side::Opener, OTHER, start + MEMORY * 2);
+        assert_eq!(similar.only(&flow(5), start + MEMORY * 2), Some(OTHER), "the other is forgotten");
+    }
+
+    #[test]
+    fn whoever_was_called_is_remembered_by_the_local_end() {
+        let mut similar = Similar::default();
+        let start = Instant::now();
+        similar.note(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.2:4000"), Side::Called, ONE, start);
+        assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.3:5000"), start), Some(ONE));
+        assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:81", "10.0.0.2:4000"), start), None);
     }
 
     #[test]
@@ -94,7 +106,7 @@ mod tests {
         let start = Instant::now();
         for number in 0..LIMIT + 10 {
             let remote = format!("10.0.{}.{}:80", number >> 8, number & 255);
-            similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), ONE, start);
+            similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, ONE, start);
         }
         assert!(similar.ends.len() <= LIMIT);
     }
