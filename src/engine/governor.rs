@@ -104,3 +104,89 @@ impl Governor {
         ports
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Address, Endpoint, Fragment, TcpFlags};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const INTERVAL: Duration = Duration::from_millis(250);
+
+    /// A meter that the test moves.
+    #[derive(Clone, Default)]
+    struct Moved(Arc<AtomicU64>);
+
+    impl Meter for Moved {
+        fn cpu_time(&mut self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    fn governor() -> (Governor, Moved) {
+        let meter = Moved::default();
+        (Governor::new(Box::new(meter.clone())), meter)
+    }
+
+    fn packet(protocol: Protocol, port: u16) -> Packet {
+        let end = |port| Endpoint::new(Address::v4([10, 0, 0, 1]), port);
+        Packet {
+            protocol,
+            source: end(port),
+            destination: end(80),
+            tcp_flags: TcpFlags::SYN,
+            fragment: Fragment::Whole,
+            vlan: 0,
+        }
+    }
+
+    #[test]
+    fn what_costs_too_much_is_thinned_until_it_costs_less() {
+        let (mut governor, meter) = governor();
+        governor.count(&packet(Protocol::TCP, 1));
+        meter.0.fetch_add(20, Ordering::Relaxed);
+        assert_eq!(governor.govern(INTERVAL), None, "20 ms of 250 are within a tenth");
+        governor.count(&packet(Protocol::TCP, 1));
+        meter.0.fetch_add(50, Ordering::Relaxed);
+        let thinned = governor.govern(INTERVAL).unwrap();
+        assert!((thinned.openings - 0.5).abs() < 1e-9 && thinned.datagrams == 1.0, "{thinned:?}");
+        for _ in 0..40 {
+            governor.count(&packet(Protocol::UDP, 1));
+            meter.0.fetch_add(250, Ordering::Relaxed);
+            governor.govern(INTERVAL);
+        }
+        assert_eq!(governor.thinning.datagrams, LEAST, "never nothing");
+        for _ in 0..10 {
+            governor.govern(INTERVAL);
+        }
+        assert_eq!((governor.thinning.datagrams, governor.thinning.openings), (1.0, 1.0));
+    }
+
+    #[test]
+    fn busy_ports_are_left_out_for_a_while() {
+        let (mut governor, _) = governor();
+        for _ in 0..ENOUGH {
+            governor.count(&packet(Protocol::UDP, 53));
+        }
+        governor.count(&packet(Protocol::UDP, 54));
+        assert_eq!(governor.govern(INTERVAL).unwrap().ports, [53]);
+        for _ in 1..INTERVALS_LEFT_OUT {
+            assert_eq!(governor.govern(INTERVAL), None);
+        }
+        assert_eq!(governor.govern(INTERVAL).unwrap().ports, []);
+    }
+
+    #[test]
+    fn no_more_ports_are_left_out_than_a_filter_holds() {
+        let (mut governor, _) = governor();
+        for port in 0..1000 {
+            for _ in 0..ENOUGH + u32::from(port == 700) {
+                governor.count(&packet(Protocol::UDP, port));
+            }
+        }
+        let ports = governor.govern(INTERVAL).unwrap().ports;
+        assert_eq!(ports.len(), Thinning::MOST_PORTS);
+        assert!(ports.contains(&700), "the busiest are");
+    }
+}

@@ -270,10 +270,11 @@ impl FirstLook {
         None
     }
 
-    /// Of a process and the children that inherited its descriptor, the youngest; whether there were several.
+    /// Of a process, the parent that it may have inherited its descriptor from and the children that inherited it, the
+    /// youngest; whether there were several.
     fn youngest_of_family(&self, pid: i32, descriptor: i32, inode: u64) -> (i32, bool) {
         let holds = |pid| proc_fd::socket_of(&self.root, pid, descriptor) == Ok(Some(inode));
-        let mut youngest = (pid, false);
+        let mut youngest = (pid, self.likely.parent(pid).is_some_and(holds));
         while let Some(child) =
             self.likely.children(youngest.0).take(MOST_CHILDREN).find(|&child| holds(child))
         {
@@ -369,3 +370,7 @@ fn is_opening(socket: &InetSocket) -> bool {
     const NEW_SYN_RECV: u8 = 12;
     matches!(socket.state, ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV)
 }
+
+#[cfg(test)]
+#[path = "first_tests.rs"]
+mod tests;

@@ -113,6 +113,11 @@ impl Likely {
         self.young.remove(at)
     }
 
+    /// The parent of a young process.
+    pub fn parent(&self, pid: i32) -> Option<i32> {
+        self.young.iter().rev().find(|young| young.pid == pid).map(|young| young.parent)
+    }
+
     /// The youngest children of a process, latest first.
     pub fn children(&self, parent: i32) -> impl Iterator<Item = i32> {
         self.young.iter().rev().filter(move |young| young.parent == parent).map(|young| young.pid)
@@ -213,4 +218,79 @@ fn touch(queue: &mut VecDeque<i32>, value: i32, most: usize) -> Option<i32> {
     }
     queue.push_back(value);
     if queue.len() > most { queue.pop_front() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::made_up::key;
+
+    fn flow(port: u16) -> FlowKey {
+        key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80")
+    }
+
+    fn suggested(likely: &Likely, uid: u32, now: Instant) -> Vec<i32> {
+        let mut pids = Vec::new();
+        likely.suggest(&flow(1), Side::Opener, uid, now, &mut pids);
+        pids
+    }
+
+    #[test]
+    fn the_likeliest_comes_first_and_each_once() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        likely.set_crowd(vec![(50, 7), (51, 8), (10, 7)]);
+        likely.forked(30, 1, start);
+        let elsewhere = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.3:80");
+        likely.found(&elsewhere, Side::Opener, 20, 3, 7);
+        likely.found(&elsewhere, Side::Opener, 21, 3, 8);
+        likely.found(&flow(2), Side::Opener, 10, 3, 7);
+        let later = start + NEW;
+        likely.forked(31, 1, later);
+        assert_eq!(
+            suggested(&likely, 7, later),
+            [10, 31, 20, 30, 50],
+            "caller, new, same user, young, fresh"
+        );
+        likely.ended(10);
+        likely.ended(31);
+        assert_eq!(suggested(&likely, 8, later)[..2], [10, 21], "that it called there is remembered");
+    }
+
+    #[test]
+    fn a_process_that_becomes_another_stays_young_and_forgets() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        likely.forked(30, 1, start);
+        likely.forked(31, 1, start);
+        likely.found(&flow(1), Side::Opener, 30, 5, 0);
+        likely.became_another(30, start);
+        assert_eq!(likely.children(1).collect::<Vec<_>>(), [30, 31]);
+        assert!(likely.trail(30).is_none());
+    }
+
+    #[test]
+    fn the_crowd_is_gone_through_in_turn() {
+        let mut likely = Likely::default();
+        likely.set_crowd(vec![(1, 0), (2, 7), (3, 0), (4, 7)]);
+        let turns: Vec<_> = (0..4).map(|_| likely.next_of_user(7)).collect();
+        assert_eq!(turns, [Some(2), Some(4), None, Some(2)]);
+    }
+
+    #[test]
+    fn everything_is_bounded() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        for number in 0..40_000 {
+            likely.forked(number, 1, start);
+            let remote = format!("10.{}.{}.{}:80", number >> 16, (number >> 8) & 255, number & 255);
+            likely.found(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, number, number, 0);
+            likely.found(&flow(1), Side::Opener, number, number, 0);
+            likely.set_cursor(number, 1);
+        }
+        assert_eq!(likely.young.len(), MOST_YOUNG);
+        assert_eq!((likely.trails.len(), likely.used.len()), (MOST_TRAILS, MOST_TRAILS));
+        assert!(likely.ends.len() <= MOST_ENDS && likely.cursors.len() <= MOST_TRAILS);
+        assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].len(), MOST_AT_END);
+        assert_eq!(suggested(&likely, 0, start).len(), MOST_SUGGESTED);
+        likely.forked(1, 1, start + YOUNG * 2);
+        assert_eq!(likely.young.len(), 1, "the others are old");
+    }
 }
