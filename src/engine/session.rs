@@ -285,7 +285,7 @@ fn open_tap(options: &Options) -> Result<Option<Tap>> {
         Source::Savefile(path) => {
             return Tap::savefile(path, options.capture.filter.as_deref()).map(Some);
         }
-        Source::Live => Tap::live(&options.capture),
+        Source::Live => Tap::live_beside(&options.capture, &options.proc_root),
     };
     match opened {
         Ok(tap) => Ok(Some(tap)),

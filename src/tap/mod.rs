@@ -15,6 +15,7 @@ mod open;
 mod options;
 mod plan;
 mod savefile;
+mod site;
 mod source;
 mod wake;
 
