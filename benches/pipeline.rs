@@ -113,7 +113,7 @@ impl Accounting {
             self.undecoded += 1;
             return;
         };
-        let Some(packet) = self.fragments.complete(packet, frame.time) else { return };
+        let Some(packet) = self.fragments.complete(packet, frame.namespace, frame.time) else { return };
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let from_here = self.local.contains(&packet.source.address);
         let to_here = self.local.contains(&packet.destination.address)
@@ -123,7 +123,7 @@ impl Accounting {
                 local: packet.source,
                 remote: packet.destination,
                 protocol,
-                namespace: Namespace::HOME,
+                namespace: frame.namespace,
             };
             self.flows.record(&key, Direction::Send, frame.wire_len, flags, frame.time);
         }
@@ -132,7 +132,7 @@ impl Accounting {
                 local: packet.destination,
                 remote: packet.source,
                 protocol,
-                namespace: Namespace::HOME,
+                namespace: frame.namespace,
             };
             self.flows.record(&key, Direction::Receive, frame.wire_len, flags, frame.time);
         }
@@ -144,7 +144,8 @@ impl Accounting {
             for data in batch.chunks_exact(LENGTH) {
                 self.now += 1_000;
                 let time = Timestamp(self.now);
-                self.frame(&Frame { time, wire_len: 1_514, link: LinkType::Ethernet, data });
+                let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
+                self.frame(&Frame { time, wire_len: 1_514, link, namespace, data });
             }
             self.flows.drain_dirty(|_, flow| self.credited += flow.take_pending());
             self.flows.sweep(Timestamp(self.now), BATCH);

@@ -161,7 +161,7 @@ impl PacketQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Endpoint, Fragment, LinkType, Protocol, TcpFlags};
+    use crate::model::{Address, Endpoint, Fragment, LinkType, Namespace, Protocol, TcpFlags};
 
     fn fill(batch: &mut PacketBatch, numbers: Range<u8>) {
         let endpoint = Endpoint::new(Address::UNSPECIFIED_V4, 0);
@@ -175,7 +175,8 @@ mod tests {
         };
         for number in numbers {
             let data = [number; 100];
-            let frame = Frame { time: Timestamp(1), wire_len: 1500, link: LinkType::Ethernet, data: &data };
+            let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
+            let frame = Frame { time: Timestamp(1), wire_len: 1500, link, namespace, data: &data };
             batch.push(&frame, &packet);
         }
     }

@@ -21,6 +21,9 @@ const ORPHAN_LIMIT: usize = 65_536;
 /// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
 
+/// As many as there are numbers for.
+const NAMESPACES: usize = 1 << u8::BITS;
+
 /// What was counted before any flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FrameCounts {
@@ -36,7 +39,9 @@ pub struct FrameCounts {
 pub struct Pipeline {
     flows: FlowTable,
     fragments: FragmentTable,
-    devices: Arc<LocalAddresses>,
+    /// The addresses of each namespace's devices, by its number.
+    devices: Box<[Arc<LocalAddresses>; NAMESPACES]>,
+    /// Further addresses of the session's own namespace.
     also_local: LocalAddresses,
     packets: Arc<PacketQueue>,
     batch: PacketBatch,
@@ -49,16 +54,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with room for `flow_limit` flows. `also_local` are this host's addresses besides those of its
-    /// devices.
+    /// A pipeline with room for `flow_limit` flows. `also_local` are this host's addresses in the session's own
+    /// namespace besides those of its devices.
     ///
     /// # Errors
     /// `SystemResource` when memory for the flow table cannot be reserved.
     pub fn new(flow_limit: usize, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
+        let none = Arc::<LocalAddresses>::default();
         Ok(Pipeline {
             flows: FlowTable::new(flow_limit)?,
             fragments: FragmentTable::default(),
-            devices: Arc::default(),
+            devices: Box::new(std::array::from_fn(|_| Arc::clone(&none))),
             also_local: also_local.iter().copied().collect(),
             packets,
             batch: PacketBatch::default(),
@@ -70,10 +76,12 @@ impl Pipeline {
         })
     }
 
-    /// The addresses of the devices, as they are now.
-    pub fn set_device_addresses(&mut self, addresses: &Arc<LocalAddresses>) {
-        if !Arc::ptr_eq(&self.devices, addresses) {
-            self.devices = Arc::clone(addresses);
+    /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
+    pub fn set_device_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
+        let none = Arc::default();
+        self.devices.fill(none);
+        for (namespace, addresses) in addresses {
+            self.devices[usize::from(namespace.0)] = Arc::clone(addresses);
         }
     }
 
@@ -105,7 +113,7 @@ impl Pipeline {
                 return;
             }
         };
-        let Some(packet) = self.fragments.complete(packet, frame.time) else {
+        let Some(packet) = self.fragments.complete(packet, frame.namespace, frame.time) else {
             self.without_flow[Unowned::Fragment as usize] += u64::from(frame.wire_len);
             return;
         };
@@ -115,31 +123,25 @@ impl Pipeline {
                 self.packets.push(&mut self.batch);
             }
         }
-        self.count(&packet, frame.wire_len, frame.time);
+        self.count(&packet, frame);
     }
 
-    /// Counts a packet for each of its ends that is on this host.
-    fn count(&mut self, packet: &Packet, wire_len: u32, time: Timestamp) {
-        let from_here = self.is_local(&packet.source.address);
-        let to_here = self.is_local(&packet.destination.address)
-            || (!from_here && self.is_group(&packet.destination.address));
+    /// Counts a packet for each of its ends that is in the namespace where it was captured.
+    ///
+    /// A packet between two namespaces is captured in both, and forwarded ones also in those between. Since each counts
+    /// only what has an end there, no end is counted twice; what merely passes is `NotLocal` wherever it passes.
+    fn count(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        let &Frame { wire_len, time, namespace, .. } = frame;
+        let from_here = self.is_local(namespace, &packet.source.address);
+        let to_here = self.is_local(namespace, &packet.destination.address)
+            || (!from_here && self.is_group(namespace, &packet.destination.address));
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         if from_here {
-            let key = FlowKey {
-                local: packet.source,
-                remote: packet.destination,
-                protocol,
-                namespace: Namespace::HOME,
-            };
+            let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
             self.flows.record(&key, Direction::Send, wire_len, flags, time);
         }
         if to_here {
-            let key = FlowKey {
-                local: packet.destination,
-                remote: packet.source,
-                protocol,
-                namespace: Namespace::HOME,
-            };
+            let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
             self.flows.record(&key, Direction::Receive, wire_len, flags, time);
         }
         if !from_here && !to_here {
@@ -147,12 +149,13 @@ impl Pipeline {
         }
     }
 
-    fn is_local(&self, address: &Address) -> bool {
-        self.devices.contains(address) || self.also_local.contains(address)
+    fn is_local(&self, namespace: Namespace, address: &Address) -> bool {
+        self.devices[usize::from(namespace.0)].contains(address)
+            || namespace == Namespace::HOME && self.also_local.contains(address)
     }
 
-    fn is_group(&self, address: &Address) -> bool {
-        self.devices.is_group(address) || self.also_local.is_group(address)
+    fn is_group(&self, namespace: Namespace, address: &Address) -> bool {
+        self.devices[usize::from(namespace.0)].is_group(address)
     }
 
     /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions

@@ -40,11 +40,16 @@ impl Bench {
 
     /// Takes in a packet as a frame; returns its length.
     fn packet(&mut self, packet: Packet) -> u64 {
+        self.packet_in(Namespace::HOME, packet)
+    }
+
+    /// The same of a device of some namespace.
+    fn packet_in(&mut self, namespace: Namespace, packet: Packet) -> u64 {
         self.now += 1_000;
         let data = Wire::Ethernet.frame(&packet.bytes());
         let wire_len = data.len() as u32;
         let (time, link) = (Timestamp(self.now), LinkType::Ethernet);
-        self.pipeline.frame(&Frame { time, wire_len, link, data: &data });
+        self.pipeline.frame(&Frame { time, wire_len, link, namespace, data: &data });
         wire_len.into()
     }
 
@@ -126,7 +131,13 @@ fn the_link_makes_no_difference_but_for_its_length() {
             let data = wire.frame(&packet.bytes());
             let wire_len = data.len() as u32;
             *expected = u64::from(wire_len);
-            bench.pipeline.frame(&Frame { time: Timestamp(1), wire_len, link, data: &data });
+            bench.pipeline.frame(&Frame {
+                time: Timestamp(1),
+                wire_len,
+                link,
+                namespace: Namespace::HOME,
+                data: &data,
+            });
         }
         bench.answer_all(by_port);
         assert_eq!(bench.credited(10), expected.into(), "{wire:?}");
@@ -157,7 +168,7 @@ fn groups_are_received_from_others_only() {
     let broadcast = Address::v4([192, 0, 2, 255]);
     let mut devices = LocalAddresses::default();
     devices.insert_broadcast(broadcast);
-    bench.pipeline.set_device_addresses(&Arc::new(devices));
+    bench.pipeline.set_device_addresses(&[(Namespace::HOME, Arc::new(devices))]);
     let mut received = 0;
     for group in ["224.0.0.251:20", "255.255.255.255:20", "192.0.2.255:20"] {
         received += bench.packet(udp("198.51.100.1:9", group));
@@ -183,10 +194,88 @@ fn addresses_of_devices_count_as_soon_as_they_are_known() {
     let mut bench = Bench::new(8);
     let before = bench.packet(udp("203.0.113.1:10", "198.51.100.1:2"));
     let devices: LocalAddresses = [Address::v4([203, 0, 113, 1])].into_iter().collect();
-    bench.pipeline.set_device_addresses(&Arc::new(devices));
+    bench.pipeline.set_device_addresses(&[(Namespace::HOME, Arc::new(devices))]);
     let after = bench.packet(udp("203.0.113.1:10", "198.51.100.1:2"));
     bench.answer_all(by_port);
     assert_eq!((bench.unowned(Unowned::NotLocal), bench.credited(10)), (before, (after, 0)));
+}
+
+/// The addresses of the devices of a namespace.
+fn addresses(number: u8, texts: &[&str]) -> (Namespace, Arc<LocalAddresses>) {
+    let all = texts.iter().map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
+    (Namespace(number), Arc::new(all.collect()))
+}
+
+#[test]
+fn the_same_addresses_in_two_namespaces_stay_apart() {
+    let mut bench = Bench::new(8);
+    bench.pipeline.set_device_addresses(&[addresses(1, &["10.0.0.2"]), addresses(2, &["10.0.0.2"])]);
+    let there = "198.51.100.1:2";
+    let one = bench.packet_in(Namespace(1), udp("10.0.0.2:10", there));
+    let part = |id, offset, more| Packet {
+        part: Some(Part { id, offset, more }),
+        ..udp("10.0.0.2:10", "198.51.100.1:2")
+    };
+    let first = bench.packet_in(Namespace(1), part(7, 0, true));
+    let stray = bench.packet_in(Namespace(2), part(7, 32, false));
+    let two = bench.packet_in(Namespace(2), udp("10.0.0.2:10", there));
+    let back = bench.packet_in(Namespace(2), udp(there, "10.0.0.2:10"));
+    // Nobody has this address at home, nor in a namespace that is not known.
+    let passing = bench.packet(udp("10.0.0.2:10", there));
+    let unknown = bench.packet_in(Namespace(3), udp("10.0.0.2:10", there));
+    bench.answer_all(|key| exact(100 + i32::from(key.namespace.0)));
+    assert_eq!((bench.credited(101), bench.credited(102)), ((one + first, 0), (two, back)));
+    assert_eq!(
+        (bench.unowned(Unowned::NotLocal), bench.unowned(Unowned::Fragment)),
+        (passing + unknown, stray)
+    );
+}
+
+#[test]
+fn a_packet_between_two_namespaces_counts_at_each_end_once() {
+    let mut bench = Bench::new(8);
+    let home = addresses(0, &["10.0.0.1"]);
+    bench.pipeline.set_device_addresses(&[home, addresses(1, &["10.0.0.2"]), addresses(2, &["10.0.0.3"])]);
+    let owner = |key: &FlowKey| exact(100 + i32::from(key.namespace.0));
+    // From the session's own namespace into another, seen at both ends of the veth pair.
+    let mut sent = 0;
+    for namespace in [0, 1] {
+        sent = bench.packet_in(Namespace(namespace), udp("10.0.0.1:10", "10.0.0.2:20"));
+    }
+    bench.answer_all(owner);
+    assert_eq!(
+        (bench.credited(100), bench.credited(101), bench.accounted()),
+        ((sent, 0), (0, sent), 2 * sent)
+    );
+    // Between two others by way of the own one: three sights, two ends.
+    for namespace in [1, 0, 2] {
+        bench.packet_in(Namespace(namespace), udp("10.0.0.2:20", "10.0.0.3:30"));
+    }
+    bench.answer_all(owner);
+    assert_eq!(
+        (bench.credited(100), bench.credited(101), bench.credited(102)),
+        ((sent, 0), (sent, sent), (0, sent))
+    );
+    assert_eq!(bench.unowned(Unowned::NotLocal), sent, "at home it merely passes");
+}
+
+#[test]
+fn addresses_given_besides_are_of_the_own_namespace_only() {
+    let mut bench = Bench::new(8);
+    let elsewhere = bench.packet_in(Namespace(1), udp(&format!("{HOST}:10"), "198.51.100.1:2"));
+    let here = bench.packet(udp(&format!("{HOST}:10"), "198.51.100.1:2"));
+    bench.answer_all(by_port);
+    assert_eq!((bench.unowned(Unowned::NotLocal), bench.credited(10)), (elsewhere, (here, 0)));
+}
+
+#[test]
+fn a_namespace_that_is_gone_leaves_no_addresses() {
+    let mut bench = Bench::new(8);
+    bench.pipeline.set_device_addresses(&[addresses(1, &["10.0.0.2"])]);
+    bench.pipeline.set_device_addresses(&[addresses(2, &["10.0.0.3"])]);
+    let bytes = bench.packet_in(Namespace(1), udp("10.0.0.2:10", "198.51.100.1:2"));
+    bench.answer_all(by_port);
+    assert_eq!(bench.unowned(Unowned::NotLocal), bytes);
 }
 
 #[test]
@@ -210,7 +299,13 @@ fn what_cannot_be_decoded_is_counted_by_its_reason() {
     let whole = Wire::Ethernet.frame(&udp("192.0.2.1:10", "198.51.100.1:2").bytes());
     for data in [&arp[..], &whole[..20]] {
         let link = LinkType::Ethernet;
-        bench.pipeline.frame(&Frame { time: Timestamp(1), wire_len: 100, link, data });
+        bench.pipeline.frame(&Frame {
+            time: Timestamp(1),
+            wire_len: 100,
+            link,
+            namespace: Namespace::HOME,
+            data,
+        });
     }
     bench.answer_all(by_port);
     let counts = bench.pipeline.counts();

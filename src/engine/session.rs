@@ -15,7 +15,7 @@ use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
 use crate::model::{Namespace, ProcessRecord, Validity};
-use crate::namespace::Follower;
+use crate::namespace::{Follower, Known};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
@@ -131,6 +131,7 @@ impl Session {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         let (early, hints) = (Arc::new(EarlyOwners::default()), Arc::new(Hints::default()));
         let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
+        let known = tap.known_namespaces().clone();
         if tap.is_live() {
             match InetDiag::open() {
                 Ok(diag) => finder.ask_kernel(diag),
@@ -138,10 +139,10 @@ impl Session {
                     info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
                 }
             }
-            self.start_first(&root, &early, hints)?;
+            self.start_first(&root, &early, hints, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
-        let resolver = Resolver::new(finder, early, introducer, Follower::default());
+        let resolver = Resolver::new(finder, early, introducer, Follower::new(known));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {
             let _entered = log.enter();
@@ -162,6 +163,7 @@ impl Session {
         root: &Arc<ProcRoot>,
         early: &Arc<EarlyOwners>,
         hints: Arc<Hints>,
+        known: Known,
     ) -> Result<()> {
         let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), Arc::clone(&hints));
         match InetDiag::open() {
@@ -183,7 +185,7 @@ impl Session {
             hints,
             bell: Arc::clone(&self.shared.first_bell),
             governor: Governor::new(Box::new(ThreadMeter)),
-            follower: Follower::default(),
+            follower: Follower::new(known),
         };
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-first", move || {
@@ -340,7 +342,7 @@ fn open_tap(options: &Options) -> Result<Option<Tap>> {
         Source::Savefile(path) => {
             return Tap::savefile(path, options.capture.filter.as_deref()).map(Some);
         }
-        Source::Live => Tap::live(&options.capture),
+        Source::Live => Tap::live_beside(&options.capture, &options.proc_root),
     };
     match opened {
         Ok(tap) => Ok(Some(tap)),

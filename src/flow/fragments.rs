@@ -1,6 +1,6 @@
 //! The ports of fragmented datagrams: only the first fragment carries them, the later ones borrow them here.
 
-use crate::model::{Address, Endpoint, Fragment, Packet, Protocol, Timestamp};
+use crate::model::{Address, Endpoint, Fragment, Namespace, Packet, Protocol, Timestamp};
 use std::collections::{HashMap, VecDeque};
 
 /// Datagrams remembered at once; the oldest make room.
@@ -14,6 +14,7 @@ struct DatagramKey {
     source: Address,
     destination: Address,
     id: u32,
+    namespace: Namespace,
 }
 
 struct Ports {
@@ -34,9 +35,11 @@ pub struct FragmentTable {
 impl FragmentTable {
     /// Gives a later fragment the ports of its datagram, and remembers those of a first one. Returns `None` for a
     /// later fragment whose first was not seen.
-    pub fn complete(&mut self, packet: Packet, now: Timestamp) -> Option<Packet> {
-        let key =
-            |id| DatagramKey { source: packet.source.address, destination: packet.destination.address, id };
+    ///
+    /// Datagrams of different namespaces never have anything to do with each other.
+    pub fn complete(&mut self, packet: Packet, namespace: Namespace, now: Timestamp) -> Option<Packet> {
+        let (source, destination) = (packet.source.address, packet.destination.address);
+        let key = |id| DatagramKey { source, destination, id, namespace };
         match packet.fragment {
             Fragment::Whole => Some(packet),
             Fragment::First { id } => {
@@ -82,6 +85,8 @@ mod tests {
     use super::*;
     use crate::model::TcpFlags;
 
+    const HOME: Namespace = Namespace::HOME;
+
     fn packet(fragment: Fragment, ports: (u16, u16)) -> Packet {
         Packet {
             protocol: Protocol::UDP,
@@ -98,31 +103,45 @@ mod tests {
         let mut table = FragmentTable::default();
         let first = packet(Fragment::First { id: 7 }, (5000, 53));
         let later = packet(Fragment::Later { id: 7 }, (0, 0));
-        assert_eq!(table.complete(later, Timestamp(0)), None, "the first was not seen yet");
-        assert_eq!(table.complete(first, Timestamp(0)), Some(first));
-        let completed = table.complete(later, Timestamp(1)).unwrap();
+        assert_eq!(table.complete(later, HOME, Timestamp(0)), None, "the first was not seen yet");
+        assert_eq!(table.complete(first, HOME, Timestamp(0)), Some(first));
+        let completed = table.complete(later, HOME, Timestamp(1)).unwrap();
         assert_eq!((completed.source.port, completed.destination.port), (5000, 53));
-        assert_eq!(table.complete(packet(Fragment::Later { id: 8 }, (0, 0)), Timestamp(1)), None);
-        assert_eq!(table.complete(later, Timestamp(LIFETIME_NANOSECONDS + 1)), None, "too late");
+        assert_eq!(table.complete(packet(Fragment::Later { id: 8 }, (0, 0)), HOME, Timestamp(1)), None);
+        assert_eq!(table.complete(later, HOME, Timestamp(LIFETIME_NANOSECONDS + 1)), None, "too late");
     }
 
     #[test]
     fn an_identification_that_comes_round_again_means_the_newer_datagram() {
         let mut table = FragmentTable::default();
-        table.complete(packet(Fragment::First { id: 7 }, (1, 2)), Timestamp(0));
-        table.complete(packet(Fragment::First { id: 7 }, (3, 4)), Timestamp(1));
-        let completed = table.complete(packet(Fragment::Later { id: 7 }, (0, 0)), Timestamp(2)).unwrap();
+        table.complete(packet(Fragment::First { id: 7 }, (1, 2)), HOME, Timestamp(0));
+        table.complete(packet(Fragment::First { id: 7 }, (3, 4)), HOME, Timestamp(1));
+        let completed =
+            table.complete(packet(Fragment::Later { id: 7 }, (0, 0)), HOME, Timestamp(2)).unwrap();
         assert_eq!(completed.source.port, 3);
+    }
+
+    #[test]
+    fn equal_datagrams_of_two_namespaces_stay_apart() {
+        let mut table = FragmentTable::default();
+        table.complete(packet(Fragment::First { id: 7 }, (1, 2)), HOME, Timestamp(0));
+        let later = packet(Fragment::Later { id: 7 }, (0, 0));
+        assert_eq!(table.complete(later, Namespace(1), Timestamp(1)), None);
+        table.complete(packet(Fragment::First { id: 7 }, (3, 4)), Namespace(1), Timestamp(2));
+        let port = |table: &mut FragmentTable, namespace| {
+            table.complete(later, namespace, Timestamp(3)).map(|packet| packet.source.port)
+        };
+        assert_eq!([port(&mut table, HOME), port(&mut table, Namespace(1))], [Some(1), Some(3)]);
     }
 
     #[test]
     fn the_table_is_bounded() {
         let mut table = FragmentTable::default();
         for id in 0..LIMIT as u32 * 3 {
-            table.complete(packet(Fragment::First { id }, (1, 2)), Timestamp(0));
+            table.complete(packet(Fragment::First { id }, (1, 2)), HOME, Timestamp(0));
         }
         assert_eq!(table.ports.len(), LIMIT);
         assert_eq!(table.order.len(), LIMIT);
-        assert!(table.complete(packet(Fragment::Later { id: 0 }, (0, 0)), Timestamp(0)).is_none());
+        assert!(table.complete(packet(Fragment::Later { id: 0 }, (0, 0)), HOME, Timestamp(0)).is_none());
     }
 }

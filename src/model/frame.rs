@@ -1,5 +1,6 @@
 //! One captured frame, and how its first bytes are to be read.
 
+use super::flow::Namespace;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -64,6 +65,8 @@ pub struct Frame<'a> {
     pub wire_len: u32,
     /// How `data` begins.
     pub link: LinkType,
+    /// The network namespace of the device that it was captured on.
+    pub namespace: Namespace,
     /// The captured bytes from the link header on: `wire_len` of them or fewer, as the snaplen allows.
     pub data: &'a [u8],
 }

@@ -155,7 +155,7 @@ impl Finder {
 
     /// Takes in that the owner of a flow was found early.
     pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) {
-        self.similar.note(key, early.side, early.owner.process, now);
+        self.similar.note(key, early.side, Some(early.owner.process), now);
     }
 
     /// Looks for the owners of all `queries` that are due at `now` and sets their outcomes.
@@ -180,26 +180,27 @@ impl Finder {
         for plan in &self.plans {
             let candidates = self.candidates.get(plan.candidates.clone()).unwrap_or_default();
             let Some(query) = queries.get_mut(plan.query) else { continue };
-            match decide(plan.by, candidates, &self.wanted) {
-                Decision::Owner(owner, holder) => {
-                    query.outcome = Outcome::Owned(owner);
-                    let is_called = plan.listener.is_some() || plan.by == Match::Indirect;
-                    let side = if is_called { Side::Called } else { Side::Opener };
-                    if plan.by != Match::Indirect {
-                        let Holder { process, descriptor, .. } = holder;
-                        let uid = candidates.first().map_or(0, |socket| socket.uid);
-                        self.hints.add_finding(Finding {
-                            key: query.key,
-                            side,
-                            pid: process.pid,
-                            descriptor,
-                            uid,
-                        });
+            let is_called = plan.listener.is_some() || plan.by == Match::Indirect;
+            let side = if is_called { Side::Called } else { Side::Opener };
+            let decision = decide(plan.by, candidates, &self.wanted);
+            if let Decision::Owner(_, Holder { process, descriptor, .. }) = decision
+                && let (Some(socket), true) = (candidates.first(), plan.by != Match::Indirect)
+            {
+                let finding = Finding { key: query.key, side, pid: process.pid, descriptor, uid: socket.uid };
+                self.hints.add_finding(finding);
+            }
+            // What is bound only may be called by many and call many.
+            if plan.by != Match::Bound {
+                match decision {
+                    Decision::Owner(owner, _) => {
+                        self.similar.note(&query.key, side, Some(owner.process), now)
                     }
-                    if plan.by != Match::Bound {
-                        self.similar.note(&query.key, side, owner.process, now);
-                    }
+                    Decision::None(_) => self.similar.note(&query.key, side, None, now),
+                    Decision::Busy(_) => {}
                 }
+            }
+            match decision {
+                Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
                 Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                 Decision::None(Unowned::Unreadable) => query.failed(Unowned::Unreadable, Tries::All, now),
                 Decision::None(reason) => query.failed(reason, Tries::Twice, now),

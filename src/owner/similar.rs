@@ -18,7 +18,7 @@ const LIMIT: usize = 16_384;
 #[derive(Clone, Copy, Debug)]
 enum Callers {
     One(ProcId, Instant),
-    /// Several, the last of them at this time.
+    /// Several, or one that could not be found; the last of them at this time.
     Several(Instant),
 }
 
@@ -29,19 +29,20 @@ pub(super) struct Similar {
 }
 
 impl Similar {
-    /// A process was found to own a flow.
-    pub fn note(&mut self, key: &FlowKey, side: Side, process: ProcId, now: Instant) {
+    /// A process was found to own a flow; `None`: some process that could not be found has one.
+    pub fn note(&mut self, key: &FlowKey, side: Side, process: Option<ProcId>, now: Instant) {
         if self.ends.len() >= LIMIT {
             self.ends.retain(|_, callers| callers.age(now) < MEMORY);
         }
         if self.ends.len() >= LIMIT {
             self.ends.clear();
         }
-        let known = self.ends.entry(End::of(key, side)).or_insert(Callers::One(process, now));
-        *known = match *known {
-            _ if known.age(now) >= MEMORY => Callers::One(process, now),
-            Callers::One(one, _) if one == process => Callers::One(process, now),
-            _ => Callers::Several(now),
+        let now = process.map_or(Callers::Several(now), |process| Callers::One(process, now));
+        let known = self.ends.entry(End::of(key, side)).or_insert(now);
+        *known = match (*known, now) {
+            (old, now) if old.age(now.at()) >= MEMORY => now,
+            (Callers::One(one, _), Callers::One(other, _)) if one == other => now,
+            _ => Callers::Several(now.at()),
         };
     }
 
@@ -57,9 +58,13 @@ impl Similar {
 }
 
 impl Callers {
-    fn age(&self, now: Instant) -> Duration {
+    fn at(&self) -> Instant {
         let (Callers::One(_, at) | Callers::Several(at)) = self;
-        now.saturating_duration_since(*at)
+        *at
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.at())
     }
 }
 
@@ -78,16 +83,20 @@ mod tests {
         let start = Instant::now();
         let flow = |port| key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80");
         assert_eq!(similar.only(&flow(1), start), None);
-        similar.note(&flow(1), Side::Opener, ONE, start);
-        similar.note(&flow(2), Side::Opener, ONE, start);
+        similar.note(&flow(1), Side::Opener, Some(ONE), start);
+        similar.note(&flow(2), Side::Opener, Some(ONE), start);
         assert_eq!(similar.only(&flow(3), start + MEMORY / 2), Some(ONE));
         assert_eq!(similar.only(&flow(3), start + MEMORY), None, "it is long ago");
         let elsewhere = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.3:80");
         assert_eq!(similar.only(&elsewhere, start), None);
-        similar.note(&flow(4), Side::Opener, OTHER, start + MEMORY / 2);
-        similar.note(&flow(4), Side::Opener, OTHER, start + MEMORY / 2);
+        similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY / 2);
+        similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY / 2);
         assert_eq!(similar.only(&flow(5), start + MEMORY / 2), None, "there are two");
-        similar.note(&flow(4), Side::Opener, OTHER, start + MEMORY * 2);
+        let unknown = key(Protocol::TCP, "10.0.0.1:9", "10.0.0.4:80");
+        similar.note(&unknown, Side::Opener, Some(ONE), start);
+        similar.note(&unknown, Side::Opener, None, start);
+        assert_eq!(similar.only(&unknown, start), None, "there is another, whoever it is");
+        similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY * 2);
         assert_eq!(similar.only(&flow(5), start + MEMORY * 2), Some(OTHER), "the other is forgotten");
     }
 
@@ -95,7 +104,7 @@ mod tests {
     fn whoever_was_called_is_remembered_by_the_local_end() {
         let mut similar = Similar::default();
         let start = Instant::now();
-        similar.note(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.2:4000"), Side::Called, ONE, start);
+        similar.note(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.2:4000"), Side::Called, Some(ONE), start);
         assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.3:5000"), start), Some(ONE));
         assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:81", "10.0.0.2:4000"), start), None);
     }
@@ -106,7 +115,7 @@ mod tests {
         let start = Instant::now();
         for number in 0..LIMIT + 10 {
             let remote = format!("10.0.{}.{}:80", number >> 8, number & 255);
-            similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, ONE, start);
+            similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, Some(ONE), start);
         }
         assert!(similar.ends.len() <= LIMIT);
     }

@@ -2,11 +2,11 @@
 
 use super::frames::{drain, words};
 use super::loss::{Gain, Wrapping};
-use super::open::{self, Refusal};
+use super::open::{Refusal, set_filter};
 use super::options::TapOptions;
-use super::plan::{Interface, Vlan};
+use super::plan::{Target, Vlan};
 use crate::error::{Code, Error};
-use crate::model::{Frame, LinkType};
+use crate::model::{Frame, LinkType, Namespace};
 use pcap::{Active, Capture};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -39,6 +39,7 @@ pub(super) struct Device {
     pub ring: u32,
     /// Whether it has been seen to have frames and was not read empty since.
     pub ready: bool,
+    namespace: Namespace,
     capture: Capture<Active>,
     link: LinkType,
     by_kernel: Wrapping,
@@ -46,21 +47,24 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens the device with a ring of `ring` bytes and sets the filter for its link type.
+    /// Makes a device of the handle that was opened for `target` in `namespace` with a ring of `ring` bytes, and
+    /// sets the filter for its link type.
     ///
     /// # Errors
     /// As [`Unopened`] says; the link type may also be one that is not decoded.
-    pub(super) fn open(
-        interface: &Interface,
-        vlans: Vec<Vlan>,
+    pub(super) fn new(
+        handle: Result<Capture<Active>, Refusal>,
+        target: Target<'_>,
         ring: u32,
+        namespace: Namespace,
         options: &TapOptions,
     ) -> Result<Device, Unopened> {
+        let Target { interface, vlans } = target;
         let name = &interface.name;
         let failed = |why: &str| {
             Unopened::Failed(Error::new(Code::OpenDevice, format!("opening the device {name}: {why}")))
         };
-        let mut capture = match open::live(name, interface.loopback, ring, options) {
+        let mut capture = match handle {
             Ok(capture) => capture,
             Err(Refusal::Down) => return Err(Unopened::Down),
             Err(Refusal::Failed(why)) => return Err(failed(&why)),
@@ -71,7 +75,7 @@ impl Device {
         };
         // Even an empty filter cuts frames to the snaplen inside the kernel; without one they are copied whole.
         let filter = options.filter.as_deref().unwrap_or_default();
-        open::set_filter(&mut capture, filter).map_err(|error| {
+        set_filter(&mut capture, filter).map_err(|error| {
             Unopened::Failed(Error::new(error.code, format!("the device {name}: {}", error.text)))
         })?;
         Ok(Device {
@@ -80,11 +84,17 @@ impl Device {
             vlans,
             ring,
             ready: true,
+            namespace,
             capture,
             link,
             by_kernel: Wrapping::default(),
             by_device: Gain::since(interface.lost_by_device),
         })
+    }
+
+    /// What names the device among those of all namespaces, whose indices may be the same.
+    pub(super) fn token(&self) -> u64 {
+        u64::from(self.namespace.0) << u32::BITS | u64::from(self.index)
     }
 
     /// The descriptor to wait for.
@@ -95,7 +105,7 @@ impl Device {
     /// Reads at most `limit` frames without blocking and hands on those that no other device shows.
     pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Batch {
         let (vlans, mut skipped) = (&self.vlans, 0);
-        let (count, error) = drain(&mut self.capture, self.link, limit, |frame| {
+        let (count, error) = drain(&mut self.capture, (self.link, self.namespace), limit, |frame| {
             if bears_tag_of(vlans, frame.data) {
                 skipped += 1;
             } else {

@@ -1,6 +1,6 @@
 //! Reading frames from an open libpcap handle, live or savefile.
 
-use crate::model::{Frame, LinkType, Timestamp};
+use crate::model::{Frame, LinkType, Namespace, Timestamp};
 use pcap::{Activated, Capture, Packet};
 
 /// Hands at most `limit` frames, all that are there if fewer, to `each`. Returns how many, and the error that ended
@@ -10,13 +10,13 @@ use pcap::{Activated, Capture, Packet};
 /// where every frame needs a barrier against a panic, and a panic leaves a savefile's loop marked as broken off.
 pub(super) fn drain<T: Activated>(
     capture: &mut Capture<T>,
-    link: LinkType,
+    (link, namespace): (LinkType, Namespace),
     limit: usize,
     mut each: impl FnMut(Frame<'_>),
 ) -> (usize, Option<pcap::Error>) {
     for count in 0..limit {
         match capture.next_packet() {
-            Ok(packet) => each(frame(link, &packet)),
+            Ok(packet) => each(frame(link, namespace, &packet)),
             // Nothing more there now, or the savefile's end.
             Err(pcap::Error::TimeoutExpired | pcap::Error::NoMorePackets) => return (count, None),
             Err(error) => return (count, Some(error)),
@@ -27,7 +27,7 @@ pub(super) fn drain<T: Activated>(
 
 /// A frame in the library's terms. Handles are opened with nanosecond time stamps, so `tv_usec` holds nanoseconds.
 #[inline]
-fn frame<'a>(link: LinkType, packet: &Packet<'a>) -> Frame<'a> {
+fn frame<'a>(link: LinkType, namespace: Namespace, packet: &Packet<'a>) -> Frame<'a> {
     let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(packet.header.ts.tv_usec).unwrap_or(0);
     Frame {
@@ -35,6 +35,7 @@ fn frame<'a>(link: LinkType, packet: &Packet<'a>) -> Frame<'a> {
         // A damaged savefile may claim a wire length below the captured one.
         wire_len: packet.header.len.max(packet.header.caplen),
         link,
+        namespace,
         data: packet.data,
     }
 }

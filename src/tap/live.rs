@@ -1,241 +1,190 @@
-//! The devices of a live capture: opened, closed and opened again as the interfaces of the machine change.
+//! A live capture: the namespaces that are captured in, found, entered and left as they come and go.
 
-use super::device::{Device, Unopened};
 use super::open;
 use super::options::TapOptions;
-use super::plan::{Interface, plan};
-use super::route::Route;
+use super::site::{Books, Common, RETRY, Site};
 use super::source::{Notes, TapError, TapStats};
 use super::wake::Bell;
 use crate::error::{Code, Error, Result};
-use crate::model::{Frame, LocalAddresses};
+use crate::model::{Frame, LocalAddresses, Namespace};
+use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, Registry};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// Refreshes that a device which does not open is left alone for: some reasons pass, such as want of memory.
-const RETRY: u32 = 60;
-
-/// A device that did not open.
-struct Refused {
-    reason: String,
-    /// Refreshes until it is tried again.
-    wait: u32,
-}
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
 
 /// A live capture.
 pub(super) struct Live {
     options: TapOptions,
-    route: Route,
-    devices: Vec<Device>,
-    refused: HashMap<u32, Refused>,
-    /// Devices that others stand for, once that has been noted.
-    covered: HashSet<u32>,
-    /// What was counted on devices that are closed, and all that is not counted by device.
-    counted: TapStats,
+    /// `None` when no other namespace is asked for.
+    registry: Option<Registry>,
+    /// The session's own namespace first, then the others.
+    sites: Vec<Site>,
+    /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
+    shut: HashMap<u64, u32>,
+    books: Books,
 }
 
 impl Live {
-    /// Opens what there is to open.
+    /// Opens what there is to open; of processes it knows those of the tree at `proc_path`.
     ///
     /// # Errors
     /// `NotPermitted` without CAP_NET_RAW. Otherwise `InvalidArgument`, `NoDevice` for a name that does not exist,
-    /// `OpenDevice`, `CompileFilter`, `SetFilter`, `SystemResource`.
+    /// `OpenDevice`, `CompileFilter`, `SetFilter`, `SystemResource`, what [`Registry::open`] returns, and what
+    /// entering a chosen namespace returns.
     pub(super) fn start(
         options: &TapOptions,
+        proc_path: &Path,
         bell: &Bell,
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {
         options.check()?;
+        let registry = match &options.namespaces {
+            NamespaceChoice::Off => None,
+            choice => Some(Registry::open(choice, proc_path)?),
+        };
         if let Err(refused) = permitted() {
             // A filter that means nothing is told of now, not on the day that the privilege is given.
             open::try_filter(options.filter.as_deref().unwrap_or_default())?;
             return Err(refused);
         }
-        let mut route = Route::open()?;
-        known(options, &route.interfaces()?)?;
         let mut live = Live {
             options: options.clone(),
-            route,
-            devices: Vec::new(),
-            refused: HashMap::new(),
-            covered: HashSet::new(),
-            counted: TapStats::default(),
+            registry,
+            sites: vec![Site::home()?],
+            shut: HashMap::new(),
+            books: Books::default(),
         };
-        let mut failures = live.refresh(bell, notes)?;
+        // A namespace that was chosen must work.
+        let shut = live.follow_namespaces(bell, notes).into_iter().next();
+        if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
+            return Err(error.into());
+        }
+        live.check_names()?;
+        let mut failures = live.refresh_sites(bell, notes)?;
         // A device that was named must work, but a filter need not suit the link type of every device.
         let named = !options.every_device();
-        let fatal = |error: &Error| live.devices.is_empty() || named && error.code != Code::CompileFilter;
+        let none = live.sites.iter().all(|site| site.devices().is_empty());
+        let fatal = |error: &Error| none || named && error.code != Code::CompileFilter;
         if let Some(place) = failures.iter().position(fatal) {
             return Err(failures.swap_remove(place).into());
         }
-        if live.devices.is_empty() {
+        if none {
             open::try_filter(options.filter.as_deref().unwrap_or_default())?;
             notes.add("no device to capture on is up yet".into());
         }
         Ok(live)
     }
 
-    /// Asks for the current interfaces and acts on what has changed. Returns why devices did not open that had not
-    /// been refused before.
+    /// Follows the namespaces, and in each of them the devices and addresses.
     ///
     /// # Errors
-    /// `SystemResource` when the interfaces cannot be listed; all goes on as it was.
-    pub(super) fn refresh(&mut self, bell: &Bell, notes: &mut Notes) -> Result<Vec<Error>> {
-        let interfaces = self.route.interfaces()?;
-        let by_index: HashMap<u32, &Interface> = interfaces.iter().map(|i| (i.index, i)).collect();
-        for device in &mut self.devices {
-            if let Some(interface) = by_index.get(&device.index) {
-                device.observe(interface.lost_by_device);
+    /// `SystemResource` when interfaces or addresses of the own namespace cannot be listed; all goes on as it was.
+    pub(super) fn refresh(&mut self, bell: &Bell, notes: &mut Notes) -> Result<()> {
+        self.follow_namespaces(bell, notes);
+        self.refresh_sites(bell, notes).map(drop)
+    }
+
+    /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
+    fn follow_namespaces(&mut self, bell: &Bell, notes: &mut Notes) -> Vec<Error> {
+        let Some(registry) = &mut self.registry else { return Vec::new() };
+        let entries = registry.refresh();
+        registry.take_notes().into_iter().for_each(|note| notes.add(note));
+        let Live { sites, books, options, shut, .. } = self;
+        let mut common = Common { options, bell, notes, books };
+        let mut by_number: HashMap<Namespace, &Entry> =
+            entries.iter().map(|entry| (entry.namespace, entry)).collect();
+        let mut place = 1;
+        while let Some(site) = sites.get_mut(place) {
+            let number = site.namespace();
+            if by_number.get(&number).is_some_and(|entry| site.is_reached_by(entry)) {
+                by_number.remove(&number);
+                place += 1;
+            } else {
+                sites.swap_remove(place).close_all(&mut common);
             }
         }
-        self.refused.retain(|index, _| by_index.contains_key(index));
-        for (index, refused) in &mut self.refused {
-            // One that went down and comes back is tried at once.
-            let up = by_index.get(index).is_some_and(|interface| interface.up);
-            refused.wait = if up { refused.wait.saturating_sub(1) } else { 0 };
-        }
+        shut.retain(|inode, _| entries.iter().any(|entry| entry.inode == *inode));
         let mut failures = Vec::new();
-        let mut opened = Vec::new();
-        // A device that does not open cannot stand for another: plan again without it. Each round refuses at least
-        // one more, so this ends.
-        while self.follow_plan(&interfaces, bell, notes, &mut opened, &mut failures) {}
-        if !opened.is_empty() {
-            notes.add(format!("capturing on {}", opened.join(", ")));
-        }
-        Ok(failures)
-    }
-
-    /// Closes and opens devices as the plan says. Returns whether a device was refused, which changes the plan.
-    fn follow_plan(
-        &mut self,
-        interfaces: &[Interface],
-        bell: &Bell,
-        notes: &mut Notes,
-        opened: &mut Vec<String>,
-        failures: &mut Vec<Error>,
-    ) -> bool {
-        let plan = plan(interfaces, |interface| self.wants(interface));
-        let mut targets: HashMap<u32, _> =
-            plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
-        let mut place = 0;
-        while let Some(device) = self.devices.get_mut(place) {
-            match targets.remove(&device.index) {
-                // A renamed device is opened anew, since libpcap asks for it by its name.
-                Some(target) if target.interface.name == device.name => {
-                    device.vlans = target.vlans;
-                    place += 1;
+        for entry in entries.iter().filter(|entry| by_number.contains_key(&entry.namespace)) {
+            let wait = shut.entry(entry.inode).or_default();
+            *wait = wait.saturating_sub(1);
+            if *wait > 0 {
+                continue;
+            }
+            match Site::elsewhere(entry) {
+                Ok(site) => {
+                    shut.remove(&entry.inode);
+                    sites.push(site);
                 }
-                Some(target) => {
-                    self.close(place, bell, notes, "it was renamed");
-                    targets.insert(target.interface.index, target);
-                }
-                None => {
-                    let gone = !interfaces.iter().any(|interface| interface.index == device.index);
-                    let why = if gone { "it is gone" } else { "another device stands for it" };
-                    self.close(place, bell, notes, why);
+                // What has just ended will be missing from the next refresh.
+                Err(EnterError::Gone) => {}
+                Err(EnterError::Refused(error)) => {
+                    *wait = RETRY;
+                    common.notes.add(format!("not captured in: {error}"));
+                    failures.push(error);
                 }
             }
         }
-        self.note_covered(&plan.covered, notes);
-        let mut refused = false;
-        // In the order of the indices, which is that of age: the oldest devices get the largest rings.
-        let mut targets: Vec<_> = targets.into_values().collect();
-        targets.sort_unstable_by_key(|target| target.interface.index);
-        for target in targets {
-            let taken = self.devices.iter().map(|device| u64::from(device.ring)).sum();
-            let ring = self.options.next_buffer(taken);
-            let result =
-                Device::open(target.interface, target.vlans, ring, &self.options).and_then(|device| {
-                    bell.add(device.descriptor(), device.index)
-                        .map_err(|errno| {
-                            let tried = format_args!("waiting for the device {}", device.name);
-                            Unopened::Failed(Error::system(Code::SystemResource, tried, errno))
-                        })
-                        .map(|()| device)
-                });
-            match result {
-                Ok(device) => {
-                    self.refused.remove(&device.index);
-                    self.counted.devices_opened += 1;
-                    opened.push(device.name.clone());
-                    self.devices.push(device);
-                }
-                Err(unopened) => {
-                    refused = true;
-                    failures.extend(self.refuse(target.interface.index, unopened, notes));
-                }
-            }
-        }
-        refused
+        failures
     }
 
-    /// Remembers that a device did not open, and notes a reason that is new.
-    fn refuse(&mut self, index: u32, unopened: Unopened, notes: &mut Notes) -> Option<Error> {
-        let (wait, error) = match unopened {
-            Unopened::Down => (1, None),
-            Unopened::Failed(error) => (RETRY, Some(error)),
+    /// Follows the devices and addresses in each namespace. Returns why devices of the own one did not open that had
+    /// not been refused before; what is refused in others is noted only.
+    fn refresh_sites(&mut self, bell: &Bell, notes: &mut Notes) -> Result<Vec<Error>> {
+        let Live { sites, books, options, .. } = self;
+        let mut common = Common { options, bell, notes, books };
+        let mut outcome = Ok(Vec::new());
+        for site in sites {
+            let refreshed = site.refresh(&mut common);
+            if site.namespace() == Namespace::HOME {
+                outcome = refreshed;
+            } else if let Err(error) = refreshed {
+                common.notes.add(format!("in the network namespace {}: {error}", site.namespace().0));
+            }
+        }
+        outcome
+    }
+
+    /// Refuses names that no interface bears in any of the namespaces.
+    fn check_names(&mut self) -> Result<()> {
+        if self.options.every_device() {
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        for site in &mut self.sites {
+            names.extend(site.interfaces()?.into_iter().map(|interface| interface.name));
+        }
+        let Some(unknown) = self.options.devices.iter().find(|name| !names.contains(name)) else {
+            return Ok(());
         };
-        let reason = error.as_ref().map_or_else(String::new, |error| error.text.clone());
-        let before = self.refused.insert(index, Refused { reason: reason.clone(), wait });
-        let error = error.filter(|_| before.is_none_or(|before| before.reason != reason))?;
-        notes.add(format!("not captured: {error}"));
-        Some(error)
+        names.sort_unstable();
+        names.dedup();
+        let text = format!("there is no network device {unknown:?}; there are: {}", names.join(", "));
+        Err(Error::new(Code::NoDevice, text))
     }
 
-    /// Whether the caller would have this interface captured, and it can be or is.
-    fn wants(&self, interface: &Interface) -> bool {
-        let named = || self.options.devices.contains(&interface.name);
-        // An open device that is down stays open: it delivers from the moment it is up again, and still stands for
-        // others then.
-        let open = || self.devices.iter().any(|device| device.index == interface.index);
-        (self.options.every_device() || named())
-            && (interface.up || open())
-            && self.refused.get(&interface.index).is_none_or(|refused| refused.wait == 0)
+    /// The namespaces besides the own one.
+    pub(super) fn known(&self) -> Known {
+        self.registry.as_ref().map_or_else(Known::default, |registry| registry.known().clone())
     }
 
-    fn note_covered(&mut self, covered: &[(&Interface, &Interface)], notes: &mut Notes) {
-        let mut fresh: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (one, other) in covered {
-            if !self.covered.contains(&one.index) {
-                fresh.entry(&other.name).or_default().push(&one.name);
-            }
-        }
-        for (other, ones) in fresh {
-            notes.add(format!("not captured, since {other} shows the same packets: {}", ones.join(", ")));
-        }
-        self.covered = covered.iter().map(|(one, _)| one.index).collect();
-    }
-
-    /// Closes the device at `place`; what it has lost stays counted.
-    fn close(&mut self, place: usize, bell: &Bell, notes: &mut Notes, why: &str) {
-        let mut device = self.devices.swap_remove(place);
-        let (by_kernel, by_device) = device.losses();
-        self.counted.dropped_by_kernel += by_kernel;
-        self.counted.dropped_by_device += by_device;
-        self.counted.devices_closed += 1;
-        bell.remove(device.descriptor());
-        notes.add(format!("no longer capturing on {}: {why}", device.name));
-    }
-
-    /// The addresses of the machine.
-    ///
-    /// # Errors
-    /// `SystemResource` when they cannot be listed.
-    pub(super) fn addresses(&mut self) -> Result<LocalAddresses> {
-        self.route.addresses()
+    /// The addresses of each namespace, the own one first.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (Namespace, &Arc<LocalAddresses>)> {
+        self.sites.iter().map(|site| (site.namespace(), site.addresses()))
     }
 
     /// Marks the device that has frames.
-    pub(super) fn ready(&mut self, index: u32) {
-        if let Some(device) = self.devices.iter_mut().find(|device| device.index == index) {
+    pub(super) fn ready(&mut self, token: u64) {
+        if let Some(device) = self.sites.iter_mut().find_map(|site| site.device_mut(token)) {
             device.ready = true;
         }
     }
 
     /// Whether a device is known to have frames.
     pub(super) fn any_ready(&self) -> bool {
-        self.devices.iter().any(|device| device.ready)
+        self.sites.iter().any(|site| site.devices().iter().any(|device| device.ready))
     }
 
     /// Reads at most `limit` frames from each ready device and returns how many. One that fails is closed.
@@ -246,33 +195,19 @@ impl Live {
         notes: &mut Notes,
         mut handler: impl FnMut(Frame<'_>),
     ) -> usize {
-        let (mut frames, mut place) = (0, 0);
-        while let Some(device) = self.devices.get_mut(place) {
-            place += 1;
-            if !device.ready {
-                continue;
-            }
-            let batch = device.read(limit, &mut handler);
-            frames += batch.frames;
-            self.counted.received += batch.frames as u64;
-            self.counted.left_to_vlans += batch.skipped as u64;
-            if let Some(why) = batch.failure {
-                place -= 1;
-                self.close(place, bell, notes, &why);
-            }
-        }
-        frames
+        let Live { sites, books, options, .. } = self;
+        let mut common = Common { options, bell, notes, books };
+        sites.iter_mut().map(|site| site.read(limit, &mut common, &mut handler)).sum()
     }
 
     /// The counters, those of closed devices included.
     pub(super) fn stats(&mut self) -> TapStats {
-        let mut stats = self.counted;
-        stats.devices_open = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
-        for device in &mut self.devices {
-            let (by_kernel, by_device) = device.losses();
-            stats.dropped_by_kernel += by_kernel;
-            stats.dropped_by_device += by_device;
-        }
+        let mut stats = TapStats {
+            namespaces: u32::try_from(self.sites.len() - 1).unwrap_or(u32::MAX),
+            namespaces_left_out: self.registry.as_ref().map_or(0, |registry| registry.stats().left_out),
+            ..self.books.counted
+        };
+        self.sites.iter_mut().for_each(|site| site.add_losses(&mut stats));
         stats
     }
 }
@@ -289,16 +224,4 @@ fn permitted() -> std::result::Result<(), TapError> {
         }
         Err(errno) => Err(Error::system(Code::OpenDevice, "opening a packet socket", errno).into()),
     }
-}
-
-/// Refuses names that no interface bears.
-fn known(options: &TapOptions, interfaces: &[Interface]) -> Result<()> {
-    if options.every_device() {
-        return Ok(());
-    }
-    let exists = |name: &String| interfaces.iter().any(|interface| interface.name == *name);
-    let Some(unknown) = options.devices.iter().find(|name| !exists(name)) else { return Ok(()) };
-    let names: Vec<&str> = interfaces.iter().map(|interface| &*interface.name).collect();
-    let text = format!("there is no network device {unknown:?}; there are: {}", names.join(", "));
-    Err(Error::new(Code::NoDevice, text))
 }

@@ -17,6 +17,7 @@ mod options;
 mod plan;
 mod route;
 mod savefile;
+mod site;
 mod source;
 mod wake;
 

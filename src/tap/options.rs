@@ -1,6 +1,7 @@
 //! What the caller can choose about a live capture, and the bounds of it.
 
 use crate::error::{Code, Error, Result};
+use crate::namespace::NamespaceChoice;
 use std::time::Duration;
 
 /// How to capture live. `TapOptions::default()` suits the accounting of bytes.
@@ -21,6 +22,10 @@ pub struct TapOptions {
     pub timeout: Duration,
     /// Whether to capture what is not addressed to this machine either. Such traffic is never its own.
     pub promiscuous: bool,
+    /// The network namespaces to capture in besides that of the thread which opens the tap. All the other options hold
+    /// in each of them; a device that is named is captured wherever there is one of this name. Each takes one
+    /// descriptor, and one for each device.
+    pub namespaces: NamespaceChoice,
 }
 
 impl TapOptions {
@@ -60,6 +65,7 @@ impl TapOptions {
             let (timeout, max) = (self.timeout, Self::MAX_TIMEOUT);
             return invalid(format!("a read timeout of {timeout:?} is not within 1ms and {max:?}"));
         }
+        self.namespaces.check()?;
         if let Some(name) = self.devices.iter().find(|name| name.contains('\0')) {
             return invalid(format!("the device name {name:?} contains a NUL character"));
         }
@@ -91,6 +97,7 @@ impl Default for TapOptions {
             buffer_bytes: Self::DEFAULT_BUFFER,
             timeout: Self::DEFAULT_TIMEOUT,
             promiscuous: false,
+            namespaces: NamespaceChoice::Off,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::frames::{drain, words};
 use super::open;
 use super::options::check_filter;
 use crate::error::{Code, Error, Result};
-use crate::model::{Frame, LinkType};
+use crate::model::{Frame, LinkType, Namespace};
 use pcap::{Capture, Offline};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ impl Replay {
     pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Result<usize> {
         let Some(capture) = &mut self.capture else { return Ok(0) };
         let frames = &mut self.frames;
-        let (count, error) = drain(capture, self.link, limit, |frame| {
+        let (count, error) = drain(capture, (self.link, Namespace::HOME), limit, |frame| {
             *frames += 1;
             handler(frame);
         });

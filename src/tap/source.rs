@@ -6,7 +6,8 @@ use super::route::Route;
 use super::savefile::Replay;
 use super::wake::{Bell, Waker};
 use crate::error::{Error, Result};
-use crate::model::{Frame, LocalAddresses};
+use crate::model::{Frame, LocalAddresses, Namespace};
+use crate::namespace::Known;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -74,6 +75,10 @@ pub struct TapStats {
     pub devices_opened: u64,
     /// Closings of devices, because they vanished, failed, or another device came to stand for them.
     pub devices_closed: u64,
+    /// Network namespaces that are captured in now, besides the session's own.
+    pub namespaces: u32,
+    /// Namespaces that should be captured in and have no number, because all 254 are in use.
+    pub namespaces_left_out: u32,
 }
 
 /// Lines for the log, until the owner takes them.
@@ -99,11 +104,14 @@ enum Source {
 /// A source of frames.
 ///
 /// It is opened, called and dropped by one thread; [`Waker`] alone may be used from others. Live, it captures in the
-/// network namespace of that thread.
+/// network namespace of that thread, and in those besides that its options choose. The thread itself never leaves its
+/// namespace: what must be done inside another is done by short-lived threads that [`Tap::live`] and [`Tap::refresh`]
+/// start and wait for.
 pub struct Tap {
     source: Source,
     bell: Bell,
-    addresses: Arc<LocalAddresses>,
+    addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
+    known: Known,
     notes: Notes,
 }
 
@@ -118,13 +126,23 @@ impl Tap {
     /// # Errors
     /// `NotPermitted` (code `OpenDevice`) without CAP_NET_RAW. `InvalidArgument` for an option out of bounds,
     /// `NoDevice` for a name that does not exist, `OpenDevice` when a named device, or each of all, does not open,
-    /// `CompileFilter` or `SetFilter` when the filter suits none of them, `SystemResource`.
+    /// `CompileFilter` or `SetFilter` when the filter suits none of them, `SystemResource`. For the chosen network
+    /// namespaces `InvalidArgument` when a path is not one, `SystemResource` when one may not be entered, `Thread`.
     pub fn live(options: &TapOptions) -> std::result::Result<Tap, TapError> {
+        Tap::live_beside(options, Path::new("/proc"))
+    }
+
+    /// The same where the processes are found in another `/proc` tree, such as that of the machine around a container.
+    /// It matters only for finding their network namespaces.
+    ///
+    /// # Errors
+    /// As [`Tap::live`]; `OpenDirectory` when the tree cannot be opened.
+    pub fn live_beside(options: &TapOptions, proc_path: &Path) -> std::result::Result<Tap, TapError> {
         let bell = Bell::new()?;
         let mut notes = Notes::default();
-        let mut live = Live::start(options, &bell, &mut notes)?;
-        let addresses = Arc::new(live.addresses()?);
-        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, notes })
+        let live = Live::start(options, proc_path, &bell, &mut notes)?;
+        let (addresses, known) = (owned(&live), live.known());
+        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes })
     }
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
@@ -142,7 +160,8 @@ impl Tap {
             LocalAddresses::default()
         });
         let (source, bell) = (Source::Savefile(replay), Bell::new()?);
-        Ok(Tap { source, bell, addresses: Arc::new(addresses), notes })
+        let addresses = vec![(Namespace::HOME, Arc::new(addresses))];
+        Ok(Tap { source, bell, addresses, known: Known::default(), notes })
     }
 
     /// A handle by which any thread can end this tap's [`Tap::wait`].
@@ -158,9 +177,9 @@ impl Tap {
     pub fn wait(&mut self, max: Duration) -> Result<()> {
         let max = if self.more() { Duration::ZERO } else { max };
         let source = &mut self.source;
-        self.bell.wait(max, |index| {
+        self.bell.wait(max, |token| {
             if let Source::Live(live) = source {
-                live.ready(index);
+                live.ready(token);
             }
         })
     }
@@ -196,19 +215,18 @@ impl Tap {
     }
 
     /// Follows what has changed on the machine: opens devices that are new, came up or can now be opened, closes
-    /// those that are gone, and reads the addresses anew. To be called about once a second; an unchanged machine
-    /// costs some 3 µs for each interface. Does nothing for a savefile.
+    /// those that are gone, and reads the addresses anew; enters network namespaces that have come and leaves those
+    /// that are gone, so that nothing here keeps one alive for longer than to the next refresh. To be called about once
+    /// a second; an unchanged machine costs some 3 µs for each interface, and looking for namespaces what
+    /// [`crate::namespace::Registry`] says. Does nothing for a savefile.
     ///
     /// # Errors
     /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
     pub fn refresh(&mut self) -> Result<()> {
         let Source::Live(live) = &mut self.source else { return Ok(()) };
-        live.refresh(&self.bell, &mut self.notes)?;
-        let addresses = live.addresses()?;
-        if addresses != *self.addresses {
-            self.addresses = Arc::new(addresses);
-        }
-        Ok(())
+        let refreshed = live.refresh(&self.bell, &mut self.notes);
+        self.addresses = owned(live);
+        refreshed
     }
 
     /// Whether frames arrive as they are captured, and not as fast as they can be read.
@@ -216,10 +234,16 @@ impl Tap {
         matches!(self.source, Source::Live(_))
     }
 
-    /// The addresses of this machine as of the last refresh, with the broadcast addresses of its networks. Another
-    /// pointer means other addresses.
-    pub fn local_addresses(&self) -> &Arc<LocalAddresses> {
+    /// The addresses of each namespace as of the last refresh, with the broadcast addresses of its networks; those of
+    /// the session's own come first. Another pointer means other addresses.
+    pub fn local_addresses(&self) -> &[(Namespace, Arc<LocalAddresses>)] {
         &self.addresses
+    }
+
+    /// Shows the namespaces besides the session's own, as of the last refresh, to any thread. For a savefile there are
+    /// none.
+    pub fn known_namespaces(&self) -> &Known {
+        &self.known
     }
 
     /// The counters. Costs a few system calls per device.
@@ -234,6 +258,11 @@ impl Tap {
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes.0)
     }
+}
+
+/// The addresses of all namespaces.
+fn owned(live: &Live) -> Vec<(Namespace, Arc<LocalAddresses>)> {
+    live.addresses().map(|(namespace, addresses)| (namespace, Arc::clone(addresses))).collect()
 }
 
 impl fmt::Debug for Tap {

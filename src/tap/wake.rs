@@ -20,7 +20,7 @@ impl Waker {
     }
 }
 
-/// The token by which the waker is told from the devices, whose tokens are their interface indices.
+/// The token by which the waker is told from the devices, whose tokens are smaller.
 const WAKER: u64 = u64::MAX;
 
 /// Events taken from the kernel at once; what is ready beyond them comes with the next wait.
@@ -52,8 +52,8 @@ impl Bell {
     }
 
     /// Waits for `descriptor` too, under the number `token`.
-    pub(super) fn add(&self, descriptor: BorrowedFd<'_>, token: u32) -> nix::Result<()> {
-        self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(token)))
+    pub(super) fn add(&self, descriptor: BorrowedFd<'_>, token: u64) -> nix::Result<()> {
+        self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token))
     }
 
     /// To be called before the descriptor is closed. Closing alone would not end the waiting if the host has forked
@@ -68,7 +68,7 @@ impl Bell {
     ///
     /// # Errors
     /// `SystemResource` when the system refuses to wait.
-    pub(super) fn wait(&mut self, max: Duration, mut ready: impl FnMut(u32)) -> Result<()> {
+    pub(super) fn wait(&mut self, max: Duration, mut ready: impl FnMut(u64)) -> Result<()> {
         // Rounded up, so that a wait of less than a millisecond does not become a busy loop.
         let milliseconds = i32::try_from(max.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
         let timeout = EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::MAX);
@@ -78,12 +78,12 @@ impl Bell {
             Err(errno) => return Err(Error::system(Code::SystemResource, "waiting for frames", errno)),
         };
         for event in self.events.iter().take(count) {
-            match u32::try_from(event.data()) {
-                Ok(token) => ready(token),
-                Err(_) => {
+            match event.data() {
+                WAKER => {
                     // Reading takes the wakes back; that another thread's wake comes in between is harmless.
                     let _ = self.rung.read();
                 }
+                token => ready(token),
             }
         }
         Ok(())
