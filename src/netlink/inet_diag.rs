@@ -6,7 +6,7 @@ use crate::model::{Address, Endpoint, FlowKey, Protocol};
 use nix::errno::Errno;
 
 /// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
-const BY_FAMILY: u16 = 20;
+pub(super) const BY_FAMILY: u16 = 20;
 /// Bytes of `struct inet_diag_req_v2` (linux/inet_diag.h), and where its fields stand.
 const REQUEST: usize = 56;
 const STATES: usize = 4;

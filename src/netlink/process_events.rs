@@ -28,8 +28,6 @@ const EXIT: u32 = 0x8000_0000;
 
 /// No event is longer.
 const BUFFER: usize = 256;
-/// Events handed on at most in one reading, so that the reader gets to do other things.
-const MOST: usize = 4096;
 /// How long the kernel may take to acknowledge.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -120,24 +118,11 @@ impl ProcessEvents {
     /// # Errors
     /// What recvfrom(2) says.
     pub fn read(&mut self, mut each: impl FnMut(ProcessEvent)) -> nix::Result<bool> {
-        let mut lost = false;
-        for _ in 0..MOST {
-            let datagram = match self.socket.receive(&mut self.buffer) {
-                Ok(datagram) => datagram,
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::ENOBUFS) => {
-                    lost = true;
-                    continue;
-                }
-                Err(errno) => return Err(errno),
-            };
-            for message in messages(datagram).flatten() {
-                if let Some(event) = message.payload.get(CONNECTOR_HEADER..).and_then(parse) {
-                    each(event);
-                }
+        self.socket.notices(&mut self.buffer, |message| {
+            if let Some(event) = message.payload.get(CONNECTOR_HEADER..).and_then(parse) {
+                each(event);
             }
-        }
-        Ok(lost)
+        })
     }
 }
 
