@@ -1,41 +1,20 @@
 //! Tests of the notices against what the test itself wrote and read, in a network namespace where there is nobody else.
 
 use super::super::message::put;
+use super::super::testing::cookie;
 use super::*;
 use crate::model::{Address, Endpoint};
 use nix::sys::socket::{setsockopt, sockopt};
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 type Notice = (InetSocket, Protocol, Option<TcpTotals>);
 
-/// Runs a test in a thread that is alone in its network namespace, if that is permitted.
+/// Runs a test with notices of a network namespace where it is alone.
 fn alone(test: impl FnOnce(Ended) + Send) {
-    let run = || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
-            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
-            println!("not run: needs root");
-            return;
-        }
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        assert!(up.success());
-        test(Ended::open().unwrap());
-    };
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
-}
-
-fn cookie(socket: &impl AsFd) -> u64 {
-    let (mut value, mut length) = (0u64, 8);
-    // SAFETY: SO_COOKIE gives 8 bytes to a value of 8 bytes, both alive for the length of the call.
-    let status = unsafe {
-        let fd = socket.as_fd().as_raw_fd();
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut value).cast(), &raw mut length)
-    };
-    assert_eq!(status, 0);
-    value
+    super::super::testing::alone(|| test(Ended::open().unwrap()));
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {

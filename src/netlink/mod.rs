@@ -15,3 +15,6 @@ pub(crate) use message::{
     MESSAGE_HEADER, Message, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,
 };
 pub(crate) use socket::{Socket, attach_filter};
+
+#[cfg(test)]
+mod testing;

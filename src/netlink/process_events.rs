@@ -258,6 +258,45 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_identity_is_told_root() {
+        let Some(mut events) = listen() else { return };
+        let mut command = Command::new("/bin/true");
+        let mut child = std::os::unix::process::CommandExt::uid(&mut command, 65534).spawn().unwrap();
+        child.wait().unwrap();
+        let seen = events_of(&mut events, child.id() as i32);
+        assert!(seen.iter().any(|event| event.happening == Happening::Ids), "{seen:?}");
+    }
+
+    #[test]
+    fn times_are_those_of_the_monotonic_clock_root() {
+        let Some(mut events) = listen() else { return };
+        let now = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+        let before = Duration::from(now());
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        let after = Duration::from(now());
+        for event in events_of(&mut events, child.id() as i32) {
+            assert!((before..=after).contains(&Duration::from_nanos(event.at_ns)), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn one_listener_does_not_silence_another_by_its_end_root() {
+        let (Some(mut events), Some(other)) = (listen(), listen()) else { return };
+        drop(other);
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(!events_of(&mut events, child.id() as i32).is_empty());
+    }
+
+    #[test]
+    fn another_network_namespace_is_refused_root() {
+        super::super::testing::alone(|| {
+            assert_eq!(ProcessEvents::open().map(|_| ()), Err(Errno::ECONNREFUSED));
+        });
+    }
+
+    #[test]
     fn lost_events_are_told_root() {
         let Some(mut events) = listen() else { return };
         let little = 2048usize;

@@ -2,7 +2,7 @@
 
 use super::message::{Message, messages};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recvfrom, sendto, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recv, recvfrom, sendto, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -62,6 +62,20 @@ impl Socket {
             // Any process may send to a netlink socket; only the kernel has number 0.
             if sender.is_some_and(|sender| sender.pid() == 0) {
                 return Ok(buffer.get(..count).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Reads and forgets what there is; of a list, all the rest, since each reading makes the kernel go on with it.
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn drain(&self, buffer: &mut [u8]) -> nix::Result<()> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
             }
         }
     }
