@@ -99,8 +99,8 @@ fn parse(payload: &[u8]) -> Option<(InetSocket, Protocol, Option<TcpTotals>)> {
             _ => {}
         }
     }
-    let protocol = protocol?;
-    Some((socket, protocol, totals.filter(|_| protocol == Protocol::TCP)))
+    // Of what is announced only TCP has the latter.
+    Some((socket, protocol?, totals))
 }
 
 #[cfg(test)]

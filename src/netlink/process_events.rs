@@ -43,7 +43,8 @@ pub enum Happening {
     Exec,
     /// Its user or group has changed.
     Ids,
-    /// It has ended.
+    /// Its first thread has ended, mostly with all of it. Where other threads live on so does the process, and when one
+    /// of these calls execve(2) an `Exec` of the same number follows.
     Exit,
 }
 
@@ -66,11 +67,12 @@ pub struct ProcessEvents {
 }
 
 impl ProcessEvents {
-    /// Begins to listen. It must be called by a thread in the initial network namespace, of a process in the initial pid
-    /// namespace, with CAP_NET_ADMIN: the connector speaks to nobody else.
+    /// Begins to listen. It must be called by a thread in the initial network namespace, of a process in the initial
+    /// process and user namespaces: the connector speaks to nobody else. Before Linux 6.6 it needs CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// What the kernel says; `EOPNOTSUPP` when it says nothing.
+    /// `ECONNREFUSED` in another network namespace; `EPERM` without the capability; `EOPNOTSUPP` when the kernel does
+    /// not answer, as in another process or user namespace; else what it says.
     pub fn open() -> nix::Result<ProcessEvents> {
         let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
         leave_out_threads(&socket)?;
@@ -259,6 +261,10 @@ mod tests {
 
     #[test]
     fn a_change_of_identity_is_told_root() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("not run: needs root");
+            return;
+        }
         let Some(mut events) = listen() else { return };
         let mut command = Command::new("/bin/true");
         let mut child = std::os::unix::process::CommandExt::uid(&mut command, 65534).spawn().unwrap();
