@@ -1,50 +1,26 @@
 //! Tests against sockets of our own, in a network namespace where there are no others.
 
+use super::super::testing::{cookie, inode};
 use super::*;
 use crate::model::Namespace;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const TIME_WAIT: u8 = 6;
 const LISTEN: u8 = 10;
 
-/// Runs a test in a thread that is alone in its network namespace, if that is permitted.
+/// Runs a test with the sockets of a network namespace where it is alone.
 fn alone(test: impl FnOnce(InetDiag) + Send) {
-    let run = || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
-            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
-            println!("not run: needs root");
-            return;
-        }
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        assert!(up.success());
-        test(InetDiag::open().unwrap());
-    };
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+    super::super::testing::alone(|| test(InetDiag::open().unwrap()));
 }
 
 fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey {
     let end = |end: SocketAddr| Endpoint::new(Address::from(end.ip()), end.port());
     FlowKey { local: end(local), remote: end(remote), protocol, namespace: Namespace::HOME }
-}
-
-/// The inode as `/proc` shows it.
-fn inode(socket: &impl AsRawFd) -> u64 {
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
-    let text = link.to_str().unwrap();
-    text.strip_prefix("socket:[").unwrap().strip_suffix(']').unwrap().parse().unwrap()
-}
-
-fn cookie(socket: &impl AsFd) -> u64 {
-    let (mut value, mut length) = (0u64, 8);
-    // SAFETY: SO_COOKIE gives 8 bytes to a value of 8 bytes, both alive for the length of the call.
-    let status = unsafe {
-        let fd = socket.as_fd().as_raw_fd();
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut value).cast(), &raw mut length)
-    };
-    assert_eq!(status, 0);
-    value
 }
 
 #[test]
@@ -120,29 +96,140 @@ fn datagram_sockets_are_found_as_a_packet_would_root() {
 /// The kernel chooses among sockets that share a port by a hash of both ends. Its answer is the socket that receives.
 #[test]
 fn of_sockets_that_share_a_port_the_receiver_is_found_root() {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
-    };
-    alone(|mut diag| {
-        let shared = [(); 4].map(|()| {
-            let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_NONBLOCK, None).unwrap();
-            setsockopt(&fd, sockopt::ReusePort, &true).unwrap();
-            bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 7007)).unwrap();
-            UdpSocket::from(fd)
+    // The last one is of sockets for both families that are called by IPv4.
+    for (bound, called) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")] {
+        alone(|mut diag| {
+            let shared = [(); 4].map(|()| {
+                let bound = SocketAddr::new(bound.parse().unwrap(), 7007);
+                let family = if bound.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+                let fd = socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK, None).unwrap();
+                setsockopt(&fd, sockopt::ReusePort, &true).unwrap();
+                bind(fd.as_raw_fd(), &SockaddrStorage::from(bound)).unwrap();
+                UdpSocket::from(fd)
+            });
+            let target = SocketAddr::new(called.parse().unwrap(), 7007);
+            let mut receivers = std::collections::HashSet::new();
+            for _ in 0..40 {
+                let sender = UdpSocket::bind((target.ip(), 0)).unwrap();
+                sender.send_to(b"x", target).unwrap();
+                let receiver = shared.iter().find(|socket| socket.recv(&mut [0; 8]).is_ok()).unwrap();
+                let near = sender.local_addr().unwrap();
+                let found = diag.find(&key(Protocol::UDP, target, near)).unwrap().unwrap();
+                assert_eq!(found.inode, inode(receiver));
+                receivers.insert(found.inode);
+            }
+            assert!(receivers.len() > 1, "one of four is never chosen forty times");
         });
-        let target: SocketAddr = "127.0.0.1:7007".parse().unwrap();
-        let mut receivers = std::collections::HashSet::new();
-        for _ in 0..40 {
-            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-            sender.send_to(b"x", target).unwrap();
-            let receiver = shared.iter().find(|socket| socket.recv(&mut [0; 8]).is_ok()).unwrap();
-            let found =
-                diag.find(&key(Protocol::UDP, target, sender.local_addr().unwrap())).unwrap().unwrap();
-            assert_eq!(found.inode, inode(receiver));
-            receivers.insert(found.inode);
-        }
-        assert!(receivers.len() > 1, "one of four is never chosen forty times");
+    }
+}
+
+/// Sockets of IPv6 that also serve IPv4, and those that do not.
+#[test]
+fn a_socket_for_both_families_serves_ipv4_root() {
+    alone(|mut diag| {
+        let datagram = |only: bool| {
+            let fd = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::empty(), None).unwrap();
+            setsockopt(&fd, sockopt::Ipv6V6Only, &only).unwrap();
+            bind(fd.as_raw_fd(), &SockaddrStorage::from("[::]:0".parse::<SocketAddr>().unwrap())).unwrap();
+            UdpSocket::from(fd)
+        };
+        let [both, only] = [false, true].map(datagram);
+        let ends = |socket: &UdpSocket, ip: &str| {
+            let port = socket.local_addr().unwrap().port();
+            let ip = ip.parse().unwrap();
+            key(Protocol::UDP, SocketAddr::new(ip, port), SocketAddr::new(ip, 9))
+        };
+        let found = diag.find(&ends(&both, "127.0.0.1")).unwrap().unwrap();
+        assert_eq!((found.inode, found.is_v6, found.v6_only), (inode(&both), true, false));
+        assert_eq!(found.local.address, Address::UNSPECIFIED_V6);
+        assert_eq!((found.remote.address, found.remote.port), (Address::UNSPECIFIED_V6, 0));
+        assert_eq!(diag.find(&ends(&only, "127.0.0.1")).unwrap(), None);
+        let found = diag.find(&ends(&only, "::1")).unwrap().unwrap();
+        assert_eq!((found.inode, found.is_v6, found.v6_only), (inode(&only), true, true));
+        let plain = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let found = diag.find(&ends(&plain, "127.0.0.1")).unwrap().unwrap();
+        assert_eq!((found.local.address, found.is_v6), (Address::UNSPECIFIED_V4, false));
     });
+}
+
+#[test]
+fn udplite_is_served_root() {
+    alone(|mut diag| {
+        // SAFETY: the call takes numbers only.
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) };
+        if fd < 0 {
+            println!("not run: needs UDP-Lite, which newer kernels lack");
+            return;
+        }
+        // SAFETY: the descriptor has just been opened, and nobody else has it.
+        let lite = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        bind(lite.as_raw_fd(), &SockaddrStorage::from("127.0.0.1:0".parse::<SocketAddr>().unwrap())).unwrap();
+        let end = lite.local_addr().unwrap();
+        let found = diag.find(&key(Protocol::UDPLITE, end, end)).unwrap().unwrap();
+        assert_eq!((found.inode, found.cookie), (inode(&lite), cookie(&lite)));
+        assert_eq!(diag.find(&key(Protocol::UDP, end, end)).unwrap(), None, "ports are each protocol's own");
+    });
+}
+
+#[test]
+fn a_socket_bound_to_a_device_is_only_listed_root() {
+    alone(|mut diag| {
+        let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
+        setsockopt(&bound, sockopt::BindToDevice, &"lo".into()).unwrap();
+        let end = bound.local_addr().unwrap();
+        assert_eq!(diag.find(&key(Protocol::UDP, end, end)).unwrap(), None);
+        let mut listed = Vec::new();
+        diag.dump(Protocol::UDP, u32::MAX, |socket| listed.push((socket.inode, socket.interface))).unwrap();
+        assert_eq!(listed, [(inode(&bound), nix::net::if_::if_nametoindex("lo").unwrap())]);
+    });
+}
+
+#[test]
+fn answers_to_earlier_questions_are_passed_over_root() {
+    alone(|mut diag| {
+        let sockets = [(); 1000].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let keys = [0, 1].map(|at: usize| {
+            let end = sockets[at].local_addr().unwrap();
+            key(Protocol::UDP, end, end)
+        });
+        // Nobody has read the answer to this question.
+        let mut question = [0; MESSAGE_HEADER + REQUEST];
+        begin(&mut question, BY_FAMILY, libc::NLM_F_REQUEST, u32::MAX);
+        put(&mut question, MESSAGE_HEADER, &[libc::AF_INET as u8, Protocol::UDP.0]);
+        diag.socket.send(&question).unwrap();
+        assert_eq!(diag.find(&keys[0]).unwrap().unwrap().inode, inode(&sockets[0]));
+        // Nor the rest of these lists, which are much longer than one answer.
+        let break_off = |diag: &mut InetDiag| {
+            let dump =
+                std::panic::AssertUnwindSafe(|| diag.dump(Protocol::UDP, u32::MAX, |_| panic!("enough")));
+            std::panic::catch_unwind(dump).unwrap_err();
+        };
+        break_off(&mut diag);
+        assert_eq!(diag.find(&keys[1]).unwrap().unwrap().inode, inode(&sockets[1]));
+        assert_eq!(diag.find(&keys[0]).unwrap().unwrap().inode, inode(&sockets[0]));
+        break_off(&mut diag);
+        let mut inodes = Vec::new();
+        diag.dump(Protocol::UDP, u32::MAX, |socket| inodes.push(socket.inode)).unwrap();
+        inodes.sort_unstable();
+        let mut expected = sockets.iter().map(inode).collect::<Vec<_>>();
+        expected.sort_unstable();
+        assert_eq!(inodes, expected);
+    });
+}
+
+#[test]
+fn a_socket_asks_in_the_namespace_where_it_was_opened_root() {
+    let mut here = InetDiag::open().unwrap();
+    let there = std::sync::Mutex::new(None);
+    super::super::testing::alone(|| {
+        let listener = TcpListener::bind("127.77.7.7:0").unwrap();
+        *there.lock().unwrap() = Some((InetDiag::open().unwrap(), listener));
+    });
+    let Some((mut there, listener)) = there.into_inner().unwrap() else { return };
+    let end = listener.local_addr().unwrap();
+    let key = key(Protocol::TCP, end, end);
+    assert_eq!(there.find(&key).unwrap().unwrap().inode, inode(&listener));
+    assert_ne!(here.find(&key).unwrap().map(|found| found.inode), Some(inode(&listener)));
 }
 
 #[test]
@@ -185,4 +272,41 @@ fn a_protocol_that_is_not_served_is_told_from_a_socket_that_is_not_there() {
     assert_eq!(diag.find(&key(Protocol(47), end, end)), Err(Errno::EPROTONOSUPPORT));
     assert_eq!(diag.dump(Protocol(47), u32::MAX, |_| ()), Err(Errno::EPROTONOSUPPORT));
     assert_eq!(diag.find(&key(Protocol::TCP, end, end)), Ok(None));
+}
+
+/// Understands nothing but what is as long as a row and of the two families.
+#[test]
+fn a_row_is_understood_field_by_field() {
+    let mut row = [0; REPLY];
+    put(&mut row, 0, &[libc::AF_INET6 as u8, 10]);
+    put(&mut row, 4, &[0x1f, 0x90, 0x00, 0x50]);
+    put(&mut row, 8, &Address::v4([10, 0, 0, 1]).bytes()[..]);
+    put(&mut row, 24, &[0xfe, 0x80]);
+    put(&mut row, 40, &7u32.to_ne_bytes());
+    put(&mut row, 44, &[2u32.to_ne_bytes(), 1u32.to_ne_bytes()].concat());
+    put(&mut row, 64, &[1000u32.to_ne_bytes(), 4_000_000_000u32.to_ne_bytes()].concat());
+    let mut link_local = [0; 16];
+    put(&mut link_local, 0, &[0xfe, 0x80]);
+    let expected = InetSocket {
+        local: Endpoint::new(Address::v4([10, 0, 0, 1]), 8080),
+        remote: Endpoint::new(Address::v6(link_local), 80),
+        state: LISTEN,
+        uid: 1000,
+        inode: 4_000_000_000,
+        cookie: 1 << 32 | 2,
+        is_v6: true,
+        v6_only: false,
+        interface: 7,
+    };
+    assert_eq!(parse(&row), Some(expected));
+    assert_eq!(parse(&row[..REPLY - 1]), None);
+    row[0] = libc::AF_UNIX as u8;
+    assert_eq!(parse(&row), None);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_do_harm(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let _ = parse(&bytes);
+    }
 }

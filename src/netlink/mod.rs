@@ -1,11 +1,13 @@
 //! Sockets and codec of netlink(7), shared by what the kernel tells over it: interfaces and addresses, the sockets of
 //! sock_diag(7), the ends of sockets, and the lives of processes.
 
+mod ended;
 mod inet_diag;
 mod message;
 mod process_events;
 mod socket;
 
+pub use ended::{Ended, TcpTotals};
 pub use inet_diag::{InetDiag, InetSocket};
 pub use process_events::{Happening, ProcessEvent, ProcessEvents};
 
@@ -13,3 +15,6 @@ pub(crate) use message::{
     MESSAGE_HEADER, Message, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,
 };
 pub(crate) use socket::{Socket, attach_filter};
+
+#[cfg(test)]
+mod testing;

@@ -28,8 +28,6 @@ const EXIT: u32 = 0x8000_0000;
 
 /// No event is longer.
 const BUFFER: usize = 256;
-/// Events handed on at most in one reading, so that the reader gets to do other things.
-const MOST: usize = 4096;
 /// How long the kernel may take to acknowledge.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -45,7 +43,8 @@ pub enum Happening {
     Exec,
     /// Its user or group has changed.
     Ids,
-    /// It has ended.
+    /// Its first thread has ended, mostly with all of it. Where other threads live on so does the process, and when one
+    /// of these calls execve(2) an `Exec` of the same number follows.
     Exit,
 }
 
@@ -68,11 +67,12 @@ pub struct ProcessEvents {
 }
 
 impl ProcessEvents {
-    /// Begins to listen. It must be called by a thread in the initial network namespace, of a process in the initial pid
-    /// namespace, with CAP_NET_ADMIN: the connector speaks to nobody else.
+    /// Begins to listen. It must be called by a thread in the initial network namespace, of a process in the initial
+    /// process and user namespaces: the connector speaks to nobody else. Before Linux 6.6 it needs CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// What the kernel says; `EOPNOTSUPP` when it says nothing.
+    /// `ECONNREFUSED` in another network namespace; `EPERM` without the capability; `EOPNOTSUPP` when the kernel does
+    /// not answer, as in another process or user namespace; else what it says.
     pub fn open() -> nix::Result<ProcessEvents> {
         let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
         leave_out_threads(&socket)?;
@@ -120,24 +120,11 @@ impl ProcessEvents {
     /// # Errors
     /// What recvfrom(2) says.
     pub fn read(&mut self, mut each: impl FnMut(ProcessEvent)) -> nix::Result<bool> {
-        let mut lost = false;
-        for _ in 0..MOST {
-            let datagram = match self.socket.receive(&mut self.buffer) {
-                Ok(datagram) => datagram,
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::ENOBUFS) => {
-                    lost = true;
-                    continue;
-                }
-                Err(errno) => return Err(errno),
-            };
-            for message in messages(datagram).flatten() {
-                if let Some(event) = message.payload.get(CONNECTOR_HEADER..).and_then(parse) {
-                    each(event);
-                }
+        self.socket.notices(&mut self.buffer, |message| {
+            if let Some(event) = message.payload.get(CONNECTOR_HEADER..).and_then(parse) {
+                each(event);
             }
-        }
-        Ok(lost)
+        })
     }
 }
 
@@ -270,6 +257,49 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(threads, 0);
+    }
+
+    #[test]
+    fn a_change_of_identity_is_told_root() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("not run: needs root");
+            return;
+        }
+        let Some(mut events) = listen() else { return };
+        let mut command = Command::new("/bin/true");
+        let mut child = std::os::unix::process::CommandExt::uid(&mut command, 65534).spawn().unwrap();
+        child.wait().unwrap();
+        let seen = events_of(&mut events, child.id() as i32);
+        assert!(seen.iter().any(|event| event.happening == Happening::Ids), "{seen:?}");
+    }
+
+    #[test]
+    fn times_are_those_of_the_monotonic_clock_root() {
+        let Some(mut events) = listen() else { return };
+        let now = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+        let before = Duration::from(now());
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        let after = Duration::from(now());
+        for event in events_of(&mut events, child.id() as i32) {
+            assert!((before..=after).contains(&Duration::from_nanos(event.at_ns)), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn one_listener_does_not_silence_another_by_its_end_root() {
+        let (Some(mut events), Some(other)) = (listen(), listen()) else { return };
+        drop(other);
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(!events_of(&mut events, child.id() as i32).is_empty());
+    }
+
+    #[test]
+    fn another_network_namespace_is_refused_root() {
+        super::super::testing::alone(|| {
+            assert_eq!(ProcessEvents::open().map(|_| ()), Err(Errno::ECONNREFUSED));
+        });
     }
 
     #[test]

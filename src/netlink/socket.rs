@@ -1,20 +1,23 @@
 //! A netlink socket: opened in the network namespace of the calling thread, and belonging to it for good.
 
+use super::message::{Message, messages};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recvfrom, sendto, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recv, recvfrom, sendto, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Bytes of notices that may wait: those of a burst of some thousands.
 const NOTICE_BUFFER: usize = 4 << 20;
+/// Notices handed on at most in one reading, so that the reader gets to do other things.
+const MOST: usize = 4096;
 
 /// A socket to ask the kernel, or to be told by it.
 #[derive(Debug)]
 pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
-    /// A socket for questions to one of the `NETLINK_` protocols. The kernel answers at once; should it ever not, receiving fails after a second with
-    /// `EAGAIN`, so that nobody hangs.
+    /// A socket for questions to one of the `NETLINK_` protocols. The kernel answers at once; should it ever not,
+    /// receiving fails after a second with `EAGAIN`, so that nobody hangs.
     pub fn for_questions(protocol: i32) -> nix::Result<Socket> {
         let socket = Socket::open(protocol, 0)?;
         setsockopt(&socket.0, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
@@ -61,6 +64,38 @@ impl Socket {
                 return Ok(buffer.get(..count).unwrap_or_default());
             }
         }
+    }
+
+    /// Reads and forgets what there is; of a list, all the rest, since each reading makes the kernel go on with it.
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn drain(&self, buffer: &mut [u8]) -> nix::Result<()> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Hands on the notices that there are, in order, without blocking; the socket stays readable while there are more.
+    /// `buffer` has room for the longest. Returns whether the kernel had to drop some for want of room.
+    ///
+    /// # Errors
+    /// What recvfrom(2) says.
+    pub fn notices(&self, buffer: &mut [u8], mut each: impl FnMut(Message<'_>)) -> nix::Result<bool> {
+        let mut lost = false;
+        for _ in 0..MOST {
+            match self.receive(buffer) {
+                Ok(datagram) => messages(datagram).flatten().for_each(&mut each),
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::ENOBUFS) => lost = true,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(lost)
     }
 }
 

@@ -1,0 +1,37 @@
+//! What tests of netlink share: network namespaces of their own, and what sockets say of themselves.
+
+use std::os::fd::AsRawFd;
+
+/// Runs a test in a thread that is alone in its network namespace, with loopback, if that is permitted.
+pub(super) fn alone(test: impl FnOnce() + Send) {
+    let run = || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
+            println!("not run: needs root");
+            return;
+        }
+        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        assert!(up.success());
+        test();
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
+/// The inode as `/proc` shows it.
+pub(super) fn inode(socket: &impl AsRawFd) -> u64 {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+    let text = link.to_str().unwrap();
+    text.strip_prefix("socket:[").unwrap().strip_suffix(']').unwrap().parse().unwrap()
+}
+
+/// The cookie as the socket itself tells it (`SO_COOKIE`).
+pub(super) fn cookie(socket: &impl AsRawFd) -> u64 {
+    let (mut value, mut length) = (0u64, 8);
+    // SAFETY: SO_COOKIE gives 8 bytes to a value of 8 bytes, both alive for the length of the call.
+    let status = unsafe {
+        let fd = socket.as_raw_fd();
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut value).cast(), &raw mut length)
+    };
+    assert_eq!(status, 0);
+    value
+}
