@@ -310,6 +310,10 @@ typedef struct CaptureOptions {
     uint64_t flow_limit;
     // Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
     uint64_t packet_bytes;
+    // Network namespaces to capture in besides that of the calling thread: "all", or paths such as
+    // /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none. Entering them takes CAP_SYS_ADMIN
+    // and CAP_SYS_PTRACE; each takes a descriptor, and one for each device in it. At most 254 are captured in.
+    const char *namespaces;
 } CaptureOptions;
 
 // Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -479,7 +483,8 @@ typedef struct CaptureStats {
     uint64_t bytes_queue_full;
     // Bytes of later fragments whose first fragment was not seen.
     uint64_t bytes_fragment;
-    // Bytes forwarded or overheard: neither end is on this host.
+    // Bytes forwarded or overheard: neither end is in the network namespace where they were seen. With `namespaces`
+    // that is also what those send and receive by way of this one, besides being counted where it has its ends.
     uint64_t bytes_not_local;
     // Bytes of protocols whose sockets cannot be looked up.
     uint64_t bytes_no_ports;

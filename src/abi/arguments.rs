@@ -7,6 +7,7 @@ use crate::config::{Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::LogOptions;
 use crate::model::{Address, SampleSet, Selection};
+use crate::namespace::NamespaceChoice;
 use crate::tap::TapOptions;
 use std::ffi::{OsStr, c_char};
 use std::net::IpAddr;
@@ -17,6 +18,9 @@ use tracing::level_filters::LevelFilter;
 
 /// Bytes of packets that the classic interface holds between two updates.
 const CLASSIC_PACKET_BYTES: usize = 64 << 20;
+
+/// Bytes of `CaptureOptions` in the first version.
+const FIRST_OPTIONS: usize = std::mem::offset_of!(CaptureOptions, namespaces);
 
 /// The options that `CaptureInit` was given.
 ///
@@ -57,7 +61,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
         return Ok(options);
     }
     // SAFETY: the caller vouches for the structure, whose every field is valid when zero.
-    let given = unsafe { read_sized("CaptureOptions", given, size_of::<CaptureOptions>())? };
+    let given = unsafe { read_sized("CaptureOptions", given, FIRST_OPTIONS)? };
     // SAFETY: the caller vouches for the strings.
     let (devices, filter, local) = unsafe {
         (
@@ -90,6 +94,8 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
             return Err(Error::new(Code::InvalidArgument, text));
         }
     };
+    // SAFETY: as above.
+    options.capture.namespaces = NamespaceChoice::from_words(unsafe { path_of(given.namespaces) }.as_deref());
     set(&mut options.capture.snaplen, given.snaplen);
     set(&mut options.capture.buffer_bytes, narrow("buffer_bytes", given.buffer_bytes)?);
     set(&mut options.flow_limit, narrow("flow_limit", given.flow_limit)?);

@@ -113,6 +113,10 @@ pub struct CaptureOptions {
     pub flow_limit: u64,
     /// Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
     pub packet_bytes: u64,
+    /// Network namespaces to capture in besides that of the calling thread: "all", or paths such as
+    /// /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none. Entering them takes CAP_SYS_ADMIN
+    /// and CAP_SYS_PTRACE; each takes a descriptor, and one for each device in it. At most 254 are captured in.
+    pub namespaces: *const c_char,
 }
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -298,7 +302,8 @@ pub struct CaptureStats {
     pub bytes_queue_full: u64,
     /// Bytes of later fragments whose first fragment was not seen.
     pub bytes_fragment: u64,
-    /// Bytes forwarded or overheard: neither end is on this host.
+    /// Bytes forwarded or overheard: neither end is in the network namespace where they were seen. With `namespaces`
+    /// that is also what those send and receive by way of this one, besides being counted where it has its ends.
     pub bytes_not_local: u64,
     /// Bytes of protocols whose sockets cannot be looked up.
     pub bytes_no_ports: u64,

@@ -152,15 +152,17 @@ impl Live {
         if self.options.every_device() {
             return Ok(());
         }
-        let mut names = Vec::new();
+        let mut names: Vec<String> = Vec::new();
         for site in &mut self.sites {
-            names.extend(site.interfaces()?.into_iter().map(|interface| interface.name));
+            for interface in site.interfaces()? {
+                if !names.contains(&interface.name) {
+                    names.push(interface.name);
+                }
+            }
         }
         let Some(unknown) = self.options.devices.iter().find(|name| !names.contains(name)) else {
             return Ok(());
         };
-        names.sort_unstable();
-        names.dedup();
         let text = format!("there is no network device {unknown:?}; there are: {}", names.join(", "));
         Err(Error::new(Code::NoDevice, text))
     }

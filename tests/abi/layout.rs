@@ -71,7 +71,7 @@ fn structures() -> Vec<Frozen> {
             packet: 136, "uint8_t *";
             packetSize: 144, "uint32_t";
         }),
-        frozen!(CaptureOptions, 160, {
+        frozen!(CaptureOptions, 168, {
             size: 0, "size_t";
             devices: 8, "const char *";
             savefile: 16, "const char *";
@@ -95,6 +95,7 @@ fn structures() -> Vec<Frozen> {
             buffer_bytes: 136, "uint64_t";
             flow_limit: 144, "uint64_t";
             packet_bytes: 152, "uint64_t";
+            namespaces: 160, "const char *";
         }),
         frozen!(CaptureProcess, 208, {
             valid: 0, "uint32_t";

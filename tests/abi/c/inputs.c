@@ -213,6 +213,12 @@ static void session_options(void) {
     wrong_is_refused(100, "local_addresses is not valid UTF-8");
     wrong.local_addresses = "127.0.0.1, 300.1.1.1";
     wrong_is_refused(100, "300.1.1.1");
+    wrong.namespaces = "/nonexistent/ns";
+    wrong_is_refused(100, "the network namespace /nonexistent/ns");
+    wrong.namespaces = "all, /proc/self/ns/net";
+    wrong_is_refused(100, "\"all\" is not an absolute path");
+    wrong.namespaces = "/proc/self/ns/mnt";
+    wrong_is_refused(100, "not a network namespace");
     wrong.log_file = "/nonexistent/log";
     wrong_is_refused(104, "/nonexistent/log");
     wrong.pid_count = 3;
@@ -252,7 +258,7 @@ static void session_sizes(void) {
         uint64_t later[4];
     } longer;
     CaptureSession *session = NULL;
-    static const size_t impossible[] = {0, 1, 8, sizeof(CaptureOptions) - 1, 1 << 20, SIZE_MAX};
+    static const size_t impossible[] = {0, 1, 8, offsetof(CaptureOptions, namespaces) - 1, 1 << 20, SIZE_MAX};
     for (size_t i = 0; i < sizeof impossible / sizeof impossible[0]; i++) {
         wrong = options();
         wrong.size = impossible[i];
