@@ -12,10 +12,11 @@ use crate::flow::{Binding, Departed, FlowId, FlowStats, FlowTable, FragmentTable
 use crate::model::{
     Address, Direction, FlowKey, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded, Unowned,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Flows that left the table while their owner was being looked for, kept until the answer comes.
+/// Flows kept that left the table while their owner was being looked for, and flows that wait for the question who
+/// owns them; of each at most so many.
 const ORPHAN_LIMIT: usize = 65_536;
 
 /// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
@@ -49,6 +50,8 @@ pub struct Pipeline {
     /// Bytes without a flow since the last batch, by reason.
     without_flow: [u64; Unowned::COUNT],
     orphans: HashMap<FlowId, Departed, foldhash::fast::RandomState>,
+    /// Flows that found the queue of questions full, the oldest first.
+    turned_away: VecDeque<FlowId>,
     latest: Timestamp,
     swept: Timestamp,
 }
@@ -71,6 +74,7 @@ impl Pipeline {
             counts: FrameCounts::default(),
             without_flow: [0; Unowned::COUNT],
             orphans: HashMap::default(),
+            turned_away: VecDeque::new(),
             latest: Timestamp::default(),
             swept: Timestamp::default(),
         })
@@ -179,7 +183,8 @@ impl Pipeline {
             books.count_unowned(reason, bytes);
         }
         self.without_flow = [0; Unowned::COUNT];
-        self.credit_flows(&mut books, room > 0);
+        self.credit_flows(&mut books);
+        self.ask_for_turned_away(room, &mut books);
         self.sweep();
         self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
         self.flows.drain_fresh(|id, flow| {
@@ -187,12 +192,28 @@ impl Pipeline {
                 requests.push(Request { flow: id, key: *flow.key(), first: flow.first() });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
+                if self.turned_away.len() < ORPHAN_LIMIT {
+                    self.turned_away.push_back(id);
+                }
             }
         });
     }
 
+    /// Puts the first `room` flows that found the queue full on the list of those to be asked about.
+    fn ask_for_turned_away(&mut self, room: usize, books: &mut Books) {
+        let count = self.turned_away.len().min(room);
+        for id in self.turned_away.drain(..count) {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            if flow.binding() == Binding::Unowned(Unowned::QueueFull) {
+                books.uncount_unowned(Unowned::QueueFull, flow.reported());
+                books.count_unowned(Unowned::Pending, flow.reported());
+                self.flows.ask_again(id);
+            }
+        }
+    }
+
     /// Credits every flow that counted something.
-    fn credit_flows(&mut self, books: &mut Books, has_room: bool) {
+    fn credit_flows(&mut self, books: &mut Books) {
         let mut ask_again = Vec::new();
         self.flows.drain_dirty(|id, flow| match flow.binding() {
             Binding::Owned(owner) => {
@@ -203,15 +224,7 @@ impl Pipeline {
             Binding::Unasked | Binding::Asked => {
                 books.count_unowned(Unowned::Pending, flow.report_pending());
             }
-            Binding::Unowned(reason) => {
-                books.count_unowned(reason, flow.report_pending());
-                if reason == Unowned::QueueFull && has_room {
-                    let reported = flow.reported();
-                    books.uncount_unowned(reason, reported);
-                    books.count_unowned(Unowned::Pending, reported);
-                    ask_again.push(id);
-                }
-            }
+            Binding::Unowned(reason) => books.count_unowned(reason, flow.report_pending()),
         });
         for id in ask_again {
             self.flows.ask_again(id);
