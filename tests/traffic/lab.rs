@@ -70,6 +70,15 @@ impl Lab {
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     }
 
+    /// Lets a host open more connections at once than the usual 28,000.
+    pub fn allow_many_connections(&self, host: Host) {
+        let widen = || {
+            self.enter(host);
+            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535").unwrap();
+        };
+        std::thread::scope(|scope| scope.spawn(widen).join().unwrap());
+    }
+
     /// Counts packets at a host from here on: those to the server and those from it, by two nftables matches, as they
     /// leave the host and as they come to it.
     pub fn count(&self, host: Host, to_server: &str, from_server: &str) {

@@ -3,10 +3,15 @@
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Payload of a datagram: fits a frame of 1500 bytes with either version of IP.
 const DATAGRAM: usize = 1200;
+
+/// For experiments (RFC 3692).
+const RAW_PROTOCOL: i32 = 253;
+const RAW_PACKET: usize = 500;
 
 pub fn tcp_sink(orders: &Orders) -> Outcome<Report> {
     let listener = TcpListener::bind(&orders.address)?;
@@ -32,7 +37,15 @@ pub fn tcp_source(orders: &Orders) -> Outcome<Report> {
 /// Receives until `bytes` have come or nothing has for two seconds: a flood may lose datagrams.
 pub fn udp_sink(orders: &Orders) -> Outcome<Report> {
     let bytes = orders.number("bytes", u64::MAX);
-    let socket = UdpSocket::bind(&orders.address)?;
+    receive_all(&UdpSocket::bind(&orders.address)?, bytes)
+}
+
+/// Receives what [`raw_source`] sends.
+pub fn raw_sink(orders: &Orders) -> Outcome<Report> {
+    receive_all(&raw_socket()?, orders.number("bytes", u64::MAX))
+}
+
+fn receive_all(socket: &UdpSocket, bytes: u64) -> Outcome<Report> {
     say("ready")?;
     let began = Instant::now();
     let mut buffer = vec![0; 1 << 16];
@@ -61,6 +74,28 @@ pub fn udp_source(orders: &Orders) -> Outcome<Report> {
         sent => sent.map(drop),
     })?;
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
+}
+
+/// Sends packets of a protocol that has no ports, through a socket that is not connected.
+pub fn raw_source(orders: &Orders) -> Outcome<Report> {
+    let socket = raw_socket()?;
+    say("ready")?;
+    wait_for_line()?;
+    let began = Instant::now();
+    let sent = paced(orders, RAW_PACKET, |piece| socket.send_to(piece, &orders.address).map(drop))?;
+    Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
+}
+
+/// A socket that sends and receives as one of UDP does, but of a protocol of its own (raw(7)).
+fn raw_socket() -> Outcome<UdpSocket> {
+    // SAFETY: the call takes no pointers.
+    let descriptor =
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, RAW_PROTOCOL) };
+    if descriptor < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: the call has just returned it, and nobody else has it.
+    Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
 /// Sends `bytes` in pieces, for `milliseconds` at most, at `rate` bytes a second or, if that is 0, as fast as it goes.

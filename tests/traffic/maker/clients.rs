@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long the last connections may take beyond the time of the last opening.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Descriptors that are kept for other than idle connections.
+const DESCRIPTORS_FOR_WORK: u64 = 500;
+
 struct Connection {
     socket: OwnedFd,
     server_closes: bool,
@@ -40,8 +43,7 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let rate = orders.number("rate", 100) as f64;
     let count = (rate * orders.number("milliseconds", 1000) as f64 / 1000.0) as u64;
-    let idle: Vec<TcpStream> =
-        (0..orders.number("idle", 0)).map(|_| TcpStream::connect(address)).collect::<Result<_, _>>()?;
+    let idle = idle_connections(address, orders.number("idle", 0))?;
     let mut clients = Clients {
         address,
         first_port: orders.number("first-port", 0),
@@ -76,6 +78,15 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     }
     drop(idle);
     Ok(Report::own(clients.moved, began))
+}
+
+/// So many connections, or as many as this process may have descriptors for and still do its work.
+fn idle_connections(address: SocketAddr, wanted: u64) -> Outcome<Vec<TcpStream>> {
+    let possible = super::allow_descriptors()?.saturating_sub(DESCRIPTORS_FOR_WORK);
+    if wanted > possible {
+        eprintln!("{possible} idle connections instead of {wanted}: the limit of descriptors allows no more");
+    }
+    Ok((0..wanted.min(possible)).map(|_| TcpStream::connect(address)).collect::<Result<_, _>>()?)
 }
 
 impl Clients {

@@ -5,9 +5,12 @@
 //! `done BYTES MILLISECONDS`; servers do so when they read another line. It ends when its standard input does.
 
 mod bulk;
+mod children;
 mod clients;
 mod server;
+mod udp;
 
+use children::Family;
 use std::error::Error;
 use std::io::{BufRead, Read, Write, stdin, stdout};
 use std::time::{Duration, Instant};
@@ -50,13 +53,22 @@ fn main() -> Outcome<()> {
     };
     let orders = Orders { address, numbers: arguments.map(number).collect::<Outcome<_>>()? };
     allow_descriptors()?;
+    name_by_pid(&orders)?;
     let report = match mode.as_str() {
         "tcp-sink" => bulk::tcp_sink(&orders)?,
         "tcp-source" => bulk::tcp_source(&orders)?,
         "udp-sink" => bulk::udp_sink(&orders)?,
         "udp-source" => bulk::udp_source(&orders)?,
+        "raw-sink" => bulk::raw_sink(&orders)?,
+        "raw-source" => bulk::raw_source(&orders)?,
         "tcp-clients" => clients::run(&orders)?,
         "tcp-server" => server::run(&orders)?,
+        "udp-clients" => udp::clients(&orders)?,
+        "udp-server" => udp::server(&orders)?,
+        "processes" => children::processes(&orders)?,
+        "one-client" => return children::one_client(&orders),
+        "prefork-server" => children::prefork_server(&orders)?,
+        "bystanders" => children::bystanders(&orders)?,
         other => return Err(format!("{other} is no mode").into()),
     };
     for (pid, moved) in &report.processes {
@@ -73,13 +85,31 @@ fn main() -> Outcome<()> {
 struct Report {
     processes: Vec<(u32, Moved)>,
     took: Duration,
+    /// Children that live as long as this process.
+    _family: Family,
 }
 
 impl Report {
     /// A report of this process, which began then.
     fn own(moved: Moved, began: Instant) -> Report {
-        Report { processes: vec![(std::process::id(), moved)], took: began.elapsed() }
+        Report {
+            processes: vec![(std::process::id(), moved)],
+            took: began.elapsed(),
+            _family: Family::default(),
+        }
     }
+}
+
+/// With the order `named` a process is called `maker-PID`, for those who tell processes by their names.
+fn name_by_pid(orders: &Orders) -> Outcome<()> {
+    if orders.number("named", 0) == 1 {
+        let name = std::ffi::CString::new(format!("maker-{}", std::process::id()))?;
+        // SAFETY: this option takes a pointer to text that ends with NUL, and only reads it.
+        if unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) } != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+    }
+    Ok(())
 }
 
 fn say(text: &str) -> Outcome<()> {
@@ -93,17 +123,21 @@ fn wait_for_line() -> Outcome<()> {
     Ok(())
 }
 
-/// Thousands of connections need as many descriptors.
-fn allow_descriptors() -> Outcome<()> {
+/// Thousands of connections need as many descriptors; going beyond the hard limit takes a privilege. Returns how many
+/// are allowed.
+fn allow_descriptors() -> Outcome<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a whole structure of the type that the call fills.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above; the call only reads.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-        return Err(std::io::Error::last_os_error().into());
+    let hard = limit.rlim_max;
+    for wanted in [hard.max(100_000), hard] {
+        let limit = libc::rlimit { rlim_cur: wanted, rlim_max: wanted };
+        // SAFETY: as above; the call only reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0 {
+            return Ok(wanted);
+        }
     }
-    Ok(())
+    Err(std::io::Error::last_os_error().into())
 }

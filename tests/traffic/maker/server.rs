@@ -20,7 +20,6 @@ struct Connection {
     received: u64,
 }
 
-/// Answers until a line is read.
 struct Server {
     listener: OwnedFd,
     request: u64,
@@ -39,6 +38,7 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(server.moved, began))
 }
 
+/// The listening socket that the orders want.
 fn listening(orders: &Orders) -> Outcome<OwnedFd> {
     let address: SocketAddr = orders.address.parse()?;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -66,6 +66,7 @@ impl Server {
         })
     }
 
+    /// Answers until a line can be read.
     fn serve(&mut self) -> Outcome<()> {
         let input = std::io::stdin();
         self.epoll.add(&input, EpollEvent::new(EpollFlags::EPOLLIN, input.as_raw_fd() as u64))?;

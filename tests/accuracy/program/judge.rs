@@ -1,0 +1,146 @@
+//! Compares what was seen with what is true.
+//!
+//! True are the bytes that nftables counted on the watched host: every packet of the scenario's port or protocol, with
+//! 14 bytes of link header each. They are the truth of a single process that made all of them. Where many processes
+//! made them, nobody counts the bytes on the wire of each; then each has the share that its connections are, by its
+//! own count or its parent's, of all connections, which all carry the same payload. They differ by a few
+//! acknowledgements, so that up to a tenth more than the share counts as its own. All together never get more right
+//! than nftables counted.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// How much a process's connections may be larger than the average.
+const TOLERANCE: f64 = 0.1;
+
+/// Bytes sent and received.
+pub type Bytes = (u64, u64);
+
+/// The processes at one end, and all bytes that are theirs.
+pub struct End {
+    pub truth: Bytes,
+    /// Their connections, by pid.
+    pub connections: HashMap<i32, u64>,
+}
+
+/// What was said of a process.
+#[derive(Clone, Copy, Default)]
+pub struct Credit {
+    pub bytes: Bytes,
+    /// The part that was flagged as not certain, of both directions.
+    pub flagged: u64,
+}
+
+/// The result, in bytes of both directions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    pub truth: u64,
+    /// At the process that they belong to.
+    pub right: u64,
+    /// At another process, or more than a process has had.
+    pub wrong: u64,
+    /// The part of `wrong` that was not flagged.
+    pub wrong_unflagged: u64,
+    /// The smallest share that is right of an end's bytes, 0-100.
+    pub least_right: f64,
+}
+
+/// Compares the ends on the watched host with what was said of the processes there.
+pub fn judge(ends: &[End], said: &BTreeMap<i32, Credit>) -> Verdict {
+    let mut verdict = Verdict { least_right: 100.0, ..Verdict::default() };
+    let mut strangers = said.clone();
+    for end in ends {
+        let all: u64 = end.connections.values().sum();
+        let mut right = (0, 0);
+        for (pid, &connections) in &end.connections {
+            let Some(credit) = strangers.remove(pid) else { continue };
+            let (sent, sent_wrong) = split(credit.bytes.0, end.truth.0, connections, all);
+            let (received, received_wrong) = split(credit.bytes.1, end.truth.1, connections, all);
+            right = (right.0 + sent, right.1 + received);
+            verdict.add_wrong(sent_wrong + received_wrong, credit.flagged);
+        }
+        // What the tolerance let pass beyond the whole is not right either.
+        let capped = right.0.min(end.truth.0) + right.1.min(end.truth.1);
+        verdict.add_wrong(right.0 + right.1 - capped, 0);
+        let truth = end.truth.0 + end.truth.1;
+        verdict.truth += truth;
+        verdict.right += capped;
+        verdict.least_right = verdict.least_right.min(percent(capped, truth));
+    }
+    strangers.values().for_each(|credit| verdict.add_wrong(credit.bytes.0 + credit.bytes.1, credit.flagged));
+    verdict
+}
+
+impl Verdict {
+    fn add_wrong(&mut self, bytes: u64, flagged: u64) {
+        self.wrong += bytes;
+        self.wrong_unflagged += bytes.saturating_sub(flagged);
+    }
+
+    /// True bytes that were credited to nobody.
+    pub fn unowned(&self) -> u64 {
+        self.truth.saturating_sub(self.right + self.wrong)
+    }
+}
+
+/// What of the bytes that a process was credited with can be its own, and what cannot.
+fn split(credited: u64, truth: u64, connections: u64, all: u64) -> (u64, u64) {
+    let own = match connections == all {
+        true => truth,
+        false => (truth as f64 * connections as f64 / all as f64 * (1.0 + TOLERANCE)) as u64,
+    };
+    let right = credited.min(own);
+    (right, credited - right)
+}
+
+/// A share in percent; of nothing, everything.
+pub fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 100.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credit(sent: u64, received: u64, flagged: u64) -> Credit {
+        Credit { bytes: (sent, received), flagged }
+    }
+
+    fn end(truth: Bytes, connections: &[(i32, u64)]) -> End {
+        End { truth, connections: connections.iter().copied().collect() }
+    }
+
+    #[test]
+    fn one_process_has_all_and_no_more_than_all() {
+        let ends = [end((1000, 3000), &[(7, 5)])];
+        let verdict = judge(&ends, &BTreeMap::from([(7, credit(1100, 2000, 0))]));
+        let expected =
+            Verdict { truth: 4000, right: 3000, wrong: 100, wrong_unflagged: 100, least_right: 75.0 };
+        assert_eq!(verdict, expected);
+        assert_eq!(verdict.unowned(), 900);
+    }
+
+    #[test]
+    fn a_stranger_has_nothing_right_and_a_flag_excuses_so_many_bytes() {
+        let ends = [end((1000, 0), &[(7, 1)])];
+        let verdict = judge(&ends, &BTreeMap::from([(7, credit(500, 0, 0)), (8, credit(300, 0, 200))]));
+        assert_eq!((verdict.right, verdict.wrong, verdict.wrong_unflagged), (500, 300, 100));
+    }
+
+    #[test]
+    fn many_processes_share_by_connections_with_a_tolerance() {
+        let ends = [end((3000, 0), &[(1, 1), (2, 2)])];
+        let verdict = judge(&ends, &BTreeMap::from([(1, credit(1050, 0, 0)), (2, credit(1950, 0, 0))]));
+        assert_eq!((verdict.right, verdict.wrong), (3000, 0));
+        let verdict = judge(&ends, &BTreeMap::from([(1, credit(3000, 0, 0))]));
+        assert_eq!((verdict.right, verdict.wrong), (1100, 1900));
+        let verdict = judge(&ends, &BTreeMap::from([(1, credit(1100, 0, 0)), (2, credit(2100, 0, 0))]));
+        assert_eq!((verdict.right, verdict.wrong), (3000, 200));
+    }
+
+    #[test]
+    fn each_end_is_compared_for_itself() {
+        let ends = [end((100, 300), &[(1, 1)]), end((300, 100), &[(2, 1)])];
+        let verdict = judge(&ends, &BTreeMap::from([(1, credit(100, 300, 0)), (2, credit(300, 0, 0))]));
+        assert_eq!((verdict.truth, verdict.right, verdict.least_right), (800, 700, 75.0));
+    }
+}

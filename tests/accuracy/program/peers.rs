@@ -1,0 +1,184 @@
+//! Other programs that tell processes' traffic, to compare with: nethogs and bandwhich.
+
+use super::judge::Credit;
+use super::lab::{Host, Lab, run};
+use super::watcher::Sighting;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a peer may take from its start until it watches.
+const START: Duration = Duration::from_millis(1500);
+
+/// How long it may take to show the last second's traffic.
+const SETTLING: Duration = Duration::from_millis(2500);
+
+/// How long it may take to end when told to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What it calls those of whom it knows no name.
+const UNKNOWN: &str = "<UNKNOWN>";
+
+/// Which peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerKind {
+    Nethogs,
+    Bandwhich,
+}
+
+impl PeerKind {
+    pub fn program(self) -> &'static str {
+        match self {
+            PeerKind::Nethogs => "nethogs",
+            PeerKind::Bandwhich => "bandwhich",
+        }
+    }
+
+    /// What it says of its version, where it is installed.
+    pub fn version(self) -> Option<String> {
+        let option = if self == PeerKind::Nethogs { "-V" } else { "--version" };
+        let output = Command::new(self.program()).arg(option).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let word = String::from_utf8_lossy(&text).split_whitespace().last()?.to_owned();
+        Some(format!("{} {word}", self.program()))
+    }
+
+    /// So that it prints totals of bytes each second.
+    fn arguments(self, device: &str) -> Vec<&str> {
+        match self {
+            PeerKind::Nethogs => vec!["-t", "-d", "1", "-v", "2", device],
+            PeerKind::Bandwhich => vec!["--raw", "--total-utilization", "--no-resolve", "-i", device],
+        }
+    }
+}
+
+/// A running peer.
+pub struct Peer {
+    kind: PeerKind,
+    child: Child,
+    output: File,
+    started: Instant,
+    host: String,
+}
+
+impl Peer {
+    pub fn start(kind: PeerKind, lab: &Lab, host: Host, device: &str) -> Peer {
+        let output = tempfile::tempfile().unwrap();
+        let mut command = lab.command(host, kind.program());
+        command.args(kind.arguments(device)).stdin(Stdio::null()).stderr(Stdio::null());
+        let child = command.stdout(output.try_clone().unwrap()).spawn().unwrap();
+        std::thread::sleep(START);
+        Peer { kind, child, output, started: Instant::now(), host: lab.name(host).to_owned() }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn finish(mut self, client: i32) -> Sighting {
+        std::thread::sleep(SETTLING);
+        let lost = self.lost();
+        let watched = self.started.elapsed();
+        let hangs = !self.end();
+        let mut text = String::new();
+        self.output.rewind().unwrap();
+        let mut bytes = Vec::new();
+        self.output.read_to_end(&mut bytes).unwrap();
+        text.push_str(&String::from_utf8_lossy(&bytes));
+        let rounds = text.matches("Refreshing:").count();
+        let (said, unknown) = match self.kind {
+            PeerKind::Nethogs => nethogs(&text),
+            PeerKind::Bandwhich => bandwhich(&text, client),
+        };
+        Sighting {
+            said,
+            unowned: vec![("unknown".to_owned(), unknown)],
+            lost,
+            // It prints each second, when it still does.
+            hangs: hangs || rounds < watched.as_secs() as usize / 3,
+            note: format!("{rounds} rounds in {:.0} s", watched.as_secs_f64()),
+            ..Sighting::default()
+        }
+    }
+
+    /// Packets dropped at its packet sockets, as the kernel tells by sock_diag.
+    fn lost(&self) -> Option<u64> {
+        let text = run(&format!("ip netns exec {} ss --packet --memory --processes --no-header", self.host));
+        let own = format!("pid={},", self.pid());
+        let lines = text.lines().filter(|line| line.contains(&own));
+        let drops = lines.map(|line| line.rsplit(",d").next()?.split(')').next()?.parse::<u64>().ok());
+        drops.reduce(|one, other| Some(one? + other?)).flatten()
+    }
+
+    /// Asks it to end, and kills it if it does not. Returns whether it did.
+    fn end(&mut self) -> bool {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lines `PROGRAM/PID/UID<tab>SENT<tab>RECEIVED` of every second, totals: the last of each process count. What has no
+/// owner has pid 0.
+fn nethogs(text: &str) -> (BTreeMap<i32, Credit>, u64) {
+    let mut said = BTreeMap::new();
+    let mut unknown = BTreeMap::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, sent, received] = fields[..] else { continue };
+        let (Ok(sent), Ok(received)) = (sent.parse::<f64>(), received.parse::<f64>()) else { continue };
+        let bytes = (sent as u64, received as u64);
+        match name.rsplit('/').nth(1).and_then(|pid| pid.parse::<i32>().ok()) {
+            Some(pid) if pid > 0 => drop(said.insert(pid, Credit { bytes, flagged: 0 })),
+            _ => drop(unknown.insert(name, bytes.0 + bytes.1)),
+        }
+    }
+    (said, unknown.values().sum())
+}
+
+/// Lines `process: <TIME> "NAME" up/down Bps: SENT/RECEIVED connections: N` of every second, totals: the last round
+/// counts. There are no pids, but traffic makers carry theirs in their names.
+fn bandwhich(text: &str, client: i32) -> (BTreeMap<i32, Credit>, u64) {
+    let mut said: BTreeMap<i32, Credit> = BTreeMap::new();
+    let mut unknown = 0;
+    let last = text.rsplit("Refreshing:").find(|round| round.contains("process: ")).unwrap_or("");
+    for line in last.lines().filter(|line| line.starts_with("process: ")) {
+        let name = line.split('"').nth(1).unwrap_or(UNKNOWN);
+        let Some(figures) = line.split("Bps: ").nth(1).and_then(|rest| rest.split(' ').next()) else {
+            continue;
+        };
+        let Some((sent, received)) = figures.split_once('/') else { continue };
+        let bytes: (u64, u64) = (sent.parse().unwrap_or(0), received.parse().unwrap_or(0));
+        if name == UNKNOWN {
+            unknown += bytes.0 + bytes.1;
+            continue;
+        }
+        // Of others it is enough that they are wrong.
+        let pid = match name.strip_prefix("maker-") {
+            Some(pid) => pid.parse().unwrap_or(-1),
+            None if name == "ping" => client,
+            None => -1,
+        };
+        let credit = said.entry(pid).or_default();
+        credit.bytes = (credit.bytes.0 + bytes.0, credit.bytes.1 + bytes.1);
+    }
+    (said, unknown)
+}
