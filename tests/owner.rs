@@ -6,7 +6,7 @@ mod live;
 use capture::model::{Protocol, Quality, Unowned};
 use capture::owner::{Budget, Finder, Meter, Outcome, Query, ThreadMeter};
 use capture::process::ProcRoot;
-use live::{Failure, Holder, Live, cannot, key, owned, ss_agrees, turn};
+use live::{Failure, Holder, Live, Sockets, cannot, key, owned, ss_agrees, turn};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,17 +16,45 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Makes two tests of each function: by the tables, and by sock_diag.
+macro_rules! by_every_source {
+    ($($name:ident)*) => {
+        mod by_tables {
+            $(#[test]
+            fn $name() -> Result<(), super::Failure> {
+                super::$name(super::Sockets::Tables)
+            })*
+        }
+        mod by_sock_diag {
+            $(#[test]
+            fn $name() -> Result<(), super::Failure> {
+                super::$name(super::Sockets::SockDiag)
+            })*
+        }
+    };
+}
+
+by_every_source! {
+    both_ends_of_tcp_connections
+    a_connection_that_is_not_accepted_and_then_is
+    a_connection_that_is_over
+    connected_and_unconnected_udp
+    a_socket_shared_with_a_child_is_the_childs
+    a_port_reused_by_two_processes_is_ambiguous
+    root_threads_own_network_namespace_and_raw_sockets
+    twenty_thousand_sockets
+}
+
 /// Both ends of a new TCP connection: the client's and the server's.
 fn connect(listener: &TcpListener, to: IpAddr) -> Result<(TcpStream, TcpStream), Failure> {
     let client = TcpStream::connect((to, listener.local_addr()?.port()))?;
     Ok((client, listener.accept()?.0))
 }
 
-#[test]
-fn both_ends_of_tcp_connections() -> Result<(), Failure> {
+fn both_ends_of_tcp_connections(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let me = std::process::id();
-    let mut live = Live::new()?;
+    let mut live = Live::new(sockets)?;
     for (bound, to) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")] {
         let listener = match TcpListener::bind(bound) {
             Ok(listener) => listener,
@@ -50,11 +78,10 @@ fn both_ends_of_tcp_connections() -> Result<(), Failure> {
     Ok(())
 }
 
-#[test]
-fn a_connection_that_is_not_accepted_and_then_is() -> Result<(), Failure> {
+fn a_connection_that_is_not_accepted_and_then_is(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut live = Live::new()?;
+    let mut live = Live::new(sockets)?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let server = key(Protocol::TCP, client.peer_addr()?, client.local_addr()?);
     let outcome = live.first(server);
@@ -65,23 +92,21 @@ fn a_connection_that_is_not_accepted_and_then_is() -> Result<(), Failure> {
     Ok(())
 }
 
-#[test]
-fn a_connection_that_is_over() -> Result<(), Failure> {
+fn a_connection_that_is_over(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let (client, server) = connect(&listener, Ipv4Addr::LOCALHOST.into())?;
     let flow = key(Protocol::TCP, client.local_addr()?, client.peer_addr()?);
     drop(client);
     drop(server);
-    assert_eq!(Live::new()?.last(flow), Outcome::Unowned(Unowned::NoSocket));
+    assert_eq!(Live::new(sockets)?.last(flow), Outcome::Unowned(Unowned::NoSocket));
     Ok(())
 }
 
-#[test]
-fn connected_and_unconnected_udp() -> Result<(), Failure> {
+fn connected_and_unconnected_udp(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let me = std::process::id();
-    let mut live = Live::new()?;
+    let mut live = Live::new(sockets)?;
     let peer = UdpSocket::bind("127.0.0.1:0")?;
     for bound in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
         let socket = match UdpSocket::bind(bound) {
@@ -108,11 +133,10 @@ fn connected_and_unconnected_udp() -> Result<(), Failure> {
     Ok(())
 }
 
-#[test]
-fn a_socket_shared_with_a_child_is_the_childs() -> Result<(), Failure> {
+fn a_socket_shared_with_a_child_is_the_childs(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let me = std::process::id();
-    let mut live = Live::new()?;
+    let mut live = Live::new(sockets)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let (client, _server) = connect(&listener, Ipv4Addr::LOCALHOST.into())?;
     let (local, remote) = (client.local_addr()?, client.peer_addr()?);
@@ -138,11 +162,10 @@ fn reusing(port: u16) -> Result<UdpSocket, Failure> {
     Ok(descriptor.into())
 }
 
-#[test]
-fn a_port_reused_by_two_processes_is_ambiguous() -> Result<(), Failure> {
+fn a_port_reused_by_two_processes_is_ambiguous(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let me = std::process::id();
-    let mut live = Live::new()?;
+    let mut live = Live::new(sockets)?;
     let mine = reusing(0)?;
     let local = mine.local_addr()?;
     let flow = key(Protocol::UDP, local, "127.0.0.1:9".parse()?);
@@ -156,10 +179,9 @@ fn a_port_reused_by_two_processes_is_ambiguous() -> Result<(), Failure> {
     Ok(())
 }
 
-#[test]
-fn root_threads_own_network_namespace_and_raw_sockets() -> Result<(), Failure> {
+fn root_threads_own_network_namespace_and_raw_sockets(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
-    let thread = std::thread::spawn(|| -> Result<(), String> {
+    let thread = std::thread::spawn(move || -> Result<(), String> {
         let text = |error: Failure| error.to_string();
         // SAFETY: unshare(2) changes the network namespace of this thread alone and touches no memory.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -171,7 +193,7 @@ fn root_threads_own_network_namespace_and_raw_sockets() -> Result<(), Failure> {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             let local = (Ipv4Addr::LOCALHOST, socket.local_addr()?.port());
             let flow = key(Protocol::UDP, local.into(), "127.0.0.1:9".parse()?);
-            let mut live = Live::new()?;
+            let mut live = Live::new(sockets)?;
             assert_eq!(live.first(flow), owned(me, Quality::Guessed)?);
             let echo = key(Protocol::ICMP, "127.0.0.1:77".parse()?, "127.0.0.2:77".parse()?);
             assert_eq!(live.last(echo), Outcome::Unowned(Unowned::NoSocket));
@@ -206,7 +228,7 @@ fn copy_of_this_program(directory: &Path) -> Result<std::path::PathBuf, Failure>
 fn ask_as_another_user() -> Result<(), Failure> {
     let Ok(ends) = std::env::var("OWNER_TEST_FLOW") else { return Ok(()) };
     let (local, remote) = ends.split_once(' ').ok_or("two ends")?;
-    let mut live = Live::new()?;
+    let mut live = Live::new(Sockets::SockDiag)?;
     let flow = key(Protocol::UDP, local.parse()?, remote.parse()?);
     assert_eq!(live.last(flow), Outcome::Unowned(Unowned::NotPermitted));
     let faults: Vec<_> = live.finder.report().sources.into_iter().filter_map(|source| source.fault).collect();
@@ -265,8 +287,7 @@ fn hold_many() -> Result<(), Failure> {
     Ok(())
 }
 
-#[test]
-fn twenty_thousand_sockets() -> Result<(), Failure> {
+fn twenty_thousand_sockets(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let limit = std::fs::read_to_string("/proc/self/limits")?;
     let files = limit.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default();
@@ -300,7 +321,7 @@ fn twenty_thousand_sockets() -> Result<(), Failure> {
             }),
         );
     }
-    let mut live = Live::new()?;
+    let mut live = Live::new(sockets)?;
     let before = ThreadMeter.cpu_time();
     live.finder.find(&mut queries, now);
     println!(

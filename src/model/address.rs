@@ -52,6 +52,12 @@ impl Address {
         if self.is_v4() { self.0[12] == 127 } else { self.0 == Ipv6Addr::LOCALHOST.octets() }
     }
 
+    /// Whether this is a link-local IPv6 address (`fe80::/10`), which means nothing without its link.
+    #[inline]
+    pub fn is_link_local_v6(&self) -> bool {
+        self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
+    }
+
     /// Whether this is a multicast group or the IPv4 limited broadcast address.
     #[inline]
     pub fn is_multicast(&self) -> bool {
@@ -174,6 +180,8 @@ mod tests {
         assert!(!of("128.0.0.1").is_loopback() && !of("::2").is_loopback());
         assert!(of("224.0.0.251").is_multicast() && of("ff02::fb").is_multicast());
         assert!(of("255.255.255.255").is_multicast() && !of("10.0.0.255").is_multicast());
+        assert!(of("fe80::1").is_link_local_v6() && of("febf::1").is_link_local_v6());
+        assert!(!of("fec0::1").is_link_local_v6() && !of("169.254.0.1").is_link_local_v6());
         assert!(of("0.0.0.0").is_unspecified() && of("::").is_unspecified() && !of("::1").is_unspecified());
     }
 

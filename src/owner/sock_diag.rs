@@ -4,7 +4,8 @@
 //! questions need a list: which listeners have a connection's port when the connection itself is over, and which
 //! sockets share a port (`SO_REUSEPORT`, groups). Such lists are read at most once for all flows of a round.
 //!
-//! Sockets bound to a device are not found by an exact look-up, which names no device; for datagrams the list has them.
+//! Sockets bound to a device are not found by an exact look-up, which names no device. For datagrams, and for connections
+//! between link-local addresses, which the kernel always binds to their device, the list has them.
 
 use super::index::{Index, Kind, NO_RANK};
 use super::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, Turn};
@@ -42,6 +43,7 @@ struct List {
 pub(super) struct SockDiag {
     diag: InetDiag,
     listeners: List,
+    connections: List,
     udp: List,
     udplite: List,
     lists: u64,
@@ -55,6 +57,7 @@ impl SockDiag {
         SockDiag {
             diag,
             listeners: list(Protocol::TCP, 1 << LISTEN, Kind::Tcp),
+            connections: list(Protocol::TCP, u32::MAX, Kind::Tcp),
             udp: list(Protocol::UDP, u32::MAX, Kind::Datagram),
             udplite: list(Protocol::UDPLITE, u32::MAX, Kind::Datagram),
             lists: 0,
@@ -86,12 +89,17 @@ impl SockDiag {
         sockets: &mut Vec<Socket>,
     ) -> Result<Looked, Looked> {
         let found = self.find(key)?;
-        if let Some(socket) = found.filter(|socket| socket.inode != 0 && socket.state != LISTEN) {
+        let exact = found.filter(|socket| socket.inode != 0 && socket.state != LISTEN);
+        let exact = match exact.map(|socket| Socket { inode: socket.inode, uid: socket.uid }) {
+            None if key.local.address.is_link_local_v6() => self.listed_connection(key, since, turn)?,
+            exact => exact,
+        };
+        if let Some(socket) = exact {
             let hint = turn.now.checked_sub(HINT_AGE).unwrap_or(turn.now).min(since);
             self.listeners(key, hint, turn, sockets)?;
             let listener = sockets.pop().map(|socket| socket.inode);
             sockets.clear();
-            sockets.push(Socket { inode: socket.inode, uid: socket.uid });
+            sockets.push(socket);
             return Ok(Looked::Found { by: Match::Own, listener });
         }
         self.listeners(key, since, turn, sockets)?;
@@ -102,6 +110,22 @@ impl SockDiag {
             // It is over, but the listener's process is still there.
             _ => Looked::Found { by: Match::Indirect, listener: None },
         })
+    }
+
+    /// A connection as the list of all has it.
+    fn listed_connection(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+    ) -> Result<Option<Socket>, Looked> {
+        let SockDiag { diag, connections, lists, .. } = self;
+        if let Err(refused) = connections.refresh(diag, since, turn, lists) {
+            return Err(self.refused(refused));
+        }
+        let mut found = Vec::new();
+        connections.index.connected(key, 1, &mut found);
+        Ok(found.pop())
     }
 
     fn datagram(
@@ -237,7 +261,9 @@ impl SocketSource for SockDiag {
             .map(|errno| Error::system(Code::SystemResource, "asking for sockets by sock_diag", errno));
         report.sources.push(SourceStatus { name: "sock_diag", fault });
         report.table_loads += self.lists;
-        report.dropped_rows +=
-            [&self.listeners, &self.udp, &self.udplite].map(|list| list.index.dropped()).iter().sum::<u64>();
+        report.dropped_rows += [&self.listeners, &self.connections, &self.udp, &self.udplite]
+            .map(|list| list.index.dropped())
+            .iter()
+            .sum::<u64>();
     }
 }

@@ -2,6 +2,7 @@
 //! sockets.
 
 use capture::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
+use capture::netlink::InetDiag;
 use capture::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
 use capture::process::ProcRoot;
 use std::net::SocketAddr;
@@ -29,6 +30,15 @@ pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a finder asks for sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sockets {
+    /// The tables of `/proc/net` alone.
+    Tables,
+    /// The kernel by sock_diag, and then the tables.
+    SockDiag,
+}
+
 /// A finder of this machine's flows, on a clock that can be put forward.
 pub struct Live {
     pub finder: Finder,
@@ -36,10 +46,14 @@ pub struct Live {
 }
 
 impl Live {
-    pub fn new() -> Result<Live, Failure> {
+    pub fn new(sockets: Sockets) -> Result<Live, Failure> {
         let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.text)?;
         let budget = Budget::new(1000.0, Duration::from_secs(1000), Box::new(ThreadMeter));
-        Ok(Live { finder: Finder::new(Arc::new(root), budget, Arc::default()), skipped: Duration::ZERO })
+        let mut finder = Finder::new(Arc::new(root), budget, Arc::default());
+        if sockets == Sockets::SockDiag {
+            finder.ask_kernel(InetDiag::open()?);
+        }
+        Ok(Live { finder, skipped: Duration::ZERO })
     }
 
     pub fn now(&self) -> Instant {
