@@ -43,13 +43,20 @@ pub fn enter<T: Send>(entry: &Entry, work: impl FnOnce() -> T + Send) -> Result<
     enter_path(&entry.path, Some(entry.inode), work)
 }
 
-/// The same for the namespace of process 1, which on the machine itself is the initial one: only there does the
-/// proc connector speak (drivers/connector/cn_proc.c).
+/// The same for the initial namespace, the only one in which the proc connector speaks (drivers/connector/cn_proc.c).
+///
+/// It is that of the kernel's threads, and of process 1, which not everybody may look at. Where neither is the
+/// machine's own, as inside a container, it is the namespace of the container's process 1.
 ///
 /// # Errors
 /// As [`enter`].
 pub fn enter_initial<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
-    enter_path(Path::new("/proc/1/ns/net"), None, work)
+    // kthreadd, the parent of all of the kernel's threads: kernel/kthread.c, init/main.c.
+    let stat = std::fs::read("/proc/2/stat").unwrap_or_default();
+    let rest = stat.strip_prefix(b"2 (kthreadd) ").and_then(|rest| rest.get(1..));
+    let is_kernel = rest.is_some_and(|rest| rest.starts_with(b" 0 "));
+    let path = if is_kernel { "/proc/2/ns/net" } else { "/proc/1/ns/net" };
+    enter_path(Path::new(path), None, work)
 }
 
 fn enter_path<T: Send>(

@@ -1,0 +1,259 @@
+//! Containers in the smallest sense: a process in a network namespace of its own, with devices and counters in it.
+
+use capture::decode::decode;
+use capture::model::{Frame, LocalAddresses, Namespace};
+use capture::namespace::NamespaceChoice;
+use capture::tap::{Tap, TapOptions};
+use nix::sched::{CloneFlags, setns, unshare};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// When a test gives up on what should long have happened.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+const ETHERNET_HEADER: u64 = 14;
+
+/// One test at a time: they find each other's namespaces, and count this process's descriptors.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Runs a test on a thread whose namespace is its own, with loopback up.
+pub fn in_namespace(test: impl FnOnce() + Send) {
+    let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
+    if !nix::unistd::geteuid().is_root() || !["ip", "nft", "unshare", "nsenter"].into_iter().all(has_tool) {
+        assert!(
+            std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(),
+            "root, ip, nft and util-linux are required"
+        );
+        eprintln!("not run: needs root, ip, nft and util-linux");
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let work = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        run("ip link set lo up");
+        test();
+    };
+    let outcome = std::thread::scope(|scope| scope.spawn(work).join());
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Runs a command and returns what it printed.
+pub fn run(command: &str) -> String {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The namespace of the calling thread, as the kernel names it.
+pub fn own_namespace() -> String {
+    link("/proc/thread-self/ns/net")
+}
+
+/// The text of a link.
+pub fn link(path: &str) -> String {
+    std::fs::read_link(path).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Waits until `done`.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the thread's namespace has a device of this name.
+pub fn has_device(name: &str) -> bool {
+    let output = Command::new("ip").args(["link", "show", name]).stderr(Stdio::null()).output().unwrap();
+    output.status.success()
+}
+
+/// A process in a namespace of its own, with loopback up.
+pub struct Container {
+    child: Child,
+}
+
+impl Container {
+    /// Starts it.
+    pub fn start() -> Container {
+        let child = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+        let container = Container { child };
+        let own = own_namespace();
+        let text = container.path().to_str().unwrap().to_owned();
+        wait_until("in a namespace of its own", || link(&text) != own);
+        container.run("ip link set lo up");
+        container
+    }
+
+    /// The link that leads to its namespace.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.pid()))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// The inode of its namespace.
+    pub fn inode(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata(self.path()).unwrap().ino()
+    }
+
+    /// Runs a command inside.
+    pub fn run(&self, command: &str) -> String {
+        run(&format!("nsenter --net={} {command}", self.path().display()))
+    }
+
+    /// Joins it to the calling thread's namespace: `device` here, `eth0` with `address` inside.
+    pub fn join(&self, device: &str, address: &str) {
+        run(&format!("ip link add {device} type veth peer name eth0 netns {}", self.pid()));
+        run(&format!("ip link set {device} up"));
+        self.run(&format!("ip addr add {address}/24 dev eth0"));
+        self.run("ip link set eth0 up");
+    }
+
+    /// Gives it a neighbour that needs no ARP, so that all it sends there goes out of `eth0`.
+    pub fn add_neighbour(&self, address: &str) {
+        self.run(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"));
+    }
+
+    /// Does something inside, on another thread.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(self.path()).unwrap();
+        let body = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(body).join()).unwrap()
+    }
+
+    /// Ends it and waits for that.
+    pub fn end(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Has the kernel count UDP from here on in the calling thread's namespace.
+pub fn count_udp() {
+    let rules = "table inet capture {
+        counter sent {}
+        counter received {}
+        chain output {
+            type filter hook output priority 0;
+            meta l4proto udp counter name sent
+        }
+        chain input {
+            type filter hook input priority 0;
+            meta l4proto udp counter name received
+        }
+    }";
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success(), "nft");
+}
+
+/// Bytes of UDP sent and received in the calling thread's namespace, with a link header for each packet.
+pub fn counted() -> (u64, u64) {
+    let read = |counter: &str| {
+        let text = run(&format!("nft list counter inet capture {counter}"));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let after = |word| words[words.iter().position(|&w| w == word).unwrap() + 1].parse::<u64>().unwrap();
+        after("bytes") + ETHERNET_HEADER * after("packets")
+    };
+    (read("sent"), read("received"))
+}
+
+/// Sends `count` datagrams of `length` bytes from a port to an address; both may be refused or lost later.
+pub fn send(from: &str, to: &str, count: usize, length: usize) {
+    let socket = UdpSocket::bind(from).unwrap();
+    let data = vec![7; length];
+    for _ in 0..count {
+        // A refusal of an earlier one is told here; this one is then sent again.
+        while socket.send_to(&data, to).is_err() {}
+    }
+}
+
+/// Options for UDP only, lest what the kernel sends by itself be counted.
+pub fn options(namespaces: NamespaceChoice) -> TapOptions {
+    let (timeout, filter) = (Duration::from_millis(10), Some("udp".to_owned()));
+    TapOptions { timeout, filter, buffer_bytes: 2 << 20, namespaces, ..TapOptions::default() }
+}
+
+/// The choice of some containers.
+pub fn chosen(containers: &[&Container]) -> NamespaceChoice {
+    NamespaceChoice::Chosen(containers.iter().map(|container| container.path()).collect())
+}
+
+/// What was seen in one namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    pub sent: u64,
+    pub received: u64,
+    pub not_local: u64,
+    pub frames: u64,
+}
+
+/// Sums by namespace of what a tap shows, counted where it has its ends.
+#[derive(Default)]
+pub struct Accounts {
+    pub by_namespace: BTreeMap<Namespace, Seen>,
+}
+
+impl Accounts {
+    /// Reads until nothing comes any more.
+    pub fn read(&mut self, tap: &mut Tap) {
+        let local: BTreeMap<Namespace, Arc<LocalAddresses>> = tap.local_addresses().iter().cloned().collect();
+        let mut idle = 0;
+        while idle < 5 {
+            tap.wait(Duration::from_millis(50)).unwrap();
+            let progress = tap.read(256, |frame| self.frame(&frame, &local)).unwrap();
+            idle = if progress.frames == 0 { idle + 1 } else { 0 };
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>, local: &BTreeMap<Namespace, Arc<LocalAddresses>>) {
+        let (local, bytes) = (&local[&frame.namespace], u64::from(frame.wire_len));
+        let packet = decode(frame.link, frame.data).unwrap();
+        let (from, to) =
+            (local.contains(&packet.source.address), local.contains(&packet.destination.address));
+        let seen = self.by_namespace.entry(frame.namespace).or_default();
+        seen.frames += 1;
+        seen.sent += if from { bytes } else { 0 };
+        seen.received += if to { bytes } else { 0 };
+        seen.not_local += if from || to { 0 } else { bytes };
+    }
+
+    /// What was seen in a namespace.
+    pub fn of(&self, namespace: Namespace) -> Seen {
+        self.by_namespace.get(&namespace).copied().unwrap_or_default()
+    }
+}
+
+/// The number that a tap has given to a container's namespace.
+pub fn number(tap: &Tap, container: &Container) -> Option<Namespace> {
+    let inode = container.inode();
+    tap.known_namespaces().snapshot().iter().find(|entry| entry.inode == inode).map(|entry| entry.namespace)
+}
