@@ -29,6 +29,9 @@ use watcher::Kind;
 /// Seconds that a scenario may take besides its traffic: for making and ending thousands of processes, say.
 const ALLOWANCE: u64 = 90;
 
+/// How long tcpdump is measured: long enough for its time for a packet.
+const TCPDUMP_LENGTH: Duration = Duration::from_secs(5);
+
 /// What the arguments ask for.
 struct Wishes {
     scenarios: Vec<String>,
@@ -82,12 +85,21 @@ fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
     }
     println!("{}", table::machine());
     println!("{}", table::titles());
+    let length = Duration::from_secs(wishes.seconds);
     let mut outcomes = Vec::new();
     let mut misses = Vec::new();
     for scenario in chosen {
         for &kind in &kinds {
             guard::allow(wishes.seconds + ALLOWANCE);
-            let outcome = stage::play(scenario, kind, Duration::from_secs(wishes.seconds));
+            let mut outcome = stage::play(scenario, kind, length);
+            if kind == Kind::Library
+                && wishes.cpu
+                && scenario.floor.is_some_and(|floor| floor.tcpdump.is_some())
+            {
+                guard::allow(wishes.seconds + ALLOWANCE);
+                let beside = stage::play(scenario, Kind::Tcpdump, length.min(TCPDUMP_LENGTH));
+                outcome.tcpdump_cost = Some(beside.packet_cost);
+            }
             println!("{}", table::row(&outcome));
             if wishes.verbose {
                 print!("{}", table::details(&outcome));

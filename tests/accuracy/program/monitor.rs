@@ -34,7 +34,8 @@ const REASONS: [Unowned; 11] = [
 type Figures = [u64; 3];
 
 /// Opens a session with default options, says `ready`, updates until it reads a line, and reports:
-/// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `lost FRAMES`, `flagged BYTES`, `end`.
+/// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `flagged BYTES`,
+/// `lost FRAMES`, `packets FRAMES`, `note TEXT`, `end`.
 pub fn run() {
     let mut session = Session::open(Options::default()).unwrap();
     let mut ended = BTreeMap::new();
@@ -90,6 +91,7 @@ fn report(all: &BTreeMap<ProcId, Figures>, stats: &Stats) {
     let flagged: u64 = stats.bytes.owned[1..].iter().sum();
     writeln!(out, "flagged {flagged}").unwrap();
     writeln!(out, "lost {}", stats.lost_in_kernel + stats.lost_in_device).unwrap();
+    writeln!(out, "packets {}", stats.frames).unwrap();
     writeln!(out, "note {stats:?}").unwrap();
     writeln!(out, "end").unwrap();
 }

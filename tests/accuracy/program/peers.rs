@@ -50,7 +50,8 @@ impl PeerKind {
     /// So that it prints totals of bytes each second.
     fn arguments(self, device: &str) -> Vec<&str> {
         match self {
-            PeerKind::Nethogs => vec!["-t", "-d", "1", "-v", "2", device],
+            // It wants to be told to take a loopback device.
+            PeerKind::Nethogs => vec!["-a", "-t", "-d", "1", "-v", "2", device],
             PeerKind::Bandwhich => vec!["--raw", "--total-utilization", "--no-resolve", "-i", device],
         }
     }
@@ -69,7 +70,7 @@ impl Peer {
     pub fn start(kind: PeerKind, lab: &Lab, host: Host, device: &str) -> Peer {
         let output = tempfile::tempfile().unwrap();
         let mut command = lab.command(host, kind.program());
-        command.args(kind.arguments(device)).stdin(Stdio::null()).stderr(Stdio::null());
+        command.args(kind.arguments(device)).stdin(Stdio::null()).stderr(output.try_clone().unwrap());
         let child = command.stdout(output.try_clone().unwrap()).spawn().unwrap();
         std::thread::sleep(START);
         Peer { kind, child, output, started: Instant::now(), host: lab.name(host).to_owned() }
@@ -100,7 +101,7 @@ impl Peer {
             lost,
             // It prints each second, when it still does.
             hangs: hangs || rounds < watched.as_secs() as usize / 3,
-            note: format!("{rounds} rounds in {:.0} s", watched.as_secs_f64()),
+            note: format!("{rounds} rounds in {:.0} s, at last: {}", watched.as_secs_f64(), last_line(&text)),
             ..Sighting::default()
         }
     }
@@ -134,6 +135,10 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rfind(|line| !line.is_empty()).unwrap_or_default()
 }
 
 /// Lines `PROGRAM/PID/UID<tab>SENT<tab>RECEIVED` of every second, totals: the last of each process count. What has no

@@ -4,7 +4,6 @@ use super::cpu;
 use super::judge::{Bytes, End, Verdict, judge};
 use super::lab::{Counted, Host, Lab, Maker, Moved, Report};
 use super::scenarios::{Address, Floor, Protocol, Role, Scenario, Side};
-use super::tcpdump::{Captured, Tcpdump};
 use super::watcher::{Kind, Sighting, Watcher};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,8 +21,10 @@ pub struct Outcome {
     pub cpu: f64,
     /// CPU time of each thread as such a share.
     pub threads: Vec<(String, f64)>,
-    /// What tcpdump did beside it.
-    pub tcpdump: Option<Captured>,
+    /// CPU time of capturing for each packet, without that of sampling processes, nanoseconds.
+    pub packet_cost: f64,
+    /// That of tcpdump on the same kind of traffic.
+    pub tcpdump_cost: Option<f64>,
     /// Connections, sockets or processes a second, where there was more than one.
     pub rate: Option<f64>,
     pub floor: Option<Floor>,
@@ -83,15 +84,19 @@ struct Pair {
 /// Plays a scenario for so long.
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, kind, length)).collect();
-    let tcpdump = scenario.floor.and_then(|floor| floor.tcpdump).filter(|_| kind == Kind::Library);
-    let tcpdump = tcpdump.map(|_| Tcpdump::start(&pairs[0].lab, pairs[0].host));
-    let cpu_of = |pairs: &[Pair]| pairs.iter().map(|pair| cpu::seconds(pair.watcher.pid())).sum::<f64>();
-    let (before, threads_before) = (cpu_of(&pairs), cpu::by_thread(pairs[0].watcher.pid()));
+    let sum =
+        |of: fn(i32) -> f64, pairs: &[Pair]| pairs.iter().map(|pair| of(pair.watcher.pid())).sum::<f64>();
+    // What capturing takes: the library's first thread is that of its user, which samples the processes.
+    let capturing = if kind == Kind::Library { cpu::seconds_beside_first } else { cpu::seconds };
+    let (before, capturing_before) = (sum(cpu::seconds, &pairs), sum(capturing, &pairs));
+    let threads_before = cpu::by_thread(pairs[0].watcher.pid());
     let began = Instant::now();
     pairs.iter_mut().for_each(|pair| pair.client.start());
     let asked: Vec<Report> = pairs.iter_mut().map(|pair| pair.client.finish()).collect();
-    let share = 100.0 / began.elapsed().as_secs_f64();
-    let cpu = (cpu_of(&pairs) - before) * share;
+    let lasted = began.elapsed().as_secs_f64();
+    let used = sum(cpu::seconds, &pairs) - before;
+    let used_capturing = sum(capturing, &pairs) - capturing_before;
+    let share = 100.0 / lasted;
     let threads = cpu::by_thread(pairs[0].watcher.pid())
         .into_iter()
         .map(|(name, after)| {
@@ -99,7 +104,6 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
             (name, (after - before) * share)
         })
         .collect();
-    let tcpdump = tcpdump.map(|tcpdump| tcpdump.finish(share));
     let connections: u64 = asked.iter().flat_map(|report| &report.processes).map(|own| own.connections).sum();
     let took = asked.iter().map(|report| report.took).max().unwrap_or(length);
     let mut verdict = Verdict { least_right: 100.0, ..Verdict::default() };
@@ -113,14 +117,16 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
         verdict.least_right = verdict.least_right.min(own.least_right);
         all.add(sighting);
     }
+    let packets = all.packets.max(1);
     Outcome {
         scenario: scenario.name.clone(),
         watcher: kind.name(),
         verdict,
         sighting: all,
-        cpu,
+        cpu: used * share,
         threads,
-        tcpdump,
+        packet_cost: used_capturing * 1e9 / packets as f64,
+        tcpdump_cost: None,
         rate: (connections > scenario.pairs as u64).then(|| connections as f64 / took.as_secs_f64()),
         floor: scenario.floor,
     }
@@ -137,6 +143,7 @@ impl Sighting {
             }
         }
         self.flagged += other.flagged;
+        self.packets += other.packets;
         self.lost = self.lost.zip(other.lost).map(|(one, another)| one + another);
         self.hangs |= other.hangs;
         self.note.push_str(&other.note);

@@ -43,10 +43,14 @@ fn cells(outcome: &Outcome) -> [String; 10] {
     let (verdict, sighting) = (&outcome.verdict, &outcome.sighting);
     let share = |bytes| exactly(percent(bytes, verdict.truth.max(1)));
     let unowned = verdict.unowned();
-    // Frames that have nothing to do with the scenario have reasons, too.
-    let reason = sighting.unowned.iter().max_by_key(|(_, bytes)| bytes).filter(|_| unowned > 0);
-    let reason = reason.filter(|(_, bytes)| *bytes > 0).map_or(String::new(), |(name, _)| format!(" {name}"));
-    let tcpdump = outcome.tcpdump.map_or(String::new(), |beside| format!(" ({:.1})", beside.cpu));
+    let reason = match sighting.unowned.iter().max_by_key(|(_, bytes)| bytes) {
+        // Frames that have nothing to do with the scenario have reasons, too.
+        Some((name, bytes)) if bytes * 2 > unowned => format!(" {name}"),
+        _ if sighting.lost > Some(0) => " lost".to_owned(),
+        _ => String::new(),
+    };
+    let reason = if unowned > 0 { reason } else { String::new() };
+    let tcpdump = times_tcpdump(outcome).map_or(String::new(), |times| format!(" ({times:.1}x)"));
     [
         outcome.scenario.clone(),
         outcome.watcher.to_owned() + if sighting.hangs { ", hangs" } else { "" },
@@ -75,14 +79,9 @@ fn exactly(share: f64) -> String {
     }
 }
 
-/// What the CPU time of the library is in terms of tcpdump's, for each packet that they saw.
+/// What the CPU time of the library for a packet is in terms of tcpdump's.
 fn times_tcpdump(outcome: &Outcome) -> Option<f64> {
-    let beside = outcome.tcpdump?;
-    let lost = outcome.sighting.lost.unwrap_or(0) as f64;
-    // What one of the two lost did not cost it anything.
-    let all = (beside.packets + beside.lost) as f64;
-    let seen = |lost: f64| 1.0 - (lost / all.max(1.0)).min(0.99);
-    Some((outcome.cpu / seen(lost)) / (beside.cpu / seen(beside.lost as f64)).max(0.01))
+    outcome.tcpdump_cost.filter(|cost| *cost > 0.0).map(|cost| outcome.packet_cost / cost)
 }
 
 /// The floors that were missed, in words.
@@ -107,7 +106,7 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
         check("CPU %, at most:", outcome.cpu, most, outcome.cpu <= most);
     }
     if let (Some(most), Some(times), true) = (floor.tcpdump, times_tcpdump(outcome), with_cpu) {
-        check("CPU time in terms of tcpdump's, at most:", times, most, times <= most);
+        check("CPU time of a packet in terms of tcpdump's, at most:", times, most, times <= most);
     }
     missed
 }
@@ -118,10 +117,8 @@ pub fn details(outcome: &Outcome) -> String {
     for (name, share) in &outcome.threads {
         let _ = writeln!(text, "    {share:6.2}% {name}");
     }
-    if let Some(beside) = outcome.tcpdump {
-        let times = times_tcpdump(outcome).unwrap_or_default();
-        let _ = writeln!(text, "    {beside:?}, {times:.2} times its CPU time");
-    }
+    let tcpdump = outcome.tcpdump_cost.map_or(String::new(), |cost| format!(", tcpdump {cost:.0} ns"));
+    let _ = writeln!(text, "    {:.0} ns of CPU time for each packet{tcpdump}", outcome.packet_cost);
     for (reason, bytes) in outcome.sighting.unowned.iter().filter(|(_, bytes)| *bytes > 0) {
         let _ = writeln!(text, "    unowned, {reason}: {bytes}");
     }

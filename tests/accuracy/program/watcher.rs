@@ -1,8 +1,9 @@
-//! What watches the traffic in a namespace: the library in this program's other role, or a peer.
+//! What watches the traffic in a namespace: the library in this program's other role, a peer, or tcpdump.
 
 use super::judge::Credit;
 use super::lab::{Host, Lab, Maker};
 use super::peers::{Peer, PeerKind};
+use super::tcpdump::Tcpdump;
 use std::collections::BTreeMap;
 
 /// Which program watches.
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 pub enum Kind {
     Library,
     Peer(PeerKind),
+    Tcpdump,
 }
 
 impl Kind {
@@ -18,6 +20,7 @@ impl Kind {
         match self {
             Kind::Library => "libcapture",
             Kind::Peer(peer) => peer.program(),
+            Kind::Tcpdump => "tcpdump",
         }
     }
 }
@@ -32,6 +35,8 @@ pub struct Sighting {
     pub flagged: u64,
     /// Packets that it did not see, if that is known.
     pub lost: Option<u64>,
+    /// Packets that it did see; 0 if that is not known.
+    pub packets: u64,
     /// Whether it had to be killed.
     pub hangs: bool,
     /// More that it says of itself.
@@ -42,6 +47,7 @@ pub struct Sighting {
 pub enum Watcher {
     Library(Maker),
     Peer(Peer),
+    Tcpdump(Tcpdump),
 }
 
 impl Watcher {
@@ -55,6 +61,7 @@ impl Watcher {
                 Watcher::Library(monitor)
             }
             Kind::Peer(kind) => Watcher::Peer(Peer::start(kind, lab, host, device)),
+            Kind::Tcpdump => Watcher::Tcpdump(Tcpdump::start(lab, host)),
         }
     }
 
@@ -62,6 +69,7 @@ impl Watcher {
         match self {
             Watcher::Library(monitor) => monitor.pid(),
             Watcher::Peer(peer) => peer.pid(),
+            Watcher::Tcpdump(tcpdump) => tcpdump.pid(),
         }
     }
 
@@ -70,6 +78,7 @@ impl Watcher {
         match self {
             Watcher::Library(monitor) => heard(monitor),
             Watcher::Peer(peer) => peer.finish(client),
+            Watcher::Tcpdump(tcpdump) => tcpdump.finish(),
         }
     }
 }
@@ -92,6 +101,7 @@ fn heard(mut monitor: Maker) -> Sighting {
             }
             "unowned" => sighting.unowned.push((words[0].to_owned(), number(1))),
             "flagged" => sighting.flagged = number(0),
+            "packets" => sighting.packets = number(0),
             "lost" => sighting.lost = Some(number(0)),
             "note" => rest.clone_into(&mut sighting.note),
             "end" => break,
