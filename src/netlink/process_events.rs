@@ -4,12 +4,16 @@ use super::message::{MESSAGE_HEADER, begin, messages, put, u32_at, u64_at};
 use super::socket::{Socket, attach_filter};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// Bytes of a `struct cn_msg` (linux/connector.h), and where its fields stand.
 const CONNECTOR_HEADER: usize = 20;
+const ACKNOWLEDGE: usize = 12;
 const LENGTH: usize = 16;
+/// Bytes of a request, which bears one number.
+const REQUEST: usize = MESSAGE_HEADER + CONNECTOR_HEADER + 4;
 /// `CN_IDX_PROC` and `CN_VAL_PROC`; the group has the same number.
 const PROCESSES: u32 = 1;
 /// `PROC_CN_MCAST_LISTEN`.
@@ -74,22 +78,23 @@ impl ProcessEvents {
     /// `ECONNREFUSED` in another network namespace; `EPERM` without the capability; `EOPNOTSUPP` when the kernel does
     /// not answer, as in another process or user namespace; else what it says.
     pub fn open() -> nix::Result<ProcessEvents> {
-        let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
-        leave_out_threads(&socket)?;
-        let mut message = [0; MESSAGE_HEADER + CONNECTOR_HEADER + 4];
-        begin(&mut message, libc::NLMSG_DONE as u16, 0, 0);
-        let connector = &mut message[MESSAGE_HEADER..];
-        put(connector, 0, &PROCESSES.to_ne_bytes());
-        put(connector, 4, &PROCESSES.to_ne_bytes());
-        put(connector, LENGTH, &4u16.to_ne_bytes());
-        put(connector, CONNECTOR_HEADER, &LISTEN.to_ne_bytes());
-        socket.send(&message)?;
-        let mut events = ProcessEvents { socket, buffer: [0; BUFFER] };
-        events.await_acknowledgement()?;
+        let mut events = ProcessEvents::unasked()?;
+        let number = own_number();
+        events.socket.send(&request(LISTEN, number))?;
+        events.await_acknowledgement(number)?;
         Ok(events)
     }
 
-    fn await_acknowledgement(&mut self) -> nix::Result<()> {
+    /// Hears what the kernel says, but has not asked it to speak.
+    fn unasked() -> nix::Result<ProcessEvents> {
+        let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
+        leave_out_threads(&socket)?;
+        Ok(ProcessEvents { socket, buffer: [0; BUFFER] })
+    }
+
+    /// Waits for the answer to the request with this number. The kernel tells every listener of its answers to
+    /// anybody, and anybody may ask in vain, so that others must be passed over.
+    fn await_acknowledgement(&mut self, number: u32) -> nix::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
@@ -102,14 +107,9 @@ impl ProcessEvents {
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => continue,
                 other => other?,
             };
-            for event in
-                messages(datagram).flatten().filter_map(|message| message.payload.get(CONNECTOR_HEADER..))
-            {
-                if u32_at(event, 0) == Some(ACKNOWLEDGED) {
-                    return match u32_at(event, DATA) {
-                        Some(0) => Ok(()),
-                        error => Err(Errno::from_raw(error.unwrap_or(0) as i32)),
-                    };
+            for message in messages(datagram).flatten() {
+                if let Some(answer) = acknowledgement(message.payload, number) {
+                    return answer;
                 }
             }
         }
@@ -132,6 +132,38 @@ impl AsFd for ProcessEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A request of the connector, with a number by which its answer is known.
+fn request(operation: u32, number: u32) -> [u8; REQUEST] {
+    let mut message = [0; REQUEST];
+    begin(&mut message, libc::NLMSG_DONE as u16, 0, 0);
+    let connector = &mut message[MESSAGE_HEADER..];
+    put(connector, 0, &PROCESSES.to_ne_bytes());
+    put(connector, 4, &PROCESSES.to_ne_bytes());
+    put(connector, ACKNOWLEDGE, &number.to_ne_bytes());
+    put(connector, LENGTH, &4u16.to_ne_bytes());
+    put(connector, CONNECTOR_HEADER, &operation.to_ne_bytes());
+    message
+}
+
+/// A number that hardly any other request has.
+fn own_number() -> u32 {
+    // The hasher's keys are random in each process and differ each time.
+    RandomState::new().hash_one(std::process::id()) as u32
+}
+
+/// The kernel's answer in a `struct cn_msg`, if it is to the request with this number. The number that a request has as
+/// its `ack` comes back plus one; its `seq` does not come back (`cn_proc_ack`, `send_msg`).
+fn acknowledgement(connector: &[u8], number: u32) -> Option<nix::Result<()>> {
+    let event = connector.get(CONNECTOR_HEADER..)?;
+    if u32_at(event, 0)? != ACKNOWLEDGED || u32_at(connector, ACKNOWLEDGE)? != number.wrapping_add(1) {
+        return None;
+    }
+    Some(match u32_at(event, DATA)? {
+        0 => Ok(()),
+        error => Err(Errno::from_raw(error as i32)),
+    })
 }
 
 /// An event from a `struct proc_event`, if it is one of those told.
@@ -311,6 +343,33 @@ mod tests {
             Command::new("/bin/true").status().unwrap();
         }
         assert!(events.read(|_| ()).unwrap());
+    }
+
+    /// Anybody may send the connector a request that it refuses, and every listener hears of the refusal.
+    #[test]
+    fn the_answer_to_another_is_not_taken_for_ours_root() {
+        if listen().is_none() {
+            return;
+        }
+        let mut events = ProcessEvents::unasked().unwrap();
+        let another = Socket::for_notices(libc::NETLINK_CONNECTOR, 0).unwrap();
+        // No such operation: EINVAL, which waits to be read before the answer to our own request.
+        another.send(&request(99, 6)).unwrap();
+        events.socket.send(&request(LISTEN, 7)).unwrap();
+        assert_eq!(events.await_acknowledgement(7), Ok(()));
+    }
+
+    #[test]
+    fn an_answer_is_known_by_the_number_of_its_request() {
+        let mut answer = vec![0; CONNECTOR_HEADER + 40];
+        put(&mut answer, ACKNOWLEDGE, &8u32.to_ne_bytes());
+        assert_eq!(acknowledgement(&answer, 7), Some(Ok(())));
+        assert_eq!(acknowledgement(&answer, 8), None);
+        put(&mut answer, CONNECTOR_HEADER + DATA, &(libc::EPERM as u32).to_ne_bytes());
+        assert_eq!(acknowledgement(&answer, 7), Some(Err(Errno::EPERM)));
+        assert_eq!(acknowledgement(&answer[..CONNECTOR_HEADER + DATA + 3], 7), None);
+        put(&mut answer, CONNECTOR_HEADER, &FORK.to_ne_bytes());
+        assert_eq!(acknowledgement(&answer, 7), None);
     }
 
     #[test]
