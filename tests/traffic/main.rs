@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
 
 use capture::config::Options;
