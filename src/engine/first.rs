@@ -8,7 +8,7 @@ use crate::decode::decode;
 use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
-use crate::netlink::{InetDiag, ProcessEvents};
+use crate::netlink::{Happening, InetDiag, ProcessEvent, ProcessEvents};
 use crate::owner::{FirstLook, Hints, Side};
 use crate::tap::{FirstPacket, FirstPackets};
 use nix::errno::Errno;
@@ -55,7 +55,7 @@ impl First {
     pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger) {
         let mut due = None;
         let mut governed = Instant::now();
-        self.hints.tell_starts(self.events.is_some());
+        self.look.tell_events(self.events.is_some());
         while !stopping.load(Ordering::Acquire) {
             if let Err(errno) = self.wait(due) {
                 warn!("first packets are not looked at any more: {errno}");
@@ -92,14 +92,22 @@ impl First {
 
     fn read_events(&mut self, now: Instant) {
         let Some(events) = &mut self.events else { return };
-        let look = &mut self.look;
-        match events.read(|event| look.process_event(&event, now)) {
+        let (look, introducer) = (&mut self.look, &mut self.introducer);
+        let mut take = |event: ProcessEvent| {
+            look.process_event(&event, now);
+            if event.happening == Happening::Exec
+                && let Some(process) = introducer.meet(event.pid, now)
+            {
+                look.identify(process);
+            }
+        };
+        match events.read(&mut take) {
             Ok(false) => {}
-            Ok(true) => self.hints.missed_starts(),
+            Ok(true) => self.look.missed_events(),
             Err(errno) => {
                 warn!("processes' events are not told any more: {errno}");
                 self.events = None;
-                self.hints.tell_starts(false);
+                self.look.tell_events(false);
             }
         }
     }

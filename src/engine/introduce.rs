@@ -1,30 +1,70 @@
 //! Tells the ledger who the owners of flows are, while they live to be asked.
 
 use super::ledger::Ledger;
-use crate::model::{ProcId, SampleSet};
+use crate::model::{Identity, ProcId, SampleSet};
 use crate::process::{IdentityReader, ProcRoot};
 use foldhash::fast::RandomState;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Processes remembered for having been introduced.
 const KNOWN_LIMIT: usize = 16_384;
+
+/// Processes remembered for having been met: those of the last seconds.
+const MET_LIMIT: usize = 1024;
+
+/// Processes met within [`INTERVAL`], some 20 µs each. Where more are started they are not met but asked when needed.
+const MOST_MET: u32 = 256;
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Introduces each process once, as long as it is remembered.
 pub struct Introducer {
     root: Arc<ProcRoot>,
     identities: IdentityReader,
     known: HashSet<ProcId, RandomState>,
+    /// Latest last.
+    met: VecDeque<(ProcId, Arc<Identity>)>,
+    met_in_interval: u32,
+    interval: Option<Instant>,
     what: SampleSet,
 }
 
 impl Introducer {
     /// Nobody introduced yet. `what` says whether command lines are wanted.
     pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> Introducer {
-        Introducer { root, identities: IdentityReader::default(), known: HashSet::default(), what }
+        Introducer {
+            root,
+            identities: IdentityReader::default(),
+            known: HashSet::default(),
+            met: VecDeque::new(),
+            met_in_interval: 0,
+            interval: None,
+            what,
+        }
     }
 
-    /// Introduces a process, if it is new and still lives.
+    /// Asks a process that has just become another program who it is: it may be gone by the time it is to be
+    /// introduced. `None` when it is gone already, or when too many are met at once.
+    pub fn meet(&mut self, pid: i32, now: Instant) -> Option<ProcId> {
+        if self.interval.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
+            (self.interval, self.met_in_interval) = (Some(now), 0);
+        }
+        if self.met_in_interval >= MOST_MET {
+            return None;
+        }
+        self.met_in_interval += 1;
+        let (process, identity) = self.identities.read(&self.root, pid, self.what)?;
+        // It is somebody else now than it was before.
+        self.known.remove(&process);
+        if self.met.len() >= MET_LIMIT {
+            self.met.pop_front();
+        }
+        self.met.push_back((process, Arc::new(identity)));
+        Some(process)
+    }
+
+    /// Introduces a process, if it is new and was met or still lives.
     pub fn introduce(&mut self, process: ProcId, ledger: &Ledger) {
         if self.known.contains(&process) {
             return;
@@ -33,6 +73,10 @@ impl Introducer {
             self.known.clear();
         }
         self.known.insert(process);
+        if let Some((_, identity)) = self.met.iter().rev().find(|(met, _)| *met == process) {
+            ledger.lock().introduce(process, Arc::clone(identity));
+            return;
+        }
         let found = self.identities.read(&self.root, process.pid, self.what);
         if let Some((_, identity)) = found.filter(|(found, _)| *found == process) {
             ledger.lock().introduce(process, Arc::new(identity));

@@ -7,7 +7,7 @@
 use super::early::{Early, EarlyOwners};
 use super::hints::{Finding, Hints};
 use super::holders::{Holders, Holding};
-use super::likely::{Likely, Side};
+use super::likely::{End, Likely, Side};
 use super::proc_fd;
 use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
@@ -99,7 +99,10 @@ pub struct FirstLook {
     number: u64,
     seen: VecDeque<(FlowKey, Instant)>,
     stats: FirstStats,
-    suggestions: Vec<i32>,
+    /// Whether every end of a process is told of, so that a pid stands for one process until then.
+    is_told_of_ends: bool,
+    closest: Vec<i32>,
+    acquainted: Vec<i32>,
     found: Vec<Holding>,
     entries: Vec<u8>,
     stat: Vec<u8>,
@@ -119,7 +122,9 @@ impl FirstLook {
             number: 0,
             seen: VecDeque::new(),
             stats: FirstStats::default(),
-            suggestions: Vec::new(),
+            is_told_of_ends: false,
+            closest: Vec::new(),
+            acquainted: Vec::new(),
             found: Vec::new(),
             entries: vec![0; FEW_ENTRIES],
             stat: Vec::new(),
@@ -134,6 +139,26 @@ impl FirstLook {
     /// Forgets a namespace and closes its socket.
     pub fn remove_namespace(&mut self, namespace: Namespace) {
         self.sockets.remove(&namespace);
+    }
+
+    /// Whether [`FirstLook::process_event`] is told of every event from now on.
+    pub fn tell_events(&mut self, are_told: bool) {
+        self.is_told_of_ends = are_told;
+        self.likely.forget_identities();
+        self.hints.tell_starts(are_told);
+    }
+
+    /// Events were lost.
+    pub fn missed_events(&mut self) {
+        self.likely.forget_identities();
+        self.hints.missed_starts();
+    }
+
+    /// Takes in who a process is that was told of a moment ago.
+    pub fn identify(&mut self, process: ProcId) {
+        if self.is_told_of_ends {
+            self.likely.identify(process);
+        }
     }
 
     /// Takes in what has happened to a process.
@@ -248,13 +273,24 @@ impl FirstLook {
         let (pid, descriptor) =
             self.known_holder(socket.inode).or_else(|| self.search(waiting, socket, now))?;
         let (pid, shared) = self.youngest_of_family(pid, descriptor, socket.inode);
-        let process = proc_fd::kin(&self.root, pid, &mut self.stat)?.id;
-        // Made sure of after the process was read, so that it is the one read.
-        if proc_fd::socket_of(&self.root, pid, descriptor) != Ok(Some(socket.inode)) {
-            return None;
-        }
+        let process = match self.likely.identity(pid) {
+            Some(process) => process,
+            None => {
+                let process = proc_fd::kin(&self.root, pid, &mut self.stat)?.id;
+                // Made sure of after the process was read, so that it is the one read.
+                if !self.holds(pid, descriptor, socket.inode) {
+                    return None;
+                }
+                self.identify(process);
+                process
+            }
+        };
         self.likely.found(&waiting.key, waiting.side, pid, descriptor, socket.uid);
         Some((process, shared))
+    }
+
+    fn holds(&self, pid: i32, descriptor: i32, inode: u64) -> bool {
+        proc_fd::socket_of(&self.root, pid, descriptor) == Ok(Some(inode))
     }
 
     /// A process that was seen to hold the socket when another one was sought.
@@ -263,7 +299,7 @@ impl FirstLook {
         self.holders.of(inode, &mut self.found);
         for holding in &self.found {
             self.holders.remove(holding);
-            if proc_fd::socket_of(&self.root, holding.pid, holding.descriptor) == Ok(Some(inode)) {
+            if self.holds(holding.pid, holding.descriptor, inode) {
                 return Some((holding.pid, holding.descriptor));
             }
         }
@@ -273,7 +309,7 @@ impl FirstLook {
     /// Of a process, the parent that it may have inherited its descriptor from and the children that inherited it, the
     /// youngest; whether there were several.
     fn youngest_of_family(&self, pid: i32, descriptor: i32, inode: u64) -> (i32, bool) {
-        let holds = |pid| proc_fd::socket_of(&self.root, pid, descriptor) == Ok(Some(inode));
+        let holds = |pid| self.holds(pid, descriptor, inode);
         let mut youngest = (pid, self.likely.parent(pid).is_some_and(holds));
         while let Some(child) =
             self.likely.children(youngest.0).take(MOST_CHILDREN).find(|&child| holds(child))
@@ -285,30 +321,49 @@ impl FirstLook {
 
     /// Looks for the socket in processes that are likely to hold it.
     fn search(&mut self, waiting: &Waiting, socket: &InetSocket, now: Instant) -> Option<(i32, i32)> {
-        let mut suggestions = std::mem::take(&mut self.suggestions);
-        suggestions.clear();
-        self.likely.suggest(&waiting.key, waiting.side, socket.uid, now, &mut suggestions);
+        let end = End::of(&waiting.key, waiting.side);
+        let (mut closest, mut acquainted) =
+            (std::mem::take(&mut self.closest), std::mem::take(&mut self.acquainted));
         let mut effort = EFFORT;
-        let mut suggested = suggestions.iter().copied();
-        let mut found = None;
+        self.likely.closest(&end, now, &mut closest);
+        let mut found = self.search_among(&closest, &end, socket.inode, &mut effort);
+        if found.is_none() && effort > 0 {
+            self.likely.acquainted(socket.uid, &closest, &mut acquainted);
+            found = self.search_among(&acquainted, &end, socket.inode, &mut effort);
+        }
+        (self.closest, self.acquainted) = (closest, acquainted);
         while found.is_none() && effort > 0 {
-            let Some(pid) = suggested.next().or_else(|| self.likely.next_of_user(socket.uid)) else { break };
+            let pid = self.likely.next_in_turn(socket.uid)?;
             found = self.descriptor_of(pid, socket.inode, &mut effort).map(|descriptor| (pid, descriptor));
         }
-        self.suggestions = suggestions;
         found
     }
 
-    /// The descriptor by which a process holds a socket: one that was a socket sought for before, or else one of the
-    /// next that `effort` allows to be read. What else is read is remembered.
-    fn descriptor_of(&mut self, pid: i32, inode: u64, effort: &mut u32) -> Option<i32> {
-        let trail = self.likely.trail(pid);
-        for descriptor in trail.into_iter().flat_map(|trail| trail.descriptors()) {
-            *effort = effort.saturating_sub(1);
-            if proc_fd::socket_of(&self.root, pid, descriptor) == Ok(Some(inode)) {
-                return Some(descriptor);
+    /// Looks for the socket in these processes: first by the descriptors that are likely, then by all.
+    fn search_among(&mut self, pids: &[i32], end: &End, inode: u64, effort: &mut u32) -> Option<(i32, i32)> {
+        for &pid in pids {
+            for descriptor in self.likely.descriptors(pid, end) {
+                *effort = effort.checked_sub(1)?;
+                if self.holds(pid, descriptor, inode) {
+                    return Some((pid, descriptor));
+                }
             }
         }
+        // The youngest, which come last, have the fewest.
+        for &pid in pids.iter().rev() {
+            if *effort == 0 {
+                break;
+            }
+            if let Some(descriptor) = self.descriptor_of(pid, inode, effort) {
+                return Some((pid, descriptor));
+            }
+        }
+        None
+    }
+
+    /// The descriptor by which a process holds a socket, if it is one of the next that `effort` allows to be read. What
+    /// else is read is remembered.
+    fn descriptor_of(&mut self, pid: i32, inode: u64, effort: &mut u32) -> Option<i32> {
         *effort = effort.saturating_sub(OPENING);
         let directory = open_directory(self.root.directory(), PidPath::new(pid).file("fd")).ok()?;
         let start = self.likely.cursor(pid).unwrap_or_else(|| likely_start(&directory));

@@ -3,7 +3,7 @@
 //! Nothing here is believed: whoever asks reads the process's descriptors to make sure. Everything is bounded; the
 //! oldest suggestions make room.
 
-use crate::model::{Endpoint, FlowKey, Namespace, Protocol};
+use crate::model::{Endpoint, FlowKey, Namespace, ProcId, Protocol};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,8 +17,11 @@ const MOST_TRAILS: usize = 1024;
 const MOST_AT_END: usize = 8;
 /// Endpoints for which processes are remembered.
 const MOST_ENDS: usize = 16_384;
-/// Descriptors remembered of one process. Numbers are given out lowest first, so that they come again and again.
-const MOST_DESCRIPTORS: usize = 8;
+/// Descriptors remembered of one process or endpoint. Numbers are given out lowest first, so that they come again and
+/// again.
+const MOST_DESCRIPTORS: usize = 4;
+/// Processes of which it is remembered who they are.
+const MOST_IDENTITIES: usize = 4096;
 
 /// Which end of a connection is on this host, as far as its owner is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,17 +58,17 @@ pub(super) struct Young {
 
 /// Where in a process sockets were found.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Trail {
+struct Trail {
     uid: u32,
     /// Latest last.
     descriptors: VecDeque<i32>,
 }
 
-impl Trail {
-    /// The numbers of descriptors that were sockets sought for, latest first.
-    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
-        self.descriptors.iter().rev().copied()
-    }
+/// Who called an endpoint, or was called there, and by which descriptors. Latest last.
+#[derive(Clone, Default, Debug)]
+struct AtEnd {
+    processes: VecDeque<i32>,
+    descriptors: VecDeque<i32>,
 }
 
 /// The suggestions.
@@ -77,15 +80,19 @@ pub(super) struct Likely {
     /// The processes with trails, latest used last.
     used: VecDeque<i32>,
     cursors: HashMap<i32, i32, RandomState>,
-    ends: HashMap<End, VecDeque<i32>, RandomState>,
+    ends: HashMap<End, AtEnd, RandomState>,
+    identities: HashMap<i32, ProcId, RandomState>,
     /// All processes with their users, those that opened sockets last first; as of the latest full scan.
     crowd: Vec<(i32, u32)>,
+    /// Where in `crowd`, and in `young` from its end, the next one in turn stands.
     next_in_crowd: usize,
+    next_young: usize,
 }
 
 impl Likely {
     /// A process was forked.
     pub fn forked(&mut self, pid: i32, parent: i32, now: Instant) {
+        self.forget(pid);
         self.young.push_back(Young { pid, parent, since: now });
         let is_old = |young: &Young| now.saturating_duration_since(young.since) > YOUNG;
         while self.young.len() > MOST_YOUNG || self.young.front().is_some_and(is_old) {
@@ -95,22 +102,45 @@ impl Likely {
 
     /// A process became another program: what it holds now is its own.
     pub fn became_another(&mut self, pid: i32, now: Instant) {
+        let identity = self.identities.get(&pid).copied();
         let parent = self.take_young(pid).map_or(0, |young| young.parent);
-        self.cursors.remove(&pid);
-        self.trails.remove(&pid);
         self.forked(pid, parent, now);
+        identity.into_iter().for_each(|identity| self.identify(identity));
     }
 
     /// A process has ended.
     pub fn ended(&mut self, pid: i32) {
         self.take_young(pid);
-        self.trails.remove(&pid);
-        self.cursors.remove(&pid);
+        self.forget(pid);
     }
 
     fn take_young(&mut self, pid: i32) -> Option<Young> {
         let at = self.young.iter().rposition(|young| young.pid == pid)?;
         self.young.remove(at)
+    }
+
+    fn forget(&mut self, pid: i32) {
+        self.trails.remove(&pid);
+        self.cursors.remove(&pid);
+        self.identities.remove(&pid);
+    }
+
+    /// Remembers who a process is until it ends. Only where ends are told of may this be called.
+    pub fn identify(&mut self, process: ProcId) {
+        if self.identities.len() >= MOST_IDENTITIES && !self.identities.contains_key(&process.pid) {
+            self.identities.clear();
+        }
+        self.identities.insert(process.pid, process);
+    }
+
+    /// Who a process is, if that is remembered.
+    pub fn identity(&self, pid: i32) -> Option<ProcId> {
+        self.identities.get(&pid).copied()
+    }
+
+    /// Processes may have ended that were not told of.
+    pub fn forget_identities(&mut self) {
+        self.identities.clear();
     }
 
     /// The parent of a young process.
@@ -129,7 +159,9 @@ impl Likely {
         if self.ends.len() >= MOST_ENDS && !self.ends.contains_key(&end) {
             self.ends.clear();
         }
-        touch(self.ends.entry(end).or_default(), pid, MOST_AT_END);
+        let at_end = self.ends.entry(end).or_default();
+        touch(&mut at_end.processes, pid, MOST_AT_END);
+        touch(&mut at_end.descriptors, descriptor, MOST_DESCRIPTORS);
         if let Some(forgotten) = touch(&mut self.used, pid, MOST_TRAILS) {
             self.trails.remove(&forgotten);
         }
@@ -138,9 +170,13 @@ impl Likely {
         touch(&mut trail.descriptors, descriptor, MOST_DESCRIPTORS);
     }
 
-    /// What is known of a process's descriptors.
-    pub fn trail(&self, pid: i32) -> Option<&Trail> {
-        self.trails.get(&pid)
+    /// The descriptors of a process that are likely to be a socket at this end, the likeliest first: those that were
+    /// sockets sought for in it before, or else those of other processes at this end, for the same program opens its
+    /// files in the same order.
+    pub fn descriptors(&self, pid: i32, end: &End) -> impl Iterator<Item = i32> {
+        let own = self.trails.get(&pid).map(|trail| &trail.descriptors);
+        let likely = own.or_else(|| self.ends.get(end).map(|at_end| &at_end.descriptors));
+        likely.into_iter().flat_map(|descriptors| descriptors.iter().rev().copied())
     }
 
     /// Where reading a process's descriptors is to go on, if it was cut short.
@@ -162,51 +198,68 @@ impl Likely {
         self.next_in_crowd = 0;
     }
 
-    /// Adds the processes that are likely to hold a socket of this user for this flow, the likeliest first, each once.
-    pub fn suggest(&self, key: &FlowKey, side: Side, uid: u32, now: Instant, into: &mut Vec<i32>) {
-        let at_end = self.ends.get(&End::of(key, side)).into_iter().flatten().rev().copied();
-        // Whoever was started a moment ago is likelier than whoever was there all the time.
+    /// The processes that are the likeliest to hold a socket at this end: those that did so before, and those started a
+    /// moment ago.
+    pub fn closest(&self, end: &End, now: Instant, into: &mut Vec<i32>) {
+        into.clear();
+        let at_end = self.ends.get(end).into_iter().flat_map(|at_end| at_end.processes.iter().rev().copied());
+        // Those that have ended have no trail any more.
+        into.extend(at_end.filter(|pid| self.trails.contains_key(pid)));
         let is_new = |young: &&Young| now.saturating_duration_since(young.since) < NEW;
-        let new = self.young.iter().rev().take_while(is_new).map(|young| young.pid);
-        let of_user = |pid: &&i32| self.trails.get(pid).is_some_and(|trail| trail.uid == uid);
-        let used = self.used.iter().rev().filter(of_user).copied();
-        let young = self.young.iter().rev().map(|young| young.pid);
-        for pid in at_end.chain(new).chain(used).chain(young).chain(self.freshest(uid)) {
+        for pid in self.young.iter().rev().take_while(is_new).take(MOST_SUGGESTED).map(|young| young.pid) {
             if !into.contains(&pid) {
                 into.push(pid);
             }
-            if into.len() >= MOST_SUGGESTED {
-                return;
+        }
+    }
+
+    /// Processes that lately opened sockets as this user, but for those in `but`.
+    pub fn acquainted(&self, uid: u32, but: &[i32], into: &mut Vec<i32>) {
+        into.clear();
+        let of_user = |pid: &&i32| self.trails.get(pid).is_some_and(|trail| trail.uid == uid);
+        let used = self.used.iter().rev().filter(of_user).take(MOST_SUGGESTED).copied();
+        let fresh =
+            self.crowd.iter().take(MOST_SUGGESTED).filter(|(_, user)| *user == uid).map(|(pid, _)| *pid);
+        for pid in used.chain(fresh) {
+            if !into.contains(&pid) && !but.contains(&pid) {
+                into.push(pid);
             }
         }
     }
 
-    fn freshest(&self, uid: u32) -> impl Iterator<Item = i32> {
-        self.crowd.iter().take(FRESHEST).filter(move |(_, user)| *user == uid).map(|(pid, _)| *pid)
+    /// The next process in turn, of the young ones and of all of this user. `None` when a round is over.
+    pub fn next_in_turn(&mut self, uid: u32) -> Option<i32> {
+        if self.next_young < self.next_in_crowd
+            && let Some(pid) = self.next_young()
+        {
+            return Some(pid);
+        }
+        let next = self.next_of_user(uid).or_else(|| self.next_young());
+        if next.is_none() {
+            (self.next_young, self.next_in_crowd) = (0, 0);
+        }
+        next
     }
 
-    /// The next process of this user in turn, of all there are. `None` when every one was looked at since the full scan.
-    pub fn next_of_user(&mut self, uid: u32) -> Option<i32> {
+    fn next_young(&mut self) -> Option<i32> {
+        let young = self.young.len().checked_sub(self.next_young + 1).and_then(|at| self.young.get(at))?;
+        self.next_young += 1;
+        Some(young.pid)
+    }
+
+    fn next_of_user(&mut self, uid: u32) -> Option<i32> {
         let rest = self.crowd.get(self.next_in_crowd..)?;
-        match rest.iter().position(|(_, user)| *user == uid) {
-            Some(at) => {
-                self.next_in_crowd += at + 1;
-                rest.get(at).map(|(pid, _)| *pid)
-            }
-            None => {
-                self.next_in_crowd = 0;
-                None
-            }
-        }
+        let at = rest.iter().position(|(_, user)| *user == uid)?;
+        let (pid, _) = rest.get(at)?;
+        self.next_in_crowd += at + 1;
+        Some(*pid)
     }
 }
 
-/// Of so many processes with the newest sockets each is looked at for every new one.
-const FRESHEST: usize = 32;
 /// How long a process is likelier than all others to hold a new socket.
 const NEW: Duration = Duration::from_millis(100);
-/// More suggestions than this are not worth reading for one socket.
-const MOST_SUGGESTED: usize = 128;
+/// More suggestions of a kind than this are not worth reading for one socket.
+const MOST_SUGGESTED: usize = 32;
 
 /// Puts `value` last and keeps at most `most`; returns the one forgotten for it.
 fn touch(queue: &mut VecDeque<i32>, value: i32, most: usize) -> Option<i32> {
@@ -229,10 +282,20 @@ mod tests {
         key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80")
     }
 
-    fn suggested(likely: &Likely, uid: u32, now: Instant) -> Vec<i32> {
+    fn closest(likely: &Likely, now: Instant) -> Vec<i32> {
         let mut pids = Vec::new();
-        likely.suggest(&flow(1), Side::Opener, uid, now, &mut pids);
+        likely.closest(&End::of(&flow(1), Side::Opener), now, &mut pids);
         pids
+    }
+
+    fn acquainted(likely: &Likely, uid: u32, but: &[i32]) -> Vec<i32> {
+        let mut pids = Vec::new();
+        likely.acquainted(uid, but, &mut pids);
+        pids
+    }
+
+    fn descriptors(likely: &Likely, pid: i32) -> Vec<i32> {
+        likely.descriptors(pid, &End::of(&flow(1), Side::Opener)).collect()
     }
 
     #[test]
@@ -246,14 +309,42 @@ mod tests {
         likely.found(&flow(2), Side::Opener, 10, 3, 7);
         let later = start + NEW;
         likely.forked(31, 1, later);
-        assert_eq!(
-            suggested(&likely, 7, later),
-            [10, 31, 20, 30, 50],
-            "caller, new, same user, young, fresh"
-        );
+        assert_eq!(closest(&likely, later), [10, 31], "caller, new");
+        assert_eq!(acquainted(&likely, 7, &[10, 31]), [20, 50], "same user, fresh");
         likely.ended(10);
         likely.ended(31);
-        assert_eq!(suggested(&likely, 8, later)[..2], [10, 21], "that it called there is remembered");
+        assert_eq!(closest(&likely, later), [0; 0], "they have ended");
+        assert_eq!(acquainted(&likely, 8, &[]), [21, 51]);
+    }
+
+    #[test]
+    fn a_new_process_has_the_descriptors_of_others_that_did_the_same() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        likely.forked(30, 1, start);
+        assert_eq!(descriptors(&likely, 30), [0; 0]);
+        likely.found(&flow(2), Side::Opener, 20, 3, 7);
+        likely.found(&flow(3), Side::Opener, 20, 5, 7);
+        assert_eq!(descriptors(&likely, 30), [5, 3]);
+        likely.found(&flow(4), Side::Opener, 30, 9, 7);
+        assert_eq!((descriptors(&likely, 30), descriptors(&likely, 20)), (vec![9], vec![5, 3]));
+    }
+
+    #[test]
+    fn who_a_process_is_is_known_until_it_ends() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        let process = ProcId { pid: 30, start_ticks: 7 };
+        likely.forked(30, 1, start);
+        likely.identify(process);
+        likely.became_another(30, start);
+        assert_eq!(likely.identity(30), Some(process), "a new program is the same process");
+        likely.ended(30);
+        assert_eq!(likely.identity(30), None);
+        likely.identify(process);
+        likely.forked(30, 1, start);
+        assert_eq!(likely.identity(30), None, "it must have ended");
+        likely.identify(process);
+        likely.forget_identities();
+        assert_eq!(likely.identity(30), None);
     }
 
     #[test]
@@ -264,15 +355,23 @@ mod tests {
         likely.found(&flow(1), Side::Opener, 30, 5, 0);
         likely.became_another(30, start);
         assert_eq!(likely.children(1).collect::<Vec<_>>(), [30, 31]);
-        assert!(likely.trail(30).is_none());
+        assert!(closest(&likely, start + NEW).is_empty());
     }
 
     #[test]
-    fn the_crowd_is_gone_through_in_turn() {
-        let mut likely = Likely::default();
+    fn all_take_their_turn() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        let round = |likely: &mut Likely| -> Vec<i32> {
+            let mut pids: Vec<i32> = std::iter::from_fn(|| likely.next_in_turn(7)).collect();
+            pids.sort_unstable();
+            pids
+        };
+        assert_eq!(round(&mut likely), [0; 0]);
         likely.set_crowd(vec![(1, 0), (2, 7), (3, 0), (4, 7)]);
-        let turns: Vec<_> = (0..4).map(|_| likely.next_of_user(7)).collect();
-        assert_eq!(turns, [Some(2), Some(4), None, Some(2)]);
+        assert_eq!(round(&mut likely), [2, 4]);
+        (30..33).for_each(|pid| likely.forked(pid, 1, start));
+        assert_eq!(round(&mut likely), [2, 4, 30, 31, 32], "young ones whoever their user is");
+        assert_eq!(round(&mut likely), [2, 4, 30, 31, 32], "and again");
     }
 
     #[test]
@@ -284,12 +383,15 @@ mod tests {
             likely.found(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, number, number, 0);
             likely.found(&flow(1), Side::Opener, number, number, 0);
             likely.set_cursor(number, 1);
+            likely.identify(ProcId { pid: number, start_ticks: 1 });
         }
         assert_eq!(likely.young.len(), MOST_YOUNG);
         assert_eq!((likely.trails.len(), likely.used.len()), (MOST_TRAILS, MOST_TRAILS));
         assert!(likely.ends.len() <= MOST_ENDS && likely.cursors.len() <= MOST_TRAILS);
-        assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].len(), MOST_AT_END);
-        assert_eq!(suggested(&likely, 0, start).len(), MOST_SUGGESTED);
+        assert!(likely.identities.len() <= MOST_IDENTITIES);
+        assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].processes.len(), MOST_AT_END);
+        assert_eq!(closest(&likely, start).len(), MOST_SUGGESTED);
+        assert_eq!(acquainted(&likely, 0, &[]).len(), MOST_SUGGESTED);
         likely.forked(1, 1, start + YOUNG * 2);
         assert_eq!(likely.young.len(), 1, "the others are old");
     }
