@@ -71,6 +71,9 @@ pub struct Session {
     updates: Arc<UpdateCounts>,
     missing_capabilities: u64,
     has_network: bool,
+    hints: Arc<Hints>,
+    /// Shares of the CPU and pids, for the time of an update.
+    busy: Vec<(f64, i32)>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -105,6 +108,8 @@ impl Session {
                 _ => missing_capabilities & !(1 << CAP_NET_RAW),
             },
             has_network,
+            hints: Arc::default(),
+            busy: Vec::new(),
             threads: Vec::new(),
             log: Arc::clone(&log),
             options,
@@ -129,7 +134,7 @@ impl Session {
             false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
         };
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let (early, hints) = (Arc::new(EarlyOwners::default()), Arc::new(Hints::default()));
+        let (early, hints) = (Arc::new(EarlyOwners::default()), Arc::clone(&self.hints));
         let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
         let known = tap.known_namespaces().clone();
         if tap.is_live() {
@@ -139,7 +144,7 @@ impl Session {
                     info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
                 }
             }
-            self.start_first(&root, &early, hints, known.clone())?;
+            self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
         let resolver = Resolver::new(finder, early, introducer, Follower::new(known));
@@ -158,13 +163,8 @@ impl Session {
     }
 
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
-    fn start_first(
-        &mut self,
-        root: &Arc<ProcRoot>,
-        early: &Arc<EarlyOwners>,
-        hints: Arc<Hints>,
-        known: Known,
-    ) -> Result<()> {
+    fn start_first(&mut self, root: &Arc<ProcRoot>, early: &Arc<EarlyOwners>, known: Known) -> Result<()> {
+        let hints = Arc::clone(&self.hints);
         let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), Arc::clone(&hints));
         match InetDiag::open() {
             Ok(diag) => look.add_namespace(Namespace::HOME, diag),
@@ -229,12 +229,23 @@ impl Session {
         if self.has_network {
             let records = self.sampler.processes_mut().chain(&mut self.removed);
             records.for_each(|record| record.valid |= Validity::NETWORK);
+            self.tell_busy();
         }
         let took = began.elapsed();
         self.updates.update_ns.store(took.as_nanos() as u64, Ordering::Relaxed);
         self.updates.processes_skipped.store(self.sampler.unreadable(), Ordering::Relaxed);
         debug!(took_us = took.as_micros() as u64, removed = self.removed.len(), "updated");
         Ok(())
+    }
+
+    /// Tells the search for owners which processes are busy.
+    fn tell_busy(&mut self) {
+        let busy = |record: &&ProcessRecord| record.cpu_percent > 0.0;
+        let records = self.sampler.processes().filter(busy);
+        self.busy.clear();
+        self.busy.extend(records.map(|record| (record.cpu_percent, record.sample.id.pid)));
+        self.busy.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
+        self.hints.set_busy(self.busy.iter().map(|(_, pid)| *pid));
     }
 
     /// Why the capture has ended by itself, if it has.

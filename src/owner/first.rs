@@ -29,8 +29,11 @@ const CALLED: [Duration; 4] = [
     Duration::from_millis(2),
     Duration::from_millis(20),
 ];
-/// System calls made for one look before it is cut short, some 1.5 µs each.
+/// System calls made for one look before it is cut short, some 1.5 µs each; of them those for processes that take their
+/// turn because nothing else is known, and those for the descriptors of any one process.
 const EFFORT: u32 = 256;
+const EFFORT_IN_TURN: u32 = 64;
+const MOST_OF_A_PROCESS: u32 = 96;
 /// Flows that wait for a further look. What comes on top is left to the thorough search.
 const MOST_WAITING: usize = 4096;
 /// Flows whose first packet was seen lately, so that a packet that passes several devices is looked at once.
@@ -101,8 +104,7 @@ pub struct FirstLook {
     stats: FirstStats,
     /// Whether every end of a process is told of, so that a pid stands for one process until then.
     is_told_of_ends: bool,
-    closest: Vec<i32>,
-    acquainted: Vec<i32>,
+    suggestions: [Vec<i32>; 3],
     found: Vec<Holding>,
     entries: Vec<u8>,
     stat: Vec<u8>,
@@ -123,8 +125,7 @@ impl FirstLook {
             seen: VecDeque::new(),
             stats: FirstStats::default(),
             is_told_of_ends: false,
-            closest: Vec::new(),
-            acquainted: Vec::new(),
+            suggestions: Default::default(),
             found: Vec::new(),
             entries: vec![0; FEW_ENTRIES],
             stat: Vec::new(),
@@ -182,6 +183,11 @@ impl FirstLook {
     /// Takes in the list of all processes of a full scan; see [`Likely::set_crowd`].
     pub(super) fn learn_crowd(&mut self, crowd: Vec<(i32, u32)>) {
         self.likely.set_crowd(crowd);
+    }
+
+    /// Takes in which processes used the CPU lately; see [`Likely::set_busy`].
+    pub(super) fn learn_busy(&mut self, busy: Vec<i32>) {
+        self.likely.set_busy(busy);
     }
 
     /// A first packet of a flow was seen just now. It is looked at in [`FirstLook::look`].
@@ -321,26 +327,50 @@ impl FirstLook {
 
     /// Looks for the socket in processes that are likely to hold it.
     fn search(&mut self, waiting: &Waiting, socket: &InetSocket, now: Instant) -> Option<(i32, i32)> {
-        let end = End::of(&waiting.key, waiting.side);
-        let (mut closest, mut acquainted) =
-            (std::mem::take(&mut self.closest), std::mem::take(&mut self.acquainted));
+        let mut suggestions = std::mem::take(&mut self.suggestions);
+        let found = self.search_suggested(&mut suggestions, waiting, socket, now);
+        self.suggestions = suggestions;
+        found
+    }
+
+    fn search_suggested(
+        &mut self,
+        [at_end, new, acquainted]: &mut [Vec<i32>; 3],
+        waiting: &Waiting,
+        socket: &InetSocket,
+        now: Instant,
+    ) -> Option<(i32, i32)> {
+        let (end, inode) = (End::of(&waiting.key, waiting.side), socket.inode);
         let mut effort = EFFORT;
-        self.likely.closest(&end, now, &mut closest);
-        let mut found = self.search_among(&closest, &end, socket.inode, &mut effort);
+        self.likely.at_end(&end, at_end);
+        self.likely.new(now, new);
+        let mut found = self.by_descriptors(at_end.iter().chain(new.iter()), &end, inode, &mut effort);
+        // What is new has few descriptors.
+        found = found.or_else(|| self.in_directories(new.iter().chain(at_end.iter()), inode, &mut effort));
         if found.is_none() && effort > 0 {
-            self.likely.acquainted(socket.uid, &closest, &mut acquainted);
-            found = self.search_among(&acquainted, &end, socket.inode, &mut effort);
+            self.likely.acquainted(socket.uid, acquainted);
+            acquainted.retain(|pid| !new.contains(pid) && !at_end.contains(pid));
+            found = self.by_descriptors(acquainted.iter(), &end, inode, &mut effort);
+            // Whoever is left has a turn, too.
+            let mut most = effort.saturating_sub(EFFORT_IN_TURN);
+            found = found.or_else(|| self.in_directories(acquainted.iter(), inode, &mut most));
+            effort = effort.min(EFFORT_IN_TURN);
         }
-        (self.closest, self.acquainted) = (closest, acquainted);
         while found.is_none() && effort > 0 {
             let pid = self.likely.next_in_turn(socket.uid)?;
-            found = self.descriptor_of(pid, socket.inode, &mut effort).map(|descriptor| (pid, descriptor));
+            found = self.descriptor_of(pid, inode, &mut effort).map(|descriptor| (pid, descriptor));
         }
         found
     }
 
-    /// Looks for the socket in these processes: first by the descriptors that are likely, then by all.
-    fn search_among(&mut self, pids: &[i32], end: &End, inode: u64, effort: &mut u32) -> Option<(i32, i32)> {
+    /// Looks for the socket among the descriptors of these processes that are likely to be it.
+    fn by_descriptors<'a>(
+        &self,
+        pids: impl Iterator<Item = &'a i32>,
+        end: &End,
+        inode: u64,
+        effort: &mut u32,
+    ) -> Option<(i32, i32)> {
         for &pid in pids {
             for descriptor in self.likely.descriptors(pid, end) {
                 *effort = effort.checked_sub(1)?;
@@ -349,16 +379,23 @@ impl FirstLook {
                 }
             }
         }
-        // The youngest, which come last, have the fewest.
-        for &pid in pids.iter().rev() {
-            if *effort == 0 {
-                break;
-            }
-            if let Some(descriptor) = self.descriptor_of(pid, inode, effort) {
-                return Some((pid, descriptor));
-            }
-        }
         None
+    }
+
+    /// Looks for the socket among all descriptors of these processes.
+    fn in_directories<'a>(
+        &mut self,
+        mut pids: impl Iterator<Item = &'a i32>,
+        inode: u64,
+        effort: &mut u32,
+    ) -> Option<(i32, i32)> {
+        pids.find_map(|&pid| {
+            let mut most = (*effort).min(MOST_OF_A_PROCESS);
+            *effort -= most;
+            let found = self.descriptor_of(pid, inode, &mut most).map(|descriptor| (pid, descriptor));
+            *effort += most;
+            found
+        })
     }
 
     /// The descriptor by which a process holds a socket, if it is one of the next that `effort` allows to be read. What
@@ -372,6 +409,7 @@ impl FirstLook {
         // Descriptor n stands at offset n + 2 of the directory (proc_readfd_common, fs/proc/fd.c).
         lseek(&directory, i64::from(start) + 2, Whence::SeekSet).ok()?;
         let holders = &mut self.holders;
+        let mut is_opening = false;
         let _ = proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |name, descriptor| {
             if *effort == 0 {
                 end = Some(descriptor);
@@ -384,6 +422,7 @@ impl FirstLook {
                     Err(Errno::EINTR)
                 }
                 Ok(Some(other)) => {
+                    is_opening |= other.abs_diff(inode) < NEAR;
                     holders.record(Holding { inode: other, pid, descriptor }, || false);
                     Ok(())
                 }
@@ -392,6 +431,9 @@ impl FirstLook {
         });
         if holders.is_full() {
             holders.evict();
+        }
+        if is_opening {
+            self.likely.saw_opening(pid);
         }
         // The next search goes on where this one ended, or begins anew.
         self.likely.set_cursor(pid, found.or(end).unwrap_or(0));
@@ -406,6 +448,9 @@ fn likely_start(directory: &OwnedFd) -> i32 {
     i32::try_from(count).map_or(0, |count| (count - i32::from(LAST)).max(0))
 }
 
+/// Sockets whose inode numbers are that near to each other were opened at about the same time. Each CPU gives out 1024
+/// in turn (`get_next_ino`, fs/inode.c of the kernel), also to pipes and the like.
+const NEAR: u64 = 4096;
 /// Of a process's descriptors so many of the last are looked at first.
 const LAST: i16 = 64;
 /// Room for some eighty descriptors: listing one costs the kernel about as much as reading its link.

@@ -8,6 +8,9 @@ use crate::sync::Mutex;
 /// Findings and started processes that wait to be taken. What comes on top is not told.
 const LIMIT: usize = 16_384;
 
+/// Of the processes that used the CPU so many are told of.
+const MOST_BUSY: usize = 16;
+
 /// Where the thorough search has found a flow's socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finding {
@@ -28,6 +31,7 @@ pub struct Hints {
 struct Told {
     findings: Vec<Finding>,
     crowd: Option<Vec<(i32, u32)>>,
+    busy: Option<Vec<i32>>,
     /// Processes that have started since they were last asked for.
     started: Vec<i32>,
     /// Whether `started` has all of them.
@@ -49,12 +53,20 @@ impl Hints {
         self.told.lock().crowd = Some(crowd);
     }
 
+    /// The processes that used the CPU lately, the busiest first. More than [`MOST_BUSY`] are not taken.
+    pub fn set_busy(&self, pids: impl Iterator<Item = i32>) {
+        self.told.lock().busy = Some(pids.take(MOST_BUSY).collect());
+    }
+
     /// Lets the look at first packets learn what was found since the last time.
     pub fn drain(&self, look: &mut FirstLook) {
-        let (findings, crowd) = {
+        let (findings, crowd, busy) = {
             let mut told = self.told.lock();
-            (std::mem::take(&mut told.findings), told.crowd.take())
+            (std::mem::take(&mut told.findings), told.crowd.take(), told.busy.take())
         };
+        if let Some(busy) = busy {
+            look.learn_busy(busy);
+        }
         for finding in findings {
             look.learn(&finding);
         }

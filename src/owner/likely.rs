@@ -82,6 +82,10 @@ pub(super) struct Likely {
     cursors: HashMap<i32, i32, RandomState>,
     ends: HashMap<End, AtEnd, RandomState>,
     identities: HashMap<i32, ProcId, RandomState>,
+    /// Those that used the CPU lately, the busiest first.
+    busy: Vec<i32>,
+    /// Those that were seen to have opened sockets a moment ago, latest last.
+    opening: VecDeque<i32>,
     /// All processes with their users, those that opened sockets last first; as of the latest full scan.
     crowd: Vec<(i32, u32)>,
     /// Where in `crowd`, and in `young` from its end, the next one in turn stands.
@@ -198,30 +202,41 @@ impl Likely {
         self.next_in_crowd = 0;
     }
 
-    /// The processes that are the likeliest to hold a socket at this end: those that did so before, and those started a
-    /// moment ago.
-    pub fn closest(&self, end: &End, now: Instant, into: &mut Vec<i32>) {
+    /// The processes that used the CPU lately, the busiest first: what opens sockets uses the CPU.
+    pub fn set_busy(&mut self, busy: Vec<i32>) {
+        self.busy = busy;
+    }
+
+    /// A process was seen to have opened a socket a moment ago.
+    pub fn saw_opening(&mut self, pid: i32) {
+        touch(&mut self.opening, pid, MOST_AT_END);
+    }
+
+    /// The processes that held sockets at this end before, latest first.
+    pub fn at_end(&self, end: &End, into: &mut Vec<i32>) {
         into.clear();
         let at_end = self.ends.get(end).into_iter().flat_map(|at_end| at_end.processes.iter().rev().copied());
         // Those that have ended have no trail any more.
         into.extend(at_end.filter(|pid| self.trails.contains_key(pid)));
-        let is_new = |young: &&Young| now.saturating_duration_since(young.since) < NEW;
-        for pid in self.young.iter().rev().take_while(is_new).take(MOST_SUGGESTED).map(|young| young.pid) {
-            if !into.contains(&pid) {
-                into.push(pid);
-            }
-        }
     }
 
-    /// Processes that lately opened sockets as this user, but for those in `but`.
-    pub fn acquainted(&self, uid: u32, but: &[i32], into: &mut Vec<i32>) {
+    /// The processes started a moment ago, latest first.
+    pub fn new(&self, now: Instant, into: &mut Vec<i32>) {
+        into.clear();
+        let is_new = |young: &&Young| now.saturating_duration_since(young.since) < NEW;
+        into.extend(self.young.iter().rev().take_while(is_new).take(MOST_OF_A_KIND).map(|young| young.pid));
+    }
+
+    /// Processes that open sockets as this user, or may well do so, each once.
+    pub fn acquainted(&self, uid: u32, into: &mut Vec<i32>) {
         into.clear();
         let of_user = |pid: &&i32| self.trails.get(pid).is_some_and(|trail| trail.uid == uid);
-        let used = self.used.iter().rev().filter(of_user).take(MOST_SUGGESTED).copied();
-        let fresh =
-            self.crowd.iter().take(MOST_SUGGESTED).filter(|(_, user)| *user == uid).map(|(pid, _)| *pid);
-        for pid in used.chain(fresh) {
-            if !into.contains(&pid) && !but.contains(&pid) {
+        let used = self.used.iter().rev().filter(of_user).take(MOST_OF_A_KIND).copied();
+        let of_user = |(pid, user): &(i32, u32)| (*user == uid).then_some(*pid);
+        let fresh = self.crowd.iter().take(MOST_OF_A_KIND).filter_map(of_user);
+        let opening = self.opening.iter().rev().copied();
+        for pid in opening.chain(self.busy.iter().copied()).chain(used).chain(fresh) {
+            if !into.contains(&pid) {
                 into.push(pid);
             }
         }
@@ -259,7 +274,7 @@ impl Likely {
 /// How long a process is likelier than all others to hold a new socket.
 const NEW: Duration = Duration::from_millis(100);
 /// More suggestions of a kind than this are not worth reading for one socket.
-const MOST_SUGGESTED: usize = 32;
+const MOST_OF_A_KIND: usize = 16;
 
 /// Puts `value` last and keeps at most `most`; returns the one forgotten for it.
 fn touch(queue: &mut VecDeque<i32>, value: i32, most: usize) -> Option<i32> {
@@ -282,15 +297,21 @@ mod tests {
         key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80")
     }
 
-    fn closest(likely: &Likely, now: Instant) -> Vec<i32> {
+    fn at_end(likely: &Likely) -> Vec<i32> {
         let mut pids = Vec::new();
-        likely.closest(&End::of(&flow(1), Side::Opener), now, &mut pids);
+        likely.at_end(&End::of(&flow(1), Side::Opener), &mut pids);
         pids
     }
 
-    fn acquainted(likely: &Likely, uid: u32, but: &[i32]) -> Vec<i32> {
+    fn new(likely: &Likely, now: Instant) -> Vec<i32> {
         let mut pids = Vec::new();
-        likely.acquainted(uid, but, &mut pids);
+        likely.new(now, &mut pids);
+        pids
+    }
+
+    fn acquainted(likely: &Likely, uid: u32) -> Vec<i32> {
+        let mut pids = Vec::new();
+        likely.acquainted(uid, &mut pids);
         pids
     }
 
@@ -309,12 +330,14 @@ mod tests {
         likely.found(&flow(2), Side::Opener, 10, 3, 7);
         let later = start + NEW;
         likely.forked(31, 1, later);
-        assert_eq!(closest(&likely, later), [10, 31], "caller, new");
-        assert_eq!(acquainted(&likely, 7, &[10, 31]), [20, 50], "same user, fresh");
+        assert_eq!((at_end(&likely), new(&likely, later)), (vec![10], vec![31]));
+        likely.set_busy(vec![60, 61]);
+        likely.saw_opening(61);
+        assert_eq!(acquainted(&likely, 7), [61, 60, 10, 20, 50], "opening, busy, same user, fresh");
         likely.ended(10);
         likely.ended(31);
-        assert_eq!(closest(&likely, later), [0; 0], "they have ended");
-        assert_eq!(acquainted(&likely, 8, &[]), [21, 51]);
+        assert_eq!((at_end(&likely), new(&likely, later)), (vec![], vec![]), "they have ended");
+        assert_eq!(acquainted(&likely, 8), [61, 60, 21, 51]);
     }
 
     #[test]
@@ -355,7 +378,7 @@ mod tests {
         likely.found(&flow(1), Side::Opener, 30, 5, 0);
         likely.became_another(30, start);
         assert_eq!(likely.children(1).collect::<Vec<_>>(), [30, 31]);
-        assert!(closest(&likely, start + NEW).is_empty());
+        assert!(at_end(&likely).is_empty(), "its sockets were another program's");
     }
 
     #[test]
@@ -383,6 +406,7 @@ mod tests {
             likely.found(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, number, number, 0);
             likely.found(&flow(1), Side::Opener, number, number, 0);
             likely.set_cursor(number, 1);
+            likely.saw_opening(number + 1_000_000);
             likely.identify(ProcId { pid: number, start_ticks: 1 });
         }
         assert_eq!(likely.young.len(), MOST_YOUNG);
@@ -390,8 +414,8 @@ mod tests {
         assert!(likely.ends.len() <= MOST_ENDS && likely.cursors.len() <= MOST_TRAILS);
         assert!(likely.identities.len() <= MOST_IDENTITIES);
         assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].processes.len(), MOST_AT_END);
-        assert_eq!(closest(&likely, start).len(), MOST_SUGGESTED);
-        assert_eq!(acquainted(&likely, 0, &[]).len(), MOST_SUGGESTED);
+        assert_eq!(new(&likely, start).len(), MOST_OF_A_KIND);
+        assert_eq!(acquainted(&likely, 0).len(), MOST_OF_A_KIND + MOST_AT_END);
         likely.forked(1, 1, start + YOUNG * 2);
         assert_eq!(likely.young.len(), 1, "the others are old");
     }

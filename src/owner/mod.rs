@@ -243,7 +243,7 @@ impl Finder {
                 match looked {
                     Looked::Missing => match self.guess(&query.key, now) {
                         Some(owner) => query.outcome = Outcome::Owned(owner),
-                        None => query.failed(Unowned::NoSocket, Tries::All, now),
+                        None => query.failed(Unowned::NoSocket, Tries::Longest, now),
                     },
                     Looked::Crowd => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                     Looked::NoPorts => query.outcome = Outcome::Unowned(Unowned::NoPorts),

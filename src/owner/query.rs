@@ -4,17 +4,24 @@ use crate::model::{FlowKey, Owner, Unowned};
 use std::time::{Duration, Instant};
 
 /// How long after each fruitless look-up to try again. An accepted connection gets its inode only when the server
-/// calls accept(2); after these it is taken to be over.
-const PATIENCE: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_millis(1000)];
+/// calls accept(2); after three of these it is taken to be over. What is over may still be guessed once its like has
+/// been found.
+const PATIENCE: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_millis(1000),
+    Duration::from_millis(4000),
+];
 
 /// How many fruitless look-ups are followed by another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tries {
     /// One more: a table or a process list that changes while it is read can miss an entry.
     Twice = 1,
-    /// As many as there are: what is looked for may be yet to come.
-    All = PATIENCE.len() as isize,
+    /// Three more: what is looked for may be yet to come.
+    All = 3,
+    /// Another one after that: the owner of flows like it may be yet to be found.
+    Longest = PATIENCE.len() as isize,
 }
 
 /// What is known of a flow's owner.
@@ -68,7 +75,7 @@ impl Query {
     }
 
     pub(super) fn is_last_try(&self) -> bool {
-        usize::from(self.attempts) >= PATIENCE.len()
+        usize::from(self.attempts) >= Tries::All as usize
     }
 
     /// The look-up was in vain.
