@@ -34,6 +34,13 @@ const MOST_RECENT: usize = 64;
 const MISSED: Duration = Duration::from_secs(10);
 /// Sockets remembered for that.
 const MOST_MISSED: usize = 4096;
+/// After a full scan that found nothing of what was wanted, the next one waits this many times as long as it took, twice
+/// as long after each further one, and at most the longest rest: sockets that live shorter than a scan takes are not to
+/// be found by scans.
+const REST: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// What is wanted meanwhile is asked about again after this time at the latest.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What became of reading processes' descriptors since the last full scan began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,6 +73,9 @@ pub(super) struct Descriptors {
     /// Latest last, with the user of the socket.
     recent: VecDeque<(i32, u32)>,
     missed: HashMap<u64, Instant, foldhash::fast::RandomState>,
+    /// Full scans in a row that found nothing of what was wanted, and until when there is to be no other.
+    fruitless: u32,
+    resting_until: Option<Instant>,
     /// Why the processes could not be listed the last time.
     unlisted: Option<Errno>,
     blind: Blind,
@@ -90,6 +100,8 @@ impl Descriptors {
             young: VecDeque::new(),
             recent: VecDeque::new(),
             missed: HashMap::default(),
+            fruitless: 0,
+            resting_until: None,
             unlisted: None,
             blind: Blind::default(),
             full_scans: 0,
@@ -266,6 +278,27 @@ impl Descriptors {
         self.hints.set_crowd(crowd.into_iter().map(|(_, pid, uid)| (pid, uid)).collect());
     }
 
+    /// Scans every process for what is wanted.
+    fn scan_for(&mut self, wanted: &mut [Wanted], turn: &Turn<'_>) {
+        let sought = wanted.iter().filter(|wanted| wanted.held == Held::Unknown).count();
+        let began = Instant::now();
+        self.scan_all(wanted, turn);
+        let took = began.elapsed();
+        self.answer(wanted, turn.root);
+        self.remember_missed(wanted, turn.now);
+        let missing = wanted.iter().filter(|wanted| wanted.held == Held::Unknown).count();
+        self.fruitless = if missing < sought { 0 } else { self.fruitless.saturating_add(1) };
+        let doubled = 1u32.checked_shl(self.fruitless).unwrap_or(u32::MAX);
+        let rest = took.saturating_mul(REST).saturating_mul(doubled - 1).min(LONGEST_REST);
+        self.resting_until = Some(turn.now + rest);
+    }
+
+    /// How long no full scan is to be made, because the last ones brought nothing.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        let rest = self.resting_until?.saturating_duration_since(now);
+        (!rest.is_zero()).then_some(rest)
+    }
+
     /// Answers what is known, having made sure of it.
     fn answer(&mut self, wanted: &mut [Wanted], root: &ProcRoot) {
         for wanted in wanted.iter_mut().filter(|wanted| wanted.held == Held::Unknown) {
@@ -384,11 +417,10 @@ impl HolderSource for Descriptors {
         };
         if wanted.iter().any(|wanted| unsettled(self, wanted)) {
             match turn.budget.allow() {
-                Ok(()) => {
-                    self.scan_all(wanted, turn);
-                    self.answer(wanted, turn.root);
-                    self.remember_missed(wanted, turn.now);
-                }
+                Ok(()) => match self.rest(turn.now) {
+                    Some(rest) => put_off(wanted, rest.min(PATIENCE), |wanted| unsettled(self, wanted)),
+                    None => self.scan_for(wanted, turn),
+                },
                 Err(after) => put_off(wanted, after, |wanted| !self.is_settled(wanted, turn.now)),
             }
         }

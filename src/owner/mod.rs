@@ -80,6 +80,8 @@ pub struct Finder {
     sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
     plans: Vec<Plan>,
+    /// Queries of flows without a socket.
+    missing: Vec<usize>,
     candidates: Vec<Socket>,
     wanted: Vec<Wanted>,
     stat: Vec<u8>,
@@ -118,6 +120,7 @@ impl Finder {
             sockets: HashMap::from([(Namespace::HOME, sockets)]),
             holders,
             plans: Vec::new(),
+            missing: Vec::new(),
             candidates: Vec::new(),
             wanted: Vec::new(),
             stat: Vec::new(),
@@ -189,22 +192,33 @@ impl Finder {
                 let finding = Finding { key: query.key, side, pid: process.pid, descriptor, uid: socket.uid };
                 self.hints.add_finding(finding);
             }
+            match decision {
+                Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
+                Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
+                // A process that is ending cannot be read any more, and its sockets will be gone in a moment.
+                Decision::None(reason) => query.failed(reason, Tries::Usual, now),
+                Decision::Busy(after) => query.put_off(after),
+            }
             // What is bound only may be called by many and call many.
             if plan.by != Match::Bound {
                 match decision {
                     Decision::Owner(owner, _) => {
                         self.similar.note(&query.key, side, Some(owner.process), now)
                     }
-                    Decision::None(_) => self.similar.note(&query.key, side, None, now),
-                    Decision::Busy(_) => {}
+                    // Else it may be a process that is ending.
+                    Decision::None(_) if query.is_seasoned() => {
+                        self.similar.note(&query.key, side, None, now)
+                    }
+                    Decision::None(_) | Decision::Busy(_) => {}
                 }
             }
-            match decision {
-                Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
-                Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
-                Decision::None(Unowned::Unreadable) => query.failed(Unowned::Unreadable, Tries::All, now),
-                Decision::None(reason) => query.failed(reason, Tries::Twice, now),
-                Decision::Busy(after) => query.put_off(after),
+        }
+        // Only now is known who else has such flows.
+        for index in std::mem::take(&mut self.missing) {
+            let Some(query) = queries.get_mut(index) else { continue };
+            match self.guess(query, now) {
+                Some(owner) => query.outcome = Outcome::Owned(owner),
+                None => query.failed(Unowned::NoSocket, Tries::All, now),
             }
         }
         self.budget.settle();
@@ -241,16 +255,15 @@ impl Finder {
             _ => {
                 self.candidates.truncate(start);
                 match looked {
-                    Looked::Missing => match self.guess(&query.key, now) {
-                        Some(owner) => query.outcome = Outcome::Owned(owner),
-                        None => query.failed(Unowned::NoSocket, Tries::Longest, now),
-                    },
+                    Looked::Missing => self.missing.push(index),
                     Looked::Crowd => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                     Looked::NoPorts => query.outcome = Outcome::Unowned(Unowned::NoPorts),
-                    Looked::Failed | Looked::Elsewhere => query.failed(Unowned::Unreadable, Tries::All, now),
+                    Looked::Failed | Looked::Elsewhere => {
+                        query.failed(Unowned::Unreadable, Tries::Usual, now)
+                    }
                     Looked::Busy(after) => query.put_off(after),
                     Looked::Listener | Looked::Found { .. } => {
-                        query.failed(Unowned::NoSocket, Tries::All, now);
+                        query.failed(Unowned::NoSocket, Tries::Usual, now);
                     }
                 }
                 return;
@@ -259,11 +272,15 @@ impl Finder {
         self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
     }
 
-    /// The only process that lately had flows like one that has no socket any more, if it lives.
-    fn guess(&mut self, key: &FlowKey, now: Instant) -> Option<Owner> {
-        let process = self.similar.only(key, now)?;
-        let lives = proc_id(&self.root, process.pid, &mut self.stat) == Some(process);
-        lives.then_some(Owner { process, quality: Quality::Guessed })
+    /// The only process that lately had flows like one that has no socket any more, if it has lived since that began.
+    fn guess(&mut self, query: &Query, now: Instant) -> Option<Owner> {
+        if !query.is_seasoned() {
+            return None;
+        }
+        let (process, at) = self.similar.only(&query.key, now)?;
+        let has_lived =
+            query.first_seen() <= at || proc_id(&self.root, process.pid, &mut self.stat) == Some(process);
+        has_lived.then_some(Owner { process, quality: Quality::Guessed })
     }
 
     /// Collects the sockets of all plans, each once.

@@ -16,12 +16,10 @@ const PATIENCE: [Duration; 4] = [
 /// How many fruitless look-ups are followed by another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tries {
-    /// One more: a table or a process list that changes while it is read can miss an entry.
-    Twice = 1,
     /// Three more: what is looked for may be yet to come.
-    All = 3,
-    /// Another one after that: the owner of flows like it may be yet to be found.
-    Longest = PATIENCE.len() as isize,
+    Usual = 3,
+    /// As many as there are: the owner of flows like it may be yet to be found.
+    All = PATIENCE.len() as isize,
 }
 
 /// What is known of a flow's owner.
@@ -47,6 +45,7 @@ pub struct Query {
     pub key: FlowKey,
     /// The answer so far. A query whose outcome is final is left alone.
     pub outcome: Outcome,
+    first_seen: Instant,
     due: Instant,
     attempts: u8,
 }
@@ -56,7 +55,12 @@ impl Query {
     /// `now`. Nothing that was read before then will answer it.
     pub fn new(key: FlowKey, first_seen: Instant) -> Query {
         let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
-        Query { key, outcome, due: first_seen, attempts: 0 }
+        Query { key, outcome, first_seen, due: first_seen, attempts: 0 }
+    }
+
+    /// When the flow's first packet was seen.
+    pub fn first_seen(&self) -> Instant {
+        self.first_seen
     }
 
     /// How many look-ups have been made in vain. Those that the budget forbade do not count.
@@ -74,8 +78,13 @@ impl Query {
         matches!(self.outcome, Outcome::Retry { .. }) && self.due <= now
     }
 
+    /// Whether it was looked for long enough for others like it to be known.
+    pub(super) fn is_seasoned(&self) -> bool {
+        self.attempts >= 2
+    }
+
     pub(super) fn is_last_try(&self) -> bool {
-        usize::from(self.attempts) >= Tries::All as usize
+        usize::from(self.attempts) >= Tries::Usual as usize
     }
 
     /// The look-up was in vain.
@@ -120,13 +129,13 @@ mod tests {
                 now += after;
             }
         }
-        assert_eq!(waits, [50, 250, 1000]);
+        assert_eq!(waits, [50, 250, 1000, 4000]);
         assert_eq!(query.outcome, Outcome::Unowned(Unowned::NoSocket));
-        let mut impatient = Query::new(query.key, start);
-        impatient.failed(Unowned::NoHolder, Tries::Twice, start);
-        impatient.put_off(Duration::from_secs(9));
-        assert_eq!((impatient.attempts(), impatient.due()), (1, start + Duration::from_millis(50)));
-        impatient.failed(Unowned::NoHolder, Tries::Twice, start);
-        assert_eq!(impatient.outcome, Outcome::Unowned(Unowned::NoHolder));
+        let mut usual = Query::new(query.key, start);
+        usual.failed(Unowned::NoHolder, Tries::Usual, start);
+        usual.put_off(Duration::from_secs(9));
+        assert_eq!((usual.attempts(), usual.due()), (1, start + Duration::from_millis(50)));
+        (0..3).for_each(|_| usual.failed(Unowned::NoHolder, Tries::Usual, start));
+        assert_eq!(usual.outcome, Outcome::Unowned(Unowned::NoHolder));
     }
 }

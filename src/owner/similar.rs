@@ -1,7 +1,8 @@
 //! Who called an endpoint lately, or was called there: a guess at the owner of a connection that was over before its
 //! socket, or its listener's, was looked up.
 //!
-//! A guess is made only when one process alone was seen to do so within the last minute, and still lives.
+//! A guess is made only when one process alone was seen to do so within the last minute. Whoever asks makes sure that it
+//! lived when the connection began.
 
 use super::likely::{End, Side};
 use crate::model::{FlowKey, ProcId};
@@ -46,12 +47,15 @@ impl Similar {
         };
     }
 
-    /// The only process that was lately called at this flow's local end, or else has called its remote end.
-    pub fn only(&self, key: &FlowKey, now: Instant) -> Option<ProcId> {
+    /// The only process that was lately called at this flow's local end, or else has called its remote end, and when it
+    /// was last seen to.
+    pub fn only(&self, key: &FlowKey, now: Instant) -> Option<(ProcId, Instant)> {
         let known =
             [Side::Called, Side::Opener].into_iter().find_map(|side| self.ends.get(&End::of(key, side)));
         match known {
-            Some(Callers::One(process, at)) if now.saturating_duration_since(*at) < MEMORY => Some(*process),
+            Some(&Callers::One(process, at)) if now.saturating_duration_since(at) < MEMORY => {
+                Some((process, at))
+            }
             _ => None,
         }
     }
@@ -85,7 +89,7 @@ mod tests {
         assert_eq!(similar.only(&flow(1), start), None);
         similar.note(&flow(1), Side::Opener, Some(ONE), start);
         similar.note(&flow(2), Side::Opener, Some(ONE), start);
-        assert_eq!(similar.only(&flow(3), start + MEMORY / 2), Some(ONE));
+        assert_eq!(similar.only(&flow(3), start + MEMORY / 2), Some((ONE, start)));
         assert_eq!(similar.only(&flow(3), start + MEMORY), None, "it is long ago");
         let elsewhere = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.3:80");
         assert_eq!(similar.only(&elsewhere, start), None);
@@ -97,7 +101,11 @@ mod tests {
         similar.note(&unknown, Side::Opener, None, start);
         assert_eq!(similar.only(&unknown, start), None, "there is another, whoever it is");
         similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY * 2);
-        assert_eq!(similar.only(&flow(5), start + MEMORY * 2), Some(OTHER), "the other is forgotten");
+        assert_eq!(
+            similar.only(&flow(5), start + MEMORY * 2),
+            Some((OTHER, start + MEMORY * 2)),
+            "the other is forgotten"
+        );
     }
 
     #[test]
@@ -105,7 +113,10 @@ mod tests {
         let mut similar = Similar::default();
         let start = Instant::now();
         similar.note(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.2:4000"), Side::Called, Some(ONE), start);
-        assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.3:5000"), start), Some(ONE));
+        assert_eq!(
+            similar.only(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.3:5000"), start),
+            Some((ONE, start))
+        );
         assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:81", "10.0.0.2:4000"), start), None);
     }
 

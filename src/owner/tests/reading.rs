@@ -237,11 +237,18 @@ fn a_source_that_fails_passes_the_question_on() {
     assert_eq!(tree.at(&mut finder, flow(), NOW), owned(20, 200, Exact));
     assert_eq!(finder.report().sources[0].name, "always");
     home(&mut finder)[0] = Box::new(Always(Looked::Missing));
-    assert!(matches!(tree.at(&mut finder, lost, MS), Retry { reason: Unowned::NoSocket, .. }));
-    assert_eq!(tree.at(&mut finder, flow(), MS), owned(20, 200, Guessed), "the only one to call that end");
+    let mut queries = [tree.query(lost, MS), tree.query(flow(), MS)];
+    for milliseconds in [1, 51] {
+        finder.find(&mut queries, tree.start + MS * milliseconds);
+        let is_open = |query: &Query| matches!(query.outcome, Retry { reason: Unowned::NoSocket, .. });
+        assert!(queries.iter().all(is_open), "others that call that end may be yet to be seen");
+    }
+    finder.find(&mut queries, tree.start + MS * 301);
+    assert!(matches!(queries[0].outcome, Retry { reason: Unowned::NoSocket, .. }));
+    assert_eq!(queries[1].outcome, owned(20, 200, Guessed), "the only one to call that end");
     let found = Looked::Found { by: crate::owner::source::Match::Own, listener: Option::None };
     home(&mut finder)[0] = Box::new(Always(found));
-    assert_eq!(tree.at(&mut finder, lost, 2 * MS), owned(20, 200, Exact));
+    assert_eq!(tree.at(&mut finder, lost, 400 * MS), owned(20, 200, Exact));
 }
 
 #[test]
