@@ -22,10 +22,13 @@ use std::time::{Duration, Instant};
 /// When to look at an opening connection's socket, counted from its first packet: at once, since it may be over in a
 /// moment; and again for when the search for its process was cut short.
 const OPENER: [Duration; 3] = [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(5)];
-/// When to look at the called end: a socket gets its inode when the server accepts the connection.
-const CALLED: [Duration; 4] = [
-    Duration::from_micros(150),
-    Duration::from_micros(500),
+/// When to look at the called end: a socket gets its inode when the server accepts the connection, which may be over a
+/// tenth of a millisecond later.
+const CALLED: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_micros(60),
+    Duration::from_micros(130),
+    Duration::from_micros(300),
     Duration::from_millis(2),
     Duration::from_millis(20),
 ];
