@@ -346,7 +346,7 @@ impl FirstLook {
         let (end, inode) = (End::of(&waiting.key, waiting.side), socket.inode);
         let mut effort = EFFORT;
         self.likely.at_end(&end, at_end);
-        self.likely.new(now, new);
+        self.likely.newest(now, new);
         let mut found = self.by_descriptors(at_end.iter().chain(new.iter()), &end, inode, &mut effort);
         // What is new has few descriptors.
         found = found.or_else(|| self.in_directories(new.iter().chain(at_end.iter()), inode, &mut effort));

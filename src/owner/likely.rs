@@ -221,7 +221,7 @@ impl Likely {
     }
 
     /// The processes started a moment ago, latest first.
-    pub fn new(&self, now: Instant, into: &mut Vec<i32>) {
+    pub fn newest(&self, now: Instant, into: &mut Vec<i32>) {
         into.clear();
         let is_new = |young: &&Young| now.saturating_duration_since(young.since) < NEW;
         into.extend(self.young.iter().rev().take_while(is_new).take(MOST_OF_A_KIND).map(|young| young.pid));
@@ -305,7 +305,7 @@ mod tests {
 
     fn new(likely: &Likely, now: Instant) -> Vec<i32> {
         let mut pids = Vec::new();
-        likely.new(now, &mut pids);
+        likely.newest(now, &mut pids);
         pids
     }
 
