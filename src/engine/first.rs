@@ -40,6 +40,8 @@ pub struct First {
     pub look: FirstLook,
     /// Tells the ledger who owners are.
     pub introducer: Introducer,
+    /// Processes that have just become other programs.
+    pub to_meet: Vec<i32>,
     /// What the thorough search has found.
     pub hints: Arc<Hints>,
     /// Rung to end the thread.
@@ -69,6 +71,7 @@ impl First {
             self.read_packets(now);
             let introducer = &mut self.introducer;
             due = self.look.look(Instant::now(), |_, owner| introducer.introduce(owner.process, ledger));
+            self.meet(now);
             if now.saturating_duration_since(governed) >= GOVERNING_INTERVAL {
                 self.govern(now.saturating_duration_since(governed));
                 self.follow_namespaces();
@@ -94,22 +97,29 @@ impl First {
 
     fn read_events(&mut self, now: Instant) {
         let Some(events) = &mut self.events else { return };
-        let (look, introducer) = (&mut self.look, &mut self.introducer);
-        let mut take = |event: ProcessEvent| {
+        let (look, to_meet) = (&mut self.look, &mut self.to_meet);
+        let take = |event: ProcessEvent| {
             look.process_event(&event, now);
-            if event.happening == Happening::Exec
-                && let Some(process) = introducer.meet(event.pid, now)
-            {
-                look.identify(process);
+            if event.happening == Happening::Exec {
+                to_meet.push(event.pid);
             }
         };
-        match events.read(&mut take) {
+        match events.read(take) {
             Ok(false) => {}
             Ok(true) => self.look.missed_events(),
             Err(errno) => {
                 warn!("processes' events are not told any more: {errno}");
                 self.events = None;
                 self.look.tell_events(false);
+            }
+        }
+    }
+
+    /// Asks new programs who they are. It takes longer than what else is done, and comes last.
+    fn meet(&mut self, now: Instant) {
+        for pid in self.to_meet.drain(..) {
+            if let Some(process) = self.introducer.meet(pid, now) {
+                self.look.identify(process);
             }
         }
     }

@@ -182,6 +182,7 @@ impl Session {
             events: open_events(),
             look,
             introducer: Introducer::new(Arc::clone(root), self.options.sample),
+            to_meet: Vec::new(),
             hints,
             bell: Arc::clone(&self.shared.first_bell),
             governor: Governor::new(Box::new(ThreadMeter)),
