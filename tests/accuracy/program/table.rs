@@ -140,7 +140,7 @@ pub fn details(outcome: &Outcome) -> String {
         let _ = writeln!(text, "    unowned, {reason}: {bytes}");
     }
     let _ = writeln!(text, "    {:?}", outcome.verdict);
-    if outcome.verdict.wrong > 0 {
+    if outcome.verdict.right < outcome.verdict.truth {
         let said = outcome.sighting.said.iter().take(20);
         said.for_each(|(pid, credit)| {
             let _ = writeln!(text, "    said of {pid}: {:?}", credit.bytes);
