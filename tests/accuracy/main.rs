@@ -18,9 +18,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
-/// How long the traffic of a scenario lasts, seconds.
-const LENGTH: &str = "2";
-
 /// When a test gives up on what should long have happened.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -63,10 +60,10 @@ struct Figures {
     least_right: f64,
 }
 
-/// Plays a scenario.
-fn play(scenario: &str) -> Figures {
+/// Plays a scenario for so many seconds.
+fn play(scenario: &str, length: &str) -> Figures {
     let mut command = Command::new(program());
-    command.args(["--figures", "--bytes-only", "--seconds", LENGTH, "--scenario", scenario]);
+    command.args(["--figures", "--bytes-only", "--seconds", length, "--scenario", scenario]);
     let output = die_with_this(command).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -130,10 +127,10 @@ fn holds(scenario: &str, floor: &Floor) {
     let play = || {
         if matches!(floor.pace, Pace::Alone) {
             let _alone = BUSY.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-            return play(scenario);
+            return play(scenario, "1");
         }
         let _beside = BUSY.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        play(scenario)
+        play(scenario, "2")
     };
     for number in 1..=PLAYS {
         let figures = play();

@@ -35,8 +35,9 @@ pub fn start() {
     match fork() {
         0 => {
             // An interruption from the terminal goes to the keeper alone.
-            // SAFETY: neither call takes pointers.
+            // SAFETY: the call takes no pointers.
             unsafe { libc::setpgid(0, 0) };
+            // SAFETY: this option takes a number and no pointers.
             assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }, 0);
             assert_eq!(std::os::unix::process::parent_id(), keeper, "the keeper lives");
             signals.thread_unblock().unwrap();

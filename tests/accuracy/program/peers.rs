@@ -52,8 +52,8 @@ impl PeerKind {
     /// So that it prints totals of bytes each second.
     fn arguments(self, device: &str) -> Vec<&str> {
         match self {
-            // It wants to be told to take a loopback device.
-            PeerKind::Nethogs => vec!["-a", "-t", "-d", "1", "-v", "2", device],
+            // It wants to be told to take a loopback device, and UDP.
+            PeerKind::Nethogs => vec!["-a", "-C", "-t", "-d", "1", "-v", "2", device],
             PeerKind::Bandwhich => vec!["--raw", "--total-utilization", "--no-resolve", "-i", device],
         }
     }
