@@ -52,7 +52,8 @@ struct Figures {
     right: u64,
     wrong: u64,
     wrong_unflagged: u64,
-    twice: u64,
+    /// With an owner or without.
+    seen: u64,
     lost: u64,
     connections: u64,
     failed: u64,
@@ -62,7 +63,9 @@ struct Figures {
 
 /// Plays a scenario for so many seconds.
 fn play(scenario: &str, length: &str) -> Figures {
-    let mut command = Command::new(program());
+    // Where it may, it goes before whatever else the machine does.
+    let mut command = Command::new("nice");
+    command.args(["-n", "-20"]).arg(program());
     command.args(["--figures", "--bytes-only", "--seconds", length, "--scenario", scenario]);
     let output = die_with_this(command).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -76,7 +79,7 @@ fn play(scenario: &str, length: &str) -> Figures {
         right: number(2),
         wrong: number(3),
         wrong_unflagged: number(4),
-        twice: number(5),
+        seen: number(5),
         lost: number(6),
         connections: number(7),
         failed: number(8),
@@ -94,7 +97,7 @@ enum Pace {
 struct Floor {
     /// Least true bytes: fewer would say nothing.
     truth: u64,
-    /// Least percentage that is right at each end.
+    /// Least percentage that is right: of the bytes of each end, or, with `once`, of all.
     right: f64,
     /// Most percentage that is wrong.
     wrong: f64,
@@ -102,7 +105,8 @@ struct Floor {
     flag_excuses: bool,
     /// Whether others may play beside it.
     pace: Pace,
-    /// Whether all bytes that are credited or said to be without an owner must not be more than the true ones.
+    /// Whether it watches many namespaces: then all bytes, credited or not, must not be more than the true ones. Its
+    /// ends share the processors, so that on a busy one all connections of some may be too short to find their owner.
     once: bool,
 }
 
@@ -139,11 +143,15 @@ fn holds(scenario: &str, floor: &Floor) {
         let share = |bytes: u64| bytes as f64 * 100.0 / figures.truth as f64;
         assert!(figures.right <= figures.truth, "{scenario}: no more is right than there was: {figures:?}");
         assert!(share(wrong) <= floor.wrong, "{scenario}: not much is wrong: {figures:?}");
-        assert!(!floor.once || figures.twice == 0, "{scenario}: nothing is counted twice: {figures:?}");
+        assert!(share(figures.seen) >= 99.0, "{scenario}: each end is watched: {figures:?}");
+        assert!(!floor.once || figures.seen <= figures.truth, "{scenario}: nothing is twice: {figures:?}");
         assert_eq!(figures.lost, 0, "{scenario}: the tap has kept up: {figures:?}");
-        let excused = share(figures.wrong - wrong);
+        let right = match floor.once {
+            true => share(figures.right),
+            false => figures.least_right + share(figures.wrong - wrong),
+        };
         let with_traffic = figures.truth >= floor.truth && figures.failed <= 2 + figures.connections / 100;
-        if with_traffic && figures.least_right + excused >= floor.right {
+        if with_traffic && right >= floor.right {
             return;
         }
         assert!(number < PLAYS, "{scenario}: enough moves, and enough of it is right: {figures:?}");
@@ -166,8 +174,8 @@ scenarios! {
     udp_over_many_sockets_root: "quic-client" Floor { wrong: 0.0, ..ALONE };
     loopback_at_both_ends_root: "loopback-short" Floor { wrong: 0.0, ..USUAL };
     a_prefork_server_root: "prefork" Floor { wrong: 0.0, flag_excuses: true, ..USUAL };
-    the_same_addresses_in_two_namespaces_root: "same-addresses" Floor { wrong: 0.0, once: true, ..USUAL };
-    a_container_tapped_outside_and_inside_root: "container" Floor { wrong: 0.0, once: true, ..USUAL };
+    the_same_addresses_in_two_namespaces_root: "same-addresses" Floor { right: 45.0, wrong: 0.0, once: true, ..USUAL };
+    a_container_tapped_outside_and_inside_root: "container" Floor { right: 45.0, wrong: 0.0, once: true, ..USUAL };
     ping_root: "ping" Floor { truth: 10_000, wrong: 0.0, ..USUAL };
     a_raw_socket_root: "raw" Floor { truth: 100_000, wrong: 0.0, ..USUAL };
     bulk_root: "bulk-tcp-v4-send" Floor { truth: 10_000_000, right: 99.0, wrong: 0.0, ..ALONE };

@@ -151,7 +151,7 @@ pub fn details(outcome: &Outcome) -> String {
 }
 
 /// The outcome in figures for another program, tab-separated: the scenario, then true bytes, right, wrong, wrong and
-/// not flagged, counted twice, packets lost, connections, failed ones, and the least share that is right of an end.
+/// not flagged, all that were seen, packets lost, connections, failed ones, and the least share that is right of an end.
 pub fn figures(outcome: &Outcome) -> String {
     let verdict = &outcome.verdict;
     let numbers = [
@@ -159,7 +159,7 @@ pub fn figures(outcome: &Outcome) -> String {
         verdict.right,
         verdict.wrong,
         verdict.wrong_unflagged,
-        surplus(verdict, without_owner(outcome)),
+        verdict.right + verdict.wrong + without_owner(outcome),
         outcome.sighting.lost.unwrap_or(0),
         outcome.connections,
         outcome.failed,
