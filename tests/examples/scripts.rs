@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-const SCRIPTS: [&str; 5] = ["demo", "install", "package", "prerequisites", "test"];
+const SCRIPTS: [&str; 6] = ["accuracy", "demo", "install", "package", "prerequisites", "test"];
 
 /// A script, called from a directory that is not the source tree's.
 fn script(name: &str) -> Command {

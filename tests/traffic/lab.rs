@@ -146,25 +146,11 @@ impl Lab {
         }
     }
 
-    /// A command that will run on a host. What it starts dies with the thread that starts it.
+    /// A command that will run on a host, see [`die_with_this`].
     pub fn command(&self, host: Host, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name(host)]).arg(program);
-        let parent = std::process::id();
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe {
-            command.pre_exec(move || {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                nix::sys::signal::SigSet::empty().thread_set_mask()?;
-                match std::os::unix::process::parent_id() == parent {
-                    true => Ok(()),
-                    false => Err(std::io::Error::other("the parent has ended")),
-                }
-            })
-        };
-        command
+        die_with_this(command)
     }
 
     /// Starts a traffic maker on a host and waits until it is ready.
@@ -175,6 +161,25 @@ impl Lab {
         assert_eq!(maker.line(), "ready", "{mode}");
         maker
     }
+}
+
+/// Has what the command starts die with the thread that starts it, and take all signals.
+pub fn die_with_this(mut command: Command) -> Command {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            nix::sys::signal::SigSet::empty().thread_set_mask()?;
+            match std::os::unix::process::parent_id() == parent {
+                true => Ok(()),
+                false => Err(std::io::Error::other("the parent has ended")),
+            }
+        })
+    };
+    command
 }
 
 /// Bytes that the kernel counted, with a link header for each packet.
@@ -229,6 +234,8 @@ pub struct Report {
     pub payload: u64,
     /// How long it took.
     pub took: Duration,
+    /// Connections, or processes with one each, that did not come to their good end.
+    pub failed: u64,
     /// What each process moved.
     pub processes: Vec<Moved>,
 }
@@ -287,8 +294,8 @@ impl Maker {
                 ("process", &[pid, connections, sent, received]) => {
                     processes.push(Moved { pid: pid as i32, connections, sent, received });
                 }
-                ("done", &[payload, took]) => {
-                    return Report { payload, took: Duration::from_millis(took), processes };
+                ("done", &[payload, took, failed]) => {
+                    return Report { payload, took: Duration::from_millis(took), failed, processes };
                 }
                 _ => panic!("it said {line:?}"),
             }

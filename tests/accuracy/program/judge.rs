@@ -44,6 +44,12 @@ pub struct Verdict {
     pub least_right: f64,
 }
 
+/// The bytes beyond the true ones when what was credited and what was said to have no owner are taken together: such
+/// as were counted twice.
+pub fn surplus(verdict: &Verdict, without_owner: u64) -> u64 {
+    (verdict.right + verdict.wrong + without_owner).saturating_sub(verdict.truth)
+}
+
 /// Compares the ends on the watched host with what was said of the processes there.
 pub fn judge(ends: &[End], said: &BTreeMap<i32, Credit>) -> Verdict {
     let mut verdict = Verdict { least_right: 100.0, ..Verdict::default() };
@@ -135,6 +141,14 @@ mod tests {
         assert_eq!((verdict.right, verdict.wrong), (1100, 1900));
         let verdict = judge(&ends, &BTreeMap::from([(1, credit(1100, 0, 0)), (2, credit(2100, 0, 0))]));
         assert_eq!((verdict.right, verdict.wrong), (3000, 200));
+    }
+
+    #[test]
+    fn what_is_beyond_the_truth_was_counted_twice() {
+        let verdict = judge(&[end((500, 500), &[(7, 1)])], &BTreeMap::from([(7, credit(500, 400, 0))]));
+        assert_eq!((surplus(&verdict, 100), surplus(&verdict, 103)), (0, 3));
+        let verdict = judge(&[end((500, 500), &[(7, 1)])], &BTreeMap::from([(7, credit(1000, 500, 0))]));
+        assert_eq!(surplus(&verdict, 0), 500);
     }
 
     #[test]

@@ -40,13 +40,15 @@ struct Wishes {
     markdown: bool,
     verbose: bool,
     list: bool,
+    /// Whether figures for another program take the place of the table.
+    figures: bool,
     /// Whether CPU time is compared with its floors; it depends on what else runs.
     cpu: bool,
 }
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--monitor") {
-        monitor::run();
+        monitor::run(std::env::args().nth(2));
         return ExitCode::SUCCESS;
     }
     let wishes = match wishes() {
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         return failure(&text);
     }
     guard::start();
+    guard::allow(ALLOWANCE);
     run(&chosen, &wishes)
 }
 
@@ -80,31 +83,26 @@ fn failure(text: &str) -> ExitCode {
 fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
     let mut kinds = vec![Kind::Library];
     if wishes.peers {
-        let peers = [PeerKind::Nethogs, PeerKind::Bandwhich].into_iter();
-        kinds.extend(peers.filter(|peer| peer.version().is_some()).map(Kind::Peer));
+        let installed = PeerKind::ALL.into_iter().filter(|peer| peer.version().is_some());
+        kinds.extend(installed.map(Kind::Peer));
     }
-    println!("{}", table::machine());
-    println!("{}", table::titles());
-    let length = Duration::from_secs(wishes.seconds);
+    if !wishes.figures {
+        println!("{}\n{}", table::machine(), table::titles());
+    }
     let mut outcomes = Vec::new();
     let mut misses = Vec::new();
     for scenario in chosen {
-        for &kind in &kinds {
-            guard::allow(wishes.seconds + ALLOWANCE);
-            let mut outcome = stage::play(scenario, kind, length);
-            if kind == Kind::Library
-                && wishes.cpu
-                && scenario.floor.is_some_and(|floor| floor.tcpdump.is_some())
-            {
-                guard::allow(wishes.seconds + ALLOWANCE);
-                let beside = stage::play(scenario, Kind::Tcpdump, length.min(TCPDUMP_LENGTH));
-                outcome.tcpdump_cost = Some(beside.packet_cost);
+        for &kind in kinds.iter().filter(|&&kind| stage::suits(scenario, kind)) {
+            let outcome = play(scenario, kind, wishes);
+            if wishes.figures {
+                println!("{}", table::figures(&outcome));
+            } else {
+                println!("{}", table::row(&outcome));
             }
-            println!("{}", table::row(&outcome));
             if wishes.verbose {
                 print!("{}", table::details(&outcome));
             }
-            if kind == Kind::Library {
+            if kind == Kind::Library && !wishes.figures {
                 let missed = table::missed(&outcome, wishes.cpu);
                 missed.iter().for_each(|text| println!("    missed: {text}"));
                 misses.extend((!missed.is_empty()).then(|| scenario.name.clone()));
@@ -113,7 +111,7 @@ fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
         }
     }
     if wishes.markdown {
-        print!("\n{}", table::markdown(&outcomes, wishes.seconds));
+        print!("\n{}", table::markdown(&outcomes, wishes.seconds, wishes.peers));
     }
     match misses.as_slice() {
         [] => ExitCode::SUCCESS,
@@ -124,6 +122,20 @@ fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
     }
 }
 
+/// Plays one, and tcpdump after it where the library is compared with it.
+fn play(scenario: &scenarios::Scenario, kind: Kind, wishes: &Wishes) -> stage::Outcome {
+    let length = Duration::from_secs(wishes.seconds);
+    guard::allow(wishes.seconds + ALLOWANCE);
+    let mut outcome = stage::play(scenario, kind, length);
+    let is_compared = scenario.floor.is_some_and(|floor| floor.tcpdump.is_some());
+    if kind == Kind::Library && wishes.cpu && is_compared {
+        guard::allow(wishes.seconds + ALLOWANCE);
+        let beside = stage::play(scenario, Kind::Tcpdump, length.min(TCPDUMP_LENGTH));
+        outcome.tcpdump_cost = Some(beside.packet_cost);
+    }
+    outcome
+}
+
 fn wishes() -> Result<Wishes, String> {
     let mut wishes = Wishes {
         scenarios: Vec::new(),
@@ -132,6 +144,7 @@ fn wishes() -> Result<Wishes, String> {
         markdown: false,
         verbose: false,
         list: false,
+        figures: false,
         cpu: true,
     };
     let mut arguments = std::env::args().skip(1);
@@ -146,6 +159,7 @@ fn wishes() -> Result<Wishes, String> {
             "--peers" => wishes.peers = true,
             "--markdown" => wishes.markdown = true,
             "--verbose" => wishes.verbose = true,
+            "--figures" => wishes.figures = true,
             "--list" => wishes.list = true,
             "--bytes-only" => wishes.cpu = false,
             _ => return Err(format!("{argument} is not an option")),

@@ -3,17 +3,18 @@
 use capture::config::Options;
 use capture::engine::{Session, Stats};
 use capture::model::{ProcId, ProcessRecord, Unowned};
+use capture::namespace::NamespaceChoice;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Time between two updates.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two updates: what an operator would choose.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long bytes may take from the last packet to an update: the capture's read timeout and a search for owners.
-const SETTLING: Duration = Duration::from_millis(1500);
+/// Updates after the last packet: bytes take the capture's read timeout and a search for owners until they are told.
+const SETTLING: usize = 2;
 
 /// The reasons in the order of the statistics.
 const REASONS: [Unowned; 11] = [
@@ -33,22 +34,31 @@ const REASONS: [Unowned; 11] = [
 /// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
 type Figures = [u64; 3];
 
-/// Opens a session with default options, says `ready`, updates until it reads a line, and reports:
+/// Opens a session with default options, or, given a filter, with all namespaces and this filter. It says `ready`,
+/// updates until it reads a line and then until all is told, and says `settled`. At another line it reports:
 /// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `flagged BYTES`,
 /// `lost FRAMES`, `packets FRAMES`, `note TEXT`, `end`.
-pub fn run() {
-    let mut session = Session::open(Options::default()).unwrap();
+pub fn run(filter: Option<String>) {
+    let mut options = Options::default();
+    if filter.is_some() {
+        // Other namespaces of this machine have traffic that is none of this program's.
+        options.capture.filter = filter;
+        options.capture.namespaces = NamespaceChoice::All;
+    }
+    let mut session = Session::open(options).unwrap();
     let mut ended = BTreeMap::new();
     update(&mut session, &mut ended);
     println!("ready");
     while !told_within(INTERVAL) {
         update(&mut session, &mut ended);
     }
-    let enough = Instant::now() + SETTLING;
-    while Instant::now() < enough {
+    read_line();
+    for _ in 0..SETTLING {
         std::thread::sleep(INTERVAL);
         update(&mut session, &mut ended);
     }
+    println!("settled");
+    read_line();
     let stats = session.stats_reader().read();
     let mut all = ended;
     session.processes().for_each(|record| add(&mut all, record));
@@ -77,6 +87,10 @@ fn told_within(longest: Duration) -> bool {
     let mut waited = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(longest.as_millis() as u32).unwrap();
     poll(&mut waited, timeout).unwrap() > 0
+}
+
+fn read_line() {
+    std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
 fn report(all: &BTreeMap<ProcId, Figures>, stats: &Stats) {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_millis(1500);
 
 /// How long it may take to show the last second's traffic.
-const SETTLING: Duration = Duration::from_millis(2500);
+pub const SETTLING: Duration = Duration::from_millis(2500);
 
 /// How long it may take to end when told to.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +31,8 @@ pub enum PeerKind {
 }
 
 impl PeerKind {
+    pub const ALL: [PeerKind; 2] = [PeerKind::Nethogs, PeerKind::Bandwhich];
+
     pub fn program(self) -> &'static str {
         match self {
             PeerKind::Nethogs => "nethogs",
@@ -50,8 +52,8 @@ impl PeerKind {
     /// So that it prints totals of bytes each second.
     fn arguments(self, device: &str) -> Vec<&str> {
         match self {
-            // It wants to be told to take a loopback device.
-            PeerKind::Nethogs => vec!["-a", "-t", "-d", "1", "-v", "2", device],
+            // It wants to be told to take a loopback device, and UDP.
+            PeerKind::Nethogs => vec!["-a", "-C", "-t", "-d", "1", "-v", "2", device],
             PeerKind::Bandwhich => vec!["--raw", "--total-utilization", "--no-resolve", "-i", device],
         }
     }
@@ -81,7 +83,6 @@ impl Peer {
     }
 
     pub fn finish(mut self, client: i32) -> Sighting {
-        std::thread::sleep(SETTLING);
         let lost = self.lost();
         let watched = self.started.elapsed();
         let hangs = !self.end();

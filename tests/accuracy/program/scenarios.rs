@@ -1,7 +1,7 @@
 //! Every scenario: who talks to whom about what, where it is watched, and what must come of it.
 
 use Address::{Loopback, Mapped, V4, V6};
-use Side::{Both, Client, Server};
+use Side::{Both, Client, Container, Everywhere, Server};
 
 /// Which end is watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +12,10 @@ pub enum Side {
     Server,
     /// Both ends, which are on one host.
     Both,
+    /// Both ends: the client's host is the machine's own, and the server in a container of it.
+    Container,
+    /// Both ends of all pairs, all of which are in containers.
+    Everywhere,
 }
 
 /// Under which address the server is spoken to.
@@ -24,24 +28,32 @@ pub enum Address {
     Loopback,
 }
 
+/// The server's port, one that no other program of this kind uses at the same time: who watches all namespaces tells
+/// its traffic from others' by it. The next port is left for idle connections. It is below those of clients.
+fn port() -> u32 {
+    1024 + std::process::id() % 4000 * 2
+}
+
 impl Address {
     /// Where the server is bound: to no address in particular, as most are.
-    pub fn bound(self) -> &'static str {
-        match self {
-            V4 => "0.0.0.0:7001",
-            V6 | Mapped => "[::]:7001",
-            Loopback => "127.0.0.1:7001",
-        }
+    pub fn bound(self) -> String {
+        let address = match self {
+            V4 => "0.0.0.0",
+            V6 | Mapped => "[::]",
+            Loopback => "127.0.0.1",
+        };
+        format!("{address}:{}", port())
     }
 
     /// Where the client sends to.
-    pub fn target(self) -> &'static str {
-        match self {
-            V4 => "10.77.0.2:7001",
-            V6 => "[fd77::2]:7001",
-            Mapped => "[::ffff:10.77.0.2]:7001",
-            Loopback => "127.0.0.1:7001",
-        }
+    pub fn target(self) -> String {
+        let address = match self {
+            V4 => "10.77.0.2",
+            V6 => "[fd77::2]",
+            Mapped => "[::ffff:10.77.0.2]",
+            Loopback => "127.0.0.1",
+        };
+        format!("{address}:{}", port())
     }
 }
 
@@ -56,13 +68,20 @@ pub enum Protocol {
 
 impl Protocol {
     /// The nftables matches of packets to the server and from it.
-    pub fn matches(self) -> [&'static str; 2] {
+    pub fn matches(self) -> [String; 2] {
+        let port = port();
         match self {
-            Protocol::Tcp => ["tcp dport 7001", "tcp sport 7001"],
-            Protocol::Udp => ["udp dport 7001", "udp sport 7001"],
-            Protocol::Ping => ["icmp type echo-request", "icmp type echo-reply"],
-            Protocol::Raw => ["ip protocol 253 ip daddr 10.77.0.2", "ip protocol 253 ip saddr 10.77.0.2"],
+            Protocol::Tcp => [format!("tcp dport {port}"), format!("tcp sport {port}")],
+            Protocol::Udp => [format!("udp dport {port}"), format!("udp sport {port}")],
+            Protocol::Ping => ["icmp type echo-request", "icmp type echo-reply"].map(str::to_owned),
+            Protocol::Raw => ["daddr", "saddr"].map(|which| format!("ip protocol 253 ip {which} 10.77.0.2")),
         }
+    }
+
+    /// The same packets of TCP in the words of pcap-filter(7).
+    pub fn filter(self) -> String {
+        assert_eq!(self, Protocol::Tcp, "no other is watched in all namespaces");
+        format!("tcp port {}", port())
     }
 }
 
@@ -82,12 +101,14 @@ pub struct Floor {
     pub wrong: f64,
     /// Largest CPU share of one core, percent.
     pub cpu: Option<f64>,
-    /// Most CPU time in terms of that of tcpdump beside it.
+    /// Most CPU time for a packet in terms of that of tcpdump.
     pub tcpdump: Option<f64>,
     /// Whether not one frame may be lost.
     pub lossless: bool,
     /// Whether bytes at a wrong process are excused when flagged as not certain.
     pub flag_excuses: bool,
+    /// Whether the bytes with and without an owner must not be more than the true ones together.
+    pub once: bool,
 }
 
 /// One scenario.
@@ -103,7 +124,7 @@ pub struct Scenario {
     pub client: Option<Role>,
     /// Other processes on the watched host.
     pub bystanders: u64,
-    /// How many pairs of hosts, all with the same addresses, have this traffic at once.
+    /// How many pairs of hosts, all with the same addresses, have this traffic at once; one unless `Everywhere`.
     pub pairs: usize,
     /// None where the result only informs.
     pub floor: Option<Floor>,
@@ -124,8 +145,12 @@ impl Scenario {
         }
     }
 
-    fn server(mut self, mode: &'static str) -> Scenario {
-        self.server = Some(Role { mode, numbers: Vec::new() });
+    fn server(self, mode: &'static str) -> Scenario {
+        self.server_with(mode, &[])
+    }
+
+    fn server_with(mut self, mode: &'static str, numbers: &[(&'static str, u64)]) -> Scenario {
+        self.server = Some(Role { mode, numbers: numbers.to_vec() });
         self
     }
 
@@ -237,7 +262,9 @@ fn crowded() -> Vec<Scenario> {
     for (name, side) in [("idle-20000-client", Client), ("idle-20000-server", Server)] {
         let floor = Floor { right: 99.0, wrong: 0.1, cpu: Some(15.0), ..Floor::default() };
         let scenario = Scenario::short(name, V4, side, 500);
-        all.push(scenario.client("tcp-clients", &[("rate", 500), ("idle", 20_000)]).floor(floor));
+        let idle = ("idle", 20_000);
+        let scenario = scenario.server_with("tcp-server", &[idle]);
+        all.push(scenario.client("tcp-clients", &[("rate", 500), idle]).floor(floor));
     }
     for bystanders in [2000, 10_000] {
         let floor = Floor { right: 99.0, wrong: 0.1, cpu: Some(20.0), ..Floor::default() };
@@ -254,10 +281,11 @@ fn particular() -> Vec<Scenario> {
         .server("prefork-server")
         .client("tcp-clients", &[("rate", 200)])
         .floor(Floor { flag_excuses: true, ..each });
+    let nothing_twice = Floor { once: true, ..each };
     // The same local ports too: only the namespace tells the connections apart.
-    let same = Scenario::short("same-addresses", V4, Client, 100)
+    let same = Scenario::short("same-addresses", V4, Everywhere, 100)
         .client("tcp-clients", &[("rate", 100), ("first-port", 20_000)])
-        .floor(each);
+        .floor(nothing_twice);
     vec![
         Scenario::new("loopback-bulk", Protocol::Tcp, Loopback, Both)
             .server("tcp-sink")
@@ -266,6 +294,7 @@ fn particular() -> Vec<Scenario> {
         Scenario::short("loopback-short", Loopback, Both, 100).floor(both_ends),
         prefork,
         Scenario { pairs: 2, ..same },
+        Scenario::short("container", V4, Container, 100).floor(nothing_twice),
         Scenario::new("ping", Protocol::Ping, V4, Client).floor(each),
         Scenario::new("raw", Protocol::Raw, V4, Client)
             .server("raw-sink")

@@ -2,9 +2,9 @@
 
 use super::cpu;
 use super::judge::{Bytes, End, Verdict, judge};
-use super::lab::{Counted, Host, Lab, Maker, Moved, Report};
+use super::lab::{Host, Lab, Maker, Moved, Report};
 use super::scenarios::{Address, Floor, Protocol, Role, Scenario, Side};
-use super::watcher::{Kind, Sighting, Watcher};
+use super::watcher::{Kind, Place, Sighting, Watcher};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,18 +14,22 @@ const PING_INTERVAL: f64 = 0.01;
 /// A figure for the table and what lies behind it.
 pub struct Outcome {
     pub scenario: String,
-    pub watcher: &'static str,
+    pub watcher: Kind,
     pub verdict: Verdict,
     pub sighting: Sighting,
-    /// CPU time as a share of a core, percent.
+    /// CPU time of the whole process as a share of a core, from the first packet until all was told, percent.
     pub cpu: f64,
-    /// CPU time of each thread as such a share.
+    /// That of each thread.
     pub threads: Vec<(String, f64)>,
-    /// CPU time of capturing for each packet, without that of sampling processes, nanoseconds.
+    /// That time for each packet, nanoseconds.
     pub packet_cost: f64,
     /// That of tcpdump on the same kind of traffic.
     pub tcpdump_cost: Option<f64>,
-    /// Connections, sockets or processes a second, where there was more than one.
+    /// Connections, sockets or processes.
+    pub connections: u64,
+    /// Those of them that did not come to their good end.
+    pub failed: u64,
+    /// So many a second, where there was more than one.
     pub rate: Option<f64>,
     pub floor: Option<Floor>,
 }
@@ -51,7 +55,7 @@ impl Client {
             Client::Ping(_, child) => {
                 assert!(child.as_mut().unwrap().wait().unwrap().success(), "ping has its answers");
                 let moved = Moved { pid: self.pid(), connections: 1, sent: 0, received: 0 };
-                Report { payload: 0, took: began.elapsed(), processes: vec![moved] }
+                Report { payload: 0, took: began.elapsed(), failed: 0, processes: vec![moved] }
             }
         }
     }
@@ -74,136 +78,123 @@ impl Client {
 /// A pair of hosts with all that is on them.
 struct Pair {
     lab: Lab,
-    host: Host,
     server: Option<Maker>,
     bystanders: Option<Maker>,
     client: Client,
-    watcher: Watcher,
+}
+
+/// Whether this watcher can see anything of a scenario.
+pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
+    scenario.watched != Side::Everywhere || kind == Kind::Library
 }
 
 /// Plays a scenario for so long.
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
-    let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, kind, length)).collect();
-    let sum =
-        |of: fn(i32) -> f64, pairs: &[Pair]| pairs.iter().map(|pair| of(pair.watcher.pid())).sum::<f64>();
-    // What capturing takes: the library's first thread is that of its user, which samples the processes.
-    let capturing = if kind == Kind::Library { cpu::seconds_beside_first } else { cpu::seconds };
-    let (before, capturing_before) = (sum(cpu::seconds, &pairs), sum(capturing, &pairs));
-    let threads_before = cpu::by_thread(pairs[0].watcher.pid());
+    let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, length)).collect();
+    let mut watcher = Watcher::start(kind, &place(scenario, &pairs[0].lab));
+    let pid = watcher.pid();
+    let before = cpu::seconds(pid).unwrap_or(0.0);
+    let threads_before = cpu::by_thread(pid);
     let began = Instant::now();
     pairs.iter_mut().for_each(|pair| pair.client.start());
     let asked: Vec<Report> = pairs.iter_mut().map(|pair| pair.client.finish()).collect();
-    let lasted = began.elapsed().as_secs_f64();
-    let used = sum(cpu::seconds, &pairs) - before;
-    let used_capturing = sum(capturing, &pairs) - capturing_before;
-    let share = 100.0 / lasted;
-    let threads = cpu::by_thread(pairs[0].watcher.pid())
+    watcher.settle();
+    let used = cpu::seconds(pid).unwrap_or(before) - before;
+    let share = 100.0 / began.elapsed().as_secs_f64();
+    let threads = cpu::by_thread(pid)
         .into_iter()
         .map(|(name, after)| {
             let before = threads_before.get(&name).unwrap_or(&0.0);
             (name, (after - before) * share)
         })
         .collect();
+    let client = pairs[0].client.pid();
+    let ends: Vec<End> =
+        pairs.iter_mut().zip(&asked).flat_map(|(pair, own)| pair.ends(scenario, own)).collect();
+    let sighting = watcher.finish(client);
+    // What processes hold open is closed only now.
+    pairs.into_iter().for_each(Pair::end);
+    let failed = asked.iter().map(|report| report.failed).sum();
     let connections: u64 = asked.iter().flat_map(|report| &report.processes).map(|own| own.connections).sum();
     let took = asked.iter().map(|report| report.took).max().unwrap_or(length);
-    let mut verdict = Verdict { least_right: 100.0, ..Verdict::default() };
-    let mut all = Sighting { lost: Some(0), ..Sighting::default() };
-    for (pair, asked) in pairs.into_iter().zip(asked) {
-        let (own, sighting) = pair.judged(scenario, &asked);
-        verdict.truth += own.truth;
-        verdict.right += own.right;
-        verdict.wrong += own.wrong;
-        verdict.wrong_unflagged += own.wrong_unflagged;
-        verdict.least_right = verdict.least_right.min(own.least_right);
-        all.add(sighting);
-    }
-    let packets = all.packets.max(1);
     Outcome {
         scenario: scenario.name.clone(),
-        watcher: kind.name(),
-        verdict,
-        sighting: all,
+        watcher: kind,
+        verdict: judge(&ends, &sighting.said),
         cpu: used * share,
         threads,
-        packet_cost: used_capturing * 1e9 / packets as f64,
+        packet_cost: used * 1e9 / sighting.packets.max(1) as f64,
+        sighting,
         tcpdump_cost: None,
+        connections,
+        failed,
         rate: (connections > scenario.pairs as u64).then(|| connections as f64 / took.as_secs_f64()),
         floor: scenario.floor,
     }
 }
 
-impl Sighting {
-    /// Adds what another watcher of the same scenario has said of other processes.
-    fn add(&mut self, other: Sighting) {
-        self.said.extend(other.said);
-        for (reason, bytes) in other.unowned {
-            match self.unowned.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, sum)) => *sum += bytes,
-                None => self.unowned.push((reason, bytes)),
-            }
-        }
-        self.flagged += other.flagged;
-        self.packets += other.packets;
-        self.lost = self.lost.zip(other.lost).map(|(one, another)| one + another);
-        self.hangs |= other.hangs;
-        self.note.push_str(&other.note);
+/// Where the watcher of a scenario is.
+fn place<'a>(scenario: &Scenario, lab: &'a Lab) -> Place<'a> {
+    match scenario.watched {
+        Side::Client => Place::Device(lab, Host::A, "veth0"),
+        Side::Server => Place::Device(lab, Host::B, "veth0"),
+        Side::Both => Place::Device(lab, Host::A, "lo"),
+        Side::Container => Place::HostAndAll(lab, Host::A, scenario.protocol.filter()),
+        Side::Everywhere => Place::All(scenario.protocol.filter()),
     }
 }
 
 impl Pair {
-    fn set_up(scenario: &Scenario, kind: Kind, length: Duration) -> Pair {
+    fn set_up(scenario: &Scenario, length: Duration) -> Pair {
         let lab = Lab::new();
-        let is_local = scenario.address == Address::Loopback;
-        let server_host = if is_local { Host::A } else { Host::B };
-        let host = if scenario.watched == Side::Server { Host::B } else { Host::A };
+        let server_host = if scenario.address == Address::Loopback { Host::A } else { Host::B };
         for host in [Host::A, Host::B] {
             lab.allow_many_connections(host);
         }
-        let bound = if scenario.protocol == Protocol::Raw { "-" } else { scenario.address.bound() };
-        let server = scenario.server.as_ref().map(|role| maker(&lab, server_host, role, bound, length));
+        let (bound, target) = match scenario.protocol {
+            Protocol::Raw => ("-".to_owned(), "10.77.0.2:0".to_owned()),
+            _ => (scenario.address.bound(), scenario.address.target()),
+        };
+        let server = scenario.server.as_ref().map(|role| maker(&lab, server_host, role, &bound, length));
         let bystanders = (scenario.bystanders > 0).then(|| {
+            let host = if scenario.watched == Side::Server { Host::B } else { Host::A };
             let role = Role { mode: "bystanders", numbers: vec![("count", scenario.bystanders)] };
             maker(&lab, host, &role, "-", length)
         });
-        let target =
-            if scenario.protocol == Protocol::Raw { "10.77.0.2:0" } else { scenario.address.target() };
-        let client = scenario.client.as_ref().map(|role| maker(&lab, Host::A, role, target, length));
+        let client = scenario.client.as_ref().map(|role| maker(&lab, Host::A, role, &target, length));
         // Counted is from here on, when nothing moves: what was needed to get here is not part of the traffic.
         let [to_server, from_server] = scenario.protocol.matches();
-        lab.count(host, to_server, from_server);
-        // When sessions can tap other namespaces, too, one watcher of the machine's own namespace takes the place of
-        // a watcher in each.
-        let watcher = Watcher::start(kind, &lab, host, if is_local { "lo" } else { "veth0" });
+        for host in [Host::A, Host::B] {
+            lab.count(host, &to_server, &from_server);
+        }
         let client = client.map_or_else(|| Client::Ping(ping(&lab, length), None), Client::Maker);
-        Pair { lab, host, server, bystanders, client, watcher }
+        Pair { lab, server, bystanders, client }
     }
 
-    /// Ends everything, and compares.
-    fn judged(mut self, scenario: &Scenario, asked: &Report) -> (Verdict, Sighting) {
+    /// The watched ends, with what is true of them.
+    fn ends(&mut self, scenario: &Scenario, asked: &Report) -> Vec<End> {
+        let counted = [Host::A, Host::B].map(|host| self.lab.counted(host));
         let answered = self.server.as_mut().map(|server| {
             server.start();
             server.finish()
         });
-        let counted = self.lab.counted(self.host);
-        let sighting = self.watcher.finish(self.client.pid());
-        let ends = ends(scenario, counted, asked, answered.as_ref());
-        // What processes hold open is closed only now.
+        let at_client = counted[0];
+        let at_server = counted[usize::from(scenario.watched != Side::Both)];
+        let mut ends = Vec::new();
+        if scenario.watched != Side::Server {
+            ends.push(end((at_client.out_to, at_client.in_from), asked));
+        }
+        if let (false, Some(answered)) = (scenario.watched == Side::Client, answered) {
+            ends.push(end((at_server.out_from, at_server.in_to), &answered));
+        }
+        ends
+    }
+
+    /// Ends everything.
+    fn end(self) {
         let makers = [self.server, self.bystanders, self.client.into_maker()];
         makers.into_iter().flatten().for_each(|mut maker| maker.end());
-        (judge(&ends, &sighting.said), sighting)
     }
-}
-
-/// The ends on the watched host, with what is true of them.
-fn ends(scenario: &Scenario, counted: Counted, asked: &Report, answered: Option<&Report>) -> Vec<End> {
-    let mut ends = Vec::new();
-    if scenario.watched != Side::Server {
-        ends.push(end((counted.out_to, counted.in_from), asked));
-    }
-    if let (Side::Server | Side::Both, Some(answered)) = (scenario.watched, answered) {
-        ends.push(end((counted.out_from, counted.in_to), answered));
-    }
-    ends
 }
 
 /// One end; the truth must go with the payload that the processes have counted themselves.
@@ -214,8 +205,8 @@ fn end(truth: Bytes, report: &Report) -> End {
         truth.0 >= sent && truth.1 >= received,
         "payload sent {sent} and received {received}, but nftables counted {truth:?}"
     );
-    let connections = report.processes.iter().filter(|own| own.connections > 0);
-    End { truth, connections: connections.map(|own| (own.pid, own.connections)).collect() }
+    let with_share = report.processes.iter().filter(|own| own.connections > 0);
+    End { truth, connections: with_share.map(|own| (own.pid, own.connections)).collect() }
 }
 
 /// A traffic maker in a role, called by its pid.

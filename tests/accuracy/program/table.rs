@@ -1,8 +1,9 @@
 //! Shows outcomes: a line for each as it comes, floors that were missed, and the table for the README.
 
-use super::judge::percent;
+use super::judge::{percent, surplus};
 use super::peers::PeerKind;
 use super::stage::Outcome;
+use super::watcher::Kind;
 use std::fmt::Write;
 use std::process::Command;
 
@@ -19,6 +20,9 @@ const TITLES: [&str; 10] = [
     "per second",
 ];
 const WIDTHS: [usize; 10] = [24, 10, 8, 7, 7, 22, 9, 8, 12, 10];
+
+/// Connections of a thousand that may fail on a busy machine, and how many may whatever their number.
+const FAILURES: (u64, u64) = (1, 2);
 
 /// The titles of the lines.
 pub fn titles() -> String {
@@ -53,7 +57,7 @@ fn cells(outcome: &Outcome) -> [String; 10] {
     let tcpdump = times_tcpdump(outcome).map_or(String::new(), |times| format!(" ({times:.1}x)"));
     [
         outcome.scenario.clone(),
-        outcome.watcher.to_owned() + if sighting.hangs { ", hangs" } else { "" },
+        outcome.watcher.name().to_owned() + if sighting.hangs { ", hangs" } else { "" },
         format!("{:.1}", verdict.truth as f64 / 1e6),
         share(verdict.right),
         share(verdict.wrong),
@@ -102,6 +106,11 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
     check("wrong %, at most:", wrong, floor.wrong, wrong <= floor.wrong);
     let lost = outcome.sighting.lost.unwrap_or(0) as f64;
     check("lost packets, at most:", lost, 0.0, !floor.lossless || lost == 0.0);
+    let surplus = surplus(verdict, without_owner(outcome)) as f64;
+    check("bytes counted twice, at most:", surplus, 0.0, !floor.once || surplus == 0.0);
+    let few = (outcome.connections * FAILURES.0 / 1000).max(FAILURES.1) as f64;
+    let failed = outcome.failed as f64;
+    check("failed connections, at most:", failed, few, failed <= few);
     if let Some(most) = floor.cpu.filter(|_| with_cpu) {
         check("CPU %, at most:", outcome.cpu, most, outcome.cpu <= most);
     }
@@ -109,6 +118,11 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
         check("CPU time of a packet in terms of tcpdump's, at most:", times, most, times <= most);
     }
     missed
+}
+
+/// All bytes that are said to have no owner, for whatever reason.
+fn without_owner(outcome: &Outcome) -> u64 {
+    outcome.sighting.unowned.iter().map(|(_, bytes)| bytes).sum()
 }
 
 /// What is told besides the line when more is wanted.
@@ -119,11 +133,14 @@ pub fn details(outcome: &Outcome) -> String {
     }
     let tcpdump = outcome.tcpdump_cost.map_or(String::new(), |cost| format!(", tcpdump {cost:.0} ns"));
     let _ = writeln!(text, "    {:.0} ns of CPU time for each packet{tcpdump}", outcome.packet_cost);
+    if outcome.failed > 0 {
+        let _ = writeln!(text, "    {} of {} connections failed", outcome.failed, outcome.connections);
+    }
     for (reason, bytes) in outcome.sighting.unowned.iter().filter(|(_, bytes)| *bytes > 0) {
         let _ = writeln!(text, "    unowned, {reason}: {bytes}");
     }
     let _ = writeln!(text, "    {:?}", outcome.verdict);
-    if outcome.verdict.wrong > 0 {
+    if outcome.verdict.right < outcome.verdict.truth {
         let said = outcome.sighting.said.iter().take(20);
         said.for_each(|(pid, credit)| {
             let _ = writeln!(text, "    said of {pid}: {:?}", credit.bytes);
@@ -133,32 +150,83 @@ pub fn details(outcome: &Outcome) -> String {
     text
 }
 
-/// All outcomes as a table in Markdown, with the machine and the versions above it.
-pub fn markdown(outcomes: &[Outcome], seconds: u64) -> String {
-    let mut text = format!("{}; {seconds} s each.\n\n", machine());
-    let _ = writeln!(text, "| {} |", TITLES.join(" | "));
-    let _ = writeln!(text, "|---|---|{}", "---:|".repeat(TITLES.len() - 2));
-    for outcome in outcomes {
-        let _ = writeln!(text, "| {} |", cells(outcome).join(" | "));
+/// The outcome in figures for another program, tab-separated: the scenario, then true bytes, right, wrong, wrong and
+/// not flagged, all that were seen, packets lost, connections, failed ones, and the least share that is right of an end.
+pub fn figures(outcome: &Outcome) -> String {
+    let verdict = &outcome.verdict;
+    let numbers = [
+        verdict.truth,
+        verdict.right,
+        verdict.wrong,
+        verdict.wrong_unflagged,
+        verdict.right + verdict.wrong + without_owner(outcome),
+        outcome.sighting.lost.unwrap_or(0),
+        outcome.connections,
+        outcome.failed,
+    ];
+    let numbers = numbers.map(|number| number.to_string()).join("\t");
+    format!("{}\t{numbers}\t{}", outcome.scenario, verdict.least_right)
+}
+
+/// The machine and the versions, and all outcomes as a table in Markdown with a line for each scenario. With peers each
+/// has a column, whether it is installed or not.
+pub fn markdown(outcomes: &[Outcome], seconds: u64, with_peers: bool) -> String {
+    let peers: &[PeerKind] = if with_peers { &PeerKind::ALL } else { &[] };
+    let mut titles: Vec<&str> = TITLES.into_iter().filter(|&title| title != "measured").collect();
+    titles.extend(peers.iter().map(|peer| peer.program()));
+    let mut text = format!("{}; {seconds} s each.\n\n| {} |\n", machine(), titles.join(" | "));
+    let _ = writeln!(text, "|---|{}", "---:|".repeat(titles.len() - 1));
+    for own in outcomes.iter().filter(|outcome| outcome.watcher == Kind::Library) {
+        let mut row: Vec<String> = cells(own).into();
+        row.remove(1);
+        row.extend(peers.iter().map(|&peer| {
+            let same = |other: &&Outcome| other.scenario == own.scenario && other.watcher == Kind::Peer(peer);
+            match outcomes.iter().find(same) {
+                Some(outcome) => in_short(outcome),
+                None if peer.version().is_none() => "not installed".to_owned(),
+                None => "cannot".to_owned(),
+            }
+        }));
+        let _ = writeln!(text, "| {} |", row.join(" | "));
     }
     text
+}
+
+/// What a peer has come to, in a cell: the shares that are right and wrong, of packets lost, and of a core.
+fn in_short(outcome: &Outcome) -> String {
+    let verdict = &outcome.verdict;
+    let share = |bytes| exactly(percent(bytes, verdict.truth.max(1)));
+    let mut parts = vec![format!("{}% right", share(verdict.right))];
+    parts.extend((verdict.wrong > 0).then(|| format!("{}% wrong", share(verdict.wrong))));
+    let lost = outcome.sighting.lost.filter(|&lost| lost > 0);
+    parts.extend(lost.map(|lost| format!("{lost} lost")));
+    parts.push(format!("CPU {:.0}%", outcome.cpu));
+    parts.extend(outcome.sighting.hangs.then(|| "hangs".to_owned()));
+    parts.join(", ")
 }
 
 /// The machine and the versions of what was measured.
 pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown CPU", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism().map_or(0, |count| count.get());
-    let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
-    let tcpdump = Command::new("tcpdump").arg("--version").output();
+    let tcpdump = Command::new("tcpdump").arg("--version").output().map(|output| {
+        let text = [output.stdout, output.stderr].concat();
+        let line = String::from_utf8_lossy(&text).lines().next().map(str::to_owned);
+        // `tcpdump version 4.99.3`
+        line.unwrap_or_default().replace(" version", "")
+    });
     let mut parts = vec![
         format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-        format!("{cores} cores"),
+        format!("{cores} cores of {model}"),
         format!("libcapture {}", env!("CARGO_PKG_VERSION")),
     ];
-    if let Ok(output) = tcpdump {
-        parts
-            .push(first_line(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()));
-    }
-    parts.extend([PeerKind::Nethogs, PeerKind::Bandwhich].iter().filter_map(|peer| peer.version()));
+    parts.extend(tcpdump);
+    let peers = PeerKind::ALL.iter();
+    parts.extend(
+        peers.map(|peer| peer.version().unwrap_or_else(|| format!("{} not installed", peer.program()))),
+    );
     parts.join(", ")
 }

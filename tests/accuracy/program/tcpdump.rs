@@ -6,6 +6,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Stdio};
+use std::time::Duration;
+
+/// What the kernel has gathered reaches it after a second, its read timeout.
+pub const SETTLING: Duration = Duration::from_millis(1200);
 
 /// A running tcpdump that throws away what it captures.
 pub struct Tcpdump {

@@ -1,10 +1,11 @@
 //! What watches the traffic in a namespace: the library in this program's other role, a peer, or tcpdump.
 
 use super::judge::Credit;
-use super::lab::{Host, Lab, Maker};
+use super::lab::{Host, Lab, Maker, die_with_this};
 use super::peers::{Peer, PeerKind};
 use super::tcpdump::Tcpdump;
 use std::collections::BTreeMap;
+use std::process::Command;
 
 /// Which program watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,18 +51,40 @@ pub enum Watcher {
     Tcpdump(Tcpdump),
 }
 
+/// Where a watcher is, and what it watches.
+pub enum Place<'a> {
+    /// On a host, one device of it.
+    Device(&'a Lab, Host, &'static str),
+    /// On a host; who can watches what fits the filter in all other namespaces, too, and who cannot the host's device.
+    HostAndAll(&'a Lab, Host, String),
+    /// In the namespace of this program; what fits the filter in all others.
+    All(String),
+}
+
 impl Watcher {
-    /// Starts it on a host, and waits until it watches.
-    pub fn start(kind: Kind, lab: &Lab, host: Host, device: &str) -> Watcher {
+    /// Starts it, and waits until it watches.
+    pub fn start(kind: Kind, place: &Place<'_>) -> Watcher {
+        let (lab, host, device) = match place {
+            _ if kind == Kind::Library => return Watcher::Library(monitor(place)),
+            Place::Device(lab, host, device) => (lab, *host, *device),
+            Place::HostAndAll(lab, host, _) => (lab, *host, "veth0"),
+            Place::All(_) => panic!("{} knows one namespace only", kind.name()),
+        };
         match kind {
-            Kind::Library => {
-                let program = std::env::current_exe().unwrap();
-                let mut monitor = Maker::start_of(lab.command(host, program).arg("--monitor"));
-                assert_eq!(monitor.line(), "ready", "the monitor has started");
-                Watcher::Library(monitor)
-            }
             Kind::Peer(kind) => Watcher::Peer(Peer::start(kind, lab, host, device)),
-            Kind::Tcpdump => Watcher::Tcpdump(Tcpdump::start(lab, host)),
+            _ => Watcher::Tcpdump(Tcpdump::start(lab, host)),
+        }
+    }
+
+    /// Waits until it has told, or will have told, all that it has seen. Traffic has ended.
+    pub fn settle(&mut self) {
+        match self {
+            Watcher::Library(monitor) => {
+                monitor.start();
+                assert_eq!(monitor.line(), "settled", "the monitor lives");
+            }
+            Watcher::Peer(_) => std::thread::sleep(super::peers::SETTLING),
+            Watcher::Tcpdump(_) => std::thread::sleep(super::tcpdump::SETTLING),
         }
     }
 
@@ -73,7 +96,7 @@ impl Watcher {
         }
     }
 
-    /// Lets it come to its end. The pid is that of the client, should it be told by its name only.
+    /// Lets it come to its end when it has settled. The pid is that of the client, should it be told by its name only.
     pub fn finish(self, client: i32) -> Sighting {
         match self {
             Watcher::Library(monitor) => heard(monitor),
@@ -81,6 +104,22 @@ impl Watcher {
             Watcher::Tcpdump(tcpdump) => tcpdump.finish(),
         }
     }
+}
+
+/// Starts the library.
+fn monitor(place: &Place<'_>) -> Maker {
+    let program = std::env::current_exe().unwrap();
+    let mut command = match place {
+        Place::Device(lab, host, _) | Place::HostAndAll(lab, host, _) => lab.command(*host, program),
+        Place::All(_) => die_with_this(Command::new(program)),
+    };
+    command.arg("--monitor");
+    if let Place::HostAndAll(_, _, filter) | Place::All(filter) = place {
+        command.arg(filter);
+    }
+    let mut monitor = Maker::start_of(&mut command);
+    assert_eq!(monitor.line(), "ready", "the monitor has started");
+    monitor
 }
 
 /// Asks the monitor for its report.

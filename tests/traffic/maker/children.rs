@@ -26,7 +26,7 @@ pub struct Family {
 
 impl Family {
     /// Forks; the child does this and ends.
-    fn fork(&mut self, orders: &Orders, work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+    pub fn fork(&mut self, orders: &Orders, work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
         let parent = std::process::id();
         // SAFETY: this process has one thread, so that the child finds no lock held.
         match unsafe { libc::fork() } {
@@ -89,7 +89,6 @@ pub fn processes(orders: &Orders) -> Outcome<Report> {
     let mut started = 0;
     while started < count || !running.is_empty() {
         if began.elapsed() > due(count) + PATIENCE {
-            failed += running.len();
             break;
         }
         while started < count && due(started) <= began.elapsed() {
@@ -107,6 +106,8 @@ pub fn processes(orders: &Orders) -> Outcome<Report> {
                 false
             }
             _ => {
+                // Whatever it has moved is its own.
+                ended.push((pid, Moved { connections: 1, ..Moved::default() }));
                 failed += 1;
                 false
             }
@@ -114,10 +115,9 @@ pub fn processes(orders: &Orders) -> Outcome<Report> {
         let next = due(started.min(count)).saturating_sub(began.elapsed());
         std::thread::sleep(next.clamp(Duration::from_micros(200), Duration::from_millis(5)));
     }
-    if failed > 0 {
-        eprintln!("{failed} of {count} processes failed");
-    }
-    Ok(Report { processes: ended, took: began.elapsed(), _family: Family::default() })
+    failed += running.len() as u64;
+    ended.extend(running.keys().map(|&pid| (pid, Moved { connections: 1, ..Moved::default() })));
+    Ok(Report { processes: ended, took: began.elapsed(), failed, held: vec![Box::new(running)] })
 }
 
 /// One connection, and the end.
@@ -166,16 +166,16 @@ pub fn prefork_server(orders: &Orders) -> Outcome<Report> {
         received: own.received.load(Ordering::Relaxed),
     });
     let processes = family.children.iter().map(|&pid| pid as u32).zip(moved).collect();
-    Ok(Report { processes, took: began.elapsed(), _family: family })
+    Ok(Report { processes, took: began.elapsed(), failed: 0, held: vec![Box::new(family)] })
 }
 
 fn answer(listener: &TcpListener, counts: &Counts) -> Outcome<()> {
     let (mut stream, _) = listener.accept()?;
+    counts.connections.fetch_add(1, Ordering::Relaxed);
     let mut request = [0; REQUEST as usize];
     stream.read_exact(&mut request)?;
-    stream.write_all(&[0xa5; RESPONSE as usize])?;
-    counts.connections.fetch_add(1, Ordering::Relaxed);
     counts.received.fetch_add(REQUEST, Ordering::Relaxed);
+    stream.write_all(&[0xa5; RESPONSE as usize])?;
     counts.sent.fetch_add(RESPONSE, Ordering::Relaxed);
     if request[0] != SERVER_CLOSES {
         stream.read_to_end(&mut Vec::new())?;
@@ -222,5 +222,5 @@ pub fn bystanders(orders: &Orders) -> Outcome<Report> {
     say("ready")?;
     let began = Instant::now();
     wait_for_line()?;
-    Ok(Report { processes: Vec::new(), took: began.elapsed(), _family: family })
+    Ok(Report { processes: Vec::new(), took: began.elapsed(), failed: 0, held: vec![Box::new(family)] })
 }

@@ -7,15 +7,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, send, socket};
 use nix::sys::socket::{MsgFlags, sockopt};
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// How long the last connections may take beyond the time of the last opening.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Descriptors that are kept for other than idle connections.
-const DESCRIPTORS_FOR_WORK: u64 = 500;
 
 struct Connection {
     socket: OwnedFd,
@@ -43,7 +40,7 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let rate = orders.number("rate", 100) as f64;
     let count = (rate * orders.number("milliseconds", 1000) as f64 / 1000.0) as u64;
-    let idle = idle_connections(address, orders.number("idle", 0))?;
+    let idle = super::idle::connect(orders)?;
     let mut clients = Clients {
         address,
         first_port: orders.number("first-port", 0),
@@ -72,21 +69,11 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
         }
         clients.turn(left)?;
     }
+    let unfinished = clients.open.values();
+    clients.moved.received += unfinished.map(|connection| connection.received).sum::<u64>();
     let failed = clients.failed + clients.open.len() as u64;
-    if failed > 0 {
-        eprintln!("{failed} of {count} connections failed");
-    }
-    drop(idle);
-    Ok(Report::own(clients.moved, began))
-}
-
-/// So many connections, or as many as this process may have descriptors for and still do its work.
-fn idle_connections(address: SocketAddr, wanted: u64) -> Outcome<Vec<TcpStream>> {
-    let possible = super::allow_descriptors()?.saturating_sub(DESCRIPTORS_FOR_WORK);
-    if wanted > possible {
-        eprintln!("{possible} idle connections instead of {wanted}: the limit of descriptors allows no more");
-    }
-    Ok((0..wanted.min(possible)).map(|_| TcpStream::connect(address)).collect::<Result<_, _>>()?)
+    let report = Report { failed, ..Report::own(clients.moved, began) };
+    Ok(report.holding(idle).holding(clients.open))
 }
 
 impl Clients {
@@ -101,6 +88,7 @@ impl Clients {
             nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
             bind(socket.as_raw_fd(), &SockaddrStorage::from(local))?;
         }
+        self.moved.connections += 1;
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(self.address)) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(_) => {
@@ -142,7 +130,8 @@ impl Clients {
             // An empty send buffer takes a request in one piece.
             match send(descriptor, &self.request, MsgFlags::MSG_NOSIGNAL) {
                 Ok(count) if count == self.request.len() => self.moved.sent += count as u64,
-                _ => {
+                other => {
+                    self.moved.sent += other.unwrap_or(0) as u64;
                     self.failed += 1;
                     return Ok(false);
                 }
@@ -164,10 +153,7 @@ impl Clients {
             }
         }
         self.moved.received += connection.received;
-        match connection.received == self.response {
-            true => self.moved.connections += 1,
-            false => self.failed += 1,
-        }
+        self.failed += u64::from(connection.received != self.response);
         Ok(false)
     }
 }

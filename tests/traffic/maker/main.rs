@@ -2,15 +2,17 @@
 //!
 //! It says `ready` when it listens, is connected or has set up what it needs, and starts when it reads a line. At the
 //! end it says `process PID CONNECTIONS SENT RECEIVED` for each process that moved something (bytes of payload), then
-//! `done BYTES MILLISECONDS`; servers do so when they read another line. It ends when its standard input does.
+//! `done BYTES MILLISECONDS FAILED` with the number of connections that did not come to their good end; servers do so
+//! when they read another line. It ends when its standard input does, and what is open until then is closed.
 
 mod bulk;
 mod children;
 mod clients;
+mod idle;
 mod server;
 mod udp;
 
-use children::Family;
+use std::any::Any;
 use std::error::Error;
 use std::io::{BufRead, Read, Write, stdin, stdout};
 use std::time::{Duration, Instant};
@@ -52,7 +54,7 @@ fn main() -> Outcome<()> {
         Ok((name.to_owned(), number.parse()?))
     };
     let orders = Orders { address, numbers: arguments.map(number).collect::<Outcome<_>>()? };
-    allow_descriptors()?;
+    idle::allow_descriptors()?;
     name_by_pid(&orders)?;
     let report = match mode.as_str() {
         "tcp-sink" => bulk::tcp_sink(&orders)?,
@@ -75,7 +77,7 @@ fn main() -> Outcome<()> {
         say(&format!("process {pid} {} {} {}", moved.connections, moved.sent, moved.received))?;
     }
     let all: u64 = report.processes.iter().map(|(_, moved)| moved.sent + moved.received).sum();
-    say(&format!("done {all} {}", report.took.as_millis()))?;
+    say(&format!("done {all} {} {}", report.took.as_millis(), report.failed))?;
     let mut rest = Vec::new();
     stdin().read_to_end(&mut rest)?;
     Ok(())
@@ -85,8 +87,9 @@ fn main() -> Outcome<()> {
 struct Report {
     processes: Vec<(u32, Moved)>,
     took: Duration,
-    /// Children that live as long as this process.
-    _family: Family,
+    failed: u64,
+    /// Sockets and children that last as long as this process: their end is not part of the traffic.
+    held: Vec<Box<dyn Any>>,
 }
 
 impl Report {
@@ -95,8 +98,14 @@ impl Report {
         Report {
             processes: vec![(std::process::id(), moved)],
             took: began.elapsed(),
-            _family: Family::default(),
+            failed: 0,
+            held: Vec::new(),
         }
+    }
+
+    fn holding(mut self, held: impl Any) -> Report {
+        self.held.push(Box::new(held));
+        self
     }
 }
 
@@ -121,23 +130,4 @@ fn say(text: &str) -> Outcome<()> {
 fn wait_for_line() -> Outcome<()> {
     stdin().lock().read_line(&mut String::new())?;
     Ok(())
-}
-
-/// Thousands of connections need as many descriptors; going beyond the hard limit takes a privilege. Returns how many
-/// are allowed.
-fn allow_descriptors() -> Outcome<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a whole structure of the type that the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    let hard = limit.rlim_max;
-    for wanted in [hard.max(100_000), hard] {
-        let limit = libc::rlimit { rlim_cur: wanted, rlim_max: wanted };
-        // SAFETY: as above; the call only reads.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0 {
-            return Ok(wanted);
-        }
-    }
-    Err(std::io::Error::last_os_error().into())
 }

@@ -31,11 +31,12 @@ struct Server {
 }
 
 pub fn run(orders: &Orders) -> Outcome<Report> {
+    let helper = super::idle::accept(orders)?;
     let mut server = Server::new(orders, listening(orders)?)?;
     say("ready")?;
     let began = Instant::now();
     server.serve()?;
-    Ok(Report::own(server.moved, began))
+    Ok(Report::own(server.moved, began).holding(helper).holding(server))
 }
 
 /// The listening socket that the orders want.

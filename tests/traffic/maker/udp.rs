@@ -36,6 +36,8 @@ struct Clients {
     epoll: Epoll,
     places: Vec<Option<Conversation>>,
     moved: Moved,
+    /// Conversations without any answer.
+    failed: u64,
 }
 
 /// `rate` questions a second for `milliseconds` over `sockets` sockets in turn, `connected` or not. After `length`
@@ -52,6 +54,7 @@ pub fn clients(orders: &Orders) -> Outcome<Report> {
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
         places: (0..sockets).map(|_| None).collect(),
         moved: Moved::default(),
+        failed: 0,
     };
     say("ready")?;
     wait_for_line()?;
@@ -70,7 +73,9 @@ pub fn clients(orders: &Orders) -> Outcome<Report> {
         }
         clients.hear(left)?;
     }
-    Ok(Report::own(clients.moved, began))
+    let unanswered = clients.places.iter().flatten().filter(|conversation| conversation.answered == 0);
+    let failed = clients.failed + unanswered.count() as u64;
+    Ok(Report { failed, ..Report::own(clients.moved, began) }.holding(clients.places))
 }
 
 impl Clients {
@@ -93,7 +98,10 @@ impl Clients {
                 self.places[place] = Some(waiting);
                 return Ok(());
             }
-            _ => self.open(place)?,
+            given_up => {
+                self.failed += u64::from(given_up.is_some_and(|conversation| conversation.answered == 0));
+                self.open(place)?
+            }
         };
         let sent = match self.is_connected {
             true => conversation.socket.send(&self.question),

@@ -1,0 +1,276 @@
+//! A short version of `scripts/accuracy`: representative scenarios of a few seconds, for their bytes only.
+//!
+//! Needs root, ip, nft, ping, tcpdump and ss. Where these are missing the tests say so and do nothing, unless
+//! CAPTURE_REQUIRE_ALL=1.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
+
+#[path = "../traffic/lab.rs"]
+#[allow(dead_code, reason = "the program and the tests of traffic use the rest of it")]
+mod lab;
+
+use lab::{built_example, die_with_this};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, RwLock};
+use std::time::{Duration, Instant};
+
+/// When a test gives up on what should long have happened.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program, built like this one.
+fn program() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let built = || {
+        // Built here once, not by several programs at a time.
+        lab::traffic_maker();
+        built_example("accuracy")
+    };
+    PROGRAM.get_or_init(built).clone()
+}
+
+/// Whether a test can run; fails where it must.
+fn can_run() -> bool {
+    let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
+    let tools = ["ip", "nft", "ping", "tcpdump", "ss"];
+    if nix::unistd::geteuid().is_root() && tools.into_iter().all(has_tool) {
+        return true;
+    }
+    let is_required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert!(!is_required, "root and {tools:?} are required");
+    eprintln!("not run: needs root and {tools:?}");
+    false
+}
+
+/// What a scenario came to: bytes, but for the last three.
+#[derive(Debug)]
+struct Figures {
+    truth: u64,
+    right: u64,
+    wrong: u64,
+    wrong_unflagged: u64,
+    /// With an owner or without.
+    seen: u64,
+    lost: u64,
+    connections: u64,
+    failed: u64,
+    /// Percent of the bytes of that end which has the least.
+    least_right: f64,
+}
+
+/// Plays a scenario for so many seconds.
+fn play(scenario: &str, length: &str) -> Figures {
+    // Where it may, it goes before whatever else the machine does.
+    let mut command = Command::new("nice");
+    command.args(["-n", "-20"]).arg(program());
+    command.args(["--figures", "--bytes-only", "--seconds", length, "--scenario", scenario]);
+    let output = die_with_this(command).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{scenario}: {}: {text}{errors}", output.status);
+    let words: Vec<&str> = text.trim_end().split('\t').collect();
+    assert_eq!((words.len(), words[0]), (10, scenario), "{text}");
+    let number = |at: usize| words[at].parse::<u64>().unwrap();
+    Figures {
+        truth: number(1),
+        right: number(2),
+        wrong: number(3),
+        wrong_unflagged: number(4),
+        seen: number(5),
+        lost: number(6),
+        connections: number(7),
+        failed: number(8),
+        least_right: words[9].parse().unwrap(),
+    }
+}
+
+/// Whether a scenario leaves room for others.
+enum Pace {
+    Beside,
+    Alone,
+}
+
+/// What must come of a short play, whatever else the machine does.
+struct Floor {
+    /// Least true bytes: fewer would say nothing.
+    truth: u64,
+    /// Least percentage that is right: of the bytes of each end, or, with `once`, of all.
+    right: f64,
+    /// Most percentage that is wrong.
+    wrong: f64,
+    /// Whether wrong bytes that are flagged as not certain are excused.
+    flag_excuses: bool,
+    /// Whether others may play beside it.
+    pace: Pace,
+    /// Whether it watches many namespaces: then all bytes, credited or not, must not be more than the true ones. Its
+    /// ends share the processors, so that on a busy one all connections of some may be too short to find their owner.
+    once: bool,
+}
+
+/// Ten times as much may lack its owner as in a long play: a process is looked for from its first connections on, and
+/// those of them that were too short are a larger part of a short play.
+const USUAL: Floor =
+    Floor { truth: 1_000_000, right: 90.0, wrong: 0.1, flag_excuses: false, pace: Pace::Beside, once: false };
+const ALONE: Floor = Floor { pace: Pace::Alone, ..USUAL };
+
+/// Plays until one has its floor. Whoever needs all processors for a second lets connections pass unseen, so that a
+/// busy machine takes more than one; what is wrong, counted twice or lost is so however busy it is.
+const PLAYS: usize = 4;
+
+/// Those who move much play alone, others beside one another.
+static BUSY: RwLock<()> = RwLock::new(());
+
+#[track_caller]
+fn holds(scenario: &str, floor: &Floor) {
+    if !can_run() {
+        return;
+    }
+    let play = || {
+        if matches!(floor.pace, Pace::Alone) {
+            let _alone = BUSY.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            return play(scenario, "1");
+        }
+        let _beside = BUSY.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        play(scenario, "2")
+    };
+    for number in 1..=PLAYS {
+        let figures = play();
+        println!("{scenario}: {figures:?}");
+        let wrong = if floor.flag_excuses { figures.wrong_unflagged } else { figures.wrong };
+        let share = |bytes: u64| bytes as f64 * 100.0 / figures.truth as f64;
+        assert!(figures.right <= figures.truth, "{scenario}: no more is right than there was: {figures:?}");
+        assert!(share(wrong) <= floor.wrong, "{scenario}: not much is wrong: {figures:?}");
+        assert!(share(figures.seen) >= 99.0, "{scenario}: each end is watched: {figures:?}");
+        assert!(!floor.once || figures.seen <= figures.truth, "{scenario}: nothing is twice: {figures:?}");
+        assert_eq!(figures.lost, 0, "{scenario}: the tap has kept up: {figures:?}");
+        let right = match floor.once {
+            true => share(figures.right),
+            false => figures.least_right + share(figures.wrong - wrong),
+        };
+        let with_traffic = figures.truth >= floor.truth && figures.failed <= 2 + figures.connections / 100;
+        if with_traffic && right >= floor.right {
+            return;
+        }
+        assert!(number < PLAYS, "{scenario}: enough moves, and enough of it is right: {figures:?}");
+    }
+}
+
+macro_rules! scenarios {
+    ($($name:ident: $scenario:literal $floor:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            holds($scenario, &$floor);
+        })*
+    };
+}
+
+scenarios! {
+    short_connections_of_a_client_root: "short-500" USUAL;
+    short_connections_to_a_server_root: "server-500-v6" USUAL;
+    a_udp_server_with_many_peers_root: "udp-server" Floor { wrong: 0.0, right: 99.0, ..ALONE };
+    udp_over_many_sockets_root: "quic-client" Floor { wrong: 0.0, ..ALONE };
+    loopback_at_both_ends_root: "loopback-short" Floor { wrong: 0.0, ..USUAL };
+    a_prefork_server_root: "prefork" Floor { wrong: 0.0, flag_excuses: true, ..USUAL };
+    the_same_addresses_in_two_namespaces_root: "same-addresses" Floor { right: 45.0, wrong: 0.0, once: true, ..USUAL };
+    a_container_tapped_outside_and_inside_root: "container" Floor { right: 45.0, wrong: 0.0, once: true, ..USUAL };
+    ping_root: "ping" Floor { truth: 10_000, wrong: 0.0, ..USUAL };
+    a_raw_socket_root: "raw" Floor { truth: 100_000, wrong: 0.0, ..USUAL };
+    bulk_root: "bulk-tcp-v4-send" Floor { truth: 10_000_000, right: 99.0, wrong: 0.0, ..ALONE };
+}
+
+/// The program at work, with all that it has started so far.
+struct AtWork {
+    program: Child,
+    /// Process ids with the times of their starts.
+    descendants: BTreeSet<(i32, u64)>,
+}
+
+/// Starts the program, and waits until it is so far: so many namespaces, and so many processes of its own.
+fn at_work(namespaces: usize, processes: usize) -> AtWork {
+    let mut command = Command::new(program());
+    command.args(["--bytes-only", "--seconds", "30", "--scenario", "prefork"]);
+    let mut command = die_with_this(command);
+    let program = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let pid = program.id() as i32;
+    let mut work = AtWork { program, descendants: BTreeSet::new() };
+    wait_until("it works", || {
+        work.descendants = descendants(pid);
+        namespaces_of(&work.descendants).len() >= namespaces && work.descendants.len() >= processes
+    });
+    work
+}
+
+/// The living descendants of a process.
+fn descendants(of: i32) -> BTreeSet<(i32, u64)> {
+    let all: Vec<(i32, i32, u64)> = procfs::process::all_processes()
+        .unwrap()
+        .filter_map(|process| process.ok()?.stat().ok())
+        .filter(|stat| stat.state != 'Z')
+        .map(|stat| (stat.pid, stat.ppid, stat.starttime))
+        .collect();
+    let mut found = BTreeSet::new();
+    let mut parents = vec![of];
+    while let Some(parent) = parents.pop() {
+        for &(pid, _, started) in all.iter().filter(|process| process.1 == parent) {
+            found.insert((pid, started));
+            parents.push(pid);
+        }
+    }
+    found
+}
+
+/// Whether a process still lives.
+fn lives(&(pid, started): &(i32, u64)) -> bool {
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+    stat.is_ok_and(|stat| stat.starttime == started && stat.state != 'Z')
+}
+
+/// The network namespaces that one of these processes has named.
+fn namespaces_of(processes: &BTreeSet<(i32, u64)>) -> Vec<String> {
+    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_theirs = |name: &String| {
+        let owner = name.strip_prefix("capture-").and_then(|rest| rest.split('-').next()?.parse().ok());
+        owner.is_some_and(|owner: i32| processes.iter().any(|&(pid, _)| pid == owner))
+    };
+    names.filter(is_theirs).collect()
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Ends the program by a signal; nothing of it may be left. Returns what it ended with.
+fn ends_by(signal: Signal, mut work: AtWork) -> Option<i32> {
+    kill(Pid::from_raw(work.program.id() as i32), signal).unwrap();
+    let status = work.program.wait().unwrap();
+    if signal != Signal::SIGKILL {
+        // It is gone only after all else.
+        assert_eq!(namespaces_of(&work.descendants), [""; 0], "{signal}");
+    }
+    wait_until("its processes are gone", || !work.descendants.iter().any(lives));
+    wait_until("its namespaces are gone", || namespaces_of(&work.descendants).is_empty());
+    status.code()
+}
+
+#[test]
+fn interrupted_it_leaves_nothing_root() {
+    if !can_run() {
+        return;
+    }
+    // While it makes its hosts; while there is traffic, with the keeper's two, the server's nine and the client.
+    for (namespaces, processes) in [(1, 2), (2, 2), (2, 12)] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+            let code = ends_by(signal, at_work(namespaces, processes));
+            assert_eq!(code, (signal != Signal::SIGKILL).then_some(128 + signal as i32));
+        }
+    }
+}
