@@ -517,9 +517,9 @@ typedef struct CaptureStats {
     uint64_t connections_checked;
     // Those of which the capture had seen less than the socket had carried: packets were lost.
     uint64_t connections_short;
-    // Bytes that were missing of these, at the least. They were credited to the owner of the connection a second or
-    // two after its end, and are contained in the other figures of bytes with and without owners, but not in
-    // `frame_bytes`.
+    // Bytes that were missing of these, at the least. They are credited to the owner of the connection a second or two
+    // after its end, and are contained in the other figures of bytes with and without owners (`bytes_owner_ended` when
+    // the process was reported as ended before), but not in `frame_bytes`.
     uint64_t bytes_completed;
     // Ends of connections that were not told of because too many came at once; these were not checked.
     uint64_t ends_lost;

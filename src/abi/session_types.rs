@@ -336,9 +336,9 @@ pub struct CaptureStats {
     pub connections_checked: u64,
     /// Those of which the capture had seen less than the socket had carried: packets were lost.
     pub connections_short: u64,
-    /// Bytes that were missing of these, at the least. They were credited to the owner of the connection a second or
-    /// two after its end, and are contained in the other figures of bytes with and without owners, but not in
-    /// `frame_bytes`.
+    /// Bytes that were missing of these, at the least. They are credited to the owner of the connection a second or two
+    /// after its end, and are contained in the other figures of bytes with and without owners (`bytes_owner_ended` when
+    /// the process was reported as ended before), but not in `frame_bytes`.
     pub bytes_completed: u64,
     /// Ends of connections that were not told of because too many came at once; these were not checked.
     pub ends_lost: u64,
