@@ -8,13 +8,14 @@ use crate::namespace::{Follower, enter};
 use crate::netlink::{Ended, InetDiag, InetSocket, TcpTotals};
 use crate::sync::Mutex;
 use nix::Result;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// Notices that may wait for the capture thread, some 140 bytes each.
+/// Notices that may wait for the capture thread, some 100 bytes each.
 const LIMIT: usize = 65_536;
 
 /// Time between two readings, so that notices are read several at a time and the thread is not woken for each.
@@ -181,24 +182,26 @@ impl EndedReader {
         if self.rest(now).is_some() {
             return;
         }
+        let mut watched: Vec<PollFd<'_>> =
+            self.descriptors().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        if !poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+        let ready: Vec<bool> = watched.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+        self.next = now + REST;
         let EndedReader { sources, queue, batch, .. } = self;
-        sources.retain_mut(|source| match source.read(batch) {
-            Ok(0) => true,
-            Ok(lost) => {
-                queue.lost.fetch_add(lost, Ordering::Relaxed);
-                true
+        let mut ready = ready.into_iter();
+        sources.retain_mut(|source| {
+            if ready.next() == Some(false) {
+                return true;
             }
-            Err(errno) => {
-                warn!("what ended connections carried is not told any more: {errno}");
-                false
-            }
+            let read = source.read(batch);
+            queue.lost.fetch_add(*read.as_ref().unwrap_or(&0), Ordering::Relaxed);
+            read.inspect_err(|errno| warn!("connections that end are not told of any more: {errno}")).is_ok()
         });
-        if !batch.is_empty() {
-            if !queue.add(batch) {
-                let now = Timestamp::now();
-                sources.iter_mut().for_each(|source| source.all_told_since = now);
-            }
-            self.next = now + REST;
+        if !queue.add(batch) {
+            let now = Timestamp::now();
+            sources.iter_mut().for_each(|source| source.all_told_since = now);
         }
     }
 
