@@ -80,7 +80,10 @@ class Stats(ctypes.Structure):
         ("bytes_ambiguous", c_uint64), ("bytes_not_permitted", c_uint64), ("bytes_queue_full", c_uint64),
         ("bytes_fragment", c_uint64), ("bytes_not_local", c_uint64), ("bytes_no_ports", c_uint64),
         ("bytes_owner_ended", c_uint64), ("bytes_unreadable", c_uint64), ("processes_skipped", c_uint64),
-        ("update_ns", c_uint64), ("missing_capabilities", c_uint64),
+        ("update_ns", c_uint64), ("missing_capabilities", c_uint64), ("first_packets", c_uint64),
+        ("first_found", c_uint64), ("first_too_late", c_uint64), ("first_not_found", c_uint64),
+        ("first_crowded_out", c_uint64), ("first_forgotten", c_uint64), ("connections_checked", c_uint64),
+        ("connections_short", c_uint64), ("bytes_completed", c_uint64), ("ends_lost", c_uint64),
     ]
 
 

@@ -498,6 +498,31 @@ typedef struct CaptureStats {
     uint64_t update_ns;
     // Capabilities that would bring more, one bit for each number in capability.h: bit 13 is CAP_NET_RAW.
     uint64_t missing_capabilities;
+    // First packets of flows that were seen as they came, before the capture's batch: their owner is then looked for
+    // while the socket lives. When there are too many only a part is, and the rest is left to a later search.
+    uint64_t first_packets;
+    // Owners found so; a connection within the machine has one at each end.
+    uint64_t first_found;
+    // Flows whose socket was gone already, or that never had one.
+    uint64_t first_too_late;
+    // Flows whose socket was there, but not its process where it was likely to be; they are searched for later.
+    uint64_t first_not_found;
+    // First packets not looked at because too many others were waiting.
+    uint64_t first_crowded_out;
+    // Owners found at first packets that were forgotten, for want of room, maybe before they were asked for.
+    uint64_t first_forgotten;
+    // TCP connections seen from their opening on that have ended and whose socket then told how many bytes it had
+    // carried. 0 when connections are not checked: with `devices`, a `filter` or a `savefile`, and where the kernel
+    // does not permit it.
+    uint64_t connections_checked;
+    // Those of which the capture had seen less than the socket had carried: packets were lost.
+    uint64_t connections_short;
+    // Bytes that were missing of these, at the least. They are credited to the owner of the connection a second or two
+    // after its end, and are contained in the other figures of bytes with and without owners (`bytes_owner_ended` when
+    // the process was reported as ended before), but not in `frame_bytes`.
+    uint64_t bytes_completed;
+    // Ends of connections that were not told of because too many came at once; these were not checked.
+    uint64_t ends_lost;
 } CaptureStats;
 
 #ifdef __cplusplus

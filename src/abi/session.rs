@@ -320,5 +320,15 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         processes_skipped: stats.processes_skipped,
         update_ns: stats.update_ns,
         missing_capabilities: stats.missing_capabilities,
+        first_packets: stats.first.packets,
+        first_found: stats.first.found,
+        first_too_late: stats.first.too_late,
+        first_not_found: stats.first.not_found,
+        first_crowded_out: stats.first.crowded_out,
+        first_forgotten: stats.first_forgotten,
+        connections_checked: stats.connections_checked,
+        connections_short: stats.connections_short,
+        bytes_completed: stats.bytes_completed,
+        ends_lost: stats.ends_lost,
     }
 }

@@ -317,6 +317,31 @@ pub struct CaptureStats {
     pub update_ns: u64,
     /// Capabilities that would bring more, one bit for each number in capability.h: bit 13 is CAP_NET_RAW.
     pub missing_capabilities: u64,
+    /// First packets of flows that were seen as they came, before the capture's batch: their owner is then looked for
+    /// while the socket lives. When there are too many only a part is, and the rest is left to a later search.
+    pub first_packets: u64,
+    /// Owners found so; a connection within the machine has one at each end.
+    pub first_found: u64,
+    /// Flows whose socket was gone already, or that never had one.
+    pub first_too_late: u64,
+    /// Flows whose socket was there, but not its process where it was likely to be; they are searched for later.
+    pub first_not_found: u64,
+    /// First packets not looked at because too many others were waiting.
+    pub first_crowded_out: u64,
+    /// Owners found at first packets that were forgotten, for want of room, maybe before they were asked for.
+    pub first_forgotten: u64,
+    /// TCP connections seen from their opening on that have ended and whose socket then told how many bytes it had
+    /// carried. 0 when connections are not checked: with `devices`, a `filter` or a `savefile`, and where the kernel
+    /// does not permit it.
+    pub connections_checked: u64,
+    /// Those of which the capture had seen less than the socket had carried: packets were lost.
+    pub connections_short: u64,
+    /// Bytes that were missing of these, at the least. They are credited to the owner of the connection a second or two
+    /// after its end, and are contained in the other figures of bytes with and without owners (`bytes_owner_ended` when
+    /// the process was reported as ended before), but not in `frame_bytes`.
+    pub bytes_completed: u64,
+    /// Ends of connections that were not told of because too many came at once; these were not checked.
+    pub ends_lost: u64,
 }
 
 /// The bits of C are those of the records.

@@ -1,6 +1,8 @@
 //! The capture thread: waits for frames, runs the pipeline over them, and publishes once a batch.
 
 use super::barrier::Activity;
+use super::completion::CompletionStats;
+use super::ended::EndedQueue;
 use super::ledger::Ledger;
 use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
@@ -9,6 +11,7 @@ use super::resolver::Desk;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
 use crate::model::Timestamp;
+use crate::owner::FirstStats;
 use crate::sync::Mutex;
 use crate::tap::{Tap, TapStats};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -32,6 +35,10 @@ const QUESTIONS_PER_BATCH: usize = 2 * FRAMES_PER_BATCH;
 /// How often to look whether there is room for more questions.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
+/// How long beyond the read timeout a connection that has ended waits to be compared. A packet that is read only later
+/// would count twice, so it is as long as the most that a busy machine may make the kernel's timers late.
+const COMPARE_AFTER: Duration = Duration::from_secs(1);
+
 /// Longest wait when nothing happens, so that old flows are let go on an idle machine, too.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -44,6 +51,8 @@ pub struct CaptureCounts {
     pub flows: FlowStats,
     /// The devices.
     pub tap: TapStats,
+    /// Connections compared.
+    pub completion: CompletionStats,
 }
 
 /// What the capture thread shares with the session.
@@ -54,6 +63,10 @@ pub struct CaptureShared {
     pub desk: Desk,
     /// Waking and waiting.
     pub activity: Activity,
+    /// Connections that have ended.
+    pub ended: Arc<EndedQueue>,
+    /// What the look at first packets has done.
+    pub first: Mutex<FirstStats>,
     /// Counters of the last batch.
     pub counts: Mutex<CaptureCounts>,
     /// Why the capture ended before it was told to.
@@ -76,6 +89,8 @@ impl CaptureShared {
             ledger: Ledger::default(),
             desk: Desk::default(),
             activity: Activity::default(),
+            ended: Arc::default(),
+            first: Mutex::default(),
             counts: Mutex::default(),
             failure: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -142,6 +157,11 @@ impl Capture {
             }
             let began = Instant::now();
             let progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame))?;
+            if !progress.more
+                && let Some(moment) = began.checked_sub(self.latency + COMPARE_AFTER)
+            {
+                self.pipeline.complete(&self.shared.ended, moment);
+            }
             self.publish();
             if progress.ended {
                 info!("the savefile was read to its end");
@@ -197,6 +217,7 @@ impl Capture {
             frames: self.pipeline.counts(),
             flows: self.pipeline.flow_stats(),
             tap: self.tap.stats(),
+            completion: self.pipeline.completion_stats(),
         };
     }
 

@@ -1,6 +1,7 @@
 //! The thread that looks at the first packets of flows: finds their owners while the sockets live, and leaves them for
 //! the resolver.
 
+use super::ended::EndedReader;
 use super::governor::Governor;
 use super::introduce::Introducer;
 use super::ledger::Ledger;
@@ -9,7 +10,8 @@ use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
 use crate::netlink::{Happening, InetDiag, ProcessEvent, ProcessEvents};
-use crate::owner::{FirstLook, Hints, Side};
+use crate::owner::{FirstLook, FirstStats, Hints, Side};
+use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPackets};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -50,11 +52,13 @@ pub struct First {
     pub governor: Governor,
     /// The other namespaces that are captured in.
     pub follower: Follower,
+    /// Reads which connections have ended, where that is wanted and told.
+    pub ended: Option<EndedReader>,
 }
 
 impl First {
     /// Looks until `stopping` is set and the bell rung.
-    pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger) {
+    pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger, stats: &Mutex<FirstStats>) {
         let mut due = None;
         let mut governed = Instant::now();
         // What is due in a moment is due then, not with other timers.
@@ -72,6 +76,10 @@ impl First {
             let introducer = &mut self.introducer;
             due = self.look.look(Instant::now(), |_, owner| introducer.introduce(owner.process, ledger));
             self.meet(now);
+            *stats.lock() = self.look.stats();
+            if let Some(ended) = &mut self.ended {
+                ended.read(Instant::now());
+            }
             if now.saturating_duration_since(governed) >= GOVERNING_INTERVAL {
                 self.govern(now.saturating_duration_since(governed));
                 self.follow_namespaces();
@@ -85,10 +93,17 @@ impl First {
         let bell = std::iter::once(self.bell.as_fd());
         let events = self.events.as_ref().map(AsFd::as_fd);
         let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
-        let mut watched: Vec<PollFd<'_>> =
-            bell.chain(events).chain(sockets).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let patience =
-            due.map_or(IDLE_WAIT, |due| due.saturating_duration_since(Instant::now()).min(IDLE_WAIT));
+        let now = Instant::now();
+        let rest = self.ended.as_ref().and_then(|ended| ended.rest(now));
+        let ended = self.ended.iter().filter(|_| rest.is_none()).flat_map(EndedReader::descriptors);
+        let mut watched: Vec<PollFd<'_>> = bell
+            .chain(events)
+            .chain(sockets)
+            .chain(ended)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let due = due.map(|due| due.saturating_duration_since(now));
+        let patience = due.into_iter().chain(rest).fold(IDLE_WAIT, Duration::min);
         match ppoll(&mut watched, Some(TimeSpec::from_duration(patience)), None) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno),
@@ -133,6 +148,9 @@ impl First {
     }
 
     fn follow_namespaces(&mut self) {
+        if let Some(ended) = &mut self.ended {
+            ended.follow_namespaces();
+        }
         let changes = self.follower.changes();
         for gone in &changes.gone {
             self.sockets.retain(|(namespace, _)| namespace != gone);

@@ -6,6 +6,8 @@
 
 mod barrier;
 mod capture;
+mod completion;
+mod ended;
 mod first;
 mod governor;
 mod introduce;

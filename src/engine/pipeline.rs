@@ -3,6 +3,8 @@
 //! It belongs to the capture thread. Per frame it takes no lock, makes no system call and allocates nothing but
 //! room for packets that are to be delivered; everything shared is touched once a batch, in [`Pipeline::publish`].
 
+use super::completion::{Completion, CompletionStats};
+use super::ended::EndedQueue;
 use super::ledger::{Books, Ledger};
 use super::packets::{PacketBatch, PacketQueue};
 use super::resolver::{Answer, Request};
@@ -14,6 +16,7 @@ use crate::model::{
 };
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Flows kept that left the table while their owner was being looked for, and flows that wait for the question who
 /// owns them; of each at most so many.
@@ -52,6 +55,7 @@ pub struct Pipeline {
     orphans: HashMap<FlowId, Departed, foldhash::fast::RandomState>,
     /// Flows that found the queue of questions full, the oldest first.
     turned_away: VecDeque<FlowId>,
+    completion: Completion,
     latest: Timestamp,
     swept: Timestamp,
 }
@@ -75,6 +79,7 @@ impl Pipeline {
             without_flow: [0; Unowned::COUNT],
             orphans: HashMap::default(),
             turned_away: VecDeque::new(),
+            completion: Completion::default(),
             latest: Timestamp::default(),
             swept: Timestamp::default(),
         })
@@ -254,6 +259,17 @@ impl Pipeline {
                 Err(reason) => books.count_unowned(reason, orphan.pending.bytes()),
             }
         }
+    }
+
+    /// Compares connections that have ended before `moment`, up to which all that was captured has been counted.
+    pub fn complete(&mut self, ended: &EndedQueue, moment: Instant) {
+        self.completion.take_in(ended.take(self.completion.room()));
+        self.completion.compare(&mut self.flows, moment);
+    }
+
+    /// What comparing ended connections has brought.
+    pub fn completion_stats(&self) -> CompletionStats {
+        self.completion.stats()
     }
 
     /// What was counted before any flow.

@@ -1,6 +1,7 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
 use super::capture::{Capture, CaptureShared};
+use super::ended::EndedReader;
 use super::first::{First, open_events};
 use super::governor::Governor;
 use super::introduce::Introducer;
@@ -66,6 +67,7 @@ pub struct Session {
     merge: Merge,
     removed: Vec<ProcessRecord>,
     shared: Arc<CaptureShared>,
+    early: Arc<EarlyOwners>,
     packets: Arc<PacketQueue>,
     poll: Arc<Poll>,
     updates: Arc<UpdateCounts>,
@@ -100,6 +102,7 @@ impl Session {
             merge: Merge::default(),
             removed: Vec::new(),
             shared: Arc::new(CaptureShared::new()?),
+            early: Arc::default(),
             packets,
             poll: Arc::new(Poll::new(options.interval)?),
             updates: Arc::default(),
@@ -134,7 +137,7 @@ impl Session {
             false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
         };
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let (early, hints) = (Arc::new(EarlyOwners::default()), Arc::clone(&self.hints));
+        let (early, hints) = (Arc::clone(&self.early), Arc::clone(&self.hints));
         let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
         let known = tap.known_namespaces().clone();
         if tap.is_live() {
@@ -186,13 +189,23 @@ impl Session {
             hints,
             bell: Arc::clone(&self.shared.first_bell),
             governor: Governor::new(Box::new(ThreadMeter)),
+            ended: self.open_ended(known.clone()),
             follower: Follower::new(known),
         };
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-first", move || {
             let _entered = log.enter();
-            first.run(&shared.stopping, &shared.ledger);
+            first.run(&shared.stopping, &shared.ledger, &shared.first);
         })
+    }
+
+    /// What tells of ended connections, where all their packets are to be captured.
+    fn open_ended(&self, known: Known) -> Option<EndedReader> {
+        if !self.options.capture.is_of_everything() {
+            return None;
+        }
+        let opened = EndedReader::open(Follower::new(known), Arc::clone(&self.shared.ended));
+        opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
     }
 
     fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -300,6 +313,7 @@ impl Session {
     pub fn stats_reader(&self) -> StatsReader {
         StatsReader {
             shared: Arc::clone(&self.shared),
+            early: Arc::clone(&self.early),
             packets: Arc::clone(&self.packets),
             log: Arc::clone(&self.log),
             updates: Arc::clone(&self.updates),

@@ -5,6 +5,7 @@ use super::ledger::LedgerTotals;
 use super::packets::PacketQueue;
 use crate::log::Log;
 use crate::model::Undecoded;
+use crate::owner::{EarlyOwners, FirstStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +38,18 @@ pub struct Stats {
     pub flows_waiting: u64,
     /// Bytes with and without an owner.
     pub bytes: LedgerTotals,
+    /// What was found at the first packets of flows, as they came.
+    pub first: FirstStats,
+    /// Owners found so that were forgotten for want of room, maybe before their flow was captured.
+    pub first_forgotten: u64,
+    /// TCP connections whose end showed whether all of their bytes had been captured.
+    pub connections_checked: u64,
+    /// Those of which packets had been lost.
+    pub connections_short: u64,
+    /// Bytes of such packets, at the least, counted with those captured.
+    pub bytes_completed: u64,
+    /// Ends of connections that were not told of because too many came at once; these were not checked.
+    pub ends_lost: u64,
     /// Processes that could not be read or understood.
     pub processes_skipped: u64,
     /// How long the last update took, nanoseconds.
@@ -56,6 +69,7 @@ pub struct UpdateCounts {
 #[derive(Clone)]
 pub struct StatsReader {
     pub(super) shared: Arc<CaptureShared>,
+    pub(super) early: Arc<EarlyOwners>,
     pub(super) packets: Arc<PacketQueue>,
     pub(super) log: Arc<Log>,
     pub(super) updates: Arc<UpdateCounts>,
@@ -66,7 +80,7 @@ impl StatsReader {
     /// The statistics now; those of the capture as of its last batch.
     pub fn read(&self) -> Stats {
         let counts = *self.shared.counts.lock();
-        let (frames, flows, tap) = (counts.frames, counts.flows, counts.tap);
+        let (frames, flows, tap, completion) = (counts.frames, counts.flows, counts.tap, counts.completion);
         Stats {
             frames: frames.frames,
             frame_bytes: frames.bytes,
@@ -81,6 +95,12 @@ impl StatsReader {
             flows_evicted: flows.evicted,
             flows_waiting: self.shared.desk.waiting() as u64,
             bytes: self.shared.ledger.lock().totals(),
+            first: *self.shared.first.lock(),
+            first_forgotten: self.early.evicted(),
+            connections_checked: completion.checked,
+            connections_short: completion.short,
+            bytes_completed: completion.bytes,
+            ends_lost: self.shared.ended.lost(),
             processes_skipped: self.updates.processes_skipped.load(Ordering::Relaxed),
             update_ns: self.updates.update_ns.load(Ordering::Relaxed),
             missing_capabilities: self.missing_capabilities,

@@ -53,7 +53,8 @@ pub struct Flow {
 
 const _: () = assert!(size_of::<Flow>() == 128);
 
-/// A `Binding` without its process, and whether the flow is on the list of those that counted something.
+/// A `Binding` without its process, whether the flow is on the list of those that counted something, and whether it is a
+/// TCP connection of which everything that passed since its opening was to be seen.
 #[derive(Clone, Copy)]
 struct Tie(u8);
 
@@ -63,6 +64,8 @@ impl Tie {
     const OWNED: u8 = 2;
     const UNOWNED: u8 = Tie::OWNED + Quality::COUNT as u8;
     const DIRTY: u8 = 0x80;
+    const WHOLE: u8 = 0x40;
+    const MARKS: u8 = Tie::DIRTY | Tie::WHOLE;
 }
 
 /// The qualities and reasons by their numbers.
@@ -87,7 +90,10 @@ impl Flow {
         Flow {
             key,
             state,
-            tie: Tie(Tie::UNASKED),
+            tie: Tie(match state {
+                FlowState::SynSent | FlowState::SynReceived => Tie::UNASKED | Tie::WHOLE,
+                _ => Tie::UNASKED,
+            }),
             generation,
             pid: 0,
             last: now,
@@ -161,7 +167,7 @@ impl Flow {
     /// What is known of its owner.
     #[inline]
     pub fn binding(&self) -> Binding {
-        match self.tie.0 & !Tie::DIRTY {
+        match self.tie.0 & !Tie::MARKS {
             Tie::UNASKED => Binding::Unasked,
             Tie::ASKED => Binding::Asked,
             code => {
@@ -208,7 +214,7 @@ impl Flow {
 
     #[inline]
     fn is_owned(&self) -> bool {
-        (Tie::OWNED..Tie::UNOWNED).contains(&(self.tie.0 & !Tie::DIRTY))
+        (Tie::OWNED..Tie::UNOWNED).contains(&(self.tie.0 & !Tie::MARKS))
     }
 
     /// Notes that nobody has been asked, or that somebody has.
@@ -222,7 +228,7 @@ impl Flow {
         if self.is_owned() {
             self.start_ticks_or_reported = 0;
         }
-        self.tie = Tie(self.tie.0 & Tie::DIRTY | code);
+        self.tie = Tie(self.tie.0 & Tie::MARKS | code);
     }
 
     /// Marks that it counted something; whether it was not marked before.
@@ -259,9 +265,28 @@ impl Flow {
         };
         *packets = packets.checked_add(1).ok_or(PendingFull)?;
         *bytes += u64::from(wire_len);
+        if flags == TcpFlags::default() {
+            // A later fragment, which has no TCP header, or a header that was cut.
+            self.tie.0 &= !Tie::WHOLE;
+        }
         self.last = now;
         self.state = self.state.next(direction, flags);
         Ok(())
+    }
+
+    /// Whether it is a TCP connection seen from its opening on, both ways, so that what its socket has carried can be
+    /// compared with what was counted. Only the first call says so.
+    pub fn take_whole(&mut self) -> bool {
+        let was_whole = self.tie.0 & Tie::WHOLE != 0;
+        self.tie.0 &= !Tie::WHOLE;
+        let totals = self.totals();
+        was_whole && totals.send_packets > 0 && totals.receive_packets > 0
+    }
+
+    /// Counts bytes that have passed in packets which were not seen.
+    pub(super) fn count_unseen(&mut self, send_bytes: u64, receive_bytes: u64) {
+        self.pending_send_bytes += send_bytes;
+        self.pending_receive_bytes += receive_bytes;
     }
 
     /// Its slot's generation: odd while a flow is in the slot, even while it is vacant.

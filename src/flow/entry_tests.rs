@@ -59,7 +59,7 @@ fn the_tables_follow_the_numbers() {
     for (number, reason) in REASONS.into_iter().enumerate() {
         assert_eq!(reason as usize, number);
     }
-    assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::DIRTY));
+    assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::WHOLE));
 }
 
 #[test]
@@ -72,6 +72,36 @@ fn taken_traffic_stays_in_the_totals() {
     assert_eq!(flow.take_pending(), all);
     assert_eq!((flow.pending(), flow.totals()), (Traffic::default(), all));
     assert_eq!((flow.first(), flow.last(), flow.state()), (Timestamp(5), Timestamp(7), FlowState::TwoWay));
+}
+
+/// A TCP flow that has counted these packets.
+fn connection(packets: &[(Direction, u8)]) -> Flow {
+    let key = FlowKey { protocol: Protocol::TCP, ..*flow().key() };
+    let (direction, flags) = packets[0];
+    let state = FlowState::first(Protocol::TCP, direction, TcpFlags(flags));
+    let mut flow = Flow::new(key, state, Timestamp(5), 1);
+    for &(direction, flags) in packets {
+        flow.count(direction, 100, TcpFlags(flags), Timestamp(6)).unwrap();
+    }
+    flow
+}
+
+#[test]
+fn a_connection_is_whole_once_and_only_from_its_opening_on() {
+    use Direction::{Receive, Send};
+    let opened = [(Send, 0x02), (Receive, 0x12), (Send, 0x10), (Send, 0x11), (Receive, 0x11)];
+    let mut whole = connection(&opened);
+    whole.set_dirty();
+    whole.bind(Err(Unowned::NoHolder));
+    assert!(whole.take_whole());
+    assert!(!whole.take_whole(), "asked before");
+    assert_eq!((whole.binding(), whole.clear_dirty()), (Binding::Unowned(Unowned::NoHolder), true));
+    assert!(connection(&opened[1..]).take_whole(), "the answer to the SYN begins it, too");
+    assert!(!connection(&opened[2..]).take_whole(), "from the middle on");
+    assert!(!connection(&opened[..1]).take_whole(), "one way only");
+    let with_fragment = [&opened[..3], &[(Send, 0)]].concat();
+    assert!(!connection(&with_fragment).take_whole());
+    assert!(!flow().take_whole());
 }
 
 #[test]

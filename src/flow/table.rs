@@ -135,6 +135,16 @@ impl FlowTable {
         Some(FlowId { index, generation: self.slots[index as usize].generation() })
     }
 
+    /// Counts bytes that have passed in packets which were not seen, for a flow that is in the table. They are pending
+    /// like those of a packet, but it stays as old as it is.
+    pub fn count_unseen(&mut self, id: FlowId, send_bytes: u64, receive_bytes: u64) {
+        let Some(flow) = self.get_mut(id) else { return };
+        flow.count_unseen(send_bytes, receive_bytes);
+        if flow.set_dirty() {
+            self.dirty.push(id.index);
+        }
+    }
+
     /// Calls `visit` once for every flow that has counted a packet since the last drain.
     pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow)) {
         for index in self.dirty.drain(..) {

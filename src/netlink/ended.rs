@@ -1,52 +1,43 @@
-//! Notices of sockets that have ended, with what TCP connections carried: the destroy groups of sock_diag(7).
+//! Notices of TCP connections that have ended, with what they carried: the destroy groups of sock_diag(7).
 
 use super::inet_diag::{BY_FAMILY, InetSocket, REPLY, parse as parse_socket};
-use super::message::{attributes, u32_at, u64_at};
+use super::message::{attributes, u64_at};
 use super::socket::Socket;
 use crate::model::Protocol;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// `SKNLGRP_INET_TCP_DESTROY`, `SKNLGRP_INET_UDP_DESTROY` and their IPv6 siblings of linux/sock_diag.h: groups 1 to 4.
-const GROUPS: u32 = 0b1111;
+/// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` of linux/sock_diag.h: groups 1 and 3.
+const GROUPS: u32 = 0b0101;
 /// `INET_DIAG_INFO` and `INET_DIAG_PROTOCOL` of linux/inet_diag.h.
 const INFO: u16 = 2;
 const PROTOCOL: u16 = 10;
 /// No notice is longer.
 const BUFFER: usize = 4 << 10;
 
-/// What a TCP connection carried (`struct tcp_info` of linux/tcp.h). Bytes are those of the stream, without headers.
+/// What a TCP connection carried (`struct tcp_info` of linux/tcp.h). Bytes are those of the stream, without headers;
+/// what was sent or received again counts once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TcpTotals {
-    /// Bytes sent, those sent again included.
-    pub sent_bytes: u64,
-    /// Bytes sent again.
-    pub retransmitted_bytes: u64,
+    /// Bytes that the peer has acknowledged; the FIN counts as one more, and so does the SYN of the end that opened.
+    pub acknowledged_bytes: u64,
     /// Bytes received in order; the peer's FIN counts as one more.
     pub received_bytes: u64,
-    /// Segments sent, those without data included.
-    pub sent_segments: u64,
-    /// Segments received, those without data included.
-    pub received_segments: u64,
 }
 
 impl TcpTotals {
-    /// `None` where the kernel gives less than all of them (before Linux 4.19).
+    /// `None` where the kernel gives less than all of them (before Linux 4.1).
     fn parse(info: &[u8]) -> Option<TcpTotals> {
-        Some(TcpTotals {
-            sent_bytes: u64_at(info, 200)?,
-            retransmitted_bytes: u64_at(info, 208)?,
-            received_bytes: u64_at(info, 128)?,
-            sent_segments: u32_at(info, 136)?.into(),
-            received_segments: u32_at(info, 140)?.into(),
-        })
+        Some(TcpTotals { acknowledged_bytes: u64_at(info, 120)?, received_bytes: u64_at(info, 128)? })
     }
 }
 
-/// Notices of TCP and UDP sockets of one network namespace that have ended; UDP-Lite has none.
+/// Notices of TCP sockets of one network namespace that have ended.
 #[derive(Debug)]
 pub struct Ended {
     socket: Socket,
     buffer: Vec<u8>,
+    /// Notices dropped, as the kernel has counted them so far.
+    dropped: u32,
 }
 
 impl Ended {
@@ -57,28 +48,29 @@ impl Ended {
     /// What the system says; `EPERM` where the kernel wants CAP_NET_ADMIN for it.
     pub fn open() -> nix::Result<Ended> {
         let socket = Socket::for_notices(libc::NETLINK_SOCK_DIAG, GROUPS)?;
-        Ok(Ended { socket, buffer: vec![0; BUFFER] })
+        Ok(Ended { socket, buffer: vec![0; BUFFER], dropped: 0 })
     }
 
     /// Hands on the notices that are there, without blocking; the descriptor stays readable while there are more.
-    /// Returns whether the kernel had to drop some for want of room.
+    /// Returns how many the kernel has dropped for want of room since the last reading.
     ///
     /// The kernel tells neither inode nor user any more: both are 0. The cookie is what the socket always had. A socket
-    /// that becomes a TIME_WAIT row ends then, and the row's end is not told. Totals come with TCP.
+    /// that becomes a TIME_WAIT row ends then, and the row's end is not told. Sockets that listened are told, too.
     ///
     /// # Errors
     /// What the system says of the socket.
-    pub fn read(
-        &mut self,
-        mut each: impl FnMut(&InetSocket, Protocol, Option<TcpTotals>),
-    ) -> nix::Result<bool> {
+    pub fn read(&mut self, mut each: impl FnMut(&InetSocket, &TcpTotals)) -> nix::Result<u32> {
         self.socket.notices(&mut self.buffer, |message| {
             if message.kind == BY_FAMILY
-                && let Some((socket, protocol, totals)) = parse(message.payload)
+                && let Some((socket, totals)) = parse(message.payload)
             {
-                each(&socket, protocol, totals);
+                each(&socket, &totals);
             }
-        })
+        })?;
+        let dropped = self.socket.dropped()?;
+        let new = dropped.wrapping_sub(self.dropped);
+        self.dropped = dropped;
+        Ok(new)
     }
 }
 
@@ -88,19 +80,18 @@ impl AsFd for Ended {
     }
 }
 
-/// A notice is a `struct inet_diag_msg` with the protocol among its attributes.
-fn parse(payload: &[u8]) -> Option<(InetSocket, Protocol, Option<TcpTotals>)> {
+/// A notice is a `struct inet_diag_msg` with the protocol and what was carried among its attributes.
+fn parse(payload: &[u8]) -> Option<(InetSocket, TcpTotals)> {
     let socket = parse_socket(payload)?;
-    let (mut protocol, mut totals) = (None, None);
+    let (mut is_tcp, mut totals) = (false, None);
     for (kind, value) in attributes(payload.get(REPLY..)?) {
         match kind {
-            PROTOCOL => protocol = value.first().copied().map(Protocol),
+            PROTOCOL => is_tcp = value.first() == Some(&Protocol::TCP.0),
             INFO => totals = TcpTotals::parse(value),
             _ => {}
         }
     }
-    // Of what is announced only TCP has the latter.
-    Some((socket, protocol?, totals))
+    Some((socket, totals.filter(|_| is_tcp)?))
 }
 
 #[cfg(test)]

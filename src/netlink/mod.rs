@@ -17,4 +17,4 @@ pub(crate) use message::{
 pub(crate) use socket::{Socket, attach_filter};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

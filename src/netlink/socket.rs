@@ -97,6 +97,27 @@ impl Socket {
         }
         Ok(lost)
     }
+
+    /// How many notices the kernel has dropped for want of room, modulo 2^32.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn dropped(&self) -> nix::Result<u32> {
+        const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+        let mut figures = [0u32; DROPS + 1];
+        let mut length = size_of_val(&figures) as libc::socklen_t;
+        // SAFETY: the kernel writes no more than `length` bytes, which the array has, and the length written.
+        let status = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                figures.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(status).map(|_| figures[DROPS])
+    }
 }
 
 impl AsFd for Socket {

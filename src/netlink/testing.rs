@@ -1,9 +1,9 @@
-//! What tests of netlink share: network namespaces of their own, and what sockets say of themselves.
+//! What tests of sockets share: network namespaces of their own, and what sockets say of themselves.
 
 use std::os::fd::AsRawFd;
 
 /// Runs a test in a thread that is alone in its network namespace, with loopback, if that is permitted.
-pub(super) fn alone(test: impl FnOnce() + Send) {
+pub(crate) fn alone(test: impl FnOnce() + Send) {
     let run = || {
         if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
             assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");

@@ -72,6 +72,11 @@ impl TapOptions {
         self.filter.as_deref().map_or(Ok(()), check_filter)
     }
 
+    /// Whether every packet on every usable device is meant.
+    pub fn is_of_everything(&self) -> bool {
+        self.every_device() && self.filter.as_deref().unwrap_or_default().trim().is_empty()
+    }
+
     /// Whether every usable device is meant.
     pub(super) fn every_device(&self) -> bool {
         self.devices.is_empty() || self.devices.iter().any(|name| name == "any")
@@ -134,6 +139,21 @@ mod tests {
         assert!(refused(|o| o.timeout = Duration::from_secs(61)).contains("61s"));
         assert!(refused(|o| o.filter = Some("tcp\0port 1".into())).contains("NUL"));
         assert!(refused(|o| o.devices = vec!["lo\0".into()]).contains("NUL"));
+    }
+
+    #[test]
+    fn a_filter_or_a_device_leaves_something_out() {
+        let with = |devices: &[&str], filter: Option<&str>| TapOptions {
+            devices: devices.iter().map(|name| (*name).into()).collect(),
+            filter: filter.map(Into::into),
+            ..TapOptions::default()
+        };
+        for all in [with(&[], None), with(&[], Some(" ")), with(&["any"], None), with(&["lo", "any"], None)] {
+            assert!(all.is_of_everything(), "{all:?}");
+        }
+        for part in [with(&["lo"], None), with(&[], Some("tcp")), with(&["any"], Some("port 1"))] {
+            assert!(!part.is_of_everything(), "{part:?}");
+        }
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn structures() -> Vec<Frozen> {
             packet: 24, "CapturePacketHandler";
             packet_limit: 32, "uint64_t";
         }),
-        frozen!(CaptureStats, 256, {
+        frozen!(CaptureStats, 336, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -180,6 +180,16 @@ fn structures() -> Vec<Frozen> {
             processes_skipped: 232, "uint64_t";
             update_ns: 240, "uint64_t";
             missing_capabilities: 248, "uint64_t";
+            first_packets: 256, "uint64_t";
+            first_found: 264, "uint64_t";
+            first_too_late: 272, "uint64_t";
+            first_not_found: 280, "uint64_t";
+            first_crowded_out: 288, "uint64_t";
+            first_forgotten: 296, "uint64_t";
+            connections_checked: 304, "uint64_t";
+            connections_short: 312, "uint64_t";
+            bytes_completed: 320, "uint64_t";
+            ends_lost: 328, "uint64_t";
         }),
     ]
 }

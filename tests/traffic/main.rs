@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod ended;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
 
@@ -40,8 +41,13 @@ struct Watch {
 impl Watch {
     /// Opens a session; the calling thread is on the host from then on.
     fn on(lab: &Lab, host: Host) -> Watch {
+        Watch::with(lab, host, Options::default())
+    }
+
+    /// The same with options of one's own.
+    fn with(lab: &Lab, host: Host, options: Options) -> Watch {
         lab.enter(host);
-        let session = Session::open(Options::default()).unwrap();
+        let session = Session::open(options).unwrap();
         Watch { session, removed: HashMap::new() }
     }
 
@@ -59,6 +65,17 @@ impl Watch {
         let all = self.session.processes().chain(self.removed.values());
         let with_traffic = all.filter(|record| !record.traffic.is_empty());
         with_traffic.map(|record| (record.sample.id.pid, record.traffic)).collect()
+    }
+
+    /// Updates until the traffic of the processes is as it is wanted.
+    #[track_caller]
+    fn wait_for_traffic(&mut self, wanted: impl Fn(&HashMap<i32, Traffic>) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !wanted(&self.traffic()) {
+            assert!(Instant::now() < deadline, "{:?}", self.traffic());
+            std::thread::sleep(Duration::from_millis(50));
+            self.update();
+        }
     }
 
     /// Updates until a process has all of its bytes and no other has any; fails when that does not come true.

@@ -1,0 +1,206 @@
+//! Tests with made-up connections: what passed unseen is counted once, and never more than that.
+
+use super::*;
+use crate::model::{Direction, Endpoint, Namespace, Protocol, TcpFlags, Timestamp, Traffic};
+use Direction::{Receive, Send};
+use std::time::Duration;
+
+const SECOND: u64 = 1_000_000_000;
+/// When the connections of the tests begin, and when their ends are told.
+const BEGIN: Timestamp = Timestamp(100 * SECOND);
+const TOLD: Timestamp = Timestamp(110 * SECOND);
+/// Headers of IPv4, with a link header and time stamps, as the wire has them.
+const WIRE_HEADERS: u32 = 66;
+
+fn key(port: u16) -> FlowKey {
+    FlowKey {
+        local: Endpoint::new(Address::v4([10, 0, 0, 1]), port),
+        remote: Endpoint::new(Address::v4([10, 0, 0, 2]), 80),
+        protocol: Protocol::TCP,
+        namespace: Namespace::HOME,
+    }
+}
+
+struct Bench {
+    flows: FlowTable,
+    completion: Completion,
+    start: Instant,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench {
+            flows: FlowTable::new(64).unwrap(),
+            completion: Completion::default(),
+            start: Instant::now() + Duration::from_secs(1000),
+        }
+    }
+
+    fn packet(&mut self, key: &FlowKey, direction: Direction, flags: u8, payload: u32, time: Timestamp) {
+        self.flows.record(key, direction, WIRE_HEADERS + payload, TcpFlags(flags), time);
+    }
+
+    /// A connection seen from its opening to its end, with this payload in packets of 1,000 bytes each way.
+    fn connection(&mut self, key: &FlowKey, sent: u32, received: u32, begin: Timestamp) {
+        for (direction, flags) in [(Send, 0x02), (Receive, 0x12), (Send, 0x10)] {
+            self.packet(key, direction, flags, 0, begin);
+        }
+        for _ in 0..sent / 1000 {
+            self.packet(key, Send, 0x18, 1000, begin);
+        }
+        for _ in 0..received / 1000 {
+            self.packet(key, Receive, 0x18, 1000, begin);
+        }
+        for (direction, flags) in [(Send, 0x11), (Receive, 0x11), (Send, 0x10)] {
+            self.packet(key, direction, flags, 0, begin);
+        }
+    }
+
+    fn end(&self, key: FlowKey, sent: u64, received: u64) -> Connection {
+        let carried = Some(Carried { sent, received });
+        Connection { key, carried, told: TOLD, told_at: self.start, all_told_since: Timestamp(0) }
+    }
+
+    /// Takes in ends and compares them all.
+    fn compare(&mut self, ends: Vec<Connection>) -> CompletionStats {
+        self.completion.take_in(ends);
+        self.completion.compare(&mut self.flows, self.start + Duration::from_nanos(1));
+        self.completion.stats()
+    }
+
+    fn totals(&self, key: &FlowKey) -> Traffic {
+        let id = self.flows.find(key).unwrap();
+        self.flows.get(id).unwrap().totals()
+    }
+}
+
+fn stats(checked: u64, short: u64, bytes: u64) -> CompletionStats {
+    CompletionStats { checked, short, bytes }
+}
+
+#[test]
+fn nothing_is_added_to_what_was_seen_whole() {
+    let mut bench = Bench::new();
+    bench.connection(&key(1), 5_000, 20_000, BEGIN);
+    // Sent again, and seen twice.
+    bench.connection(&key(2), 8_000, 20_000, BEGIN);
+    let before = [key(1), key(2)].map(|key| bench.totals(&key));
+    let ends = vec![bench.end(key(1), 5_000, 20_000), bench.end(key(2), 5_000, 20_000)];
+    assert_eq!(bench.compare(ends), stats(2, 0, 0));
+    assert_eq!([key(1), key(2)].map(|key| bench.totals(&key)), before);
+}
+
+#[test]
+fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
+    let mut bench = Bench::new();
+    bench.connection(&key(1), 5_000, 20_000, BEGIN);
+    let before = bench.totals(&key(1));
+    bench.flows.drain_dirty(|_, flow| assert_eq!(flow.take_pending(), before));
+    // One direction lacks 90,000 bytes; of the 26 packets seen that way each may have had up to 26 bytes more.
+    let end = bench.end(key(1), 5_000, 110_000);
+    let stats = bench.compare(vec![end]);
+    let most = 90_000;
+    let least = most - 26 * before.receive_packets;
+    assert_eq!((stats.checked, stats.short, stats.bytes), (1, 1, least));
+    let after = bench.totals(&key(1));
+    assert_eq!(after, Traffic { receive_bytes: before.receive_bytes + least, ..before });
+    assert!(after.receive_bytes >= 110_000, "no less than the payload");
+    let mut pending = Vec::new();
+    bench.flows.drain_dirty(|_, flow| pending.push(flow.take_pending()));
+    assert_eq!(pending, [Traffic { receive_bytes: least, ..Traffic::default() }]);
+    // Whoever tells again brings nothing more.
+    assert_eq!(bench.compare(vec![end]), stats);
+    assert_eq!(bench.totals(&key(1)), after);
+}
+
+#[test]
+fn headers_are_those_of_the_version_of_ip() {
+    let mut bench = Bench::new();
+    let six = |last| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+    let key = FlowKey { local: Endpoint::new(six(1), 1), remote: Endpoint::new(six(2), 80), ..key(1) };
+    bench.connection(&key, 0, 0, BEGIN);
+    // Four packets of 66 bytes were sent; with IPv6 they can have held six bytes each.
+    let ends = vec![bench.end(key, 4 * 6 + 100, 0)];
+    assert_eq!(bench.compare(ends), stats(1, 1, 100));
+}
+
+#[test]
+fn a_connection_waits_until_all_of_it_has_been_read() {
+    let mut bench = Bench::new();
+    bench.connection(&key(1), 1_000, 0, BEGIN);
+    bench.completion.take_in(vec![bench.end(key(1), 50_000, 0)]);
+    bench.completion.compare(&mut bench.flows, bench.start);
+    assert_eq!(bench.completion.stats(), stats(0, 0, 0));
+    // The rest is read.
+    for _ in 0..49 {
+        bench.packet(&key(1), Send, 0x18, 1000, BEGIN);
+    }
+    assert_eq!(bench.compare(Vec::new()), stats(1, 0, 0));
+}
+
+#[test]
+fn only_what_was_seen_from_its_opening_on_is_compared() {
+    let mut bench = Bench::new();
+    bench.packet(&key(1), Send, 0x18, 1_000, BEGIN);
+    bench.packet(&key(1), Receive, 0x10, 0, BEGIN);
+    bench.packet(&key(2), Receive, 0x02, 0, BEGIN);
+    // Of one that was reset the socket may not be told of.
+    for (direction, flags) in [(Send, 0x02), (Receive, 0x12), (Send, 0x10), (Send, 0x14)] {
+        bench.packet(&key(3), direction, flags, 0, BEGIN);
+    }
+    let ends = [1, 2, 3, 4].map(|port| bench.end(key(port), 50_000, 0)).to_vec();
+    assert_eq!(bench.compare(ends), stats(0, 0, 0));
+}
+
+#[test]
+fn another_connection_between_the_same_endpoints_is_not_taken_for_the_one_that_ended() {
+    let mut bench = Bench::new();
+    // It began after the notice had come.
+    bench.connection(&key(1), 1_000, 0, Timestamp(TOLD.0 + 1));
+    // Two have ended, and it is one of them.
+    bench.connection(&key(2), 1_000, 0, BEGIN);
+    // It has ended itself before the other was told of, whose socket had been kept.
+    bench.connection(&key(3), 1_000, 0, BEGIN);
+    let own = vec![bench.end(key(3), 1_000, 0)];
+    assert_eq!(bench.compare(own), stats(1, 0, 0));
+    let ends = [1, 2, 2, 3].map(|port| bench.end(key(port), 50_000, 0)).to_vec();
+    assert_eq!(bench.compare(ends), stats(1, 0, 0));
+    // The one that began later is compared when it ends.
+    let later = Connection { told: Timestamp(TOLD.0 + SECOND), ..bench.end(key(1), 1_000, 0) };
+    assert_eq!(bench.compare(vec![later]), stats(2, 0, 0));
+}
+
+#[test]
+fn what_cannot_be_judged_leaves_nothing_to_compare_with() {
+    let mut bench = Bench::new();
+    for port in 1..=2 {
+        bench.connection(&key(port), 1_000, 0, BEGIN);
+    }
+    // A notice was lost after this one had begun, and it may have been its own.
+    let lost = Connection { all_told_since: Timestamp(BEGIN.0 + 1), ..bench.end(key(1), 50_000, 0) };
+    let bound_to_a_device = Connection { carried: None, ..bench.end(key(2), 0, 0) };
+    let (again, after) = (bench.end(key(1), 50_000, 0), bench.end(key(2), 50_000, 0));
+    assert_eq!(bench.compare(vec![lost]), stats(0, 0, 0));
+    assert_eq!(bench.compare(vec![bound_to_a_device]), stats(0, 0, 0));
+    assert_eq!(bench.compare(vec![again, after]), stats(0, 0, 0));
+}
+
+#[test]
+fn the_same_endpoints_in_two_namespaces_stay_apart() {
+    let mut bench = Bench::new();
+    let there = FlowKey { namespace: Namespace(1), ..key(1) };
+    bench.connection(&key(1), 1_000, 0, BEGIN);
+    bench.connection(&there, 50_000, 0, BEGIN);
+    let ends = vec![bench.end(there, 50_000, 0), bench.end(key(1), 1_000, 0)];
+    assert_eq!(bench.compare(ends), stats(2, 0, 0));
+}
+
+#[test]
+fn no_more_are_held_than_there_is_room_for() {
+    let mut bench = Bench::new();
+    let end = bench.end(key(1), 1, 1);
+    bench.completion.take_in(vec![end; LIMIT]);
+    assert_eq!(bench.completion.room(), 0);
+    bench.compare(Vec::new());
+    assert_eq!((bench.completion.room(), bench.completion.alike.len()), (LIMIT, 0));
+}

@@ -1,0 +1,157 @@
+//! Connections that have ended, compared with what their sockets carried: what the capture lost is completed, and where
+//! it lost nothing, nothing is added.
+
+use super::lab::{Host, Lab, Maker};
+use super::{V4, V6, Watch, with_lab};
+use capture::config::Options;
+use capture::engine::Stats;
+use capture::model::Traffic;
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
+use std::time::{Duration, Instant};
+
+/// Far beyond the second or two after which connections are compared.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn with(capture: TapOptions) -> Options {
+    Options { capture, ..Options::default() }
+}
+
+impl Watch {
+    /// Updates until the statistics are as they are wanted.
+    #[track_caller]
+    fn wait(&mut self, mut wanted: impl FnMut(&Stats) -> bool) -> Stats {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.update();
+            let stats = self.session.stats_reader().read();
+            if wanted(&stats) {
+                return stats;
+            }
+            assert!(Instant::now() < deadline, "{stats:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// One connection as fast as it goes, captured in a buffer that holds a few frames only.
+fn lost_bytes_are_completed(address: &str, watched: Host) {
+    const BYTES: u64 = 1_000_000_000;
+    with_lab(|lab| {
+        let target =
+            if address.contains(':') { format!("[{address}]:7011") } else { format!("{address}:7011") };
+        lab.count_port(watched, "tcp", 7011);
+        let mut watch = Watch::with(
+            &lab,
+            watched,
+            with(TapOptions {
+                snaplen: TapOptions::MAX_SNAPLEN,
+                buffer_bytes: TapOptions::MIN_BUFFER,
+                ..TapOptions::default()
+            }),
+        );
+        let mut sink = lab.maker(Host::B, "tcp-sink", &target, &[]);
+        let mut source = lab.maker(Host::A, "tcp-source", &target, &[("bytes", BYTES)]);
+        source.start();
+        assert_eq!(source.finish().payload, BYTES);
+        assert_eq!(sink.finish().payload, BYTES);
+        let pid = if watched == Host::A { source.pid() } else { sink.pid() };
+        let truth = lab.counted(watched).both();
+        let stats = watch.wait(|stats| stats.connections_checked == 1);
+        assert!(stats.lost_in_kernel > 0, "the test has brought about no loss: {stats:?}");
+        assert!(stats.connections_short == 1 && stats.bytes_completed > 0, "{stats:?}");
+        // What was compared is credited with the same batch, or the next one.
+        let payload = |traffic: &Traffic| match watched {
+            Host::A => traffic.send_bytes,
+            Host::B => traffic.receive_bytes,
+        };
+        watch.wait_for_traffic(|traffic| traffic.get(&pid).is_some_and(|own| payload(own) >= BYTES));
+        let mut traffic = watch.traffic();
+        let own = traffic.remove(&pid).unwrap();
+        assert!(traffic.is_empty(), "{traffic:?}");
+        assert!(own.send_bytes <= truth.0 && own.receive_bytes <= truth.1, "{own:?}, truth {truth:?}");
+        let seen = payload(&own) - stats.bytes_completed;
+        assert!(seen < BYTES, "what was seen alone is too little");
+        println!("  {address} from {watched:?}: {seen} seen, {} completed; {truth:?}", stats.bytes_completed);
+    });
+}
+
+#[test]
+fn what_was_lost_of_a_sender_is_completed_root() {
+    lost_bytes_are_completed(V4, Host::A);
+}
+
+#[test]
+fn what_was_lost_of_a_receiver_is_completed_root() {
+    lost_bytes_are_completed(V6, Host::B);
+}
+
+/// Makes so many connections, each with a request and a response.
+fn connect(lab: &Lab, target: &str, rate: u64, milliseconds: u64) -> u64 {
+    let numbers = [("rate", rate), ("milliseconds", milliseconds)];
+    let mut clients = lab.maker(Host::A, "tcp-clients", target, &numbers);
+    clients.start();
+    let report = clients.finish();
+    report.processes.iter().map(|process| process.connections).sum()
+}
+
+fn server(lab: &Lab, target: &str) -> Maker {
+    lab.maker(Host::B, "tcp-server", target, &[])
+}
+
+/// Both ends are watched, one of them in another network namespace.
+#[test]
+fn nothing_is_added_where_nothing_was_lost_root() {
+    with_lab(|lab| {
+        let other = format!("/run/netns/{}", lab.name(Host::B)).into();
+        let namespaces = NamespaceChoice::Chosen(vec![other]);
+        let mut watch = Watch::with(&lab, Host::A, with(TapOptions { namespaces, ..TapOptions::default() }));
+        let target = format!("{V4}:7012");
+        let _server = server(&lab, &target);
+        // The other namespace is followed a moment after the opening.
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let (mut before, mut now) = (0, 0);
+        while now - before < 2 {
+            assert!(Instant::now() < deadline, "both ends of a connection were never compared");
+            before = now;
+            assert_eq!(connect(&lab, &target, 10, 100), 1);
+            watch.wait(|stats| stats.connections_checked > before);
+            std::thread::sleep(Duration::from_secs(1));
+            now = watch.session.stats_reader().read().connections_checked;
+        }
+        let made = connect(&lab, &target, 200, 2_000);
+        assert!(made > 300);
+        let stats = watch.wait(|stats| stats.connections_checked >= now + 2 * made);
+        assert_eq!(stats.connections_checked, now + 2 * made);
+        assert_eq!(stats.lost_in_kernel, 0);
+        assert_eq!((stats.connections_short, stats.bytes_completed, stats.ends_lost), (0, 0, 0), "{stats:?}");
+        // First packets were looked at, too; how many in time depends on how busy the machine is.
+        let first = stats.first;
+        assert!(first.packets > 0 && first.found > 0, "{first:?}");
+        assert!(first.packets >= first.found + first.too_late + first.not_found + first.crowded_out);
+    });
+}
+
+/// What a filter or a choice of devices leaves out is not missing.
+#[test]
+fn only_a_capture_of_everything_is_compared_root() {
+    with_lab(|lab| {
+        let filtered =
+            TapOptions { filter: Some("tcp[tcpflags] & tcp-push == 0".into()), ..TapOptions::default() };
+        let chosen = TapOptions { devices: vec!["veth0".into()], ..TapOptions::default() };
+        let mut whole = Watch::with(&lab, Host::A, Options::default());
+        let mut parts = [filtered, chosen].map(|options| Watch::with(&lab, Host::A, with(options)));
+        let target = format!("{V4}:7013");
+        let _server = server(&lab, &target);
+        let made = connect(&lab, &target, 100, 200);
+        whole.wait(|stats| stats.connections_checked == made);
+        // The others would not be slower.
+        std::thread::sleep(Duration::from_secs(2));
+        for part in &mut parts {
+            part.update();
+            let stats = part.session.stats_reader().read();
+            assert!(stats.frames > 0, "{stats:?}");
+            assert_eq!((stats.connections_checked, stats.bytes_completed), (0, 0), "{stats:?}");
+        }
+    });
+}
