@@ -42,3 +42,57 @@ impl Follower {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn entry(number: u8, inode: u64, pid: i32) -> Entry {
+        let path = Path::new("/proc").join(format!("{pid}/ns/net")).into();
+        Entry { namespace: Namespace(number), inode, pid: Some(pid), path }
+    }
+
+    #[test]
+    fn comings_and_goings_are_told_once_to_each_follower() {
+        let known = Known::default();
+        let mut follower = Follower::new(known.clone());
+        assert_eq!(follower.changes(), Changes::default(), "there is none yet");
+        known.show(vec![entry(1, 70, 7), entry(2, 80, 8)]);
+        let both = Changes { gone: Vec::new(), come: vec![entry(1, 70, 7), entry(2, 80, 8)] };
+        assert_eq!(follower.changes(), both);
+        assert_eq!(follower.changes(), Changes::default());
+        known.show(vec![entry(2, 80, 8), entry(3, 90, 9)]);
+        let moved = Changes { gone: vec![Namespace(1)], come: vec![entry(3, 90, 9)] };
+        assert_eq!(follower.changes(), moved);
+        let late = Changes { gone: Vec::new(), come: vec![entry(2, 80, 8), entry(3, 90, 9)] };
+        assert_eq!(
+            Follower::new(known.clone()).changes(),
+            late,
+            "one that comes later is told of what there is"
+        );
+        known.show(Vec::new());
+        assert_eq!(follower.changes(), Changes { gone: vec![Namespace(2), Namespace(3)], come: Vec::new() });
+    }
+
+    #[test]
+    fn another_way_in_is_no_change_and_another_namespace_under_its_number_is_two() {
+        let known = Known::default();
+        let mut follower = Follower::new(known.clone());
+        known.show(vec![entry(1, 70, 7)]);
+        follower.changes();
+        known.show(vec![entry(1, 70, 77)]);
+        assert_eq!(follower.changes(), Changes::default(), "the same one by another process");
+        // Between two calls the number has gone to another, as when there are 254 of them.
+        known.show(Vec::new());
+        known.show(vec![entry(1, 71, 7)]);
+        assert_eq!(follower.changes(), Changes { gone: vec![Namespace(1)], come: vec![entry(1, 71, 7)] });
+        // The inode has gone to another that has another number.
+        known.show(vec![entry(2, 71, 7)]);
+        assert_eq!(follower.changes(), Changes { gone: vec![Namespace(1)], come: vec![entry(2, 71, 7)] });
+        // What came and went between two calls was never told of.
+        known.show(vec![entry(2, 71, 7), entry(3, 72, 8)]);
+        known.show(vec![entry(2, 71, 7)]);
+        assert_eq!(follower.changes(), Changes::default());
+    }
+}

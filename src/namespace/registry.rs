@@ -5,10 +5,11 @@ use super::links;
 use super::mounts::Mounts;
 use super::numbers::Numbers;
 use super::scan::{Scan, namespace_of};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::model::Namespace;
 use crate::process::ProcRoot;
 use crate::sync::Mutex;
+use nix::sys::resource::{Resource, getrlimit};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,10 @@ const SEARCH: usize = 10_000;
 
 /// Processes remembered of each namespace, so that the end of one raises no doubt.
 const WITNESSES: usize = 4;
+
+/// Descriptors that this process must be allowed to open for each namespace. One with two devices takes about half of
+/// that (a socket that lists devices, two for each device, three to find owners); the rest is the host's own.
+const DESCRIPTORS: u64 = 16;
 
 /// A network namespace and a way into it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +56,15 @@ impl Known {
         let place = entries.binary_search_by_key(&namespace, |entry| entry.namespace).ok()?;
         entries.get(place).cloned()
     }
+
+    /// Shows these, which are in the order of their numbers, if they differ. Returns what is shown.
+    pub(super) fn show(&self, entries: Vec<Entry>) -> Arc<[Entry]> {
+        let mut shown = self.0.lock();
+        if **shown != *entries {
+            *shown = entries.into();
+        }
+        Arc::clone(&shown)
+    }
 }
 
 impl Default for Known {
@@ -64,7 +78,7 @@ impl Default for Known {
 pub struct RegistryStats {
     /// Namespaces known now, the session's own not among them.
     pub known: u32,
-    /// Namespaces that were found and have no number, because all are in use.
+    /// Namespaces that were found and have no number, because there are more than [`Registry`] takes up.
     pub left_out: u32,
 }
 
@@ -89,11 +103,18 @@ struct Held {
 ///
 /// A namespace is gone with the refresh that finds it neither mounted nor with a process in it: the next one when there
 /// are up to 10,000 processes. One whose link has become unreadable counts as having no process.
+///
+/// No more than 254 are taken up at once, and no more than one for every 16 descriptors that the process may open
+/// (`RLIMIT_NOFILE` as it is at the opening): 64 where that is 1,024. Those that are found on top are counted, and
+/// taken up when others have gone.
 pub struct Registry {
     choice: NamespaceChoice,
     root: ProcRoot,
     proc_path: PathBuf,
+    /// The session's own namespace; always known where others are looked for.
     home: Option<u64>,
+    /// Most namespaces that are taken up.
+    most: u8,
     held: BTreeMap<u64, Held>,
     numbers: Numbers,
     scan: Scan,
@@ -112,14 +133,38 @@ impl Registry {
     /// namespace of the calling thread is the session's own and never among them. Nothing has been looked for yet.
     ///
     /// # Errors
-    /// `InvalidArgument` when a chosen path is not a network namespace; what [`ProcRoot::open`] returns.
+    /// `InvalidArgument` when a chosen path is not a network namespace, or when more are chosen than are taken up;
+    /// `SystemResource` when it cannot be told which namespace the calling thread is in, for then its own would be taken
+    /// for another one; what [`ProcRoot::open`] returns.
     pub fn open(choice: &NamespaceChoice, proc_path: &Path) -> Result<Registry> {
+        let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let most = u8::try_from(allowed / DESCRIPTORS).unwrap_or(u8::MAX).clamp(1, Numbers::COUNT);
+        Registry::with_most(choice, proc_path, most)
+    }
+
+    fn with_most(choice: &NamespaceChoice, proc_path: &Path, most: u8) -> Result<Registry> {
         choice.check()?;
         choice.check_present()?;
+        if let NamespaceChoice::Chosen(paths) = choice
+            && paths.len() > usize::from(most)
+        {
+            let count = paths.len();
+            let text = format!("{count} network namespaces are chosen; {}", limit(most));
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
         let root = ProcRoot::open(proc_path)?;
+        let home = match (choice, links::link_at(root.directory(), c"thread-self/ns/net")) {
+            (NamespaceChoice::Off, _) => None,
+            (_, Ok(inode)) => Some(inode),
+            (_, Err(errno)) => {
+                let tried = format_args!("reading {}/thread-self/ns/net", proc_path.display()).to_string();
+                return Err(Error::system(Code::SystemResource, tried, errno));
+            }
+        };
         Ok(Registry {
             choice: choice.clone(),
-            home: links::link_at(root.directory(), c"thread-self/ns/net").ok(),
+            home,
+            most,
             root,
             proc_path: proc_path.into(),
             held: BTreeMap::new(),
@@ -259,11 +304,12 @@ impl Registry {
             return None;
         }
         if !self.held.contains_key(&inode) {
-            let Some(namespace) = self.numbers.take() else {
+            let has_room = self.held.len() < usize::from(self.most);
+            let Some(namespace) = has_room.then(|| self.numbers.take()).flatten() else {
                 self.left_out[0].insert(inode);
                 if !std::mem::replace(&mut self.noted_full, true) {
-                    let most = Numbers::COUNT;
-                    self.notes.push(format!("more than {most} network namespaces: the others are left out"));
+                    let why = limit(self.most);
+                    self.notes.push(format!("there are more network namespaces than are captured in: {why}"));
                 }
                 return None;
             };
@@ -305,11 +351,17 @@ impl Registry {
             })
             .collect();
         entries.sort_unstable_by_key(|entry| entry.namespace);
-        let mut shown = self.known.0.lock();
-        if **shown != *entries {
-            *shown = entries.into();
-        }
-        Arc::clone(&shown)
+        self.known.show(entries)
+    }
+}
+
+/// Why no more namespaces are taken up.
+fn limit(most: u8) -> String {
+    match most {
+        Numbers::COUNT => format!("at most {most} are"),
+        _ => format!(
+            "{most} are, one for every {DESCRIPTORS} descriptors that the process may open (RLIMIT_NOFILE)"
+        ),
     }
 }
 

@@ -108,7 +108,7 @@ fn numbers_are_used_again_the_oldest_free_one_first() {
 fn more_than_there_are_numbers_for_are_left_out_until_one_is_free() {
     let tree = Tree::new();
     (1..=260).for_each(|pid| tree.at(pid, 1000 + pid as u64));
-    let mut registry = tree.registry();
+    let mut registry = Registry::with_most(&NamespaceChoice::All, tree.directory.path(), 254).unwrap();
     assert_eq!(registry.refresh().len(), 254);
     assert_eq!(registry.stats(), RegistryStats { known: 254, left_out: 6 });
     assert_eq!(registry.refresh().len(), 254);
@@ -121,6 +121,43 @@ fn more_than_there_are_numbers_for_are_left_out_until_one_is_free() {
     registry.refresh();
     registry.refresh();
     assert_eq!(registry.stats(), RegistryStats { known: 160, left_out: 0 });
+}
+
+#[test]
+fn descriptors_bound_how_many_are_taken_up() {
+    let tree = Tree::new();
+    (1..=5).for_each(|pid| tree.at(pid, 1000 + pid as u64));
+    let mut registry = Registry::with_most(&NamespaceChoice::All, tree.directory.path(), 3).unwrap();
+    let first = registry.refresh();
+    assert_eq!((first.len(), registry.stats()), (3, RegistryStats { known: 3, left_out: 2 }));
+    let notes = registry.take_notes();
+    assert!(notes.len() == 1 && notes[0].contains("3 are, one for every 16 descriptors"), "{notes:?}");
+    // Whoever goes makes room, and no number is lost to those that were left out.
+    tree.end(first[0].pid.unwrap());
+    let second = (0..3).map(|_| registry.refresh()).last().unwrap();
+    assert!(second.len() == 3 && !second.contains(&first[0]), "{second:?}");
+    assert_eq!(registry.stats().known, 3);
+    assert!(registry.take_notes().is_empty(), "it is told once");
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap().0;
+    assert_eq!(u64::from(tree.registry().most), (limit / 16).min(254));
+    let path = PathBuf::from("/proc/self/ns/net");
+    let choice = NamespaceChoice::Chosen(vec![path; 4]);
+    let error = Registry::with_most(&choice, Path::new("/proc"), 3).map(drop).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert!(error.text.contains("4 network namespaces are chosen; 3 are, one for"), "{error}");
+    Registry::with_most(&choice, Path::new("/proc"), 4).unwrap();
+}
+
+#[test]
+fn without_knowing_the_own_one_no_other_is_looked_for() {
+    let tree = tempfile::tempdir().unwrap();
+    let open = |choice| Registry::open(&choice, tree.path());
+    for choice in [NamespaceChoice::All, NamespaceChoice::Chosen(vec!["/proc/self/ns/net".into()])] {
+        let error = open(choice).map(drop).unwrap_err();
+        assert_eq!(error.code, Code::SystemResource);
+        assert!(error.text.contains("thread-self/ns/net: ENOENT"), "{error}");
+    }
+    open(NamespaceChoice::Off).unwrap();
 }
 
 #[test]

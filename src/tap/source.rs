@@ -77,7 +77,8 @@ pub struct TapStats {
     pub devices_closed: u64,
     /// Network namespaces that are captured in now, besides the session's own.
     pub namespaces: u32,
-    /// Namespaces that should be captured in and have no number, because all 254 are in use.
+    /// Namespaces that should be captured in and are not, because there are more than
+    /// [`crate::namespace::Registry`] takes up.
     pub namespaces_left_out: u32,
 }
 
