@@ -16,7 +16,8 @@ use capture::decode::decode;
 use capture::engine::Session;
 use capture::flow::{FlowTable, FragmentTable};
 use capture::model::{
-    Address, Direction, FlowKey, Frame, LinkType, LocalAddresses, Namespace, Protocol, Timestamp, Traffic,
+    Address, Direction, FlowKey, Fragment, Frame, LinkType, LocalAddresses, Namespace, Protocol, Timestamp,
+    Traffic,
 };
 use common::traffic::{Order, fixed_offsets, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -109,11 +110,15 @@ impl Accounting {
     }
 
     fn frame(&mut self, frame: &Frame<'_>) {
-        let Ok(packet) = decode(frame.link, frame.data) else {
+        let Ok(mut packet) = decode(frame.link, frame.data) else {
             self.undecoded += 1;
             return;
         };
-        let Some(packet) = self.fragments.complete(packet, frame.namespace, frame.time) else { return };
+        if packet.fragment != Fragment::Whole
+            && !self.fragments.complete(&mut packet, frame.namespace, frame.time)
+        {
+            return;
+        }
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let from_here = self.local.contains(&packet.source.address);
         let to_here = self.local.contains(&packet.destination.address)

@@ -14,6 +14,7 @@ mod introduce;
 mod ledger;
 mod merge;
 mod packets;
+mod paths;
 mod pipeline;
 mod poll;
 mod privilege;

@@ -7,12 +7,14 @@ use super::completion::{Completion, CompletionStats};
 use super::ended::EndedQueue;
 use super::ledger::{Books, Ledger};
 use super::packets::{PacketBatch, PacketQueue};
+use super::paths::{Flows, Paths};
 use super::resolver::{Answer, Request};
 use crate::decode::decode;
 use crate::error::Result;
 use crate::flow::{Binding, Departed, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded, Unowned,
+    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded,
+    Unowned,
 };
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -47,6 +49,7 @@ pub struct Pipeline {
     devices: Box<[Arc<LocalAddresses>; NAMESPACES]>,
     /// Further addresses of the session's own namespace.
     also_local: LocalAddresses,
+    paths: Paths,
     packets: Arc<PacketQueue>,
     batch: PacketBatch,
     counts: FrameCounts,
@@ -73,6 +76,7 @@ impl Pipeline {
             fragments: FragmentTable::default(),
             devices: Box::new(std::array::from_fn(|_| Arc::clone(&none))),
             also_local: also_local.iter().copied().collect(),
+            paths: Paths::default(),
             packets,
             batch: PacketBatch::default(),
             counts: FrameCounts::default(),
@@ -88,6 +92,7 @@ impl Pipeline {
     /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
     pub fn set_device_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
         let none = Arc::default();
+        self.paths.clear();
         self.devices.fill(none);
         for (namespace, addresses) in addresses {
             self.devices[usize::from(namespace.0)] = Arc::clone(addresses);
@@ -115,17 +120,19 @@ impl Pipeline {
         self.counts.frames += 1;
         self.counts.bytes += u64::from(frame.wire_len);
         self.latest = frame.time;
-        let packet = match decode(frame.link, frame.data) {
+        let mut packet = match decode(frame.link, frame.data) {
             Ok(packet) => packet,
             Err(reason) => {
                 self.counts.undecoded[reason as usize] += 1;
                 return;
             }
         };
-        let Some(packet) = self.fragments.complete(packet, frame.namespace, frame.time) else {
+        if packet.fragment != Fragment::Whole
+            && !self.fragments.complete(&mut packet, frame.namespace, frame.time)
+        {
             self.without_flow[Unowned::Fragment as usize] += u64::from(frame.wire_len);
             return;
-        };
+        }
         if self.packets.wants_packets() {
             self.batch.push(frame, &packet);
             if self.packets.is_full_batch(&self.batch) {
@@ -141,19 +148,34 @@ impl Pipeline {
     /// only what has an end there, no end is counted twice; what merely passes is `NotLocal` wherever it passes.
     fn count(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let &Frame { wire_len, time, namespace, .. } = frame;
+        let known = match self.paths.get(packet, namespace) {
+            Some(flows) => {
+                self.flows.count_known(flows.send, flows.receive, wire_len, packet.tcp_flags, time)
+            }
+            None => false,
+        };
+        if !known {
+            self.count_anew(packet, frame);
+        }
+    }
+
+    fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        let &Frame { wire_len, time, namespace, .. } = frame;
         let from_here = self.is_local(namespace, &packet.source.address);
         let to_here = self.is_local(namespace, &packet.destination.address)
             || (!from_here && self.is_group(namespace, &packet.destination.address));
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
-        if from_here {
+        let send = from_here.then(|| {
             let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
-            self.flows.record(&key, Direction::Send, wire_len, flags, time);
-        }
-        if to_here {
+            self.flows.record(&key, Direction::Send, wire_len, flags, time)
+        });
+        let receive = to_here.then(|| {
             let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
-            self.flows.record(&key, Direction::Receive, wire_len, flags, time);
-        }
-        if !from_here && !to_here {
+            self.flows.record(&key, Direction::Receive, wire_len, flags, time)
+        });
+        if from_here || to_here {
+            self.paths.set(packet, namespace, Flows { send, receive });
+        } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(wire_len);
         }
     }

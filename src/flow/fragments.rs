@@ -1,6 +1,6 @@
 //! The ports of fragmented datagrams: only the first fragment carries them, the later ones borrow them here.
 
-use crate::model::{Address, Endpoint, Fragment, Namespace, Packet, Protocol, Timestamp};
+use crate::model::{Address, Fragment, Namespace, Packet, Protocol, Timestamp};
 use std::collections::{HashMap, VecDeque};
 
 /// Datagrams remembered at once; the oldest make room.
@@ -33,15 +33,15 @@ pub struct FragmentTable {
 }
 
 impl FragmentTable {
-    /// Gives a later fragment the ports of its datagram, and remembers those of a first one. Returns `None` for a
+    /// Gives a later fragment the ports of its datagram, and remembers those of a first one. Returns `false` for a
     /// later fragment whose first was not seen.
     ///
     /// Datagrams of different namespaces never have anything to do with each other.
-    pub fn complete(&mut self, packet: Packet, namespace: Namespace, now: Timestamp) -> Option<Packet> {
+    pub fn complete(&mut self, packet: &mut Packet, namespace: Namespace, now: Timestamp) -> bool {
         let (source, destination) = (packet.source.address, packet.destination.address);
         let key = |id| DatagramKey { source, destination, id, namespace };
         match packet.fragment {
-            Fragment::Whole => Some(packet),
+            Fragment::Whole => true,
             Fragment::First { id } => {
                 let ports = Ports {
                     protocol: packet.protocol,
@@ -50,19 +50,15 @@ impl FragmentTable {
                     seen: now,
                 };
                 self.remember(key(id), ports);
-                Some(packet)
+                true
             }
             Fragment::Later { id } => {
-                let ports = self.ports.get(&key(id))?;
-                if now.since(ports.seen) > LIFETIME_NANOSECONDS {
-                    return None;
-                }
-                Some(Packet {
-                    protocol: ports.protocol,
-                    source: Endpoint::new(packet.source.address, ports.source),
-                    destination: Endpoint::new(packet.destination.address, ports.destination),
-                    ..packet
-                })
+                let known =
+                    self.ports.get(&key(id)).filter(|ports| now.since(ports.seen) <= LIFETIME_NANOSECONDS);
+                let Some(ports) = known else { return false };
+                packet.protocol = ports.protocol;
+                (packet.source.port, packet.destination.port) = (ports.source, ports.destination);
+                true
             }
         }
     }
@@ -83,7 +79,7 @@ impl FragmentTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TcpFlags;
+    use crate::model::{Endpoint, TcpFlags};
 
     const HOME: Namespace = Namespace::HOME;
 
@@ -98,38 +94,47 @@ mod tests {
         }
     }
 
+    fn complete(
+        table: &mut FragmentTable,
+        mut packet: Packet,
+        at: Namespace,
+        now: Timestamp,
+    ) -> Option<Packet> {
+        table.complete(&mut packet, at, now).then_some(packet)
+    }
+
     #[test]
     fn later_fragments_get_the_ports_of_the_first() {
         let mut table = FragmentTable::default();
         let first = packet(Fragment::First { id: 7 }, (5000, 53));
         let later = packet(Fragment::Later { id: 7 }, (0, 0));
-        assert_eq!(table.complete(later, HOME, Timestamp(0)), None, "the first was not seen yet");
-        assert_eq!(table.complete(first, HOME, Timestamp(0)), Some(first));
-        let completed = table.complete(later, HOME, Timestamp(1)).unwrap();
+        assert_eq!(complete(&mut table, later, HOME, Timestamp(0)), None, "the first was not seen yet");
+        assert_eq!(complete(&mut table, first, HOME, Timestamp(0)), Some(first));
+        let completed = complete(&mut table, later, HOME, Timestamp(1)).unwrap();
         assert_eq!((completed.source.port, completed.destination.port), (5000, 53));
-        assert_eq!(table.complete(packet(Fragment::Later { id: 8 }, (0, 0)), HOME, Timestamp(1)), None);
-        assert_eq!(table.complete(later, HOME, Timestamp(LIFETIME_NANOSECONDS + 1)), None, "too late");
+        assert_eq!(complete(&mut table, packet(Fragment::Later { id: 8 }, (0, 0)), HOME, Timestamp(1)), None);
+        assert_eq!(complete(&mut table, later, HOME, Timestamp(LIFETIME_NANOSECONDS + 1)), None, "too late");
     }
 
     #[test]
     fn an_identification_that_comes_round_again_means_the_newer_datagram() {
         let mut table = FragmentTable::default();
-        table.complete(packet(Fragment::First { id: 7 }, (1, 2)), HOME, Timestamp(0));
-        table.complete(packet(Fragment::First { id: 7 }, (3, 4)), HOME, Timestamp(1));
+        complete(&mut table, packet(Fragment::First { id: 7 }, (1, 2)), HOME, Timestamp(0));
+        complete(&mut table, packet(Fragment::First { id: 7 }, (3, 4)), HOME, Timestamp(1));
         let completed =
-            table.complete(packet(Fragment::Later { id: 7 }, (0, 0)), HOME, Timestamp(2)).unwrap();
+            complete(&mut table, packet(Fragment::Later { id: 7 }, (0, 0)), HOME, Timestamp(2)).unwrap();
         assert_eq!(completed.source.port, 3);
     }
 
     #[test]
     fn equal_datagrams_of_two_namespaces_stay_apart() {
         let mut table = FragmentTable::default();
-        table.complete(packet(Fragment::First { id: 7 }, (1, 2)), HOME, Timestamp(0));
+        complete(&mut table, packet(Fragment::First { id: 7 }, (1, 2)), HOME, Timestamp(0));
         let later = packet(Fragment::Later { id: 7 }, (0, 0));
-        assert_eq!(table.complete(later, Namespace(1), Timestamp(1)), None);
-        table.complete(packet(Fragment::First { id: 7 }, (3, 4)), Namespace(1), Timestamp(2));
+        assert_eq!(complete(&mut table, later, Namespace(1), Timestamp(1)), None);
+        complete(&mut table, packet(Fragment::First { id: 7 }, (3, 4)), Namespace(1), Timestamp(2));
         let port = |table: &mut FragmentTable, namespace| {
-            table.complete(later, namespace, Timestamp(3)).map(|packet| packet.source.port)
+            complete(table, later, namespace, Timestamp(3)).map(|packet| packet.source.port)
         };
         assert_eq!([port(&mut table, HOME), port(&mut table, Namespace(1))], [Some(1), Some(3)]);
     }
@@ -138,10 +143,12 @@ mod tests {
     fn the_table_is_bounded() {
         let mut table = FragmentTable::default();
         for id in 0..LIMIT as u32 * 3 {
-            table.complete(packet(Fragment::First { id }, (1, 2)), HOME, Timestamp(0));
+            complete(&mut table, packet(Fragment::First { id }, (1, 2)), HOME, Timestamp(0));
         }
         assert_eq!(table.ports.len(), LIMIT);
         assert_eq!(table.order.len(), LIMIT);
-        assert!(table.complete(packet(Fragment::Later { id: 0 }, (0, 0)), HOME, Timestamp(0)).is_none());
+        assert!(
+            complete(&mut table, packet(Fragment::Later { id: 0 }, (0, 0)), HOME, Timestamp(0)).is_none()
+        );
     }
 }

@@ -107,6 +107,18 @@ impl FlowTable {
             }
             None => self.insert(hash, key, FlowState::first(key.protocol, direction, flags), now),
         };
+        self.count(slot, direction, wire_len, flags, now)
+    }
+
+    #[inline]
+    fn count(
+        &mut self,
+        slot: u32,
+        direction: Direction,
+        wire_len: u32,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> FlowId {
         let flow = &mut self.slots[slot as usize];
         while flow.count(direction, wire_len, flags, now).is_err() {
             self.departed.extend(flow.depart(slot));
@@ -115,6 +127,30 @@ impl FlowTable {
             self.dirty.push(slot);
         }
         FlowId { index: slot, generation: flow.generation() }
+    }
+
+    /// Counts a packet for flows whose names [`FlowTable::record`] has returned for an earlier packet of the same
+    /// endpoints: for its sender, and for its receiver. Returns `false` and counts nothing when one has left the table,
+    /// or when the packet may begin another connection.
+    #[inline]
+    pub fn count_known(
+        &mut self,
+        send: Option<FlowId>,
+        receive: Option<FlowId>,
+        wire_len: u32,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> bool {
+        let is_held = |id: Option<FlowId>| id.is_none_or(|id| self.get(id).is_some());
+        if flags.has(TcpFlags::SYN) || !is_held(send) || !is_held(receive) {
+            return false;
+        }
+        for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
+            if let Some(id) = id {
+                self.count(id.index, direction, wire_len, flags, now);
+            }
+        }
+        true
     }
 
     /// The flow of this name, unless it has left the table.
