@@ -185,7 +185,7 @@ typedef struct CaptureInitt {
     const char *logfile;
     // Capture read timeout, milliseconds, up to 60000; 0 for 100.
     int32_t ms;
-    // Bytes kept of each packet, up to 262144; 0 for 256.
+    // Bytes kept of each packet, up to 262144; 0 for 128.
     int32_t snaplen;
     // Whether devices are put in promiscuous mode: 0 or not 0.
     int32_t promise;
@@ -297,7 +297,7 @@ typedef struct CaptureOptions {
     uint32_t skip;
     // 1 to put devices in promiscuous mode.
     uint32_t promiscuous;
-    // Bytes kept of each packet, up to 262144; 0 for 256.
+    // Bytes kept of each packet, up to 262144; 0 for 128.
     uint32_t snaplen;
     // Longest time the kernel gathers packets before handing them over, milliseconds, up to 60000; 0 for 100.
     uint32_t timeout_ms;

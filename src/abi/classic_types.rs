@@ -63,7 +63,7 @@ pub struct CaptureInitt {
     pub logfile: *const c_char,
     /// Capture read timeout, milliseconds, up to 60000; 0 for 100.
     pub ms: i32,
-    /// Bytes kept of each packet, up to 262144; 0 for 256.
+    /// Bytes kept of each packet, up to 262144; 0 for 128.
     pub snaplen: i32,
     /// Whether devices are put in promiscuous mode: 0 or not 0.
     pub promise: i32,

@@ -100,7 +100,7 @@ pub struct CaptureOptions {
     pub skip: u32,
     /// 1 to put devices in promiscuous mode.
     pub promiscuous: u32,
-    /// Bytes kept of each packet, up to 262144; 0 for 256.
+    /// Bytes kept of each packet, up to 262144; 0 for 128.
     pub snaplen: u32,
     /// Longest time the kernel gathers packets before handing them over, milliseconds, up to 60000; 0 for 100.
     pub timeout_ms: u32,

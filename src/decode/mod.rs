@@ -24,7 +24,7 @@ pub use link::MAX_TAGS;
 ///
 /// The longest ordinary stack, two tags on a version 2 cooked header with an IPv6 header and full TCP flags, takes
 /// 82 bytes, and the longest IPv4 one with all options 102; the rest is room for extension headers.
-pub const SNAPLEN: usize = 256;
+pub const SNAPLEN: usize = 128;
 
 /// Reads the packet that a frame of this link type carries.
 ///

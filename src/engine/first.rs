@@ -80,8 +80,9 @@ impl First {
             if let Some(ended) = &mut self.ended {
                 ended.read(Instant::now());
             }
-            if now.saturating_duration_since(governed) >= GOVERNING_INTERVAL {
-                self.govern(now.saturating_duration_since(governed));
+            let passed = now.saturating_duration_since(governed);
+            if passed >= GOVERNING_INTERVAL || self.governor.is_flooded() {
+                self.govern(passed);
                 self.follow_namespaces();
                 governed = now;
             }

@@ -13,8 +13,11 @@ const SHARE: f64 = 0.10;
 /// Datagrams from one port within an interval after which the port is known well enough.
 const ENOUGH: u32 = 16;
 
-/// Intervals for which a port stays left out.
-const INTERVALS_LEFT_OUT: u32 = 40;
+/// Packets after which the filter is worth being reconsidered before the interval is over.
+const FLOOD: u32 = 256;
+
+/// How long a port stays left out.
+const LEFT_OUT: Duration = Duration::from_secs(10);
 
 /// The least share of packets that is let through, so that what a lull would permit is noticed.
 const LEAST: f64 = 1.0 / 1024.0;
@@ -26,9 +29,10 @@ pub struct Governor {
     openings: u32,
     datagrams: u32,
     ports: HashMap<u16, u32, RandomState>,
-    /// Ports left out, with the interval in which they come back.
-    left_out: HashMap<u16, u32, RandomState>,
-    interval: u32,
+    /// Ports left out, with the time at which they come back.
+    left_out: HashMap<u16, Duration, RandomState>,
+    /// Time since the beginning.
+    now: Duration,
     thinning: Thinning,
 }
 
@@ -43,7 +47,7 @@ impl Governor {
             datagrams: 0,
             ports: HashMap::default(),
             left_out: HashMap::default(),
-            interval: 0,
+            now: Duration::ZERO,
             thinning: Thinning::default(),
         }
     }
@@ -58,13 +62,18 @@ impl Governor {
         }
     }
 
+    /// Whether so many packets have come that the interval is to end now.
+    pub fn is_flooded(&self) -> bool {
+        self.openings + self.datagrams >= FLOOD
+    }
+
     /// Ends an interval of the given length. Returns what is to be let through from now on, when that has changed.
     pub fn govern(&mut self, passed: Duration) -> Option<Thinning> {
         let used = self.meter.cpu_time();
         let share =
             used.saturating_sub(self.used).as_secs_f64() / passed.as_secs_f64().max(f64::MIN_POSITIVE);
         self.used = used;
-        self.interval = self.interval.wrapping_add(1);
+        self.now += passed;
         let mut next = Thinning { ports: self.choose_ports(), ..self.thinning };
         // What there is more of makes the cost.
         let (more, less) = if self.datagrams > self.openings {
@@ -72,7 +81,9 @@ impl Governor {
         } else {
             (&mut next.openings, &mut next.datagrams)
         };
-        if share > SHARE {
+        // Where busy ports are left out from now on, that may be enough.
+        let is_relieved = next.ports.iter().any(|port| !self.thinning.ports.contains(port));
+        if share > SHARE && !is_relieved {
             *more = (*more * SHARE / share).max(LEAST);
         } else if share < SHARE / 2.0 {
             *more = (*more * 2.0).min(1.0);
@@ -87,8 +98,8 @@ impl Governor {
 
     /// The ports to leave out: those left out before whose time has not come, and the busiest of the others.
     fn choose_ports(&mut self) -> Vec<u16> {
-        let interval = self.interval;
-        self.left_out.retain(|_, until| *until > interval);
+        let now = self.now;
+        self.left_out.retain(|_, until| *until > now);
         let mut busy: Vec<(u32, u16)> = self
             .ports
             .iter()
@@ -97,8 +108,7 @@ impl Governor {
             .collect();
         busy.sort_unstable_by(|one, other| other.cmp(one));
         let room = Thinning::MOST_PORTS.saturating_sub(self.left_out.len());
-        self.left_out
-            .extend(busy.into_iter().take(room).map(|(_, port)| (port, interval + INTERVALS_LEFT_OUT)));
+        self.left_out.extend(busy.into_iter().take(room).map(|(_, port)| (port, now + LEFT_OUT)));
         let mut ports: Vec<u16> = self.left_out.keys().copied().collect();
         ports.sort_unstable();
         ports
@@ -171,10 +181,20 @@ mod tests {
         }
         governor.count(&packet(Protocol::UDP, 54));
         assert_eq!(governor.govern(INTERVAL).unwrap().ports, [53]);
-        for _ in 1..INTERVALS_LEFT_OUT {
-            assert_eq!(governor.govern(INTERVAL), None);
-        }
+        assert_eq!(governor.govern(LEFT_OUT - INTERVAL), None);
         assert!(governor.govern(INTERVAL).unwrap().ports.is_empty());
+    }
+
+    #[test]
+    fn a_flood_is_noticed() {
+        let (mut governor, _) = governor();
+        for number in 0..FLOOD {
+            assert!(!governor.is_flooded());
+            governor.count(&packet(if number % 2 == 0 { Protocol::UDP } else { Protocol::TCP }, 53));
+        }
+        assert!(governor.is_flooded());
+        assert_eq!(governor.govern(Duration::from_millis(1)).unwrap().ports, [53]);
+        assert!(!governor.is_flooded());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct TapOptions {
 impl TapOptions {
     /// Room for the headers that decoding reads, in bad cases: Ethernet 14, two VLAN tags 8, IPv6 40 with some
     /// 170 bytes of extension headers, TCP up to the flags 14. Far below a full frame, so that a ring holds more.
-    pub const DEFAULT_SNAPLEN: u32 = 256;
+    pub const DEFAULT_SNAPLEN: u32 = crate::decode::SNAPLEN as u32;
     /// 32 blocks of libpcap's TPACKET_V3 ring: at one block per timeout, three seconds of a stalled reader.
     pub const DEFAULT_BUFFER: u32 = 8 << 20;
     /// A compromise between the age of the figures and the number of wake-ups.
