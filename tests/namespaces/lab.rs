@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -153,6 +153,55 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A `/proc` in which a test shows the processes that it wants to be found: others that run on this machine come and go
+/// with namespaces of their own.
+pub struct View {
+    directory: tempfile::TempDir,
+}
+
+impl View {
+    /// All of `/proc` but processes and mounts.
+    pub fn new() -> View {
+        let directory = tempfile::tempdir().unwrap();
+        let link = |from: PathBuf, name: &str| {
+            std::os::unix::fs::symlink(from.join(name), directory.path().join(name)).unwrap();
+        };
+        let names = |path: &str| {
+            let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            entries.map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        for name in
+            names("/proc").iter().filter(|name| name.parse::<i32>().is_err() && *name != "thread-self")
+        {
+            link("/proc".into(), name);
+        }
+        std::fs::create_dir(directory.path().join("thread-self")).unwrap();
+        for name in names("/proc/thread-self").iter().filter(|name| *name != "mountinfo") {
+            let name = format!("thread-self/{name}");
+            link("/proc".into(), &name);
+        }
+        View { directory }
+    }
+
+    /// Shows a process.
+    pub fn show(&self, pid: i32) {
+        let real = PathBuf::from(format!("/proc/{pid}"));
+        std::os::unix::fs::symlink(real, self.path().join(pid.to_string())).unwrap();
+    }
+
+    /// Starts a container that is shown.
+    pub fn start_container(&self) -> Container {
+        let container = Container::start();
+        self.show(container.pid());
+        container
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
     }
 }
 
