@@ -7,6 +7,8 @@
 
 mod entering;
 mod lab;
+mod sessions;
+mod talking;
 
 use capture::config::Options;
 use capture::engine::Session;
