@@ -6,7 +6,10 @@ mod live;
 use capture::model::{Protocol, Quality, Unowned};
 use capture::owner::{Budget, Finder, Meter, Outcome, Query, ThreadMeter};
 use capture::process::ProcRoot;
-use live::{Failure, Holder, Live, Sockets, cannot, key, owned, ss_agrees, turn};
+use live::{
+    Failure, Holder, Live, Sockets, both_ends_of_a_link_local_connection_root, cannot, key, owned, ss_agrees,
+    turn,
+};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -42,6 +45,7 @@ by_every_source! {
     a_socket_shared_with_a_child_is_the_childs
     a_port_reused_by_two_processes_is_ambiguous
     root_threads_own_network_namespace_and_raw_sockets
+    both_ends_of_a_link_local_connection_root
     twenty_thousand_sockets
 }
 

@@ -249,7 +249,7 @@ impl Capture {
 
     fn refresh(&mut self) {
         self.refreshed = Instant::now();
-        if let Err(error) = self.tap.refresh() {
+        if let Err(error) = self.tap.begin_refresh() {
             warn!("devices cannot be looked at: {error}");
         }
         self.pipeline.set_device_addresses(self.tap.local_addresses());

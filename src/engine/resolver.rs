@@ -21,6 +21,9 @@ pub const QUEUE_LIMIT: usize = 65_536;
 /// Questions asked together. A batch shares one reading of the tables.
 const BATCH: usize = 4096;
 
+/// Longest wait while a socket is held open in another namespace, which it keeps alive.
+const HOLDING_WAIT: Duration = Duration::from_secs(1);
+
 /// Which flow is to be asked about.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -173,7 +176,8 @@ impl Resolver {
             }
             self.hand_out(desk, untried);
             activity.wake();
-            deadline = self.next_look(now);
+            let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
+            deadline = self.next_look(now).into_iter().chain(let_go).min();
         }
     }
 

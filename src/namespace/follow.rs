@@ -26,6 +26,11 @@ impl Follower {
         Follower { known, told: Arc::default() }
     }
 
+    /// Whether there are namespaces that it has told of and not yet told to be gone.
+    pub fn has_told(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     /// What has changed since the last call; costs one lock when nothing has.
     pub fn changes(&mut self) -> Changes {
         let now = self.known.snapshot();
@@ -60,7 +65,9 @@ mod tests {
         assert_eq!(follower.changes(), Changes::default(), "there is none yet");
         known.show(vec![entry(1, 70, 7), entry(2, 80, 8)]);
         let both = Changes { gone: Vec::new(), come: vec![entry(1, 70, 7), entry(2, 80, 8)] };
+        assert!(!follower.has_told());
         assert_eq!(follower.changes(), both);
+        assert!(follower.has_told());
         assert_eq!(follower.changes(), Changes::default());
         known.show(vec![entry(2, 80, 8), entry(3, 90, 9)]);
         let moved = Changes { gone: vec![Namespace(1)], come: vec![entry(3, 90, 9)] };
@@ -73,6 +80,7 @@ mod tests {
         );
         known.show(Vec::new());
         assert_eq!(follower.changes(), Changes { gone: vec![Namespace(2), Namespace(3)], come: Vec::new() });
+        assert!(!follower.has_told());
     }
 
     #[test]

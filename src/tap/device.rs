@@ -2,11 +2,12 @@
 
 use super::frames::{drain, words};
 use super::loss::{Gain, Wrapping};
-use super::open::{Refusal, set_filter};
+use super::open::{self, Refusal, set_filter};
 use super::options::TapOptions;
-use super::plan::{Target, Vlan};
+use super::plan::{Interface, Vlan};
 use crate::error::{Code, Error};
 use crate::model::{Frame, LinkType, Namespace};
+use crate::namespace::{EnterError, Entry, enter};
 use pcap::{Active, Capture};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -17,6 +18,17 @@ pub(super) enum Unopened {
     Down,
     /// `OpenDevice`, `CompileFilter` or `SetFilter`, naming the device.
     Failed(Error),
+}
+
+/// A device that is to be opened.
+pub(super) struct Opening {
+    /// What names this opening among all of a tap.
+    pub ticket: u64,
+    /// The namespace that it is in; `None` for that of the calling thread.
+    pub entry: Option<Entry>,
+    pub interface: Interface,
+    /// Bytes of its ring.
+    pub ring: u32,
 }
 
 /// What one reading of a device gave.
@@ -47,20 +59,25 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Makes a device of the handle that was opened for `target` in `namespace` with a ring of `ring` bytes, and
-    /// sets the filter for its link type.
+    /// Opens a device inside its namespace, and sets the filter for its link type. It then works on any thread. Takes
+    /// some 10 ms, and longer where a host name in the filter is looked up.
     ///
     /// # Errors
     /// As [`Unopened`] says; the link type may also be one that is not decoded.
-    pub(super) fn new(
-        handle: Result<Capture<Active>, Refusal>,
-        target: Target<'_>,
-        ring: u32,
-        namespace: Namespace,
-        options: &TapOptions,
-    ) -> Result<Device, Unopened> {
-        let Target { interface, vlans } = target;
+    pub(super) fn open(opening: &Opening, options: &TapOptions) -> Result<Device, Unopened> {
+        let Opening { entry, interface, ring, .. } = opening;
         let name = &interface.name;
+        let open = || open::live(name, interface.loopback, *ring, options);
+        let handle = match entry {
+            None => open(),
+            Some(entry) => enter(entry, open).unwrap_or_else(|error| {
+                // A way in that has closed is no fault of the device: it is tried again with the next refresh.
+                Err(match error {
+                    EnterError::Gone => Refusal::Down,
+                    EnterError::Refused(error) => Refusal::Failed(error.text),
+                })
+            }),
+        };
         let failed = |why: &str| {
             Unopened::Failed(Error::new(Code::OpenDevice, format!("opening the device {name}: {why}")))
         };
@@ -81,10 +98,10 @@ impl Device {
         Ok(Device {
             index: interface.index,
             name: name.clone(),
-            vlans,
-            ring,
+            vlans: Vec::new(),
+            ring: *ring,
             ready: true,
-            namespace,
+            namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),
             capture,
             link,
             by_kernel: Wrapping::default(),

@@ -1,5 +1,6 @@
 //! A live capture: the namespaces that are captured in, found, entered and left as they come and go.
 
+use super::beside::Helpers;
 use super::open;
 use super::options::TapOptions;
 use super::site::{Books, Common, RETRY, Site};
@@ -24,6 +25,7 @@ pub(super) struct Live {
     /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
     shut: HashMap<u64, u32>,
     books: Books,
+    helpers: Helpers,
 }
 
 impl Live {
@@ -55,6 +57,7 @@ impl Live {
             sites: vec![Site::home()?],
             shut: HashMap::new(),
             books: Books::default(),
+            helpers: Helpers::new(options.clone(), bell.waker()),
         };
         // A namespace that was chosen must work.
         let shut = live.follow_namespaces(bell, notes).into_iter().next();
@@ -62,10 +65,19 @@ impl Live {
             return Err(error.into());
         }
         live.check_names()?;
-        let mut failures = live.refresh_sites(bell, notes)?;
+        live.refresh_sites(bell, notes)?;
+        // Of all namespaces there may be hundreds, and nobody has named them: their devices are opened while the own
+        // ones are captured on.
+        let must_be_open =
+            |site: &Site| site.namespace() == Namespace::HOME || options.namespaces != NamespaceChoice::All;
+        let mut failures = Vec::new();
+        while live.sites.iter().any(|site| must_be_open(site) && site.is_waiting()) {
+            live.helpers.wait();
+            failures.extend(live.take_up(bell, notes));
+        }
         // A device that was named must work, but a filter need not suit the link type of every device.
         let named = !options.every_device();
-        let none = live.sites.iter().all(|site| site.devices().is_empty());
+        let none = live.sites.iter().all(|site| site.devices().is_empty() && !site.is_waiting());
         let fatal = |error: &Error| none || named && error.code != Code::CompileFilter;
         if let Some(place) = failures.iter().position(fatal) {
             return Err(failures.swap_remove(place).into());
@@ -77,13 +89,44 @@ impl Live {
         Ok(live)
     }
 
-    /// Follows the namespaces, and in each of them the devices and addresses.
+    /// Follows the namespaces, and in each of them the devices and addresses. Devices are opened and closed beside it.
     ///
     /// # Errors
     /// `SystemResource` when interfaces or addresses of the own namespace cannot be listed; all goes on as it was.
     pub(super) fn refresh(&mut self, bell: &Bell, notes: &mut Notes) -> Result<()> {
         self.follow_namespaces(bell, notes);
-        self.refresh_sites(bell, notes).map(drop)
+        self.refresh_sites(bell, notes)
+    }
+
+    /// Waits until all that was begun to be opened and closed is.
+    pub(super) fn finish(&mut self, bell: &Bell, notes: &mut Notes) {
+        while self.helpers.pending() > 0 {
+            self.helpers.wait();
+            self.take_up(bell, notes);
+        }
+    }
+
+    /// Takes up the devices that have been opened. Returns why devices of the own namespace did not open that had not
+    /// been refused before; what is refused in others is noted only. Costs one lock when there are none.
+    pub(super) fn take_up(&mut self, bell: &Bell, notes: &mut Notes) -> Vec<Error> {
+        let mut opened = self.helpers.take_opened();
+        let mut outcome = Vec::new();
+        if opened.is_empty() {
+            return outcome;
+        }
+        let Live { sites, books, options, helpers, .. } = self;
+        let mut common = Common { options, bell, notes, books, helpers };
+        for site in sites {
+            let failures = site.take_up(&mut opened, &mut common);
+            if site.namespace() == Namespace::HOME {
+                outcome = failures;
+            }
+        }
+        for late in opened {
+            common.books.rings = common.books.rings.saturating_sub(late.ring.into());
+            late.outcome.into_iter().for_each(|device| common.helpers.close(device));
+        }
+        outcome
     }
 
     /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
@@ -91,8 +134,8 @@ impl Live {
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
         registry.take_notes().into_iter().for_each(|note| notes.add(note));
-        let Live { sites, books, options, shut, .. } = self;
-        let mut common = Common { options, bell, notes, books };
+        let Live { sites, books, options, shut, helpers, .. } = self;
+        let mut common = Common { options, bell, notes, books, helpers };
         let mut by_number: HashMap<Namespace, &Entry> =
             entries.iter().map(|entry| (entry.namespace, entry)).collect();
         let mut place = 1;
@@ -130,12 +173,14 @@ impl Live {
         failures
     }
 
-    /// Follows the devices and addresses in each namespace. Returns why devices of the own one did not open that had
-    /// not been refused before; what is refused in others is noted only.
-    fn refresh_sites(&mut self, bell: &Bell, notes: &mut Notes) -> Result<Vec<Error>> {
-        let Live { sites, books, options, .. } = self;
-        let mut common = Common { options, bell, notes, books };
-        let mut outcome = Ok(Vec::new());
+    /// Follows the devices and addresses in each namespace.
+    ///
+    /// # Errors
+    /// `SystemResource` of the own one; what is refused in others is noted only.
+    fn refresh_sites(&mut self, bell: &Bell, notes: &mut Notes) -> Result<()> {
+        let Live { sites, books, options, helpers, .. } = self;
+        let mut common = Common { options, bell, notes, books, helpers };
+        let mut outcome = Ok(());
         for site in sites {
             let refreshed = site.refresh(&mut common);
             if site.namespace() == Namespace::HOME {
@@ -197,8 +242,8 @@ impl Live {
         notes: &mut Notes,
         mut handler: impl FnMut(Frame<'_>),
     ) -> usize {
-        let Live { sites, books, options, .. } = self;
-        let mut common = Common { options, bell, notes, books };
+        let Live { sites, books, options, helpers, .. } = self;
+        let mut common = Common { options, bell, notes, books, helpers };
         sites.iter_mut().map(|site| site.read(limit, &mut common, &mut handler)).sum()
     }
 
@@ -207,10 +252,20 @@ impl Live {
         let mut stats = TapStats {
             namespaces: u32::try_from(self.sites.len() - 1).unwrap_or(u32::MAX),
             namespaces_left_out: self.registry.as_ref().map_or(0, |registry| registry.stats().left_out),
+            devices_pending: u32::try_from(self.helpers.pending()).unwrap_or(u32::MAX),
             ..self.books.counted
         };
         self.sites.iter_mut().for_each(|site| site.add_losses(&mut stats));
         stats
+    }
+}
+
+impl Drop for Live {
+    /// Has all devices closed at once, which takes far less time than one after the other.
+    fn drop(&mut self) {
+        for site in self.sites.drain(..) {
+            site.surrender(&mut self.helpers);
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Where frames come from: live devices and savefiles, read with libpcap, and the list of interfaces kept current.
 //!
-//! One thread owns a [`Tap`] and calls it; nothing here starts a thread, decodes a packet or knows of flows. Between
-//! the kernel's ring and the owner's handler a frame is neither copied nor allocated for, and no lock is taken.
+//! One thread owns a [`Tap`] and calls it; the threads that are started here open and close devices, and nothing else.
+//! Nothing here decodes a packet or knows of flows. Between the kernel's ring and the owner's handler a frame is neither
+//! copied nor allocated for, and no lock is taken.
 //!
 //! Of live capture the tap promises that a packet is shown once, though it may pass several devices on its way
 //! through the machine. See the `plan` module for how.
 
+mod beside;
 mod device;
 mod first;
 mod first_filter;

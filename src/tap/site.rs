@@ -1,16 +1,15 @@
 //! The devices of one network namespace: opened, closed and opened again as its interfaces change.
 
-use super::device::{Device, Unopened};
-use super::open::{self, Refusal};
+use super::beside::{Helpers, Opened};
+use super::device::{Device, Opening, Unopened};
 use super::options::TapOptions;
-use super::plan::{Interface, Target, plan};
+use super::plan::{Interface, Target, Vlan, plan};
 use super::route::Route;
 use super::source::{Notes, TapStats};
 use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, enter};
-use pcap::{Active, Capture};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -30,6 +29,7 @@ pub(super) struct Common<'a> {
     pub bell: &'a Bell,
     pub notes: &'a mut Notes,
     pub books: &'a mut Books,
+    pub helpers: &'a mut Helpers,
 }
 
 /// What is kept of all devices together.
@@ -37,8 +37,17 @@ pub(super) struct Common<'a> {
 pub(super) struct Books {
     /// What was counted on devices that are closed, and all that is not counted by device.
     pub counted: TapStats,
-    /// Bytes of the rings that are open.
+    /// Bytes of the rings that are open, and of those that are being opened.
     pub rings: u64,
+    /// Openings begun so far.
+    pub openings: u64,
+}
+
+/// A device that is being opened.
+struct Awaited {
+    ticket: u64,
+    name: String,
+    vlans: Vec<Vlan>,
 }
 
 /// A namespace that is captured in.
@@ -47,6 +56,7 @@ pub(super) struct Site {
     entry: Option<Entry>,
     route: Route,
     devices: Vec<Device>,
+    awaited: HashMap<u32, Awaited>,
     refused: HashMap<u32, Refused>,
     /// Devices that others stand for, once that has been noted.
     covered: HashSet<u32>,
@@ -80,6 +90,7 @@ impl Site {
             entry,
             route,
             devices: Vec::new(),
+            awaited: HashMap::new(),
             refused: HashMap::new(),
             covered: HashSet::new(),
             addresses: Arc::default(),
@@ -121,12 +132,17 @@ impl Site {
         self.devices.iter_mut().find(|device| device.token() == token)
     }
 
-    /// Asks for the current interfaces and addresses and acts on what has changed. Returns why devices did not open
-    /// that had not been refused before.
+    /// Whether devices are being opened.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// Asks for the current interfaces and addresses and acts on what has changed: devices are closed, and others are
+    /// begun to be opened.
     ///
     /// # Errors
     /// `SystemResource` when interfaces or addresses cannot be listed; all goes on as it was.
-    pub(super) fn refresh(&mut self, common: &mut Common<'_>) -> Result<Vec<Error>> {
+    pub(super) fn refresh(&mut self, common: &mut Common<'_>) -> Result<()> {
         let interfaces = self.route.interfaces()?;
         let by_index: HashMap<u32, &Interface> = interfaces.iter().map(|i| (i.index, i)).collect();
         for device in &mut self.devices {
@@ -140,16 +156,39 @@ impl Site {
             let up = by_index.get(index).is_some_and(|interface| interface.up);
             refused.wait = if up { refused.wait.saturating_sub(1) } else { 0 };
         }
-        let mut failures = Vec::new();
-        let mut opened = Vec::new();
-        // A device that does not open cannot stand for another: plan again without it. Each round refuses at least
-        // one more, so this ends.
-        while self.follow_plan(&interfaces, common, &mut opened, &mut failures) {}
-        if !opened.is_empty() {
-            common.notes.add(format!("capturing on {}{}", opened.join(", "), self.place()));
+        self.follow_plan(&interfaces, common);
+        self.read_addresses()
+    }
+
+    /// Takes up those of `all` openings that it waits for. Returns why devices did not open that had not been refused
+    /// before.
+    pub(super) fn take_up(&mut self, all: &mut Vec<Opened>, common: &mut Common<'_>) -> Vec<Error> {
+        let (mut names, mut failures, mut is_refused) = (Vec::new(), Vec::new(), false);
+        let awaits =
+            |opened: &mut Opened| self.awaited.values().any(|awaited| awaited.ticket == opened.ticket);
+        let own: Vec<Opened> = all.extract_if(.., awaits).collect();
+        for opened in own {
+            let Some(index) = self.index_of(opened.ticket) else { continue };
+            let Some(awaited) = self.awaited.remove(&index) else { continue };
+            let ring = u64::from(opened.ring);
+            match opened.outcome.and_then(|device| self.have_waited_for(device, awaited.vlans, common)) {
+                Ok(()) => names.push(awaited.name),
+                Err(unopened) => {
+                    common.books.rings = common.books.rings.saturating_sub(ring);
+                    is_refused = true;
+                    failures.extend(self.refuse(index, unopened, common.notes));
+                }
+            }
         }
-        self.read_addresses()?;
-        Ok(failures)
+        if !names.is_empty() {
+            common.notes.add(format!("capturing on {}{}", names.join(", "), self.place()));
+        }
+        // A device that does not open cannot stand for another: it is planned again without it. Each time refuses at
+        // least one more, so this ends. Where interfaces cannot be listed now, the next refresh does it.
+        if is_refused && let Ok(interfaces) = self.route.interfaces() {
+            self.follow_plan(&interfaces, common);
+        }
+        failures
     }
 
     fn read_addresses(&mut self) -> Result<()> {
@@ -165,14 +204,8 @@ impl Site {
         self.entry.as_ref().map_or_else(String::new, |entry| format!(" of {}", entry.path.display()))
     }
 
-    /// Closes and opens devices as the plan says. Returns whether a device was refused, which changes the plan.
-    fn follow_plan(
-        &mut self,
-        interfaces: &[Interface],
-        common: &mut Common<'_>,
-        opened: &mut Vec<String>,
-        failures: &mut Vec<Error>,
-    ) -> bool {
+    /// Closes devices as the plan says, and begins to open others.
+    fn follow_plan(&mut self, interfaces: &[Interface], common: &mut Common<'_>) {
         let plan = plan(interfaces, |interface| self.wants(interface, common.options));
         let mut targets: HashMap<u32, _> =
             plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
@@ -196,81 +229,56 @@ impl Site {
             }
         }
         self.note_covered(&plan.covered, common.notes);
+        // What is being opened and not wanted any more is closed when it comes.
+        self.awaited.retain(|index, awaited| {
+            let same = |target: &mut Target<'_>| target.interface.name == awaited.name;
+            let target = targets.extract_if(|other, target| other == index && same(target)).next();
+            target.map(|(_, target)| awaited.vlans = target.vlans).is_some()
+        });
         // In the order of the indices, which is that of age: the oldest devices get the largest rings.
         let mut targets: Vec<_> = targets.into_values().collect();
         targets.sort_unstable_by_key(|target| target.interface.index);
-        let mut refused = false;
-        for (target, ring, handle) in self.open_handles(targets, common) {
-            let index = target.interface.index;
-            match self.take_up(target, ring, handle, common) {
-                Ok(name) => opened.push(name),
-                Err(unopened) => {
-                    refused = true;
-                    failures.extend(self.refuse(index, unopened, common.notes));
-                }
+        for target in targets {
+            if common.helpers.is_behind() {
+                return;
             }
+            self.begin_to_open(target, common);
         }
-        refused
     }
 
-    /// Opens a handle for each target, inside the namespace. The handles then work on any thread.
-    fn open_handles<'i>(
-        &self,
-        targets: Vec<Target<'i>>,
-        common: &Common<'_>,
-    ) -> Vec<(Target<'i>, u32, std::result::Result<Capture<Active>, Refusal>)> {
-        let options = common.options;
-        let mut taken = common.books.rings;
-        let mut rings = Vec::with_capacity(targets.len());
-        for _ in &targets {
-            let ring = options.next_buffer(taken);
-            taken += u64::from(ring);
-            rings.push(ring);
-        }
-        let names: Vec<_> =
-            targets.iter().map(|target| (&*target.interface.name, target.interface.loopback)).collect();
-        let open = || -> Vec<_> {
-            let each = names.iter().zip(&rings);
-            each.map(|(&(name, loopback), &ring)| open::live(name, loopback, ring, options)).collect()
-        };
-        let handles = match self.entry.as_ref().filter(|_| !targets.is_empty()) {
-            None => open(),
-            Some(entry) => enter(entry, open).unwrap_or_else(|error| {
-                // A way in that has closed is no fault of the device: it is tried again with the next refresh.
-                let refusal = || match &error {
-                    EnterError::Gone => Refusal::Down,
-                    EnterError::Refused(error) => Refusal::Failed(error.text.clone()),
-                };
-                targets.iter().map(|_| Err(refusal())).collect()
-            }),
-        };
-        targets
-            .into_iter()
-            .zip(rings)
-            .zip(handles)
-            .map(|((target, ring), handle)| (target, ring, handle))
-            .collect()
+    fn begin_to_open(&mut self, target: Target<'_>, common: &mut Common<'_>) {
+        let Target { interface, vlans } = target;
+        let ring = common.options.next_buffer(common.books.rings);
+        common.books.rings += u64::from(ring);
+        common.books.openings += 1;
+        let ticket = common.books.openings;
+        self.awaited.insert(interface.index, Awaited { ticket, name: interface.name.clone(), vlans });
+        let opening = Opening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
+        // Of the own namespace, what stands for others is missed at once when those have been closed.
+        common.helpers.open(opening, self.entry.is_none());
     }
 
-    /// Makes a device of an open handle and has it waited for. Returns its name.
-    fn take_up(
+    fn index_of(&self, ticket: u64) -> Option<u32> {
+        self.awaited.iter().find(|(_, awaited)| awaited.ticket == ticket).map(|(&index, _)| index)
+    }
+
+    /// Has an open device waited for.
+    fn have_waited_for(
         &mut self,
-        target: Target<'_>,
-        ring: u32,
-        handle: std::result::Result<Capture<Active>, Refusal>,
+        mut device: Device,
+        vlans: Vec<Vlan>,
         common: &mut Common<'_>,
-    ) -> std::result::Result<String, Unopened> {
-        let device = Device::new(handle, target, ring, self.namespace(), common.options)?;
-        common.bell.add(device.descriptor(), device.token()).map_err(|errno| {
-            let tried = format_args!("waiting for the device {}", device.name);
-            Unopened::Failed(Error::system(Code::SystemResource, tried, errno))
-        })?;
+    ) -> std::result::Result<(), Unopened> {
+        device.vlans = vlans;
+        if let Err(errno) = common.bell.add(device.descriptor(), device.token()) {
+            let tried = format_args!("waiting for the device {}", device.name).to_string();
+            common.helpers.close(device);
+            return Err(Unopened::Failed(Error::system(Code::SystemResource, tried, errno)));
+        }
         self.refused.remove(&device.index);
         common.books.counted.devices_opened += 1;
-        common.books.rings += u64::from(ring);
-        let name = device.name.clone();
         self.devices.push(device);
-        Ok(name)
+        Ok(())
     }
 
     /// Remembers that a device did not open, and notes a reason that is new.
@@ -321,9 +329,15 @@ impl Site {
         common.books.rings = common.books.rings.saturating_sub(device.ring.into());
         common.bell.remove(device.descriptor());
         common.notes.add(format!("no longer capturing on {}{}: {why}", device.name, self.place()));
+        common.helpers.close(device);
     }
 
-    /// Closes all devices; with the site, everything is closed that keeps the namespace alive.
+    /// Gives up its devices to be closed, with nothing said of them.
+    pub(super) fn surrender(self, helpers: &mut Helpers) {
+        self.devices.into_iter().for_each(|device| helpers.close(device));
+    }
+
+    /// Closes all devices; with the site, everything is closed soon that keeps the namespace alive.
     pub(super) fn close_all(mut self, common: &mut Common<'_>) {
         while !self.devices.is_empty() {
             self.close(0, common, "its network namespace is gone");

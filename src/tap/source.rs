@@ -71,6 +71,8 @@ pub struct TapStats {
     pub dropped_by_device: u64,
     /// Devices that are open now.
     pub devices_open: u32,
+    /// Devices that are being opened or closed now, by other threads.
+    pub devices_pending: u32,
     /// Openings of devices; one that came back is counted again.
     pub devices_opened: u64,
     /// Closings of devices, because they vanished, failed, or another device came to stand for them.
@@ -107,7 +109,8 @@ enum Source {
 /// It is opened, called and dropped by one thread; [`Waker`] alone may be used from others. Live, it captures in the
 /// network namespace of that thread, and in those besides that its options choose. The thread itself never leaves its
 /// namespace: what must be done inside another is done by short-lived threads that [`Tap::live`] and [`Tap::refresh`]
-/// start and wait for.
+/// start. So are devices opened and closed, which takes some 10 and 25 ms for each; dropping the tap waits for these
+/// threads.
 pub struct Tap {
     source: Source,
     bell: Bell,
@@ -182,7 +185,9 @@ impl Tap {
             if let Source::Live(live) = source {
                 live.ready(token);
             }
-        })
+        })?;
+        self.take_up();
+        Ok(())
     }
 
     /// Hands what is there now to `handler`, without blocking and without a system call per frame: at most `limit`
@@ -196,8 +201,9 @@ impl Tap {
     /// [`Tap::wait`]. A live device that fails is closed, with a note, and is no error.
     pub fn read(&mut self, limit: usize, handler: impl FnMut(Frame<'_>)) -> Result<Progress> {
         let limit = limit.max(1);
-        if !self.more() {
-            self.wait(Duration::ZERO)?;
+        match self.more() {
+            true => self.take_up(),
+            false => self.wait(Duration::ZERO)?,
         }
         let frames = match &mut self.source {
             Source::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
@@ -205,6 +211,13 @@ impl Tap {
         };
         let ended = matches!(&self.source, Source::Savefile(replay) if replay.ended());
         Ok(Progress { frames, more: self.more(), ended })
+    }
+
+    /// Takes up the devices that have been opened meanwhile.
+    fn take_up(&mut self) {
+        if let Source::Live(live) = &mut self.source {
+            live.take_up(&self.bell, &mut self.notes);
+        }
     }
 
     /// Whether frames are known to be there.
@@ -215,15 +228,31 @@ impl Tap {
         }
     }
 
+    /// Follows what has changed on the machine, as [`Tap::begin_refresh`] does, and waits until every device is open
+    /// or closed that is to be.
+    ///
+    /// # Errors
+    /// As [`Tap::begin_refresh`].
+    pub fn refresh(&mut self) -> Result<()> {
+        let refreshed = self.begin_refresh();
+        if let Source::Live(live) = &mut self.source {
+            live.finish(&self.bell, &mut self.notes);
+        }
+        refreshed
+    }
+
     /// Follows what has changed on the machine: opens devices that are new, came up or can now be opened, closes
     /// those that are gone, and reads the addresses anew; enters network namespaces that have come and leaves those
-    /// that are gone, so that nothing here keeps one alive for longer than to the next refresh. To be called about once
-    /// a second; an unchanged machine costs some 3 µs for each interface, and looking for namespaces what
+    /// that are gone, so that nothing here keeps one alive for much longer than to the next refresh. To be called about
+    /// once a second; an unchanged machine costs some 3 µs for each interface, and looking for namespaces what
     /// [`crate::namespace::Registry`] says. Does nothing for a savefile.
+    ///
+    /// Devices are opened and closed by other threads while this one reads those that are open. A device is captured on
+    /// from the first [`Tap::wait`] or [`Tap::read`] after its opening, which ends a wait.
     ///
     /// # Errors
     /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
-    pub fn refresh(&mut self) -> Result<()> {
+    pub fn begin_refresh(&mut self) -> Result<()> {
         let Source::Live(live) = &mut self.source else { return Ok(()) };
         let refreshed = live.refresh(&self.bell, &mut self.notes);
         self.addresses = owned(live);

@@ -4,6 +4,7 @@ use super::lab::*;
 use capture::model::Namespace;
 use capture::namespace::{EnterError, Entry, NamespaceChoice, Registry, enter, enter_initial};
 use nix::sys::signal::{SigSet, Signal};
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -68,20 +69,21 @@ fn the_registry_agrees_with_proc_root() {
             assert_eq!((all[0].pid, &*all[0].path), (Some(container.pid()), &*container.path()));
         }
         let own: u64 = own_namespace().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-        assert!(entries.iter().all(|entry| entry.inode != own), "the own one is not among them");
-        // The oracle: the links of all processes.
-        let mut truth: Vec<u64> = procfs::process::all_processes()
-            .unwrap()
-            .filter_map(|process| {
-                process.ok()?.namespaces().ok()?.0.get(std::ffi::OsStr::new("net")).map(|ns| ns.identifier)
-            })
-            .filter(|&inode| inode != own)
-            .collect();
-        truth.sort_unstable();
-        truth.dedup();
-        let with_process = entries.iter().filter(|entry| entry.pid.is_some());
-        let mut found: Vec<u64> = with_process.map(|entry| entry.inode).collect();
-        found.sort_unstable();
-        assert_eq!(found, truth);
+        // Others on this machine come and go with theirs, so that it may take several looks at both.
+        wait_until("the registry shows the namespaces of all processes", || {
+            let entries = registry.refresh();
+            assert!(entries.iter().all(|entry| entry.inode != own), "the own one is not among them");
+            let with_process = entries.iter().filter(|entry| entry.pid.is_some());
+            with_process.map(|entry| entry.inode).collect::<BTreeSet<u64>>() == of_all_processes(own)
+        });
     });
+}
+
+/// The oracle: the namespaces that the links of all processes name, but this one.
+fn of_all_processes(but: u64) -> BTreeSet<u64> {
+    let all = procfs::process::all_processes().unwrap().filter_map(|process| {
+        let namespaces = process.ok()?.namespaces().ok()?;
+        namespaces.0.get(std::ffi::OsStr::new("net")).map(|namespace| namespace.identifier)
+    });
+    all.filter(|&inode| inode != but).collect()
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -156,20 +156,89 @@ impl Drop for Container {
     }
 }
 
+/// A `/proc` in which a test shows the processes that it wants to be found: others that run on this machine come and go
+/// with namespaces of their own.
+pub struct View {
+    directory: tempfile::TempDir,
+}
+
+impl View {
+    /// All of `/proc` but processes and mounts.
+    pub fn new() -> View {
+        let directory = tempfile::tempdir().unwrap();
+        let link = |from: PathBuf, name: &str| {
+            std::os::unix::fs::symlink(from.join(name), directory.path().join(name)).unwrap();
+        };
+        let names = |path: &str| {
+            let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            entries.map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        for name in
+            names("/proc").iter().filter(|name| name.parse::<i32>().is_err() && *name != "thread-self")
+        {
+            link("/proc".into(), name);
+        }
+        std::fs::create_dir(directory.path().join("thread-self")).unwrap();
+        for name in names("/proc/thread-self").iter().filter(|name| *name != "mountinfo") {
+            let name = format!("thread-self/{name}");
+            link("/proc".into(), &name);
+        }
+        View { directory }
+    }
+
+    /// Shows a process.
+    pub fn show(&self, pid: i32) {
+        let real = PathBuf::from(format!("/proc/{pid}"));
+        std::os::unix::fs::symlink(real, self.path().join(pid.to_string())).unwrap();
+    }
+
+    /// Starts a container that is shown.
+    pub fn start_container(&self) -> Container {
+        let container = Container::start();
+        self.show(container.pid());
+        container
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
 /// Has the kernel count UDP from here on in the calling thread's namespace.
 pub fn count_udp() {
-    let rules = "table inet capture {
-        counter sent {}
-        counter received {}
-        chain output {
-            type filter hook output priority 0;
-            meta l4proto udp counter name sent
-        }
-        chain input {
-            type filter hook input priority 0;
-            meta l4proto udp counter name received
-        }
-    }";
+    count(&[("udp", "meta l4proto udp")]);
+}
+
+/// Has it count TCP and UDP of each of these ports, whichever end has it.
+pub fn count_ports(ports: &[u16]) {
+    let names: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th dport {port}"))).collect();
+    let back: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th sport {port}"))).collect();
+    let all: Vec<(&str, &str)> = names.iter().chain(&back).map(|(name, is)| (&**name, &**is)).collect();
+    count(&all);
+}
+
+/// Counts what matches, under these names, as it leaves and as it comes.
+fn count(matches: &[(&str, &str)]) {
+    let each = |line: &dyn Fn(&str, &str) -> String| -> String {
+        matches.iter().map(|(name, is)| line(name, is)).collect()
+    };
+    let counters = each(&|name, _| format!("counter {name}_sent {{}}\ncounter {name}_received {{}}\n"));
+    let output = each(&|name, is| format!("{is} counter name {name}_sent\n"));
+    let input = each(&|name, is| format!("{is} counter name {name}_received\n"));
+    let rules = format!(
+        "table inet capture {{
+            {counters}
+            chain output {{
+                type filter hook output priority 0;
+                {output}
+            }}
+            chain input {{
+                type filter hook input priority 0;
+                {input}
+            }}
+        }}"
+    );
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success(), "nft");
@@ -177,8 +246,35 @@ pub fn count_udp() {
 
 /// Bytes of UDP sent and received in the calling thread's namespace, with a link header for each packet.
 pub fn counted() -> (u64, u64) {
+    counters_of("udp")
+}
+
+/// The same of a port.
+pub fn counted_port(port: u16) -> (u64, u64) {
+    counters_of(&format!("p{port}"))
+}
+
+/// The same once it stands still.
+pub fn settled_port(port: u16) -> (u64, u64) {
+    let mut before = counted_port(port);
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = counted_port(port);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+/// What is sent at one end is received at the other.
+pub fn swapped((sent, received): (u64, u64)) -> (u64, u64) {
+    (received, sent)
+}
+
+fn counters_of(name: &str) -> (u64, u64) {
     let read = |counter: &str| {
-        let text = run(&format!("nft list counter inet capture {counter}"));
+        let text = run(&format!("nft list counter inet capture {name}_{counter}"));
         let words: Vec<&str> = text.split_whitespace().collect();
         let after = |word| words[words.iter().position(|&w| w == word).unwrap() + 1].parse::<u64>().unwrap();
         after("bytes") + ETHERNET_HEADER * after("packets")

@@ -7,6 +7,8 @@
 
 mod entering;
 mod lab;
+mod sessions;
+mod talking;
 
 use capture::config::Options;
 use capture::engine::Session;
@@ -15,6 +17,7 @@ use capture::model::Namespace;
 use capture::namespace::NamespaceChoice;
 use capture::tap::{Tap, TapOptions};
 use lab::*;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::time::Duration;
@@ -192,8 +195,9 @@ fn losses_in_other_namespaces_are_counted_root() {
 fn containers_are_found_and_let_go_root() {
     in_namespace(|| {
         let before = own_namespace();
-        let mut tap = Tap::live(&options(NamespaceChoice::All)).unwrap();
-        let container = Container::start();
+        let view = View::new();
+        let mut tap = Tap::live_beside(&options(NamespaceChoice::All), view.path()).unwrap();
+        let container = view.start_container();
         container.join("va", "10.9.0.2");
         container.add_neighbour(NOBODY);
         // Two refreshes: it may be forked before, and in its namespace after one.
@@ -264,11 +268,12 @@ fn a_name_keeps_a_namespace_and_its_removal_ends_it_root() {
 fn fifty_namespaces_leave_nothing_behind_root() {
     in_namespace(|| {
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        let mut tap = Tap::live(&options(NamespaceChoice::All)).unwrap();
+        let view = View::new();
+        let mut tap = Tap::live_beside(&options(NamespaceChoice::All), view.path()).unwrap();
         tap.refresh().unwrap();
         let (before, devices) = (open(), tap.stats().devices_open);
         for _ in 0..10 {
-            let containers: Vec<_> = (0..5).map(|_| Container::start()).collect();
+            let containers: Vec<_> = (0..5).map(|_| view.start_container()).collect();
             tap.refresh().unwrap();
             tap.refresh().unwrap();
             assert!(containers.iter().all(|container| number(&tap, container).is_some()));
@@ -278,5 +283,65 @@ fn fifty_namespaces_leave_nothing_behind_root() {
         let stats = tap.stats();
         assert_eq!((open(), stats.devices_open), (before, devices));
         assert!(stats.devices_closed >= 50, "{stats:?}");
+    });
+}
+
+/// While devices of many containers are opened and closed, which takes some 10 and 25 ms for each, the others are read on.
+#[test]
+fn nothing_is_lost_while_many_containers_come_and_go_root() {
+    const PACKETS: usize = 15_000;
+    in_namespace(|| {
+        let view = View::new();
+        let small = TapOptions { buffer_bytes: 1 << 20, ..options(NamespaceChoice::All) };
+        let mut tap = Tap::live_beside(&small, view.path()).unwrap();
+        let containers: Vec<_> = (0..20).map(|_| view.start_container()).collect();
+        containers.iter().zip(0..).for_each(|(container, number)| {
+            container.join(&format!("v{number}"), "10.9.0.2");
+        });
+        // What the ring holds comes in less time than all devices take to be closed one after the other.
+        let paced = || {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:5000").unwrap();
+            for _ in 0..PACKETS {
+                let _ = socket.send_to(&[7; 100], "127.0.0.1:53");
+                std::thread::sleep(Duration::from_micros(150));
+            }
+        };
+        let home = File::open("/proc/thread-self/ns/net").unwrap();
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(move || {
+                nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                paced();
+            });
+            let (mut frames, mut containers, mut opened) = (0, Some(containers), 0);
+            let mut read = |tap: &mut Tap| {
+                tap.wait(Duration::from_millis(20)).unwrap();
+                let count = |frame: capture::model::Frame<'_>| {
+                    frames += usize::from(frame.namespace == Namespace::HOME && frame.wire_len == 142);
+                };
+                tap.read(8192, count).unwrap();
+                frames
+            };
+            while !sender.is_finished() {
+                tap.begin_refresh().unwrap();
+                for _ in 0..5 {
+                    read(&mut tap);
+                }
+                opened = opened.max(tap.stats().devices_open);
+                // Once all are open, they end.
+                if tap.stats().devices_open == 61 {
+                    containers.take().into_iter().flatten().for_each(Container::end);
+                }
+            }
+            wait_until("all is closed and read", || {
+                tap.begin_refresh().unwrap();
+                let frames = read(&mut tap);
+                let stats = tap.stats();
+                stats.devices_open == 1
+                    && stats.devices_pending == 0
+                    && frames as u64 + stats.dropped_by_kernel >= PACKETS as u64
+            });
+            assert_eq!(opened, 61, "of 20 containers two each, with the other ends, and the own loopback");
+            assert_eq!((read(&mut tap), tap.stats().dropped_by_kernel), (PACKETS, 0));
+        });
     });
 }

@@ -5,10 +5,11 @@ use capture::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Qual
 use capture::netlink::InetDiag;
 use capture::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
 use capture::process::ProcRoot;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -152,4 +153,83 @@ impl Drop for Holder {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A connection between link-local addresses, over a link between two namespaces: a child's at the one end, and ours at
+/// the other. Such sockets are bound to their device, and packets do not tell of devices.
+pub fn both_ends_of_a_link_local_connection_root(sockets: Sockets) -> Result<(), Failure> {
+    let _turn = turn();
+    if !nix::unistd::geteuid().is_root() || Command::new("ip").arg("-V").output().is_err() {
+        return cannot("a link between two namespaces: it needs root and ip");
+    }
+    let ((tell_server, of_client), (tell_client, of_server)) = (channel(), channel());
+    // Each on a thread of its own, for they leave their namespace.
+    std::thread::scope(|scope| {
+        let server =
+            scope.spawn(move || called(sockets, &tell_client, &of_client).map_err(|e| e.to_string()));
+        let client = scope.spawn(move || calls(sockets, &tell_server, &of_server).map_err(|e| e.to_string()));
+        let [server, client] = [server, client].map(|thread| thread.join().map_err(|_| "an end panicked"));
+        // Of two failures the server's says more.
+        server??;
+        client??;
+        Ok(())
+    })
+}
+
+/// What one end tells the other: its thread id, the address that it listens at, or that it is done.
+enum Word {
+    Thread(i32),
+    Listens(SocketAddrV6),
+    Done,
+}
+
+const CALLED: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
+
+fn ip(command: &str) -> Result<(), Failure> {
+    let output = Command::new("ip").args(command.split(' ')).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("ip {command}: {}", String::from_utf8_lossy(&output.stderr)).into()),
+    }
+}
+
+fn index(device: &str) -> Result<u32, Failure> {
+    Ok(nix::net::if_::if_nametoindex(device)?)
+}
+
+fn called(sockets: Sockets, tell: &Sender<Word>, told: &Receiver<Word>) -> Result<(), Failure> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+    tell.send(Word::Thread(nix::unistd::gettid().as_raw()))?;
+    // The link is there.
+    told.recv()?;
+    ip(&format!("addr add {CALLED}/64 dev called nodad"))?;
+    ip("link set called up")?;
+    let listener = TcpListener::bind(SocketAddrV6::new(CALLED, 0, 0, index("called")?))?;
+    let SocketAddr::V6(local) = listener.local_addr()? else { return Err("an address of IPv4".into()) };
+    tell.send(Word::Listens(local))?;
+    // The other end is connected; or it has failed, and nobody would ever come.
+    told.recv()?;
+    let (server, from) = listener.accept()?;
+    let flow = key(Protocol::TCP, server.local_addr()?, from);
+    assert_eq!(Live::new(sockets)?.first(flow), owned(std::process::id(), Quality::Exact)?, "accepted");
+    // The connection lasts until the other end has been found, too.
+    told.recv()?;
+    Ok(())
+}
+
+fn calls(sockets: Sockets, tell: &Sender<Word>, told: &Receiver<Word>) -> Result<(), Failure> {
+    let Word::Thread(other) = told.recv()? else { return Err("not the other's thread".into()) };
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+    ip(&format!("link add calls type veth peer name called netns {other}"))?;
+    ip("addr add fe80::78/64 dev calls nodad")?;
+    ip("link set calls up")?;
+    tell.send(Word::Done)?;
+    let Word::Listens(to) = told.recv()? else { return Err("not the other's address".into()) };
+    let client = TcpStream::connect(SocketAddrV6::new(CALLED, to.port(), 0, index("calls")?))?;
+    tell.send(Word::Done)?;
+    let flow = key(Protocol::TCP, client.local_addr()?, client.peer_addr()?);
+    let child = Holder::of(client)?;
+    assert_eq!(Live::new(sockets)?.first(flow), owned(child.0.id(), Quality::Exact)?, "opened");
+    tell.send(Word::Done)?;
+    Ok(())
 }
