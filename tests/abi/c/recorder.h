@@ -24,7 +24,7 @@ static struct {
 
 static int is_inside;
 static pthread_t caller;
-static uint32_t snaplen = 256;
+static uint32_t snaplen = 128;
 
 static inline void note_call(char letter) {
     CHECK(is_inside);
@@ -118,7 +118,7 @@ static inline void open_with(const char *filter, int32_t bytes) {
     config.fliter = filter;
     config.snaplen = bytes;
     config.errorbuf = error;
-    snaplen = bytes == 0 ? 256 : (uint32_t)bytes;
+    snaplen = bytes == 0 ? 128 : (uint32_t)bytes;
     error[0] = 0;
     if (capture_init(&config, on_process, on_packets) != 0) {
         fprintf(stderr, "CaptureInit: %s\n", error);
