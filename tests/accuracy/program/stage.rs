@@ -23,6 +23,8 @@ pub struct Outcome {
     pub threads: Vec<(String, f64)>,
     /// That time for each packet, nanoseconds.
     pub packet_cost: f64,
+    /// What of it has nothing to do with packets; see [`FIXED`].
+    pub fixed_cost: f64,
     /// That of tcpdump on the same kind of traffic.
     pub tcpdump_cost: Option<f64>,
     /// Connections, sockets or processes.
@@ -83,6 +85,10 @@ struct Pair {
     client: Client,
 }
 
+/// The share of a core that the library may take besides what each packet takes, and tcpdump has no need of: sampling
+/// some hundred processes once a second takes half of it, and being awake 20 times a second the rest.
+const FIXED: f64 = 0.002;
+
 /// Whether this watcher can see anything of a scenario.
 pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
     scenario.watched != Side::Everywhere || kind == Kind::Library
@@ -100,7 +106,8 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let asked: Vec<Report> = pairs.iter_mut().map(|pair| pair.client.finish()).collect();
     watcher.settle();
     let used = cpu::seconds(pid).unwrap_or(before) - before;
-    let share = 100.0 / began.elapsed().as_secs_f64();
+    let lasted = began.elapsed().as_secs_f64();
+    let share = 100.0 / lasted;
     let threads = cpu::by_thread(pid)
         .into_iter()
         .map(|(name, after)| {
@@ -124,6 +131,7 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
         cpu: used * share,
         threads,
         packet_cost: used * 1e9 / sighting.packets.max(1) as f64,
+        fixed_cost: FIXED * lasted * 1e9 / sighting.packets.max(1) as f64,
         sighting,
         tcpdump_cost: None,
         connections,

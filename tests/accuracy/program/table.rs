@@ -114,7 +114,8 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
     if let Some(most) = floor.cpu.filter(|_| with_cpu) {
         check("CPU %, at most:", outcome.cpu, most, outcome.cpu <= most);
     }
-    if let (Some(most), Some(times), true) = (floor.tcpdump, times_tcpdump(outcome), with_cpu) {
+    if let (Some(most), Some(tcpdump), true) = (floor.tcpdump, outcome.tcpdump_cost, with_cpu) {
+        let times = (outcome.packet_cost - outcome.fixed_cost) / tcpdump.max(1.0);
         check("CPU time of a packet in terms of tcpdump's, at most:", times, most, times <= most);
     }
     missed
