@@ -115,7 +115,7 @@ pub struct CaptureOptions {
     pub packet_bytes: u64,
     /// Network namespaces to capture in besides that of the calling thread: "all", or paths such as
     /// /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none. Entering them takes CAP_SYS_ADMIN
-    /// and CAP_SYS_PTRACE. Each takes four descriptors and two for each device in it. At most 254 are captured in, and
+    /// and CAP_SYS_PTRACE. Each takes four descriptors, and one for each device in it. At most 254 are captured in, and
     /// no more than one for every 16 descriptors that the process may open (RLIMIT_NOFILE): 64 where that is 1024.
     /// What "all" finds on top is left out until others have gone, which the log says once; more paths are refused.
     pub namespaces: *const c_char,

@@ -183,3 +183,68 @@ impl Desk {
         Opened { ticket: opening.ticket, ring: opening.ring, outcome }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{Interface, Kind};
+    use super::super::wake::Bell;
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    /// A device that no machine has: its opening fails with any privilege.
+    fn nowhere(ticket: u64) -> Opening {
+        let interface = Interface {
+            index: 1,
+            name: "no such device".into(),
+            up: true,
+            loopback: false,
+            master: None,
+            lower: None,
+            kind: Kind::Plain,
+            lost_by_device: 0,
+        };
+        Opening { ticket, entry: None, interface, ring: TapOptions::MIN_BUFFER }
+    }
+
+    #[test]
+    fn every_opening_is_answered_and_rings_the_tap() {
+        let mut bell = Bell::new().unwrap();
+        let mut helpers = Helpers::new(TapOptions::default(), bell.waker());
+        helpers.wait();
+        for ticket in 0..50 {
+            helpers.open(nowhere(ticket), ticket % 2 == 0);
+            assert!(helpers.desk.work.lock().threads <= THREADS);
+        }
+        let mut tickets = BTreeSet::new();
+        while helpers.pending() > 0 {
+            bell.wait(Duration::from_secs(600), |_| panic!("no device is open")).unwrap();
+            helpers.wait();
+            for opened in helpers.take_opened() {
+                let Err(Unopened::Failed(error)) = opened.outcome else { panic!("opened") };
+                assert!(error.text.contains("no such device"), "{error}");
+                assert_eq!(opened.ring, TapOptions::MIN_BUFFER);
+                assert!(tickets.insert(opened.ticket), "once");
+            }
+        }
+        assert_eq!(tickets, (0..50).collect());
+        helpers.wait();
+        // A thread ends with its work, and another is had when there is more.
+        helpers.open(nowhere(50), false);
+        helpers.wait();
+        assert_eq!(helpers.take_opened().len(), 1);
+    }
+
+    #[test]
+    fn dropping_it_waits_for_nothing_that_has_not_begun() {
+        let bell = Bell::new().unwrap();
+        let mut helpers = Helpers::new(TapOptions::default(), bell.waker());
+        (0..1000).for_each(|ticket| helpers.open(nowhere(ticket), false));
+        let desk = Arc::clone(&helpers.desk);
+        drop(helpers);
+        let work = desk.work.lock();
+        assert_eq!((work.openings.len(), work.under_way, work.threads), (0, 0, 0));
+        drop(work);
+        assert_eq!(Arc::strong_count(&desk), 1, "no thread is left");
+    }
+}

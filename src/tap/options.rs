@@ -24,7 +24,7 @@ pub struct TapOptions {
     pub promiscuous: bool,
     /// The network namespaces to capture in besides that of the thread which opens the tap. All the other options hold
     /// in each of them; a device that is named is captured wherever there is one of this name. Each takes one
-    /// descriptor and two for each device, in a session another three; [`crate::namespace::Registry`] says how many are
+    /// descriptor and one for each device, in a session another three; [`crate::namespace::Registry`] says how many are
     /// captured in at most.
     pub namespaces: NamespaceChoice,
 }

@@ -265,6 +265,24 @@ fn a_name_keeps_a_namespace_and_its_removal_ends_it_root() {
 }
 
 #[test]
+fn a_namespace_takes_the_descriptors_that_are_stated_root() {
+    in_namespace(|| {
+        let containers = [Container::start(), Container::start()];
+        containers[1].join("va", "10.9.0.2");
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let taken = |containers: &[&Container]| {
+            let before = open();
+            let mut tap = Tap::live(&options(chosen(containers))).unwrap();
+            (open() - before, tap.stats().devices_open as usize)
+        };
+        let (one, two) = (taken(&[&containers[0]]), taken(&[&containers[0], &containers[1]]));
+        assert_eq!((one.1, two.1), (3, 5));
+        // One for the namespace, and one for each device: see `TapOptions::namespaces`.
+        assert_eq!(two.0 - one.0, 1 + 2);
+    });
+}
+
+#[test]
 fn fifty_namespaces_leave_nothing_behind_root() {
     in_namespace(|| {
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
