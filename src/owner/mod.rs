@@ -1,9 +1,13 @@
-//! Who owns a flow: finds the process behind the local end of a flow, through a chain of sources.
+//! Who owns a flow: finds the process behind the local end of a flow.
 //!
-//! A flow's local end has a socket, and the socket has holders: processes with a descriptor of it. Sources of sockets
-//! and sources of holders each form a chain, best first; each is probed at start, and one that fails passes the
-//! question on to the next. What every Linux has are the socket tables of `/proc/net` and the descriptors of
-//! `/proc/<pid>/fd`. Everything is read on the caller's thread, within a [`Budget`] of CPU time; nothing here waits.
+//! A flow's local end has a socket, and the socket has holders: processes with a descriptor of it. Two searches share
+//! what they learn through [`Hints`], each on a thread of its own:
+//!
+//! - [`FirstLook`] is told of each flow's first packet at once. It asks the kernel for that socket and looks for it where
+//!   it is likely to be, within some hundred system calls, and leaves what it finds in [`EarlyOwners`].
+//! - [`Finder`] answers what is left, through a chain of sources of sockets (sock_diag(7), the tables of `/proc/net`) and
+//!   of holders (the descriptors of `/proc/<pid>/fd`), best first; each is probed at start, and one that fails passes the
+//!   question on to the next. All is read within a [`Budget`] of CPU time; nothing here waits.
 //!
 //! # Which process it is
 //!
@@ -15,7 +19,10 @@
 //!   if one and the same process holds them all, else the flow is [`Unowned::Ambiguous`].
 //! - A TCP connection that has no socket with an inode although there is a listener on its port, even when it was
 //!   asked for again for a while (not accepted, or over already), and packets of a protocol of which there is a raw
-//!   socket: the one process that holds the listener or raw socket, process 1 aside, [`Quality::Guessed`].
+//!   socket: the one process that holds the listener or raw socket, process 1 aside, [`Quality::Guessed`]; of several
+//!   the youngest, [`Quality::Shared`].
+//! - No socket at all any more: the only process that within the last minute was found to call the same remote end, or to
+//!   be called at the same local end, if it lived when the flow began: [`Quality::Guessed`].
 //!
 //! # Which capability helps
 //!
@@ -25,8 +32,9 @@
 //! # Memory
 //!
 //! At most 262,144 sockets of each table (14 MiB a table; tables are read when a flow asks for one), 262,144
-//! holdings (8.5 MiB), and for the length of one call what its queries need: at most 128 candidates each. What found
-//! no room is counted in the [`Report`].
+//! holdings for each of the two searches (8.5 MiB each), 65,536 owners found early (11 MiB), 16,384 ends with the
+//! process seen there (2 MiB), and for the length of one call what its queries need: at most 128 candidates each. What
+//! found no room is counted in the [`Report`] and in [`EarlyOwners::evicted`].
 
 mod budget;
 mod descriptors;
