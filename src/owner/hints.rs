@@ -53,7 +53,7 @@ impl Hints {
         self.told.lock().crowd = Some(crowd);
     }
 
-    /// The processes that used the CPU lately, the busiest first. More than [`MOST_BUSY`] are not taken.
+    /// The processes that used the CPU lately, the busiest first. Only the first few are taken.
     pub fn set_busy(&self, pids: impl Iterator<Item = i32>) {
         self.told.lock().busy = Some(pids.take(MOST_BUSY).collect());
     }
