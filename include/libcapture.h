@@ -525,6 +525,8 @@ typedef struct CaptureStats {
     uint64_t bytes_completed;
     // Ends of connections that were not told of because too many came at once; these were not checked.
     uint64_t ends_lost;
+    // Devices being opened or closed now, beside the capture.
+    uint64_t devices_pending;
 } CaptureStats;
 
 #ifdef __cplusplus

@@ -330,5 +330,6 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         connections_short: stats.connections_short,
         bytes_completed: stats.bytes_completed,
         ends_lost: stats.ends_lost,
+        devices_pending: stats.devices_pending,
     }
 }

@@ -344,6 +344,8 @@ pub struct CaptureStats {
     pub bytes_completed: u64,
     /// Ends of connections that were not told of because too many came at once; these were not checked.
     pub ends_lost: u64,
+    /// Devices being opened or closed now, beside the capture.
+    pub devices_pending: u64,
 }
 
 /// The bits of C are those of the records.

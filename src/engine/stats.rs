@@ -28,6 +28,8 @@ pub struct Stats {
     pub lost_log_lines: u64,
     /// Devices being captured now.
     pub devices: u64,
+    /// Devices being opened or closed now, beside the capture.
+    pub devices_pending: u64,
     /// Flows held now.
     pub flows: u64,
     /// Flows that ended by age.
@@ -90,6 +92,7 @@ impl StatsReader {
             lost_packets: self.packets.lost(),
             lost_log_lines: self.log.lost(),
             devices: tap.devices_open.into(),
+            devices_pending: tap.devices_pending.into(),
             flows: flows.held,
             flows_expired: flows.expired,
             flows_evicted: flows.evicted,

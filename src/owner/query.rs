@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 /// How long after each fruitless look-up to try again. An accepted connection gets its inode only when the server
 /// calls accept(2); after three of these it is taken to be over. What is over may still be guessed once its like has
 /// been found.
-const PATIENCE: [Duration; 4] = [
+const PATIENCE: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_millis(1000),
-    Duration::from_millis(4000),
+    Duration::from_millis(2000),
+    Duration::from_millis(2000),
 ];
 
 /// How many fruitless look-ups are followed by another one.
@@ -129,7 +130,7 @@ mod tests {
                 now += after;
             }
         }
-        assert_eq!(waits, [50, 250, 1000, 4000]);
+        assert_eq!(waits, [50, 250, 1000, 2000, 2000]);
         assert_eq!(query.outcome, Outcome::Unowned(Unowned::NoSocket));
         let mut usual = Query::new(query.key, start);
         usual.failed(Unowned::NoHolder, Tries::Usual, start);

@@ -147,7 +147,7 @@ fn structures() -> Vec<Frozen> {
             packet: 24, "CapturePacketHandler";
             packet_limit: 32, "uint64_t";
         }),
-        frozen!(CaptureStats, 336, {
+        frozen!(CaptureStats, 344, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -190,6 +190,7 @@ fn structures() -> Vec<Frozen> {
             connections_short: 312, "uint64_t";
             bytes_completed: 320, "uint64_t";
             ends_lost: 328, "uint64_t";
+            devices_pending: 336, "uint64_t";
         }),
     ]
 }

@@ -32,6 +32,9 @@ const REASONS: [Unowned; 11] = [
 ];
 
 /// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
+/// How often it is asked whether all devices are being captured on.
+const DEVICES_POLL: Duration = Duration::from_millis(20);
+
 type Figures = [u64; 3];
 
 /// Opens a session with default options, or, given a filter, with all namespaces and this filter. It says `ready`,
@@ -48,6 +51,10 @@ pub fn run(filter: Option<String>) {
     let mut session = Session::open(options).unwrap();
     let mut ended = BTreeMap::new();
     update(&mut session, &mut ended);
+    let devices = session.stats_reader();
+    while devices.read().devices_pending > 0 {
+        std::thread::sleep(DEVICES_POLL);
+    }
     println!("ready");
     while !told_within(INTERVAL) {
         update(&mut session, &mut ended);
