@@ -37,8 +37,8 @@ const MOST_MISSED: usize = 4096;
 /// After a full scan that found nothing of what was wanted, the next one waits this many times as long as it took, twice
 /// as long after each further one, and at most the longest rest: sockets that live shorter than a scan takes are not to
 /// be found by scans.
-const REST: u32 = 20;
-const LONGEST_REST: Duration = Duration::from_secs(10);
+const REST: u32 = 50;
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// What is wanted meanwhile is asked about again after this time at the latest.
 const PATIENCE: Duration = Duration::from_secs(1);
 
