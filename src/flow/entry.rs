@@ -222,7 +222,8 @@ impl Flow {
 
     /// Notes how far its owner has been made sure of after it had been found, from 0 to 3.
     pub fn set_looks(&mut self, looks: u8) {
-        self.tie.0 = self.tie.0 & !Tie::LOOKS | looks.min(Tie::LOOKS / Tie::LOOK) * Tie::LOOK;
+        let looks = looks.min(Tie::LOOKS / Tie::LOOK) * Tie::LOOK;
+        self.tie.0 = (self.tie.0 & !Tie::LOOKS) | looks;
     }
 
     /// Whether it has had an owner that was credited with some of its traffic.
