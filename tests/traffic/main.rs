@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod counting;
 mod ended;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
