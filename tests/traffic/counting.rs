@@ -111,6 +111,8 @@ fn fragments(watched: Host, address: &str, any: &str) {
             sender.send(&[7; LENGTH]).unwrap();
             assert_eq!(receiver.recv(&mut room).unwrap(), LENGTH);
         }
+        // A process that this one is starting holds its sockets, too, for a moment.
+        watch.wait_for_traffic(|traffic| !traffic.is_empty());
         let (packets, truth) = frames(&lab);
         assert!(packets as usize >= DATAGRAMS * (LENGTH / 1500 + 1), "{packets} frames are no fragments");
         let expected = if watched == Host::A { (me(), truth, 0) } else { (me(), 0, truth) };
