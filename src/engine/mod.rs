@@ -4,6 +4,7 @@
 //! their owners in the ledger, batch by batch. The *resolver* beside it finds out who the owners are. An update, on
 //! the caller's thread, samples the processes, adds what the ledger holds, and leaves the result for the caller.
 
+mod again;
 mod barrier;
 mod capture;
 mod completion;

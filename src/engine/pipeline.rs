@@ -3,6 +3,7 @@
 //! It belongs to the capture thread. Per frame it takes no lock, makes no system call and allocates nothing but
 //! room for packets that are to be delivered; everything shared is touched once a batch, in [`Pipeline::publish`].
 
+use super::again::{SecondLooks, is_to_replace};
 use super::completion::{Completion, CompletionStats};
 use super::ended::EndedQueue;
 use super::ledger::{Books, Ledger};
@@ -59,6 +60,7 @@ pub struct Pipeline {
     /// Flows that found the queue of questions full, the oldest first.
     turned_away: VecDeque<FlowId>,
     completion: Completion,
+    again: SecondLooks,
     latest: Timestamp,
     swept: Timestamp,
 }
@@ -84,6 +86,7 @@ impl Pipeline {
             orphans: HashMap::default(),
             turned_away: VecDeque::new(),
             completion: Completion::default(),
+            again: SecondLooks::default(),
             latest: Timestamp::default(),
             swept: Timestamp::default(),
         })
@@ -99,9 +102,11 @@ impl Pipeline {
         }
     }
 
-    /// Moves time on without a frame, so that flows age on a quiet link, too.
+    /// Moves time on without a frame, so that flows age on a quiet link, too, and allows owners to be made sure of.
+    /// Not for savefiles: this machine's sockets do not change with the time of their packets.
     pub fn set_time(&mut self, now: Timestamp) {
         self.latest = now;
+        self.again.refill(now);
     }
 
     /// Lets old flows go, in as large a part of the table as time has passed.
@@ -216,7 +221,9 @@ impl Pipeline {
         self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
         self.flows.drain_fresh(|id, flow| {
             if requests.len() < room {
-                requests.push(Request { flow: id, key: *flow.key(), first: flow.first() });
+                // An owner that had it and has ended is not the answer.
+                let first = if flow.was_credited() { self.latest } else { flow.first() };
+                requests.push(Request { flow: id, key: *flow.key(), first });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
                 if self.turned_away.len() < ORPHAN_LIMIT {
@@ -224,6 +231,7 @@ impl Pipeline {
                 }
             }
         });
+        self.again.ask(&mut self.flows, self.latest, room, requests);
     }
 
     /// Puts the first `room` flows that found the queue full on the list of those to be asked about.
@@ -244,7 +252,9 @@ impl Pipeline {
         let mut ask_again = Vec::new();
         self.flows.drain_dirty(|id, flow| match flow.binding() {
             Binding::Owned(owner) => {
-                if !books.credit(&owner, flow.take_pending()) {
+                if books.credit(&owner, flow.take_pending()) {
+                    self.again.consider(id, flow, self.latest);
+                } else {
                     ask_again.push(id);
                 }
             }
@@ -259,18 +269,24 @@ impl Pipeline {
     }
 
     fn apply(&mut self, answer: Answer, books: &mut Books) {
+        let was_asked_again = self.again.take_asked(answer.flow);
         if let Some(flow) = self.flows.get_mut(answer.flow) {
-            if flow.binding() != Binding::Asked {
-                return;
-            }
-            match answer.owner {
-                Ok(owner) => {
+            match (flow.binding(), answer.owner) {
+                (Binding::Asked, Ok(owner)) => {
                     books.uncount_unowned(Unowned::Pending, flow.reported());
                     let pending = flow.take_pending();
                     flow.bind(Ok(owner));
                     books.credit(&owner, pending);
                 }
-                Err(reason) => rebind(flow, reason, books),
+                (Binding::Asked, Err(reason)) => rebind(flow, reason, books),
+                (Binding::Owned(known), Ok(found))
+                    if was_asked_again && is_to_replace(flow, &known, &found) =>
+                {
+                    // What passed before the answer stays where it was.
+                    books.credit(&known, flow.take_pending());
+                    flow.bind(Ok(found));
+                }
+                _ => {}
             }
         } else if let Some(orphan) = self.orphans.remove(&answer.flow) {
             books.uncount_unowned(Unowned::Pending, orphan.pending.bytes());

@@ -154,7 +154,10 @@ proptest! {
                     ended.push((pid, bench.credited(pid)));
                 }
                 Step::Fetch => bench.fetch(),
-                Step::Pause { seconds } => bench.now += seconds * 1_000_000_000,
+                Step::Pause { seconds } => {
+                    bench.now += seconds * 1_000_000_000;
+                    bench.pipeline.set_time(Timestamp(bench.now));
+                }
             }
         }
         let asked = std::mem::take(&mut bench.asked);

@@ -7,6 +7,8 @@ use crate::model::{LinkType, Owner, ProcId, Quality, Traffic};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+#[path = "again_tests.rs"]
+mod again;
 #[path = "pipeline_model_tests.rs"]
 mod model;
 

@@ -31,7 +31,8 @@ pub struct Request {
     pub flow: FlowId,
     /// Its protocol and endpoints.
     pub key: FlowKey,
-    /// When its first packet was captured.
+    /// When the first packet was captured that the question is about: the flow's first one, or a later one when its owner
+    /// may have changed since. An owner found at an earlier packet is no answer.
     pub first: Timestamp,
 }
 

@@ -53,8 +53,8 @@ pub struct Flow {
 
 const _: () = assert!(size_of::<Flow>() == 128);
 
-/// A `Binding` without its process, whether the flow is on the list of those that counted something, and whether it is a
-/// TCP connection of which everything that passed since its opening was to be seen.
+/// A `Binding` without its process, whether the flow is on the list of those that counted something, whether it is a
+/// TCP connection of which everything that passed since its opening was to be seen, and how far its owner was made sure of.
 #[derive(Clone, Copy)]
 struct Tie(u8);
 
@@ -65,7 +65,9 @@ impl Tie {
     const UNOWNED: u8 = Tie::OWNED + Quality::COUNT as u8;
     const DIRTY: u8 = 0x80;
     const WHOLE: u8 = 0x40;
-    const MARKS: u8 = Tie::DIRTY | Tie::WHOLE;
+    const LOOK: u8 = 0x10;
+    const LOOKS: u8 = 0x30;
+    const MARKS: u8 = Tie::DIRTY | Tie::WHOLE | Tie::LOOKS;
 }
 
 /// The qualities and reasons by their numbers.
@@ -210,6 +212,23 @@ impl Flow {
         let new = bytes.saturating_sub(self.start_ticks_or_reported);
         self.start_ticks_or_reported = bytes;
         new
+    }
+
+    /// What [`Flow::set_looks`] has set, 0 for a new flow.
+    #[inline]
+    pub fn looks(&self) -> u8 {
+        (self.tie.0 & Tie::LOOKS) / Tie::LOOK
+    }
+
+    /// Notes how far its owner has been made sure of after it had been found, from 0 to 3.
+    pub fn set_looks(&mut self, looks: u8) {
+        let looks = looks.min(Tie::LOOKS / Tie::LOOK) * Tie::LOOK;
+        self.tie.0 = (self.tie.0 & !Tie::LOOKS) | looks;
+    }
+
+    /// Whether it has had an owner that was credited with some of its traffic.
+    pub fn was_credited(&self) -> bool {
+        !self.credited.is_empty()
     }
 
     #[inline]

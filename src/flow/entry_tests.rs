@@ -59,7 +59,21 @@ fn the_tables_follow_the_numbers() {
     for (number, reason) in REASONS.into_iter().enumerate() {
         assert_eq!(reason as usize, number);
     }
-    assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::WHOLE));
+    assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::LOOK));
+}
+
+#[test]
+fn looks_disturb_nothing_else() {
+    let mut flow = flow();
+    flow.set_dirty();
+    for looks in [0, 3, 1, 2] {
+        flow.set_looks(looks);
+        flow.bind(Err(Unowned::Unreadable));
+        assert_eq!((flow.looks(), flow.binding()), (looks, Binding::Unowned(Unowned::Unreadable)));
+    }
+    flow.set_looks(200);
+    assert_eq!(flow.looks(), 3);
+    assert!(flow.clear_dirty() && !flow.take_whole());
 }
 
 #[test]

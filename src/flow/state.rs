@@ -136,6 +136,11 @@ impl FlowState {
         seconds * NANOSECONDS
     }
 
+    /// TCP: whether nothing is sent any more but what is repeated.
+    pub fn is_over(self) -> bool {
+        matches!(self, FlowState::Closed | FlowState::Reset)
+    }
+
     /// What flows in use are worth, the most there is.
     pub(super) const IN_USE: u8 = 3;
 

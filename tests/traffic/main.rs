@@ -4,7 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod changing;
+mod counting;
 mod ended;
+mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
 
