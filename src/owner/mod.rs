@@ -46,6 +46,7 @@ mod index;
 mod likely;
 mod proc_fd;
 mod query;
+mod search;
 mod similar;
 mod sock_diag;
 mod source;
