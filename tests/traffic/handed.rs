@@ -1,7 +1,7 @@
 //! Connections that pass to another process while they live: from the answer on, their bytes are the new one's.
 
 use super::lab::{Counted, Host, Lab, Maker, die_with_this};
-use super::{V4, Watch, with_lab};
+use super::{V4, Watch, has_python, with_lab};
 use capture::model::{Traffic, Unowned};
 use std::io::Write;
 use std::net::TcpStream;
@@ -81,9 +81,7 @@ fn bytes(traffic: Option<&Traffic>) -> (u64, u64) {
 /// The connection is the first process's as long as it serves it. A while after it has been handed on, all bytes are the
 /// other's.
 fn handed_on(how: &str, port: u16) {
-    if Command::new("python3").arg("-V").output().is_err() {
-        assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "python3 is required");
-        eprintln!("not run: needs python3");
+    if !has_python() {
         return;
     }
     with_lab(|lab| {

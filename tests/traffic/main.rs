@@ -35,6 +35,16 @@ fn with_lab(test: impl FnOnce(Lab) + Send) {
     std::thread::scope(|scope| scope.spawn(|| test(Lab::new())).join().unwrap());
 }
 
+/// Whether there is Python, which some tests have their programs in.
+fn has_python() -> bool {
+    let has_it = Command::new("python3").arg("-V").output().is_ok();
+    if !has_it {
+        assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "python3 is required");
+        eprintln!("not run: needs python3");
+    }
+    has_it
+}
+
 /// A session on a host, with what its updates said.
 struct Watch {
     session: Session,
