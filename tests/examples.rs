@@ -144,7 +144,7 @@ fn the_python_example_shows_exactly_the_traffic_and_its_packets() {
     assert!(
         lines
             .iter()
-            .any(|line| line.starts_with("packet of 242 bytes, 242 captured: protocol 17, 127.0.0.1:"))
+            .any(|line| line.starts_with("packet of 242 bytes, 128 captured: protocol 17, 127.0.0.1:"))
     );
     let seen = |line: &String| line.strip_prefix("frames: ")?.split(' ').next()?.parse::<usize>().ok();
     assert!(lines.iter().filter_map(seen).max() >= Some(sent), "{lines:#?}");

@@ -51,8 +51,9 @@ pub fn run(filter: Option<String>) {
     let mut session = Session::open(options).unwrap();
     let mut ended = BTreeMap::new();
     update(&mut session, &mut ended);
-    let devices = session.stats_reader();
-    while devices.read().devices_pending > 0 {
+    let stats = session.stats_reader();
+    let is_starting = |stats: Stats| stats.devices == 0 || stats.devices_pending > 0;
+    while is_starting(stats.read()) {
         std::thread::sleep(DEVICES_POLL);
     }
     println!("ready");
@@ -66,7 +67,7 @@ pub fn run(filter: Option<String>) {
     }
     println!("settled");
     read_line();
-    let stats = session.stats_reader().read();
+    let stats = stats.read();
     let mut all = ended;
     session.processes().for_each(|record| add(&mut all, record));
     report(&all, &stats);
