@@ -1,0 +1,70 @@
+//! What finding the owner of a connection costs at its first packet, against the two system calls that it cannot do
+//! without: asking the kernel for the socket, and reading one descriptor.
+
+#![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
+#![allow(missing_docs)]
+
+use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
+use capture::netlink::InetDiag;
+use capture::owner::{EarlyOwners, FirstLook, Hints, Side};
+use capture::process::ProcRoot;
+use criterion::{Criterion, criterion_group, criterion_main};
+use std::fs::{File, read_link};
+use std::hint::black_box;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Descriptors that the process has open besides the connection.
+const OTHERS: [usize; 2] = [0, 900];
+
+/// A connection over loopback, and its flow at the end that opened it.
+fn connection() -> (TcpListener, TcpStream, FlowKey) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+    let end = |end: SocketAddr| Endpoint::new(Address::from(end.ip()), end.port());
+    let key = FlowKey {
+        local: end(client.local_addr().expect("connected")),
+        remote: end(client.peer_addr().expect("connected")),
+        protocol: Protocol::TCP,
+        namespace: Namespace::HOME,
+    };
+    (listener, client, key)
+}
+
+fn first_look(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("first look");
+    for others in OTHERS {
+        let _others: Vec<File> = (0..others).map(|_| File::open("/dev/null").expect("room")).collect();
+        let (_listener, client, key) = connection();
+        let mut diag = InetDiag::open().expect("sock_diag");
+        let descriptor = format!("/proc/{}/fd/{}", std::process::id(), client.as_raw_fd());
+        group.bench_function(format!("floor, {others} other descriptors"), |bencher| {
+            bencher.iter(|| (diag.find(black_box(&key)), read_link(&descriptor)));
+        });
+        let root = Arc::new(ProcRoot::open(Path::new("/proc")).expect("/proc"));
+        let hints = Arc::new(Hints::default());
+        let mut look = FirstLook::new(root, Arc::new(EarlyOwners::default()), Arc::clone(&hints));
+        look.add_namespace(Namespace::HOME, diag);
+        look.tell_events(true);
+        hints.set_busy(std::iter::once(std::process::id() as i32));
+        hints.drain(&mut look);
+        let mut now = Instant::now();
+        group.bench_function(format!("owner, {others} other descriptors"), |bencher| {
+            bencher.iter(|| {
+                // The same packet again within a moment would be passed over.
+                now += Duration::from_secs(1);
+                look.packet(key, Side::Opener, now);
+                let mut found = false;
+                look.look(now, |_, _| found = true);
+                assert!(found);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, first_look);
+criterion_main!(benches);
