@@ -50,7 +50,7 @@ fn first_look(criterion: &mut Criterion) {
         look.add_namespace(Namespace::HOME, diag);
         look.tell_events(true);
         hints.set_busy(std::iter::once(std::process::id() as i32));
-        hints.drain(&mut look);
+        look.learn();
         let mut now = Instant::now();
         group.bench_function(format!("owner, {others} other descriptors"), |bencher| {
             bencher.iter(|| {

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
 use crate::netlink::{Happening, InetDiag, ProcessEvent, ProcessEvents};
-use crate::owner::{FirstLook, FirstStats, Hints, Side};
+use crate::owner::{FirstLook, FirstStats, Side};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPackets};
 use nix::errno::Errno;
@@ -44,8 +44,6 @@ pub struct First {
     pub introducer: Introducer,
     /// Processes that have just become other programs.
     pub to_meet: Vec<i32>,
-    /// What the thorough search has found.
-    pub hints: Arc<Hints>,
     /// Rung to end the thread.
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
@@ -71,7 +69,7 @@ impl First {
             }
             let now = Instant::now();
             self.read_events(now);
-            self.hints.drain(&mut self.look);
+            self.look.learn();
             self.read_packets(now);
             let introducer = &mut self.introducer;
             due = self.look.look(Instant::now(), |_, owner| introducer.introduce(owner.process, ledger));

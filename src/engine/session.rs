@@ -168,7 +168,7 @@ impl Session {
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
     fn start_first(&mut self, root: &Arc<ProcRoot>, early: &Arc<EarlyOwners>, known: Known) -> Result<()> {
         let hints = Arc::clone(&self.hints);
-        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), Arc::clone(&hints));
+        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), hints);
         match InetDiag::open() {
             Ok(diag) => look.add_namespace(Namespace::HOME, diag),
             Err(_) => return Ok(()),
@@ -186,7 +186,6 @@ impl Session {
             look,
             introducer: Introducer::new(Arc::clone(root), self.options.sample),
             to_meet: Vec::new(),
-            hints,
             bell: Arc::clone(&self.shared.first_bell),
             governor: Governor::new(Box::new(ThreadMeter)),
             ended: self.open_ended(known.clone()),

@@ -151,19 +151,15 @@ impl FirstLook {
         }
     }
 
-    /// Takes in where the thorough search has found a flow's socket.
-    pub(super) fn learn(&mut self, finding: &Finding) {
-        self.search.likely.found(&finding.key, finding.side, finding.pid, finding.descriptor, finding.uid);
-    }
-
-    /// Takes in the list of all processes of a full scan; see [`super::likely::Likely::set_crowd`].
-    pub(super) fn learn_crowd(&mut self, crowd: Vec<(i32, u32)>) {
-        self.search.likely.set_crowd(crowd);
-    }
-
-    /// Takes in which processes used the CPU lately; see [`super::likely::Likely::set_busy`].
-    pub(super) fn learn_busy(&mut self, busy: Vec<i32>) {
-        self.search.likely.set_busy(busy);
+    /// Takes in what the thorough search and the samples of processes have shown since the last time.
+    pub fn learn(&mut self) {
+        let taken = self.hints.take();
+        let likely = &mut self.search.likely;
+        for Finding { key, side, pid, descriptor, uid } in taken.findings {
+            likely.found(&key, side, pid, descriptor, uid);
+        }
+        taken.crowd.into_iter().for_each(|crowd| likely.set_crowd(crowd));
+        taken.busy.into_iter().for_each(|busy| likely.set_busy(busy));
     }
 
     /// A first packet of a flow was seen just now. It is looked at in [`FirstLook::look`].

@@ -39,7 +39,7 @@ fn alone(test: impl FnOnce(Lab) + Send) {
 impl Lab {
     /// Tells of the test's own process as of one among all.
     fn tell_of_this_process(&mut self) {
-        self.look.learn_crowd(vec![(1, 0), (self.own.pid, nix::unistd::geteuid().as_raw())]);
+        self.look.search.likely.set_crowd(vec![(1, 0), (self.own.pid, nix::unistd::geteuid().as_raw())]);
     }
 
     /// Looks until there is nothing more to wait for, and returns what was found.

@@ -1,6 +1,5 @@
 //! What the thread that looks at first packets and the one that searches thoroughly tell each other.
 
-use super::first::FirstLook;
 use super::likely::Side;
 use crate::model::FlowKey;
 use crate::sync::Mutex;
@@ -19,6 +18,13 @@ pub(super) struct Finding {
     pub pid: i32,
     pub descriptor: i32,
     pub uid: u32,
+}
+
+/// What the look at first packets is to know; lists only where they are new.
+pub(super) struct Taken {
+    pub findings: Vec<Finding>,
+    pub crowd: Option<Vec<(i32, u32)>>,
+    pub busy: Option<Vec<i32>>,
 }
 
 /// The desk between the two.
@@ -58,20 +64,13 @@ impl Hints {
         self.told.lock().busy = Some(pids.take(MOST_BUSY).collect());
     }
 
-    /// Lets the look at first packets learn what was found since the last time.
-    pub fn drain(&self, look: &mut FirstLook) {
-        let (findings, crowd, busy) = {
-            let mut told = self.told.lock();
-            (std::mem::take(&mut told.findings), told.crowd.take(), told.busy.take())
-        };
-        if let Some(busy) = busy {
-            look.learn_busy(busy);
-        }
-        for finding in findings {
-            look.learn(&finding);
-        }
-        if let Some(crowd) = crowd {
-            look.learn_crowd(crowd);
+    /// What is meant for the look at first packets since the last time.
+    pub(super) fn take(&self) -> Taken {
+        let mut told = self.told.lock();
+        Taken {
+            findings: std::mem::take(&mut told.findings),
+            crowd: told.crowd.take(),
+            busy: told.busy.take(),
         }
     }
 

@@ -3,8 +3,8 @@
 use super::beside::Helpers;
 use super::open;
 use super::options::TapOptions;
+use super::report::{Notes, TapError, TapStats};
 use super::site::{Books, Common, RETRY, Site};
-use super::source::{Notes, TapError, TapStats};
 use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};

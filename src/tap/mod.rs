@@ -17,6 +17,7 @@ mod loss;
 mod open;
 mod options;
 mod plan;
+mod report;
 mod route;
 mod savefile;
 mod site;
@@ -25,5 +26,6 @@ mod wake;
 
 pub use first::{FirstPacket, FirstPackets, Thinning};
 pub use options::TapOptions;
-pub use source::{Progress, Tap, TapError, TapStats};
+pub use report::{TapError, TapStats};
+pub use source::{Progress, Tap};
 pub use wake::Waker;
