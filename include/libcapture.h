@@ -58,6 +58,9 @@
 // Do not read command lines.
 #define CAPTURE_SKIP_COMMAND_LINE 16
 
+// Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
+#define CAPTURE_SKIP_PROBES 32
+
 // Set in `valid`: CPU times, state, threads, parent and start time are known.
 #define CAPTURE_VALID_CPU 1
 
@@ -125,6 +128,40 @@ typedef enum CaptureLogLevel {
     // As an option: nothing is logged. No line has it.
     CAPTURE_LOG_LEVEL_OFF,
 } CaptureLogLevel;
+
+// How bytes are counted.
+typedef enum CaptureEngine {
+    // Packets are captured and each flow's owner is looked for. The default.
+    CAPTURE_ENGINE_PCAP,
+    // The kernel counts at each socket; no packet is captured. Takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+    CAPTURE_ENGINE_KERNEL,
+    // As `CAPTURE_ENGINE_KERNEL` where that is possible and `devices`, `savefile`, `filter` and `packet_bytes` are not
+    // set, else as `CAPTURE_ENGINE_PCAP`.
+    CAPTURE_ENGINE_AUTO,
+} CaptureEngine;
+
+// What has become of a group of programs in the kernel. Where they are not at work the session goes on with what it
+// can read otherwise, and the log says more.
+typedef enum CaptureProbeState {
+    // Not asked for.
+    CAPTURE_PROBE_STATE_OFF,
+    // At work.
+    CAPTURE_PROBE_STATE_ACTIVE,
+    // The library was built without them.
+    CAPTURE_PROBE_STATE_NOT_BUILT,
+    // The kernel does not describe its types (CONFIG_DEBUG_INFO_BTF).
+    CAPTURE_PROBE_STATE_NO_TYPES,
+    // A capability is missing, or the kernel is locked down.
+    CAPTURE_PROBE_STATE_NOT_PERMITTED,
+    // The kernel does not know something that the programs need.
+    CAPTURE_PROBE_STATE_NOT_SUPPORTED,
+    // Out of memory, or the limit of locked memory is reached (RLIMIT_MEMLOCK).
+    CAPTURE_PROBE_STATE_NO_MEMORY,
+    // There is no cgroup v2 hierarchy to attach to.
+    CAPTURE_PROBE_STATE_NO_CGROUP,
+    // The session sees another PID namespace than the first one.
+    CAPTURE_PROBE_STATE_PID_NAMESPACE,
+} CaptureProbeState;
 
 // Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
 typedef enum CaptureCode {
@@ -316,6 +353,8 @@ typedef struct CaptureOptions {
     // no more than one for every 16 descriptors that the process may open (RLIMIT_NOFILE): 64 where that is 1024.
     // What "all" finds on top is left out until others have gone, which the log says once; more paths are refused.
     const char *namespaces;
+    // How bytes are counted.
+    enum CaptureEngine engine;
 } CaptureOptions;
 
 // Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -527,6 +566,12 @@ typedef struct CaptureStats {
     uint64_t ends_lost;
     // Devices being opened or closed now, beside the capture.
     uint64_t devices_pending;
+    // The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
+    enum CaptureEngine engine;
+    // The programs that tell who uses a socket and count what goes through it.
+    enum CaptureProbeState socket_probes;
+    // The programs that sample all processes at once.
+    enum CaptureProbeState sample_probes;
 } CaptureStats;
 
 #ifdef __cplusplus

@@ -18,11 +18,28 @@ pub enum Source {
     None,
 }
 
+/// How bytes are counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Engine {
+    /// Packets are captured and each flow's owner is looked for.
+    #[default]
+    Pcap,
+    /// The kernel counts at each socket; no packet is captured.
+    Kernel,
+    /// As [`Engine::Kernel`] where that is possible and nobody asked for packets, a filter, devices or a savefile, else
+    /// as [`Engine::Pcap`].
+    Auto,
+}
+
 /// The options of a session. `Options::default()` monitors everything on the running machine.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where packets come from.
     pub source: Source,
+    /// How bytes are counted.
+    pub engine: Engine,
+    /// Whether programs may be loaded into the kernel: for owners, for [`Engine::Kernel`] and for samples.
+    pub probes: bool,
     /// How packets are captured; of a savefile's only the filter counts.
     pub capture: TapOptions,
     /// Addresses taken as this host's, besides those of its devices; needed for savefiles of other hosts.
@@ -47,6 +64,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             source: Source::Live,
+            engine: Engine::default(),
+            probes: true,
             capture: TapOptions::default(),
             local_addresses: Vec::new(),
             sample: SampleSet::ALL,

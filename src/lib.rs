@@ -10,6 +10,7 @@ pub mod decode;
 pub mod engine;
 pub mod error;
 pub mod flow;
+pub mod kernel;
 pub mod log;
 pub mod model;
 pub mod namespace;

@@ -3,7 +3,7 @@
 use super::boundary::{bytes_of, read_sized, text_of};
 use super::classic_types::*;
 use super::session_types::*;
-use crate::config::{Options, Source};
+use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::LogOptions;
 use crate::model::{Address, SampleSet, Selection};
@@ -102,6 +102,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     set(&mut options.packet_bytes, narrow("packet_bytes", given.packet_bytes)?);
     set(&mut options.capture.timeout, Duration::from_millis(given.timeout_ms.into()));
     options.interval = (given.interval_ms != 0).then(|| Duration::from_millis(given.interval_ms.into()));
+    options.engine = engine(enumeration(&given.engine))?;
     options.log = LogOptions {
         // SAFETY: the caller vouches for the string.
         file: unsafe { path_of(given.log_file) },
@@ -117,6 +118,18 @@ fn enumeration<T>(field: &std::mem::MaybeUninit<T>) -> u32 {
     const { assert!(size_of::<T>() == 4, "C enumerations are 4 bytes wide here") };
     // SAFETY: the field is 4 bytes that the caller has set, or zero; every pattern is a valid u32.
     unsafe { field.as_ptr().cast::<u32>().read_unaligned() }
+}
+
+fn engine(number: u32) -> Result<Engine> {
+    Ok(match number {
+        n if n == CaptureEngine::Pcap as u32 => Engine::Pcap,
+        n if n == CaptureEngine::Kernel as u32 => Engine::Kernel,
+        n if n == CaptureEngine::Auto as u32 => Engine::Auto,
+        other => {
+            let text = format!("engine is {other}; it must be one of CaptureEngine, 0 to 2");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+    })
 }
 
 fn log_level(number: u32) -> Result<LevelFilter> {
@@ -142,7 +155,8 @@ fn apply_skip(skip: u32, options: &mut Options) -> Result<()> {
         (CAPTURE_SKIP_DESCRIPTORS, SampleSet::DESCRIPTORS),
         (CAPTURE_SKIP_COMMAND_LINE, SampleSet::COMMAND_LINE),
     ];
-    let known = samples.iter().fold(CAPTURE_SKIP_NETWORK, |bits, (bit, _)| bits | bit);
+    let others = CAPTURE_SKIP_NETWORK | CAPTURE_SKIP_PROBES;
+    let known = samples.iter().fold(others, |bits, (bit, _)| bits | bit);
     if skip & !known != 0 {
         let text = format!("skip is {skip:#x}, which has bits that mean nothing; known are {known:#x}");
         return Err(Error::new(Code::InvalidArgument, text));
@@ -155,6 +169,7 @@ fn apply_skip(skip: u32, options: &mut Options) -> Result<()> {
     if skip & CAPTURE_SKIP_NETWORK != 0 {
         options.source = Source::None;
     }
+    options.probes = skip & CAPTURE_SKIP_PROBES == 0;
     Ok(())
 }
 

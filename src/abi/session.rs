@@ -5,10 +5,11 @@ use super::boundary::{busy, code_of, forked, guarded, read_size, read_sized};
 use super::classic_types::*;
 use super::records::{ProcessArray, session_packets};
 use super::session_types::*;
+use crate::config::Engine;
 use crate::engine::{Session, Stats, StatsReader};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;
-use crate::model::{ProcessRecord, Quality, Undecoded, Unowned};
+use crate::model::{ProbeState, ProcessRecord, Quality, Undecoded, Unowned};
 use crate::sync::{Mutex, MutexGuard};
 use std::ffi::{CString, c_void};
 use std::os::fd::{AsRawFd, RawFd};
@@ -331,5 +332,25 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         bytes_completed: stats.bytes_completed,
         ends_lost: stats.ends_lost,
         devices_pending: stats.devices_pending,
+        engine: match stats.engine {
+            Engine::Kernel => CaptureEngine::Kernel,
+            Engine::Pcap | Engine::Auto => CaptureEngine::Pcap,
+        },
+        socket_probes: probe_state(stats.socket_probes),
+        sample_probes: probe_state(stats.sample_probes),
+    }
+}
+
+fn probe_state(state: ProbeState) -> CaptureProbeState {
+    match state {
+        ProbeState::Off => CaptureProbeState::Off,
+        ProbeState::Active => CaptureProbeState::Active,
+        ProbeState::NotBuilt => CaptureProbeState::NotBuilt,
+        ProbeState::NoTypes => CaptureProbeState::NoTypes,
+        ProbeState::NotPermitted => CaptureProbeState::NotPermitted,
+        ProbeState::NotSupported => CaptureProbeState::NotSupported,
+        ProbeState::NoMemory => CaptureProbeState::NoMemory,
+        ProbeState::NoCgroup => CaptureProbeState::NoCgroup,
+        ProbeState::PidNamespace => CaptureProbeState::PidNamespace,
     }
 }

@@ -1,7 +1,7 @@
 //! The structures of the session interface, their enumerations and constants, laid out as C sees them.
 
 use super::classic_types::CaptureAction;
-use crate::model::Validity;
+use crate::model::{ProbeState, Validity};
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
@@ -15,6 +15,8 @@ pub const CAPTURE_SKIP_IO: u32 = 4;
 pub const CAPTURE_SKIP_DESCRIPTORS: u32 = 8;
 /// Do not read command lines.
 pub const CAPTURE_SKIP_COMMAND_LINE: u32 = 16;
+/// Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
+pub const CAPTURE_SKIP_PROBES: u32 = 32;
 
 /// Set in `valid`: CPU times, state, threads, parent and start time are known.
 pub const CAPTURE_VALID_CPU: u32 = 1;
@@ -53,6 +55,50 @@ pub enum CaptureLogLevel {
     Trace,
     /// As an option: nothing is logged. No line has it.
     Off,
+}
+
+/// How bytes are counted.
+/// cbindgen:prefix-with-name
+/// cbindgen:rename-all=ScreamingSnakeCase
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CaptureEngine {
+    /// Packets are captured and each flow's owner is looked for. The default.
+    #[default]
+    Pcap,
+    /// The kernel counts at each socket; no packet is captured. Takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+    Kernel,
+    /// As `CAPTURE_ENGINE_KERNEL` where that is possible and `devices`, `savefile`, `filter` and `packet_bytes` are not
+    /// set, else as `CAPTURE_ENGINE_PCAP`.
+    Auto,
+}
+
+/// What has become of a group of programs in the kernel. Where they are not at work the session goes on with what it
+/// can read otherwise, and the log says more.
+/// cbindgen:prefix-with-name
+/// cbindgen:rename-all=ScreamingSnakeCase
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CaptureProbeState {
+    /// Not asked for.
+    #[default]
+    Off,
+    /// At work.
+    Active,
+    /// The library was built without them.
+    NotBuilt,
+    /// The kernel does not describe its types (CONFIG_DEBUG_INFO_BTF).
+    NoTypes,
+    /// A capability is missing, or the kernel is locked down.
+    NotPermitted,
+    /// The kernel does not know something that the programs need.
+    NotSupported,
+    /// Out of memory, or the limit of locked memory is reached (RLIMIT_MEMLOCK).
+    NoMemory,
+    /// There is no cgroup v2 hierarchy to attach to.
+    NoCgroup,
+    /// The session sees another PID namespace than the first one.
+    PidNamespace,
 }
 
 /// Receives one line of the log, NUL-terminated and without a line end, valid during the call. Called on the
@@ -119,6 +165,8 @@ pub struct CaptureOptions {
     /// no more than one for every 16 descriptors that the process may open (RLIMIT_NOFILE): 64 where that is 1024.
     /// What "all" finds on top is left out until others have gone, which the log says once; more paths are refused.
     pub namespaces: *const c_char,
+    /// How bytes are counted.
+    pub engine: MaybeUninit<CaptureEngine>,
 }
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -346,10 +394,18 @@ pub struct CaptureStats {
     pub ends_lost: u64,
     /// Devices being opened or closed now, beside the capture.
     pub devices_pending: u64,
+    /// The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
+    pub engine: CaptureEngine,
+    /// The programs that tell who uses a socket and count what goes through it.
+    pub socket_probes: CaptureProbeState,
+    /// The programs that sample all processes at once.
+    pub sample_probes: CaptureProbeState,
 }
 
-/// The bits of C are those of the records.
+/// The bits of C are those of the records, and the states of C those of the probes.
 const _: () = {
+    assert!(CaptureProbeState::Active as u32 == ProbeState::Active as u32);
+    assert!(CaptureProbeState::PidNamespace as u32 == ProbeState::PidNamespace as u32);
     assert!(CAPTURE_VALID_CPU == Validity::CPU.0 && CAPTURE_VALID_MEMORY == Validity::MEMORY.0);
     assert!(CAPTURE_VALID_IO == Validity::IO.0 && CAPTURE_VALID_DESCRIPTORS == Validity::DESCRIPTORS.0);
     assert!(CAPTURE_VALID_COMMAND_LINE == Validity::COMMAND_LINE.0 && CAPTURE_VALID_USER == Validity::USER.0);

@@ -12,10 +12,10 @@ use super::poll::Poll;
 use super::privilege::{CAP_NET_RAW, explanations, missing_capabilities};
 use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
-use crate::config::{Options, Source};
+use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
-use crate::model::{Namespace, ProcessRecord, Validity};
+use crate::model::{Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
@@ -72,6 +72,9 @@ pub struct Session {
     poll: Arc<Poll>,
     updates: Arc<UpdateCounts>,
     missing_capabilities: u64,
+    engine: Engine,
+    socket_probes: ProbeState,
+    sample_probes: ProbeState,
     has_network: bool,
     hints: Arc<Hints>,
     /// Shares of the CPU and pids, for the time of an update.
@@ -110,6 +113,9 @@ impl Session {
                 Source::Live => missing_capabilities,
                 _ => missing_capabilities & !(1 << CAP_NET_RAW),
             },
+            engine: Engine::Pcap,
+            socket_probes: ProbeState::Off,
+            sample_probes: ProbeState::Off,
             has_network,
             hints: Arc::default(),
             busy: Vec::new(),
@@ -317,6 +323,9 @@ impl Session {
             log: Arc::clone(&self.log),
             updates: Arc::clone(&self.updates),
             missing_capabilities: self.missing_capabilities,
+            engine: self.engine,
+            socket_probes: self.socket_probes,
+            sample_probes: self.sample_probes,
         }
     }
 

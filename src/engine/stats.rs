@@ -3,8 +3,9 @@
 use super::capture::CaptureShared;
 use super::ledger::LedgerTotals;
 use super::packets::PacketQueue;
+use crate::config::Engine;
 use crate::log::Log;
-use crate::model::Undecoded;
+use crate::model::{ProbeState, Undecoded};
 use crate::owner::{EarlyOwners, FirstStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +59,12 @@ pub struct Stats {
     pub update_ns: u64,
     /// Capabilities that would bring more, one bit for each number.
     pub missing_capabilities: u64,
+    /// The engine at work; never [`Engine::Auto`].
+    pub engine: Engine,
+    /// The probes that tell who uses a socket and count what goes through it.
+    pub socket_probes: ProbeState,
+    /// The probes that sample all processes at once.
+    pub sample_probes: ProbeState,
 }
 
 /// Counters that updates keep.
@@ -76,6 +83,9 @@ pub struct StatsReader {
     pub(super) log: Arc<Log>,
     pub(super) updates: Arc<UpdateCounts>,
     pub(super) missing_capabilities: u64,
+    pub(super) engine: Engine,
+    pub(super) socket_probes: ProbeState,
+    pub(super) sample_probes: ProbeState,
 }
 
 impl StatsReader {
@@ -107,6 +117,9 @@ impl StatsReader {
             processes_skipped: self.updates.processes_skipped.load(Ordering::Relaxed),
             update_ns: self.updates.update_ns.load(Ordering::Relaxed),
             missing_capabilities: self.missing_capabilities,
+            engine: self.engine,
+            socket_probes: self.socket_probes,
+            sample_probes: self.sample_probes,
         }
     }
 }

@@ -4,6 +4,7 @@ mod address;
 mod flow;
 mod frame;
 mod packet;
+mod probes;
 mod process;
 mod traffic;
 
@@ -11,5 +12,6 @@ pub use address::{Address, Endpoint, LocalAddresses};
 pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
+pub use probes::ProbeState;
 pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};
 pub use traffic::{Direction, Traffic};

@@ -71,7 +71,7 @@ fn structures() -> Vec<Frozen> {
             packet: 136, "uint8_t *";
             packetSize: 144, "uint32_t";
         }),
-        frozen!(CaptureOptions, 168, {
+        frozen!(CaptureOptions, 176, {
             size: 0, "size_t";
             devices: 8, "const char *";
             savefile: 16, "const char *";
@@ -96,6 +96,7 @@ fn structures() -> Vec<Frozen> {
             flow_limit: 144, "uint64_t";
             packet_bytes: 152, "uint64_t";
             namespaces: 160, "const char *";
+            engine: 168, "CaptureEngine";
         }),
         frozen!(CaptureProcess, 208, {
             valid: 0, "uint32_t";
@@ -147,7 +148,7 @@ fn structures() -> Vec<Frozen> {
             packet: 24, "CapturePacketHandler";
             packet_limit: 32, "uint64_t";
         }),
-        frozen!(CaptureStats, 344, {
+        frozen!(CaptureStats, 360, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -191,6 +192,9 @@ fn structures() -> Vec<Frozen> {
             bytes_completed: 320, "uint64_t";
             ends_lost: 328, "uint64_t";
             devices_pending: 336, "uint64_t";
+            engine: 344, "CaptureEngine";
+            socket_probes: 348, "CaptureProbeState";
+            sample_probes: 352, "CaptureProbeState";
         }),
     ]
 }
@@ -200,6 +204,24 @@ const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
     ("LoopType", &[("SELECT", 0), ("EPOLL", 1), ("NONE", 2)]),
     ("CaptureAction", &[("ACTION_UPDATE", 0), ("ACTION_REMOVE", 1)]),
     ("PacketType", &[("P_TCP", 0), ("P_UDP", 1)]),
+    (
+        "CaptureEngine",
+        &[("CAPTURE_ENGINE_PCAP", 0), ("CAPTURE_ENGINE_KERNEL", 1), ("CAPTURE_ENGINE_AUTO", 2)],
+    ),
+    (
+        "CaptureProbeState",
+        &[
+            ("CAPTURE_PROBE_STATE_OFF", 0),
+            ("CAPTURE_PROBE_STATE_ACTIVE", 1),
+            ("CAPTURE_PROBE_STATE_NOT_BUILT", 2),
+            ("CAPTURE_PROBE_STATE_NO_TYPES", 3),
+            ("CAPTURE_PROBE_STATE_NOT_PERMITTED", 4),
+            ("CAPTURE_PROBE_STATE_NOT_SUPPORTED", 5),
+            ("CAPTURE_PROBE_STATE_NO_MEMORY", 6),
+            ("CAPTURE_PROBE_STATE_NO_CGROUP", 7),
+            ("CAPTURE_PROBE_STATE_PID_NAMESPACE", 8),
+        ],
+    ),
     (
         "CaptureLogLevel",
         &[
@@ -253,6 +275,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_SKIP_IO", 4),
     ("CAPTURE_SKIP_DESCRIPTORS", 8),
     ("CAPTURE_SKIP_COMMAND_LINE", 16),
+    ("CAPTURE_SKIP_PROBES", 32),
     ("CAPTURE_VALID_CPU", 1),
     ("CAPTURE_VALID_MEMORY", 2),
     ("CAPTURE_VALID_IO", 4),

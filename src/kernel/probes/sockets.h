@@ -1,0 +1,116 @@
+/* Records that the socket probes share with their reader. Times are nanoseconds since boot (CLOCK_BOOTTIME). */
+
+#ifndef CAPTURE_SOCKETS_H
+#define CAPTURE_SOCKETS_H
+
+#include <linux/types.h>
+
+#define SENT 0
+#define RECEIVED 1
+
+/* Flags of a record. */
+#define CONNECTED 1  /* it called connect(2) */
+#define ACCEPTED 2   /* a listener made it */
+#define LISTENER 4   /* it called listen(2) */
+#define INHERITED 8  /* its user is its listener's: nobody has used it since */
+#define ENDED 16     /* the kernel has destroyed it */
+#define HELD 32	     /* its user is who held a descriptor of it at the start */
+#define SEVERAL 64   /* several processes held it at the start */
+#define SWITCHED 128 /* more than one process has used it */
+#define NAMED 256    /* its endpoints are in `tuples` */
+
+/* Where bytes went that are in no record. */
+#define LOSS_UNKNOWN 0	  /* the socket has no record: the kernel's own, or older than the probes and held by nobody */
+#define LOSS_TABLE_FULL 1 /* there was no room for a record */
+#define LOSSES 2
+
+#define DEVICES 4096
+#define BUCKETS 32
+
+/* A process: the start time tells it from a later one with its number. */
+struct process {
+	__u64 start_ns;
+	__u32 tgid;
+	__u32 padding;
+};
+
+/* Two endpoints in a network namespace, the local one being the socket's. IPv4 is written as ::ffff:a.b.c.d. */
+struct tuple {
+	__u32 netns;
+	__u16 local_port;
+	__u16 remote_port;
+	__u8 local[16];
+	__u8 remote[16];
+	__u8 protocol;
+	__u8 padding[7];
+};
+
+/* Bytes with link headers, and packets as the IP layer sees them: one for a whole offloaded segment. */
+struct traffic {
+	__u64 bytes[2];
+	__u64 packets[2];
+};
+
+/* Times from the last send to the first receive after it. */
+struct latency {
+	__u64 count;
+	__u64 sum_ns;
+	__u64 least_ns;
+	__u64 most_ns;
+};
+
+struct record {
+	struct process owner;
+	__u64 cgroup;
+	struct tuple tuple;
+	struct traffic traffic;
+	/* The part of it up to the user's last call. */
+	struct traffic claimed;
+	struct latency latency;
+	__u64 opened_ns;
+	__u64 connecting_ns;
+	__u64 established_ns;
+	__u64 ended_ns;
+	/* The last send that has not been answered yet, or 0. */
+	__u64 sent_ns;
+	__u64 sends;
+	__u64 receives;
+	__u32 uid;
+	__u32 flags;
+	__u32 smoothed_rtt_us;
+	__u32 retransmits;
+	__u32 unanswered;
+	/* errno of the connection at its end; 0 for an orderly one. */
+	__u32 error;
+	__u8 family;
+	/* The states before and at the last change of state. */
+	__u8 state;
+	__u8 last_state;
+	__u8 padding[5];
+};
+
+struct share_key {
+	struct process owner;
+	__u64 cookie;
+};
+
+struct share {
+	struct traffic traffic;
+	__u64 cgroup;
+	__u32 uid;
+	__u32 padding;
+};
+
+struct owned {
+	struct process owner;
+	__u64 cookie;
+	__u32 uid;
+	__u32 flags;
+};
+
+/* Bucket n counts times of at least 2^n microseconds and less than twice that; the first also shorter ones. */
+struct histogram {
+	__u64 buckets[BUCKETS];
+};
+
+#endif

@@ -1,0 +1,157 @@
+//! Records as the programs in the kernel lay them out: `probes/sockets.h` in Rust.
+
+use crate::model::ProcId;
+use aya::Pod;
+
+/// Index of what was sent in a pair of directions.
+pub(super) const SENT: usize = 0;
+/// Index of what was received.
+pub(super) const RECEIVED: usize = 1;
+
+/// The socket called connect(2).
+pub(super) const CONNECTED: u32 = 1;
+/// A listener made the socket.
+pub(super) const ACCEPTED: u32 = 2;
+/// The socket called listen(2).
+pub(super) const LISTENER: u32 = 4;
+/// Its user is its listener's: nobody has used it since.
+pub(super) const INHERITED: u32 = 8;
+/// The kernel has destroyed it.
+pub(super) const ENDED: u32 = 16;
+/// Its user is who held a descriptor of it when the probes were loaded.
+pub(super) const HELD: u32 = 32;
+/// Several processes held one.
+pub(super) const SEVERAL: u32 = 64;
+/// More than one process has used it.
+pub(super) const SWITCHED: u32 = 128;
+
+/// Number of slots for link header lengths.
+pub(super) const DEVICES: u32 = 4096;
+/// Number of buckets of a histogram.
+pub(super) const BUCKETS: usize = 32;
+
+/// A process.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Process {
+    pub start_ns: u64,
+    pub tgid: u32,
+    pub padding: u32,
+}
+
+impl Process {
+    /// The process as `/proc` names it; `None` when there is none.
+    pub(super) fn id(&self, ticks_per_second: u64) -> Option<ProcId> {
+        let pid = i32::try_from(self.tgid).ok().filter(|&pid| pid > 0)?;
+        let start_ticks = u128::from(self.start_ns) * u128::from(ticks_per_second) / 1_000_000_000;
+        Some(ProcId { pid, start_ticks: start_ticks as u64 })
+    }
+}
+
+/// Two endpoints in a network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Tuple {
+    pub netns: u32,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub local: [u8; 16],
+    pub remote: [u8; 16],
+    pub protocol: u8,
+    pub padding: [u8; 7],
+}
+
+/// Bytes and packets each way.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Counts {
+    pub bytes: [u64; 2],
+    pub packets: [u64; 2],
+}
+
+/// Times from a request to its answer.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Latency {
+    pub count: u64,
+    pub sum_ns: u64,
+    pub least_ns: u64,
+    pub most_ns: u64,
+}
+
+/// All that is known of a socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Record {
+    pub owner: Process,
+    pub cgroup: u64,
+    pub tuple: Tuple,
+    pub traffic: Counts,
+    pub claimed: Counts,
+    pub latency: Latency,
+    pub opened_ns: u64,
+    pub connecting_ns: u64,
+    pub established_ns: u64,
+    pub ended_ns: u64,
+    pub sent_ns: u64,
+    pub sends: u64,
+    pub receives: u64,
+    pub uid: u32,
+    pub flags: u32,
+    pub smoothed_rtt_us: u32,
+    pub retransmits: u32,
+    pub unanswered: u32,
+    pub error: u32,
+    pub family: u8,
+    pub state: u8,
+    pub last_state: u8,
+    pub padding: [u8; 5],
+}
+
+/// A user's account at a socket that others use too.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct ShareKey {
+    pub owner: Process,
+    pub cookie: u64,
+}
+
+/// What stands in it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Share {
+    pub traffic: Counts,
+    pub cgroup: u64,
+    pub uid: u32,
+    pub padding: u32,
+}
+
+/// Whose a pair of endpoints is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Owned {
+    pub owner: Process,
+    pub cookie: u64,
+    pub uid: u32,
+    pub flags: u32,
+}
+
+// SAFETY: each is made of integers, with no padding that is not a field, so that every pattern of bits is a value.
+unsafe impl Pod for Process {}
+// SAFETY: as above.
+unsafe impl Pod for Tuple {}
+// SAFETY: as above.
+unsafe impl Pod for Counts {}
+// SAFETY: as above.
+unsafe impl Pod for Record {}
+// SAFETY: as above.
+unsafe impl Pod for ShareKey {}
+// SAFETY: as above.
+unsafe impl Pod for Share {}
+// SAFETY: as above.
+unsafe impl Pod for Owned {}
+
+const _: () = {
+    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 256 && size_of::<Owned>() == 32);
+    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 48);
+};
