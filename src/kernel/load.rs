@@ -57,7 +57,11 @@ fn cgroup_mount(mounts: &[u8]) -> Option<PathBuf> {
 ///
 /// # Errors
 /// The kernel refuses it.
-pub(super) fn load_object(object: &[u8], types: &Btf, adapt: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Ebpf, Fault> {
+pub(super) fn load_object(
+    object: &[u8],
+    types: &Btf,
+    adapt: impl FnOnce(&mut EbpfLoader<'_>),
+) -> Result<Ebpf, Fault> {
     let mut loader = EbpfLoader::new();
     // What the verifier says comes with the error that it ends in.
     loader.btf(Some(types)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::DISABLE);
@@ -69,7 +73,13 @@ pub(super) fn load_object(object: &[u8], types: &Btf, adapt: impl FnOnce(&mut Eb
 ///
 /// # Errors
 /// The kernel refuses it.
-pub(super) fn attach(object: &mut Ebpf, name: &str, place: Place, types: &Btf, cgroups: &File) -> Result<(), Fault> {
+pub(super) fn attach(
+    object: &mut Ebpf,
+    name: &str,
+    place: Place,
+    types: &Btf,
+    cgroups: &File,
+) -> Result<(), Fault> {
     let attached = || -> Result<(), ProgramError> {
         let program = object.program_mut(name).ok_or(ProgramError::NotLoaded)?;
         match place {
@@ -128,7 +138,8 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).or(errno);
-        no_types |= error.downcast_ref::<BtfError>().is_some_and(|error| matches!(error, BtfError::FileError { .. }));
+        no_types |=
+            error.downcast_ref::<BtfError>().is_some_and(|error| matches!(error, BtfError::FileError { .. }));
         cause = error.source();
         if let Some(deeper) = cause.map(ToString::to_string).filter(|deeper| !text.contains(deeper)) {
             text = format!("{text}: {deeper}");
@@ -142,4 +153,3 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
     };
     Fault { state, text }
 }
-

@@ -1,7 +1,9 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
 use super::Fault;
-use super::load::{Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator};
+use super::load::{
+    Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator,
+};
 use crate::model::ProbeState;
 use aya::programs::CgroupSkbAttachType;
 use aya::{Ebpf, include_bytes_aligned};
