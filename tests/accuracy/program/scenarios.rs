@@ -113,7 +113,7 @@ pub struct Floor {
     pub flag_excuses: bool,
     /// Whether the bytes with and without an owner must not be more than the true ones together.
     pub once: bool,
-    /// Least share that is told of, with an owner or without.
+    /// Least share that is told of, with an owner or without; it may be as far beyond the whole as it may lack of it.
     pub told: f64,
 }
 

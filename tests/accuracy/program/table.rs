@@ -112,6 +112,7 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
     check("lost packets, at most:", lost, 0.0, !floor.lossless || lost == 0.0);
     let told = percent(verdict.right + verdict.wrong + without_owner(outcome), verdict.truth.max(1));
     check("told of %, at least:", told, floor.told, told >= floor.told);
+    check("told of %, at most:", told, 200.0 - floor.told, floor.told == 0.0 || told <= 200.0 - floor.told);
     let surplus = surplus(verdict, without_owner(outcome)) as f64;
     check("bytes counted twice, at most:", surplus, 0.0, !floor.once || surplus == 0.0);
     let few = (outcome.connections * FAILURES.0 / 1000).max(FAILURES.1) as f64;

@@ -11,7 +11,7 @@ const USUAL: Floor = Floor::of(99.0, 0.0);
 /// What it reaches where nothing of a socket's use can be seen from outside: it tells of all bytes, and of none twice.
 /// A packet socket's are in no table. One that was passed on is the acceptor's or the worker's as the first look, at
 /// a connection of a millisecond, happens to find it.
-const UNSEEN: Floor = Floor { told: 99.9, once: true, ..Floor::of(0.0, 100.0) };
+const UNSEEN: Floor = Floor { told: 99.9, ..Floor::of(0.0, 100.0) };
 
 /// Bytes of a second over one connection, and connections of a second.
 const RATE: u64 = 20_000_000;
