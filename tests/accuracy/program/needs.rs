@@ -19,7 +19,7 @@ impl Need {
     pub fn refusal(self) -> Option<String> {
         match self {
             Need::IoUring => {
-                // Without parameters a kernel that has it finds them missing, before or after it has refused.
+                // A kernel that allows it goes on to find its parameters missing.
                 // SAFETY: the kernel checks the pointer, which is to nothing.
                 let status = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
                 let error = Error::last_os_error();
