@@ -1,6 +1,7 @@
 //! Loading objects into the kernel and attaching their programs, with the reason where that fails.
 
 use super::Fault;
+use super::permission;
 use crate::model::ProbeState;
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, ProgramError,
@@ -140,6 +141,9 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
         _ if no_types => ProbeState::NoTypes,
         _ => ProbeState::NotSupported,
     };
+    if state == ProbeState::NotPermitted {
+        text.push_str(&permission::explanation());
+    }
     Fault { state, text }
 }
 

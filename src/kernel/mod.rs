@@ -7,6 +7,8 @@
 #[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
+mod permission;
+#[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
