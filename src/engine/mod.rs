@@ -12,6 +12,7 @@ mod ended;
 mod first;
 mod governor;
 mod introduce;
+mod kernel_owners;
 mod ledger;
 mod merge;
 mod packets;

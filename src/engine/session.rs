@@ -5,6 +5,7 @@ use super::ended::EndedReader;
 use super::first::{First, open_events};
 use super::governor::Governor;
 use super::introduce::Introducer;
+use super::kernel_owners::KernelOwners;
 use super::merge::Merge;
 use super::packets::{PacketBatch, PacketQueue};
 use super::pipeline::Pipeline;
@@ -14,6 +15,7 @@ use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
+use crate::kernel::Sockets;
 use crate::log::{Log, LogLine};
 use crate::model::{Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
@@ -79,6 +81,8 @@ pub struct Session {
     hints: Arc<Hints>,
     /// Shares of the CPU and pids, for the time of an update.
     busy: Vec<(f64, i32)>,
+    /// The socket probes, as long as they are to work.
+    probes: Option<Sockets>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -119,6 +123,7 @@ impl Session {
             has_network,
             hints: Arc::default(),
             busy: Vec::new(),
+            probes: None,
             threads: Vec::new(),
             log: Arc::clone(&log),
             options,
@@ -153,10 +158,16 @@ impl Session {
                     info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
                 }
             }
+        }
+        let records = if tap.is_live() { self.load_probes() } else { None };
+        if tap.is_live() {
             self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
-        let resolver = Resolver::new(finder, early, introducer, Follower::new(known));
+        let mut resolver = Resolver::new(finder, early, introducer, Follower::new(known));
+        if let Some(records) = records {
+            resolver.ask_records(records);
+        }
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {
             let _entered = log.enter();
@@ -171,6 +182,27 @@ impl Session {
         })
     }
 
+    /// Loads the socket probes, if that is wanted and possible.
+    fn load_probes(&mut self) -> Option<KernelOwners> {
+        if !self.options.probes {
+            return None;
+        }
+        let ticks = self.sampler.root().facts().ticks_per_second;
+        let loaded = Sockets::load(ticks).and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
+        match loaded {
+            Ok((owners, sockets)) => {
+                self.probes = Some(sockets);
+                self.socket_probes = ProbeState::Active;
+                KernelOwners::new(owners)
+            }
+            Err(fault) => {
+                info!("sockets' users are searched for, since the kernel does not tell: {fault}");
+                self.socket_probes = fault.state;
+                None
+            }
+        }
+    }
+
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
     fn start_first(&mut self, root: &Arc<ProcRoot>, early: &Arc<EarlyOwners>, known: Known) -> Result<()> {
         let hints = Arc::clone(&self.hints);
@@ -179,14 +211,18 @@ impl Session {
             Ok(diag) => look.add_namespace(Namespace::HOME, diag),
             Err(_) => return Ok(()),
         }
-        let sockets = match FirstPackets::open() {
-            Ok(socket) => vec![(Namespace::HOME, socket)],
+        // What the kernel tells of sockets does not hurry.
+        let sockets = if self.probes.is_some() { Ok(None) } else { FirstPackets::open().map(Some) };
+        let looks = self.probes.is_none();
+        let sockets = match sockets {
+            Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
             Err(error) => {
                 warn!("first packets are not looked at: {error}");
                 return Ok(());
             }
         };
         let first = First {
+            looks,
             sockets,
             events: open_events(),
             look,

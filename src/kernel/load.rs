@@ -9,6 +9,7 @@ use aya::programs::{
 use aya::{Btf, BtfError, Ebpf, EbpfLoader, VerifierLogLevel};
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Where a program is to be attached.
@@ -30,7 +31,8 @@ pub(super) fn kernel_types() -> Result<Btf, Fault> {
     Btf::from_sys_fs().map_err(|error| fault("the kernel's type information", &error))
 }
 
-/// The topmost directory of the cgroup v2 hierarchy, wherever it is mounted.
+/// The topmost directory of the cgroup v2 hierarchy: wherever it is mounted, else by a mount of its own that nobody else
+/// sees and that ends when the descriptor is closed, which takes CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// It is not mounted, or cannot be opened.
@@ -38,9 +40,34 @@ pub(super) fn open_cgroups() -> Result<File, Fault> {
     let missing = |text: String| Fault { state: ProbeState::NoCgroup, text };
     let mounts = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| missing(format!("/proc/self/mountinfo cannot be read: {error}")))?;
-    let path = cgroup_mount(&mounts)
-        .ok_or_else(|| missing("no cgroup v2 hierarchy is mounted to attach programs to".into()))?;
-    File::open(&path).map_err(|error| missing(format!("{} cannot be opened: {error}", path.display())))
+    match cgroup_mount(&mounts) {
+        Some(path) => File::open(&path)
+            .map_err(|error| missing(format!("{} cannot be opened: {error}", path.display()))),
+        None => mount_cgroups().map_err(|error| {
+            missing(format!("no cgroup v2 hierarchy is mounted here, and it cannot be mounted: {error}"))
+        }),
+    }
+}
+
+/// A mount of the cgroup v2 hierarchy that is attached nowhere: fsopen(2), fsmount(2), Linux 5.2.
+fn mount_cgroups() -> io::Result<File> {
+    let opened = |result: libc::c_long| match i32::try_from(result) {
+        // SAFETY: the kernel has just made the descriptor for us.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the name ends with NUL and lives for the length of the call; 1 is FSOPEN_CLOEXEC.
+    let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1) })?;
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: 6 is FSCONFIG_CMD_CREATE, which takes no key and no value.
+    let created = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
+    if created < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: no pointers are passed; 1 is FSMOUNT_CLOEXEC.
+    let mount = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
+    // Attaching takes a descriptor that is open for reading, and not only of the path.
+    File::open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
 }
 
 /// The mount point of the cgroup v2 hierarchy in a mountinfo file, proc_pid_mountinfo(5).

@@ -4,8 +4,12 @@
 //! session goes on with what it can read otherwise. Programs, maps and links live exactly as long as the
 //! descriptors that hold them: nothing is pinned, so that the end of the process, however it comes, ends them too.
 
+#[cfg(not(feature = "ebpf"))]
+mod absent;
 #[cfg(feature = "ebpf")]
 mod load;
+#[cfg(feature = "ebpf")]
+mod owners;
 #[cfg(feature = "ebpf")]
 mod permission;
 #[cfg(feature = "ebpf")]
@@ -13,11 +17,27 @@ mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
 
+#[cfg(not(feature = "ebpf"))]
+pub use absent::{Owners, Sockets};
+#[cfg(feature = "ebpf")]
+pub use owners::Owners;
 #[cfg(feature = "ebpf")]
 pub use sockets::Sockets;
 
-use crate::model::ProbeState;
+use crate::model::{Identity, Owner, ProbeState};
 use std::fmt;
+
+/// Who uses a socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The process, and how sure that is.
+    pub owner: Owner,
+    /// What the kernel's record says of it: its name and ids, when it last began to use the socket. The command line and
+    /// the names of user and group are not in it.
+    pub identity: Identity,
+    /// Whether the process has used the socket; else it is the listener's, and another may be about to take over.
+    pub is_final: bool,
+}
 
 /// Why probes are not at work.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,10 +1,11 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
-use super::Fault;
 use super::load::{Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator};
+use super::{Fault, Owners};
 use crate::model::ProbeState;
+use aya::maps::{HashMap, MapData};
 use aya::programs::CgroupSkbAttachType;
-use aya::{Ebpf, include_bytes_aligned};
+use aya::{Ebpf, Pod, include_bytes_aligned};
 use std::io::Read;
 
 /// The compiled programs.
@@ -20,11 +21,14 @@ const PLACES: &[(&str, Place)] = &[
     ("capture_receive", Place::Tracepoint("sock_recv_length")),
     ("capture_egress", Place::Packets(CgroupSkbAttachType::Egress)),
     ("capture_ingress", Place::Packets(CgroupSkbAttachType::Ingress)),
+    ("capture_xmit", Place::Tracepoint("net_dev_queue")),
+    ("capture_drop", Place::Tracepoint("kfree_skb")),
 ];
 
 /// The socket probes at work. Dropping it detaches them and frees what they noted.
 pub struct Sockets {
     object: Ebpf,
+    ticks_per_second: u64,
 }
 
 impl Sockets {
@@ -32,7 +36,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Why they cannot work here.
-    pub fn load() -> Result<Sockets, Fault> {
+    pub fn load(ticks_per_second: u64) -> Result<Sockets, Fault> {
         if !shares_process_numbers() {
             let text = "the probes tell of processes by the numbers of the first PID namespace, which is not this one's";
             return Err(Fault { state: ProbeState::PidNamespace, text: text.into() });
@@ -44,9 +48,23 @@ impl Sockets {
             attach(&mut object, name, place, &types, &cgroups)?;
         }
         load_iterator(&mut object, "capture_seed", "task_file", &types)?;
-        let mut sockets = Sockets { object };
+        let mut sockets = Sockets { object, ticks_per_second };
         sockets.seed()?;
         Ok(sockets)
+    }
+
+    /// What is noted of sockets' users, for one reader.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn owners(&mut self) -> Result<Owners, Fault> {
+        Ok(Owners::new(self.take_map("tuples")?, self.take_map("sockets")?, self.ticks_per_second))
+    }
+
+    fn take_map<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<MapData, K, V>, Fault> {
+        let gone = || Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") };
+        let map = self.object.take_map(name).ok_or_else(gone)?;
+        HashMap::try_from(map).map_err(|error| fault(name, &error))
     }
 
     /// Walks all descriptors of all processes once.
