@@ -24,7 +24,8 @@ impl KernelOwners {
             self.inodes.remove(gone);
         }
         // Numbers of namespaces have 32 bits (`ns_common.inum`).
-        let come = changes.come.iter().filter_map(|entry| Some((entry.namespace, entry.inode.try_into().ok()?)));
+        let come =
+            changes.come.iter().filter_map(|entry| Some((entry.namespace, entry.inode.try_into().ok()?)));
         self.inodes.extend(come);
     }
 

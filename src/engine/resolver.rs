@@ -195,7 +195,9 @@ impl Resolver {
     /// is asked for again, like one that is not found; the last answer stands then.
     fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) {
         let Some(kernel) = &self.kernel else { return };
-        for (query, request) in self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now)) {
+        for (query, request) in
+            self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now))
+        {
             let Some(found) = kernel.find(&query.key, request.first) else { continue };
             if found.is_final || query.is_seasoned() {
                 self.introducer.introduce_as(found.owner.process, found.identity, ledger);

@@ -35,8 +35,9 @@ impl Owners {
             _ => Quality::Exact,
         };
         // Whom the listener passes it to is seen when it is used for the first time.
-        let is_final =
-            owned.flags & INHERITED == 0 || owned.ended_ns != 0 || self.sockets.get(&owned.cookie, 0).is_err();
+        let is_final = owned.flags & INHERITED == 0
+            || owned.ended_ns != 0
+            || self.sockets.get(&owned.cookie, 0).is_err();
         let length = owned.name.iter().position(|&byte| byte == 0).unwrap_or(owned.name.len());
         let name = owned.name.get(..length).unwrap_or_default().to_vec();
         let identity = Identity { name, uid: owned.uid, gid: owned.gid, ..Identity::default() };

@@ -2,20 +2,24 @@
 
 /// The capabilities that the probes need, by their numbers in `linux/capability.h`. CAP_SYS_ADMIN stands for the latter
 /// two as well (capabilities(7)).
-const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const NEEDED: [(u32, &str); 3] = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Says what would permit it: the capabilities that the calling thread lacks, or what else there is that forbids.
-pub(super) fn explanation() -> String {
-    effective().map(explain).unwrap_or_default()
+/// The names of those that the calling thread lacks.
+pub(super) fn missing() -> Vec<&'static str> {
+    effective().map(missing_of).unwrap_or_default()
 }
 
-fn explain(effective: u64) -> String {
+fn missing_of(effective: u64) -> Vec<&'static str> {
     let has = |number: u32| effective & 1 << number != 0;
-    let lacks = |number: u32| !has(number) && (number == 12 || !has(CAP_SYS_ADMIN));
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect();
-    match &missing[..] {
+    let lacks = |number: u32| !has(number) && (number == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN));
+    NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect()
+}
+
+/// What would permit it: the missing capabilities, or the end of what else there is that forbids.
+pub(super) fn explanation(missing: &[&str]) -> String {
+    match missing {
         [] => "; all capabilities that this needs are there, so it is a filter of system calls, a security module, the \
                kernel's lockdown or a user namespace that forbids it"
             .into(),
@@ -48,6 +52,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
+        let explain = |effective| explanation(&missing_of(effective));
         assert_eq!(explain(1 << 12 | 1 << 38), "; CAP_BPF is missing");
         assert_eq!(explain(1 << 39), "; CAP_NET_ADMIN and CAP_PERFMON are missing");
         assert_eq!(explain(1 << CAP_SYS_ADMIN), "; CAP_NET_ADMIN is missing");

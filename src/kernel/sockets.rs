@@ -1,6 +1,8 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
-use super::load::{Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator};
+use super::load::{
+    Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator,
+};
 use super::{Fault, Owners};
 use crate::model::ProbeState;
 use aya::maps::{HashMap, MapData};
@@ -62,7 +64,8 @@ impl Sockets {
     }
 
     fn take_map<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<MapData, K, V>, Fault> {
-        let gone = || Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") };
+        let gone =
+            || Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") };
         let map = self.object.take_map(name).ok_or_else(gone)?;
         HashMap::try_from(map).map_err(|error| fault(name, &error))
     }
