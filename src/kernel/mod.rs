@@ -13,6 +13,8 @@ mod load;
 #[cfg(feature = "ebpf")]
 mod owners;
 #[cfg(feature = "ebpf")]
+mod permission;
+#[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
