@@ -137,7 +137,7 @@ pub(super) struct Share {
     pub uid: u32,
     pub gid: u32,
     pub netns: u32,
-    pub padding: u32,
+    pub is_packet_socket: u32,
 }
 
 /// Whose a pair of endpoints is.

@@ -122,7 +122,8 @@ impl Counters {
             seen.reading = *reading;
             // What a record says comes on top, if the process still has it.
             let identity = || identity(&share.name, share.uid, share.gid);
-            hand_out(key, seen, share.traffic, Quality::Shared, *ticks_per_second, &identity, take);
+            let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
+            hand_out(key, seen, share.traffic, quality, *ticks_per_second, &identity, take);
         })
     }
 
