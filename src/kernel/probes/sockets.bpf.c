@@ -741,16 +741,17 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	bytes += link_header && *link_header ? *link_header - 1 : 14;
 	if (!sk)
 		return 1;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return 1;
 	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
 		/* With TCP Fast Open there is data before the handshake is over. */
-		__u64 *parent = bpf_sk_storage_get(&parents, sk, 0, 0);
+		__u64 *parent;
 		struct tuple tuple = {};
 
+		sk = bpf_sk_fullsock(sk);
+		if (!sk)
+			return 1;
+		parent = bpf_sk_storage_get(&parents, sk, 0, 0);
 		if (parent && tuple_of_packet(skb, &tuple, direction)) {
 			adopt(*parent, cookie, &tuple, sk->family);
 			record = bpf_map_lookup_elem(&sockets, &cookie);
