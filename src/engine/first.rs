@@ -34,6 +34,8 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// The thread's own state.
 pub struct First {
+    /// Whether first packets are looked at; else only the rest is done.
+    pub looks: bool,
     /// The sockets for first packets, each with the namespace that it is in.
     pub sockets: Vec<(Namespace, FirstPackets)>,
     /// What happens to processes, where that is told.
@@ -155,7 +157,7 @@ impl First {
             self.sockets.retain(|(namespace, _)| namespace != gone);
             self.look.remove_namespace(*gone);
         }
-        for entry in &changes.come {
+        for entry in changes.come.iter().filter(|_| self.looks) {
             match enter(entry, || Ok((FirstPackets::open()?, InetDiag::open()))) {
                 Ok(Ok((socket, Ok(diag)))) => {
                     self.sockets.push((entry.namespace, socket));

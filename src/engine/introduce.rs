@@ -66,6 +66,21 @@ impl Introducer {
 
     /// Introduces a process, if it is new and was met or still lives.
     pub fn introduce(&mut self, process: ProcId, ledger: &Ledger) {
+        self.introduce_or(process, ledger, |_| None);
+    }
+
+    /// Introduces a process, if it is new; as `identity`, to which the names of its user and group are added, if it was
+    /// not met and is gone.
+    pub fn introduce_as(&mut self, process: ProcId, identity: Identity, ledger: &Ledger) {
+        self.introduce_or(process, ledger, |identities| Some(identities.name(identity)));
+    }
+
+    fn introduce_or(
+        &mut self,
+        process: ProcId,
+        ledger: &Ledger,
+        or: impl FnOnce(&mut IdentityReader) -> Option<Identity>,
+    ) {
         if self.known.contains(&process) {
             return;
         }
@@ -78,7 +93,8 @@ impl Introducer {
             return;
         }
         let found = self.identities.read(&self.root, process.pid, self.what);
-        if let Some((_, identity)) = found.filter(|(found, _)| *found == process) {
+        let found = found.filter(|(found, _)| *found == process).map(|(_, identity)| identity);
+        if let Some(identity) = found.or_else(|| or(&mut self.identities)) {
             ledger.lock().introduce(process, Arc::new(identity));
         }
     }

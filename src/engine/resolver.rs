@@ -3,6 +3,7 @@
 
 use super::barrier::Activity;
 use super::introduce::Introducer;
+use super::kernel_owners::KernelOwners;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
 use crate::model::{FlowKey, Owner, Timestamp, Unowned};
@@ -131,6 +132,8 @@ pub struct Resolver {
     early: Arc<EarlyOwners>,
     introducer: Introducer,
     follower: Follower,
+    /// What the kernel notes of sockets' users, where it does.
+    kernel: Option<KernelOwners>,
     /// Questions under way and the queries they became, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
@@ -147,7 +150,12 @@ impl Resolver {
         follower: Follower,
     ) -> Resolver {
         let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
-        Resolver { finder, early, introducer, follower, requests, queries, sources }
+        Resolver { finder, early, introducer, follower, kernel: None, requests, queries, sources }
+    }
+
+    /// Asks the kernel's records before anything else from now on.
+    pub fn ask_records(&mut self, kernel: KernelOwners) {
+        self.kernel = Some(kernel);
     }
 
     /// Answers questions until the desk is closed.
@@ -168,6 +176,7 @@ impl Resolver {
                 }
                 self.queries.push(query);
             }
+            self.ask_kernel(now, ledger);
             self.finder.find(&mut self.queries, now);
             self.log_faults();
             for query in &self.queries {
@@ -182,8 +191,28 @@ impl Resolver {
         }
     }
 
+    /// Takes from the kernel's records what is due and in them. A socket that nobody has used since its listener made it
+    /// is asked for again, like one that is not found; the last answer stands then.
+    fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) {
+        let Some(kernel) = &self.kernel else { return };
+        for (query, request) in
+            self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now))
+        {
+            let Some(found) = kernel.find(&query.key, request.first) else { continue };
+            if found.is_final || query.is_seasoned() {
+                self.introducer.introduce_as(found.owner.process, found.identity, ledger);
+                query.outcome = Outcome::Owned(found.owner);
+            } else {
+                query.not_yet(now);
+            }
+        }
+    }
+
     fn follow_namespaces(&mut self) {
         let changes = self.follower.changes();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.follow(&changes);
+        }
         for gone in &changes.gone {
             self.finder.remove_namespace(*gone);
         }

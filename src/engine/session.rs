@@ -1,6 +1,7 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
 use super::capture::{Capture, CaptureShared};
+use super::counting::{Counting, keep_reading};
 use super::ended::EndedReader;
 use super::first::{First, open_events};
 use super::governor::Governor;
@@ -10,16 +11,19 @@ use super::packets::{PacketBatch, PacketQueue};
 use super::pipeline::Pipeline;
 use super::poll::Poll;
 use super::privilege::{CAP_NET_RAW, explanations, missing_capabilities};
+use super::probes::Probes;
 use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
+use crate::kernel::Counters;
 use crate::log::{Log, LogLine};
 use crate::model::{Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
+use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap, TapError};
 use crate::thread::{spawn, with_signals_blocked};
 use std::os::fd::BorrowedFd;
@@ -73,12 +77,15 @@ pub struct Session {
     updates: Arc<UpdateCounts>,
     missing_capabilities: u64,
     engine: Engine,
-    socket_probes: ProbeState,
     sample_probes: ProbeState,
     has_network: bool,
     hints: Arc<Hints>,
     /// Shares of the CPU and pids, for the time of an update.
     busy: Vec<(f64, i32)>,
+    /// They end with the session.
+    probes: Probes,
+    /// What reads the kernel's counters, where the kernel counts.
+    counting: Option<Arc<Mutex<Counting>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -95,9 +102,11 @@ impl Session {
         let _entered = log.enter();
         let missing_capabilities = missing_capabilities();
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
-        let tap = open_tap(&options)?;
-        let has_network = tap.is_some();
         let root = ProcRoot::open(&options.proc_root)?;
+        let mut probes = Probes::default();
+        let counters = probes.to_count(&options, root.facts().ticks_per_second);
+        let tap = if counters.is_some() { None } else { open_tap(&options)? };
+        let has_network = tap.is_some() || counters.is_some();
         let sampler = Sampler::new(root, options.sample, options.selection.clone())?;
         let mut session = Session {
             process: std::process::id(),
@@ -113,12 +122,13 @@ impl Session {
                 Source::Live => missing_capabilities,
                 _ => missing_capabilities & !(1 << CAP_NET_RAW),
             },
-            engine: Engine::Pcap,
-            socket_probes: ProbeState::Off,
+            engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
             sample_probes: ProbeState::Off,
             has_network,
             hints: Arc::default(),
             busy: Vec::new(),
+            probes,
+            counting: None,
             threads: Vec::new(),
             log: Arc::clone(&log),
             options,
@@ -126,6 +136,9 @@ impl Session {
         explanations(session.missing_capabilities).for_each(|text| warn!("{text}"));
         if let Some(tap) = tap {
             session.start(tap)?;
+        }
+        if let Some(counters) = counters {
+            session.start_counting(counters)?;
         }
         info!(version = env!("CARGO_PKG_VERSION"), network = has_network, "session opened");
         Ok(session)
@@ -153,10 +166,17 @@ impl Session {
                     info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
                 }
             }
+        }
+        let mut records = None;
+        if tap.is_live() {
+            records = self.probes.to_own(&self.options, root.facts().ticks_per_second);
             self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
-        let resolver = Resolver::new(finder, early, introducer, Follower::new(known));
+        let mut resolver = Resolver::new(finder, early, introducer, Follower::new(known));
+        if let Some(records) = records {
+            resolver.ask_records(records);
+        }
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {
             let _entered = log.enter();
@@ -171,6 +191,20 @@ impl Session {
         })
     }
 
+    /// Starts the thread that reads what the kernel counts.
+    fn start_counting(&mut self, counters: Counters) -> Result<()> {
+        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
+        let introducer = Introducer::new(root, self.options.sample);
+        let choice = self.options.capture.namespaces.clone();
+        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice)?));
+        self.counting = Some(Arc::clone(&counting));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.spawn("capture-kernel", move || {
+            let _entered = log.enter();
+            keep_reading(&counting, &shared);
+        })
+    }
+
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
     fn start_first(&mut self, root: &Arc<ProcRoot>, early: &Arc<EarlyOwners>, known: Known) -> Result<()> {
         let hints = Arc::clone(&self.hints);
@@ -179,14 +213,17 @@ impl Session {
             Ok(diag) => look.add_namespace(Namespace::HOME, diag),
             Err(_) => return Ok(()),
         }
-        let sockets = match FirstPackets::open() {
-            Ok(socket) => vec![(Namespace::HOME, socket)],
+        // What the kernel tells of sockets does not hurry.
+        let looks = !self.probes.are_active();
+        let sockets = match looks.then(FirstPackets::open).transpose() {
+            Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
             Err(error) => {
                 warn!("first packets are not looked at: {error}");
                 return Ok(());
             }
         };
         let first = First {
+            looks,
             sockets,
             events: open_events(),
             look,
@@ -237,11 +274,21 @@ impl Session {
         let began = Instant::now();
         self.poll.restart();
         self.sampler.sample()?;
+        if let Some(counting) = &self.counting {
+            counting.lock().read(&self.shared);
+        }
         let Session { sampler, merge, shared, options, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
         if merge.take_up_ended(sampler, &options.selection) {
             let patience = options.capture.timeout + PATIENCE;
-            let is_complete = !self.has_network || shared.activity.complete_through(Instant::now(), patience);
+            // What the kernel counts is complete as soon as it is read.
+            let is_complete = match &self.counting {
+                Some(counting) => {
+                    counting.lock().read(shared);
+                    true
+                }
+                None => !self.has_network || shared.activity.complete_through(Instant::now(), patience),
+            };
             merge.collect(&shared.ledger, sampler, &options.selection);
             merge.take_final(is_complete, &shared.ledger, &mut self.removed);
         }
@@ -324,7 +371,7 @@ impl Session {
             updates: Arc::clone(&self.updates),
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
-            socket_probes: self.socket_probes,
+            socket_probes: self.probes.state,
             sample_probes: self.sample_probes,
         }
     }

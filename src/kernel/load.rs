@@ -1,13 +1,15 @@
 //! Loading objects into the kernel and attaching their programs, with the reason where that fails.
 
 use super::Fault;
+use super::permission;
 use crate::model::ProbeState;
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, ProgramError,
 };
-use aya::{Btf, BtfError, Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Where a program is to be attached.
@@ -26,10 +28,14 @@ pub(super) enum Place {
 /// # Errors
 /// The kernel does not offer it, or it cannot be read.
 pub(super) fn kernel_types() -> Result<Btf, Fault> {
-    Btf::from_sys_fs().map_err(|error| fault("the kernel's type information", &error))
+    Btf::from_sys_fs().map_err(|error| Fault {
+        state: ProbeState::NoTypes,
+        text: fault("/sys/kernel/btf/vmlinux, the kernel's type information", &error).text,
+    })
 }
 
-/// The topmost directory of the cgroup v2 hierarchy, wherever it is mounted.
+/// The topmost directory of the cgroup v2 hierarchy: wherever it is mounted, else by a mount of its own that nobody else
+/// sees and that ends when the descriptor is closed, which takes CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// It is not mounted, or cannot be opened.
@@ -37,9 +43,34 @@ pub(super) fn open_cgroups() -> Result<File, Fault> {
     let missing = |text: String| Fault { state: ProbeState::NoCgroup, text };
     let mounts = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| missing(format!("/proc/self/mountinfo cannot be read: {error}")))?;
-    let path = cgroup_mount(&mounts)
-        .ok_or_else(|| missing("no cgroup v2 hierarchy is mounted to attach programs to".into()))?;
-    File::open(&path).map_err(|error| missing(format!("{} cannot be opened: {error}", path.display())))
+    match cgroup_mount(&mounts) {
+        Some(path) => File::open(&path)
+            .map_err(|error| missing(format!("{} cannot be opened: {error}", path.display()))),
+        None => mount_cgroups().map_err(|error| {
+            missing(format!("no cgroup v2 hierarchy is mounted here, and it cannot be mounted: {error}"))
+        }),
+    }
+}
+
+/// A mount of the cgroup v2 hierarchy that is attached nowhere: fsopen(2), fsmount(2), Linux 5.2.
+fn mount_cgroups() -> io::Result<File> {
+    let opened = |result: libc::c_long| match i32::try_from(result) {
+        // SAFETY: the kernel has just made the descriptor for us.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the name ends with NUL and lives for the length of the call; 1 is FSOPEN_CLOEXEC.
+    let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1) })?;
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: 6 is FSCONFIG_CMD_CREATE, which takes no key and no value.
+    let created = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
+    if created < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: no pointers are passed; 1 is FSMOUNT_CLOEXEC.
+    let mount = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
+    // Attaching takes a descriptor that is open for reading, and not only of the path.
+    File::open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
 }
 
 /// The mount point of the cgroup v2 hierarchy in a mountinfo file, proc_pid_mountinfo(5).
@@ -63,8 +94,8 @@ pub(super) fn load_object(
     adapt: impl FnOnce(&mut EbpfLoader<'_>),
 ) -> Result<Ebpf, Fault> {
     let mut loader = EbpfLoader::new();
-    // What the verifier says comes with the error that it ends in.
-    loader.btf(Some(types)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::DISABLE);
+    // The verifier is asked to explain itself only after it has refused a program.
+    loader.btf(Some(types)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::DEBUG);
     adapt(&mut loader);
     loader.load(object).map_err(|error| fault("maps", &error))
 }
@@ -132,24 +163,77 @@ pub(super) fn open_iterator(object: &mut Ebpf, name: &str) -> Result<File, Fault
 
 /// The reason behind an error of the loader.
 pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
-    let mut text = format!("{what}: {error}");
-    let mut errno = None;
-    let mut no_types = false;
+    let mut text = what.to_owned();
+    let (mut errno, mut is_refused) = (None, false);
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).or(errno);
-        no_types |=
-            error.downcast_ref::<BtfError>().is_some_and(|error| matches!(error, BtfError::FileError { .. }));
+        let refusal = error.downcast_ref().and_then(refusal);
+        is_refused |= refusal.is_some();
+        let words = refusal.unwrap_or_else(|| error.to_string());
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
         cause = error.source();
-        if let Some(deeper) = cause.map(ToString::to_string).filter(|deeper| !text.contains(deeper)) {
-            text = format!("{text}: {deeper}");
+    }
+    let missing = permission::missing();
+    let state = state_of(errno, is_refused, !missing.is_empty());
+    if state == ProbeState::NotPermitted {
+        text.push_str(&permission::explanation(&missing));
+    }
+    Fault { state, text }
+}
+
+/// What an error of bpf(2) comes down to; `is_refused` when the verifier returned it.
+fn state_of(errno: Option<i32>, is_refused: bool, lacks_capability: bool) -> ProbeState {
+    match errno {
+        Some(libc::ENOMEM) => ProbeState::NoMemory,
+        // What is not permitted is not always said to be: helpers that take a capability are not known without it.
+        _ if lacks_capability => ProbeState::NotPermitted,
+        Some(libc::EPERM) => ProbeState::NotPermitted,
+        // From the verifier it means that the program does what no program may.
+        Some(libc::EACCES) if !is_refused => ProbeState::NotPermitted,
+        _ => ProbeState::NotSupported,
+    }
+}
+
+/// What the kernel says of a program that it refuses.
+fn refusal(error: &ProgramError) -> Option<String> {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return None };
+    let log = verifier_log.to_string();
+    let reason = last_word(&log).map(|line| format!(": {line}"));
+    Some(format!("the kernel refuses it: {io_error}{}", reason.unwrap_or_default()))
+}
+
+/// The line of the verifier's log that names the reason: the last but the statistics.
+fn last_word(log: &str) -> Option<&str> {
+    log.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("processed "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_verifiers_last_word() {
+        let log = "0: R1=ctx()\nunknown func f#7\nprocessed 1 insns (limit 1000000)\n\n";
+        assert_eq!(last_word(log), Some("unknown func f#7"));
+        assert_eq!(last_word("\n"), None);
+    }
+
+    #[test]
+    fn the_state_follows_from_the_error() {
+        for (errno, is_refused, lacks_capability, state) in [
+            (Some(libc::ENOMEM), true, true, ProbeState::NoMemory),
+            (Some(libc::EPERM), false, false, ProbeState::NotPermitted),
+            (Some(libc::EACCES), false, false, ProbeState::NotPermitted),
+            (Some(libc::EACCES), true, false, ProbeState::NotSupported),
+            (Some(libc::EINVAL), true, true, ProbeState::NotPermitted),
+            (Some(libc::EINVAL), true, false, ProbeState::NotSupported),
+            (Some(libc::ENOSYS), false, false, ProbeState::NotSupported),
+            (None, false, false, ProbeState::NotSupported),
+        ] {
+            assert_eq!(state_of(errno, is_refused, lacks_capability), state, "{errno:?}");
         }
     }
-    let state = match errno {
-        Some(libc::EPERM | libc::EACCES) => ProbeState::NotPermitted,
-        Some(libc::ENOMEM) => ProbeState::NoMemory,
-        _ if no_types => ProbeState::NoTypes,
-        _ => ProbeState::NotSupported,
-    };
-    Fault { state, text }
 }

@@ -4,18 +4,63 @@
 //! session goes on with what it can read otherwise. Programs, maps and links live exactly as long as the
 //! descriptors that hold them: nothing is pinned, so that the end of the process, however it comes, ends them too.
 
+#[cfg(not(feature = "ebpf"))]
+mod absent;
+#[cfg(feature = "ebpf")]
+mod batch;
 #[cfg(feature = "ebpf")]
 mod load;
+#[cfg(feature = "ebpf")]
+mod owners;
+#[cfg(feature = "ebpf")]
+mod permission;
 #[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+#[cfg(feature = "ebpf")]
+mod traffic;
 
+#[cfg(not(feature = "ebpf"))]
+pub use absent::{Counters, Owners, Sockets};
+#[cfg(feature = "ebpf")]
+pub use owners::Owners;
 #[cfg(feature = "ebpf")]
 pub use sockets::Sockets;
+#[cfg(feature = "ebpf")]
+pub use traffic::Counters;
 
-use crate::model::ProbeState;
+use crate::model::{Identity, Owner, ProbeState, Traffic, Unowned};
 use std::fmt;
+
+/// What the socket probes are loaded for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wants {
+    /// To tell whose the flows of captured packets are.
+    Owners,
+    /// To count bytes at each socket.
+    Bytes,
+}
+
+/// What a process is owed, or bytes that have no process.
+pub enum Credit<'a> {
+    /// Bytes of this owner, about whom the kernel knows so much: the names of user and group are not in it.
+    Owned(Owner, &'a dyn Fn() -> Identity, Traffic),
+    /// Bytes of nobody.
+    Unowned(Unowned, Traffic),
+}
+
+/// Who uses a socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The process, and how sure that is.
+    pub owner: Owner,
+    /// What the kernel's record says of it: its name and ids, when it last began to use the socket. The command line and
+    /// the names of user and group are not in it.
+    pub identity: Identity,
+    /// Whether the process has used the socket; else it is the listener's, and another may be about to take over.
+    pub is_final: bool,
+}
 
 /// Why probes are not at work.
 #[derive(Clone, PartialEq, Eq, Debug)]

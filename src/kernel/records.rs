@@ -25,6 +25,15 @@ pub(super) const SEVERAL: u32 = 64;
 /// More than one process has used it.
 pub(super) const SWITCHED: u32 = 128;
 
+/// Bytes of a process's name, NUL included.
+pub(super) const NAME: usize = 16;
+/// The socket of these bytes has no record.
+pub(super) const LOSS_UNKNOWN: u32 = 0;
+/// There was no room for a record or an account.
+pub(super) const LOSS_TABLE_FULL: u32 = 1;
+/// Kinds of loss.
+pub(super) const LOSSES: usize = 2;
+
 /// Number of slots for link header lengths.
 pub(super) const DEVICES: u32 = 4096;
 /// Number of buckets of a histogram.
@@ -96,7 +105,9 @@ pub(super) struct Record {
     pub sent_ns: u64,
     pub sends: u64,
     pub receives: u64,
+    pub name: [u8; NAME],
     pub uid: u32,
+    pub gid: u32,
     pub flags: u32,
     pub smoothed_rtt_us: u32,
     pub retransmits: u32,
@@ -105,7 +116,7 @@ pub(super) struct Record {
     pub family: u8,
     pub state: u8,
     pub last_state: u8,
-    pub padding: [u8; 5],
+    pub padding: u8,
 }
 
 /// A user's account at a socket that others use too.
@@ -122,7 +133,10 @@ pub(super) struct ShareKey {
 pub(super) struct Share {
     pub traffic: Counts,
     pub cgroup: u64,
+    pub name: [u8; NAME],
     pub uid: u32,
+    pub gid: u32,
+    pub netns: u32,
     pub padding: u32,
 }
 
@@ -132,8 +146,13 @@ pub(super) struct Share {
 pub(super) struct Owned {
     pub owner: Process,
     pub cookie: u64,
+    /// When the socket ended, or 0.
+    pub ended_ns: u64,
+    pub name: [u8; NAME],
     pub uid: u32,
+    pub gid: u32,
     pub flags: u32,
+    pub padding: u32,
 }
 
 // SAFETY: each is made of integers, with no padding that is not a field, so that every pattern of bits is a value.
@@ -152,6 +171,6 @@ unsafe impl Pod for Share {}
 unsafe impl Pod for Owned {}
 
 const _: () = {
-    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 256 && size_of::<Owned>() == 32);
-    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 48);
+    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 272 && size_of::<Owned>() == 64);
+    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
 };

@@ -21,3 +21,11 @@ pub use choice::NamespaceChoice;
 pub use enter::{EnterError, enter, enter_initial};
 pub use follow::{Changes, Follower};
 pub use registry::{Entry, Known, Registry, RegistryStats};
+
+/// The inode of the calling thread's network namespace.
+///
+/// # Errors
+/// The system's error number, where `/proc` is not there.
+pub fn current_inode() -> nix::Result<u64> {
+    links::namespace_at(std::path::Path::new("/proc/thread-self/ns/net"))
+}

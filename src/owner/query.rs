@@ -80,7 +80,7 @@ impl Query {
     }
 
     /// Whether it was looked for long enough for others like it to be known.
-    pub(super) fn is_seasoned(&self) -> bool {
+    pub fn is_seasoned(&self) -> bool {
         self.attempts >= 2
     }
 
@@ -99,6 +99,11 @@ impl Query {
             }
             None => Outcome::Unowned(reason),
         };
+    }
+
+    /// Who has the socket is not the one who will use it.
+    pub fn not_yet(&mut self, now: Instant) {
+        self.failed(Unowned::Pending, Tries::Usual, now);
     }
 
     /// The look-up could not be made within the budget.

@@ -40,6 +40,13 @@ impl IdentityReader {
         Some((core.id(), identity))
     }
 
+    /// Adds the names of user and group to an identity that has their ids.
+    pub fn name(&mut self, identity: Identity) -> Identity {
+        self.refresh_names();
+        let (user, group) = (self.names.user(identity.uid).to_vec(), self.names.group(identity.gid).to_vec());
+        Identity { user, group, ..identity }
+    }
+
     /// Notices changes of the user and group databases.
     pub(super) fn refresh_names(&mut self) {
         self.names.refresh(Instant::now());

@@ -13,6 +13,10 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
+/* The number that the running kernel has for the value of an enumeration. */
+#define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE)
+#define BPF_ENUM_VALUE 1
+
 /* Members of a map's description, as libbpf(3) lays them down. */
 #define MAP_NUMBER(name, value) int(*name)[value]
 #define MAP_TYPE(name, type) type *name
@@ -32,8 +36,6 @@ static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 					__u32 length) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const bpf_probe_read_kernel)(void *to, __u32 size,
 					   const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-static long (*const bpf_ringbuf_output)(void *ring, void *data, __u64 size,
-					__u64 flags) = (void *)BPF_FUNC_ringbuf_output;
 static long (*const bpf_seq_write)(void *seq, const void *data, __u32 length) = (void *)BPF_FUNC_seq_write;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -56,6 +58,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	struct nsproxy *nsproxy;
+	char comm[16];
 };
 
 typedef struct {
@@ -99,19 +102,32 @@ struct tcp_sock {
 	__u32 total_retrans;
 };
 
+struct mptcp_sock {
+	struct sock *first;
+};
+
 struct socket {
 	struct sock *sk;
 };
 
 struct file;
 
+struct net_device {
+	possible_net_t nd_net;
+};
+
 struct sk_buff {
 	struct sock *sk;
+	struct net_device *dev;
 	unsigned int len;
 	unsigned char *head;
 	__u16 network_header;
 	__u16 transport_header;
 	__be16 protocol;
+};
+
+enum skb_drop_reason {
+	SKB_DROP_REASON_SOCKET_RCVBUFF = 6,
 };
 
 struct bpf_iter_meta {

@@ -17,6 +17,7 @@
 #define IPPROTO_UDP 17
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_UDPLITE 136
+#define IPPROTO_MPTCP 262
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
 
@@ -25,6 +26,9 @@
 
 /* Whether the peers of unconnected sockets are entered in `tuples` too: only who captures packets asks for them. */
 const volatile __u8 want_peers = 1;
+
+/* Whether somebody reads the records: those of sockets that have ended then stay until they have been read. */
+const volatile __u8 keep_records = 0;
 
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
@@ -66,12 +70,6 @@ struct {
 	MAP_TYPE(key, int);
 	MAP_TYPE(value, __u64);
 } parents SEC(".maps");
-
-/* Cookies of sockets that have ended, as a hint where to read; it may be full. */
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
-	MAP_NUMBER(max_entries, 1 << 20);
-} ended SEC(".maps");
 
 /* Times from request to answer, of each process. */
 struct {
@@ -124,7 +122,11 @@ static ALWAYS_INLINE void current_process(struct process *process)
 static ALWAYS_INLINE void current_user(struct record *record)
 {
 	current_process(&record->owner);
-	record->uid = (__u32)bpf_get_current_uid_gid();
+	bpf_probe_read_kernel(record->name, NAME, &bpf_get_current_task_btf()->group_leader->comm);
+	__u64 ids = bpf_get_current_uid_gid();
+
+	record->uid = (__u32)ids;
+	record->gid = ids >> 32;
 	record->cgroup = bpf_get_current_cgroup_id();
 }
 
@@ -163,8 +165,12 @@ static ALWAYS_INLINE void tuple_of_sock(struct sock *sk, struct tuple *tuple)
 /* Lets the endpoints lead to the socket and its user. */
 static ALWAYS_INLINE void enter_tuple(const struct tuple *tuple, __u64 cookie, const struct record *record)
 {
-	struct owned owned = {.owner = record->owner, .cookie = cookie, .uid = record->uid, .flags = record->flags};
+	struct owned owned = {.owner = record->owner, .cookie = cookie, .flags = record->flags};
 
+	owned.uid = record->uid;
+	owned.gid = record->gid;
+	owned.ended_ns = record->ended_ns;
+	__builtin_memcpy(owned.name, record->name, NAME);
 	bpf_map_update_elem(&tuples, tuple, &owned, BPF_ANY);
 }
 
@@ -202,7 +208,10 @@ static __attribute__((noinline)) int set_apart(struct record *record, __u64 cook
 		add(&record->traffic.packets[direction], -moved.packets[direction]);
 	}
 	fresh.uid = record->uid;
+	fresh.gid = record->gid;
+	fresh.netns = record->tuple.netns;
 	fresh.cgroup = record->cgroup;
+	__builtin_memcpy(fresh.name, record->name, NAME);
 	bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
 	share = bpf_map_lookup_elem(&shares, &key);
 	if (!share) {
@@ -217,19 +226,17 @@ static __attribute__((noinline)) int set_apart(struct record *record, __u64 cook
 	return 0;
 }
 
-/* Notes that the current process uses the socket: it is the owner from now on, also of what passed since the owner
- * before it made its last call. */
-static ALWAYS_INLINE struct record *use_socket(struct sock *sk, __u64 cookie)
+/* Notes that the current process uses the socket: it is the owner from now on, and of what passed since the owner before
+ * it made its last call. Of a connection that a listener made all is the first user's: nobody else counts it before. */
+static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
 {
-	struct record *record = used_record(sk, cookie);
 	struct process process;
 
-	if (!record)
-		return 0;
 	current_process(&process);
 	if (UNLIKELY(process.tgid != record->owner.tgid || process.start_ns != record->owner.start_ns)) {
-		/* Who inherited or found it has not used it: all of it is the first user's. */
-		if (!(record->flags & (INHERITED | HELD)) && record->sends + record->receives) {
+		if (keep_records && !(record->flags & INHERITED)) {
+			if (!(record->sends + record->receives))
+				record->claimed = record->traffic;
 			set_apart(record, cookie);
 			record->flags |= SWITCHED;
 		}
@@ -242,6 +249,14 @@ static ALWAYS_INLINE struct record *use_socket(struct sock *sk, __u64 cookie)
 		if (record->flags & NAMED)
 			enter_tuple(&record->tuple, cookie, record);
 	}
+}
+
+static ALWAYS_INLINE struct record *use_socket(struct sock *sk, __u64 cookie)
+{
+	struct record *record = used_record(sk, cookie);
+
+	if (record)
+		take_over(record, cookie);
 	return record;
 }
 
@@ -262,14 +277,17 @@ int capture_create(struct bpf_sock *context)
 	return 1;
 }
 
-/* The cookie stays in a hint and a mark: records go when they have been read. */
+/* Marks a record as that of a socket that is gone. */
 static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie)
 {
 	if (record->flags & ENDED)
 		return;
 	record->ended_ns = bpf_ktime_get_boot_ns();
 	record->flags |= ENDED;
-	bpf_ringbuf_output(&ended, &cookie, sizeof(cookie), BPF_RB_NO_WAKEUP);
+	if (record->flags & NAMED)
+		enter_tuple(&record->tuple, cookie, record);
+	if (!keep_records)
+		bpf_map_delete_elem(&sockets, &cookie);
 }
 
 /* The last descriptor of a socket is closed. A TCP connection goes on for a while; see capture_destroy. */
@@ -285,28 +303,28 @@ int capture_release(struct bpf_sock *context)
 }
 
 /* A connection that a listener has made: its user is the listener's until somebody uses it. */
-static ALWAYS_INLINE struct record *adopt(struct sock *sk, __u64 cookie)
+static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tuple *tuple, int family)
 {
-	__u64 *parent = bpf_sk_storage_get(&parents, sk, 0, 0);
 	struct record new = {};
 	struct record *listener;
 	struct traffic *embryo;
 
-	if (!parent || *parent == cookie)
+	if (!tuple || parent == cookie)
 		return 0;
-	__u64 parent_cookie = *parent;
-
-	listener = bpf_map_lookup_elem(&sockets, &parent_cookie);
+	listener = bpf_map_lookup_elem(&sockets, &parent);
 	if (listener) {
 		new.owner = listener->owner;
 		new.uid = listener->uid;
+		new.gid = listener->gid;
 		new.cgroup = listener->cgroup;
+		__builtin_memcpy(new.name, listener->name, NAME);
+		tuple->netns = listener->tuple.netns;
 	}
 	new.opened_ns = bpf_ktime_get_boot_ns();
 	new.established_ns = new.opened_ns;
 	new.flags = ACCEPTED | INHERITED | NAMED;
-	new.family = (__u8)sk->__sk_common.skc_family;
-	tuple_of_sock(sk, &new.tuple);
+	new.family = (__u8)family;
+	new.tuple = *tuple;
 	embryo = bpf_map_lookup_elem(&embryos, &new.tuple);
 	if (embryo) {
 		new.traffic = *embryo;
@@ -315,7 +333,7 @@ static ALWAYS_INLINE struct record *adopt(struct sock *sk, __u64 cookie)
 	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
 		lose(LOSS_TABLE_FULL, 0, 0);
 	enter_tuple(&new.tuple, cookie, &new);
-	return bpf_map_lookup_elem(&sockets, &cookie);
+	return 0;
 }
 
 static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
@@ -358,8 +376,16 @@ int capture_state(__u64 *context)
 		break;
 	case BPF_TCP_ESTABLISHED:
 		record = bpf_map_lookup_elem(&sockets, &cookie);
-		if (!record)
-			record = adopt(sk, cookie);
+		if (!record) {
+			__u64 *parent = bpf_sk_storage_get(&parents, sk, 0, 0);
+			struct tuple tuple;
+
+			if (!parent)
+				return 0;
+			tuple_of_sock(sk, &tuple);
+			adopt(*parent, cookie, &tuple, sk->__sk_common.skc_family);
+			record = bpf_map_lookup_elem(&sockets, &cookie);
+		}
 		if (!record)
 			return 0;
 		if (!record->established_ns)
@@ -400,17 +426,22 @@ int capture_destroy(__u64 *context)
 }
 
 /* Packet sockets send below the IP layer, so what they say they sent is what counts. */
-static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u64 bytes)
+static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 netns, __u64 bytes)
 {
 	struct share_key key = {.cookie = cookie};
+	struct record user = {};
 	struct share fresh = {};
 	struct share *share;
 
-	current_process(&key.owner);
+	current_user(&user);
+	key.owner = user.owner;
 	share = bpf_map_lookup_elem(&shares, &key);
 	if (!share) {
-		fresh.uid = (__u32)bpf_get_current_uid_gid();
-		fresh.cgroup = bpf_get_current_cgroup_id();
+		fresh.uid = user.uid;
+		fresh.gid = user.gid;
+		fresh.netns = netns;
+		fresh.cgroup = user.cgroup;
+		__builtin_memcpy(fresh.name, user.name, NAME);
 		bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
 		share = bpf_map_lookup_elem(&shares, &key);
 		if (!share) {
@@ -429,6 +460,23 @@ static ALWAYS_INLINE void claim(struct record *record, int direction)
 	record->claimed.packets[direction] = record->traffic.packets[direction];
 }
 
+/* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. */
+static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
+{
+	struct sock *first = 0;
+	struct record *record;
+	__u64 cookie = 0;
+
+	bpf_probe_read_kernel(&first, sizeof(first), &((struct mptcp_sock *)sk)->first);
+	if (!first)
+		return 0;
+	bpf_probe_read_kernel(&cookie, sizeof(cookie), &first->__sk_common.skc_cookie.counter);
+	record = bpf_map_lookup_elem(&sockets, &cookie);
+	if (record)
+		take_over(record, cookie);
+	return record;
+}
+
 SEC("tp_btf/sock_send_length")
 int capture_send(__u64 *context)
 {
@@ -436,16 +484,14 @@ int capture_send(__u64 *context)
 	int length = (int)context[1];
 	unsigned short family = sk->__sk_common.skc_family;
 	struct record *record;
-	__u64 cookie;
 
 	if (family == AF_PACKET && length > 0) {
-		count_packet_socket(bpf_get_socket_cookie(sk), length);
+		count_packet_socket(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum, length);
 		return 0;
 	}
 	if (!is_internet(family) || length < 0)
 		return 0;
-	cookie = bpf_get_socket_cookie(sk);
-	record = use_socket(sk, cookie);
+	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
 	if (!record)
 		return 0;
 	add(&record->sends, 1);
@@ -507,13 +553,11 @@ int capture_receive(__u64 *context)
 	struct sock *sk = (struct sock *)context[0];
 	int length = (int)context[1], flags = (int)context[2];
 	struct record *record;
-	__u64 cookie;
 
 	/* What is only looked at is received when it is taken. */
 	if (!is_internet(sk->__sk_common.skc_family) || length < 0 || (flags & 2))
 		return 0;
-	cookie = bpf_get_socket_cookie(sk);
-	record = use_socket(sk, cookie);
+	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
 	if (!record)
 		return 0;
 	add(&record->receives, 1);
@@ -564,8 +608,10 @@ static ALWAYS_INLINE int tuple_of_packet(struct __sk_buff *skb, struct tuple *tu
 
 		if (bpf_skb_load_bytes(skb, offset, &kind, 1))
 			return 0;
-		/* Echo messages: their identifier stands for both ports. */
-		if (protocol == IPPROTO_ICMP ? kind == 0 || kind == 8 : kind == 128 || kind == 129) {
+		/* Where a message has an identifier it stands for both ports. */
+		if (protocol == IPPROTO_ICMP
+			    ? kind == 0 || kind == 8 || (kind >= 13 && kind <= 18) || kind == 42 || kind == 43
+			    : kind == 128 || kind == 129 || kind == 160 || kind == 161) {
 			if (bpf_skb_load_bytes(skb, offset + 4, ports, 2))
 				return 0;
 			ports[1] = ports[0];
@@ -621,6 +667,13 @@ static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cook
 		return 0;
 	if ((record->flags & NAMED) && same_tuple(&tuple, &record->tuple))
 		return 0;
+	if (direction == RECEIVED) {
+		/* Several sockets may receive it (multicast, raw): the one that sent there keeps it. */
+		struct owned *known = bpf_map_lookup_elem(&tuples, &tuple);
+
+		if (known && known->cookie != cookie && !known->ended_ns && bpf_map_lookup_elem(&sockets, &known->cookie))
+			return 0;
+	}
 	record->tuple = tuple;
 	record->flags |= NAMED;
 	enter_tuple(&tuple, cookie, record);
@@ -645,8 +698,18 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
-		lose(LOSS_UNKNOWN, direction, bytes);
-		return 1;
+		/* With TCP Fast Open there is data before the handshake is over. */
+		__u64 *parent = bpf_sk_storage_get(&parents, sk, 0, 0);
+		struct tuple tuple = {};
+
+		if (parent && tuple_of_packet(skb, &tuple, direction)) {
+			adopt(*parent, cookie, &tuple, sk->family);
+			record = bpf_map_lookup_elem(&sockets, &cookie);
+		}
+		if (!record) {
+			lose(LOSS_UNKNOWN, direction, bytes);
+			return 1;
+		}
 	}
 	if (UNLIKELY(sk->state == BPF_TCP_LISTEN)) {
 		count_embryo(skb, record->tuple.netns, direction, bytes);
@@ -670,6 +733,107 @@ SEC("cgroup_skb/ingress")
 int capture_ingress(struct __sk_buff *skb)
 {
 	return count_packet(skb, RECEIVED);
+}
+
+/* Reads the endpoints of a packet as the kernel holds it. */
+static ALWAYS_INLINE int tuple_of_buffer(struct sk_buff *skb, struct tuple *tuple, int direction)
+{
+	unsigned char *network = skb->head + skb->network_header;
+	__u8 *source = direction == SENT ? tuple->local : tuple->remote;
+	__u8 *destination = direction == SENT ? tuple->remote : tuple->local;
+	__be16 ports[2] = {};
+	__u32 offset;
+
+	tuple->netns = skb->dev->nd_net.net->ns.inum;
+	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
+		__u8 header[20];
+
+		if (bpf_probe_read_kernel(header, sizeof(header), network))
+			return 0;
+		if ((header[6] & 0x1f) | header[7])
+			return 0;
+		offset = (header[0] & 15) * 4;
+		tuple->protocol = header[9];
+		map_v4(source, *(__be32 *)(header + 12));
+		map_v4(destination, *(__be32 *)(header + 16));
+	} else if (skb->protocol == __builtin_bswap16(ETH_P_IPV6)) {
+		if (bpf_probe_read_kernel(&tuple->protocol, 1, network + 6) ||
+		    bpf_probe_read_kernel(source, 16, network + 8) ||
+		    bpf_probe_read_kernel(destination, 16, network + 24))
+			return 0;
+		offset = 40;
+	} else {
+		return 0;
+	}
+	if (tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP) {
+		if (bpf_probe_read_kernel(ports, sizeof(ports), network + offset))
+			return 0;
+	}
+	if (direction == SENT) {
+		tuple->local_port = __builtin_bswap16(ports[0]);
+		tuple->remote_port = __builtin_bswap16(ports[1]);
+	} else {
+		tuple->local_port = __builtin_bswap16(ports[1]);
+		tuple->remote_port = __builtin_bswap16(ports[0]);
+	}
+	return 1;
+}
+
+/* Adds a packet of a connection that has no socket any more to the record of the one it had. */
+static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
+{
+	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
+
+	if (!record || !(record->flags & ENDED))
+		return;
+	add(&record->traffic.bytes[direction], bytes);
+	add(&record->traffic.packets[direction], 1);
+}
+
+/* Packets that do not come from the IP layer: those of packet sockets, and the kernel's own acknowledgements for
+ * connections in TIME_WAIT. */
+SEC("tp_btf/net_dev_queue")
+int capture_xmit(__u64 *context)
+{
+	struct sk_buff *skb = (struct sk_buff *)context[0];
+	struct sock *sk = skb->sk;
+	struct tuple tuple = {};
+	struct record user = {};
+
+	if (!sk)
+		return 0;
+	if (UNLIKELY(sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT)) {
+		count_late(sk->__sk_common.skc_cookie.counter, SENT, skb->len);
+		return 0;
+	}
+	if (sk->__sk_common.skc_family != AF_PACKET || !want_peers)
+		return 0;
+	if (!tuple_of_buffer(skb, &tuple, SENT))
+		return 0;
+	/* The sender itself is running here: a packet socket passes its packets on at once. */
+	current_user(&user);
+	enter_tuple(&tuple, sk->__sk_common.skc_cookie.counter, &user);
+	return 0;
+}
+
+/* What arrives for a connection in TIME_WAIT is taken note of and thrown away. */
+SEC("tp_btf/kfree_skb")
+int capture_drop(__u64 *context)
+{
+	struct sk_buff *skb = (struct sk_buff *)context[0];
+	struct tuple tuple = {};
+	struct owned *owned;
+	/* Said millions of times a second, maybe. */
+	int full = ENUM_VALUE(enum skb_drop_reason, SKB_DROP_REASON_SOCKET_RCVBUFF);
+
+	if (!keep_records || (int)context[2] == full || !skb->dev)
+		return 0;
+	if (!tuple_of_buffer(skb, &tuple, RECEIVED) || tuple.protocol != IPPROTO_TCP)
+		return 0;
+	owned = bpf_map_lookup_elem(&tuples, &tuple);
+	if (owned && owned->ended_ns)
+		count_late(owned->cookie, RECEIVED, skb->len + (skb->transport_header - skb->network_header) + 14);
+	return 0;
 }
 
 /* Every socket that a process holds at the start. */

@@ -24,6 +24,7 @@
 #define LOSS_TABLE_FULL 1 /* there was no room for a record */
 #define LOSSES 2
 
+#define NAME 16
 #define DEVICES 4096
 #define BUCKETS 32
 
@@ -75,7 +76,9 @@ struct record {
 	__u64 sent_ns;
 	__u64 sends;
 	__u64 receives;
+	char name[NAME];
 	__u32 uid;
+	__u32 gid;
 	__u32 flags;
 	__u32 smoothed_rtt_us;
 	__u32 retransmits;
@@ -86,7 +89,7 @@ struct record {
 	/* The states before and at the last change of state. */
 	__u8 state;
 	__u8 last_state;
-	__u8 padding[5];
+	__u8 padding;
 };
 
 struct share_key {
@@ -97,15 +100,23 @@ struct share_key {
 struct share {
 	struct traffic traffic;
 	__u64 cgroup;
+	char name[NAME];
 	__u32 uid;
+	__u32 gid;
+	__u32 netns;
 	__u32 padding;
 };
 
 struct owned {
 	struct process owner;
 	__u64 cookie;
+	/* When the socket ended, or 0: its endpoints may be another's by then. */
+	__u64 ended_ns;
+	char name[NAME];
 	__u32 uid;
+	__u32 gid;
 	__u32 flags;
+	__u32 padding;
 };
 
 /* Bucket n counts times of at least 2^n microseconds and less than twice that; the first also shorter ones. */

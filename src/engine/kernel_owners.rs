@@ -1,0 +1,46 @@
+//! Asks the kernel's own records who uses the socket of a flow, before anything is searched for.
+
+use crate::kernel::{Found, Owners};
+use crate::model::{FlowKey, Namespace, Timestamp};
+use crate::namespace::{Changes, current_inode};
+use std::collections::HashMap;
+
+/// The records, and by which inode each namespace goes in them.
+pub struct KernelOwners {
+    owners: Owners,
+    inodes: HashMap<Namespace, u32>,
+}
+
+impl KernelOwners {
+    /// For the flows of the namespace of the calling thread. `None` when that cannot be told.
+    pub fn new(owners: Owners) -> Option<KernelOwners> {
+        let home = current_inode().ok().and_then(|inode| u32::try_from(inode).ok())?;
+        Some(KernelOwners { owners, inodes: HashMap::from([(Namespace::HOME, home)]) })
+    }
+
+    /// Takes in which namespaces have come and gone.
+    pub fn follow(&mut self, changes: &Changes) {
+        for gone in &changes.gone {
+            self.inodes.remove(gone);
+        }
+        // Numbers of namespaces have 32 bits (`ns_common.inum`).
+        let come =
+            changes.come.iter().filter_map(|entry| Some((entry.namespace, entry.inode.try_into().ok()?)));
+        self.inodes.extend(come);
+    }
+
+    /// Who uses the socket of a flow whose first packet in question was captured at `first`.
+    pub fn find(&self, key: &FlowKey, first: Timestamp) -> Option<Found> {
+        let netns = *self.inodes.get(&key.namespace)?;
+        self.owners.find(key, netns, since_boot(first))
+    }
+}
+
+/// A time of day as nanoseconds since boot. Both clocks are read, so that the clock being set does not matter for long.
+fn since_boot(time: Timestamp) -> u64 {
+    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
+    // The clock is there since Linux 2.6.39.
+    let boot = nix::time::clock_gettime(clock)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    boot.saturating_sub(Timestamp::now().since(time))
+}

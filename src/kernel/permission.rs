@@ -1,0 +1,70 @@
+//! Why the kernel does not permit what the probes need, as far as the process can tell.
+
+/// The capabilities that the probes need, by their numbers in `linux/capability.h`. CAP_SYS_ADMIN stands for the latter
+/// two as well (capabilities(7)).
+const NEEDED: [(u32, &str); 3] = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// The names of those that the calling thread lacks.
+pub(super) fn missing() -> Vec<&'static str> {
+    effective().map(missing_of).unwrap_or_default()
+}
+
+fn missing_of(effective: u64) -> Vec<&'static str> {
+    let has = |number: u32| effective & 1 << number != 0;
+    let lacks = |number: u32| !has(number) && (number == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN));
+    NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect()
+}
+
+/// What would permit it: the missing capabilities, or the end of what else there is that forbids.
+pub(super) fn explanation(missing: &[&str]) -> String {
+    match missing {
+        [] => "; all capabilities that this needs are there, so it is a filter of system calls, a security module, the \
+               kernel's lockdown or a user namespace that forbids it"
+            .into(),
+        [one] => format!("; {one} is missing"),
+        several => format!("; {} are missing", several.join(" and ")),
+    }
+}
+
+/// The effective capabilities of the calling thread, a bit for each number (capget(2)).
+fn effective() -> Option<u64> {
+    /// As the kernel knows it under the name `__user_cap_data_struct`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3, whose sets are two words long, and the calling thread.
+    let mut header: [u32; 2] = [0x2008_0522, 0];
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: the header and the sets are laid out as version 3 of the call has them and outlive it.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let explain = |effective| explanation(&missing_of(effective));
+        assert_eq!(explain(1 << 12 | 1 << 38), "; CAP_BPF is missing");
+        assert_eq!(explain(1 << 39), "; CAP_NET_ADMIN and CAP_PERFMON are missing");
+        assert_eq!(explain(1 << CAP_SYS_ADMIN), "; CAP_NET_ADMIN is missing");
+        for enough in [1 << 12 | 1 << CAP_SYS_ADMIN, 1 << 12 | 1 << 38 | 1 << 39] {
+            assert!(explain(enough).contains("all capabilities"), "{enough:x}");
+        }
+    }
+
+    #[test]
+    fn the_effective_set_is_that_of_the_status() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        assert_eq!(effective(), u64::from_str_radix(line.trim(), 16).ok());
+    }
+}

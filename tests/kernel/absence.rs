@@ -1,0 +1,100 @@
+//! What the probes need is not there, or forbidden: the session does without it and says why.
+
+use crate::hosting::Host;
+use crate::privilege::as_nobody;
+use crate::{at_best, may_run};
+
+const RUN: &str = "exec \"$@\"";
+
+/// Commands of bpf(2) by their numbers in `linux/bpf.h`.
+const BPF_MAP_CREATE: u32 = 0;
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_LINK_CREATE: u32 = 28;
+
+/// A host that counts its traffic with the probes in this state, and says so with these words if they are built in.
+fn counts_all_the_same(shell: &str, arguments: &[&str], state: &str, words: &str) {
+    let host = Host::ready(shell, arguments);
+    let is_built = cfg!(feature = "ebpf");
+    assert_eq!(host.state(), if is_built { state } else { "NotBuilt" }, "{:#?}", host.said);
+    let reason: String = host.told("log").filter(|line| line.contains("the kernel does not tell")).collect();
+    let words = if is_built { words } else { "built without" };
+    assert!(reason.contains(words), "no {words:?} in {reason:?}");
+    assert!(host.objects().is_empty(), "{:?}", host.objects());
+    let bytes = host.told("network").next().unwrap();
+    assert!(bytes.parse::<u64>().unwrap() > 0, "{:#?}", host.said);
+}
+
+#[test]
+fn no_types_as_root() {
+    if may_run() {
+        let hidden = format!("mount -t tmpfs none /sys/kernel/btf\n{RUN}");
+        counts_all_the_same(&hidden, &[], "NoTypes", "/sys/kernel/btf/vmlinux");
+        let empty = format!("mount --bind /dev/null /sys/kernel/btf/vmlinux\n{RUN}");
+        counts_all_the_same(&empty, &[], "NoTypes", "/sys/kernel/btf/vmlinux");
+        let broken = format!("mount --bind /proc/version /sys/kernel/btf/vmlinux\n{RUN}");
+        counts_all_the_same(&broken, &[], "NoTypes", "/sys/kernel/btf/vmlinux");
+    }
+}
+
+#[test]
+fn no_control_groups_as_root() {
+    if may_run() {
+        let unmount = "for place in $(awk '/ - cgroup2 / { print $5 }' /proc/self/mountinfo | sort -r)\n\
+                       do umount -l \"$place\"; done\n";
+        let nobody = as_nobody(&["bpf", "perfmon", "net_admin", "net_raw"]);
+        counts_all_the_same(&format!("{unmount}{nobody}"), &[], "NoCgroup", "no cgroup v2 hierarchy");
+        // Whoever may mount mounts the hierarchy where nobody sees it.
+        let host = Host::ready(&format!("{unmount}{RUN}"), &[]);
+        assert_eq!(host.state(), at_best(), "{:#?}", host.said);
+    }
+}
+
+#[test]
+fn another_pid_namespace_as_root() {
+    if may_run() {
+        let shell = "exec unshare --pid --fork --mount-proc --kill-child \"$@\"";
+        counts_all_the_same(shell, &[], "PidNamespace", "PID namespace");
+    }
+}
+
+#[test]
+fn not_asked_for_as_root() {
+    if may_run() {
+        let host = Host::ready(RUN, &["probes=no"]);
+        assert_eq!(host.state(), "Off");
+        assert!(host.objects().is_empty());
+        assert!(!host.told("log").any(|line| line.contains("the kernel does not tell")), "{:#?}", host.said);
+        assert!(host.told("network").all(|bytes| bytes.parse::<u64>().unwrap() > 0), "{:#?}", host.said);
+    }
+}
+
+#[test]
+fn built_in_but_forbidden_as_root() {
+    if !may_run() {
+        return;
+    }
+    let forbidden = "all capabilities that this needs are there";
+    counts_all_the_same(RUN, &[&format!("refuse={}", libc::EPERM)], "NotPermitted", forbidden);
+    counts_all_the_same(RUN, &[&format!("refuse={}", libc::ENOSYS)], "NotSupported", "os error 38");
+    // As a security module does it, which lets some of it pass: what was made until then must go.
+    for (command, errno, state) in [
+        (BPF_MAP_CREATE, libc::EACCES, "NotPermitted"),
+        (BPF_MAP_CREATE, libc::ENOMEM, "NoMemory"),
+        (BPF_PROG_LOAD, libc::EPERM, "NotPermitted"),
+        (BPF_PROG_LOAD, libc::ENOMEM, "NoMemory"),
+        (BPF_LINK_CREATE, libc::EPERM, "NotPermitted"),
+        (BPF_LINK_CREATE, libc::EINVAL, "NotSupported"),
+    ] {
+        let refuse = format!("refuse={errno}:{command}");
+        counts_all_the_same(RUN, &[&refuse], state, &format!("os error {errno}"));
+    }
+}
+
+#[test]
+fn no_locked_memory_as_root() {
+    if may_run() {
+        // Since Linux 5.11 what the kernel's programs take counts as the control group's memory and not as locked.
+        let host = Host::ready(&as_nobody(&["bpf", "perfmon", "net_admin", "net_raw"]), &["locked=0"]);
+        assert_eq!(host.state(), at_best(), "{:#?}", host.said);
+    }
+}

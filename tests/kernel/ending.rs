@@ -1,0 +1,84 @@
+//! Whichever way a host ends, nothing of its session is left in the kernel, nor in the host after closing.
+
+use crate::hosting::{Host, Objects};
+use crate::{at_best, may_run};
+use std::time::Duration;
+
+const RUN: &str = "exec \"$@\"";
+/// How many hosts are killed.
+const KILLS: u32 = 20;
+/// How much later each is killed than the one before; all of them together span the time that loading takes.
+const STEP: Duration = Duration::from_millis(15);
+/// How often a session is opened and closed.
+const ROUNDS: u32 = 200;
+/// What the allocator may keep more at the end than after the first rounds, KiB: less than 0.1 for each.
+const SLACK: usize = 16;
+
+#[test]
+fn closing_leaves_nothing_in_the_kernel_as_root() {
+    if !may_run() {
+        return;
+    }
+    let mut host = Host::ready(RUN, &[]);
+    assert_eq!(host.state(), at_best());
+    let held = host.objects();
+    assert_eq!(held.left(), held, "what is in use is there");
+    if at_best() == "Active" {
+        for kind in ["prog", "map", "link"] {
+            assert!(held.count(kind) > 3, "{held:?}");
+        }
+    }
+    host.close();
+    assert_eq!(host.objects(), Objects::default());
+    held.wait_for_end();
+}
+
+#[test]
+fn killing_leaves_nothing_in_the_kernel_as_root() {
+    if !may_run() {
+        return;
+    }
+    let mut all = Objects::default();
+    let mut loading = 0;
+    for round in 0..KILLS {
+        // Half of them while they load, at another point each time, the other half in use.
+        let host = if round % 2 == 0 {
+            let host = Host::start(RUN, &[]);
+            std::thread::sleep(STEP * round);
+            host
+        } else {
+            Host::ready(RUN, &[])
+        };
+        let held = host.kill_at_once();
+        assert!(round % 2 == 0 || held.is_empty() == (at_best() != "Active"), "{held:?}");
+        loading += u32::from(round % 2 == 0 && !held.is_empty());
+        all.extend(held);
+    }
+    assert!(loading > 0 || at_best() != "Active", "none of the early ones had begun to load");
+    all.wait_for_end();
+}
+
+#[test]
+fn rounds_leave_nothing_as_root() {
+    if !may_run() {
+        return;
+    }
+    let host = Host::ready(RUN, &[&format!("rounds={ROUNDS}")]);
+    let holdings: Vec<Vec<usize>> = host
+        .told("round")
+        .map(|numbers| numbers.split(' ').map(|number| number.parse().unwrap()).collect())
+        .collect();
+    let [first, last] = &holdings[..] else { panic!("{holdings:?}") };
+    assert_eq!(first[..2], last[..2], "descriptors and threads");
+    assert!(last[2] <= first[2] + SLACK, "KiB: {holdings:?}");
+
+    let mut made = Objects::default();
+    for line in host.told("made") {
+        let words: Vec<&str> = line.split(' ').collect();
+        words.chunks_exact(2).for_each(|pair| made.add(pair[0], pair[1]));
+    }
+    let enough = if at_best() == "Active" { ROUNDS as usize } else { 0 };
+    assert!(made.count("prog") >= enough && made.count("map") >= enough && made.count("link") >= enough);
+    drop(host);
+    made.wait_for_end();
+}

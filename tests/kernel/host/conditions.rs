@@ -1,0 +1,72 @@
+//! What the host's circumstances are made to be, and what it holds.
+
+use super::Outcome;
+use nix::sys::resource::{Resource, setrlimit};
+use std::fs::{read_dir, read_to_string};
+
+/// Sets the limit of locked memory.
+pub fn limit_locked_memory(bytes: u64) -> Outcome<()> {
+    Ok(setrlimit(Resource::RLIMIT_MEMLOCK, bytes, bytes)?)
+}
+
+/// Lets bpf(2) return an error from now on: `ERRNO`, or `ERRNO:COMMAND` for one command of it. Numbers both.
+pub fn refuse_bpf(what: &str) -> Outcome<()> {
+    const LOAD_WORD: u16 = 0x20;
+    const JUMP_UNLESS_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    // Of `struct seccomp_data`: the number of the call, and the lower half of its first argument.
+    const CALL: u32 = 0;
+    const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+    let (errno, command) =
+        what.split_once(':').map_or((what, None), |(errno, command)| (errno, Some(command)));
+    let command = command.map(str::parse::<u32>).transpose()?;
+    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let allow = step(RETURN, 0, libc::SECCOMP_RET_ALLOW);
+    let refuse = step(RETURN, 0, libc::SECCOMP_RET_ERRNO | errno.parse::<u32>()?);
+    let call = libc::SYS_bpf as u32;
+    let mut steps = match command {
+        None => vec![step(LOAD_WORD, 0, CALL), step(JUMP_UNLESS_EQUAL, 1, call), refuse, allow],
+        Some(command) => vec![
+            step(LOAD_WORD, 0, CALL),
+            step(JUMP_UNLESS_EQUAL, 3, call),
+            step(LOAD_WORD, 0, FIRST_ARGUMENT),
+            step(JUMP_UNLESS_EQUAL, 1, command),
+            refuse,
+            allow,
+        ],
+    };
+    let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the filter and its steps outlive the call, which copies them.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// The programs, maps, links and type descriptions in the kernel that this process has descriptors of, as words of
+/// kind and number (proc_pid_fdinfo(5)).
+pub fn own_objects() -> Outcome<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in read_dir("/proc/self/fdinfo")? {
+        // The descriptor of the directory itself is closed by now.
+        let Ok(text) = read_to_string(entry?.path()) else { continue };
+        for line in text.lines() {
+            if let Some((kind @ ("prog_id" | "map_id" | "link_id" | "btf_id"), number)) =
+                line.split_once(":\t")
+            {
+                found.push(format!("{kind} {number}"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// How many descriptors and threads the process has, and how much memory is resident, KiB.
+pub fn holdings() -> Outcome<[usize; 3]> {
+    let status = read_to_string("/proc/self/status")?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let kib = resident.trim().trim_end_matches(" kB").parse()?;
+    Ok([read_dir("/proc/self/fd")?.count(), read_dir("/proc/self/task")?.count(), kib])
+}

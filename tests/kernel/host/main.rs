@@ -1,0 +1,97 @@
+//! A program that the library lives in, under conditions that its arguments set: `probe_host [NAME=VALUE...]`.
+//!
+//! - `probes=no`: without programs in the kernel
+//! - `locked=BYTES`: the limit of locked memory
+//! - `refuse=ERRNO[:COMMAND]`: bpf(2) returns this error, if COMMAND is given for that command only
+//! - `rounds=NUMBER`: opens and closes so often before it goes on
+//!
+//! It says `round DESCRIPTORS THREADS KIB` after some of the rounds, `made KIND ID...` for each round, then opens a
+//! session, and says `log TEXT` for each line of the log, `state STATE`, `network BYTES` when its own traffic over
+//! loopback has been counted or `network none` where it is not, and `ready`. At a line on its standard input it closes
+//! the session and says `closed`; it ends when its standard input does.
+
+mod conditions;
+
+use capture::config::Options;
+use capture::engine::Session;
+use capture::log::LogOptions;
+use capture::model::Validity;
+use std::error::Error;
+use std::io::{BufRead, stdin};
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// How long to wait for traffic to be counted.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Rounds after which memory, descriptors and threads are what they stay.
+const WARM_UP: u32 = 20;
+/// Bytes of a datagram.
+const PAYLOAD: usize = 1000;
+
+fn main() -> Outcome<()> {
+    let mut probes = true;
+    let mut rounds = 0;
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("probes", value)) => probes = value != "no",
+            Some(("locked", value)) => conditions::limit_locked_memory(value.parse()?)?,
+            Some(("refuse", value)) => conditions::refuse_bpf(value)?,
+            Some(("rounds", value)) => rounds = value.parse()?,
+            _ => return Err(format!("{argument} is not an argument").into()),
+        }
+    }
+    let log = LogOptions { queue: true, ..LogOptions::default() };
+    let options = Options { probes, log, ..Options::default() };
+    for round in 1..=rounds {
+        let session = Session::open(options.clone())?;
+        println!("made {}", conditions::own_objects()?.join(" "));
+        drop(session);
+        if round == WARM_UP || round == rounds {
+            let [descriptors, threads, kib] = conditions::holdings()?;
+            println!("round {descriptors} {threads} {kib}");
+        }
+    }
+
+    let mut session = Session::open(options)?;
+    session.take_log_lines().iter().for_each(|line| println!("log {}", line.text));
+    let stats = session.stats_reader().read();
+    println!("state {:?}", stats.socket_probes);
+    match count_own(&mut session)? {
+        Some(bytes) => println!("network {bytes}"),
+        None => println!("network none"),
+    }
+    println!("ready");
+    if stdin().lock().read_line(&mut String::new())? > 0 {
+        session.close();
+        drop(session);
+        println!("closed");
+        stdin().lock().read_line(&mut String::new())?;
+    }
+    Ok(())
+}
+
+/// Sends datagrams to itself until the session has put some to its account, and says how many bytes; `None` when its
+/// figures of the network are not valid.
+fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    let address = socket.local_addr()?;
+    let own = i32::try_from(std::process::id())?;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        socket.send_to(&[0; PAYLOAD], address)?;
+        socket.recv_from(&mut [0; PAYLOAD])?;
+        std::thread::sleep(Duration::from_millis(20));
+        session.update()?;
+        let record = session.processes().find(|record| record.sample.id.pid == own).ok_or("no own record")?;
+        if !record.valid.has(Validity::NETWORK) {
+            return Ok(None);
+        }
+        let counted = record.traffic.send_bytes.min(record.traffic.receive_bytes);
+        if counted > 0 {
+            return Ok(Some(counted));
+        }
+    }
+    Ok(Some(0))
+}

@@ -1,0 +1,41 @@
+//! Programs in the kernel and the rights they take: with just enough, with less, forbidden; and that nothing is left.
+//!
+//! The tests need root, ip, unshare, setpriv and bpftool. Where these are missing they say so and do nothing, unless
+//! CAPTURE_REQUIRE_ALL=1.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
+
+mod absence;
+mod ending;
+mod hosting;
+#[path = "../traffic/lab.rs"]
+#[allow(dead_code, reason = "the tests of traffic use the rest of it")]
+mod lab;
+mod privilege;
+
+use std::process::Command;
+
+/// Whether what every test here needs is there; says so where it is not, and fails where everything is required.
+fn may_run() -> bool {
+    let mut missing = Vec::new();
+    if !nix::unistd::geteuid().is_root() {
+        missing.push("root");
+    }
+    let is_missing = |tool: &&str| Command::new(tool).arg("--version").output().is_err();
+    missing.extend(["ip", "unshare", "setpriv", "bpftool"].iter().filter(|tool| is_missing(tool)));
+    if missing.is_empty() {
+        return true;
+    }
+    let reason = format!("this test needs {}", missing.join(", "));
+    assert!(
+        std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "required, but {reason}"
+    );
+    eprintln!("left out: {reason}");
+    false
+}
+
+/// The state of the socket probes where nothing stands in their way.
+fn at_best() -> &'static str {
+    if cfg!(feature = "ebpf") { "Active" } else { "NotBuilt" }
+}
