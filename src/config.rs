@@ -85,6 +85,12 @@ impl Options {
     /// # Errors
     /// `InvalidArgument`, naming the option, its value and its range.
     pub fn check(&self) -> Result<()> {
+        if self.engine == Engine::Kernel
+            && let Some(option) = self.needs_packets()
+        {
+            let text = format!("the kernel's engine captures no packets, which {option} is for");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
         self.capture.check()?;
         in_range("flow_limit", self.flow_limit as u128, 1, 1 << 24)?;
         in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;
@@ -92,6 +98,19 @@ impl Options {
             in_range("interval in milliseconds", interval.as_millis(), 1, 86_400_000)?;
         }
         Ok(())
+    }
+}
+
+impl Options {
+    /// The option that was set and means nothing without captured packets.
+    pub fn needs_packets(&self) -> Option<&'static str> {
+        match self {
+            Options { source: Source::Savefile(_), .. } => Some("savefile"),
+            Options { packet_bytes: 1.., .. } => Some("packet_bytes"),
+            Options { capture, .. } if capture.filter.is_some() => Some("filter"),
+            Options { capture, .. } if !capture.devices.is_empty() => Some("devices"),
+            _ => None,
+        }
     }
 }
 

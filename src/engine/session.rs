@@ -1,27 +1,29 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
 use super::capture::{Capture, CaptureShared};
+use super::counting::{Counting, keep_reading};
 use super::ended::EndedReader;
 use super::first::{First, open_events};
 use super::governor::Governor;
 use super::introduce::Introducer;
-use super::kernel_owners::KernelOwners;
 use super::merge::Merge;
 use super::packets::{PacketBatch, PacketQueue};
 use super::pipeline::Pipeline;
 use super::poll::Poll;
 use super::privilege::{CAP_NET_RAW, explanations, missing_capabilities};
+use super::probes::Probes;
 use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
-use crate::kernel::Sockets;
+use crate::kernel::Counters;
 use crate::log::{Log, LogLine};
 use crate::model::{Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
+use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap, TapError};
 use crate::thread::{spawn, with_signals_blocked};
 use std::os::fd::BorrowedFd;
@@ -75,14 +77,15 @@ pub struct Session {
     updates: Arc<UpdateCounts>,
     missing_capabilities: u64,
     engine: Engine,
-    socket_probes: ProbeState,
     sample_probes: ProbeState,
     has_network: bool,
     hints: Arc<Hints>,
     /// Shares of the CPU and pids, for the time of an update.
     busy: Vec<(f64, i32)>,
-    /// The socket probes, as long as they are to work.
-    probes: Option<Sockets>,
+    /// They end with the session.
+    probes: Probes,
+    /// What reads the kernel's counters, where the kernel counts.
+    counting: Option<Arc<Mutex<Counting>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -99,9 +102,11 @@ impl Session {
         let _entered = log.enter();
         let missing_capabilities = missing_capabilities();
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
-        let tap = open_tap(&options)?;
-        let has_network = tap.is_some();
         let root = ProcRoot::open(&options.proc_root)?;
+        let mut probes = Probes::default();
+        let counters = probes.to_count(&options, root.facts().ticks_per_second);
+        let tap = if counters.is_some() { None } else { open_tap(&options)? };
+        let has_network = tap.is_some() || counters.is_some();
         let sampler = Sampler::new(root, options.sample, options.selection.clone())?;
         let mut session = Session {
             process: std::process::id(),
@@ -117,13 +122,13 @@ impl Session {
                 Source::Live => missing_capabilities,
                 _ => missing_capabilities & !(1 << CAP_NET_RAW),
             },
-            engine: Engine::Pcap,
-            socket_probes: ProbeState::Off,
+            engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
             sample_probes: ProbeState::Off,
             has_network,
             hints: Arc::default(),
             busy: Vec::new(),
-            probes: None,
+            probes,
+            counting: None,
             threads: Vec::new(),
             log: Arc::clone(&log),
             options,
@@ -131,6 +136,9 @@ impl Session {
         explanations(session.missing_capabilities).for_each(|text| warn!("{text}"));
         if let Some(tap) = tap {
             session.start(tap)?;
+        }
+        if let Some(counters) = counters {
+            session.start_counting(counters)?;
         }
         info!(version = env!("CARGO_PKG_VERSION"), network = has_network, "session opened");
         Ok(session)
@@ -159,8 +167,9 @@ impl Session {
                 }
             }
         }
-        let records = if tap.is_live() { self.load_probes() } else { None };
+        let mut records = None;
         if tap.is_live() {
+            records = self.probes.to_own(&self.options, root.facts().ticks_per_second);
             self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
@@ -182,25 +191,18 @@ impl Session {
         })
     }
 
-    /// Loads the socket probes, if that is wanted and possible.
-    fn load_probes(&mut self) -> Option<KernelOwners> {
-        if !self.options.probes {
-            return None;
-        }
-        let ticks = self.sampler.root().facts().ticks_per_second;
-        let loaded = Sockets::load(ticks).and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
-        match loaded {
-            Ok((owners, sockets)) => {
-                self.probes = Some(sockets);
-                self.socket_probes = ProbeState::Active;
-                KernelOwners::new(owners)
-            }
-            Err(fault) => {
-                info!("sockets' users are searched for, since the kernel does not tell: {fault}");
-                self.socket_probes = fault.state;
-                None
-            }
-        }
+    /// Starts the thread that reads what the kernel counts.
+    fn start_counting(&mut self, counters: Counters) -> Result<()> {
+        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
+        let introducer = Introducer::new(root, self.options.sample);
+        let choice = self.options.capture.namespaces.clone();
+        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice)?));
+        self.counting = Some(Arc::clone(&counting));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.spawn("capture-kernel", move || {
+            let _entered = log.enter();
+            keep_reading(&counting, &shared);
+        })
     }
 
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
@@ -212,9 +214,8 @@ impl Session {
             Err(_) => return Ok(()),
         }
         // What the kernel tells of sockets does not hurry.
-        let sockets = if self.probes.is_some() { Ok(None) } else { FirstPackets::open().map(Some) };
-        let looks = self.probes.is_none();
-        let sockets = match sockets {
+        let looks = !self.probes.are_active();
+        let sockets = match looks.then(FirstPackets::open).transpose() {
             Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
             Err(error) => {
                 warn!("first packets are not looked at: {error}");
@@ -273,11 +274,21 @@ impl Session {
         let began = Instant::now();
         self.poll.restart();
         self.sampler.sample()?;
+        if let Some(counting) = &self.counting {
+            counting.lock().read(&self.shared);
+        }
         let Session { sampler, merge, shared, options, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
         if merge.take_up_ended(sampler, &options.selection) {
             let patience = options.capture.timeout + PATIENCE;
-            let is_complete = !self.has_network || shared.activity.complete_through(Instant::now(), patience);
+            // What the kernel counts is complete as soon as it is read.
+            let is_complete = match &self.counting {
+                Some(counting) => {
+                    counting.lock().read(shared);
+                    true
+                }
+                None => !self.has_network || shared.activity.complete_through(Instant::now(), patience),
+            };
             merge.collect(&shared.ledger, sampler, &options.selection);
             merge.take_final(is_complete, &shared.ledger, &mut self.removed);
         }
@@ -360,7 +371,7 @@ impl Session {
             updates: Arc::clone(&self.updates),
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
-            socket_probes: self.socket_probes,
+            socket_probes: self.probes.state,
             sample_probes: self.sample_probes,
         }
     }

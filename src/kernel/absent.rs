@@ -1,8 +1,10 @@
 //! In place of the probes where the library is built without them.
 
-use super::{Fault, Found};
+use super::{Credit, Fault, Found, Wants};
 use crate::model::{FlowKey, ProbeState};
+use std::collections::HashSet;
 use std::convert::Infallible;
+use std::io;
 
 /// Never there.
 #[derive(Debug)]
@@ -12,12 +14,16 @@ pub struct Sockets(Infallible);
 #[derive(Debug)]
 pub struct Owners(Infallible);
 
+/// Never there.
+#[derive(Debug)]
+pub struct Counters(Infallible);
+
 impl Sockets {
     /// Says that the library was built without probes.
     ///
     /// # Errors
     /// Always.
-    pub fn load(_ticks_per_second: u64) -> Result<Sockets, Fault> {
+    pub fn load(_wants: Wants, _ticks_per_second: u64) -> Result<Sockets, Fault> {
         let text = "the library was built without the programs that the kernel would run";
         Err(Fault { state: ProbeState::NotBuilt, text: text.into() })
     }
@@ -27,6 +33,47 @@ impl Sockets {
     /// # Errors
     /// None.
     pub fn owners(&mut self) -> Result<Owners, Fault> {
+        match self.0 {}
+    }
+
+    /// What is counted at sockets.
+    ///
+    /// # Errors
+    /// None.
+    pub fn counters(&mut self) -> Result<Counters, Fault> {
+        match self.0 {}
+    }
+}
+
+impl Counters {
+    /// Says how long a device's link header is.
+    ///
+    /// # Errors
+    /// None.
+    pub fn set_link_header(&mut self, _device: u32, _length: u8) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    /// Hands out only what passes in some namespaces.
+    pub fn set_namespaces(&mut self, _namespaces: Option<HashSet<u64>>) {
+        match self.0 {}
+    }
+
+    /// Sockets with a record.
+    pub fn held(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Bytes of connections that nobody has used yet.
+    pub fn pending(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Hands out what has been counted.
+    ///
+    /// # Errors
+    /// None.
+    pub fn read(&mut self, _now_ns: u64, _take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         match self.0 {}
     }
 }

@@ -7,6 +7,8 @@
 #[cfg(not(feature = "ebpf"))]
 mod absent;
 #[cfg(feature = "ebpf")]
+mod batch;
+#[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
 mod owners;
@@ -16,16 +18,37 @@ mod permission;
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+#[cfg(feature = "ebpf")]
+mod traffic;
 
 #[cfg(not(feature = "ebpf"))]
-pub use absent::{Owners, Sockets};
+pub use absent::{Counters, Owners, Sockets};
 #[cfg(feature = "ebpf")]
 pub use owners::Owners;
 #[cfg(feature = "ebpf")]
 pub use sockets::Sockets;
+#[cfg(feature = "ebpf")]
+pub use traffic::Counters;
 
-use crate::model::{Identity, Owner, ProbeState};
+use crate::model::{Identity, Owner, ProbeState, Traffic, Unowned};
 use std::fmt;
+
+/// What the socket probes are loaded for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wants {
+    /// To tell whose the flows of captured packets are.
+    Owners,
+    /// To count bytes at each socket.
+    Bytes,
+}
+
+/// What a process is owed, or bytes that have no process.
+pub enum Credit<'a> {
+    /// Bytes of this owner, about whom the kernel knows so much: the names of user and group are not in it.
+    Owned(Owner, &'a dyn Fn() -> Identity, Traffic),
+    /// Bytes of nobody.
+    Unowned(Unowned, Traffic),
+}
 
 /// Who uses a socket.
 #[derive(Clone, PartialEq, Eq, Debug)]

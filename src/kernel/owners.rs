@@ -2,7 +2,8 @@
 
 use super::Found;
 use super::records::{HELD, INHERITED, Owned, Record, SEVERAL, Tuple};
-use crate::model::{FlowKey, Identity, Owner, Quality};
+use super::traffic::identity;
+use crate::model::{FlowKey, Owner, Quality};
 use aya::maps::{HashMap, MapData};
 
 /// Reads what the probes have noted of sockets.
@@ -38,9 +39,7 @@ impl Owners {
         let is_final = owned.flags & INHERITED == 0
             || owned.ended_ns != 0
             || self.sockets.get(&owned.cookie, 0).is_err();
-        let length = owned.name.iter().position(|&byte| byte == 0).unwrap_or(owned.name.len());
-        let name = owned.name.get(..length).unwrap_or_default().to_vec();
-        let identity = Identity { name, uid: owned.uid, gid: owned.gid, ..Identity::default() };
+        let identity = identity(&owned.name, owned.uid, owned.gid);
         Some(Found { owner: Owner { process, quality }, identity, is_final })
     }
 }

@@ -27,6 +27,13 @@ pub(super) const SWITCHED: u32 = 128;
 
 /// Bytes of a process's name, NUL included.
 pub(super) const NAME: usize = 16;
+/// The socket of these bytes has no record.
+pub(super) const LOSS_UNKNOWN: u32 = 0;
+/// There was no room for a record or an account.
+pub(super) const LOSS_TABLE_FULL: u32 = 1;
+/// Kinds of loss.
+pub(super) const LOSSES: usize = 2;
+
 /// Number of slots for link header lengths.
 pub(super) const DEVICES: u32 = 4096;
 /// Number of buckets of a histogram.
@@ -129,6 +136,8 @@ pub(super) struct Share {
     pub name: [u8; NAME],
     pub uid: u32,
     pub gid: u32,
+    pub netns: u32,
+    pub padding: u32,
 }
 
 /// Whose a pair of endpoints is.
@@ -163,5 +172,5 @@ unsafe impl Pod for Owned {}
 
 const _: () = {
     assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 272 && size_of::<Owned>() == 64);
-    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 64);
+    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
 };

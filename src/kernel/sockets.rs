@@ -3,9 +3,11 @@
 use super::load::{
     Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator,
 };
-use super::{Fault, Owners};
+use super::records::{Record, Share, ShareKey};
+use super::traffic::Counters;
+use super::{Fault, Owners, Wants};
 use crate::model::ProbeState;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::CgroupSkbAttachType;
 use aya::{Ebpf, Pod, include_bytes_aligned};
 use std::io::Read;
@@ -38,14 +40,21 @@ impl Sockets {
     ///
     /// # Errors
     /// Why they cannot work here.
-    pub fn load(ticks_per_second: u64) -> Result<Sockets, Fault> {
+    pub fn load(wants: Wants, ticks_per_second: u64) -> Result<Sockets, Fault> {
         if !shares_process_numbers() {
             let text = "the probes tell of processes by the numbers of the first PID namespace, which is not this one's";
             return Err(Fault { state: ProbeState::PidNamespace, text: text.into() });
         }
         let types = kernel_types()?;
         let cgroups = open_cgroups()?;
-        let mut object = load_object(OBJECT, &types, |_| {})?;
+        let (keep_records, want_peers) = match wants {
+            Wants::Owners => (&0u8, &1u8),
+            Wants::Bytes => (&1, &0),
+        };
+        let mut object = load_object(OBJECT, &types, |loader| {
+            loader.override_global("keep_records", keep_records, true);
+            loader.override_global("want_peers", want_peers, true);
+        })?;
         for &(name, place) in PLACES {
             attach(&mut object, name, place, &types, &cgroups)?;
         }
@@ -60,14 +69,40 @@ impl Sockets {
     /// # Errors
     /// It was taken before.
     pub fn owners(&mut self) -> Result<Owners, Fault> {
-        Ok(Owners::new(self.take_map("tuples")?, self.take_map("sockets")?, self.ticks_per_second))
+        let (tuples, sockets) = (self.map("tuples")?, self.map("sockets")?);
+        Ok(Owners::new(tuples, sockets, self.ticks_per_second))
     }
 
-    fn take_map<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<MapData, K, V>, Fault> {
-        let gone =
-            || Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") };
-        let map = self.object.take_map(name).ok_or_else(gone)?;
-        HashMap::try_from(map).map_err(|error| fault(name, &error))
+    /// What is counted at sockets, for one reader.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn counters(&mut self) -> Result<Counters, Fault> {
+        Ok(Counters::new(
+            self.entries::<u64, Record>("sockets")?,
+            self.entries::<ShareKey, Share>("shares")?,
+            self.map("losses")?,
+            self.map("link_headers")?,
+            self.ticks_per_second,
+        ))
+    }
+
+    fn map<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Fault> {
+        M::try_from(self.take(name)?).map_err(|error| fault(name, &error))
+    }
+
+    /// A hash map whose entries are of these types, to be read in batches.
+    fn entries<K: Pod, V: Pod>(&mut self, name: &str) -> Result<MapData, Fault> {
+        let map = self.take(name)?;
+        HashMap::<_, K, V>::try_from(&map).map_err(|error| fault(name, &error))?;
+        match map {
+            Map::HashMap(data) => Ok(data),
+            _ => Err(missing(name)),
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Result<Map, Fault> {
+        self.object.take_map(name).ok_or_else(|| missing(name))
     }
 
     /// Walks all descriptors of all processes once.
@@ -77,6 +112,10 @@ impl Sockets {
         // The program writes nothing: the first read walks to the end.
         walk.read(&mut nothing).map_err(|error| fault("the sockets that are open", &error)).map(drop)
     }
+}
+
+fn missing(name: &str) -> Fault {
+    Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") }
 }
 
 /// Whether the process numbers that the kernel's programs see are those of `/proc` here.

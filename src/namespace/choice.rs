@@ -2,6 +2,7 @@
 
 use super::links;
 use crate::error::{Code, Error, Result};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Which network namespaces besides that of the thread which opens the session are captured in.
@@ -35,6 +36,17 @@ impl NamespaceChoice {
                 NamespaceChoice::Chosen(items.filter(|item| !item.is_empty()).map(path).collect())
             }
         }
+    }
+
+    /// The inodes of the namespaces that are counted in, `home` being the session's own: of those chosen that are there
+    /// now. `None` stands for every one.
+    pub fn inodes(&self, home: u64) -> Option<HashSet<u64>> {
+        let chosen = match self {
+            NamespaceChoice::All => return None,
+            NamespaceChoice::Off => &[][..],
+            NamespaceChoice::Chosen(paths) => paths,
+        };
+        Some(chosen.iter().filter_map(|path| links::namespace_at(path).ok()).chain([home]).collect())
     }
 
     /// Checks the form of what was chosen; nothing is looked up.

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{OnceLock, RwLock};
+use std::sync::{Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 /// When a test gives up on what should long have happened.
@@ -32,6 +32,11 @@ fn program() -> PathBuf {
     PROGRAM.get_or_init(built).clone()
 }
 
+/// Whether what cannot be tested fails.
+fn is_required() -> bool {
+    std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1")
+}
+
 /// Whether a test can run; fails where it must.
 fn can_run() -> bool {
     let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
@@ -39,8 +44,7 @@ fn can_run() -> bool {
     if nix::unistd::geteuid().is_root() && tools.into_iter().all(has_tool) {
         return true;
     }
-    let is_required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1");
-    assert!(!is_required, "root and {tools:?} are required");
+    assert!(!is_required(), "root and {tools:?} are required");
     eprintln!("not run: needs root and {tools:?}");
     false
 }
@@ -61,39 +65,61 @@ struct Figures {
     least_right: f64,
 }
 
-/// Plays a scenario for so many seconds.
-fn play(scenario: &str, length: &str) -> Figures {
+/// The engines of the program, each with the reason for which it is not available, if so.
+fn engines() -> &'static [(String, Option<String>)] {
+    static ENGINES: OnceLock<Vec<(String, Option<String>)>> = OnceLock::new();
+    ENGINES.get_or_init(|| {
+        let output = Command::new(program()).arg("--list-engines").stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let engine = |line: &str| {
+            let (name, reason) = line.split_once('\t').unwrap();
+            (name.to_owned(), (!reason.is_empty()).then(|| reason.to_owned()))
+        };
+        text.lines().map(engine).collect()
+    })
+}
+
+/// Plays a scenario for so many seconds; `None` when the kernel lacks what it needs.
+fn play(scenario: &str, engine: &str, length: &str) -> Option<Figures> {
     // Where it may, it goes before whatever else the machine does.
     let mut command = Command::new("nice");
     command.args(["-n", "-20"]).arg(program());
-    command.args(["--figures", "--bytes-only", "--seconds", length, "--scenario", scenario]);
+    command.args(["--figures", "--bytes-only", "--seconds", length]);
+    command.args(["--engine", engine, "--scenario", scenario]);
     let output = die_with_this(command).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{scenario}: {}: {text}{errors}", output.status);
     let words: Vec<&str> = text.trim_end().split('\t').collect();
-    assert_eq!((words.len(), words[0]), (10, scenario), "{text}");
-    let number = |at: usize| words[at].parse::<u64>().unwrap();
-    Figures {
-        truth: number(1),
-        right: number(2),
-        wrong: number(3),
-        wrong_unflagged: number(4),
-        seen: number(5),
-        lost: number(6),
-        connections: number(7),
-        failed: number(8),
-        least_right: words[9].parse().unwrap(),
+    if let [name, reason] = words[..] {
+        assert!(!is_required(), "{name}: {reason}");
+        eprintln!("{name}: {reason}");
+        return None;
     }
+    assert_eq!((words.len(), words[0], words[1]), (11, scenario, engine), "{text}");
+    let number = |at: usize| words[at].parse::<u64>().unwrap();
+    Some(Figures {
+        truth: number(2),
+        right: number(3),
+        wrong: number(4),
+        wrong_unflagged: number(5),
+        seen: number(6),
+        lost: number(7),
+        connections: number(8),
+        failed: number(9),
+        least_right: words[10].parse().unwrap(),
+    })
 }
 
 /// Whether a scenario leaves room for others.
+#[derive(Clone, Copy)]
 enum Pace {
     Beside,
     Alone,
 }
 
 /// What must come of a short play, whatever else the machine does.
+#[derive(Clone, Copy)]
 struct Floor {
     /// Least true bytes: fewer would say nothing.
     truth: u64,
@@ -116,6 +142,12 @@ const USUAL: Floor =
     Floor { truth: 1_000_000, right: 90.0, wrong: 0.1, flag_excuses: false, pace: Pace::Beside, once: false };
 const ALONE: Floor = Floor { pace: Pace::Alone, ..USUAL };
 
+/// What can be seen from outside of an uncommon use of sockets is as exact as that of a common one.
+const UNCOMMON: Floor = Floor { wrong: 0.0, ..USUAL };
+
+/// What cannot be seen from outside at all.
+const UNSEEN: Floor = Floor { right: 0.0, ..UNCOMMON };
+
 /// Plays until one has its floor. Whoever needs all processors for a second lets connections pass unseen, so that a
 /// busy machine takes more than one; what is wrong, counted twice or lost is so however busy it is.
 const PLAYS: usize = 4;
@@ -124,21 +156,18 @@ const PLAYS: usize = 4;
 static BUSY: RwLock<()> = RwLock::new(());
 
 #[track_caller]
-fn holds(scenario: &str, floor: &Floor) {
-    if !can_run() {
-        return;
-    }
+fn holds(scenario: &str, engine: &str, floor: &Floor) {
     let play = || {
         if matches!(floor.pace, Pace::Alone) {
             let _alone = BUSY.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-            return play(scenario, "1");
+            return play(scenario, engine, "1");
         }
         let _beside = BUSY.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        play(scenario, "2")
+        play(scenario, engine, "2")
     };
     for number in 1..=PLAYS {
-        let figures = play();
-        println!("{scenario}: {figures:?}");
+        let Some(figures) = play() else { return };
+        println!("{scenario}, {engine}: {figures:?}");
         let wrong = if floor.flag_excuses { figures.wrong_unflagged } else { figures.wrong };
         let share = |bytes: u64| bytes as f64 * 100.0 / figures.truth as f64;
         assert!(figures.right <= figures.truth, "{scenario}: no more is right than there was: {figures:?}");
@@ -158,14 +187,37 @@ fn holds(scenario: &str, floor: &Floor) {
     }
 }
 
+/// How many play at once where it is not a test for each.
+const AT_ONCE: usize = 4;
+
+/// Plays scenarios beside one another.
+fn all_hold(scenarios: &[(&str, &Floor)], engine: &str) {
+    let waiting = Mutex::new(scenarios.iter());
+    let next = || waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+    let play_on = || {
+        while let Some((scenario, floor)) = next() {
+            holds(scenario, engine, floor);
+        }
+    };
+    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(play_on))));
+}
+
+/// A test for each, with the engine that needs nothing of the kernel; and the names and floors of all of them.
 macro_rules! scenarios {
     ($($name:ident: $scenario:literal $floor:expr;)*) => {
         $(#[test]
         fn $name() {
-            holds($scenario, &$floor);
+            if can_run() {
+                holds($scenario, PORTABLE, &$floor);
+            }
         })*
+
+        const COMMON: &[(&str, &Floor)] = &[$(($scenario, &$floor)),*];
     };
 }
+
+/// The engine that needs nothing of the kernel.
+const PORTABLE: &str = "portable";
 
 scenarios! {
     short_connections_of_a_client_root: "short-500" USUAL;
@@ -179,6 +231,72 @@ scenarios! {
     ping_root: "ping" Floor { truth: 10_000, wrong: 0.0, ..USUAL };
     a_raw_socket_root: "raw" Floor { truth: 100_000, wrong: 0.0, ..USUAL };
     bulk_root: "bulk-tcp-v4-send" Floor { truth: 10_000_000, right: 99.0, wrong: 0.0, ..ALONE };
+}
+
+/// Uncommon ways to use sockets. One that was passed on is, from outside, whosever it happens to be at the first look.
+const UNCOMMON_ONES: &[(&str, &Floor)] = &[
+    ("sendfile", &UNCOMMON),
+    ("splice", &UNCOMMON),
+    ("io-uring-client", &UNCOMMON),
+    ("io-uring-server", &UNCOMMON),
+    ("mmsg-client", &UNCOMMON),
+    ("mmsg-server", &UNCOMMON),
+    ("peek-tcp", &UNCOMMON),
+    ("peek-udp", &UNCOMMON),
+    ("packet-socket", &UNSEEN),
+    ("passed", &Floor { wrong: 100.0, ..UNSEEN }),
+    ("passed-exit", &Floor { wrong: 100.0, ..UNSEEN }),
+    ("fast-open-client", &UNCOMMON),
+    ("fast-open-server", &UNCOMMON),
+    ("mptcp-client", &UNCOMMON),
+    ("mptcp-server", &UNCOMMON),
+];
+
+#[test]
+fn uncommon_ways_to_use_sockets_root() {
+    if can_run() {
+        all_hold(UNCOMMON_ONES, PORTABLE);
+    }
+}
+
+/// More that is over before anybody can look from outside, or that only the kernel itself can tell.
+const ONLY_IN_THE_KERNEL: &[(&str, &Floor)] = &[
+    ("processes-300", &USUAL),
+    ("passed-kept", &USUAL),
+    ("io-uring-polled", &USUAL),
+    ("udp-short", &UNCOMMON_SMALL),
+];
+
+/// Little traffic.
+const UNCOMMON_SMALL: Floor = Floor { truth: 10_000, ..UNCOMMON };
+
+/// With an engine whose owners are the kernel's, everything is exact.
+fn is_exact_with(engine: &str) {
+    if !can_run() {
+        return;
+    }
+    let found = engines().iter().find(|(name, _)| name == engine).expect("the program knows it");
+    if let Some(reason) = &found.1 {
+        // Built without probes the library has no such engine.
+        assert!(!is_required() || !cfg!(feature = "ebpf"), "{engine} is not available: {reason}");
+        eprintln!("not run: {engine} is not available: {reason}");
+        return;
+    }
+    let all = [COMMON, UNCOMMON_ONES, ONLY_IN_THE_KERNEL].concat();
+    let exact = |floor: &Floor| Floor { right: 99.9, wrong: 0.0, flag_excuses: false, ..*floor };
+    let floors: Vec<Floor> = all.iter().map(|(_, floor)| exact(floor)).collect();
+    let all: Vec<(&str, &Floor)> = all.iter().zip(&floors).map(|((name, _), floor)| (*name, floor)).collect();
+    all_hold(&all, engine);
+}
+
+#[test]
+fn owners_from_the_kernel_are_exact_root() {
+    is_exact_with("owners");
+}
+
+#[test]
+fn bytes_counted_in_the_kernel_are_exact_root() {
+    is_exact_with("kernel");
 }
 
 /// The program at work, with all that it has started so far.

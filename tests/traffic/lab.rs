@@ -72,11 +72,16 @@ impl Lab {
 
     /// Lets a host open more connections at once than the usual 28,000.
     pub fn allow_many_connections(&self, host: Host) {
-        let widen = || {
+        self.set(host, "net/ipv4/ip_local_port_range", "10000 65535");
+    }
+
+    /// Changes a setting of a host's namespace (proc_sys_net(5)).
+    pub fn set(&self, host: Host, setting: &str, value: &str) {
+        let write = || {
             self.enter(host);
-            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535").unwrap();
+            std::fs::write(format!("/proc/sys/{setting}"), value).unwrap();
         };
-        std::thread::scope(|scope| scope.spawn(widen).join().unwrap());
+        std::thread::scope(|scope| scope.spawn(write).join().unwrap());
     }
 
     /// Counts packets at a host from here on: those to the server and those from it, by two nftables matches, as they

@@ -36,8 +36,6 @@ static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 					__u32 length) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const bpf_probe_read_kernel)(void *to, __u32 size,
 					   const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-static long (*const bpf_ringbuf_output)(void *ring, void *data, __u64 size,
-					__u64 flags) = (void *)BPF_FUNC_ringbuf_output;
 static long (*const bpf_seq_write)(void *seq, const void *data, __u32 length) = (void *)BPF_FUNC_seq_write;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

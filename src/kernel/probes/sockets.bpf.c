@@ -71,12 +71,6 @@ struct {
 	MAP_TYPE(value, __u64);
 } parents SEC(".maps");
 
-/* Cookies of sockets that have ended, as a hint where to read; it may be full. */
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
-	MAP_NUMBER(max_entries, 1 << 20);
-} ended SEC(".maps");
-
 /* Times from request to answer, of each process. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
@@ -215,6 +209,7 @@ static __attribute__((noinline)) int set_apart(struct record *record, __u64 cook
 	}
 	fresh.uid = record->uid;
 	fresh.gid = record->gid;
+	fresh.netns = record->tuple.netns;
 	fresh.cgroup = record->cgroup;
 	__builtin_memcpy(fresh.name, record->name, NAME);
 	bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
@@ -231,16 +226,17 @@ static __attribute__((noinline)) int set_apart(struct record *record, __u64 cook
 	return 0;
 }
 
-/* Notes that the current process uses the socket: it is the owner from now on, also of what passed since the owner
- * before it made its last call. */
+/* Notes that the current process uses the socket: it is the owner from now on, and of what passed since the owner before
+ * it made its last call. Of a connection that a listener made all is the first user's: nobody else counts it before. */
 static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
 {
 	struct process process;
 
 	current_process(&process);
 	if (UNLIKELY(process.tgid != record->owner.tgid || process.start_ns != record->owner.start_ns)) {
-		/* Who inherited or found it has not used it: all of it is the first user's. */
-		if (!(record->flags & (INHERITED | HELD)) && record->sends + record->receives) {
+		if (keep_records && !(record->flags & INHERITED)) {
+			if (!(record->sends + record->receives))
+				record->claimed = record->traffic;
 			set_apart(record, cookie);
 			record->flags |= SWITCHED;
 		}
@@ -281,6 +277,7 @@ int capture_create(struct bpf_sock *context)
 	return 1;
 }
 
+/* Marks a record as that of a socket that is gone. */
 static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie)
 {
 	if (record->flags & ENDED)
@@ -289,11 +286,8 @@ static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie)
 	record->flags |= ENDED;
 	if (record->flags & NAMED)
 		enter_tuple(&record->tuple, cookie, record);
-	if (!keep_records) {
+	if (!keep_records)
 		bpf_map_delete_elem(&sockets, &cookie);
-		return;
-	}
-	bpf_ringbuf_output(&ended, &cookie, sizeof(cookie), BPF_RB_NO_WAKEUP);
 }
 
 /* The last descriptor of a socket is closed. A TCP connection goes on for a while; see capture_destroy. */
@@ -432,7 +426,7 @@ int capture_destroy(__u64 *context)
 }
 
 /* Packet sockets send below the IP layer, so what they say they sent is what counts. */
-static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u64 bytes)
+static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 netns, __u64 bytes)
 {
 	struct share_key key = {.cookie = cookie};
 	struct record user = {};
@@ -445,6 +439,7 @@ static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u64 byt
 	if (!share) {
 		fresh.uid = user.uid;
 		fresh.gid = user.gid;
+		fresh.netns = netns;
 		fresh.cgroup = user.cgroup;
 		__builtin_memcpy(fresh.name, user.name, NAME);
 		bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
@@ -491,7 +486,7 @@ int capture_send(__u64 *context)
 	struct record *record;
 
 	if (family == AF_PACKET && length > 0) {
-		count_packet_socket(bpf_get_socket_cookie(sk), length);
+		count_packet_socket(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum, length);
 		return 0;
 	}
 	if (!is_internet(family) || length < 0)

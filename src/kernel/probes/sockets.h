@@ -103,6 +103,8 @@ struct share {
 	char name[NAME];
 	__u32 uid;
 	__u32 gid;
+	__u32 netns;
+	__u32 padding;
 };
 
 struct owned {

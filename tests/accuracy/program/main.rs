@@ -8,19 +8,24 @@
 )]
 
 mod cpu;
+mod engines;
 mod guard;
 mod judge;
 #[path = "../../traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use more of it")]
 mod lab;
 mod monitor;
+mod needs;
 mod peers;
+mod probes;
 mod scenarios;
 mod stage;
 mod table;
 mod tcpdump;
+mod uncommon;
 mod watcher;
 
+use engines::Engine;
 use peers::PeerKind;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -35,11 +40,14 @@ const TCPDUMP_LENGTH: Duration = Duration::from_secs(5);
 /// What the arguments ask for.
 struct Wishes {
     scenarios: Vec<String>,
+    /// Those that are asked for; without any, all that there are here.
+    engines: Vec<Engine>,
     seconds: u64,
     peers: bool,
     markdown: bool,
     verbose: bool,
     list: bool,
+    list_engines: bool,
     /// Whether figures for another program take the place of the table.
     figures: bool,
     /// Whether CPU time is compared with its floors; it depends on what else runs.
@@ -47,8 +55,8 @@ struct Wishes {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--monitor") {
-        monitor::run(std::env::args().nth(2));
+    if let Some(role) = role() {
+        role();
         return ExitCode::SUCCESS;
     }
     let wishes = match wishes() {
@@ -63,15 +71,58 @@ fn main() -> ExitCode {
         chosen.iter().for_each(|scenario| println!("{}", scenario.name));
         return ExitCode::SUCCESS;
     }
+    if wishes.list_engines {
+        list_engines();
+        return ExitCode::SUCCESS;
+    }
     if chosen.is_empty() {
         return failure("no scenario has such a name; --list names them");
     }
     if let Some(text) = lacks() {
         return failure(&text);
     }
+    let engines = match engines(&wishes.engines) {
+        Ok(engines) => engines,
+        Err(text) => return failure(&text),
+    };
     guard::start();
     guard::allow(ALLOWANCE);
-    run(&chosen, &wishes)
+    run(&chosen, &engines, &wishes)
+}
+
+/// What this program is to do when it was started by another one of its kind.
+fn role() -> Option<Box<dyn FnOnce()>> {
+    let mut arguments = std::env::args().skip(1);
+    let (role, engine, filter) = (arguments.next()?, arguments.next()?.parse::<Engine>(), arguments.next());
+    match (role.as_str(), engine) {
+        ("--monitor", Ok(engine)) => Some(Box::new(move || monitor::run(engine, filter))),
+        ("--fault", Ok(engine)) => Some(Box::new(move || engine.print_fault())),
+        _ => None,
+    }
+}
+
+/// The engines to compare: those that are wanted, all of which must be there, or else all that are there.
+fn engines(wanted: &[Engine]) -> Result<Vec<Engine>, String> {
+    if wanted.is_empty() {
+        let missing = |engine: Engine| {
+            let reason = engine.unavailable();
+            reason.iter().for_each(|text| eprintln!("accuracy: no engine {}: {text}", engine.name()));
+            reason.is_some()
+        };
+        return Ok(Engine::ALL.into_iter().filter(|&engine| !missing(engine)).collect());
+    }
+    let missing = wanted.iter().find_map(|engine| Some((engine.name(), engine.unavailable()?)));
+    match missing {
+        Some((name, text)) => Err(format!("the engine {name} is not available: {text}")),
+        None => Ok(wanted.to_vec()),
+    }
+}
+
+/// The engines, each with the reason for which it is not available, if so.
+fn list_engines() {
+    for engine in Engine::ALL {
+        println!("{}\t{}", engine.name(), engine.unavailable().unwrap_or_default());
+    }
 }
 
 fn failure(text: &str) -> ExitCode {
@@ -80,8 +131,8 @@ fn failure(text: &str) -> ExitCode {
 }
 
 /// Plays the scenarios; fails when the library has missed a floor.
-fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
-    let mut kinds = vec![Kind::Library];
+fn run(chosen: &[scenarios::Scenario], engines: &[Engine], wishes: &Wishes) -> ExitCode {
+    let mut kinds: Vec<Kind> = engines.iter().map(|&engine| Kind::Library(engine)).collect();
     if wishes.peers {
         let installed = PeerKind::ALL.into_iter().filter(|peer| peer.version().is_some());
         kinds.extend(installed.map(Kind::Peer));
@@ -92,6 +143,10 @@ fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
     let mut outcomes = Vec::new();
     let mut misses = Vec::new();
     for scenario in chosen {
+        if let Some(text) = scenario.need.and_then(needs::Need::refusal) {
+            println!("{}{}not played: {text}", scenario.name, if wishes.figures { "\t" } else { " " });
+            continue;
+        }
         for &kind in kinds.iter().filter(|&&kind| stage::suits(scenario, kind)) {
             let outcome = play(scenario, kind, wishes);
             if wishes.figures {
@@ -102,10 +157,10 @@ fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
             if wishes.verbose {
                 print!("{}", table::details(&outcome));
             }
-            if kind == Kind::Library && !wishes.figures {
+            if matches!(kind, Kind::Library(_)) && !wishes.figures {
                 let missed = table::missed(&outcome, wishes.cpu);
                 missed.iter().for_each(|text| println!("    missed: {text}"));
-                misses.extend((!missed.is_empty()).then(|| scenario.name.clone()));
+                misses.extend((!missed.is_empty()).then(|| format!("{} ({})", scenario.name, kind.name())));
             }
             outcomes.push(outcome);
         }
@@ -116,7 +171,7 @@ fn run(chosen: &[scenarios::Scenario], wishes: &Wishes) -> ExitCode {
     match misses.as_slice() {
         [] => ExitCode::SUCCESS,
         names => {
-            println!("floors missed in {} of {} scenarios: {}", names.len(), chosen.len(), names.join(" "));
+            println!("floors missed in {} lines: {}", names.len(), names.join(", "));
             ExitCode::FAILURE
         }
     }
@@ -127,8 +182,8 @@ fn play(scenario: &scenarios::Scenario, kind: Kind, wishes: &Wishes) -> stage::O
     let length = Duration::from_secs(wishes.seconds);
     guard::allow(wishes.seconds + ALLOWANCE);
     let mut outcome = stage::play(scenario, kind, length);
-    let is_compared = scenario.floor.is_some_and(|floor| floor.tcpdump.is_some());
-    if kind == Kind::Library && wishes.cpu && is_compared {
+    let is_compared = outcome.floor.is_some_and(|floor| floor.tcpdump.is_some());
+    if is_compared && wishes.cpu {
         guard::allow(wishes.seconds + ALLOWANCE);
         let beside = stage::play(scenario, Kind::Tcpdump, length.min(TCPDUMP_LENGTH));
         outcome.tcpdump_cost = Some(beside.packet_cost);
@@ -139,11 +194,13 @@ fn play(scenario: &scenarios::Scenario, kind: Kind, wishes: &Wishes) -> stage::O
 fn wishes() -> Result<Wishes, String> {
     let mut wishes = Wishes {
         scenarios: Vec::new(),
+        engines: Vec::new(),
         seconds: 12,
         peers: false,
         markdown: false,
         verbose: false,
         list: false,
+        list_engines: false,
         figures: false,
         cpu: true,
     };
@@ -161,6 +218,12 @@ fn wishes() -> Result<Wishes, String> {
             "--verbose" => wishes.verbose = true,
             "--figures" => wishes.figures = true,
             "--list" => wishes.list = true,
+            "--list-engines" => wishes.list_engines = true,
+            "--engine" => {
+                let engine = value()?.parse()?;
+                wishes.engines.retain(|&other| other != engine);
+                wishes.engines.push(engine);
+            }
             "--bytes-only" => wishes.cpu = false,
             _ => return Err(format!("{argument} is not an option")),
         }

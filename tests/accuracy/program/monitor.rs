@@ -1,6 +1,6 @@
 //! The program's other role: a session in the namespace that it was started in, until it is told to report.
 
-use capture::config::Options;
+use super::engines::Engine;
 use capture::engine::{Session, Stats};
 use capture::model::{ProcId, ProcessRecord, Unowned};
 use capture::namespace::NamespaceChoice;
@@ -31,21 +31,21 @@ const REASONS: [Unowned; 11] = [
     Unowned::Unreadable,
 ];
 
-/// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
 /// How often it is asked whether all devices are being captured on.
 const DEVICES_POLL: Duration = Duration::from_millis(20);
 
+/// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
 type Figures = [u64; 3];
 
-/// Opens a session with default options, or, given a filter, with all namespaces and this filter. It says `ready`,
-/// updates until it reads a line and then until all is told, and says `settled`. At another line it reports:
+/// Opens a session with the options of the engine, or, given a filter, with all namespaces and, where packets are
+/// captured, this filter. It says `ready`, updates until it reads a line and then until all is told, and says `settled`. At another line it reports:
 /// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `flagged BYTES`,
 /// `lost FRAMES`, `packets FRAMES`, `note TEXT`, `end`.
-pub fn run(filter: Option<String>) {
-    let mut options = Options::default();
+pub fn run(engine: Engine, filter: Option<String>) {
+    let mut options = engine.options();
     if filter.is_some() {
         // Other namespaces of this machine have traffic that is none of this program's.
-        options.capture.filter = filter;
+        options.capture.filter = filter.filter(|_| engine.captures());
         options.capture.namespaces = NamespaceChoice::All;
     }
     let mut session = Session::open(options).unwrap();
@@ -53,7 +53,9 @@ pub fn run(filter: Option<String>) {
     update(&mut session, &mut ended);
     let stats = session.stats_reader();
     let is_starting = |stats: Stats| stats.devices == 0 || stats.devices_pending > 0;
-    while is_starting(stats.read()) {
+    let fault = engine.fault(&stats.read());
+    assert!(fault.is_none(), "{}: {}", engine.name(), fault.unwrap_or_default());
+    while engine.captures() && is_starting(stats.read()) {
         std::thread::sleep(DEVICES_POLL);
     }
     println!("ready");

@@ -1,5 +1,7 @@
 //! Every scenario: who talks to whom about what, where it is watched, and what must come of it.
 
+use super::engines::Engine;
+use super::needs::Need;
 use Address::{Loopback, Mapped, V4, V6};
 use Side::{Both, Client, Container, Everywhere, Server};
 
@@ -62,6 +64,8 @@ impl Address {
 pub enum Protocol {
     Tcp,
     Udp,
+    /// UDP by a packet socket: the sender's nftables do not see it.
+    Frames,
     Ping,
     Raw,
 }
@@ -72,7 +76,7 @@ impl Protocol {
         let port = port();
         match self {
             Protocol::Tcp => [format!("tcp dport {port}"), format!("tcp sport {port}")],
-            Protocol::Udp => [format!("udp dport {port}"), format!("udp sport {port}")],
+            Protocol::Udp | Protocol::Frames => [format!("udp dport {port}"), format!("udp sport {port}")],
             Protocol::Ping => ["icmp type echo-request", "icmp type echo-reply"].map(str::to_owned),
             Protocol::Raw => ["daddr", "saddr"].map(|which| format!("ip protocol 253 ip {which} 10.77.0.2")),
         }
@@ -109,7 +113,28 @@ pub struct Floor {
     pub flag_excuses: bool,
     /// Whether the bytes with and without an owner must not be more than the true ones together.
     pub once: bool,
+    /// Least share that is told of, with an owner or without; it may be as far beyond the whole as it may lack of it.
+    pub told: f64,
 }
+
+impl Floor {
+    /// One for the shares that are right and wrong alone.
+    pub const fn of(right: f64, wrong: f64) -> Floor {
+        Floor {
+            right,
+            wrong,
+            cpu: None,
+            tcpdump: None,
+            lossless: false,
+            flag_excuses: false,
+            once: false,
+            told: 0.0,
+        }
+    }
+}
+
+/// The least share at the right process when the kernel itself tells the owners.
+const EXACT: f64 = 99.9;
 
 /// One scenario.
 #[derive(Clone, Debug)]
@@ -126,12 +151,14 @@ pub struct Scenario {
     pub bystanders: u64,
     /// How many pairs of hosts, all with the same addresses, have this traffic at once; one unless `Everywhere`.
     pub pairs: usize,
-    /// None where the result only informs.
-    pub floor: Option<Floor>,
+    /// What the kernel must have for it.
+    pub need: Option<Need>,
+    /// What the portable engine must reach; none where the result only informs.
+    pub portable: Option<Floor>,
 }
 
 impl Scenario {
-    fn new(name: impl Into<String>, protocol: Protocol, address: Address, watched: Side) -> Scenario {
+    pub fn new(name: impl Into<String>, protocol: Protocol, address: Address, watched: Side) -> Scenario {
         Scenario {
             name: name.into(),
             protocol,
@@ -141,27 +168,47 @@ impl Scenario {
             client: None,
             bystanders: 0,
             pairs: 1,
-            floor: None,
+            need: None,
+            portable: None,
         }
     }
 
-    fn server(self, mode: &'static str) -> Scenario {
+    pub fn server(self, mode: &'static str) -> Scenario {
         self.server_with(mode, &[])
     }
 
-    fn server_with(mut self, mode: &'static str, numbers: &[(&'static str, u64)]) -> Scenario {
+    pub fn server_with(mut self, mode: &'static str, numbers: &[(&'static str, u64)]) -> Scenario {
         self.server = Some(Role { mode, numbers: numbers.to_vec() });
         self
     }
 
-    fn client(mut self, mode: &'static str, numbers: &[(&'static str, u64)]) -> Scenario {
+    pub fn client(mut self, mode: &'static str, numbers: &[(&'static str, u64)]) -> Scenario {
         self.client = Some(Role { mode, numbers: numbers.to_vec() });
         self
     }
 
-    fn floor(mut self, floor: Floor) -> Scenario {
-        self.floor = Some(floor);
+    pub fn floor(mut self, floor: Floor) -> Scenario {
+        self.portable = Some(floor);
         self
+    }
+
+    pub fn needs(mut self, need: Need) -> Scenario {
+        self.need = Some(need);
+        self
+    }
+
+    /// What an engine must reach; none where the result only informs.
+    pub fn floor_of(&self, engine: Engine) -> Option<Floor> {
+        if engine == Engine::Portable {
+            return self.portable;
+        }
+        let portable = self.portable.unwrap_or(Floor::of(0.0, 0.0));
+        let floor = Floor { right: EXACT, wrong: 0.0, flag_excuses: false, ..portable };
+        Some(match engine.captures() {
+            true => floor,
+            // There are no packets to compare with tcpdump's.
+            false => Floor { lossless: true, tcpdump: None, ..floor },
+        })
     }
 
     /// Connections a second from one living process.
@@ -174,7 +221,7 @@ impl Scenario {
             .floor(floor)
     }
 
-    fn udp(name: &str, address: Address, watched: Side, numbers: &[(&'static str, u64)]) -> Scenario {
+    pub fn udp(name: &str, address: Address, watched: Side, numbers: &[(&'static str, u64)]) -> Scenario {
         Scenario::new(name, Protocol::Udp, address, watched)
             .server("udp-server")
             .client("udp-clients", numbers)
@@ -199,6 +246,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(udp());
     all.extend(crowded());
     all.extend(particular());
+    all.extend(super::uncommon::all());
     all
 }
 
@@ -252,7 +300,7 @@ fn udp() -> Vec<Scenario> {
         Scenario::udp("quic-client", V4, Client, &quic(1)),
         Scenario::udp("quic-client-unconnected", V4, Client, &quic(0)),
         Scenario::udp("quic-server", V4, Server, &quic(1)),
-        Scenario { floor: None, ..informing },
+        Scenario { portable: None, ..informing },
     ]
 }
 

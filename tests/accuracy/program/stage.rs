@@ -1,8 +1,11 @@
 //! Plays one scenario: hosts, processes and traffic, a watcher beside them, and what came of it.
 
 use super::cpu;
+use super::engines::Engine;
 use super::judge::{Bytes, End, Verdict, judge};
 use super::lab::{Host, Lab, Maker, Moved, Report};
+use super::needs::{FAST_OPEN, Need};
+use super::probes::Probes;
 use super::scenarios::{Address, Floor, Protocol, Role, Scenario, Side};
 use super::watcher::{Kind, Place, Sighting, Watcher};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +20,8 @@ pub struct Outcome {
     pub watcher: Kind,
     pub verdict: Verdict,
     pub sighting: Sighting,
-    /// CPU time of the whole process as a share of a core, from the first packet until all was told, percent.
+    /// CPU time of the whole process and of its probes as a share of a core, from the first packet until all was told,
+    /// percent.
     pub cpu: f64,
     /// That of each thread.
     pub threads: Vec<(String, f64)>,
@@ -91,34 +95,42 @@ const FIXED: f64 = 0.002;
 
 /// Whether this watcher can see anything of a scenario.
 pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
-    scenario.watched != Side::Everywhere || kind == Kind::Library
+    scenario.watched != Side::Everywhere || matches!(kind, Kind::Library(_))
 }
 
 /// Plays a scenario for so long.
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, length)).collect();
+    let probes = loads_probes(kind).then(|| Probes::measure().unwrap());
+    let probed = || probes.as_ref().map_or(0.0, Probes::seconds);
     let mut watcher = Watcher::start(kind, &place(scenario, &pairs[0].lab));
     let pid = watcher.pid();
     let before = cpu::seconds(pid).unwrap_or(0.0);
+    let probed_before = probed();
     let threads_before = cpu::by_thread(pid);
     let began = Instant::now();
     pairs.iter_mut().for_each(|pair| pair.client.start());
     let asked: Vec<Report> = pairs.iter_mut().map(|pair| pair.client.finish()).collect();
     watcher.settle();
-    let used = cpu::seconds(pid).unwrap_or(before) - before;
+    let in_kernel = probed() - probed_before;
+    let used = cpu::seconds(pid).unwrap_or(before) - before + in_kernel;
     let lasted = began.elapsed().as_secs_f64();
     let share = 100.0 / lasted;
-    let threads = cpu::by_thread(pid)
+    let mut threads: Vec<(String, f64)> = cpu::by_thread(pid)
         .into_iter()
         .map(|(name, after)| {
             let before = threads_before.get(&name).unwrap_or(&0.0);
             (name, (after - before) * share)
         })
         .collect();
+    threads.extend(probes.iter().map(|_| ("probes".to_owned(), in_kernel * share)));
     let client = pairs[0].client.pid();
     let ends: Vec<End> =
         pairs.iter_mut().zip(&asked).flat_map(|(pair, own)| pair.ends(scenario, own)).collect();
-    let sighting = watcher.finish(client);
+    let mut sighting = watcher.finish(client);
+    if sees_others(scenario, kind) {
+        sighting.forget_others();
+    }
     // What processes hold open is closed only now.
     pairs.into_iter().for_each(Pair::end);
     let failed = asked.iter().map(|report| report.failed).sum();
@@ -137,8 +149,21 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
         connections,
         failed,
         rate: (connections > scenario.pairs as u64).then(|| connections as f64 / took.as_secs_f64()),
-        floor: scenario.floor,
+        floor: match kind {
+            Kind::Library(engine) => scenario.floor_of(engine),
+            _ => None,
+        },
     }
+}
+
+fn loads_probes(kind: Kind) -> bool {
+    matches!(kind, Kind::Library(Engine::Owners | Engine::Kernel))
+}
+
+/// Whether traffic of processes is seen that have nothing to do with this program: all namespaces, without a filter.
+fn sees_others(scenario: &Scenario, kind: Kind) -> bool {
+    let is_everywhere = matches!(scenario.watched, Side::Container | Side::Everywhere);
+    is_everywhere && matches!(kind, Kind::Library(engine) if !engine.captures())
 }
 
 /// Where the watcher of a scenario is.
@@ -158,6 +183,9 @@ impl Pair {
         let server_host = if scenario.address == Address::Loopback { Host::A } else { Host::B };
         for host in [Host::A, Host::B] {
             lab.allow_many_connections(host);
+            if scenario.need == Some(Need::FastOpen) {
+                lab.set(host, FAST_OPEN.0, FAST_OPEN.1);
+            }
         }
         let (bound, target) = match scenario.protocol {
             Protocol::Raw => ("-".to_owned(), "10.77.0.2:0".to_owned()),
@@ -190,7 +218,12 @@ impl Pair {
         let at_server = counted[usize::from(scenario.watched != Side::Both)];
         let mut ends = Vec::new();
         if scenario.watched != Side::Server {
-            ends.push(end((at_client.out_to, at_client.in_from), asked));
+            let sent = match scenario.protocol {
+                // Counted where they arrive.
+                Protocol::Frames => counted[1].in_to,
+                _ => at_client.out_to,
+            };
+            ends.push(end((sent, at_client.in_from), asked));
         }
         if let (false, Some(answered)) = (scenario.watched == Side::Client, answered) {
             ends.push(end((at_server.out_from, at_server.in_to), &answered));

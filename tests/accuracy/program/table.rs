@@ -110,6 +110,9 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
     check("wrong %, at most:", wrong, floor.wrong, wrong <= floor.wrong);
     let lost = outcome.sighting.lost.unwrap_or(0) as f64;
     check("lost packets, at most:", lost, 0.0, !floor.lossless || lost == 0.0);
+    let told = percent(verdict.right + verdict.wrong + without_owner(outcome), verdict.truth.max(1));
+    check("told of %, at least:", told, floor.told, told >= floor.told);
+    check("told of %, at most:", told, 200.0 - floor.told, floor.told == 0.0 || told <= 200.0 - floor.told);
     let surplus = surplus(verdict, without_owner(outcome)) as f64;
     check("bytes counted twice, at most:", surplus, 0.0, !floor.once || surplus == 0.0);
     let few = (outcome.connections * FAILURES.0 / 1000).max(FAILURES.1) as f64;
@@ -155,7 +158,7 @@ pub fn details(outcome: &Outcome) -> String {
     text
 }
 
-/// The outcome in figures for another program, tab-separated: the scenario, then true bytes, right, wrong, wrong and
+/// The outcome in figures for another program, tab-separated: the scenario, what measured it, then true bytes, right, wrong, wrong and
 /// not flagged, all that were seen, packets lost, connections, failed ones, and the least share that is right of an end.
 pub fn figures(outcome: &Outcome) -> String {
     let verdict = &outcome.verdict;
@@ -170,23 +173,27 @@ pub fn figures(outcome: &Outcome) -> String {
         outcome.failed,
     ];
     let numbers = numbers.map(|number| number.to_string()).join("\t");
-    format!("{}\t{numbers}\t{}", outcome.scenario, verdict.least_right)
+    let measured = outcome.watcher.name();
+    format!("{}\t{measured}\t{numbers}\t{}", outcome.scenario, verdict.least_right)
 }
 
-/// The machine and the versions, and all outcomes as a table in Markdown with a line for each scenario. With peers each
-/// has a column, whether it is installed or not.
+/// The machine and the versions, and all outcomes as a table in Markdown with a line for each scenario and engine. With
+/// peers each has a column, whether it is installed or not, filled in the first line of a scenario.
 pub fn markdown(outcomes: &[Outcome], seconds: u64, with_peers: bool) -> String {
     let peers: &[PeerKind] = if with_peers { &PeerKind::ALL } else { &[] };
-    let mut titles: Vec<&str> = TITLES.into_iter().filter(|&title| title != "measured").collect();
+    let mut titles = TITLES.to_vec();
+    titles[1] = "engine";
     titles.extend(peers.iter().map(|peer| peer.program()));
     let mut text = format!("{}; {seconds} s each.\n\n| {} |\n", machine(), titles.join(" | "));
-    let _ = writeln!(text, "|---|{}", "---:|".repeat(titles.len() - 1));
-    for own in outcomes.iter().filter(|outcome| outcome.watcher == Kind::Library) {
+    let _ = writeln!(text, "|---|---|{}", "---:|".repeat(titles.len() - 2));
+    let mut before = None;
+    for own in outcomes.iter().filter(|outcome| matches!(outcome.watcher, Kind::Library(_))) {
         let mut row: Vec<String> = cells(own).into();
-        row.remove(1);
+        let is_first = before.replace(&own.scenario) != Some(&own.scenario);
         row.extend(peers.iter().map(|&peer| {
             let same = |other: &&Outcome| other.scenario == own.scenario && other.watcher == Kind::Peer(peer);
             match outcomes.iter().find(same) {
+                _ if !is_first => String::new(),
                 Some(outcome) => in_short(outcome),
                 None if peer.version().is_none() => "not installed".to_owned(),
                 None => "cannot".to_owned(),

@@ -1,5 +1,6 @@
 //! What watches the traffic in a namespace: the library in this program's other role, a peer, or tcpdump.
 
+use super::engines::Engine;
 use super::judge::Credit;
 use super::lab::{Host, Lab, Maker, die_with_this};
 use super::peers::{Peer, PeerKind};
@@ -10,7 +11,7 @@ use std::process::Command;
 /// Which program watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    Library,
+    Library(Engine),
     Peer(PeerKind),
     Tcpdump,
 }
@@ -19,7 +20,7 @@ impl Kind {
     /// What it is called in the table.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Library => "libcapture",
+            Kind::Library(engine) => engine.name(),
             Kind::Peer(peer) => peer.program(),
             Kind::Tcpdump => "tcpdump",
         }
@@ -44,6 +45,30 @@ pub struct Sighting {
     pub note: String,
 }
 
+impl Sighting {
+    /// Leaves what is said of this program's processes, all of which still live; of bytes without an owner nobody knows
+    /// whose they are.
+    pub fn forget_others(&mut self) {
+        self.said.retain(|&pid, _| is_descendant(pid));
+        self.unowned.clear();
+    }
+}
+
+/// Whether a living process has come of this one.
+fn is_descendant(mut pid: i32) -> bool {
+    let own = std::process::id() as i32;
+    let parent = |pid: i32| {
+        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field after the name in parentheses.
+        let text = String::from_utf8_lossy(&text);
+        text.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    while pid > 1 && pid != own {
+        pid = parent(pid).unwrap_or(0);
+    }
+    pid == own
+}
+
 /// A running watcher.
 pub enum Watcher {
     Library(Maker),
@@ -64,8 +89,10 @@ pub enum Place<'a> {
 impl Watcher {
     /// Starts it, and waits until it watches.
     pub fn start(kind: Kind, place: &Place<'_>) -> Watcher {
+        if let Kind::Library(engine) = kind {
+            return Watcher::Library(monitor(engine, place));
+        }
         let (lab, host, device) = match place {
-            _ if kind == Kind::Library => return Watcher::Library(monitor(place)),
             Place::Device(lab, host, device) => (lab, *host, *device),
             Place::HostAndAll(lab, host, _) => (lab, *host, "veth0"),
             Place::All(_) => panic!("{} knows one namespace only", kind.name()),
@@ -107,13 +134,13 @@ impl Watcher {
 }
 
 /// Starts the library.
-fn monitor(place: &Place<'_>) -> Maker {
+fn monitor(engine: Engine, place: &Place<'_>) -> Maker {
     let program = std::env::current_exe().unwrap();
     let mut command = match place {
         Place::Device(lab, host, _) | Place::HostAndAll(lab, host, _) => lab.command(*host, program),
         Place::All(_) => die_with_this(Command::new(program)),
     };
-    command.arg("--monitor");
+    command.args(["--monitor", engine.name()]);
     if let Place::HostAndAll(_, _, filter) | Place::All(filter) = place {
         command.arg(filter);
     }

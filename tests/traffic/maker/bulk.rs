@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Payload of a datagram: fits a frame of 1500 bytes with either version of IP.
-const DATAGRAM: usize = 1200;
+pub const DATAGRAM: usize = 1200;
 
 /// For experiments (RFC 3692).
 const RAW_PROTOCOL: i32 = 253;
@@ -99,7 +99,11 @@ fn raw_socket() -> Outcome<UdpSocket> {
 }
 
 /// Sends `bytes` in pieces, for `milliseconds` at most, at `rate` bytes a second or, if that is 0, as fast as it goes.
-fn paced(orders: &Orders, piece: usize, mut send: impl FnMut(&[u8]) -> std::io::Result<()>) -> Outcome<u64> {
+pub fn paced(
+    orders: &Orders,
+    piece: usize,
+    mut send: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Outcome<u64> {
     let bytes = orders.number("bytes", u64::MAX);
     let rate = orders.number("rate", 0);
     let longest = Duration::from_millis(orders.number("milliseconds", 3_600_000));
@@ -118,7 +122,7 @@ fn paced(orders: &Orders, piece: usize, mut send: impl FnMut(&[u8]) -> std::io::
     Ok(sent)
 }
 
-fn read_all(mut stream: TcpStream) -> Outcome<u64> {
+pub fn read_all(mut stream: TcpStream) -> Outcome<u64> {
     let mut buffer = vec![0; 1 << 16];
     let mut total = 0;
     loop {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{Error, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ const WORKERS: usize = 8;
 /// Forked processes, which end with it.
 #[derive(Default)]
 pub struct Family {
-    children: Vec<i32>,
+    pub children: Vec<i32>,
 }
 
 impl Family {
@@ -43,6 +43,16 @@ impl Family {
                 self.children.push(child);
                 Ok(())
             }
+        }
+    }
+}
+
+impl Family {
+    /// Waits until all have ended by themselves.
+    pub fn wait(mut self) {
+        for child in self.children.drain(..) {
+            // SAFETY: without a pointer for the status the call writes nothing.
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
         }
     }
 }
@@ -138,10 +148,20 @@ pub fn one_client(orders: &Orders) -> Outcome<()> {
 
 /// What a worker has done so far, for its parent to read.
 #[derive(Default)]
-struct Counts {
+pub struct Counts {
     connections: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+}
+
+impl Counts {
+    pub fn moved(&self) -> Moved {
+        Moved {
+            connections: self.connections.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// A listening socket and workers that share it: each accepts a connection, answers, and accepts the next.
@@ -153,24 +173,20 @@ pub fn prefork_server(orders: &Orders) -> Outcome<Report> {
         family.fork(orders, || {
             loop {
                 // A client that has gone is no reason to end.
-                let _ = answer(&listener, own);
+                let _ = listener.accept().map(|(stream, _)| answer(stream, own));
             }
         })?;
     }
     say("ready")?;
     let began = Instant::now();
     wait_for_line()?;
-    let moved = counts.iter().map(|own| Moved {
-        connections: own.connections.load(Ordering::Relaxed),
-        sent: own.sent.load(Ordering::Relaxed),
-        received: own.received.load(Ordering::Relaxed),
-    });
-    let processes = family.children.iter().map(|&pid| pid as u32).zip(moved).collect();
+    let processes =
+        family.children.iter().map(|&pid| pid as u32).zip(counts.iter().map(Counts::moved)).collect();
     Ok(Report { processes, took: began.elapsed(), failed: 0, held: vec![Box::new(family)] })
 }
 
-fn answer(listener: &TcpListener, counts: &Counts) -> Outcome<()> {
-    let (mut stream, _) = listener.accept()?;
+/// Answers the request of a connection, and counts what it moves.
+pub fn answer(mut stream: TcpStream, counts: &Counts) -> Outcome<()> {
     counts.connections.fetch_add(1, Ordering::Relaxed);
     let mut request = [0; REQUEST as usize];
     stream.read_exact(&mut request)?;
@@ -180,11 +196,12 @@ fn answer(listener: &TcpListener, counts: &Counts) -> Outcome<()> {
     if request[0] != SERVER_CLOSES {
         stream.read_to_end(&mut Vec::new())?;
     }
-    Ok(())
+    // Whoever else has the socket does not keep the connection open.
+    Ok(stream.shutdown(Shutdown::Both)?)
 }
 
 /// Memory that stays the same for parent and children.
-fn shared_counts() -> Outcome<&'static [Counts]> {
+pub fn shared_counts() -> Outcome<&'static [Counts]> {
     let length = WORKERS * size_of::<Counts>();
     // SAFETY: a new mapping, of no file and at no wanted address.
     let memory: *mut c_void = unsafe {

@@ -1,11 +1,12 @@
 //! Short TCP connections of one living process, opened at an even rate whatever becomes of the earlier ones.
 
+use super::exchange::family;
 use super::server::{CLIENT_CLOSES, SERVER_CLOSES};
 use super::{Moved, Orders, Outcome, REQUEST, RESPONSE, Report, say, wait_for_line};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, send, socket};
 use nix::sys::socket::{MsgFlags, sockopt};
+use nix::sys::socket::{SockFlag, SockType, SockaddrStorage, bind, connect, send, socket};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -25,6 +26,7 @@ struct Clients {
     address: SocketAddr,
     /// The local port of the first connection, and so on upwards; 0 leaves it to the kernel.
     first_port: u64,
+    closes_first: bool,
     request: Vec<u8>,
     response: u64,
     epoll: Epoll,
@@ -35,7 +37,7 @@ struct Clients {
 }
 
 /// `rate` connections a second for `milliseconds`, each with a request and a response of so many bytes, while `idle`
-/// further connections stay open. The client closes every other connection first, the server the rest.
+/// further connections stay open. The client closes every other connection first, the server the rest; or with `client-closes` the client all of them.
 pub fn run(orders: &Orders) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let rate = orders.number("rate", 100) as f64;
@@ -44,6 +46,7 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     let mut clients = Clients {
         address,
         first_port: orders.number("first-port", 0),
+        closes_first: orders.number("client-closes", 0) == 1,
         request: vec![0x5a; orders.number("request", REQUEST) as usize],
         response: orders.number("response", RESPONSE),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -78,9 +81,8 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
 
 impl Clients {
     fn open(&mut self, number: u64) -> Outcome<()> {
-        let family = if self.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(family, SockType::Stream, flags, None)?;
+        let socket = socket(family(self.address), SockType::Stream, flags, None)?;
         if self.first_port > 0 {
             let mut local: SocketAddr =
                 if self.address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
@@ -99,7 +101,7 @@ impl Clients {
         let descriptor = socket.as_raw_fd();
         let event = EpollEvent::new(EpollFlags::EPOLLOUT, descriptor as u64);
         self.epoll.add(socket.as_fd(), event)?;
-        let server_closes = number % 2 == 1;
+        let server_closes = number % 2 == 1 && !self.closes_first;
         self.open.insert(descriptor, Connection { socket, server_closes, is_asked: false, received: 0 });
         Ok(())
     }

@@ -5,12 +5,19 @@
 //! `done BYTES MILLISECONDS FAILED` with the number of connections that did not come to their good end; servers do so
 //! when they read another line. It ends when its standard input does, and what is open until then is closed.
 
+mod batches;
 mod bulk;
 mod children;
 mod clients;
+mod exchange;
+mod frames;
 mod idle;
+mod passing;
 mod server;
 mod udp;
+mod uring;
+mod ways;
+mod zero_copy;
 
 use std::any::Any;
 use std::error::Error;
@@ -71,6 +78,18 @@ fn main() -> Outcome<()> {
         "one-client" => return children::one_client(&orders),
         "prefork-server" => children::prefork_server(&orders)?,
         "bystanders" => children::bystanders(&orders)?,
+        "sendfile-source" => zero_copy::sendfile_source(&orders)?,
+        "splice-server" => exchange::server(&orders, zero_copy::Splicing::new()?)?,
+        "uring-clients" => exchange::clients(&orders, ring(&orders)?)?,
+        "uring-server" => exchange::server(&orders, ring(&orders)?)?,
+        "batch-clients" => batches::clients(&orders)?,
+        "batch-server" => batches::server(&orders)?,
+        "peek-server" => exchange::server(&orders, ways::Peeking)?,
+        "frame-source" => frames::source(&orders)?,
+        "passing-server" => passing::server(&orders)?,
+        "fast-open-clients" => exchange::clients(&orders, ways::FastOpen::default())?,
+        "multipath-clients" => exchange::clients(&orders, ways::Multipath)?,
+        "serial-server" => exchange::server(&orders, exchange::Usual)?,
         other => return Err(format!("{other} is no mode").into()),
     };
     for (pid, moved) in &report.processes {
@@ -107,6 +126,11 @@ impl Report {
         self.held.push(Box::new(held));
         self
     }
+}
+
+/// The ring that the orders want, with `polled` one that the kernel polls.
+fn ring(orders: &Orders) -> std::io::Result<uring::Ring> {
+    uring::Ring::new(orders.number("polled", 0) == 1)
 }
 
 /// With the order `named` a process is called `maker-PID`, for those who tell processes by their names.

@@ -1,9 +1,10 @@
 //! A TCP server: one process that answers each request, on as little CPU time as it can.
 
+use super::exchange::family;
 use super::{Moved, Orders, Outcome, REQUEST, RESPONSE, Report, say};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, sockopt};
+use nix::sys::socket::{Backlog, SockFlag, SockType, SockaddrStorage, sockopt};
 use nix::sys::socket::{MsgFlags, accept4, bind, listen, send, setsockopt, socket};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -39,13 +40,19 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(server.moved, began).holding(helper).holding(server))
 }
 
-/// The listening socket that the orders want.
-fn listening(orders: &Orders) -> Outcome<OwnedFd> {
+/// The listening socket that the orders want: of Multipath TCP with `multipath`, one that takes data with the SYN with
+/// `fast-open`.
+pub fn listening(orders: &Orders) -> Outcome<OwnedFd> {
     let address: SocketAddr = orders.address.parse()?;
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let listener = socket(family, SockType::Stream, flags, None)?;
+    let listener = match orders.number("multipath", 0) {
+        0 => socket(family(address), SockType::Stream, flags, None)?,
+        _ => super::ways::multipath_socket(address, libc::SOCK_NONBLOCK)?,
+    };
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
+    if orders.number("fast-open", 0) == 1 {
+        super::ways::allow_fast_open(&listener)?;
+    }
     bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&listener, Backlog::new(4096)?)?;
     Ok(listener)

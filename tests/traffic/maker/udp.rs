@@ -146,14 +146,22 @@ impl Clients {
     }
 }
 
-/// Answers every datagram with one of the same length, over one socket, until a line can be read.
-pub fn server(orders: &Orders) -> Outcome<Report> {
+/// The server's socket, with room for what comes at once.
+pub fn bound(orders: &Orders) -> Outcome<UdpSocket> {
     let socket = UdpSocket::bind(&orders.address)?;
     socket.set_nonblocking(true)?;
     // Beyond the system's limit when permitted.
     if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
         setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
     }
+    Ok(socket)
+}
+
+/// Answers every datagram with one of the same length, over one socket, until a line can be read. With `peek` it looks
+/// at each before it takes it.
+pub fn server(orders: &Orders) -> Outcome<Report> {
+    let peeks = orders.number("peek", 0) == 1;
+    let socket = bound(orders)?;
     say("ready")?;
     let began = Instant::now();
     let input = std::io::stdin();
@@ -164,7 +172,11 @@ pub fn server(orders: &Orders) -> Outcome<Report> {
             [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(input.as_fd(), PollFlags::POLLIN)];
         poll(&mut waited, PollTimeout::NONE)?;
         let is_told = waited[1].any().unwrap_or(true);
-        while let Ok((count, client)) = socket.recv_from(&mut datagram) {
+        loop {
+            if peeks && socket.peek_from(&mut datagram).is_err() {
+                break;
+            }
+            let Ok((count, client)) = socket.recv_from(&mut datagram) else { break };
             moved.received += count as u64;
             // A full send buffer loses a datagram, as networks do.
             moved.sent += socket.send_to(&datagram[..count], client).unwrap_or(0) as u64;

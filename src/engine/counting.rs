@@ -1,0 +1,158 @@
+//! Bytes that the kernel counts at sockets: brought to the ledger at every update, and in between often enough that no
+//! record of a socket that has ended waits for long.
+
+use super::capture::CaptureShared;
+use super::introduce::Introducer;
+use crate::error::{Code, Error, Result};
+use crate::kernel::{Counters, Credit};
+use crate::model::{Identity, ProcId, Traffic, Unowned};
+use crate::namespace::{NamespaceChoice, current_inode};
+use crate::sync::Mutex;
+use crate::tap::Hardware;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tracing::warn;
+
+/// Longest time between two readings, whoever makes them. Records of ended sockets take room until then.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Of linux/if_arp.h, which the libc crate lacks.
+const ARPHRD_RAWIP: u16 = 519;
+
+/// Reads what the kernel has counted.
+pub struct Counting {
+    counters: Counters,
+    introducer: Introducer,
+    hardware: Hardware,
+    /// Inode of the home namespace.
+    home: u64,
+    choice: NamespaceChoice,
+    last: Option<Instant>,
+    refreshed: Option<Instant>,
+    /// Bytes in the ledger as those of connections that nobody has used yet.
+    pending: u64,
+    /// Whether the last reading failed, so that it is said once.
+    is_broken: bool,
+    /// Processes credited in this reading.
+    credited: Vec<(ProcId, Identity)>,
+}
+
+impl Counting {
+    /// Counts in the network namespace of the calling thread and in those chosen.
+    ///
+    /// # Errors
+    /// `SystemResource`.
+    pub fn new(counters: Counters, introducer: Introducer, choice: NamespaceChoice) -> Result<Counting> {
+        let home = current_inode().map_err(|errno| {
+            Error::system(Code::SystemResource, "reading /proc/thread-self/ns/net", errno)
+        })?;
+        Ok(Counting {
+            counters,
+            introducer,
+            hardware: Hardware::open()?,
+            home,
+            choice,
+            last: None,
+            refreshed: None,
+            pending: 0,
+            is_broken: false,
+            credited: Vec::new(),
+        })
+    }
+
+    /// Credits what has been counted since the last reading.
+    pub fn read(&mut self, shared: &CaptureShared) {
+        let now = Instant::now();
+        self.last = Some(now);
+        if self.refreshed.is_none_or(|then| now.saturating_duration_since(then) >= INTERVAL) {
+            self.refreshed = Some(now);
+            self.refresh();
+        }
+        let Counting { counters, credited, pending, .. } = self;
+        let mut sum = Traffic::default();
+        let mut books = shared.ledger.lock();
+        let result = counters.read(now_since_boot(), |credit| match credit {
+            Credit::Owned(owner, identity, traffic) => {
+                sum += traffic;
+                books.credit(&owner, traffic);
+                if credited.last().is_none_or(|(last, _)| *last != owner.process) {
+                    credited.push((owner.process, identity()));
+                }
+            }
+            Credit::Unowned(reason, traffic) => {
+                sum += traffic;
+                books.count_unowned(reason, traffic.bytes());
+            }
+        });
+        books.uncount_unowned(Unowned::Pending, *pending);
+        *pending = counters.pending();
+        books.count_unowned(Unowned::Pending, *pending);
+        drop(books);
+        let mut counts = shared.counts.lock();
+        counts.frames.frames += sum.send_packets + sum.receive_packets;
+        counts.frames.bytes += sum.bytes();
+        counts.flows.held = counters.held();
+        drop(counts);
+        for (process, identity) in self.credited.drain(..) {
+            self.introducer.introduce_as(process, identity, &shared.ledger);
+        }
+        match result {
+            Ok(()) => self.is_broken = false,
+            Err(error) if !self.is_broken => {
+                self.is_broken = true;
+                warn!("what the kernel has counted cannot be read at present: {error}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Looks again at the devices and at the namespaces that were chosen.
+    fn refresh(&mut self) {
+        self.counters.set_namespaces(self.choice.inodes(self.home));
+        // What cannot be told or set counts as Ethernet.
+        let types = self.hardware.types().unwrap_or_default();
+        for (device, _) in types.into_iter().filter(|(_, kind)| has_no_link_header(*kind)) {
+            let _ = self.counters.set_link_header(device, 0);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.last.is_none_or(|last| last.elapsed() >= INTERVAL)
+    }
+}
+
+/// Reads now and then until the session is to end.
+pub fn keep_reading(counting: &Mutex<Counting>, shared: &Arc<CaptureShared>) {
+    while !shared.stopping.load(Ordering::Acquire) {
+        let mut bell = [PollFd::new(shared.first_bell.as_fd(), PollFlags::POLLIN)];
+        // It fails only where it is interrupted, and the loop is right then, too.
+        let _ = poll(&mut bell, PollTimeout::from(INTERVAL.as_millis() as u16));
+        let mut counting = counting.lock();
+        if counting.is_due() {
+            counting.read(shared);
+        }
+    }
+}
+
+/// Whether a device of this hardware type hands over bare IP packets.
+fn has_no_link_header(kind: u16) -> bool {
+    let bare = [
+        libc::ARPHRD_NONE,
+        ARPHRD_RAWIP,
+        libc::ARPHRD_PPP,
+        libc::ARPHRD_TUNNEL,
+        libc::ARPHRD_TUNNEL6,
+        libc::ARPHRD_SIT,
+        libc::ARPHRD_IPGRE,
+    ];
+    bare.contains(&kind)
+}
+
+/// Nanoseconds since boot, by the clock that the probes use.
+fn now_since_boot() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}

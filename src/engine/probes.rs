@@ -1,0 +1,67 @@
+//! The socket probes of a session: what they are loaded for, and what is said where they cannot be.
+
+use super::kernel_owners::KernelOwners;
+use crate::config::{Engine, Options, Source};
+use crate::kernel::{Counters, Fault, Sockets, Wants};
+use crate::model::ProbeState;
+use tracing::{info, warn};
+
+/// The probes as far as they are at work.
+#[derive(Default)]
+pub struct Probes {
+    /// Ends with this.
+    sockets: Option<Sockets>,
+    /// What has become of them.
+    pub state: ProbeState,
+}
+
+impl Probes {
+    /// Loads them to count bytes, if the options want that. `None` when packets are to be captured instead.
+    pub fn to_count(&mut self, options: &Options, ticks_per_second: u64) -> Option<Counters> {
+        let wanted = match options.engine {
+            Engine::Pcap => false,
+            Engine::Kernel => true,
+            Engine::Auto => options.needs_packets().is_none(),
+        };
+        if !wanted || options.source != Source::Live {
+            return None;
+        }
+        if !options.probes {
+            info!("packets are captured, since no programs may be loaded into the kernel");
+            return None;
+        }
+        let loaded = Sockets::load(Wants::Bytes, ticks_per_second)
+            .and_then(|mut sockets| Ok((sockets.counters()?, sockets)));
+        self.keep(loaded)
+            .inspect_err(|fault| {
+                warn!("packets are captured, since the kernel cannot count for the session: {fault}")
+            })
+            .ok()
+    }
+
+    /// Loads them to tell owners, if the options allow it.
+    pub fn to_own(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
+        if !options.probes {
+            return None;
+        }
+        let loaded = Sockets::load(Wants::Owners, ticks_per_second)
+            .and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
+        self.keep(loaded)
+            .inspect_err(|fault| {
+                info!("sockets' users are searched for, since the kernel does not tell: {fault}")
+            })
+            .ok()
+            .and_then(KernelOwners::new)
+    }
+
+    /// Whether they are at work.
+    pub fn are_active(&self) -> bool {
+        self.sockets.is_some()
+    }
+
+    fn keep<T>(&mut self, loaded: Result<(T, Sockets), Fault>) -> Result<T, Fault> {
+        let (reader, sockets) = loaded.inspect_err(|fault| self.state = fault.state)?;
+        (self.sockets, self.state) = (Some(sockets), ProbeState::Active);
+        Ok(reader)
+    }
+}

@@ -1,0 +1,105 @@
+//! Reading and deleting many entries of a hash map in one system call (bpf(2), since Linux 5.6).
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Entries moved by one call.
+const BATCH: usize = 512;
+
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+
+/// The part of `union bpf_attr` that commands on batches take.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Room for the entries of one call. Both types are made of integers and laid out as the map's own.
+pub(super) struct Batch<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
+    pub(super) fn new() -> Batch<K, V> {
+        Batch { keys: vec![K::default(); BATCH], values: vec![V::default(); BATCH] }
+    }
+
+    /// Hands every entry of the map to `take`. What is put in or taken out meanwhile may be missed or seen.
+    ///
+    /// # Errors
+    /// What bpf(2) returns.
+    pub(super) fn read(&mut self, map: BorrowedFd<'_>, mut take: impl FnMut(&K, &V)) -> io::Result<()> {
+        // The kernel keeps its place in so many bytes: the number of a bucket.
+        let (mut place, mut next) = (0u32, 0u32);
+        let mut is_first = true;
+        loop {
+            let mut attributes = Attributes {
+                in_batch: if is_first { 0 } else { (&raw const place) as u64 },
+                out_batch: (&raw mut next) as u64,
+                keys: self.keys.as_mut_ptr() as u64,
+                values: self.values.as_mut_ptr() as u64,
+                count: self.keys.len() as u32,
+                map: map.as_raw_fd() as u32,
+                ..Attributes::default()
+            };
+            // SAFETY: the buffers hold `count` keys and values of the map's sizes, which were compared when the map was
+            // opened by type, and outlive the call.
+            let result = unsafe { command(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
+            let count = attributes.count as usize;
+            match result {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.keys.len() < 1 << 16 => {
+                    // One bucket holds more than there is room for.
+                    let room = self.keys.len() * 2;
+                    self.keys.resize(room, K::default());
+                    self.values.resize(room, V::default());
+                    continue;
+                }
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+                _ => {}
+            }
+            self.keys.iter().zip(&self.values).take(count).for_each(|(key, value)| take(key, value));
+            if result.is_err() {
+                return Ok(());
+            }
+            (place, is_first) = (next, false);
+        }
+    }
+}
+
+/// Deletes entries. Those that are not there are passed over.
+pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) {
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let mut attributes = Attributes {
+            keys: rest.as_ptr() as u64,
+            count: rest.len() as u32,
+            map: map.as_raw_fd() as u32,
+            ..Attributes::default()
+        };
+        // SAFETY: `keys` holds `count` keys of the map's size and outlives the call.
+        let result = unsafe { command(BPF_MAP_DELETE_BATCH, &mut attributes) };
+        // It stops at the first one that is not there.
+        let done = attributes.count as usize + usize::from(result.is_err());
+        rest = rest.get(done..).unwrap_or_default();
+    }
+}
+
+/// # Safety
+/// The pointers in `attributes` are valid for the command.
+unsafe fn command(command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
+    // SAFETY: the caller vouches for what the attributes point at; they themselves are as long as is said.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<Attributes>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

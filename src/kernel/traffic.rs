@@ -1,0 +1,251 @@
+//! Bytes that the socket probes have counted: what each process has to its account since they were last read.
+
+use super::Credit;
+use super::batch::{Batch, delete};
+use super::records::*;
+use crate::model::{Identity, Owner, Quality, Traffic, Unowned};
+use aya::maps::{Array, MapData};
+use foldhash::fast::RandomState;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::AsFd;
+
+/// How long the record of a socket that has ended is kept for the packets that still come: the last ones of a TCP
+/// connection do so within a round trip or two.
+const GRACE_NS: u64 = 2_000_000_000;
+
+/// How many readings an account may stay as it is before it is closed, if its socket has no record.
+const QUIET_READINGS: u8 = 60;
+
+/// Reads what the probes have counted. One thread at a time.
+pub struct Counters {
+    sockets: MapData,
+    shares: MapData,
+    losses: Array<MapData, Counts>,
+    link_headers: Array<MapData, u8>,
+    records: Batch<u64, Record>,
+    accounts: Batch<ShareKey, Share>,
+    /// What has been handed out of each socket's account of each process.
+    seen: HashMap<ShareKey, Seen, RandomState>,
+    lost: [Counts; LOSSES],
+    /// What waits for the first use of its socket.
+    pending: u64,
+    /// The network namespaces that are counted in, if not all.
+    namespaces: Option<HashSet<u64>>,
+    ticks_per_second: u64,
+    reading: u64,
+    held: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    counts: Counts,
+    /// What is in its account beside its record, as of this reading.
+    apart: Counts,
+    /// The last reading in which the account or the record was there.
+    reading: u64,
+    quiet: u8,
+}
+
+impl Counters {
+    pub(super) fn new(
+        sockets: MapData,
+        shares: MapData,
+        losses: Array<MapData, Counts>,
+        link_headers: Array<MapData, u8>,
+        ticks_per_second: u64,
+    ) -> Counters {
+        Counters {
+            sockets,
+            shares,
+            losses,
+            link_headers,
+            records: Batch::new(),
+            accounts: Batch::new(),
+            seen: HashMap::default(),
+            lost: Default::default(),
+            pending: 0,
+            namespaces: None,
+            ticks_per_second,
+            reading: 0,
+            held: 0,
+        }
+    }
+
+    /// Says how long the link header of a device is, by its index, where it is not 14 bytes long.
+    ///
+    /// # Errors
+    /// What bpf(2) returns.
+    pub fn set_link_header(&mut self, device: u32, length: u8) -> io::Result<()> {
+        let slot = length.saturating_add(1);
+        self.link_headers.set(device % DEVICES, slot, 0).map_err(io::Error::other)
+    }
+
+    /// Hands out only what passes in the network namespaces with these inodes, or all.
+    pub fn set_namespaces(&mut self, namespaces: Option<HashSet<u64>>) {
+        self.namespaces = namespaces;
+    }
+
+    /// Sockets with a record, as of the last reading.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Bytes of connections that nobody has used yet, as of the last reading.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// Hands out what has been counted since the last reading, and lets go of the sockets that have ended. `now_ns` is
+    /// the time since boot.
+    ///
+    /// # Errors
+    /// What bpf(2) returns. What was not handed out comes with the next reading.
+    pub fn read(&mut self, now_ns: u64, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
+        self.reading += 1;
+        // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
+        // are never seen twice.
+        self.read_accounts(&mut take)?;
+        self.read_records(now_ns, &mut take)?;
+        self.close_accounts();
+        self.read_losses(&mut take)
+    }
+
+    fn read_accounts(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
+        let Counters { accounts, shares, seen, reading, ticks_per_second, namespaces, .. } = self;
+        accounts.read(shares.fd().as_fd(), |key, share| {
+            if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&share.netns.into())) {
+                return;
+            }
+            let seen = seen.entry(*key).or_default();
+            seen.apart = share.traffic;
+            seen.reading = *reading;
+            // What a record says comes on top, if the process still has it.
+            let identity = || identity(&share.name, share.uid, share.gid);
+            hand_out(key, seen, share.traffic, Quality::Shared, *ticks_per_second, &identity, take);
+        })
+    }
+
+    fn read_records(&mut self, now_ns: u64, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
+        let Counters { records, sockets, seen, reading, ticks_per_second, pending, held, namespaces, .. } =
+            self;
+        let mut ended = Vec::new();
+        (*pending, *held) = (0, 0);
+        records.read(sockets.fd().as_fd(), |cookie, record| {
+            *held += 1;
+            let is_over = record.flags & ENDED != 0;
+            if is_over && record.ended_ns.saturating_add(GRACE_NS) < now_ns {
+                ended.push(*cookie);
+            }
+            if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&record.tuple.netns.into())) {
+                return;
+            }
+            if record.flags & INHERITED != 0 && !is_over {
+                *pending += record.traffic.bytes.iter().sum::<u64>();
+                return;
+            }
+            let key = ShareKey { owner: record.owner, cookie: *cookie };
+            let seen = seen.entry(key).or_default();
+            if seen.reading != *reading {
+                (seen.apart, seen.reading) = (Counts::default(), *reading);
+            }
+            let quality = match record.flags {
+                flags if flags & INHERITED != 0 => Quality::Guessed,
+                flags if flags & (SWITCHED | SEVERAL) != 0 => Quality::Shared,
+                _ => Quality::Exact,
+            };
+            let total = seen.apart.plus(&record.traffic);
+            let identity = || identity(&record.name, record.uid, record.gid);
+            hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take);
+        })?;
+        delete(sockets.fd().as_fd(), &ended);
+        Ok(())
+    }
+
+    /// Forgets the accounts of sockets that have gone.
+    fn close_accounts(&mut self) {
+        let Counters { seen, shares, reading, .. } = self;
+        let mut closed = Vec::new();
+        seen.retain(|key, seen| {
+            if seen.reading != *reading {
+                return false;
+            }
+            let is_apart = seen.apart != Counts::default();
+            let is_quiet = is_apart && seen.quiet >= QUIET_READINGS;
+            if is_quiet {
+                closed.push(*key);
+            }
+            !is_quiet
+        });
+        delete(shares.fd().as_fd(), &closed);
+    }
+
+    fn read_losses(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
+        for (why, reason) in [(LOSS_UNKNOWN, Unowned::NoHolder), (LOSS_TABLE_FULL, Unowned::QueueFull)] {
+            let now = self.losses.get(&why, 0).map_err(io::Error::other)?;
+            if let Some(lost) = self.lost.get_mut(why as usize) {
+                let more = now.beyond(lost);
+                *lost = now;
+                if more != Counts::default() {
+                    take(Credit::Unowned(reason, more.traffic()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands out what a total has beyond what was handed out before.
+fn hand_out(
+    key: &ShareKey,
+    seen: &mut Seen,
+    total: Counts,
+    quality: Quality,
+    ticks_per_second: u64,
+    identity: &dyn Fn() -> Identity,
+    take: &mut impl FnMut(Credit<'_>),
+) {
+    let more = total.beyond(&seen.counts);
+    if more == Counts::default() {
+        seen.quiet = seen.quiet.saturating_add(1);
+        return;
+    }
+    seen.quiet = 0;
+    seen.counts = seen.counts.plus(&more);
+    match key.owner.id(ticks_per_second) {
+        Some(process) => take(Credit::Owned(Owner { process, quality }, identity, more.traffic())),
+        None => take(Credit::Unowned(Unowned::NoHolder, more.traffic())),
+    }
+}
+
+/// What the kernel knows of a process, the names of user and group left out.
+pub(super) fn identity(name: &[u8; NAME], uid: u32, gid: u32) -> Identity {
+    let length = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    Identity { name: name.get(..length).unwrap_or_default().to_vec(), uid, gid, ..Identity::default() }
+}
+
+impl Counts {
+    fn each(&self, other: &Counts, join: fn(u64, u64) -> u64) -> Counts {
+        let both = |own: [u64; 2], others: [u64; 2]| [join(own[0], others[0]), join(own[1], others[1])];
+        Counts { bytes: both(self.bytes, other.bytes), packets: both(self.packets, other.packets) }
+    }
+
+    /// The sum of both.
+    fn plus(&self, other: &Counts) -> Counts {
+        self.each(other, u64::wrapping_add)
+    }
+
+    /// What these have more than the others.
+    fn beyond(&self, other: &Counts) -> Counts {
+        self.each(other, u64::saturating_sub)
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            send_bytes: self.bytes[SENT],
+            send_packets: self.packets[SENT],
+            receive_bytes: self.bytes[RECEIVED],
+            receive_packets: self.packets[RECEIVED],
+        }
+    }
+}
