@@ -28,6 +28,18 @@ has() {
     command -v "$1" >/dev/null 2>&1
 }
 
+# Prints where a tool of LLVM 19 is: distributions give it a name of its own or a directory of its own.
+llvm19() {
+    local place
+    for place in "$(command -v "$1-19" || true)" /usr/lib{,64}/llvm{,-}19/bin/"$1"; do
+        if [[ -x $place ]]; then
+            printf '%s\n' "$place"
+            return
+        fi
+    done
+    return 1
+}
+
 # Given all arguments that are left, ends the script when the first one lacks the value that should follow it.
 needs_value() {
     [[ $# -ge 2 && -n $2 ]] || fail "$1 needs a value; --help tells more"

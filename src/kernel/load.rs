@@ -93,6 +93,9 @@ pub(super) fn load_object(
     types: &Btf,
     adapt: impl FnOnce(&mut EbpfLoader<'_>),
 ) -> Result<Ebpf, Fault> {
+    // The loader looks, once for the whole process, at what the kernel knows, and takes a refusal for ignorance: it must
+    // not look while it is not allowed to.
+    permission::try_out().map_err(|error| fault("bpf(2)", &error))?;
     let mut loader = EbpfLoader::new();
     // The verifier is asked to explain itself only after it has refused a program.
     loader.btf(Some(types)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::DEBUG);

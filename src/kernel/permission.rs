@@ -1,5 +1,9 @@
 //! Why the kernel does not permit what the probes need, as far as the process can tell.
 
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr;
+
 /// The capabilities that the probes need, by their numbers in `linux/capability.h`. CAP_SYS_ADMIN stands for the latter
 /// two as well (capabilities(7)).
 const NEEDED: [(u32, &str); 3] = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
@@ -44,6 +48,61 @@ fn effective() -> Option<u64> {
     // SAFETY: the header and the sets are laid out as version 3 of the call has them and outlive it.
     let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
     (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
+}
+
+/// Makes a small map and a program that does nothing, and lets go of them: whether bpf(2) may be used at all.
+///
+/// # Errors
+/// What bpf(2) returns.
+pub(super) fn try_out() -> io::Result<()> {
+    /// The beginning of `union bpf_attr` for BPF_MAP_CREATE.
+    #[repr(C)]
+    struct Map {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+    }
+    /// And for BPF_PROG_LOAD.
+    #[repr(C)]
+    struct Program {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+    }
+    const BPF_MAP_CREATE: i32 = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    const BPF_PROG_LOAD: i32 = 5;
+    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+    // r0 = 0; exit
+    static INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+
+    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1 };
+    // SAFETY: it holds numbers only.
+    unsafe { make(BPF_MAP_CREATE, &map) }?;
+    let program = Program {
+        kind: BPF_PROG_TYPE_SOCKET_FILTER,
+        instruction_count: INSTRUCTIONS.len() as u32,
+        instructions: INSTRUCTIONS.as_ptr().addr() as u64,
+        license: c"MIT".as_ptr().addr() as u64,
+    };
+    // SAFETY: it points to as many instructions as it says, and to a text with its end.
+    unsafe { make(BPF_PROG_LOAD, &program) }.map(drop)
+}
+
+/// Calls bpf(2) for something that has a descriptor.
+///
+/// # Safety
+/// The attributes are those of the command, and what they point to is as the command takes it.
+unsafe fn make<T>(command: i32, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads as many bytes as it is told there are, during the call only; the caller vouches for them.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
+    match i32::try_from(result) {
+        // SAFETY: the kernel has just made the descriptor for us.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-const SCRIPTS: [&str; 6] = ["accuracy", "demo", "install", "package", "prerequisites", "test"];
+const SCRIPTS: [&str; 7] = ["accuracy", "bpf", "demo", "install", "package", "prerequisites", "test"];
 
 /// A script, called from a directory that is not the source tree's.
 fn script(name: &str) -> Command {
@@ -99,6 +99,36 @@ fn prerequisites_calls_the_package_manager_for_what_is_missing_only() {
     assert!(!output.status.success() && text_of(&output).contains("still missing: libpcap"));
     let calls = read_to_string(&calls).unwrap();
     assert!(calls.lines().any(|call| call.ends_with("install libpcap-dev")), "{calls}");
+}
+
+#[test]
+fn a_compiled_probe_that_is_not_its_source_is_found() {
+    let _turn = turn();
+    let directory = TempDir::new().unwrap();
+    let at = |path: &str| directory.path().join(path);
+    run(Command::new("mkdir").arg("-p").arg(at("src/kernel")));
+    run(Command::new("cp").arg("-r").arg(source("scripts")).arg(directory.path()));
+    run(Command::new("cp").arg("-r").arg(source("src/kernel/probes")).arg(at("src/kernel")));
+    let check = || Command::new(at("scripts/bpf")).arg("--check").output().unwrap();
+    let output = check();
+    if output.status.code() == Some(3) {
+        return left_out("clang and LLVM 19 are not installed");
+    }
+    // The directory is another one than that in which the objects were made.
+    assert!(output.status.success(), "{}", text_of(&output));
+
+    let header = at("src/kernel/probes/sockets.h");
+    let text = read_to_string(&header).unwrap();
+    write(&header, format!("/* A line more, and nothing else. */\n{text}")).unwrap();
+    assert!(check().status.success(), "no instruction has changed");
+    assert!(text.contains("#define DEVICES 4096\n"));
+    write(&header, text.replace("#define DEVICES 4096\n", "#define DEVICES 2048\n")).unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text_of(&output).contains("src/kernel/probes/sockets.bpf.o"), "{}", text_of(&output));
+    // Nothing was changed in checking.
+    let object = |path: &Path| std::fs::read(path.join("src/kernel/probes/sockets.bpf.o")).unwrap();
+    assert_eq!(object(directory.path()), object(&source("")));
 }
 
 #[test]

@@ -1,0 +1,69 @@
+//! What each program in the kernel costs for each event, as the kernel's own statistics have it, on real traffic in
+//! network namespaces of its own. Needs root, ip and bpftool; takes about half a minute.
+//!
+//! The kernel reads a clock before and after each run of a program, which is in the figures. What that comes to is the
+//! figure of the empty program, which is attached beside the others and runs for the packets that leave. In the last
+//! lines programs are run on one packet without statistics; what entering a program takes is in the empty one's figure.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a bench that cannot begin may stop"
+)]
+
+#[path = "../../tests/traffic/lab.rs"]
+#[allow(dead_code, reason = "the tests of traffic use the rest of it")]
+mod lab;
+mod programs;
+mod traffic;
+
+use capture::config::{Engine, Options};
+use capture::engine::Session;
+use lab::Lab;
+use programs::{Counted, Empty, Programs, Statistics};
+use traffic::TRAFFIC;
+
+/// What the programs are loaded for.
+const ENGINES: [(&str, Engine); 2] =
+    [("owners for captured packets", Engine::Pcap), ("bytes counted in the kernel", Engine::Kernel)];
+
+fn main() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("probes: left out, since loading programs into the kernel and making namespaces needs root");
+        return;
+    }
+    for (name, engine) in ENGINES {
+        let statistics = Statistics::enable();
+        let mut session = Session::open(Options { engine, ..Options::default() }).expect("a session");
+        let _empty = Empty::attach();
+        let programs = Programs::of_this_process();
+        println!("\n{name}: socket probes {:?}", session.stats_reader().read().socket_probes);
+        println!("{:<26} {:<16} {:>10} {:>8}", "traffic", "program", "events", "ns each");
+        print("opening the session", &programs.read());
+        for (name, traffic) in TRAFFIC {
+            let lab = Lab::new();
+            session.update().expect("an update");
+            let before = programs.read();
+            traffic(&lab);
+            print(name, &since(&before, &programs.read()));
+        }
+        drop(statistics);
+        print("one packet, no statistics", &programs.run_on_one_packet());
+    }
+}
+
+/// What was added between two readings of the same programs.
+fn since(before: &[Counted], after: &[Counted]) -> Vec<Counted> {
+    let pairs = before.iter().zip(after);
+    pairs.map(|(before, after)| after.since(before)).collect()
+}
+
+fn print(traffic: &str, counted: &[Counted]) {
+    let mut traffic = traffic;
+    for counted in counted.iter().filter(|counted| counted.events > 0) {
+        let each = counted.time_ns as f64 / counted.events as f64;
+        println!("{traffic:<26} {:<16} {:>10} {each:>8.0}", counted.name, counted.events);
+        traffic = "";
+    }
+}
