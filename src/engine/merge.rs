@@ -88,6 +88,7 @@ fn record_of(id: ProcId, account: Account) -> ProcessRecord {
         cpu_percent: 0.0,
         traffic: account.traffic,
         uncertain_bytes: account.uncertain_bytes,
+        connections: None,
         valid,
     }
 }
