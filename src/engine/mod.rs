@@ -10,6 +10,7 @@ mod capture;
 mod completion;
 mod ended;
 mod first;
+mod flows;
 mod governor;
 mod introduce;
 mod ledger;
@@ -21,6 +22,7 @@ mod poll;
 mod privilege;
 mod resolver;
 mod session;
+mod settle;
 mod stats;
 
 #[cfg(test)]
