@@ -5,7 +5,6 @@ use crate::model::{FlowKey, FlowRecord, Namespace, Timestamp};
 use crate::netlink::TcpInfo;
 use crate::sync::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Notices that may wait for the capture thread, some 150 bytes each.
@@ -43,11 +42,21 @@ pub struct SocketEnd {
 pub struct FlowDesk {
     /// Most records of ended flows that wait to be taken.
     limit: usize,
-    ended: Mutex<VecDeque<Seen>>,
-    lost: AtomicU64,
+    ended: Mutex<Ended>,
     notices: Mutex<Vec<SocketEnd>>,
     living: Mutex<Living>,
     shown: Condvar,
+}
+
+/// The records of ended flows, the oldest first.
+#[derive(Default)]
+struct Ended {
+    records: VecDeque<Seen>,
+    /// How many there have been, and how many of these there were when the living ones were shown last. Only those may
+    /// be taken: others may be shown as living.
+    added: u64,
+    shown: u64,
+    lost: u64,
 }
 
 /// The records of living flows on their way to whoever has asked.
@@ -65,7 +74,6 @@ impl FlowDesk {
         FlowDesk {
             limit,
             ended: Mutex::default(),
-            lost: AtomicU64::new(0),
             notices: Mutex::default(),
             living: Mutex::default(),
             shown: Condvar::default(),
@@ -75,20 +83,25 @@ impl FlowDesk {
     /// Leaves records of flows that have ended, leaving none. The oldest make room.
     pub(super) fn add_ended(&self, records: &mut Vec<Seen>) {
         let mut ended = self.ended.lock();
-        ended.extend(records.drain(..));
-        let beyond = ended.len().saturating_sub(self.limit);
-        ended.drain(..beyond);
-        self.lost.fetch_add(beyond as u64, Ordering::Relaxed);
+        ended.added += records.len() as u64;
+        ended.records.extend(records.drain(..));
+        let beyond = ended.records.len().saturating_sub(self.limit);
+        ended.records.drain(..beyond);
+        ended.lost += beyond as u64;
     }
 
-    /// Takes the records of flows that have ended, the oldest first.
+    /// Takes the records of flows that had ended when the living ones were shown last, the oldest first.
     pub(super) fn take_ended(&self) -> VecDeque<Seen> {
-        std::mem::take(&mut *self.ended.lock())
+        let mut ended = self.ended.lock();
+        let later = usize::try_from(ended.added - ended.shown).unwrap_or(usize::MAX);
+        let count = ended.records.len().saturating_sub(later);
+        let rest = ended.records.split_off(count);
+        std::mem::replace(&mut ended.records, rest)
     }
 
     /// Records of ended flows that were lost because nobody took them in time.
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.ended.lock().lost
     }
 
     /// Leaves notices of sockets that have gone. What is beyond the limit is forgotten: it only completes records.
@@ -126,6 +139,9 @@ impl FlowDesk {
             return;
         }
         let records = records();
+        let mut ended = self.ended.lock();
+        ended.shown = ended.added;
+        drop(ended);
         let mut living = self.living.lock();
         living.filled = Some(records);
         living.is_wanted = false;
