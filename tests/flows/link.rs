@@ -87,7 +87,8 @@ fn carry(a: File, b: File, delay: Duration, is_lossy: &AtomicBool, stopping: &At
                 waiting.push_back((Instant::now() + delay, buffer[..length].to_vec()));
             }
         }
-        while let Some((_, frame)) = waiting.pop_front_if(|(due, _)| *due <= Instant::now()) {
+        while waiting.front().is_some_and(|(due, _)| *due <= Instant::now()) {
+            let (_, frame) = waiting.pop_front().unwrap();
             (&a).write_all(&frame).unwrap();
         }
     }
