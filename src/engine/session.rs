@@ -206,7 +206,9 @@ impl Session {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         let introducer = Introducer::new(root, self.options.sample);
         let choice = self.options.capture.namespaces.clone();
-        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice)?));
+        let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
+        self.flows = flows.clone().map(|desk| FlowView::new(desk, None));
+        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice, flows)?));
         self.counting = Some(Arc::clone(&counting));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-kernel", move || {
@@ -299,11 +301,13 @@ impl Session {
         let began = Instant::now();
         self.poll.restart();
         self.sampler.sample()?;
-        if let Some(counting) = &self.counting {
-            counting.lock().read(&self.shared);
-        }
-        if let Some(flows) = &mut self.flows {
-            flows.update(&self.shared.activity);
+        match (&self.counting, &mut self.flows) {
+            (Some(counting), flows) => {
+                counting.lock().read(&self.shared);
+                flows.iter_mut().for_each(FlowView::take_shown);
+            }
+            (None, Some(flows)) => flows.update(&self.shared.activity),
+            (None, None) => {}
         }
         let Session { sampler, merge, shared, options, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);

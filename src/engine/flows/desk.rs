@@ -81,13 +81,26 @@ impl FlowDesk {
     }
 
     /// Leaves records of flows that have ended, leaving none. The oldest make room.
-    pub(super) fn add_ended(&self, records: &mut Vec<Seen>) {
+    pub fn add_ended(&self, records: &mut Vec<Seen>) {
         let mut ended = self.ended.lock();
         ended.added += records.len() as u64;
         ended.records.extend(records.drain(..));
         let beyond = ended.records.len().saturating_sub(self.limit);
         ended.records.drain(..beyond);
         ended.lost += beyond as u64;
+    }
+
+    /// Shows the living flows, unasked: whoever fills the desk and whoever reads it are not at work at the same time.
+    pub fn put(&self, records: Vec<Seen>) {
+        let mut ended = self.ended.lock();
+        ended.shown = ended.added;
+        drop(ended);
+        self.living.lock().filled = Some(records);
+    }
+
+    /// Takes the living flows that were put there.
+    pub(super) fn shown(&self) -> Option<Vec<Seen>> {
+        self.living.lock().filled.take()
     }
 
     /// Takes the records of flows that had ended when the living ones were shown last, the oldest first.

@@ -11,7 +11,7 @@ mod record;
 mod recorder;
 mod view;
 
-pub use desk::{FlowDesk, SocketEnd};
+pub use desk::{FlowDesk, Seen, SocketEnd};
 pub use kernel::TcpReader;
 pub use recorder::Recorder;
 pub use view::FlowView;

@@ -50,6 +50,13 @@ impl FlowView {
         self.read_kernel();
     }
 
+    /// Looks at the living flows that were put on the desk.
+    pub fn take_shown(&mut self) {
+        if let Some(living) = self.desk.shown() {
+            self.living = living;
+        }
+    }
+
     /// The flows that live.
     pub fn living(&self) -> impl Iterator<Item = &FlowRecord> {
         self.living.iter().map(|seen| &seen.record)
