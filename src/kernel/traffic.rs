@@ -161,7 +161,7 @@ impl Counters {
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&record.tuple.netns.into())) {
                 return;
             }
-            if record.flags & INHERITED != 0 && !is_over {
+            if record.flags & INHERITED != 0 && !flow::is_over(record) {
                 *pending += record.traffic.bytes.iter().sum::<u64>();
                 return;
             }

@@ -611,11 +611,22 @@ int capture_receive(__u64 *context)
 	int length = (int)context[1], flags = (int)context[2];
 	struct record *record;
 
-	/* What is only looked at is received when it is taken. */
-	if (!is_internet(sk->__sk_common.skc_family) || length < 0 || (flags & 2))
+	if (!is_internet(sk->__sk_common.skc_family))
 		return 0;
+	if (UNLIKELY(length < 0)) {
+		/* Who waits for a connection's data in vain has it; of others several may be trying. */
+		__u64 cookie = bpf_get_socket_cookie(sk);
+
+		record = bpf_map_lookup_elem(&sockets, &cookie);
+		if (record && record->flags & INHERITED)
+			take_over(record, cookie);
+		return 0;
+	}
 	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
 	if (!record)
+		return 0;
+	/* What is only looked at is received when it is taken. */
+	if (flags & 2)
 		return 0;
 	/* Of a stream, nothing is its end. */
 	if (length || record->tuple.protocol != IPPROTO_TCP)
