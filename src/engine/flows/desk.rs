@@ -52,8 +52,8 @@ pub struct FlowDesk {
 #[derive(Default)]
 struct Ended {
     records: VecDeque<Seen>,
-    /// How many there have been, and how many of these there were when the living ones were shown last. Only those may
-    /// be taken: others may be shown as living.
+    /// How many there have been, and how many of these there were when the living ones were seen last. Only those may be
+    /// taken: others may have been seen as living.
     added: u64,
     shown: u64,
     lost: u64,
@@ -63,7 +63,8 @@ struct Ended {
 #[derive(Default)]
 struct Living {
     is_wanted: bool,
-    filled: Option<Vec<Seen>>,
+    /// With how many records of ended flows there had been then.
+    filled: Option<(Vec<Seen>, u64)>,
     /// Whether those filled are the last, for the capture has ended.
     is_over: bool,
 }
@@ -90,7 +91,7 @@ impl FlowDesk {
         ended.lost += beyond as u64;
     }
 
-    /// Takes the records of flows that had ended when the living ones were shown last, the oldest first.
+    /// Takes the records of flows that had ended when the living ones were seen last, the oldest first.
     pub(super) fn take_ended(&self) -> VecDeque<Seen> {
         let mut ended = self.ended.lock();
         let later = usize::try_from(ended.added - ended.shown).unwrap_or(usize::MAX);
@@ -130,7 +131,9 @@ impl FlowDesk {
                 living = self.shown.wait_until(living, deadline);
             }
         }
-        living.filled.take()
+        let (records, added) = living.filled.take()?;
+        self.ended.lock().shown = added;
+        Some(records)
     }
 
     /// Shows the living flows to whoever has asked, if anybody has; or because they are the last.
@@ -139,11 +142,8 @@ impl FlowDesk {
             return;
         }
         let records = records();
-        let mut ended = self.ended.lock();
-        ended.shown = ended.added;
-        drop(ended);
         let mut living = self.living.lock();
-        living.filled = Some(records);
+        living.filled = Some((records, self.ended.lock().added));
         living.is_wanted = false;
         living.is_over |= is_last;
         drop(living);
