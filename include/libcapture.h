@@ -232,7 +232,8 @@ typedef enum CaptureFlowReason {
     CAPTURE_FLOW_REASON_ORDERLY,
     // The other end broke it off.
     CAPTURE_FLOW_REASON_RESET,
-    // The other end did not answer for too long.
+    // The other end did not answer for too long. No packet says so: it is concluded from a socket that went when the
+    // kernel would have sent again.
     CAPTURE_FLOW_REASON_TIMED_OUT,
     // The other end refused to be connected to.
     CAPTURE_FLOW_REASON_REFUSED,
@@ -832,8 +833,9 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options,
 // that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
 // sample: the processes that ended are then told to nobody, flows that ended and packets stay.
 //
-// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
-// 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.
+// When processes have ended it waits until their last packets were counted, no longer than the read timeout and
+// 100 ms; and where flows are recorded until the capture has shown them, a few milliseconds and at most 200. Otherwise
+// it does not wait. A handler may throw a C++ exception; it passes through.
 //
 // Requirements:
 // `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.

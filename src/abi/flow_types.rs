@@ -96,7 +96,8 @@ pub enum CaptureFlowReason {
     Orderly,
     /// The other end broke it off.
     Reset,
-    /// The other end did not answer for too long.
+    /// The other end did not answer for too long. No packet says so: it is concluded from a socket that went when the
+    /// kernel would have sent again.
     TimedOut,
     /// The other end refused to be connected to.
     Refused,

@@ -113,8 +113,9 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 /// that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
 /// sample: the processes that ended are then told to nobody, flows that ended and packets stay.
 ///
-/// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
-/// 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.
+/// When processes have ended it waits until their last packets were counted, no longer than the read timeout and
+/// 100 ms; and where flows are recorded until the capture has shown them, a few milliseconds and at most 200. Otherwise
+/// it does not wait. A handler may throw a C++ exception; it passes through.
 ///
 /// # Safety
 /// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.

@@ -29,7 +29,8 @@ pub(super) struct Datagram<'a> {
     pub payload: &'a [u8],
 }
 
-#[inline]
+// With two callers the compiler would not do so by itself, and every packet would pay for the one that is seldom used.
+#[inline(always)]
 pub(super) fn datagram(network: Network<'_>) -> Result<Datagram<'_>, Undecoded> {
     match network {
         Network::V4(data) => v4(data),
@@ -38,7 +39,7 @@ pub(super) fn datagram(network: Network<'_>) -> Result<Datagram<'_>, Undecoded> 
 }
 
 /// RFC 791, 3.1.
-#[inline]
+#[inline(always)]
 fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     let (header, _) = data.split_first_chunk::<20>().ok_or(Undecoded::Truncated)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
@@ -86,7 +87,7 @@ pub(super) fn payload_len(network: Network<'_>, datagram: &Datagram<'_>) -> usiz
 }
 
 /// RFC 8200, 3 and 4.
-#[inline]
+#[inline(always)]
 fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     let (header, rest) = data.split_first_chunk::<40>().ok_or(Undecoded::Truncated)?;
     if header[0] >> 4 != 6 {

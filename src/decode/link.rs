@@ -42,7 +42,8 @@ mod family {
 }
 
 /// Finds the datagram in a frame; the second value is [`Packet::vlan`](crate::model::Packet::vlan).
-#[inline]
+// As `ip::datagram`.
+#[inline(always)]
 pub(super) fn network(link: LinkType, data: &[u8]) -> Result<(Network<'_>, u16), Undecoded> {
     match link {
         LinkType::Ethernet => {

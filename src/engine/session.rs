@@ -291,7 +291,9 @@ impl Session {
     /// [`Session::processes`], [`Session::take_removed`], [`Session::take_packets`].
     ///
     /// When processes have ended it waits until everything captured before that has been counted, no longer than
-    /// the read timeout and 100 ms; what is not complete by then is held back for one update.
+    /// the read timeout and 100 ms; what is not complete by then is held back for one update. Where flows are recorded it
+    /// also waits for the capture to show them, a few milliseconds and at most 200; those not shown by then stay as they
+    /// were.
     ///
     /// # Errors
     /// What [`Sampler::sample`] returns. No bytes are lost then: they come with the next update.
@@ -304,7 +306,7 @@ impl Session {
         match (&self.counting, &mut self.flows) {
             (Some(counting), flows) => {
                 counting.lock().read(&self.shared);
-                flows.iter_mut().for_each(FlowView::take_shown);
+                flows.iter_mut().for_each(FlowView::take_left);
             }
             (None, Some(flows)) => flows.update(&self.shared.activity),
             (None, None) => {}

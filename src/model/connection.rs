@@ -45,14 +45,14 @@ bit_set! {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u32)]
 pub enum FlowPhase {
-    /// It cannot be told: a TCP connection of which only the middle was seen.
+    /// It cannot be told.
     #[default]
     Unknown = 0,
     /// A TCP connection whose handshake is not complete; of other protocols, packets one way only.
     Opening = 1,
     /// Data can pass both ways.
     Open = 2,
-    /// One end has finished sending.
+    /// One end has finished sending, or both have and the last record is yet to come.
     Closing = 3,
     /// It is over, and this is the last record of it.
     Ended = 4,
@@ -82,7 +82,8 @@ pub enum CloseReason {
     Orderly = 1,
     /// The other end broke it off (`ECONNRESET`).
     Reset = 2,
-    /// The other end did not answer for too long (`ETIMEDOUT`).
+    /// The other end did not answer for too long (`ETIMEDOUT`). No packet says so: it is concluded from a socket that went
+    /// when the kernel would have sent again.
     TimedOut = 3,
     /// The other end refused to be connected to (`ECONNREFUSED`).
     Refused = 4,

@@ -22,8 +22,14 @@ use std::sync::Mutex;
 /// One test at a time, so that none takes the processor from another one's clocks.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test with each engine, each time in a thread that may change its network namespace.
+/// Runs a test with each engine, each time in a thread that may change its network namespace, alone.
 fn with_lab(test: impl Fn(&Lab, Engine) + Sync) {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    beside_others(test);
+}
+
+/// The same for a test that does nothing but wait.
+fn beside_others(test: impl Fn(&Lab, Engine) + Sync) {
     let has_tool = |tool: &&str| Command::new(tool).arg("-V").output().is_ok();
     if !nix::unistd::geteuid().is_root() || !["ip", "nft", "ss", "python3"].iter().all(has_tool) {
         let required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();
@@ -31,7 +37,6 @@ fn with_lab(test: impl Fn(&Lab, Engine) + Sync) {
         eprintln!("not run: needs root, ip, nft, ss and python3");
         return;
     }
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for engine in [Engine::Pcap, Engine::Kernel] {
         eprintln!("with {engine:?}");
         std::thread::scope(|scope| scope.spawn(|| test(&Lab::new(), engine)).join().unwrap());

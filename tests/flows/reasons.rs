@@ -2,7 +2,7 @@
 
 use crate::lab::{Host, Lab, run};
 use crate::watch::{Watch, assert_known};
-use crate::with_lab;
+use crate::{beside_others, with_lab};
 use capture::model::{CloseReason, FlowPhase, FlowRecord, FlowValidity as V, Role};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
@@ -103,7 +103,7 @@ fn lose(lab: &Lab, port: u16) {
 
 #[test]
 fn a_call_that_nobody_answers_times_out_root() {
-    with_lab(|lab, engine| {
+    beside_others(|lab, engine| {
         lose(lab, 7000);
         let mut watch = Watch::on(lab, Host::A, engine);
         let far = "10.77.0.2:7000".parse().unwrap();
@@ -127,7 +127,7 @@ fn a_call_that_nobody_answers_times_out_root() {
 
 #[test]
 fn a_connection_whose_peer_falls_silent_times_out_root() {
-    with_lab(|lab, engine| {
+    beside_others(|lab, engine| {
         let mut watch = Watch::on(lab, Host::A, engine);
         std::fs::write("/proc/sys/net/ipv4/tcp_retries2", "3").unwrap();
         let listener = std::thread::scope(|scope| {

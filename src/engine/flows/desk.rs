@@ -52,8 +52,8 @@ pub struct FlowDesk {
 #[derive(Default)]
 struct Ended {
     records: VecDeque<Seen>,
-    /// How many there have been, and how many of these there were when the living ones were shown last. Only those may
-    /// be taken: others may be shown as living.
+    /// How many there have been, and how many of these there were when the living ones were seen last. Only those may be
+    /// taken: others may have been seen as living.
     added: u64,
     shown: u64,
     lost: u64,
@@ -63,7 +63,8 @@ struct Ended {
 #[derive(Default)]
 struct Living {
     is_wanted: bool,
-    filled: Option<Vec<Seen>>,
+    /// With how many records of ended flows there had been then.
+    filled: Option<(Vec<Seen>, u64)>,
     /// Whether those filled are the last, for the capture has ended.
     is_over: bool,
 }
@@ -90,20 +91,20 @@ impl FlowDesk {
         ended.lost += beyond as u64;
     }
 
-    /// Shows the living flows, unasked: whoever fills the desk and whoever reads it are not at work at the same time.
+    /// Leaves the living flows without having been asked.
     pub fn put(&self, records: Vec<Seen>) {
-        let mut ended = self.ended.lock();
-        ended.shown = ended.added;
-        drop(ended);
-        self.living.lock().filled = Some(records);
+        let mut living = self.living.lock();
+        living.filled = Some((records, self.ended.lock().added));
     }
 
-    /// Takes the living flows that were put there.
-    pub(super) fn shown(&self) -> Option<Vec<Seen>> {
-        self.living.lock().filled.take()
+    /// Takes the living flows that were left last.
+    pub(super) fn left(&self) -> Option<Vec<Seen>> {
+        let (records, added) = self.living.lock().filled.take()?;
+        self.ended.lock().shown = added;
+        Some(records)
     }
 
-    /// Takes the records of flows that had ended when the living ones were shown last, the oldest first.
+    /// Takes the records of flows that had ended when the living ones were seen last, the oldest first.
     pub(super) fn take_ended(&self) -> VecDeque<Seen> {
         let mut ended = self.ended.lock();
         let later = usize::try_from(ended.added - ended.shown).unwrap_or(usize::MAX);
@@ -143,7 +144,8 @@ impl FlowDesk {
                 living = self.shown.wait_until(living, deadline);
             }
         }
-        living.filled.take()
+        drop(living);
+        self.left()
     }
 
     /// Shows the living flows to whoever has asked, if anybody has; or because they are the last.
@@ -151,12 +153,8 @@ impl FlowDesk {
         if !self.living.lock().is_wanted && !is_last {
             return;
         }
-        let records = records();
-        let mut ended = self.ended.lock();
-        ended.shown = ended.added;
-        drop(ended);
+        self.put(records());
         let mut living = self.living.lock();
-        living.filled = Some(records);
         living.is_wanted = false;
         living.is_over |= is_last;
         drop(living);

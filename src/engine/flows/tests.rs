@@ -73,7 +73,7 @@ impl Bench {
     /// Ends a batch at a moment. What can be taken then.
     fn publish(&mut self, millisecond: u64) -> Vec<FlowRecord> {
         let now = at(millisecond);
-        let Bench { flows, recorder, desk } = self;
+        let Bench { flows, recorder, .. } = self;
         flows.drain_departed(|departed| recorder.depart(&departed, None));
         flows.drain_dirty(|id, flow, detail| {
             flow.take_pending();
@@ -81,10 +81,8 @@ impl Bench {
         });
         flows.drain_fresh(|_, _| ());
         recorder.publish(flows, now);
-        // The living are shown to whoever has asked by the next batch.
-        assert!(desk.living(Instant::now(), || ()).is_none());
-        recorder.publish(flows, now);
-        desk.take_ended().into_iter().map(|seen| seen.record).collect()
+        self.living(millisecond);
+        self.desk.take_ended().into_iter().map(|seen| seen.record).collect()
     }
 
     fn living(&mut self, millisecond: u64) -> Vec<FlowRecord> {
@@ -247,14 +245,16 @@ fn the_oldest_records_make_room_and_are_counted() {
         .collect();
     let mut late = records.split_off(4);
     desk.add_ended(&mut records);
-    assert!(records.is_empty() && desk.take_ended().is_empty(), "the living were not shown since");
-    desk.show(true, Vec::new);
+    assert!(records.is_empty() && desk.take_ended().is_empty(), "the living were not seen since");
+    let see = || assert_eq!(desk.living(Instant::now(), || desk.show(true, Vec::new)).unwrap().len(), 0);
+    see();
     desk.add_ended(&mut late);
     let ids = |taken: std::collections::VecDeque<Seen>| -> Vec<u64> {
         taken.into_iter().map(|seen| seen.record.id).collect()
     };
     assert_eq!((ids(desk.take_ended()), desk.lost()), (vec![2, 3], 2));
     desk.show(true, Vec::new);
+    see();
     assert_eq!((ids(desk.take_ended()), desk.lost()), (vec![4], 2));
 }
 

@@ -50,9 +50,9 @@ impl FlowView {
         self.read_kernel();
     }
 
-    /// Looks at the living flows that were put on the desk.
-    pub fn take_shown(&mut self) {
-        if let Some(living) = self.desk.shown() {
+    /// Looks at the living flows that were left on the desk unasked.
+    pub fn take_left(&mut self) {
+        if let Some(living) = self.desk.left() {
             self.living = living;
         }
     }
