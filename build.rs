@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = cbindgen::Config::from_file(Path::new(&root).join("cbindgen.toml"))?;
     let sources = [
         "abi/classic_types.rs",
+        "abi/flow_types.rs",
         "abi/session_types.rs",
         "abi/classic.rs",
         "abi/session.rs",

@@ -47,7 +47,7 @@ fn record_all(table: &mut FlowTable, packets: &[Input], now: &mut u64) {
         table.drain_fresh(|id, _| {
             black_box(id);
         });
-        table.drain_dirty(|_, flow| {
+        table.drain_dirty(|_, flow, _| {
             black_box(flow.take_pending());
         });
     }
@@ -103,7 +103,7 @@ fn churn(criterion: &mut Criterion) {
                 table.drain_fresh(|id, _| {
                     black_box(id);
                 });
-                table.drain_dirty(|_, flow| {
+                table.drain_dirty(|_, flow, _| {
                     black_box(flow.pending());
                 });
                 table.drain_departed(|departed| {

@@ -152,7 +152,7 @@ impl Accounting {
                 let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
                 self.frame(&Frame { time, wire_len: 1_514, link, namespace, data });
             }
-            self.flows.drain_dirty(|_, flow| self.credited += flow.take_pending());
+            self.flows.drain_dirty(|_, flow, _| self.credited += flow.take_pending());
             self.flows.sweep(Timestamp(self.now), BATCH);
             self.flows.drain_departed(|departed| {
                 black_box(departed);

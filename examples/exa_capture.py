@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The session interface from Python: every three seconds the processes with traffic, in natural units.
 
-    ./exa_capture.py [rounds] [--library PATH]
+    ./exa_capture.py [rounds] [--flows] [--library PATH]
 
-It goes on for so many rounds; for 0 or none, until SIGINT or SIGTERM. Nothing but Python itself is needed. The
+It goes on for so many rounds; for 0 or none, until SIGINT or SIGTERM. With --flows it shows each connection, too, those
+that ended with the reason. Nothing but Python itself is needed. The
 library is libcapture.so.1 unless said otherwise. Network figures need CAP_NET_RAW.
 """
 
@@ -20,6 +21,10 @@ VALID_CPU_PERCENT = 128
 VALID_NETWORK = 64
 ACTION_REMOVE = 1
 LOG_LEVEL_WARN = 2
+FLOW_CONNECT_LATENCY = 32
+FLOW_SMOOTHED_RTT = 64
+FLOW_STATES = ["unknown", "opening", "open", "closing", "ended"]
+FLOW_REASONS = ["", "orderly", "reset", "timed out", "refused", "aborted"]
 
 # The declarations of libcapture.h. pid_t is an int, uid_t and gid_t are unsigned ints on Linux.
 LogHandler = CFUNCTYPE(None, c_void_p, c_int, c_char_p)
@@ -33,7 +38,7 @@ class Options(ctypes.Structure):
         ("name_count", c_size_t), ("log_file", c_char_p), ("log_handler", LogHandler), ("log_user_data", c_void_p),
         ("log_level", c_int), ("skip", c_uint32), ("promiscuous", c_uint32), ("snaplen", c_uint32),
         ("timeout_ms", c_uint32), ("interval_ms", c_uint32), ("buffer_bytes", c_uint64), ("flow_limit", c_uint64),
-        ("packet_bytes", c_uint64),
+        ("packet_bytes", c_uint64), ("namespaces", c_char_p), ("flows", c_uint32), ("ended_flow_limit", c_uint32),
     ]
 
 
@@ -46,7 +51,7 @@ class Process(ctypes.Structure):
         ("cpu_percent", c_double), ("resident_bytes", c_uint64), ("virtual_bytes", c_uint64),
         ("memory_percent", c_double), ("read_chars", c_uint64), ("write_chars", c_uint64), ("read_bytes", c_uint64),
         ("write_bytes", c_uint64), ("send_bytes", c_uint64), ("receive_bytes", c_uint64), ("send_packets", c_uint64),
-        ("receive_packets", c_uint64), ("uncertain_bytes", c_uint64),
+        ("receive_packets", c_uint64), ("uncertain_bytes", c_uint64), ("connections", c_void_p),
     ]
 
 
@@ -58,14 +63,29 @@ class Packet(ctypes.Structure):
     ]
 
 
+class Flow(ctypes.Structure):
+    _fields_ = [
+        ("id", c_uint64), ("valid", c_uint32), ("protocol", c_uint32), ("local_address", c_uint8 * 16),
+        ("remote_address", c_uint8 * 16), ("local_port", c_uint16), ("remote_port", c_uint16), ("owner", c_int),
+        ("pid", c_int), ("state", c_int), ("process_start_ns", c_uint64), ("namespace_inode", c_uint64),
+        ("cookie", c_uint64), ("role", c_int), ("tcp_state", c_uint32), ("opened_ns", c_uint64),
+        ("established_ns", c_uint64), ("last_ns", c_uint64), ("send_bytes", c_uint64), ("receive_bytes", c_uint64),
+        ("send_packets", c_uint64), ("receive_packets", c_uint64), ("connect_latency_ns", c_uint64),
+        ("smoothed_rtt_ns", c_uint64), ("retransmits", c_uint64), ("response_count", c_uint64),
+        ("response_sum_ns", c_uint64), ("response_minimum_ns", c_uint64), ("response_maximum_ns", c_uint64),
+        ("duration_ns", c_uint64), ("reason", c_int), ("error", c_int32),
+    ]
+
+
 ProcessHandler = CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_size_t, c_size_t)
 PacketHandler = CFUNCTYPE(None, c_void_p, c_void_p, c_size_t, c_size_t)
+FlowHandler = CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_size_t, c_size_t)
 
 
 class Handlers(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t), ("user_data", c_void_p), ("process", ProcessHandler), ("packet", PacketHandler),
-        ("packet_limit", c_uint64),
+        ("packet_limit", c_uint64), ("flow", FlowHandler),
     ]
 
 
@@ -84,7 +104,7 @@ class Stats(ctypes.Structure):
         ("first_found", c_uint64), ("first_too_late", c_uint64), ("first_not_found", c_uint64),
         ("first_crowded_out", c_uint64), ("first_forgotten", c_uint64), ("connections_checked", c_uint64),
         ("connections_short", c_uint64), ("bytes_completed", c_uint64), ("ends_lost", c_uint64),
-        ("devices_pending", c_uint64),
+        ("devices_pending", c_uint64), ("lost_flows", c_uint64),
     ]
 
 
@@ -133,6 +153,18 @@ def on_packets(_user_data, address, count, element_size):
               f"{socket_name(p.destination_address, p.destination_port)}")
 
 
+@FlowHandler
+def on_flows(_user_data, _action, address, count, element_size):
+    for f in records(Flow, address, count, element_size):
+        connecting = f"{f.connect_latency_ns / 1e6:.3f}" if f.valid & FLOW_CONNECT_LATENCY else "-"
+        rtt = f"{f.smoothed_rtt_ns / 1e6:.3f}" if f.valid & FLOW_SMOOTHED_RTT else "-"
+        response = f"{f.response_sum_ns / f.response_count / 1e6:.3f}" if f.response_count else "-"
+        print(f"flow {FLOW_STATES[f.state]:7} protocol {f.protocol} {socket_name(f.local_address, f.local_port)} "
+              f"{socket_name(f.remote_address, f.remote_port)} of {f.pid or '-'}: received {f.receive_bytes}, "
+              f"sent {f.send_bytes}, connecting {connecting} ms, round trip {rtt} ms, response {response} ms "
+              f"{FLOW_REASONS[f.reason]}".rstrip())
+
+
 class Library:
     """The functions in use; each raises an OSError where it returns a code."""
 
@@ -159,6 +191,7 @@ class Library:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=int, nargs="?", default=0, help="how many; 0 for no end")
+    parser.add_argument("--flows", action="store_true", help="show each connection, too")
     parser.add_argument("--library", default="libcapture.so.1", help="the library to load")
     arguments = parser.parse_args()
 
@@ -167,8 +200,9 @@ def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
 
     library = Library(arguments.library)
-    options = Options(size=ctypes.sizeof(Options), log_handler=on_log, log_level=LOG_LEVEL_WARN, packet_bytes=1 << 20)
-    handlers = Handlers(size=ctypes.sizeof(Handlers), process=on_processes, packet=on_packets)
+    options = Options(size=ctypes.sizeof(Options), log_handler=on_log, log_level=LOG_LEVEL_WARN, packet_bytes=1 << 20,
+                      flows=arguments.flows)
+    handlers = Handlers(size=ctypes.sizeof(Handlers), process=on_processes, packet=on_packets, flow=on_flows)
     stats = Stats(size=ctypes.sizeof(Stats))
     session = c_void_p()
     library.open(ctypes.byref(options), ctypes.byref(session))

@@ -43,6 +43,51 @@
 // What every function returns when it succeeded.
 #define CAPTURE_OK 0
 
+// Set in `valid`: the network namespace is known.
+#define CAPTURE_FLOW_VALID_NAMESPACE 1
+
+// Set in `valid`: the time of the opening is known.
+#define CAPTURE_FLOW_VALID_OPENED 2
+
+// Set in `valid`: the connection was established, and it is known when.
+#define CAPTURE_FLOW_VALID_ESTABLISHED 4
+
+// Set in `valid`: it is known which end opened the flow.
+#define CAPTURE_FLOW_VALID_ROLE 8
+
+// Set in `valid`: bytes, packets and the time of the latest packet are known.
+#define CAPTURE_FLOW_VALID_TRAFFIC 16
+
+// Set in `valid`: it is known how long connecting took.
+#define CAPTURE_FLOW_VALID_CONNECT_LATENCY 32
+
+// Set in `valid`: the kernel has measured the round-trip time.
+#define CAPTURE_FLOW_VALID_SMOOTHED_RTT 64
+
+// Set in `valid`: it is known how much was sent again.
+#define CAPTURE_FLOW_VALID_RETRANSMITS 128
+
+// Set in `valid`: times from request to response are known; there may have been none yet.
+#define CAPTURE_FLOW_VALID_RESPONSE 256
+
+// Set in `valid`: it is known how long the flow has lasted.
+#define CAPTURE_FLOW_VALID_DURATION 512
+
+// Set in `valid`: it is known why the flow ended.
+#define CAPTURE_FLOW_VALID_REASON 1024
+
+// Set in `valid`: the error number is known.
+#define CAPTURE_FLOW_VALID_ERROR 2048
+
+// Set in `valid`: the kernel's number of the TCP state is known.
+#define CAPTURE_FLOW_VALID_TCP_STATE 4096
+
+// Set in `valid`: the socket's cookie is known.
+#define CAPTURE_FLOW_VALID_COOKIE 8192
+
+// Counts of response times in `CaptureConnections`.
+#define CAPTURE_RESPONSE_BUCKETS 32
+
 // Do not capture packets; network figures are then marked unavailable.
 #define CAPTURE_SKIP_NETWORK 1
 
@@ -84,6 +129,9 @@
 
 // Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
 #define CAPTURE_VALID_CPU_PERCENT 128
+
+// Set in `valid`: flows were being recorded.
+#define CAPTURE_VALID_CONNECTIONS 256
 
 // How the library was to wait for packets. Accepted for compatibility; it changes nothing.
 typedef enum LoopType {
@@ -139,6 +187,58 @@ typedef enum CaptureEngine {
     // set, else as `CAPTURE_ENGINE_PCAP`.
     CAPTURE_ENGINE_AUTO,
 } CaptureEngine;
+
+// How sure the owner of a flow is.
+typedef enum CaptureFlowOwner {
+    // There is none: it is being looked for, or was not found.
+    CAPTURE_FLOW_OWNER_NONE,
+    // The process is the one holder of the flow's socket.
+    CAPTURE_FLOW_OWNER_EXACT,
+    // It is one of several holders of the socket.
+    CAPTURE_FLOW_OWNER_SHARED,
+    // Its socket was found by a wildcard.
+    CAPTURE_FLOW_OWNER_GUESSED,
+} CaptureFlowOwner;
+
+// How far a flow has come.
+typedef enum CaptureFlowState {
+    // It cannot be told.
+    CAPTURE_FLOW_STATE_UNKNOWN,
+    // A TCP connection whose handshake is not complete; of other protocols, packets one way only.
+    CAPTURE_FLOW_STATE_OPENING,
+    // Data can pass both ways.
+    CAPTURE_FLOW_STATE_OPEN,
+    // One end has finished sending, or both have and the last record is yet to come.
+    CAPTURE_FLOW_STATE_CLOSING,
+    // It is over, and this is the last record of it.
+    CAPTURE_FLOW_STATE_ENDED,
+} CaptureFlowState;
+
+// Which end opened a flow.
+typedef enum CaptureFlowRole {
+    // It cannot be told.
+    CAPTURE_FLOW_ROLE_UNKNOWN,
+    // This end sent the first packet.
+    CAPTURE_FLOW_ROLE_OPENED,
+    // The other end did.
+    CAPTURE_FLOW_ROLE_ACCEPTED,
+} CaptureFlowRole;
+
+// Why a flow ended.
+typedef enum CaptureFlowReason {
+    // It cannot be told, or the protocol has no end: the flow was silent for so long that it was let go.
+    CAPTURE_FLOW_REASON_UNKNOWN,
+    // Both ends finished sending.
+    CAPTURE_FLOW_REASON_ORDERLY,
+    // The other end broke it off.
+    CAPTURE_FLOW_REASON_RESET,
+    // The other end did not answer for too long.
+    CAPTURE_FLOW_REASON_TIMED_OUT,
+    // The other end refused to be connected to.
+    CAPTURE_FLOW_REASON_REFUSED,
+    // This end broke it off.
+    CAPTURE_FLOW_REASON_ABORTED,
+} CaptureFlowReason;
 
 // What has become of a group of programs in the kernel. Where they are not at work the session goes on with what it
 // can read otherwise, and the log says more.
@@ -355,7 +455,31 @@ typedef struct CaptureOptions {
     const char *namespaces;
     // How bytes are counted.
     enum CaptureEngine engine;
+    // 1 to record flows, for the flow handler and for the `connections` of processes. Costs some 170 bytes of memory
+    // more for each flow, and with live capture a look at all TCP sockets with each update.
+    uint32_t flows;
+    // Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536. What
+    // comes on top takes the place of the oldest.
+    uint32_t ended_flow_limit;
 } CaptureOptions;
+
+// What the flows of one process did since it was first seen. The ends of flows take nothing away.
+typedef struct CaptureConnections {
+    // TCP connections that it began to open, those that came to nothing included.
+    uint64_t connects;
+    // TCP connections opened by others to it and established.
+    uint64_t accepts;
+    // TCP connections of either kind that it closed or that broke off; each counts once.
+    uint64_t closes;
+    // How often data was sent, on flows of every protocol: packets with payload, of which one may carry the data of
+    // several calls, and several that of one call.
+    uint64_t sends;
+    // How often data was received, counted in the same way.
+    uint64_t receives;
+    // Times from request to response on all its flows, counted by their length: the first those below 2 microseconds,
+    // number n those of at least 2^n microseconds and less than twice that, the last also all that are longer.
+    uint64_t responses[CAPTURE_RESPONSE_BUCKETS];
+} CaptureConnections;
 
 // Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
 // callback. Later versions of the library may hand over larger structures: step through the array by
@@ -421,6 +545,8 @@ typedef struct CaptureProcess {
     uint64_t receive_packets;
     // Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
     uint64_t uncertain_bytes;
+    // What the flows of the process did; NULL where flows are not recorded.
+    const struct CaptureConnections *connections;
 } CaptureProcess;
 
 // Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.
@@ -458,11 +584,91 @@ typedef void (*CapturePacketHandler)(void *user_data,
                                      size_t count,
                                      size_t element_size);
 
+// One flow, seen from one of its ends: a flow between two processes of this host has two records. Times are in
+// nanoseconds. Later versions of the library may hand over larger structures: step through the array by
+// `element_size`.
+typedef struct CaptureFlow {
+    // A number that no other flow of the session has or had.
+    uint64_t id;
+    // Which of the following are known: CAPTURE_FLOW_VALID_ bits. What is not known is 0.
+    uint32_t valid;
+    // IP protocol number: 6 for TCP, 17 for UDP.
+    uint32_t protocol;
+    // Address of this end, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
+    uint8_t local_address[16];
+    // Address of the other end.
+    uint8_t remote_address[16];
+    // Port of this end, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    uint16_t local_port;
+    // Port of the other end.
+    uint16_t remote_port;
+    // How sure the owner is.
+    enum CaptureFlowOwner owner;
+    // The process that this end belongs to; 0 where there is no owner.
+    pid_t pid;
+    // How far the flow has come.
+    enum CaptureFlowState state;
+    // When the process started, since the Unix epoch: with the pid it names the process for good.
+    uint64_t process_start_ns;
+    // Inode number of the network namespace, see namespaces(7).
+    uint64_t namespace_inode;
+    // The socket's cookie, see SO_COOKIE in socket(7).
+    uint64_t cookie;
+    // Which end opened the flow.
+    enum CaptureFlowRole role;
+    // The kernel's number of the TCP state: 1 is established.
+    uint32_t tcp_state;
+    // When it was opened, since the Unix epoch: the first SYN of a TCP connection, the first packet of any other flow.
+    uint64_t opened_ns;
+    // When the connection was connected or accepted, since the Unix epoch: the end of the handshake.
+    uint64_t established_ns;
+    // When the latest packet passed, since the Unix epoch.
+    uint64_t last_ns;
+    // Bytes sent on the wire, link headers included, since the flow was first seen.
+    uint64_t send_bytes;
+    // Bytes received on the wire, link headers included, since the flow was first seen.
+    uint64_t receive_bytes;
+    // Packets sent since the flow was first seen.
+    uint64_t send_packets;
+    // Packets received since the flow was first seen.
+    uint64_t receive_packets;
+    // From the SYN to its answer, of a connection that this end opened.
+    uint64_t connect_latency_ns;
+    // The kernel's smoothed round-trip time, see tcp(7).
+    uint64_t smoothed_rtt_ns;
+    // TCP segments sent again.
+    uint64_t retransmits;
+    // How often data was received after data had been sent: a response to a request, where this end asks. Where it
+    // answers, the times are those that its peer takes to ask again.
+    uint64_t response_count;
+    // Times from the last send before a receive to that receive, all together.
+    uint64_t response_sum_ns;
+    // The shortest of these.
+    uint64_t response_minimum_ns;
+    // The longest of these.
+    uint64_t response_maximum_ns;
+    // From the opening to the end, or to now while the flow lasts.
+    uint64_t duration_ns;
+    // Why it ended.
+    enum CaptureFlowReason reason;
+    // The error number that the process saw or would have seen, see errno(3); 0 for an orderly end.
+    int32_t error;
+} CaptureFlow;
+
+// Receives `count` flows, `element_size` bytes apart: those that have ended with CaptureAction's ACTION_REMOVE, those
+// that live with ACTION_UPDATE. Called on the thread of the update, as often as it takes to hand over all of them, and
+// not at all when there are none.
+typedef void (*CaptureFlowHandler)(void *user_data,
+                                   enum CaptureAction action,
+                                   const struct CaptureFlow *flows,
+                                   size_t count,
+                                   size_t element_size);
+
 // Who receives what an update finds. Zero the structure, then set `size` to its size.
 typedef struct CaptureHandlers {
     // sizeof(CaptureHandlers).
     size_t size;
-    // Handed to both handlers.
+    // Handed to the handlers.
     void *user_data;
     // First receives the processes that ended, if any, then those that live; NULL for nobody.
     CaptureProcessHandler process;
@@ -470,6 +676,9 @@ typedef struct CaptureHandlers {
     CapturePacketHandler packet;
     // Most packets to hand over; 0 for all that are held.
     uint64_t packet_limit;
+    // First receives the flows that ended, a third of a second or more ago, then those that live, of all processes,
+    // whichever are selected; NULL leaves those that ended where they are.
+    CaptureFlowHandler flow;
 } CaptureHandlers;
 
 // What the session saw and what it lost, since it was opened unless it says otherwise.
@@ -566,6 +775,8 @@ typedef struct CaptureStats {
     uint64_t ends_lost;
     // Devices being opened or closed now, beside the capture.
     uint64_t devices_pending;
+    // Records of ended flows lost because nobody took them in time.
+    uint64_t lost_flows;
     // The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
     enum CaptureEngine engine;
     // The programs that tell who uses a socket and count what goes through it.
@@ -618,8 +829,8 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options,
                            struct CaptureSession **session);
 
 // Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
-// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample: the
-// processes that ended are then told to nobody, the packets stay.
+// that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
+// sample: the processes that ended are then told to nobody, flows that ended and packets stay.
 //
 // When processes have ended it waits until their last packets were counted: no longer than the read timeout and
 // 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.

@@ -48,8 +48,14 @@ pub struct Options {
     pub sample: SampleSet,
     /// Which processes are delivered.
     pub selection: Selection,
-    /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear.
+    /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear,
+    /// and 170 more where they are recorded.
     pub flow_limit: usize,
+    /// Whether flows are recorded, to be delivered one by one and counted for each process.
+    pub flows: bool,
+    /// Most records of ended flows held for delivery, 1 to 16,777,216, some 250 bytes each; what comes on top takes the
+    /// place of the oldest.
+    pub ended_flow_limit: usize,
     /// Most bytes of packets held for delivery between two updates; 0 keeps none.
     pub packet_bytes: usize,
     /// The session's descriptor becomes readable when this much time has passed since the last update.
@@ -71,6 +77,8 @@ impl Default for Options {
             sample: SampleSet::ALL,
             selection: Selection::default(),
             flow_limit: 1_000_000,
+            flows: false,
+            ended_flow_limit: 65_536,
             packet_bytes: 0,
             interval: None,
             log: LogOptions::default(),
@@ -93,6 +101,7 @@ impl Options {
         }
         self.capture.check()?;
         in_range("flow_limit", self.flow_limit as u128, 1, 1 << 24)?;
+        in_range("ended_flow_limit", self.ended_flow_limit as u128, 1, 1 << 24)?;
         in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;
         if let Some(interval) = self.interval {
             in_range("interval in milliseconds", interval.as_millis(), 1, 86_400_000)?;
@@ -136,6 +145,7 @@ mod tests {
         let bad = [
             ("snaplen", Options { capture: no_snaplen, ..Options::default() }),
             ("flow_limit", Options { flow_limit: 0, ..Options::default() }),
+            ("ended_flow_limit", Options { ended_flow_limit: 0, ..Options::default() }),
             ("packet_bytes", Options { packet_bytes: (1 << 30) + 1, ..Options::default() }),
             ("interval", Options { interval: Some(Duration::ZERO), ..Options::default() }),
         ];

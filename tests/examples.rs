@@ -151,6 +151,21 @@ fn the_python_example_shows_exactly_the_traffic_and_its_packets() {
 }
 
 #[test]
+fn the_python_example_shows_flows_when_asked() {
+    let _turn = turn();
+    if !may_capture() || !has_tools(&["python3"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let mut command = workshop.command("python3");
+    command.args([source("examples/exa_capture.py").as_os_str(), "40".as_ref(), "--flows".as_ref()]);
+    let lines = shows_the_traffic(command.arg("--library").arg(workshop.library()), Signal::SIGINT);
+    let figures = format!("of {}: received {BYTES_EACH_WAY}, sent {BYTES_EACH_WAY}, ", std::process::id());
+    let shown = lines.iter().filter(|line| line.starts_with("flow open ") && line.contains(&figures));
+    assert!(shown.count() >= 2, "both ends of a conversation: {lines:#?}");
+}
+
+#[test]
 fn all_examples_end_after_their_rounds_and_tell_of_ended_processes() {
     let _turn = turn();
     if !has_tools(&["cc", "c++", "python3"]) {

@@ -86,14 +86,9 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     options.local_addresses = listed(local.unwrap_or_default()).map(address).collect::<Result<_>>()?;
     // SAFETY: the caller vouches for the arrays and what they hold.
     options.selection = unsafe { selection(&given)? };
-    options.capture.promiscuous = match given.promiscuous {
-        0 => false,
-        1 => true,
-        other => {
-            let text = format!("promiscuous is {other}; it must be 0 or 1");
-            return Err(Error::new(Code::InvalidArgument, text));
-        }
-    };
+    options.capture.promiscuous = flag("promiscuous", given.promiscuous)?;
+    options.flows = flag("flows", given.flows)?;
+    set(&mut options.ended_flow_limit, given.ended_flow_limit as usize);
     // SAFETY: as above.
     options.capture.namespaces = NamespaceChoice::from_words(unsafe { path_of(given.namespaces) }.as_deref());
     set(&mut options.capture.snaplen, given.snaplen);
@@ -237,6 +232,15 @@ fn address(text: &str) -> Result<Address> {
 fn non_negative(name: &str, value: i32) -> Result<u32> {
     u32::try_from(value)
         .map_err(|_| Error::new(Code::InvalidArgument, format!("{name} is {value}; it must not be negative")))
+}
+
+/// An option that is on or off.
+fn flag(name: &str, value: u32) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Error::new(Code::InvalidArgument, format!("{name} is {other}; it must be 0 or 1"))),
+    }
 }
 
 fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T> {

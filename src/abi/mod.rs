@@ -7,6 +7,7 @@ mod arguments;
 mod boundary;
 mod classic;
 mod classic_types;
+mod flow_types;
 mod records;
 mod session;
 mod session_types;
@@ -14,6 +15,7 @@ mod version;
 
 pub use classic::{CaptureExit, CaptureInit, CaptureUpdate};
 pub use classic_types::*;
+pub use flow_types::*;
 pub use session::{
     CaptureSession, CaptureSessionClose, CaptureSessionDescriptor, CaptureSessionOpen, CaptureSessionStats,
     CaptureSessionUpdate,

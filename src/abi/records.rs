@@ -2,9 +2,13 @@
 
 use super::boundary::copy_text;
 use super::classic_types::*;
+use super::flow_types::*;
 use super::session_types::*;
 use crate::engine::{PacketBatch, Units};
-use crate::model::{Endpoint, ProcessRecord, Protocol};
+use crate::model::{
+    CloseReason, Connections, Endpoint, FlowPhase, FlowRecord, ProcessRecord, Protocol, Quality, Role,
+    Validity,
+};
 use std::ffi::c_char;
 use std::fmt::Write as _;
 
@@ -65,6 +69,8 @@ pub fn classic_packets(batch: &mut PacketBatch, into: &mut Vec<Packet_t>) {
 pub struct ProcessArray {
     processes: Vec<CaptureProcess>,
     text: Vec<u8>,
+    /// The first is that of all processes without flows.
+    connections: Vec<CaptureConnections>,
 }
 
 impl ProcessArray {
@@ -72,17 +78,23 @@ impl ProcessArray {
     pub fn fill<'r>(&mut self, records: impl Iterator<Item = &'r ProcessRecord>, units: &Units) {
         self.processes.clear();
         self.text.clear();
+        self.connections.clear();
+        self.connections.push(connections(&Connections::default()));
         for record in records {
             let process = self.process(record, units);
             self.processes.push(process);
         }
-        // Text moves while it grows, so the places noted as offsets become pointers only now.
-        let base = self.text.as_ptr();
+        // Both move while they grow, so the places noted as offsets become pointers only now.
+        let (base, connections) = (self.text.as_ptr(), self.connections.as_ptr());
         for process in &mut self.processes {
             for place in [&mut process.name, &mut process.command_line, &mut process.user, &mut process.group]
             {
                 *place = base.wrapping_add(place.addr()).cast();
             }
+            process.connections = match process.valid & CAPTURE_VALID_CONNECTIONS {
+                0 => std::ptr::null(),
+                _ => connections.wrapping_add(process.connections.addr()),
+            };
         }
     }
 
@@ -124,7 +136,18 @@ impl ProcessArray {
             send_packets: traffic.send_packets,
             receive_packets: traffic.receive_packets,
             uncertain_bytes: record.uncertain_bytes,
+            connections: self.connections(record),
         }
+    }
+
+    /// Adds what the flows of a process did and returns its place in the shape of a pointer.
+    fn connections(&mut self, record: &ProcessRecord) -> *const CaptureConnections {
+        let known = record.connections.as_ref().filter(|_| record.valid.has(Validity::CONNECTIONS));
+        let place = known.map_or(0, |known| {
+            self.connections.push(connections(known));
+            self.connections.len() - 1
+        });
+        std::ptr::without_provenance(place)
     }
 
     /// Adds NUL-terminated text and returns its offset in the shape of a pointer.
@@ -149,4 +172,70 @@ pub fn session_packets(batch: &PacketBatch, into: &mut Vec<CapturePacket>) {
         destination_port: entry.packet.destination.port,
         protocol: entry.packet.protocol.0.into(),
     }));
+}
+
+fn connections(of: &Connections) -> CaptureConnections {
+    let &Connections { connects, accepts, closes, sends, receives, response } = of;
+    CaptureConnections { connects, accepts, closes, sends, receives, responses: response.0 }
+}
+
+/// A flow in the structure of the session interface.
+pub fn session_flow(record: &FlowRecord, units: &Units) -> CaptureFlow {
+    let (owner, response, traffic) = (record.owner, &record.response, &record.traffic);
+    CaptureFlow {
+        id: record.id,
+        valid: record.valid.0,
+        protocol: record.protocol.0.into(),
+        local_address: *record.local.address.bytes(),
+        remote_address: *record.remote.address.bytes(),
+        local_port: record.local.port,
+        remote_port: record.remote.port,
+        owner: match owner.map(|owner| owner.quality) {
+            None => CaptureFlowOwner::None,
+            Some(Quality::Exact) => CaptureFlowOwner::Exact,
+            Some(Quality::Shared) => CaptureFlowOwner::Shared,
+            Some(Quality::Guessed) => CaptureFlowOwner::Guessed,
+        },
+        pid: owner.map_or(0, |owner| owner.process.pid),
+        state: match record.phase {
+            FlowPhase::Unknown => CaptureFlowState::Unknown,
+            FlowPhase::Opening => CaptureFlowState::Opening,
+            FlowPhase::Open => CaptureFlowState::Open,
+            FlowPhase::Closing => CaptureFlowState::Closing,
+            FlowPhase::Ended => CaptureFlowState::Ended,
+        },
+        process_start_ns: owner.map_or(0, |owner| units.start_time_ns(owner.process.start_ticks)),
+        namespace_inode: record.namespace_inode,
+        cookie: record.cookie,
+        role: match record.role {
+            Role::Unknown => CaptureFlowRole::Unknown,
+            Role::Opened => CaptureFlowRole::Opened,
+            Role::Accepted => CaptureFlowRole::Accepted,
+        },
+        tcp_state: record.tcp_state.into(),
+        opened_ns: record.opened.0,
+        established_ns: record.established.0,
+        last_ns: record.last.0,
+        send_bytes: traffic.send_bytes,
+        receive_bytes: traffic.receive_bytes,
+        send_packets: traffic.send_packets,
+        receive_packets: traffic.receive_packets,
+        connect_latency_ns: record.connect_latency_ns,
+        smoothed_rtt_ns: record.smoothed_rtt_ns,
+        retransmits: record.retransmits,
+        response_count: response.count,
+        response_sum_ns: response.sum_ns,
+        response_minimum_ns: response.minimum_ns,
+        response_maximum_ns: response.maximum_ns,
+        duration_ns: record.duration_ns,
+        reason: match record.reason {
+            CloseReason::Unknown => CaptureFlowReason::Unknown,
+            CloseReason::Orderly => CaptureFlowReason::Orderly,
+            CloseReason::Reset => CaptureFlowReason::Reset,
+            CloseReason::TimedOut => CaptureFlowReason::TimedOut,
+            CloseReason::Refused => CaptureFlowReason::Refused,
+            CloseReason::Aborted => CaptureFlowReason::Aborted,
+        },
+        error: record.errno,
+    }
 }

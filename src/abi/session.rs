@@ -3,13 +3,14 @@
 use super::arguments::session_options;
 use super::boundary::{busy, code_of, forked, guarded, read_size, read_sized};
 use super::classic_types::*;
-use super::records::{ProcessArray, session_packets};
+use super::flow_types::*;
+use super::records::{ProcessArray, session_flow, session_packets};
 use super::session_types::*;
 use crate::config::Engine;
-use crate::engine::{Session, Stats, StatsReader};
+use crate::engine::{Session, Stats, StatsReader, Units};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;
-use crate::model::{ProbeState, ProcessRecord, Quality, Undecoded, Unowned};
+use crate::model::{FlowRecord, ProbeState, ProcessRecord, Quality, Undecoded, Unowned};
 use crate::sync::{Mutex, MutexGuard};
 use std::ffi::{CString, c_void};
 use std::os::fd::{AsRawFd, RawFd};
@@ -109,8 +110,8 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 }
 
 /// Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
-/// that ended, with their last figures, then those that live, then the packets. NULL handlers only sample: the
-/// processes that ended are then told to nobody, the packets stay.
+/// that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
+/// sample: the processes that ended are then told to nobody, flows that ended and packets stay.
 ///
 /// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
 /// 100 ms, and not at all otherwise. A handler may throw a C++ exception; it passes through.
@@ -129,7 +130,7 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
             None
         } else {
             // SAFETY: the caller vouches for the structure, whose every field is valid when zero.
-            Some(unsafe { read_sized("CaptureHandlers", handlers, size_of::<CaptureHandlers>())? })
+            Some(unsafe { read_sized("CaptureHandlers", handlers, FIRST_HANDLERS)? })
         };
         let mut state = session.lock()?;
         let updated = state.session.update();
@@ -173,6 +174,23 @@ impl State {
             show(CaptureAction::ACTION_UPDATE, array);
         }
         removed.clear();
+        if let Some(handler) = handlers.flow {
+            let ended = session.take_ended_flows();
+            let show = |action, flows: &[CaptureFlow]| {
+                // SAFETY: as above.
+                unsafe {
+                    handler(
+                        handlers.user_data,
+                        action,
+                        flows.as_ptr(),
+                        flows.len(),
+                        size_of::<CaptureFlow>(),
+                    );
+                }
+            };
+            deliver_flows(ended.iter(), &units, |flows| show(CaptureAction::ACTION_REMOVE, flows));
+            deliver_flows(session.flows(), &units, |flows| show(CaptureAction::ACTION_UPDATE, flows));
+        }
         if let Some(handler) = handlers.packet {
             let most = match handlers.packet_limit {
                 0 => usize::MAX,
@@ -189,6 +207,23 @@ impl State {
                 unsafe { handler(handlers.user_data, packets.as_ptr(), packets.len(), size) };
             }
         }
+    }
+}
+
+/// Flows handed over at once, so that the structures of a million need not be held together.
+const FLOWS_AT_ONCE: usize = 4096;
+
+fn deliver_flows<'r>(
+    records: impl Iterator<Item = &'r FlowRecord>,
+    units: &Units,
+    mut show: impl FnMut(&[CaptureFlow]),
+) {
+    let mut flows = records.map(|record| session_flow(record, units)).peekable();
+    let mut part = Vec::new();
+    while flows.peek().is_some() {
+        part.clear();
+        part.extend(flows.by_ref().take(FLOWS_AT_ONCE));
+        show(&part);
     }
 }
 
@@ -277,8 +312,9 @@ impl Drop for Released {
     }
 }
 
-/// The statistics of the first version of the interface.
-const LEAST_STATS: usize = size_of::<CaptureStats>();
+/// The statistics and the handlers of the first version of the interface.
+const LEAST_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
+const FIRST_HANDLERS: usize = std::mem::offset_of!(CaptureHandlers, flow);
 
 fn no_session() -> Error {
     Error::new(Code::NotInitialised, "session is NULL; CaptureSessionOpen makes one")
@@ -332,6 +368,7 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         bytes_completed: stats.bytes_completed,
         ends_lost: stats.ends_lost,
         devices_pending: stats.devices_pending,
+        lost_flows: stats.lost_flows,
         engine: match stats.engine {
             Engine::Kernel => CaptureEngine::Kernel,
             Engine::Pcap | Engine::Auto => CaptureEngine::Pcap,

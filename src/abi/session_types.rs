@@ -1,6 +1,7 @@
 //! The structures of the session interface, their enumerations and constants, laid out as C sees them.
 
 use super::classic_types::CaptureAction;
+use super::flow_types::{CaptureConnections, CaptureFlowHandler};
 use crate::model::{ProbeState, Validity};
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
@@ -34,6 +35,8 @@ pub const CAPTURE_VALID_USER: u32 = 32;
 pub const CAPTURE_VALID_NETWORK: u32 = 64;
 /// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
 pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
+/// Set in `valid`: flows were being recorded.
+pub const CAPTURE_VALID_CONNECTIONS: u32 = 256;
 
 /// How important a line of the log is.
 /// cbindgen:prefix-with-name
@@ -167,6 +170,12 @@ pub struct CaptureOptions {
     pub namespaces: *const c_char,
     /// How bytes are counted.
     pub engine: MaybeUninit<CaptureEngine>,
+    /// 1 to record flows, for the flow handler and for the `connections` of processes. Costs some 170 bytes of memory
+    /// more for each flow, and with live capture a look at all TCP sockets with each update.
+    pub flows: u32,
+    /// Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536. What
+    /// comes on top takes the place of the oldest.
+    pub ended_flow_limit: u32,
 }
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -235,6 +244,8 @@ pub struct CaptureProcess {
     pub receive_packets: u64,
     /// Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
     pub uncertain_bytes: u64,
+    /// What the flows of the process did; NULL where flows are not recorded.
+    pub connections: *const CaptureConnections,
 }
 
 /// One captured packet. Pointers are valid during the callback.
@@ -288,7 +299,7 @@ pub type CapturePacketHandler = Option<
 pub struct CaptureHandlers {
     /// sizeof(CaptureHandlers).
     pub size: usize,
-    /// Handed to both handlers.
+    /// Handed to the handlers.
     pub user_data: *mut c_void,
     /// First receives the processes that ended, if any, then those that live; NULL for nobody.
     pub process: CaptureProcessHandler,
@@ -296,6 +307,9 @@ pub struct CaptureHandlers {
     pub packet: CapturePacketHandler,
     /// Most packets to hand over; 0 for all that are held.
     pub packet_limit: u64,
+    /// First receives the flows that ended, a third of a second or more ago, then those that live, of all processes,
+    /// whichever are selected; NULL leaves those that ended where they are.
+    pub flow: CaptureFlowHandler,
 }
 
 /// What the session saw and what it lost, since it was opened unless it says otherwise.
@@ -394,6 +408,8 @@ pub struct CaptureStats {
     pub ends_lost: u64,
     /// Devices being opened or closed now, beside the capture.
     pub devices_pending: u64,
+    /// Records of ended flows lost because nobody took them in time.
+    pub lost_flows: u64,
     /// The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
     pub engine: CaptureEngine,
     /// The programs that tell who uses a socket and count what goes through it.
@@ -411,4 +427,5 @@ const _: () = {
     assert!(CAPTURE_VALID_COMMAND_LINE == Validity::COMMAND_LINE.0 && CAPTURE_VALID_USER == Validity::USER.0);
     assert!(CAPTURE_VALID_NETWORK == Validity::NETWORK.0);
     assert!(CAPTURE_VALID_CPU_PERCENT == Validity::CPU_PERCENT.0);
+    assert!(CAPTURE_VALID_CONNECTIONS == Validity::CONNECTIONS.0);
 };

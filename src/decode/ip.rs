@@ -27,6 +27,8 @@ pub(super) struct Datagram<'a> {
     pub fragment: Fragment,
     /// What was captured of the transport header and its payload, without link padding.
     pub payload: &'a [u8],
+    /// How long that is by the datagram's own length, captured or not; the most there is where the header cannot say.
+    pub payload_len: usize,
 }
 
 #[inline]
@@ -64,7 +66,14 @@ fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
         protocol,
         fragment,
         payload,
+        payload_len: uncut(if unknown_len { None } else { Some(total_len) }, data, payload),
     })
+}
+
+/// How long `payload` is in a datagram of which `data` begins so many bytes before the end.
+#[inline]
+fn uncut(len: Option<usize>, data: &[u8], payload: &[u8]) -> usize {
+    len.map_or(usize::MAX, |len| len.saturating_sub(data.len() - payload.len()))
 }
 
 /// RFC 8200, 3 and 4.
@@ -86,6 +95,7 @@ fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
         protocol,
         fragment,
         payload,
+        payload_len: uncut(Some(payload_len).filter(|&len| len > 0), rest, payload),
     })
 }
 

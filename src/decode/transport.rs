@@ -8,6 +8,9 @@ const DCCP: Protocol = Protocol(33);
 /// Where the flag byte stands in a TCP header (RFC 9293, 3.1).
 const TCP_FLAGS_AT: usize = 13;
 
+/// Where the length of that header stands, in words of 4 bytes, in the upper half of a byte.
+const TCP_OFFSET_AT: usize = 12;
+
 /// What a transport header says of the flow; all 0 for protocols without ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Transport {
@@ -28,6 +31,16 @@ pub(super) fn read(protocol: u8, payload: &[u8]) -> Result<Transport, Undecoded>
         Protocol::ICMP => identifier(payload, icmp_has_identifier),
         Protocol::ICMPV6 => identifier(payload, icmpv6_has_identifier),
         _ => Ok(Transport::default()),
+    }
+}
+
+/// Whether a whole datagram or a first fragment, of which `payload` is what was captured and `len` the whole length,
+/// carries anything for a program. Of TCP that is a segment with data; what has no connection is always for a program.
+#[inline]
+pub(super) fn has_payload(protocol: u8, payload: &[u8], len: usize) -> bool {
+    match Protocol(protocol) {
+        Protocol::TCP => payload.get(TCP_OFFSET_AT).is_some_and(|byte| len > usize::from(byte >> 4) * 4),
+        _ => true,
     }
 }
 

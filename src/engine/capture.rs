@@ -3,6 +3,7 @@
 use super::barrier::Activity;
 use super::completion::CompletionStats;
 use super::ended::EndedQueue;
+use super::flows::FlowDesk;
 use super::ledger::Ledger;
 use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
@@ -75,14 +76,16 @@ pub struct CaptureShared {
     pub stopping: AtomicBool,
     /// Ends the wait of the thread that looks at first packets.
     pub first_bell: Arc<EventFd>,
+    /// Records of flows.
+    pub flows: Arc<FlowDesk>,
 }
 
 impl CaptureShared {
-    /// Nothing captured yet.
+    /// Nothing captured yet, with room for the records of `ended_flows`.
     ///
     /// # Errors
     /// `SystemResource` when no descriptor is left.
-    pub fn new() -> Result<CaptureShared> {
+    pub fn new(ended_flows: usize) -> Result<CaptureShared> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::system(Code::SystemResource, "creating an eventfd", errno))?;
         Ok(CaptureShared {
@@ -95,6 +98,7 @@ impl CaptureShared {
             failure: Mutex::default(),
             stopping: AtomicBool::new(false),
             first_bell: Arc::new(bell),
+            flows: Arc::new(FlowDesk::new(ended_flows)),
         })
     }
 
@@ -136,10 +140,11 @@ impl Capture {
 
     /// Captures until told to stop, or until a savefile has been read and the owners of its flows are known.
     pub fn run(mut self) {
-        self.pipeline.set_device_addresses(self.tap.local_addresses());
+        self.learn_namespaces();
         let ended = self.read_until_end();
         // What was read before a failure counts, too.
         self.settle();
+        self.pipeline.finish_flows();
         match ended {
             Ok(()) => self.shared.activity.end(),
             Err(error) => self.shared.fail(error),
@@ -247,12 +252,19 @@ impl Capture {
         }
     }
 
+    fn learn_namespaces(&mut self) {
+        self.pipeline.set_device_addresses(self.tap.local_addresses());
+        if let Some(recorder) = self.pipeline.recorder() {
+            recorder.set_namespaces(&self.tap.known_namespaces().snapshot());
+        }
+    }
+
     fn refresh(&mut self) {
         self.refreshed = Instant::now();
         if let Err(error) = self.tap.begin_refresh() {
             warn!("devices cannot be looked at: {error}");
         }
-        self.pipeline.set_device_addresses(self.tap.local_addresses());
+        self.learn_namespaces();
         for note in self.tap.take_notes() {
             warn!("{note}");
         }

@@ -29,7 +29,7 @@ impl Replay {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let tap = Tap::savefile(file.path(), None).unwrap();
-        let (shared, packets) = (Arc::new(CaptureShared::new().unwrap()), Arc::new(PacketQueue::new(0)));
+        let (shared, packets) = (Arc::new(CaptureShared::new(1).unwrap()), Arc::new(PacketQueue::new(0)));
         shared.activity.set_waker(tap.waker());
         let pipeline = Pipeline::new(1 << 18, &[], Arc::clone(&packets)).unwrap();
         let poll = Arc::new(Poll::new(None).unwrap());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::{Direction, Endpoint, Namespace, Protocol, TcpFlags, Timestamp, Traffic};
+use crate::netlink::TcpInfo;
 use Direction::{Receive, Send};
 use std::time::Duration;
 
@@ -58,7 +59,15 @@ impl Bench {
 
     fn end(&self, key: FlowKey, sent: u64, received: u64) -> Connection {
         let carried = Some(Carried { sent, received });
-        Connection { key, carried, told: TOLD, told_at: self.start, all_told_since: Timestamp(0) }
+        Connection {
+            key,
+            carried,
+            cookie: 0,
+            info: TcpInfo::default(),
+            told: TOLD,
+            told_at: self.start,
+            all_told_since: Timestamp(0),
+        }
     }
 
     /// Takes in ends and compares them all.
@@ -95,7 +104,7 @@ fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
     let mut bench = Bench::new();
     bench.connection(&key(1), 5_000, 20_000, BEGIN);
     let before = bench.totals(&key(1));
-    bench.flows.drain_dirty(|_, flow| assert_eq!(flow.take_pending(), before));
+    bench.flows.drain_dirty(|_, flow, _| assert_eq!(flow.take_pending(), before));
     // One direction lacks 90,000 bytes; of the 26 packets seen that way each may have had up to 26 bytes more.
     let end = bench.end(key(1), 5_000, 110_000);
     let stats = bench.compare(vec![end]);
@@ -106,7 +115,7 @@ fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
     assert_eq!(after, Traffic { receive_bytes: before.receive_bytes + least, ..before });
     assert!(after.receive_bytes >= 110_000, "no less than the payload");
     let mut pending = Vec::new();
-    bench.flows.drain_dirty(|_, flow| pending.push(flow.take_pending()));
+    bench.flows.drain_dirty(|_, flow, _| pending.push(flow.take_pending()));
     assert_eq!(pending, [Traffic { receive_bytes: least, ..Traffic::default() }]);
     // Whoever tells again brings nothing more.
     assert_eq!(bench.compare(vec![end]), stats);

@@ -2,10 +2,11 @@
 //! record of a socket that has ended waits for long.
 
 use super::capture::CaptureShared;
+use super::flows::{FlowDesk, Seen};
 use super::introduce::Introducer;
 use crate::error::{Code, Error, Result};
-use crate::kernel::{Counters, Credit};
-use crate::model::{Identity, ProcId, Traffic, Unowned};
+use crate::kernel::{Clocks, Counters, Credit};
+use crate::model::{FlowPhase, Identity, Namespace, ProcId, Timestamp, Traffic, Unowned};
 use crate::namespace::{NamespaceChoice, current_inode};
 use crate::sync::Mutex;
 use crate::tap::Hardware;
@@ -36,6 +37,8 @@ pub struct Counting {
     pending: u64,
     /// Whether the last reading failed, so that it is said once.
     is_broken: bool,
+    /// Where flows go, if they were asked for.
+    flows: Option<Arc<FlowDesk>>,
     /// Processes credited in this reading.
     credited: Vec<(ProcId, Identity)>,
 }
@@ -45,7 +48,12 @@ impl Counting {
     ///
     /// # Errors
     /// `SystemResource`.
-    pub fn new(counters: Counters, introducer: Introducer, choice: NamespaceChoice) -> Result<Counting> {
+    pub fn new(
+        counters: Counters,
+        introducer: Introducer,
+        choice: NamespaceChoice,
+        flows: Option<Arc<FlowDesk>>,
+    ) -> Result<Counting> {
         let home = current_inode().map_err(|errno| {
             Error::system(Code::SystemResource, "reading /proc/thread-self/ns/net", errno)
         })?;
@@ -59,6 +67,7 @@ impl Counting {
             refreshed: None,
             pending: 0,
             is_broken: false,
+            flows,
             credited: Vec::new(),
         })
     }
@@ -71,10 +80,11 @@ impl Counting {
             self.refreshed = Some(now);
             self.refresh();
         }
-        let Counting { counters, credited, pending, .. } = self;
+        let Counting { counters, credited, pending, flows, .. } = self;
+        let (mut living, mut ended) = (Vec::new(), Vec::new());
         let mut sum = Traffic::default();
         let mut books = shared.ledger.lock();
-        let result = counters.read(now_since_boot(), |credit| match credit {
+        let result = counters.read(clocks(), flows.is_some(), |credit| match credit {
             Credit::Owned(owner, identity, traffic) => {
                 sum += traffic;
                 books.credit(&owner, traffic);
@@ -86,7 +96,20 @@ impl Counting {
                 sum += traffic;
                 books.count_unowned(reason, traffic.bytes());
             }
+            Credit::Connections(process, news) => {
+                if let Some(connections) = books.connections(process) {
+                    *connections += news;
+                }
+            }
+            Credit::Flow(record) => {
+                let of = if record.phase == FlowPhase::Ended { &mut ended } else { &mut living };
+                of.push(Seen { namespace: Namespace::HOME, record });
+            }
         });
+        if let Some(flows) = flows {
+            flows.add_ended(&mut ended);
+            flows.put(living);
+        }
         books.uncount_unowned(Unowned::Pending, *pending);
         *pending = counters.pending();
         books.count_unowned(Unowned::Pending, *pending);
@@ -151,8 +174,9 @@ fn has_no_link_header(kind: u16) -> bool {
     bare.contains(&kind)
 }
 
-/// Nanoseconds since boot, by the clock that the probes use.
-fn now_since_boot() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+/// The time now, by the clocks that the probes and the users have.
+fn clocks() -> Clocks {
+    let now_ns = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    Clocks { now_ns, epoch_ns: Timestamp::now().0.saturating_sub(now_ns) }
 }

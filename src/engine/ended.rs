@@ -3,9 +3,10 @@
 //!
 //! It is a part of the thread that looks at first packets, which has sockets in all those namespaces already.
 
+use super::flows::{FlowDesk, SocketEnd};
 use crate::model::{FlowKey, Namespace, Protocol, Timestamp};
 use crate::namespace::{Follower, enter};
-use crate::netlink::{Ended, InetDiag, InetSocket, TcpTotals};
+use crate::netlink::{Ended, InetDiag, InetSocket, TcpInfo};
 use crate::sync::Mutex;
 use nix::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,6 +38,9 @@ pub struct Connection {
     pub key: FlowKey,
     /// What it carried, where that may be compared.
     pub carried: Option<Carried>,
+    /// Its socket's cookie, and what the kernel knew of it last.
+    pub cookie: u64,
+    pub info: TcpInfo,
     /// When this was known.
     pub told: Timestamp,
     /// The same by the clock that is never set.
@@ -96,8 +100,8 @@ impl Source {
         let Source { namespace, ended, diag, all_told_since } = self;
         let first = into.len();
         let mut obscure = 0;
-        let dropped = ended.read(|socket, totals| {
-            let Some(connection) = connection(*namespace, socket, totals, *all_told_since) else { return };
+        let dropped = ended.read(|socket, info| {
+            let Some(connection) = connection(*namespace, socket, info, *all_told_since) else { return };
             match diag.find(&connection.key) {
                 Ok(found) if found.is_some_and(|found| lives(&found)) => {}
                 Ok(_) => into.push(connection),
@@ -117,19 +121,21 @@ impl Source {
 fn connection(
     namespace: Namespace,
     socket: &InetSocket,
-    totals: &TcpTotals,
+    info: &TcpInfo,
     all_told_since: Timestamp,
 ) -> Option<Connection> {
     let key = FlowKey { local: socket.local, remote: socket.remote, protocol: Protocol::TCP, namespace };
     // The SYN and the FIN may be counted with the bytes of the stream.
     let carried = Carried {
-        sent: totals.acknowledged_bytes.saturating_sub(2),
-        received: totals.received_bytes.saturating_sub(1),
+        sent: info.acknowledged_bytes.saturating_sub(2),
+        received: info.received_bytes.saturating_sub(1),
     };
     // Of one that was bound to a device the kernel does not say whether another lives in its place; see `InetDiag`.
     let carried = (socket.interface == 0).then_some(carried);
     let (told, told_at) = (Timestamp::now(), Instant::now());
-    (key.remote.port != 0).then_some(Connection { key, carried, told, told_at, all_told_since })
+    let (cookie, info) = (socket.cookie, *info);
+    let connection = Connection { key, carried, cookie, info, told, told_at, all_told_since };
+    (key.remote.port != 0).then_some(connection)
 }
 
 /// Whether this is a connection that lives in the place of one that has ended, as it can when a program has kept the
@@ -152,7 +158,10 @@ fn lives(socket: &InetSocket) -> bool {
 pub struct EndedReader {
     sources: Vec<Source>,
     follower: Follower,
-    queue: Arc<EndedQueue>,
+    /// Where connections go that are to be compared, if any are.
+    queue: Option<Arc<EndedQueue>>,
+    /// Where they go to complete the records of flows, if these are wanted.
+    flows: Option<Arc<FlowDesk>>,
     batch: Vec<Connection>,
     next: Instant,
 }
@@ -162,9 +171,13 @@ impl EndedReader {
     ///
     /// # Errors
     /// What the system says; `EPERM` without CAP_NET_ADMIN.
-    pub fn open(follower: Follower, queue: Arc<EndedQueue>) -> Result<EndedReader> {
+    pub fn open(
+        follower: Follower,
+        queue: Option<Arc<EndedQueue>>,
+        flows: Option<Arc<FlowDesk>>,
+    ) -> Result<EndedReader> {
         let sources = vec![Source::open(Namespace::HOME)?];
-        Ok(EndedReader { sources, follower, queue, batch: Vec::new(), next: Instant::now() })
+        Ok(EndedReader { sources, follower, queue, flows, batch: Vec::new(), next: Instant::now() })
     }
 
     /// How long nothing is to be read; `None` when it may be.
@@ -189,16 +202,26 @@ impl EndedReader {
         }
         let ready: Vec<bool> = watched.iter().map(|fd| fd.any().unwrap_or(true)).collect();
         self.next = now + REST;
-        let EndedReader { sources, queue, batch, .. } = self;
-        let mut ready = ready.into_iter();
+        let EndedReader { sources, queue, flows, batch, .. } = self;
+        let (mut ready, mut lost) = (ready.into_iter(), 0);
         sources.retain_mut(|source| {
             if ready.next() == Some(false) {
                 return true;
             }
             let read = source.read(batch);
-            queue.lost.fetch_add(*read.as_ref().unwrap_or(&0), Ordering::Relaxed);
+            lost += *read.as_ref().unwrap_or(&0);
             read.inspect_err(|errno| warn!("connections that end are not told of any more: {errno}")).is_ok()
         });
+        if let Some(flows) = flows {
+            let end =
+                |it: &Connection| SocketEnd { key: it.key, told: it.told, cookie: it.cookie, info: it.info };
+            flows.add_notices(batch.iter().map(end));
+        }
+        let Some(queue) = queue else {
+            batch.clear();
+            return;
+        };
+        queue.lost.fetch_add(lost, Ordering::Relaxed);
         if !queue.add(batch) {
             let now = Timestamp::now();
             sources.iter_mut().for_each(|source| source.all_told_since = now);

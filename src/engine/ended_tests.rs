@@ -17,7 +17,7 @@ fn ends(reader: &mut EndedReader, count: usize) -> Vec<Connection> {
         assert!(Instant::now() < deadline, "{all:?}");
         std::thread::sleep(2 * REST);
         reader.read(Instant::now());
-        let new = reader.queue.take(usize::MAX);
+        let new = reader.queue.as_ref().unwrap().take(usize::MAX);
         quiet = if new.is_empty() { quiet + 1 } else { 0 };
         all.extend(new);
     }
@@ -25,7 +25,7 @@ fn ends(reader: &mut EndedReader, count: usize) -> Vec<Connection> {
 }
 
 fn reader() -> EndedReader {
-    EndedReader::open(Follower::default(), Arc::default()).unwrap()
+    EndedReader::open(Follower::default(), Some(Arc::default()), None).unwrap()
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
@@ -75,7 +75,7 @@ fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
             assert!((sent - 1..=sent).contains(&carried.sent), "{carried:?}");
             assert_eq!(carried.received, received);
         }
-        assert_eq!(reader.queue.lost(), 0);
+        assert_eq!(reader.queue.as_ref().unwrap().lost(), 0);
     });
 }
 
@@ -123,17 +123,17 @@ fn notices_that_were_lost_are_counted_and_leave_no_trust_in_the_rest_root() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
-        while reader.queue.lost() == 0 {
+        while reader.queue.as_ref().unwrap().lost() == 0 {
             assert!(Instant::now() < deadline, "nothing was lost");
             for _ in 0..100 {
                 let client = TcpStream::connect(target).unwrap();
                 drop((listener.accept().unwrap(), client));
             }
             std::thread::sleep(2 * REST);
-            reader.queue.take(usize::MAX);
+            reader.queue.as_ref().unwrap().take(usize::MAX);
             reader.read(Instant::now());
         }
-        let told = reader.queue.take(usize::MAX);
+        let told = reader.queue.as_ref().unwrap().take(usize::MAX);
         assert!(!told.is_empty() && told.iter().all(|end| end.all_told_since > begin), "{told:?}");
     });
 }
@@ -147,7 +147,8 @@ fn the_queue_is_bounded() {
         namespace: Namespace::HOME,
     };
     let (told, told_at, all_told_since) = (Timestamp(1), Instant::now(), Timestamp(0));
-    let one = Connection { key, carried: None, told, told_at, all_told_since };
+    let one =
+        Connection { key, carried: None, cookie: 0, info: TcpInfo::default(), told, told_at, all_told_since };
     let queue = EndedQueue::default();
     assert!(queue.add(&mut vec![one; LIMIT]));
     let mut more = vec![one; 3];

@@ -1,7 +1,7 @@
 //! The bytes owed to each process since the last update: filled by the capture thread once a batch, drained by
 //! the update.
 
-use crate::model::{Identity, Owner, ProcId, Quality, Traffic, Unowned};
+use crate::model::{Connections, Identity, Owner, ProcId, Quality, Traffic, Unowned};
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct Account {
     pub traffic: Traffic,
     /// The part of `traffic` whose owner is not exact, bytes of both directions.
     pub uncertain_bytes: u64,
+    /// What its flows did since the last drain, where that is counted.
+    pub connections: Option<Box<Connections>>,
     /// Who the process was when it was found to own a flow; it may be gone at the next sample.
     pub identity: Option<Arc<Identity>>,
 }
@@ -29,7 +31,17 @@ impl Account {
     pub fn merge(&mut self, other: Account) {
         self.traffic += other.traffic;
         self.uncertain_bytes += other.uncertain_bytes;
+        add_connections(&mut self.connections, other.connections);
         self.identity = self.identity.take().or(other.identity);
+    }
+}
+
+/// Adds what the flows of a process did.
+pub fn add_connections(sum: &mut Option<Box<Connections>>, more: Option<Box<Connections>>) {
+    match (sum, more) {
+        (Some(sum), Some(more)) => **sum += *more,
+        (sum @ None, more) => *sum = more,
+        (Some(_), None) => {}
     }
 }
 
@@ -83,6 +95,15 @@ impl Books {
         }
         self.totals.owned[owner.quality as usize] += traffic.bytes();
         true
+    }
+
+    /// Where to count what the flows of a process do; `None` when it has ended, or when there are too many accounts.
+    pub fn connections(&mut self, process: ProcId) -> Option<&mut Connections> {
+        let is_new = !self.accounts.contains_key(&process);
+        if self.ended.contains(&process) || is_new && self.accounts.len() >= ACCOUNT_LIMIT {
+            return None;
+        }
+        Some(self.accounts.entry(process).or_default().connections.get_or_insert_default())
     }
 
     /// Notes who a process is, before it can vanish.

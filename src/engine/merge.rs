@@ -1,7 +1,7 @@
 //! Where bytes meet processes: credits the ledger's accounts to records, also to those of processes that ended, and
 //! decides when an ended process has all its bytes.
 
-use super::ledger::{Account, Ledger};
+use super::ledger::{Account, Ledger, add_connections};
 use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
 use crate::process::{Sampler, proc_id};
 use std::collections::{BTreeMap, HashMap};
@@ -34,6 +34,7 @@ impl Merge {
                 Some(record) => {
                     record.traffic += account.traffic;
                     record.uncertain_bytes += account.uncertain_bytes;
+                    add_connections(&mut record.connections, account.connections);
                 }
                 None if selection.matches_pid(process.pid) => {
                     self.unclaimed.entry(process).or_default().merge(account);
@@ -88,6 +89,7 @@ fn record_of(id: ProcId, account: Account) -> ProcessRecord {
         cpu_percent: 0.0,
         traffic: account.traffic,
         uncertain_bytes: account.uncertain_bytes,
+        connections: account.connections,
         valid,
     }
 }

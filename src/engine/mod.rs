@@ -11,6 +11,7 @@ mod completion;
 mod counting;
 mod ended;
 mod first;
+mod flows;
 mod governor;
 mod introduce;
 mod kernel_owners;
@@ -24,6 +25,7 @@ mod privilege;
 mod probes;
 mod resolver;
 mod session;
+mod settle;
 mod stats;
 
 #[cfg(test)]

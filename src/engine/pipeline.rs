@@ -6,24 +6,25 @@
 use super::again::{SecondLooks, is_to_replace};
 use super::completion::{Completion, CompletionStats};
 use super::ended::EndedQueue;
+use super::flows::Recorder;
 use super::ledger::{Books, Ledger};
 use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, Request};
-use crate::decode::decode;
+use super::settle::{Orphans, credit_course, rebind};
+use crate::decode::{decode, has_payload};
 use crate::error::Result;
-use crate::flow::{Binding, Departed, FlowId, FlowStats, FlowTable, FragmentTable};
+use crate::flow::{Binding, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
     Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded,
     Unowned,
 };
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Flows kept that left the table while their owner was being looked for, and flows that wait for the question who
-/// owns them; of each at most so many.
-const ORPHAN_LIMIT: usize = 65_536;
+/// Flows that wait for the question who owns them; at most so many.
+const TURNED_AWAY_LIMIT: usize = 65_536;
 
 /// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
@@ -56,11 +57,12 @@ pub struct Pipeline {
     counts: FrameCounts,
     /// Bytes without a flow since the last batch, by reason.
     without_flow: [u64; Unowned::COUNT],
-    orphans: HashMap<FlowId, Departed, foldhash::fast::RandomState>,
+    orphans: Orphans,
     /// Flows that found the queue of questions full, the oldest first.
     turned_away: VecDeque<FlowId>,
     completion: Completion,
     again: SecondLooks,
+    recorder: Option<Recorder>,
     latest: Timestamp,
     swept: Timestamp,
 }
@@ -83,13 +85,36 @@ impl Pipeline {
             batch: PacketBatch::default(),
             counts: FrameCounts::default(),
             without_flow: [0; Unowned::COUNT],
-            orphans: HashMap::default(),
+            orphans: Orphans::default(),
             turned_away: VecDeque::new(),
             completion: Completion::default(),
             again: SecondLooks::default(),
+            recorder: None,
             latest: Timestamp::default(),
             swept: Timestamp::default(),
         })
+    }
+
+    /// Has flows recorded. Before the first frame.
+    ///
+    /// # Errors
+    /// What [`FlowTable::keep_details`] returns.
+    pub fn record_flows(&mut self, recorder: Recorder) -> Result<()> {
+        self.flows.keep_details()?;
+        self.recorder = Some(recorder);
+        Ok(())
+    }
+
+    /// What records flows, if anything does.
+    pub fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.recorder.as_mut()
+    }
+
+    /// Tells of all flows that have ended, after the last batch.
+    pub fn finish_flows(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finish(&mut self.flows, self.latest);
+        }
     }
 
     /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
@@ -162,6 +187,20 @@ impl Pipeline {
         if !known {
             self.count_anew(packet, frame);
         }
+        if self.recorder.is_some() {
+            self.observe(packet, frame);
+        }
+    }
+
+    /// Notes the course of the flows that have just counted a packet.
+    fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace) else { return };
+        let has_payload = has_payload(frame.link, frame.data);
+        for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
+            if let Some(id) = id {
+                self.flows.observe(id, direction, packet.tcp_flags, has_payload, frame.time);
+            }
+        }
     }
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>) {
@@ -206,7 +245,7 @@ impl Pipeline {
         self.packets.push(&mut self.batch);
         let mut books = ledger.lock();
         // First, for the answers may be about flows that have just left the table.
-        self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
+        self.settle_departed(&mut books);
         for answer in answers {
             self.apply(answer, &mut books);
         }
@@ -218,7 +257,7 @@ impl Pipeline {
         self.credit_flows(&mut books);
         self.ask_for_turned_away(room, &mut books);
         self.sweep();
-        self.flows.drain_departed(|departed| settle(departed, &mut books, &mut self.orphans));
+        self.settle_departed(&mut books);
         self.flows.drain_fresh(|id, flow| {
             if requests.len() < room {
                 // An owner that had it and has ended is not the answer.
@@ -226,12 +265,22 @@ impl Pipeline {
                 requests.push(Request { flow: id, key: *flow.key(), first });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
-                if self.turned_away.len() < ORPHAN_LIMIT {
+                if self.turned_away.len() < TURNED_AWAY_LIMIT {
                     self.turned_away.push_back(id);
                 }
             }
         });
+        drop(books);
         self.again.ask(&mut self.flows, self.latest, room, requests);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.publish(&mut self.flows, self.latest);
+        }
+    }
+
+    /// Books what has left the flow table.
+    fn settle_departed(&mut self, books: &mut Books) {
+        let Pipeline { flows, orphans, recorder, .. } = self;
+        flows.drain_departed(|departed| orphans.settle(departed, books, recorder.as_mut()));
     }
 
     /// Puts the first `room` flows that found the queue full on the list of those to be asked about.
@@ -250,18 +299,30 @@ impl Pipeline {
     /// Credits every flow that counted something.
     fn credit_flows(&mut self, books: &mut Books) {
         let mut ask_again = Vec::new();
-        self.flows.drain_dirty(|id, flow| match flow.binding() {
-            Binding::Owned(owner) => {
-                if books.credit(&owner, flow.take_pending()) {
-                    self.again.consider(id, flow, self.latest);
-                } else {
-                    ask_again.push(id);
+        self.flows.drain_dirty(|id, flow, detail| {
+            let owner = match flow.binding() {
+                Binding::Owned(owner) => {
+                    if books.credit(&owner, flow.take_pending()) {
+                        self.again.consider(id, flow, self.latest);
+                        Some(owner)
+                    } else {
+                        ask_again.push(id);
+                        None
+                    }
                 }
+                Binding::Unasked | Binding::Asked => {
+                    books.count_unowned(Unowned::Pending, flow.report_pending());
+                    None
+                }
+                Binding::Unowned(reason) => {
+                    books.count_unowned(reason, flow.report_pending());
+                    None
+                }
+            };
+            if let (Some(detail), Some(recorder)) = (detail, &mut self.recorder) {
+                credit_course(detail, owner, books);
+                recorder.look(id, detail, self.latest);
             }
-            Binding::Unasked | Binding::Asked => {
-                books.count_unowned(Unowned::Pending, flow.report_pending());
-            }
-            Binding::Unowned(reason) => books.count_unowned(reason, flow.report_pending()),
         });
         for id in ask_again {
             self.flows.ask_again(id);
@@ -277,6 +338,9 @@ impl Pipeline {
                     let pending = flow.take_pending();
                     flow.bind(Ok(owner));
                     books.credit(&owner, pending);
+                    if let Some((_, detail)) = self.flows.detail_mut(answer.flow) {
+                        credit_course(detail, Some(owner), books);
+                    }
                 }
                 (Binding::Asked, Err(reason)) => rebind(flow, reason, books),
                 (Binding::Owned(known), Ok(found))
@@ -288,14 +352,8 @@ impl Pipeline {
                 }
                 _ => {}
             }
-        } else if let Some(orphan) = self.orphans.remove(&answer.flow) {
-            books.uncount_unowned(Unowned::Pending, orphan.pending.bytes());
-            match answer.owner {
-                Ok(owner) => {
-                    books.credit(&owner, orphan.pending);
-                }
-                Err(reason) => books.count_unowned(reason, orphan.pending.bytes()),
-            }
+        } else {
+            self.orphans.answer(answer.flow, answer.owner, books, self.recorder.as_mut());
         }
     }
 
@@ -323,46 +381,6 @@ impl Pipeline {
 
 /// The reasons that bytes can have before they reach a flow.
 const UNOWNED_BEFORE_FLOWS: [Unowned; 2] = [Unowned::Fragment, Unowned::NotLocal];
-
-/// Gives a flow that was asked about a reason for having no owner; its bytes move to that reason.
-fn rebind(flow: &mut crate::flow::Flow, reason: Unowned, books: &mut Books) {
-    let reported = flow.reported();
-    books.uncount_unowned(Unowned::Pending, reported);
-    flow.bind(Err(reason));
-    books.count_unowned(reason, reported + flow.report_pending());
-}
-
-/// Books traffic that left the flow table.
-fn settle(
-    departed: Departed,
-    books: &mut Books,
-    orphans: &mut HashMap<FlowId, Departed, foldhash::fast::RandomState>,
-) {
-    let unreported = departed.pending.bytes() - departed.reported;
-    match departed.binding {
-        Binding::Owned(owner) => {
-            books.credit(&owner, departed.pending);
-        }
-        Binding::Unowned(reason) => books.count_unowned(reason, unreported),
-        Binding::Unasked => {
-            // It came and went within a batch; nobody will ask any more.
-            books.uncount_unowned(Unowned::Pending, departed.reported);
-            books.count_unowned(Unowned::NoSocket, departed.pending.bytes());
-        }
-        Binding::Asked => {
-            books.count_unowned(Unowned::Pending, unreported);
-            if orphans.len() < ORPHAN_LIMIT {
-                orphans
-                    .entry(departed.id)
-                    .and_modify(|known| known.pending += departed.pending)
-                    .or_insert(departed);
-            } else {
-                books.uncount_unowned(Unowned::Pending, departed.pending.bytes());
-                books.count_unowned(Unowned::QueueFull, departed.pending.bytes());
-            }
-        }
-    }
-}
 
 #[cfg(test)]
 #[path = "pipeline_tests.rs"]

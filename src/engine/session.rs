@@ -4,6 +4,7 @@ use super::capture::{Capture, CaptureShared};
 use super::counting::{Counting, keep_reading};
 use super::ended::EndedReader;
 use super::first::{First, open_events};
+use super::flows::{FlowView, Recorder, TcpReader};
 use super::governor::Governor;
 use super::introduce::Introducer;
 use super::merge::Merge;
@@ -18,7 +19,7 @@ use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Counters;
 use crate::log::{Log, LogLine};
-use crate::model::{Namespace, ProbeState, ProcessRecord, Validity};
+use crate::model::{FlowRecord, Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
@@ -27,6 +28,8 @@ use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap, TapError};
 use crate::thread::{spawn, with_signals_blocked};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -79,6 +82,8 @@ pub struct Session {
     engine: Engine,
     sample_probes: ProbeState,
     has_network: bool,
+    /// The flows, if they were asked for and packets are captured.
+    flows: Option<FlowView>,
     hints: Arc<Hints>,
     /// Shares of the CPU and pids, for the time of an update.
     busy: Vec<(f64, i32)>,
@@ -113,7 +118,7 @@ impl Session {
             sampler,
             merge: Merge::default(),
             removed: Vec::new(),
-            shared: Arc::new(CaptureShared::new()?),
+            shared: Arc::new(CaptureShared::new(options.ended_flow_limit)?),
             early: Arc::default(),
             packets,
             poll: Arc::new(Poll::new(options.interval)?),
@@ -125,6 +130,7 @@ impl Session {
             engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
             sample_probes: ProbeState::Off,
             has_network,
+            flows: None,
             hints: Arc::default(),
             busy: Vec::new(),
             probes,
@@ -148,7 +154,11 @@ impl Session {
     fn start(&mut self, mut tap: Tap) -> Result<()> {
         tap.take_notes().iter().for_each(|note| info!("{note}"));
         let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
-        let pipeline = Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?;
+        let mut pipeline =
+            Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?;
+        if self.options.flows {
+            self.record_flows(&tap, &mut pipeline)?;
+        }
         self.shared.activity.set_waker(tap.waker());
         let budget = match tap.is_live() {
             true => Budget::default(),
@@ -196,13 +206,28 @@ impl Session {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         let introducer = Introducer::new(root, self.options.sample);
         let choice = self.options.capture.namespaces.clone();
-        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice)?));
+        let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
+        self.flows = flows.clone().map(|desk| FlowView::new(desk, None));
+        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice, flows)?));
         self.counting = Some(Arc::clone(&counting));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-kernel", move || {
             let _entered = log.enter();
             keep_reading(&counting, &shared);
         })
+    }
+
+    /// Has flows recorded; live ones also as the kernel knows them, where it tells.
+    fn record_flows(&mut self, tap: &Tap, pipeline: &mut Pipeline) -> Result<()> {
+        let desk = Arc::clone(&self.shared.flows);
+        let home = tap.is_live().then(|| own_namespace(&self.options.proc_root)).flatten();
+        pipeline.record_flows(Recorder::new(Arc::clone(&desk), home.unwrap_or(0)))?;
+        let open = || {
+            let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
+            opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
+        };
+        self.flows = Some(FlowView::new(desk, tap.is_live().then(open).flatten()));
+        Ok(())
     }
 
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
@@ -241,12 +266,14 @@ impl Session {
         })
     }
 
-    /// What tells of ended connections, where all their packets are to be captured.
+    /// What tells of ended connections, where all their packets are to be captured or flows are recorded.
     fn open_ended(&self, known: Known) -> Option<EndedReader> {
-        if !self.options.capture.is_of_everything() {
+        let compared = self.options.capture.is_of_everything().then(|| Arc::clone(&self.shared.ended));
+        let recorded = self.options.flows.then(|| Arc::clone(&self.shared.flows));
+        if compared.is_none() && recorded.is_none() {
             return None;
         }
-        let opened = EndedReader::open(Follower::new(known), Arc::clone(&self.shared.ended));
+        let opened = EndedReader::open(Follower::new(known), compared, recorded);
         opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
     }
 
@@ -274,8 +301,13 @@ impl Session {
         let began = Instant::now();
         self.poll.restart();
         self.sampler.sample()?;
-        if let Some(counting) = &self.counting {
-            counting.lock().read(&self.shared);
+        match (&self.counting, &mut self.flows) {
+            (Some(counting), flows) => {
+                counting.lock().read(&self.shared);
+                flows.iter_mut().for_each(FlowView::take_shown);
+            }
+            (None, Some(flows)) => flows.update(&self.shared.activity),
+            (None, None) => {}
         }
         let Session { sampler, merge, shared, options, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
@@ -293,8 +325,12 @@ impl Session {
             merge.take_final(is_complete, &shared.ledger, &mut self.removed);
         }
         if self.has_network {
+            let counted = match self.flows {
+                Some(_) => Validity::NETWORK | Validity::CONNECTIONS,
+                None => Validity::NETWORK,
+            };
             let records = self.sampler.processes_mut().chain(&mut self.removed);
-            records.for_each(|record| record.valid |= Validity::NETWORK);
+            records.for_each(|record| record.valid |= counted);
             self.tell_busy();
         }
         let took = began.elapsed();
@@ -335,6 +371,17 @@ impl Session {
     /// The processes that have ended since this was last called, with their last figures.
     pub fn take_removed(&mut self) -> Vec<ProcessRecord> {
         std::mem::take(&mut self.removed)
+    }
+
+    /// The flows that live, of all processes, as of the last update; none unless [`Options::flows`] asks for them.
+    pub fn flows(&self) -> impl Iterator<Item = &FlowRecord> {
+        self.flows.iter().flat_map(FlowView::living)
+    }
+
+    /// The last records of the flows that have ended since this was last called, of all processes, the oldest first. A
+    /// flow is told of a third of a second after its end or later, when its owner is known.
+    pub fn take_ended_flows(&mut self) -> Vec<FlowRecord> {
+        self.flows.as_mut().map(FlowView::take_ended).unwrap_or_default()
     }
 
     /// Up to `count` of the packets held, oldest first.
@@ -414,6 +461,11 @@ impl Drop for Session {
             self.threads.drain(..).for_each(std::mem::forget);
         }
     }
+}
+
+/// The network namespace of the calling thread, by its inode.
+fn own_namespace(proc_root: &Path) -> Option<u64> {
+    std::fs::metadata(proc_root.join("thread-self/ns/net")).ok().map(|file| file.ino())
 }
 
 /// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.

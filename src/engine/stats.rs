@@ -53,6 +53,8 @@ pub struct Stats {
     pub bytes_completed: u64,
     /// Ends of connections that were not told of because too many came at once; these were not checked.
     pub ends_lost: u64,
+    /// Records of ended flows that were lost because nobody took them in time.
+    pub lost_flows: u64,
     /// Processes that could not be read or understood.
     pub processes_skipped: u64,
     /// How long the last update took, nanoseconds.
@@ -114,6 +116,7 @@ impl StatsReader {
             connections_short: completion.short,
             bytes_completed: completion.bytes,
             ends_lost: self.shared.ended.lost(),
+            lost_flows: self.shared.flows.lost(),
             processes_skipped: self.updates.processes_skipped.load(Ordering::Relaxed),
             update_ns: self.updates.update_ns.load(Ordering::Relaxed),
             missing_capabilities: self.missing_capabilities,

@@ -1,5 +1,6 @@
 //! One flow of the table, in two cache lines, and what remains of it when it leaves.
 
+use super::detail::Detail;
 use super::state::FlowState;
 use crate::model::{Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned};
 
@@ -85,6 +86,13 @@ const REASONS: [Unowned; Unowned::COUNT] = [
     Unowned::OwnerEnded,
     Unowned::Unreadable,
 ];
+
+impl FlowId {
+    /// A number that no other flow of the table has or had, until a slot has had 2^31 of them.
+    pub fn number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
 
 impl Flow {
     /// A flow whose first packet is yet to be counted.
@@ -350,12 +358,17 @@ impl Flow {
         self.pending_receive_packets = u32::MAX;
     }
 
-    /// Takes what is pending as a record of its own, if there is anything.
-    pub(super) fn depart(&mut self, index: u32) -> Option<Departed> {
+    /// Notes that there will be no more packets of it: the next SYN begins another flow.
+    pub(super) fn close(&mut self) {
+        self.state = FlowState::Closed;
+    }
+
+    /// Takes what is pending as a record of its own, if there is anything, with what else is to be reported of it.
+    pub(super) fn depart(&mut self, index: u32, detail: Option<Box<Detail>>) -> Option<Departed> {
         let reported = self.reported();
         let pending = self.take_pending();
         let id = FlowId { index, generation: self.generation };
-        (!pending.is_empty()).then(|| Departed {
+        (!pending.is_empty() || detail.is_some()).then(|| Departed {
             id,
             key: self.key,
             binding: self.binding(),
@@ -364,6 +377,8 @@ impl Flow {
             totals: self.totals(),
             first: self.first,
             last: self.last,
+            state: self.state,
+            detail,
         })
     }
 }
@@ -391,6 +406,10 @@ pub struct Departed {
     pub first: Timestamp,
     /// When its last packet was captured.
     pub last: Timestamp,
+    /// How far it had come.
+    pub state: FlowState,
+    /// Its course, when the flow has left the table and the last of its course has not been reported.
+    pub detail: Option<Box<Detail>>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! cost per packet does not depend on how many flows it holds. It does not look for owners and does not retry:
 //! it says which flows are to be asked about and keeps what was answered.
 
+mod detail;
 mod entry;
 mod fragments;
 mod index;
@@ -13,6 +14,7 @@ mod table;
 #[cfg(test)]
 mod model_tests;
 
+pub use detail::Detail;
 pub use entry::{Binding, Departed, Flow, FlowId};
 pub use fragments::FragmentTable;
 pub use state::FlowState;

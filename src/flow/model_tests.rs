@@ -55,13 +55,13 @@ fn a_flow_is_handed_out_once_per_batch() {
     assert_eq!(table.find(&udp(2)), None);
 
     let mut seen = Vec::new();
-    table.drain_dirty(|id, flow| seen.push((id, flow.binding(), flow.pending())));
+    table.drain_dirty(|id, flow, _| seen.push((id, flow.binding(), flow.pending())));
     let both = Traffic { receive_bytes: 50, receive_packets: 1, ..traffic(100, 1) };
     assert_eq!(seen, [(id, Binding::Unasked, both)]);
     assert_eq!(fresh(&mut table), [id]);
     assert_eq!(table.get(id).map(Flow::binding), Some(Binding::Asked));
 
-    table.drain_dirty(|_, _| panic!("nothing was recorded"));
+    table.drain_dirty(|_, _, _| panic!("nothing was recorded"));
     assert_eq!(fresh(&mut table), []);
     assert_eq!(table.get(id).map(Flow::pending), Some(both), "what nobody took stays pending");
 }
@@ -324,7 +324,7 @@ proptest! {
                 }
                 Deed::DrainDirty { take } => {
                     let mut seen = Vec::new();
-                    table.drain_dirty(|id, flow| {
+                    table.drain_dirty(|id, flow, _| {
                         seen.push(id);
                         if take {
                             *credited.entry(*flow.key()).or_default() += flow.take_pending();

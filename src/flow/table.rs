@@ -1,10 +1,11 @@
 //! The bounded table of flows: counting packets, handing out what is new or changed, and letting flows go.
 
+use super::detail::Detail;
 use super::entry::{Binding, Departed, Flow, FlowId};
 use super::index::{Index, KeyHash};
 use super::state::FlowState;
 use crate::error::{Code, Error, Result};
-use crate::model::{Direction, FlowKey, TcpFlags, Timestamp};
+use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp};
 use std::cmp::Reverse;
 use std::collections::TryReserveError;
 
@@ -44,6 +45,9 @@ pub struct FlowStats {
 pub struct FlowTable {
     limit: usize,
     slots: Vec<Flow>,
+    /// What is kept besides of the flow in each slot; empty where nothing is.
+    details: Vec<Detail>,
+    keeps_details: bool,
     index: Index,
     vacant: Vec<u32>,
     dirty: Vec<u32>,
@@ -70,6 +74,8 @@ impl FlowTable {
         Ok(FlowTable {
             limit,
             slots: reserve(limit).map_err(refused)?,
+            details: Vec::new(),
+            keeps_details: false,
             index: Index::new(),
             vacant: reserve(limit).map_err(refused)?,
             dirty: reserve(limit).map_err(refused)?,
@@ -81,6 +87,61 @@ impl FlowTable {
             evicted: 0,
             superseded: 0,
         })
+    }
+
+    /// Keeps the course of every flow from now on, some 170 bytes for each. Only for a table that is empty.
+    ///
+    /// # Errors
+    /// As [`FlowTable::new`].
+    pub fn keep_details(&mut self) -> Result<()> {
+        let refused = |error: TryReserveError| {
+            let tried = format_args!("reserving the courses of {} flows", self.limit);
+            Error::system(Code::SystemResource, tried, error)
+        };
+        self.details = reserve(self.limit).map_err(refused)?;
+        self.keeps_details = true;
+        Ok(())
+    }
+
+    /// Notes the course of a flow whose packet was just counted.
+    #[inline]
+    pub fn observe(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        flags: TcpFlags,
+        has_payload: bool,
+        now: Timestamp,
+    ) {
+        let state = self.get(id).map(Flow::state);
+        if let (Some(state), Some(detail)) = (state, self.details.get_mut(id.index as usize)) {
+            detail.observe(state, direction, flags, has_payload, now);
+        }
+    }
+
+    /// Notes that the socket of a flow has gone, although no packet said so; the next SYN begins another flow.
+    pub fn vanish(&mut self, id: FlowId, reason: CloseReason, when: Timestamp) {
+        let Some(flow) = self.get_mut(id) else { return };
+        flow.close();
+        if let Some(detail) = self.details.get_mut(id.index as usize) {
+            detail.vanish(reason, when);
+            if self.slots[id.index as usize].set_dirty() {
+                self.dirty.push(id.index);
+            }
+        }
+    }
+
+    /// A flow that is in the table, with its course.
+    pub fn detail_mut(&mut self, id: FlowId) -> Option<(&mut Flow, &mut Detail)> {
+        let slot = id.index as usize;
+        let flow = self.slots.get_mut(slot).filter(|flow| flow.generation() == id.generation)?;
+        Some((flow, self.details.get_mut(slot)?))
+    }
+
+    /// All flows of which the course is kept.
+    pub fn detailed(&self) -> impl Iterator<Item = (FlowId, &Flow, &Detail)> {
+        let held = self.slots.iter().zip(&self.details).zip(0..).filter(|((flow, _), _)| flow.is_held());
+        held.map(|((flow, detail), index)| (FlowId { index, generation: flow.generation() }, flow, detail))
     }
 
     /// Counts a packet of `wire_len` bytes for the flow of `key`, which is made if there is none, and takes the flow
@@ -121,7 +182,7 @@ impl FlowTable {
     ) -> FlowId {
         let flow = &mut self.slots[slot as usize];
         while flow.count(direction, wire_len, flags, now).is_err() {
-            self.departed.extend(flow.depart(slot));
+            self.departed.extend(flow.depart(slot, None));
         }
         if flow.set_dirty() {
             self.dirty.push(slot);
@@ -181,13 +242,14 @@ impl FlowTable {
         }
     }
 
-    /// Calls `visit` once for every flow that has counted a packet since the last drain.
-    pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow)) {
+    /// Calls `visit` once for every flow that has counted a packet since the last drain, with its course if that is kept.
+    pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow, Option<&mut Detail>)) {
         for index in self.dirty.drain(..) {
             // A slot is listed twice when its flow left and another came since the last drain.
             let flow = &mut self.slots[index as usize];
             if flow.is_held() && flow.clear_dirty() {
-                visit(FlowId { index, generation: flow.generation() }, flow);
+                let detail = self.details.get_mut(index as usize);
+                visit(FlowId { index, generation: flow.generation() }, flow, detail);
             }
         }
     }
@@ -267,6 +329,9 @@ impl FlowTable {
             slot
         } else if self.slots.len() < self.limit {
             self.slots.push(Flow::new(*key, state, now, 1));
+            if self.keeps_details {
+                self.details.push(Detail::new(state));
+            }
             (self.slots.len() - 1) as u32
         } else {
             let slot = self.evict(now);
@@ -281,8 +346,8 @@ impl FlowTable {
     /// Ends the flow in a slot and begins another one of the same key there.
     #[cold]
     fn supersede(&mut self, slot: u32, state: FlowState, now: Timestamp) {
+        self.depart(slot);
         let flow = &mut self.slots[slot as usize];
-        self.departed.extend(flow.depart(slot));
         flow.vacate();
         let key = *flow.key();
         self.occupy(slot, key, state, now);
@@ -294,6 +359,17 @@ impl FlowTable {
     fn occupy(&mut self, slot: u32, key: FlowKey, state: FlowState, now: Timestamp) {
         let flow = &mut self.slots[slot as usize];
         *flow = Flow::new(key, state, now, flow.generation().wrapping_add(1));
+        if let Some(detail) = self.details.get_mut(slot as usize) {
+            *detail = Detail::new(state);
+        }
+    }
+
+    /// Lists what is to be reported of a flow that leaves its slot.
+    fn depart(&mut self, slot: u32) {
+        let detail = self.details.get(slot as usize);
+        let unreported = detail.filter(|detail| !detail.is_told() || detail.has_counts());
+        let detail = unreported.map(|detail| Box::new(detail.clone()));
+        self.departed.extend(self.slots[slot as usize].depart(slot, detail));
     }
 
     /// Lists a new flow to be asked about.
@@ -334,8 +410,8 @@ impl FlowTable {
 
     /// Takes the flow out of a slot, which is then vacant.
     fn remove(&mut self, slot: u32) {
+        self.depart(slot);
         let flow = &mut self.slots[slot as usize];
-        self.departed.extend(flow.depart(slot));
         flow.vacate();
         self.index.remove(self.index.hash(flow.key()), slot);
     }

@@ -1,6 +1,6 @@
 //! In place of the probes where the library is built without them.
 
-use super::{Credit, Fault, Found, Wants};
+use super::{Clocks, Credit, Fault, Found, Wants};
 use crate::model::{FlowKey, ProbeState};
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -73,7 +73,7 @@ impl Counters {
     ///
     /// # Errors
     /// None.
-    pub fn read(&mut self, _now_ns: u64, _take: impl FnMut(Credit<'_>)) -> io::Result<()> {
+    pub fn read(&mut self, _clocks: Clocks, _flows: bool, _take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         match self.0 {}
     }
 }

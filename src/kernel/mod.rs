@@ -9,6 +9,8 @@ mod absent;
 #[cfg(feature = "ebpf")]
 mod batch;
 #[cfg(feature = "ebpf")]
+mod flow;
+#[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
 mod owners;
@@ -30,7 +32,7 @@ pub use sockets::Sockets;
 #[cfg(feature = "ebpf")]
 pub use traffic::Counters;
 
-use crate::model::{Identity, Owner, ProbeState, Traffic, Unowned};
+use crate::model::{Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, Traffic, Unowned};
 use std::fmt;
 
 /// What the socket probes are loaded for.
@@ -42,12 +44,25 @@ pub enum Wants {
     Bytes,
 }
 
-/// What a process is owed, or bytes that have no process.
+/// What a reading gives out.
 pub enum Credit<'a> {
     /// Bytes of this owner, about whom the kernel knows so much: the names of user and group are not in it.
     Owned(Owner, &'a dyn Fn() -> Identity, Traffic),
     /// Bytes of nobody.
     Unowned(Unowned, Traffic),
+    /// What a process has done with its sockets, and how long it waited for answers.
+    Connections(ProcId, Connections),
+    /// A flow: one that lives, or the last record of one that has ended.
+    Flow(FlowRecord),
+}
+
+/// The time of a reading.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clocks {
+    /// Nanoseconds since boot (CLOCK_BOOTTIME).
+    pub now_ns: u64,
+    /// The time of day at boot, nanoseconds since the Unix epoch.
+    pub epoch_ns: u64,
 }
 
 /// Who uses a socket.

@@ -137,7 +137,7 @@ pub(super) struct Share {
     pub uid: u32,
     pub gid: u32,
     pub netns: u32,
-    pub padding: u32,
+    pub is_packet_socket: u32,
 }
 
 /// Whose a pair of endpoints is.
@@ -155,8 +155,15 @@ pub(super) struct Owned {
     pub padding: u32,
 }
 
+/// Counts of times by their length.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Buckets(pub [u64; BUCKETS]);
+
 // SAFETY: each is made of integers, with no padding that is not a field, so that every pattern of bits is a value.
 unsafe impl Pod for Process {}
+// SAFETY: as above.
+unsafe impl Pod for Buckets {}
 // SAFETY: as above.
 unsafe impl Pod for Tuple {}
 // SAFETY: as above.

@@ -3,7 +3,7 @@
 use super::load::{
     Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator,
 };
-use super::records::{Record, Share, ShareKey};
+use super::records::{Buckets, Process, Record, Share, ShareKey};
 use super::traffic::Counters;
 use super::{Fault, Owners, Wants};
 use crate::model::ProbeState;
@@ -83,6 +83,7 @@ impl Sockets {
             self.entries::<ShareKey, Share>("shares")?,
             self.map("losses")?,
             self.map("link_headers")?,
+            self.entries::<Process, Buckets>("latencies")?,
             self.ticks_per_second,
         ))
     }
@@ -96,7 +97,7 @@ impl Sockets {
         let map = self.take(name)?;
         HashMap::<_, K, V>::try_from(&map).map_err(|error| fault(name, &error))?;
         match map {
-            Map::HashMap(data) => Ok(data),
+            Map::HashMap(data) | Map::LruHashMap(data) => Ok(data),
             _ => Err(missing(name)),
         }
     }

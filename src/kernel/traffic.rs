@@ -1,9 +1,10 @@
 //! Bytes that the socket probes have counted: what each process has to its account since they were last read.
 
-use super::Credit;
 use super::batch::{Batch, delete};
+use super::flow::{Told, flow, is_flow};
 use super::records::*;
-use crate::model::{Identity, Owner, Quality, Traffic, Unowned};
+use super::{Clocks, Credit};
+use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
 use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,10 @@ pub struct Counters {
     shares: MapData,
     losses: Array<MapData, Counts>,
     link_headers: Array<MapData, u8>,
+    latencies: MapData,
+    histograms: Batch<Process, Buckets>,
+    /// What has been handed out of each process's times.
+    timed: HashMap<Process, Buckets, RandomState>,
     records: Batch<u64, Record>,
     accounts: Batch<ShareKey, Share>,
     /// What has been handed out of each socket's account of each process.
@@ -45,6 +50,7 @@ struct Seen {
     /// The last reading in which the account or the record was there.
     reading: u64,
     quiet: u8,
+    told: Told,
 }
 
 impl Counters {
@@ -53,6 +59,7 @@ impl Counters {
         shares: MapData,
         losses: Array<MapData, Counts>,
         link_headers: Array<MapData, u8>,
+        latencies: MapData,
         ticks_per_second: u64,
     ) -> Counters {
         Counters {
@@ -60,6 +67,9 @@ impl Counters {
             shares,
             losses,
             link_headers,
+            latencies,
+            histograms: Batch::new(),
+            timed: HashMap::default(),
             records: Batch::new(),
             accounts: Batch::new(),
             seen: HashMap::default(),
@@ -96,18 +106,21 @@ impl Counters {
         self.pending
     }
 
-    /// Hands out what has been counted since the last reading, and lets go of the sockets that have ended. `now_ns` is
-    /// the time since boot.
+    /// Hands out what has been counted since the last reading, and lets go of the sockets that have ended. With `flows`
+    /// also every flow, and what the processes did.
     ///
     /// # Errors
     /// What bpf(2) returns. What was not handed out comes with the next reading.
-    pub fn read(&mut self, now_ns: u64, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
+    pub fn read(&mut self, clocks: Clocks, flows: bool, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         self.reading += 1;
         // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
         // are never seen twice.
         self.read_accounts(&mut take)?;
-        self.read_records(now_ns, &mut take)?;
+        self.read_records(clocks, flows, &mut take)?;
         self.close_accounts();
+        if flows {
+            self.read_times(&mut take)?;
+        }
         self.read_losses(&mut take)
     }
 
@@ -122,11 +135,18 @@ impl Counters {
             seen.reading = *reading;
             // What a record says comes on top, if the process still has it.
             let identity = || identity(&share.name, share.uid, share.gid);
-            hand_out(key, seen, share.traffic, Quality::Shared, *ticks_per_second, &identity, take);
+            let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
+            hand_out(key, seen, share.traffic, quality, *ticks_per_second, &identity, take);
         })
     }
 
-    fn read_records(&mut self, now_ns: u64, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
+    fn read_records(
+        &mut self,
+        clocks: Clocks,
+        flows: bool,
+        take: &mut impl FnMut(Credit<'_>),
+    ) -> io::Result<()> {
+        let Clocks { now_ns, epoch_ns } = clocks;
         let Counters { records, sockets, seen, reading, ticks_per_second, pending, held, namespaces, .. } =
             self;
         let mut ended = Vec::new();
@@ -134,7 +154,8 @@ impl Counters {
         records.read(sockets.fd().as_fd(), |cookie, record| {
             *held += 1;
             let is_over = record.flags & ENDED != 0;
-            if is_over && record.ended_ns.saturating_add(GRACE_NS) < now_ns {
+            let is_last = is_over && record.ended_ns.saturating_add(GRACE_NS) < now_ns;
+            if is_last {
                 ended.push(*cookie);
             }
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&record.tuple.netns.into())) {
@@ -156,9 +177,45 @@ impl Counters {
             };
             let total = seen.apart.plus(&record.traffic);
             let identity = || identity(&record.name, record.uid, record.gid);
-            hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take);
+            if hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take) {
+                seen.told.changed_ns = now_ns;
+            }
+            if !flows {
+                return;
+            }
+            let process = record.owner.id(*ticks_per_second);
+            let news = seen.told.news(record);
+            if let Some(process) = process.filter(|_| news != Connections::default()) {
+                take(Credit::Connections(process, news));
+            }
+            if is_flow(record) && is_last == is_over {
+                let owner = process.map(|process| Owner { process, quality });
+                let changed_ns = seen.told.changed_ns;
+                take(Credit::Flow(flow(*cookie, record, &total, owner, changed_ns, now_ns, epoch_ns)));
+            }
         })?;
         delete(sockets.fd().as_fd(), &ended);
+        Ok(())
+    }
+
+    /// Hands out how long processes waited for answers.
+    fn read_times(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
+        let Counters { histograms, latencies, timed, ticks_per_second, .. } = self;
+        let mut present = HashMap::with_capacity_and_hasher(timed.len(), RandomState::default());
+        histograms.read(latencies.fd().as_fd(), |process, now| {
+            let before = timed.get(process).copied().unwrap_or_default();
+            present.insert(*process, *now);
+            let mut news = Connections::default();
+            let buckets = now.0.iter().zip(before.0);
+            for (more, (now, before)) in news.response.0.iter_mut().zip(buckets) {
+                // Where the kernel had to forget a process it has begun anew.
+                *more = now.checked_sub(before).unwrap_or(*now);
+            }
+            if let Some(process) = process.id(*ticks_per_second).filter(|_| news != Connections::default()) {
+                take(Credit::Connections(process, news));
+            }
+        })?;
+        *timed = present;
         Ok(())
     }
 
@@ -195,7 +252,7 @@ impl Counters {
     }
 }
 
-/// Hands out what a total has beyond what was handed out before.
+/// Hands out what a total has beyond what was handed out before. Returns whether that was anything.
 fn hand_out(
     key: &ShareKey,
     seen: &mut Seen,
@@ -204,11 +261,11 @@ fn hand_out(
     ticks_per_second: u64,
     identity: &dyn Fn() -> Identity,
     take: &mut impl FnMut(Credit<'_>),
-) {
+) -> bool {
     let more = total.beyond(&seen.counts);
     if more == Counts::default() {
         seen.quiet = seen.quiet.saturating_add(1);
-        return;
+        return false;
     }
     seen.quiet = 0;
     seen.counts = seen.counts.plus(&more);
@@ -216,6 +273,7 @@ fn hand_out(
         Some(process) => take(Credit::Owned(Owner { process, quality }, identity, more.traffic())),
         None => take(Credit::Unowned(Unowned::NoHolder, more.traffic())),
     }
+    true
 }
 
 /// What the kernel knows of a process, the names of user and group left out.
@@ -240,7 +298,7 @@ impl Counts {
         self.each(other, u64::saturating_sub)
     }
 
-    fn traffic(&self) -> Traffic {
+    pub(super) fn traffic(&self) -> Traffic {
         Traffic {
             send_bytes: self.bytes[SENT],
             send_packets: self.packets[SENT],

@@ -1,6 +1,7 @@
 //! Plain data that the other rooms pass to each other; no I/O and no policy.
 
 mod address;
+mod connection;
 mod flow;
 mod frame;
 mod packet;
@@ -9,6 +10,9 @@ mod process;
 mod traffic;
 
 pub use address::{Address, Endpoint, LocalAddresses};
+pub use connection::{
+    CloseReason, Connections, FlowPhase, FlowRecord, FlowValidity, Histogram, ResponseTimes, Role,
+};
 pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};

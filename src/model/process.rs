@@ -1,5 +1,6 @@
 //! What is known of one process: its identity, one sample of its figures, and the record delivered to users.
 
+use super::connection::Connections;
 use super::traffic::Traffic;
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ macro_rules! bit_set {
         }
     };
 }
+pub(super) use bit_set;
 
 bit_set! {
     /// Which groups of figures are read for every process. Identity, state, threads, CPU time and start time
@@ -83,6 +85,8 @@ bit_set! {
         NETWORK = 64;
         /// CPU percentage: there was an earlier sample of the same process to compare with.
         CPU_PERCENT = 128;
+        /// What its flows did: flows were asked for.
+        CONNECTIONS = 256;
     }
 }
 
@@ -172,6 +176,8 @@ pub struct ProcessRecord {
     pub traffic: Traffic,
     /// The part of `traffic` whose owner was chosen among several or found by a wildcard, both directions, bytes.
     pub uncertain_bytes: u64,
+    /// What its flows did, if flows were asked for and there was any.
+    pub connections: Option<Box<Connections>>,
     /// Which figures are true: those of the sample, and those that only a record has.
     pub valid: Validity,
 }
@@ -234,6 +240,6 @@ mod tests {
     fn bit_sets_hold_and_join() {
         let some = Validity::CPU | Validity::IO;
         assert!(some.has(Validity::IO) && !some.has(Validity::MEMORY) && Validity::ALL.has(some));
-        assert_eq!(Validity::ALL.0, 255);
+        assert_eq!(Validity::ALL.0, 511);
     }
 }

@@ -1,35 +1,18 @@
 //! Notices of TCP connections that have ended, with what they carried: the destroy groups of sock_diag(7).
 
-use super::inet_diag::{BY_FAMILY, InetSocket, REPLY, parse as parse_socket};
-use super::message::{attributes, u64_at};
+use super::inet_diag::{BY_FAMILY, INFO, InetSocket, REPLY, parse as parse_socket};
+use super::message::attributes;
 use super::socket::Socket;
+use super::tcp_info::TcpInfo;
 use crate::model::Protocol;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` of linux/sock_diag.h: groups 1 and 3.
 const GROUPS: u32 = 0b0101;
-/// `INET_DIAG_INFO` and `INET_DIAG_PROTOCOL` of linux/inet_diag.h.
-const INFO: u16 = 2;
+/// `INET_DIAG_PROTOCOL` of linux/inet_diag.h.
 const PROTOCOL: u16 = 10;
 /// No notice is longer.
 const BUFFER: usize = 4 << 10;
-
-/// What a TCP connection carried (`struct tcp_info` of linux/tcp.h). Bytes are those of the stream, without headers;
-/// what was sent or received again counts once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TcpTotals {
-    /// Bytes that the peer has acknowledged; the FIN counts as one more, and so does the SYN of the end that opened.
-    pub acknowledged_bytes: u64,
-    /// Bytes received in order; the peer's FIN counts as one more.
-    pub received_bytes: u64,
-}
-
-impl TcpTotals {
-    /// `None` where the kernel gives less than all of them (before Linux 4.1).
-    fn parse(info: &[u8]) -> Option<TcpTotals> {
-        Some(TcpTotals { acknowledged_bytes: u64_at(info, 120)?, received_bytes: u64_at(info, 128)? })
-    }
-}
 
 /// Notices of TCP sockets of one network namespace that have ended.
 #[derive(Debug)]
@@ -59,7 +42,7 @@ impl Ended {
     ///
     /// # Errors
     /// What the system says of the socket.
-    pub fn read(&mut self, mut each: impl FnMut(&InetSocket, &TcpTotals)) -> nix::Result<u32> {
+    pub fn read(&mut self, mut each: impl FnMut(&InetSocket, &TcpInfo)) -> nix::Result<u32> {
         self.socket.notices(&mut self.buffer, |message| {
             if message.kind == BY_FAMILY
                 && let Some((socket, totals)) = parse(message.payload)
@@ -81,13 +64,13 @@ impl AsFd for Ended {
 }
 
 /// A notice is a `struct inet_diag_msg` with the protocol and what was carried among its attributes.
-fn parse(payload: &[u8]) -> Option<(InetSocket, TcpTotals)> {
+fn parse(payload: &[u8]) -> Option<(InetSocket, TcpInfo)> {
     let socket = parse_socket(payload)?;
     let (mut is_tcp, mut totals) = (false, None);
     for (kind, value) in attributes(payload.get(REPLY..)?) {
         match kind {
             PROTOCOL => is_tcp = value.first() == Some(&Protocol::TCP.0),
-            INFO => totals = TcpTotals::parse(value),
+            INFO => totals = TcpInfo::parse(value),
             _ => {}
         }
     }

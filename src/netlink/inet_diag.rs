@@ -2,6 +2,7 @@
 
 use super::message::{MESSAGE_HEADER, attributes, begin, errno_of, messages, put, u16_at, u32_at};
 use super::socket::Socket;
+use super::tcp_info::TcpInfo;
 use crate::model::{Address, Endpoint, FlowKey, Protocol};
 use nix::errno::Errno;
 
@@ -15,6 +16,8 @@ const ADDRESSES: usize = 12;
 const COOKIE: usize = 48;
 /// Bytes of `struct inet_diag_msg`.
 pub(super) const REPLY: usize = 72;
+/// `INET_DIAG_INFO`: the attribute, and in a request one less is the bit that asks for it.
+pub(super) const INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`.
 const V6_ONLY: u16 = 11;
 /// The kernel answers a dump in pieces of at most 32 KiB.
@@ -125,7 +128,7 @@ impl InetDiag {
         if let Some(&(_, served)) = self.served.iter().find(|(known, _)| *known == protocol) {
             return Ok(served);
         }
-        let served = match self.dump_family(libc::AF_INET, protocol, 0, &mut |_| ()) {
+        let served = match self.dump_family(libc::AF_INET, protocol, 0, 0, &mut |_| ()) {
             Ok(()) => true,
             Err(Errno::ENOENT | Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL) => false,
             Err(errno) => return Err(errno),
@@ -145,11 +148,39 @@ impl InetDiag {
         states: u32,
         mut each: impl FnMut(&InetSocket),
     ) -> nix::Result<()> {
+        self.dump_all(protocol, states, 0, &mut |payload| {
+            if let Some(socket) = parse(payload) {
+                each(&socket);
+            }
+        })
+    }
+
+    /// The same for TCP, with what the kernel tells of each connection.
+    ///
+    /// # Errors
+    /// As [`InetDiag::dump`].
+    pub fn dump_tcp(&mut self, states: u32, mut each: impl FnMut(&InetSocket, &TcpInfo)) -> nix::Result<()> {
+        self.dump_all(Protocol::TCP, states, 1 << (INFO - 1), &mut |payload| {
+            let info = attributes(payload.get(REPLY..).unwrap_or_default()).find(|(kind, _)| *kind == INFO);
+            let info = info.and_then(|(_, value)| TcpInfo::parse(value));
+            if let (Some(socket), Some(info)) = (parse(payload), info) {
+                each(&socket, &info);
+            }
+        })
+    }
+
+    fn dump_all(
+        &mut self,
+        protocol: Protocol,
+        states: u32,
+        extensions: u8,
+        each: &mut impl FnMut(&[u8]),
+    ) -> nix::Result<()> {
         if !self.serves(protocol)? {
             return Err(Errno::EPROTONOSUPPORT);
         }
         for family in FAMILIES {
-            match self.dump_family(family, protocol, states, &mut each) {
+            match self.dump_family(family, protocol, states, extensions, each) {
                 // A kernel without IPv6.
                 Err(Errno::ENOENT) if family == libc::AF_INET6 => {}
                 other => other?,
@@ -163,7 +194,8 @@ impl InetDiag {
         family: i32,
         protocol: Protocol,
         states: u32,
-        each: &mut impl FnMut(&InetSocket),
+        extensions: u8,
+        each: &mut impl FnMut(&[u8]),
     ) -> nix::Result<()> {
         if self.unfinished {
             self.socket.drain(&mut self.buffer)?;
@@ -172,7 +204,7 @@ impl InetDiag {
         self.sequence = self.sequence.wrapping_add(1);
         begin(&mut message, BY_FAMILY, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, self.sequence);
         let request = &mut message[MESSAGE_HEADER..];
-        put(request, 0, &[family as u8, protocol.0]);
+        put(request, 0, &[family as u8, protocol.0, extensions]);
         put(request, STATES, &states.to_ne_bytes());
         self.socket.send(&message)?;
         self.unfinished = true;
@@ -195,11 +227,7 @@ impl InetDiag {
                     libc::NLMSG_ERROR => {
                         return Err(u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of));
                     }
-                    _ => {
-                        if let Some(socket) = parse(message.payload) {
-                            each(&socket);
-                        }
-                    }
+                    _ => each(message.payload),
                 }
             }
         }

@@ -6,10 +6,12 @@ mod inet_diag;
 mod message;
 mod process_events;
 mod socket;
+mod tcp_info;
 
-pub use ended::{Ended, TcpTotals};
+pub use ended::Ended;
 pub use inet_diag::{InetDiag, InetSocket};
 pub use process_events::{Happening, ProcessEvent, ProcessEvents};
+pub use tcp_info::TcpInfo;
 
 pub(crate) use message::{
     MESSAGE_HEADER, Message, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,

@@ -232,6 +232,7 @@ fn blank_record(sample: ProcessSample) -> ProcessRecord {
         cpu_percent: 0.0,
         traffic: Traffic::default(),
         uncertain_bytes: 0,
+        connections: None,
         valid: Validity::default(),
     }
 }

@@ -71,7 +71,7 @@ fn structures() -> Vec<Frozen> {
             packet: 136, "uint8_t *";
             packetSize: 144, "uint32_t";
         }),
-        frozen!(CaptureOptions, 176, {
+        frozen!(CaptureOptions, 184, {
             size: 0, "size_t";
             devices: 8, "const char *";
             savefile: 16, "const char *";
@@ -97,8 +97,10 @@ fn structures() -> Vec<Frozen> {
             packet_bytes: 152, "uint64_t";
             namespaces: 160, "const char *";
             engine: 168, "CaptureEngine";
+            flows: 172, "uint32_t";
+            ended_flow_limit: 176, "uint32_t";
         }),
-        frozen!(CaptureProcess, 208, {
+        frozen!(CaptureProcess, 216, {
             valid: 0, "uint32_t";
             pid: 4, "pid_t";
             parent: 8, "pid_t";
@@ -129,6 +131,49 @@ fn structures() -> Vec<Frozen> {
             send_packets: 184, "uint64_t";
             receive_packets: 192, "uint64_t";
             uncertain_bytes: 200, "uint64_t";
+            connections: 208, "const CaptureConnections *";
+        }),
+        frozen!(CaptureConnections, 296, {
+            connects: 0, "uint64_t";
+            accepts: 8, "uint64_t";
+            closes: 16, "uint64_t";
+            sends: 24, "uint64_t";
+            receives: 32, "uint64_t";
+            responses: 40, "uint64_t [32]";
+        }),
+        frozen!(CaptureFlow, 224, {
+            id: 0, "uint64_t";
+            valid: 8, "uint32_t";
+            protocol: 12, "uint32_t";
+            local_address: 16, "uint8_t [16]";
+            remote_address: 32, "uint8_t [16]";
+            local_port: 48, "uint16_t";
+            remote_port: 50, "uint16_t";
+            owner: 52, "CaptureFlowOwner";
+            pid: 56, "pid_t";
+            state: 60, "CaptureFlowState";
+            process_start_ns: 64, "uint64_t";
+            namespace_inode: 72, "uint64_t";
+            cookie: 80, "uint64_t";
+            role: 88, "CaptureFlowRole";
+            tcp_state: 92, "uint32_t";
+            opened_ns: 96, "uint64_t";
+            established_ns: 104, "uint64_t";
+            last_ns: 112, "uint64_t";
+            send_bytes: 120, "uint64_t";
+            receive_bytes: 128, "uint64_t";
+            send_packets: 136, "uint64_t";
+            receive_packets: 144, "uint64_t";
+            connect_latency_ns: 152, "uint64_t";
+            smoothed_rtt_ns: 160, "uint64_t";
+            retransmits: 168, "uint64_t";
+            response_count: 176, "uint64_t";
+            response_sum_ns: 184, "uint64_t";
+            response_minimum_ns: 192, "uint64_t";
+            response_maximum_ns: 200, "uint64_t";
+            duration_ns: 208, "uint64_t";
+            reason: 216, "CaptureFlowReason";
+            error: 220, "int32_t";
         }),
         frozen!(CapturePacket, 64, {
             time_ns: 0, "uint64_t";
@@ -141,14 +186,15 @@ fn structures() -> Vec<Frozen> {
             destination_port: 58, "uint16_t";
             protocol: 60, "uint32_t";
         }),
-        frozen!(CaptureHandlers, 40, {
+        frozen!(CaptureHandlers, 48, {
             size: 0, "size_t";
             user_data: 8, "void *";
             process: 16, "CaptureProcessHandler";
             packet: 24, "CapturePacketHandler";
             packet_limit: 32, "uint64_t";
+            flow: 40, "CaptureFlowHandler";
         }),
-        frozen!(CaptureStats, 360, {
+        frozen!(CaptureStats, 368, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -192,9 +238,10 @@ fn structures() -> Vec<Frozen> {
             bytes_completed: 320, "uint64_t";
             ends_lost: 328, "uint64_t";
             devices_pending: 336, "uint64_t";
-            engine: 344, "CaptureEngine";
-            socket_probes: 348, "CaptureProbeState";
-            sample_probes: 352, "CaptureProbeState";
+            lost_flows: 344, "uint64_t";
+            engine: 352, "CaptureEngine";
+            socket_probes: 356, "CaptureProbeState";
+            sample_probes: 360, "CaptureProbeState";
         }),
     ]
 }
@@ -232,6 +279,44 @@ const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
             ("CAPTURE_LOG_LEVEL_DEBUG", 4),
             ("CAPTURE_LOG_LEVEL_TRACE", 5),
             ("CAPTURE_LOG_LEVEL_OFF", 6),
+        ],
+    ),
+    (
+        "CaptureFlowOwner",
+        &[
+            ("CAPTURE_FLOW_OWNER_NONE", 0),
+            ("CAPTURE_FLOW_OWNER_EXACT", 1),
+            ("CAPTURE_FLOW_OWNER_SHARED", 2),
+            ("CAPTURE_FLOW_OWNER_GUESSED", 3),
+        ],
+    ),
+    (
+        "CaptureFlowState",
+        &[
+            ("CAPTURE_FLOW_STATE_UNKNOWN", 0),
+            ("CAPTURE_FLOW_STATE_OPENING", 1),
+            ("CAPTURE_FLOW_STATE_OPEN", 2),
+            ("CAPTURE_FLOW_STATE_CLOSING", 3),
+            ("CAPTURE_FLOW_STATE_ENDED", 4),
+        ],
+    ),
+    (
+        "CaptureFlowRole",
+        &[
+            ("CAPTURE_FLOW_ROLE_UNKNOWN", 0),
+            ("CAPTURE_FLOW_ROLE_OPENED", 1),
+            ("CAPTURE_FLOW_ROLE_ACCEPTED", 2),
+        ],
+    ),
+    (
+        "CaptureFlowReason",
+        &[
+            ("CAPTURE_FLOW_REASON_UNKNOWN", 0),
+            ("CAPTURE_FLOW_REASON_ORDERLY", 1),
+            ("CAPTURE_FLOW_REASON_RESET", 2),
+            ("CAPTURE_FLOW_REASON_TIMED_OUT", 3),
+            ("CAPTURE_FLOW_REASON_REFUSED", 4),
+            ("CAPTURE_FLOW_REASON_ABORTED", 5),
         ],
     ),
     (
@@ -284,6 +369,22 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_VALID_USER", 32),
     ("CAPTURE_VALID_NETWORK", 64),
     ("CAPTURE_VALID_CPU_PERCENT", 128),
+    ("CAPTURE_VALID_CONNECTIONS", 256),
+    ("CAPTURE_FLOW_VALID_NAMESPACE", 1),
+    ("CAPTURE_FLOW_VALID_OPENED", 2),
+    ("CAPTURE_FLOW_VALID_ESTABLISHED", 4),
+    ("CAPTURE_FLOW_VALID_ROLE", 8),
+    ("CAPTURE_FLOW_VALID_TRAFFIC", 16),
+    ("CAPTURE_FLOW_VALID_CONNECT_LATENCY", 32),
+    ("CAPTURE_FLOW_VALID_SMOOTHED_RTT", 64),
+    ("CAPTURE_FLOW_VALID_RETRANSMITS", 128),
+    ("CAPTURE_FLOW_VALID_RESPONSE", 256),
+    ("CAPTURE_FLOW_VALID_DURATION", 512),
+    ("CAPTURE_FLOW_VALID_REASON", 1024),
+    ("CAPTURE_FLOW_VALID_ERROR", 2048),
+    ("CAPTURE_FLOW_VALID_TCP_STATE", 4096),
+    ("CAPTURE_FLOW_VALID_COOKIE", 8192),
+    ("CAPTURE_RESPONSE_BUCKETS", 32),
 ];
 
 /// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.
@@ -325,6 +426,7 @@ fn type_claims() -> String {
         ("PacketCallback", "void (*)(const Packet_t *, uint32_t *)"),
         ("CaptureLogHandler", "void (*)(void *, CaptureLogLevel, const char *)"),
         ("CaptureProcessHandler", "void (*)(void *, CaptureAction, const CaptureProcess *, size_t, size_t)"),
+        ("CaptureFlowHandler", "void (*)(void *, CaptureAction, const CaptureFlow *, size_t, size_t)"),
         ("CapturePacketHandler", "void (*)(void *, const CapturePacket *, size_t, size_t)"),
         ("decltype(&CaptureInit)", "int32_t (*)(const CaptureInitt *, ProcessInfoCallback, PacketCallback)"),
         ("decltype(&CaptureUpdate)", "int32_t (*)(int32_t)"),

@@ -49,6 +49,16 @@ fn reads_a_savefile_and_tells_its_end() {
 }
 
 #[test]
+fn hands_over_flows_and_what_those_of_a_process_did() {
+    run("session_flows.c", "flows");
+}
+
+#[test]
+fn hands_over_no_flows_unasked() {
+    run("session_flows.c", "nobody_asked");
+}
+
+#[test]
 fn opens_for_nobody_as_root() {
     if is_root() && has_tool("setpriv") {
         Program::new("session.c").run_as_nobody("unprivileged");

@@ -63,6 +63,15 @@ struct {
 	MAP_TYPE(value, struct traffic);
 } embryos SEC(".maps");
 
+/* The sockets that listen at each local end, for connections that did not inherit their listener's cookie: it listened
+ * before the probes were loaded, and out of their reach (MPTCP). */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, 8192);
+	MAP_TYPE(key, struct tuple);
+	MAP_TYPE(value, __u64);
+} listeners SEC(".maps");
+
 /* The listener's cookie, which the kernel copies to every socket that the listener makes. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -150,6 +159,7 @@ static ALWAYS_INLINE void tuple_of_sock(struct sock *sk, struct tuple *tuple)
 {
 	__builtin_memset(tuple, 0, sizeof(*tuple));
 	tuple->netns = sk->__sk_common.skc_net.net->ns.inum;
+	/* The number of MPTCP, 262, becomes TCP's, which it has on the wire. */
 	tuple->protocol = (__u8)sk->sk_protocol;
 	tuple->local_port = sk->__sk_common.skc_num;
 	tuple->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
@@ -309,7 +319,7 @@ static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tu
 	struct record *listener;
 	struct traffic *embryo;
 
-	if (!tuple || parent == cookie)
+	if (!tuple || !parent || parent == cookie)
 		return 0;
 	listener = bpf_map_lookup_elem(&sockets, &parent);
 	if (listener) {
@@ -334,6 +344,34 @@ static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tu
 		lose(LOSS_TABLE_FULL, 0, 0);
 	enter_tuple(&new.tuple, cookie, &new);
 	return 0;
+}
+
+/* The cookie of the socket that listens where a connection came in, or 0. */
+static __attribute__((noinline)) __u64 listener_of(const struct tuple *tuple)
+{
+	struct tuple key = {};
+	__u64 *cookie;
+
+	if (!tuple)
+		return 0;
+	key.netns = tuple->netns;
+	key.protocol = tuple->protocol;
+	key.local_port = tuple->local_port;
+	__builtin_memcpy(key.local, tuple->local, 16);
+	if (tuple->local[10] == 0xff && tuple->local[11] == 0xff) {
+		map_v4(key.remote, 0);
+		cookie = bpf_map_lookup_elem(&listeners, &key);
+		if (cookie)
+			return *cookie;
+		map_v4(key.local, 0);
+	}
+	cookie = bpf_map_lookup_elem(&listeners, &key);
+	if (!cookie) {
+		/* Bound to any address, of both families. */
+		__builtin_memset(key.local, 0, 32);
+		cookie = bpf_map_lookup_elem(&listeners, &key);
+	}
+	return cookie ? *cookie : 0;
 }
 
 static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
@@ -372,6 +410,7 @@ int capture_state(__u64 *context)
 			return 0;
 		record->flags |= LISTENER;
 		tuple_of_sock(sk, &record->tuple);
+		bpf_map_update_elem(&listeners, &record->tuple, &cookie, BPF_ANY);
 		bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
 		break;
 	case BPF_TCP_ESTABLISHED:
@@ -380,10 +419,8 @@ int capture_state(__u64 *context)
 			__u64 *parent = bpf_sk_storage_get(&parents, sk, 0, 0);
 			struct tuple tuple;
 
-			if (!parent)
-				return 0;
 			tuple_of_sock(sk, &tuple);
-			adopt(*parent, cookie, &tuple, sk->__sk_common.skc_family);
+			adopt(parent ? *parent : listener_of(&tuple), cookie, &tuple, sk->__sk_common.skc_family);
 			record = bpf_map_lookup_elem(&sockets, &cookie);
 		}
 		if (!record)
@@ -440,6 +477,7 @@ static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 net
 		fresh.uid = user.uid;
 		fresh.gid = user.gid;
 		fresh.netns = netns;
+		fresh.is_packet_socket = 1;
 		fresh.cgroup = user.cgroup;
 		__builtin_memcpy(fresh.name, user.name, NAME);
 		bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
@@ -471,7 +509,18 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
 	if (!first)
 		return 0;
 	bpf_probe_read_kernel(&cookie, sizeof(cookie), &first->__sk_common.skc_cookie.counter);
+	if (!cookie)
+		return 0;
 	record = bpf_map_lookup_elem(&sockets, &cookie);
+	if (!record) {
+		struct record new = {};
+
+		current_user(&new);
+		new.tuple.netns = sk->__sk_common.skc_net.net->ns.inum;
+		new.tuple.protocol = IPPROTO_TCP;
+		bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST);
+		record = bpf_map_lookup_elem(&sockets, &cookie);
+	}
 	if (record)
 		take_over(record, cookie);
 	return record;
@@ -692,16 +741,17 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	bytes += link_header && *link_header ? *link_header - 1 : 14;
 	if (!sk)
 		return 1;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return 1;
 	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
 		/* With TCP Fast Open there is data before the handshake is over. */
-		__u64 *parent = bpf_sk_storage_get(&parents, sk, 0, 0);
+		__u64 *parent;
 		struct tuple tuple = {};
 
+		sk = bpf_sk_fullsock(sk);
+		if (!sk)
+			return 1;
+		parent = bpf_sk_storage_get(&parents, sk, 0, 0);
 		if (parent && tuple_of_packet(skb, &tuple, direction)) {
 			adopt(*parent, cookie, &tuple, sk->family);
 			record = bpf_map_lookup_elem(&sockets, &cookie);
@@ -857,6 +907,16 @@ int capture_seed(struct bpf_iter__task_file *context)
 	if (!sk || !is_internet(sk->__sk_common.skc_family))
 		return 0;
 	cookie = bpf_get_socket_cookie(sk);
+	if (sk->sk_protocol == IPPROTO_MPTCP && sk->__sk_common.skc_state != BPF_TCP_LISTEN) {
+		/* The TCP socket that it works by is what has packets. */
+		struct sock *first = 0;
+
+		bpf_probe_read_kernel(&first, sizeof(first), &((struct mptcp_sock *)sk)->first);
+		if (first)
+			bpf_probe_read_kernel(&cookie, sizeof(cookie), &first->__sk_common.skc_cookie.counter);
+		if (!first || !cookie)
+			return 0;
+	}
 	new.owner.start_ns = task->group_leader->start_boottime;
 	new.owner.tgid = task->tgid;
 	record = bpf_map_lookup_elem(&sockets, &cookie);
@@ -875,6 +935,7 @@ int capture_seed(struct bpf_iter__task_file *context)
 	new.family = (__u8)sk->__sk_common.skc_family;
 	new.state = sk->__sk_common.skc_state;
 	new.flags = HELD;
+	bpf_probe_read_kernel(new.name, NAME, &task->group_leader->comm);
 	tuple_of_sock(sk, &new.tuple);
 	if (new.tuple.remote_port) {
 		new.flags |= NAMED;
@@ -882,6 +943,7 @@ int capture_seed(struct bpf_iter__task_file *context)
 	} else if (new.state == BPF_TCP_LISTEN && new.tuple.protocol == IPPROTO_TCP) {
 		new.flags |= LISTENER;
 		bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
+		bpf_map_update_elem(&listeners, &new.tuple, &cookie, BPF_ANY);
 	}
 	bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST);
 	return 0;

@@ -104,7 +104,7 @@ struct share {
 	__u32 uid;
 	__u32 gid;
 	__u32 netns;
-	__u32 padding;
+	__u32 is_packet_socket;
 };
 
 struct owned {

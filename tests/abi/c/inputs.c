@@ -203,6 +203,10 @@ static void session_options(void) {
     wrong_is_refused(100, "flow_limit");
     wrong.packet_bytes = 1073741825;
     wrong_is_refused(100, "packet_bytes is 1073741825");
+    wrong.flows = 2;
+    wrong_is_refused(100, "flows is 2; it must be 0 or 1");
+    wrong.ended_flow_limit = 16777217;
+    wrong_is_refused(100, "ended_flow_limit is 16777217");
     wrong.filter = "not a filter";
     wrong_is_refused(3, "\"not a filter\": ");
     wrong.filter = NOT_TEXT;
@@ -305,10 +309,13 @@ static void session_calls(void) {
     CHECK_EQUAL(CaptureSessionUpdate(session, NULL), CAPTURE_OK);
     who.size = 0;
     check_failure("handlers", CaptureSessionUpdate(session, &who), 100, "sizeof(CaptureHandlers)");
-    who.size = sizeof who - 1;
+    who.size = offsetof(CaptureHandlers, flow) - 1;
     check_failure("handlers", CaptureSessionUpdate(session, &who), 100, "sizeof(CaptureHandlers)");
     who.size = SIZE_MAX;
     check_failure("handlers", CaptureSessionUpdate(session, &who), 100, "sizeof(CaptureHandlers)");
+    /* That of the first version. */
+    who.size = offsetof(CaptureHandlers, flow);
+    CHECK_EQUAL(CaptureSessionUpdate(session, &who), CAPTURE_OK);
     memset(&longer, 0, sizeof longer);
     longer.known = handlers(on_processes, NULL, NULL);
     longer.known.size = sizeof longer;
@@ -320,11 +327,11 @@ static void session_calls(void) {
     CHECK_EQUAL(CaptureSessionUpdate(session, &who), CAPTURE_OK);
 
     check_failure("stats", CaptureSessionStats(session, NULL), 100, "CaptureStats is NULL");
-    static const size_t impossible[] = {0, 7, sizeof stats - 1, SIZE_MAX};
+    static const size_t impossible[] = {0, 7, offsetof(CaptureStats, lost_flows) - 1, SIZE_MAX};
     for (size_t i = 0; i < sizeof impossible / sizeof impossible[0]; i++) {
         memset(&stats, 0, sizeof stats);
         stats.size = impossible[i];
-        check_failure("stats", CaptureSessionStats(session, &stats), 100, "sizeof(CaptureStats), which is 344");
+        check_failure("stats", CaptureSessionStats(session, &stats), 100, "sizeof(CaptureStats), which is 352");
         CHECK_EQUAL(stats.update_ns, 0);
     }
     /* Statistics are only written: what was in the structure before, also behind its known part, does not count. */

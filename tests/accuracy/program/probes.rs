@@ -1,11 +1,10 @@
 //! The time that the library's probes take on the processors, which is not in any process's own: bpf(2).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Commands of bpf(2), of <linux/bpf.h>.
-const PROGRAM_AFTER: i32 = 11;
 const PROGRAM_BY_ID: i32 = 13;
 const INFO_BY_DESCRIPTOR: i32 = 15;
 const ENABLE_STATISTICS: i32 = 32;
@@ -19,48 +18,36 @@ const NAME_AT: usize = 64;
 const NAME: usize = 16;
 const RUN_TIME_AT: usize = 192;
 
-/// Keeps the kernel measuring, and knows which programs were there before.
+/// Keeps the kernel measuring as long as it is there.
 pub struct Probes {
     _measuring: OwnedFd,
-    others: Vec<u32>,
 }
 
 impl Probes {
-    /// Has the kernel measure from here on. The probes of who watches are those that are loaded later.
+    /// Has the kernel measure from here on.
     pub fn measure() -> Result<Probes> {
         // The kind of statistics: 0 is the run time.
         let descriptor = bpf(ENABLE_STATISTICS, &mut [0; 16])?;
         // SAFETY: the call has just returned it, and nobody else has it.
-        let measuring = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        Ok(Probes { _measuring: measuring, others: nanoseconds()?.into_keys().collect() })
+        Ok(Probes { _measuring: unsafe { OwnedFd::from_raw_fd(descriptor) } })
     }
 
-    /// Seconds that the probes have run so far.
-    pub fn seconds(&self) -> f64 {
-        // They may all be gone.
-        let own = nanoseconds().unwrap_or_default();
-        let own = own.iter().filter(|(id, _)| !self.others.contains(id)).map(|(_, &time)| time);
-        own.sum::<u64>() as f64 / 1e9
+    /// Seconds that the probes of a process have run so far; `None` when it has no probe. Another process may have
+    /// probes of the same names at the same time.
+    pub fn seconds(&self, pid: i32) -> Option<f64> {
+        let infos = programs(pid).into_iter().filter_map(|id| info(id).ok()?);
+        let own = infos.filter(|info| info[NAME_AT..NAME_AT + NAME].starts_with(PREFIX));
+        let times = own.map(|info| u64::from_ne_bytes(info[RUN_TIME_AT..].try_into().unwrap_or_default()));
+        times.reduce(|one, other| one + other).map(|sum| sum as f64 / 1e9)
     }
 }
 
-/// The run times of all programs with the library's prefix, by id.
-fn nanoseconds() -> Result<BTreeMap<u32, u64>> {
-    let mut all = BTreeMap::new();
-    let mut id = 0_u32;
-    loop {
-        let mut attributes = [0; 16];
-        attributes[..4].copy_from_slice(&id.to_ne_bytes());
-        match bpf(PROGRAM_AFTER, &mut attributes) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
-            found => found?,
-        };
-        id = number(&attributes[4..8]) as u32;
-        let Some(info) = info(id)? else { continue };
-        if info[NAME_AT..NAME_AT + NAME].starts_with(PREFIX) {
-            all.insert(id, number(&info[RUN_TIME_AT..RUN_TIME_AT + 8]));
-        }
-    }
+/// The ids of the programs that a process has descriptors of, also by links (`fdinfo` of proc_pid_fdinfo(5)).
+fn programs(pid: i32) -> BTreeSet<u32> {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return BTreeSet::new() };
+    let texts = descriptors.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let id = |text: String| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
+    texts.filter_map(id).collect()
 }
 
 /// What the kernel tells of a program, unless it is gone meanwhile.
@@ -79,14 +66,6 @@ fn info(id: u32) -> Result<Option<[u8; INFO]>> {
     attributes[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
     bpf(INFO_BY_DESCRIPTOR, &mut attributes)?;
     Ok(Some(info))
-}
-
-/// A number of up to eight bytes in this machine's order.
-fn number(bytes: &[u8]) -> u64 {
-    match bytes.len() {
-        4 => u32::from_ne_bytes(bytes.try_into().unwrap()).into(),
-        _ => u64::from_ne_bytes(bytes.try_into().unwrap()),
-    }
 }
 
 /// The call; what the attributes point to must be as the command wants it.
@@ -131,12 +110,12 @@ mod tests {
         };
         assert_eq!(status, 0);
         let address = socket.local_addr().unwrap();
-        (0..datagrams).for_each(|_| drop(socket.send_to(b"x", address).unwrap()));
+        (0..datagrams).for_each(|_| assert_eq!(socket.send_to(b"x", address).unwrap(), 1));
     }
 
     #[test]
-    fn time_of_later_programs_with_the_prefix_counts_root() {
-        let earlier = match loaded(b"capture_earlier\0") {
+    fn time_of_the_programs_with_the_prefix_counts_root() {
+        let first = match loaded(b"capture_first\0\0\0") {
             Ok(program) => program,
             Err(error) => {
                 let is_required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1");
@@ -145,16 +124,18 @@ mod tests {
                 return;
             }
         };
+        let own = std::process::id() as i32;
         let probes = Probes::measure().unwrap();
-        let (own, other) =
-            (loaded(b"capture_later\0\0\0").unwrap(), loaded(b"others_later\0\0\0\0").unwrap());
-        run(&earlier, 100);
+        let other = loaded(b"others_program\0\0").unwrap();
         run(&other, 100);
-        assert_eq!(probes.seconds(), 0.0, "of others it is not");
-        run(&own, 100);
-        let time = probes.seconds();
+        assert_eq!(probes.seconds(own), Some(0.0), "what has another name is not the library's");
+        run(&first, 100);
+        let time = probes.seconds(own).unwrap();
         assert!(time > 0.0 && time < 1.0, "{time}");
-        run(&own, 1000);
-        assert!(probes.seconds() > time);
+        let second = loaded(b"capture_second\0\0").unwrap();
+        run(&second, 1000);
+        assert!(probes.seconds(own).unwrap() > time);
+        drop((first, second));
+        assert_eq!(probes.seconds(own), None, "whoever has no descriptor has no probe");
     }
 }

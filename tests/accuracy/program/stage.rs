@@ -102,10 +102,11 @@ pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, length)).collect();
     let probes = loads_probes(kind).then(|| Probes::measure().unwrap());
-    let probed = || probes.as_ref().map_or(0.0, Probes::seconds);
     let mut watcher = Watcher::start(kind, &place(scenario, &pairs[0].lab));
     let pid = watcher.pid();
     let before = cpu::seconds(pid).unwrap_or(0.0);
+    let probed =
+        || probes.as_ref().map_or(0.0, |probes| probes.seconds(pid).expect("the monitor has probes"));
     let probed_before = probed();
     let threads_before = cpu::by_thread(pid);
     let began = Instant::now();

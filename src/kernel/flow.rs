@@ -1,0 +1,198 @@
+//! From the kernel's record of a socket to the record of a flow.
+
+use super::records::*;
+use crate::model::{
+    Address, CloseReason, Connections, Endpoint, FlowPhase, FlowRecord, FlowValidity, Owner, Protocol,
+    ResponseTimes, Role, Timestamp,
+};
+
+/// TCP states (include/net/tcp_states.h).
+const ESTABLISHED: u8 = 1;
+const SYN_SENT: u8 = 2;
+const SYN_RECV: u8 = 3;
+const CLOSE: u8 = 7;
+const CLOSE_WAIT: u8 = 8;
+
+/// What was handed out of a socket's record before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    sends: u64,
+    receives: u64,
+    flags: u32,
+    /// When its counts had changed last, in nanoseconds since boot.
+    pub changed_ns: u64,
+}
+
+impl Told {
+    /// What the socket's user has done since, and from now on has been told of.
+    pub(super) fn news(&mut self, record: &Record) -> Connections {
+        let begun = |flag| u64::from(record.flags & flag != 0 && self.flags & flag == 0);
+        let is_tcp = record.tuple.protocol == Protocol::TCP.0 && record.flags & LISTENER == 0;
+        let was_connection = record.flags & (CONNECTED | ACCEPTED) != 0;
+        let news = Connections {
+            connects: begun(CONNECTED),
+            accepts: begun(ACCEPTED),
+            closes: if is_tcp && was_connection { begun(ENDED) } else { 0 },
+            sends: record.sends.saturating_sub(self.sends),
+            receives: record.receives.saturating_sub(self.receives),
+            ..Connections::default()
+        };
+        (self.sends, self.receives, self.flags) = (record.sends, record.receives, record.flags);
+        news
+    }
+}
+
+/// Whether a socket is one end of a flow: others listen, or have not been used yet.
+pub(super) fn is_flow(record: &Record) -> bool {
+    record.flags & LISTENER == 0
+        && (record.flags & (CONNECTED | ACCEPTED) != 0
+            || record.traffic != Counts::default()
+            || has_peer(record))
+}
+
+fn has_peer(record: &Record) -> bool {
+    record.tuple.remote_port != 0
+}
+
+/// The record of the flow whose local end the socket with this cookie is. `epoch_ns` is the time of day at boot.
+pub(super) fn flow(
+    cookie: u64,
+    record: &Record,
+    total: &Counts,
+    owner: Option<Owner>,
+    changed_ns: u64,
+    now_ns: u64,
+    epoch_ns: u64,
+) -> FlowRecord {
+    let Tuple { local, remote, local_port, remote_port, protocol, netns, .. } = record.tuple;
+    let end = |address: [u8; 16], port| Endpoint::new(Address::v6(address), port);
+    let mut flow =
+        FlowRecord::unknown(cookie, Protocol(protocol), end(local, local_port), end(remote, remote_port));
+    let is_tcp = flow.protocol == Protocol::TCP;
+    let is_over = record.flags & ENDED != 0;
+    let time = |since_boot| Timestamp(epoch_ns.saturating_add(since_boot));
+    (flow.cookie, flow.owner, flow.traffic) = (cookie, owner, total.traffic());
+    flow.last = time(changed_ns);
+    flow.namespace_inode = netns.into();
+    flow.phase = phase(record, total, is_tcp);
+    flow.valid =
+        FlowValidity::NAMESPACE | FlowValidity::COOKIE | FlowValidity::TRAFFIC | FlowValidity::RESPONSE;
+    flow.role = match record.flags {
+        flags if flags & CONNECTED != 0 => Role::Opened,
+        flags if flags & ACCEPTED != 0 => Role::Accepted,
+        _ => Role::Unknown,
+    };
+    if flow.role != Role::Unknown {
+        flow.valid |= FlowValidity::ROLE;
+    }
+    let opened_ns = if record.connecting_ns != 0 { record.connecting_ns } else { record.opened_ns };
+    if opened_ns != 0 {
+        let until = if is_over { record.ended_ns } else { now_ns };
+        (flow.opened, flow.duration_ns) = (time(opened_ns), until.saturating_sub(opened_ns));
+        flow.valid |= FlowValidity::OPENED | FlowValidity::DURATION;
+    }
+    if record.established_ns != 0 {
+        flow.established = time(record.established_ns);
+        flow.valid |= FlowValidity::ESTABLISHED;
+        if record.connecting_ns != 0 {
+            flow.connect_latency_ns = record.established_ns.saturating_sub(record.connecting_ns);
+            flow.valid |= FlowValidity::CONNECT_LATENCY;
+        }
+    }
+    let Latency { count, sum_ns, least_ns, most_ns } = record.latency;
+    flow.response = ResponseTimes { count, sum_ns, minimum_ns: least_ns, maximum_ns: most_ns };
+    if is_tcp {
+        (flow.tcp_state, flow.retransmits) = (record.state, record.retransmits.into());
+        flow.valid |= FlowValidity::TCP_STATE | FlowValidity::RETRANSMITS;
+        if record.smoothed_rtt_us != 0 {
+            flow.smoothed_rtt_ns = u64::from(record.smoothed_rtt_us) * 1_000;
+            flow.valid |= FlowValidity::SMOOTHED_RTT;
+        }
+        if is_over {
+            (flow.reason, flow.errno) = (reason(record), record.error as i32);
+            flow.valid |= FlowValidity::REASON | FlowValidity::ERRNO;
+        }
+    }
+    flow
+}
+
+fn phase(record: &Record, total: &Counts, is_tcp: bool) -> FlowPhase {
+    match record.state {
+        _ if record.flags & ENDED != 0 => FlowPhase::Ended,
+        SYN_SENT | SYN_RECV if is_tcp => FlowPhase::Opening,
+        ESTABLISHED if is_tcp => FlowPhase::Open,
+        // Held when the probes came, or not connected yet.
+        0 | CLOSE if is_tcp => FlowPhase::Unknown,
+        _ if is_tcp => FlowPhase::Closing,
+        _ if total.bytes.contains(&0) => FlowPhase::Opening,
+        _ => FlowPhase::Open,
+    }
+}
+
+fn reason(record: &Record) -> CloseReason {
+    match (record.error as i32, record.last_state) {
+        (libc::ECONNREFUSED, _) => CloseReason::Refused,
+        (libc::ECONNRESET | libc::EPIPE, _) => CloseReason::Reset,
+        (libc::ETIMEDOUT, _) => CloseReason::TimedOut,
+        // Neither end had finished, or only the other one had: data was left unread, or lingering was switched off.
+        (0, ESTABLISHED | SYN_SENT | SYN_RECV | CLOSE_WAIT) => CloseReason::Aborted,
+        (0, _) => CloseReason::Orderly,
+        _ => CloseReason::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(flags: u32, state: u8, last_state: u8, error: u32) -> Record {
+        let tuple = Tuple { protocol: 6, remote_port: 80, ..Tuple::default() };
+        Record { flags, state, last_state, error, tuple, ..Record::default() }
+    }
+
+    #[test]
+    fn reasons_follow_from_the_error_and_the_last_state() {
+        for (last_state, error, expected) in [
+            (9, 0, CloseReason::Orderly),
+            (5, 0, CloseReason::Orderly),
+            (1, 0, CloseReason::Aborted),
+            (8, 0, CloseReason::Aborted),
+            (1, libc::ECONNRESET, CloseReason::Reset),
+            (2, libc::ECONNREFUSED, CloseReason::Refused),
+            (2, libc::ETIMEDOUT, CloseReason::TimedOut),
+            (1, libc::EHOSTUNREACH, CloseReason::Unknown),
+        ] {
+            let over = record(CONNECTED | ENDED, CLOSE, last_state, error as u32);
+            assert_eq!(reason(&over), expected, "{last_state} {error}");
+            let flow = flow(7, &over, &Counts::default(), None, 0, 0, 0);
+            assert_eq!((flow.phase, flow.reason, flow.errno), (FlowPhase::Ended, expected, error));
+        }
+    }
+
+    #[test]
+    fn each_deed_is_told_once() {
+        let mut told = Told::default();
+        let mut socket = record(CONNECTED, 1, 2, 0);
+        (socket.sends, socket.receives) = (3, 2);
+        let news = told.news(&socket);
+        assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [1, 0, 0, 3, 2]);
+        (socket.sends, socket.flags) = (5, CONNECTED | ENDED);
+        let news = told.news(&socket);
+        assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [0, 0, 1, 2, 0]);
+        assert_eq!(told.news(&socket), Connections::default());
+    }
+
+    #[test]
+    fn times_are_of_the_connection_and_not_of_its_socket() {
+        let mut socket = record(CONNECTED, 1, 2, 0);
+        (socket.opened_ns, socket.connecting_ns, socket.established_ns) = (100, 200, 250);
+        let flow = flow(7, &socket, &Counts::default(), None, 300, 400, 1_000);
+        assert_eq!(
+            (flow.opened, flow.established, flow.last),
+            (Timestamp(1_200), Timestamp(1_250), Timestamp(1_300))
+        );
+        assert_eq!((flow.connect_latency_ns, flow.duration_ns), (50, 200));
+        assert!(flow.valid.has(FlowValidity::CONNECT_LATENCY | FlowValidity::DURATION));
+        assert!(!is_flow(&record(LISTENER, 10, 7, 0)));
+    }
+}
