@@ -55,13 +55,14 @@ fn effective() -> Option<u64> {
 /// # Errors
 /// What bpf(2) returns.
 pub(super) fn try_out() -> io::Result<()> {
-    /// The beginning of `union bpf_attr` for BPF_MAP_CREATE.
+    /// `union bpf_attr` for BPF_MAP_CREATE; what is not named is to be zero.
     #[repr(C)]
     struct Map {
         kind: u32,
         key_size: u32,
         value_size: u32,
         max_entries: u32,
+        others: [u32; 28],
     }
     /// And for BPF_PROG_LOAD.
     #[repr(C)]
@@ -70,6 +71,7 @@ pub(super) fn try_out() -> io::Result<()> {
         instruction_count: u32,
         instructions: u64,
         license: u64,
+        others: [u64; 13],
     }
     const BPF_MAP_CREATE: i32 = 0;
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -78,7 +80,7 @@ pub(super) fn try_out() -> io::Result<()> {
     // r0 = 0; exit
     static INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
-    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1 };
+    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
     // SAFETY: it holds numbers only.
     unsafe { make(BPF_MAP_CREATE, &map) }?;
     let program = Program {
@@ -86,6 +88,7 @@ pub(super) fn try_out() -> io::Result<()> {
         instruction_count: INSTRUCTIONS.len() as u32,
         instructions: INSTRUCTIONS.as_ptr().addr() as u64,
         license: c"MIT".as_ptr().addr() as u64,
+        others: [0; 13],
     };
     // SAFETY: it points to as many instructions as it says, and to a text with its end.
     unsafe { make(BPF_PROG_LOAD, &program) }.map(drop)
