@@ -1,5 +1,6 @@
 //! Why the kernel does not permit what the probes need, as far as the process can tell.
 
+use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
@@ -10,26 +11,32 @@ const NEEDED: [(u32, &str); 3] = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PE
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// The names of those that the calling thread lacks.
-pub(super) fn missing() -> Vec<&'static str> {
-    effective().map(missing_of).unwrap_or_default()
+/// What stands in the way, as far as the process can tell: capabilities that the calling thread lacks, or the kernel's
+/// lockdown.
+pub(super) fn obstacle() -> Option<String> {
+    let lockdown = || fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    effective()
+        .and_then(missing)
+        .or_else(|| is_locked_down(&lockdown()).then(|| "the kernel is locked down".into()))
 }
 
-fn missing_of(effective: u64) -> Vec<&'static str> {
+/// What to say of capabilities that are missing in a set.
+fn missing(effective: u64) -> Option<String> {
     let has = |number: u32| effective & 1 << number != 0;
     let lacks = |number: u32| !has(number) && (number == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN));
-    NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect()
+    let names: Vec<&str> =
+        NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect();
+    match &names[..] {
+        [] => None,
+        [one] => Some(format!("{one} is missing")),
+        several => Some(format!("{} are missing", several.join(" and "))),
+    }
 }
 
-/// What would permit it: the missing capabilities, or the end of what else there is that forbids.
-pub(super) fn explanation(missing: &[&str]) -> String {
-    match missing {
-        [] => "; all capabilities that this needs are there, so it is a filter of system calls, a security module, the \
-               kernel's lockdown or a user namespace that forbids it"
-            .into(),
-        [one] => format!("; {one} is missing"),
-        several => format!("; {} are missing", several.join(" and ")),
-    }
+/// Whether programs may not read the kernel's memory, whoever loads them (kernel_lockdown(7)). In the file, which names
+/// all modes, that in force is in brackets.
+fn is_locked_down(modes: &str) -> bool {
+    modes.contains("[confidentiality]")
 }
 
 /// The effective capabilities of the calling thread, a bit for each number (capget(2)).
@@ -114,13 +121,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let explain = |effective| explanation(&missing_of(effective));
-        assert_eq!(explain(1 << 12 | 1 << 38), "; CAP_BPF is missing");
-        assert_eq!(explain(1 << 39), "; CAP_NET_ADMIN and CAP_PERFMON are missing");
-        assert_eq!(explain(1 << CAP_SYS_ADMIN), "; CAP_NET_ADMIN is missing");
+        assert_eq!(missing(1 << 12 | 1 << 38).as_deref(), Some("CAP_BPF is missing"));
+        assert_eq!(missing(1 << 39).as_deref(), Some("CAP_NET_ADMIN and CAP_PERFMON are missing"));
+        assert_eq!(missing(1 << CAP_SYS_ADMIN).as_deref(), Some("CAP_NET_ADMIN is missing"));
         for enough in [1 << 12 | 1 << CAP_SYS_ADMIN, 1 << 12 | 1 << 38 | 1 << 39] {
-            assert!(explain(enough).contains("all capabilities"), "{enough:x}");
+            assert_eq!(missing(enough), None, "{enough:x}");
         }
+    }
+
+    #[test]
+    fn only_the_stricter_lockdown_forbids() {
+        assert!(is_locked_down("none integrity [confidentiality]\n"));
+        assert!(!is_locked_down("none [integrity] confidentiality\n") && !is_locked_down(""));
     }
 
     #[test]

@@ -90,6 +90,19 @@ fn built_in_but_forbidden_as_root() {
 }
 
 #[test]
+fn locked_down_as_root() {
+    if may_run() {
+        // The helpers that read the kernel's memory are then not known, and the verifier calls the program invalid.
+        let lockdown = format!(
+            "mount -t tmpfs none /sys/kernel/security\n\
+             echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown\n{RUN}"
+        );
+        let refuse = format!("refuse={}:{BPF_PROG_LOAD}", libc::EINVAL);
+        counts_all_the_same(&lockdown, &[&refuse], "NotPermitted", "; the kernel is locked down");
+    }
+}
+
+#[test]
 fn packets_are_captured_where_the_kernel_cannot_count_as_root() {
     if may_run() {
         let host = Host::ready(RUN, &["engine=kernel", &format!("refuse={}", libc::EPERM)]);
