@@ -27,8 +27,6 @@ pub(super) struct Datagram<'a> {
     pub fragment: Fragment,
     /// What was captured of the transport header and its payload, without link padding.
     pub payload: &'a [u8],
-    /// How long that is by the datagram's own length, captured or not; the most there is where the header cannot say.
-    pub payload_len: usize,
 }
 
 #[inline]
@@ -66,14 +64,25 @@ fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
         protocol,
         fragment,
         payload,
-        payload_len: uncut(if unknown_len { None } else { Some(total_len) }, data, payload),
     })
 }
 
-/// How long `payload` is in a datagram of which `data` begins so many bytes before the end.
-#[inline]
-fn uncut(len: Option<usize>, data: &[u8], payload: &[u8]) -> usize {
-    len.map_or(usize::MAX, |len| len.saturating_sub(data.len() - payload.len()))
+/// How long the payload of a datagram is by its own length, captured or not; the most there is where that is not told.
+pub(super) fn payload_len(network: Network<'_>, datagram: &Datagram<'_>) -> usize {
+    let number = |data: &[u8], at: usize| {
+        data.get(at..)
+            .and_then(<[u8]>::first_chunk)
+            .map_or(0, |bytes| usize::from(u16::from_be_bytes(*bytes)))
+    };
+    // A payload length of IPv6 begins after its header, a total length of IPv4 with it.
+    let (len, data) = match network {
+        Network::V4(data) => (number(data, 2), data),
+        Network::V6(data) => (number(data, 4), data.get(40..).unwrap_or_default()),
+    };
+    match len {
+        0 => usize::MAX,
+        len => len.saturating_sub(within(data, len).len() - datagram.payload.len()),
+    }
 }
 
 /// RFC 8200, 3 and 4.
@@ -95,7 +104,6 @@ fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
         protocol,
         fragment,
         payload,
-        payload_len: uncut(Some(payload_len).filter(|&len| len > 0), rest, payload),
     })
 }
 

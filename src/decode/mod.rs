@@ -47,7 +47,7 @@ pub const SNAPLEN: usize = 128;
 /// VLAN tags or [`MAX_EXTENSIONS`] extension headers.
 pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
     let (network, vlan) = link::network(link, data)?;
-    let Datagram { source, destination, protocol, fragment, payload, .. } = ip::datagram(network)?;
+    let Datagram { source, destination, protocol, fragment, payload } = ip::datagram(network)?;
     let transport = match fragment {
         Fragment::Later { .. } => Transport::default(),
         Fragment::Whole | Fragment::First { .. } => transport::read(protocol, payload)?,
@@ -65,9 +65,12 @@ pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
 /// Whether a frame that [`decode`] can read carries data for a program: of TCP, a segment with payload; of other
 /// protocols, any packet. A TCP segment cut before the length of its header counts as having none.
 pub fn has_payload(link: LinkType, data: &[u8]) -> bool {
-    let datagram = link::network(link, data).and_then(|(network, _)| ip::datagram(network));
-    datagram.is_ok_and(|Datagram { protocol, fragment, payload, payload_len, .. }| match fragment {
+    let Ok((network, _)) = link::network(link, data) else { return false };
+    ip::datagram(network).is_ok_and(|datagram| match datagram.fragment {
         Fragment::Later { .. } => true,
-        Fragment::Whole | Fragment::First { .. } => transport::has_payload(protocol, payload, payload_len),
+        Fragment::Whole | Fragment::First { .. } => {
+            let len = ip::payload_len(network, &datagram);
+            transport::has_payload(datagram.protocol, datagram.payload, len)
+        }
     })
 }

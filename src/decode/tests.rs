@@ -212,3 +212,52 @@ fn a_cut_frame_is_truncated_until_its_ports_are_there_and_has_flags_when_they_ar
         assert_eq!(shown(Ethernet, &frame[..length]), expected, "{length} bytes");
     }
 }
+
+/// An IPv4 or IPv6 datagram with a TCP header of 32 bytes and so many bytes of payload by its own length.
+fn segment(is_v4: bool, payload: u16) -> Vec<u8> {
+    let tcp = [&[0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10][..], &[1; 18]].concat();
+    let ip = if is_v4 {
+        [
+            &[0x45, 0][..],
+            &(52 + payload).to_be_bytes(),
+            &[0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2],
+        ]
+        .concat()
+    } else {
+        [&[0x60, 0, 0, 0][..], &(32 + payload).to_be_bytes(), &[6, 64], &[0xfd; 32]].concat()
+    };
+    [ip, tcp, vec![b'x'; payload.into()]].concat()
+}
+
+#[test]
+fn payload_is_told_by_lengths_not_by_what_was_captured() {
+    for is_v4 in [true, false] {
+        for (payload, expected) in [(0, false), (1, true), (1_000, true)] {
+            let whole = segment(is_v4, payload);
+            let headers = whole.len() - usize::from(payload);
+            for cut in headers..=whole.len().min(headers + 20) {
+                assert_eq!(has_payload(LinkType::RawIp, &whole[..cut]), expected, "{payload} cut to {cut}");
+            }
+            let padded = [whole, vec![0; 6]].concat();
+            assert_eq!(has_payload(LinkType::RawIp, &padded), expected, "{payload} with padding");
+            assert!(!has_payload(LinkType::RawIp, &padded[..headers - 32 + 12]), "cut before its length");
+        }
+        // Not cut yet by the device, and so larger than its length can say.
+        let mut offloaded = segment(is_v4, 0);
+        offloaded[if is_v4 { 2..4 } else { 4..6 }].fill(0);
+        assert!(has_payload(LinkType::RawIp, &offloaded));
+    }
+}
+
+#[test]
+fn only_tcp_sends_packets_that_carry_nothing() {
+    for &(name, link, hex, shown) in CAPTURED {
+        let expected = match shown.split_whitespace().next() {
+            // None of them is longer than its headers but the one that was not cut yet.
+            Some("tcp") => name.contains("not yet cut"),
+            Some(reason) => !["NotIp", "Truncated", "Malformed"].contains(&reason),
+            None => false,
+        };
+        assert_eq!(has_payload(link, &bytes(hex)), expected, "{name}");
+    }
+}

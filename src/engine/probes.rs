@@ -17,7 +17,7 @@ pub struct Probes {
 
 impl Probes {
     /// Loads them to count bytes, if the options want that. `None` when packets are to be captured instead.
-    pub fn to_count(&mut self, options: &Options, ticks_per_second: u64) -> Option<Counters> {
+    pub fn for_counting(&mut self, options: &Options, ticks_per_second: u64) -> Option<Counters> {
         let wanted = match options.engine {
             Engine::Pcap => false,
             Engine::Kernel => true,
@@ -40,7 +40,7 @@ impl Probes {
     }
 
     /// Loads them to tell owners, if the options allow it.
-    pub fn to_own(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
+    pub fn for_owners(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
         if !options.probes {
             return None;
         }

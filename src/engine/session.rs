@@ -109,7 +109,7 @@ impl Session {
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
         let root = ProcRoot::open(&options.proc_root)?;
         let mut probes = Probes::default();
-        let counters = probes.to_count(&options, root.facts().ticks_per_second);
+        let counters = probes.for_counting(&options, root.facts().ticks_per_second);
         let tap = if counters.is_some() { None } else { open_tap(&options)? };
         let has_network = tap.is_some() || counters.is_some();
         let sampler = Sampler::new(root, options.sample, options.selection.clone())?;
@@ -179,7 +179,7 @@ impl Session {
         }
         let mut records = None;
         if tap.is_live() {
-            records = self.probes.to_own(&self.options, root.facts().ticks_per_second);
+            records = self.probes.for_owners(&self.options, root.facts().ticks_per_second);
             self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);

@@ -19,6 +19,9 @@ pub(super) struct Told {
     sends: u64,
     receives: u64,
     flags: u32,
+    is_over: bool,
+    /// Whether the last record of its flow was handed out.
+    pub is_delivered: bool,
     /// When its counts had changed last, in nanoseconds since boot.
     pub changed_ns: u64,
 }
@@ -27,17 +30,18 @@ impl Told {
     /// What the socket's user has done since, and from now on has been told of.
     pub(super) fn news(&mut self, record: &Record) -> Connections {
         let begun = |flag| u64::from(record.flags & flag != 0 && self.flags & flag == 0);
-        let is_tcp = record.tuple.protocol == Protocol::TCP.0 && record.flags & LISTENER == 0;
-        let was_connection = record.flags & (CONNECTED | ACCEPTED) != 0;
+        let closes = is_connection(record) && is_over(record) && !self.is_over;
         let news = Connections {
             connects: begun(CONNECTED),
             accepts: begun(ACCEPTED),
-            closes: if is_tcp && was_connection { begun(ENDED) } else { 0 },
+            closes: closes.into(),
             sends: record.sends.saturating_sub(self.sends),
             receives: record.receives.saturating_sub(self.receives),
             ..Connections::default()
         };
         (self.sends, self.receives, self.flags) = (record.sends, record.receives, record.flags);
+        self.is_over = is_over(record);
+        self.is_delivered &= self.is_over;
         news
     }
 }
@@ -48,6 +52,15 @@ pub(super) fn is_flow(record: &Record) -> bool {
         && (record.flags & (CONNECTED | ACCEPTED) != 0
             || record.traffic != Counts::default()
             || has_peer(record))
+}
+
+/// Whether a flow is over: its socket is gone, or its connection is, though the process keeps the socket.
+pub(super) fn is_over(record: &Record) -> bool {
+    record.flags & ENDED != 0 || is_connection(record) && record.state == CLOSE && record.ended_ns != 0
+}
+
+fn is_connection(record: &Record) -> bool {
+    record.tuple.protocol == Protocol::TCP.0 && record.flags & (CONNECTED | ACCEPTED) != 0
 }
 
 fn has_peer(record: &Record) -> bool {
@@ -69,7 +82,7 @@ pub(super) fn flow(
     let mut flow =
         FlowRecord::unknown(cookie, Protocol(protocol), end(local, local_port), end(remote, remote_port));
     let is_tcp = flow.protocol == Protocol::TCP;
-    let is_over = record.flags & ENDED != 0;
+    let is_over = is_over(record);
     let time = |since_boot| Timestamp(epoch_ns.saturating_add(since_boot));
     (flow.cookie, flow.owner, flow.traffic) = (cookie, owner, total.traffic());
     flow.last = time(changed_ns);
@@ -80,7 +93,9 @@ pub(super) fn flow(
     flow.role = match record.flags {
         flags if flags & CONNECTED != 0 => Role::Opened,
         flags if flags & ACCEPTED != 0 => Role::Accepted,
-        _ => Role::Unknown,
+        flags if is_tcp || flags & (NAMED | HELD) != NAMED => Role::Unknown,
+        flags if flags & BEGAN != 0 => Role::Opened,
+        _ => Role::Accepted,
     };
     if flow.role != Role::Unknown {
         flow.valid |= FlowValidity::ROLE;
@@ -118,7 +133,7 @@ pub(super) fn flow(
 
 fn phase(record: &Record, total: &Counts, is_tcp: bool) -> FlowPhase {
     match record.state {
-        _ if record.flags & ENDED != 0 => FlowPhase::Ended,
+        _ if is_over(record) => FlowPhase::Ended,
         SYN_SENT | SYN_RECV if is_tcp => FlowPhase::Opening,
         ESTABLISHED if is_tcp => FlowPhase::Open,
         // Held when the probes came, or not connected yet.

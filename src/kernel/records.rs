@@ -25,6 +25,11 @@ pub(super) const SEVERAL: u32 = 64;
 /// More than one process has used it.
 pub(super) const SWITCHED: u32 = 128;
 
+/// Its endpoints are known.
+pub(super) const NAMED: u32 = 256;
+/// Its first packet was one that it sent.
+pub(super) const BEGAN: u32 = 512;
+
 /// Bytes of a process's name, NUL included.
 pub(super) const NAME: usize = 16;
 /// The socket of these bytes has no record.

@@ -1,7 +1,7 @@
 //! Bytes that the socket probes have counted: what each process has to its account since they were last read.
 
 use super::batch::{Batch, delete};
-use super::flow::{Told, flow, is_flow};
+use super::flow::{self, Told, flow, is_flow};
 use super::records::*;
 use super::{Clocks, Credit};
 use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
@@ -154,14 +154,14 @@ impl Counters {
         records.read(sockets.fd().as_fd(), |cookie, record| {
             *held += 1;
             let is_over = record.flags & ENDED != 0;
-            let is_last = is_over && record.ended_ns.saturating_add(GRACE_NS) < now_ns;
-            if is_last {
+            let is_settled = record.ended_ns.saturating_add(GRACE_NS) < now_ns;
+            if is_over && is_settled {
                 ended.push(*cookie);
             }
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&record.tuple.netns.into())) {
                 return;
             }
-            if record.flags & INHERITED != 0 && !is_over {
+            if record.flags & INHERITED != 0 && !flow::is_over(record) {
                 *pending += record.traffic.bytes.iter().sum::<u64>();
                 return;
             }
@@ -188,7 +188,9 @@ impl Counters {
             if let Some(process) = process.filter(|_| news != Connections::default()) {
                 take(Credit::Connections(process, news));
             }
-            if is_flow(record) && is_last == is_over {
+            let is_last = flow::is_over(record);
+            if is_flow(record) && (!is_last || is_settled && !seen.told.is_delivered) {
+                seen.told.is_delivered = is_last;
                 let owner = process.map(|process| Owner { process, quality });
                 let changed_ns = seen.told.changed_ns;
                 take(Credit::Flow(flow(*cookie, record, &total, owner, changed_ns, now_ns, epoch_ns)));

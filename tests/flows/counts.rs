@@ -84,8 +84,8 @@ fn counts(record: &ProcessRecord) -> [u64; 6] {
 
 #[test]
 fn processes_have_done_what_they_did_root() {
-    with_lab(|lab| {
-        let mut watch = Watch::on(lab, Host::A);
+    with_lab(|lab, engine| {
+        let mut watch = Watch::on(lab, Host::A, engine);
         let mut server = Program::start(SERVER, &[CONNECTIONS.to_string()]);
         let arguments = [server.line(), CONNECTIONS.to_string(), QUESTIONS.to_string()];
         let mut client = Program::start(CLIENT, &arguments);
@@ -126,8 +126,8 @@ fn processes_have_done_what_they_did_root() {
 fn records_of_ended_flows_are_bounded_root() {
     const FLOWS: u64 = 20_000;
     const LIMIT: usize = 1_000;
-    with_lab(|lab| {
-        let options = Options { flows: true, ended_flow_limit: LIMIT, ..Options::default() };
+    with_lab(|lab, engine| {
+        let options = Options { flows: true, engine, ended_flow_limit: LIMIT, ..Options::default() };
         let mut watch = Watch::with(lab, Host::A, options);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
@@ -151,8 +151,8 @@ fn records_of_ended_flows_are_bounded_root() {
 
 #[test]
 fn without_being_asked_nothing_is_recorded_root() {
-    with_lab(|lab| {
-        let mut watch = Watch::with(lab, Host::A, Options::default());
+    with_lab(|lab, engine| {
+        let mut watch = Watch::with(lab, Host::A, Options { engine, ..Options::default() });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         drop(listener.accept().unwrap());

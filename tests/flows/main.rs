@@ -14,6 +14,7 @@ mod reasons;
 mod times;
 mod watch;
 
+use capture::config::Engine;
 use lab::Lab;
 use std::process::Command;
 use std::sync::Mutex;
@@ -21,8 +22,8 @@ use std::sync::Mutex;
 /// One test at a time, so that none takes the processor from another one's clocks.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test in a thread that may change its network namespace.
-fn with_lab(test: impl FnOnce(&Lab) + Send) {
+/// Runs a test with each engine, each time in a thread that may change its network namespace.
+fn with_lab(test: impl Fn(&Lab, Engine) + Sync) {
     let has_tool = |tool: &&str| Command::new(tool).arg("-V").output().is_ok();
     if !nix::unistd::geteuid().is_root() || !["ip", "nft", "ss", "python3"].iter().all(has_tool) {
         let required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();
@@ -31,5 +32,8 @@ fn with_lab(test: impl FnOnce(&Lab) + Send) {
         return;
     }
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    std::thread::scope(|scope| scope.spawn(|| test(&Lab::new())).join().unwrap());
+    for engine in [Engine::Pcap, Engine::Kernel] {
+        eprintln!("with {engine:?}");
+        std::thread::scope(|scope| scope.spawn(|| test(&Lab::new(), engine)).join().unwrap());
+    }
 }

@@ -33,8 +33,8 @@ fn assert_end(record: &FlowRecord, role: Role, reason: CloseReason, errno: i32) 
 
 #[test]
 fn orderly_reset_aborted_and_refused_root() {
-    with_lab(|lab| {
-        let mut watch = Watch::on(lab, Host::A);
+    with_lab(|lab, engine| {
+        let mut watch = Watch::on(lab, Host::A, engine);
         let (client, mut server) = pair();
         let (near, far) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
         drop(client);
@@ -103,9 +103,9 @@ fn lose(lab: &Lab, port: u16) {
 
 #[test]
 fn a_call_that_nobody_answers_times_out_root() {
-    with_lab(|lab| {
+    with_lab(|lab, engine| {
         lose(lab, 7000);
-        let mut watch = Watch::on(lab, Host::A);
+        let mut watch = Watch::on(lab, Host::A, engine);
         let far = "10.77.0.2:7000".parse().unwrap();
         let calling = std::thread::scope(|scope| {
             let calling = scope.spawn(|| {
@@ -127,8 +127,8 @@ fn a_call_that_nobody_answers_times_out_root() {
 
 #[test]
 fn a_connection_whose_peer_falls_silent_times_out_root() {
-    with_lab(|lab| {
-        let mut watch = Watch::on(lab, Host::A);
+    with_lab(|lab, engine| {
+        let mut watch = Watch::on(lab, Host::A, engine);
         std::fs::write("/proc/sys/net/ipv4/tcp_retries2", "3").unwrap();
         let listener = std::thread::scope(|scope| {
             let bind = || {

@@ -49,11 +49,11 @@ fn ss(near: SocketAddr, name: &str) -> Option<String> {
 
 #[test]
 fn times_are_those_that_the_program_waited_root() {
-    with_lab(|lab| {
+    with_lab(|lab, engine| {
         let _link = Link::new(lab, DELAY);
         let listener = on_b(lab, || TcpListener::bind("10.78.0.2:7000").unwrap());
         let target = listener.local_addr().unwrap();
-        let mut watch = Watch::on(lab, Host::A);
+        let mut watch = Watch::on(lab, Host::A, engine);
         std::thread::scope(|scope| {
             scope.spawn(|| echo(&listener));
             let (began, before) = (Instant::now(), epoch());
@@ -122,11 +122,11 @@ fn times_are_those_that_the_program_waited_root() {
 
 #[test]
 fn what_was_sent_again_is_counted_as_ss_counts_it_root() {
-    with_lab(|lab| {
+    with_lab(|lab, engine| {
         let link = Link::new(lab, DELAY);
         let listener = on_b(lab, || TcpListener::bind("10.78.0.2:7000").unwrap());
         let target = listener.local_addr().unwrap();
-        let mut watch = Watch::on(lab, Host::A);
+        let mut watch = Watch::on(lab, Host::A, engine);
         std::thread::scope(|scope| {
             scope.spawn(|| echo(&listener));
             let mut stream = TcpStream::connect(target).unwrap();
@@ -160,13 +160,14 @@ fn what_was_sent_again_is_counted_as_ss_counts_it_root() {
 
 #[test]
 fn datagrams_have_responses_and_a_role_root() {
-    with_lab(|lab| {
+    with_lab(|lab, engine| {
         let _link = Link::new(lab, DELAY);
         let server = on_b(lab, || UdpSocket::bind("10.78.0.2:7000").unwrap());
-        let mut watch = Watch::on(lab, Host::A);
+        let mut watch = Watch::on(lab, Host::A, engine);
         let client = UdpSocket::bind("10.78.0.1:7001").unwrap();
+        client.connect("10.78.0.2:7000").unwrap();
         for _ in 0..3 {
-            client.send_to(b"question", "10.78.0.2:7000").unwrap();
+            client.send(b"question").unwrap();
             let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
             server.send_to(b"answer", from).unwrap();
             client.recv(&mut [0; 8]).unwrap();

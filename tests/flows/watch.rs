@@ -1,7 +1,7 @@
 //! A session that records flows, and waiting for what its updates say.
 
 use crate::lab::{Host, Lab};
-use capture::config::Options;
+use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::model::{FlowRecord, FlowValidity, ProcessRecord};
 use std::collections::HashMap;
@@ -20,14 +20,17 @@ pub struct Watch {
 
 impl Watch {
     /// Opens a session on a host; the calling thread is there from then on.
-    pub fn on(lab: &Lab, host: Host) -> Watch {
-        Watch::with(lab, host, Options { flows: true, ..Options::default() })
+    pub fn on(lab: &Lab, host: Host, engine: Engine) -> Watch {
+        Watch::with(lab, host, Options { flows: true, engine, ..Options::default() })
     }
 
     /// The same with options of one's own.
     pub fn with(lab: &Lab, host: Host, options: Options) -> Watch {
         lab.enter(host);
+        let engine = options.engine;
         let session = Session::open(options).unwrap();
+        let required = cfg!(feature = "ebpf") && std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();
+        assert!(!required || session.stats_reader().read().engine == engine, "the engine is not to be had");
         Watch { session, ended: Vec::new(), removed: HashMap::new() }
     }
 

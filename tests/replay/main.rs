@@ -5,6 +5,7 @@
 mod accounting;
 mod by_tshark;
 mod damage;
+mod flows;
 mod frames;
 mod limits;
 mod machine;

@@ -11,6 +11,9 @@ mod record;
 mod recorder;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use desk::{FlowDesk, Seen, SocketEnd};
 pub use kernel::TcpReader;
 pub use recorder::Recorder;

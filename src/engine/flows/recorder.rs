@@ -170,6 +170,12 @@ impl Recorder {
         }
     }
 
+    /// How many notices wait, and in how many places.
+    #[cfg(test)]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.notices.len(), self.order.len())
+    }
+
     /// The notice of a flow's end: one that came after its first packet.
     fn notice_of(&self, key: &FlowKey, first: Timestamp) -> Option<&SocketEnd> {
         self.notices.get(key).filter(|notice| notice.told > first)

@@ -292,7 +292,9 @@ static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie)
 {
 	if (record->flags & ENDED)
 		return;
-	record->ended_ns = bpf_ktime_get_boot_ns();
+	/* A connection may have ended before its socket did. */
+	if (!record->ended_ns)
+		record->ended_ns = bpf_ktime_get_boot_ns();
 	record->flags |= ENDED;
 	if (record->flags & NAMED)
 		enter_tuple(&record->tuple, cookie, record);
@@ -380,9 +382,12 @@ static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
 
 	if (!tcp)
 		return;
-	/* The kernel keeps eight times the smoothed time. */
-	record->smoothed_rtt_us = tcp->srtt_us >> 3;
-	record->retransmits = tcp->total_retrans;
+	/* Both are set back when a connection is taken apart. */
+	if (tcp->srtt_us)
+		/* The kernel keeps eight times the smoothed time. */
+		record->smoothed_rtt_us = tcp->srtt_us >> 3;
+	if (tcp->total_retrans > record->retransmits)
+		record->retransmits = tcp->total_retrans;
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -402,6 +407,7 @@ int capture_state(__u64 *context)
 		if (!record)
 			return 0;
 		record->connecting_ns = bpf_ktime_get_boot_ns();
+		record->ended_ns = 0;
 		record->flags |= CONNECTED;
 		break;
 	case BPF_TCP_LISTEN:
@@ -440,6 +446,7 @@ int capture_state(__u64 *context)
 			return 0;
 		if (now == BPF_TCP_CLOSE) {
 			record->error = sk->sk_err;
+			record->ended_ns = bpf_ktime_get_boot_ns();
 			note_tcp(record, sk);
 		}
 	}
@@ -547,7 +554,8 @@ int capture_send(__u64 *context)
 	claim(record, SENT);
 	if (record->tuple.protocol == IPPROTO_TCP) {
 		record->sent_ns = bpf_ktime_get_boot_ns();
-		note_tcp(record, sk);
+		if (sk->sk_protocol == IPPROTO_TCP)
+			note_tcp(record, sk);
 	} else if (record->unanswered < UNANSWERED) {
 		record->unanswered++;
 		record->sent_ns = bpf_ktime_get_boot_ns();
@@ -603,15 +611,30 @@ int capture_receive(__u64 *context)
 	int length = (int)context[1], flags = (int)context[2];
 	struct record *record;
 
-	/* What is only looked at is received when it is taken. */
-	if (!is_internet(sk->__sk_common.skc_family) || length < 0 || (flags & 2))
+	if (!is_internet(sk->__sk_common.skc_family))
 		return 0;
+	if (UNLIKELY(length < 0)) {
+		/* Who waits for a connection's data in vain has it; of others several may be trying. */
+		__u64 cookie = bpf_get_socket_cookie(sk);
+
+		record = bpf_map_lookup_elem(&sockets, &cookie);
+		if (record && record->flags & INHERITED)
+			take_over(record, cookie);
+		return 0;
+	}
 	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
 	if (!record)
 		return 0;
-	add(&record->receives, 1);
+	/* What is only looked at is received when it is taken. */
+	if (flags & 2)
+		return 0;
+	/* Of a stream, nothing is its end. */
+	if (length || record->tuple.protocol != IPPROTO_TCP)
+		add(&record->receives, 1);
 	claim(record, RECEIVED);
 	record->unanswered = 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
+		note_tcp(record, sk);
 	if (record->sent_ns && length > 0) {
 		note_answer(record, bpf_ktime_get_boot_ns() - record->sent_ns);
 		record->sent_ns = 0;
@@ -708,7 +731,8 @@ static __attribute__((noinline)) int count_embryo(struct __sk_buff *skb, __u32 n
 	return 0;
 }
 
-static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
+static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction,
+					       int is_connected)
 {
 	struct tuple tuple = {.netns = record->tuple.netns};
 
@@ -723,6 +747,15 @@ static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cook
 		if (known && known->cookie != cookie && !known->ended_ns && bpf_map_lookup_elem(&sockets, &known->cookie))
 			return 0;
 	}
+	if (!want_peers && !is_connected) {
+		/* Not connected: its record is of all its peers. */
+		__builtin_memset(tuple.remote, 0, 16);
+		tuple.remote_port = 0;
+		if (tuple.local[10] == 0xff && tuple.local[11] == 0xff)
+			map_v4(tuple.remote, 0);
+	}
+	if (!(record->flags & NAMED) && direction == SENT)
+		record->flags |= BEGAN;
 	record->tuple = tuple;
 	record->flags |= NAMED;
 	enter_tuple(&tuple, cookie, record);
@@ -733,7 +766,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
 	__u64 cookie, bytes = skb->len;
-	__u32 device = skb->ifindex & (DEVICES - 1);
+	__u32 state, device = skb->ifindex & (DEVICES - 1);
 	struct record *record;
 	__u8 *link_header;
 
@@ -741,6 +774,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	bytes += link_header && *link_header ? *link_header - 1 : 14;
 	if (!sk)
 		return 1;
+	state = sk->state;
 	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
@@ -761,15 +795,15 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 			return 1;
 		}
 	}
-	if (UNLIKELY(sk->state == BPF_TCP_LISTEN)) {
+	if (UNLIKELY(state == BPF_TCP_LISTEN)) {
 		count_embryo(skb, record->tuple.netns, direction, bytes);
 		return 1;
 	}
 	add(&record->traffic.bytes[direction], bytes);
 	add(&record->traffic.packets[direction], 1);
 	/* A connected socket's endpoints do not change. */
-	if (!(record->flags & NAMED) || (want_peers && sk->state == BPF_TCP_CLOSE))
-		name_peer(skb, cookie, record, direction);
+	if (!(record->flags & NAMED) || (want_peers && state == BPF_TCP_CLOSE))
+		name_peer(skb, cookie, record, direction, state != BPF_TCP_CLOSE);
 	return 1;
 }
 

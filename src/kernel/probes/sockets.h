@@ -13,10 +13,11 @@
 #define ACCEPTED 2   /* a listener made it */
 #define LISTENER 4   /* it called listen(2) */
 #define INHERITED 8  /* its user is its listener's: nobody has used it since */
-#define ENDED 16     /* the kernel has destroyed it */
+#define ENDED 16     /* the kernel has destroyed it; its connection may have ended before */
 #define HELD 32	     /* its user is who held a descriptor of it at the start */
 #define SEVERAL 64   /* several processes held it at the start */
 #define SWITCHED 128 /* more than one process has used it */
+#define BEGAN 512    /* its first packet was one that it sent */
 #define NAMED 256    /* its endpoints are in `tuples` */
 
 /* Where bytes went that are in no record. */
