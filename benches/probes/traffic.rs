@@ -4,8 +4,11 @@ use super::lab::{Host, Lab};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
+/// What makes it, in namespaces where nothing else is.
+type Traffic = fn(&Lab);
+
 /// Each kind with its name.
-pub const TRAFFIC: [(&str, fn(&Lab)); 4] = [
+pub const TRAFFIC: [(&str, Traffic); 4] = [
     ("UDP, 100 bytes, flood", udp_flood),
     ("UDP, 100 bytes, answered", udp_answered),
     ("TCP, one request each", tcp_connections),

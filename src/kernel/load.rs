@@ -179,20 +179,23 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
         }
         cause = error.source();
     }
-    let missing = permission::missing();
-    let state = state_of(errno, is_refused, !missing.is_empty());
+    let obstacle = permission::obstacle();
+    let state = state_of(errno, is_refused, obstacle.is_some());
     if state == ProbeState::NotPermitted {
-        text.push_str(&permission::explanation(&missing));
+        let otherwise = "all capabilities that this needs are there, so it is a filter of system calls, a security \
+                         module or a user namespace that forbids it";
+        text = format!("{text}; {}", obstacle.as_deref().unwrap_or(otherwise));
     }
     Fault { state, text }
 }
 
-/// What an error of bpf(2) comes down to; `is_refused` when the verifier returned it.
-fn state_of(errno: Option<i32>, is_refused: bool, lacks_capability: bool) -> ProbeState {
+/// What an error of bpf(2) comes down to; `is_refused` when the verifier returned it, `has_obstacle` when something is
+/// known to stand in the way.
+fn state_of(errno: Option<i32>, is_refused: bool, has_obstacle: bool) -> ProbeState {
     match errno {
         Some(libc::ENOMEM) => ProbeState::NoMemory,
         // What is not permitted is not always said to be: helpers that take a capability are not known without it.
-        _ if lacks_capability => ProbeState::NotPermitted,
+        _ if has_obstacle => ProbeState::NotPermitted,
         Some(libc::EPERM) => ProbeState::NotPermitted,
         // From the verifier it means that the program does what no program may.
         Some(libc::EACCES) if !is_refused => ProbeState::NotPermitted,
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_state_follows_from_the_error() {
-        for (errno, is_refused, lacks_capability, state) in [
+        for (errno, is_refused, has_obstacle, state) in [
             (Some(libc::ENOMEM), true, true, ProbeState::NoMemory),
             (Some(libc::EPERM), false, false, ProbeState::NotPermitted),
             (Some(libc::EACCES), false, false, ProbeState::NotPermitted),
@@ -236,7 +239,7 @@ mod tests {
             (Some(libc::ENOSYS), false, false, ProbeState::NotSupported),
             (None, false, false, ProbeState::NotSupported),
         ] {
-            assert_eq!(state_of(errno, is_refused, lacks_capability), state, "{errno:?}");
+            assert_eq!(state_of(errno, is_refused, has_obstacle), state, "{errno:?}");
         }
     }
 }

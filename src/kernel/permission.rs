@@ -1,5 +1,6 @@
 //! Why the kernel does not permit what the probes need, as far as the process can tell.
 
+use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
@@ -10,26 +11,32 @@ const NEEDED: [(u32, &str); 3] = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PE
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// The names of those that the calling thread lacks.
-pub(super) fn missing() -> Vec<&'static str> {
-    effective().map(missing_of).unwrap_or_default()
+/// What stands in the way, as far as the process can tell: capabilities that the calling thread lacks, or the kernel's
+/// lockdown.
+pub(super) fn obstacle() -> Option<String> {
+    let lockdown = || fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    effective()
+        .and_then(missing)
+        .or_else(|| is_locked_down(&lockdown()).then(|| "the kernel is locked down".into()))
 }
 
-fn missing_of(effective: u64) -> Vec<&'static str> {
+/// What to say of capabilities that are missing in a set.
+fn missing(effective: u64) -> Option<String> {
     let has = |number: u32| effective & 1 << number != 0;
     let lacks = |number: u32| !has(number) && (number == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN));
-    NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect()
+    let names: Vec<&str> =
+        NEEDED.iter().filter(|&&(number, _)| lacks(number)).map(|&(_, name)| name).collect();
+    match &names[..] {
+        [] => None,
+        [one] => Some(format!("{one} is missing")),
+        several => Some(format!("{} are missing", several.join(" and "))),
+    }
 }
 
-/// What would permit it: the missing capabilities, or the end of what else there is that forbids.
-pub(super) fn explanation(missing: &[&str]) -> String {
-    match missing {
-        [] => "; all capabilities that this needs are there, so it is a filter of system calls, a security module, the \
-               kernel's lockdown or a user namespace that forbids it"
-            .into(),
-        [one] => format!("; {one} is missing"),
-        several => format!("; {} are missing", several.join(" and ")),
-    }
+/// Whether programs may not read the kernel's memory, whoever loads them (kernel_lockdown(7)). In the file, which names
+/// all modes, that in force is in brackets.
+fn is_locked_down(modes: &str) -> bool {
+    modes.contains("[confidentiality]")
 }
 
 /// The effective capabilities of the calling thread, a bit for each number (capget(2)).
@@ -55,13 +62,14 @@ fn effective() -> Option<u64> {
 /// # Errors
 /// What bpf(2) returns.
 pub(super) fn try_out() -> io::Result<()> {
-    /// The beginning of `union bpf_attr` for BPF_MAP_CREATE.
+    /// `union bpf_attr` for BPF_MAP_CREATE; what is not named is to be zero.
     #[repr(C)]
     struct Map {
         kind: u32,
         key_size: u32,
         value_size: u32,
         max_entries: u32,
+        others: [u32; 28],
     }
     /// And for BPF_PROG_LOAD.
     #[repr(C)]
@@ -70,6 +78,7 @@ pub(super) fn try_out() -> io::Result<()> {
         instruction_count: u32,
         instructions: u64,
         license: u64,
+        others: [u64; 13],
     }
     const BPF_MAP_CREATE: i32 = 0;
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -78,7 +87,7 @@ pub(super) fn try_out() -> io::Result<()> {
     // r0 = 0; exit
     static INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
-    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1 };
+    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
     // SAFETY: it holds numbers only.
     unsafe { make(BPF_MAP_CREATE, &map) }?;
     let program = Program {
@@ -86,6 +95,7 @@ pub(super) fn try_out() -> io::Result<()> {
         instruction_count: INSTRUCTIONS.len() as u32,
         instructions: INSTRUCTIONS.as_ptr().addr() as u64,
         license: c"MIT".as_ptr().addr() as u64,
+        others: [0; 13],
     };
     // SAFETY: it points to as many instructions as it says, and to a text with its end.
     unsafe { make(BPF_PROG_LOAD, &program) }.map(drop)
@@ -111,13 +121,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let explain = |effective| explanation(&missing_of(effective));
-        assert_eq!(explain(1 << 12 | 1 << 38), "; CAP_BPF is missing");
-        assert_eq!(explain(1 << 39), "; CAP_NET_ADMIN and CAP_PERFMON are missing");
-        assert_eq!(explain(1 << CAP_SYS_ADMIN), "; CAP_NET_ADMIN is missing");
+        assert_eq!(missing(1 << 12 | 1 << 38).as_deref(), Some("CAP_BPF is missing"));
+        assert_eq!(missing(1 << 39).as_deref(), Some("CAP_NET_ADMIN and CAP_PERFMON are missing"));
+        assert_eq!(missing(1 << CAP_SYS_ADMIN).as_deref(), Some("CAP_NET_ADMIN is missing"));
         for enough in [1 << 12 | 1 << CAP_SYS_ADMIN, 1 << 12 | 1 << 38 | 1 << 39] {
-            assert!(explain(enough).contains("all capabilities"), "{enough:x}");
+            assert_eq!(missing(enough), None, "{enough:x}");
         }
+    }
+
+    #[test]
+    fn only_the_stricter_lockdown_forbids() {
+        assert!(is_locked_down("none integrity [confidentiality]\n"));
+        assert!(!is_locked_down("none [integrity] confidentiality\n") && !is_locked_down(""));
     }
 
     #[test]

@@ -66,5 +66,8 @@ fn valgrind_finds_no_error_and_no_leak_as_root() {
         &log_file,
     ];
     program.run_under(&valgrind, &["leaks".as_ref(), "".as_ref(), log.as_os_str()]);
-    assert_eq!(std::fs::read_to_string(report).unwrap(), "");
+    let report = std::fs::read_to_string(report).unwrap();
+    // Nor every command of bpf(2), which it then only looks at less closely.
+    let is_known = |line: &&str| !line.contains("WARNING: unhandled eBPF command");
+    assert_eq!(report.lines().filter(is_known).collect::<Vec<_>>(), [""; 0]);
 }

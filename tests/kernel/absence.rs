@@ -20,8 +20,7 @@ fn counts_all_the_same(shell: &str, arguments: &[&str], state: &str, words: &str
     let words = if is_built { words } else { "built without" };
     assert!(reason.contains(words), "no {words:?} in {reason:?}");
     assert!(host.objects().is_empty(), "{:?}", host.objects());
-    let bytes = host.told("network").next().unwrap();
-    assert!(bytes.parse::<u64>().unwrap() > 0, "{:#?}", host.said);
+    assert!(host.counts(), "{:#?}", host.said);
 }
 
 #[test]
@@ -64,7 +63,7 @@ fn not_asked_for_as_root() {
         assert_eq!(host.state(), "Off");
         assert!(host.objects().is_empty());
         assert!(!host.told("log").any(|line| line.contains("the kernel does not tell")), "{:#?}", host.said);
-        assert!(host.told("network").all(|bytes| bytes.parse::<u64>().unwrap() > 0), "{:#?}", host.said);
+        assert!(host.counts(), "{:#?}", host.said);
     }
 }
 
@@ -87,6 +86,35 @@ fn built_in_but_forbidden_as_root() {
     ] {
         let refuse = format!("refuse={errno}:{command}");
         counts_all_the_same(RUN, &[&refuse], state, &format!("os error {errno}"));
+    }
+}
+
+#[test]
+fn locked_down_as_root() {
+    if may_run() {
+        // The helpers that read the kernel's memory are then not known, and the verifier calls the program invalid.
+        let lockdown = format!(
+            "mount -t tmpfs none /sys/kernel/security\n\
+             echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown\n{RUN}"
+        );
+        let refuse = format!("refuse={}:{BPF_PROG_LOAD}", libc::EINVAL);
+        counts_all_the_same(&lockdown, &[&refuse], "NotPermitted", "; the kernel is locked down");
+    }
+}
+
+#[test]
+fn packets_are_captured_where_the_kernel_cannot_count_as_root() {
+    if may_run() {
+        let host = Host::ready(RUN, &["engine=kernel", &format!("refuse={}", libc::EPERM)]);
+        assert_eq!(host.engine(), "Pcap");
+        let reason = host.told("log").find(|line| line.starts_with("packets are captured, since"));
+        let words = if cfg!(feature = "ebpf") {
+            "all capabilities that this needs are there"
+        } else {
+            "built without"
+        };
+        assert!(reason.is_some_and(|line| line.contains(words)), "{:#?}", host.said);
+        assert!(host.objects().is_empty() && host.counts(), "{:#?}", host.said);
     }
 }
 

@@ -85,6 +85,16 @@ impl Host {
         self.told("state").next().unwrap()
     }
 
+    /// What counts for it.
+    pub fn engine(&self) -> &str {
+        self.told("engine").next().unwrap()
+    }
+
+    /// Whether its own traffic was counted.
+    pub fn counts(&self) -> bool {
+        self.told("network").any(|bytes| bytes.parse::<u64>().is_ok_and(|bytes| bytes > 0))
+    }
+
     /// Lets it close its session.
     pub fn close(&mut self) {
         self.child.stdin.as_mut().unwrap().write_all(b"close\n").unwrap();

@@ -1,18 +1,19 @@
 //! A program that the library lives in, under conditions that its arguments set: `probe_host [NAME=VALUE...]`.
 //!
+//! - `engine=kernel`: the kernel counts
 //! - `probes=no`: without programs in the kernel
 //! - `locked=BYTES`: the limit of locked memory
 //! - `refuse=ERRNO[:COMMAND]`: bpf(2) returns this error, if COMMAND is given for that command only
 //! - `rounds=NUMBER`: opens and closes so often before it goes on
 //!
 //! It says `round DESCRIPTORS THREADS KIB` after some of the rounds, `made KIND ID...` for each round, then opens a
-//! session, and says `log TEXT` for each line of the log, `state STATE`, `network BYTES` when its own traffic over
+//! session, and says `log TEXT` for each line of the log, `state STATE`, `engine ENGINE`, `network BYTES` when its own traffic over
 //! loopback has been counted or `network none` where it is not, and `ready`. At a line on its standard input it closes
 //! the session and says `closed`; it ends when its standard input does.
 
 mod conditions;
 
-use capture::config::Options;
+use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::log::LogOptions;
 use capture::model::Validity;
@@ -32,9 +33,11 @@ const PAYLOAD: usize = 1000;
 
 fn main() -> Outcome<()> {
     let mut probes = true;
+    let mut engine = Engine::Pcap;
     let mut rounds = 0;
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
+            Some(("engine", "kernel")) => engine = Engine::Kernel,
             Some(("probes", value)) => probes = value != "no",
             Some(("locked", value)) => conditions::limit_locked_memory(value.parse()?)?,
             Some(("refuse", value)) => conditions::refuse_bpf(value)?,
@@ -43,7 +46,7 @@ fn main() -> Outcome<()> {
         }
     }
     let log = LogOptions { queue: true, ..LogOptions::default() };
-    let options = Options { probes, log, ..Options::default() };
+    let options = Options { engine, probes, log, ..Options::default() };
     for round in 1..=rounds {
         let session = Session::open(options.clone())?;
         println!("made {}", conditions::own_objects()?.join(" "));
@@ -58,6 +61,7 @@ fn main() -> Outcome<()> {
     session.take_log_lines().iter().for_each(|line| println!("log {}", line.text));
     let stats = session.stats_reader().read();
     println!("state {:?}", stats.socket_probes);
+    println!("engine {:?}", stats.engine);
     match count_own(&mut session)? {
         Some(bytes) => println!("network {bytes}"),
         None => println!("network none"),
