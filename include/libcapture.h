@@ -61,7 +61,10 @@
 // Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
 #define CAPTURE_SKIP_PROBES 32
 
-// Set in `valid`: CPU times, state, threads, parent and start time are known.
+// Read context switches also where that takes another read of `/proc` for each process.
+#define CAPTURE_MORE_SWITCHES 1
+
+// Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
 #define CAPTURE_VALID_CPU 1
 
 // Set in `valid`: memory figures are known.
@@ -84,6 +87,9 @@
 
 // Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
 #define CAPTURE_VALID_CPU_PERCENT 128
+
+// Set in `valid`: context switches are known.
+#define CAPTURE_VALID_SWITCHES 256
 
 // How the library was to wait for packets. Accepted for compatibility; it changes nothing.
 typedef enum LoopType {
@@ -355,6 +361,8 @@ typedef struct CaptureOptions {
     const char *namespaces;
     // How bytes are counted.
     enum CaptureEngine engine;
+    // What to do besides: CAPTURE_MORE_ bits.
+    uint32_t more;
 } CaptureOptions;
 
 // Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -421,6 +429,14 @@ typedef struct CaptureProcess {
     uint64_t receive_packets;
     // Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
     uint64_t uncertain_bytes;
+    // Page faults since the process started that needed no storage.
+    uint64_t minor_faults;
+    // Page faults since the process started that did.
+    uint64_t major_faults;
+    // How often the main thread gave up the CPU to wait, since it started.
+    uint64_t voluntary_switches;
+    // How often the CPU was taken from the main thread, since it started.
+    uint64_t involuntary_switches;
 } CaptureProcess;
 
 // Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.

@@ -124,6 +124,10 @@ impl ProcessArray {
             send_packets: traffic.send_packets,
             receive_packets: traffic.receive_packets,
             uncertain_bytes: record.uncertain_bytes,
+            minor_faults: sample.minor_faults,
+            major_faults: sample.major_faults,
+            voluntary_switches: sample.voluntary_switches,
+            involuntary_switches: sample.involuntary_switches,
         }
     }
 

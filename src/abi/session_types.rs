@@ -18,7 +18,10 @@ pub const CAPTURE_SKIP_COMMAND_LINE: u32 = 16;
 /// Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
 pub const CAPTURE_SKIP_PROBES: u32 = 32;
 
-/// Set in `valid`: CPU times, state, threads, parent and start time are known.
+/// Read context switches also where that takes another read of `/proc` for each process.
+pub const CAPTURE_MORE_SWITCHES: u32 = 1;
+
+/// Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
 pub const CAPTURE_VALID_CPU: u32 = 1;
 /// Set in `valid`: memory figures are known.
 pub const CAPTURE_VALID_MEMORY: u32 = 2;
@@ -34,6 +37,8 @@ pub const CAPTURE_VALID_USER: u32 = 32;
 pub const CAPTURE_VALID_NETWORK: u32 = 64;
 /// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
 pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
+/// Set in `valid`: context switches are known.
+pub const CAPTURE_VALID_SWITCHES: u32 = 256;
 
 /// How important a line of the log is.
 /// cbindgen:prefix-with-name
@@ -167,6 +172,8 @@ pub struct CaptureOptions {
     pub namespaces: *const c_char,
     /// How bytes are counted.
     pub engine: MaybeUninit<CaptureEngine>,
+    /// What to do besides: CAPTURE_MORE_ bits.
+    pub more: u32,
 }
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -235,6 +242,14 @@ pub struct CaptureProcess {
     pub receive_packets: u64,
     /// Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
     pub uncertain_bytes: u64,
+    /// Page faults since the process started that needed no storage.
+    pub minor_faults: u64,
+    /// Page faults since the process started that did.
+    pub major_faults: u64,
+    /// How often the main thread gave up the CPU to wait, since it started.
+    pub voluntary_switches: u64,
+    /// How often the CPU was taken from the main thread, since it started.
+    pub involuntary_switches: u64,
 }
 
 /// One captured packet. Pointers are valid during the callback.
@@ -411,4 +426,5 @@ const _: () = {
     assert!(CAPTURE_VALID_COMMAND_LINE == Validity::COMMAND_LINE.0 && CAPTURE_VALID_USER == Validity::USER.0);
     assert!(CAPTURE_VALID_NETWORK == Validity::NETWORK.0);
     assert!(CAPTURE_VALID_CPU_PERCENT == Validity::CPU_PERCENT.0);
+    assert!(CAPTURE_VALID_SWITCHES == Validity::SWITCHES.0);
 };

@@ -14,12 +14,14 @@ use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
+use crate::kernel::load_tasks;
 use crate::log::{Log, LogLine};
 use crate::model::{Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
+use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap, TapError};
 use crate::thread::{spawn, with_signals_blocked};
 use std::os::fd::BorrowedFd;
@@ -74,7 +76,6 @@ pub struct Session {
     missing_capabilities: u64,
     engine: Engine,
     socket_probes: ProbeState,
-    sample_probes: ProbeState,
     has_network: bool,
     hints: Arc<Hints>,
     /// Shares of the CPU and pids, for the time of an update.
@@ -98,7 +99,8 @@ impl Session {
         let tap = open_tap(&options)?;
         let has_network = tap.is_some();
         let root = ProcRoot::open(&options.proc_root)?;
-        let sampler = Sampler::new(root, options.sample, options.selection.clone())?;
+        let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
+        let sample_probes = sample_from_tasks(&mut sampler, &options);
         let mut session = Session {
             process: std::process::id(),
             sampler,
@@ -108,14 +110,16 @@ impl Session {
             early: Arc::default(),
             packets,
             poll: Arc::new(Poll::new(options.interval)?),
-            updates: Arc::default(),
+            updates: Arc::new(UpdateCounts {
+                sample_probes: Mutex::new(sample_probes),
+                ..UpdateCounts::default()
+            }),
             missing_capabilities: match options.source {
                 Source::Live => missing_capabilities,
                 _ => missing_capabilities & !(1 << CAP_NET_RAW),
             },
             engine: Engine::Pcap,
             socket_probes: ProbeState::Off,
-            sample_probes: ProbeState::Off,
             has_network,
             hints: Arc::default(),
             busy: Vec::new(),
@@ -236,7 +240,12 @@ impl Session {
         let _entered = log.enter();
         let began = Instant::now();
         self.poll.restart();
-        self.sampler.sample()?;
+        let sampled = self.sampler.sample();
+        if let Some(fault) = self.sampler.take_fault() {
+            warn!("processes are sampled from /proc from now on: {fault}");
+            *self.updates.sample_probes.lock() = fault.state;
+        }
+        sampled?;
         let Session { sampler, merge, shared, options, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
         if merge.take_up_ended(sampler, &options.selection) {
@@ -325,7 +334,6 @@ impl Session {
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.socket_probes,
-            sample_probes: self.sample_probes,
         }
     }
 
@@ -365,6 +373,30 @@ impl Drop for Session {
             // The threads, also the log's, exist in the parent only; waiting for them would be for ever.
             std::mem::forget(Arc::clone(&self.log));
             self.threads.drain(..).for_each(std::mem::forget);
+        }
+    }
+}
+
+/// With so few processes to look for, their files are read sooner than all tasks are walked over.
+const FEW_PROCESSES: usize = 64;
+
+/// Has the sampler take its figures from the kernel's tasks, if the options and the kernel allow it.
+fn sample_from_tasks(sampler: &mut Sampler, options: &Options) -> ProbeState {
+    if !options.probes || (1..=FEW_PROCESSES).contains(&options.selection.pids.len()) {
+        return ProbeState::Off;
+    }
+    if !sampler.root().tells_own_numbers() {
+        info!("processes are sampled from files, since these are not those of the own PID namespace");
+        return ProbeState::PidNamespace;
+    }
+    match load_tasks(options.sample) {
+        Ok(tasks) => {
+            sampler.take_from(tasks);
+            ProbeState::Active
+        }
+        Err(fault) => {
+            info!("processes are sampled from /proc: {fault}");
+            fault.state
         }
     }
 }

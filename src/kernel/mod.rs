@@ -10,11 +10,18 @@ mod load;
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+mod task;
+#[cfg(feature = "ebpf")]
+mod tasks;
 
 #[cfg(feature = "ebpf")]
 pub use sockets::Sockets;
+#[cfg(feature = "ebpf")]
+use tasks::Tasks;
 
-use crate::model::ProbeState;
+pub use task::{Figures, RawProcess, Task, TaskSource, UNCOUNTED};
+
+use crate::model::{ProbeState, SampleSet};
 use std::fmt;
 
 /// Why probes are not at work.
@@ -33,3 +40,18 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// Who tells the figures of all processes at once, of the groups in `what`: the program in the kernel, if it can be
+/// loaded.
+///
+/// # Errors
+/// Why it cannot.
+pub fn load_tasks(what: SampleSet) -> Result<Box<dyn TaskSource>, Fault> {
+    #[cfg(feature = "ebpf")]
+    return Ok(Box::new(Tasks::load(what)?));
+    #[cfg(not(feature = "ebpf"))]
+    {
+        let text = format!("the library was built without the programs that would tell {what:?}");
+        Err(Fault { state: ProbeState::NotBuilt, text })
+    }
+}

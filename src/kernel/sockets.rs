@@ -1,8 +1,10 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
 use super::Fault;
-use super::load::{Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator};
-use crate::model::ProbeState;
+use super::load::{
+    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups,
+    open_iterator,
+};
 use aya::programs::CgroupSkbAttachType;
 use aya::{Ebpf, include_bytes_aligned};
 use std::io::Read;
@@ -33,10 +35,7 @@ impl Sockets {
     /// # Errors
     /// Why they cannot work here.
     pub fn load() -> Result<Sockets, Fault> {
-        if !shares_process_numbers() {
-            let text = "the probes tell of processes by the numbers of the first PID namespace, which is not this one's";
-            return Err(Fault { state: ProbeState::PidNamespace, text: text.into() });
-        }
+        check_numbers()?;
         let types = kernel_types()?;
         let cgroups = open_cgroups()?;
         let mut object = load_object(OBJECT, &types, |_| {})?;
@@ -56,10 +55,4 @@ impl Sockets {
         // The program writes nothing: the first read walks to the end.
         walk.read(&mut nothing).map_err(|error| fault("the sockets that are open", &error)).map(drop)
     }
-}
-
-/// Whether the process numbers that the kernel's programs see are those of `/proc` here.
-fn shares_process_numbers() -> bool {
-    // The first PID namespace has this inode number in every kernel since 3.8 (include/linux/proc_ns.h).
-    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }

@@ -16,6 +16,7 @@ fn a_line_of_a_real_machine() {
     assert_eq!((stat.pid, stat.name, stat.state, stat.parent), (1, &b"systemd"[..], b'S', 0));
     assert_eq!((stat.user_ticks, stat.system_ticks, stat.threads), (61, 163, 1));
     assert_eq!((stat.start_ticks, stat.virtual_bytes, stat.flags), (8, 172_371_968, 4_194_560));
+    assert_eq!((stat.minor_faults, stat.major_faults), (47532, 81));
     assert_eq!(stat.layout, [94137386414080, 140729361098000]);
     assert!(stat.has_memory() && !stat.is_kernel_thread());
 }
@@ -175,7 +176,8 @@ proptest! {
             char::from(state), odd[0], odd[1], odd[2], odd[3], layout[0], layout[1], "9 ".repeat(19),
         ).as_bytes());
         let expected = Stat {
-            pid, name: &name, state, parent, flags: u64::from(flags), user_ticks: user, system_ticks: system,
+            pid, name: &name, state, parent, flags: u64::from(flags), minor_faults: 1, major_faults: 3,
+            user_ticks: user, system_ticks: system,
             threads, start_ticks: start, virtual_bytes: size, layout,
         };
         prop_assert_eq!(stat(&line), Some(expected));

@@ -97,8 +97,9 @@ fn structures() -> Vec<Frozen> {
             packet_bytes: 152, "uint64_t";
             namespaces: 160, "const char *";
             engine: 168, "CaptureEngine";
+            more: 172, "uint32_t";
         }),
-        frozen!(CaptureProcess, 208, {
+        frozen!(CaptureProcess, 240, {
             valid: 0, "uint32_t";
             pid: 4, "pid_t";
             parent: 8, "pid_t";
@@ -129,6 +130,10 @@ fn structures() -> Vec<Frozen> {
             send_packets: 184, "uint64_t";
             receive_packets: 192, "uint64_t";
             uncertain_bytes: 200, "uint64_t";
+            minor_faults: 208, "uint64_t";
+            major_faults: 216, "uint64_t";
+            voluntary_switches: 224, "uint64_t";
+            involuntary_switches: 232, "uint64_t";
         }),
         frozen!(CapturePacket, 64, {
             time_ns: 0, "uint64_t";
@@ -276,6 +281,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_SKIP_DESCRIPTORS", 8),
     ("CAPTURE_SKIP_COMMAND_LINE", 16),
     ("CAPTURE_SKIP_PROBES", 32),
+    ("CAPTURE_MORE_SWITCHES", 1),
     ("CAPTURE_VALID_CPU", 1),
     ("CAPTURE_VALID_MEMORY", 2),
     ("CAPTURE_VALID_IO", 4),
@@ -284,6 +290,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_VALID_USER", 32),
     ("CAPTURE_VALID_NETWORK", 64),
     ("CAPTURE_VALID_CPU_PERCENT", 128),
+    ("CAPTURE_VALID_SWITCHES", 256),
 ];
 
 /// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.
