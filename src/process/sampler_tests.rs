@@ -125,7 +125,7 @@ fn all_figures_are_read() {
     assert_eq!(record.identity.name, b"made");
     assert_eq!(record.identity.command_line, b"made\0-x\0");
     assert_eq!(record.identity.uid, nix::unistd::geteuid().as_raw());
-    let everything_but = Validity::ALL.0 & !(Validity::CPU_PERCENT.0 | Validity::NETWORK.0);
+    let everything_but = Validity::ALL.0 & !(Validity::CPU_PERCENT | Validity::NETWORK).0;
     assert_eq!((record.valid, sample.valid), (Validity(everything_but), Validity(everything_but)));
     let machine =
         Machine { memory_bytes: 2048 * 1024, boot_time_ns: 1_700_000_000_000_000_000, cpu_ticks: 1000 };
