@@ -232,13 +232,9 @@ static ALWAYS_INLINE __u32 descriptors(struct files_struct___tasks *files)
 	__u32 left = table->max_fds / 64;
 	__u32 count = 0;
 
-	if (left == 1) {
-		/* As most processes have it. */
-		__u64 word = 0;
-
-		bpf_probe_read_kernel(&word, sizeof(word), open);
-		return bits(word);
-	}
+	/* The table that every process starts with, and most keep. */
+	if (left == 1)
+		return bits(files->open_fds_init[0]);
 	if (left > WORDS * MOST_BLOCKS)
 		return UNCOUNTED;
 	for (__u32 block = 0; block < MOST_BLOCKS && left; block++) {
@@ -364,7 +360,8 @@ static ALWAYS_INLINE void write_process(void *seq, struct task_struct___tasks *t
 	if (!(process.flags & PF_KTHREAD)) {
 		process.uid = cred->euid.val;
 		process.gid = cred->egid.val;
-		bpf_probe_read_kernel(process.name, sizeof(process.name), task->comm);
+		process.name[0] = *(const __u64 *)&task->comm[0];
+		process.name[1] = *(const __u64 *)&task->comm[8];
 		/* Threads of the kernel may use another's for a while, which is not theirs. */
 		if (mm) {
 			process.virtual_pages = mm->total_vm;

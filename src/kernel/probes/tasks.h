@@ -59,7 +59,8 @@ struct process {
 	__u64 involuntary_switches;
 	__u64 virtual_pages;
 	__u64 resident_pages;
-	char name[16];
+	/* 16 bytes of text, ended by NUL where it is shorter. */
+	__u64 name[2];
 };
 
 struct thread {
