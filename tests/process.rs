@@ -7,6 +7,8 @@
 mod children;
 #[path = "process/lives.rs"]
 mod lives;
+#[path = "process/threads.rs"]
+mod threads;
 
 use capture::kernel::load_tasks;
 use capture::model::{ProcessRecord, SampleSet, Selection, Validity};
@@ -379,4 +381,19 @@ with_each_source! {
     lives::one_process_is_described_at_once as
         one_process_is_described_at_once_from_files,
         one_process_is_described_at_once_from_tasks_root;
+    threads::thousands_of_threads_are_summed_up as
+        thousands_of_threads_are_summed_up_from_files,
+        thousands_of_threads_are_summed_up_from_tasks_root;
+    threads::a_process_whose_main_thread_has_ended as
+        a_process_whose_main_thread_has_ended_from_files,
+        a_process_whose_main_thread_has_ended_from_tasks_root;
+    threads::another_thread_runs_another_program as
+        another_thread_runs_another_program_from_files,
+        another_thread_runs_another_program_from_tasks_root;
+    threads::threads_that_come_and_go as
+        threads_that_come_and_go_from_files,
+        threads_that_come_and_go_from_tasks_root;
+    threads::descriptors_are_counted_in_tables_of_all_sizes as
+        descriptors_are_counted_in_tables_of_all_sizes_from_files,
+        descriptors_are_counted_in_tables_of_all_sizes_from_tasks_root;
 }

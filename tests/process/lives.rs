@@ -55,7 +55,9 @@ fn readings_of_steady_processes(sampler: &mut capture::process::Sampler) -> Vec<
             ours: format!(
                 "{:?}",
                 (
-                    (sample.parent, sample.threads, sample.user_ticks, sample.system_ticks),
+                    (sample.state as char, sample.parent, sample.threads),
+                    (sample.user_ticks, sample.system_ticks, sample.minor_faults, sample.major_faults),
+                    (Some(sample.voluntary_switches), Some(sample.involuntary_switches)),
                     (identity.uid, identity.gid, String::from_utf8_lossy(&identity.name)),
                     (sample.state != b'Z').then_some(&identity.command_line),
                     (sample.virtual_bytes, sample.resident_bytes),
@@ -67,7 +69,9 @@ fn readings_of_steady_processes(sampler: &mut capture::process::Sampler) -> Vec<
             theirs: format!(
                 "{:?}",
                 (
-                    (stat.ppid, stat.num_threads, stat.utime, stat.stime),
+                    (stat.state, stat.ppid, stat.num_threads),
+                    (stat.utime, stat.stime, stat.minflt, stat.majflt),
+                    (status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches),
                     (status.euid, status.egid, stat.comm),
                     (sample.state != b'Z').then_some(&command_line),
                     (statm.size * page, statm.resident * page),
@@ -190,7 +194,7 @@ fn fork_with_pid(pid: i32) -> std::io::Result<Child> {
     }
 }
 
-/// Processes come and go at 5,000 a minute and more while samples are taken without a pause.
+/// Processes come and go at 300 a second while samples are taken without a pause.
 pub fn churn_never_fails_a_sample(source: Source) {
     let me = std::process::id() as i32;
     let over = AtomicBool::new(false);
@@ -199,11 +203,14 @@ pub fn churn_never_fails_a_sample(source: Source) {
             let began = Instant::now();
             let mut count = 0u32;
             while began.elapsed() < Duration::from_secs(5) {
-                assert!(std::process::Command::new("true").status().unwrap().success());
+                if count.is_multiple_of(4) {
+                    assert!(std::process::Command::new("true").status().unwrap().success());
+                } else {
+                    Child::ending();
+                }
                 count += 1;
-                std::thread::sleep(
-                    (began + count * Duration::from_millis(12)).saturating_duration_since(Instant::now()),
-                );
+                let next = began + count * Duration::from_micros(3333);
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
             over.store(true, Relaxed);
         });
