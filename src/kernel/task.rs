@@ -50,7 +50,7 @@ pub const UNCOUNTED: u32 = u32::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RawProcess {
     /// What kind of record this is.
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
     /// Its number.
     pub pid: u32,
     /// Its parent's number.
@@ -58,7 +58,7 @@ pub struct RawProcess {
     /// Number of threads.
     pub threads: u32,
     /// Changes when a thread ends.
-    pub(super) sequence: u32,
+    pub(crate) sequence: u32,
     /// Whether `figures` do not belong together, since a thread ended while they were read.
     pub torn: u32,
     /// `task_struct.__state` of the main thread.

@@ -49,6 +49,17 @@ fn older_kernels_write_fewer_fields() {
 }
 
 #[test]
+fn context_switches_are_the_last_lines_of_the_status() {
+    let text = b"Name:\tx\nvoluntary_ctxt_switches_of_nobody:\t9\nvoluntary_ctxt_switches:\t150\n\
+        nonvoluntary_ctxt_switches:\t545\n";
+    assert_eq!(switches(text), Some([150, 545]));
+    assert_eq!(switches(b"nonvoluntary_ctxt_switches:\t545\n"), None);
+    assert_eq!(switches(b"voluntary_ctxt_switches:\tx\nnonvoluntary_ctxt_switches:\t545\n"), None);
+    let own = std::fs::read("/proc/self/status").unwrap();
+    assert!(switches(&own).is_some());
+}
+
+#[test]
 fn nonsense_is_refused() {
     for text in [
         &b""[..],
@@ -151,7 +162,7 @@ fn all_live_processes_agree_with_the_procfs_crate() {
 proptest! {
     #[test]
     fn random_bytes_never_panic(text in proptest::collection::vec(any::<u8>(), 0..600)) {
-        let _ = (stat(&text), statm(&text), io(&text), machine_stat(&text), memory_total(&text), thread_group(&text));
+        let _ = (stat(&text), statm(&text), io(&text), machine_stat(&text), memory_total(&text), thread_group(&text), switches(&text));
     }
 
     /// Bytes of the format's own alphabet get further into the parsers than random ones.

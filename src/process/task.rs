@@ -156,3 +156,97 @@ fn letter(state: u32, exit_state: u32) -> u8 {
     let index = u32::BITS - reported.leading_zeros();
     LETTERS.get(index as usize).copied().unwrap_or(b'X')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn raw(told: [u64; 2], figures: [u64; 3]) -> RawProcess {
+        let [user_ns, system_ns, runtime_ns] = figures;
+        RawProcess {
+            told_user_ns: told[0],
+            told_system_ns: told[1],
+            figures: Figures { user_ns, system_ns, runtime_ns, ..Figures::default() },
+            ..RawProcess::default()
+        }
+    }
+
+    fn told(told: [u64; 2], figures: [u64; 3], before: [u64; 2]) -> [u64; 2] {
+        let before = CpuTimes { user_ns: before[0], system_ns: before[1] };
+        let now = CpuTimes::told(&raw(told, figures), before);
+        [now.user_ns, now.system_ns]
+    }
+
+    #[test]
+    fn the_measured_time_is_divided_as_it_was_sampled() {
+        assert_eq!(told([0, 0], [30, 10, 100], [0, 0]), [75, 25]);
+        assert_eq!(told([0, 0], [5, 0, 100], [0, 0]), [100, 0]);
+        assert_eq!(told([0, 0], [0, 5, 100], [0, 0]), [0, 100]);
+        assert_eq!(told([0, 0], [0, 0, 100], [0, 0]), [100, 0], "not sampled yet: taken for user's");
+        let week = 7 * 86_400 * NANOSECONDS;
+        assert_eq!(told([0, 0], [64 * week, 64 * week, 128 * week], [0, 0]), [64 * week, 64 * week]);
+    }
+
+    #[test]
+    fn what_the_kernel_told_before_is_not_taken_back() {
+        assert_eq!(told([0, 40], [30, 10, 100], [0, 0]), [60, 40]);
+        assert_eq!(told([80, 0], [30, 10, 100], [0, 0]), [80, 20]);
+        assert_eq!(told([60, 40], [30, 10, 100], [0, 0]), [60, 40], "nothing has been added");
+    }
+
+    #[test]
+    fn what_was_told_by_us_is_not_taken_back_either() {
+        assert_eq!(told([0, 0], [10, 10, 30], [0, 20]), [10, 20]);
+        assert_eq!(told([5, 0], [10, 10, 30], [20, 0]), [20, 10]);
+        assert_eq!(told([15, 15], [10, 10, 30], [10, 10]), [15, 15], "the kernel's own word counts");
+    }
+
+    #[test]
+    fn letters_are_those_of_the_kernel() {
+        let letters = [
+            (0, 0, b'R'),
+            (1, 0, b'S'),
+            (2, 0, b'D'),
+            (0x102, 0, b'D'),
+            (4, 0, b'T'),
+            (8, 0, b't'),
+            (0x80, 0x10, b'X'),
+            (0x80, 0x20, b'Z'),
+            (0x40, 0, b'P'),
+            (0x402, 0, b'I'),
+            (0x1000, 0, b'D'),
+            (0x8000, 0, b'D'),
+        ];
+        for (state, exit_state, expected) in letters {
+            assert_eq!(letter(state, exit_state) as char, expected as char, "{state:#x} {exit_state:#x}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_in_ticks() {
+        assert_eq!((ticks(19_999_999, 100), ticks(20_000_000, 100)), (1, 2));
+        assert_eq!(ticks(u64::MAX, 100), u64::MAX / 10_000_000);
+        assert_eq!((ticks(976_562, 1024), ticks(976_563, 1024), ticks(7, 0)), (0, 1, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn times_never_go_backwards(steps in proptest::collection::vec(
+            (0u64..1000, 0u64..1000, 0u64..2000, any::<bool>()), 1..50,
+        )) {
+            let (mut figures, mut kernels, mut ours) = ([0; 3], [0; 2], [0; 2]);
+            for (user, system, runtime, is_read) in steps {
+                figures = [figures[0] + user, figures[1] + system, figures[2] + runtime];
+                if is_read {
+                    // Somebody reads `/proc`.
+                    kernels = told(kernels, figures, [0, 0]);
+                }
+                let now = told(kernels, figures, ours);
+                prop_assert!(now[0] >= ours[0] && now[1] >= ours[1], "{now:?} after {ours:?}");
+                prop_assert_eq!(now[0] + now[1], figures[2]);
+                ours = now;
+            }
+        }
+    }
+}
