@@ -7,6 +7,8 @@
 mod children;
 #[path = "process/lives.rs"]
 mod lives;
+#[path = "process/sessions.rs"]
+mod sessions;
 #[path = "process/threads.rs"]
 mod threads;
 
@@ -39,7 +41,7 @@ impl Source {
         if self == Source::Files {
             return true;
         }
-        if !is_root() {
+        if !cfg!(feature = "ebpf") || !is_root() {
             return false;
         }
         let loaded = load_tasks(SampleSet::ALL);

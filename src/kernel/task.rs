@@ -113,8 +113,3 @@ pub trait TaskSource: Debug + Send {
     /// Why the walk could not be made or broke off. Processes told before it stay told.
     fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> Result<(), Fault>;
 }
-
-/// The bytes in front of the first NUL.
-pub(super) fn until_nul(text: &[u8]) -> &[u8] {
-    text.split(|&byte| byte == 0).next().unwrap_or_default()
-}

@@ -2,7 +2,7 @@
 
 use super::Fault;
 use super::load::{check_numbers, fault, kernel_types, load_iterator, load_object, start_walk, walk_link};
-use super::task::{Figures, RawProcess, Task, TaskSource, until_nul};
+use super::task::{Figures, RawProcess, Task, TaskSource};
 use crate::model::{ProbeState, SampleSet};
 use aya::{Ebpf, Pod, include_bytes_aligned};
 use hashbrown::HashMap;
@@ -228,6 +228,11 @@ fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     // SAFETY: there are as many bytes as the type has, every pattern of which is one of its values, and the read
     // asks for no alignment.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The bytes in front of the first NUL.
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// The name of a thread of the kernel as proc_task_name() and wq_worker_comm() of the kernel put it together: at most

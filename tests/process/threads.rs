@@ -52,7 +52,7 @@ extern "C" fn read_some(number: *mut c_void) -> i32 {
         libc::close(zeros);
     }
     DONE.fetch_add(1, SeqCst);
-    if number as usize % 2 == 0 { sleep_for_ever(std::ptr::null_mut()) } else { 0 }
+    if (number as usize).is_multiple_of(2) { sleep_for_ever(std::ptr::null_mut()) } else { 0 }
 }
 
 extern "C" fn run_sleep(_: *mut c_void) -> i32 {
