@@ -1,5 +1,6 @@
-//! What sampling costs above the bare system calls: CPU time of a whole sample, set against a floor that only opens,
-//! reads and closes the same files of the same processes, and against the `procfs` crate for the same facts.
+//! What sampling costs above or below the bare system calls: CPU time of a whole sample, from `/proc` and from the
+//! kernel's task iterator, set against a floor that only opens, reads and closes the same files of the same processes,
+//! and against the `procfs` crate for the same facts.
 //!
 //! The floor is made of bare libc calls with reused buffers and paths made beforehand; it neither lists, parses nor
 //! keeps anything. Samplers and floor take turns in every round, and the median of the rounds' ratios is printed.
@@ -12,6 +13,7 @@ mod common {
     pub mod processes;
 }
 
+use capture::kernel::{Fault, load_tasks};
 use capture::model::{SampleSet, Selection};
 use capture::process::{ProcRoot, Sampler};
 use common::processes::{Floor, Sleepers, cpu_of, median};
@@ -33,13 +35,21 @@ fn main() {
 
 fn measure(size: usize, rounds: usize) {
     let figures = SampleSet::MEMORY | SampleSet::IO | SampleSet::DESCRIPTORS;
-    let mut all = Contender::new("sampler, everything", sampling(SampleSet::ALL));
-    let mut some = Contender::new("sampler, no command lines", sampling(figures));
-    let mut procfs = Contender::new("procfs crate", Box::new(by_procfs));
+    let files = figures | SampleSet::COMMAND_LINE;
+    let mut contenders = vec![
+        Contender::new("sampler, everything", sampling(sampler(SampleSet::ALL))),
+        Contender::new("sampler, no switches", sampling(sampler(files))),
+        Contender::new("sampler, figures only", sampling(sampler(figures))),
+        Contender::new("procfs crate", Box::new(by_procfs)),
+    ];
+    match sampler_of_tasks(SampleSet::ALL) {
+        Ok(sampler) => contenders.insert(0, Contender::new("task iterator, everything", sampling(sampler))),
+        Err(reason) => println!("no task iterator: {reason}"),
+    }
     let mut floor = Floor::new();
     let mut floor_cost = Vec::new();
     for round in 0..rounds + 2 {
-        for contender in [&mut all, &mut some, &mut procfs] {
+        for contender in &mut contenders {
             // Each has its own run of the floor beside it, before or after by turns.
             let (cost, base) = if round % 2 == 0 {
                 let base = cpu_of(|| floor.run());
@@ -58,7 +68,7 @@ fn measure(size: usize, rounds: usize) {
     }
     println!("{size} processes, median of {rounds} rounds");
     println!("  {:<28}{:>8.2} ms", "floor", median(&mut floor_cost));
-    for contender in [&mut all, &mut some, &mut procfs] {
+    for contender in &mut contenders {
         let (cost, ratio) = (median(&mut contender.cost), median(&mut contender.ratio));
         println!("  {:<28}{cost:>8.2} ms  {ratio:>5.3} x the floor", contender.name);
     }
@@ -77,9 +87,18 @@ impl Contender {
     }
 }
 
-fn sampling(what: SampleSet) -> Box<dyn FnMut()> {
+fn sampler(what: SampleSet) -> Sampler {
     let root = ProcRoot::open(Path::new("/proc")).expect("proc is mounted");
-    let mut sampler = Sampler::new(root, what, Selection::default()).expect("proc can be read");
+    Sampler::new(root, what, Selection::default()).expect("proc can be read")
+}
+
+fn sampler_of_tasks(what: SampleSet) -> Result<Sampler, Fault> {
+    let mut sampler = sampler(what);
+    sampler.take_from(load_tasks(what)?);
+    Ok(sampler)
+}
+
+fn sampling(mut sampler: Sampler) -> Box<dyn FnMut()> {
     Box::new(move || {
         sampler.sample().expect("proc can be sampled");
         std::hint::black_box(sampler.processes().count());

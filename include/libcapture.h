@@ -106,7 +106,10 @@
 // Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
 #define CAPTURE_SKIP_PROBES 32
 
-// Set in `valid`: CPU times, state, threads, parent and start time are known.
+// Read context switches also where that takes another read of `/proc` for each process.
+#define CAPTURE_MORE_SWITCHES 1
+
+// Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
 #define CAPTURE_VALID_CPU 1
 
 // Set in `valid`: memory figures are known.
@@ -132,6 +135,9 @@
 
 // Set in `valid`: flows were being recorded.
 #define CAPTURE_VALID_CONNECTIONS 256
+
+// Set in `valid`: context switches are known.
+#define CAPTURE_VALID_SWITCHES 512
 
 // How the library was to wait for packets. Accepted for compatibility; it changes nothing.
 typedef enum LoopType {
@@ -462,6 +468,8 @@ typedef struct CaptureOptions {
     // Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536. What
     // comes on top takes the place of the oldest.
     uint32_t ended_flow_limit;
+    // What to do besides: CAPTURE_MORE_ bits.
+    uint32_t more;
 } CaptureOptions;
 
 // What the flows of one process did since it was first seen. The ends of flows take nothing away.
@@ -548,6 +556,14 @@ typedef struct CaptureProcess {
     uint64_t uncertain_bytes;
     // What the flows of the process did; NULL where flows are not recorded.
     const struct CaptureConnections *connections;
+    // Page faults since the process started that needed no storage.
+    uint64_t minor_faults;
+    // Page faults since the process started that did.
+    uint64_t major_faults;
+    // How often the main thread gave up the CPU to wait, since it started.
+    uint64_t voluntary_switches;
+    // How often the CPU was taken from the main thread, since it started.
+    uint64_t involuntary_switches;
 } CaptureProcess;
 
 // Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.

@@ -74,7 +74,7 @@ impl Default for Options {
             probes: true,
             capture: TapOptions::default(),
             local_addresses: Vec::new(),
-            sample: SampleSet::ALL,
+            sample: SampleSet::USUAL,
             selection: Selection::default(),
             flow_limit: 1_000_000,
             flows: false,

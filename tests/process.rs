@@ -7,7 +7,12 @@
 mod children;
 #[path = "process/lives.rs"]
 mod lives;
+#[path = "process/sessions.rs"]
+mod sessions;
+#[path = "process/threads.rs"]
+mod threads;
 
+use capture::kernel::load_tasks;
 use capture::model::{ProcessRecord, SampleSet, Selection, Validity};
 use capture::process::{ProcRoot, Sampler};
 use children::{Child, is_root, left_out};
@@ -23,9 +28,56 @@ fn root() -> ProcRoot {
     ProcRoot::open(Path::new("/proc")).unwrap()
 }
 
-fn sampler(pids: &[i32]) -> Sampler {
+/// Where the figures come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    Files,
+    Tasks,
+}
+
+impl Source {
+    /// Whether there is this source here; says so where not.
+    fn is_there(self) -> bool {
+        if self == Source::Files {
+            return true;
+        }
+        if !cfg!(feature = "ebpf") || !is_root() {
+            return false;
+        }
+        let loaded = load_tasks(SampleSet::ALL);
+        if let Err(reason) = &loaded {
+            left_out(&format!("there are no walks over all tasks: {reason}"));
+        }
+        loaded.is_ok()
+    }
+}
+
+/// Runs every test with each source of figures.
+macro_rules! with_each_source {
+    ($($test:path as $from_files:ident, $from_tasks_root:ident;)*) => {
+        $(
+            #[test]
+            fn $from_files() {
+                $test(Source::Files);
+            }
+
+            #[test]
+            fn $from_tasks_root() {
+                if Source::Tasks.is_there() {
+                    $test(Source::Tasks);
+                }
+            }
+        )*
+    };
+}
+
+fn sampler(source: Source, pids: &[i32]) -> Sampler {
     let selection = Selection { pids: pids.to_vec(), ..Selection::default() };
-    Sampler::new(root(), SampleSet::ALL, selection).unwrap()
+    let mut sampler = Sampler::new(root(), SampleSet::ALL, selection).unwrap();
+    if source == Source::Tasks {
+        sampler.take_from(load_tasks(SampleSet::ALL).unwrap());
+    }
+    sampler
 }
 
 fn sampled(sampler: &mut Sampler, pid: i32) -> ProcessRecord {
@@ -46,22 +98,20 @@ fn stat_field(pid: i32, number: usize) -> u64 {
 
 const ODD_NAMES: [&CStr; 7] = [c"a b", c"(x", c"x) R 1 2", c"new\nline", c"\xff\xfe", c")", c""];
 
-#[test]
-fn odd_names() {
+fn odd_names(source: Source) {
     for name in ODD_NAMES {
         let child = Child::new(|told| {
             let _ = nix::sys::prctl::set_name(name);
             told.next_step();
         });
-        let record = sampled(&mut sampler(&[]), child.pid());
+        let record = sampled(&mut sampler(source, &[]), child.pid());
         assert_eq!(record.identity.name, name.to_bytes());
         assert_eq!(record.sample.parent, std::process::id() as i32);
         assert_eq!(record.sample.threads, 1);
     }
 }
 
-#[test]
-fn odd_names_of_programs() {
+fn odd_names_of_programs(source: Source) {
     let directory = tempfile::tempdir().unwrap();
     for name in ODD_NAMES.into_iter().filter(|name| !name.is_empty()) {
         let program = directory.path().join(OsStr::from_bytes(name.to_bytes()));
@@ -73,7 +123,7 @@ fn odd_names_of_programs() {
             let _ = nix::unistd::execv(&program, &arguments);
         });
         child.go();
-        let mut sampler = sampler(&[child.pid()]);
+        let mut sampler = sampler(source, &[child.pid()]);
         let record = until(&mut sampler, child.pid(), |record| record.identity.name == name.to_bytes());
         let expected = [program.as_bytes_with_nul(), b"100\0"].concat();
         let record = if record.identity.command_line.is_empty() {
@@ -98,10 +148,9 @@ fn until(sampler: &mut Sampler, pid: i32, holds: impl Fn(&ProcessRecord) -> bool
     }
 }
 
-#[test]
-fn kernel_threads() {
+fn kernel_threads(source: Source) {
     if std::fs::read("/proc/2/comm").is_ok_and(|name| name == b"kthreadd\n") {
-        let record = sampled(&mut sampler(&[2]), 2);
+        let record = sampled(&mut sampler(source, &[2]), 2);
         assert_eq!(record.identity.name, b"kthreadd");
         assert!(record.identity.command_line.is_empty());
         assert_eq!((record.sample.resident_bytes, record.sample.virtual_bytes), (0, 0));
@@ -111,10 +160,9 @@ fn kernel_threads() {
     }
 }
 
-#[test]
-fn zombies() {
+fn zombies(source: Source) {
     let mut child = Child::sleeping();
-    let mut sampler = sampler(&[child.pid()]);
+    let mut sampler = sampler(source, &[child.pid()]);
     let before = sampled(&mut sampler, child.pid());
     assert!(before.sample.resident_bytes > 0 && before.sample.state != b'Z');
     child.kill();
@@ -123,7 +171,7 @@ fn zombies() {
     assert_eq!((zombie.sample.resident_bytes, zombie.sample.virtual_bytes), (0, 0));
     assert!(zombie.valid.has(Validity::CPU | Validity::MEMORY | Validity::COMMAND_LINE));
     assert_eq!(zombie.identity, before.identity);
-    let first_seen = sampled(&mut self::sampler(&[]), child.pid());
+    let first_seen = sampled(&mut self::sampler(source, &[]), child.pid());
     assert_eq!(first_seen.identity.name, before.identity.name);
     child.reap();
     sampler.sample().unwrap();
@@ -131,8 +179,7 @@ fn zombies() {
     assert_eq!(sampler.take_ended()[0].sample.id, before.sample.id);
 }
 
-#[test]
-fn many_threads_are_one_process() {
+fn many_threads_are_one_process(source: Source) {
     let me = std::process::id() as i32;
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let stopped = Arc::new(std::sync::Mutex::new(stopped));
@@ -142,7 +189,7 @@ fn many_threads_are_one_process() {
             std::thread::spawn(move || stopped.lock().map(|stopped| stopped.recv()).is_ok())
         })
         .collect();
-    let mut sampler = sampler(&[]);
+    let mut sampler = sampler(source, &[]);
     // Other tests' threads come and go meanwhile.
     let record = (0..1000).find_map(|_| {
         let before = stat_field(me, 20);
@@ -156,7 +203,7 @@ fn many_threads_are_one_process() {
         .find(|&thread: &i32| thread != me)
         .unwrap();
     assert!(sampler.processes().all(|record| record.sample.id.pid != thread));
-    let mut selecting = self::sampler(&[thread, me]);
+    let mut selecting = self::sampler(source, &[thread, me]);
     selecting.sample().unwrap();
     assert_eq!(selecting.processes().map(|record| record.sample.id.pid).collect::<Vec<_>>(), [me]);
     drop(stop);
@@ -164,8 +211,7 @@ fn many_threads_are_one_process() {
 }
 
 /// Needs root, like all that change their user.
-#[test]
-fn a_change_of_user_is_noticed_at_once_root() {
+fn a_change_of_user_is_noticed_at_once(source: Source) {
     if !is_root() {
         return;
     }
@@ -178,7 +224,7 @@ fn a_change_of_user_is_noticed_at_once_root() {
         }
         told.next_step();
     });
-    let mut sampler = sampler(&[child.pid()]);
+    let mut sampler = sampler(source, &[child.pid()]);
     let before = sampled(&mut sampler, child.pid());
     assert_eq!((before.identity.uid, before.identity.user.as_slice()), (0, &b"root"[..]));
     child.step();
@@ -193,10 +239,9 @@ fn a_change_of_user_is_noticed_at_once_root() {
     assert_eq!(after.sample.id, before.sample.id);
 }
 
-#[test]
 // It is waited for as the adopted child.
 #[allow(clippy::zombie_processes)]
-fn an_exec_keeps_the_process_and_changes_its_identity() {
+fn an_exec_keeps_the_process_and_changes_its_identity(source: Source) {
     // The shell runs `exec` when a line comes: first another command line of the same program, then a program.
     let script = "read x; exec sh -c 'read y; exec sleep 98'";
     let mut shell = std::process::Command::new("sh")
@@ -206,7 +251,7 @@ fn an_exec_keeps_the_process_and_changes_its_identity() {
         .unwrap();
     let child = Child::adopt(shell.id() as i32);
     let mut input = shell.stdin.take().unwrap();
-    let mut sampler = sampler(&[child.pid()]);
+    let mut sampler = sampler(source, &[child.pid()]);
     let first = until(&mut sampler, child.pid(), |record| record.identity.command_line.ends_with(b"98'\0"));
     for expected in [&b"sh\0-c\0read y; exec sleep 98\0"[..], b"sleep\x0098\0"] {
         input.write_all(b"\n").unwrap();
@@ -223,8 +268,7 @@ fn an_exec_keeps_the_process_and_changes_its_identity() {
     }
 }
 
-#[test]
-fn an_overwritten_command_line_is_noticed_within_sixteen_samples() {
+fn an_overwritten_command_line_is_noticed_within_sixteen_samples(source: Source) {
     let start = stat_field(std::process::id() as i32, 48) as usize;
     let child = Child::new(|told| {
         told.next_step();
@@ -233,15 +277,14 @@ fn an_overwritten_command_line_is_noticed_within_sixteen_samples() {
         unsafe { (start as *mut u8).write_volatile(b'#') };
         told.next_step();
     });
-    let mut sampler = sampler(&[child.pid()]);
+    let mut sampler = sampler(source, &[child.pid()]);
     let before = sampled(&mut sampler, child.pid()).identity;
     child.step();
     let after = (0..16).map(|_| sampled(&mut sampler, child.pid()).identity).last().unwrap();
     assert_eq!(after.command_line, [b"#", &before.command_line[1..]].concat());
 }
 
-#[test]
-fn figures_are_those_of_ps_and_of_the_kernel() {
+fn figures_are_those_of_ps_and_of_the_kernel(source: Source) {
     let directory = tempfile::tempdir().unwrap();
     let data = CString::new(directory.path().join("data").as_os_str().as_bytes()).unwrap();
     let child = Child::new(|told| {
@@ -258,7 +301,7 @@ fn figures_are_those_of_ps_and_of_the_kernel() {
     });
     let pid = child.pid();
     let facts = *root().facts();
-    let record = until(&mut sampler(&[pid]), pid, |record| record.sample.state == b'S');
+    let record = until(&mut sampler(source, &[pid]), pid, |record| record.sample.state == b'S');
     let sample = &record.sample;
 
     let statm = proc_file(pid, "statm");
@@ -295,4 +338,64 @@ fn figures_are_those_of_ps_and_of_the_kernel() {
     assert_eq!(fields[3].as_bytes()[0], sample.state);
     assert_eq!(fields[4], sample.parent.to_string());
     assert_eq!(fields[5].as_bytes(), record.identity.name);
+}
+
+with_each_source! {
+    odd_names as
+        odd_names_from_files,
+        odd_names_from_tasks_root;
+    odd_names_of_programs as
+        odd_names_of_programs_from_files,
+        odd_names_of_programs_from_tasks_root;
+    kernel_threads as
+        kernel_threads_from_files,
+        kernel_threads_from_tasks_root;
+    zombies as
+        zombies_from_files,
+        zombies_from_tasks_root;
+    many_threads_are_one_process as
+        many_threads_are_one_process_from_files,
+        many_threads_are_one_process_from_tasks_root;
+    a_change_of_user_is_noticed_at_once as
+        a_change_of_user_is_noticed_at_once_from_files_root,
+        a_change_of_user_is_noticed_at_once_from_tasks_root;
+    an_exec_keeps_the_process_and_changes_its_identity as
+        an_exec_keeps_the_process_and_changes_its_identity_from_files,
+        an_exec_keeps_the_process_and_changes_its_identity_from_tasks_root;
+    an_overwritten_command_line_is_noticed_within_sixteen_samples as
+        an_overwritten_command_line_is_noticed_within_sixteen_samples_from_files,
+        an_overwritten_command_line_is_noticed_within_sixteen_samples_from_tasks_root;
+    figures_are_those_of_ps_and_of_the_kernel as
+        figures_are_those_of_ps_and_of_the_kernel_from_files,
+        figures_are_those_of_ps_and_of_the_kernel_from_tasks_root;
+    lives::all_live_processes_agree_with_the_procfs_crate as
+        all_live_processes_agree_with_the_procfs_crate_from_files,
+        all_live_processes_agree_with_the_procfs_crate_from_tasks_root;
+    lives::the_share_of_a_busy_process as
+        the_share_of_a_busy_process_from_files,
+        the_share_of_a_busy_process_from_tasks_root;
+    lives::a_reused_pid_starts_from_zero as
+        a_reused_pid_starts_from_zero_from_files_root,
+        a_reused_pid_starts_from_zero_from_tasks_root;
+    lives::churn_never_fails_a_sample as
+        churn_never_fails_a_sample_from_files,
+        churn_never_fails_a_sample_from_tasks_root;
+    lives::one_process_is_described_at_once as
+        one_process_is_described_at_once_from_files,
+        one_process_is_described_at_once_from_tasks_root;
+    threads::thousands_of_threads_are_summed_up as
+        thousands_of_threads_are_summed_up_from_files,
+        thousands_of_threads_are_summed_up_from_tasks_root;
+    threads::a_process_whose_main_thread_has_ended as
+        a_process_whose_main_thread_has_ended_from_files,
+        a_process_whose_main_thread_has_ended_from_tasks_root;
+    threads::another_thread_runs_another_program as
+        another_thread_runs_another_program_from_files,
+        another_thread_runs_another_program_from_tasks_root;
+    threads::threads_that_come_and_go as
+        threads_that_come_and_go_from_files,
+        threads_that_come_and_go_from_tasks_root;
+    threads::descriptors_are_counted_in_tables_of_all_sizes as
+        descriptors_are_counted_in_tables_of_all_sizes_from_files,
+        descriptors_are_counted_in_tables_of_all_sizes_from_tasks_root;
 }

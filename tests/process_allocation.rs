@@ -1,7 +1,16 @@
 //! Samples that find nothing new allocate nothing.
 
+// Helpers of tests end loudly, as tests do.
+#![allow(clippy::unwrap_used)]
+#![allow(dead_code, reason = "not all of what children can do is needed here")]
+
+#[path = "process/children.rs"]
+mod children;
+
+use capture::kernel::load_tasks;
 use capture::model::{SampleSet, Selection};
 use capture::process::{ProcRoot, Sampler, SystemFacts};
+use children::{Child, is_root, left_out};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -58,4 +67,30 @@ fn the_steady_state_allocates_nothing() {
         assert_eq!(allocations > 0, round == 0, "{allocations} in round {round}");
         assert_eq!(sampler.processes().filter(|process| process.sample.user_ticks == round).count(), 200);
     }
+}
+
+/// The machine's other processes may grow in number and need more room at any time, though not for ever.
+#[test]
+fn the_steady_state_of_walks_over_tasks_allocates_nothing_root() {
+    if !cfg!(feature = "ebpf") || !is_root() {
+        return;
+    }
+    let tasks = match load_tasks(SampleSet::ALL) {
+        Ok(tasks) => tasks,
+        Err(reason) => return left_out(&format!("there are no walks over all tasks: {reason}")),
+    };
+    let children: Vec<Child> = (0..50).map(|_| Child::sleeping()).collect();
+    let pids: Vec<i32> = children.iter().map(Child::pid).collect();
+    let root = ProcRoot::open("/proc".as_ref()).unwrap();
+    let mut sampler = Sampler::new(root, SampleSet::ALL, Selection { pids, ..Selection::default() }).unwrap();
+    sampler.take_from(tasks);
+    let allocated: Vec<usize> = (0..40)
+        .map(|_| {
+            let before = ALLOCATIONS.get();
+            sampler.sample().unwrap();
+            ALLOCATIONS.get() - before
+        })
+        .collect();
+    assert_eq!(sampler.processes().count(), children.len());
+    assert!(allocated[0] > 0 && allocated.iter().filter(|&&count| count == 0).count() >= 30, "{allocated:?}");
 }

@@ -82,6 +82,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
         options.source = Source::Savefile(path);
     }
     apply_skip(given.skip, &mut options)?;
+    apply_more(given.more, &mut options)?;
     options.capture.filter = filter.map(str::to_owned);
     options.local_addresses = listed(local.unwrap_or_default()).map(address).collect::<Result<_>>()?;
     // SAFETY: the caller vouches for the arrays and what they hold.
@@ -141,6 +142,19 @@ fn log_level(number: u32) -> Result<LevelFilter> {
             return Err(Error::new(Code::InvalidArgument, text));
         }
     })
+}
+
+fn apply_more(more: u32, options: &mut Options) -> Result<()> {
+    if more & !CAPTURE_MORE_SWITCHES != 0 {
+        let text = format!(
+            "more is {more:#x}, which has bits that mean nothing; known are {CAPTURE_MORE_SWITCHES:#x}"
+        );
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
+    if more & CAPTURE_MORE_SWITCHES != 0 {
+        options.sample |= SampleSet::SWITCHES;
+    }
+    Ok(())
 }
 
 fn apply_skip(skip: u32, options: &mut Options) -> Result<()> {

@@ -137,6 +137,10 @@ impl ProcessArray {
             receive_packets: traffic.receive_packets,
             uncertain_bytes: record.uncertain_bytes,
             connections: self.connections(record),
+            minor_faults: sample.minor_faults,
+            major_faults: sample.major_faults,
+            voluntary_switches: sample.voluntary_switches,
+            involuntary_switches: sample.involuntary_switches,
         }
     }
 

@@ -19,7 +19,10 @@ pub const CAPTURE_SKIP_COMMAND_LINE: u32 = 16;
 /// Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
 pub const CAPTURE_SKIP_PROBES: u32 = 32;
 
-/// Set in `valid`: CPU times, state, threads, parent and start time are known.
+/// Read context switches also where that takes another read of `/proc` for each process.
+pub const CAPTURE_MORE_SWITCHES: u32 = 1;
+
+/// Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
 pub const CAPTURE_VALID_CPU: u32 = 1;
 /// Set in `valid`: memory figures are known.
 pub const CAPTURE_VALID_MEMORY: u32 = 2;
@@ -37,6 +40,8 @@ pub const CAPTURE_VALID_NETWORK: u32 = 64;
 pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
 /// Set in `valid`: flows were being recorded.
 pub const CAPTURE_VALID_CONNECTIONS: u32 = 256;
+/// Set in `valid`: context switches are known.
+pub const CAPTURE_VALID_SWITCHES: u32 = 512;
 
 /// How important a line of the log is.
 /// cbindgen:prefix-with-name
@@ -176,6 +181,8 @@ pub struct CaptureOptions {
     /// Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536. What
     /// comes on top takes the place of the oldest.
     pub ended_flow_limit: u32,
+    /// What to do besides: CAPTURE_MORE_ bits.
+    pub more: u32,
 }
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
@@ -246,6 +253,14 @@ pub struct CaptureProcess {
     pub uncertain_bytes: u64,
     /// What the flows of the process did; NULL where flows are not recorded.
     pub connections: *const CaptureConnections,
+    /// Page faults since the process started that needed no storage.
+    pub minor_faults: u64,
+    /// Page faults since the process started that did.
+    pub major_faults: u64,
+    /// How often the main thread gave up the CPU to wait, since it started.
+    pub voluntary_switches: u64,
+    /// How often the CPU was taken from the main thread, since it started.
+    pub involuntary_switches: u64,
 }
 
 /// One captured packet. Pointers are valid during the callback.
@@ -428,4 +443,5 @@ const _: () = {
     assert!(CAPTURE_VALID_NETWORK == Validity::NETWORK.0);
     assert!(CAPTURE_VALID_CPU_PERCENT == Validity::CPU_PERCENT.0);
     assert!(CAPTURE_VALID_CONNECTIONS == Validity::CONNECTIONS.0);
+    assert!(CAPTURE_VALID_SWITCHES == Validity::SWITCHES.0);
 };

@@ -17,7 +17,7 @@ use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
-use crate::kernel::Counters;
+use crate::kernel::{Counters, load_tasks};
 use crate::log::{Log, LogLine};
 use crate::model::{FlowRecord, Namespace, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Follower, Known};
@@ -80,7 +80,6 @@ pub struct Session {
     updates: Arc<UpdateCounts>,
     missing_capabilities: u64,
     engine: Engine,
-    sample_probes: ProbeState,
     has_network: bool,
     /// The flows, if they were asked for and packets are captured.
     flows: Option<FlowView>,
@@ -112,7 +111,8 @@ impl Session {
         let counters = probes.for_counting(&options, root.facts().ticks_per_second);
         let tap = if counters.is_some() { None } else { open_tap(&options)? };
         let has_network = tap.is_some() || counters.is_some();
-        let sampler = Sampler::new(root, options.sample, options.selection.clone())?;
+        let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
+        let sample_probes = sample_from_tasks(&mut sampler, &options);
         let mut session = Session {
             process: std::process::id(),
             sampler,
@@ -122,13 +122,15 @@ impl Session {
             early: Arc::default(),
             packets,
             poll: Arc::new(Poll::new(options.interval)?),
-            updates: Arc::default(),
+            updates: Arc::new(UpdateCounts {
+                sample_probes: Mutex::new(sample_probes),
+                ..UpdateCounts::default()
+            }),
             missing_capabilities: match options.source {
                 Source::Live => missing_capabilities,
                 _ => missing_capabilities & !(1 << CAP_NET_RAW),
             },
             engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
-            sample_probes: ProbeState::Off,
             has_network,
             flows: None,
             hints: Arc::default(),
@@ -302,7 +304,12 @@ impl Session {
         let _entered = log.enter();
         let began = Instant::now();
         self.poll.restart();
-        self.sampler.sample()?;
+        let sampled = self.sampler.sample();
+        if let Some(fault) = self.sampler.take_fault() {
+            warn!("processes are sampled from /proc from now on: {fault}");
+            *self.updates.sample_probes.lock() = fault.state;
+        }
+        sampled?;
         match (&self.counting, &mut self.flows) {
             (Some(counting), flows) => {
                 counting.lock().read(&self.shared);
@@ -421,7 +428,6 @@ impl Session {
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.probes.state,
-            sample_probes: self.sample_probes,
         }
     }
 
@@ -468,6 +474,30 @@ impl Drop for Session {
 /// The network namespace of the calling thread, by its inode.
 fn own_namespace(proc_root: &Path) -> Option<u64> {
     std::fs::metadata(proc_root.join("thread-self/ns/net")).ok().map(|file| file.ino())
+}
+
+/// With so few processes to look for, their files are read sooner than all tasks are walked over.
+const FEW_PROCESSES: usize = 64;
+
+/// Has the sampler take its figures from the kernel's tasks, if the options and the kernel allow it.
+fn sample_from_tasks(sampler: &mut Sampler, options: &Options) -> ProbeState {
+    if !options.probes || (1..=FEW_PROCESSES).contains(&options.selection.pids.len()) {
+        return ProbeState::Off;
+    }
+    if !sampler.root().tells_own_numbers() {
+        info!("processes are sampled from files, since these are not those of the own PID namespace");
+        return ProbeState::PidNamespace;
+    }
+    match load_tasks(options.sample) {
+        Ok(tasks) => {
+            sampler.take_from(tasks);
+            ProbeState::Active
+        }
+        Err(fault) => {
+            info!("processes are sampled from /proc: {fault}");
+            fault.state
+        }
+    }
 }
 
 /// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.

@@ -7,6 +7,7 @@ use crate::config::Engine;
 use crate::log::Log;
 use crate::model::{ProbeState, Undecoded};
 use crate::owner::{EarlyOwners, FirstStats};
+use crate::sync::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,6 +73,7 @@ pub struct Stats {
 /// Counters that updates keep.
 #[derive(Default)]
 pub struct UpdateCounts {
+    pub(super) sample_probes: Mutex<ProbeState>,
     pub(super) processes_skipped: AtomicU64,
     pub(super) update_ns: AtomicU64,
 }
@@ -87,7 +89,6 @@ pub struct StatsReader {
     pub(super) missing_capabilities: u64,
     pub(super) engine: Engine,
     pub(super) socket_probes: ProbeState,
-    pub(super) sample_probes: ProbeState,
 }
 
 impl StatsReader {
@@ -122,7 +123,7 @@ impl StatsReader {
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.socket_probes,
-            sample_probes: self.sample_probes,
+            sample_probes: *self.updates.sample_probes.lock(),
         }
     }
 }

@@ -7,9 +7,10 @@ use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, ProgramError,
 };
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
+use nix::errno::Errno;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// Where a program is to be attached.
@@ -88,10 +89,10 @@ fn cgroup_mount(mounts: &[u8]) -> Option<PathBuf> {
 ///
 /// # Errors
 /// The kernel refuses it.
-pub(super) fn load_object(
-    object: &[u8],
-    types: &Btf,
-    adapt: impl FnOnce(&mut EbpfLoader<'_>),
+pub(super) fn load_object<'a>(
+    object: &'a [u8],
+    types: &'a Btf,
+    adapt: impl FnOnce(&mut EbpfLoader<'a>),
 ) -> Result<Ebpf, Fault> {
     // The loader looks, once for the whole process, at what the kernel knows, and takes a refusal for ignorance: it must
     // not look while it is not allowed to.
@@ -162,6 +163,58 @@ pub(super) fn open_iterator(object: &mut Ebpf, name: &str) -> Result<File, Fault
         Ok(program.take_link(link)?.into_file()?)
     };
     open().map_err(|error| fault(name, &*error))
+}
+
+/// A link to an iterator that was loaded, through which any number of walks can be started.
+///
+/// # Errors
+/// What bpf(2) returns.
+pub(super) fn walk_link(object: &mut Ebpf, name: &str) -> Result<OwnedFd, Fault> {
+    let mut make = || -> Result<OwnedFd, Box<dyn std::error::Error>> {
+        let program: &mut Iter = object.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        let program = program.fd()?.as_fd().as_raw_fd().unsigned_abs();
+        Ok(bpf(LINK_CREATE, &[program, 0, TRACE_ITER, 0])?)
+    };
+    make().map_err(|error| fault(name, &*error))
+}
+
+/// Starts a walk, which what is returned is read for.
+///
+/// # Errors
+/// The system's error number.
+pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    bpf(ITER_CREATE, &[link.as_raw_fd().unsigned_abs(), 0, 0, 0])
+}
+
+/// Commands of bpf(2) and the kind of link that is made, include/uapi/linux/bpf.h.
+const LINK_CREATE: libc::c_long = 28;
+const ITER_CREATE: libc::c_long = 33;
+const TRACE_ITER: u32 = 28;
+
+/// A command of bpf(2) that returns a descriptor. The loader would allocate memory to keep account of it.
+fn bpf(command: libc::c_long, attributes: &[u32; 4]) -> nix::Result<OwnedFd> {
+    // SAFETY: the kernel reads the attributes, as long as is told, and no pointer is among them.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+    let descriptor = Errno::result(made)? as RawFd;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Whether the numbers that the kernel's programs tell, of processes and of their starts, are those of `/proc` here.
+///
+/// # Errors
+/// They are not.
+pub(super) fn check_numbers() -> Result<(), Fault> {
+    // The first namespaces have these inode numbers in every kernel that has such (include/linux/proc_ns.h).
+    let first = |path: &str, name: &str| std::fs::read_link(path).map(|link| link.as_os_str() == name);
+    let text = if !first("/proc/self/ns/pid", "pid:[4026531836]").unwrap_or(false) {
+        "the probes tell of processes by the numbers of the first PID namespace, which is not this one's"
+    } else if !first("/proc/self/ns/time", "time:[4026531834]").unwrap_or(true) {
+        "the probes tell times since boot, which this time namespace has shifted"
+    } else {
+        return Ok(());
+    };
+    Err(Fault { state: ProbeState::PidNamespace, text: text.into() })
 }
 
 /// The reason behind an error of the loader.

@@ -20,6 +20,9 @@ mod permission;
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+mod task;
+#[cfg(feature = "ebpf")]
+mod tasks;
 #[cfg(feature = "ebpf")]
 mod traffic;
 
@@ -30,9 +33,15 @@ pub use owners::Owners;
 #[cfg(feature = "ebpf")]
 pub use sockets::Sockets;
 #[cfg(feature = "ebpf")]
+use tasks::Tasks;
+#[cfg(feature = "ebpf")]
 pub use traffic::Counters;
 
-use crate::model::{Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, Traffic, Unowned};
+pub use task::{Figures, RawProcess, Task, TaskSource, UNCOUNTED};
+
+use crate::model::{
+    Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, SampleSet, Traffic, Unowned,
+};
 use std::fmt;
 
 /// What the socket probes are loaded for.
@@ -93,3 +102,18 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// Who tells the figures of all processes at once, of the groups in `what`: the program in the kernel, if it can be
+/// loaded.
+///
+/// # Errors
+/// Why it cannot.
+pub fn load_tasks(what: SampleSet) -> Result<Box<dyn TaskSource>, Fault> {
+    #[cfg(feature = "ebpf")]
+    return Ok(Box::new(Tasks::load(what)?));
+    #[cfg(not(feature = "ebpf"))]
+    {
+        let text = format!("the library was built without the programs that would tell {what:?}");
+        Err(Fault { state: ProbeState::NotBuilt, text })
+    }
+}

@@ -1,7 +1,8 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
 use super::load::{
-    Place, attach, fault, kernel_types, load_iterator, load_object, open_cgroups, open_iterator,
+    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups,
+    open_iterator,
 };
 use super::records::{Buckets, Process, Record, Share, ShareKey};
 use super::traffic::Counters;
@@ -41,10 +42,7 @@ impl Sockets {
     /// # Errors
     /// Why they cannot work here.
     pub fn load(wants: Wants, ticks_per_second: u64) -> Result<Sockets, Fault> {
-        if !shares_process_numbers() {
-            let text = "the probes tell of processes by the numbers of the first PID namespace, which is not this one's";
-            return Err(Fault { state: ProbeState::PidNamespace, text: text.into() });
-        }
+        check_numbers()?;
         let types = kernel_types()?;
         let cgroups = open_cgroups()?;
         let (keep_records, want_peers) = match wants {
@@ -117,10 +115,4 @@ impl Sockets {
 
 fn missing(name: &str) -> Fault {
     Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") }
-}
-
-/// Whether the process numbers that the kernel's programs see are those of `/proc` here.
-fn shares_process_numbers() -> bool {
-    // The first PID namespace has this inode number in every kernel since 3.8 (include/linux/proc_ns.h).
-    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }

@@ -51,8 +51,8 @@ macro_rules! bit_set {
 pub(super) use bit_set;
 
 bit_set! {
-    /// Which groups of figures are read for every process. Identity, state, threads, CPU time and start time
-    /// come with the one read that is always made.
+    /// Which groups of figures are read for every process. Identity, state, threads, CPU time, page faults and start
+    /// time come with the one read that is always made.
     SampleSet {
         /// Resident and virtual memory (`/proc/<pid>/statm`).
         MEMORY = 1;
@@ -62,14 +62,22 @@ bit_set! {
         DESCRIPTORS = 4;
         /// The command line (`/proc/<pid>/cmdline`).
         COMMAND_LINE = 8;
+        /// Context switches (`/proc/<pid>/status`).
+        SWITCHES = 16;
     }
+}
+
+impl SampleSet {
+    /// What is read unless a caller says otherwise: all but what few ask for and takes one more read of `/proc` for
+    /// each process. Where figures do not come from there, context switches come with the others.
+    pub const USUAL: SampleSet = SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0);
 }
 
 bit_set! {
     /// Which figures of a record are true. A figure whose bit is clear could not be read or was not asked for,
     /// and is 0; that is not the same as a figure that is 0.
     Validity {
-        /// CPU times, state, threads, parent and start time.
+        /// CPU times, page faults, state, threads, parent and start time.
         CPU = 1;
         /// Resident and virtual memory.
         MEMORY = 2;
@@ -87,6 +95,8 @@ bit_set! {
         CPU_PERCENT = 128;
         /// What its flows did: flows were asked for.
         CONNECTIONS = 256;
+        /// Context switches.
+        SWITCHES = 512;
     }
 }
 
@@ -123,6 +133,10 @@ pub struct ProcessSample {
     pub user_ticks: u64,
     /// CPU time in kernel mode, clock ticks since the process started.
     pub system_ticks: u64,
+    /// Page faults that needed no storage, of all threads since the process started.
+    pub minor_faults: u64,
+    /// Page faults that did.
+    pub major_faults: u64,
     /// Resident set, bytes.
     pub resident_bytes: u64,
     /// Virtual memory, bytes.
@@ -137,6 +151,10 @@ pub struct ProcessSample {
     pub write_bytes: u64,
     /// Open descriptors.
     pub descriptors: u32,
+    /// How often the main thread waited, giving up the CPU (`voluntary_ctxt_switches`).
+    pub voluntary_switches: u64,
+    /// How often the CPU was taken from the main thread (`nonvoluntary_ctxt_switches`).
+    pub involuntary_switches: u64,
     /// Which of these could be read.
     pub valid: Validity,
 }
@@ -151,6 +169,8 @@ impl ProcessSample {
             threads: 0,
             user_ticks: 0,
             system_ticks: 0,
+            minor_faults: 0,
+            major_faults: 0,
             resident_bytes: 0,
             virtual_bytes: 0,
             read_chars: 0,
@@ -158,6 +178,8 @@ impl ProcessSample {
             read_bytes: 0,
             write_bytes: 0,
             descriptors: 0,
+            voluntary_switches: 0,
+            involuntary_switches: 0,
             valid: Validity(0),
         }
     }

@@ -13,6 +13,7 @@ mod reading;
 mod root;
 mod sampler;
 mod table;
+mod task;
 mod users;
 
 pub use directory::{Listing, open_directory};

@@ -4,11 +4,22 @@ use super::identity::IdentityReader;
 use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
 use super::root::ProcRoot;
 use super::table::{CommandLine, Origin, Outcome, Tracked};
+use super::task::{self, CpuTimes};
+use crate::kernel::{RawProcess, Task};
 use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
 use std::sync::Arc;
 
 /// In how many samples every command line is read again at least once, for a process may overwrite its own.
 const COMMAND_LINE_ROUNDS: u32 = 16;
+
+/// Where what is not in the core of a process is read.
+#[derive(Clone, Copy)]
+enum View<'v> {
+    /// In the files of its directory.
+    Files(&'v ProcessDirectory),
+    /// In what a walk over the kernel's tasks has told of it.
+    Task(&'v RawProcess),
+}
 
 /// What is needed to look at processes, and counters of the looking.
 #[derive(Debug)]
@@ -69,23 +80,75 @@ impl Observer {
         }
     }
 
+    /// Takes over what a walk over the kernel's tasks tells of a process, which `known` was at the last sample.
+    pub fn take(&mut self, task: &Task<'_>, known: Option<&mut Tracked>) -> Outcome {
+        let raw = task.raw;
+        let taken = if raw.torn == 0 {
+            self.take_whole(task, known)
+        } else {
+            // Its threads come and go while they are counted; its files are read under the kernel's locks.
+            self.look_in_files(task::pid(raw), Some(raw), known)
+        };
+        // It has been seen by the walk: if it has ended since, the next one will tell.
+        taken.unwrap_or(Outcome::Unchanged)
+    }
+
+    fn take_whole(&mut self, task: &Task<'_>, known: Option<&mut Tracked>) -> Result<Outcome, Failure> {
+        let (raw, facts) = (task.raw, *self.root.facts());
+        let id = task::id(raw, &facts);
+        let known = known.filter(|known| known.record.sample.id == id);
+        let cpu = CpuTimes::told(raw, known.as_ref().map(|known| known.cpu).unwrap_or_default());
+        let core = task::core(task, cpu, &facts);
+        match known {
+            Some(known) => {
+                known.cpu = cpu;
+                self.update(View::Task(raw), &core, known).map(|()| Outcome::Unchanged)
+            }
+            None => {
+                let mut started = self.start(View::Task(raw), &core)?;
+                started.cpu = cpu;
+                Ok(Outcome::Started(started))
+            }
+        }
+    }
+
     fn look_closely(&mut self, pid: i32, known: Option<&mut Tracked>) -> Result<Outcome, Failure> {
+        self.look_in_files(pid, None, known)
+    }
+
+    /// Reads the process's files; where a walk has told of it as well, the program it runs is known from there.
+    fn look_in_files(
+        &mut self,
+        pid: i32,
+        raw: Option<&RawProcess>,
+        known: Option<&mut Tracked>,
+    ) -> Result<Outcome, Failure> {
         let directory = ProcessDirectory::open(&self.root, pid)?;
         // Lent out for the time of this look, since the name that was read stays in it.
         let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = match directory.core(&mut buffer) {
-            Ok(core) => match known.filter(|known| known.record.sample.id == core.id()) {
-                Some(known) => self.update(&directory, &core, known).map(|()| Outcome::Unchanged),
-                None => self.start(&directory, &core).map(Outcome::Started),
-            },
+            Ok(mut core) => {
+                if let Some(raw) = raw {
+                    core.stat.layout = task::layout(raw);
+                }
+                match known.filter(|known| known.record.sample.id == core.id()) {
+                    Some(known) => {
+                        self.update(View::Files(&directory), &core, known).map(|()| Outcome::Unchanged)
+                    }
+                    None => self.start(View::Files(&directory), &core).map(Outcome::Started),
+                }
+            }
             Err(failure) => Err(failure),
         };
         self.buffer = buffer;
         outcome
     }
 
-    fn start(&mut self, directory: &ProcessDirectory, core: &Core<'_>) -> Result<Box<Tracked>, Failure> {
-        if !self.selection.pids.is_empty() && directory.is_other_thread(&mut Vec::new()) {
+    fn start(&mut self, view: View<'_>, core: &Core<'_>) -> Result<Box<Tracked>, Failure> {
+        if let View::Files(directory) = view
+            && !self.selection.pids.is_empty()
+            && directory.is_other_thread(&mut Vec::new())
+        {
             return Err(Failure::Gone);
         }
         let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
@@ -94,19 +157,14 @@ impl Observer {
         tracked.selected = self.selects(core, &identity);
         tracked.record.identity = Arc::new(identity);
         if tracked.selected {
-            self.refresh_command_line(directory, core, &mut tracked, true)?;
+            self.refresh_command_line(view, core, &mut tracked, true)?;
         }
-        let sample = self.sample(directory, core, &tracked)?;
+        let sample = self.sample(view, core, &tracked)?;
         store(&mut tracked, sample, None);
         Ok(Box::new(tracked))
     }
 
-    fn update(
-        &mut self,
-        directory: &ProcessDirectory,
-        core: &Core<'_>,
-        known: &mut Tracked,
-    ) -> Result<(), Failure> {
+    fn update(&mut self, view: View<'_>, core: &Core<'_>, known: &mut Tracked) -> Result<(), Failure> {
         let new_image = !known.origin.same_image(core);
         let stale = known.names_generation != self.identities.generation();
         let renamed = !known.origin.same_name_and_owner(core);
@@ -123,10 +181,10 @@ impl Observer {
                 known.record.identity = Arc::new(identity);
             }
         }
-        if known.selected && (changed || self.command_line_is_due(core, known)) {
-            self.refresh_command_line(directory, core, known, new_image)?;
+        if known.selected && (changed || self.command_line_is_due(view, core, known)) {
+            self.refresh_command_line(view, core, known, new_image)?;
         }
-        let sample = self.sample(directory, core, known)?;
+        let sample = self.sample(view, core, known)?;
         let machine_ticks = self.machine_ticks.saturating_sub(known.machine_ticks);
         let percent = cpu_percent(&known.record.sample, &sample, machine_ticks);
         known.machine_ticks = self.machine_ticks;
@@ -142,13 +200,25 @@ impl Observer {
     /// A sample of all figures of a selected process, of those in `stat` only of another.
     fn sample(
         &mut self,
-        directory: &ProcessDirectory,
+        view: View<'_>,
         core: &Core<'_>,
         tracked: &Tracked,
     ) -> Result<ProcessSample, Failure> {
         let mut sample = core.sample();
         if tracked.selected {
-            self.figures.read(directory, core.stat.has_memory(), self.root.facts(), &mut sample)?;
+            let facts = self.root.facts();
+            match view {
+                View::Files(directory) => {
+                    self.figures.read(directory, core.stat.has_memory(), facts, &mut sample)?;
+                }
+                View::Task(raw) => {
+                    if task::add_figures(raw, self.what, facts, &mut sample)
+                        && let Some(directory) = open_again(&self.root, core)
+                    {
+                        self.figures.descriptors(&directory, facts, &mut sample)?;
+                    }
+                }
+            }
             if tracked.command_line != CommandLine::Unknown {
                 sample.valid |= Validity::COMMAND_LINE;
             }
@@ -158,14 +228,19 @@ impl Observer {
 
     /// Not all processes' turns come in the same sample. One without a command line may be within an exec, which
     /// is not over before the arguments are there.
-    fn command_line_is_due(&self, core: &Core<'_>, known: &Tracked) -> bool {
+    fn command_line_is_due(&self, view: View<'_>, core: &Core<'_>, known: &Tracked) -> bool {
+        let has_run = match view {
+            View::Files(_) => true,
+            // Who has not run has not written to its memory either.
+            View::Task(raw) => raw.figures.runtime_ns != known.command_line_runtime,
+        };
         let turn = core.stat.pid.unsigned_abs().wrapping_add(self.round);
-        turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
+        has_run && turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
     }
 
     fn refresh_command_line(
         &mut self,
-        directory: &ProcessDirectory,
+        view: View<'_>,
         core: &Core<'_>,
         tracked: &mut Tracked,
         new_image: bool,
@@ -180,6 +255,16 @@ impl Observer {
             }
             return Ok(());
         }
+        let opened;
+        let directory = match view {
+            View::Files(directory) => directory,
+            View::Task(raw) => {
+                let Some(directory) = open_again(&self.root, core) else { return Ok(()) };
+                tracked.command_line_runtime = raw.figures.runtime_ns;
+                opened = directory;
+                &opened
+            }
+        };
         let known = &tracked.record.identity.command_line;
         let text = match directory.unless_gone(self.identities.command_line(directory))? {
             // The same image without arguments has just lost its memory, for it is about to end.
@@ -199,6 +284,13 @@ impl Observer {
         }
         Ok(())
     }
+}
+
+/// The directory of the process that a walk has told of; `None` when it has ended or is hidden.
+fn open_again(root: &ProcRoot, core: &Core<'_>) -> Option<ProcessDirectory> {
+    let directory = ProcessDirectory::open(root, core.stat.pid).ok()?;
+    let is_same = directory.core(&mut Vec::new()).is_ok_and(|now| now.id() == core.id());
+    is_same.then_some(directory)
 }
 
 /// Takes over a sample and the rate since the one before, if there is one to tell.

@@ -21,6 +21,10 @@ pub struct Stat<'a> {
     pub parent: i32,
     /// The kernel's flags of the process (field 9).
     pub flags: u64,
+    /// Page faults of all threads that needed no storage (field 10).
+    pub minor_faults: u64,
+    /// Page faults of all threads that did (field 12).
+    pub major_faults: u64,
     /// CPU time in user mode of all threads, clock ticks (field 14).
     pub user_ticks: u64,
     /// CPU time in kernel mode of all threads, clock ticks (field 15).
@@ -75,7 +79,10 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     let parent = fields.integer()?;
     fields.skip(4)?;
     let flags = fields.number()?;
-    fields.skip(4)?;
+    let minor_faults = fields.number()?;
+    fields.skip(1)?;
+    let major_faults = fields.number()?;
+    fields.skip(1)?;
     let user_ticks = fields.number()?;
     let system_ticks = fields.number()?;
     fields.skip(4)?;
@@ -90,6 +97,8 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
         state,
         parent,
         flags,
+        minor_faults,
+        major_faults,
         user_ticks,
         system_ticks,
         threads,
@@ -217,6 +226,15 @@ pub fn memory_total(text: &[u8]) -> Option<u64> {
 pub fn thread_group(text: &[u8]) -> Option<i32> {
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:\t"))?;
     Fields(line).integer()
+}
+
+/// Parses how often the thread gave up the CPU and how often it was taken from it, out of `/proc/<pid>/status`.
+pub fn switches(text: &[u8]) -> Option<[u64; 2]> {
+    // They are the last of many lines.
+    let mut lines = text.rsplit(|&byte| byte == b'\n');
+    let mut last = |name: &[u8]| lines.find_map(|line| decimal(line.strip_prefix(name)?));
+    let involuntary = last(b"nonvoluntary_ctxt_switches:\t")?;
+    Some([last(b"voluntary_ctxt_switches:\t")?, involuntary])
 }
 
 /// A decimal number that is all of `text`.

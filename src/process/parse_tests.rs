@@ -16,6 +16,7 @@ fn a_line_of_a_real_machine() {
     assert_eq!((stat.pid, stat.name, stat.state, stat.parent), (1, &b"systemd"[..], b'S', 0));
     assert_eq!((stat.user_ticks, stat.system_ticks, stat.threads), (61, 163, 1));
     assert_eq!((stat.start_ticks, stat.virtual_bytes, stat.flags), (8, 172_371_968, 4_194_560));
+    assert_eq!((stat.minor_faults, stat.major_faults), (47532, 81));
     assert_eq!(stat.layout, [94137386414080, 140729361098000]);
     assert!(stat.has_memory() && !stat.is_kernel_thread());
 }
@@ -45,6 +46,17 @@ fn older_kernels_write_fewer_fields() {
         machine_stat(b"cpu  1 2 3 4\nbtime 9\n").unwrap(),
         MachineStat { cpu_ticks: 10, boot_seconds: 9 }
     );
+}
+
+#[test]
+fn context_switches_are_the_last_lines_of_the_status() {
+    let text = b"Name:\tx\nvoluntary_ctxt_switches_of_nobody:\t9\nvoluntary_ctxt_switches:\t150\n\
+        nonvoluntary_ctxt_switches:\t545\n";
+    assert_eq!(switches(text), Some([150, 545]));
+    assert_eq!(switches(b"nonvoluntary_ctxt_switches:\t545\n"), None);
+    assert_eq!(switches(b"voluntary_ctxt_switches:\tx\nnonvoluntary_ctxt_switches:\t545\n"), None);
+    let own = std::fs::read("/proc/self/status").unwrap();
+    assert!(switches(&own).is_some());
 }
 
 #[test]
@@ -150,7 +162,7 @@ fn all_live_processes_agree_with_the_procfs_crate() {
 proptest! {
     #[test]
     fn random_bytes_never_panic(text in proptest::collection::vec(any::<u8>(), 0..600)) {
-        let _ = (stat(&text), statm(&text), io(&text), machine_stat(&text), memory_total(&text), thread_group(&text));
+        let _ = (stat(&text), statm(&text), io(&text), machine_stat(&text), memory_total(&text), thread_group(&text), switches(&text));
     }
 
     /// Bytes of the format's own alphabet get further into the parsers than random ones.
@@ -175,7 +187,8 @@ proptest! {
             char::from(state), odd[0], odd[1], odd[2], odd[3], layout[0], layout[1], "9 ".repeat(19),
         ).as_bytes());
         let expected = Stat {
-            pid, name: &name, state, parent, flags: u64::from(flags), user_ticks: user, system_ticks: system,
+            pid, name: &name, state, parent, flags: u64::from(flags), minor_faults: 1, major_faults: 3,
+            user_ticks: user, system_ticks: system,
             threads, start_ticks: start, virtual_bytes: size, layout,
         };
         prop_assert_eq!(stat(&line), Some(expected));

@@ -141,6 +141,8 @@ impl Core<'_> {
             parent: self.stat.parent,
             state: self.stat.state,
             threads: self.stat.threads,
+            minor_faults: self.stat.minor_faults,
+            major_faults: self.stat.major_faults,
             user_ticks: self.stat.user_ticks,
             system_ticks: self.stat.system_ticks,
             valid,
@@ -187,12 +189,34 @@ impl FigureReader {
                 sample.valid |= Validity::IO;
             }
         }
-        if self.what.has(SampleSet::DESCRIPTORS) {
-            let count = directory.descriptors(facts, &mut self.listing);
-            if let Some(count) = directory.unless_gone(count)? {
-                sample.descriptors = count;
-                sample.valid |= Validity::DESCRIPTORS;
+        if self.what.has(SampleSet::SWITCHES) {
+            let switches = directory.record(c"status", &mut self.buffer).map(parse::switches);
+            if let Some([voluntary, involuntary]) = directory.unless_gone(switches)?.flatten() {
+                sample.voluntary_switches = voluntary;
+                sample.involuntary_switches = involuntary;
+                sample.valid |= Validity::SWITCHES;
             }
+        }
+        if self.what.has(SampleSet::DESCRIPTORS) {
+            self.descriptors(directory, facts, sample)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the number of open descriptors to `sample`.
+    ///
+    /// # Errors
+    /// As [`FigureReader::read`].
+    pub fn descriptors(
+        &mut self,
+        directory: &ProcessDirectory,
+        facts: &SystemFacts,
+        sample: &mut ProcessSample,
+    ) -> Result<(), Failure> {
+        let count = directory.descriptors(facts, &mut self.listing);
+        if let Some(count) = directory.unless_gone(count)? {
+            sample.descriptors = count;
+            sample.valid |= Validity::DESCRIPTORS;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! into reused buffers.
 
 use crate::error::{Code, Error, Result};
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::{errno::Errno, fcntl::AtFlags};
 use std::ffi::CStr;
@@ -98,6 +98,12 @@ impl ProcRoot {
     /// The system's error number.
     pub fn stat(&self, path: &CStr) -> nix::Result<FileStat> {
         fstatat(&self.directory, path, AtFlags::empty())
+    }
+
+    /// Whether this is the proc filesystem of the PID namespace that this process itself has its number in.
+    pub fn tells_own_numbers(&self) -> bool {
+        let me = std::process::id().to_string();
+        self.is_proc_filesystem() && readlinkat(&self.directory, c"self").is_ok_and(|link| link == *me)
     }
 
     fn is_proc_filesystem(&self) -> bool {

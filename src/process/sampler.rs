@@ -6,7 +6,9 @@ use super::observer::Observer;
 use super::parse;
 use super::root::ProcRoot;
 use super::table::Table;
+use super::task;
 use crate::error::{Code, Error, Result};
+use crate::kernel::{Fault, TaskSource};
 use crate::model::{ProcId, ProcessRecord, SampleSet, Selection};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -21,6 +23,9 @@ pub struct Sampler {
     observer: Observer,
     machine: Machine,
     table: Table,
+    /// Who tells the figures of all processes at once, as long as that works.
+    tasks: Option<Box<dyn TaskSource>>,
+    fault: Option<Fault>,
     /// The pids that are looked for; when empty, all are.
     selected: Vec<i32>,
     buffer: Vec<u8>,
@@ -46,9 +51,23 @@ impl Sampler {
             observer: Observer::new(root, what, selection),
             machine,
             table: Table::default(),
+            tasks: None,
+            fault: None,
             selected,
             buffer,
         })
+    }
+
+    /// From now on takes the figures from walks over the kernel's tasks, which are to tell the groups of figures that
+    /// this sampler was made for, by the numbers of its tree. When such a walk fails, that sample and all later ones
+    /// read the tree again.
+    pub fn take_from(&mut self, tasks: Box<dyn TaskSource>) {
+        self.tasks = Some(tasks);
+    }
+
+    /// Why the walks over the kernel's tasks have ended, once.
+    pub fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
     }
 
     /// Reads every process there is; with pids in the selection, looks for these only. Those that have ended, also if
@@ -60,25 +79,46 @@ impl Sampler {
     /// `ProcessOpen` and `ProcessFormat` when the figures of the machine cannot be read: nothing is sampled then.
     /// `ProcessOpenDirectory` when the tree cannot be listed: processes not listed keep their former records.
     pub fn sample(&mut self) -> Result<()> {
-        let Sampler { directory, listing, observer, table, selected, .. } = self;
-        self.machine = Machine::read(observer.root(), &mut self.buffer)?;
-        observer.begin(self.machine.cpu_ticks);
-        table.begin();
-        let mut visit = |pid| table.visit(pid, |pid, known| observer.look(pid, known));
-        let listed = if selected.is_empty() {
-            listing.names(directory.as_fd(), |name| {
-                if let Some(pid) = pid(name) {
-                    visit(pid);
-                }
-            })
-        } else {
-            selected.iter().copied().for_each(visit);
-            Ok(())
-        };
-        if listed.is_ok() {
+        self.machine = Machine::read(self.observer.root(), &mut self.buffer)?;
+        self.observer.begin(self.machine.cpu_ticks);
+        self.table.begin();
+        let sampled = if self.walk() { Ok(()) } else { self.list() };
+        if sampled.is_ok() {
+            let Sampler { observer, table, .. } = self;
             table.visit_rest(|pid, known| observer.look(pid, known));
         }
-        table.finish();
+        self.table.finish();
+        sampled
+    }
+
+    /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
+    fn walk(&mut self) -> bool {
+        let Sampler { observer, table, selected, tasks: Some(tasks), .. } = self else { return false };
+        let walked = tasks.walk(&mut |task| {
+            let pid = task::pid(task.raw);
+            if selected.is_empty() || selected.binary_search(&pid).is_ok() {
+                table.visit(pid, |_, known| observer.take(task, known));
+            }
+        });
+        if let Err(fault) = walked {
+            (self.tasks, self.fault) = (None, Some(fault));
+        }
+        self.tasks.is_some()
+    }
+
+    /// Reads the processes that the tree lists.
+    fn list(&mut self) -> Result<()> {
+        let Sampler { directory, listing, observer, table, selected, .. } = self;
+        let mut visit = |pid| table.visit(pid, |pid, known| observer.look(pid, known));
+        if !selected.is_empty() {
+            selected.iter().copied().for_each(visit);
+            return Ok(());
+        }
+        let listed = listing.names(directory.as_fd(), |name| {
+            if let Some(pid) = pid(name) {
+                visit(pid);
+            }
+        });
         listed.map_err(listing_failed)
     }
 

@@ -1,10 +1,14 @@
 //! Tests of the sampler on made-up trees, where every figure is known.
 
 use super::*;
+use crate::model::ProcessSample;
 use crate::model::Validity;
 use crate::process::identity::COMMAND_LINE_LIMIT;
 use crate::process::root::SystemFacts;
 use std::path::PathBuf;
+
+#[path = "sampler_task_tests.rs"]
+mod tasks;
 
 const FACTS: SystemFacts = SystemFacts { page_size: 4096, ticks_per_second: 100, descriptors_by_size: false };
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -64,7 +68,7 @@ impl Tree {
         line.extend_from_slice(name);
         line.extend_from_slice(
             format!(
-                ") {state} 1 1 1 0 -1 {flags} 0 0 0 0 {user} {system} 0 0 20 0 3 0 {start} {memory} 2 9 1 1 {stack}\n"
+                ") {state} 1 1 1 0 -1 {flags} 91 0 92 0 {user} {system} 0 0 20 0 3 0 {start} {memory} 2 9 1 1 {stack}\n"
             )
             .as_bytes(),
         );
@@ -72,6 +76,10 @@ impl Tree {
         self.write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
         let io = "rchar: 11\nwchar: 22\nsyscr: 1\nsyscw: 2\nread_bytes: 33\nwrite_bytes: 44\n";
         self.write(&format!("{pid}/io"), io);
+        self.write(
+            &format!("{pid}/status"),
+            "voluntary_ctxt_switches:\t55\nnonvoluntary_ctxt_switches:\t66\n",
+        );
     }
 
     fn remove(&self, name: &str) {
@@ -122,6 +130,8 @@ fn all_figures_are_read() {
         (11, 22, 33, 44)
     );
     assert_eq!(sample.descriptors, 2);
+    assert_eq!((sample.minor_faults, sample.major_faults), (91, 92));
+    assert_eq!((sample.voluntary_switches, sample.involuntary_switches), (55, 66));
     assert_eq!(record.identity.name, b"made");
     assert_eq!(record.identity.command_line, b"made\0-x\0");
     assert_eq!(record.identity.uid, nix::unistd::geteuid().as_raw());
@@ -205,6 +215,7 @@ fn what_cannot_be_read_is_not_valid() {
     let tree = Tree::new();
     tree.process(MADE);
     tree.remove("7/io");
+    tree.remove("7/status");
     tree.write("7/statm", "nonsense");
     tree.remove("7/fd");
     let mut sampler = tree.everything();

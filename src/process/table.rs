@@ -2,6 +2,7 @@
 
 use super::parse::Image;
 use super::reading::Core;
+use super::task::CpuTimes;
 use crate::model::{ProcId, ProcessRecord};
 
 /// A process in the table.
@@ -15,8 +16,12 @@ pub struct Tracked {
     pub machine_ticks: u64,
     /// The generation of user and group names its identity was made with.
     pub names_generation: u32,
+    /// The CPU times as they were told, where a walk over the kernel's tasks has told them.
+    pub cpu: CpuTimes,
     /// What is known of the command line.
     pub command_line: CommandLine,
+    /// The CPU time, nanoseconds, up to which the command line is known to be the one that was read.
+    pub command_line_runtime: u64,
     /// Whether it is delivered.
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
@@ -105,7 +110,9 @@ impl Tracked {
             origin,
             machine_ticks,
             names_generation: 0,
+            cpu: CpuTimes::default(),
             command_line: CommandLine::Unknown,
+            command_line_runtime: 0,
             selected: false,
             delivered: false,
             round: 0,

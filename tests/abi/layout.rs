@@ -99,8 +99,9 @@ fn structures() -> Vec<Frozen> {
             engine: 168, "CaptureEngine";
             flows: 172, "uint32_t";
             ended_flow_limit: 176, "uint32_t";
+            more: 180, "uint32_t";
         }),
-        frozen!(CaptureProcess, 216, {
+        frozen!(CaptureProcess, 248, {
             valid: 0, "uint32_t";
             pid: 4, "pid_t";
             parent: 8, "pid_t";
@@ -132,6 +133,10 @@ fn structures() -> Vec<Frozen> {
             receive_packets: 192, "uint64_t";
             uncertain_bytes: 200, "uint64_t";
             connections: 208, "const CaptureConnections *";
+            minor_faults: 216, "uint64_t";
+            major_faults: 224, "uint64_t";
+            voluntary_switches: 232, "uint64_t";
+            involuntary_switches: 240, "uint64_t";
         }),
         frozen!(CaptureConnections, 296, {
             connects: 0, "uint64_t";
@@ -361,6 +366,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_SKIP_DESCRIPTORS", 8),
     ("CAPTURE_SKIP_COMMAND_LINE", 16),
     ("CAPTURE_SKIP_PROBES", 32),
+    ("CAPTURE_MORE_SWITCHES", 1),
     ("CAPTURE_VALID_CPU", 1),
     ("CAPTURE_VALID_MEMORY", 2),
     ("CAPTURE_VALID_IO", 4),
@@ -385,6 +391,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_FLOW_VALID_TCP_STATE", 4096),
     ("CAPTURE_FLOW_VALID_COOKIE", 8192),
     ("CAPTURE_RESPONSE_BUCKETS", 32),
+    ("CAPTURE_VALID_SWITCHES", 512),
 ];
 
 /// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.

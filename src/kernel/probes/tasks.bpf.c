@@ -1,0 +1,427 @@
+/* Figures of all processes in one walk over all tasks.
+ *
+ * The walk hands over one task at a time; threads are summed up to processes by the reader. Nothing is locked: a
+ * record that was written while its process changed shows that by its sequence. */
+
+#include "core.h"
+#include "tasks.h"
+
+/* Of the flags of a task, include/linux/sched.h. */
+#define PF_WQ_WORKER 0x20
+#define PF_KTHREAD 0x00200000
+
+/* Of the counters of resident pages, include/linux/mm_types_task.h. */
+#define FILE_PAGES 0
+#define ANONYMOUS_PAGES 1
+#define SHARED_PAGES 3
+
+#define MOST_PROCESSORS 512
+/* Descriptors are counted in tables of up to 8192 entries, 512 at a time. */
+#define WORDS 8
+#define MOST_BLOCKS 16
+
+/* Set by the loader: the groups asked for, and the number of processors that there may ever be. */
+const volatile __u32 groups;
+const volatile __u32 processors = 1;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct task_io_accounting___tasks {
+	__u64 rchar;
+	__u64 wchar;
+	__u64 read_bytes;
+	__u64 write_bytes;
+};
+
+struct prev_cputime___tasks {
+	__u64 utime;
+	__u64 stime;
+};
+
+struct signal_struct___tasks {
+	int nr_threads;
+	struct {
+		struct {
+			struct {
+				unsigned int sequence;
+			} seqcount;
+		} seqcount;
+	} stats_lock;
+	__u64 utime;
+	__u64 stime;
+	struct prev_cputime___tasks prev_cputime;
+	unsigned long min_flt;
+	unsigned long maj_flt;
+	struct task_io_accounting___tasks ioac;
+	unsigned long long sum_sched_runtime;
+};
+
+struct percpu_counter___tasks {
+	__s64 count;
+	__s32 *counters;
+};
+
+struct mm_struct___tasks {
+	unsigned long total_vm;
+	struct percpu_counter___tasks rss_stat[4];
+};
+
+struct fdtable___tasks {
+	unsigned int max_fds;
+	unsigned long *open_fds;
+};
+
+struct files_struct___tasks {
+	struct fdtable___tasks *fdt;
+	unsigned long open_fds_init[1];
+};
+
+typedef struct {
+	__u32 val;
+} kgid_t;
+
+struct cred___tasks {
+	kuid_t euid;
+	kgid_t egid;
+};
+
+struct sched_entity___tasks {
+	__u64 sum_exec_runtime;
+};
+
+struct task_struct___tasks {
+	unsigned int __state;
+	unsigned int flags;
+	struct sched_entity___tasks se;
+	struct mm_struct___tasks *mm;
+	int exit_state;
+	int pid;
+	int tgid;
+	struct task_struct___tasks *real_parent;
+	void *worker_private;
+	__u64 utime;
+	__u64 stime;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
+	__u64 start_boottime;
+	unsigned long min_flt;
+	unsigned long maj_flt;
+	const struct cred___tasks *real_cred;
+	char comm[16];
+	struct files_struct___tasks *files;
+	struct signal_struct___tasks *signal;
+	void *sighand;
+	__u64 self_exec_id;
+	struct task_io_accounting___tasks ioac;
+};
+
+struct kthread {
+	void *data;
+	char *full_name;
+};
+
+struct worker {
+	void *current_work;
+	char desc[32];
+};
+
+struct bpf_array___tasks {
+	void *pptrs[1];
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+#pragma clang attribute pop
+
+static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
+						  __u32 processor) = (void *)BPF_FUNC_map_lookup_percpu_elem;
+static long (*const bpf_probe_read_kernel_str)(void *to, __u32 size,
+					       const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
+
+/* Something that every processor has its own of, to learn how far these are apart. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, __u64);
+} anchor SEC(".maps");
+
+/* Where each processor's own memory is, relative to the addresses that are the same for all. */
+__u64 places[MOST_PROCESSORS];
+
+/* The number that a pointer is: through the stack, since the verifier lets nobody calculate with pointers. */
+static ALWAYS_INLINE __u64 address_of(void *pointer)
+{
+	void *volatile kept = pointer;
+	__u64 address = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), (const void *)&kept);
+	return address;
+}
+
+/* Learns where the processors' memory is from a map that the kernel keeps there: it tells each processor's element,
+ * and in the map stands the address that they have in common. */
+static ALWAYS_INLINE void find_places(void)
+{
+	struct bpf_array___tasks *map = (struct bpf_array___tasks *)address_of(&anchor);
+	__u64 common = 0;
+	__u32 zero = 0;
+
+	bpf_probe_read_kernel(&common, sizeof(common), &map->pptrs);
+	for (__u32 processor = 0; processor < processors && processor < MOST_PROCESSORS; processor++) {
+		void *element = bpf_map_lookup_percpu_elem(&anchor, &zero, processor);
+
+		if (element)
+			places[processor] = address_of(element) - common;
+	}
+}
+
+static ALWAYS_INLINE __s64 or_zero(__s64 number)
+{
+	return number > 0 ? number : 0;
+}
+
+/* The resident set: the counters' shares of all processors and what has been gathered of them. The kernel makes the
+ * counters side by side, so that one read gets all of a processor's. */
+static ALWAYS_INLINE __u64 resident_pages(struct mm_struct___tasks *mm)
+{
+	__s64 file = mm->rss_stat[FILE_PAGES].count;
+	__s64 anonymous = mm->rss_stat[ANONYMOUS_PAGES].count;
+	__s64 shared = mm->rss_stat[SHARED_PAGES].count;
+	__u64 at[4] = {
+		(__u64)mm->rss_stat[0].counters,
+		(__u64)mm->rss_stat[1].counters,
+		(__u64)mm->rss_stat[2].counters,
+		(__u64)mm->rss_stat[3].counters,
+	};
+	int together = at[1] == at[0] + 4 && at[3] == at[0] + 12;
+
+	for (__u32 processor = 0; processor < processors && processor < MOST_PROCESSORS; processor++) {
+		__u64 place = places[processor];
+		__s32 shares[4] = {};
+
+		if (together) {
+			bpf_probe_read_kernel(shares, sizeof(shares), (void *)(at[0] + place));
+		} else {
+			bpf_probe_read_kernel(&shares[0], 4, (void *)(at[0] + place));
+			bpf_probe_read_kernel(&shares[1], 4, (void *)(at[1] + place));
+			bpf_probe_read_kernel(&shares[3], 4, (void *)(at[3] + place));
+		}
+		file += shares[FILE_PAGES];
+		anonymous += shares[ANONYMOUS_PAGES];
+		shared += shares[SHARED_PAGES];
+	}
+	return or_zero(file) + or_zero(anonymous) + or_zero(shared);
+}
+
+static ALWAYS_INLINE __u32 bits(__u64 word)
+{
+	word -= word >> 1 & 0x5555555555555555;
+	word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+	word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return word * 0x0101010101010101 >> 56;
+}
+
+static ALWAYS_INLINE __u32 descriptors(struct files_struct___tasks *files)
+{
+	struct fdtable___tasks *table = files->fdt;
+	unsigned long *open = table->open_fds;
+	__u32 left = table->max_fds / 64;
+	__u32 count = 0;
+
+	/* The table that every process starts with, and most keep. */
+	if (left == 1)
+		return bits(files->open_fds_init[0]);
+	if (left > WORDS * MOST_BLOCKS)
+		return UNCOUNTED;
+	for (__u32 block = 0; block < MOST_BLOCKS && left; block++) {
+		__u64 words[WORDS] = {};
+		__u32 size = left < WORDS ? left : WORDS;
+
+		bpf_probe_read_kernel(words, size * sizeof(words[0]), open + block * WORDS);
+		for (int word = 0; word < WORDS; word++)
+			count += bits(words[word]);
+		left -= size;
+	}
+	return count;
+}
+
+static ALWAYS_INLINE void read_figures(struct task_struct___tasks *task, struct figures *figures)
+{
+	figures->user_ns = task->utime;
+	figures->system_ns = task->stime;
+	figures->runtime_ns = task->se.sum_exec_runtime;
+	figures->minor_faults = task->min_flt;
+	figures->major_faults = task->maj_flt;
+	if (groups & GROUP_IO) {
+		figures->read_chars = task->ioac.rchar;
+		figures->write_chars = task->ioac.wchar;
+		figures->read_bytes = task->ioac.read_bytes;
+		figures->write_bytes = task->ioac.write_bytes;
+	}
+}
+
+static ALWAYS_INLINE void add_ended(struct signal_struct___tasks *signal, struct figures *figures)
+{
+	figures->user_ns += signal->utime;
+	figures->system_ns += signal->stime;
+	figures->runtime_ns += signal->sum_sched_runtime;
+	figures->minor_faults += signal->min_flt;
+	figures->major_faults += signal->maj_flt;
+	if (groups & GROUP_IO) {
+		figures->read_chars += signal->ioac.rchar;
+		figures->write_chars += signal->ioac.wchar;
+		figures->read_bytes += signal->ioac.read_bytes;
+		figures->write_bytes += signal->ioac.write_bytes;
+	}
+}
+
+/* As proc_task_name() in fs/proc/array.c puts it together. */
+static ALWAYS_INLINE void write_name(void *seq, struct task_struct___tasks *task, __u32 flags)
+{
+	struct kthread *kthread = task->worker_private;
+	struct name name = { .kind = NAME };
+	void *from = 0;
+
+	if (kthread && __builtin_preserve_field_info(kthread->full_name, BPF_CORE_FIELD_EXISTS))
+		bpf_probe_read_kernel(&from, sizeof(from), &kthread->full_name);
+	if (from)
+		bpf_probe_read_kernel_str(name.name, sizeof(name.name), from);
+	else
+		bpf_probe_read_kernel_str(name.name, sizeof(task->comm), task->comm);
+	if (kthread && flags & PF_WQ_WORKER) {
+		struct worker *worker = 0;
+		void *work = 0;
+
+		bpf_probe_read_kernel(&worker, sizeof(worker), &kthread->data);
+		if (worker) {
+			bpf_probe_read_kernel_str(name.work, sizeof(name.work), worker->desc);
+			bpf_probe_read_kernel(&work, sizeof(work), &worker->current_work);
+			name.busy = !!work;
+		}
+	}
+	bpf_seq_write(seq, &name, sizeof(name));
+}
+
+/* Has the processor fetch a member without waiting for it. */
+#define TOUCH(member) asm volatile("" : : "r"(member))
+
+/* Asks for all memory that a process's record takes, before any of it is waited for: of each process everything comes
+ * from far away, and that is most of what a walk costs. */
+static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_struct___tasks *signal,
+				struct mm_struct___tasks *mm, struct files_struct___tasks *files)
+{
+	TOUCH(task->se.sum_exec_runtime);
+	TOUCH(task->utime);
+	TOUCH(task->self_exec_id);
+	TOUCH(task->ioac.rchar);
+	TOUCH(signal->nr_threads);
+	TOUCH(signal->utime);
+	TOUCH(signal->sum_sched_runtime);
+	if (mm) {
+		TOUCH(mm->total_vm);
+		TOUCH(mm->rss_stat[FILE_PAGES].counters);
+		TOUCH(mm->rss_stat[SHARED_PAGES].counters);
+	}
+	if (groups & GROUP_DESCRIPTORS && files) {
+		TOUCH(files->fdt);
+		TOUCH(files->open_fds_init[0]);
+	}
+	TOUCH(task->real_cred->euid.val);
+}
+
+static ALWAYS_INLINE void write_process(void *seq, struct task_struct___tasks *task, __u32 pid)
+{
+	struct signal_struct___tasks *signal = task->signal;
+	struct mm_struct___tasks *mm = task->mm;
+	const struct cred___tasks *cred = task->real_cred;
+	struct process process = {};
+
+	touch(task, signal, mm, task->files);
+	process.kind = PROCESS;
+	process.pid = pid;
+	process.sequence = signal->stats_lock.seqcount.seqcount.sequence;
+	process.threads = signal->nr_threads;
+	read_figures(task, &process.figures);
+	add_ended(signal, &process.figures);
+	process.told_user_ns = signal->prev_cputime.utime;
+	process.told_system_ns = signal->prev_cputime.stime;
+	process.flags = task->flags;
+	process.state = task->__state;
+	process.exit_state = task->exit_state;
+	process.parent = task->real_parent->tgid;
+	process.start_ns = task->start_boottime;
+	process.image = task->self_exec_id;
+	process.voluntary_switches = task->nvcsw;
+	process.involuntary_switches = task->nivcsw;
+	if (!(process.flags & PF_KTHREAD)) {
+		process.uid = cred->euid.val;
+		process.gid = cred->egid.val;
+		process.name[0] = *(const __u64 *)&task->comm[0];
+		process.name[1] = *(const __u64 *)&task->comm[8];
+		/* Threads of the kernel may use another's for a while, which is not theirs. */
+		if (mm) {
+			process.virtual_pages = mm->total_vm;
+			if (groups & GROUP_MEMORY)
+				process.resident_pages = resident_pages(mm);
+			if (task->mm != mm) {
+				/* It has just been given up, and may belong to another by now. */
+				process.virtual_pages = 0;
+				process.resident_pages = 0;
+			}
+		}
+	}
+	if (groups & GROUP_DESCRIPTORS) {
+		struct files_struct___tasks *files = task->files;
+
+		if (files) {
+			process.descriptors = descriptors(files);
+			if (task->files != files)
+				process.descriptors = 0;
+		}
+	}
+	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence;
+	/* One that was released meanwhile is no process any more. */
+	if (!task->sighand)
+		return;
+	bpf_seq_write(seq, &process, sizeof(process));
+	if (process.flags & PF_KTHREAD)
+		write_name(seq, task, process.flags);
+}
+
+static ALWAYS_INLINE void write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
+{
+	struct thread thread = {};
+
+	thread.kind = THREAD;
+	thread.pid = pid;
+	read_figures(task, &thread.figures);
+	thread.sequence = task->signal->stats_lock.seqcount.seqcount.sequence;
+	thread.ended = task->exit_state != 0;
+	bpf_seq_write(seq, &thread, sizeof(thread));
+}
+
+SEC("iter/task")
+int capture_tasks(struct bpf_iter__task *context)
+{
+	struct task_struct___tasks *task = (struct task_struct___tasks *)context->task;
+	struct bpf_iter_meta *meta = context->meta;
+	__u32 pid;
+
+	if (!task)
+		return 0;
+	if (groups & GROUP_MEMORY && !places[0] && !meta->seq_num)
+		find_places();
+	pid = task->tgid;
+	if ((__u32)task->pid == pid)
+		write_process(meta->seq, task, pid);
+	else
+		write_thread(meta->seq, task, pid);
+	return 0;
+}
+
+/* Several of the helpers are only for programs that are offered under the GPL too. */
+char licence[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,115 @@
+//! What a walk over all tasks tells of a process: `probes/tasks.h` in Rust, and whoever can make such a walk.
+
+use super::Fault;
+use std::fmt::Debug;
+
+/// Figures that every thread has of its own.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    /// CPU time in user mode as sampled by the tick, nanoseconds.
+    pub user_ns: u64,
+    /// CPU time in kernel mode as sampled by the tick, nanoseconds.
+    pub system_ns: u64,
+    /// CPU time as measured by the scheduler, nanoseconds.
+    pub runtime_ns: u64,
+    /// Page faults that needed no storage.
+    pub minor_faults: u64,
+    /// Page faults that did.
+    pub major_faults: u64,
+    /// Bytes asked for by read calls.
+    pub read_chars: u64,
+    /// Bytes handed to write calls.
+    pub write_chars: u64,
+    /// Bytes fetched from storage.
+    pub read_bytes: u64,
+    /// Bytes sent to storage.
+    pub write_bytes: u64,
+}
+
+impl Figures {
+    /// Adds those of another thread.
+    pub fn add(&mut self, other: &Figures) {
+        self.user_ns = self.user_ns.wrapping_add(other.user_ns);
+        self.system_ns = self.system_ns.wrapping_add(other.system_ns);
+        self.runtime_ns = self.runtime_ns.wrapping_add(other.runtime_ns);
+        self.minor_faults = self.minor_faults.wrapping_add(other.minor_faults);
+        self.major_faults = self.major_faults.wrapping_add(other.major_faults);
+        self.read_chars = self.read_chars.wrapping_add(other.read_chars);
+        self.write_chars = self.write_chars.wrapping_add(other.write_chars);
+        self.read_bytes = self.read_bytes.wrapping_add(other.read_bytes);
+        self.write_bytes = self.write_bytes.wrapping_add(other.write_bytes);
+    }
+}
+
+/// In place of a number of descriptors: the kernel's program does not count as many.
+pub const UNCOUNTED: u32 = u32::MAX;
+
+/// A process as the kernel keeps it. Figures of groups that were not asked for are 0.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RawProcess {
+    /// What kind of record this is.
+    pub(crate) kind: u32,
+    /// Its number.
+    pub pid: u32,
+    /// Its parent's number.
+    pub parent: u32,
+    /// Number of threads.
+    pub threads: u32,
+    /// Changes when a thread ends.
+    pub(crate) sequence: u32,
+    /// Whether `figures` do not belong together, since a thread ended while they were read.
+    pub torn: u32,
+    /// `task_struct.__state` of the main thread.
+    pub state: u32,
+    /// `task_struct.exit_state` of the main thread.
+    pub exit_state: u32,
+    /// The main thread's flags (`PF_*`).
+    pub flags: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Open descriptors, or [`UNCOUNTED`].
+    pub descriptors: u32,
+    /// Start, nanoseconds since boot.
+    pub start_ns: u64,
+    /// Another number after every exec.
+    pub image: u64,
+    /// The sum over all threads, also those that have ended.
+    pub figures: Figures,
+    /// The CPU time in user mode that `/proc` told last, nanoseconds.
+    pub told_user_ns: u64,
+    /// The CPU time in kernel mode that `/proc` told last, nanoseconds.
+    pub told_system_ns: u64,
+    /// How often the main thread gave up the CPU.
+    pub voluntary_switches: u64,
+    /// How often it was taken from it.
+    pub involuntary_switches: u64,
+    /// Size of the address space; 0 without one.
+    pub virtual_pages: u64,
+    /// Resident set, exact.
+    pub resident_pages: u64,
+    /// The name, ended by NUL where it is shorter; empty for threads of the kernel.
+    pub name: [u8; 16],
+}
+
+/// A process that a walk has come to, with its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// The figures.
+    pub raw: &'a RawProcess,
+    /// The name as `/proc/<pid>/stat` tells it.
+    pub name: &'a [u8],
+}
+
+/// Who can tell the figures of all processes at once.
+pub trait TaskSource: Debug + Send {
+    /// Calls `each` with every process there is, in no certain order. One that ends or starts during the walk may be
+    /// among them or not; one whose main thread changes its number, by an exec of another thread, may be left out.
+    ///
+    /// # Errors
+    /// Why the walk could not be made or broke off. Processes told before it stay told.
+    fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> Result<(), Fault>;
+}

@@ -1,0 +1,274 @@
+//! The task probes: loading them, and reading their walks over all tasks.
+
+use super::Fault;
+use super::load::{check_numbers, fault, kernel_types, load_iterator, load_object, start_walk, walk_link};
+use super::task::{Figures, RawProcess, Task, TaskSource};
+use crate::model::{ProbeState, SampleSet};
+use aya::{Ebpf, Pod, include_bytes_aligned};
+use hashbrown::HashMap;
+use nix::errno::Errno;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The compiled program.
+static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
+
+/// What a record is.
+const PROCESS: u32 = 1;
+const THREAD: u32 = 2;
+const NAME: u32 = 3;
+
+/// Groups of figures that the program can leave out.
+const GROUPS: [(SampleSet, u32); 3] =
+    [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4)];
+
+/// The most processors whose shares of the resident set are summed up.
+const MOST_PROCESSORS: u32 = 512;
+
+/// At least what the kernel hands over in one read, eight pages of 4 KiB.
+const READ_BYTES: usize = 64 * 1024;
+
+/// The thread is a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// A thread other than the main one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct RawThread {
+    kind: u32,
+    pid: u32,
+    sequence: u32,
+    ended: u32,
+    figures: Figures,
+}
+
+/// The name of a thread of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct RawName {
+    kind: u32,
+    busy: u32,
+    name: [u8; 64],
+    work: [u8; 32],
+}
+
+// SAFETY: each is made of integers, with no padding that is not a field, so that every pattern of bits is a value.
+unsafe impl Pod for RawProcess {}
+// SAFETY: as above.
+unsafe impl Pod for RawThread {}
+// SAFETY: as above.
+unsafe impl Pod for RawName {}
+
+const _: () =
+    assert!(size_of::<RawProcess>() == 200 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
+
+/// The sum over the threads of one process but the main one.
+#[derive(Clone, Copy, Debug)]
+struct Sum {
+    figures: Figures,
+    threads: u32,
+    sequence: u32,
+    torn: bool,
+}
+
+/// The task probes, loaded. Dropping it unloads them.
+pub struct Tasks {
+    /// Holds the program.
+    _object: Ebpf,
+    link: OwnedFd,
+    buffer: Vec<u8>,
+    sums: HashMap<u32, Sum>,
+    /// Processes with several threads, until the walk has come to all of these.
+    held: Vec<RawProcess>,
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl Tasks {
+    /// Loads the probes for the groups of figures in `what`, and makes a first walk.
+    ///
+    /// # Errors
+    /// Why they cannot work here.
+    pub fn load(what: SampleSet) -> Result<Tasks, Fault> {
+        check_numbers()?;
+        let types = kernel_types()?;
+        let processors = processors()?;
+        let groups = GROUPS.iter().filter(|(set, _)| what.has(*set)).fold(0u32, |bits, (_, bit)| bits | bit);
+        let mut object = load_object(OBJECT, &types, |loader| {
+            loader.override_global("groups", &groups, true).override_global("processors", &processors, true);
+        })?;
+        load_iterator(&mut object, "capture_tasks", "task", &types)?;
+        let link = walk_link(&mut object, "capture_tasks")?;
+        let mut tasks = Tasks {
+            _object: object,
+            link,
+            buffer: vec![0; READ_BYTES],
+            sums: HashMap::new(),
+            held: Vec::new(),
+        };
+        tasks.check()?;
+        Ok(tasks)
+    }
+
+    /// Whether the walk tells of this very process what it knows of itself.
+    fn check(&mut self) -> Result<(), Fault> {
+        let (me, mut found) = (std::process::id(), false);
+        self.walk(&mut |task| found |= task.raw.pid == me && task.raw.virtual_pages > 0)?;
+        let text = "the walk over all tasks does not come to this process".into();
+        if found { Ok(()) } else { Err(Fault { state: ProbeState::NotSupported, text }) }
+    }
+
+    /// Takes up one record; returns how long it is, with the name that belongs to it.
+    fn take(&mut self, start: usize, end: usize, each: &mut dyn FnMut(&Task<'_>)) -> Option<usize> {
+        let bytes = self.buffer.get(start..end)?;
+        match u32::from_ne_bytes(*bytes.first_chunk()?) {
+            PROCESS => {
+                let process: RawProcess = read(bytes)?;
+                if process.flags & KERNEL_THREAD != 0 {
+                    let name: RawName = read(bytes.get(size_of::<RawProcess>()..)?)?;
+                    let mut text = [0; 64];
+                    each(&Task { raw: &process, name: kernel_name(&name, &mut text) });
+                    return Some(size_of::<RawProcess>() + size_of::<RawName>());
+                }
+                if process.threads > 1 {
+                    self.held.push(process);
+                } else {
+                    each(&Task { raw: &process, name: until_nul(&process.name) });
+                }
+                Some(size_of::<RawProcess>())
+            }
+            THREAD => {
+                let thread: RawThread = read(bytes)?;
+                self.add(&thread);
+                Some(size_of::<RawThread>())
+            }
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, thread: &RawThread) {
+        let blank = Sum { figures: Figures::default(), threads: 0, sequence: thread.sequence, torn: false };
+        let sum = self.sums.entry(thread.pid).or_insert(blank);
+        sum.figures.add(&thread.figures);
+        sum.threads += 1;
+        sum.torn |= thread.ended != 0 || thread.sequence != sum.sequence;
+    }
+
+    /// Tells of the processes with several threads.
+    fn tell_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
+        for process in &mut self.held {
+            match self.sums.get(&process.pid) {
+                // A thread that ended has changed the sequence, one that started the number.
+                Some(sum)
+                    if sum.threads == process.threads - 1
+                        && sum.sequence == process.sequence
+                        && !sum.torn =>
+                {
+                    process.figures.add(&sum.figures);
+                }
+                _ => process.torn = 1,
+            }
+            each(&Task { raw: process, name: until_nul(&process.name) });
+        }
+    }
+}
+
+impl TaskSource for Tasks {
+    fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> Result<(), Fault> {
+        self.sums.clear();
+        self.held.clear();
+        let walk = start_walk(self.link.as_fd()).map_err(|errno| broken("opening", errno))?;
+        let mut filled = 0;
+        loop {
+            let room = self.buffer.get_mut(filled..).unwrap_or_default();
+            match nix::unistd::read(&walk, room) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                // The kernel pauses a walk that is long and has nothing to say.
+                Err(Errno::EINTR | Errno::EAGAIN) => continue,
+                Err(errno) => return Err(broken("reading", errno)),
+            }
+            let mut start = 0;
+            while let Some(length) = self.take(start, filled, each) {
+                start += length;
+            }
+            if start == 0 {
+                return Err(broken("understanding", Errno::EBADMSG));
+            }
+            self.buffer.copy_within(start..filled, 0);
+            filled -= start;
+        }
+        self.tell_held(each);
+        Ok(())
+    }
+}
+
+fn broken(doing: &str, errno: Errno) -> Fault {
+    fault(&format!("{doing} a walk over all tasks"), &std::io::Error::from(errno))
+}
+
+/// How many processors there may ever be, which is how many the kernel keeps counters for.
+fn processors() -> Result<u32, Fault> {
+    let count = aya::util::nr_cpus().map_err(|(file, error)| fault(file, &error))?;
+    let text =
+        || format!("there are {count} processors, and more than {MOST_PROCESSORS} are not provided for");
+    u32::try_from(count)
+        .ok()
+        .filter(|&count| count <= MOST_PROCESSORS)
+        .ok_or_else(|| Fault { state: ProbeState::NotSupported, text: text() })
+}
+
+/// The value at the start of `bytes`.
+fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: there are as many bytes as the type has, every pattern of which is one of its values, and the read
+    // asks for no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The bytes in front of the first NUL.
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// The name of a thread of the kernel as proc_task_name() and wq_worker_comm() of the kernel put it together: at most
+/// 63 bytes.
+fn kernel_name<'t>(raw: &RawName, text: &'t mut [u8; 64]) -> &'t [u8] {
+    debug_assert_eq!(raw.kind, NAME);
+    let (name, work) = (until_nul(&raw.name), until_nul(&raw.work));
+    let mark: &[u8] = match (work, raw.busy) {
+        (b"", _) => b"",
+        (_, 0) => b"-",
+        _ => b"+",
+    };
+    let mut length = 0;
+    let bytes = name.iter().chain(mark).chain(work);
+    for (to, &from) in text.iter_mut().take(63).zip(bytes) {
+        *to = from;
+        length += 1;
+    }
+    text.get(..length).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_kernel_threads_are_put_together() {
+        let name = |name: &[u8], work: &[u8], busy| {
+            let mut raw = RawName { kind: NAME, busy, name: [0; 64], work: [0; 32] };
+            raw.name[..name.len()].copy_from_slice(name);
+            raw.work[..work.len()].copy_from_slice(work);
+            kernel_name(&raw, &mut [0; 64]).to_vec()
+        };
+        assert_eq!(name(b"kthreadd", b"", 0), b"kthreadd");
+        assert_eq!(name(b"kworker/0:1", b"events", 0), b"kworker/0:1-events");
+        assert_eq!(name(b"kworker/0:1", b"events", 1), b"kworker/0:1+events");
+        assert_eq!(name(&[b'x'; 50], &[b'y'; 32], 0), [&[b'x'; 50][..], b"-", &[b'y'; 12]].concat());
+    }
+}

@@ -1,0 +1,252 @@
+//! A process as a walk over the kernel's tasks tells it, in the terms of `/proc`.
+
+use super::parse::Stat;
+use super::reading::Core;
+use super::root::SystemFacts;
+use crate::kernel::{Figures, RawProcess, Task, UNCOUNTED};
+use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// States of tasks, include/linux/sched.h.
+const REPORTED: u32 = 0x7f;
+const IDLE: u32 = 0x402;
+const REPORTED_IDLE: u32 = 0x80;
+/// Waiting for a lock of a real-time kernel, or frozen: told as uninterruptible.
+const HIDDEN: u32 = 0x1000 | 0x8000;
+const UNINTERRUPTIBLE: u32 = 2;
+/// Their letters (fs/proc/array.c, task_state_array), the first for no bit.
+const LETTERS: [u8; 9] = *b"RSDTtXZPI";
+
+/// CPU time in both modes, nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuTimes {
+    pub user_ns: u64,
+    pub system_ns: u64,
+}
+
+impl CpuTimes {
+    /// The times that `/proc` would tell now; unless these are less than what was told before by us.
+    ///
+    /// The kernel divides what the scheduler has measured in the proportion of what the tick has sampled, and keeps
+    /// what it told last so that neither part ever goes backwards. What we tell, it does not know of, so we keep that
+    /// for ourselves.
+    pub fn told(raw: &RawProcess, before: CpuTimes) -> CpuTimes {
+        let kernels = CpuTimes { user_ns: raw.told_user_ns, system_ns: raw.told_system_ns };
+        let now = kernels.adjusted(&raw.figures);
+        if now.user_ns >= before.user_ns && now.system_ns >= before.system_ns {
+            now
+        } else {
+            before.adjusted(&raw.figures)
+        }
+    }
+
+    /// cputime_adjust() of kernel/sched/cputime.c, with `self` as what was told last.
+    fn adjusted(self, figures: &Figures) -> CpuTimes {
+        let runtime = figures.runtime_ns;
+        if self.user_ns.saturating_add(self.system_ns) >= runtime {
+            return self;
+        }
+        let share = match (figures.user_ns, figures.system_ns) {
+            (_, 0) => 0,
+            (0, _) => runtime,
+            (user, system) => {
+                let sampled = u128::from(user) + u128::from(system);
+                (u128::from(system) * u128::from(runtime) / sampled) as u64
+            }
+        };
+        let system_ns = share.max(self.system_ns);
+        let user_ns = runtime.saturating_sub(system_ns);
+        if user_ns < self.user_ns {
+            return CpuTimes { user_ns: self.user_ns, system_ns: runtime - self.user_ns };
+        }
+        CpuTimes { user_ns, system_ns }
+    }
+}
+
+/// What `/proc/<pid>/stat` would say of the process, but for the CPU times, which are `cpu`'s.
+pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> Core<'t> {
+    let raw = task.raw;
+    let hertz = facts.ticks_per_second;
+    let stat = Stat {
+        pid: number(raw.pid),
+        name: task.name,
+        state: letter(raw.state, raw.exit_state),
+        parent: number(raw.parent),
+        flags: raw.flags.into(),
+        user_ticks: ticks(cpu.user_ns, hertz),
+        system_ticks: ticks(cpu.system_ns, hertz),
+        minor_faults: raw.figures.minor_faults,
+        major_faults: raw.figures.major_faults,
+        threads: raw.threads,
+        start_ticks: ticks(raw.start_ns, hertz),
+        virtual_bytes: raw.virtual_pages.saturating_mul(facts.page_size),
+        layout: layout(raw),
+    };
+    Core { stat, owner: Some((raw.uid, raw.gid)) }
+}
+
+/// What tells one program image from another.
+pub fn layout(raw: &RawProcess) -> [u64; 2] {
+    [raw.image, 0]
+}
+
+/// The process's number.
+pub fn pid(raw: &RawProcess) -> i32 {
+    number(raw.pid)
+}
+
+/// Whose figures these are.
+pub fn id(raw: &RawProcess, facts: &SystemFacts) -> ProcId {
+    ProcId { pid: number(raw.pid), start_ticks: ticks(raw.start_ns, facts.ticks_per_second) }
+}
+
+/// Adds the groups of figures in `what` to a sample. Returns whether the descriptors have still to be counted.
+pub fn add_figures(
+    raw: &RawProcess,
+    what: SampleSet,
+    facts: &SystemFacts,
+    sample: &mut ProcessSample,
+) -> bool {
+    if what.has(SampleSet::MEMORY) {
+        sample.virtual_bytes = raw.virtual_pages.saturating_mul(facts.page_size);
+        sample.resident_bytes = raw.resident_pages.saturating_mul(facts.page_size);
+        sample.valid |= Validity::MEMORY;
+    }
+    if what.has(SampleSet::IO) {
+        sample.read_chars = raw.figures.read_chars;
+        sample.write_chars = raw.figures.write_chars;
+        sample.read_bytes = raw.figures.read_bytes;
+        sample.write_bytes = raw.figures.write_bytes;
+        sample.valid |= Validity::IO;
+    }
+    // They are there whether asked for or not.
+    sample.voluntary_switches = raw.voluntary_switches;
+    sample.involuntary_switches = raw.involuntary_switches;
+    sample.valid |= Validity::SWITCHES;
+    if what.has(SampleSet::DESCRIPTORS) && raw.descriptors != UNCOUNTED {
+        sample.descriptors = raw.descriptors;
+        sample.valid |= Validity::DESCRIPTORS;
+    }
+    what.has(SampleSet::DESCRIPTORS) && raw.descriptors == UNCOUNTED
+}
+
+/// A process number, which the kernel keeps below 2^22.
+fn number(raw: u32) -> i32 {
+    i32::try_from(raw).unwrap_or_default()
+}
+
+fn ticks(ns: u64, hertz: u64) -> u64 {
+    if hertz != 0 && NANOSECONDS.is_multiple_of(hertz) {
+        // As the kernel does, where its ticks are whole nanoseconds.
+        return ns / (NANOSECONDS / hertz);
+    }
+    (u128::from(ns) * u128::from(hertz) / u128::from(NANOSECONDS)) as u64
+}
+
+/// The letter of a state as task_state_index() of the kernel finds it.
+fn letter(state: u32, exit_state: u32) -> u8 {
+    let mut reported = (state | exit_state) & REPORTED;
+    if state & IDLE == IDLE {
+        reported = REPORTED_IDLE;
+    }
+    if state & HIDDEN != 0 {
+        reported = UNINTERRUPTIBLE;
+    }
+    let index = u32::BITS - reported.leading_zeros();
+    LETTERS.get(index as usize).copied().unwrap_or(b'X')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn raw(told: [u64; 2], figures: [u64; 3]) -> RawProcess {
+        let [user_ns, system_ns, runtime_ns] = figures;
+        RawProcess {
+            told_user_ns: told[0],
+            told_system_ns: told[1],
+            figures: Figures { user_ns, system_ns, runtime_ns, ..Figures::default() },
+            ..RawProcess::default()
+        }
+    }
+
+    fn told(told: [u64; 2], figures: [u64; 3], before: [u64; 2]) -> [u64; 2] {
+        let before = CpuTimes { user_ns: before[0], system_ns: before[1] };
+        let now = CpuTimes::told(&raw(told, figures), before);
+        [now.user_ns, now.system_ns]
+    }
+
+    #[test]
+    fn the_measured_time_is_divided_as_it_was_sampled() {
+        assert_eq!(told([0, 0], [30, 10, 100], [0, 0]), [75, 25]);
+        assert_eq!(told([0, 0], [5, 0, 100], [0, 0]), [100, 0]);
+        assert_eq!(told([0, 0], [0, 5, 100], [0, 0]), [0, 100]);
+        assert_eq!(told([0, 0], [0, 0, 100], [0, 0]), [100, 0], "not sampled yet: taken for user's");
+        let week = 7 * 86_400 * NANOSECONDS;
+        assert_eq!(told([0, 0], [64 * week, 64 * week, 128 * week], [0, 0]), [64 * week, 64 * week]);
+    }
+
+    #[test]
+    fn what_the_kernel_told_before_is_not_taken_back() {
+        assert_eq!(told([0, 40], [30, 10, 100], [0, 0]), [60, 40]);
+        assert_eq!(told([80, 0], [30, 10, 100], [0, 0]), [80, 20]);
+        assert_eq!(told([60, 40], [30, 10, 100], [0, 0]), [60, 40], "nothing has been added");
+    }
+
+    #[test]
+    fn what_was_told_by_us_is_not_taken_back_either() {
+        assert_eq!(told([0, 0], [10, 10, 30], [0, 20]), [10, 20]);
+        assert_eq!(told([5, 0], [10, 10, 30], [20, 0]), [20, 10]);
+        assert_eq!(told([15, 15], [10, 10, 30], [10, 10]), [15, 15], "the kernel's own word counts");
+    }
+
+    #[test]
+    fn letters_are_those_of_the_kernel() {
+        let letters = [
+            (0, 0, b'R'),
+            (1, 0, b'S'),
+            (2, 0, b'D'),
+            (0x102, 0, b'D'),
+            (4, 0, b'T'),
+            (8, 0, b't'),
+            (0x80, 0x10, b'X'),
+            (0x80, 0x20, b'Z'),
+            (0x40, 0, b'P'),
+            (0x402, 0, b'I'),
+            (0x1000, 0, b'D'),
+            (0x8000, 0, b'D'),
+        ];
+        for (state, exit_state, expected) in letters {
+            assert_eq!(letter(state, exit_state) as char, expected as char, "{state:#x} {exit_state:#x}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_in_ticks() {
+        assert_eq!((ticks(19_999_999, 100), ticks(20_000_000, 100)), (1, 2));
+        assert_eq!(ticks(u64::MAX, 100), u64::MAX / 10_000_000);
+        assert_eq!((ticks(976_562, 1024), ticks(976_563, 1024), ticks(7, 0)), (0, 1, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn times_never_go_backwards(steps in proptest::collection::vec(
+            (0u64..1000, 0u64..1000, 0u64..2000, any::<bool>()), 1..50,
+        )) {
+            let (mut figures, mut kernels, mut ours) = ([0; 3], [0; 2], [0; 2]);
+            for (user, system, runtime, is_read) in steps {
+                figures = [figures[0] + user, figures[1] + system, figures[2] + runtime];
+                if is_read {
+                    // Somebody reads `/proc`.
+                    kernels = told(kernels, figures, [0, 0]);
+                }
+                let now = told(kernels, figures, ours);
+                prop_assert!(now[0] >= ours[0] && now[1] >= ours[1], "{now:?} after {ours:?}");
+                prop_assert_eq!(now[0] + now[1], figures[2]);
+                ours = now;
+            }
+        }
+    }
+}

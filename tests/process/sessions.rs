@@ -1,0 +1,122 @@
+//! Sessions choose where their samples come from, and say what came of it.
+
+use super::children::{Child, is_root, left_out};
+use super::{Source, proc_file};
+use capture::config::{Options, Source as Packets};
+use capture::engine::Session;
+use capture::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
+use std::process::Command;
+
+/// A session that captures nothing.
+fn options() -> Options {
+    Options { source: Packets::None, ..Options::default() }
+}
+
+/// What the statistics say of the probes, and this very process after a sample.
+fn sampled_by(options: Options) -> (ProbeState, ProcessRecord) {
+    let mut session = Session::open(options).unwrap();
+    session.update().unwrap();
+    let me = std::process::id() as i32;
+    let record = session.processes().find(|record| record.sample.id.pid == me).unwrap().clone();
+    (session.stats_reader().read().sample_probes, record)
+}
+
+#[test]
+fn a_session_samples_from_tasks_where_it_can_root() {
+    if !is_root() || !Source::Tasks.is_there() {
+        return;
+    }
+    let (state, record) = sampled_by(options());
+    assert_eq!(state, ProbeState::Active);
+    assert!(record.valid.has(Validity::SWITCHES | Validity::IO | Validity::DESCRIPTORS));
+    let (state, record) = sampled_by(Options { probes: false, ..options() });
+    assert_eq!(state, ProbeState::Off);
+    assert!(!record.valid.has(Validity::SWITCHES), "these cost another read");
+    let (_, record) = sampled_by(Options { probes: false, sample: SampleSet::ALL, ..options() });
+    assert!(record.valid.has(Validity::SWITCHES) && record.sample.voluntary_switches > 0);
+    let pids = vec![std::process::id() as i32];
+    let few = Options { selection: Selection { pids, ..Selection::default() }, ..options() };
+    assert_eq!(sampled_by(few).0, ProbeState::Off, "few files are read sooner than all tasks are");
+}
+
+/// Runs `work` in a thread that is another user's and has these capabilities only.
+fn as_another_user<T: Send>(capabilities: u64, work: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        // Version 3 of the header, and this thread.
+        let header = [0x2008_0522u32, 0];
+        let [low, high] = [capabilities as u32, (capabilities >> 32) as u32];
+        let data = [low, low, 0, high, high, 0];
+        // SAFETY: system calls of this thread; the structures are of the sizes that version 3 has.
+        let done = unsafe {
+            libc::prctl(libc::PR_SET_KEEPCAPS, 1);
+            libc::syscall(libc::SYS_setresgid, 65_534, 65_534, 65_534);
+            libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534);
+            libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr())
+        };
+        assert_eq!(done, 0);
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+#[test]
+fn two_capabilities_are_enough_root() {
+    const CAP_PERFMON: u64 = 1 << 38;
+    const CAP_BPF: u64 = 1 << 39;
+    if !is_root() || !Source::Tasks.is_there() {
+        return;
+    }
+    let child = Child::sleeping();
+    let pid = child.pid();
+    let sampled = |options: Options| {
+        let mut session = Session::open(options).unwrap();
+        session.update().unwrap();
+        let record = session.processes().find(|record| record.sample.id.pid == pid).unwrap().clone();
+        (session.stats_reader().read().sample_probes, record)
+    };
+    let (state, record) = as_another_user(CAP_BPF | CAP_PERFMON, || sampled(options()));
+    assert_eq!(state, ProbeState::Active);
+    assert!(
+        record.valid.has(Validity::IO | Validity::DESCRIPTORS | Validity::MEMORY | Validity::COMMAND_LINE)
+    );
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert_eq!(record.sample.descriptors as usize, descriptors);
+    assert!(proc_file(pid, "io").contains(&format!("rchar: {}\n", record.sample.read_chars)));
+    for capabilities in [0, CAP_BPF, CAP_PERFMON] {
+        let (state, record) = as_another_user(capabilities, || sampled(options()));
+        assert_eq!(state, ProbeState::NotPermitted, "{capabilities:#x}");
+        assert!(record.valid.has(Validity::CPU | Validity::MEMORY) && !record.valid.has(Validity::IO));
+    }
+}
+
+/// Runs itself again in a PID namespace of its own.
+#[test]
+fn numbers_of_another_namespace_are_not_mixed_up_root() {
+    const INSIDE: &str = "CAPTURE_TEST_INSIDE";
+    if !is_root() {
+        return;
+    }
+    if std::env::var_os(INSIDE).is_some() {
+        let (state, record) = sampled_by(options());
+        let expected = if cfg!(feature = "ebpf") { ProbeState::PidNamespace } else { ProbeState::NotBuilt };
+        assert_eq!((state, record.sample.id.pid), (expected, std::process::id() as i32));
+        return;
+    }
+    let name = "sessions::numbers_of_another_namespace_are_not_mixed_up_root";
+    let inside = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(INSIDE, "1")
+        .output();
+    let Ok(inside) = inside else { return left_out("there is no unshare(1)") };
+    let text = String::from_utf8_lossy(&inside.stdout);
+    assert!(inside.status.success() && text.contains("1 passed"), "{text}");
+    let tree = tempfile::tempdir().unwrap();
+    std::fs::write(tree.path().join("stat"), "cpu  1 1 1 1\nbtime 5\n").unwrap();
+    std::fs::write(tree.path().join("meminfo"), "MemTotal: 2048 kB\n").unwrap();
+    let mut session = Session::open(Options { proc_root: tree.path().into(), ..options() }).unwrap();
+    session.update().unwrap();
+    assert_eq!(session.stats_reader().read().sample_probes, ProbeState::PidNamespace);
+    assert_eq!(session.processes().count(), 0);
+}
