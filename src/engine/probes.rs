@@ -41,7 +41,8 @@ impl Probes {
 
     /// Loads them to tell owners, if the options allow it.
     pub fn for_owners(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
-        if !options.probes {
+        // What could not be loaded to count cannot be loaded now.
+        if !options.probes || self.state != ProbeState::Off {
             return None;
         }
         let loaded = Sockets::load(Wants::Owners, ticks_per_second)

@@ -1,35 +1,27 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
-use super::capture::{Capture, CaptureShared};
-use super::counting::{Counting, keep_reading};
-use super::ended::EndedReader;
-use super::first::{First, open_events};
-use super::flows::{FlowView, Recorder, TcpReader};
-use super::governor::Governor;
-use super::introduce::Introducer;
+mod threads;
+
+use super::capture::CaptureShared;
+use super::counting::Counting;
+use super::flows::FlowView;
 use super::merge::Merge;
 use super::packets::{PacketBatch, PacketQueue};
-use super::pipeline::Pipeline;
 use super::poll::Poll;
-use super::privilege::{CAP_NET_RAW, explanations, missing_capabilities};
+use super::privilege::{CAP_BPF, CAP_NET_RAW, CAP_PERFMON, explanations, missing_capabilities};
 use super::probes::Probes;
-use super::resolver::Resolver;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
-use crate::kernel::{Counters, load_tasks};
+use crate::kernel::load_tasks;
 use crate::log::{Log, LogLine};
-use crate::model::{FlowRecord, Namespace, ProbeState, ProcessRecord, Validity};
-use crate::namespace::{Follower, Known};
-use crate::netlink::InetDiag;
-use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter};
+use crate::model::{FlowRecord, ProbeState, ProcessRecord, Validity};
+use crate::owner::{EarlyOwners, Hints};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns};
 use crate::sync::Mutex;
-use crate::tap::{FirstPackets, Tap, TapError};
-use crate::thread::{spawn, with_signals_blocked};
+use crate::tap::{Tap, TapError};
+use crate::thread::with_signals_blocked;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -126,10 +118,7 @@ impl Session {
                 sample_probes: Mutex::new(sample_probes),
                 ..UpdateCounts::default()
             }),
-            missing_capabilities: match options.source {
-                Source::Live => missing_capabilities,
-                _ => missing_capabilities & !(1 << CAP_NET_RAW),
-            },
+            missing_capabilities: missing_capabilities & useful_capabilities(&options, counters.is_some()),
             engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
             has_network,
             flows: None,
@@ -150,143 +139,6 @@ impl Session {
         }
         info!(version = env!("CARGO_PKG_VERSION"), network = has_network, "session opened");
         Ok(session)
-    }
-
-    /// Starts the threads. What was started is ended by dropping the session.
-    fn start(&mut self, mut tap: Tap) -> Result<()> {
-        tap.take_notes().iter().for_each(|note| info!("{note}"));
-        let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
-        let mut pipeline =
-            Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?;
-        if self.options.flows {
-            self.record_flows(&tap, &mut pipeline)?;
-        }
-        self.shared.activity.set_waker(tap.waker());
-        let budget = match tap.is_live() {
-            true => Budget::default(),
-            // Nothing but the caller waits for a replay.
-            false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
-        };
-        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let (early, hints) = (Arc::clone(&self.early), Arc::clone(&self.hints));
-        let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
-        let known = tap.known_namespaces().clone();
-        if tap.is_live() {
-            match InetDiag::open() {
-                Ok(diag) => finder.ask_kernel(diag),
-                Err(errno) => {
-                    info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
-                }
-            }
-        }
-        let mut records = None;
-        if tap.is_live() {
-            records = self.probes.for_owners(&self.options, root.facts().ticks_per_second);
-            self.start_first(&root, &early, known.clone())?;
-        }
-        let introducer = Introducer::new(root, self.options.sample);
-        let mut resolver = Resolver::new(finder, early, introducer, Follower::new(known));
-        if let Some(records) = records {
-            resolver.ask_records(records);
-        }
-        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
-        self.spawn("capture-owner", move || {
-            let _entered = log.enter();
-            resolver.run(&shared.desk, &shared.ledger, &shared.activity);
-        })?;
-        let (packets, poll) = (Arc::clone(&self.packets), Arc::clone(&self.poll));
-        let capture = Capture::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll);
-        let log = Arc::clone(&self.log);
-        self.spawn("capture-tap", move || {
-            let _entered = log.enter();
-            capture.run();
-        })
-    }
-
-    /// Starts the thread that reads what the kernel counts.
-    fn start_counting(&mut self, counters: Counters) -> Result<()> {
-        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let introducer = Introducer::new(root, self.options.sample);
-        let choice = self.options.capture.namespaces.clone();
-        let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
-        self.flows = flows.clone().map(|desk| FlowView::new(desk, None));
-        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice, flows)?));
-        self.counting = Some(Arc::clone(&counting));
-        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
-        self.spawn("capture-kernel", move || {
-            let _entered = log.enter();
-            keep_reading(&counting, &shared);
-        })
-    }
-
-    /// Has flows recorded; live ones also as the kernel knows them, where it tells.
-    fn record_flows(&mut self, tap: &Tap, pipeline: &mut Pipeline) -> Result<()> {
-        let desk = Arc::clone(&self.shared.flows);
-        let home = tap.is_live().then(|| own_namespace(&self.options.proc_root)).flatten();
-        pipeline.record_flows(Recorder::new(Arc::clone(&desk), home.unwrap_or(0)))?;
-        let open = || {
-            let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
-            opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
-        };
-        self.flows = Some(FlowView::new(desk, tap.is_live().then(open).flatten()));
-        Ok(())
-    }
-
-    /// Starts looking at first packets, as far as that is possible; the capture does without it.
-    fn start_first(&mut self, root: &Arc<ProcRoot>, early: &Arc<EarlyOwners>, known: Known) -> Result<()> {
-        let hints = Arc::clone(&self.hints);
-        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), hints);
-        match InetDiag::open() {
-            Ok(diag) => look.add_namespace(Namespace::HOME, diag),
-            Err(_) => return Ok(()),
-        }
-        // What the kernel tells of sockets does not hurry.
-        let looks = !self.probes.are_active();
-        let sockets = match looks.then(FirstPackets::open).transpose() {
-            Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
-            Err(error) => {
-                warn!("first packets are not looked at: {error}");
-                return Ok(());
-            }
-        };
-        let first = First {
-            looks,
-            sockets,
-            events: open_events(),
-            look,
-            introducer: Introducer::new(Arc::clone(root), self.options.sample),
-            to_meet: Vec::new(),
-            bell: Arc::clone(&self.shared.first_bell),
-            governor: Governor::new(Box::new(ThreadMeter)),
-            ended: self.open_ended(known.clone()),
-            follower: Follower::new(known),
-        };
-        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
-        self.spawn("capture-first", move || {
-            let _entered = log.enter();
-            first.run(&shared.stopping, &shared.ledger, &shared.first);
-        })
-    }
-
-    /// What tells of ended connections, where all their packets are to be captured or flows are recorded.
-    fn open_ended(&self, known: Known) -> Option<EndedReader> {
-        let compared = self.options.capture.is_of_everything().then(|| Arc::clone(&self.shared.ended));
-        let recorded = self.options.flows.then(|| Arc::clone(&self.shared.flows));
-        if compared.is_none() && recorded.is_none() {
-            return None;
-        }
-        let opened = EndedReader::open(Follower::new(known), compared, recorded);
-        opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
-    }
-
-    fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let (shared, poll) = (Arc::clone(&self.shared), Arc::clone(&self.poll));
-        let on_panic = move |text: String| {
-            shared.fail(Error::new(Code::SessionFailed, format!("the thread {name} has failed: {text}")));
-            poll.notify();
-        };
-        self.threads.push(spawn(name, work, on_panic)?);
-        Ok(())
     }
 
     /// Samples the processes and adds what they sent and received. The result stays until the next update:
@@ -471,11 +323,6 @@ impl Drop for Session {
     }
 }
 
-/// The network namespace of the calling thread, by its inode.
-fn own_namespace(proc_root: &Path) -> Option<u64> {
-    std::fs::metadata(proc_root.join("thread-self/ns/net")).ok().map(|file| file.ino())
-}
-
 /// With so few processes to look for, their files are read sooner than all tasks are walked over.
 const FEW_PROCESSES: usize = 64;
 
@@ -498,6 +345,18 @@ fn sample_from_tasks(sampler: &mut Sampler, options: &Options) -> ProbeState {
             fault.state
         }
     }
+}
+
+/// The capabilities that could bring a session more, one bit for each number.
+fn useful_capabilities(options: &Options, is_counting: bool) -> u64 {
+    let mut useful = u64::MAX;
+    if options.source != Source::Live || is_counting {
+        useful &= !(1 << CAP_NET_RAW);
+    }
+    if !options.probes || !cfg!(feature = "ebpf") {
+        useful &= !(1 << CAP_BPF | 1 << CAP_PERFMON);
+    }
+    useful
 }
 
 /// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.
