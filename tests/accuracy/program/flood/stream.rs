@@ -1,5 +1,6 @@
 //! The flood itself: processes that send from one host, and one that reads on the other.
 
+use crate::cpu;
 use crate::lab::{Host, Lab, Maker, Report};
 use crate::scenarios::Address;
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub struct Passed {
     /// Process and datagrams of the reader.
     pub read: (i32, u64),
     pub took: Duration,
+    /// CPU seconds of the senders and of the reader.
+    pub used: [f64; 2],
     _stream: Stream,
 }
 
@@ -37,15 +40,22 @@ impl Stream {
 
     /// Floods until the time is over and all that has arrived is read.
     pub fn run(mut self) -> Passed {
+        let used = |stream: &Stream| {
+            let seconds = |maker: &Maker| cpu::seconds(maker.pid()).expect("it lives");
+            [stream.senders.iter().map(seconds).sum::<f64>(), seconds(&stream.reader)]
+        };
+        let before = used(&self);
         self.senders.iter_mut().for_each(Maker::start);
         let reports: Vec<Report> = self.senders.iter_mut().map(Maker::finish).collect();
         self.reader.start();
         let read = self.reader.finish();
+        let after = used(&self);
         let sent = reports.iter().flat_map(|report| &report.processes).map(|own| (own.pid, own.sent));
         Passed {
             sent: sent.collect(),
             read: (self.reader.pid(), read.processes.iter().map(|own| own.received).sum()),
             took: reports.iter().map(|report| report.took).max().unwrap_or_default(),
+            used: [after[0] - before[0], after[1] - before[1]],
             _stream: self,
         }
     }
