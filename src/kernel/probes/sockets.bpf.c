@@ -551,7 +551,7 @@ int capture_send(__u64 *context)
 	} else if (record->unanswered < UNANSWERED) {
 		record->unanswered++;
 		record->sent_ns = bpf_ktime_get_boot_ns();
-	} else {
+	} else if (record->sent_ns) {
 		record->sent_ns = 0;
 	}
 	return 0;
@@ -611,7 +611,8 @@ int capture_receive(__u64 *context)
 		return 0;
 	add(&record->receives, 1);
 	claim(record, RECEIVED);
-	record->unanswered = 0;
+	if (record->unanswered)
+		record->unanswered = 0;
 	if (record->sent_ns && length > 0) {
 		note_answer(record, bpf_ktime_get_boot_ns() - record->sent_ns);
 		record->sent_ns = 0;

@@ -21,8 +21,8 @@ const FLOOR: f64 = 0.2;
 struct Taken {
     library: f64,
     probes: Vec<Each>,
-    /// The share of the library's packets that were lost, of all that passed the devices of both hosts.
-    lost: f64,
+    /// Frames that were captured for each datagram, which passes a device at both ends.
+    captured: f64,
 }
 
 /// What a probe takes.
@@ -59,14 +59,15 @@ pub fn measure(length: Duration, is_markdown: bool) -> Vec<String> {
     let spread = |at: usize, value: fn(&Taken) -> f64| {
         Spread::of(rounds.iter().map(|round| value(&round[at])).collect())
     };
-    let mut rows = vec![["engine", "library", "probes", "together", "lost %"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["engine", "library", "probes", "together", "frames captured"].map(str::to_owned).to_vec()];
     for (at, engine) in Engine::ALL.into_iter().enumerate() {
         rows.push(vec![
             engine.name().to_owned(),
             format!("{:.0}", spread(at, |taken| taken.library)),
             format!("{:.0}", spread(at, Taken::in_probes)),
             format!("{:.0}", spread(at, Taken::all)),
-            format!("{:.1}", spread(at, |taken| taken.lost * 100.0)),
+            format!("{:.2}", spread(at, |taken| taken.captured)),
         ]);
     }
     print!("{}", lines(&rows, is_markdown));
@@ -113,8 +114,7 @@ fn flood(lab: &Lab, engine: Engine, probes: &Probes, overhead: f64, length: Dura
     };
     let probes = before.iter().zip(&after).map(each).collect();
     let sighting = watcher.finish(passed.sent[0].0);
-    let lost = sighting.lost.unwrap_or(0) as f64 / (sent * 2.0);
-    Taken { library: used * 1e9 / sent, probes, lost }
+    Taken { library: used * 1e9 / sent, probes, captured: sighting.packets as f64 / sent }
 }
 
 /// The probes of a process in the order of their names.
