@@ -559,7 +559,7 @@ int capture_send(__u64 *context)
 	} else if (record->unanswered < UNANSWERED) {
 		record->unanswered++;
 		record->sent_ns = bpf_ktime_get_boot_ns();
-	} else {
+	} else if (record->sent_ns) {
 		record->sent_ns = 0;
 	}
 	return 0;
@@ -632,7 +632,8 @@ int capture_receive(__u64 *context)
 	if (length || record->tuple.protocol != IPPROTO_TCP)
 		add(&record->receives, 1);
 	claim(record, RECEIVED);
-	record->unanswered = 0;
+	if (record->unanswered)
+		record->unanswered = 0;
 	if (sk->sk_protocol == IPPROTO_TCP)
 		note_tcp(record, sk);
 	if (record->sent_ns && length > 0) {
@@ -762,6 +763,33 @@ static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cook
 	return 0;
 }
 
+/* Puts to account a packet of a socket that has no record yet: with TCP Fast Open there is data before the handshake is
+ * over. */
+static __attribute__((noinline)) int count_unknown(struct __sk_buff *skb, __u64 cookie, int direction, __u64 bytes)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct tuple tuple = {};
+	struct record *record = 0;
+	__u64 *parent;
+
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 0;
+	parent = bpf_sk_storage_get(&parents, sk, 0, 0);
+	if (parent && tuple_of_packet(skb, &tuple, direction)) {
+		adopt(*parent, cookie, &tuple, sk->family);
+		record = bpf_map_lookup_elem(&sockets, &cookie);
+	}
+	if (!record) {
+		lose(LOSS_UNKNOWN, direction, bytes);
+		return 0;
+	}
+	add(&record->traffic.bytes[direction & 1], bytes);
+	add(&record->traffic.packets[direction & 1], 1);
+	return 0;
+}
+
 static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -770,30 +798,16 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	struct record *record;
 	__u8 *link_header;
 
-	link_header = bpf_map_lookup_elem(&link_headers, &device);
-	bytes += link_header && *link_header ? *link_header - 1 : 14;
 	if (!sk)
 		return 1;
 	state = sk->state;
+	link_header = bpf_map_lookup_elem(&link_headers, &device);
+	bytes += link_header && *link_header ? *link_header - 1 : 14;
 	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
-		/* With TCP Fast Open there is data before the handshake is over. */
-		__u64 *parent;
-		struct tuple tuple = {};
-
-		sk = bpf_sk_fullsock(sk);
-		if (!sk)
-			return 1;
-		parent = bpf_sk_storage_get(&parents, sk, 0, 0);
-		if (parent && tuple_of_packet(skb, &tuple, direction)) {
-			adopt(*parent, cookie, &tuple, sk->family);
-			record = bpf_map_lookup_elem(&sockets, &cookie);
-		}
-		if (!record) {
-			lose(LOSS_UNKNOWN, direction, bytes);
-			return 1;
-		}
+		count_unknown(skb, cookie, direction, bytes);
+		return 1;
 	}
 	if (UNLIKELY(state == BPF_TCP_LISTEN)) {
 		count_embryo(skb, record->tuple.netns, direction, bytes);
@@ -874,6 +888,20 @@ static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 	add(&record->traffic.packets[direction], 1);
 }
 
+/* Takes note of the sender of a packet socket's packet. */
+static __attribute__((noinline)) int note_packet_socket(struct sk_buff *skb, __u64 cookie)
+{
+	struct tuple tuple = {};
+	struct record user = {};
+
+	if (!skb || !tuple_of_buffer(skb, &tuple, SENT))
+		return 0;
+	/* The sender itself is running here: a packet socket passes its packets on at once. */
+	current_user(&user);
+	enter_tuple(&tuple, cookie, &user);
+	return 0;
+}
+
 /* Packets that do not come from the IP layer: those of packet sockets, and the kernel's own acknowledgements for
  * connections in TIME_WAIT. */
 SEC("tp_btf/net_dev_queue")
@@ -881,22 +909,13 @@ int capture_xmit(__u64 *context)
 {
 	struct sk_buff *skb = (struct sk_buff *)context[0];
 	struct sock *sk = skb->sk;
-	struct tuple tuple = {};
-	struct record user = {};
 
 	if (!sk)
 		return 0;
-	if (UNLIKELY(sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT)) {
+	if (UNLIKELY(sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT))
 		count_late(sk->__sk_common.skc_cookie.counter, SENT, skb->len);
-		return 0;
-	}
-	if (sk->__sk_common.skc_family != AF_PACKET || !want_peers)
-		return 0;
-	if (!tuple_of_buffer(skb, &tuple, SENT))
-		return 0;
-	/* The sender itself is running here: a packet socket passes its packets on at once. */
-	current_user(&user);
-	enter_tuple(&tuple, sk->__sk_common.skc_cookie.counter, &user);
+	else if (UNLIKELY(want_peers && sk->__sk_common.skc_family == AF_PACKET))
+		note_packet_socket(skb, sk->__sk_common.skc_cookie.counter);
 	return 0;
 }
 
@@ -905,13 +924,14 @@ SEC("tp_btf/kfree_skb")
 int capture_drop(__u64 *context)
 {
 	struct sk_buff *skb = (struct sk_buff *)context[0];
-	struct tuple tuple = {};
+	struct tuple tuple;
 	struct owned *owned;
 	/* Said millions of times a second, maybe. */
 	int full = ENUM_VALUE(enum skb_drop_reason, SKB_DROP_REASON_SOCKET_RCVBUFF);
 
 	if (!keep_records || (int)context[2] == full || !skb->dev)
 		return 0;
+	__builtin_memset(&tuple, 0, sizeof(tuple));
 	if (!tuple_of_buffer(skb, &tuple, RECEIVED) || tuple.protocol != IPPROTO_TCP)
 		return 0;
 	owned = bpf_map_lookup_elem(&tuples, &tuple);

@@ -61,36 +61,38 @@ struct latency {
 	__u64 most_ns;
 };
 
+/* What every packet changes stands apart from what every call of the user changes: the two may be on different
+ * processors, and a cache line that both change goes to and fro between them. */
 struct record {
 	struct process owner;
 	__u64 cgroup;
 	struct tuple tuple;
 	struct traffic traffic;
-	/* The part of it up to the user's last call. */
-	struct traffic claimed;
-	struct latency latency;
-	__u64 opened_ns;
-	__u64 connecting_ns;
-	__u64 established_ns;
-	__u64 ended_ns;
-	/* The last send that has not been answered yet, or 0. */
-	__u64 sent_ns;
-	__u64 sends;
-	__u64 receives;
-	char name[NAME];
-	__u32 uid;
-	__u32 gid;
 	__u32 flags;
-	__u32 smoothed_rtt_us;
-	__u32 retransmits;
-	__u32 unanswered;
-	/* errno of the connection at its end; 0 for an orderly one. */
-	__u32 error;
 	__u8 family;
 	/* The states before and at the last change of state. */
 	__u8 state;
 	__u8 last_state;
 	__u8 padding;
+	struct latency latency;
+	__u64 opened_ns;
+	__u64 connecting_ns;
+	__u64 established_ns;
+	__u64 ended_ns;
+	char name[NAME];
+	__u32 uid;
+	__u32 gid;
+	__u32 smoothed_rtt_us;
+	__u32 retransmits;
+	/* errno of the connection at its end; 0 for an orderly one. */
+	__u32 error;
+	__u32 unanswered;
+	/* The last send that has not been answered yet, or 0. */
+	__u64 sent_ns;
+	__u64 sends;
+	__u64 receives;
+	/* The part of the traffic up to the user's last call. */
+	struct traffic claimed;
 };
 
 struct share_key {

@@ -1,4 +1,5 @@
-//! Measures how many bytes find their owner, and what that costs: `scripts/accuracy` runs it and tells its options.
+//! Measures how many bytes find their owner, and what that costs: `scripts/accuracy` runs it and tells its options. With
+//! `--flood` as the first one it is the program of `scripts/flood`.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +10,7 @@
 
 mod cpu;
 mod engines;
+mod flood;
 mod guard;
 mod judge;
 #[path = "../../traffic/lab.rs"]
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
     if let Some(role) = role() {
         role();
         return ExitCode::SUCCESS;
+    }
+    if std::env::args().nth(1).as_deref() == Some("--flood") {
+        return flood::main();
     }
     let wishes = match wishes() {
         Ok(wishes) => wishes,

@@ -82,10 +82,13 @@ impl Protocol {
         }
     }
 
-    /// The same packets of TCP in the words of pcap-filter(7).
+    /// The same packets in the words of pcap-filter(7).
     pub fn filter(self) -> String {
-        assert_eq!(self, Protocol::Tcp, "no other is watched in all namespaces");
-        format!("tcp port {}", port())
+        match self {
+            Protocol::Tcp => format!("tcp port {}", port()),
+            Protocol::Udp => format!("udp port {}", port()),
+            _ => panic!("no other is watched in all namespaces"),
+        }
     }
 }
 

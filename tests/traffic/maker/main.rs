@@ -10,6 +10,7 @@ mod bulk;
 mod children;
 mod clients;
 mod exchange;
+mod flood;
 mod frames;
 mod idle;
 mod passing;
@@ -68,6 +69,8 @@ fn main() -> Outcome<()> {
         "tcp-source" => bulk::tcp_source(&orders)?,
         "udp-sink" => bulk::udp_sink(&orders)?,
         "udp-source" => bulk::udp_source(&orders)?,
+        "flood-sink" => flood::sink(&orders)?,
+        "flood-source" => flood::source(&orders)?,
         "raw-sink" => bulk::raw_sink(&orders)?,
         "raw-source" => bulk::raw_source(&orders)?,
         "tcp-clients" => clients::run(&orders)?,
