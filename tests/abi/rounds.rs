@@ -66,5 +66,9 @@ fn valgrind_finds_no_error_and_no_leak_as_root() {
         &log_file,
     ];
     program.run_under(&valgrind, &["leaks".as_ref(), "".as_ref(), log.as_os_str()]);
-    assert_eq!(std::fs::read_to_string(report).unwrap(), "");
+    let report = std::fs::read_to_string(report).unwrap();
+    // Nor does it know every command of bpf(2).
+    let errors: Vec<_> =
+        report.lines().filter(|line| !line.contains("WARNING: unhandled eBPF command")).collect();
+    assert_eq!(errors, [""; 0]);
 }

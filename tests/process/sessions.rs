@@ -76,7 +76,9 @@ fn two_capabilities_are_enough_root() {
     };
     let (state, record) = as_another_user(CAP_BPF | CAP_PERFMON, || sampled(options()));
     assert_eq!(state, ProbeState::Active);
-    assert!(record.valid.has(Validity::IO | Validity::DESCRIPTORS | Validity::MEMORY | Validity::COMMAND_LINE));
+    assert!(
+        record.valid.has(Validity::IO | Validity::DESCRIPTORS | Validity::MEMORY | Validity::COMMAND_LINE)
+    );
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     assert_eq!(record.sample.descriptors as usize, descriptors);
     assert!(proc_file(pid, "io").contains(&format!("rchar: {}\n", record.sample.read_chars)));
