@@ -798,7 +798,8 @@ typedef struct CaptureStats {
     enum CaptureEngine engine;
     // The programs that tell who uses a socket and count what goes through it.
     enum CaptureProbeState socket_probes;
-    // The programs that sample all processes at once.
+    // The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
+    // With them everything but command lines is told of every process, also what /proc would hide.
     enum CaptureProbeState sample_probes;
 } CaptureStats;
 

@@ -429,7 +429,8 @@ pub struct CaptureStats {
     pub engine: CaptureEngine,
     /// The programs that tell who uses a socket and count what goes through it.
     pub socket_probes: CaptureProbeState,
-    /// The programs that sample all processes at once.
+    /// The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
+    /// With them everything but command lines is told of every process, also what /proc would hide.
     pub sample_probes: CaptureProbeState,
 }
 

@@ -1,4 +1,11 @@
 //! What a walk over all tasks tells of a process: `probes/tasks.h` in Rust, and whoever can make such a walk.
+//!
+//! A walk tells of every process and all of its figures, whatever `/proc` would hide from its caller (`hidepid`,
+//! proc(5); the checks of ptrace(2) on `io`): who may load programs that read the kernel's memory, with CAP_BPF and
+//! CAP_PERFMON, may read all of that anyway. Command lines still come from `/proc` and by its rules.
+//!
+//! The figures are those of `/proc` of Linux 6.16 and later. Before, and back to 6.2, its resident set lagged by some
+//! pages for every processor, while that of a walk is exact; older kernels keep it in another way and have no walks.
 
 use super::Fault;
 use std::fmt::Debug;

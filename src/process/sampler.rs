@@ -26,6 +26,8 @@ pub struct Sampler {
     /// Who tells the figures of all processes at once, as long as that works.
     tasks: Option<Box<dyn TaskSource>>,
     fault: Option<Fault>,
+    /// Whether the tree has been listed beside such a walk.
+    has_listed: bool,
     /// The pids that are looked for; when empty, all are.
     selected: Vec<i32>,
     buffer: Vec<u8>,
@@ -53,6 +55,7 @@ impl Sampler {
             table: Table::default(),
             tasks: None,
             fault: None,
+            has_listed: false,
             selected,
             buffer,
         })
@@ -63,6 +66,7 @@ impl Sampler {
     /// read the tree again.
     pub fn take_from(&mut self, tasks: Box<dyn TaskSource>) {
         self.tasks = Some(tasks);
+        self.has_listed = false;
     }
 
     /// Why the walks over the kernel's tasks have ended, once.
@@ -82,13 +86,20 @@ impl Sampler {
         self.machine = Machine::read(self.observer.root(), &mut self.buffer)?;
         self.observer.begin(self.machine.cpu_ticks);
         self.table.begin();
-        let sampled = if self.walk() { Ok(()) } else { self.list() };
-        if sampled.is_ok() {
-            let Sampler { observer, table, .. } = self;
-            table.visit_rest(|pid, known| observer.look(pid, known));
+        if !self.walk() {
+            return self.list();
         }
-        self.table.finish();
-        sampled
+        let Sampler { observer, table, .. } = self;
+        table.visit_rest(|pid, known| observer.look(pid, known));
+        table.finish();
+        if self.has_listed {
+            return Ok(());
+        }
+        // There are kernels whose walks leave out the first process of all. What is known but not told is looked for
+        // in the tree every time, so once is enough.
+        let listed = self.list();
+        self.has_listed = listed.is_ok();
+        listed
     }
 
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
@@ -106,19 +117,24 @@ impl Sampler {
         self.tasks.is_some()
     }
 
-    /// Reads the processes that the tree lists.
+    /// Reads the processes that the tree lists and that have not been visited yet.
     fn list(&mut self) -> Result<()> {
         let Sampler { directory, listing, observer, table, selected, .. } = self;
         let mut visit = |pid| table.visit(pid, |pid, known| observer.look(pid, known));
-        if !selected.is_empty() {
+        let listed = if selected.is_empty() {
+            listing.names(directory.as_fd(), |name| {
+                if let Some(pid) = pid(name) {
+                    visit(pid);
+                }
+            })
+        } else {
             selected.iter().copied().for_each(visit);
-            return Ok(());
+            Ok(())
+        };
+        if listed.is_ok() {
+            table.visit_rest(|pid, known| observer.look(pid, known));
         }
-        let listed = listing.names(directory.as_fd(), |name| {
-            if let Some(pid) = pid(name) {
-                visit(pid);
-            }
-        });
+        table.finish();
         listed.map_err(listing_failed)
     }
 

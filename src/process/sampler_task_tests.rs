@@ -161,6 +161,29 @@ fn any_order_will_do_and_pids_are_reused() {
 }
 
 #[test]
+fn a_process_that_no_walk_tells_is_read_from_its_files() {
+    let tree = Tree::new();
+    for pid in [1, 5, 9] {
+        tree.process(Made { pid, ticks: [70, 80], ..MADE });
+    }
+    let (mut sampler, walks) = sampler(&tree, Selection::default());
+    let ticks = |sampler: &Sampler| -> Vec<u64> {
+        sampler.processes().map(|record| record.sample.user_ticks).collect()
+    };
+    for _ in 0..3 {
+        walks.tell(&[5, 9].map(|pid| RawProcess { pid, ..task() }));
+        sampler.sample().unwrap();
+        assert_eq!((pids(&sampler), ticks(&sampler)), (vec![1, 5, 9], vec![70, 30, 30]));
+    }
+    tree.remove("1");
+    walks.tell(&[RawProcess { pid: 9, ..task() }]);
+    tree.remove("5");
+    sampler.sample().unwrap();
+    assert_eq!(pids(&sampler), [9]);
+    assert_eq!(sampler.ended().iter().map(|record| record.sample.id.pid).collect::<Vec<_>>(), [1, 5]);
+}
+
+#[test]
 fn files_tell_what_a_walk_could_not() {
     let tree = Tree::new();
     tree.process(Made { ticks: [70, 80], ..MADE });

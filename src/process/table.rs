@@ -160,13 +160,17 @@ impl Table {
         }
     }
 
-    /// Ends the round: those that have ended leave, those that have started come in.
+    /// Ends the round: those that have ended leave, those that have started come in. More may be visited and the round
+    /// ended again.
     pub fn finish(&mut self) {
+        self.next = 0;
         if self.ending > 0 {
             let ended = self.entries.extract_if(.., |entry| entry.ended);
             self.ended.extend(ended.filter(|entry| entry.delivered).map(|entry| entry.record));
         }
         if !self.started.is_empty() {
+            self.started.iter_mut().for_each(|entry| entry.round = self.round);
+            self.visited += self.started.len();
             self.entries.append(&mut self.started);
             self.entries.sort_by_key(Tracked::id);
             // A directory that is not of the proc filesystem may list a name twice when it changes.

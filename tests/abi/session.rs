@@ -24,6 +24,11 @@ fn marks_what_was_skipped() {
 }
 
 #[test]
+fn reads_more_when_asked() {
+    run("session.c", "more");
+}
+
+#[test]
 fn its_descriptor_can_be_polled() {
     run("session.c", "descriptor");
 }

@@ -42,7 +42,11 @@ fn readings_of_steady_processes(sampler: &mut capture::process::Sampler) -> Vec<
     let mut readings = Vec::new();
     for (stat, status, command_line, statm, io, descriptors) in theirs {
         let id = ProcId { pid: stat.pid, start_ticks: stat.starttime };
-        let (Some(record), Some(then)) = (after.get(&id), before.get(&id)) else { continue };
+        let (Some(record), Some(then)) = (after.get(&id), before.get(&id)) else {
+            // It has started or ended meanwhile, which the first two never do.
+            assert!(id.pid > 2, "{id:?} is missing");
+            continue;
+        };
         // The children of other tests may change unnoticed, to see how soon that is noticed.
         if record.sample != then.sample || !Arc::ptr_eq(&record.identity, &then.identity) || stat.ppid == me {
             continue;

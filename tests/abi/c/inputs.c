@@ -177,10 +177,12 @@ static void session_options(void) {
     level = -1;
     memcpy(&wrong.log_level, &level, sizeof level);
     wrong_is_refused(100, "log_level is");
-    wrong.skip = 32;
-    wrong_is_refused(100, "skip is 0x20");
+    wrong.skip = 64;
+    wrong_is_refused(100, "skip is 0x40");
     wrong.skip = UINT32_MAX;
-    wrong_is_refused(100, "known are 0x1f");
+    wrong_is_refused(100, "known are 0x3f");
+    wrong.more = 2;
+    wrong_is_refused(100, "more is 0x2");
     wrong.promiscuous = 2;
     wrong_is_refused(100, "promiscuous is 2");
     wrong.snaplen = 262145;

@@ -5,10 +5,11 @@
 #include "session_recorder.h"
 #include "threads.h"
 #include <pwd.h>
+#include <sys/resource.h>
 
 /* Everything as it comes: figures in natural units, of this program and of a machine's worth of others. */
 static void defaults(void) {
-    const uint32_t always = CAPTURE_VALID_CPU | CAPTURE_VALID_MEMORY | CAPTURE_VALID_IO | CAPTURE_VALID_DESCRIPTORS |
+    uint32_t always = CAPTURE_VALID_CPU | CAPTURE_VALID_MEMORY | CAPTURE_VALID_IO | CAPTURE_VALID_DESCRIPTORS |
                             CAPTURE_VALID_COMMAND_LINE | CAPTURE_VALID_USER | CAPTURE_VALID_NETWORK;
     char line[256];
     struct timespec time;
@@ -17,6 +18,9 @@ static void defaults(void) {
     struct pair pair = connected(AF_INET);
     session = opened(NULL);
     update(session);
+    if (stats_of(session).sample_probes == CAPTURE_PROBE_STATE_ACTIVE) {
+        always |= CAPTURE_VALID_SWITCHES;
+    }
     CHECK_EQUAL(self()->valid, always);
     for (int i = 0; i < 3; i++) {
         send_datagram(&pair, i, 100);
@@ -142,6 +146,28 @@ static void skipping(void) {
     }
 }
 
+/* Context switches cost another read of /proc, which has to be asked for. */
+static void more(void) {
+    for (uint32_t asked = 0; asked < 2; asked++) {
+        CaptureOptions given = options();
+        CaptureSession *session;
+        struct rusage usage;
+        given.skip = CAPTURE_SKIP_NETWORK | CAPTURE_SKIP_PROBES;
+        given.more = asked ? CAPTURE_MORE_SWITCHES : 0;
+        session = opened(&given);
+        usleep(1000);
+        update(session);
+        CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_SWITCHES) != 0, asked);
+        CHECK_EQUAL(self()->voluntary_switches > 0, asked);
+        CHECK(self()->minor_faults > 0 && self()->minor_faults <= (uint64_t)usage.ru_minflt);
+        CHECK_EQUAL(stats_of(session).sample_probes, CAPTURE_PROBE_STATE_OFF);
+        SUCCEEDS(CaptureSessionClose(session));
+        given.more = 2;
+        CHECK_EQUAL(CaptureSessionOpen(&given, &session), CAPTURE_CODE_INVALID_ARGUMENT);
+    }
+}
+
 static void descriptor(void) {
     CaptureOptions given = options();
     CaptureSession *session;
@@ -237,5 +263,5 @@ static void unprivileged(void) {
     SUCCEEDS(CaptureSessionClose(session));
 }
 
-SCENARIOS({"defaults", defaults}, {"selections", selections}, {"skipping", skipping}, {"descriptor", descriptor},
+SCENARIOS({"defaults", defaults}, {"selections", selections}, {"skipping", skipping}, {"more", more}, {"descriptor", descriptor},
           {"statistics", statistics}, {"unprivileged", unprivileged})

@@ -33,7 +33,7 @@ static inline void on_process(void *user_data, CaptureAction action, const Captu
         CHECK_EQUAL(strlen(process->name), process->name_length);
         CHECK(process->command_line[process->command_line_length] == 0);
         CHECK(process->user[0] != 0 && process->group[0] != 0);
-        CHECK((process->valid & ~511u) == 0);
+        CHECK((process->valid & ~1023u) == 0);
         CHECK((process->connections != NULL) == ((process->valid & CAPTURE_VALID_CONNECTIONS) != 0));
         (action == ACTION_UPDATE ? into->live : into->removed)[i] = *process;
         if (process->pid == getpid()) {
