@@ -150,12 +150,14 @@ impl Table {
 
     /// Looks at every known process that was not visited: most have ended, but a listing may have missed one.
     pub fn visit_rest(&mut self, mut look: impl FnMut(i32, Option<&mut Tracked>) -> Outcome) {
-        if self.visited == self.entries.len() {
-            return;
-        }
+        let mut left = self.entries.len().saturating_sub(self.visited);
         for position in 0..self.entries.len() {
+            if left == 0 {
+                break;
+            }
             if self.entries.get(position).is_some_and(|entry| entry.round != self.round) {
                 self.visit_at(position, &mut look);
+                left -= 1;
             }
         }
     }
