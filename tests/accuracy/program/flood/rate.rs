@@ -65,7 +65,7 @@ pub fn measure(pairs: usize, length: Duration, is_markdown: bool) -> Vec<String>
 /// A flood without the library and one with it. Over two pairs: without, with, with, without, so that a steady change
 /// hits both alike.
 fn both(lab: &Lab, engine: Engine, pair: usize, length: Duration) -> [Rates; 2] {
-    if pair % 2 == 0 {
+    if pair.is_multiple_of(2) {
         [None, Some(engine)].map(|engine| flood(lab, engine, length))
     } else {
         let [with, without] = [Some(engine), None].map(|engine| flood(lab, engine, length));
