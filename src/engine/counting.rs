@@ -57,7 +57,7 @@ impl Counting {
         let home = current_inode().map_err(|errno| {
             Error::system(Code::SystemResource, "reading /proc/thread-self/ns/net", errno)
         })?;
-        Ok(Counting {
+        let mut counting = Counting {
             counters,
             introducer,
             hardware: Hardware::open()?,
@@ -69,7 +69,9 @@ impl Counting {
             is_broken: false,
             flows,
             credited: Vec::new(),
-        })
+        };
+        counting.refresh();
+        Ok(counting)
     }
 
     /// Credits what has been counted since the last reading.

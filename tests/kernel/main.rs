@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
 mod absence;
+mod counting;
 mod ending;
 mod hosting;
 #[path = "../traffic/lab.rs"]

@@ -764,18 +764,31 @@ static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cook
 }
 
 /* Puts to account a packet of a socket that has no record yet: with TCP Fast Open there is data before the handshake is
- * over. */
+ * over; and the socket by which an MPTCP socket listens that is older than the probes is held by no process. */
 static __attribute__((noinline)) int count_unknown(struct __sk_buff *skb, __u64 cookie, int direction, __u64 bytes)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tuple tuple = {};
 	struct record *record = 0;
+	struct tcp_sock *tcp;
 	__u64 *parent;
 
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 0;
+	if (sk->state == BPF_TCP_LISTEN) {
+		tcp = bpf_skc_to_tcp_sock(sk);
+		if (tcp && tuple_of_packet(skb, &tuple, direction)) {
+			tuple.netns = ((struct sock *)tcp)->__sk_common.skc_net.net->ns.inum;
+			if (listener_of(&tuple)) {
+				count_embryo(skb, tuple.netns, direction, bytes);
+				return 0;
+			}
+		}
+		lose(LOSS_UNKNOWN, direction, bytes);
+		return 0;
+	}
 	parent = bpf_sk_storage_get(&parents, sk, 0, 0);
 	if (parent && tuple_of_packet(skb, &tuple, direction)) {
 		adopt(*parent, cookie, &tuple, sk->family);

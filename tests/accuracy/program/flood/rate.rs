@@ -25,14 +25,16 @@ const NAMES: [&str; 4] = ["sent", "read", "sent, CPU time", "read, CPU time"];
 /// Prints the rates; returns the floors that are missed.
 pub fn measure(pairs: usize, length: Duration, is_markdown: bool) -> Vec<String> {
     println!(
-        "\ndatagrams a second without the library and with it, pairs of {} s, medians (quartiles)",
+        "\ndatagrams a second without the library and with it, and what each takes longer; pairs of {} s, medians \
+         (quartiles)",
         length.as_secs_f64()
     );
     let lab = Lab::new();
     // The first one warms up.
     flood(&lab, None, length);
-    let mut rows =
-        vec![["engine", "pairs", "", "without", "with", "with : without"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["engine", "pairs", "", "without", "with", "with : without", "ns more"].map(str::to_owned).to_vec(),
+    ];
     let mut missed = Vec::new();
     for engine in Engine::ALL.into_iter().rev() {
         let pairs = if engine.captures() { pairs.div_ceil(OTHERS) } else { pairs };
@@ -49,6 +51,7 @@ pub fn measure(pairs: usize, length: Duration, is_markdown: bool) -> Vec<String>
                 format!("{:.0}", spread(|without, _, at| without[at])),
                 format!("{:.0}", spread(|_, with, at| with[at])),
                 format!("{ratio:.3}"),
+                format!("{:.0}", spread(|without, with, at| 1e9 / with[at] - 1e9 / without[at])),
             ]);
             if engine == Engine::Kernel && at < 2 && ratio.median < FLOOR {
                 missed.push(format!("{name} at {:.3} of the rate, less than {FLOOR}", ratio.median));
@@ -62,7 +65,7 @@ pub fn measure(pairs: usize, length: Duration, is_markdown: bool) -> Vec<String>
 /// A flood without the library and one with it. Over two pairs: without, with, with, without, so that a steady change
 /// hits both alike.
 fn both(lab: &Lab, engine: Engine, pair: usize, length: Duration) -> [Rates; 2] {
-    if pair % 2 == 0 {
+    if pair.is_multiple_of(2) {
         [None, Some(engine)].map(|engine| flood(lab, engine, length))
     } else {
         let [with, without] = [Some(engine), None].map(|engine| flood(lab, engine, length));

@@ -1,0 +1,129 @@
+//! What the kernel's engine counts where the accuracy scenarios do not look: sockets used in turn, devices without a link
+//! header.
+
+use crate::lab::{Host, Lab};
+use crate::may_run;
+use capture::config::{Engine, Options};
+use capture::engine::Session;
+use capture::model::{ProcessRecord, Quality};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test with a session on host A, in a thread that may change its network namespace.
+fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
+    if !may_run() || !cfg!(feature = "ebpf") {
+        return;
+    }
+    let body = || {
+        let lab = Lab::new();
+        lab.enter(Host::A);
+        let session = Session::open(Options { engine: Engine::Kernel, ..Options::default() }).unwrap();
+        assert_eq!(session.stats_reader().read().engine, Engine::Kernel);
+        test(&lab, session);
+    };
+    std::thread::scope(|scope| scope.spawn(body).join().unwrap());
+}
+
+/// Updates until a process's record is as wanted.
+fn until(session: &mut Session, pid: i32, wanted: impl Fn(&ProcessRecord) -> bool) -> ProcessRecord {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        session.update().unwrap();
+        let record = session.processes().find(|record| record.sample.id.pid == pid).cloned();
+        match record {
+            Some(record) if wanted(&record) => return record,
+            record => assert!(Instant::now() < deadline, "{record:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Parent and child have one UDP socket and send by turns; each says its pid, and when all is sent.
+const IN_TURN: &str = r#"
+import os, socket, sys
+socket_ = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+socket_.connect(("10.77.0.2", 7000))
+to_child, to_parent = os.pipe(), os.pipe()
+child = os.fork()
+mine, theirs, size = (to_child, to_parent, 300) if child == 0 else (to_parent, to_child, 100)
+for turn in range(20):
+    if child == 0:
+        os.read(mine[0], 1)
+    for _ in range(5):
+        socket_.send(b"x" * size)
+    os.write(theirs[1], b"x")
+    if child:
+        os.read(mine[0], 1)
+if child:
+    print(os.getpid(), child, flush=True)
+    sys.stdin.readline()
+    os.kill(child, 9)
+    os.wait()
+else:
+    import signal
+    signal.pause()
+"#;
+
+#[test]
+fn a_socket_used_in_turn_is_shared_out_root() {
+    with_session(|_, mut session| {
+        let mut program = Command::new("python3")
+            .args(["-c", IN_TURN])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pids: Vec<i32> = line.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        // 100 datagrams each, with headers of UDP, IP and Ethernet.
+        for (pid, size) in pids.into_iter().zip([100, 300]) {
+            let record = until(&mut session, pid, |record| record.traffic.send_packets >= 100);
+            assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), (100, 100 * (size + 42)));
+            assert_eq!(record.uncertain_bytes, record.traffic.send_bytes, "such bytes are told apart");
+        }
+        let stats = session.stats_reader().read();
+        assert_eq!(stats.bytes.owned[Quality::Shared as usize], 100 * (142 + 342));
+        program.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(program.wait().unwrap().success());
+    });
+}
+
+/// A TUN device with the address 10.99.0.1/24.
+fn open_tun(lab: &Lab) -> File {
+    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    let mut request = [0_u8; size_of::<libc::ifreq>()];
+    request[..4].copy_from_slice(b"bare");
+    let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
+    request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    let name = lab.name(Host::A);
+    crate::lab::run(&format!("ip -n {name} addr add 10.99.0.1/24 dev bare"));
+    crate::lab::run(&format!("ip -n {name} link set bare up"));
+    file
+}
+
+#[test]
+fn a_device_without_a_link_header_adds_none_root() {
+    with_session(|lab, mut session| {
+        let _device = open_tun(lab);
+        // It is noticed within a second.
+        std::thread::sleep(Duration::from_millis(1_100));
+        session.update().unwrap();
+        let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
+        let pid = std::process::id() as i32;
+        for _ in 0..10 {
+            socket.send_to(&[0; 72], "10.99.0.2:7000").unwrap();
+        }
+        let record = until(&mut session, pid, |record| record.traffic.send_packets >= 10);
+        assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), (10, 10 * 100));
+    });
+}
