@@ -72,7 +72,12 @@ else:
 
 #[test]
 fn a_socket_used_in_turn_is_shared_out_root() {
-    with_session(|_, mut session| {
+    with_session(|lab, mut session| {
+        let bind = || {
+            lab.enter(Host::B);
+            UdpSocket::bind("10.77.0.2:7000").unwrap()
+        };
+        let _sink = std::thread::scope(|scope| scope.spawn(bind).join().unwrap());
         let mut program = Command::new("python3")
             .args(["-c", IN_TURN])
             .stdin(Stdio::piped())
