@@ -1,0 +1,173 @@
+/* What processes send and receive, call by call, and how long they wait for answers. */
+
+#ifndef CAPTURE_CALLS_H
+#define CAPTURE_CALLS_H
+
+#include "users.h"
+
+/* Sends without an answer after which a datagram socket's sends are no longer timed, so that a flood pays no clock. */
+#define UNANSWERED 16
+
+#define MSG_PEEK 2
+
+static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+	if (!tcp)
+		return;
+	/* Both are set back when a connection is taken apart. */
+	if (tcp->srtt_us)
+		/* The kernel keeps eight times the smoothed time. */
+		record->smoothed_rtt_us = tcp->srtt_us >> 3;
+	if (tcp->total_retrans > record->retransmits)
+		record->retransmits = tcp->total_retrans;
+}
+
+/* Packet sockets send below the IP layer, so what they say they sent is what counts. */
+static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 netns, __u64 bytes)
+{
+	struct share_key key = {.cookie = cookie};
+	struct record user = {};
+	struct share fresh = {};
+	struct share *share;
+
+	current_user(&user);
+	key.owner = user.owner;
+	share = bpf_map_lookup_elem(&shares, &key);
+	if (!share) {
+		fresh.uid = user.uid;
+		fresh.gid = user.gid;
+		fresh.netns = netns;
+		fresh.is_packet_socket = 1;
+		fresh.cgroup = user.cgroup;
+		__builtin_memcpy(fresh.name, user.name, NAME);
+		bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
+		share = bpf_map_lookup_elem(&shares, &key);
+		if (!share) {
+			lose(LOSS_TABLE_FULL, SENT, bytes);
+			return 0;
+		}
+	}
+	add(&share->traffic.bytes[SENT], bytes);
+	add(&share->traffic.packets[SENT], 1);
+	return 0;
+}
+
+static ALWAYS_INLINE void claim(struct record *record, int direction)
+{
+	record->claimed.bytes[direction] = record->traffic.bytes[direction];
+	record->claimed.packets[direction] = record->traffic.packets[direction];
+}
+
+SEC("tp_btf/sock_send_length")
+int capture_send(__u64 *context)
+{
+	struct sock *sk = (struct sock *)context[0];
+	int length = (int)context[1];
+	unsigned short family = sk->__sk_common.skc_family;
+	struct record *record;
+
+	if (family == AF_PACKET && length > 0) {
+		count_packet_socket(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum, length);
+		return 0;
+	}
+	if (!is_internet(family) || length < 0)
+		return 0;
+	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
+	if (!record)
+		return 0;
+	add(&record->sends, 1);
+	claim(record, SENT);
+	if (record->tuple.protocol == IPPROTO_TCP) {
+		record->sent_ns = bpf_ktime_get_boot_ns();
+		if (sk->sk_protocol == IPPROTO_TCP)
+			note_tcp(record, sk);
+	} else if (record->unanswered < UNANSWERED) {
+		record->unanswered++;
+		record->sent_ns = bpf_ktime_get_boot_ns();
+	} else if (record->sent_ns) {
+		record->sent_ns = 0;
+	}
+	return 0;
+}
+
+static ALWAYS_INLINE __u32 bucket_of(__u64 time_ns)
+{
+	__u64 time_us = time_ns / 1000;
+	__u32 bucket = 0;
+
+#pragma unroll
+	for (int step = 16; step; step >>= 1) {
+		if (time_us >> step) {
+			time_us >>= step;
+			bucket += step;
+		}
+	}
+	return bucket & (BUCKETS - 1);
+}
+
+static __attribute__((noinline)) int note_answer(struct record *record, __u64 time_ns)
+{
+	struct histogram *histogram;
+	struct latency *latency = &record->latency;
+
+	if (!latency->count || time_ns < latency->least_ns)
+		latency->least_ns = time_ns;
+	if (time_ns > latency->most_ns)
+		latency->most_ns = time_ns;
+	latency->sum_ns += time_ns;
+	latency->count++;
+	histogram = bpf_map_lookup_elem(&latencies, &record->owner);
+	if (!histogram) {
+		static const struct histogram empty = {};
+
+		bpf_map_update_elem(&latencies, &record->owner, &empty, BPF_NOEXIST);
+		histogram = bpf_map_lookup_elem(&latencies, &record->owner);
+		if (!histogram)
+			return 0;
+	}
+	add(&histogram->buckets[bucket_of(time_ns)], 1);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int capture_receive(__u64 *context)
+{
+	struct sock *sk = (struct sock *)context[0];
+	int length = (int)context[1], flags = (int)context[2];
+	struct record *record;
+
+	if (!is_internet(sk->__sk_common.skc_family))
+		return 0;
+	if (UNLIKELY(length < 0)) {
+		/* Who waits for a connection's data in vain has it; of others several may be trying. */
+		__u64 cookie = bpf_get_socket_cookie(sk);
+
+		record = bpf_map_lookup_elem(&sockets, &cookie);
+		if (record && record->flags & INHERITED)
+			take_over(record, cookie);
+		return 0;
+	}
+	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
+	if (!record)
+		return 0;
+	/* What is only looked at is received when it is taken. */
+	if (flags & MSG_PEEK)
+		return 0;
+	/* Of a stream, nothing is its end. */
+	if (length || record->tuple.protocol != IPPROTO_TCP)
+		add(&record->receives, 1);
+	claim(record, RECEIVED);
+	if (record->unanswered)
+		record->unanswered = 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
+		note_tcp(record, sk);
+	if (record->sent_ns && length > 0) {
+		note_answer(record, bpf_ktime_get_boot_ns() - record->sent_ns);
+		record->sent_ns = 0;
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,217 @@
+/* Who uses a socket. */
+
+#ifndef CAPTURE_USERS_H
+#define CAPTURE_USERS_H
+
+#include "endpoints.h"
+#include "maps.h"
+
+static ALWAYS_INLINE void current_process(struct process *process)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	process->start_ns = task->group_leader->start_boottime;
+	process->tgid = task->tgid;
+	process->padding = 0;
+}
+
+static ALWAYS_INLINE void current_user(struct record *record)
+{
+	current_process(&record->owner);
+	bpf_probe_read_kernel(record->name, NAME, &bpf_get_current_task_btf()->group_leader->comm);
+	__u64 ids = bpf_get_current_uid_gid();
+
+	record->uid = (__u32)ids;
+	record->gid = ids >> 32;
+	record->cgroup = bpf_get_current_cgroup_id();
+}
+
+/* Lets the endpoints lead to the socket and its user. */
+static ALWAYS_INLINE void enter_tuple(const struct tuple *tuple, __u64 cookie, const struct record *record)
+{
+	struct owned owned = {.owner = record->owner, .cookie = cookie, .flags = record->flags};
+
+	owned.uid = record->uid;
+	owned.gid = record->gid;
+	owned.ended_ns = record->ended_ns;
+	__builtin_memcpy(owned.name, record->name, NAME);
+	bpf_map_update_elem(&tuples, tuple, &owned, BPF_ANY);
+}
+
+/* The record of a socket that the current process uses, made if there is none. */
+static ALWAYS_INLINE struct record *used_record(struct sock *sk, __u64 cookie)
+{
+	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
+
+	if (record)
+		return record;
+
+	struct record new = {};
+
+	current_user(&new);
+	new.opened_ns = bpf_ktime_get_boot_ns();
+	tuple_of_sock(sk, &new.tuple);
+	new.family = (__u8)sk->__sk_common.skc_family;
+	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
+		lose(LOSS_TABLE_FULL, 0, 0);
+	return bpf_map_lookup_elem(&sockets, &cookie);
+}
+
+/* Moves what belongs to the user so far out of the record: what was counted up to its last call on the socket. */
+static __attribute__((noinline)) int set_apart(struct record *record, __u64 cookie)
+{
+	struct share_key key = {.owner = record->owner, .cookie = cookie};
+	struct share fresh = {};
+	struct share *share;
+	struct traffic moved;
+
+	moved = record->claimed;
+	record->claimed = (struct traffic){};
+	for (int direction = 0; direction < 2; direction++) {
+		add(&record->traffic.bytes[direction], -moved.bytes[direction]);
+		add(&record->traffic.packets[direction], -moved.packets[direction]);
+	}
+	fresh.uid = record->uid;
+	fresh.gid = record->gid;
+	fresh.netns = record->tuple.netns;
+	fresh.cgroup = record->cgroup;
+	__builtin_memcpy(fresh.name, record->name, NAME);
+	bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
+	share = bpf_map_lookup_elem(&shares, &key);
+	if (!share) {
+		for (int direction = 0; direction < 2; direction++)
+			lose(LOSS_TABLE_FULL, direction, moved.bytes[direction]);
+		return 0;
+	}
+	for (int direction = 0; direction < 2; direction++) {
+		add(&share->traffic.bytes[direction], moved.bytes[direction]);
+		add(&share->traffic.packets[direction], moved.packets[direction]);
+	}
+	return 0;
+}
+
+/* Notes that the current process uses the socket: it is the owner from now on, and of what passed since the owner before
+ * it made its last call. Of a connection that a listener made all is the first user's: nobody else counts it before. */
+static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
+{
+	struct process process;
+
+	current_process(&process);
+	if (UNLIKELY(process.tgid != record->owner.tgid || process.start_ns != record->owner.start_ns)) {
+		if (keep_records && !(record->flags & INHERITED)) {
+			if (!(record->sends + record->receives))
+				record->claimed = record->traffic;
+			set_apart(record, cookie);
+			record->flags |= SWITCHED;
+		}
+		current_user(record);
+		record->flags &= ~(INHERITED | HELD | SEVERAL);
+		if (record->flags & NAMED)
+			enter_tuple(&record->tuple, cookie, record);
+	} else if (UNLIKELY(record->flags & (INHERITED | HELD | SEVERAL))) {
+		record->flags &= ~(INHERITED | HELD | SEVERAL);
+		if (record->flags & NAMED)
+			enter_tuple(&record->tuple, cookie, record);
+	}
+}
+
+static ALWAYS_INLINE struct record *use_socket(struct sock *sk, __u64 cookie)
+{
+	struct record *record = used_record(sk, cookie);
+
+	if (record)
+		take_over(record, cookie);
+	return record;
+}
+
+/* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. */
+static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
+{
+	struct sock *first = 0;
+	struct record *record;
+	__u64 cookie = 0;
+
+	bpf_probe_read_kernel(&first, sizeof(first), &((struct mptcp_sock *)sk)->first);
+	if (!first)
+		return 0;
+	bpf_probe_read_kernel(&cookie, sizeof(cookie), &first->__sk_common.skc_cookie.counter);
+	if (!cookie)
+		return 0;
+	record = bpf_map_lookup_elem(&sockets, &cookie);
+	if (!record) {
+		struct record new = {};
+
+		current_user(&new);
+		new.tuple.netns = sk->__sk_common.skc_net.net->ns.inum;
+		new.tuple.protocol = IPPROTO_TCP;
+		bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST);
+		record = bpf_map_lookup_elem(&sockets, &cookie);
+	}
+	if (record)
+		take_over(record, cookie);
+	return record;
+}
+
+/* A connection that a listener has made: its user is the listener's until somebody uses it. */
+static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tuple *tuple, int family)
+{
+	struct record new = {};
+	struct record *listener;
+	struct traffic *embryo;
+
+	if (!tuple || !parent || parent == cookie)
+		return 0;
+	listener = bpf_map_lookup_elem(&sockets, &parent);
+	if (listener) {
+		new.owner = listener->owner;
+		new.uid = listener->uid;
+		new.gid = listener->gid;
+		new.cgroup = listener->cgroup;
+		__builtin_memcpy(new.name, listener->name, NAME);
+		tuple->netns = listener->tuple.netns;
+	}
+	new.opened_ns = bpf_ktime_get_boot_ns();
+	new.established_ns = new.opened_ns;
+	new.flags = ACCEPTED | INHERITED | NAMED;
+	new.family = (__u8)family;
+	new.tuple = *tuple;
+	embryo = bpf_map_lookup_elem(&embryos, &new.tuple);
+	if (embryo) {
+		new.traffic = *embryo;
+		bpf_map_delete_elem(&embryos, &new.tuple);
+	}
+	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
+		lose(LOSS_TABLE_FULL, 0, 0);
+	enter_tuple(&new.tuple, cookie, &new);
+	return 0;
+}
+
+/* The cookie of the socket that listens where a connection came in, or 0. */
+static __attribute__((noinline)) __u64 listener_of(const struct tuple *tuple)
+{
+	struct tuple key = {};
+	__u64 *cookie;
+
+	if (!tuple)
+		return 0;
+	key.netns = tuple->netns;
+	key.protocol = tuple->protocol;
+	key.local_port = tuple->local_port;
+	__builtin_memcpy(key.local, tuple->local, 16);
+	if (tuple->local[10] == 0xff && tuple->local[11] == 0xff) {
+		map_v4(key.remote, 0);
+		cookie = bpf_map_lookup_elem(&listeners, &key);
+		if (cookie)
+			return *cookie;
+		map_v4(key.local, 0);
+	}
+	cookie = bpf_map_lookup_elem(&listeners, &key);
+	if (!cookie) {
+		/* Bound to any address, of both families. */
+		__builtin_memset(key.local, 0, 32);
+		cookie = bpf_map_lookup_elem(&listeners, &key);
+	}
+	return cookie ? *cookie : 0;
+}
+
+#endif
