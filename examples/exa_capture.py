@@ -38,7 +38,8 @@ class Options(ctypes.Structure):
         ("name_count", c_size_t), ("log_file", c_char_p), ("log_handler", LogHandler), ("log_user_data", c_void_p),
         ("log_level", c_int), ("skip", c_uint32), ("promiscuous", c_uint32), ("snaplen", c_uint32),
         ("timeout_ms", c_uint32), ("interval_ms", c_uint32), ("buffer_bytes", c_uint64), ("flow_limit", c_uint64),
-        ("packet_bytes", c_uint64), ("namespaces", c_char_p), ("flows", c_uint32), ("ended_flow_limit", c_uint32),
+        ("packet_bytes", c_uint64), ("namespaces", c_char_p), ("engine", c_int), ("flows", c_uint32),
+        ("ended_flow_limit", c_uint32), ("more", c_uint32),
     ]
 
 
@@ -52,6 +53,8 @@ class Process(ctypes.Structure):
         ("memory_percent", c_double), ("read_chars", c_uint64), ("write_chars", c_uint64), ("read_bytes", c_uint64),
         ("write_bytes", c_uint64), ("send_bytes", c_uint64), ("receive_bytes", c_uint64), ("send_packets", c_uint64),
         ("receive_packets", c_uint64), ("uncertain_bytes", c_uint64), ("connections", c_void_p),
+        ("minor_faults", c_uint64), ("major_faults", c_uint64), ("voluntary_switches", c_uint64),
+        ("involuntary_switches", c_uint64),
     ]
 
 
@@ -104,7 +107,8 @@ class Stats(ctypes.Structure):
         ("first_found", c_uint64), ("first_too_late", c_uint64), ("first_not_found", c_uint64),
         ("first_crowded_out", c_uint64), ("first_forgotten", c_uint64), ("connections_checked", c_uint64),
         ("connections_short", c_uint64), ("bytes_completed", c_uint64), ("ends_lost", c_uint64),
-        ("devices_pending", c_uint64), ("lost_flows", c_uint64),
+        ("devices_pending", c_uint64), ("lost_flows", c_uint64), ("engine", c_int), ("socket_probes", c_int),
+        ("sample_probes", c_int),
     ]
 
 

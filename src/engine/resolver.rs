@@ -6,6 +6,7 @@ use super::introduce::Introducer;
 use super::kernel_owners::KernelOwners;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
+use crate::kernel::Claim;
 use crate::model::{FlowKey, Owner, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
@@ -192,18 +193,21 @@ impl Resolver {
     }
 
     /// Takes from the kernel's records what is due and in them. A socket that nobody has used since its listener made it
-    /// is asked for again, like one that is not found; the last answer stands then.
+    /// is asked for again, like one that is not found; for one that nobody has used since it was created, whoever holds it
+    /// is looked for. In the end the records' answer stands.
     fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) {
         let Some(kernel) = &self.kernel else { return };
         for (query, request) in
             self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now))
         {
             let Some(found) = kernel.find(&query.key, request.first) else { continue };
-            if found.is_final || query.is_seasoned() {
-                self.introducer.introduce_as(found.owner.process, found.identity, ledger);
-                query.outcome = Outcome::Owned(found.owner);
-            } else {
-                query.not_yet(now);
+            match found.claim {
+                Claim::Listener if !query.is_seasoned() => query.not_yet(now),
+                Claim::Creator if !query.is_seasoned() => {}
+                _ => {
+                    self.introducer.introduce_as(found.owner.process, found.identity, ledger);
+                    query.outcome = Outcome::Owned(found.owner);
+                }
             }
         }
     }

@@ -82,8 +82,19 @@ pub struct Found {
     /// What the kernel's record says of it: its name and ids, when it last began to use the socket. The command line and
     /// the names of user and group are not in it.
     pub identity: Identity,
-    /// Whether the process has used the socket; else it is the listener's, and another may be about to take over.
-    pub is_final: bool,
+    /// What the process has to do with the socket.
+    pub claim: Claim,
+}
+
+/// What a process has to do with a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// It was the last to use it.
+    User,
+    /// It listens where the connection came in; whoever takes the connection over has not used it yet.
+    Listener,
+    /// It created the socket, and nobody has used it since; another may have it by now.
+    Creator,
 }
 
 /// Why probes are not at work.

@@ -1,8 +1,8 @@
 //! Who uses the socket of a flow, as the socket probes have noted it.
 
-use super::Found;
-use super::records::{HELD, INHERITED, Owned, Record, SEVERAL, Tuple};
+use super::records::{HELD, INHERITED, Owned, Record, SEVERAL, Tuple, UNUSED};
 use super::traffic::identity;
+use super::{Claim, Found};
 use crate::model::{FlowKey, Owner, Quality};
 use aya::maps::{HashMap, MapData};
 
@@ -35,12 +35,15 @@ impl Owners {
             flags if flags & (HELD | SEVERAL) == HELD | SEVERAL => Quality::Shared,
             _ => Quality::Exact,
         };
-        // Whom the listener passes it to is seen when it is used for the first time.
-        let is_final = owned.flags & INHERITED == 0
-            || owned.ended_ns != 0
-            || self.sockets.get(&owned.cookie, 0).is_err();
+        let is_gone = || owned.ended_ns != 0 || self.sockets.get(&owned.cookie, 0).is_err();
+        let claim = match owned.flags {
+            // Whom the listener passes it to is seen when it is used for the first time.
+            flags if flags & INHERITED != 0 && !is_gone() => Claim::Listener,
+            flags if flags & UNUSED != 0 && !is_gone() => Claim::Creator,
+            _ => Claim::User,
+        };
         let identity = identity(&owned.name, owned.uid, owned.gid);
-        Some(Found { owner: Owner { process, quality }, identity, is_final })
+        Some(Found { owner: Owner { process, quality }, identity, claim })
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) const SEVERAL: u32 = 64;
 /// More than one process has used it.
 pub(super) const SWITCHED: u32 = 128;
 
+/// Nobody has used it since it was created.
+pub(super) const UNUSED: u32 = 1024;
 /// Its endpoints are known.
 pub(super) const NAMED: u32 = 256;
 /// Its first packet was one that it sent.

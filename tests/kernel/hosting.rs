@@ -85,6 +85,13 @@ impl Host {
         self.told("state").next().unwrap()
     }
 
+    /// Whether it holds nothing but the one program that samples processes, which takes less, if that is at work.
+    pub fn has_no_socket_probes(&self) -> bool {
+        let samples = self.told("samples").next().unwrap() == "Active";
+        let objects = self.objects();
+        objects.count("prog") == usize::from(samples) && objects.is_empty() != samples
+    }
+
     /// What counts for it.
     pub fn engine(&self) -> &str {
         self.told("engine").next().unwrap()

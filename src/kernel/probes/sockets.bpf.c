@@ -23,6 +23,7 @@ int capture_create(struct bpf_sock *context)
 	new.tuple.netns = bpf_get_current_task_btf()->nsproxy->net_ns->ns.inum;
 	new.tuple.protocol = (__u8)context->protocol;
 	new.family = (__u8)context->family;
+	new.flags = UNUSED;
 	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
 		lose(LOSS_TABLE_FULL, 0, 0);
 	return 1;

@@ -18,6 +18,7 @@
 #define SEVERAL 64   /* several processes held it at the start */
 #define SWITCHED 128 /* more than one process has used it */
 #define BEGAN 512    /* its first packet was one that it sent */
+#define UNUSED 1024  /* nobody has used it since it was created */
 #define NAMED 256    /* its endpoints are in `tuples` */
 
 /* Where bytes went that are in no record. */

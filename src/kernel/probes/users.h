@@ -105,11 +105,11 @@ static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
 			record->flags |= SWITCHED;
 		}
 		current_user(record);
-		record->flags &= ~(INHERITED | HELD | SEVERAL);
+		record->flags &= ~(INHERITED | HELD | SEVERAL | UNUSED);
 		if (record->flags & NAMED)
 			enter_tuple(&record->tuple, cookie, record);
-	} else if (UNLIKELY(record->flags & (INHERITED | HELD | SEVERAL))) {
-		record->flags &= ~(INHERITED | HELD | SEVERAL);
+	} else if (UNLIKELY(record->flags & (INHERITED | HELD | SEVERAL | UNUSED))) {
+		record->flags &= ~(INHERITED | HELD | SEVERAL | UNUSED);
 		if (record->flags & NAMED)
 			enter_tuple(&record->tuple, cookie, record);
 	}

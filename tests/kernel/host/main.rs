@@ -7,7 +7,7 @@
 //! - `rounds=NUMBER`: opens and closes so often before it goes on
 //!
 //! It says `round DESCRIPTORS THREADS KIB` after some of the rounds, `made KIND ID...` for each round, then opens a
-//! session, and says `log TEXT` for each line of the log, `state STATE`, `engine ENGINE`, `network BYTES` when its own traffic over
+//! session, and says `log TEXT` for each line of the log, `state STATE`, `samples STATE`, `engine ENGINE`, `network BYTES` when its own traffic over
 //! loopback has been counted or `network none` where it is not, and `ready`. At a line on its standard input it closes
 //! the session and says `closed`; it ends when its standard input does.
 
@@ -61,6 +61,7 @@ fn main() -> Outcome<()> {
     session.take_log_lines().iter().for_each(|line| println!("log {}", line.text));
     let stats = session.stats_reader().read();
     println!("state {:?}", stats.socket_probes);
+    println!("samples {:?}", stats.sample_probes);
     println!("engine {:?}", stats.engine);
     match count_own(&mut session)? {
         Some(bytes) => println!("network {bytes}"),
