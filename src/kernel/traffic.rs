@@ -180,6 +180,8 @@ impl Counters {
             if hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take) {
                 seen.told.changed_ns = now_ns;
             }
+            // The account of a socket's present user belongs to what is told of the record, and stays with it.
+            seen.quiet = 0;
             if !flows {
                 return;
             }

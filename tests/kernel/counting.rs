@@ -93,8 +93,14 @@ fn a_socket_used_in_turn_is_shared_out_root() {
             assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), (100, 100 * (size + 42)));
             assert_eq!(record.uncertain_bytes, record.traffic.send_bytes, "such bytes are told apart");
         }
-        let stats = session.stats_reader().read();
-        assert_eq!(stats.bytes.owned[Quality::Shared as usize], 100 * (142 + 342));
+        let stats = session.stats_reader();
+        let owned = || stats.read().bytes.owned[Quality::Shared as usize];
+        assert_eq!(owned(), 100 * (142 + 342));
+        // However long nobody uses the socket, nothing of it is told again.
+        for _ in 0..100 {
+            session.update().unwrap();
+        }
+        assert_eq!(owned(), 100 * (142 + 342));
         program.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert!(program.wait().unwrap().success());
     });
