@@ -49,8 +49,7 @@ static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 net
 			return 0;
 		}
 	}
-	add(&share->traffic.bytes[SENT], bytes);
-	add(&share->traffic.packets[SENT], 1);
+	count(&share->traffic, SENT, bytes);
 	return 0;
 }
 

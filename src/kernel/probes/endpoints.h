@@ -64,49 +64,75 @@ static ALWAYS_INLINE int same_tuple(const struct tuple *one, const struct tuple 
 	return 1;
 }
 
-/* Reads the endpoints of an IP packet, `local` being the source of one that is sent. False for what has no ports. */
-static ALWAYS_INLINE int tuple_of_packet(struct __sk_buff *skb, struct tuple *tuple, int direction)
+/* Where a packet is read from: the context of a program for packets, or the buffer that the kernel holds it in. Only one
+ * of them is given, and which one is known when this is compiled, as each kind of program may call its own helper only. */
+struct packet {
+	struct __sk_buff *context;
+	unsigned char *buffer;
+	__be16 protocol;
+};
+
+/* Reads from the IP header on. False where the packet ends before. */
+static ALWAYS_INLINE int read_packet(const struct packet *packet, int is_context, __u32 offset, void *to, __u32 length)
 {
-	__u8 protocol;
-	__u32 offset;
-	__be16 ports[2] = {};
+	if (is_context)
+		return !bpf_skb_load_bytes(packet->context, offset, to, length);
+	return !bpf_probe_read_kernel(to, length, packet->buffer + offset);
+}
+
+/* Whether messages of this protocol begin with two ports. */
+static ALWAYS_INLINE int has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
+	       protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
+}
+
+/* Whether an ICMP message has an identifier, which stands for both ports then. */
+static ALWAYS_INLINE int has_identifier(__u8 protocol, __u8 kind)
+{
+	if (protocol == IPPROTO_ICMP)
+		return kind == 0 || kind == 8 || (kind >= 13 && kind <= 18) || kind == 42 || kind == 43;
+	return kind == 128 || kind == 129 || kind == 160 || kind == 161;
+}
+
+/* Reads the endpoints of an IP packet, `local` being the source of one that is sent. False for a later fragment, which
+ * carries no ports, and for what is no IP packet or cut short. */
+static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_context, struct tuple *tuple, int direction)
+{
 	__u8 *source = direction == SENT ? tuple->local : tuple->remote;
 	__u8 *destination = direction == SENT ? tuple->remote : tuple->local;
+	__be16 ports[2] = {};
+	__u8 protocol;
+	__u32 offset;
 
-	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
-		__u8 header[20];
+	if (packet->protocol == __builtin_bswap16(ETH_P_IP)) {
+		__u8 header[20] __attribute__((aligned(4)));
 
-		if (bpf_skb_load_bytes(skb, 0, header, sizeof(header)))
-			return 0;
-		/* Later fragments carry no ports. */
-		if ((header[6] & 0x1f) | header[7])
+		if (!read_packet(packet, is_context, 0, header, sizeof(header)) || (header[6] & 0x1f) | header[7])
 			return 0;
 		offset = (header[0] & 15) * 4;
 		protocol = header[9];
 		map_v4(source, *(__be32 *)(header + 12));
 		map_v4(destination, *(__be32 *)(header + 16));
-	} else if (skb->protocol == __builtin_bswap16(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes(skb, 6, &protocol, 1) || bpf_skb_load_bytes(skb, 8, source, 16) ||
-		    bpf_skb_load_bytes(skb, 24, destination, 16))
+	} else if (packet->protocol == __builtin_bswap16(ETH_P_IPV6)) {
+		if (!read_packet(packet, is_context, 6, &protocol, 1) ||
+		    !read_packet(packet, is_context, 8, source, 16) ||
+		    !read_packet(packet, is_context, 24, destination, 16))
 			return 0;
 		offset = 40;
 	} else {
 		return 0;
 	}
-	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
-	    protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP) {
-		if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
+	if (has_ports(protocol)) {
+		if (!read_packet(packet, is_context, offset, ports, sizeof(ports)))
 			return 0;
 	} else if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
 		__u8 kind;
 
-		if (bpf_skb_load_bytes(skb, offset, &kind, 1))
+		if (!read_packet(packet, is_context, offset, &kind, 1))
 			return 0;
-		/* Where a message has an identifier it stands for both ports. */
-		if (protocol == IPPROTO_ICMP
-			    ? kind == 0 || kind == 8 || (kind >= 13 && kind <= 18) || kind == 42 || kind == 43
-			    : kind == 128 || kind == 129 || kind == 160 || kind == 161) {
-			if (bpf_skb_load_bytes(skb, offset + 4, ports, 2))
+		if (has_identifier(protocol, kind)) {
+			if (!read_packet(packet, is_context, offset + 4, ports, 2))
 				return 0;
 			ports[1] = ports[0];
 		}
@@ -122,48 +148,20 @@ static ALWAYS_INLINE int tuple_of_packet(struct __sk_buff *skb, struct tuple *tu
 	return 1;
 }
 
-/* Reads the endpoints of a packet as the kernel holds it. */
+static ALWAYS_INLINE int tuple_of_packet(struct __sk_buff *skb, struct tuple *tuple, int direction)
+{
+	struct packet packet = {.context = skb, .protocol = skb->protocol};
+
+	return read_endpoints(&packet, 1, tuple, direction);
+}
+
+/* The same of a packet as the kernel holds it, with the namespace of its device. */
 static ALWAYS_INLINE int tuple_of_buffer(struct sk_buff *skb, struct tuple *tuple, int direction)
 {
-	unsigned char *network = skb->head + skb->network_header;
-	__u8 *source = direction == SENT ? tuple->local : tuple->remote;
-	__u8 *destination = direction == SENT ? tuple->remote : tuple->local;
-	__be16 ports[2] = {};
-	__u32 offset;
+	struct packet packet = {.buffer = skb->head + skb->network_header, .protocol = skb->protocol};
 
 	tuple->netns = skb->dev->nd_net.net->ns.inum;
-	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
-		__u8 header[20];
-
-		if (bpf_probe_read_kernel(header, sizeof(header), network))
-			return 0;
-		if ((header[6] & 0x1f) | header[7])
-			return 0;
-		offset = (header[0] & 15) * 4;
-		tuple->protocol = header[9];
-		map_v4(source, *(__be32 *)(header + 12));
-		map_v4(destination, *(__be32 *)(header + 16));
-	} else if (skb->protocol == __builtin_bswap16(ETH_P_IPV6)) {
-		if (bpf_probe_read_kernel(&tuple->protocol, 1, network + 6) ||
-		    bpf_probe_read_kernel(source, 16, network + 8) ||
-		    bpf_probe_read_kernel(destination, 16, network + 24))
-			return 0;
-		offset = 40;
-	} else {
-		return 0;
-	}
-	if (tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP) {
-		if (bpf_probe_read_kernel(ports, sizeof(ports), network + offset))
-			return 0;
-	}
-	if (direction == SENT) {
-		tuple->local_port = __builtin_bswap16(ports[0]);
-		tuple->remote_port = __builtin_bswap16(ports[1]);
-	} else {
-		tuple->local_port = __builtin_bswap16(ports[1]);
-		tuple->remote_port = __builtin_bswap16(ports[0]);
-	}
-	return 1;
+	return read_endpoints(&packet, 0, tuple, direction);
 }
 
 #endif

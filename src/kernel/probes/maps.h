@@ -91,14 +91,19 @@ static ALWAYS_INLINE void add(__u64 *sum, __u64 value)
 	__sync_fetch_and_add(sum, value);
 }
 
+/* Counts one packet. */
+static ALWAYS_INLINE void count(struct traffic *traffic, int direction, __u64 bytes)
+{
+	add(&traffic->bytes[direction & 1], bytes);
+	add(&traffic->packets[direction & 1], 1);
+}
+
 static ALWAYS_INLINE void lose(__u32 why, int direction, __u64 bytes)
 {
 	struct traffic *loss = bpf_map_lookup_elem(&losses, &why);
 
-	if (!loss)
-		return;
-	add(&loss->bytes[direction & 1], bytes);
-	add(&loss->packets[direction & 1], 1);
+	if (loss)
+		count(loss, direction, bytes);
 }
 
 #endif

@@ -16,12 +16,10 @@ static __attribute__((noinline)) int count_embryo(struct __sk_buff *skb, __u32 n
 		return 0;
 	embryo = bpf_map_lookup_elem(&embryos, &tuple);
 	if (embryo) {
-		add(&embryo->bytes[direction & 1], bytes);
-		add(&embryo->packets[direction & 1], 1);
+		count(embryo, direction, bytes);
 		return 0;
 	}
-	fresh.bytes[direction & 1] = bytes;
-	fresh.packets[direction & 1] = 1;
+	count(&fresh, direction, bytes);
 	bpf_map_update_elem(&embryos, &tuple, &fresh, BPF_ANY);
 	return 0;
 }
@@ -85,15 +83,14 @@ static __attribute__((noinline)) int count_unknown(struct __sk_buff *skb, __u64 
 	}
 	parent = bpf_sk_storage_get(&parents, sk, 0, 0);
 	if (parent && tuple_of_packet(skb, &tuple, direction)) {
-		adopt(*parent, cookie, &tuple, sk->family);
+		adopt(*parent, cookie, &tuple);
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 	}
 	if (!record) {
 		lose(LOSS_UNKNOWN, direction, bytes);
 		return 0;
 	}
-	add(&record->traffic.bytes[direction & 1], bytes);
-	add(&record->traffic.packets[direction & 1], 1);
+	count(&record->traffic, direction, bytes);
 	return 0;
 }
 
@@ -120,8 +117,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 		count_embryo(skb, record->tuple.netns, direction, bytes);
 		return 1;
 	}
-	add(&record->traffic.bytes[direction], bytes);
-	add(&record->traffic.packets[direction], 1);
+	count(&record->traffic, direction, bytes);
 	/* A connected socket's endpoints do not change. */
 	if (!(record->flags & NAMED) || (want_peers && state == BPF_TCP_CLOSE))
 		name_peer(skb, cookie, record, direction, state != BPF_TCP_CLOSE);
@@ -147,8 +143,7 @@ static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 
 	if (!record || !(record->flags & ENDED))
 		return;
-	add(&record->traffic.bytes[direction], bytes);
-	add(&record->traffic.packets[direction], 1);
+	count(&record->traffic, direction, bytes);
 }
 
 /* Takes note of the sender of a packet socket's packet. */

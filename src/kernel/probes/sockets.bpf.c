@@ -22,7 +22,6 @@ int capture_create(struct bpf_sock *context)
 	new.opened_ns = bpf_ktime_get_boot_ns();
 	new.tuple.netns = bpf_get_current_task_btf()->nsproxy->net_ns->ns.inum;
 	new.tuple.protocol = (__u8)context->protocol;
-	new.family = (__u8)context->family;
 	new.flags = UNUSED;
 	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
 		lose(LOSS_TABLE_FULL, 0, 0);
@@ -92,7 +91,7 @@ int capture_state(__u64 *context)
 			struct tuple tuple;
 
 			tuple_of_sock(sk, &tuple);
-			adopt(parent ? *parent : listener_of(&tuple), cookie, &tuple, sk->__sk_common.skc_family);
+			adopt(parent ? *parent : listener_of(&tuple), cookie, &tuple);
 			record = bpf_map_lookup_elem(&sockets, &cookie);
 		}
 		if (!record)
@@ -181,7 +180,6 @@ int capture_seed(struct bpf_iter__task_file *context)
 		return 0;
 	}
 	new.uid = sk->sk_uid.val;
-	new.family = (__u8)sk->__sk_common.skc_family;
 	new.state = sk->__sk_common.skc_state;
 	new.flags = HELD;
 	bpf_probe_read_kernel(new.name, NAME, &task->group_leader->comm);

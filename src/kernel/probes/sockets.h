@@ -17,9 +17,9 @@
 #define HELD 32	     /* its user is who held a descriptor of it at the start */
 #define SEVERAL 64   /* several processes held it at the start */
 #define SWITCHED 128 /* more than one process has used it */
+#define NAMED 256    /* its endpoints are in `tuples` */
 #define BEGAN 512    /* its first packet was one that it sent */
 #define UNUSED 1024  /* nobody has used it since it was created */
-#define NAMED 256    /* its endpoints are in `tuples` */
 
 /* Where bytes went that are in no record. */
 #define LOSS_UNKNOWN 0	  /* the socket has no record: the kernel's own, or older than the probes and held by nobody */
@@ -70,11 +70,10 @@ struct record {
 	struct tuple tuple;
 	struct traffic traffic;
 	__u32 flags;
-	__u8 family;
 	/* The states before and at the last change of state. */
 	__u8 state;
 	__u8 last_state;
-	__u8 padding;
+	__u8 padding[2];
 	struct latency latency;
 	__u64 opened_ns;
 	__u64 connecting_ns;

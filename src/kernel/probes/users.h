@@ -51,7 +51,6 @@ static ALWAYS_INLINE struct record *used_record(struct sock *sk, __u64 cookie)
 	current_user(&new);
 	new.opened_ns = bpf_ktime_get_boot_ns();
 	tuple_of_sock(sk, &new.tuple);
-	new.family = (__u8)sk->__sk_common.skc_family;
 	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
 		lose(LOSS_TABLE_FULL, 0, 0);
 	return bpf_map_lookup_elem(&sockets, &cookie);
@@ -153,7 +152,7 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
 }
 
 /* A connection that a listener has made: its user is the listener's until somebody uses it. */
-static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tuple *tuple, int family)
+static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tuple *tuple)
 {
 	struct record new = {};
 	struct record *listener;
@@ -173,7 +172,6 @@ static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tu
 	new.opened_ns = bpf_ktime_get_boot_ns();
 	new.established_ns = new.opened_ns;
 	new.flags = ACCEPTED | INHERITED | NAMED;
-	new.family = (__u8)family;
 	new.tuple = *tuple;
 	embryo = bpf_map_lookup_elem(&embryos, &new.tuple);
 	if (embryo) {
