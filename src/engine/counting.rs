@@ -6,7 +6,7 @@ use super::flows::{FlowDesk, Seen};
 use super::introduce::Introducer;
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Clocks, Counters, Credit};
-use crate::model::{FlowPhase, Identity, Namespace, ProcId, Timestamp, Traffic, Unowned};
+use crate::model::{FlowPhase, Identity, Namespace, ProcId, Traffic, Unowned};
 use crate::namespace::{NamespaceChoice, current_inode};
 use crate::sync::Mutex;
 use crate::tap::Hardware;
@@ -31,8 +31,8 @@ pub struct Counting {
     /// Inode of the home namespace.
     home: u64,
     choice: NamespaceChoice,
-    last: Option<Instant>,
-    refreshed: Option<Instant>,
+    last: Instant,
+    refreshed: Instant,
     /// Bytes in the ledger as those of connections that nobody has used yet.
     pending: u64,
     /// Whether the last reading failed, so that it is said once.
@@ -57,14 +57,15 @@ impl Counting {
         let home = current_inode().map_err(|errno| {
             Error::system(Code::SystemResource, "reading /proc/thread-self/ns/net", errno)
         })?;
+        let now = Instant::now();
         let mut counting = Counting {
             counters,
             introducer,
             hardware: Hardware::open()?,
             home,
             choice,
-            last: None,
-            refreshed: None,
+            last: now,
+            refreshed: now,
             pending: 0,
             is_broken: false,
             flows,
@@ -77,16 +78,16 @@ impl Counting {
     /// Credits what has been counted since the last reading.
     pub fn read(&mut self, shared: &CaptureShared) {
         let now = Instant::now();
-        self.last = Some(now);
-        if self.refreshed.is_none_or(|then| now.saturating_duration_since(then) >= INTERVAL) {
-            self.refreshed = Some(now);
+        self.last = now;
+        if now.saturating_duration_since(self.refreshed) >= INTERVAL {
+            self.refreshed = now;
             self.refresh();
         }
         let Counting { counters, credited, pending, flows, .. } = self;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         let mut sum = Traffic::default();
         let mut books = shared.ledger.lock();
-        let result = counters.read(clocks(), flows.is_some(), |credit| match credit {
+        let result = counters.read(Clocks::now(), flows.is_some(), |credit| match credit {
             Credit::Owned(owner, identity, traffic) => {
                 sum += traffic;
                 books.credit(&owner, traffic);
@@ -145,7 +146,7 @@ impl Counting {
     }
 
     fn is_due(&self) -> bool {
-        self.last.is_none_or(|last| last.elapsed() >= INTERVAL)
+        self.last.elapsed() >= INTERVAL
     }
 }
 
@@ -174,11 +175,4 @@ fn has_no_link_header(kind: u16) -> bool {
         libc::ARPHRD_IPGRE,
     ];
     bare.contains(&kind)
-}
-
-/// The time now, by the clocks that the probes and the users have.
-fn clocks() -> Clocks {
-    let now_ns = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
-    Clocks { now_ns, epoch_ns: Timestamp::now().0.saturating_sub(now_ns) }
 }

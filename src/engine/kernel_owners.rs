@@ -1,6 +1,6 @@
 //! Asks the kernel's own records who uses the socket of a flow, before anything is searched for.
 
-use crate::kernel::{Found, Owners};
+use crate::kernel::{Clocks, Found, Owners};
 use crate::model::{FlowKey, Namespace, Timestamp};
 use crate::namespace::{Changes, current_inode};
 use std::collections::HashMap;
@@ -30,17 +30,8 @@ impl KernelOwners {
     }
 
     /// Who uses the socket of a flow whose first packet in question was captured at `first`.
-    pub fn find(&self, key: &FlowKey, first: Timestamp) -> Option<Found> {
+    pub fn find(&self, key: &FlowKey, first: Timestamp, clocks: &Clocks) -> Option<Found> {
         let netns = *self.inodes.get(&key.namespace)?;
-        self.owners.find(key, netns, since_boot(first))
+        self.owners.find(key, netns, clocks.since_boot(first))
     }
-}
-
-/// A time of day as nanoseconds since boot. Both clocks are read, so that the clock being set does not matter for long.
-fn since_boot(time: Timestamp) -> u64 {
-    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
-    // The clock is there since Linux 2.6.39.
-    let boot = nix::time::clock_gettime(clock)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
-    boot.saturating_sub(Timestamp::now().since(time))
 }

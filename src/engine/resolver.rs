@@ -6,7 +6,7 @@ use super::introduce::Introducer;
 use super::kernel_owners::KernelOwners;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
-use crate::kernel::Claim;
+use crate::kernel::{Claim, Clocks};
 use crate::model::{FlowKey, Owner, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
@@ -197,10 +197,11 @@ impl Resolver {
     /// is looked for. In the end the records' answer stands.
     fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) {
         let Some(kernel) = &self.kernel else { return };
+        let clocks = Clocks::now();
         for (query, request) in
             self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now))
         {
-            let Some(found) = kernel.find(&query.key, request.first) else { continue };
+            let Some(found) = kernel.find(&query.key, request.first, &clocks) else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
                 Claim::Creator if !query.is_seasoned() => {}

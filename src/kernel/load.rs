@@ -115,7 +115,7 @@ pub(super) fn attach(
     types: &Btf,
     cgroups: &File,
 ) -> Result<(), Fault> {
-    let attached = || -> Result<(), ProgramError> {
+    let mut attach = || -> Result<(), ProgramError> {
         let program = object.program_mut(name).ok_or(ProgramError::NotLoaded)?;
         match place {
             Place::Tracepoint(tracepoint) => {
@@ -136,11 +136,10 @@ pub(super) fn attach(
         }
         Ok(())
     };
-    let mut attached = attached;
-    attached().map_err(|error| fault(name, &error))
+    attach().map_err(|error| fault(name, &error))
 }
 
-/// Loads an iterator and opens what it writes; every opening walks once.
+/// Loads an iterator.
 ///
 /// # Errors
 /// The kernel refuses it.
@@ -150,19 +149,6 @@ pub(super) fn load_iterator(object: &mut Ebpf, name: &str, over: &str, types: &B
         program.load(over, types)
     };
     load().map_err(|error| fault(name, &error))
-}
-
-/// Opens one walk of an iterator that was loaded.
-///
-/// # Errors
-/// What bpf(2) returns.
-pub(super) fn open_iterator(object: &mut Ebpf, name: &str) -> Result<File, Fault> {
-    let mut open = || -> Result<File, Box<dyn std::error::Error>> {
-        let program: &mut Iter = object.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        let link = program.attach()?;
-        Ok(program.take_link(link)?.into_file()?)
-    };
-    open().map_err(|error| fault(name, &*error))
 }
 
 /// A link to an iterator that was loaded, through which any number of walks can be started.

@@ -1,8 +1,8 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
 use super::load::{
-    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups,
-    open_iterator,
+    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, start_walk,
+    walk_link,
 };
 use super::records::{Buckets, Process, Record, Share, ShareKey};
 use super::traffic::Counters;
@@ -11,7 +11,9 @@ use crate::model::ProbeState;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::CgroupSkbAttachType;
 use aya::{Ebpf, Pod, include_bytes_aligned};
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 
 /// The compiled programs.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/sockets.bpf.o");
@@ -106,10 +108,13 @@ impl Sockets {
 
     /// Walks all descriptors of all processes once.
     fn seed(&mut self) -> Result<(), Fault> {
-        let mut walk = open_iterator(&mut self.object, "capture_seed")?;
+        let link = walk_link(&mut self.object, "capture_seed")?;
         let mut nothing = [0; 64];
         // The program writes nothing: the first read walks to the end.
-        walk.read(&mut nothing).map_err(|error| fault("the sockets that are open", &error)).map(drop)
+        let walked = start_walk(link.as_fd())
+            .map_err(io::Error::from)
+            .and_then(|walk| File::from(walk).read(&mut nothing));
+        walked.map_err(|error| fault("the sockets that are open", &error)).map(drop)
     }
 }
 

@@ -13,15 +13,13 @@ use crate::engine::resolver::Resolver;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Counters;
 use crate::model::Namespace;
-use crate::namespace::{Follower, Known};
+use crate::namespace::{Follower, Known, current_inode};
 use crate::netlink::InetDiag;
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, ThreadMeter};
 use crate::process::ProcRoot;
 use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap};
 use crate::thread::spawn;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -97,7 +95,7 @@ impl Session {
     /// Has flows recorded; live ones also as the kernel knows them, where it tells.
     fn record_flows(&mut self, tap: &Tap, pipeline: &mut Pipeline) -> Result<()> {
         let desk = Arc::clone(&self.shared.flows);
-        let home = tap.is_live().then(|| own_namespace(&self.options.proc_root)).flatten();
+        let home = tap.is_live().then(|| current_inode().ok()).flatten();
         pipeline.record_flows(Recorder::new(Arc::clone(&desk), home.unwrap_or(0)))?;
         let open = || {
             let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
@@ -163,9 +161,4 @@ impl Session {
         self.threads.push(spawn(name, work, on_panic)?);
         Ok(())
     }
-}
-
-/// The network namespace of the calling thread, by its inode.
-fn own_namespace(proc_root: &Path) -> Option<u64> {
-    std::fs::metadata(proc_root.join("thread-self/ns/net")).ok().map(|file| file.ino())
 }
