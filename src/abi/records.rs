@@ -3,6 +3,7 @@
 use super::boundary::copy_text;
 use super::classic_types::*;
 use super::flow_types::*;
+use super::process_types::*;
 use super::session_types::*;
 use crate::engine::{PacketBatch, Units};
 use crate::model::{
