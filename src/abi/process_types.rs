@@ -25,6 +25,8 @@ pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
 pub const CAPTURE_VALID_CONNECTIONS: u32 = 256;
 /// Set in `valid`: context switches are known.
 pub const CAPTURE_VALID_SWITCHES: u32 = 512;
+/// Set in `valid`: the control group is known.
+pub const CAPTURE_VALID_CGROUP: u32 = 1024;
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
 /// callback. Later versions of the library may hand over larger structures: step through the array by
@@ -102,6 +104,13 @@ pub struct CaptureProcess {
     pub voluntary_switches: u64,
     /// How often the CPU was taken from the main thread, since it started.
     pub involuntary_switches: u64,
+    /// Path of the control group, see cgroups(7): in the hierarchy of version 2, as the line `0::` of /proc/<pid>/cgroup
+    /// has it; where that hierarchy is not mounted and version 1 has one named `systemd`, in that. Begins with a slash
+    /// and may hold any byte but NUL and newline; empty where it is not known. Of a group that was removed it is the path
+    /// that it had. It is relative to the cgroup namespace of this program.
+    pub cgroup: *const c_char,
+    /// Length of that path, bytes.
+    pub cgroup_length: usize,
 }
 
 /// Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.
@@ -123,5 +132,5 @@ const _: () = {
     assert!(CAPTURE_VALID_NETWORK == Validity::NETWORK.0);
     assert!(CAPTURE_VALID_CPU_PERCENT == Validity::CPU_PERCENT.0);
     assert!(CAPTURE_VALID_CONNECTIONS == Validity::CONNECTIONS.0);
-    assert!(CAPTURE_VALID_SWITCHES == Validity::SWITCHES.0);
+    assert!(CAPTURE_VALID_SWITCHES == Validity::SWITCHES.0 && CAPTURE_VALID_CGROUP == Validity::CGROUP.0);
 };

@@ -98,6 +98,8 @@ pub struct RawProcess {
     pub virtual_pages: u64,
     /// Resident set, exact.
     pub resident_pages: u64,
+    /// The number of its group in the unified hierarchy.
+    pub cgroup: u64,
     /// The name, ended by NUL where it is shorter; empty for threads of the kernel.
     pub name: [u8; 16],
 }

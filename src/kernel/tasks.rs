@@ -19,8 +19,8 @@ const THREAD: u32 = 2;
 const NAME: u32 = 3;
 
 /// Groups of figures that the program can leave out.
-const GROUPS: [(SampleSet, u32); 3] =
-    [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4)];
+const GROUPS: [(SampleSet, u32); 4] =
+    [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4), (SampleSet::CGROUP, 8)];
 
 /// The most processors whose shares of the resident set are summed up.
 const MOST_PROCESSORS: u32 = 512;
@@ -60,7 +60,7 @@ unsafe impl Pod for RawThread {}
 unsafe impl Pod for RawName {}
 
 const _: () =
-    assert!(size_of::<RawProcess>() == 200 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
+    assert!(size_of::<RawProcess>() == 208 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
 
 /// The sum over the threads of one process but the main one.
 #[derive(Clone, Copy, Debug)]

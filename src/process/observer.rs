@@ -158,6 +158,7 @@ impl Observer {
         tracked.record.identity = Arc::new(identity);
         if tracked.selected {
             self.refresh_command_line(view, core, &mut tracked, true)?;
+            self.refresh_cgroup(view, core, &mut tracked)?;
         }
         let sample = self.sample(view, core, &tracked)?;
         store(&mut tracked, sample, None);
@@ -183,6 +184,9 @@ impl Observer {
         }
         if known.selected && (changed || self.command_line_is_due(view, core, known)) {
             self.refresh_command_line(view, core, known, new_image)?;
+        }
+        if known.selected {
+            self.refresh_cgroup(view, core, known)?;
         }
         let sample = self.sample(view, core, known)?;
         let machine_ticks = self.machine_ticks.saturating_sub(known.machine_ticks);
@@ -222,6 +226,9 @@ impl Observer {
             if tracked.command_line != CommandLine::Unknown {
                 sample.valid |= Validity::COMMAND_LINE;
             }
+            if tracked.has_cgroup {
+                sample.valid |= Validity::CGROUP;
+            }
         }
         Ok(sample)
     }
@@ -255,16 +262,11 @@ impl Observer {
             }
             return Ok(());
         }
-        let opened;
-        let directory = match view {
-            View::Files(directory) => directory,
-            View::Task(raw) => {
-                let Some(directory) = open_again(&self.root, core) else { return Ok(()) };
-                tracked.command_line_runtime = raw.figures.runtime_ns;
-                opened = directory;
-                &opened
-            }
-        };
+        let mut opened = None;
+        let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
+        if let View::Task(raw) = view {
+            tracked.command_line_runtime = raw.figures.runtime_ns;
+        }
         let known = &tracked.record.identity.command_line;
         let text = match directory.unless_gone(self.identities.command_line(directory))? {
             // The same image without arguments has just lost its memory, for it is about to end.
@@ -283,6 +285,62 @@ impl Observer {
             tracked.record.identity = Arc::new(identity);
         }
         Ok(())
+    }
+
+    /// A process is moved to another group without a trace in what else is read of it: its file is read every time,
+    /// unless a walk tells that it is in the same group as before. A group of the unified hierarchy keeps its path and is
+    /// the only one that ever has its number.
+    fn refresh_cgroup(
+        &mut self,
+        view: View<'_>,
+        core: &Core<'_>,
+        tracked: &mut Tracked,
+    ) -> Result<(), Failure> {
+        if !self.what.has(SampleSet::CGROUP) {
+            return Ok(());
+        }
+        let number = match view {
+            View::Files(_) => 0,
+            View::Task(raw) if raw.cgroup != 0 && raw.cgroup == tracked.cgroup => return Ok(()),
+            View::Task(raw) => raw.cgroup,
+        };
+        let mut opened = None;
+        let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
+        let place = directory.unless_gone(self.identities.cgroup(&self.root, directory, core))?.flatten();
+        if place.is_none() && core.stat.is_ending() {
+            // It keeps the one that it had.
+            return Ok(());
+        }
+        tracked.has_cgroup = place.is_some();
+        tracked.cgroup = if place.is_some_and(|place| place.is_unified) { number } else { 0 };
+        let path = place.map_or(&b""[..], |place| place.path);
+        if path != tracked.record.identity.cgroup {
+            let identity = Identity { cgroup: path.to_vec(), ..Identity::clone(&tracked.record.identity) };
+            tracked.record.identity = Arc::new(identity);
+        }
+        Ok(())
+    }
+}
+
+impl<'v> View<'v> {
+    /// The process's directory, put into `opened` where it has to be opened for this; `None` when it has ended or is
+    /// hidden.
+    fn directory<'d>(
+        self,
+        root: &ProcRoot,
+        core: &Core<'_>,
+        opened: &'d mut Option<ProcessDirectory>,
+    ) -> Option<&'d ProcessDirectory>
+    where
+        'v: 'd,
+    {
+        match self {
+            View::Files(directory) => Some(directory),
+            View::Task(_) => {
+                *opened = open_again(root, core);
+                opened.as_ref()
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ struct Script {
 }
 
 #[derive(Clone, Default, Debug)]
-struct Walks(Arc<Mutex<Script>>);
+pub(super) struct Walks(Arc<Mutex<Script>>);
 
 impl TaskSource for Walks {
     fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> std::result::Result<(), Fault> {
@@ -28,7 +28,7 @@ impl TaskSource for Walks {
 }
 
 impl Walks {
-    fn tell(&self, tasks: &[RawProcess]) {
+    pub(super) fn tell(&self, tasks: &[RawProcess]) {
         self.0.lock().tasks = tasks.iter().map(|raw| (*raw, &b"made"[..])).collect();
     }
 }
@@ -41,7 +41,7 @@ fn sampler(tree: &Tree, selection: Selection) -> (Sampler, Walks) {
 }
 
 /// The same process as [`MADE`] with the figures that the tree's files give it.
-fn task() -> RawProcess {
+pub(super) fn task() -> RawProcess {
     let me = nix::unistd::geteuid().as_raw();
     RawProcess {
         pid: 7,

@@ -22,6 +22,11 @@ pub struct Tracked {
     pub command_line: CommandLine,
     /// The CPU time, nanoseconds, up to which the command line is known to be the one that was read.
     pub command_line_runtime: u64,
+    /// Whether its control group is known.
+    pub has_cgroup: bool,
+    /// The number of the control group whose path the identity has, where a walk over the kernel's tasks has told it; 0
+    /// where the path has to be read anew.
+    pub cgroup: u64,
     /// Whether it is delivered.
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
@@ -113,6 +118,8 @@ impl Tracked {
             cpu: CpuTimes::default(),
             command_line: CommandLine::Unknown,
             command_line_runtime: 0,
+            has_cgroup: false,
+            cgroup: 0,
             selected: false,
             delivered: false,
             round: 0,

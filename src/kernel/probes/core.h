@@ -52,6 +52,18 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -144,6 +156,15 @@ struct bpf_iter__task_file {
 };
 
 #pragma clang attribute pop
+
+/* The number of the group of the unified hierarchy that is among these; no other group ever had it or will. */
+static ALWAYS_INLINE __u64 cgroup_id(struct css_set *groups)
+{
+	struct cgroup *group = groups ? groups->dfl_cgrp : 0;
+	struct kernfs_node *node = group ? group->kn : 0;
+
+	return node ? node->id : 0;
+}
 
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)BPF_FUNC_get_current_task_btf;
 static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)BPF_FUNC_sock_from_file;

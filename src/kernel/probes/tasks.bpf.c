@@ -108,6 +108,7 @@ struct task_struct___tasks {
 	unsigned long maj_flt;
 	const struct cred___tasks *real_cred;
 	char comm[16];
+	struct css_set *cgroups;
 	struct files_struct___tasks *files;
 	struct signal_struct___tasks *signal;
 	void *sighand;
@@ -383,6 +384,8 @@ static ALWAYS_INLINE void write_process(void *seq, struct task_struct___tasks *t
 				process.descriptors = 0;
 		}
 	}
+	if (groups & GROUP_CGROUP)
+		process.cgroup = cgroup_id(task->cgroups);
 	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence;
 	/* One that was released meanwhile is no process any more. */
 	if (!task->sighand)
