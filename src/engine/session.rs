@@ -100,7 +100,7 @@ impl Session {
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
         let root = ProcRoot::open(&options.proc_root)?;
         let mut probes = Probes::default();
-        let counters = probes.for_counting(&options, root.facts().ticks_per_second);
+        let counters = probes.for_counting(&options, &root);
         let tap = if counters.is_some() { None } else { open_tap(&options)? };
         let has_network = tap.is_some() || counters.is_some();
         let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;

@@ -9,6 +9,8 @@ mod absent;
 #[cfg(feature = "ebpf")]
 mod batch;
 #[cfg(feature = "ebpf")]
+mod cgroups;
+#[cfg(feature = "ebpf")]
 mod flow;
 #[cfg(feature = "ebpf")]
 mod load;

@@ -45,6 +45,8 @@ pub(super) const LOSSES: usize = 2;
 pub(super) const DEVICES: u32 = 4096;
 /// Number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
+/// Bytes of all names of a path.
+pub(super) const PATH: usize = 1024;
 
 /// A process.
 #[repr(C)]
@@ -150,15 +152,25 @@ pub(super) struct Share {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Owned {
-    pub owner: Process,
+    /// When the process started.
+    pub start_ns: u64,
     pub cookie: u64,
     /// When the socket ended, or 0.
     pub ended_ns: u64,
+    pub cgroup: u64,
     pub name: [u8; NAME],
+    pub tgid: u32,
     pub uid: u32,
     pub gid: u32,
     pub flags: u32,
-    pub padding: u32,
+}
+
+/// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub length: u32,
+    pub names: [u8; PATH],
 }
 
 /// Counts of times by their length.
@@ -182,8 +194,10 @@ unsafe impl Pod for ShareKey {}
 unsafe impl Pod for Share {}
 // SAFETY: as above.
 unsafe impl Pod for Owned {}
+// SAFETY: as above.
+unsafe impl Pod for Path {}
 
 const _: () = {
     assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 272 && size_of::<Owned>() == 64);
-    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
+    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72 && size_of::<Path>() == 1028);
 };

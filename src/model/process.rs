@@ -72,8 +72,7 @@ bit_set! {
 impl SampleSet {
     /// What is read unless a caller says otherwise: all but what few ask for and takes one more read of `/proc` for
     /// each process. Where figures do not come from there, context switches come with the others.
-    pub const USUAL: SampleSet =
-        SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0);
+    pub const USUAL: SampleSet = SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0);
 }
 
 bit_set! {

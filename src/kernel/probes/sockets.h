@@ -29,6 +29,7 @@
 #define NAME 16
 #define DEVICES 4096
 #define BUCKETS 32
+#define PATH 1024
 
 /* A process: the start time tells it from a later one with its number. */
 struct process {
@@ -111,15 +112,23 @@ struct share {
 };
 
 struct owned {
-	struct process owner;
+	/* When the process started. */
+	__u64 start_ns;
 	__u64 cookie;
 	/* When the socket ended, or 0: its endpoints may be another's by then. */
 	__u64 ended_ns;
+	__u64 cgroup;
 	char name[NAME];
+	__u32 tgid;
 	__u32 uid;
 	__u32 gid;
 	__u32 flags;
-	__u32 padding;
+};
+
+/* The path of a cgroup: the names of its directories from the last to the first, each ended by NUL. */
+struct path {
+	__u32 length;
+	char names[PATH];
 };
 
 /* Bucket n counts times of at least 2^n microseconds and less than twice that; the first also shorter ones. */

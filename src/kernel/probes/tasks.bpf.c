@@ -139,8 +139,6 @@ struct bpf_iter__task {
 
 static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
 						  __u32 processor) = (void *)BPF_FUNC_map_lookup_percpu_elem;
-static long (*const bpf_probe_read_kernel_str)(void *to, __u32 size,
-					       const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 
 /* Something that every processor has its own of, to learn how far these are apart. */
 struct {
@@ -384,8 +382,12 @@ static ALWAYS_INLINE void write_process(void *seq, struct task_struct___tasks *t
 				process.descriptors = 0;
 		}
 	}
-	if (groups & GROUP_CGROUP)
-		process.cgroup = cgroup_id(task->cgroups);
+	if (groups & GROUP_CGROUP) {
+		struct kernfs_node *node = cgroup_node(task->cgroups);
+
+		if (node)
+			process.cgroup = node->id;
+	}
 	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence;
 	/* One that was released meanwhile is no process any more. */
 	if (!task->sighand)
