@@ -571,7 +571,7 @@ typedef struct CaptureProcess {
     uint64_t voluntary_switches;
     // How often the CPU was taken from the main thread, since it started.
     uint64_t involuntary_switches;
-    // Path of the control group, see cgroups(7): in the hierarchy of version 2, as the line `0::` of /proc/<pid>/cgroup
+    // Path of the control group, see cgroups(7): in the hierarchy of version 2, as the line `0::` of `/proc/<pid>/cgroup`
     // has it; where that hierarchy is not mounted and version 1 has one named `systemd`, in that. Begins with a slash
     // and may hold any byte but NUL and newline; empty where it is not known. Of a group that was removed it is the path
     // that it had. It is relative to the cgroup namespace of this program.
