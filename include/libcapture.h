@@ -109,8 +109,8 @@
 // Read context switches also where that takes another read of `/proc` for each process.
 #define CAPTURE_MORE_SWITCHES 1
 
-// Tell the control group of each process. Takes another read of `/proc` for each; where programs in the kernel sample,
-// only for those that are new or were moved.
+// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
+// sample.
 #define CAPTURE_MORE_CGROUPS 2
 
 // Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
@@ -813,7 +813,7 @@ typedef struct CaptureStats {
     // The programs that tell who uses a socket and count what goes through it.
     enum CaptureProbeState socket_probes;
     // The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
-    // With them everything but command lines and control groups is told of every process, also what /proc would hide.
+    // With them everything but command lines is told of every process, also what /proc would hide.
     enum CaptureProbeState sample_probes;
 } CaptureStats;
 

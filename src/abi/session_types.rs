@@ -21,8 +21,8 @@ pub const CAPTURE_SKIP_PROBES: u32 = 32;
 
 /// Read context switches also where that takes another read of `/proc` for each process.
 pub const CAPTURE_MORE_SWITCHES: u32 = 1;
-/// Tell the control group of each process. Takes another read of `/proc` for each; where programs in the kernel sample,
-/// only for those that are new or were moved.
+/// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
+/// sample.
 pub const CAPTURE_MORE_CGROUPS: u32 = 2;
 
 /// How important a line of the log is.
@@ -323,7 +323,7 @@ pub struct CaptureStats {
     /// The programs that tell who uses a socket and count what goes through it.
     pub socket_probes: CaptureProbeState,
     /// The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
-    /// With them everything but command lines and control groups is told of every process, also what /proc would hide.
+    /// With them everything but command lines is told of every process, also what /proc would hide.
     pub sample_probes: CaptureProbeState,
 }
 

@@ -1,9 +1,32 @@
-//! The paths of the control groups that users of sockets are in, as the socket probes have noted them.
+//! The paths of control groups, as the probes have noted them of processes: `probes/paths.h` in Rust.
 
-use super::records::Path;
+use super::task::CgroupPaths;
 use aya::maps::{HashMap, MapData};
+use aya::{EbpfLoader, Pod};
+
+/// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    length: u32,
+    names: [u8; 1024],
+}
+
+// SAFETY: it is made of integers, with no padding, so that every pattern of bits is a value.
+unsafe impl Pod for Path {}
+
+const _: () = assert!(size_of::<Path>() == 1028);
+
+/// Name of the map of paths.
+pub(super) const PATHS: &str = "paths";
+
+/// Has an object keep no memory for paths, which the map would have from the beginning.
+pub(super) fn leave_out(loader: &mut EbpfLoader<'_>) {
+    loader.map_max_entries(PATHS, 1);
+}
 
 /// Reads what the probes have noted of control groups.
+#[derive(Debug)]
 pub(super) struct Cgroups {
     paths: HashMap<MapData, u64, Path>,
     /// Where the cgroup namespace of this process begins, from the topmost directory down.
@@ -17,10 +40,12 @@ impl Cgroups {
         let root = root.names().into_iter().map(<[u8]>::to_vec).collect();
         Some(Cgroups { paths, root })
     }
+}
 
-    /// The path of the group with this number; `None` when that is not known.
-    pub(super) fn path(&self, number: u64) -> Option<Vec<u8>> {
-        let path = self.paths.get(&number, 0).ok()?;
+impl CgroupPaths for Cgroups {
+    fn path(&self, number: u64) -> Option<Vec<u8>> {
+        // Under 0 stands where the namespace begins.
+        let path = (number != 0).then(|| self.paths.get(&number, 0).ok()).flatten()?;
         Some(seen_from(&self.root, &path.names()))
     }
 }

@@ -45,8 +45,6 @@ pub(super) const LOSSES: usize = 2;
 pub(super) const DEVICES: u32 = 4096;
 /// Number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
-/// Bytes of all names of a path.
-pub(super) const PATH: usize = 1024;
 
 /// A process.
 #[repr(C)]
@@ -165,14 +163,6 @@ pub(super) struct Owned {
     pub flags: u32,
 }
 
-/// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Path {
-    pub length: u32,
-    pub names: [u8; PATH],
-}
-
 /// Counts of times by their length.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -194,10 +184,8 @@ unsafe impl Pod for ShareKey {}
 unsafe impl Pod for Share {}
 // SAFETY: as above.
 unsafe impl Pod for Owned {}
-// SAFETY: as above.
-unsafe impl Pod for Path {}
 
 const _: () = {
     assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 272 && size_of::<Owned>() == 64);
-    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72 && size_of::<Path>() == 1028);
+    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
 };

@@ -1,6 +1,6 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
-use super::cgroups::Cgroups;
+use super::cgroups::{Cgroups, PATHS, leave_out};
 use super::load::{
     Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, start_walk,
     walk_link,
@@ -60,8 +60,7 @@ impl Sockets {
             loader.override_global("want_peers", want_peers, true);
             loader.override_global("want_cgroups", &want_cgroups, true);
             if !cgroups {
-                // It has its memory from the beginning.
-                loader.map_max_entries("paths", 1);
+                leave_out(loader);
             }
         })?;
         for &(name, place) in PLACES {
@@ -103,7 +102,7 @@ impl Sockets {
         if !self.has_cgroups {
             return Ok(None);
         }
-        Ok(Cgroups::new(self.map("paths")?))
+        Ok(Cgroups::new(self.map(PATHS)?))
     }
 
     fn map<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Fault> {

@@ -4,6 +4,7 @@ use super::batch::{Batch, delete};
 use super::cgroups::Cgroups;
 use super::flow::{self, Told, flow, is_flow};
 use super::records::*;
+use super::task::CgroupPaths;
 use super::{Clocks, Credit};
 use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
 use aya::maps::{Array, MapData};

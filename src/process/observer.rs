@@ -1,5 +1,6 @@
 //! Looks at one process and brings its entry up to date: same process or another, figures, rate, identity.
 
+use super::cgroup::Place;
 use super::identity::IdentityReader;
 use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
 use super::root::ProcRoot;
@@ -18,7 +19,7 @@ enum View<'v> {
     /// In the files of its directory.
     Files(&'v ProcessDirectory),
     /// In what a walk over the kernel's tasks has told of it.
-    Task(&'v RawProcess),
+    Task(&'v Task<'v>),
 }
 
 /// What is needed to look at processes, and counters of the looking.
@@ -102,10 +103,10 @@ impl Observer {
         match known {
             Some(known) => {
                 known.cpu = cpu;
-                self.update(View::Task(raw), &core, known).map(|()| Outcome::Unchanged)
+                self.update(View::Task(task), &core, known).map(|()| Outcome::Unchanged)
             }
             None => {
-                let mut started = self.start(View::Task(raw), &core)?;
+                let mut started = self.start(View::Task(task), &core)?;
                 started.cpu = cpu;
                 Ok(Outcome::Started(started))
             }
@@ -215,8 +216,8 @@ impl Observer {
                 View::Files(directory) => {
                     self.figures.read(directory, core.stat.has_memory(), facts, &mut sample)?;
                 }
-                View::Task(raw) => {
-                    if task::add_figures(raw, self.what, facts, &mut sample)
+                View::Task(task) => {
+                    if task::add_figures(task.raw, self.what, facts, &mut sample)
                         && let Some(directory) = open_again(&self.root, core)
                     {
                         self.figures.descriptors(&directory, facts, &mut sample)?;
@@ -239,7 +240,7 @@ impl Observer {
         let has_run = match view {
             View::Files(_) => true,
             // Who has not run has not written to its memory either.
-            View::Task(raw) => raw.figures.runtime_ns != known.command_line_runtime,
+            View::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
         };
         let turn = core.stat.pid.unsigned_abs().wrapping_add(self.round);
         has_run && turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
@@ -264,8 +265,8 @@ impl Observer {
         }
         let mut opened = None;
         let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
-        if let View::Task(raw) = view {
-            tracked.command_line_runtime = raw.figures.runtime_ns;
+        if let View::Task(task) = view {
+            tracked.command_line_runtime = task.raw.figures.runtime_ns;
         }
         let known = &tracked.record.identity.command_line;
         let text = match directory.unless_gone(self.identities.command_line(directory))? {
@@ -288,8 +289,8 @@ impl Observer {
     }
 
     /// A process is moved to another group without a trace in what else is read of it: its file is read every time,
-    /// unless a walk tells that it is in the same group as before. A group of the unified hierarchy keeps its path and is
-    /// the only one that ever has its number.
+    /// unless a walk tells in which group it is. A group of the unified hierarchy keeps its path, and no other ever has
+    /// its number.
     fn refresh_cgroup(
         &mut self,
         view: View<'_>,
@@ -301,22 +302,26 @@ impl Observer {
         }
         let number = match view {
             View::Files(_) => 0,
-            View::Task(raw) if raw.cgroup != 0 && raw.cgroup == tracked.cgroup => return Ok(()),
-            View::Task(raw) => raw.cgroup,
+            View::Task(task) => task.raw.cgroup,
         };
+        if number != 0 && number == tracked.cgroup {
+            return Ok(());
+        }
+        if let View::Task(Task { cgroups: Some(cgroups), .. }) = view
+            && let Some(path) = cgroups.path(number)
+        {
+            tracked.set_cgroup(Some(&path), number);
+            return Ok(());
+        }
         let mut opened = None;
         let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
         let place = directory.unless_gone(self.identities.cgroup(&self.root, directory, core))?.flatten();
-        if place.is_none() && core.stat.is_ending() {
+        match place {
+            Some(Place { path, is_unified: true }) => tracked.set_cgroup(Some(path), number),
+            Some(Place { path, is_unified: false }) => tracked.set_cgroup(Some(path), 0),
             // It keeps the one that it had.
-            return Ok(());
-        }
-        tracked.has_cgroup = place.is_some();
-        tracked.cgroup = if place.is_some_and(|place| place.is_unified) { number } else { 0 };
-        let path = place.map_or(&b""[..], |place| place.path);
-        if path != tracked.record.identity.cgroup {
-            let identity = Identity { cgroup: path.to_vec(), ..Identity::clone(&tracked.record.identity) };
-            tracked.record.identity = Arc::new(identity);
+            None if core.stat.is_ending() => {}
+            None => tracked.set_cgroup(None, 0),
         }
         Ok(())
     }

@@ -117,7 +117,12 @@ fn a_walk_saves_the_reading_of_files_as_long_as_the_group_is_the_same() {
     // Of a hierarchy of version 1 the number tells nothing.
     assert_eq!(sampled(8, V1, 0), known("/of/systemd"));
     assert_eq!(sampled(8, "1:name=systemd:/moved\n", 0), known("/moved"));
+    // A process that is gone before its file can be read.
     tree.remove("7");
     walks.tell(&[RawProcess { cgroup: 9, ..task() }]);
     assert_eq!(super::cgroups::cgroup(&mut sampler), known("/moved"), "the last that is known");
+    walks.know(9, "/nine");
+    assert_eq!(super::cgroups::cgroup(&mut sampler), known("/nine"));
+    walks.tell(&[RawProcess { cgroup: 9, start_ns: 0, ..task() }]);
+    assert_eq!(super::cgroups::cgroup(&mut sampler), known("/nine"), "another process with its number");
 }

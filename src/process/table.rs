@@ -3,7 +3,8 @@
 use super::parse::Image;
 use super::reading::Core;
 use super::task::CpuTimes;
-use crate::model::{ProcId, ProcessRecord};
+use crate::model::{Identity, ProcId, ProcessRecord};
+use std::sync::Arc;
 
 /// A process in the table.
 #[derive(Debug)]
@@ -124,6 +125,16 @@ impl Tracked {
             delivered: false,
             round: 0,
             ended: false,
+        }
+    }
+
+    /// Notes the path of the control group, and its number if that is known.
+    pub fn set_cgroup(&mut self, path: Option<&[u8]>, number: u64) {
+        (self.has_cgroup, self.cgroup) = (path.is_some(), number);
+        let path = path.unwrap_or_default();
+        if path != self.record.identity.cgroup {
+            let identity = Identity { cgroup: path.to_vec(), ..Identity::clone(&self.record.identity) };
+            self.record.identity = Arc::new(identity);
         }
     }
 

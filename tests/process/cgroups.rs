@@ -3,7 +3,9 @@
 use super::children::{Child, Told, left_out};
 use super::group::{Group, told};
 use super::{Source, sampled, sampler};
-use capture::model::Validity;
+use capture::kernel::load_tasks;
+use capture::model::{SampleSet, Selection, Validity};
+use capture::process::{ProcRoot, Sampler};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -123,6 +125,35 @@ pub fn a_containers_processes_are_told_by_the_hosts_path(source: Source) {
     };
     assert_eq!(first.identity.cgroup, group.path());
     assert_eq!(Some(&first.identity.cgroup), told(first.sample.id.pid).as_ref());
+}
+
+/// What `/proc` does not show, since a process has just ended or is hidden, a walk over the kernel's tasks knows.
+#[test]
+fn a_walk_tells_where_processes_are_that_have_no_files_root() {
+    let Some(group) = Group::new() else { return };
+    if !Source::Tasks.is_there() {
+        return;
+    }
+    let tree = tempfile::tempdir().unwrap();
+    std::fs::write(tree.path().join("stat"), "cpu  1 1 1 1\nbtime 5\n").unwrap();
+    std::fs::write(tree.path().join("meminfo"), "MemTotal: 2048 kB\n").unwrap();
+    let child = Child::sleeping();
+    group.take(child.pid());
+    let selection = Selection { pids: vec![child.pid()], ..Selection::default() };
+    let root = ProcRoot::open(tree.path()).unwrap();
+    let mut sampler = Sampler::new(root, SampleSet::ALL, selection).unwrap();
+    sampler.take_from(load_tasks(SampleSet::ALL).unwrap());
+    let below = group.below("x".repeat(255).as_bytes());
+    let deep = below.below("y".repeat(255).as_bytes());
+    let deeper = deep.below("z".repeat(200).as_bytes());
+    let deepest = deeper.below("w".repeat(100).as_bytes());
+    for group in [&deeper, &deep, &below, &group] {
+        group.take(child.pid());
+        assert_eq!(sampled(&mut sampler, child.pid()).identity.cgroup, group.path());
+    }
+    // That is longer than what the kernel's program notes, and there is no file to read.
+    deepest.take(child.pid());
+    assert_eq!(sampled(&mut sampler, child.pid()).identity.cgroup, group.path(), "the last that is known");
 }
 
 /// Who watches from another cgroup namespace is told paths that begin there, as the kernel tells them.

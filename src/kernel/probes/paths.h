@@ -1,21 +1,24 @@
-/* The paths of the cgroups that users of sockets are in.
+/* The paths of the cgroups that processes are in.
  *
- * A path is noted when the first user in the group is, since the group may be gone when somebody asks. A group of the
+ * A path is noted when the first process in the group is, since the group may be gone when somebody asks. A group of the
  * unified hierarchy can neither be renamed nor moved, and no other ever has its number. */
 
 #ifndef CAPTURE_PATHS_H
 #define CAPTURE_PATHS_H
 
 #include "core.h"
-#include "sockets.h"
 
-/* Whether anybody asks for cgroups. */
-const volatile __u8 want_cgroups = 0;
-
+#define PATH 1024
 /* No hierarchy in use is as deep. */
 #define MOST_LEVELS 32
 /* The longest name of a directory, NUL included. */
 #define LONGEST_NAME 256
+
+/* The names of a group's directories from the last to the first, each ended by NUL. */
+struct path {
+	__u32 length;
+	char names[PATH];
+};
 
 /* Under 0 stands where the reader's own cgroup namespace begins. */
 struct {
@@ -97,6 +100,12 @@ static ALWAYS_INLINE __u64 note_cgroup(struct css_set *groups)
 
 	note_path(number, node);
 	return number;
+}
+
+/* To be called in the reader's own process. */
+static ALWAYS_INLINE void note_namespace(void)
+{
+	note_path(0, cgroup_node(bpf_get_current_task_btf()->nsproxy->cgroup_ns->root_cset));
 }
 
 #endif

@@ -149,8 +149,7 @@ int capture_seed(struct bpf_iter__task_file *context)
 	if (!task || !file)
 		return 0;
 	if (want_cgroups)
-		/* This runs in the reader's own process. */
-		note_path(0, cgroup_node(bpf_get_current_task_btf()->nsproxy->cgroup_ns->root_cset));
+		note_namespace();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;

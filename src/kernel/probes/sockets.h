@@ -29,7 +29,6 @@
 #define NAME 16
 #define DEVICES 4096
 #define BUCKETS 32
-#define PATH 1024
 
 /* A process: the start time tells it from a later one with its number. */
 struct process {
@@ -123,12 +122,6 @@ struct owned {
 	__u32 uid;
 	__u32 gid;
 	__u32 flags;
-};
-
-/* The path of a cgroup: the names of its directories from the last to the first, each ended by NUL. */
-struct path {
-	__u32 length;
-	char names[PATH];
 };
 
 /* Bucket n counts times of at least 2^n microseconds and less than twice that; the first also shorter ones. */
