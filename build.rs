@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "abi/classic_types.rs",
         "abi/flow_types.rs",
         "abi/session_types.rs",
+        "abi/process_types.rs",
         "abi/classic.rs",
         "abi/session.rs",
         "abi/version.rs",

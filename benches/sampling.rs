@@ -36,15 +36,21 @@ fn main() {
 fn measure(size: usize, rounds: usize) {
     let figures = SampleSet::MEMORY | SampleSet::IO | SampleSet::DESCRIPTORS;
     let files = figures | SampleSet::COMMAND_LINE;
+    let no_cgroups = files | SampleSet::SWITCHES;
     let mut contenders = vec![
         Contender::new("sampler, everything", sampling(sampler(SampleSet::ALL))),
-        Contender::new("sampler, no switches", sampling(sampler(files))),
+        Contender::new("sampler, no cgroups", sampling(sampler(no_cgroups))),
+        Contender::new("sampler, no switches either", sampling(sampler(files))),
         Contender::new("sampler, figures only", sampling(sampler(figures))),
         Contender::new("procfs crate", Box::new(by_procfs)),
     ];
-    match sampler_of_tasks(SampleSet::ALL) {
-        Ok(sampler) => contenders.insert(0, Contender::new("task iterator, everything", sampling(sampler))),
-        Err(reason) => println!("no task iterator: {reason}"),
+    for (name, what) in
+        [("task iterator, no cgroups", no_cgroups), ("task iterator, everything", SampleSet::ALL)]
+    {
+        match sampler_of_tasks(what) {
+            Ok(sampler) => contenders.insert(0, Contender::new(name, sampling(sampler))),
+            Err(reason) => println!("no task iterator: {reason}"),
+        }
     }
     let mut floor = Floor::new();
     let mut floor_cost = Vec::new();

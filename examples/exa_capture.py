@@ -54,7 +54,7 @@ class Process(ctypes.Structure):
         ("write_bytes", c_uint64), ("send_bytes", c_uint64), ("receive_bytes", c_uint64), ("send_packets", c_uint64),
         ("receive_packets", c_uint64), ("uncertain_bytes", c_uint64), ("connections", c_void_p),
         ("minor_faults", c_uint64), ("major_faults", c_uint64), ("voluntary_switches", c_uint64),
-        ("involuntary_switches", c_uint64),
+        ("involuntary_switches", c_uint64), ("cgroup", c_char_p), ("cgroup_length", c_size_t),
     ]
 
 

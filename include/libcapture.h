@@ -109,6 +109,10 @@
 // Read context switches also where that takes another read of `/proc` for each process.
 #define CAPTURE_MORE_SWITCHES 1
 
+// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
+// sample.
+#define CAPTURE_MORE_CGROUPS 2
+
 // Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
 #define CAPTURE_VALID_CPU 1
 
@@ -138,6 +142,9 @@
 
 // Set in `valid`: context switches are known.
 #define CAPTURE_VALID_SWITCHES 512
+
+// Set in `valid`: the control group is known.
+#define CAPTURE_VALID_CGROUP 1024
 
 // How the library was to wait for packets. Accepted for compatibility; it changes nothing.
 typedef enum LoopType {
@@ -564,6 +571,13 @@ typedef struct CaptureProcess {
     uint64_t voluntary_switches;
     // How often the CPU was taken from the main thread, since it started.
     uint64_t involuntary_switches;
+    // Path of the control group, see cgroups(7): in the hierarchy of version 2, as the line `0::` of `/proc/<pid>/cgroup`
+    // has it; where that hierarchy is not mounted and version 1 has one named `systemd`, in that. Begins with a slash
+    // and may hold any byte but NUL and newline; empty where it is not known. Of a group that was removed it is the path
+    // that it had. It is relative to the cgroup namespace of this program.
+    const char *cgroup;
+    // Length of that path, bytes.
+    size_t cgroup_length;
 } CaptureProcess;
 
 // Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.

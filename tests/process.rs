@@ -3,8 +3,12 @@
 // Helpers of tests end loudly, as tests do.
 #![allow(clippy::unwrap_used)]
 
+#[path = "process/cgroups.rs"]
+mod cgroups;
 #[path = "process/children.rs"]
 mod children;
+#[path = "process/group.rs"]
+mod group;
 #[path = "process/lives.rs"]
 mod lives;
 #[path = "process/sessions.rs"]
@@ -398,4 +402,19 @@ with_each_source! {
     threads::descriptors_are_counted_in_tables_of_all_sizes as
         descriptors_are_counted_in_tables_of_all_sizes_from_files,
         descriptors_are_counted_in_tables_of_all_sizes_from_tasks_root;
+    cgroups::all_live_processes_are_where_the_kernel_says as
+        all_live_processes_are_where_the_kernel_says_from_files,
+        all_live_processes_are_where_the_kernel_says_from_tasks_root;
+    cgroups::a_process_that_is_moved_is_told_where_it_is as
+        a_process_that_is_moved_is_told_where_it_is_from_files_root,
+        a_process_that_is_moved_is_told_where_it_is_from_tasks_root;
+    cgroups::what_has_ended_keeps_the_path_of_a_group_that_is_removed as
+        what_has_ended_keeps_the_path_of_a_group_that_is_removed_from_files_root,
+        what_has_ended_keeps_the_path_of_a_group_that_is_removed_from_tasks_root;
+    cgroups::a_namespace_of_its_own_changes_nothing as
+        a_namespace_of_its_own_changes_nothing_from_files_root,
+        a_namespace_of_its_own_changes_nothing_from_tasks_root;
+    cgroups::a_containers_processes_are_told_by_the_hosts_path as
+        a_containers_processes_are_told_by_the_hosts_path_from_files_root,
+        a_containers_processes_are_told_by_the_hosts_path_from_tasks_root;
 }

@@ -48,6 +48,7 @@ fn the_steady_state_allocates_nothing() {
         std::fs::create_dir_all(tree.path().join(format!("{pid}/fd/0"))).unwrap();
         write(&format!("{pid}/cmdline"), "a\0b\0");
         write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
+        write(&format!("{pid}/cgroup"), "0::/a\n");
         write(&format!("{pid}/io"), "rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4\n");
     }
     let facts = SystemFacts { page_size: 4096, ticks_per_second: 100, descriptors_by_size: false };

@@ -145,14 +145,16 @@ fn log_level(number: u32) -> Result<LevelFilter> {
 }
 
 fn apply_more(more: u32, options: &mut Options) -> Result<()> {
-    if more & !CAPTURE_MORE_SWITCHES != 0 {
-        let text = format!(
-            "more is {more:#x}, which has bits that mean nothing; known are {CAPTURE_MORE_SWITCHES:#x}"
-        );
+    let samples = [(CAPTURE_MORE_SWITCHES, SampleSet::SWITCHES), (CAPTURE_MORE_CGROUPS, SampleSet::CGROUP)];
+    let known = samples.iter().fold(0, |bits, (bit, _)| bits | bit);
+    if more & !known != 0 {
+        let text = format!("more is {more:#x}, which has bits that mean nothing; known are {known:#x}");
         return Err(Error::new(Code::InvalidArgument, text));
     }
-    if more & CAPTURE_MORE_SWITCHES != 0 {
-        options.sample |= SampleSet::SWITCHES;
+    for (bit, sample) in samples {
+        if more & bit != 0 {
+            options.sample |= sample;
+        }
     }
     Ok(())
 }

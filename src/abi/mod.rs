@@ -8,6 +8,7 @@ mod boundary;
 mod classic;
 mod classic_types;
 mod flow_types;
+mod process_types;
 mod records;
 mod session;
 mod session_types;
@@ -16,6 +17,7 @@ mod version;
 pub use classic::{CaptureExit, CaptureInit, CaptureUpdate};
 pub use classic_types::*;
 pub use flow_types::*;
+pub use process_types::*;
 pub use session::{
     CaptureSession, CaptureSessionClose, CaptureSessionDescriptor, CaptureSessionOpen, CaptureSessionStats,
     CaptureSessionUpdate,

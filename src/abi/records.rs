@@ -3,6 +3,7 @@
 use super::boundary::copy_text;
 use super::classic_types::*;
 use super::flow_types::*;
+use super::process_types::*;
 use super::session_types::*;
 use crate::engine::{PacketBatch, Units};
 use crate::model::{
@@ -87,8 +88,8 @@ impl ProcessArray {
         // Both move while they grow, so the places noted as offsets become pointers only now.
         let (base, connections) = (self.text.as_ptr(), self.connections.as_ptr());
         for process in &mut self.processes {
-            for place in [&mut process.name, &mut process.command_line, &mut process.user, &mut process.group]
-            {
+            let CaptureProcess { name, command_line, user, group, cgroup, .. } = process;
+            for place in [name, command_line, user, group, cgroup] {
                 *place = base.wrapping_add(place.addr()).cast();
             }
             process.connections = match process.valid & CAPTURE_VALID_CONNECTIONS {
@@ -141,6 +142,8 @@ impl ProcessArray {
             major_faults: sample.major_faults,
             voluntary_switches: sample.voluntary_switches,
             involuntary_switches: sample.involuntary_switches,
+            cgroup: self.text(&identity.cgroup),
+            cgroup_length: identity.cgroup.len(),
         }
     }
 

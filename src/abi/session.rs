@@ -4,6 +4,7 @@ use super::arguments::session_options;
 use super::boundary::{busy, code_of, forked, guarded, read_size, read_sized};
 use super::classic_types::*;
 use super::flow_types::*;
+use super::process_types::*;
 use super::records::{ProcessArray, session_flow, session_packets};
 use super::session_types::*;
 use crate::config::Engine;

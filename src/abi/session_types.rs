@@ -1,8 +1,8 @@
 //! The structures of the session interface, their enumerations and constants, laid out as C sees them.
 
-use super::classic_types::CaptureAction;
-use super::flow_types::{CaptureConnections, CaptureFlowHandler};
-use crate::model::{ProbeState, Validity};
+use super::flow_types::CaptureFlowHandler;
+use super::process_types::CaptureProcessHandler;
+use crate::model::ProbeState;
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
@@ -21,27 +21,9 @@ pub const CAPTURE_SKIP_PROBES: u32 = 32;
 
 /// Read context switches also where that takes another read of `/proc` for each process.
 pub const CAPTURE_MORE_SWITCHES: u32 = 1;
-
-/// Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
-pub const CAPTURE_VALID_CPU: u32 = 1;
-/// Set in `valid`: memory figures are known.
-pub const CAPTURE_VALID_MEMORY: u32 = 2;
-/// Set in `valid`: I/O figures are known.
-pub const CAPTURE_VALID_IO: u32 = 4;
-/// Set in `valid`: the number of descriptors is known.
-pub const CAPTURE_VALID_DESCRIPTORS: u32 = 8;
-/// Set in `valid`: the command line is known.
-pub const CAPTURE_VALID_COMMAND_LINE: u32 = 16;
-/// Set in `valid`: user and group are known.
-pub const CAPTURE_VALID_USER: u32 = 32;
-/// Set in `valid`: packets were being captured.
-pub const CAPTURE_VALID_NETWORK: u32 = 64;
-/// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
-pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
-/// Set in `valid`: flows were being recorded.
-pub const CAPTURE_VALID_CONNECTIONS: u32 = 256;
-/// Set in `valid`: context switches are known.
-pub const CAPTURE_VALID_SWITCHES: u32 = 512;
+/// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
+/// sample.
+pub const CAPTURE_MORE_CGROUPS: u32 = 2;
 
 /// How important a line of the log is.
 /// cbindgen:prefix-with-name
@@ -185,84 +167,6 @@ pub struct CaptureOptions {
     pub more: u32,
 }
 
-/// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
-/// callback. Later versions of the library may hand over larger structures: step through the array by
-/// `element_size`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct CaptureProcess {
-    /// Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0.
-    pub valid: u32,
-    /// Process id.
-    pub pid: libc::pid_t,
-    /// Parent's process id.
-    pub parent: libc::pid_t,
-    /// Effective user id.
-    pub uid: libc::uid_t,
-    /// Effective group id.
-    pub gid: libc::gid_t,
-    /// Number of threads.
-    pub threads: u32,
-    /// Open descriptors.
-    pub descriptors: u32,
-    /// State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
-    pub state: u32,
-    /// Name.
-    pub name: *const c_char,
-    /// Length of the name, bytes.
-    pub name_length: usize,
-    /// Arguments, each ended by NUL.
-    pub command_line: *const c_char,
-    /// Length of the arguments with their NULs, bytes; 0 for kernel threads.
-    pub command_line_length: usize,
-    /// Name of the effective user, or its number.
-    pub user: *const c_char,
-    /// Name of the effective group, or its number.
-    pub group: *const c_char,
-    /// When the process started, nanoseconds since the Unix epoch.
-    pub start_time_ns: u64,
-    /// CPU time in user mode since the process started, nanoseconds.
-    pub cpu_user_ns: u64,
-    /// CPU time in kernel mode since the process started, nanoseconds.
-    pub cpu_system_ns: u64,
-    /// Share of the whole machine's CPU time since the last update, 0-100.
-    pub cpu_percent: f64,
-    /// Resident set, bytes.
-    pub resident_bytes: u64,
-    /// Virtual memory, bytes.
-    pub virtual_bytes: u64,
-    /// Resident share of the machine's memory, 0-100.
-    pub memory_percent: f64,
-    /// Bytes asked for by read calls since the process started.
-    pub read_chars: u64,
-    /// Bytes handed to write calls since the process started.
-    pub write_chars: u64,
-    /// Bytes fetched from storage since the process started.
-    pub read_bytes: u64,
-    /// Bytes sent to storage since the process started.
-    pub write_bytes: u64,
-    /// Bytes sent on the wire, link headers included, since the process was first seen.
-    pub send_bytes: u64,
-    /// Bytes received on the wire, link headers included, since the process was first seen.
-    pub receive_bytes: u64,
-    /// Packets sent since the process was first seen.
-    pub send_packets: u64,
-    /// Packets received since the process was first seen.
-    pub receive_packets: u64,
-    /// Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
-    pub uncertain_bytes: u64,
-    /// What the flows of the process did; NULL where flows are not recorded.
-    pub connections: *const CaptureConnections,
-    /// Page faults since the process started that needed no storage.
-    pub minor_faults: u64,
-    /// Page faults since the process started that did.
-    pub major_faults: u64,
-    /// How often the main thread gave up the CPU to wait, since it started.
-    pub voluntary_switches: u64,
-    /// How often the CPU was taken from the main thread, since it started.
-    pub involuntary_switches: u64,
-}
-
 /// One captured packet. Pointers are valid during the callback.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -286,17 +190,6 @@ pub struct CapturePacket {
     /// IP protocol number: 6 for TCP, 17 for UDP.
     pub protocol: u32,
 }
-
-/// Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.
-pub type CaptureProcessHandler = Option<
-    unsafe extern "C-unwind" fn(
-        user_data: *mut c_void,
-        action: CaptureAction,
-        processes: *const CaptureProcess,
-        count: usize,
-        element_size: usize,
-    ),
->;
 
 /// Receives `count` packets, `element_size` bytes apart. Called on the thread of the update.
 pub type CapturePacketHandler = Option<
@@ -434,15 +327,8 @@ pub struct CaptureStats {
     pub sample_probes: CaptureProbeState,
 }
 
-/// The bits of C are those of the records, and the states of C those of the probes.
+/// The states of C are those of the probes.
 const _: () = {
     assert!(CaptureProbeState::Active as u32 == ProbeState::Active as u32);
     assert!(CaptureProbeState::PidNamespace as u32 == ProbeState::PidNamespace as u32);
-    assert!(CAPTURE_VALID_CPU == Validity::CPU.0 && CAPTURE_VALID_MEMORY == Validity::MEMORY.0);
-    assert!(CAPTURE_VALID_IO == Validity::IO.0 && CAPTURE_VALID_DESCRIPTORS == Validity::DESCRIPTORS.0);
-    assert!(CAPTURE_VALID_COMMAND_LINE == Validity::COMMAND_LINE.0 && CAPTURE_VALID_USER == Validity::USER.0);
-    assert!(CAPTURE_VALID_NETWORK == Validity::NETWORK.0);
-    assert!(CAPTURE_VALID_CPU_PERCENT == Validity::CPU_PERCENT.0);
-    assert!(CAPTURE_VALID_CONNECTIONS == Validity::CONNECTIONS.0);
-    assert!(CAPTURE_VALID_SWITCHES == Validity::SWITCHES.0);
 };

@@ -39,7 +39,7 @@ pub struct Counting {
     is_broken: bool,
     /// Where flows go, if they were asked for.
     flows: Option<Arc<FlowDesk>>,
-    /// Processes credited in this reading.
+    /// Processes credited in this reading that have not been introduced.
     credited: Vec<(ProcId, Identity)>,
 }
 
@@ -83,7 +83,7 @@ impl Counting {
             self.refreshed = now;
             self.refresh();
         }
-        let Counting { counters, credited, pending, flows, .. } = self;
+        let Counting { counters, introducer, credited, pending, flows, .. } = self;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         let mut sum = Traffic::default();
         let mut books = shared.ledger.lock();
@@ -91,7 +91,8 @@ impl Counting {
             Credit::Owned(owner, identity, traffic) => {
                 sum += traffic;
                 books.credit(&owner, traffic);
-                if credited.last().is_none_or(|(last, _)| *last != owner.process) {
+                let is_last = credited.last().is_some_and(|(last, _)| *last == owner.process);
+                if !is_last && !introducer.knows(&owner.process) {
                     credited.push((owner.process, identity()));
                 }
             }

@@ -31,7 +31,7 @@ pub struct Introducer {
 }
 
 impl Introducer {
-    /// Nobody introduced yet. `what` says whether command lines are wanted.
+    /// Nobody introduced yet. `what` says whether command lines and control groups are wanted.
     pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> Introducer {
         Introducer {
             root,
@@ -62,6 +62,11 @@ impl Introducer {
         }
         self.met.push_back((process, Arc::new(identity)));
         Some(process)
+    }
+
+    /// Whether a process has been introduced, as far as is remembered.
+    pub fn knows(&self, process: &ProcId) -> bool {
+        self.known.contains(process)
     }
 
     /// Introduces a process, if it is new and was met or still lives.

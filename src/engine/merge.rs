@@ -80,6 +80,7 @@ impl Merge {
 /// The record of a process that came and went between two samples: who it was, and its traffic.
 fn record_of(id: ProcId, account: Account) -> ProcessRecord {
     let valid = match &account.identity {
+        Some(known) if !known.cgroup.is_empty() => Validity::NETWORK | Validity::USER | Validity::CGROUP,
         Some(_) => Validity::NETWORK | Validity::USER,
         None => Validity::NETWORK,
     };

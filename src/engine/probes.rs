@@ -3,7 +3,8 @@
 use super::kernel_owners::KernelOwners;
 use crate::config::{Engine, Options, Source};
 use crate::kernel::{Counters, Fault, Sockets, Wants};
-use crate::model::ProbeState;
+use crate::model::{ProbeState, SampleSet};
+use crate::process::{ProcRoot, has_unified_groups};
 use tracing::{info, warn};
 
 /// The probes as far as they are at work.
@@ -17,7 +18,7 @@ pub struct Probes {
 
 impl Probes {
     /// Loads them to count bytes, if the options want that. `None` when packets are to be captured instead.
-    pub fn for_counting(&mut self, options: &Options, ticks_per_second: u64) -> Option<Counters> {
+    pub fn for_counting(&mut self, options: &Options, root: &ProcRoot) -> Option<Counters> {
         let wanted = match options.engine {
             Engine::Pcap => false,
             Engine::Kernel => true,
@@ -30,8 +31,8 @@ impl Probes {
             info!("packets are captured, since no programs may be loaded into the kernel");
             return None;
         }
-        let loaded = Sockets::load(Wants::Bytes, ticks_per_second)
-            .and_then(|mut sockets| Ok((sockets.counters()?, sockets)));
+        let loaded =
+            load(Wants::Bytes, options, root).and_then(|mut sockets| Ok((sockets.counters()?, sockets)));
         self.keep(loaded)
             .inspect_err(|fault| {
                 warn!("packets are captured, since the kernel cannot count for the session: {fault}")
@@ -40,13 +41,13 @@ impl Probes {
     }
 
     /// Loads them to tell owners, if the options allow it.
-    pub fn for_owners(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
+    pub fn for_owners(&mut self, options: &Options, root: &ProcRoot) -> Option<KernelOwners> {
         // What could not be loaded to count cannot be loaded now.
         if !options.probes || self.state != ProbeState::Off {
             return None;
         }
-        let loaded = Sockets::load(Wants::Owners, ticks_per_second)
-            .and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
+        let loaded =
+            load(Wants::Owners, options, root).and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
         self.keep(loaded)
             .inspect_err(|fault| {
                 info!("sockets' users are searched for, since the kernel does not tell: {fault}")
@@ -65,4 +66,10 @@ impl Probes {
         (self.sockets, self.state) = (Some(sockets), ProbeState::Active);
         Ok(reader)
     }
+}
+
+fn load(wants: Wants, options: &Options, root: &ProcRoot) -> Result<Sockets, Fault> {
+    // What the kernel notes are groups of the unified hierarchy.
+    let cgroups = options.sample.has(SampleSet::CGROUP) && has_unified_groups(root);
+    Sockets::load(wants, cgroups, root.facts().ticks_per_second)
 }

@@ -15,9 +15,9 @@ use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::kernel::load_tasks;
 use crate::log::{Log, LogLine};
-use crate::model::{FlowRecord, ProbeState, ProcessRecord, Validity};
+use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::owner::{EarlyOwners, Hints};
-use crate::process::{ProcRoot, Sampler, ticks_to_ns};
+use crate::process::{ProcRoot, Sampler, has_unified_groups, ticks_to_ns};
 use crate::sync::Mutex;
 use crate::tap::{Tap, TapError};
 use crate::thread::with_signals_blocked;
@@ -100,7 +100,7 @@ impl Session {
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
         let root = ProcRoot::open(&options.proc_root)?;
         let mut probes = Probes::default();
-        let counters = probes.for_counting(&options, root.facts().ticks_per_second);
+        let counters = probes.for_counting(&options, &root);
         let tap = if counters.is_some() { None } else { open_tap(&options)? };
         let has_network = tap.is_some() || counters.is_some();
         let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
@@ -335,7 +335,12 @@ fn sample_from_tasks(sampler: &mut Sampler, options: &Options) -> ProbeState {
         info!("processes are sampled from files, since these are not those of the own PID namespace");
         return ProbeState::PidNamespace;
     }
-    match load_tasks(options.sample) {
+    let mut what = options.sample;
+    if what.has(SampleSet::CGROUP) && !has_unified_groups(sampler.root()) {
+        // What a walk tells are groups of the unified hierarchy.
+        what.0 &= !SampleSet::CGROUP.0;
+    }
+    match load_tasks(what) {
         Ok(tasks) => {
             sampler.take_from(tasks);
             ProbeState::Active

@@ -23,7 +23,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Always.
-    pub fn load(_wants: Wants, _ticks_per_second: u64) -> Result<Sockets, Fault> {
+    pub fn load(_wants: Wants, _cgroups: bool, _ticks_per_second: u64) -> Result<Sockets, Fault> {
         let text = "the library was built without the programs that the kernel would run";
         Err(Fault { state: ProbeState::NotBuilt, text: text.into() })
     }

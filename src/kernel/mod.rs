@@ -9,6 +9,8 @@ mod absent;
 #[cfg(feature = "ebpf")]
 mod batch;
 #[cfg(feature = "ebpf")]
+mod cgroups;
+#[cfg(feature = "ebpf")]
 mod flow;
 #[cfg(feature = "ebpf")]
 mod load;
@@ -37,7 +39,7 @@ use tasks::Tasks;
 #[cfg(feature = "ebpf")]
 pub use traffic::Counters;
 
-pub use task::{Figures, RawProcess, Task, TaskSource, UNCOUNTED};
+pub use task::{CgroupPaths, Figures, RawProcess, Task, TaskSource, UNCOUNTED};
 
 use crate::model::{
     Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, SampleSet, Timestamp, Traffic, Unowned,

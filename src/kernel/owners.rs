@@ -1,6 +1,7 @@
 //! Who uses the socket of a flow, as the socket probes have noted it.
 
-use super::records::{HELD, INHERITED, Owned, Record, SEVERAL, Tuple, UNUSED};
+use super::cgroups::Cgroups;
+use super::records::{HELD, INHERITED, Owned, Process, Record, SEVERAL, Tuple, UNUSED};
 use super::traffic::identity;
 use super::{Claim, Found};
 use crate::model::{FlowKey, Owner, Quality};
@@ -10,6 +11,7 @@ use aya::maps::{HashMap, MapData};
 pub struct Owners {
     tuples: HashMap<MapData, Tuple, Owned>,
     sockets: HashMap<MapData, u64, Record>,
+    cgroups: Option<Cgroups>,
     ticks_per_second: u64,
 }
 
@@ -17,9 +19,10 @@ impl Owners {
     pub(super) fn new(
         tuples: HashMap<MapData, Tuple, Owned>,
         sockets: HashMap<MapData, u64, Record>,
+        cgroups: Option<Cgroups>,
         ticks_per_second: u64,
     ) -> Owners {
-        Owners { tuples, sockets, ticks_per_second }
+        Owners { tuples, sockets, cgroups, ticks_per_second }
     }
 
     /// The process that uses the socket of `key`, which is in the network namespace with the inode `netns`. A socket
@@ -29,7 +32,8 @@ impl Owners {
         if owned.ended_ns != 0 && owned.ended_ns < first_ns {
             return None;
         }
-        let process = owned.owner.id(self.ticks_per_second)?;
+        let process = Process { start_ns: owned.start_ns, tgid: owned.tgid, padding: 0 };
+        let process = process.id(self.ticks_per_second)?;
         let quality = match owned.flags {
             flags if flags & INHERITED != 0 => Quality::Guessed,
             flags if flags & (HELD | SEVERAL) == HELD | SEVERAL => Quality::Shared,
@@ -42,7 +46,7 @@ impl Owners {
             flags if flags & UNUSED != 0 && !is_gone() => Claim::Creator,
             _ => Claim::User,
         };
-        let identity = identity(&owned.name, owned.uid, owned.gid);
+        let identity = identity(&owned.name, [owned.uid, owned.gid], self.cgroups.as_ref(), owned.cgroup);
         Some(Found { owner: Owner { process, quality }, identity, claim })
     }
 }

@@ -162,15 +162,17 @@ pub(super) struct Share {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Owned {
-    pub owner: Process,
+    /// When the process started.
+    pub start_ns: u64,
     pub cookie: u64,
     /// When the socket ended, or 0.
     pub ended_ns: u64,
+    pub cgroup: u64,
     pub name: [u8; NAME],
+    pub tgid: u32,
     pub uid: u32,
     pub gid: u32,
     pub flags: u32,
-    pub padding: u32,
 }
 
 /// Counts of times by their length.

@@ -1,5 +1,6 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
+use super::cgroups::{Cgroups, PATHS, leave_out};
 use super::load::{
     Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, start_walk,
     walk_link,
@@ -35,18 +36,21 @@ const PLACES: &[(&str, Place)] = &[
 /// The socket probes at work. Dropping it detaches them and frees what they noted.
 pub struct Sockets {
     object: Ebpf,
+    has_cgroups: bool,
     ticks_per_second: u64,
 }
 
 impl Sockets {
-    /// Loads and attaches the probes, and notes the sockets that are open already.
+    /// Loads and attaches the probes, and notes the sockets that are open already; with `cgroups` also the control
+    /// groups of their users.
     ///
     /// # Errors
     /// Why they cannot work here.
-    pub fn load(wants: Wants, ticks_per_second: u64) -> Result<Sockets, Fault> {
+    pub fn load(wants: Wants, cgroups: bool, ticks_per_second: u64) -> Result<Sockets, Fault> {
         check_numbers()?;
         let types = kernel_types()?;
-        let cgroups = open_cgroups()?;
+        let top = open_cgroups()?;
+        let want_cgroups = u8::from(cgroups);
         let (keep_records, want_peers) = match wants {
             Wants::Owners => (&0u8, &1u8),
             Wants::Bytes => (&1, &0),
@@ -54,12 +58,16 @@ impl Sockets {
         let mut object = load_object(OBJECT, &types, |loader| {
             loader.override_global("keep_records", keep_records, true);
             loader.override_global("want_peers", want_peers, true);
+            loader.override_global("want_cgroups", &want_cgroups, true);
+            if !cgroups {
+                leave_out(loader);
+            }
         })?;
         for &(name, place) in PLACES {
-            attach(&mut object, name, place, &types, &cgroups)?;
+            attach(&mut object, name, place, &types, &top)?;
         }
         load_iterator(&mut object, "capture_seed", "task_file", &types)?;
-        let mut sockets = Sockets { object, ticks_per_second };
+        let mut sockets = Sockets { object, has_cgroups: cgroups, ticks_per_second };
         sockets.seed()?;
         Ok(sockets)
     }
@@ -70,7 +78,7 @@ impl Sockets {
     /// It was taken before.
     pub fn owners(&mut self) -> Result<Owners, Fault> {
         let (tuples, sockets) = (self.map("tuples")?, self.map("sockets")?);
-        Ok(Owners::new(tuples, sockets, self.ticks_per_second))
+        Ok(Owners::new(tuples, sockets, self.cgroups()?, self.ticks_per_second))
     }
 
     /// What is counted at sockets, for one reader.
@@ -84,8 +92,17 @@ impl Sockets {
             self.map("losses")?,
             self.map("link_headers")?,
             self.entries::<Process, Buckets>("latencies")?,
+            self.cgroups()?,
             self.ticks_per_second,
         ))
+    }
+
+    /// The paths of control groups, if they are noted.
+    fn cgroups(&mut self) -> Result<Option<Cgroups>, Fault> {
+        if !self.has_cgroups {
+            return Ok(None);
+        }
+        Ok(Cgroups::new(self.map(PATHS)?))
     }
 
     fn map<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Fault> {

@@ -98,6 +98,8 @@ pub struct RawProcess {
     pub virtual_pages: u64,
     /// Resident set, exact.
     pub resident_pages: u64,
+    /// The number of its group in the unified hierarchy.
+    pub cgroup: u64,
     /// The name, ended by NUL where it is shorter; empty for threads of the kernel.
     pub name: [u8; 16],
 }
@@ -109,6 +111,14 @@ pub struct Task<'a> {
     pub raw: &'a RawProcess,
     /// The name as `/proc/<pid>/stat` tells it.
     pub name: &'a [u8],
+    /// Who knows the path of its control group, if anybody does.
+    pub cgroups: Option<&'a dyn CgroupPaths>,
+}
+
+/// Who knows the paths of groups in the unified hierarchy by their numbers.
+pub trait CgroupPaths: Debug {
+    /// The path of the group with this number as the kernel tells it to this process; `None` when it is not known.
+    fn path(&self, number: u64) -> Option<Vec<u8>>;
 }
 
 /// Who can tell the figures of all processes at once.

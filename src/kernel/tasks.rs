@@ -1,10 +1,11 @@
 //! The task probes: loading them, and reading their walks over all tasks.
 
 use super::Fault;
+use super::cgroups::{Cgroups, PATHS, leave_out};
 use super::load::{check_numbers, fault, kernel_types, load_iterator, load_object, start_walk, walk_link};
-use super::task::{Figures, RawProcess, Task, TaskSource};
+use super::task::{CgroupPaths, Figures, RawProcess, Task, TaskSource};
 use crate::model::{ProbeState, SampleSet};
-use aya::{Ebpf, Pod, include_bytes_aligned};
+use aya::{Ebpf, Pod, include_bytes_aligned, maps};
 use hashbrown::HashMap;
 use nix::errno::Errno;
 use std::fmt;
@@ -19,8 +20,8 @@ const THREAD: u32 = 2;
 const NAME: u32 = 3;
 
 /// Groups of figures that the program can leave out.
-const GROUPS: [(SampleSet, u32); 3] =
-    [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4)];
+const GROUPS: [(SampleSet, u32); 4] =
+    [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4), (SampleSet::CGROUP, 8)];
 
 /// The most processors whose shares of the resident set are summed up.
 const MOST_PROCESSORS: u32 = 512;
@@ -60,7 +61,7 @@ unsafe impl Pod for RawThread {}
 unsafe impl Pod for RawName {}
 
 const _: () =
-    assert!(size_of::<RawProcess>() == 200 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
+    assert!(size_of::<RawProcess>() == 208 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
 
 /// The sum over the threads of one process but the main one.
 #[derive(Clone, Copy, Debug)]
@@ -74,12 +75,13 @@ struct Sum {
 /// The task probes, loaded. Dropping it unloads them.
 pub struct Tasks {
     /// Holds the program.
-    _object: Ebpf,
+    object: Ebpf,
     link: OwnedFd,
     buffer: Vec<u8>,
     sums: HashMap<u32, Sum>,
     /// Processes with several threads, until the walk has come to all of these.
     held: Vec<RawProcess>,
+    cgroups: Option<Cgroups>,
 }
 
 impl fmt::Debug for Tasks {
@@ -100,17 +102,25 @@ impl Tasks {
         let groups = GROUPS.iter().filter(|(set, _)| what.has(*set)).fold(0u32, |bits, (_, bit)| bits | bit);
         let mut object = load_object(OBJECT, &types, |loader| {
             loader.override_global("groups", &groups, true).override_global("processors", &processors, true);
+            if !what.has(SampleSet::CGROUP) {
+                leave_out(loader);
+            }
         })?;
         load_iterator(&mut object, "capture_tasks", "task", &types)?;
         let link = walk_link(&mut object, "capture_tasks")?;
         let mut tasks = Tasks {
-            _object: object,
+            object,
             link,
             buffer: vec![0; READ_BYTES],
             sums: HashMap::new(),
             held: Vec::new(),
+            cgroups: None,
         };
         tasks.check()?;
+        if what.has(SampleSet::CGROUP) {
+            let paths = tasks.object.take_map(PATHS).and_then(|paths| maps::HashMap::try_from(paths).ok());
+            tasks.cgroups = paths.and_then(Cgroups::new);
+        }
         Ok(tasks)
     }
 
@@ -125,19 +135,21 @@ impl Tasks {
     /// Takes up one record; returns how long it is, with the name that belongs to it.
     fn take(&mut self, start: usize, end: usize, each: &mut dyn FnMut(&Task<'_>)) -> Option<usize> {
         let bytes = self.buffer.get(start..end)?;
+        let cgroups = paths(&self.cgroups);
         match u32::from_ne_bytes(*bytes.first_chunk()?) {
             PROCESS => {
                 let process: RawProcess = read(bytes)?;
                 if process.flags & KERNEL_THREAD != 0 {
                     let name: RawName = read(bytes.get(size_of::<RawProcess>()..)?)?;
                     let mut text = [0; 64];
-                    each(&Task { raw: &process, name: kernel_name(&name, &mut text) });
+                    let name = kernel_name(&name, &mut text);
+                    each(&Task { raw: &process, name, cgroups });
                     return Some(size_of::<RawProcess>() + size_of::<RawName>());
                 }
                 if process.threads > 1 {
                     self.held.push(process);
                 } else {
-                    each(&Task { raw: &process, name: until_nul(&process.name) });
+                    each(&Task { raw: &process, name: until_nul(&process.name), cgroups });
                 }
                 Some(size_of::<RawProcess>())
             }
@@ -160,6 +172,7 @@ impl Tasks {
 
     /// Tells of the processes with several threads.
     fn tell_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
+        let cgroups = paths(&self.cgroups);
         for process in &mut self.held {
             match self.sums.get(&process.pid) {
                 // A thread that ended has changed the sequence, one that started the number.
@@ -172,7 +185,7 @@ impl Tasks {
                 }
                 _ => process.torn = 1,
             }
-            each(&Task { raw: process, name: until_nul(&process.name) });
+            each(&Task { raw: process, name: until_nul(&process.name), cgroups });
         }
     }
 }
@@ -220,6 +233,10 @@ fn processors() -> Result<u32, Fault> {
         .ok()
         .filter(|&count| count <= MOST_PROCESSORS)
         .ok_or_else(|| Fault { state: ProbeState::NotSupported, text: text() })
+}
+
+fn paths(cgroups: &Option<Cgroups>) -> Option<&dyn CgroupPaths> {
+    cgroups.as_ref().map(|cgroups| cgroups as _)
 }
 
 /// The value at the start of `bytes`.

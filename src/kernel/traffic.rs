@@ -1,8 +1,10 @@
 //! Bytes that the socket probes have counted: what each process has to its account since they were last read.
 
 use super::batch::{Batch, delete};
+use super::cgroups::Cgroups;
 use super::flow::{self, Told, flow, is_flow};
 use super::records::*;
+use super::task::CgroupPaths;
 use super::{Clocks, Credit};
 use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
 use aya::maps::{Array, MapData};
@@ -25,6 +27,7 @@ pub struct Counters {
     losses: Array<MapData, Counts>,
     link_headers: Array<MapData, u8>,
     latencies: MapData,
+    cgroups: Option<Cgroups>,
     histograms: Batch<Process, Buckets>,
     /// What has been handed out of each process's times.
     timed: HashMap<Process, Buckets, RandomState>,
@@ -60,6 +63,7 @@ impl Counters {
         losses: Array<MapData, Counts>,
         link_headers: Array<MapData, u8>,
         latencies: MapData,
+        cgroups: Option<Cgroups>,
         ticks_per_second: u64,
     ) -> Counters {
         Counters {
@@ -68,6 +72,7 @@ impl Counters {
             losses,
             link_headers,
             latencies,
+            cgroups,
             histograms: Batch::new(),
             timed: HashMap::default(),
             records: Batch::new(),
@@ -125,7 +130,7 @@ impl Counters {
     }
 
     fn read_accounts(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
-        let Counters { accounts, shares, seen, reading, ticks_per_second, namespaces, .. } = self;
+        let Counters { accounts, shares, seen, reading, ticks_per_second, namespaces, cgroups, .. } = self;
         accounts.read(shares.fd().as_fd(), |key, share| {
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&share.netns.into())) {
                 return;
@@ -134,7 +139,7 @@ impl Counters {
             seen.apart = share.traffic;
             seen.reading = *reading;
             // What a record says comes on top, if the process still has it.
-            let identity = || identity(&share.name, share.uid, share.gid);
+            let identity = || identity(&share.name, [share.uid, share.gid], cgroups.as_ref(), share.cgroup);
             let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
             hand_out(key, seen, share.traffic, quality, *ticks_per_second, &identity, take);
         })
@@ -147,8 +152,8 @@ impl Counters {
         take: &mut impl FnMut(Credit<'_>),
     ) -> io::Result<()> {
         let Clocks { now_ns, epoch_ns } = clocks;
-        let Counters { records, sockets, seen, reading, ticks_per_second, pending, held, namespaces, .. } =
-            self;
+        let Counters { records, sockets, seen, reading, ticks_per_second, pending, held, .. } = self;
+        let (namespaces, cgroups) = (&self.namespaces, self.cgroups.as_ref());
         let mut ended = Vec::new();
         (*pending, *held) = (0, 0);
         records.read(sockets.fd().as_fd(), |cookie, record| {
@@ -176,7 +181,7 @@ impl Counters {
                 _ => Quality::Exact,
             };
             let total = seen.apart.plus(&record.counts());
-            let identity = || identity(&record.name, record.uid, record.gid);
+            let identity = || identity(&record.name, [record.uid, record.gid], cgroups, record.cgroup);
             if hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take) {
                 seen.told.changed_ns = now_ns;
             }
@@ -281,9 +286,16 @@ fn hand_out(
 }
 
 /// What the kernel knows of a process, the names of user and group left out.
-pub(super) fn identity(name: &[u8; NAME], uid: u32, gid: u32) -> Identity {
+pub(super) fn identity(
+    name: &[u8; NAME],
+    [uid, gid]: [u32; 2],
+    cgroups: Option<&Cgroups>,
+    cgroup: u64,
+) -> Identity {
     let length = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    Identity { name: name.get(..length).unwrap_or_default().to_vec(), uid, gid, ..Identity::default() }
+    let name = name.get(..length).unwrap_or_default().to_vec();
+    let cgroup = cgroups.and_then(|cgroups| cgroups.path(cgroup)).unwrap_or_default();
+    Identity { name, uid, gid, cgroup, ..Identity::default() }
 }
 
 impl Way {

@@ -64,13 +64,15 @@ bit_set! {
         COMMAND_LINE = 8;
         /// Context switches (`/proc/<pid>/status`).
         SWITCHES = 16;
+        /// The control group (`/proc/<pid>/cgroup`).
+        CGROUP = 32;
     }
 }
 
 impl SampleSet {
     /// What is read unless a caller says otherwise: all but what few ask for and takes one more read of `/proc` for
     /// each process. Where figures do not come from there, context switches come with the others.
-    pub const USUAL: SampleSet = SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0);
+    pub const USUAL: SampleSet = SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0);
 }
 
 bit_set! {
@@ -97,10 +99,12 @@ bit_set! {
         CONNECTIONS = 256;
         /// Context switches.
         SWITCHES = 512;
+        /// The control group.
+        CGROUP = 1024;
     }
 }
 
-/// What changes only at exec, setuid or by the process's own wish. All text is bytes as the kernel gave them.
+/// What changes only at exec, setuid, or by the wish of the process or of who manages it. All text is bytes as the kernel gave them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
     /// The process's name (`comm` of its thread group leader), at most 15 bytes, 63 for kernel threads.
@@ -116,6 +120,8 @@ pub struct Identity {
     pub user: Vec<u8>,
     /// Name of the effective group, or its number in decimal when it has none.
     pub group: Vec<u8>,
+    /// Path of the control group, which begins with a slash; empty where it was not asked for or is not known.
+    pub cgroup: Vec<u8>,
 }
 
 /// One reading of a process's figures.
@@ -262,6 +268,6 @@ mod tests {
     fn bit_sets_hold_and_join() {
         let some = Validity::CPU | Validity::IO;
         assert!(some.has(Validity::IO) && !some.has(Validity::MEMORY) && Validity::ALL.has(some));
-        assert_eq!(Validity::ALL.0, 1023);
+        assert_eq!(Validity::ALL.0, 2047);
     }
 }

@@ -1,5 +1,6 @@
-//! Who a process is: its name, owner and command line.
+//! Who a process is: its name, owner, command line and control group.
 
+use super::cgroup::{CgroupReader, Place};
 use super::reading::{Core, ProcessDirectory};
 use super::root::ProcRoot;
 use super::users::UserNames;
@@ -16,18 +17,20 @@ pub const COMMAND_LINE_LIMIT: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct IdentityReader {
     names: UserNames,
+    cgroups: CgroupReader,
     buffer: Vec<u8>,
 }
 
 impl Default for IdentityReader {
     fn default() -> IdentityReader {
-        IdentityReader { names: UserNames::new(Path::new("/etc"), Instant::now()), buffer: Vec::new() }
+        let names = UserNames::new(Path::new("/etc"), Instant::now());
+        IdentityReader { names, cgroups: CgroupReader::default(), buffer: Vec::new() }
     }
 }
 
 impl IdentityReader {
-    /// Describes the process that has this pid now, the command line only when `what` asks for it. `None` when
-    /// there is no such process or its `stat` cannot be read.
+    /// Describes the process that has this pid now, command line and control group only when `what` asks for them.
+    /// `None` when there is no such process or its `stat` cannot be read.
     pub fn read(&mut self, root: &ProcRoot, pid: i32, what: SampleSet) -> Option<(ProcId, Identity)> {
         self.refresh_names();
         let directory = ProcessDirectory::open(root, pid).ok()?;
@@ -36,6 +39,11 @@ impl IdentityReader {
         let mut identity = self.describe(&Identity::default(), &core);
         if what.has(SampleSet::COMMAND_LINE) && core.stat.has_memory() {
             identity.command_line = self.command_line(&directory).unwrap_or_default().to_vec();
+        }
+        if what.has(SampleSet::CGROUP)
+            && let Ok(Some(place)) = self.cgroup(root, &directory, &core)
+        {
+            identity.cgroup = place.path.to_vec();
         }
         Some((core.id(), identity))
     }
@@ -67,6 +75,16 @@ impl IdentityReader {
             identity.group = self.names.group(gid).to_vec();
         }
         identity
+    }
+
+    /// Reads the control group; see [`CgroupReader::read`].
+    pub(super) fn cgroup(
+        &mut self,
+        root: &ProcRoot,
+        directory: &ProcessDirectory,
+        core: &Core<'_>,
+    ) -> nix::Result<Option<Place<'_>>> {
+        self.cgroups.read(root, directory, core)
     }
 
     /// Reads the command line: every argument ended by NUL, at most [`COMMAND_LINE_LIMIT`] bytes in all.

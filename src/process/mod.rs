@@ -4,6 +4,7 @@
 //! at once, they get from [`proc_id`] and an [`IdentityReader`]. Nothing here knows of packets, and no process that
 //! is odd, forbidden or gone fails a sample.
 
+mod cgroup;
 mod directory;
 mod identity;
 mod machine;
@@ -16,6 +17,7 @@ mod table;
 mod task;
 mod users;
 
+pub use cgroup::has_unified_groups;
 pub use directory::{Listing, open_directory};
 pub use identity::{COMMAND_LINE_LIMIT, IdentityReader};
 pub use machine::{Machine, ticks_to_ns};

@@ -1,5 +1,6 @@
 //! Looks at one process and brings its entry up to date: same process or another, figures, rate, identity.
 
+use super::cgroup::Place;
 use super::identity::IdentityReader;
 use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
 use super::root::ProcRoot;
@@ -18,7 +19,7 @@ enum View<'v> {
     /// In the files of its directory.
     Files(&'v ProcessDirectory),
     /// In what a walk over the kernel's tasks has told of it.
-    Task(&'v RawProcess),
+    Task(&'v Task<'v>),
 }
 
 /// What is needed to look at processes, and counters of the looking.
@@ -102,10 +103,10 @@ impl Observer {
         match known {
             Some(known) => {
                 known.cpu = cpu;
-                self.update(View::Task(raw), &core, known).map(|()| Outcome::Unchanged)
+                self.update(View::Task(task), &core, known).map(|()| Outcome::Unchanged)
             }
             None => {
-                let mut started = self.start(View::Task(raw), &core)?;
+                let mut started = self.start(View::Task(task), &core)?;
                 started.cpu = cpu;
                 Ok(Outcome::Started(started))
             }
@@ -158,6 +159,7 @@ impl Observer {
         tracked.record.identity = Arc::new(identity);
         if tracked.selected {
             self.refresh_command_line(view, core, &mut tracked, true)?;
+            self.refresh_cgroup(view, core, &mut tracked)?;
         }
         let sample = self.sample(view, core, &tracked)?;
         store(&mut tracked, sample, None);
@@ -183,6 +185,9 @@ impl Observer {
         }
         if known.selected && (changed || self.command_line_is_due(view, core, known)) {
             self.refresh_command_line(view, core, known, new_image)?;
+        }
+        if known.selected {
+            self.refresh_cgroup(view, core, known)?;
         }
         let sample = self.sample(view, core, known)?;
         let machine_ticks = self.machine_ticks.saturating_sub(known.machine_ticks);
@@ -211,8 +216,8 @@ impl Observer {
                 View::Files(directory) => {
                     self.figures.read(directory, core.stat.has_memory(), facts, &mut sample)?;
                 }
-                View::Task(raw) => {
-                    if task::add_figures(raw, self.what, facts, &mut sample)
+                View::Task(task) => {
+                    if task::add_figures(task.raw, self.what, facts, &mut sample)
                         && let Some(directory) = open_again(&self.root, core)
                     {
                         self.figures.descriptors(&directory, facts, &mut sample)?;
@@ -221,6 +226,9 @@ impl Observer {
             }
             if tracked.command_line != CommandLine::Unknown {
                 sample.valid |= Validity::COMMAND_LINE;
+            }
+            if tracked.has_cgroup {
+                sample.valid |= Validity::CGROUP;
             }
         }
         Ok(sample)
@@ -232,7 +240,7 @@ impl Observer {
         let has_run = match view {
             View::Files(_) => true,
             // Who has not run has not written to its memory either.
-            View::Task(raw) => raw.figures.runtime_ns != known.command_line_runtime,
+            View::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
         };
         let turn = core.stat.pid.unsigned_abs().wrapping_add(self.round);
         has_run && turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
@@ -255,16 +263,11 @@ impl Observer {
             }
             return Ok(());
         }
-        let opened;
-        let directory = match view {
-            View::Files(directory) => directory,
-            View::Task(raw) => {
-                let Some(directory) = open_again(&self.root, core) else { return Ok(()) };
-                tracked.command_line_runtime = raw.figures.runtime_ns;
-                opened = directory;
-                &opened
-            }
-        };
+        let mut opened = None;
+        let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
+        if let View::Task(task) = view {
+            tracked.command_line_runtime = task.raw.figures.runtime_ns;
+        }
         let known = &tracked.record.identity.command_line;
         let text = match directory.unless_gone(self.identities.command_line(directory))? {
             // The same image without arguments has just lost its memory, for it is about to end.
@@ -283,6 +286,66 @@ impl Observer {
             tracked.record.identity = Arc::new(identity);
         }
         Ok(())
+    }
+
+    /// A process is moved to another group without a trace in what else is read of it: its file is read every time,
+    /// unless a walk tells in which group it is. A group of the unified hierarchy keeps its path, and no other ever has
+    /// its number.
+    fn refresh_cgroup(
+        &mut self,
+        view: View<'_>,
+        core: &Core<'_>,
+        tracked: &mut Tracked,
+    ) -> Result<(), Failure> {
+        if !self.what.has(SampleSet::CGROUP) {
+            return Ok(());
+        }
+        let number = match view {
+            View::Files(_) => 0,
+            View::Task(task) => task.raw.cgroup,
+        };
+        if number != 0 && number == tracked.cgroup {
+            return Ok(());
+        }
+        if let View::Task(Task { cgroups: Some(cgroups), .. }) = view
+            && let Some(path) = cgroups.path(number)
+        {
+            tracked.set_cgroup(Some(&path), number);
+            return Ok(());
+        }
+        let mut opened = None;
+        let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
+        let place = directory.unless_gone(self.identities.cgroup(&self.root, directory, core))?.flatten();
+        match place {
+            Some(Place { path, is_unified: true }) => tracked.set_cgroup(Some(path), number),
+            Some(Place { path, is_unified: false }) => tracked.set_cgroup(Some(path), 0),
+            // It keeps the one that it had.
+            None if core.stat.is_ending() => {}
+            None => tracked.set_cgroup(None, 0),
+        }
+        Ok(())
+    }
+}
+
+impl<'v> View<'v> {
+    /// The process's directory, put into `opened` where it has to be opened for this; `None` when it has ended or is
+    /// hidden.
+    fn directory<'d>(
+        self,
+        root: &ProcRoot,
+        core: &Core<'_>,
+        opened: &'d mut Option<ProcessDirectory>,
+    ) -> Option<&'d ProcessDirectory>
+    where
+        'v: 'd,
+    {
+        match self {
+            View::Files(directory) => Some(directory),
+            View::Task(_) => {
+                *opened = open_again(root, core);
+                opened.as_ref()
+            }
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Pure parsers of the text files of `/proc`: bytes in, figures out, no I/O.
 //!
 //! All of them return `None` for bytes that the kernel would not have written; none of them allocates. The formats
-//! are those of proc_pid_stat(5), proc_pid_statm(5), proc_pid_io(5), proc_stat(5) and proc_meminfo(5).
+//! are those of proc_pid_stat(5), proc_pid_statm(5), proc_pid_io(5), cgroups(7), proc_stat(5) and proc_meminfo(5).
 
 /// The thread is a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
 const FLAG_KERNEL_THREAD: u64 = 0x0020_0000;
+/// The thread is ending or has ended (`PF_EXITING`, include/linux/sched.h).
+const FLAG_ENDING: u64 = 0x4;
 /// The process has not called exec since it was forked (`PF_FORKNOEXEC`, include/linux/sched.h).
 const FLAG_NO_EXEC_YET: u64 = 0x40;
 
@@ -43,6 +45,11 @@ impl Stat<'_> {
     /// Whether this is a thread of the kernel, which has no memory and no arguments of its own.
     pub fn is_kernel_thread(&self) -> bool {
         self.flags & FLAG_KERNEL_THREAD != 0
+    }
+
+    /// Whether the main thread is ending or has ended.
+    pub fn is_ending(&self) -> bool {
+        self.flags & FLAG_ENDING != 0
     }
 
     /// Whether there is an address space: not in kernel threads, zombies and processes about to become one.
@@ -235,6 +242,16 @@ pub fn switches(text: &[u8]) -> Option<[u64; 2]> {
     let mut last = |name: &[u8]| lines.find_map(|line| decimal(line.strip_prefix(name)?));
     let involuntary = last(b"nonvoluntary_ctxt_switches:\t")?;
     Some([last(b"voluntary_ctxt_switches:\t")?, involuntary])
+}
+
+/// Parses the path in one hierarchy out of `/proc/<pid>/cgroup`: that of the controllers or the name which its line
+/// lists, of which that of version 2 has none.
+pub fn cgroup<'t>(text: &'t [u8], listed: &[u8]) -> Option<&'t [u8]> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let number_end = line.iter().position(|&byte| byte == b':')?;
+        let path = line.get(number_end + 1..)?.strip_prefix(listed)?.strip_prefix(b":")?;
+        path.starts_with(b"/").then_some(path)
+    })
 }
 
 /// A decimal number that is all of `text`.

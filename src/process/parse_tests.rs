@@ -49,6 +49,22 @@ fn older_kernels_write_fewer_fields() {
 }
 
 #[test]
+fn control_groups_are_told_by_hierarchy() {
+    let text = b"12:cpu,cpuacct:/c\n1:name=systemd:/a:b ::\xff\n0::/user.slice\n";
+    assert_eq!(cgroup(text, b""), Some(&b"/user.slice"[..]));
+    assert_eq!(cgroup(text, b"name=systemd"), Some(&b"/a:b ::\xff"[..]));
+    assert_eq!(cgroup(text, b"cpu"), None);
+    assert_eq!(cgroup(b"0::/../..\n", b""), Some(&b"/../.."[..]), "seen from another cgroup namespace");
+    assert_eq!((cgroup(b"", b""), cgroup(b"0::", b""), cgroup(b"0\n::x\n", b"")), (None, None, None));
+    let own = std::fs::read("/proc/self/cgroup").unwrap();
+    let theirs = procfs::ProcessCGroups::from_read(&own[..]).unwrap();
+    for group in theirs {
+        let path = cgroup(&own, group.controllers.join(",").as_bytes());
+        assert_eq!(path, Some(group.pathname.as_bytes()));
+    }
+}
+
+#[test]
 fn context_switches_are_the_last_lines_of_the_status() {
     let text = b"Name:\tx\nvoluntary_ctxt_switches_of_nobody:\t9\nvoluntary_ctxt_switches:\t150\n\
         nonvoluntary_ctxt_switches:\t545\n";
@@ -162,7 +178,7 @@ fn all_live_processes_agree_with_the_procfs_crate() {
 proptest! {
     #[test]
     fn random_bytes_never_panic(text in proptest::collection::vec(any::<u8>(), 0..600)) {
-        let _ = (stat(&text), statm(&text), io(&text), machine_stat(&text), memory_total(&text), thread_group(&text), switches(&text));
+        let _ = (stat(&text), statm(&text), io(&text), machine_stat(&text), memory_total(&text), thread_group(&text), switches(&text), cgroup(&text, b""));
     }
 
     /// Bytes of the format's own alphabet get further into the parsers than random ones.

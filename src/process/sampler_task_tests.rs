@@ -1,7 +1,7 @@
 //! Tests of the sampler on made-up walks over tasks, beside a made-up tree.
 
 use super::*;
-use crate::kernel::{Figures, RawProcess, Task, UNCOUNTED};
+use crate::kernel::{CgroupPaths, Figures, RawProcess, Task, UNCOUNTED};
 use crate::model::ProbeState;
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -12,23 +12,36 @@ const TICK: u64 = 10_000_000;
 #[derive(Default, Debug)]
 struct Script {
     tasks: Vec<(RawProcess, &'static [u8])>,
+    /// Control groups whose paths are known, by number.
+    cgroups: Vec<(u64, &'static str)>,
     fault: Option<Fault>,
 }
 
 #[derive(Clone, Default, Debug)]
-struct Walks(Arc<Mutex<Script>>);
+pub(super) struct Walks(Arc<Mutex<Script>>);
 
 impl TaskSource for Walks {
     fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> std::result::Result<(), Fault> {
         let script = self.0.lock();
         let told = if script.fault.is_some() { 1 } else { script.tasks.len() };
-        script.tasks.iter().take(told).for_each(|(raw, name)| each(&Task { raw, name }));
+        let cgroups: Option<&dyn CgroupPaths> = Some(&*script);
+        script.tasks.iter().take(told).for_each(|(raw, name)| each(&Task { raw, name, cgroups }));
         script.fault.clone().map_or(Ok(()), Err)
     }
 }
 
+impl CgroupPaths for Script {
+    fn path(&self, number: u64) -> Option<Vec<u8>> {
+        self.cgroups.iter().find(|(known, _)| *known == number).map(|(_, path)| path.as_bytes().to_vec())
+    }
+}
+
 impl Walks {
-    fn tell(&self, tasks: &[RawProcess]) {
+    pub(super) fn know(&self, cgroup: u64, path: &'static str) {
+        self.0.lock().cgroups.push((cgroup, path));
+    }
+
+    pub(super) fn tell(&self, tasks: &[RawProcess]) {
         self.0.lock().tasks = tasks.iter().map(|raw| (*raw, &b"made"[..])).collect();
     }
 }
@@ -41,7 +54,7 @@ fn sampler(tree: &Tree, selection: Selection) -> (Sampler, Walks) {
 }
 
 /// The same process as [`MADE`] with the figures that the tree's files give it.
-fn task() -> RawProcess {
+pub(super) fn task() -> RawProcess {
     let me = nix::unistd::geteuid().as_raw();
     RawProcess {
         pid: 7,

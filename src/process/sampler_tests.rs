@@ -7,6 +7,8 @@ use crate::process::identity::COMMAND_LINE_LIMIT;
 use crate::process::root::SystemFacts;
 use std::path::PathBuf;
 
+#[path = "sampler_cgroup_tests.rs"]
+mod cgroups;
 #[path = "sampler_task_tests.rs"]
 mod tasks;
 
@@ -115,6 +117,7 @@ fn all_figures_are_read() {
     tree.write("7/cmdline", "made\0-x\0");
     tree.write("7/fd/0", "");
     tree.write("7/fd/1", "");
+    tree.write("7/cgroup", "0::/group\n");
     tree.write("uptime", "not a process");
     std::fs::create_dir(tree.path("12x")).unwrap();
     let mut sampler = tree.everything();
@@ -134,6 +137,7 @@ fn all_figures_are_read() {
     assert_eq!((sample.voluntary_switches, sample.involuntary_switches), (55, 66));
     assert_eq!(record.identity.name, b"made");
     assert_eq!(record.identity.command_line, b"made\0-x\0");
+    assert_eq!(record.identity.cgroup, b"/group");
     assert_eq!(record.identity.uid, nix::unistd::geteuid().as_raw());
     let everything_but =
         Validity::ALL.0 & !(Validity::CPU_PERCENT | Validity::NETWORK | Validity::CONNECTIONS).0;

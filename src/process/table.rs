@@ -3,7 +3,8 @@
 use super::parse::Image;
 use super::reading::Core;
 use super::task::CpuTimes;
-use crate::model::{ProcId, ProcessRecord};
+use crate::model::{Identity, ProcId, ProcessRecord};
+use std::sync::Arc;
 
 /// A process in the table.
 #[derive(Debug)]
@@ -22,6 +23,11 @@ pub struct Tracked {
     pub command_line: CommandLine,
     /// The CPU time, nanoseconds, up to which the command line is known to be the one that was read.
     pub command_line_runtime: u64,
+    /// Whether its control group is known.
+    pub has_cgroup: bool,
+    /// The number of the control group whose path the identity has, where a walk over the kernel's tasks has told it; 0
+    /// where the path has to be read anew.
+    pub cgroup: u64,
     /// Whether it is delivered.
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
@@ -113,10 +119,22 @@ impl Tracked {
             cpu: CpuTimes::default(),
             command_line: CommandLine::Unknown,
             command_line_runtime: 0,
+            has_cgroup: false,
+            cgroup: 0,
             selected: false,
             delivered: false,
             round: 0,
             ended: false,
+        }
+    }
+
+    /// Notes the path of the control group, and its number if that is known.
+    pub fn set_cgroup(&mut self, path: Option<&[u8]>, number: u64) {
+        (self.has_cgroup, self.cgroup) = (path.is_some(), number);
+        let path = path.unwrap_or_default();
+        if path != self.record.identity.cgroup {
+            let identity = Identity { cgroup: path.to_vec(), ..Identity::clone(&self.record.identity) };
+            self.record.identity = Arc::new(identity);
         }
     }
 

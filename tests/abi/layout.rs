@@ -101,7 +101,7 @@ fn structures() -> Vec<Frozen> {
             ended_flow_limit: 176, "uint32_t";
             more: 180, "uint32_t";
         }),
-        frozen!(CaptureProcess, 248, {
+        frozen!(CaptureProcess, 264, {
             valid: 0, "uint32_t";
             pid: 4, "pid_t";
             parent: 8, "pid_t";
@@ -137,6 +137,8 @@ fn structures() -> Vec<Frozen> {
             major_faults: 224, "uint64_t";
             voluntary_switches: 232, "uint64_t";
             involuntary_switches: 240, "uint64_t";
+            cgroup: 248, "const char *";
+            cgroup_length: 256, "size_t";
         }),
         frozen!(CaptureConnections, 296, {
             connects: 0, "uint64_t";
@@ -367,6 +369,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_SKIP_COMMAND_LINE", 16),
     ("CAPTURE_SKIP_PROBES", 32),
     ("CAPTURE_MORE_SWITCHES", 1),
+    ("CAPTURE_MORE_CGROUPS", 2),
     ("CAPTURE_VALID_CPU", 1),
     ("CAPTURE_VALID_MEMORY", 2),
     ("CAPTURE_VALID_IO", 4),
@@ -392,6 +395,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_FLOW_VALID_COOKIE", 8192),
     ("CAPTURE_RESPONSE_BUCKETS", 32),
     ("CAPTURE_VALID_SWITCHES", 512),
+    ("CAPTURE_VALID_CGROUP", 1024),
 ];
 
 /// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.

@@ -6,8 +6,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
 mod absence;
+mod cgroups;
+#[path = "../process/children.rs"]
+#[allow(dead_code, reason = "the tests of processes use the rest of it")]
+mod children;
 mod counting;
 mod ending;
+#[path = "../process/group.rs"]
+#[allow(dead_code, reason = "the tests of processes use the rest of it")]
+mod group;
 mod hosting;
 #[path = "../traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]

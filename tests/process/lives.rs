@@ -283,7 +283,7 @@ pub fn one_process_is_described_at_once(source: Source) {
     let (id, identity) = reader.read(&root(), pid, SampleSet::ALL).unwrap();
     assert_eq!((id, &identity), (record.sample.id, &*record.identity));
     let (_, without) = reader.read(&root(), pid, SampleSet::default()).unwrap();
-    assert_eq!(without, Identity { command_line: Vec::new(), ..identity });
+    assert_eq!(without, Identity { command_line: Vec::new(), cgroup: Vec::new(), ..identity });
     let mut buffer = Vec::new();
     assert_eq!(proc_id(&root(), pid, &mut buffer), Some(id));
     child.kill();

@@ -27,7 +27,6 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)BPF_FUNC_ktime_get_boot_ns;
 static __u64 (*const bpf_get_current_uid_gid)(void) = (void *)BPF_FUNC_get_current_uid_gid;
-static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)BPF_FUNC_get_current_cgroup_id;
 static __u64 (*const bpf_get_socket_cookie)(void *context) = (void *)BPF_FUNC_get_socket_cookie;
 static struct bpf_sock *(*const bpf_sk_fullsock)(struct bpf_sock *sk) = (void *)BPF_FUNC_sk_fullsock;
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value,
@@ -36,6 +35,8 @@ static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 					__u32 length) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const bpf_probe_read_kernel)(void *to, __u32 size,
 					   const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+static long (*const bpf_probe_read_kernel_str)(void *to, __u32 size,
+					       const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 static long (*const bpf_seq_write)(void *seq, const void *data, __u32 length) = (void *)BPF_FUNC_seq_write;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -48,8 +49,32 @@ struct net {
 	struct ns_common ns;
 };
 
+struct cgroup_namespace {
+	struct css_set *root_cset;
+};
+
 struct nsproxy {
 	struct net *net_ns;
+	struct cgroup_namespace *cgroup_ns;
+};
+
+struct kernfs_node {
+	struct kernfs_node *__parent;
+	const char *name;
+	__u64 id;
+};
+
+/* Up to Linux 6.14. */
+struct kernfs_node___older {
+	struct kernfs_node *parent;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
 };
 
 struct task_struct {
@@ -58,6 +83,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	struct nsproxy *nsproxy;
+	struct css_set *cgroups;
 	char comm[16];
 };
 
@@ -144,6 +170,14 @@ struct bpf_iter__task_file {
 };
 
 #pragma clang attribute pop
+
+/* The group of the unified hierarchy that is among these. */
+static ALWAYS_INLINE struct kernfs_node *cgroup_node(struct css_set *groups)
+{
+	struct cgroup *group = groups ? groups->dfl_cgrp : 0;
+
+	return group ? group->kn : 0;
+}
 
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)BPF_FUNC_get_current_task_btf;
 static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)BPF_FUNC_sock_from_file;

@@ -12,6 +12,9 @@ const volatile __u8 want_peers = 1;
 /* Whether somebody reads the records: those of sockets that have ended then stay until they have been read. */
 const volatile __u8 keep_records = 0;
 
+/* Whether anybody asks for cgroups. */
+const volatile __u8 want_cgroups = 0;
+
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);

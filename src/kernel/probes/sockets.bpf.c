@@ -148,6 +148,8 @@ int capture_seed(struct bpf_iter__task_file *context)
 
 	if (!task || !file)
 		return 0;
+	if (want_cgroups)
+		note_namespace();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;
@@ -167,6 +169,8 @@ int capture_seed(struct bpf_iter__task_file *context)
 	}
 	new.owner.start_ns = task->group_leader->start_boottime;
 	new.owner.tgid = task->tgid;
+	if (want_cgroups)
+		new.cgroup = note_cgroup(task->group_leader->cgroups);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (record) {
 		if (!(record->flags & HELD) || record->owner.tgid == new.owner.tgid)
@@ -177,6 +181,7 @@ int capture_seed(struct bpf_iter__task_file *context)
 		    (record->owner.tgid != 1 && new.owner.start_ns < record->owner.start_ns))
 			return 0;
 		record->owner = new.owner;
+		record->cgroup = new.cgroup;
 		return 0;
 	}
 	new.uid = sk->sk_uid.val;

@@ -123,15 +123,17 @@ struct share {
 };
 
 struct owned {
-	struct process owner;
+	/* When the process started. */
+	__u64 start_ns;
 	__u64 cookie;
 	/* When the socket ended, or 0: its endpoints may be another's by then. */
 	__u64 ended_ns;
+	__u64 cgroup;
 	char name[NAME];
+	__u32 tgid;
 	__u32 uid;
 	__u32 gid;
 	__u32 flags;
-	__u32 padding;
 };
 
 /* Bucket n counts times of at least 2^n microseconds and less than twice that; the first also shorter ones. */

@@ -3,7 +3,7 @@
  * The walk hands over one task at a time; threads are summed up to processes by the reader. Nothing is locked: a
  * record that was written while its process changed shows that by its sequence. */
 
-#include "core.h"
+#include "paths.h"
 #include "tasks.h"
 
 /* Of the flags of a task, include/linux/sched.h. */
@@ -108,6 +108,7 @@ struct task_struct___tasks {
 	unsigned long maj_flt;
 	const struct cred___tasks *real_cred;
 	char comm[16];
+	struct css_set *cgroups;
 	struct files_struct___tasks *files;
 	struct signal_struct___tasks *signal;
 	void *sighand;
@@ -138,8 +139,6 @@ struct bpf_iter__task {
 
 static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
 						  __u32 processor) = (void *)BPF_FUNC_map_lookup_percpu_elem;
-static long (*const bpf_probe_read_kernel_str)(void *to, __u32 size,
-					       const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 
 /* Something that every processor has its own of, to learn how far these are apart. */
 struct {
@@ -279,8 +278,10 @@ static ALWAYS_INLINE void add_ended(struct signal_struct___tasks *signal, struct
 	}
 }
 
+/* Each of the functions that write has a stack of its own: one would not have room for all. */
+
 /* As proc_task_name() in fs/proc/array.c puts it together. */
-static ALWAYS_INLINE void write_name(void *seq, struct task_struct___tasks *task, __u32 flags)
+static __attribute__((noinline)) int write_name(void *seq, struct task_struct___tasks *task)
 {
 	struct kthread *kthread = task->worker_private;
 	struct name name = { .kind = NAME };
@@ -292,7 +293,7 @@ static ALWAYS_INLINE void write_name(void *seq, struct task_struct___tasks *task
 		bpf_probe_read_kernel_str(name.name, sizeof(name.name), from);
 	else
 		bpf_probe_read_kernel_str(name.name, sizeof(task->comm), task->comm);
-	if (kthread && flags & PF_WQ_WORKER) {
+	if (kthread && task->flags & PF_WQ_WORKER) {
 		struct worker *worker = 0;
 		void *work = 0;
 
@@ -303,7 +304,7 @@ static ALWAYS_INLINE void write_name(void *seq, struct task_struct___tasks *task
 			name.busy = !!work;
 		}
 	}
-	bpf_seq_write(seq, &name, sizeof(name));
+	return bpf_seq_write(seq, &name, sizeof(name));
 }
 
 /* Has the processor fetch a member without waiting for it. */
@@ -333,7 +334,9 @@ static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_
 	TOUCH(task->real_cred->euid.val);
 }
 
-static ALWAYS_INLINE void write_process(void *seq, struct task_struct___tasks *task, __u32 pid)
+/* Returns whether a name is to follow. */
+static __attribute__((noinline)) int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
+						   __u64 cgroup)
 {
 	struct signal_struct___tasks *signal = task->signal;
 	struct mm_struct___tasks *mm = task->mm;
@@ -383,16 +386,16 @@ static ALWAYS_INLINE void write_process(void *seq, struct task_struct___tasks *t
 				process.descriptors = 0;
 		}
 	}
+	process.cgroup = cgroup;
 	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence;
 	/* One that was released meanwhile is no process any more. */
 	if (!task->sighand)
-		return;
+		return 0;
 	bpf_seq_write(seq, &process, sizeof(process));
-	if (process.flags & PF_KTHREAD)
-		write_name(seq, task, process.flags);
+	return !!(process.flags & PF_KTHREAD);
 }
 
-static ALWAYS_INLINE void write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
+static __attribute__((noinline)) int write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
 {
 	struct thread thread = {};
 
@@ -401,7 +404,7 @@ static ALWAYS_INLINE void write_thread(void *seq, struct task_struct___tasks *ta
 	read_figures(task, &thread.figures);
 	thread.sequence = task->signal->stats_lock.seqcount.seqcount.sequence;
 	thread.ended = task->exit_state != 0;
-	bpf_seq_write(seq, &thread, sizeof(thread));
+	return bpf_seq_write(seq, &thread, sizeof(thread));
 }
 
 SEC("iter/task")
@@ -409,17 +412,24 @@ int capture_tasks(struct bpf_iter__task *context)
 {
 	struct task_struct___tasks *task = (struct task_struct___tasks *)context->task;
 	struct bpf_iter_meta *meta = context->meta;
+	__u64 cgroup = 0;
 	__u32 pid;
 
 	if (!task)
 		return 0;
 	if (groups & GROUP_MEMORY && !places[0] && !meta->seq_num)
 		find_places();
+	if (groups & GROUP_CGROUP && !meta->seq_num)
+		note_namespace();
 	pid = task->tgid;
-	if ((__u32)task->pid == pid)
-		write_process(meta->seq, task, pid);
-	else
+	if ((__u32)task->pid != pid) {
 		write_thread(meta->seq, task, pid);
+		return 0;
+	}
+	if (groups & GROUP_CGROUP)
+		cgroup = note_cgroup(task->cgroups);
+	if (write_process(meta->seq, task, pid, cgroup))
+		write_name(meta->seq, task);
 	return 0;
 }
 

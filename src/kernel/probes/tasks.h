@@ -14,6 +14,7 @@
 #define GROUP_MEMORY 1
 #define GROUP_IO 2
 #define GROUP_DESCRIPTORS 4
+#define GROUP_CGROUP 8
 
 /* In place of a number of descriptors: there are too many to be counted here. */
 #define UNCOUNTED 0xffffffff
@@ -59,6 +60,7 @@ struct process {
 	__u64 involuntary_switches;
 	__u64 virtual_pages;
 	__u64 resident_pages;
+	__u64 cgroup;
 	/* 16 bytes of text, ended by NUL where it is shorter. */
 	__u64 name[2];
 };

@@ -5,6 +5,7 @@
 
 #include "endpoints.h"
 #include "maps.h"
+#include "paths.h"
 
 static ALWAYS_INLINE void current_process(struct process *process)
 {
@@ -17,20 +18,25 @@ static ALWAYS_INLINE void current_process(struct process *process)
 
 static ALWAYS_INLINE void current_user(struct record *record)
 {
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+
 	current_process(&record->owner);
-	bpf_probe_read_kernel(record->name, NAME, &bpf_get_current_task_btf()->group_leader->comm);
+	bpf_probe_read_kernel(record->name, NAME, &leader->comm);
 	__u64 ids = bpf_get_current_uid_gid();
 
 	record->uid = (__u32)ids;
 	record->gid = ids >> 32;
-	record->cgroup = bpf_get_current_cgroup_id();
+	if (want_cgroups)
+		record->cgroup = note_cgroup(leader->cgroups);
 }
 
 /* Lets the endpoints lead to the socket and its user. */
 static ALWAYS_INLINE void enter_tuple(const struct tuple *tuple, __u64 cookie, const struct record *record)
 {
-	struct owned owned = {.owner = record->owner, .cookie = cookie, .flags = record->flags};
+	struct owned owned = {.cookie = cookie, .flags = record->flags, .cgroup = record->cgroup};
 
+	owned.start_ns = record->owner.start_ns;
+	owned.tgid = record->owner.tgid;
 	owned.uid = record->uid;
 	owned.gid = record->gid;
 	owned.ended_ns = record->ended_ns;

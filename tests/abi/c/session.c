@@ -146,24 +146,29 @@ static void skipping(void) {
     }
 }
 
-/* Context switches cost another read of /proc, which has to be asked for. */
+/* Context switches and cgroups cost another read of /proc each, which has to be asked for. */
 static void more(void) {
-    for (uint32_t asked = 0; asked < 2; asked++) {
+    for (uint32_t asked = 0; asked < 4; asked++) {
+        char cgroup[4096];
         CaptureOptions given = options();
         CaptureSession *session;
         struct rusage usage;
         given.skip = CAPTURE_SKIP_NETWORK | CAPTURE_SKIP_PROBES;
-        given.more = asked ? CAPTURE_MORE_SWITCHES : 0;
+        given.more = asked;
         session = opened(&given);
         usleep(1000);
         update(session);
         CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
-        CHECK_EQUAL((self()->valid & CAPTURE_VALID_SWITCHES) != 0, asked);
-        CHECK_EQUAL(self()->voluntary_switches > 0, asked);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_SWITCHES) != 0, (asked & CAPTURE_MORE_SWITCHES) != 0);
+        CHECK_EQUAL(self()->voluntary_switches > 0, (asked & CAPTURE_MORE_SWITCHES) != 0);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_CGROUP) != 0, (asked & CAPTURE_MORE_CGROUPS) != 0);
+        status_line("/proc/self/cgroup", "0::", cgroup, sizeof cgroup);
+        cgroup[strcspn(cgroup, "\n")] = 0;
+        CHECK_TEXT(seen.cgroup, asked & CAPTURE_MORE_CGROUPS ? cgroup : "");
         CHECK(self()->minor_faults > 0 && self()->minor_faults <= (uint64_t)usage.ru_minflt);
         CHECK_EQUAL(stats_of(session).sample_probes, CAPTURE_PROBE_STATE_OFF);
         SUCCEEDS(CaptureSessionClose(session));
-        given.more = 2;
+        given.more = 4;
         CHECK_EQUAL(CaptureSessionOpen(&given, &session), CAPTURE_CODE_INVALID_ARGUMENT);
     }
 }

@@ -14,7 +14,7 @@ static struct seen {
     size_t live_count, removed_count, packet_count;
     CapturePacket packets[64];
     unsigned char bytes[64][2048];
-    char name[64];
+    char name[64], cgroup[4096];
     int updates;
 } seen;
 
@@ -33,12 +33,16 @@ static inline void on_process(void *user_data, CaptureAction action, const Captu
         CHECK_EQUAL(strlen(process->name), process->name_length);
         CHECK(process->command_line[process->command_line_length] == 0);
         CHECK(process->user[0] != 0 && process->group[0] != 0);
-        CHECK((process->valid & ~1023u) == 0);
+        CHECK((process->valid & ~2047u) == 0);
         CHECK((process->connections != NULL) == ((process->valid & CAPTURE_VALID_CONNECTIONS) != 0));
+        CHECK_EQUAL(strlen(process->cgroup), process->cgroup_length);
+        CHECK((process->cgroup[0] == '/') == ((process->valid & CAPTURE_VALID_CGROUP) != 0));
         (action == ACTION_UPDATE ? into->live : into->removed)[i] = *process;
         if (process->pid == getpid()) {
             CHECK(process->name_length < sizeof into->name);
             strcpy(into->name, process->name);
+            CHECK(process->cgroup_length < sizeof into->cgroup);
+            strcpy(into->cgroup, process->cgroup);
         }
     }
     *(action == ACTION_UPDATE ? &into->live_count : &into->removed_count) = count;

@@ -1,0 +1,100 @@
+//! The paths of control groups, as the probes have noted them of processes: `probes/paths.h` in Rust.
+
+use super::task::CgroupPaths;
+use aya::maps::{HashMap, MapData};
+use aya::{EbpfLoader, Pod};
+
+/// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    length: u32,
+    names: [u8; 1024],
+}
+
+// SAFETY: it is made of integers, with no padding, so that every pattern of bits is a value.
+unsafe impl Pod for Path {}
+
+const _: () = assert!(size_of::<Path>() == 1028);
+
+/// Name of the map of paths.
+pub(super) const PATHS: &str = "paths";
+
+/// Has an object keep no memory for paths, which the map would have from the beginning.
+pub(super) fn leave_out(loader: &mut EbpfLoader<'_>) {
+    loader.map_max_entries(PATHS, 1);
+}
+
+/// Reads what the probes have noted of control groups.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    paths: HashMap<MapData, u64, Path>,
+    /// Where the cgroup namespace of this process begins, from the topmost directory down.
+    root: Vec<Vec<u8>>,
+}
+
+impl Cgroups {
+    /// A reader for the cgroup namespace in which the probes were loaded. `None` when it was not noted where that begins.
+    pub(super) fn new(paths: HashMap<MapData, u64, Path>) -> Option<Cgroups> {
+        let root = paths.get(&0, 0).ok()?;
+        let root = root.names().into_iter().map(<[u8]>::to_vec).collect();
+        Some(Cgroups { paths, root })
+    }
+}
+
+impl CgroupPaths for Cgroups {
+    fn path(&self, number: u64) -> Option<Vec<u8>> {
+        // Under 0 stands where the namespace begins.
+        let path = (number != 0).then(|| self.paths.get(&number, 0).ok()).flatten()?;
+        Some(seen_from(&self.root, &path.names()))
+    }
+}
+
+impl Path {
+    /// The names from the topmost directory down.
+    fn names(&self) -> Vec<&[u8]> {
+        let names = self.names.get(..self.length as usize).unwrap_or_default();
+        let mut names: Vec<_> = names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).collect();
+        names.reverse();
+        names
+    }
+}
+
+/// The path of a group as the kernel tells it in a cgroup namespace that begins at `root` (cgroup_namespaces(7)).
+fn seen_from(root: &[Vec<u8>], group: &[&[u8]]) -> Vec<u8> {
+    let common = root.iter().zip(group).take_while(|(one, other)| one == *other).count();
+    let up = root.iter().skip(common).map(|_| &b".."[..]);
+    let path: Vec<u8> =
+        up.chain(group.iter().skip(common).copied()).flat_map(|name| [&b"/"[..], name].concat()).collect();
+    if path.is_empty() { b"/".to_vec() } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_put_in_order() {
+        let mut path = Path { length: 0, names: [0xff; 1024] };
+        assert!(path.names().is_empty(), "the topmost has no name");
+        path.names[..8].copy_from_slice(b"two\0one\0");
+        path.length = 8;
+        assert_eq!(path.names(), [b"one", b"two"]);
+    }
+
+    #[test]
+    fn paths_begin_at_the_root_of_the_namespace() {
+        let seen = |root: &'static str, group: &'static str| {
+            let names =
+                |path: &'static str| path.split('/').filter(|name| !name.is_empty()).map(str::as_bytes);
+            let root: Vec<_> = names(root).map(<[u8]>::to_vec).collect();
+            String::from_utf8(seen_from(&root, &names(group).collect::<Vec<_>>())).unwrap()
+        };
+        assert_eq!(seen("/", "/"), "/");
+        assert_eq!(seen("/", "/a/b"), "/a/b");
+        assert_eq!(seen("/a/b", "/a/b"), "/");
+        assert_eq!(seen("/a", "/a/b"), "/b");
+        assert_eq!(seen("/a/b", "/"), "/../..");
+        assert_eq!(seen("/a/b/c", "/a/x"), "/../../x");
+    }
+}

@@ -1,0 +1,67 @@
+//! The control group of a process, read from `/proc/<pid>/cgroup`.
+
+use super::parse;
+use super::reading::{Core, ProcessDirectory};
+use super::root::ProcRoot;
+
+/// What the kernel writes behind the path of a group that was removed while a process that had ended was left in it.
+const REMOVED: &[u8] = b" (deleted)";
+
+/// The name of the hierarchy of version 1 that systemd keeps its own groups in.
+const SYSTEMD: &[u8] = b"name=systemd";
+
+/// Whether processes of a tree are told by their groups in the unified hierarchy (version 2). They are not where that is
+/// mounted nowhere, so that nobody can have made groups in it, and systemd has a hierarchy of version 1.
+pub fn has_unified_groups(root: &ProcRoot) -> bool {
+    let mut buffer = Vec::new();
+    let has_systemds =
+        root.read(c"self/cgroup", &mut buffer).is_ok_and(|text| parse::cgroup(text, SYSTEMD).is_some());
+    !has_systemds
+        || root.read(c"self/mountinfo", &mut buffer).is_ok_and(|text| {
+            const TYPE: &[u8] = b" - cgroup2 ";
+            text.windows(TYPE.len()).any(|part| part == TYPE)
+        })
+}
+
+/// Where a process is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place<'b> {
+    /// The path of its group.
+    pub path: &'b [u8],
+    /// Whether that is a group of the unified hierarchy.
+    pub is_unified: bool,
+}
+
+/// Reads the groups of processes of one tree.
+#[derive(Debug, Default)]
+pub struct CgroupReader {
+    /// Whether the unified hierarchy is the one to tell; found out when it is needed.
+    prefers_unified: Option<bool>,
+    buffer: Vec<u8>,
+}
+
+impl CgroupReader {
+    /// The group of the process that `core` was read of. `None` when none is told; of a process that is ending a
+    /// hierarchy of version 1 tells none.
+    ///
+    /// # Errors
+    /// The system's error number.
+    pub fn read(
+        &mut self,
+        root: &ProcRoot,
+        directory: &ProcessDirectory,
+        core: &Core<'_>,
+    ) -> nix::Result<Option<Place<'_>>> {
+        let prefers_unified = *self.prefers_unified.get_or_insert_with(|| has_unified_groups(root));
+        let text = directory.record(c"cgroup", &mut self.buffer)?;
+        let is_ending = core.stat.is_ending();
+        let unified = prefers_unified.then(|| parse::cgroup(text, b"")).flatten();
+        if let Some(path) = unified {
+            // No process that goes on is in a group that was removed: there it would be part of the name.
+            let path = path.strip_suffix(REMOVED).filter(|_| is_ending).unwrap_or(path);
+            return Ok(Some(Place { path, is_unified: true }));
+        }
+        let path = parse::cgroup(text, SYSTEMD).filter(|_| !is_ending);
+        Ok(path.map(|path| Place { path, is_unified: false }))
+    }
+}

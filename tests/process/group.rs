@@ -1,0 +1,87 @@
+//! A control group of a test's own in the unified hierarchy (version 2).
+
+use super::children::{is_root, left_out};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A group. It ends with this, and so does every process in it.
+pub struct Group {
+    directory: PathBuf,
+    path: Vec<u8>,
+}
+
+impl Group {
+    /// A group below the topmost; `None` where none can be made.
+    pub fn new() -> Option<Group> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if !is_root() {
+            return None;
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let Some(mount) = mounts.lines().find(|line| line.contains(" - cgroup2 ")) else {
+            left_out("no cgroup v2 hierarchy is mounted");
+            return None;
+        };
+        let fields: Vec<&str> = mount.split(' ').collect();
+        let name = format!("capture-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let top = Group { directory: fields[4].into(), path: fields[3].trim_end_matches('/').into() };
+        let group = top.below(name.as_bytes());
+        // The topmost is not the test's to remove.
+        std::mem::forget(top);
+        Some(group)
+    }
+
+    /// A group in this one.
+    pub fn below(&self, name: &[u8]) -> Group {
+        let directory = self.directory.join(OsStr::from_bytes(name));
+        std::fs::create_dir(&directory).unwrap();
+        Group { directory, path: [&self.path, &b"/"[..], name].concat() }
+    }
+
+    /// The path that processes in it are to be told with.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// The file that moves the process whose number is written to it.
+    pub fn door(&self) -> PathBuf {
+        self.directory.join("cgroup.procs")
+    }
+
+    /// Moves a process into it.
+    pub fn take(&self, pid: i32) {
+        std::fs::write(self.door(), pid.to_string()).unwrap();
+    }
+
+    /// Removes it, while the rest of its processes is left to be waited for.
+    pub fn remove(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = std::fs::remove_dir(&self.directory) {
+            assert!(Instant::now() < deadline, "{}: {error}", self.directory.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.directory.exists() {
+            return;
+        }
+        let _ = std::fs::write(self.directory.join("cgroup.kill"), "1");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::fs::remove_dir(&self.directory).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// What the kernel says of a process's group in the unified hierarchy; `None` when it has ended.
+pub fn told(pid: i32) -> Option<Vec<u8>> {
+    let text = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cgroup")).ok()?;
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+    line.map(<[u8]>::to_vec)
+}
