@@ -278,6 +278,10 @@ static ALWAYS_INLINE void add_ended(struct signal_struct___tasks *signal, struct
 	}
 }
 
+/* What is read before it in the program is read before what follows: the compiler may not change that. The processor may
+ * not either where it keeps loads in order (x86); elsewhere a record may rarely be torn and not show it. */
+#define IN_ORDER() __asm__ volatile("" ::: "memory")
+
 /* Each of the functions that write has a stack of its own: one would not have room for all. */
 
 /* As proc_task_name() in fs/proc/array.c puts it together. */
@@ -347,6 +351,7 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 	process.kind = PROCESS;
 	process.pid = pid;
 	process.sequence = signal->stats_lock.seqcount.seqcount.sequence;
+	IN_ORDER();
 	process.threads = signal->nr_threads;
 	read_figures(task, &process.figures);
 	add_ended(signal, &process.figures);
@@ -387,7 +392,9 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 		}
 	}
 	process.cgroup = cgroup;
-	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence;
+	IN_ORDER();
+	/* Odd while it is being written. */
+	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence || process.sequence & 1;
 	/* One that was released meanwhile is no process any more. */
 	if (!task->sighand)
 		return 0;
@@ -402,6 +409,7 @@ static __attribute__((noinline)) int write_thread(void *seq, struct task_struct_
 	thread.kind = THREAD;
 	thread.pid = pid;
 	read_figures(task, &thread.figures);
+	IN_ORDER();
 	thread.sequence = task->signal->stats_lock.seqcount.seqcount.sequence;
 	thread.ended = task->exit_state != 0;
 	return bpf_seq_write(seq, &thread, sizeof(thread));
