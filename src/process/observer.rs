@@ -134,6 +134,8 @@ impl Observer {
                 }
                 match known.filter(|known| known.record.sample.id == core.id()) {
                     Some(known) => {
+                        let hertz = self.root.facts().ticks_per_second;
+                        known.cpu.keep_up(&mut core.stat, hertz);
                         self.update(View::Files(&directory), &core, known).map(|()| Outcome::Unchanged)
                     }
                     None => self.start(View::Files(&directory), &core).map(Outcome::Started),

@@ -41,6 +41,17 @@ impl CpuTimes {
         }
     }
 
+    /// Has files that are read in between tell no less than was told before, and what is told next no less than these:
+    /// the kernel may have divided the time otherwise.
+    pub fn keep_up(&mut self, stat: &mut Stat<'_>, hertz: u64) {
+        let parts =
+            [(&mut self.user_ns, &mut stat.user_ticks), (&mut self.system_ns, &mut stat.system_ticks)];
+        for (told_ns, now) in parts {
+            *now = ticks(*told_ns, hertz).max(*now);
+            *told_ns = nanoseconds(*now, hertz).max(*told_ns);
+        }
+    }
+
     /// cputime_adjust() of kernel/sched/cputime.c, with `self` as what was told last.
     fn adjusted(self, figures: &Figures) -> CpuTimes {
         let runtime = figures.runtime_ns;
@@ -136,6 +147,12 @@ fn number(raw: u32) -> i32 {
     i32::try_from(raw).unwrap_or_default()
 }
 
+/// When so many ticks have passed.
+fn nanoseconds(ticks: u64, hertz: u64) -> u64 {
+    let ns = (u128::from(ticks) * u128::from(NANOSECONDS)).div_ceil(u128::from(hertz.max(1)));
+    ns.try_into().unwrap_or(u64::MAX)
+}
+
 fn ticks(ns: u64, hertz: u64) -> u64 {
     if hertz != 0 && NANOSECONDS.is_multiple_of(hertz) {
         // As the kernel does, where its ticks are whole nanoseconds.
@@ -176,6 +193,21 @@ mod tests {
         let before = CpuTimes { user_ns: before[0], system_ns: before[1] };
         let now = CpuTimes::told(&raw(told, figures), before);
         [now.user_ns, now.system_ns]
+    }
+
+    #[test]
+    fn files_in_between_do_not_set_times_back() {
+        let mut cpu = CpuTimes { user_ns: 51_000_000, system_ns: 59_000_000 };
+        let task = Task { raw: &RawProcess::default(), name: b"", cgroups: None };
+        let facts = SystemFacts { page_size: 4096, ticks_per_second: 100, descriptors_by_size: true };
+        let mut stat = Stat { user_ticks: 4, system_ticks: 6, ..core(&task, cpu, &facts).stat };
+        cpu.keep_up(&mut stat, 100);
+        assert_eq!((stat.user_ticks, stat.system_ticks), (5, 6));
+        assert_eq!((cpu.user_ns, cpu.system_ns), (51_000_000, 60_000_000));
+        assert_eq!(told([0, 0], [1, 1, 112_000_000], [cpu.user_ns, cpu.system_ns]), [52_000_000, 60_000_000]);
+        let mut late = Stat { user_ticks: u64::MAX, ..stat };
+        cpu.keep_up(&mut late, 100);
+        assert_eq!(cpu.user_ns, u64::MAX, "as far as it goes");
     }
 
     #[test]
