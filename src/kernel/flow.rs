@@ -50,7 +50,7 @@ impl Told {
 pub(super) fn is_flow(record: &Record) -> bool {
     record.flags & LISTENER == 0
         && (record.flags & (CONNECTED | ACCEPTED) != 0
-            || record.traffic != Counts::default()
+            || record.counts() != Counts::default()
             || has_peer(record))
 }
 
@@ -139,7 +139,7 @@ fn phase(record: &Record, total: &Counts, is_tcp: bool) -> FlowPhase {
         // Held when the probes came, or not connected yet.
         0 | CLOSE if is_tcp => FlowPhase::Unknown,
         _ if is_tcp => FlowPhase::Closing,
-        _ if total.bytes.contains(&0) => FlowPhase::Opening,
+        _ if total.sent.bytes == 0 || total.received.bytes == 0 => FlowPhase::Opening,
         _ => FlowPhase::Open,
     }
 }

@@ -3,11 +3,6 @@
 use crate::model::ProcId;
 use aya::Pod;
 
-/// Index of what was sent in a pair of directions.
-pub(super) const SENT: usize = 0;
-/// Index of what was received.
-pub(super) const RECEIVED: usize = 1;
-
 /// The socket called connect(2).
 pub(super) const CONNECTED: u32 = 1;
 /// A listener made the socket.
@@ -77,12 +72,20 @@ pub(super) struct Tuple {
     pub padding: [u8; 7],
 }
 
-/// Bytes and packets each way.
+/// Bytes and packets one way.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Way {
+    pub bytes: u64,
+    pub packets: u64,
+}
+
+/// Bytes and packets both ways.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Counts {
-    pub bytes: [u64; 2],
-    pub packets: [u64; 2],
+    pub sent: Way,
+    pub received: Way,
 }
 
 /// Times from a request to its answer.
@@ -101,28 +104,37 @@ pub(super) struct Latency {
 pub(super) struct Record {
     pub owner: Process,
     pub cgroup: u64,
-    pub tuple: Tuple,
-    pub traffic: Counts,
     pub flags: u32,
     pub state: u8,
     pub last_state: u8,
     pub padding: [u8; 2],
-    pub latency: Latency,
-    pub opened_ns: u64,
-    pub connecting_ns: u64,
-    pub established_ns: u64,
-    pub ended_ns: u64,
     pub name: [u8; NAME],
     pub uid: u32,
     pub gid: u32,
+    pub opened_ns: u64,
+    pub sent: Way,
+    pub claimed_sent: Way,
+    pub sends: u64,
+    pub sent_ns: u64,
+    pub unanswered: u32,
     pub smoothed_rtt_us: u32,
     pub retransmits: u32,
     pub error: u32,
-    pub unanswered: u32,
-    pub sent_ns: u64,
-    pub sends: u64,
+    pub received: Way,
+    pub tuple: Tuple,
     pub receives: u64,
-    pub claimed: Counts,
+    pub claimed_received: Way,
+    pub latency: Latency,
+    pub connecting_ns: u64,
+    pub established_ns: u64,
+    pub ended_ns: u64,
+}
+
+impl Record {
+    /// What has passed and is in no account.
+    pub(super) fn counts(&self) -> Counts {
+        Counts { sent: self.sent, received: self.received }
+    }
 }
 
 /// A user's account at a socket that others use too.
@@ -174,6 +186,8 @@ unsafe impl Pod for Process {}
 unsafe impl Pod for Buckets {}
 // SAFETY: as above.
 unsafe impl Pod for Tuple {}
+// SAFETY: as above.
+unsafe impl Pod for Way {}
 // SAFETY: as above.
 unsafe impl Pod for Counts {}
 // SAFETY: as above.

@@ -167,7 +167,7 @@ impl Counters {
                 return;
             }
             if record.flags & INHERITED != 0 && !flow::is_over(record) {
-                *pending += record.traffic.bytes.iter().sum::<u64>();
+                *pending += record.sent.bytes + record.received.bytes;
                 return;
             }
             let key = ShareKey { owner: record.owner, cookie: *cookie };
@@ -180,7 +180,7 @@ impl Counters {
                 flags if flags & (SWITCHED | SEVERAL) != 0 => Quality::Shared,
                 _ => Quality::Exact,
             };
-            let total = seen.apart.plus(&record.traffic);
+            let total = seen.apart.plus(&record.counts());
             let identity = || identity(&record.name, [record.uid, record.gid], cgroups, record.cgroup);
             if hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take) {
                 seen.told.changed_ns = now_ns;
@@ -298,10 +298,18 @@ pub(super) fn identity(
     Identity { name, uid, gid, cgroup, ..Identity::default() }
 }
 
+impl Way {
+    fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
+        Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
+    }
+}
+
 impl Counts {
     fn each(&self, other: &Counts, join: fn(u64, u64) -> u64) -> Counts {
-        let both = |own: [u64; 2], others: [u64; 2]| [join(own[0], others[0]), join(own[1], others[1])];
-        Counts { bytes: both(self.bytes, other.bytes), packets: both(self.packets, other.packets) }
+        Counts {
+            sent: self.sent.each(&other.sent, join),
+            received: self.received.each(&other.received, join),
+        }
     }
 
     /// The sum of both.
@@ -316,10 +324,10 @@ impl Counts {
 
     pub(super) fn traffic(&self) -> Traffic {
         Traffic {
-            send_bytes: self.bytes[SENT],
-            send_packets: self.packets[SENT],
-            receive_bytes: self.bytes[RECEIVED],
-            receive_packets: self.packets[RECEIVED],
+            send_bytes: self.sent.bytes,
+            send_packets: self.sent.packets,
+            receive_bytes: self.received.bytes,
+            receive_packets: self.received.packets,
         }
     }
 }

@@ -8,6 +8,9 @@
 /* Sends without an answer after which a datagram socket's sends are no longer timed, so that a flood pays no clock. */
 #define UNANSWERED 16
 
+/* Receives up to which each claims what has arrived, and of which later one does. */
+#define CLAIMING 32
+
 #define MSG_PEEK 2
 
 static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
@@ -49,14 +52,16 @@ static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 net
 			return 0;
 		}
 	}
-	count(&share->traffic, SENT, bytes);
+	count_in_traffic(&share->traffic, SENT, bytes);
 	return 0;
 }
 
-static ALWAYS_INLINE void claim(struct record *record, int direction)
+/* Notes that what a socket has received so far is its user's. Looking at what arrives has its price (see struct record), so
+ * that after many calls only some do it, as long as the socket has had no other user. */
+static ALWAYS_INLINE void claim_received(struct record *record)
 {
-	record->claimed.bytes[direction] = record->traffic.bytes[direction];
-	record->claimed.packets[direction] = record->traffic.packets[direction];
+	if ((record->flags & SWITCHED) || record->receives < CLAIMING || !(record->receives % CLAIMING))
+		record->claimed_received = record->received;
 }
 
 SEC("tp_btf/sock_send_length")
@@ -77,7 +82,7 @@ int capture_send(__u64 *context)
 	if (!record)
 		return 0;
 	add(&record->sends, 1);
-	claim(record, SENT);
+	record->claimed_sent = record->sent;
 	if (record->tuple.protocol == IPPROTO_TCP) {
 		record->sent_ns = bpf_ktime_get_boot_ns();
 		if (sk->sk_protocol == IPPROTO_TCP)
@@ -157,7 +162,7 @@ int capture_receive(__u64 *context)
 	/* Of a stream, nothing is its end. */
 	if (length || record->tuple.protocol != IPPROTO_TCP)
 		add(&record->receives, 1);
-	claim(record, RECEIVED);
+	claim_received(record);
 	if (record->unanswered)
 		record->unanswered = 0;
 	if (sk->sk_protocol == IPPROTO_TCP)

@@ -95,10 +95,20 @@ static ALWAYS_INLINE void add(__u64 *sum, __u64 value)
 }
 
 /* Counts one packet. */
-static ALWAYS_INLINE void count(struct traffic *traffic, int direction, __u64 bytes)
+static ALWAYS_INLINE void count(struct way *way, __u64 bytes)
 {
-	add(&traffic->bytes[direction & 1], bytes);
-	add(&traffic->packets[direction & 1], 1);
+	add(&way->bytes, bytes);
+	add(&way->packets, 1);
+}
+
+static ALWAYS_INLINE void count_in_traffic(struct traffic *traffic, int direction, __u64 bytes)
+{
+	count(&traffic->way[direction & 1], bytes);
+}
+
+static ALWAYS_INLINE void count_at_socket(struct record *record, int direction, __u64 bytes)
+{
+	count(direction == SENT ? &record->sent : &record->received, bytes);
 }
 
 static ALWAYS_INLINE void lose(__u32 why, int direction, __u64 bytes)
@@ -106,7 +116,7 @@ static ALWAYS_INLINE void lose(__u32 why, int direction, __u64 bytes)
 	struct traffic *loss = bpf_map_lookup_elem(&losses, &why);
 
 	if (loss)
-		count(loss, direction, bytes);
+		count_in_traffic(loss, direction, bytes);
 }
 
 #endif

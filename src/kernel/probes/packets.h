@@ -16,10 +16,10 @@ static __attribute__((noinline)) int count_embryo(struct __sk_buff *skb, __u32 n
 		return 0;
 	embryo = bpf_map_lookup_elem(&embryos, &tuple);
 	if (embryo) {
-		count(embryo, direction, bytes);
+		count_in_traffic(embryo, direction, bytes);
 		return 0;
 	}
-	count(&fresh, direction, bytes);
+	count_in_traffic(&fresh, direction, bytes);
 	bpf_map_update_elem(&embryos, &tuple, &fresh, BPF_ANY);
 	return 0;
 }
@@ -90,7 +90,7 @@ static __attribute__((noinline)) int count_unknown(struct __sk_buff *skb, __u64 
 		lose(LOSS_UNKNOWN, direction, bytes);
 		return 0;
 	}
-	count(&record->traffic, direction, bytes);
+	count_at_socket(record, direction, bytes);
 	return 0;
 }
 
@@ -117,7 +117,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 		count_embryo(skb, record->tuple.netns, direction, bytes);
 		return 1;
 	}
-	count(&record->traffic, direction, bytes);
+	count_at_socket(record, direction, bytes);
 	/* A connected socket's endpoints do not change. */
 	if (!(record->flags & NAMED) || (want_peers && state == BPF_TCP_CLOSE))
 		name_peer(skb, cookie, record, direction, state != BPF_TCP_CLOSE);
@@ -143,7 +143,7 @@ static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 
 	if (!record || !(record->flags & ENDED))
 		return;
-	count(&record->traffic, direction, bytes);
+	count_at_socket(record, direction, bytes);
 }
 
 /* Takes note of the sender of a packet socket's packet. */

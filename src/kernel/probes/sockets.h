@@ -49,9 +49,14 @@ struct tuple {
 };
 
 /* Bytes with link headers, and packets as the IP layer sees them: one for a whole offloaded segment. */
+struct way {
+	__u64 bytes;
+	__u64 packets;
+};
+
+/* Both ways, by SENT and RECEIVED. */
 struct traffic {
-	__u64 bytes[2];
-	__u64 packets[2];
+	struct way way[2];
 };
 
 /* Times from the last send to the first receive after it. */
@@ -62,37 +67,44 @@ struct latency {
 	__u64 most_ns;
 };
 
-/* What every packet changes stands apart from what every call of the user changes: the two may be on different
- * processors, and a cache line that both change goes to and fro between them. */
+/* Sending, receiving and the calls of the user may each be on a processor of their own, and a cache line that two of them
+ * change goes to and fro between these. So what each changes has lines (64 bytes) to itself; the first is read by all and
+ * seldom changes. */
 struct record {
 	struct process owner;
 	__u64 cgroup;
-	struct tuple tuple;
-	struct traffic traffic;
 	__u32 flags;
 	/* The states before and at the last change of state. */
 	__u8 state;
 	__u8 last_state;
 	__u8 padding[2];
-	struct latency latency;
-	__u64 opened_ns;
-	__u64 connecting_ns;
-	__u64 established_ns;
-	__u64 ended_ns;
 	char name[NAME];
 	__u32 uid;
 	__u32 gid;
+	__u64 opened_ns;
+
+	struct way sent;
+	/* The part of it up to the user's last call. */
+	struct way claimed_sent;
+	__u64 sends;
+	/* The last send that has not been answered yet, or 0. */
+	__u64 sent_ns;
+	__u32 unanswered;
 	__u32 smoothed_rtt_us;
 	__u32 retransmits;
 	/* errno of the connection at its end; 0 for an orderly one. */
 	__u32 error;
-	__u32 unanswered;
-	/* The last send that has not been answered yet, or 0. */
-	__u64 sent_ns;
-	__u64 sends;
+
+	struct way received;
+	struct tuple tuple;
+
 	__u64 receives;
-	/* The part of the traffic up to the user's last call. */
-	struct traffic claimed;
+	struct way claimed_received;
+	struct latency latency;
+	__u64 connecting_ns;
+
+	__u64 established_ns;
+	__u64 ended_ns;
 };
 
 struct share_key {

@@ -62,20 +62,23 @@ static ALWAYS_INLINE struct record *used_record(struct sock *sk, __u64 cookie)
 	return bpf_map_lookup_elem(&sockets, &cookie);
 }
 
+static ALWAYS_INLINE void move(struct way *to, const struct way *what, __s64 sign)
+{
+	add(&to->bytes, sign * what->bytes);
+	add(&to->packets, sign * what->packets);
+}
+
 /* Moves what belongs to the user so far out of the record: what was counted up to its last call on the socket. */
 static __attribute__((noinline)) int set_apart(struct record *record, __u64 cookie)
 {
 	struct share_key key = {.owner = record->owner, .cookie = cookie};
 	struct share fresh = {};
 	struct share *share;
-	struct traffic moved;
+	struct way sent = record->claimed_sent, received = record->claimed_received;
 
-	moved = record->claimed;
-	record->claimed = (struct traffic){};
-	for (int direction = 0; direction < 2; direction++) {
-		add(&record->traffic.bytes[direction], -moved.bytes[direction]);
-		add(&record->traffic.packets[direction], -moved.packets[direction]);
-	}
+	record->claimed_sent = record->claimed_received = (struct way){};
+	move(&record->sent, &sent, -1);
+	move(&record->received, &received, -1);
 	fresh.uid = record->uid;
 	fresh.gid = record->gid;
 	fresh.netns = record->tuple.netns;
@@ -84,14 +87,12 @@ static __attribute__((noinline)) int set_apart(struct record *record, __u64 cook
 	bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
 	share = bpf_map_lookup_elem(&shares, &key);
 	if (!share) {
-		for (int direction = 0; direction < 2; direction++)
-			lose(LOSS_TABLE_FULL, direction, moved.bytes[direction]);
+		lose(LOSS_TABLE_FULL, SENT, sent.bytes);
+		lose(LOSS_TABLE_FULL, RECEIVED, received.bytes);
 		return 0;
 	}
-	for (int direction = 0; direction < 2; direction++) {
-		add(&share->traffic.bytes[direction], moved.bytes[direction]);
-		add(&share->traffic.packets[direction], moved.packets[direction]);
-	}
+	move(&share->traffic.way[SENT], &sent, 1);
+	move(&share->traffic.way[RECEIVED], &received, 1);
 	return 0;
 }
 
@@ -104,8 +105,10 @@ static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
 	current_process(&process);
 	if (UNLIKELY(process.tgid != record->owner.tgid || process.start_ns != record->owner.start_ns)) {
 		if (keep_records && !(record->flags & INHERITED)) {
-			if (!(record->sends + record->receives))
-				record->claimed = record->traffic;
+			if (!(record->sends + record->receives)) {
+				record->claimed_sent = record->sent;
+				record->claimed_received = record->received;
+			}
 			set_apart(record, cookie);
 			record->flags |= SWITCHED;
 		}
@@ -181,7 +184,8 @@ static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tu
 	new.tuple = *tuple;
 	embryo = bpf_map_lookup_elem(&embryos, &new.tuple);
 	if (embryo) {
-		new.traffic = *embryo;
+		new.sent = embryo->way[SENT];
+		new.received = embryo->way[RECEIVED];
 		bpf_map_delete_elem(&embryos, &new.tuple);
 	}
 	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
