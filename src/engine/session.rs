@@ -63,6 +63,8 @@ pub struct Session {
     log: Arc<Log>,
     options: Options,
     sampler: Sampler,
+    /// As of the opening: start times name processes, so they do not follow when the system's clock is set.
+    boot_time_ns: u64,
     merge: Merge,
     removed: Vec<ProcessRecord>,
     shared: Arc<CaptureShared>,
@@ -107,6 +109,7 @@ impl Session {
         let sample_probes = sample_from_tasks(&mut sampler, &options);
         let mut session = Session {
             process: std::process::id(),
+            boot_time_ns: sampler.machine().boot_time_ns,
             sampler,
             merge: Merge::default(),
             removed: Vec::new(),
@@ -261,11 +264,10 @@ impl Session {
 
     /// What turns the kernel's units into natural ones, as of the last update.
     pub fn units(&self) -> Units {
-        let machine = self.sampler.machine();
         Units {
             ticks_per_second: self.sampler.root().facts().ticks_per_second,
-            boot_time_ns: machine.boot_time_ns,
-            memory_bytes: machine.memory_bytes,
+            boot_time_ns: self.boot_time_ns,
+            memory_bytes: self.sampler.machine().memory_bytes,
         }
     }
 

@@ -120,3 +120,19 @@ fn numbers_of_another_namespace_are_not_mixed_up_root() {
     assert_eq!(session.stats_reader().read().sample_probes, ProbeState::PidNamespace);
     assert_eq!(session.processes().count(), 0);
 }
+
+#[test]
+fn setting_the_clock_makes_no_other_processes() {
+    let tree = tempfile::tempdir().unwrap();
+    let set_boot = |seconds: u32| {
+        let stat = format!("cpu  1 1 1 1\nbtime {seconds}\n");
+        std::fs::write(tree.path().join("stat"), stat).unwrap();
+    };
+    set_boot(1_700_000_000);
+    std::fs::write(tree.path().join("meminfo"), "MemTotal: 2048 kB\n").unwrap();
+    let mut session = Session::open(Options { proc_root: tree.path().into(), ..options() }).unwrap();
+    let started = session.units().start_time_ns(5);
+    set_boot(1_700_003_600);
+    session.update().unwrap();
+    assert_eq!(session.units().start_time_ns(5), started);
+}

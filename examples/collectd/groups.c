@@ -1,0 +1,380 @@
+/* Figures of groups of processes: sums that never fall, levels, and the groups at the top.
+ *
+ * A series starts at what was delivered of it last, 0 when it is new, and grows with the next reading: who computes
+ * rates sees no growth before a first value.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ */
+
+#include "groups.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Groups held at once, some 500 bytes each. What comes on top counts as other. */
+#define GROUP_LIMIT 65536
+
+/* For how many readings a group without processes is kept, and one that has left the top is delivered. A process's own
+ * group does not come back, and goes once all of it has been delivered. */
+#define KEPT_READINGS 30
+
+typedef struct Known {
+    Link link;
+    pid_t pid;
+    uint64_t start_ns;
+    uint64_t identity; /* The hash of all that its group and its selection depend on. */
+    Group *group;      /* NULL when it is not selected. */
+    uint32_t based;    /* CAPTURE_VALID_ bits of the counters in `before`. */
+    uint64_t before[COUNTERS];
+} Known;
+
+void groups_start(Groups *groups, const Selection *selection, GroupBy by, size_t top, TopBy top_by)
+{
+    *groups = (Groups){.selection = selection, .by = by, .top = top, .top_by = top_by, .has_other = top > 0};
+    strcpy(groups->other.label, LABEL_OTHER);
+}
+
+/* Nothing was delivered while there was no session: its series begins anew at what was. */
+static bool set_aside(Link *item, void *context)
+{
+    Group *group = (Group *)item;
+
+    (void)context;
+    group->processes = 0;
+    group->is_shown = false;
+    return false;
+}
+
+void groups_new_session(Groups *groups)
+{
+    table_clear(&groups->processes);
+    table_sweep(&groups->groups, set_aside, NULL);
+    set_aside(&groups->other.link, NULL);
+    groups->has_first = false;
+    groups->valid = 0;
+    groups->newest_ns = 0;
+}
+
+static bool clear_levels(Link *item, void *context)
+{
+    (void)context;
+    memset(((Group *)item)->levels, 0, sizeof(((Group *)item)->levels));
+    return false;
+}
+
+void groups_begin(Groups *groups)
+{
+    table_sweep(&groups->groups, clear_levels, NULL);
+    clear_levels(&groups->other.link, NULL);
+}
+
+static uint64_t identity_of(const Groups *groups, const CaptureProcess *process)
+{
+    uint64_t hash = hash_bytes(HASH_START, process->name, process->name_length + 1);
+
+    hash = hash_bytes(hash, process->user, strlen(process->user) + 1);
+    return groups->by == GROUP_BY_CGROUP ? hash_bytes(hash, process->cgroup, process->cgroup_length) : hash;
+}
+
+static void write_label(const Groups *groups, const CaptureProcess *process, char label[LABEL_SIZE])
+{
+    char text[LABEL_SIZE + 16];
+    size_t skipped;
+
+    switch (groups->by) {
+    case GROUP_BY_NAME:
+        label_write(label, process->name, process->name_length);
+        break;
+    case GROUP_BY_USER:
+        label_write(label, process->user, strlen(process->user));
+        break;
+    case GROUP_BY_CGROUP:
+        /* All paths begin with a slash, and one of them is nothing but that. */
+        skipped = process->cgroup_length > 1;
+        label_write(label, process->cgroup + skipped, process->cgroup_length - skipped);
+        break;
+    case GROUP_BY_PID:
+        snprintf(text, sizeof(text), "%.*s[%d]", LABEL_SIZE, process->name, (int)process->pid);
+        label_write(label, text, strlen(text));
+        break;
+    }
+}
+
+/* Makes room in the ranking for one group more. */
+static bool grow_ranking(Groups *groups)
+{
+    size_t size = groups->ranking_size == 0 ? 64 : groups->ranking_size * 2;
+    Group **ranking;
+
+    if (groups->groups.count < groups->ranking_size) {
+        return true;
+    }
+    ranking = realloc(groups->ranking, size * sizeof(*ranking));
+    if (ranking == NULL) {
+        return false;
+    }
+    groups->ranking = ranking;
+    groups->ranking_size = size;
+    return true;
+}
+
+/* The group of a process that is selected: its own, or the other one when there is no room. */
+static Group *group_of(Groups *groups, const CaptureProcess *process)
+{
+    char label[LABEL_SIZE];
+    uint64_t hash;
+    Group *group = NULL;
+
+    write_label(groups, process, label);
+    hash = hash_bytes(HASH_START, label, strlen(label));
+    for (Link *item = table_first(&groups->groups, hash); item != NULL; item = table_next(item)) {
+        if (strcmp(((Group *)item)->label, label) == 0) {
+            return (Group *)item;
+        }
+    }
+    if (groups->groups.count < GROUP_LIMIT && grow_ranking(groups)) {
+        group = calloc(1, sizeof(*group));
+    }
+    if (group != NULL) {
+        group->link.hash = hash;
+        strcpy(group->label, label);
+        if (table_add(&groups->groups, &group->link)) {
+            return group;
+        }
+        free(group);
+    }
+    groups->has_other = true;
+    return &groups->other;
+}
+
+static Known *find_known(const Groups *groups, uint64_t hash, const CaptureProcess *process)
+{
+    for (Link *item = table_first(&groups->processes, hash); item != NULL; item = table_next(item)) {
+        Known *known = (Known *)item;
+        if (known->pid == process->pid && known->start_ns == process->start_time_ns) {
+            return known;
+        }
+    }
+    return NULL;
+}
+
+/* Moves a process to the group where it belongs now. */
+static void regroup(Groups *groups, Known *known, const CaptureProcess *process)
+{
+    uint64_t identity = identity_of(groups, process);
+
+    if (known->identity == identity && known->group != &groups->other) {
+        return;
+    }
+    if (known->group != NULL) {
+        known->group->processes--;
+    }
+    known->group = selection_matches(groups->selection, process) ? group_of(groups, process) : NULL;
+    if (known->group != NULL) {
+        known->group->processes++;
+    }
+    known->identity = identity;
+}
+
+static void count_growth(Known *known, const CaptureProcess *process)
+{
+    const struct {
+        uint32_t valid;
+        uint64_t value;
+    } now[COUNTERS] = {
+        [SEND_BYTES] = {CAPTURE_VALID_NETWORK, process->send_bytes},
+        [RECEIVE_BYTES] = {CAPTURE_VALID_NETWORK, process->receive_bytes},
+        [SEND_PACKETS] = {CAPTURE_VALID_NETWORK, process->send_packets},
+        [RECEIVE_PACKETS] = {CAPTURE_VALID_NETWORK, process->receive_packets},
+        [CPU_USER_NS] = {CAPTURE_VALID_CPU, process->cpu_user_ns},
+        [CPU_SYSTEM_NS] = {CAPTURE_VALID_CPU, process->cpu_system_ns},
+        [READ_BYTES] = {CAPTURE_VALID_IO, process->read_bytes},
+        [WRITE_BYTES] = {CAPTURE_VALID_IO, process->write_bytes},
+        [READ_CHARS] = {CAPTURE_VALID_IO, process->read_chars},
+        [WRITE_CHARS] = {CAPTURE_VALID_IO, process->write_chars},
+    };
+
+    for (size_t i = 0; i < COUNTERS; i++) {
+        if ((process->valid & now[i].valid) == 0 || now[i].value <= known->before[i]) {
+            continue;
+        }
+        if (known->group != NULL && (known->based & now[i].valid) != 0) {
+            known->group->growth[i] += now[i].value - known->before[i];
+        }
+        known->before[i] = now[i].value;
+    }
+    known->based |= process->valid;
+}
+
+void groups_take(Groups *groups, CaptureAction action, const CaptureProcess *process)
+{
+    uint64_t hash = hash_bytes(HASH_START, &process->pid, sizeof(process->pid));
+    Known *known = find_known(groups, hash, process);
+
+    groups->valid |= process->valid;
+    if (known == NULL) {
+        known = calloc(1, sizeof(*known));
+        if (known == NULL) {
+            return;
+        }
+        known->link.hash = hash;
+        known->pid = process->pid;
+        known->start_ns = process->start_time_ns;
+        /* What was there before the session has grown since its first reading only. */
+        known->based = groups->has_first && process->start_time_ns >= groups->newest_ns ? UINT32_MAX
+                                                                                       : CAPTURE_VALID_NETWORK;
+        if (!table_add(&groups->processes, &known->link)) {
+            free(known);
+            return;
+        }
+    }
+    if (!groups->has_first && process->start_time_ns > groups->newest_ns) {
+        groups->newest_ns = process->start_time_ns;
+    }
+    regroup(groups, known, process);
+    count_growth(known, process);
+    if (action == ACTION_REMOVE) {
+        if (known->group != NULL) {
+            known->group->processes--;
+        }
+        table_remove(&groups->processes, &known->link);
+    } else if (known->group != NULL) {
+        known->group->levels[RESIDENT_BYTES] += process->resident_bytes;
+        known->group->levels[DESCRIPTORS] += process->descriptors;
+        known->group->levels[PROCESSES]++;
+        known->group->levels[THREADS] += process->threads;
+    }
+}
+
+static uint64_t rank_of(const Groups *groups, const Group *group)
+{
+    switch (groups->top_by) {
+    case TOP_BY_CPU:
+        return group->growth[CPU_USER_NS] + group->growth[CPU_SYSTEM_NS];
+    case TOP_BY_MEMORY:
+        return group->levels[RESIDENT_BYTES];
+    case TOP_BY_IO:
+        return group->growth[READ_BYTES] + group->growth[WRITE_BYTES];
+    case TOP_BY_DESCRIPTORS:
+        return group->levels[DESCRIPTORS];
+    case TOP_BY_NETWORK:
+        break;
+    }
+    return group->growth[SEND_BYTES] + group->growth[RECEIVE_BYTES];
+}
+
+typedef struct Delivery {
+    Groups *groups;
+    Deliver deliver;
+    void *context;
+    size_t ranked;
+} Delivery;
+
+/* Puts the groups that may be at the top in the ranking. */
+static bool rank_group(Link *item, void *context)
+{
+    Group *group = (Group *)item;
+    Delivery *delivery = context;
+
+    group->rank = rank_of(delivery->groups, group);
+    group->is_top = delivery->groups->top == 0;
+    if (group->rank > 0 && !group->is_top) {
+        delivery->groups->ranking[delivery->ranked++] = group;
+    }
+    return false;
+}
+
+/* Highest first; by label where two are level, so that the same ones are chosen each time. */
+static int compare_ranks(const void *left, const void *right)
+{
+    const Group *a = *(Group *const *)left;
+    const Group *b = *(Group *const *)right;
+
+    return a->rank != b->rank ? (a->rank < b->rank ? 1 : -1) : strcmp(a->label, b->label);
+}
+
+static void add_growth(Group *group)
+{
+    for (size_t i = 0; i < COUNTERS; i++) {
+        group->totals[i] += group->growth[i];
+        group->growth[i] = 0;
+    }
+}
+
+static void give_growth(Group *from, Group *to)
+{
+    for (size_t i = 0; i < COUNTERS; i++) {
+        to->growth[i] += from->growth[i];
+        from->growth[i] = 0;
+    }
+}
+
+static bool is_pending(const Group *group)
+{
+    return memcmp(group->shown, group->totals, sizeof(group->shown)) != 0;
+}
+
+static void show(Group *group, const Delivery *delivery)
+{
+    if (group->is_shown) {
+        memcpy(group->shown, group->totals, sizeof(group->shown));
+    }
+    group->is_shown = true;
+    delivery->deliver(delivery->context, group->label, group->shown, group->levels);
+}
+
+/* Delivers a group's series, if it has one. True when the group is no longer needed. */
+static bool deliver_group(Link *item, void *context)
+{
+    Group *group = (Group *)item;
+    const Delivery *delivery = context;
+    Groups *groups = delivery->groups;
+
+    group->empty_readings = group->processes > 0 ? 0 : group->empty_readings + 1;
+    group->low_readings = group->is_top ? 0 : group->low_readings + 1;
+    if (group->is_top) {
+        add_growth(group);
+    } else {
+        give_growth(group, &groups->other);
+    }
+    if (!is_pending(group) && group->empty_readings > (groups->by == GROUP_BY_PID ? 0 : KEPT_READINGS)) {
+        return true;
+    }
+    if (group->is_top || is_pending(group) || (group->is_shown && group->low_readings <= KEPT_READINGS)) {
+        show(group, delivery);
+        return false;
+    }
+    group->is_shown = false;
+    for (size_t i = 0; i < LEVELS; i++) {
+        groups->other.levels[i] += group->levels[i];
+    }
+    return false;
+}
+
+void groups_deliver(Groups *groups, Deliver deliver, void *context)
+{
+    Delivery delivery = {groups, deliver, context, 0};
+
+    table_sweep(&groups->groups, rank_group, &delivery);
+    if (delivery.ranked > 0) {
+        qsort(groups->ranking, delivery.ranked, sizeof(*groups->ranking), compare_ranks);
+    }
+    for (size_t i = 0; i < delivery.ranked && i < groups->top; i++) {
+        groups->ranking[i]->is_top = true;
+    }
+    table_sweep(&groups->groups, deliver_group, &delivery);
+    add_growth(&groups->other);
+    if (groups->has_other) {
+        show(&groups->other, &delivery);
+    }
+    groups->has_first = true;
+}
+
+void groups_clear(Groups *groups)
+{
+    table_clear(&groups->processes);
+    table_clear(&groups->groups);
+    free(groups->ranking);
+    *groups = (Groups){0};
+}
