@@ -712,7 +712,8 @@ typedef struct CaptureHandlers {
     CaptureFlowHandler flow;
 } CaptureHandlers;
 
-// What the session saw and what it lost, since it was opened unless it says otherwise.
+// What the session saw and what it lost, since it was opened unless it says otherwise. An owner may be found late: the
+// bytes without one, by their reasons, fall again then.
 typedef struct CaptureStats {
     // sizeof(CaptureStats), set by the caller.
     size_t size;

@@ -220,7 +220,8 @@ pub struct CaptureHandlers {
     pub flow: CaptureFlowHandler,
 }
 
-/// What the session saw and what it lost, since it was opened unless it says otherwise.
+/// What the session saw and what it lost, since it was opened unless it says otherwise. An owner may be found late: the
+/// bytes without one, by their reasons, fall again then.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct CaptureStats {
