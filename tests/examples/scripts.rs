@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-const SCRIPTS: [&str; 7] = ["accuracy", "bpf", "demo", "install", "package", "prerequisites", "test"];
+const SCRIPTS: [&str; 8] =
+    ["accuracy", "bpf", "collectd-e2e", "demo", "install", "package", "prerequisites", "test"];
 
 /// A script, called from a directory that is not the source tree's.
 fn script(name: &str) -> Command {

@@ -7,7 +7,6 @@ use capture::tap::{Tap, TapOptions};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,8 +15,6 @@ use std::time::{Duration, Instant};
 
 /// When a test gives up on what should long have happened.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-const ETHERNET_HEADER: u64 = 14;
 
 /// One test at a time: they find each other's namespaces, and count this process's descriptors.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -203,83 +200,6 @@ impl View {
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
-}
-
-/// Has the kernel count UDP from here on in the calling thread's namespace.
-pub fn count_udp() {
-    count(&[("udp", "meta l4proto udp")]);
-}
-
-/// Has it count TCP and UDP of each of these ports, whichever end has it.
-pub fn count_ports(ports: &[u16]) {
-    let names: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th dport {port}"))).collect();
-    let back: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th sport {port}"))).collect();
-    let all: Vec<(&str, &str)> = names.iter().chain(&back).map(|(name, is)| (&**name, &**is)).collect();
-    count(&all);
-}
-
-/// Counts what matches, under these names, as it leaves and as it comes.
-fn count(matches: &[(&str, &str)]) {
-    let each = |line: &dyn Fn(&str, &str) -> String| -> String {
-        matches.iter().map(|(name, is)| line(name, is)).collect()
-    };
-    let counters = each(&|name, _| format!("counter {name}_sent {{}}\ncounter {name}_received {{}}\n"));
-    let output = each(&|name, is| format!("{is} counter name {name}_sent\n"));
-    let input = each(&|name, is| format!("{is} counter name {name}_received\n"));
-    let rules = format!(
-        "table inet capture {{
-            {counters}
-            chain output {{
-                type filter hook output priority 0;
-                {output}
-            }}
-            chain input {{
-                type filter hook input priority 0;
-                {input}
-            }}
-        }}"
-    );
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "nft");
-}
-
-/// Bytes of UDP sent and received in the calling thread's namespace, with a link header for each packet.
-pub fn counted() -> (u64, u64) {
-    counters_of("udp")
-}
-
-/// The same of a port.
-pub fn counted_port(port: u16) -> (u64, u64) {
-    counters_of(&format!("p{port}"))
-}
-
-/// The same once it stands still.
-pub fn settled_port(port: u16) -> (u64, u64) {
-    let mut before = counted_port(port);
-    loop {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = counted_port(port);
-        if now == before {
-            return now;
-        }
-        before = now;
-    }
-}
-
-/// What is sent at one end is received at the other.
-pub fn swapped((sent, received): (u64, u64)) -> (u64, u64) {
-    (received, sent)
-}
-
-fn counters_of(name: &str) -> (u64, u64) {
-    let read = |counter: &str| {
-        let text = run(&format!("nft list counter inet capture {name}_{counter}"));
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let after = |word| words[words.iter().position(|&w| w == word).unwrap() + 1].parse::<u64>().unwrap();
-        after("bytes") + ETHERNET_HEADER * after("packets")
-    };
-    (read("sent"), read("received"))
 }
 
 /// Sends `count` datagrams of `length` bytes from a port to an address; both may be refused or lost later.

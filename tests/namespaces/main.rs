@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
+mod counters;
 mod entering;
 mod lab;
 mod sessions;
@@ -16,6 +17,7 @@ use capture::error::Code;
 use capture::model::Namespace;
 use capture::namespace::NamespaceChoice;
 use capture::tap::{Tap, TapOptions};
+use counters::*;
 use lab::*;
 use std::fs::File;
 use std::path::PathBuf;

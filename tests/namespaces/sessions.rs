@@ -1,5 +1,6 @@
 //! Sessions over several namespaces: every process gets its own bytes, each end of a packet counts once.
 
+use super::counters::*;
 use super::lab::*;
 use super::talking::Talker;
 use capture::config::Options;

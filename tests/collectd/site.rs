@@ -1,0 +1,145 @@
+//! A hub and hosts around it, each a network namespace, and a directory; all of it vanishes however the test ends.
+
+use crate::lab::{Maker, die_with_this, run, traffic_maker};
+use nix::sched::{CloneFlags, setns};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Where something runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Where Prometheus runs, and the other ends of the traffic.
+    Hub,
+    /// What is watched, from 1 on.
+    Host(usize),
+}
+
+/// The namespaces and the directory.
+pub struct Site {
+    directory: PathBuf,
+    prefix: String,
+    keeper: Child,
+}
+
+impl Site {
+    /// Makes a hub, with 10.78.N.1 towards host N, and hosts, each with 10.78.N.2. The calling thread is at the hub from
+    /// then on.
+    pub fn new(hosts: usize) -> Site {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("capture-{}-{number}-", std::process::id());
+        let directory = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap().keep();
+        let site = Site { keeper: keeper(&directory, &prefix), directory, prefix };
+        let hub = site.name(Place::Hub);
+        run(&format!("ip netns add {hub}"));
+        run(&format!("ip -n {hub} link set lo up"));
+        for number in 1..=hosts {
+            let host = site.name(Place::Host(number));
+            let link = format!("host{number}");
+            run(&format!("ip netns add {host}"));
+            run(&format!("ip -n {host} link set lo up"));
+            run(&format!("ip -n {hub} link add {link} type veth peer name eth0 netns {host}"));
+            for (name, device, own, other) in [(&hub, link.as_str(), 1, 2), (&host, "eth0", 2, 1)] {
+                run(&format!("ip -n {name} link set {device} address 02:00:00:00:{number:02}:0{own}"));
+                run(&format!("ip -n {name} addr add 10.78.{number}.{own}/24 dev {device}"));
+                run(&format!("ip -n {name} link set {device} up"));
+                // Neighbours are given: while one is looked for, the counters see packets that never reach the link.
+                run(&format!(
+                    "ip -n {name} neigh add 10.78.{number}.{other} lladdr 02:00:00:00:{number:02}:0{other} \
+                     dev {device} nud permanent"
+                ));
+            }
+        }
+        setns(site.namespace(Place::Hub), CloneFlags::CLONE_NEWNET).unwrap();
+        site
+    }
+
+    /// The name of a namespace, as `ip netns` knows it.
+    pub fn name(&self, place: Place) -> String {
+        match place {
+            Place::Hub => format!("{}hub", self.prefix),
+            Place::Host(number) => format!("{}{number}", self.prefix),
+        }
+    }
+
+    fn namespace(&self, place: Place) -> File {
+        File::open(format!("/run/netns/{}", self.name(place))).unwrap()
+    }
+
+    /// Where files of the test stand.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A command that will run at a place, and die with the calling thread. Unlike `ip netns exec` this leaves `/sys`
+    /// as it is, with the cgroups below it.
+    pub fn command(&self, place: Place, program: impl AsRef<OsStr>) -> Command {
+        let namespace = self.namespace(place);
+        let mut command = Command::new(program);
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { command.pre_exec(move || Ok(setns(&namespace, CloneFlags::CLONE_NEWNET)?)) };
+        die_with_this(command)
+    }
+
+    /// Does something at a place, on another thread.
+    pub fn at<T: Send>(&self, place: Place, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = self.namespace(place);
+        let body = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(body).join()).unwrap()
+    }
+
+    /// Starts a traffic maker at a place, under a name, and waits until it is ready.
+    pub fn maker(
+        &self,
+        place: Place,
+        name: &str,
+        mode: &str,
+        address: &str,
+        numbers: &[(&str, u64)],
+    ) -> Maker {
+        let program = self.directory.join(name);
+        if !program.exists() {
+            // The kernel names a process by its file.
+            let linked = std::fs::hard_link(traffic_maker(), &program);
+            linked.or_else(|_| std::fs::copy(traffic_maker(), &program).map(drop)).unwrap();
+        }
+        let mut command = self.command(place, program);
+        command.args([mode, address]).args(numbers.iter().map(|(name, number)| format!("{name}={number}")));
+        let mut maker = Maker::start_of(&mut command);
+        assert_eq!(maker.line(), "ready", "{mode}");
+        maker
+    }
+}
+
+/// What removes a site when this process tells it to, or has ended in whatever way: daemons whose process ids are in the
+/// directory's `.pid` files, namespaces, the directory.
+fn keeper(directory: &Path, prefix: &str) -> Child {
+    let script = r#"
+        trap '' HUP INT TERM
+        read -r _
+        for file in "$1"/*/*.pid; do
+            [ ! -e "$file" ] || kill -KILL "$(cat "$file")"
+        done
+        for namespace in /run/netns/"$2"*; do
+            [ ! -e "$namespace" ] || ip netns del "${namespace##*/}"
+        done
+        rm -rf "$1""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(directory).arg(prefix).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        // It has nothing to tell.
+        let _ = self.keeper.wait();
+    }
+}

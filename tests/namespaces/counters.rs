@@ -1,0 +1,90 @@
+//! Bytes as nftables counts them in the calling thread's network namespace, with a link header for each packet.
+
+use super::run;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const ETHERNET_HEADER: u64 = 14;
+
+/// Has the kernel count UDP from here on in the calling thread's namespace.
+pub fn count_udp() {
+    count(&[("udp", "meta l4proto udp")]);
+}
+
+/// Has it count TCP and UDP of each of these ports, whichever end has it.
+pub fn count_ports(ports: &[u16]) {
+    let names: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th dport {port}"))).collect();
+    let back: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th sport {port}"))).collect();
+    let all: Vec<(&str, &str)> = names.iter().chain(&back).map(|(name, is)| (&**name, &**is)).collect();
+    count(&all);
+}
+
+/// Counts what matches, under these names, as it leaves and as it comes.
+pub fn count(matches: &[(&str, &str)]) {
+    let each = |line: &dyn Fn(&str, &str) -> String| -> String {
+        matches.iter().map(|(name, is)| line(name, is)).collect()
+    };
+    let counters = each(&|name, _| format!("counter {name}_sent {{}}\ncounter {name}_received {{}}\n"));
+    let output = each(&|name, is| format!("{is} counter name {name}_sent\n"));
+    let input = each(&|name, is| format!("{is} counter name {name}_received\n"));
+    let rules = format!(
+        "table inet capture {{
+            {counters}
+            chain output {{
+                type filter hook output priority 0;
+                {output}
+            }}
+            chain input {{
+                type filter hook input priority 0;
+                {input}
+            }}
+        }}"
+    );
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success(), "nft");
+}
+
+/// Bytes of UDP sent and received in the calling thread's namespace, with a link header for each packet.
+pub fn counted() -> (u64, u64) {
+    counters_of("udp")
+}
+
+/// The same of a port.
+pub fn counted_port(port: u16) -> (u64, u64) {
+    counters_of(&format!("p{port}"))
+}
+
+/// The same once it stands still.
+pub fn settled_port(port: u16) -> (u64, u64) {
+    let mut before = counted_port(port);
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = counted_port(port);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+/// What is sent at one end is received at the other.
+pub fn swapped((sent, received): (u64, u64)) -> (u64, u64) {
+    (received, sent)
+}
+
+/// Bytes counted under a name, sent and received.
+pub fn counters_of(name: &str) -> (u64, u64) {
+    let text = run("nft list counters table inet capture");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let read = |counter: String| {
+        let at = words.iter().position(|&word| word == counter).unwrap();
+        let after = |word| {
+            let word_at = words[at..].iter().position(|&found| found == word).unwrap();
+            words[at + word_at + 1].parse::<u64>().unwrap()
+        };
+        after("bytes") + ETHERNET_HEADER * after("packets")
+    };
+    (read(format!("{name}_sent")), read(format!("{name}_received")))
+}
