@@ -16,7 +16,7 @@
 #define GROUP_LIMIT 65536
 
 /* For how many readings a group without processes is kept, and one that has left the top is delivered. A process's own
- * group does not come back, and goes once all of it has been delivered. */
+ * group does not come back, and goes once all of it has been delivered, and that no process is left. */
 #define KEPT_READINGS 30
 
 typedef struct Known {
@@ -338,7 +338,7 @@ static bool deliver_group(Link *item, void *context)
     } else {
         give_growth(group, &groups->other);
     }
-    if (!is_pending(group) && group->empty_readings > (groups->by == GROUP_BY_PID ? 0 : KEPT_READINGS)) {
+    if (!is_pending(group) && group->empty_readings > (groups->by == GROUP_BY_PID ? 1 : KEPT_READINGS)) {
         return true;
     }
     if (group->is_top || is_pending(group) || (group->is_shown && group->low_readings <= KEPT_READINGS)) {

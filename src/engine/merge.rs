@@ -18,6 +18,8 @@ pub struct Merge {
 
 struct Closing {
     record: ProcessRecord,
+    /// Whether a sample found it to have ended, before what it did was last counted.
+    was_sampled: bool,
     /// Whether an update has already held it back.
     was_held_back: bool,
 }
@@ -48,17 +50,23 @@ impl Merge {
     /// are gone. Returns whether any is closing.
     pub fn take_up_ended(&mut self, sampler: &mut Sampler, selection: &Selection) -> bool {
         for record in sampler.take_ended() {
-            self.closing.insert(record.sample.id, Closing { record, was_held_back: false });
+            self.closing
+                .insert(record.sample.id, Closing { record, was_sampled: true, was_held_back: false });
         }
         let (root, buffer) = (sampler.root(), &mut self.buffer);
         let gone = self.unclaimed.extract_if(|id, _| proc_id(root, id.pid, buffer) != Some(*id));
         for (id, account) in gone {
             let record = record_of(id, account);
             if selection.matches(id.pid, &record.identity) {
-                self.closing.insert(id, Closing { record, was_held_back: false });
+                self.closing.insert(id, Closing { record, was_sampled: false, was_held_back: false });
             }
         }
         !self.closing.is_empty()
+    }
+
+    /// Whether a process is closing that ended after the sample, maybe after it was last counted what it did.
+    pub fn ended_since_sample(&self) -> bool {
+        self.closing.values().any(|closing| !closing.was_sampled)
     }
 
     /// The ended processes whose figures are final: all when everything captured before their end has been counted,

@@ -75,6 +75,7 @@ fn a_process_that_came_and_went_is_delivered_once_with_its_name_and_bytes() {
     update.introduce(id(7, 1), "brief");
     assert!(update.credit(id(7, 1), 100));
     assert!(update.collect());
+    assert!(update.merge.ended_since_sample());
     assert!(update.credit(id(7, 1), 20), "what comes before the end of the update counts");
     let removed = update.finish(true);
     assert_eq!(removed.len(), 1);
@@ -104,6 +105,7 @@ fn a_process_is_held_back_once_for_its_last_bytes() {
     assert_eq!(update.living(), [(id(7, 1), 100)]);
     update.tree.end(7);
     assert!(update.collect());
+    assert!(!update.merge.ended_since_sample());
     assert!(update.finish(false).is_empty(), "not everything has been counted");
     assert!(update.living().is_empty());
     assert!(update.credit(id(7, 1), 5));

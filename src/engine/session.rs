@@ -177,10 +177,12 @@ impl Session {
         merge.collect(&shared.ledger, sampler, &options.selection);
         if merge.take_up_ended(sampler, &options.selection) {
             let patience = options.capture.timeout + PATIENCE;
-            // What the kernel counts is complete as soon as it is read.
             let is_complete = match &self.counting {
+                // What the kernel counts is complete as soon as it is read, which it was after the sample.
                 Some(counting) => {
-                    counting.lock().read(shared);
+                    if merge.ended_since_sample() {
+                        counting.lock().read(shared);
+                    }
                     true
                 }
                 None => !self.has_network || shared.activity.complete_through(Instant::now(), patience),
