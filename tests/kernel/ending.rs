@@ -13,9 +13,9 @@ const KILLS: u32 = 20;
 const STEP: Duration = Duration::from_millis(15);
 /// How often a session is opened and closed.
 const ROUNDS: u32 = 200;
-/// What the allocator may hold more at the end than after the first rounds, KiB: half of one for each. Reading the
-/// types of the kernel takes and gives back tens of megabytes, in which some is always left between.
-const SLACK: usize = ROUNDS as usize / 2;
+/// What the allocator may hold more at the end than after the first rounds, KiB: two for each round. Reading the types of
+/// the kernel takes and gives back tens of megabytes, in which some hundred KiB are left between, however many rounds.
+const SLACK: usize = ROUNDS as usize * 2;
 
 #[test]
 fn closing_leaves_nothing_in_the_kernel_as_root() {
