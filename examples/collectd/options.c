@@ -78,22 +78,22 @@ static int number_of(const oconfig_item_t *item, int least, int most, Fault faul
     return -1;
 }
 
-static bool read_text(Options *options, const Key *key, const oconfig_item_t *item, Fault fault)
+/* Has a member hold another text, which is NULL when there was no memory for it. */
+static bool replace(char **text, char *by, Fault fault)
 {
-    char **text = member_of(options, key);
-    const char *given = text_of(item, fault);
-    char *copy;
-
-    if (given == NULL) {
-        return false;
-    }
-    copy = strdup(given);
-    if (copy == NULL) {
+    if (by == NULL) {
         return fail(fault, "memory is short");
     }
     free(*text);
-    *text = copy;
+    *text = by;
     return true;
+}
+
+static bool read_text(Options *options, const Key *key, const oconfig_item_t *item, Fault fault)
+{
+    const char *given = text_of(item, fault);
+
+    return given != NULL && replace(member_of(options, key), strdup(given), fault);
 }
 
 static bool read_device(Options *options, const Key *key, const oconfig_item_t *item, Fault fault)
@@ -109,11 +109,9 @@ static bool read_device(Options *options, const Key *key, const oconfig_item_t *
         return fail(fault, "takes one device; repeat the option for each");
     }
     if (asprintf(&longer, "%s%s%s", *devices != NULL ? *devices : "", *devices != NULL ? "," : "", device) < 0) {
-        return fail(fault, "memory is short");
+        longer = NULL;
     }
-    free(*devices);
-    *devices = longer;
-    return true;
+    return replace(devices, longer, fault);
 }
 
 static bool read_pattern(Options *options, const Key *key, const oconfig_item_t *item, Fault fault)

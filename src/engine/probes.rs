@@ -4,12 +4,12 @@ use super::kernel_owners::KernelOwners;
 use crate::config::{Engine, Options, Source};
 use crate::kernel::{Counters, Fault, Sockets, Wants};
 use crate::model::{ProbeState, SampleSet};
-use crate::process::{ProcRoot, has_unified_groups};
 use tracing::{info, warn};
 
 /// The probes as far as they are at work.
-#[derive(Default)]
 pub struct Probes {
+    /// What they can tell of what is asked for.
+    what: SampleSet,
     /// Ends with this.
     sockets: Option<Sockets>,
     /// What has become of them.
@@ -17,8 +17,13 @@ pub struct Probes {
 }
 
 impl Probes {
+    /// None at work yet.
+    pub fn new(what: SampleSet) -> Probes {
+        Probes { what, sockets: None, state: ProbeState::Off }
+    }
+
     /// Loads them to count bytes, if the options want that. `None` when packets are to be captured instead.
-    pub fn for_counting(&mut self, options: &Options, root: &ProcRoot) -> Option<Counters> {
+    pub fn for_counting(&mut self, options: &Options, ticks_per_second: u64) -> Option<Counters> {
         let wanted = match options.engine {
             Engine::Pcap => false,
             Engine::Kernel => true,
@@ -31,8 +36,9 @@ impl Probes {
             info!("packets are captured, since no programs may be loaded into the kernel");
             return None;
         }
-        let loaded =
-            load(Wants::Bytes, options, root).and_then(|mut sockets| Ok((sockets.counters()?, sockets)));
+        let loaded = self
+            .load(Wants::Bytes, ticks_per_second)
+            .and_then(|mut sockets| Ok((sockets.counters()?, sockets)));
         self.keep(loaded)
             .inspect_err(|fault| {
                 warn!("packets are captured, since the kernel cannot count for the session: {fault}")
@@ -41,13 +47,14 @@ impl Probes {
     }
 
     /// Loads them to tell owners, if the options allow it.
-    pub fn for_owners(&mut self, options: &Options, root: &ProcRoot) -> Option<KernelOwners> {
+    pub fn for_owners(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
         // What could not be loaded to count cannot be loaded now.
         if !options.probes || self.state != ProbeState::Off {
             return None;
         }
-        let loaded =
-            load(Wants::Owners, options, root).and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
+        let loaded = self
+            .load(Wants::Owners, ticks_per_second)
+            .and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
         self.keep(loaded)
             .inspect_err(|fault| {
                 info!("sockets' users are searched for, since the kernel does not tell: {fault}")
@@ -61,15 +68,13 @@ impl Probes {
         self.sockets.is_some()
     }
 
+    fn load(&self, wants: Wants, ticks_per_second: u64) -> Result<Sockets, Fault> {
+        Sockets::load(wants, self.what.has(SampleSet::CGROUP), ticks_per_second)
+    }
+
     fn keep<T>(&mut self, loaded: Result<(T, Sockets), Fault>) -> Result<T, Fault> {
         let (reader, sockets) = loaded.inspect_err(|fault| self.state = fault.state)?;
         (self.sockets, self.state) = (Some(sockets), ProbeState::Active);
         Ok(reader)
     }
-}
-
-fn load(wants: Wants, options: &Options, root: &ProcRoot) -> Result<Sockets, Fault> {
-    // What the kernel notes are groups of the unified hierarchy.
-    let cgroups = options.sample.has(SampleSet::CGROUP) && has_unified_groups(root);
-    Sockets::load(wants, cgroups, root.facts().ticks_per_second)
 }

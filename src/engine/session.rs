@@ -17,7 +17,7 @@ use crate::kernel::load_tasks;
 use crate::log::{Log, LogLine};
 use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::owner::{EarlyOwners, Hints};
-use crate::process::{ProcRoot, Sampler, has_unified_groups, ticks_to_ns};
+use crate::process::{ProcRoot, Sampler, ticks_to_ns, told_by_kernel};
 use crate::sync::Mutex;
 use crate::tap::{Tap, TapError};
 use crate::thread::with_signals_blocked;
@@ -101,12 +101,13 @@ impl Session {
         let missing_capabilities = missing_capabilities();
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
         let root = ProcRoot::open(&options.proc_root)?;
-        let mut probes = Probes::default();
-        let counters = probes.for_counting(&options, &root);
+        let from_kernel = told_by_kernel(options.sample, &root);
+        let mut probes = Probes::new(from_kernel);
+        let counters = probes.for_counting(&options, root.facts().ticks_per_second);
         let tap = if counters.is_some() { None } else { open_tap(&options)? };
         let has_network = tap.is_some() || counters.is_some();
         let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
-        let sample_probes = sample_from_tasks(&mut sampler, &options);
+        let sample_probes = sample_from_tasks(&mut sampler, &options, from_kernel);
         let mut session = Session {
             process: std::process::id(),
             boot_time_ns: sampler.machine().boot_time_ns,
@@ -331,18 +332,13 @@ impl Drop for Session {
 const FEW_PROCESSES: usize = 64;
 
 /// Has the sampler take its figures from the kernel's tasks, if the options and the kernel allow it.
-fn sample_from_tasks(sampler: &mut Sampler, options: &Options) -> ProbeState {
+fn sample_from_tasks(sampler: &mut Sampler, options: &Options, what: SampleSet) -> ProbeState {
     if !options.probes || (1..=FEW_PROCESSES).contains(&options.selection.pids.len()) {
         return ProbeState::Off;
     }
     if !sampler.root().tells_own_numbers() {
         info!("processes are sampled from files, since these are not those of the own PID namespace");
         return ProbeState::PidNamespace;
-    }
-    let mut what = options.sample;
-    if what.has(SampleSet::CGROUP) && !has_unified_groups(sampler.root()) {
-        // What a walk tells are groups of the unified hierarchy.
-        what.0 &= !SampleSet::CGROUP.0;
     }
     match load_tasks(what) {
         Ok(tasks) => {

@@ -2,7 +2,7 @@
 
 use super::task::CgroupPaths;
 use aya::maps::{HashMap, MapData};
-use aya::{EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader, Pod};
 
 /// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
 #[repr(C)]
@@ -18,7 +18,7 @@ unsafe impl Pod for Path {}
 const _: () = assert!(size_of::<Path>() == 1028);
 
 /// Name of the map of paths.
-pub(super) const PATHS: &str = "paths";
+const PATHS: &str = "paths";
 
 /// Has an object keep no memory for paths, which the map would have from the beginning.
 pub(super) fn leave_out(loader: &mut EbpfLoader<'_>) {
@@ -34,8 +34,10 @@ pub(super) struct Cgroups {
 }
 
 impl Cgroups {
-    /// A reader for the cgroup namespace in which the probes were loaded. `None` when it was not noted where that begins.
-    pub(super) fn new(paths: HashMap<MapData, u64, Path>) -> Option<Cgroups> {
+    /// A reader of what an object notes, for the cgroup namespace in which it was loaded. `None` when it has not noted
+    /// where that begins, as where it was told to leave paths out, or has a reader already.
+    pub(super) fn of(object: &mut Ebpf) -> Option<Cgroups> {
+        let paths: HashMap<_, u64, Path> = object.take_map(PATHS)?.try_into().ok()?;
         let root = paths.get(&0, 0).ok()?;
         let root = root.names().into_iter().map(<[u8]>::to_vec).collect();
         Some(Cgroups { paths, root })

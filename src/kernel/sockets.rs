@@ -1,6 +1,6 @@
 //! The socket probes: loading them, and asking who uses a socket.
 
-use super::cgroups::{Cgroups, PATHS, leave_out};
+use super::cgroups::{Cgroups, leave_out};
 use super::load::{
     Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, start_walk,
     walk_link,
@@ -36,7 +36,6 @@ const PLACES: &[(&str, Place)] = &[
 /// The socket probes at work. Dropping it detaches them and frees what they noted.
 pub struct Sockets {
     object: Ebpf,
-    has_cgroups: bool,
     ticks_per_second: u64,
 }
 
@@ -67,7 +66,7 @@ impl Sockets {
             attach(&mut object, name, place, &types, &top)?;
         }
         load_iterator(&mut object, "capture_seed", "task_file", &types)?;
-        let mut sockets = Sockets { object, has_cgroups: cgroups, ticks_per_second };
+        let mut sockets = Sockets { object, ticks_per_second };
         sockets.seed()?;
         Ok(sockets)
     }
@@ -78,7 +77,7 @@ impl Sockets {
     /// It was taken before.
     pub fn owners(&mut self) -> Result<Owners, Fault> {
         let (tuples, sockets) = (self.map("tuples")?, self.map("sockets")?);
-        Ok(Owners::new(tuples, sockets, self.cgroups()?, self.ticks_per_second))
+        Ok(Owners::new(tuples, sockets, Cgroups::of(&mut self.object), self.ticks_per_second))
     }
 
     /// What is counted at sockets, for one reader.
@@ -92,17 +91,9 @@ impl Sockets {
             self.map("losses")?,
             self.map("link_headers")?,
             self.entries::<Process, Buckets>("latencies")?,
-            self.cgroups()?,
+            Cgroups::of(&mut self.object),
             self.ticks_per_second,
         ))
-    }
-
-    /// The paths of control groups, if they are noted.
-    fn cgroups(&mut self) -> Result<Option<Cgroups>, Fault> {
-        if !self.has_cgroups {
-            return Ok(None);
-        }
-        Ok(Cgroups::new(self.map(PATHS)?))
     }
 
     fn map<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Fault> {

@@ -1,11 +1,11 @@
 //! The task probes: loading them, and reading their walks over all tasks.
 
 use super::Fault;
-use super::cgroups::{Cgroups, PATHS, leave_out};
+use super::cgroups::{Cgroups, leave_out};
 use super::load::{check_numbers, fault, kernel_types, load_iterator, load_object, start_walk, walk_link};
 use super::task::{CgroupPaths, Figures, RawProcess, Task, TaskSource};
 use crate::model::{ProbeState, SampleSet};
-use aya::{Ebpf, Pod, include_bytes_aligned, maps};
+use aya::{Ebpf, Pod, include_bytes_aligned};
 use hashbrown::HashMap;
 use nix::errno::Errno;
 use std::fmt;
@@ -117,10 +117,7 @@ impl Tasks {
             cgroups: None,
         };
         tasks.check()?;
-        if what.has(SampleSet::CGROUP) {
-            let paths = tasks.object.take_map(PATHS).and_then(|paths| maps::HashMap::try_from(paths).ok());
-            tasks.cgroups = paths.and_then(Cgroups::new);
-        }
+        tasks.cgroups = Cgroups::of(&mut tasks.object);
         Ok(tasks)
     }
 

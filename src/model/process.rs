@@ -104,7 +104,8 @@ bit_set! {
     }
 }
 
-/// What changes only at exec, setuid, or by the wish of the process or of who manages it. All text is bytes as the kernel gave them.
+/// What changes only at exec, setuid, or by the wish of the process or of who manages it. All text is bytes as the kernel
+/// gave them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
     /// The process's name (`comm` of its thread group leader), at most 15 bytes, 63 for kernel threads.

@@ -3,6 +3,7 @@
 use super::parse;
 use super::reading::{Core, ProcessDirectory};
 use super::root::ProcRoot;
+use crate::model::SampleSet;
 
 /// What the kernel writes behind the path of a group that was removed while a process that had ended was left in it.
 const REMOVED: &[u8] = b" (deleted)";
@@ -12,7 +13,7 @@ const SYSTEMD: &[u8] = b"name=systemd";
 
 /// Whether processes of a tree are told by their groups in the unified hierarchy (version 2). They are not where that is
 /// mounted nowhere, so that nobody can have made groups in it, and systemd has a hierarchy of version 1.
-pub fn has_unified_groups(root: &ProcRoot) -> bool {
+fn has_unified_groups(root: &ProcRoot) -> bool {
     let mut buffer = Vec::new();
     let has_systemds =
         root.read(c"self/cgroup", &mut buffer).is_ok_and(|text| parse::cgroup(text, SYSTEMD).is_some());
@@ -21,6 +22,14 @@ pub fn has_unified_groups(root: &ProcRoot) -> bool {
             const TYPE: &[u8] = b" - cgroup2 ";
             text.windows(TYPE.len()).any(|part| part == TYPE)
         })
+}
+
+/// What of this programs in the kernel can tell of a tree's processes. Of control groups they know the unified ones.
+pub fn told_by_kernel(what: SampleSet, root: &ProcRoot) -> SampleSet {
+    if what.has(SampleSet::CGROUP) && !has_unified_groups(root) {
+        return SampleSet(what.0 & !SampleSet::CGROUP.0);
+    }
+    what
 }
 
 /// Where a process is.

@@ -17,7 +17,7 @@ mod table;
 mod task;
 mod users;
 
-pub use cgroup::has_unified_groups;
+pub use cgroup::told_by_kernel;
 pub use directory::{Listing, open_directory};
 pub use identity::{COMMAND_LINE_LIMIT, IdentityReader};
 pub use machine::{Machine, ticks_to_ns};

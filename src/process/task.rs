@@ -147,7 +147,7 @@ fn number(raw: u32) -> i32 {
     i32::try_from(raw).unwrap_or_default()
 }
 
-/// When so many ticks have passed.
+/// When so many ticks have passed: rounded up, since [`ticks`] of it is to be no less.
 fn nanoseconds(ticks: u64, hertz: u64) -> u64 {
     let ns = (u128::from(ticks) * u128::from(NANOSECONDS)).div_ceil(u128::from(hertz.max(1)));
     ns.try_into().unwrap_or(u64::MAX)

@@ -24,12 +24,16 @@ mod short;
 mod site;
 mod snippets;
 mod units;
+#[allow(dead_code, reason = "the tests of the examples use the rest of it")]
+#[path = "../examples/workshop.rs"]
+mod workshop;
 
 use counters::counters_of;
 use lab::run;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
+use workshop::{has_tools, left_out};
 
 /// When a test gives up on what should long have happened.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -60,23 +64,6 @@ fn run_where_possible(test: impl FnOnce() + Send) {
     }
     let outcome = std::thread::scope(|scope| scope.spawn(test).join());
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
-/// Whether all of these are installed; says so where not.
-fn has_tools(tools: &[&str]) -> bool {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |tool: &str| std::env::split_paths(&folders).any(|folder| folder.join(tool).exists());
-    let missing = tools.iter().find(|tool| !is_there(tool));
-    if let Some(tool) = missing {
-        left_out(&format!("{tool} is not installed"));
-    }
-    missing.is_none()
-}
-
-/// Notes that something was not tested; where everything is required that is a failure.
-fn left_out(reason: &str) {
-    assert!(!requires_all(), "left out: {reason}");
-    println!("left out: {reason}");
 }
 
 /// Whether what cannot be tested fails.

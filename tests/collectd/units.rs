@@ -1,5 +1,6 @@
 //! Parts of the plugin without collectd: C programs, compiled here with the sanitizers of memory and behaviour.
 
+use crate::snippets::examples;
 use std::fs::{create_dir, write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 /// Compiles `tests/collectd/c/<name>.c` with these sources of the plugin.
 fn compiled(folder: &TempDir, name: &str, sources: &[&str]) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let plugin = package.join("examples/collectd");
+    let plugin = examples();
     let program = folder.path().join(name);
     let mut compile = Command::new("cc");
     compile.args(["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g", "-O1"]);

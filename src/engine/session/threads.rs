@@ -54,7 +54,7 @@ impl Session {
         }
         let mut records = None;
         if tap.is_live() {
-            records = self.probes.for_owners(&self.options, &root);
+            records = self.probes.for_owners(&self.options, root.facts().ticks_per_second);
             self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
