@@ -123,6 +123,7 @@ struct kthread {
 
 struct worker {
 	void *current_work;
+	void *pool;
 	char desc[32];
 };
 
@@ -299,10 +300,13 @@ static __attribute__((noinline)) int write_name(void *seq, struct task_struct___
 		bpf_probe_read_kernel_str(name.name, sizeof(task->comm), task->comm);
 	if (kthread && task->flags & PF_WQ_WORKER) {
 		struct worker *worker = 0;
-		void *work = 0;
+		void *pool = 0, *work = 0;
 
 		bpf_probe_read_kernel(&worker, sizeof(worker), &kthread->data);
-		if (worker) {
+		/* A rescuer that has left the pool it helped keeps the description, which is not told any more. */
+		if (worker)
+			bpf_probe_read_kernel(&pool, sizeof(pool), &worker->pool);
+		if (pool) {
 			bpf_probe_read_kernel_str(name.work, sizeof(name.work), worker->desc);
 			bpf_probe_read_kernel(&work, sizeof(work), &worker->current_work);
 			name.busy = !!work;
