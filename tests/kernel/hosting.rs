@@ -177,10 +177,8 @@ impl Objects {
     pub fn left(&self) -> Objects {
         let mut left = BTreeSet::new();
         for kind in ["prog", "map", "link", "btf"] {
-            let output = Command::new("bpftool").args([kind, "list"]).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             // Each is told on a line that begins with its number.
-            let listing = String::from_utf8_lossy(&output.stdout);
+            let listing = listing(kind);
             let ids = listing.lines().filter_map(|line| line.split_once(':')?.0.parse().ok());
             left.extend(ids.map(|id| (kind, id)).filter(|object| self.0.contains(object)));
         }
@@ -191,6 +189,18 @@ impl Objects {
     pub fn wait_for_end(&self) {
         wait_until(&format!("none of {self:?} is left"), || self.left().is_empty());
     }
+}
+
+/// What bpftool tells of all objects of a kind. It gives up at one that another program is just making or giving back,
+/// and is asked again then.
+fn listing(kind: &str) -> String {
+    let mut text = String::new();
+    wait_until(&format!("bpftool lists every {kind}"), || {
+        let output = Command::new("bpftool").args([kind, "list"]).output().unwrap();
+        text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success()
+    });
+    text
 }
 
 /// Waits for something to become true.
