@@ -35,11 +35,11 @@ impl Told {
             connects: begun(CONNECTED),
             accepts: begun(ACCEPTED),
             closes: closes.into(),
-            sends: record.sends.saturating_sub(self.sends),
-            receives: record.receives.saturating_sub(self.receives),
+            sends: record.calls.sends.saturating_sub(self.sends),
+            receives: record.calls.receives.saturating_sub(self.receives),
             ..Connections::default()
         };
-        (self.sends, self.receives, self.flags) = (record.sends, record.receives, record.flags);
+        (self.sends, self.receives, self.flags) = (record.calls.sends, record.calls.receives, record.flags);
         self.is_over = is_over(record);
         self.is_delivered &= self.is_over;
         news
@@ -188,10 +188,10 @@ mod tests {
     fn each_deed_is_told_once() {
         let mut told = Told::default();
         let mut socket = record(CONNECTED, 1, 2, 0);
-        (socket.sends, socket.receives) = (3, 2);
+        (socket.calls.sends, socket.calls.receives) = (3, 2);
         let news = told.news(&socket);
         assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [1, 0, 0, 3, 2]);
-        (socket.sends, socket.flags) = (5, CONNECTED | ENDED);
+        (socket.calls.sends, socket.flags) = (5, CONNECTED | ENDED);
         let news = told.news(&socket);
         assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [0, 0, 1, 2, 0]);
         assert_eq!(told.news(&socket), Connections::default());

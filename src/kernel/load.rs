@@ -3,13 +3,14 @@
 use super::Fault;
 use super::permission;
 use crate::model::ProbeState;
+use aya::maps::MapData;
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, ProgramError,
 };
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use nix::errno::Errno;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -151,15 +152,24 @@ pub(super) fn load_iterator(object: &mut Ebpf, name: &str, over: &str, types: &B
     load().map_err(|error| fault(name, &error))
 }
 
-/// A link to an iterator that was loaded, through which any number of walks can be started.
+/// A link to an iterator that was loaded, through which any number of walks can be started: over all that there is, or
+/// over the entries of a map.
 ///
 /// # Errors
 /// What bpf(2) returns.
-pub(super) fn walk_link(object: &mut Ebpf, name: &str) -> Result<OwnedFd, Fault> {
+pub(super) fn walk_link(object: &mut Ebpf, name: &str, map: Option<&MapData>) -> Result<OwnedFd, Fault> {
+    // The beginning of union bpf_iter_link_info.
+    let over = map.map(|map| map.fd().as_fd().as_raw_fd());
+    let mut attributes = Attributes { kind: TRACE_ITER, ..Attributes::default() };
+    if let Some(over) = &over {
+        (attributes.over, attributes.over_length) =
+            (std::ptr::from_ref(over) as u64, size_of_val(over) as u32);
+    }
     let mut make = || -> Result<OwnedFd, Box<dyn std::error::Error>> {
         let program: &mut Iter = object.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        let program = program.fd()?.as_fd().as_raw_fd().unsigned_abs();
-        Ok(bpf(LINK_CREATE, &[program, 0, TRACE_ITER, 0])?)
+        attributes.descriptor = program.fd()?.as_fd().as_raw_fd().unsigned_abs();
+        // SAFETY: what is pointed at lives until the end of this function.
+        Ok(unsafe { bpf(LINK_CREATE, &attributes) }?)
     };
     make().map_err(|error| fault(name, &*error))
 }
@@ -169,7 +179,18 @@ pub(super) fn walk_link(object: &mut Ebpf, name: &str) -> Result<OwnedFd, Fault>
 /// # Errors
 /// The system's error number.
 pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
-    bpf(ITER_CREATE, &[link.as_raw_fd().unsigned_abs(), 0, 0, 0])
+    let attributes = Attributes { descriptor: link.as_raw_fd().unsigned_abs(), ..Attributes::default() };
+    // SAFETY: no pointer is among the attributes.
+    unsafe { bpf(ITER_CREATE, &attributes) }
+}
+
+/// Walks to the end with a program that writes nothing.
+///
+/// # Errors
+/// What opening the walk or read(2) returns.
+pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
+    // As nothing is written, the first read gets to the end.
+    File::from(start_walk(link)?).read(&mut [0; 64]).map(drop)
 }
 
 /// Commands of bpf(2) and the kind of link that is made, include/uapi/linux/bpf.h.
@@ -177,10 +198,27 @@ const LINK_CREATE: libc::c_long = 28;
 const ITER_CREATE: libc::c_long = 33;
 const TRACE_ITER: u32 = 28;
 
+/// The part of `union bpf_attr` that these commands take.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    descriptor: u32,
+    target: u32,
+    kind: u32,
+    flags: u32,
+    over: u64,
+    over_length: u32,
+    padding: u32,
+}
+
 /// A command of bpf(2) that returns a descriptor. The loader would allocate memory to keep account of it.
-fn bpf(command: libc::c_long, attributes: &[u32; 4]) -> nix::Result<OwnedFd> {
-    // SAFETY: the kernel reads the attributes, as long as is told, and no pointer is among them.
-    let made = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+///
+/// # Safety
+/// The pointer in `attributes` is valid for reading, or null.
+unsafe fn bpf(command: libc::c_long, attributes: &Attributes) -> nix::Result<OwnedFd> {
+    let pointer = std::ptr::from_ref(attributes);
+    // SAFETY: the kernel reads the attributes, as long as is told; the caller vouches for what they point at.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of_val(attributes)) };
     let descriptor = Errno::result(made)? as RawFd;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })

@@ -98,6 +98,19 @@ pub(super) struct Latency {
     pub most_ns: u64,
 }
 
+/// What a user has done with a socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Calls {
+    pub sends: u64,
+    pub sent_ns: u64,
+    pub claimed_sent: Way,
+    pub receives: u64,
+    pub claimed_received: Way,
+    pub unanswered: u32,
+    pub padding: u32,
+}
+
 /// All that is known of a socket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -113,17 +126,13 @@ pub(super) struct Record {
     pub gid: u32,
     pub opened_ns: u64,
     pub sent: Way,
-    pub claimed_sent: Way,
-    pub sends: u64,
-    pub sent_ns: u64,
-    pub unanswered: u32,
+    pub received: Way,
+    pub calls: Calls,
     pub smoothed_rtt_us: u32,
     pub retransmits: u32,
     pub error: u32,
-    pub received: Way,
+    pub more_padding: u32,
     pub tuple: Tuple,
-    pub receives: u64,
-    pub claimed_received: Way,
     pub latency: Latency,
     pub connecting_ns: u64,
     pub established_ns: u64,
@@ -200,6 +209,6 @@ unsafe impl Pod for Share {}
 unsafe impl Pod for Owned {}
 
 const _: () = {
-    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 272 && size_of::<Owned>() == 64);
+    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 280 && size_of::<Owned>() == 64);
     assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
 };

@@ -2,19 +2,17 @@
 
 use super::cgroups::{Cgroups, leave_out};
 use super::load::{
-    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, start_walk,
+    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, walk,
     walk_link,
 };
 use super::records::{Buckets, Process, Record, Share, ShareKey};
-use super::traffic::Counters;
+use super::traffic::{Counters, Maps};
 use super::{Fault, Owners, Wants};
 use crate::model::ProbeState;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::CgroupSkbAttachType;
 use aya::{Ebpf, Pod, include_bytes_aligned};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// The compiled programs.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/sockets.bpf.o");
@@ -66,6 +64,7 @@ impl Sockets {
             attach(&mut object, name, place, &types, &top)?;
         }
         load_iterator(&mut object, "capture_seed", "task_file", &types)?;
+        load_iterator(&mut object, "capture_collect", "bpf_sk_storage_map", &types)?;
         let mut sockets = Sockets { object, ticks_per_second };
         sockets.seed()?;
         Ok(sockets)
@@ -85,15 +84,15 @@ impl Sockets {
     /// # Errors
     /// It was taken before.
     pub fn counters(&mut self) -> Result<Counters, Fault> {
-        Ok(Counters::new(
-            self.entries::<u64, Record>("sockets")?,
-            self.entries::<ShareKey, Share>("shares")?,
-            self.map("losses")?,
-            self.map("link_headers")?,
-            self.entries::<Process, Buckets>("latencies")?,
-            Cgroups::of(&mut self.object),
-            self.ticks_per_second,
-        ))
+        let maps = Maps {
+            sockets: self.entries::<u64, Record>("sockets")?,
+            shares: self.entries::<ShareKey, Share>("shares")?,
+            losses: self.map("losses")?,
+            link_headers: self.map("link_headers")?,
+            latencies: self.entries::<Process, Buckets>("latencies")?,
+        };
+        let collect = self.collect()?;
+        Ok(Counters::new(maps, collect, Cgroups::of(&mut self.object), self.ticks_per_second))
     }
 
     fn map<M: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> Result<M, Fault> {
@@ -114,15 +113,16 @@ impl Sockets {
         self.object.take_map(name).ok_or_else(|| missing(name))
     }
 
+    /// What a walk is started through that brings the records of all sockets up to date.
+    fn collect(&mut self) -> Result<OwnedFd, Fault> {
+        let Map::SkStorage(tallies) = self.take("tallies")? else { return Err(missing("tallies")) };
+        walk_link(&mut self.object, "capture_collect", Some(&tallies))
+    }
+
     /// Walks all descriptors of all processes once.
     fn seed(&mut self) -> Result<(), Fault> {
-        let link = walk_link(&mut self.object, "capture_seed")?;
-        let mut nothing = [0; 64];
-        // The program writes nothing: the first read walks to the end.
-        let walked = start_walk(link.as_fd())
-            .map_err(io::Error::from)
-            .and_then(|walk| File::from(walk).read(&mut nothing));
-        walked.map_err(|error| fault("the sockets that are open", &error)).map(drop)
+        let link = walk_link(&mut self.object, "capture_seed", None)?;
+        walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))
     }
 }
 

@@ -107,7 +107,7 @@ impl Tasks {
             }
         })?;
         load_iterator(&mut object, "capture_tasks", "task", &types)?;
-        let link = walk_link(&mut object, "capture_tasks")?;
+        let link = walk_link(&mut object, "capture_tasks", None)?;
         let mut tasks = Tasks {
             object,
             link,

@@ -3,6 +3,7 @@
 use super::batch::{Batch, delete};
 use super::cgroups::Cgroups;
 use super::flow::{self, Told, flow, is_flow};
+use super::load::walk;
 use super::records::*;
 use super::task::CgroupPaths;
 use super::{Clocks, Credit};
@@ -11,7 +12,7 @@ use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// How long the record of a socket that has ended is kept for the packets that still come: the last ones of a TCP
 /// connection do so within a round trip or two.
@@ -20,13 +21,20 @@ const GRACE_NS: u64 = 2_000_000_000;
 /// How many readings an account may stay as it is before it is closed, if its socket has no record.
 const QUIET_READINGS: u8 = 60;
 
+/// Where the probes note what they count: `probes/maps.h`.
+pub(super) struct Maps {
+    pub sockets: MapData,
+    pub shares: MapData,
+    pub losses: Array<MapData, Counts>,
+    pub link_headers: Array<MapData, u8>,
+    pub latencies: MapData,
+}
+
 /// Reads what the probes have counted. One thread at a time.
 pub struct Counters {
-    sockets: MapData,
-    shares: MapData,
-    losses: Array<MapData, Counts>,
-    link_headers: Array<MapData, u8>,
-    latencies: MapData,
+    maps: Maps,
+    /// Starts walks that bring the records of busy sockets up to date.
+    collect: OwnedFd,
     cgroups: Option<Cgroups>,
     histograms: Batch<Process, Buckets>,
     /// What has been handed out of each process's times.
@@ -58,20 +66,14 @@ struct Seen {
 
 impl Counters {
     pub(super) fn new(
-        sockets: MapData,
-        shares: MapData,
-        losses: Array<MapData, Counts>,
-        link_headers: Array<MapData, u8>,
-        latencies: MapData,
+        maps: Maps,
+        collect: OwnedFd,
         cgroups: Option<Cgroups>,
         ticks_per_second: u64,
     ) -> Counters {
         Counters {
-            sockets,
-            shares,
-            losses,
-            link_headers,
-            latencies,
+            maps,
+            collect,
             cgroups,
             histograms: Batch::new(),
             timed: HashMap::default(),
@@ -93,7 +95,7 @@ impl Counters {
     /// What bpf(2) returns.
     pub fn set_link_header(&mut self, device: u32, length: u8) -> io::Result<()> {
         let slot = length.saturating_add(1);
-        self.link_headers.set(device % DEVICES, slot, 0).map_err(io::Error::other)
+        self.maps.link_headers.set(device % DEVICES, slot, 0).map_err(io::Error::other)
     }
 
     /// Hands out only what passes in the network namespaces with these inodes, or all.
@@ -118,6 +120,7 @@ impl Counters {
     /// What bpf(2) returns. What was not handed out comes with the next reading.
     pub fn read(&mut self, clocks: Clocks, flows: bool, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         self.reading += 1;
+        walk(self.collect.as_fd())?;
         // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
         // are never seen twice.
         self.read_accounts(&mut take)?;
@@ -130,8 +133,8 @@ impl Counters {
     }
 
     fn read_accounts(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
-        let Counters { accounts, shares, seen, reading, ticks_per_second, namespaces, cgroups, .. } = self;
-        accounts.read(shares.fd().as_fd(), |key, share| {
+        let Counters { accounts, maps, seen, reading, ticks_per_second, namespaces, cgroups, .. } = self;
+        accounts.read(maps.shares.fd().as_fd(), |key, share| {
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&share.netns.into())) {
                 return;
             }
@@ -152,11 +155,11 @@ impl Counters {
         take: &mut impl FnMut(Credit<'_>),
     ) -> io::Result<()> {
         let Clocks { now_ns, epoch_ns } = clocks;
-        let Counters { records, sockets, seen, reading, ticks_per_second, pending, held, .. } = self;
+        let Counters { records, maps, seen, reading, ticks_per_second, pending, held, .. } = self;
         let (namespaces, cgroups) = (&self.namespaces, self.cgroups.as_ref());
         let mut ended = Vec::new();
         (*pending, *held) = (0, 0);
-        records.read(sockets.fd().as_fd(), |cookie, record| {
+        records.read(maps.sockets.fd().as_fd(), |cookie, record| {
             *held += 1;
             let is_over = record.flags & ENDED != 0;
             let is_settled = record.ended_ns.saturating_add(GRACE_NS) < now_ns;
@@ -203,15 +206,15 @@ impl Counters {
                 take(Credit::Flow(flow(*cookie, record, &total, owner, changed_ns, now_ns, epoch_ns)));
             }
         })?;
-        delete(sockets.fd().as_fd(), &ended);
+        delete(maps.sockets.fd().as_fd(), &ended);
         Ok(())
     }
 
     /// Hands out how long processes waited for answers.
     fn read_times(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
-        let Counters { histograms, latencies, timed, ticks_per_second, .. } = self;
+        let Counters { histograms, maps, timed, ticks_per_second, .. } = self;
         let mut present = HashMap::with_capacity_and_hasher(timed.len(), RandomState::default());
-        histograms.read(latencies.fd().as_fd(), |process, now| {
+        histograms.read(maps.latencies.fd().as_fd(), |process, now| {
             let before = timed.get(process).copied().unwrap_or_default();
             present.insert(*process, *now);
             let mut news = Connections::default();
@@ -230,7 +233,7 @@ impl Counters {
 
     /// Forgets the accounts of sockets that have gone.
     fn close_accounts(&mut self) {
-        let Counters { seen, shares, reading, .. } = self;
+        let Counters { seen, maps, reading, .. } = self;
         let mut closed = Vec::new();
         seen.retain(|key, seen| {
             if seen.reading != *reading {
@@ -243,12 +246,12 @@ impl Counters {
             }
             !is_quiet
         });
-        delete(shares.fd().as_fd(), &closed);
+        delete(maps.shares.fd().as_fd(), &closed);
     }
 
     fn read_losses(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
         for (why, reason) in [(LOSS_UNKNOWN, Unowned::NoHolder), (LOSS_TABLE_FULL, Unowned::QueueFull)] {
-            let now = self.losses.get(&why, 0).map_err(io::Error::other)?;
+            let now = self.maps.losses.get(&why, 0).map_err(io::Error::other)?;
             if let Some(lost) = self.lost.get_mut(why as usize) {
                 let more = now.beyond(lost);
                 *lost = now;

@@ -23,7 +23,8 @@ fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
     let body = || {
         let lab = Lab::new();
         lab.enter(Host::A);
-        let session = Session::open(Options { engine: Engine::Kernel, ..Options::default() }).unwrap();
+        let session =
+            Session::open(Options { engine: Engine::Kernel, flows: true, ..Options::default() }).unwrap();
         assert_eq!(session.stats_reader().read().engine, Engine::Kernel);
         test(&lab, session);
     };
@@ -103,6 +104,50 @@ fn a_socket_used_in_turn_is_shared_out_root() {
         assert_eq!(owned(), 100 * (142 + 342));
         program.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert!(program.wait().unwrap().success());
+    });
+}
+
+/// Packets that a device of this thread's network namespace has sent, proc_pid_net(5).
+fn sent_by_device(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+/// What several threads send through one socket at a time is counted while it is being read.
+#[test]
+fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
+    const THREADS: u64 = 3;
+    const EACH: u64 = 100_000;
+    with_session(|lab, mut session| {
+        let bind = || {
+            lab.enter(Host::B);
+            UdpSocket::bind("10.77.0.2:7000").unwrap()
+        };
+        let _sink = std::thread::scope(|scope| scope.spawn(bind).join().unwrap());
+        let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+        socket.connect("10.77.0.2:7000").unwrap();
+        let pid = std::process::id() as i32;
+        let before = sent_by_device("veth0");
+        std::thread::scope(|scope| {
+            let senders: Vec<_> = (0..THREADS)
+                .map(|_| scope.spawn(|| (0..EACH).for_each(|_| drop(socket.send(&[0; 58])))))
+                .collect();
+            while senders.iter().any(|sender| !sender.is_finished()) {
+                session.update().unwrap();
+            }
+        });
+        let record = until(&mut session, pid, |record| record.traffic.send_packets >= THREADS * EACH);
+        let counted = (record.traffic.send_packets, record.traffic.send_bytes);
+        assert_eq!(counted, (THREADS * EACH, THREADS * EACH * 100));
+        // The device has sent them all, and may have sent what the kernel says to its neighbours.
+        assert!((0..100).contains(&(sent_by_device("veth0") - before - THREADS * EACH)));
+        assert_eq!(record.connections.unwrap().sends, THREADS * EACH);
+        // The end of the socket adds nothing.
+        drop(socket);
+        session.update().unwrap();
+        let record = until(&mut session, pid, |_| true);
+        assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), counted);
     });
 }
 

@@ -13,20 +13,6 @@
 
 #define MSG_PEEK 2
 
-static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
-{
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-
-	if (!tcp)
-		return;
-	/* Both are set back when a connection is taken apart. */
-	if (tcp->srtt_us)
-		/* The kernel keeps eight times the smoothed time. */
-		record->smoothed_rtt_us = tcp->srtt_us >> 3;
-	if (tcp->total_retrans > record->retransmits)
-		record->retransmits = tcp->total_retrans;
-}
-
 /* Packet sockets send below the IP layer, so what they say they sent is what counts. */
 static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 netns, __u64 bytes)
 {
@@ -56,12 +42,26 @@ static __attribute__((noinline)) int count_packet_socket(__u64 cookie, __u32 net
 	return 0;
 }
 
-/* Notes that what a socket has received so far is its user's. Looking at what arrives has its price (see struct record), so
- * that after many calls only some do it, as long as the socket has had no other user. */
-static ALWAYS_INLINE void claim_received(struct record *record)
+static ALWAYS_INLINE int is_stream(struct sock *sk)
 {
-	if ((record->flags & SWITCHED) || record->receives < CLAIMING || !(record->receives % CLAIMING))
-		record->claimed_received = record->received;
+	return sk->sk_protocol == IPPROTO_TCP || sk->sk_protocol == IPPROTO_MPTCP;
+}
+
+/* Calls are of interest to who reads the records. */
+static ALWAYS_INLINE void note_send(struct calls *calls, const struct way *sent, int is_stream)
+{
+	if (!keep_records)
+		return;
+	add(&calls->sends, 1);
+	calls->claimed_sent = *sent;
+	if (is_stream) {
+		calls->sent_ns = bpf_ktime_get_boot_ns();
+	} else if (calls->unanswered < UNANSWERED) {
+		calls->unanswered++;
+		calls->sent_ns = bpf_ktime_get_boot_ns();
+	} else if (calls->sent_ns) {
+		calls->sent_ns = 0;
+	}
 }
 
 SEC("tp_btf/sock_send_length")
@@ -71,6 +71,7 @@ int capture_send(__u64 *context)
 	int length = (int)context[1];
 	unsigned short family = sk->__sk_common.skc_family;
 	struct record *record;
+	struct tally *tally;
 
 	if (family == AF_PACKET && length > 0) {
 		count_packet_socket(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum, length);
@@ -78,21 +79,18 @@ int capture_send(__u64 *context)
 	}
 	if (!is_internet(family) || length < 0)
 		return 0;
-	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
-	if (!record)
-		return 0;
-	add(&record->sends, 1);
-	record->claimed_sent = record->sent;
-	if (record->tuple.protocol == IPPROTO_TCP) {
-		record->sent_ns = bpf_ktime_get_boot_ns();
-		if (sk->sk_protocol == IPPROTO_TCP)
+	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
+	if (UNLIKELY(!tally || !is_current(&tally->owner))) {
+		record = use_socket(sk);
+		if (!record)
+			return 0;
+		if (!tally) {
+			note_send(&record->calls, &record->sent, is_stream(sk));
 			note_tcp(record, sk);
-	} else if (record->unanswered < UNANSWERED) {
-		record->unanswered++;
-		record->sent_ns = bpf_ktime_get_boot_ns();
-	} else if (record->sent_ns) {
-		record->sent_ns = 0;
+			return 0;
+		}
 	}
+	note_send(&tally->calls, &tally->sent, is_stream(sk));
 	return 0;
 }
 
@@ -135,12 +133,35 @@ static __attribute__((noinline)) int note_answer(struct record *record, __u64 ti
 	return 0;
 }
 
+/* Notes that something was received, and that what has arrived so far is its user's. Looking at what arrives has its
+ * price (see struct tally), so that after many calls only some do it, as long as the socket has had no other user. */
+static ALWAYS_INLINE void note_receive(struct calls *calls, const struct way *received, struct record *record,
+				       __u64 cookie, int is_switched, int is_counted, int has_data)
+{
+	if (!keep_records)
+		return;
+	if (is_counted)
+		add(&calls->receives, 1);
+	if (is_switched || calls->receives < CLAIMING || !(calls->receives % CLAIMING))
+		calls->claimed_received = *received;
+	if (calls->unanswered)
+		calls->unanswered = 0;
+	if (calls->sent_ns && has_data) {
+		if (!record)
+			record = bpf_map_lookup_elem(&sockets, &cookie);
+		if (record)
+			note_answer(record, bpf_ktime_get_boot_ns() - calls->sent_ns);
+		calls->sent_ns = 0;
+	}
+}
+
 SEC("tp_btf/sock_recv_length")
 int capture_receive(__u64 *context)
 {
 	struct sock *sk = (struct sock *)context[0];
-	int length = (int)context[1], flags = (int)context[2];
+	int length = (int)context[1], flags = (int)context[2], is_counted;
 	struct record *record;
+	struct tally *tally;
 
 	if (!is_internet(sk->__sk_common.skc_family))
 		return 0;
@@ -150,27 +171,28 @@ int capture_receive(__u64 *context)
 
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 		if (record && record->flags & INHERITED)
-			take_over(record, cookie);
+			take_over(record, cookie, 0);
 		return 0;
 	}
-	record = sk->sk_protocol == IPPROTO_MPTCP ? use_subflow(sk) : use_socket(sk, bpf_get_socket_cookie(sk));
-	if (!record)
-		return 0;
-	/* What is only looked at is received when it is taken. */
-	if (flags & MSG_PEEK)
-		return 0;
-	/* Of a stream, nothing is its end. */
-	if (length || record->tuple.protocol != IPPROTO_TCP)
-		add(&record->receives, 1);
-	claim_received(record);
-	if (record->unanswered)
-		record->unanswered = 0;
-	if (sk->sk_protocol == IPPROTO_TCP)
-		note_tcp(record, sk);
-	if (record->sent_ns && length > 0) {
-		note_answer(record, bpf_ktime_get_boot_ns() - record->sent_ns);
-		record->sent_ns = 0;
+	/* Of a stream, nothing is its end. What is only looked at is received when it is taken. */
+	is_counted = length || !is_stream(sk);
+	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
+	if (UNLIKELY(!tally || !is_current(&tally->owner))) {
+		record = use_socket(sk);
+		if (!record)
+			return 0;
+		if (!tally) {
+			if (!(flags & MSG_PEEK)) {
+				note_receive(&record->calls, &record->received, record, 0, record->flags & SWITCHED,
+					     is_counted, length);
+				note_tcp(record, sk);
+			}
+			return 0;
+		}
 	}
+	if (!(flags & MSG_PEEK))
+		note_receive(&tally->calls, &tally->received, 0, sk->__sk_common.skc_cookie.counter, tally->is_switched,
+			     is_counted, length);
 	return 0;
 }
 

@@ -23,6 +23,14 @@ struct {
 	MAP_TYPE(value, struct record);
 } sockets SEC(".maps");
 
+/* Of the sockets in `sockets` those that are busy. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct tally);
+} tallies SEC(".maps");
+
 /* What earlier users of a shared socket have to their account, and the senders on packet sockets. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);

@@ -29,10 +29,12 @@ int capture_create(struct bpf_sock *context)
 }
 
 /* Marks a record as that of a socket that is gone. */
-static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie)
+static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie, struct tally *tally)
 {
 	if (record->flags & ENDED)
 		return;
+	if (tally)
+		bring_up_to_date(record, tally);
 	/* A connection may have ended before its socket did. */
 	if (!record->ended_ns)
 		record->ended_ns = bpf_ktime_get_boot_ns();
@@ -51,7 +53,7 @@ int capture_release(struct bpf_sock *context)
 	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
 
 	if (record && !(context->protocol == IPPROTO_TCP && context->type == SOCK_STREAM))
-		end_record(record, cookie);
+		end_record(record, cookie, bpf_sk_storage_get(&tallies, context, 0, 0));
 	return 1;
 }
 
@@ -68,7 +70,7 @@ int capture_state(__u64 *context)
 	cookie = bpf_get_socket_cookie(sk);
 	switch (now) {
 	case BPF_TCP_SYN_SENT:
-		record = use_socket(sk, cookie);
+		record = use_socket(sk);
 		if (!record)
 			return 0;
 		record->connecting_ns = bpf_ktime_get_boot_ns();
@@ -76,7 +78,7 @@ int capture_state(__u64 *context)
 		record->flags |= CONNECTED;
 		break;
 	case BPF_TCP_LISTEN:
-		record = use_socket(sk, cookie);
+		record = use_socket(sk);
 		if (!record)
 			return 0;
 		record->flags |= LISTENER;
@@ -130,7 +132,7 @@ int capture_destroy(__u64 *context)
 	if (!record)
 		return 0;
 	note_tcp(record, sk);
-	end_record(record, cookie);
+	end_record(record, cookie, bpf_sk_storage_get(&tallies, sk, 0, 0));
 	return 0;
 }
 

@@ -67,9 +67,19 @@ struct latency {
 	__u64 most_ns;
 };
 
-/* Sending, receiving and the calls of the user may each be on a processor of their own, and a cache line that two of them
- * change goes to and fro between these. So what each changes has lines (64 bytes) to itself; the first is read by all and
- * seldom changes. */
+/* What a user has done with a socket. */
+struct calls {
+	__u64 sends;
+	/* The last send that has not been answered yet, or 0. */
+	__u64 sent_ns;
+	/* What had passed when it called last. */
+	struct way claimed_sent;
+	__u64 receives;
+	struct way claimed_received;
+	__u32 unanswered;
+	__u32 padding;
+};
+
 struct record {
 	struct process owner;
 	__u64 cgroup;
@@ -82,29 +92,38 @@ struct record {
 	__u32 uid;
 	__u32 gid;
 	__u64 opened_ns;
-
 	struct way sent;
-	/* The part of it up to the user's last call. */
-	struct way claimed_sent;
-	__u64 sends;
-	/* The last send that has not been answered yet, or 0. */
-	__u64 sent_ns;
-	__u32 unanswered;
+	struct way received;
+	struct calls calls;
 	__u32 smoothed_rtt_us;
 	__u32 retransmits;
 	/* errno of the connection at its end; 0 for an orderly one. */
 	__u32 error;
-
-	struct way received;
+	__u32 more_padding;
 	struct tuple tuple;
-
-	__u64 receives;
-	struct way claimed_received;
 	struct latency latency;
 	__u64 connecting_ns;
-
 	__u64 established_ns;
 	__u64 ended_ns;
+};
+
+/* What has passed through a busy socket since its record was last brought up to date. The kernel keeps it with the socket,
+ * where it is found without a search.
+ *
+ * Sending, receiving and the calls of the user may each be on a processor of their own, and a cache line that two of them
+ * change goes to and fro between these: so each has a line (64 bytes) to itself. The first begins 8 bytes before. */
+struct tally {
+	/* Who has used the socket last, as in the record. */
+	struct process owner;
+	__u32 is_switched;
+	__u32 padding;
+	struct way sent;
+	__u64 to_line_end[2];
+
+	struct way received;
+	__u64 to_next_line_end[6];
+
+	struct calls calls;
 };
 
 struct share_key {

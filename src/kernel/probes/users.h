@@ -6,6 +6,7 @@
 #include "endpoints.h"
 #include "maps.h"
 #include "paths.h"
+#include "tallies.h"
 
 static ALWAYS_INLINE void current_process(struct process *process)
 {
@@ -62,21 +63,15 @@ static ALWAYS_INLINE struct record *used_record(struct sock *sk, __u64 cookie)
 	return bpf_map_lookup_elem(&sockets, &cookie);
 }
 
-static ALWAYS_INLINE void move(struct way *to, const struct way *what, __s64 sign)
-{
-	add(&to->bytes, sign * what->bytes);
-	add(&to->packets, sign * what->packets);
-}
-
 /* Moves what belongs to the user so far out of the record: what was counted up to its last call on the socket. */
 static __attribute__((noinline)) int set_apart(struct record *record, __u64 cookie)
 {
 	struct share_key key = {.owner = record->owner, .cookie = cookie};
 	struct share fresh = {};
 	struct share *share;
-	struct way sent = record->claimed_sent, received = record->claimed_received;
+	struct way sent = record->calls.claimed_sent, received = record->calls.claimed_received;
 
-	record->claimed_sent = record->claimed_received = (struct way){};
+	record->calls.claimed_sent = record->calls.claimed_received = (struct way){};
 	move(&record->sent, &sent, -1);
 	move(&record->received, &received, -1);
 	fresh.uid = record->uid;
@@ -96,18 +91,25 @@ static __attribute__((noinline)) int set_apart(struct record *record, __u64 cook
 	return 0;
 }
 
+/* Whether the current process is this one. */
+static ALWAYS_INLINE int is_current(const struct process *process)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
+}
+
 /* Notes that the current process uses the socket: it is the owner from now on, and of what passed since the owner before
  * it made its last call. Of a connection that a listener made all is the first user's: nobody else counts it before. */
-static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
+static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie, struct tally *tally)
 {
-	struct process process;
-
-	current_process(&process);
-	if (UNLIKELY(process.tgid != record->owner.tgid || process.start_ns != record->owner.start_ns)) {
+	if (UNLIKELY(!is_current(&record->owner))) {
+		if (tally)
+			bring_up_to_date(record, tally);
 		if (keep_records && !(record->flags & INHERITED)) {
-			if (!(record->sends + record->receives)) {
-				record->claimed_sent = record->sent;
-				record->claimed_received = record->received;
+			if (!(record->calls.sends + record->calls.receives)) {
+				record->calls.claimed_sent = record->sent;
+				record->calls.claimed_received = record->received;
 			}
 			set_apart(record, cookie);
 			record->flags |= SWITCHED;
@@ -123,16 +125,8 @@ static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie)
 	}
 }
 
-static ALWAYS_INLINE struct record *use_socket(struct sock *sk, __u64 cookie)
-{
-	struct record *record = used_record(sk, cookie);
-
-	if (record)
-		take_over(record, cookie);
-	return record;
-}
-
-/* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. */
+/* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. What is
+ * in its tally is out of reach here, so that it becomes the next user's. */
 static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
 {
 	struct sock *first = 0;
@@ -156,7 +150,29 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 	}
 	if (record)
-		take_over(record, cookie);
+		take_over(record, cookie, 0);
+	return record;
+}
+
+/* The record of a socket that the current process uses, and that is its own from now on. */
+static ALWAYS_INLINE struct record *use_socket(struct sock *sk)
+{
+	struct record *record;
+	struct tally *tally;
+	__u64 cookie;
+
+	if (UNLIKELY(sk->sk_protocol == IPPROTO_MPTCP))
+		return use_subflow(sk);
+	cookie = bpf_get_socket_cookie(sk);
+	record = used_record(sk, cookie);
+	if (!record)
+		return 0;
+	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
+	take_over(record, cookie, tally);
+	if (tally) {
+		tally->owner = record->owner;
+		tally->is_switched = !!(record->flags & SWITCHED);
+	}
 	return record;
 }
 
