@@ -71,14 +71,19 @@ else:
     signal.pause()
 "#;
 
+/// The other end of what is sent to 10.77.0.2:7000, which nobody reads from.
+fn bound_on_b(lab: &Lab) -> UdpSocket {
+    let bind = || {
+        lab.enter(Host::B);
+        UdpSocket::bind("10.77.0.2:7000").unwrap()
+    };
+    std::thread::scope(|scope| scope.spawn(bind).join().unwrap())
+}
+
 #[test]
 fn a_socket_used_in_turn_is_shared_out_root() {
     with_session(|lab, mut session| {
-        let bind = || {
-            lab.enter(Host::B);
-            UdpSocket::bind("10.77.0.2:7000").unwrap()
-        };
-        let _sink = std::thread::scope(|scope| scope.spawn(bind).join().unwrap());
+        let _sink = bound_on_b(lab);
         let mut program = Command::new("python3")
             .args(["-c", IN_TURN])
             .stdin(Stdio::piped())
@@ -120,11 +125,7 @@ fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
     const THREADS: u64 = 3;
     const EACH: u64 = 100_000;
     with_session(|lab, mut session| {
-        let bind = || {
-            lab.enter(Host::B);
-            UdpSocket::bind("10.77.0.2:7000").unwrap()
-        };
-        let _sink = std::thread::scope(|scope| scope.spawn(bind).join().unwrap());
+        let _sink = bound_on_b(lab);
         let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
         socket.connect("10.77.0.2:7000").unwrap();
         let pid = std::process::id() as i32;

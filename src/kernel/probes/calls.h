@@ -70,8 +70,7 @@ int capture_send(__u64 *context)
 	struct sock *sk = (struct sock *)context[0];
 	int length = (int)context[1];
 	unsigned short family = sk->__sk_common.skc_family;
-	struct record *record;
-	struct tally *tally;
+	struct noted noted;
 
 	if (family == AF_PACKET && length > 0) {
 		count_packet_socket(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum, length);
@@ -79,18 +78,13 @@ int capture_send(__u64 *context)
 	}
 	if (!is_internet(family) || length < 0)
 		return 0;
-	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
-	if (UNLIKELY(!tally || !is_current(&tally->owner))) {
-		record = use_socket(sk);
-		if (!record)
-			return 0;
-		if (!tally) {
-			note_send(&record->calls, &record->sent, is_stream(sk));
-			note_tcp(record, sk);
-			return 0;
-		}
+	noted = use_in_call(sk);
+	if (noted.tally) {
+		note_send(&noted.tally->calls, &noted.tally->sent, is_stream(sk));
+	} else if (noted.record) {
+		note_send(&noted.record->calls, &noted.record->sent, is_stream(sk));
+		note_tcp(noted.record, sk);
 	}
-	note_send(&tally->calls, &tally->sent, is_stream(sk));
 	return 0;
 }
 
@@ -161,7 +155,7 @@ int capture_receive(__u64 *context)
 	struct sock *sk = (struct sock *)context[0];
 	int length = (int)context[1], flags = (int)context[2], is_counted;
 	struct record *record;
-	struct tally *tally;
+	struct noted noted;
 
 	if (!is_internet(sk->__sk_common.skc_family))
 		return 0;
@@ -174,25 +168,20 @@ int capture_receive(__u64 *context)
 			take_over(record, cookie, 0);
 		return 0;
 	}
-	/* Of a stream, nothing is its end. What is only looked at is received when it is taken. */
+	/* Of a stream, nothing is its end. */
 	is_counted = length || !is_stream(sk);
-	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
-	if (UNLIKELY(!tally || !is_current(&tally->owner))) {
-		record = use_socket(sk);
-		if (!record)
-			return 0;
-		if (!tally) {
-			if (!(flags & MSG_PEEK)) {
-				note_receive(&record->calls, &record->received, record, 0, record->flags & SWITCHED,
-					     is_counted, length);
-				note_tcp(record, sk);
-			}
-			return 0;
-		}
+	noted = use_in_call(sk);
+	/* What is only looked at is received when it is taken. */
+	if (flags & MSG_PEEK)
+		return 0;
+	if (noted.tally) {
+		note_receive(&noted.tally->calls, &noted.tally->received, 0, sk->__sk_common.skc_cookie.counter,
+			     noted.tally->is_switched, is_counted, length);
+	} else if (noted.record) {
+		note_receive(&noted.record->calls, &noted.record->received, noted.record, 0,
+			     noted.record->flags & SWITCHED, is_counted, length);
+		note_tcp(noted.record, sk);
 	}
-	if (!(flags & MSG_PEEK))
-		note_receive(&tally->calls, &tally->received, 0, sk->__sk_common.skc_cookie.counter, tally->is_switched,
-			     is_counted, length);
 	return 0;
 }
 

@@ -103,8 +103,7 @@ static __attribute__((noinline)) int begin_tally(struct __sk_buff *skb, struct r
 
 	if (!sk || !record || !(record->flags & NAMED) || record->flags & (INHERITED | HELD | SEVERAL | UNUSED | ENDED))
 		return 0;
-	tally.owner = record->owner;
-	tally.is_switched = !!(record->flags & SWITCHED);
+	name_user(&tally, record);
 	tally.calls.sent_ns = record->calls.sent_ns;
 	tally.calls.unanswered = record->calls.unanswered;
 	bpf_sk_storage_get(&tallies, sk, &tally, BPF_SK_STORAGE_GET_F_CREATE);

@@ -70,7 +70,7 @@ int capture_state(__u64 *context)
 	cookie = bpf_get_socket_cookie(sk);
 	switch (now) {
 	case BPF_TCP_SYN_SENT:
-		record = use_socket(sk);
+		record = use_socket(sk, tally_of(sk));
 		if (!record)
 			return 0;
 		record->connecting_ns = bpf_ktime_get_boot_ns();
@@ -78,7 +78,7 @@ int capture_state(__u64 *context)
 		record->flags |= CONNECTED;
 		break;
 	case BPF_TCP_LISTEN:
-		record = use_socket(sk);
+		record = use_socket(sk, tally_of(sk));
 		if (!record)
 			return 0;
 		record->flags |= LISTENER;
@@ -132,7 +132,7 @@ int capture_destroy(__u64 *context)
 	if (!record)
 		return 0;
 	note_tcp(record, sk);
-	end_record(record, cookie, bpf_sk_storage_get(&tallies, sk, 0, 0));
+	end_record(record, cookie, tally_of(sk));
 	return 0;
 }
 

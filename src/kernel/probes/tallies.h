@@ -12,6 +12,13 @@
 /* Packets from which on a socket is taken for busy. */
 #define BUSY 64
 
+/* Has a tally name the user that its record names. */
+static ALWAYS_INLINE void name_user(struct tally *tally, const struct record *record)
+{
+	tally->owner = record->owner;
+	tally->is_switched = !!(record->flags & SWITCHED);
+}
+
 static ALWAYS_INLINE void move(struct way *to, const struct way *what, __s64 sign)
 {
 	add(&to->bytes, sign * what->bytes);

@@ -154,11 +154,15 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
 	return record;
 }
 
-/* The record of a socket that the current process uses, and that is its own from now on. */
-static ALWAYS_INLINE struct record *use_socket(struct sock *sk)
+static ALWAYS_INLINE struct tally *tally_of(struct sock *sk)
+{
+	return bpf_sk_storage_get(&tallies, sk, 0, 0);
+}
+
+/* The record of a socket that the current process uses, and that is its own from now on, as is the tally if there is one. */
+static ALWAYS_INLINE struct record *use_socket(struct sock *sk, struct tally *tally)
 {
 	struct record *record;
-	struct tally *tally;
 	__u64 cookie;
 
 	if (UNLIKELY(sk->sk_protocol == IPPROTO_MPTCP))
@@ -167,13 +171,28 @@ static ALWAYS_INLINE struct record *use_socket(struct sock *sk)
 	record = used_record(sk, cookie);
 	if (!record)
 		return 0;
-	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
 	take_over(record, cookie, tally);
-	if (tally) {
-		tally->owner = record->owner;
-		tally->is_switched = !!(record->flags & SWITCHED);
-	}
+	if (tally)
+		name_user(tally, record);
 	return record;
+}
+
+/* Where a call of the current process on a socket is noted: at the tally, or at the record if there is none. */
+struct noted {
+	struct tally *tally;
+	struct record *record;
+};
+
+static ALWAYS_INLINE struct noted use_in_call(struct sock *sk)
+{
+	struct noted noted = {.tally = tally_of(sk)};
+
+	if (noted.tally && is_current(&noted.tally->owner))
+		return noted;
+	noted.record = use_socket(sk, noted.tally);
+	if (!noted.record)
+		noted.tally = 0;
+	return noted;
 }
 
 /* A connection that a listener has made: its user is the listener's until somebody uses it. */
