@@ -9,24 +9,34 @@ mod absent;
 #[cfg(feature = "ebpf")]
 mod batch;
 #[cfg(feature = "ebpf")]
+mod btf;
+#[cfg(feature = "ebpf")]
 mod cgroups;
 #[cfg(feature = "ebpf")]
 mod flow;
 #[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
+mod object;
+#[cfg(feature = "ebpf")]
 mod owners;
+#[cfg(feature = "ebpf")]
+mod page_buffer;
 #[cfg(feature = "ebpf")]
 mod permission;
 #[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+#[cfg(feature = "ebpf")]
+mod syscall;
 mod task;
 #[cfg(feature = "ebpf")]
 mod tasks;
 #[cfg(feature = "ebpf")]
 mod traffic;
+#[cfg(feature = "ebpf")]
+mod types;
 
 #[cfg(not(feature = "ebpf"))]
 pub use absent::{Counters, Owners, Sockets};

@@ -2,16 +2,17 @@
 
 use super::cgroups::{Cgroups, leave_out};
 use super::load::{
-    Place, attach, check_numbers, fault, kernel_types, load_iterator, load_object, open_cgroups, walk,
-    walk_link,
+    Place, attach, check_numbers, fault, load_iterator, load_object, open_cgroups, walk, walk_link,
 };
+use super::object::{LoadedObject, Loader};
 use super::records::{Buckets, Process, Record, Share, ShareKey};
 use super::traffic::{Counters, Maps};
+use super::types::TypeCache;
 use super::{Fault, Owners, Wants};
 use crate::model::ProbeState;
 use aya::maps::{HashMap, Map, MapData, MapError};
-use aya::programs::CgroupSkbAttachType;
-use aya::{Ebpf, Pod, include_bytes_aligned};
+use aya::{Pod, include_bytes_aligned};
+use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The compiled programs.
@@ -19,8 +20,8 @@ static OBJECT: &[u8] = include_bytes_aligned!("probes/sockets.bpf.o");
 
 /// Where each program is attached. Those that make records come before those that count.
 const PLACES: &[(&str, Place)] = &[
-    ("capture_create", Place::Sockets),
-    ("capture_release", Place::Sockets),
+    ("capture_create", Place::Sockets(CgroupSockAttachType::SockCreate)),
+    ("capture_release", Place::Sockets(CgroupSockAttachType::SockRelease)),
     ("capture_state", Place::Tracepoint("inet_sock_set_state")),
     ("capture_destroy", Place::Tracepoint("tcp_destroy_sock")),
     ("capture_send", Place::Tracepoint("sock_send_length")),
@@ -31,9 +32,16 @@ const PLACES: &[(&str, Place)] = &[
     ("capture_drop", Place::Tracepoint("kfree_skb")),
 ];
 
+/// The iterators, each with the kind of objects it walks over.
+const SEED: (&str, &str) = ("capture_seed", "task_file");
+const COLLECT: (&str, &str) = ("capture_collect", "bpf_sk_storage_map");
+
+/// The kernel types that the programs need.
+static TYPES: TypeCache = TypeCache::new();
+
 /// The socket probes at work. Dropping it detaches them and frees what they noted.
 pub struct Sockets {
-    object: Ebpf,
+    object: LoadedObject,
     ticks_per_second: u64,
 }
 
@@ -45,26 +53,29 @@ impl Sockets {
     /// Why they cannot work here.
     pub fn load(wants: Wants, cgroups: bool, ticks_per_second: u64) -> Result<Sockets, Fault> {
         check_numbers()?;
-        let types = kernel_types()?;
+        let points = PLACES.iter().filter_map(|(_, place)| place.point());
+        let types = TYPES.get(OBJECT, points.chain([SEED.1, COLLECT.1]))?;
         let top = open_cgroups()?;
         let want_cgroups = u8::from(cgroups);
         let (keep_records, want_peers) = match wants {
             Wants::Owners => (&0u8, &1u8),
             Wants::Bytes => (&1, &0),
         };
-        let mut object = load_object(OBJECT, &types, |loader| {
-            loader.override_global("keep_records", keep_records, true);
-            loader.override_global("want_peers", want_peers, true);
-            loader.override_global("want_cgroups", &want_cgroups, true);
-            if !cgroups {
-                leave_out(loader);
-            }
-        })?;
+        let mut loader = Loader::new(OBJECT);
+        loader
+            .set_global("keep_records", keep_records)
+            .set_global("want_peers", want_peers)
+            .set_global("want_cgroups", &want_cgroups);
+        if !cgroups {
+            leave_out(&mut loader);
+        }
+        let mut object = load_object(loader, &types)?;
         for &(name, place) in PLACES {
             attach(&mut object, name, place, &types, &top)?;
         }
-        load_iterator(&mut object, "capture_seed", "task_file", &types)?;
-        load_iterator(&mut object, "capture_collect", "bpf_sk_storage_map", &types)?;
+        for (name, over) in [SEED, COLLECT] {
+            load_iterator(&mut object, name, over, &types)?;
+        }
         let mut sockets = Sockets { object, ticks_per_second };
         sockets.seed()?;
         Ok(sockets)
@@ -116,12 +127,12 @@ impl Sockets {
     /// What a walk is started through that brings the records of all sockets up to date.
     fn collect(&mut self) -> Result<OwnedFd, Fault> {
         let Map::SkStorage(tallies) = self.take("tallies")? else { return Err(missing("tallies")) };
-        walk_link(&mut self.object, "capture_collect", Some(&tallies))
+        walk_link(&self.object, COLLECT.0, Some(&tallies))
     }
 
     /// Walks all descriptors of all processes once.
     fn seed(&mut self) -> Result<(), Fault> {
-        let link = walk_link(&mut self.object, "capture_seed", None)?;
+        let link = walk_link(&self.object, SEED.0, None)?;
         walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))
     }
 }
