@@ -5,7 +5,7 @@ use super::ledger::LedgerTotals;
 use super::packets::PacketQueue;
 use crate::config::Engine;
 use crate::log::Log;
-use crate::model::{ProbeState, Undecoded};
+use crate::model::{ProbeState, ProgramSet, Undecoded};
 use crate::owner::{EarlyOwners, FirstStats};
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -66,6 +66,8 @@ pub struct Stats {
     pub engine: Engine,
     /// The probes that tell who uses a socket and count what goes through it.
     pub socket_probes: ProbeState,
+    /// The parts of what these can tell that are at work.
+    pub socket_programs: ProgramSet,
     /// The probes that sample all processes at once.
     pub sample_probes: ProbeState,
 }
@@ -89,6 +91,7 @@ pub struct StatsReader {
     pub(super) missing_capabilities: u64,
     pub(super) engine: Engine,
     pub(super) socket_probes: ProbeState,
+    pub(super) socket_programs: ProgramSet,
 }
 
 impl StatsReader {
@@ -123,6 +126,7 @@ impl StatsReader {
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.socket_probes,
+            socket_programs: self.socket_programs,
             sample_probes: *self.updates.sample_probes.lock(),
         }
     }

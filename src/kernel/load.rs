@@ -11,14 +11,13 @@ use aya_obj::generated::bpf_attach_type;
 use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Where a program is to be attached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// A tracepoint of the kernel, by its name.
-    Tracepoint(&'static str),
+    /// A tracepoint or a function of the kernel, by its name.
+    Code(&'static str),
     /// Where the IP layer hands packets to the sockets of all control groups, or takes them from these.
     Packets(CgroupSkbAttachType),
     /// Where sockets of all control groups are made or released.
@@ -29,7 +28,7 @@ impl Place {
     /// The name of the attach point in the kernel's code, if it is one.
     pub(super) fn point(self) -> Option<&'static str> {
         match self {
-            Place::Tracepoint(name) => Some(name),
+            Place::Code(name) => Some(name),
             Place::Packets(_) | Place::Sockets(_) => None,
         }
     }
@@ -44,7 +43,7 @@ impl Place {
             padding: u32,
         }
         let kind = match self {
-            Place::Tracepoint(_) => {
+            Place::Code(_) => {
                 let point = Point { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
                 // SAFETY: the attributes hold no pointer; the program knows its attach point.
                 return Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?);
@@ -57,56 +56,6 @@ impl Place {
         // SAFETY: no pointer is among the attributes.
         Ok(unsafe { make(LINK_CREATE, &attributes) }?)
     }
-}
-
-/// The topmost directory of the cgroup v2 hierarchy: wherever it is mounted, else by a mount of its own that nobody else
-/// sees and that ends when the descriptor is closed, which takes CAP_SYS_ADMIN.
-///
-/// # Errors
-/// It is not mounted, or cannot be opened.
-pub(super) fn open_cgroups() -> Result<File, Fault> {
-    let missing = |text: String| Fault { state: ProbeState::NoCgroup, text };
-    let mounts = std::fs::read("/proc/self/mountinfo")
-        .map_err(|error| missing(format!("/proc/self/mountinfo cannot be read: {error}")))?;
-    match cgroup_mount(&mounts) {
-        Some(path) => File::open(&path)
-            .map_err(|error| missing(format!("{} cannot be opened: {error}", path.display()))),
-        None => mount_cgroups().map_err(|error| {
-            missing(format!("no cgroup v2 hierarchy is mounted here, and it cannot be mounted: {error}"))
-        }),
-    }
-}
-
-/// A mount of the cgroup v2 hierarchy that is attached nowhere: fsopen(2), fsmount(2), Linux 5.2.
-fn mount_cgroups() -> io::Result<File> {
-    let opened = |result: libc::c_long| match i32::try_from(result) {
-        // SAFETY: the kernel has just made the descriptor for us.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
-    };
-    // SAFETY: the name ends with NUL and lives for the length of the call; 1 is FSOPEN_CLOEXEC.
-    let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1) })?;
-    let null = std::ptr::null::<libc::c_char>();
-    // SAFETY: 6 is FSCONFIG_CMD_CREATE, which takes no key and no value.
-    let created = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
-    if created < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: no pointers are passed; 1 is FSMOUNT_CLOEXEC.
-    let mount = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
-    // Attaching takes a descriptor that is open for reading, and not only of the path.
-    File::open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
-}
-
-/// The mount point of the cgroup v2 hierarchy in a mountinfo file, proc_pid_mountinfo(5).
-fn cgroup_mount(mounts: &[u8]) -> Option<PathBuf> {
-    mounts.split(|&byte| byte == b'\n').find_map(|line| {
-        let line = std::str::from_utf8(line).ok()?;
-        let (fields, of_type) = line.split_once(" - ")?;
-        (of_type.split(' ').next() == Some("cgroup2"))
-            .then(|| Path::new(&fields.split(' ').nth(4)?.replace("\\040", " ")).to_owned().into())
-            .flatten()
-    })
 }
 
 /// Takes an object into the kernel, without any of its programs.

@@ -7,9 +7,13 @@
 #[cfg(not(feature = "ebpf"))]
 mod absent;
 #[cfg(feature = "ebpf")]
+mod accounts;
+#[cfg(feature = "ebpf")]
 mod batch;
 #[cfg(feature = "ebpf")]
 mod btf;
+#[cfg(feature = "ebpf")]
+mod cgroup_root;
 #[cfg(feature = "ebpf")]
 mod cgroups;
 #[cfg(feature = "ebpf")]
@@ -28,6 +32,8 @@ mod permission;
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+#[cfg(feature = "ebpf")]
+mod sweep;
 #[cfg(feature = "ebpf")]
 mod syscall;
 mod task;

@@ -55,18 +55,6 @@ impl Route {
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
     }
 
-    /// Every device of the namespace by its index, with its hardware type (linux/if_arp.h).
-    ///
-    /// # Errors
-    /// `SystemResource` when the kernel does not answer, or not in full.
-    pub(super) fn hardware_types(&mut self) -> Result<Vec<(u32, u16)>> {
-        self.list(libc::RTM_GETLINK, LINK_HEADER, Vec::new, |types, row| {
-            // `ifi_type` and `ifi_index` of `struct ifinfomsg`.
-            types.extend(u32_at(row, 4).zip(u16_at(row, 2)));
-        })
-        .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
-    }
-
     /// Every address of the namespace, with the broadcast addresses.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ static ALWAYS_INLINE int write_path(struct path *path, struct kernfs_node *node)
 	return 0;
 }
 
-static __attribute__((noinline)) int note_path(__u64 number, struct kernfs_node *node)
+static SUBPROGRAM int note_path(__u64 number, struct kernfs_node *node)
 {
 	__u32 thread = bpf_get_current_task_btf()->pid;
 	struct path *draft;

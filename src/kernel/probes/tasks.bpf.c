@@ -76,10 +76,6 @@ struct files_struct___tasks {
 	unsigned long open_fds_init[1];
 };
 
-typedef struct {
-	__u32 val;
-} kgid_t;
-
 struct cred___tasks {
 	kuid_t euid;
 	kgid_t egid;
@@ -151,16 +147,6 @@ struct {
 
 /* Where each processor's own memory is, relative to the addresses that are the same for all. */
 __u64 places[MOST_PROCESSORS];
-
-/* The number that a pointer is: through the stack, since the verifier lets nobody calculate with pointers. */
-static ALWAYS_INLINE __u64 address_of(void *pointer)
-{
-	void *volatile kept = pointer;
-	__u64 address = 0;
-
-	bpf_probe_read_kernel(&address, sizeof(address), (const void *)&kept);
-	return address;
-}
 
 /* Learns where the processors' memory is from a map that the kernel keeps there: it tells each processor's element,
  * and in the map stands the address that they have in common. */
