@@ -56,11 +56,16 @@ interface_version() {
         "$root/include/libcapture.h"
 }
 
+# Prints the directory that a release is built in.
+release_directory() {
+    (cd "$root" && cargo metadata --format-version 1 --no-deps --locked --offline) |
+        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1\/release/p'
+}
+
 # Builds the release, and prints the directory that it stands in.
 build_release() {
     (cd "$root" && cargo build --release --locked --lib >&2)
-    (cd "$root" && cargo metadata --format-version 1 --no-deps --locked --offline) |
-        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1\/release/p'
+    release_directory
 }
 
 # The directory with the built libraries: the one given, or that of a release built now.

@@ -11,6 +11,8 @@ mod children;
 mod group;
 #[path = "process/lives.rs"]
 mod lives;
+#[path = "process/networks.rs"]
+mod networks;
 #[path = "process/sessions.rs"]
 mod sessions;
 #[path = "process/threads.rs"]

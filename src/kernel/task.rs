@@ -5,7 +5,8 @@
 //! CAP_PERFMON, may read all of that anyway. Command lines still come from `/proc` and by its rules.
 //!
 //! The figures are those of `/proc` of Linux 6.16 and later. Before, and back to 6.2, its resident set lagged by some
-//! pages for every processor, while that of a walk is exact; older kernels keep it in another way and have no walks.
+//! pages for every processor, while that of a walk is exact. Older kernels let each thread gather some pages before
+//! they are added to a resident set that all processors share; there a walk tells what `/proc` tells.
 
 use super::Fault;
 use std::fmt::Debug;
@@ -96,10 +97,13 @@ pub struct RawProcess {
     pub involuntary_switches: u64,
     /// Size of the address space; 0 without one.
     pub virtual_pages: u64,
-    /// Resident set, exact.
+    /// Resident set; exact from Linux 6.2 on.
     pub resident_pages: u64,
     /// The number of its group in the unified hierarchy.
     pub cgroup: u64,
+    /// The inode of the main thread's network namespace; 0 when it has begun to exit.
+    pub network_namespace: u32,
+    pub(crate) padding: u32,
     /// The name, ended by NUL where it is shorter; empty for threads of the kernel.
     pub name: [u8; 16],
 }

@@ -213,16 +213,23 @@ pub fn traffic_maker() -> &'static Path {
     MAKER.get_or_init(|| built_example("traffic_maker"))
 }
 
-/// Builds an example with the same profile and features, and says where it is.
+/// Builds an example with the same profile and features, and says where it is. CAPTURE_BUILT=1 tells that it is built:
+/// scripts/kernels has taken it to where there is no cargo.
 pub fn built_example(name: &str) -> PathBuf {
+    if std::env::var_os("CAPTURE_BUILT").is_none_or(|value| value != "1") {
+        build_example(name);
+    }
+    // Tests and examples stand in directories beside one another.
+    let executable = std::env::current_exe().unwrap();
+    executable.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
+
+fn build_example(name: &str) {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--locked", "--example", name]);
     build.args((!cfg!(debug_assertions)).then_some("--release"));
     build.args((!cfg!(feature = "ebpf")).then_some("--no-default-features"));
     assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "cargo build");
-    // Tests and examples stand in directories beside one another.
-    let executable = std::env::current_exe().unwrap();
-    executable.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
 
 impl Drop for Lab {

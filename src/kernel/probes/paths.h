@@ -77,13 +77,18 @@ static ALWAYS_INLINE int write_path(struct path *path, struct kernfs_node *node)
 	return 0;
 }
 
+/* A helper that Linux 5.10 has, too, but whose pointer must be read through. */
+static __u64 (*const bpf_get_current_task)(void) = (void *)BPF_FUNC_get_current_task;
+
 static SUBPROGRAM int note_path(__u64 number, struct kernfs_node *node)
 {
-	__u32 thread = bpf_get_current_task_btf()->pid;
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	__u32 thread = 0;
 	struct path *draft;
 
 	if (!node || bpf_map_lookup_elem(&paths, &number))
 		return 0;
+	bpf_probe_read_kernel(&thread, sizeof(thread), &task->pid);
 	bpf_map_update_elem(&drafts, &thread, &blank, BPF_ANY);
 	draft = bpf_map_lookup_elem(&drafts, &thread);
 	if (draft && write_path(draft, node))
@@ -105,7 +110,19 @@ static ALWAYS_INLINE __u64 note_cgroup(struct css_set *groups)
 /* To be called in the reader's own process. */
 static ALWAYS_INLINE void note_namespace(void)
 {
-	note_path(0, cgroup_node(bpf_get_current_task_btf()->nsproxy->cgroup_ns->root_cset));
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct nsproxy *namespaces = 0;
+	struct cgroup_namespace *namespace = 0;
+	struct css_set *groups = 0;
+	struct cgroup *group = 0;
+	struct kernfs_node *node = 0;
+
+	bpf_probe_read_kernel(&namespaces, sizeof(namespaces), &task->nsproxy);
+	bpf_probe_read_kernel(&namespace, sizeof(namespace), &namespaces->cgroup_ns);
+	bpf_probe_read_kernel(&groups, sizeof(groups), &namespace->root_cset);
+	bpf_probe_read_kernel(&group, sizeof(group), &groups->dfl_cgrp);
+	bpf_probe_read_kernel(&node, sizeof(node), &group->kn);
+	note_path(0, node);
 }
 
 #endif

@@ -24,6 +24,9 @@
 const volatile __u32 groups;
 const volatile __u32 processors = 1;
 
+/* Whether the running kernel has a member. Code for one that it has not is left out before it is verified. */
+#define EXISTS(member) __builtin_preserve_field_info(member, BPF_CORE_FIELD_EXISTS)
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct task_io_accounting___tasks {
@@ -66,6 +69,13 @@ struct mm_struct___tasks {
 	struct percpu_counter___tasks rss_stat[4];
 };
 
+/* Up to Linux 6.1. */
+struct mm_struct___shared {
+	struct {
+		atomic64_t count[4];
+	} rss_stat;
+};
+
 struct fdtable___tasks {
 	unsigned int max_fds;
 	unsigned long *open_fds;
@@ -105,11 +115,22 @@ struct task_struct___tasks {
 	const struct cred___tasks *real_cred;
 	char comm[16];
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
 	struct files_struct___tasks *files;
 	struct signal_struct___tasks *signal;
 	void *sighand;
 	__u64 self_exec_id;
 	struct task_io_accounting___tasks ioac;
+};
+
+/* Up to Linux 5.13. */
+struct task_struct___state {
+	long state;
+};
+
+/* Of threads of the kernel, up to Linux 5.16. */
+struct task_struct___kthread {
+	void *set_child_tid;
 };
 
 struct kthread {
@@ -170,6 +191,25 @@ static ALWAYS_INLINE __s64 or_zero(__s64 number)
 	return number > 0 ? number : 0;
 }
 
+/* Whether each processor has its own share of the counters of resident pages. */
+static ALWAYS_INLINE int has_shares(void)
+{
+	struct mm_struct___tasks *mm = 0;
+
+	return EXISTS(mm->rss_stat[0].counters);
+}
+
+/* The resident set where all processors share its counters, as /proc sums it up: threads add what they have gathered of
+ * it every 64 page faults. */
+static ALWAYS_INLINE __u64 shared_resident_pages(struct mm_struct___tasks *mm)
+{
+	__s64 counts[4] = {};
+
+	/* The verifier of these kernels does not let the members be read as such. */
+	bpf_probe_read_kernel(counts, sizeof(counts), &((struct mm_struct___shared *)mm)->rss_stat.count);
+	return or_zero(counts[FILE_PAGES]) + or_zero(counts[ANONYMOUS_PAGES]) + or_zero(counts[SHARED_PAGES]);
+}
+
 /* The resident set: the counters' shares of all processors and what has been gathered of them. The kernel makes the
  * counters side by side, so that one read gets all of a processor's. */
 static ALWAYS_INLINE __u64 resident_pages(struct mm_struct___tasks *mm)
@@ -211,28 +251,43 @@ static ALWAYS_INLINE __u32 bits(__u64 word)
 	return word * 0x0101010101010101 >> 56;
 }
 
+/* The set bits of a block of a table, or of its first bytes. */
+static ALWAYS_INLINE __u32 bits_of_block(const unsigned long *from, __u64 bytes)
+{
+	__u64 words[WORDS] = {};
+	__u32 count = 0;
+
+	bpf_probe_read_kernel(words, bytes, from);
+	for (int word = 0; word < WORDS; word++)
+		count += bits(words[word]);
+	return count;
+}
+
 static ALWAYS_INLINE __u32 descriptors(struct files_struct___tasks *files)
 {
 	struct fdtable___tasks *table = files->fdt;
 	unsigned long *open = table->open_fds;
 	__u32 left = table->max_fds / 64;
 	__u32 count = 0;
+	__u64 bytes;
 
 	/* The table that every process starts with, and most keep. */
 	if (left == 1)
 		return bits(files->open_fds_init[0]);
 	if (left > WORDS * MOST_BLOCKS)
 		return UNCOUNTED;
-	for (__u32 block = 0; block < MOST_BLOCKS && left; block++) {
-		__u64 words[WORDS] = {};
-		__u32 size = left < WORDS ? left : WORDS;
-
-		bpf_probe_read_kernel(words, size * sizeof(words[0]), open + block * WORDS);
-		for (int word = 0; word < WORDS; word++)
-			count += bits(words[word]);
-		left -= size;
+	/* Verifiers of Linux 6.1 and before follow every branch in every turn: there may be no other one in here. */
+	for (__u32 block = 0; block < MOST_BLOCKS && left > WORDS; block++) {
+		count += bits_of_block(open, WORDS * sizeof(*open));
+		open += WORDS;
+		left -= WORDS;
 	}
-	return count;
+	bytes = left * sizeof(*open);
+	/* Nor do they see that this is within bounds in the way in which the compiler would see to it. */
+	asm volatile("" : "+r"(bytes));
+	if (bytes > WORDS * sizeof(*open))
+		return UNCOUNTED;
+	return count + bits_of_block(open, bytes);
 }
 
 static ALWAYS_INLINE void read_figures(struct task_struct___tasks *task, struct figures *figures)
@@ -269,16 +324,37 @@ static ALWAYS_INLINE void add_ended(struct signal_struct___tasks *signal, struct
  * not either where it keeps loads in order (x86); elsewhere a record may rarely be torn and not show it. */
 #define IN_ORDER() __asm__ volatile("" ::: "memory")
 
+/* The inode of the network namespace that a process is in; 0 when it has begun to exit. */
+static ALWAYS_INLINE __u32 network_namespace(struct task_struct___tasks *task)
+{
+	struct nsproxy *namespaces = task->nsproxy;
+	struct net *network = namespaces ? namespaces->net_ns : 0;
+
+	return network ? network->ns.inum : 0;
+}
+
 /* Each of the functions that write has a stack of its own: one would not have room for all. */
 
-/* As proc_task_name() in fs/proc/array.c puts it together. */
-static __attribute__((noinline)) int write_name(void *seq, struct task_struct___tasks *task)
+static ALWAYS_INLINE __u32 state_of(struct task_struct___tasks *task)
 {
-	struct kthread *kthread = task->worker_private;
+	return EXISTS(task->__state) ? task->__state : ((struct task_struct___state *)task)->state;
+}
+
+/* As to_kthread() in kernel/kthread.c. */
+static ALWAYS_INLINE struct kthread *kthread_of(struct task_struct___tasks *task)
+{
+	return EXISTS(task->worker_private) ? task->worker_private
+					     : ((struct task_struct___kthread *)task)->set_child_tid;
+}
+
+/* As proc_task_name() in fs/proc/array.c puts it together. */
+static SUBPROGRAM int write_name(void *seq, struct task_struct___tasks *task)
+{
+	struct kthread *kthread = kthread_of(task);
 	struct name name = { .kind = NAME };
 	void *from = 0;
 
-	if (kthread && __builtin_preserve_field_info(kthread->full_name, BPF_CORE_FIELD_EXISTS))
+	if (kthread && EXISTS(kthread->full_name))
 		bpf_probe_read_kernel(&from, sizeof(from), &kthread->full_name);
 	if (from)
 		bpf_probe_read_kernel_str(name.name, sizeof(name.name), from);
@@ -318,8 +394,10 @@ static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_
 	TOUCH(signal->sum_sched_runtime);
 	if (mm) {
 		TOUCH(mm->total_vm);
-		TOUCH(mm->rss_stat[FILE_PAGES].counters);
-		TOUCH(mm->rss_stat[SHARED_PAGES].counters);
+		if (has_shares()) {
+			TOUCH(mm->rss_stat[FILE_PAGES].counters);
+			TOUCH(mm->rss_stat[SHARED_PAGES].counters);
+		}
 	}
 	if (groups & GROUP_DESCRIPTORS && files) {
 		TOUCH(files->fdt);
@@ -329,7 +407,7 @@ static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_
 }
 
 /* Returns whether a name is to follow. */
-static __attribute__((noinline)) int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
+static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
 						   __u64 cgroup)
 {
 	struct signal_struct___tasks *signal = task->signal;
@@ -348,7 +426,7 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 	process.told_user_ns = signal->prev_cputime.utime;
 	process.told_system_ns = signal->prev_cputime.stime;
 	process.flags = task->flags;
-	process.state = task->__state;
+	process.state = state_of(task);
 	process.exit_state = task->exit_state;
 	process.parent = task->real_parent->tgid;
 	process.start_ns = task->start_boottime;
@@ -364,7 +442,7 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 		if (mm) {
 			process.virtual_pages = mm->total_vm;
 			if (groups & GROUP_MEMORY)
-				process.resident_pages = resident_pages(mm);
+				process.resident_pages = has_shares() ? resident_pages(mm) : shared_resident_pages(mm);
 			if (task->mm != mm) {
 				/* It has just been given up, and may belong to another by now. */
 				process.virtual_pages = 0;
@@ -382,6 +460,7 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 		}
 	}
 	process.cgroup = cgroup;
+	process.network_namespace = network_namespace(task);
 	IN_ORDER();
 	/* Odd while it is being written. */
 	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence || process.sequence & 1;
@@ -392,7 +471,7 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 	return !!(process.flags & PF_KTHREAD);
 }
 
-static __attribute__((noinline)) int write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
+static SUBPROGRAM int write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
 {
 	struct thread thread = {};
 
@@ -415,7 +494,7 @@ int capture_tasks(struct bpf_iter__task *context)
 
 	if (!task)
 		return 0;
-	if (groups & GROUP_MEMORY && !places[0] && !meta->seq_num)
+	if (groups & GROUP_MEMORY && has_shares() && !places[0] && !meta->seq_num)
 		find_places();
 	if (groups & GROUP_CGROUP && !meta->seq_num)
 		note_namespace();

@@ -61,6 +61,9 @@ struct process {
 	__u64 virtual_pages;
 	__u64 resident_pages;
 	__u64 cgroup;
+	/* The inode of its network namespace; 0 when it has begun to exit. */
+	__u32 network_namespace;
+	__u32 padding;
 	/* 16 bytes of text, ended by NUL where it is shorter. */
 	__u64 name[2];
 };

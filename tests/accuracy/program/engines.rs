@@ -2,6 +2,7 @@
 
 use capture::config::{Engine as Counting, Options};
 use capture::engine::{Session, Stats};
+use capture::log::LogOptions;
 use capture::model::ProbeState;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -78,6 +79,23 @@ impl FromStr for Engine {
             format!("{name} is no engine; there are {names}")
         })
     }
+}
+
+/// Prints which programs in the kernel are at work for a session, and on the other output the session's log, which tells
+/// why others are not.
+pub fn print_programs() {
+    let log = LogOptions { queue: true, ..LogOptions::default() };
+    let session = Session::open(Options { log, ..Engine::Owners.options() }).unwrap();
+    let stats = session.stats_reader().read();
+    for (kind, state) in [("socket", stats.socket_probes), ("sample", stats.sample_probes)] {
+        let text = match state {
+            ProbeState::Active => "active",
+            ProbeState::NotSupported => "not supported",
+            state => reason(state),
+        };
+        println!("{kind}\t{text}");
+    }
+    session.take_log_lines().iter().for_each(|line| eprintln!("{}", line.text));
 }
 
 /// What a state of the probes says.

@@ -50,6 +50,7 @@ struct Wishes {
     verbose: bool,
     list: bool,
     list_engines: bool,
+    list_programs: bool,
     /// Whether figures for another program take the place of the table.
     figures: bool,
     /// Whether CPU time is compared with its floors; it depends on what else runs.
@@ -80,10 +81,14 @@ fn main() -> ExitCode {
         list_engines();
         return ExitCode::SUCCESS;
     }
+    if wishes.list_programs {
+        engines::print_programs();
+        return ExitCode::SUCCESS;
+    }
     if chosen.is_empty() {
         return failure("no scenario has such a name; --list names them");
     }
-    if let Some(text) = lacks() {
+    if let Some(text) = lacks(wishes.cpu) {
         return failure(&text);
     }
     let engines = match engines(&wishes.engines) {
@@ -155,7 +160,7 @@ fn run(chosen: &[scenarios::Scenario], engines: &[Engine], wishes: &Wishes) -> E
         for &kind in kinds.iter().filter(|&&kind| stage::suits(scenario, kind)) {
             let outcome = play(scenario, kind, wishes);
             if wishes.figures {
-                println!("{}", table::figures(&outcome));
+                println!("{}", table::figures(&outcome, wishes.cpu));
             } else {
                 println!("{}", table::row(&outcome));
             }
@@ -206,6 +211,7 @@ fn wishes() -> Result<Wishes, String> {
         verbose: false,
         list: false,
         list_engines: false,
+        list_programs: false,
         figures: false,
         cpu: true,
     };
@@ -224,6 +230,7 @@ fn wishes() -> Result<Wishes, String> {
             "--figures" => wishes.figures = true,
             "--list" => wishes.list = true,
             "--list-engines" => wishes.list_engines = true,
+            "--list-programs" => wishes.list_programs = true,
             "--engine" => {
                 let engine = value()?.parse()?;
                 wishes.engines.retain(|&other| other != engine);
@@ -243,13 +250,12 @@ fn fits(name: &str, pattern: &str) -> bool {
     (0..=rest.len()).any(|skipped| fits(&rest[skipped..], after))
 }
 
-/// What the scenarios need and this machine lacks.
-fn lacks() -> Option<String> {
+/// What the scenarios need and this machine lacks; `with_cpu` when CPU time is compared with that of tcpdump.
+fn lacks(with_cpu: bool) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can make network namespaces".to_owned());
     }
-    let tools = ["ip", "nft", "ping", "tcpdump", "ss"];
-    let missing: Vec<&str> =
-        tools.into_iter().filter(|tool| Command::new(tool).arg("-V").output().is_err()).collect();
+    let tools = ["ip", "nft", "ping", "ss"].into_iter().chain(with_cpu.then_some("tcpdump"));
+    let missing: Vec<&str> = tools.filter(|tool| Command::new(tool).arg("-V").output().is_err()).collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
 }

@@ -159,8 +159,9 @@ pub fn details(outcome: &Outcome) -> String {
 }
 
 /// The outcome in figures for another program, tab-separated: the scenario, what measured it, then true bytes, right, wrong, wrong and
-/// not flagged, all that were seen, packets lost, connections, failed ones, and the least share that is right of an end.
-pub fn figures(outcome: &Outcome) -> String {
+/// not flagged, all that were seen, packets lost, connections, failed ones, the least share that is right of an end, and
+/// in words the floors that were missed.
+pub fn figures(outcome: &Outcome, with_cpu: bool) -> String {
     let verdict = &outcome.verdict;
     let numbers = [
         verdict.truth,
@@ -174,7 +175,8 @@ pub fn figures(outcome: &Outcome) -> String {
     ];
     let numbers = numbers.map(|number| number.to_string()).join("\t");
     let measured = outcome.watcher.name();
-    format!("{}\t{measured}\t{numbers}\t{}", outcome.scenario, verdict.least_right)
+    let missed = missed(outcome, with_cpu).join("; ");
+    format!("{}\t{measured}\t{numbers}\t{}\t{missed}", outcome.scenario, verdict.least_right)
 }
 
 /// The machine and the versions, and all outcomes as a table in Markdown with a line for each scenario and engine. With

@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
         Ok(wishes) => wishes,
         Err(text) => return failure(&text),
     };
-    if let Some(text) = lacks() {
+    if let Some(text) = lacks(true) {
         return failure(&text);
     }
     let missing = Engine::ALL.into_iter().find_map(|engine| Some((engine.name(), engine.unavailable()?)));
