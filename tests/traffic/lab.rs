@@ -71,7 +71,7 @@ impl Lab {
     pub fn on_wire(offloads: Offloads) -> Lab {
         let mut lab = Lab::unconnected();
         let [a, b] = &lab.names;
-        let wire = Wire::new(a.replace("-a", "-wire"));
+        let wire = Wire::new(format!("{a}-b"));
         wire.plug(a, 0, offloads);
         wire.plug(b, 1, offloads);
         lab.wire = Some(wire);

@@ -248,8 +248,8 @@ fn lacks() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can make network namespaces".to_owned());
     }
-    let tools = ["ip", "nft", "ping", "tcpdump", "ss"];
+    let tools = ["ip", "nft", "ethtool", "ping", "tcpdump", "ss"];
     let missing: Vec<&str> =
-        tools.into_iter().filter(|tool| Command::new(tool).arg("-V").output().is_err()).collect();
+        tools.into_iter().filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
 }
