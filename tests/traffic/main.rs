@@ -6,6 +6,7 @@
 
 mod changing;
 mod counting;
+mod dropped;
 mod ended;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
