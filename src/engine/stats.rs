@@ -16,10 +16,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Stats {
     /// Frames seen.
     pub frames: u64,
-    /// Their bytes on the wire.
+    /// Their bytes, as captured.
     pub frame_bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecoded: [u64; Undecoded::COUNT],
+    /// Frames that are several packets on the wire.
+    pub offloaded_frames: u64,
+    /// The packets that these are counted as, an estimate.
+    pub offloaded_packets: u64,
+    /// Bytes of the headers of these packets that the frames do not have, an estimate.
+    pub estimated_bytes: u64,
     /// Frames lost because a capture buffer was full.
     pub lost_in_kernel: u64,
     /// Frames lost by a device or its driver.
@@ -103,6 +109,9 @@ impl StatsReader {
             frames: frames.frames,
             frame_bytes: frames.bytes,
             undecoded: frames.undecoded,
+            offloaded_frames: frames.offloaded,
+            offloaded_packets: frames.offloaded_packets,
+            estimated_bytes: frames.estimated_bytes,
             lost_in_kernel: tap.dropped_by_kernel,
             lost_in_device: tap.dropped_by_device,
             lost_packets: self.packets.lost(),

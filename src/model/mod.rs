@@ -18,4 +18,4 @@ pub use frame::{Frame, LinkType, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
 pub use probes::{ProbeState, ProgramSet};
 pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};
-pub use traffic::{Direction, Traffic};
+pub use traffic::{Direction, Traffic, WireSize};

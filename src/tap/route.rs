@@ -149,6 +149,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
         master: None,
         lower: None,
         kind: Kind::Plain,
+        mtu: None,
         lost_by_device: 0,
     };
     let mut lower_elsewhere = false;
@@ -157,6 +158,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
             // A name need not be UTF-8. Its replacement cannot be opened, which is then said.
             libc::IFLA_IFNAME => interface.name = text(value),
             libc::IFLA_MASTER => interface.master = u32_at(value, 0),
+            libc::IFLA_MTU => interface.mtu = u32_at(value, 0).filter(|mtu| *mtu > 0),
             libc::IFLA_LINK => interface.lower = u32_at(value, 0),
             libc::IFLA_LINK_NETNSID => lower_elsewhere = true,
             libc::IFLA_LINKINFO => interface.kind = kind_of(value),
