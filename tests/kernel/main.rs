@@ -15,12 +15,15 @@ mod ending;
 #[path = "../process/group.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod group;
+mod handing;
 mod hosting;
 #[path = "../traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]
 mod lab;
 mod privilege;
+mod together;
 mod types;
+mod watching;
 
 use std::process::Command;
 
