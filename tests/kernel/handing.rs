@@ -43,7 +43,10 @@ fn received_by_the_reader(is_tcp: bool, parent: u64, is_passed: bool) {
             let found = watch.traffic(one.pid).receive_bytes;
             let expected = one.received * truth / payload;
             println!("  {one:?}: {found}, expected {expected}");
-            assert!(found.abs_diff(expected) <= sockets * SLACK + truth / 100, "{one:?}: {found}, expected {expected}");
+            assert!(
+                found.abs_diff(expected) <= sockets * SLACK + truth / 100,
+                "{one:?}: {found}, expected {expected}"
+            );
         }
     });
 }
@@ -105,7 +108,10 @@ fn ping_pong(is_tcp: bool, rounds: u64) {
             }
             let expected = one.received * truth.1 / payload;
             // The estimate takes a packet of the average length for each.
-            assert!(found.receive_bytes.abs_diff(expected) <= truth.1 / 20, "{one:?}: {found:?}, expected {expected}");
+            assert!(
+                found.receive_bytes.abs_diff(expected) <= truth.1 / 20,
+                "{one:?}: {found:?}, expected {expected}"
+            );
         }
         // However long nobody uses the socket, nothing of it is told again.
         for _ in 0..100 {

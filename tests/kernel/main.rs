@@ -10,8 +10,10 @@ mod cgroups;
 #[path = "../process/children.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod children;
+mod churn;
 mod counting;
 mod ending;
+mod full;
 #[path = "../process/group.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod group;
@@ -20,6 +22,7 @@ mod hosting;
 #[path = "../traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]
 mod lab;
+mod maps;
 mod privilege;
 mod together;
 mod types;

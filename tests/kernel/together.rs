@@ -31,7 +31,11 @@ fn datagrams_are_each_senders_to_the_byte_root() {
             done.iter().all(|one| watch.traffic(one.pid).send_bytes == one.datagrams())
         });
         assert_eq!(watch.sums().0, truth(lab).0);
-        assert_eq!(done.iter().map(Done::datagrams).sum::<u64>(), truth(lab).0, "the counters have seen it all");
+        assert_eq!(
+            done.iter().map(Done::datagrams).sum::<u64>(),
+            truth(lab).0,
+            "the counters have seen it all"
+        );
         for one in done {
             assert_eq!(watch.traffic(one.pid).send_packets, one.calls);
         }
@@ -55,7 +59,10 @@ fn streams_are_shared_out_within_a_bound_root() {
             // Each takes every socket over once in a round.
             let (least, slack) = (one.sent, SOCKETS * ROUNDS * 200);
             println!("  {one:?}: {found:?}, {}", found.send_bytes as i64 - one.sent as i64);
-            assert!(found.send_bytes + slack > least && found.send_bytes < least * 11 / 10 + slack, "{one:?}: {found:?}");
+            assert!(
+                found.send_bytes + slack > least && found.send_bytes < least * 11 / 10 + slack,
+                "{one:?}: {found:?}"
+            );
         }
     });
 }

@@ -158,7 +158,12 @@ impl Watch {
         self.update();
         while !is_so(self) {
             if Instant::now() >= deadline {
-                panic!("not so: {what}; {:?} {:?} {:?}", self.all(), self.stats(), self.session.take_log_lines());
+                panic!(
+                    "not so: {what}; {:?} {:?} {:?}",
+                    self.all(),
+                    self.stats(),
+                    self.session.take_log_lines()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
             self.update();

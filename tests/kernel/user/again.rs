@@ -3,8 +3,8 @@
 use super::processes::{Board, Children};
 use super::{Orders, Outcome, end, say, wait_for_line};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, accept, bind, connect, getsockname,
-    listen, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, accept, bind, connect,
+    getsockname, listen, recv, send, setsockopt, socket, sockopt,
 };
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

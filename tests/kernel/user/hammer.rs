@@ -173,13 +173,8 @@ fn post(shared: &Shared, random: &mut Random) {
     let descriptors = [own.into_raw_fd()];
     let message = [nix::sys::socket::ControlMessage::ScmRights(&descriptors)];
     let post = shared.posts[to].0.as_raw_fd();
-    let _ = nix::sys::socket::sendmsg::<()>(
-        post,
-        &[IoSlice::new(b".")],
-        &message,
-        MsgFlags::MSG_DONTWAIT,
-        None,
-    );
+    let _ =
+        nix::sys::socket::sendmsg::<()>(post, &[IoSlice::new(b".")], &message, MsgFlags::MSG_DONTWAIT, None);
     let _ = nix::unistd::close(descriptors[0]);
 }
 
@@ -190,7 +185,9 @@ fn take_post(shared: &Shared, number: usize, random: &mut Random) {
     let mut parts = [std::io::IoSliceMut::new(&mut byte)];
     let post = shared.posts[number].1.as_raw_fd();
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let Ok(message) = nix::sys::socket::recvmsg::<()>(post, &mut parts, Some(&mut room), flags) else { return };
+    let Ok(message) = nix::sys::socket::recvmsg::<()>(post, &mut parts, Some(&mut room), flags) else {
+        return;
+    };
     let Ok(mut received) = message.cmsgs() else { return };
     let descriptor = received.find_map(|part| match part {
         nix::sys::socket::ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),

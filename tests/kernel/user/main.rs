@@ -6,8 +6,8 @@
 
 mod again;
 mod churn;
-mod handing;
 mod hammer;
+mod handing;
 mod processes;
 mod reading;
 mod together;
@@ -40,7 +40,8 @@ fn main() -> Outcome<()> {
         let (name, number) = argument.split_once('=').ok_or("NAME=NUMBER is wanted")?;
         Ok((name.to_owned(), number.parse()?))
     };
-    let orders = Orders { address: address.parse()?, numbers: arguments.map(number).collect::<Outcome<_>>()? };
+    let orders =
+        Orders { address: address.parse()?, numbers: arguments.map(number).collect::<Outcome<_>>()? };
     allow_descriptors()?;
     match mode.as_str() {
         "together" => together::run(&orders)?,
