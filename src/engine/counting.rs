@@ -125,7 +125,9 @@ impl Counting {
         }
         let refused = std::mem::replace(&mut self.refused, self.counters.refused());
         if refused == 0 && self.refused > 0 {
-            warn!("the kernel's record of a socket holds a figure that cannot be; such bytes are not counted");
+            warn!(
+                "the kernel's record of a socket holds a figure that cannot be; such bytes are not counted"
+            );
         }
         match result {
             Ok(()) => self.is_broken = false,

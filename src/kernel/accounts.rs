@@ -4,7 +4,7 @@
 //! however much the owner before was credited with.
 
 use super::flow::Told;
-use super::records::{Counts, Process, ShareKey, Way};
+use super::records::{Counts, Process, Share, ShareKey, Way};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -103,30 +103,42 @@ impl Accounts {
         })
     }
 
-    /// Closes accounts after a reading; returns those that the kernel need not keep.
-    pub(super) fn close(&mut self) -> Vec<ShareKey> {
-        let Accounts { sockets, reading, .. } = self;
-        let mut closed = Vec::new();
+    /// Closes accounts after a reading. Those that the kernel need not keep are taken out of it by `take_out`, which returns
+    /// what was in them; returned is what of that is still to be credited.
+    pub(super) fn close(
+        &mut self,
+        mut take_out: impl FnMut(&ShareKey) -> Option<Share>,
+    ) -> Vec<(ShareKey, Share, Counts)> {
+        let Accounts { sockets, reading, refused } = self;
+        let mut late = Vec::new();
         sockets.retain(|&cookie, account| {
+            let is_recorded = account.recorded == *reading;
             let mut surplus = account.surplus;
             let mut stays = |user: &User| {
-                if user.shared == *reading && user.quiet < QUIET_READINGS {
+                if user.shared != *reading {
+                    // An owner's part is in the record.
+                    return is_recorded;
+                }
+                // Nobody uses a socket any more that has no record.
+                if user.quiet < if is_recorded { QUIET_READINGS } else { 2 } {
                     return true;
                 }
-                if user.shared == *reading {
-                    closed.push(ShareKey { owner: user.process, cookie });
-                    surplus = surplus.plus(&user.credited.beyond(&user.share));
-                    return false;
+                let key = ShareKey { owner: user.process, cookie };
+                let share = take_out(&key);
+                let last = share.map_or(user.share, |share| share.traffic);
+                let more = possible(last.beyond(&user.credited), refused);
+                surplus = surplus.plus(&user.credited.beyond(&last));
+                if let Some(share) = share.filter(|_| more != Counts::default()) {
+                    late.push((key, share, more));
                 }
-                // An owner's part is in the record.
-                account.recorded == *reading
+                false
             };
             account.first = account.first.filter(&mut stays);
             account.others.retain(&mut stays);
             account.surplus = surplus;
-            account.recorded == *reading || account.first.is_some() || !account.others.is_empty()
+            is_recorded || account.first.is_some() || !account.others.is_empty()
         });
-        closed
+        late
     }
 
     /// How many figures that cannot be have been refused.
@@ -137,13 +149,8 @@ impl Accounts {
 
 impl Account {
     fn user(&mut self, process: Process) -> &mut User {
-        let new = User {
-            process,
-            share: Counts::default(),
-            shared: 0,
-            credited: Counts::default(),
-            quiet: 0,
-        };
+        let new =
+            User { process, share: Counts::default(), shared: 0, credited: Counts::default(), quiet: 0 };
         if self.first.get_or_insert(new).process == process {
             // It was put there in the line above, if it was not there.
             return self.first.get_or_insert(new);

@@ -22,13 +22,13 @@ fn what_an_owner_was_credited_with_is_not_the_next_owners() {
     accounts.begin();
     accounts.recorded(7);
     assert_eq!(accounts.own(&key(1), counts(0, 5_000)), counts(0, 5_000));
-    accounts.close();
+    accounts.close(|_| None);
     // The first owner had read nothing of it, as it turns out when another reads.
     accounts.begin();
     assert_eq!(accounts.share(&key(1), counts(0, 0)), counts(0, 0));
     accounts.recorded(7);
     assert_eq!(accounts.own(&key(2), counts(0, 5_000)), counts(0, 0));
-    accounts.close();
+    accounts.close(|_| None);
     accounts.begin();
     accounts.share(&key(1), counts(0, 0));
     accounts.recorded(7);
@@ -53,16 +53,24 @@ fn a_quiet_account_is_closed_and_opens_anew() {
         assert_eq!(more, if reading == 0 { counts(400, 0) } else { Counts::default() });
         accounts.recorded(7);
         accounts.own(&key(2), counts(100, 0));
-        assert_eq!(accounts.close().len(), usize::from(reading == u64::from(QUIET_READINGS)));
+        let mut taken_out = 0;
+        let late = accounts.close(|_| {
+            taken_out += 1;
+            // A little has been added since it was read.
+            Some(Share { traffic: counts(500, 0), ..Share::default() })
+        });
+        assert_eq!(taken_out, usize::from(reading == u64::from(QUIET_READINGS)));
+        assert!(late.iter().all(|(of, _, more)| *of == key(1) && *more == counts(100, 0)));
+        assert_eq!(late.len(), taken_out);
     }
     accounts.begin();
     assert_eq!(accounts.share(&key(1), counts(200, 0)), counts(200, 0));
     accounts.recorded(7);
     assert_eq!(accounts.own(&key(2), counts(100, 0)), Counts::default());
-    accounts.close();
+    accounts.close(|_| None);
     // Nothing is left once the kernel knows neither.
     accounts.begin();
-    accounts.close();
+    accounts.close(|_| None);
     assert!(accounts.sockets.is_empty());
 }
 
@@ -93,7 +101,7 @@ proptest! {
             }
             accounts.recorded(7);
             credited += accounts.own(&key(owner), counts(total - apart, 0)).sent.bytes;
-            accounts.close();
+            accounts.close(|_| None);
             prop_assert!(credited <= total + shares.iter().sum::<u64>());
         }
         prop_assert_eq!(accounts.refused(), 0);

@@ -28,7 +28,9 @@ pub(super) fn open_cgroup_root() -> Result<File, Fault> {
         .map_err(|error| missing(format!("/proc/self/mountinfo cannot be read: {error}")))?;
     let opened: Vec<File> = cgroup_mounts(&mounts).filter_map(|path| File::open(path).ok()).collect();
     if let Some(root) = opened.iter().find(|file| is_root(file)) {
-        return root.try_clone().map_err(|error| missing(format!("the cgroup root cannot be opened: {error}")));
+        return root
+            .try_clone()
+            .map_err(|error| missing(format!("the cgroup root cannot be opened: {error}")));
     }
     let mounted = match opened.first() {
         Some(_) => None,
@@ -136,6 +138,9 @@ mod tests {
             31 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\nodd line\n\
             32 23 0:26 /x /mnt/caf\xe9 rw - cgroup2 none rw\n";
         let found: Vec<_> = cgroup_mounts(mounts).collect();
-        assert_eq!(found, [Path::new("/sys/fs/cgroup/a b\\c"), Path::new(OsStr::from_bytes(b"/mnt/caf\xe9"))]);
+        assert_eq!(
+            found,
+            [Path::new("/sys/fs/cgroup/a b\\c"), Path::new(OsStr::from_bytes(b"/mnt/caf\xe9"))]
+        );
     }
 }

@@ -55,7 +55,8 @@ impl Owners {
             flags if flags & SEVERAL != 0 => Quality::Shared,
             _ => Quality::Exact,
         };
-        let is_gone = || owned.ended_ns != 0 || lookup::<_, Record>(self.sockets.fd().as_fd(), &owned.cookie).is_none();
+        let is_gone =
+            || owned.ended_ns != 0 || lookup::<_, Record>(self.sockets.fd().as_fd(), &owned.cookie).is_none();
         let claim = match owned.flags {
             // Whom the listener passes it to is seen when it is used for the first time.
             flags if flags & INHERITED != 0 && !is_gone() => Claim::Listener,

@@ -2,9 +2,7 @@
 
 use super::cgroup_root::open_cgroup_root;
 use super::cgroups::{Cgroups, leave_out};
-use super::load::{
-    Place, attach, check_numbers, fault, load_iterator, load_object, walk, walk_link,
-};
+use super::load::{Place, attach, check_numbers, fault, load_iterator, load_object, walk, walk_link};
 use super::object::{LoadedObject, Loader};
 use super::records::{Buckets, Owned, Process, Record, Share, ShareKey, Tuple};
 use super::traffic::{Counters, Maps};

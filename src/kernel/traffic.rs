@@ -1,7 +1,7 @@
 //! Bytes that the socket probes have counted: what each process has to its account since they were last read.
 
 use super::accounts::Accounts;
-use super::batch::{Batch, delete};
+use super::batch::{Batch, delete, take_out};
 use super::cgroups::Cgroups;
 use super::flow::{self, flow, is_flow};
 use super::load::walk;
@@ -118,7 +118,7 @@ impl Counters {
         // are never seen twice.
         self.read_shares(&mut take)?;
         self.read_records(clocks, flows, &mut take)?;
-        delete(self.maps.shares.fd().as_fd(), &self.accounts.close());
+        self.close_shares(&mut take);
         if flows {
             self.read_times(&mut take)?;
         }
@@ -137,6 +137,16 @@ impl Counters {
             let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
             hand_out(&key.owner, more, quality, *ticks_per_second, &identity, take);
         })
+    }
+
+    /// Takes accounts out of the kernel that nothing comes to any more. What has come since they were read is handed out.
+    fn close_shares(&mut self, take: &mut impl FnMut(Credit<'_>)) {
+        let Counters { maps, accounts, ticks_per_second, cgroups, .. } = self;
+        let shares = maps.shares.fd().as_fd();
+        for (key, share, more) in accounts.close(|key| take_out(shares, key)) {
+            let identity = || identity(&share.name, [share.uid, share.gid], cgroups.as_ref(), share.cgroup);
+            hand_out(&key.owner, more, Quality::Shared, *ticks_per_second, &identity, take);
+        }
     }
 
     fn read_records(

@@ -10,17 +10,23 @@ mod cgroups;
 #[path = "../process/children.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod children;
+mod churn;
 mod counting;
 mod ending;
+mod full;
 #[path = "../process/group.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod group;
+mod handing;
 mod hosting;
 #[path = "../traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]
 mod lab;
+mod maps;
 mod privilege;
+mod together;
 mod types;
+mod watching;
 
 use std::process::Command;
 

@@ -28,7 +28,14 @@ static SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u32 netns, int direc
 /* A digest of the remote endpoint that a socket is connected to, to see cheaply that it has been connected to another. */
 static ALWAYS_INLINE __u32 peer_of(struct bpf_sock *sk)
 {
-	return sk->dst_ip4 ^ sk->dst_ip6[3] ^ sk->dst_ip6[2] ^ (__u32)sk->dst_port << 8;
+	__u32 digest = sk->dst_ip6[0];
+
+	/* Each word counts by itself: an address of IPv4 stands in two of them, and prefixes differ as well as ends. */
+	digest = digest * 31 + sk->dst_ip6[1];
+	digest = digest * 31 + sk->dst_ip6[2];
+	digest = digest * 31 + sk->dst_ip6[3];
+	digest = digest * 31 + sk->dst_ip4;
+	return digest * 31 + sk->dst_port;
 }
 
 /* Lets the endpoints of a packet of a socket that is not connected lead to that socket. */

@@ -60,8 +60,10 @@ int capture_state(__u64 *context)
 		if (!record)
 			return 0;
 		record->connecting_ns = bpf_ktime_get_boot_ns();
-		record->established_ns = record->ended_ns = 0;
 		/* Endpoints that it has from an earlier attempt are not this one's. */
+		if (record->flags & NAMED)
+			leave_tuple(cookie, record, record->connecting_ns);
+		record->established_ns = record->ended_ns = 0;
 		clear_flags(record, NAMED);
 		set_flags(record, CONNECTED);
 		break;

@@ -128,7 +128,7 @@ static ALWAYS_INLINE __u64 on_wire(__u64 payload, __u64 total, __u64 carried)
 {
 	if (!carried || total <= carried)
 		return payload;
-	return payload + (payload * (((total - carried) << 8) / carried) >> 8);
+	return payload + (payload * (((total - carried) << 16) / carried) >> 16);
 }
 
 static ALWAYS_INLINE __u32 since(__u32 later, __u32 earlier)

@@ -1,0 +1,47 @@
+//! More sockets than there is room for.
+
+use crate::lab::Host;
+use crate::watching::{B, Watch, options, said_until, user, with_lab};
+use capture::config::Engine;
+use capture::model::Unowned;
+
+/// Records that there is room for.
+const CAPACITY: u64 = 262_144;
+/// Sockets that find none.
+const MORE: u64 = 500;
+
+/// Bytes of sockets without a record are counted as such, and not as those of sockets that no process has; when there is
+/// room again, records are made again.
+#[test]
+fn what_finds_no_room_is_counted_as_that_root() {
+    with_lab(|lab| {
+        let mut watch = Watch::new(lab, options(Engine::Kernel));
+        let _sink = user(lab, Host::B, "drain", &format!("{B}:7500"), &[("drain", 1)]);
+        let numbers = [("count", CAPACITY), ("more", MORE)];
+        let mut sockets = user(lab, Host::A, "many", &format!("{B}:7500"), &numbers);
+        sockets.start();
+        said_until(&mut sockets, "full");
+        watch.update();
+        assert_eq!(watch.stats().flows, CAPACITY, "the table is full");
+        let before = [Unowned::QueueFull, Unowned::NoHolder].map(|reason| watch.unowned(reason));
+        sockets.start();
+        let done = said_until(&mut sockets, "done");
+        watch.update();
+        let [full, no_holder] = [Unowned::QueueFull, Unowned::NoHolder].map(|reason| watch.unowned(reason));
+        assert_eq!(full - before[0], done[0].datagrams());
+        assert_eq!((no_holder - before[1], watch.traffic(done[0].pid).bytes()), (0, 0));
+        sockets.start();
+        said_until(&mut sockets, "closed");
+        watch.until("the records are gone", |watch| watch.stats().flows < CAPACITY / 10);
+        sockets.end();
+        // There is room again.
+        let mut again = user(lab, Host::A, "many", &format!("{B}:7500"), &[("count", 0), ("more", MORE)]);
+        again.start();
+        said_until(&mut again, "full");
+        again.start();
+        let done = said_until(&mut again, "done");
+        watch.until("all is the process's", |watch| {
+            watch.traffic(done[0].pid).send_bytes == done[0].datagrams()
+        });
+    });
+}

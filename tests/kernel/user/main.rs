@@ -1,0 +1,89 @@
+//! A program that uses sockets in the ways that are hard to count: `socket_user MODE ADDRESS:PORT [NAME=NUMBER...]`.
+//!
+//! It says `ready` once it has made what it needs and goes on when it reads a line. Then it says `process PID CALLS SENT
+//! RECEIVED` for each of its processes: messages sent, and bytes of payload. After that it says `done`, and ends with all
+//! of its processes when its standard input does.
+
+mod again;
+mod churn;
+mod hammer;
+mod handing;
+mod processes;
+mod reading;
+mod together;
+
+use std::error::Error;
+use std::io::{BufRead, Read, Write, stdin, stdout};
+use std::net::SocketAddr;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What the arguments say.
+struct Orders {
+    address: SocketAddr,
+    numbers: Vec<(String, u64)>,
+}
+
+impl Orders {
+    /// The number of that name, or what it is without one.
+    fn number(&self, name: &str, otherwise: u64) -> u64 {
+        self.numbers.iter().find(|(found, _)| found == name).map_or(otherwise, |&(_, number)| number)
+    }
+}
+
+fn main() -> Outcome<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(mode), Some(address)) = (arguments.next(), arguments.next()) else {
+        return Err("a mode and an address are wanted".into());
+    };
+    let number = |argument: String| -> Outcome<(String, u64)> {
+        let (name, number) = argument.split_once('=').ok_or("NAME=NUMBER is wanted")?;
+        Ok((name.to_owned(), number.parse()?))
+    };
+    let orders =
+        Orders { address: address.parse()?, numbers: arguments.map(number).collect::<Outcome<_>>()? };
+    allow_descriptors()?;
+    match mode.as_str() {
+        "together" => together::run(&orders)?,
+        "handing" => handing::run(&orders)?,
+        "ping-pong" => handing::ping_pong(&orders)?,
+        "churn" => churn::run(&orders)?,
+        "many" => churn::many(&orders)?,
+        "again" => again::run(&orders)?,
+        "reading" => reading::run(&orders)?,
+        "hammer" => hammer::run(&orders)?,
+        "drain" => reading::drain(&orders)?,
+        other => return Err(format!("{other} is no mode").into()),
+    }
+    Ok(())
+}
+
+/// Raises the limit of descriptors as far as it goes.
+fn allow_descriptors() -> Outcome<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Only root may have more.
+    let wanted = most.max(400_000);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_err() {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    }
+    Ok(())
+}
+
+fn say(text: &str) -> Outcome<()> {
+    let mut out = stdout();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+fn wait_for_line() -> Outcome<()> {
+    stdin().lock().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// Says that all is done, and waits for the end of the standard input.
+fn end() -> Outcome<()> {
+    say("done")?;
+    stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! A session on host A, compared with what others have counted.
+
+use crate::lab::{Counted, Host, Lab, Maker, built_example};
+use crate::may_run;
+use capture::config::{Engine, Options};
+use capture::engine::{Session, Stats};
+use capture::log::LogOptions;
+use capture::model::{ProcessRecord, Traffic, Unowned};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// When a test gives up on what should long have happened.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The other host, where answers come from.
+pub const B: &str = "10.77.0.2";
+pub const B6: &str = "fd77::2";
+/// Headers of Ethernet, IPv4 and UDP.
+pub const UDP_HEADERS: u64 = 14 + 20 + 8;
+
+fn socket_user() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| built_example("socket_user"))
+}
+
+/// Runs a test with two hosts, in a thread that may change its network namespace.
+pub fn with_lab(test: impl FnOnce(&Lab) + Send) {
+    if may_run() && cfg!(feature = "ebpf") {
+        std::thread::scope(|scope| scope.spawn(|| test(&Lab::new())).join().unwrap());
+    }
+}
+
+/// A session with programs in the kernel.
+pub fn options(engine: Engine) -> Options {
+    let log = LogOptions { queue: true, ..LogOptions::default() };
+    Options { engine, flows: true, log, ..Options::default() }
+}
+
+/// Starts a mode of the program that uses sockets.
+pub fn user(lab: &Lab, host: Host, mode: &str, address: &str, numbers: &[(&str, u64)]) -> Maker {
+    let mut command = lab.command(host, socket_user());
+    command.arg(mode).arg(address);
+    command.args(numbers.iter().map(|(name, number)| format!("{name}={number}")));
+    let mut user = Maker::start_of(&mut command);
+    assert_eq!(user.line(), "ready", "{mode}");
+    user
+}
+
+/// What one process says that it has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    pub pid: i32,
+    /// Messages.
+    pub calls: u64,
+    /// Payload.
+    pub sent: u64,
+    /// Payload.
+    pub received: u64,
+}
+
+impl Done {
+    /// The bytes of its datagrams on the wire, over IPv4.
+    pub fn datagrams(&self) -> u64 {
+        self.sent + self.calls * UDP_HEADERS
+    }
+}
+
+/// What the processes say that they have done, until one of them says this.
+pub fn said_until(user: &mut Maker, end: &str) -> Vec<Done> {
+    let mut all = Vec::new();
+    loop {
+        let line = user.line();
+        if line == end {
+            return all;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        assert_eq!((words[0], words.len()), ("process", 5), "it said {line:?}");
+        let [pid, calls, sent, received] = [1, 2, 3, 4].map(|at| words[at].parse::<u64>().unwrap());
+        all.push(Done { pid: pid as i32, calls, sent, received });
+    }
+}
+
+/// A session that is updated all the time.
+pub struct Watch {
+    pub session: Session,
+    removed: HashMap<i32, ProcessRecord>,
+}
+
+impl Watch {
+    /// Opens a session; the calling thread is on host A from then on.
+    pub fn new(lab: &Lab, options: Options) -> Watch {
+        lab.enter(Host::A);
+        let engine = options.engine;
+        let mut watch = Watch { session: Session::open(options).unwrap(), removed: HashMap::new() };
+        let stats = watch.stats();
+        assert_eq!((stats.engine, stats.socket_probes), (engine, capture::model::ProbeState::Active));
+        watch.update();
+        watch
+    }
+
+    pub fn update(&mut self) {
+        self.session.update().unwrap();
+        self.session.health().unwrap();
+        for record in self.session.take_removed() {
+            self.removed.insert(record.sample.id.pid, record);
+        }
+    }
+
+    /// Updates until a program has said this, and returns what it said before.
+    pub fn while_running(&mut self, user: &mut Maker, end: &str) -> Vec<Done> {
+        std::thread::scope(|scope| {
+            let said = scope.spawn(|| said_until(user, end));
+            while !said.is_finished() {
+                self.update();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            said.join().unwrap()
+        })
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.session.stats_reader().read()
+    }
+
+    pub fn unowned(&self, reason: Unowned) -> u64 {
+        self.stats().bytes.unowned[reason as usize]
+    }
+
+    /// The record of a process, also of one that has ended.
+    pub fn record(&self, pid: i32) -> Option<&ProcessRecord> {
+        let living = self.session.processes().find(|record| record.sample.id.pid == pid);
+        living.or_else(|| self.removed.get(&pid))
+    }
+
+    pub fn traffic(&self, pid: i32) -> Traffic {
+        self.record(pid).map(|record| record.traffic).unwrap_or_default()
+    }
+
+    /// The traffic of every process that has any.
+    pub fn all(&self) -> HashMap<i32, Traffic> {
+        let all = self.session.processes().chain(self.removed.values());
+        let with_traffic = all.filter(|record| !record.traffic.is_empty());
+        with_traffic.map(|record| (record.sample.id.pid, record.traffic)).collect()
+    }
+
+    /// Bytes sent and received of all processes together.
+    pub fn sums(&self) -> (u64, u64) {
+        self.all().values().fold((0, 0), |(sent, received), traffic| {
+            (sent + traffic.send_bytes, received + traffic.receive_bytes)
+        })
+    }
+
+    /// Updates until something is so.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, is_so: impl Fn(&Watch) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        self.update();
+        while !is_so(self) {
+            if Instant::now() >= deadline {
+                panic!(
+                    "not so: {what}; {:?} {:?} {:?}",
+                    self.all(),
+                    self.stats(),
+                    self.session.take_log_lines()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            self.update();
+        }
+    }
+}
+
+/// Counts at host A all that goes to the other host and comes from it.
+pub fn count_all(lab: &Lab) {
+    lab.count(Host::A, "meta nfproto ipv4 ip daddr 10.77.0.2", "meta nfproto ipv4 ip saddr 10.77.0.2");
+}
+
+/// Has both hosts hand every packet to the link by itself, so that nftables counts as many as the wire carries.
+pub fn without_offloads(lab: &Lab) {
+    for host in [Host::A, Host::B] {
+        let name = lab.name(host);
+        crate::lab::run(&format!("ip -n {name} link set veth0 gso_max_segs 1 gso_max_size 1500"));
+    }
+}
+
+/// What host A has sent and received.
+pub fn truth(lab: &Lab) -> (u64, u64) {
+    let Counted { out_to, in_from, .. } = lab.counted(Host::A);
+    (out_to, in_from)
+}
