@@ -418,7 +418,8 @@ typedef struct Packet_s {
     enum PacketType family;
     // The captured bytes from the link header on, the smaller of packetSize and snaplen; valid during the callback.
     uint8_t *packet;
-    // Length on the wire, bytes.
+    // Length of the frame when it was captured, bytes: longer than the MTU where it is several packets on the wire (GSO,
+    // TSO, GRO).
     uint32_t packetSize;
 } Packet_s;
 
@@ -509,8 +510,8 @@ typedef struct CaptureConnections {
     uint64_t accepts;
     // TCP connections of either kind that it closed or that broke off; each counts once.
     uint64_t closes;
-    // How often data was sent, on flows of every protocol: packets with payload, of which one may carry the data of
-    // several calls, and several that of one call.
+    // How often data was sent, on flows of every protocol: captured frames with payload, of which one may carry the
+    // data of several calls, and several that of one call.
     uint64_t sends;
     // How often data was received, counted in the same way.
     uint64_t receives;
@@ -835,8 +836,9 @@ typedef struct CaptureStats {
     // Frames that engine `pcap` captured before their segmentation or after a merge (GSO, TSO, GRO): each is several
     // packets on the wire.
     uint64_t offloaded_frames;
-    // The packets that these frames are counted as, estimated from the MTU of the device and the frame's own headers:
-    // exact where the segments are as large as the MTU allows, otherwise too few.
+    // The packets that these frames are counted as. They are estimated from the MTU of the device, the largest segment
+    // that both ends of a TCP connection accept, and the headers of the frame: exact where segments are as large as
+    // these allow, otherwise too few. The frames of a savefile are counted as they are.
     uint64_t offloaded_packets;
     // Bytes of the headers that these packets have on the wire and the frames do not. They are contained in the figures
     // of bytes with and without owners, but not in `frame_bytes`.

@@ -127,7 +127,8 @@ pub struct Packet_s {
     pub family: PacketType,
     /// The captured bytes from the link header on, the smaller of packetSize and snaplen; valid during the callback.
     pub packet: *mut u8,
-    /// Length on the wire, bytes.
+    /// Length of the frame when it was captured, bytes: longer than the MTU where it is several packets on the wire (GSO,
+    /// TSO, GRO).
     pub packetSize: u32,
 }
 

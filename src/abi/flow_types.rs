@@ -115,8 +115,8 @@ pub struct CaptureConnections {
     pub accepts: u64,
     /// TCP connections of either kind that it closed or that broke off; each counts once.
     pub closes: u64,
-    /// How often data was sent, on flows of every protocol: packets with payload, of which one may carry the data of
-    /// several calls, and several that of one call.
+    /// How often data was sent, on flows of every protocol: captured frames with payload, of which one may carry the
+    /// data of several calls, and several that of one call.
     pub sends: u64,
     /// How often data was received, counted in the same way.
     pub receives: u64,

@@ -339,8 +339,9 @@ pub struct CaptureStats {
     /// Frames that engine `pcap` captured before their segmentation or after a merge (GSO, TSO, GRO): each is several
     /// packets on the wire.
     pub offloaded_frames: u64,
-    /// The packets that these frames are counted as, estimated from the MTU of the device and the frame's own headers:
-    /// exact where the segments are as large as the MTU allows, otherwise too few.
+    /// The packets that these frames are counted as. They are estimated from the MTU of the device, the largest segment
+    /// that both ends of a TCP connection accept, and the headers of the frame: exact where segments are as large as
+    /// these allow, otherwise too few. The frames of a savefile are counted as they are.
     pub offloaded_packets: u64,
     /// Bytes of the headers that these packets have on the wire and the frames do not. They are contained in the figures
     /// of bytes with and without owners, but not in `frame_bytes`.

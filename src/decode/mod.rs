@@ -20,7 +20,7 @@ use transport::Transport;
 
 pub use ip::MAX_EXTENSIONS;
 pub use link::MAX_TAGS;
-pub use wire_size::wire_size;
+pub use wire_size::{segment_limit, wire_size};
 
 /// How many bytes of each frame to capture, so that [`decode`] seldom meets a cut header.
 ///

@@ -12,7 +12,12 @@ const TCP_FLAGS_AT: usize = 13;
 const TCP_OFFSET_AT: usize = 12;
 
 /// A TCP header without options (RFC 9293, 3.1).
-const TCP_HEADER: usize = 20;
+pub(super) const TCP_HEADER: usize = 20;
+
+/// Options of TCP (RFC 9293, 3.2): the end of all, one byte of padding, the largest segment.
+const OPTION_END: u8 = 0;
+const OPTION_PADDING: u8 = 1;
+const OPTION_MSS: u8 = 2;
 
 /// RFC 768, and RFC 3828 for UDP-Lite.
 const UDP_HEADER: usize = 8;
@@ -63,6 +68,22 @@ pub(super) fn header_len(protocol: u8, payload: &[u8]) -> usize {
         Protocol::UDP | Protocol::UDPLITE => UDP_HEADER,
         Protocol::SCTP => SCTP_HEADER,
         _ => 0,
+    }
+}
+
+/// The largest segment that the sender of a TCP header accepts, as far as the header was captured and says so (RFC 9293,
+/// 3.7.1). Its headers are not part of it.
+pub(super) fn segment_limit(payload: &[u8]) -> Option<u16> {
+    let end = header_len(Protocol::TCP.0, payload).min(payload.len());
+    let mut options = payload.get(TCP_HEADER..end)?;
+    loop {
+        options = match options {
+            [OPTION_MSS, 4, high, low, ..] => return Some(u16::from_be_bytes([*high, *low])),
+            [OPTION_PADDING, rest @ ..] => rest,
+            // An option has at least its kind and its length.
+            [kind, len, ..] if *kind != OPTION_END && *len >= 2 => options.get(usize::from(*len)..)?,
+            _ => return None,
+        }
     }
 }
 
@@ -135,6 +156,25 @@ mod tests {
         assert_eq!(flags(&header[..14]), TcpFlags::SYN | TcpFlags::ACK);
         assert_eq!(flags(&header[..13]), TcpFlags::default(), "cut before its flags");
         assert_eq!(read(17, &header).unwrap().flags, TcpFlags::default(), "not TCP");
+    }
+
+    #[test]
+    fn the_largest_segment_is_found_among_the_options() {
+        let limit = |options: &[u8]| {
+            let mut header = [0u8; 20];
+            header[12] = (5 + options.len().div_ceil(4) as u8) << 4;
+            segment_limit(&[&header[..], options, &[2, 4, 9, 9]].concat())
+        };
+        assert_eq!(limit(&[2, 4, 5, 0xb4]), Some(1460));
+        assert_eq!(limit(&[1, 3, 3, 7, 4, 2, 1, 1, 2, 4, 2, 0x18]), Some(536));
+        assert_eq!(limit(&[]), None, "what follows the header is no option");
+        assert_eq!(limit(&[0, 0, 0, 0, 2, 4, 5, 0xb4]), None, "the options have ended");
+        for damaged in [[3, 0, 0, 0], [3, 1, 0, 0], [3, 99, 0, 0], [2, 3, 5, 1], [2, 4, 5, 1]] {
+            let found = limit(&damaged);
+            assert_eq!(found, (damaged[..2] == [2, 4]).then_some(0x501), "{damaged:?}");
+        }
+        assert_eq!(segment_limit(&[0; 19]), None);
+        assert_eq!(segment_limit(&[0xff; 22]), None);
     }
 
     #[test]

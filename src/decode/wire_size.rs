@@ -1,24 +1,40 @@
 //! The size on the wire of a frame that was captured before its segmentation or after a merge (GSO, TSO, GRO).
 //!
 //! The kernel hands such a frame around as one, with one set of headers; on the wire each of its segments has its own.
-//! libpcap does not tell how large the segments are. With TCP they are as large as the MTU allows, save the last, unless
-//! the other end accepts less. With other protocols the sender chooses, and the MTU gives the fewest packets that can
-//! carry the payload. Either way the estimate never exceeds what passed.
+//! libpcap does not tell how large the segments are. With TCP they are as large as the MTU and both ends allow, save the
+//! last. With other protocols the sender chooses, and the MTU gives the fewest packets that can carry the payload.
 
 use super::{ip, link, transport};
-use crate::model::{Frame, WireSize};
+use crate::model::{Frame, Protocol, WireSize};
 
 /// Returns how many packets a frame above the device's packet limit is on the wire, and their bytes, headers included.
+/// A TCP segment carries at most `segment` bytes with the options of its header, if that is known.
 ///
 /// A frame whose datagram fits the MTU is one packet (VLAN tags alone can lift it above the limit), and so is one whose
 /// headers cannot be read. A header of which the length was not captured counts as the shortest of its protocol.
 #[cold]
 #[inline(never)]
-pub fn wire_size(frame: &Frame<'_>) -> WireSize {
-    segments(frame).unwrap_or(WireSize::from(frame.wire_len))
+pub fn wire_size(frame: &Frame<'_>, segment: Option<u16>) -> WireSize {
+    segments(frame, segment).unwrap_or(WireSize::from(frame.wire_len))
 }
 
-fn segments(frame: &Frame<'_>) -> Option<WireSize> {
+/// The largest segment that every host accepts without being told (RFC 9293, 3.7.1). An end that claims to accept less
+/// could make its own segments count as more than they are.
+const DEFAULT_SEGMENT: u16 = 536;
+
+/// Returns the largest TCP segment that the sender of a SYN accepts, if it is smaller than the MTU of the device allows.
+/// `None` for a device of unknown MTU, and for less than any host accepts.
+pub fn segment_limit(frame: &Frame<'_>) -> Option<u16> {
+    let (network, _) = link::network(frame.link, frame.data).ok()?;
+    let datagram = ip::datagram(network).ok()?;
+    let limit = transport::segment_limit(datagram.payload)?;
+    let headers = ip::header_len(network, &datagram) + transport::TCP_HEADER;
+    let mtu = frame.packet_limit.checked_sub(frame.link.header_len())?;
+    let is_smaller = headers as u64 + u64::from(limit) < u64::from(mtu);
+    (is_smaller && limit >= DEFAULT_SEGMENT && frame.packet_limit != u32::MAX).then_some(limit)
+}
+
+fn segments(frame: &Frame<'_>, segment: Option<u16>) -> Option<WireSize> {
     let Frame { wire_len, link, packet_limit, data, .. } = *frame;
     let (network, _) = link::network(link, data).ok()?;
     let datagram = ip::datagram(network).ok()?;
@@ -29,7 +45,18 @@ fn segments(frame: &Frame<'_>) -> Option<WireSize> {
     let ip_header = len(ip::header_len(network, &datagram))?.checked_sub(jumbo_option)?;
     let transport_header = len(transport::header_len(datagram.protocol, datagram.payload))?;
     let mtu = packet_limit.checked_sub(link.header_len())?;
-    let room = mtu.checked_sub(ip_header + transport_header).filter(|room| *room > 0)?;
+    let room = mtu.checked_sub(ip_header + transport_header)?;
+    let room = match segment {
+        Some(limit) if datagram.protocol == Protocol::TCP.0 => {
+            // Options take from the room for the payload.
+            let options = transport_header - len(transport::TCP_HEADER)?;
+            room.min(u32::from(limit).checked_sub(options)?)
+        }
+        _ => room,
+    };
+    if room == 0 {
+        return None;
+    }
     let headers = link_header + ip_header + transport_header;
     let payload = wire_len.checked_sub(jumbo_option + headers)?;
     let packets = payload.div_ceil(room);

@@ -30,7 +30,7 @@ fn v6(payload_len: u16, next: u8, rest: &[u8]) -> Vec<u8> {
 
 fn tcp(options: &[u8]) -> Vec<u8> {
     let words = (20 + options.len() / 4 * 4) / 4;
-    let mut header = vec![0; 20];
+    let mut header = [0; 20];
     header[..4].copy_from_slice(&[0x30, 0x39, 0, 80]);
     (header[12], header[13]) = ((words as u8) << 4, 0x18);
     [&header[..], options].concat()
@@ -40,10 +40,15 @@ const UDP: [u8; 8] = [0x30, 0x39, 0, 53, 0, 0, 0, 0];
 
 /// The packets and bytes of a frame with these headers and so much payload.
 fn size_at(link: LinkType, mtu: u32, headers: &[u8], payload: u32) -> (u32, u32) {
+    size_limited(link, mtu, None, headers, payload)
+}
+
+/// The same where the ends of a connection accept segments of so many bytes.
+fn size_limited(link: LinkType, mtu: u32, segment: Option<u16>, headers: &[u8], payload: u32) -> (u32, u32) {
     let wire_len = headers.len() as u32 + payload;
     let packet_limit = mtu + link.header_len();
     let (time, namespace) = (Timestamp(1), Namespace::HOME);
-    let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, data: headers });
+    let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, data: headers }, segment);
     (size.packets, size.bytes)
 }
 
@@ -106,6 +111,40 @@ fn other_protocols_are_the_fewest_packets_that_can_carry_the_payload() {
 }
 
 #[test]
+fn a_tcp_segment_is_no_larger_than_both_ends_accept() {
+    let frame = ethernet(&[8, 0], &v4(64_000, 6, &tcp(&OPTIONS)));
+    let jumbo = |segment| size_limited(LinkType::Ethernet, 9000, segment, &frame, 10 * 1448);
+    assert_eq!(jumbo(Some(1460)), (10, 10 * 1514), "the options are part of what is accepted");
+    assert_eq!(jumbo(Some(1459)), (11, 10 * 1448 + 11 * 66));
+    assert_eq!(jumbo(None), (2, 10 * 1448 + 2 * 66));
+    assert_eq!(jumbo(Some(20_000)), (2, 10 * 1448 + 2 * 66), "not larger than the MTU allows");
+    assert_eq!(jumbo(Some(12)), (1, 66 + 10 * 1448), "no room for any payload");
+    let udp = ethernet(&[8, 0], &v4(64_000, 17, &UDP));
+    assert_eq!(size_limited(LinkType::Ethernet, 1500, Some(500), &udp, 2 * 1472), (2, 2 * 1514));
+}
+
+#[test]
+fn what_an_end_accepts_stands_in_its_syn() {
+    let limit = |link: LinkType, mtu: u32, data: &[u8]| {
+        let (time, namespace) = (Timestamp(1), Namespace::HOME);
+        let packet_limit = mtu.saturating_add(link.header_len());
+        segment_limit(&Frame { time, wire_len: 74, packet_limit, link, namespace, data })
+    };
+    let syn = v4(44, 6, &tcp(&[2, 4, 5, 0xb4]));
+    let frame = ethernet(&[8, 0], &syn);
+    assert_eq!(limit(LinkType::Ethernet, 9000, &frame), Some(1460));
+    assert_eq!(limit(LinkType::RawIp, 1501, &syn), Some(1460));
+    assert_eq!(limit(LinkType::Ethernet, 1500, &frame), None, "as large as the MTU allows");
+    assert_eq!(limit(LinkType::Ethernet, u32::MAX, &frame), None, "an unknown MTU");
+    assert_eq!(limit(LinkType::Ethernet, 9000, &frame[..50]), None, "cut before the option");
+    for (claimed, expected) in [(0, None), (535, None), (536, Some(536))] {
+        let options = [&[2, 4], &u16::to_be_bytes(claimed)[..]].concat();
+        let frame = ethernet(&[8, 0], &v4(44, 6, &tcp(&options)));
+        assert_eq!(limit(LinkType::Ethernet, 9000, &frame), expected, "{claimed}");
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_one_packet() {
     let arp = ethernet(&[8, 6], &[0; 28]);
     assert_eq!(size(&arp, 5000), (1, 5042));
@@ -126,6 +165,7 @@ proptest! {
         is_tcp in any::<bool>(),
         wire_len in any::<u32>(),
         mtu in 0u32..70_000,
+        segment in any::<Option<u16>>(),
     ) {
         let mut data = data;
         if is_tcp {
@@ -134,7 +174,7 @@ proptest! {
         let wire_len = wire_len.max(data.len() as u32);
         let link = LinkType::Ethernet;
         let (time, namespace, packet_limit) = (Timestamp(1), Namespace::HOME, mtu + link.header_len());
-        let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, data: &data });
+        let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, data: &data }, segment);
         prop_assert!(size.packets >= 1);
         prop_assert!(size.bytes >= wire_len - 8);
         prop_assert!(size.packets == 1 || wire_len > packet_limit);

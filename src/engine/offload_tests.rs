@@ -103,3 +103,41 @@ fn estimated_headers_do_not_hide_what_was_lost() {
     let seen = bench.pipeline.flows.captured(id);
     assert_eq!((seen.send_packets, seen.send_bytes), (1, HEADERS));
 }
+
+/// Both ends of a connection say in their SYN what they accept; neither sends more.
+#[test]
+fn segments_are_no_larger_than_both_ends_accept() {
+    let mut bench = Bench::new(2000);
+    let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));
+    let mut syn = |flags: u8, from: &str, to: &str, limit: u16| {
+        let mut data = Wire::Ethernet.frame(&Packet::new(Carries::Tcp(flags), from, to, 4).bytes());
+        // A header of six words, the last of them the option.
+        data[14 + 20 + 12] = 0x60;
+        data[14 + 20 + 20..][..2].copy_from_slice(&[2, 4]);
+        data[14 + 20 + 22..][..2].copy_from_slice(&limit.to_be_bytes());
+        bench.pipeline.frame(&Frame {
+            time: Timestamp(1),
+            wire_len: data.len() as u32,
+            packet_limit: ETHERNET_LIMIT,
+            link: LinkType::Ethernet,
+            namespace: Namespace::HOME,
+            data: &data,
+        });
+    };
+    syn(0x02, own, peer, 1460);
+    syn(0x12, peer, own, 1000);
+    // So many others that the path to the flow is forgotten.
+    for port in 100..1000 {
+        bench.packet(udp(&format!("{HOST}:{port}"), &format!("{PEER}:{port}")));
+    }
+    bench.offloaded(tcp(0x18, own, peer), 10_000);
+    bench.offloaded(tcp(0x18, peer, own), 5_000);
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited_packets(10), (1 + 10, 1 + 5));
+    // Another connection knows nothing of it.
+    bench.offloaded(tcp(0x14, own, peer), 0);
+    bench.offloaded(tcp(0x02, own, peer), 0);
+    bench.offloaded(tcp(0x18, own, peer), 10 * SEGMENT);
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited_packets(10), (11 + 2 + 10, 6));
+}

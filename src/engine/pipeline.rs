@@ -12,12 +12,12 @@ use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, Request};
 use super::settle::{Orphans, credit_course, rebind};
-use crate::decode::{decode, has_payload, wire_size};
+use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded,
-    Unowned, WireSize,
+    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, TcpFlags, Timestamp,
+    Undecoded, Unowned, WireSize,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -185,7 +185,9 @@ impl Pipeline {
     /// Counts a frame that is longer than a packet can be as the packets it is on the wire.
     #[cold]
     fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let size = wire_size(frame);
+        let flows = self.flows_of(packet, frame.namespace);
+        let segment = flows.and_then(|flows| self.flows.segment_limit(flows.send.or(flows.receive)?));
+        let size = wire_size(frame, segment);
         self.count(packet, frame, size);
         if size.packets == 1 {
             return;
@@ -202,6 +204,17 @@ impl Pipeline {
                 self.flows.record_estimate(id, direction, estimated);
             }
         }
+    }
+
+    /// The flows that have counted packets with the same endpoints, if there are any.
+    fn flows_of(&self, packet: &Packet, namespace: Namespace) -> Option<Flows> {
+        if let Some(flows) = self.paths.get(packet, namespace) {
+            return Some(flows);
+        }
+        let &Packet { source, destination, protocol, .. } = packet;
+        let send = self.flows.find(&FlowKey { local: source, remote: destination, protocol, namespace });
+        let receive = self.flows.find(&FlowKey { local: destination, remote: source, protocol, namespace });
+        (send.is_some() || receive.is_some()).then_some(Flows { send, receive })
     }
 
     /// Counts a frame for each of its ends that is in the namespace where it was captured.
@@ -247,6 +260,11 @@ impl Pipeline {
             let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
             self.flows.record(&key, Direction::Receive, size, flags, time)
         });
+        if flags.has(TcpFlags::SYN)
+            && let Some(limit) = segment_limit(frame)
+        {
+            [send, receive].into_iter().flatten().for_each(|id| self.flows.limit_segments(id, limit));
+        }
         if from_here || to_here {
             self.paths.set(packet, namespace, Flows { send, receive });
         } else {

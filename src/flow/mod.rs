@@ -8,6 +8,7 @@ mod detail;
 mod entry;
 mod fragments;
 mod index;
+mod offload;
 mod state;
 mod table;
 

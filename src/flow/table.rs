@@ -3,12 +3,12 @@
 use super::detail::Detail;
 use super::entry::{Binding, Departed, Flow, FlowId};
 use super::index::{Index, KeyHash};
+use super::offload::Offloads;
 use super::state::FlowState;
 use crate::error::{Code, Error, Result};
-use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp, Traffic, WireSize};
-use foldhash::fast::RandomState;
+use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp, WireSize};
 use std::cmp::Reverse;
-use std::collections::{HashMap, TryReserveError};
+use std::collections::TryReserveError;
 
 /// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
 /// long been idle, and at most so many, to find one that is not in use.
@@ -42,15 +42,16 @@ pub struct FlowStats {
 /// Traffic is never lost: what was recorded is pending in a flow, has been taken from it, or is in a `Departed`.
 ///
 /// Address space for `limit` flows is reserved at once, so that flows never move; memory is used as flows come, 128
-/// bytes for each and 10 to 30 for its place in the index and the lists. What flows have used is kept for others.
+/// bytes for each and 10 to 30 for its place in the index and the lists; at most 100 more for one whose packets are
+/// captured as frames of many. What flows have used is kept for others.
 pub struct FlowTable {
     limit: usize,
     slots: Vec<Flow>,
     /// What is kept besides of the flow in each slot; empty where nothing is.
     details: Vec<Detail>,
     keeps_details: bool,
-    /// By slot, the estimated part of the traffic of TCP connections that may be whole.
-    estimates: HashMap<u32, Traffic, RandomState>,
+    /// By slot, for the flows that have something to keep there.
+    pub(super) offloads: Offloads,
     index: Index,
     vacant: Vec<u32>,
     dirty: Vec<u32>,
@@ -79,7 +80,7 @@ impl FlowTable {
             slots: reserve(limit).map_err(refused)?,
             details: Vec::new(),
             keeps_details: false,
-            estimates: HashMap::default(),
+            offloads: Offloads::default(),
             index: Index::new(),
             vacant: reserve(limit).map_err(refused)?,
             dirty: reserve(limit).map_err(refused)?,
@@ -216,22 +217,6 @@ impl FlowTable {
             }
         }
         true
-    }
-
-    /// Records how much of what a flow has just counted was estimated.
-    pub fn record_estimate(&mut self, id: FlowId, direction: Direction, estimated: WireSize) {
-        if self.get(id).is_some_and(Flow::may_be_whole) {
-            self.estimates.entry(id.index).or_default().count(direction, estimated);
-        }
-    }
-
-    /// All traffic of a flow with each frame counted as it was captured, without what was estimated. Right only for a TCP
-    /// connection that was seen from its opening on, and no longer once [`Flow::take_whole`] has been called and another
-    /// frame counted.
-    pub fn captured(&self, id: FlowId) -> Traffic {
-        let mut captured = self.get(id).map(Flow::totals).unwrap_or_default();
-        captured -= self.estimates.get(&id.index).copied().unwrap_or_default();
-        captured
     }
 
     /// The flow of this name, unless it has left the table.
@@ -386,8 +371,8 @@ impl FlowTable {
 
     /// Lists what is to be reported of a flow that leaves its slot.
     fn depart(&mut self, slot: u32) {
-        if !self.estimates.is_empty() {
-            self.estimates.remove(&slot);
+        if !self.offloads.is_empty() {
+            self.offloads.remove(&slot);
         }
         let detail = self.details.get(slot as usize);
         let unreported = detail.filter(|detail| !detail.is_told() || detail.has_counts());

@@ -1,6 +1,6 @@
 //! The collectd plugin from end to end: processes' traffic, collectd, Prometheus, against nftables counters.
 //!
-//! Most need root, ip, nft, make, collectd with its headers, Prometheus and valgrind. Where these are missing the tests
+//! Most need root, ip, nft, ethtool, make, collectd with its headers, Prometheus and valgrind. Where these are missing the tests
 //! say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
@@ -59,7 +59,7 @@ fn run_where_possible(test: impl FnOnce() + Send) {
         return left_out("this user is not root");
     } else if !has_headers {
         return left_out("collectd's headers are not installed");
-    } else if !has_tools(&["ip", "nft", "make", "collectd", "prometheus", "valgrind"]) {
+    } else if !has_tools(&["ip", "nft", "ethtool", "make", "collectd", "prometheus", "valgrind"]) {
         return;
     }
     let outcome = std::thread::scope(|scope| scope.spawn(test).join());

@@ -1,6 +1,6 @@
 //! Figures handed on by collectd's network plugin: from a host to a collector, and from that to Prometheus.
 
-use crate::counters::{count_ports, settled_port};
+use crate::counters::settled_port;
 use crate::daemon::Collectd;
 use crate::prometheus::Prometheus;
 use crate::site::{Place, Site};
@@ -15,7 +15,8 @@ fn figures_pass_through_another_collectd_under_the_name_of_their_host_root() {
     with_daemons(|| {
         let site = Site::new(1);
         let host = Place::Host(1);
-        site.at(host, || count_ports(&[7001]));
+        let counted = Place::of_truth("auto", 1);
+        site.count(counted, &[("p7001", "th dport 7001"), ("p7001", "th sport 7001")]);
         let sender = snippets::changed("network-sender.conf", &[("collector.example", "10.78.1.1")]);
         let parts = [snippets::capture_of("uploader"), ("network-sender.conf", sender)];
         let agent = Collectd::start(&site, host, "web-1", 1, &parts);
@@ -29,9 +30,9 @@ fn figures_pass_through_another_collectd_under_the_name_of_their_host_root() {
         source.start();
         sleep(Duration::from_secs(5));
 
-        let before = site.at(host, || Reading::of("p7001"));
+        let before = site.at(counted, || Reading::of("p7001"));
         sleep(WINDOW);
-        let after = site.at(host, || Reading::of("p7001"));
+        let after = site.at(counted, || Reading::of("p7001"));
         sleep(Duration::from_secs(5));
         let length = after.at.duration_since(before.at).unwrap();
         // The collector shows a value when a packet full of them has come, every few seconds: rate() would be off by what
@@ -39,7 +40,7 @@ fn figures_pass_through_another_collectd_under_the_name_of_their_host_root() {
         let rate = prometheus.value_at(&format!("deriv({sent}[{}ms])", length.as_millis()), after.at);
         let truth = (after.sent - before.sent) as f64 / length.as_secs_f64();
         source.finish();
-        let (total, _) = site.at(host, || settled_port(7001));
+        let (total, _) = site.at(counted, || settled_port(7001));
         sleep(Duration::from_secs(4));
         all_within_two_percent(&[
             Comparison::new("by way of the collector, B/s".to_owned(), truth, rate),

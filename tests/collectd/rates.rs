@@ -1,7 +1,6 @@
 //! Rates over a minute and more of steady traffic, by Prometheus' HTTP interface: of each process and direction, of
 //! hosts, and of all. Three hosts with a collectd each, one for each engine, and one Prometheus.
 
-use crate::counters::count;
 use crate::daemon::Collectd;
 use crate::lab::Maker;
 use crate::prometheus::Prometheus;
@@ -40,14 +39,13 @@ fn traffic(site: &Site, number: usize) -> Traffic {
     let at_host = |port: u16| format!("10.78.{number}.2:{port}");
     let lasting = ("milliseconds", TRAFFIC_MS);
     let tcp = |rate: u64| [("rate", rate * factor), lasting];
-    site.at(host, || {
-        let mut matches = vec![("all", "meta l4proto { tcp, udp }".to_owned())];
-        for (name, ports) in NAMES.iter().zip(["7001", "7002", "7003", "7004", "7005", "{ 7006, 7007 }"]) {
-            matches.push((name, format!("th dport {ports}")));
-            matches.push((name, format!("th sport {ports}")));
-        }
-        count(&matches.iter().map(|(name, is)| (*name, is.as_str())).collect::<Vec<_>>());
-    });
+    let mut matches = vec![("all", "meta l4proto { tcp, udp }".to_owned())];
+    for (name, ports) in NAMES.iter().zip(["7001", "7002", "7003", "7004", "7005", "{ 7006, 7007 }"]) {
+        matches.push((name, format!("th dport {ports}")));
+        matches.push((name, format!("th sport {ports}")));
+    }
+    let matches: Vec<_> = matches.iter().map(|(name, is)| (*name, is.as_str())).collect();
+    site.count(Place::of_truth(ENGINES[number - 1], number), &matches);
     let servers = vec![
         site.maker(hub, "peer", "tcp-sink", &at_hub(7001), &[]),
         site.maker(host, "downloader", "tcp-sink", &at_host(7002), &[]),
@@ -72,7 +70,8 @@ fn traffic(site: &Site, number: usize) -> Traffic {
 /// What nftables has counted under each name at each host, in their order.
 fn read(site: &Site) -> Vec<Vec<(&'static str, Reading)>> {
     let names = || NAMES.into_iter().chain(["all"]).map(|name| (name, Reading::of(name))).collect();
-    (1..=ENGINES.len()).map(|number| site.at(Place::Host(number), names)).collect()
+    let numbered = ENGINES.iter().zip(1..);
+    numbered.map(|(engine, number)| site.at(Place::of_truth(engine, number), names)).collect()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Processes that live for milliseconds: what they moved is in their group's figures, which never fall.
 
-use crate::counters::{count_ports, settled_port};
+use crate::counters::settled_port;
 use crate::daemon::Collectd;
 use crate::prometheus::Prometheus;
 use crate::site::{Place, Site};
@@ -16,7 +16,8 @@ fn a_group_of_short_lived_processes_never_falls_and_has_all_their_bytes_root() {
     with_daemons(|| {
         let site = Site::new(1);
         let host = Place::Host(1);
-        site.at(host, || count_ports(&[7001]));
+        let counted = Place::of_truth("auto", 1);
+        site.count(counted, &[("p7001", "th dport 7001"), ("p7001", "th sport 7001")]);
         let agent = Collectd::start(&site, host, "host", 1, &[snippets::capture_of("client")]);
         let prometheus = Prometheus::start(&site, &["10.78.1.2".to_owned()], 1);
         let _server = site.maker(Place::Hub, "peer", "tcp-server", "10.78.1.1:7001", &[]);
@@ -26,7 +27,7 @@ fn a_group_of_short_lived_processes_never_falls_and_has_all_their_bytes_root() {
         clients.start();
         let report = clients.finish();
         assert_eq!((report.processes.len() as u64, report.failed), (A_SECOND * SECONDS, 0));
-        let truth = site.at(host, || settled_port(7001));
+        let truth = site.at(counted, || settled_port(7001));
         // Two readings and two scrapes later.
         sleep(Duration::from_secs(4));
 

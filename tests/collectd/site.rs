@@ -1,6 +1,7 @@
 //! A hub and hosts around it, each a network namespace, and a directory; all of it vanishes however the test ends.
 
-use crate::lab::{Maker, die_with_this, run, traffic_maker};
+use crate::counters::{count, count_passing};
+use crate::lab::{Maker, Offloads, Wire, die_with_this, run, traffic_maker};
 use nix::sched::{CloneFlags, setns};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,6 +17,19 @@ pub enum Place {
     Hub,
     /// What is watched, from 1 on.
     Host(usize),
+    /// Between that host and the hub.
+    Wire(usize),
+}
+
+impl Place {
+    /// Where the bytes of a host are counted as an engine counts them: on the wire those of frames that the host leaves to
+    /// be segmented, or has merged.
+    pub fn of_truth(engine: &str, number: usize) -> Place {
+        match engine {
+            "pcap" => Place::Wire(number),
+            _ => Place::Host(number),
+        }
+    }
 }
 
 /// The namespaces and the directory.
@@ -42,7 +56,9 @@ impl Site {
             let link = format!("host{number}");
             run(&format!("ip netns add {host}"));
             run(&format!("ip -n {host} link set lo up"));
-            run(&format!("ip -n {hub} link add {link} type veth peer name eth0 netns {host}"));
+            let wire = Wire::new(site.name(Place::Wire(number)));
+            wire.plug(&host, "eth0", 0, Offloads::On);
+            wire.plug(&hub, &link, 1, Offloads::On);
             for (name, device, own, other) in [(&hub, link.as_str(), 1, 2), (&host, "eth0", 2, 1)] {
                 run(&format!("ip -n {name} link set {device} address 02:00:00:00:{number:02}:0{own}"));
                 run(&format!("ip -n {name} addr add 10.78.{number}.{own}/24 dev {device}"));
@@ -63,6 +79,7 @@ impl Site {
         match place {
             Place::Hub => format!("{}hub", self.prefix),
             Place::Host(number) => format!("{}{number}", self.prefix),
+            Place::Wire(number) => format!("{}wire{number}", self.prefix),
         }
     }
 
@@ -73,6 +90,14 @@ impl Site {
     /// Where files of the test stand.
     pub fn path(&self) -> &Path {
         &self.directory
+    }
+
+    /// Counts at a place what a host sends and receives of what matches, under these names.
+    pub fn count(&self, place: Place, matches: &[(&str, &str)]) {
+        self.at(place, || match place {
+            Place::Wire(_) => count_passing([&Wire::device(1), &Wire::device(0)], matches),
+            Place::Host(_) | Place::Hub => count(matches),
+        });
     }
 
     /// A command that will run at a place, and die with the calling thread. Unlike `ip netns exec` this leaves `/sys`

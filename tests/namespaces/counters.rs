@@ -22,6 +22,18 @@ pub fn count_ports(ports: &[u16]) {
 
 /// Counts what matches, under these names, as it leaves and as it comes.
 pub fn count(matches: &[(&str, &str)]) {
+    let hooks = ["type filter hook output priority 0;", "type filter hook input priority 0;"];
+    count_in("inet", hooks, matches);
+}
+
+/// The same in a namespace that packets only pass: sent is what comes in by the first of two devices, received what
+/// comes in by the second.
+pub fn count_passing(devices: [&str; 2], matches: &[(&str, &str)]) {
+    let hooks = devices.map(|device| format!("type filter hook ingress device {device} priority 0;"));
+    count_in("netdev", [&hooks[0], &hooks[1]], matches);
+}
+
+fn count_in(family: &str, [sent, received]: [&str; 2], matches: &[(&str, &str)]) {
     let each = |line: &dyn Fn(&str, &str) -> String| -> String {
         matches.iter().map(|(name, is)| line(name, is)).collect()
     };
@@ -29,14 +41,14 @@ pub fn count(matches: &[(&str, &str)]) {
     let output = each(&|name, is| format!("{is} counter name {name}_sent\n"));
     let input = each(&|name, is| format!("{is} counter name {name}_received\n"));
     let rules = format!(
-        "table inet capture {{
+        "table {family} capture {{
             {counters}
             chain output {{
-                type filter hook output priority 0;
+                {sent}
                 {output}
             }}
             chain input {{
-                type filter hook input priority 0;
+                {received}
                 {input}
             }}
         }}"
@@ -76,7 +88,7 @@ pub fn swapped((sent, received): (u64, u64)) -> (u64, u64) {
 
 /// Bytes counted under a name, sent and received.
 pub fn counters_of(name: &str) -> (u64, u64) {
-    let text = run("nft list counters table inet capture");
+    let text = run("nft list counters");
     let words: Vec<&str> = text.split_whitespace().collect();
     let read = |counter: String| {
         let at = words.iter().position(|&word| word == counter).unwrap();

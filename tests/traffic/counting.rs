@@ -325,7 +325,6 @@ fn a_pid_that_is_used_again_is_another_process_root() {
             sink.finish();
             source.end();
             let truth = lab.counted(Host::A).both();
-            run(&format!("ip netns exec {} nft delete table inet capture", lab.name(Host::A)));
             (pid, truth)
         };
         let (pid, first) = moved(0, None, 1_000_000);

@@ -11,8 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-pub use wire::Offloads;
-use wire::Wire;
+pub use wire::{Offloads, Wire};
 
 /// Length of the link header on veth and loopback.
 const ETHERNET_HEADER: u64 = 14;
@@ -72,8 +71,8 @@ impl Lab {
         let mut lab = Lab::unconnected();
         let [a, b] = &lab.names;
         let wire = Wire::new(format!("{a}-b"));
-        wire.plug(a, 0, offloads);
-        wire.plug(b, 1, offloads);
+        wire.plug(a, "veth0", 0, offloads);
+        wire.plug(b, "veth0", 1, offloads);
         lab.wire = Some(wire);
         lab.connected()
     }

@@ -16,7 +16,7 @@ mod offload;
 use capture::config::Options;
 use capture::engine::Session;
 use capture::model::{ProcessRecord, Traffic};
-use lab::{Host, Lab, Maker};
+use lab::{Host, Lab, Maker, Offloads};
 use std::collections::HashMap;
 use std::process::Command;
 use std::sync::Mutex;
@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 /// One test at a time: they measure full rates on few processors.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test with two hosts that are joined directly, in a thread that may change its network namespace.
+/// Runs a test with two hosts on a wire, in a thread that may change its network namespace.
 fn with_lab(test: impl FnOnce(Lab) + Send) {
-    with(Lab::new, test);
+    with(|| Lab::on_wire(Offloads::On), test);
 }
 
 /// The same with a lab of one's own.
@@ -103,7 +103,7 @@ impl Watch {
     #[track_caller]
     fn expect_all_at(&mut self, pid: i32, (sent, received): (u64, u64)) {
         let deadline = Instant::now() + Duration::from_secs(3);
-        let is_right = |found: u64, truth: u64| found <= truth && found as f64 >= truth as f64 * 0.999;
+        let is_right = |found: u64, truth: u64| found.abs_diff(truth) as f64 <= truth as f64 * 0.001;
         loop {
             std::thread::sleep(Duration::from_millis(150));
             self.update();
@@ -147,7 +147,10 @@ impl Scenario {
 
     /// Runs it, watched from one host, and compares.
     fn run(&self, watched: Host) {
-        with_lab(|lab| {
+        // A flood would overflow the queues of the wire; its datagrams are packets wherever they are counted.
+        let is_flood = self.protocol == "udp" && self.rate == 0;
+        let lab = || if is_flood { Lab::new() } else { Lab::on_wire(Offloads::On) };
+        with(lab, |lab| {
             println!("{} {} at {} B/s, seen from {watched:?}:", self.protocol, self.address, self.rate);
             lab.count_port(watched, self.protocol, self.port);
             let mut watch = Watch::on(&lab, watched);
@@ -177,10 +180,10 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    tcp_at_full_rate_v4_sender_root: "tcp" V4 4000 MB at 0 MB, A;
-    tcp_at_full_rate_v6_sender_root: "tcp" V6 4000 MB at 0 MB, A;
-    tcp_at_full_rate_v4_receiver_root: "tcp" V4 4000 MB at 0 MB, B;
-    tcp_at_full_rate_v6_receiver_root: "tcp" V6 4000 MB at 0 MB, B;
+    tcp_at_full_rate_v4_sender_root: "tcp" V4 2000 MB at 0 MB, A;
+    tcp_at_full_rate_v6_sender_root: "tcp" V6 2000 MB at 0 MB, A;
+    tcp_at_full_rate_v4_receiver_root: "tcp" V4 2000 MB at 0 MB, B;
+    tcp_at_full_rate_v6_receiver_root: "tcp" V6 2000 MB at 0 MB, B;
     tcp_at_moderate_rate_v4_sender_root: "tcp" V4 20 MB at 10 MB, A;
     tcp_at_moderate_rate_v6_sender_root: "tcp" V6 20 MB at 10 MB, A;
     tcp_at_moderate_rate_v4_receiver_root: "tcp" V4 20 MB at 10 MB, B;
@@ -195,7 +198,7 @@ scenarios! {
 /// On loopback both ends are here: what one process sends, the other receives, and both are credited.
 #[test]
 fn loopback_is_counted_at_both_ends_root() {
-    with_lab(|lab| {
+    with(Lab::new, |lab| {
         lab.count_port(Host::A, "tcp", 7002);
         let mut watch = Watch::on(&lab, Host::A);
         let mut sink = lab.maker(Host::A, "tcp-sink", "127.0.0.1:7002", &[]);

@@ -21,7 +21,7 @@ pub enum Offloads {
     Off,
 }
 
-/// The namespace between two others.
+/// The namespace between two others. It vanishes when its name is deleted.
 pub struct Wire {
     name: String,
 }
@@ -41,18 +41,18 @@ impl Wire {
         for end in [0, 1] {
             run(&format!("ip -n {name} link add bridge{end} type bridge mcast_snooping 0"));
             run(&format!("ip -n {name} link set bridge{end} up"));
-            wire.add_port(&format!("middle{end}"), end);
-            run(&format!("ip netns exec {name} ethtool -K middle{end} sg off"));
+            wire.add_port(&Wire::device(end), end);
+            run(&format!("ip netns exec {name} ethtool -K {} sg off", Wire::device(end)));
         }
         wire
     }
 
-    /// Makes the device `veth0` of a host, one end of the wire, with its offloads on or off.
-    pub fn plug(&self, host: &str, end: usize, offloads: Offloads) {
+    /// Makes the device of a host that one end of the wire is plugged into, with its offloads on or off.
+    pub fn plug(&self, host: &str, device: &str, end: usize, offloads: Offloads) {
         let name = &self.name;
-        run(&format!("ip -n {host} link add veth0 type veth peer name host{end} netns {name}"));
+        run(&format!("ip -n {host} link add {device} type veth peer name host{end} netns {name}"));
         self.add_port(&format!("host{end}"), end);
-        set_offloads(host, "veth0", offloads);
+        set_offloads(host, device, offloads);
         enter(host, || std::fs::write("/proc/sys/net/ipv4/tcp_rmem", WINDOW).unwrap());
     }
 
@@ -71,15 +71,21 @@ impl Wire {
                 "counter to{end} {{}}
                  counter from{end} {{}}
                  chain into{end} {{
-                   type filter hook ingress device middle{end} priority 0;
+                   type filter hook ingress device {} priority 0;
                    {to_server} counter name to{end}
                    {from_server} counter name from{end}
-                 }}"
+                 }}",
+                Wire::device(end)
             )
         };
         let chains = [chain(0), chain(1)].join("\n");
         let emptied = "table netdev capture {}\ndelete table netdev capture";
         nft(&self.name, &format!("{emptied}\ntable netdev capture {{\n{chains}\n}}"));
+    }
+
+    /// The device by which all comes in that has been plugged in at the other end.
+    pub fn device(end: usize) -> String {
+        format!("middle{end}")
     }
 
     /// The name of the counter of packets that come out at an end: those to the server, and those from it.
