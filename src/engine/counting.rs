@@ -7,7 +7,7 @@ use super::introduce::Introducer;
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Clocks, Counters, Credit};
 use crate::model::{FlowPhase, Identity, Namespace, ProcId, Traffic, Unowned};
-use crate::namespace::{NamespaceChoice, current_inode};
+use crate::namespace::{Coverage, NamespaceChoice, current_inode};
 use crate::sync::Mutex;
 use crate::tap::Hardware;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,6 +31,7 @@ pub struct Counting {
     /// Inode of the home namespace.
     home: u64,
     choice: NamespaceChoice,
+    coverage: Coverage,
     last: Instant,
     refreshed: Instant,
     /// Bytes in the ledger as those of connections that nobody has used yet.
@@ -44,7 +45,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// Counts in the network namespace of the calling thread and in those chosen.
+    /// Counts in the network namespaces that are chosen, the calling thread's being the session's own.
     ///
     /// # Errors
     /// `SystemResource`.
@@ -63,6 +64,7 @@ impl Counting {
             introducer,
             hardware: Hardware::open()?,
             home,
+            coverage: Coverage::Every,
             choice,
             last: now,
             refreshed: now,
@@ -136,9 +138,16 @@ impl Counting {
         }
     }
 
+    /// The namespaces that were counted in at the last reading.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
     /// Looks again at the devices and at the namespaces that were chosen.
     fn refresh(&mut self) {
-        self.counters.set_namespaces(self.choice.inodes(self.home));
+        let inodes = self.choice.inodes(self.home);
+        self.coverage = inodes.clone().into();
+        self.counters.set_namespaces(inodes);
         // What cannot be told or set counts as Ethernet.
         let types = self.hardware.types().unwrap_or_default();
         for (device, _) in types.into_iter().filter(|(_, kind)| has_no_link_header(*kind)) {
