@@ -150,7 +150,7 @@ impl Accounting {
                 self.now += 1_000;
                 let time = Timestamp(self.now);
                 let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
-                self.frame(&Frame { time, wire_len: 1_514, link, namespace, data });
+                self.frame(&Frame { time, wire_len: 1_514, packet_limit: 1_514, link, namespace, data });
             }
             self.flows.drain_dirty(|_, flow, _| self.credited += flow.take_pending());
             self.flows.sweep(Timestamp(self.now), BATCH);

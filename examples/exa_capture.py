@@ -107,7 +107,8 @@ class Stats(ctypes.Structure):
         ("first_found", c_uint64), ("first_too_late", c_uint64), ("first_not_found", c_uint64),
         ("first_crowded_out", c_uint64), ("first_forgotten", c_uint64), ("connections_checked", c_uint64),
         ("connections_short", c_uint64), ("bytes_completed", c_uint64), ("ends_lost", c_uint64),
-        ("devices_pending", c_uint64), ("lost_flows", c_uint64), ("engine", c_int), ("socket_probes", c_int),
+        ("devices_pending", c_uint64), ("lost_flows", c_uint64), ("offloaded_frames", c_uint64),
+        ("offloaded_packets", c_uint64), ("estimated_bytes", c_uint64), ("engine", c_int), ("socket_probes", c_int),
         ("sample_probes", c_int),
     ]
 

@@ -597,7 +597,8 @@ typedef struct CapturePacket {
     const uint8_t *data;
     // Number of captured bytes.
     uint32_t captured_length;
-    // Length on the wire, bytes.
+    // Length of the frame when it was captured, bytes. A frame captured before its segmentation or after a merge (GSO,
+    // TSO, GRO) is one packet here, longer than the MTU, and counts as several in the figures of processes and flows.
     uint32_t wire_length;
     // Where it comes from, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
     uint8_t source_address[16];
@@ -721,7 +722,7 @@ typedef struct CaptureStats {
     size_t size;
     // Frames seen.
     uint64_t frames;
-    // Bytes of these frames on the wire.
+    // Bytes of these frames, as captured.
     uint64_t frame_bytes;
     // Frames cut inside a header that was needed: `snaplen` is too small.
     uint64_t undecoded_truncated;
@@ -811,6 +812,15 @@ typedef struct CaptureStats {
     uint64_t devices_pending;
     // Records of ended flows lost because nobody took them in time.
     uint64_t lost_flows;
+    // Frames that engine `pcap` captured before their segmentation or after a merge (GSO, TSO, GRO): each is several
+    // packets on the wire.
+    uint64_t offloaded_frames;
+    // The packets that these frames are counted as, estimated from the MTU of the device and the frame's own headers:
+    // exact where the segments are as large as the MTU allows, otherwise too few.
+    uint64_t offloaded_packets;
+    // Bytes of the headers that these packets have on the wire and the frames do not. They are contained in the figures
+    // of bytes with and without owners, but not in `frame_bytes`.
+    uint64_t estimated_bytes;
     // The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
     enum CaptureEngine engine;
     // The programs that tell who uses a socket and count what goes through it.

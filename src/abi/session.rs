@@ -371,6 +371,9 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         ends_lost: stats.ends_lost,
         devices_pending: stats.devices_pending,
         lost_flows: stats.lost_flows,
+        offloaded_frames: stats.offloaded_frames,
+        offloaded_packets: stats.offloaded_packets,
+        estimated_bytes: stats.estimated_bytes,
         engine: match stats.engine {
             Engine::Kernel => CaptureEngine::Kernel,
             Engine::Pcap | Engine::Auto => CaptureEngine::Pcap,

@@ -178,7 +178,8 @@ pub struct CapturePacket {
     pub data: *const u8,
     /// Number of captured bytes.
     pub captured_length: u32,
-    /// Length on the wire, bytes.
+    /// Length of the frame when it was captured, bytes. A frame captured before its segmentation or after a merge (GSO,
+    /// TSO, GRO) is one packet here, longer than the MTU, and counts as several in the figures of processes and flows.
     pub wire_length: u32,
     /// Where it comes from, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
     pub source_address: [u8; 16],
@@ -230,7 +231,7 @@ pub struct CaptureStats {
     pub size: usize,
     /// Frames seen.
     pub frames: u64,
-    /// Bytes of these frames on the wire.
+    /// Bytes of these frames, as captured.
     pub frame_bytes: u64,
     /// Frames cut inside a header that was needed: `snaplen` is too small.
     pub undecoded_truncated: u64,
@@ -320,6 +321,15 @@ pub struct CaptureStats {
     pub devices_pending: u64,
     /// Records of ended flows lost because nobody took them in time.
     pub lost_flows: u64,
+    /// Frames that engine `pcap` captured before their segmentation or after a merge (GSO, TSO, GRO): each is several
+    /// packets on the wire.
+    pub offloaded_frames: u64,
+    /// The packets that these frames are counted as, estimated from the MTU of the device and the frame's own headers:
+    /// exact where the segments are as large as the MTU allows, otherwise too few.
+    pub offloaded_packets: u64,
+    /// Bytes of the headers that these packets have on the wire and the frames do not. They are contained in the figures
+    /// of bytes with and without owners, but not in `frame_bytes`.
+    pub estimated_bytes: u64,
     /// The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
     pub engine: CaptureEngine,
     /// The programs that tell who uses a socket and count what goes through it.

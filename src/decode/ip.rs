@@ -18,6 +18,9 @@ mod extension {
     pub const SHIM6: u8 = 140;
 }
 
+/// The option type of the jumbo payload length (RFC 2675, 2).
+const JUMBO_OPTION: u8 = 0xc2;
+
 /// An IP datagram without its header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Datagram<'a> {
@@ -70,19 +73,45 @@ fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
 
 /// How long the payload of a datagram is by its own length, captured or not; the most there is where that is not told.
 pub(super) fn payload_len(network: Network<'_>, datagram: &Datagram<'_>) -> usize {
+    let (len, data) = own_len(network);
+    match len {
+        0 => usize::MAX,
+        len => len.saturating_sub(within(data, len).len() - datagram.payload.len()),
+    }
+}
+
+/// The length of the IP header, extension headers and options included, as far as it was captured.
+pub(super) fn header_len(network: Network<'_>, datagram: &Datagram<'_>) -> usize {
+    let (len, data) = own_len(network);
+    let measured = if len == 0 { data } else { within(data, len) };
+    network.bytes().len() - data.len() + measured.len() - datagram.payload.len()
+}
+
+/// The length of the hop-by-hop header with the jumbo option by which Linux marks a TCP frame that is too long for the
+/// length field of IPv6 (RFC 2675, 2); 0 in every other datagram.
+pub(super) fn jumbo_option_len(network: Network<'_>) -> usize {
+    let (len, data) = own_len(network);
+    match (network, data) {
+        (Network::V6(header), [_, 0, JUMBO_OPTION, 4, ..])
+            if len == 0 && header.get(6) == Some(&extension::HOP_BY_HOP) =>
+        {
+            8
+        }
+        _ => 0,
+    }
+}
+
+/// The length that a datagram states, 0 where it is too large for the field, and the bytes that it covers: in IPv4 all
+/// of them, in IPv6 those after the first header.
+fn own_len(network: Network<'_>) -> (usize, &[u8]) {
     let number = |data: &[u8], at: usize| {
         data.get(at..)
             .and_then(<[u8]>::first_chunk)
             .map_or(0, |bytes| usize::from(u16::from_be_bytes(*bytes)))
     };
-    // A payload length of IPv6 begins after its header, a total length of IPv4 with it.
-    let (len, data) = match network {
+    match network {
         Network::V4(data) => (number(data, 2), data),
         Network::V6(data) => (number(data, 4), data.get(40..).unwrap_or_default()),
-    };
-    match len {
-        0 => usize::MAX,
-        len => len.saturating_sub(within(data, len).len() - datagram.payload.len()),
     }
 }
 

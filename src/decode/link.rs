@@ -12,6 +12,15 @@ pub(super) enum Network<'a> {
     V6(&'a [u8]),
 }
 
+impl<'a> Network<'a> {
+    /// The bytes after the link header.
+    pub(super) fn bytes(self) -> &'a [u8] {
+        match self {
+            Network::V4(data) | Network::V6(data) => data,
+        }
+    }
+}
+
 /// EtherTypes (IEEE 802 numbers at IANA; `linux/if_ether.h`).
 mod ethertype {
     pub const IPV4: u16 = 0x0800;

@@ -1,8 +1,8 @@
 //! The bytes of a frame to the packet they carry.
 //!
 //! Decoding is pure: no allocation, no state, no panic whatever the bytes. Frames come from a hostile network, so
-//! every loop is bounded and every read is checked. It reads headers only, never lengths to be counted: a packet's
-//! size is the capture header's wire length, because offloaded frames carry wrong or zero lengths in their headers.
+//! every loop is bounded and every read is checked. It reads headers only, never lengths to be counted: sizes start from
+//! the capture header's wire length, because offloaded frames carry wrong or zero lengths in their headers.
 //!
 //! Tunnels (IP in IP, GRE, VXLAN) are not entered: what the host's sockets and the wire have in common is the
 //! outer flow, and the inner packet is captured again on the tunnel's own device.
@@ -12,6 +12,7 @@ mod link;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod wire_size;
 
 use crate::model::{Endpoint, Fragment, LinkType, Packet, Protocol, Undecoded};
 use ip::Datagram;
@@ -19,6 +20,7 @@ use transport::Transport;
 
 pub use ip::MAX_EXTENSIONS;
 pub use link::MAX_TAGS;
+pub use wire_size::wire_size;
 
 /// How many bytes of each frame to capture, so that [`decode`] seldom meets a cut header.
 ///

@@ -11,6 +11,15 @@ const TCP_FLAGS_AT: usize = 13;
 /// Where the length of that header stands, in words of 4 bytes, in the upper half of a byte.
 const TCP_OFFSET_AT: usize = 12;
 
+/// A TCP header without options (RFC 9293, 3.1).
+const TCP_HEADER: usize = 20;
+
+/// RFC 768, and RFC 3828 for UDP-Lite.
+const UDP_HEADER: usize = 8;
+
+/// The header that is common to all chunks of a packet (RFC 9260, 3.1).
+const SCTP_HEADER: usize = 12;
+
 /// What a transport header says of the flow; all 0 for protocols without ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Transport {
@@ -41,6 +50,19 @@ pub(super) fn has_payload(protocol: u8, payload: &[u8], len: usize) -> bool {
     match Protocol(protocol) {
         Protocol::TCP => payload.get(TCP_OFFSET_AT).is_some_and(|byte| len > usize::from(byte >> 4) * 4),
         _ => true,
+    }
+}
+
+/// The length of the header that each segment of a datagram bears when a device cuts it: of TCP with its options, of
+/// protocols that are not known the part that is certain, none.
+pub(super) fn header_len(protocol: u8, payload: &[u8]) -> usize {
+    match Protocol(protocol) {
+        Protocol::TCP => {
+            payload.get(TCP_OFFSET_AT).map_or(0, |byte| usize::from(byte >> 4) * 4).max(TCP_HEADER)
+        }
+        Protocol::UDP | Protocol::UDPLITE => UDP_HEADER,
+        Protocol::SCTP => SCTP_HEADER,
+        _ => 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests with made-up connections: what passed unseen is counted once, and never more than that.
 
 use super::*;
-use crate::model::{Direction, Endpoint, Namespace, Protocol, TcpFlags, Timestamp, Traffic};
+use crate::model::{Direction, Endpoint, Namespace, Protocol, TcpFlags, Timestamp, Traffic, WireSize};
 use crate::netlink::TcpInfo;
 use Direction::{Receive, Send};
 use std::time::Duration;
@@ -120,6 +120,26 @@ fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
     // Whoever tells again brings nothing more.
     assert_eq!(bench.compare(vec![end]), stats);
     assert_eq!(bench.totals(&key(1)), after);
+}
+
+/// The headers of the segments that an offloaded frame was counted as hide nothing that was lost.
+#[test]
+fn a_frame_of_many_segments_is_compared_as_it_was_captured() {
+    const SEGMENTS: u32 = 44;
+    const LOST: u64 = 5_000;
+    let mut bench = Bench::new();
+    bench.connection(&key(1), 0, 0, BEGIN);
+    let payload = SEGMENTS * 1_448;
+    let size = WireSize { bytes: payload + SEGMENTS * WIRE_HEADERS, packets: SEGMENTS };
+    let id = bench.flows.record(&key(1), Receive, size, TcpFlags(0x10), BEGIN);
+    let estimated = WireSize { bytes: (SEGMENTS - 1) * WIRE_HEADERS, packets: SEGMENTS - 1 };
+    bench.flows.record_estimate(id, Receive, estimated);
+    let before = bench.totals(&key(1));
+    let ends = vec![bench.end(key(1), 0, u64::from(payload) + LOST)];
+    // Three frames were received, each of which may have had up to 26 bytes more.
+    assert_eq!(bench.compare(ends), stats(1, 1, LOST - 3 * 26));
+    let after = bench.totals(&key(1));
+    assert_eq!(after, Traffic { receive_bytes: before.receive_bytes + LOST - 3 * 26, ..before });
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::kernel::{Clocks, Counters, Credit};
 use crate::model::{FlowPhase, Identity, Namespace, ProcId, Traffic, Unowned};
 use crate::namespace::{Coverage, NamespaceChoice, current_inode};
 use crate::sync::Mutex;
-use crate::tap::Hardware;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -20,14 +19,10 @@ use tracing::warn;
 /// Longest time between two readings, whoever makes them. Records of ended sockets take room until then.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Of linux/if_arp.h, which the libc crate lacks.
-const ARPHRD_RAWIP: u16 = 519;
-
 /// Reads what the kernel has counted.
 pub struct Counting {
     counters: Counters,
     introducer: Introducer,
-    hardware: Hardware,
     /// Inode of the home namespace.
     home: u64,
     choice: NamespaceChoice,
@@ -38,6 +33,8 @@ pub struct Counting {
     pending: u64,
     /// Whether the last reading failed, so that it is said once.
     is_broken: bool,
+    /// Figures that the reader has refused so far.
+    refused: u64,
     /// Where flows go, if they were asked for.
     flows: Option<Arc<FlowDesk>>,
     /// Processes credited in this reading that have not been introduced.
@@ -62,7 +59,6 @@ impl Counting {
         let mut counting = Counting {
             counters,
             introducer,
-            hardware: Hardware::open()?,
             home,
             coverage: Coverage::Every,
             choice,
@@ -70,6 +66,7 @@ impl Counting {
             refreshed: now,
             pending: 0,
             is_broken: false,
+            refused: 0,
             flows,
             credited: Vec::new(),
         };
@@ -128,6 +125,10 @@ impl Counting {
         for (process, identity) in self.credited.drain(..) {
             self.introducer.introduce_as(process, identity, &shared.ledger);
         }
+        let refused = std::mem::replace(&mut self.refused, self.counters.refused());
+        if refused == 0 && self.refused > 0 {
+            warn!("the kernel's record of a socket holds a figure that cannot be; such bytes are not counted");
+        }
         match result {
             Ok(()) => self.is_broken = false,
             Err(error) if !self.is_broken => {
@@ -143,16 +144,11 @@ impl Counting {
         &self.coverage
     }
 
-    /// Looks again at the devices and at the namespaces that were chosen.
+    /// Takes in which of the chosen namespaces there are now.
     fn refresh(&mut self) {
         let inodes = self.choice.inodes(self.home);
         self.coverage = inodes.clone().into();
         self.counters.set_namespaces(inodes);
-        // What cannot be told or set counts as Ethernet.
-        let types = self.hardware.types().unwrap_or_default();
-        for (device, _) in types.into_iter().filter(|(_, kind)| has_no_link_header(*kind)) {
-            let _ = self.counters.set_link_header(device, 0);
-        }
     }
 
     fn is_due(&self) -> bool {
@@ -171,18 +167,4 @@ pub fn keep_reading(counting: &Mutex<Counting>, shared: &Arc<CaptureShared>) {
             counting.read(shared);
         }
     }
-}
-
-/// Whether a device of this hardware type hands over bare IP packets.
-fn has_no_link_header(kind: u16) -> bool {
-    let bare = [
-        libc::ARPHRD_NONE,
-        ARPHRD_RAWIP,
-        libc::ARPHRD_PPP,
-        libc::ARPHRD_TUNNEL,
-        libc::ARPHRD_TUNNEL6,
-        libc::ARPHRD_SIT,
-        libc::ARPHRD_IPGRE,
-    ];
-    bare.contains(&kind)
 }

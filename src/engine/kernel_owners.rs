@@ -29,6 +29,14 @@ impl KernelOwners {
         self.inodes.extend(come);
     }
 
+    /// Releases what is noted of sockets that ended a while ago, now and then.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn sweep(&mut self, clocks: &Clocks) -> std::io::Result<()> {
+        self.owners.sweep(clocks.now_ns)
+    }
+
     /// Who uses the socket of a flow whose first packet in question was captured at `first`.
     pub fn find(&self, key: &FlowKey, first: Timestamp, clocks: &Clocks) -> Option<Found> {
         let netns = *self.inodes.get(&key.namespace)?;

@@ -176,7 +176,8 @@ mod tests {
         for number in numbers {
             let data = [number; 100];
             let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
-            let frame = Frame { time: Timestamp(1), wire_len: 1500, link, namespace, data: &data };
+            let (wire_len, packet_limit) = (1500, u32::MAX);
+            let frame = Frame { time: Timestamp(1), wire_len, packet_limit, link, namespace, data: &data };
             batch.push(&frame, &packet);
         }
     }

@@ -12,12 +12,12 @@ use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, Request};
 use super::settle::{Orphans, credit_course, rebind};
-use crate::decode::{decode, has_payload};
+use crate::decode::{decode, has_payload, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
     Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Timestamp, Undecoded,
-    Unowned,
+    Unowned, WireSize,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,10 +37,16 @@ const NAMESPACES: usize = 1 << u8::BITS;
 pub struct FrameCounts {
     /// Frames seen.
     pub frames: u64,
-    /// Their bytes on the wire.
+    /// Their bytes, as captured.
     pub bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecoded: [u64; Undecoded::COUNT],
+    /// Frames that are several packets on the wire.
+    pub offloaded: u64,
+    /// The packets that these are counted as, an estimate.
+    pub offloaded_packets: u64,
+    /// Bytes of the headers of these packets that the frames do not have, an estimate.
+    pub estimated_bytes: u64,
 }
 
 /// The state between frames.
@@ -169,23 +175,47 @@ impl Pipeline {
                 self.packets.push(&mut self.batch);
             }
         }
-        self.count(&packet, frame);
+        if frame.wire_len > frame.packet_limit {
+            self.count_offloaded(&packet, frame);
+        } else {
+            self.count(&packet, frame, WireSize::from(frame.wire_len));
+        }
     }
 
-    /// Counts a packet for each of its ends that is in the namespace where it was captured.
+    /// Counts a frame that is longer than a packet can be as the packets it is on the wire.
+    #[cold]
+    fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        let size = wire_size(frame);
+        self.count(packet, frame, size);
+        if size.packets == 1 {
+            return;
+        }
+        // An option that is not on the wire can take more away than the headers of two packets add.
+        let estimated =
+            WireSize { bytes: size.bytes.saturating_sub(frame.wire_len), packets: size.packets - 1 };
+        self.counts.offloaded += 1;
+        self.counts.offloaded_packets += u64::from(size.packets);
+        self.counts.estimated_bytes += u64::from(estimated.bytes);
+        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace) else { return };
+        for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
+            if let Some(id) = id {
+                self.flows.record_estimate(id, direction, estimated);
+            }
+        }
+    }
+
+    /// Counts a frame for each of its ends that is in the namespace where it was captured.
     ///
     /// A packet between two namespaces is captured in both, and forwarded ones also in those between. Since each counts
     /// only what has an end there, no end is counted twice; what merely passes is `NotLocal` wherever it passes.
-    fn count(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let &Frame { wire_len, time, namespace, .. } = frame;
+    fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
+        let &Frame { time, namespace, .. } = frame;
         let known = match self.paths.get(packet, namespace) {
-            Some(flows) => {
-                self.flows.count_known(flows.send, flows.receive, wire_len, packet.tcp_flags, time)
-            }
+            Some(flows) => self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time),
             None => false,
         };
         if !known {
-            self.count_anew(packet, frame);
+            self.count_anew(packet, frame, size);
         }
         if self.recorder.is_some() {
             self.observe(packet, frame);
@@ -203,24 +233,24 @@ impl Pipeline {
         }
     }
 
-    fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let &Frame { wire_len, time, namespace, .. } = frame;
+    fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
+        let &Frame { time, namespace, .. } = frame;
         let from_here = self.is_local(namespace, &packet.source.address);
         let to_here = self.is_local(namespace, &packet.destination.address)
             || (!from_here && self.is_group(namespace, &packet.destination.address));
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let send = from_here.then(|| {
             let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
-            self.flows.record(&key, Direction::Send, wire_len, flags, time)
+            self.flows.record(&key, Direction::Send, size, flags, time)
         });
         let receive = to_here.then(|| {
             let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
-            self.flows.record(&key, Direction::Receive, wire_len, flags, time)
+            self.flows.record(&key, Direction::Receive, size, flags, time)
         });
         if from_here || to_here {
             self.paths.set(packet, namespace, Flows { send, receive });
         } else {
-            self.without_flow[Unowned::NotLocal as usize] += u64::from(wire_len);
+            self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }
     }
 

@@ -11,9 +11,14 @@ use std::net::IpAddr;
 mod again;
 #[path = "pipeline_model_tests.rs"]
 mod model;
+#[path = "offload_tests.rs"]
+mod offload;
 
 const HOST: &str = "192.0.2.1";
 const PEER: &str = "198.51.100.1";
+
+/// The longest frame that is one packet on an Ethernet device with the usual MTU.
+const ETHERNET_LIMIT: u32 = 1514;
 
 /// A pipeline with its ledger, and the questions it has asked.
 struct Bench {
@@ -51,7 +56,8 @@ impl Bench {
         let data = Wire::Ethernet.frame(&packet.bytes());
         let wire_len = data.len() as u32;
         let (time, link) = (Timestamp(self.now), LinkType::Ethernet);
-        self.pipeline.frame(&Frame { time, wire_len, link, namespace, data: &data });
+        let packet_limit = ETHERNET_LIMIT;
+        self.pipeline.frame(&Frame { time, wire_len, packet_limit, link, namespace, data: &data });
         wire_len.into()
     }
 
@@ -136,6 +142,7 @@ fn the_link_makes_no_difference_but_for_its_length() {
             bench.pipeline.frame(&Frame {
                 time: Timestamp(1),
                 wire_len,
+                packet_limit: u32::MAX,
                 link,
                 namespace: Namespace::HOME,
                 data: &data,
@@ -304,6 +311,7 @@ fn what_cannot_be_decoded_is_counted_by_its_reason() {
         bench.pipeline.frame(&Frame {
             time: Timestamp(1),
             wire_len: 100,
+            packet_limit: ETHERNET_LIMIT,
             link,
             namespace: Namespace::HOME,
             data,

@@ -3,7 +3,7 @@
 use super::kernel_owners::KernelOwners;
 use crate::config::{Engine, Options, Source};
 use crate::kernel::{Counters, Fault, Sockets, Wants};
-use crate::model::{ProbeState, SampleSet};
+use crate::model::{ProbeState, ProgramSet, SampleSet};
 use tracing::{info, warn};
 
 /// The probes as far as they are at work.
@@ -63,6 +63,11 @@ impl Probes {
             .and_then(KernelOwners::new)
     }
 
+    /// The parts of what the probes can tell that are at work.
+    pub fn programs(&self) -> ProgramSet {
+        self.sockets.as_ref().map(Sockets::programs).unwrap_or_default()
+    }
+
     /// Whether they are at work.
     pub fn are_active(&self) -> bool {
         self.sockets.is_some()
@@ -74,6 +79,9 @@ impl Probes {
 
     fn keep<T>(&mut self, loaded: Result<(T, Sockets), Fault>) -> Result<T, Fault> {
         let (reader, sockets) = loaded.inspect_err(|fault| self.state = fault.state)?;
+        for fault in sockets.refused() {
+            warn!("going on without a program of the socket probes: {fault}");
+        }
         (self.sockets, self.state) = (Some(sockets), ProbeState::Active);
         Ok(reader)
     }

@@ -26,6 +26,9 @@ const BATCH: usize = 4096;
 /// Longest wait while a socket is held open in another namespace, which it keeps alive.
 const HOLDING_WAIT: Duration = Duration::from_secs(1);
 
+/// Longest wait while the kernel notes sockets, whose records are released now and then.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Which flow is to be asked about.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -163,7 +166,7 @@ impl Resolver {
     pub fn run(mut self, desk: &Desk, ledger: &Ledger, activity: &Activity) {
         self.finder.prepare(Instant::now());
         self.log_faults();
-        let mut deadline = None;
+        let mut deadline = self.kernel.is_some().then(|| Instant::now() + SWEEP_INTERVAL);
         while let Some(new) = desk.take_requests(deadline, BATCH) {
             let untried = new.len();
             self.follow_namespaces();
@@ -188,7 +191,8 @@ impl Resolver {
             self.hand_out(desk, untried);
             activity.wake();
             let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
-            deadline = self.next_look(now).into_iter().chain(let_go).min();
+            let sweep = self.kernel.is_some().then(|| now + SWEEP_INTERVAL);
+            deadline = self.next_look(now).into_iter().chain(let_go).chain(sweep).min();
         }
     }
 
@@ -196,8 +200,11 @@ impl Resolver {
     /// is asked for again, like one that is not found; for one that nobody has used since it was created, whoever holds it
     /// is looked for. In the end the records' answer stands.
     fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) {
-        let Some(kernel) = &self.kernel else { return };
+        let Some(kernel) = &mut self.kernel else { return };
         let clocks = Clocks::now();
+        if let Err(error) = kernel.sweep(&clocks) {
+            debug!("the kernel's records of ended sockets cannot be released: {error}");
+        }
         for (query, request) in
             self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now))
         {

@@ -315,6 +315,7 @@ impl Session {
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.probes.state,
+            socket_programs: self.probes.programs(),
         }
     }
 

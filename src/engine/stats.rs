@@ -5,7 +5,7 @@ use super::ledger::LedgerTotals;
 use super::packets::PacketQueue;
 use crate::config::Engine;
 use crate::log::Log;
-use crate::model::{ProbeState, Undecoded};
+use crate::model::{ProbeState, ProgramSet, Undecoded};
 use crate::owner::{EarlyOwners, FirstStats};
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -16,10 +16,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Stats {
     /// Frames seen.
     pub frames: u64,
-    /// Their bytes on the wire.
+    /// Their bytes, as captured.
     pub frame_bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecoded: [u64; Undecoded::COUNT],
+    /// Frames that are several packets on the wire.
+    pub offloaded_frames: u64,
+    /// The packets that these are counted as, an estimate.
+    pub offloaded_packets: u64,
+    /// Bytes of the headers of these packets that the frames do not have, an estimate.
+    pub estimated_bytes: u64,
     /// Frames lost because a capture buffer was full.
     pub lost_in_kernel: u64,
     /// Frames lost by a device or its driver.
@@ -66,6 +72,8 @@ pub struct Stats {
     pub engine: Engine,
     /// The probes that tell who uses a socket and count what goes through it.
     pub socket_probes: ProbeState,
+    /// The parts of what these can tell that are at work.
+    pub socket_programs: ProgramSet,
     /// The probes that sample all processes at once.
     pub sample_probes: ProbeState,
 }
@@ -89,6 +97,7 @@ pub struct StatsReader {
     pub(super) missing_capabilities: u64,
     pub(super) engine: Engine,
     pub(super) socket_probes: ProbeState,
+    pub(super) socket_programs: ProgramSet,
 }
 
 impl StatsReader {
@@ -100,6 +109,9 @@ impl StatsReader {
             frames: frames.frames,
             frame_bytes: frames.bytes,
             undecoded: frames.undecoded,
+            offloaded_frames: frames.offloaded,
+            offloaded_packets: frames.offloaded_packets,
+            estimated_bytes: frames.estimated_bytes,
             lost_in_kernel: tap.dropped_by_kernel,
             lost_in_device: tap.dropped_by_device,
             lost_packets: self.packets.lost(),
@@ -123,6 +135,7 @@ impl StatsReader {
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.socket_probes,
+            socket_programs: self.socket_programs,
             sample_probes: *self.updates.sample_probes.lock(),
         }
     }

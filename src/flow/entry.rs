@@ -2,7 +2,9 @@
 
 use super::detail::Detail;
 use super::state::FlowState;
-use crate::model::{Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned};
+use crate::model::{
+    Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned, WireSize,
+};
 
 /// Names one flow of one table. A slot is used by many flows in turn; `generation` tells them apart, so that a late
 /// answer finds no flow rather than the wrong one.
@@ -274,15 +276,15 @@ impl Flow {
         was_dirty
     }
 
-    /// Counts one packet and takes the flow to its next state.
+    /// Counts what was captured as one frame and takes the flow to its next state.
     ///
     /// # Errors
-    /// Counts nothing when the packets pending that way have reached 2^32 - 1: they have to be taken first.
+    /// Counts nothing when the packets pending that way would exceed 2^32 - 1: they have to be taken first.
     #[inline]
     pub(super) fn count(
         &mut self,
         direction: Direction,
-        wire_len: u32,
+        size: WireSize,
         flags: TcpFlags,
         now: Timestamp,
     ) -> Result<(), PendingFull> {
@@ -290,8 +292,8 @@ impl Flow {
             Direction::Send => (&mut self.pending_send_packets, &mut self.pending_send_bytes),
             Direction::Receive => (&mut self.pending_receive_packets, &mut self.pending_receive_bytes),
         };
-        *packets = packets.checked_add(1).ok_or(PendingFull)?;
-        *bytes += u64::from(wire_len);
+        *packets = packets.checked_add(size.packets).ok_or(PendingFull)?;
+        *bytes += u64::from(size.bytes);
         if flags == TcpFlags::default() {
             // A later fragment, which has no TCP header, or a header that was cut.
             self.tie.0 &= !Tie::WHOLE;
@@ -308,6 +310,12 @@ impl Flow {
         self.tie.0 &= !Tie::WHOLE;
         let totals = self.totals();
         was_whole && totals.send_packets > 0 && totals.receive_packets > 0
+    }
+
+    /// Whether [`Flow::take_whole`] may still say so.
+    #[inline]
+    pub(super) fn may_be_whole(&self) -> bool {
+        self.tie.0 & Tie::WHOLE != 0
     }
 
     /// Counts bytes that have passed in packets which were not seen.

@@ -13,10 +13,10 @@ fn flow() -> Flow {
 fn unowned_bytes_are_reported_once() {
     let mut flow = flow();
     let now = Timestamp::default();
-    flow.count(Direction::Send, 100, TcpFlags::default(), now).unwrap();
+    flow.count(Direction::Send, 100.into(), TcpFlags::default(), now).unwrap();
     assert_eq!((flow.report_pending(), flow.report_pending()), (100, 0));
     flow.bind(Err(Unowned::NoSocket));
-    flow.count(Direction::Receive, 50, TcpFlags::default(), now).unwrap();
+    flow.count(Direction::Receive, 50.into(), TcpFlags::default(), now).unwrap();
     assert_eq!((flow.reported(), flow.report_pending(), flow.reported()), (100, 50, 150));
     let process = ProcId { pid: 7, start_ticks: 9 };
     flow.bind(Ok(Owner { process, quality: Quality::Exact }));
@@ -79,8 +79,8 @@ fn looks_disturb_nothing_else() {
 #[test]
 fn taken_traffic_stays_in_the_totals() {
     let mut flow = flow();
-    flow.count(Direction::Send, 100, TcpFlags(0), Timestamp(6)).unwrap();
-    flow.count(Direction::Receive, 40, TcpFlags(0), Timestamp(7)).unwrap();
+    flow.count(Direction::Send, 100.into(), TcpFlags(0), Timestamp(6)).unwrap();
+    flow.count(Direction::Receive, 40.into(), TcpFlags(0), Timestamp(7)).unwrap();
     let all = Traffic { send_bytes: 100, receive_bytes: 40, send_packets: 1, receive_packets: 1 };
     assert_eq!((flow.pending(), flow.totals()), (all, all));
     assert_eq!(flow.take_pending(), all);
@@ -95,7 +95,7 @@ fn connection(packets: &[(Direction, u8)]) -> Flow {
     let state = FlowState::first(Protocol::TCP, direction, TcpFlags(flags));
     let mut flow = Flow::new(key, state, Timestamp(5), 1);
     for &(direction, flags) in packets {
-        flow.count(direction, 100, TcpFlags(flags), Timestamp(6)).unwrap();
+        flow.count(direction, 100.into(), TcpFlags(flags), Timestamp(6)).unwrap();
     }
     flow
 }
@@ -122,12 +122,12 @@ fn a_connection_is_whole_once_and_only_from_its_opening_on() {
 fn packets_beyond_the_counter_are_refused_whole() {
     let mut flow = flow();
     flow.fill_pending();
-    flow.count(Direction::Send, 1, TcpFlags(0), Timestamp(6)).unwrap();
+    flow.count(Direction::Send, 1.into(), TcpFlags(0), Timestamp(6)).unwrap();
     let before = flow.pending();
-    assert!(flow.count(Direction::Receive, 9, TcpFlags(0), Timestamp(7)).is_err());
+    assert!(flow.count(Direction::Receive, 9.into(), TcpFlags(0), Timestamp(7)).is_err());
     assert_eq!((flow.pending(), flow.last()), (before, Timestamp(6)));
     flow.take_pending();
-    flow.count(Direction::Receive, 9, TcpFlags(0), Timestamp(7)).unwrap();
+    flow.count(Direction::Receive, 9.into(), TcpFlags(0), Timestamp(7)).unwrap();
     assert_eq!(flow.pending().receive_bytes, 9);
     assert_eq!(flow.totals().receive_packets, u64::from(u32::MAX) + 1);
 }

@@ -5,9 +5,10 @@ use super::entry::{Binding, Departed, Flow, FlowId};
 use super::index::{Index, KeyHash};
 use super::state::FlowState;
 use crate::error::{Code, Error, Result};
-use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp};
+use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp, Traffic, WireSize};
+use foldhash::fast::RandomState;
 use std::cmp::Reverse;
-use std::collections::TryReserveError;
+use std::collections::{HashMap, TryReserveError};
 
 /// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
 /// long been idle, and at most so many, to find one that is not in use.
@@ -48,6 +49,8 @@ pub struct FlowTable {
     /// What is kept besides of the flow in each slot; empty where nothing is.
     details: Vec<Detail>,
     keeps_details: bool,
+    /// By slot, the estimated part of the traffic of TCP connections that may be whole.
+    estimates: HashMap<u32, Traffic, RandomState>,
     index: Index,
     vacant: Vec<u32>,
     dirty: Vec<u32>,
@@ -76,6 +79,7 @@ impl FlowTable {
             slots: reserve(limit).map_err(refused)?,
             details: Vec::new(),
             keeps_details: false,
+            estimates: HashMap::default(),
             index: Index::new(),
             vacant: reserve(limit).map_err(refused)?,
             dirty: reserve(limit).map_err(refused)?,
@@ -144,8 +148,8 @@ impl FlowTable {
         held.map(|((flow, detail), index)| (FlowId { index, generation: flow.generation() }, flow, detail))
     }
 
-    /// Counts a packet of `wire_len` bytes for the flow of `key`, which is made if there is none, and takes the flow
-    /// to its next state. In a full table another flow makes room for it.
+    /// Counts a frame for the flow of `key`, which is made if there is none, and takes the flow to its next state. In a
+    /// full table another flow makes room for it.
     ///
     /// A SYN that can only begin another connection between the same endpoints ends the flow that was and makes a
     /// new one, about whose owner nothing is known.
@@ -153,7 +157,7 @@ impl FlowTable {
         &mut self,
         key: &FlowKey,
         direction: Direction,
-        wire_len: u32,
+        size: impl Into<WireSize>,
         flags: TcpFlags,
         now: Timestamp,
     ) -> FlowId {
@@ -168,7 +172,7 @@ impl FlowTable {
             }
             None => self.insert(hash, key, FlowState::first(key.protocol, direction, flags), now),
         };
-        self.count(slot, direction, wire_len, flags, now)
+        self.count(slot, direction, size.into(), flags, now)
     }
 
     #[inline]
@@ -176,12 +180,12 @@ impl FlowTable {
         &mut self,
         slot: u32,
         direction: Direction,
-        wire_len: u32,
+        size: WireSize,
         flags: TcpFlags,
         now: Timestamp,
     ) -> FlowId {
         let flow = &mut self.slots[slot as usize];
-        while flow.count(direction, wire_len, flags, now).is_err() {
+        while flow.count(direction, size, flags, now).is_err() {
             self.departed.extend(flow.depart(slot, None));
         }
         if flow.set_dirty() {
@@ -190,15 +194,15 @@ impl FlowTable {
         FlowId { index: slot, generation: flow.generation() }
     }
 
-    /// Counts a packet for flows whose names [`FlowTable::record`] has returned for an earlier packet of the same
+    /// Counts a frame for flows whose names [`FlowTable::record`] has returned for an earlier one of the same
     /// endpoints: for its sender, and for its receiver. Returns `false` and counts nothing when one has left the table,
-    /// or when the packet may begin another connection.
+    /// or when the frame may begin another connection.
     #[inline]
     pub fn count_known(
         &mut self,
         send: Option<FlowId>,
         receive: Option<FlowId>,
-        wire_len: u32,
+        size: WireSize,
         flags: TcpFlags,
         now: Timestamp,
     ) -> bool {
@@ -208,10 +212,26 @@ impl FlowTable {
         }
         for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
             if let Some(id) = id {
-                self.count(id.index, direction, wire_len, flags, now);
+                self.count(id.index, direction, size, flags, now);
             }
         }
         true
+    }
+
+    /// Records how much of what a flow has just counted was estimated.
+    pub fn record_estimate(&mut self, id: FlowId, direction: Direction, estimated: WireSize) {
+        if self.get(id).is_some_and(Flow::may_be_whole) {
+            self.estimates.entry(id.index).or_default().count(direction, estimated);
+        }
+    }
+
+    /// All traffic of a flow with each frame counted as it was captured, without what was estimated. Right only for a TCP
+    /// connection that was seen from its opening on, and no longer once [`Flow::take_whole`] has been called and another
+    /// frame counted.
+    pub fn captured(&self, id: FlowId) -> Traffic {
+        let mut captured = self.get(id).map(Flow::totals).unwrap_or_default();
+        captured -= self.estimates.get(&id.index).copied().unwrap_or_default();
+        captured
     }
 
     /// The flow of this name, unless it has left the table.
@@ -366,6 +386,9 @@ impl FlowTable {
 
     /// Lists what is to be reported of a flow that leaves its slot.
     fn depart(&mut self, slot: u32) {
+        if !self.estimates.is_empty() {
+            self.estimates.remove(&slot);
+        }
         let detail = self.details.get(slot as usize);
         let unreported = detail.filter(|detail| !detail.is_told() || detail.has_counts());
         let detail = unreported.map(|detail| Box::new(detail.clone()));

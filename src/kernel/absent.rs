@@ -1,7 +1,7 @@
 //! In place of the probes where the library is built without them.
 
 use super::{Clocks, Credit, Fault, Found, Wants};
-use crate::model::{FlowKey, ProbeState};
+use crate::model::{FlowKey, ProbeState, ProgramSet};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
@@ -28,6 +28,16 @@ impl Sockets {
         Err(Fault { state: ProbeState::NotBuilt, text: text.into() })
     }
 
+    /// The parts that are at work.
+    pub fn programs(&self) -> ProgramSet {
+        match self.0 {}
+    }
+
+    /// Why others are not.
+    pub fn refused(&self) -> &[Fault] {
+        match self.0 {}
+    }
+
     /// What is noted of sockets' users.
     ///
     /// # Errors
@@ -46,14 +56,6 @@ impl Sockets {
 }
 
 impl Counters {
-    /// Says how long a device's link header is.
-    ///
-    /// # Errors
-    /// None.
-    pub fn set_link_header(&mut self, _device: u32, _length: u8) -> io::Result<()> {
-        match self.0 {}
-    }
-
     /// Hands out only what passes in some namespaces.
     pub fn set_namespaces(&mut self, _namespaces: Option<HashSet<u64>>) {
         match self.0 {}
@@ -64,8 +66,13 @@ impl Counters {
         match self.0 {}
     }
 
-    /// Bytes of connections that nobody has used yet.
+    /// Bytes of connections that no process has used yet.
     pub fn pending(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Figures that cannot be.
+    pub fn refused(&self) -> u64 {
         match self.0 {}
     }
 
@@ -79,6 +86,14 @@ impl Counters {
 }
 
 impl Owners {
+    /// Releases what is noted of sockets that have ended.
+    ///
+    /// # Errors
+    /// None.
+    pub fn sweep(&mut self, _now_ns: u64) -> io::Result<()> {
+        match self.0 {}
+    }
+
     /// The user of a socket.
     pub fn find(&self, _key: &FlowKey, _netns: u32, _first_ns: u64) -> Option<Found> {
         match self.0 {}

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Entries moved by one call.
 const BATCH: usize = 512;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
@@ -74,6 +75,33 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
             (place, is_first) = (next, false);
         }
     }
+}
+
+/// The value of one entry; `None` where there is none. Both types are laid out as the map's own.
+pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
+    /// The part of `union bpf_attr` that commands on one entry take.
+    #[repr(C)]
+    struct Entry {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut value = V::default();
+    let entry = Entry {
+        map: map.as_raw_fd().unsigned_abs(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are of the map's sizes, which were compared when the map was opened by type, and outlive the
+    // call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, std::ptr::from_ref(&entry), size_of::<Entry>())
+    };
+    (result == 0).then_some(value)
 }
 
 /// Deletes entries. Those that are not there are passed over.

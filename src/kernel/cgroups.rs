@@ -1,8 +1,9 @@
 //! The paths of control groups, as the probes have noted them of processes: `probes/paths.h` in Rust.
 
+use super::object::{LoadedObject, Loader};
 use super::task::CgroupPaths;
+use aya::Pod;
 use aya::maps::{HashMap, MapData};
-use aya::{Ebpf, EbpfLoader, Pod};
 
 /// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
 #[repr(C)]
@@ -21,8 +22,8 @@ const _: () = assert!(size_of::<Path>() == 1028);
 const PATHS: &str = "paths";
 
 /// Has an object keep no memory for paths, which the map would have from the beginning.
-pub(super) fn leave_out(loader: &mut EbpfLoader<'_>) {
-    loader.map_max_entries(PATHS, 1);
+pub(super) fn leave_out(loader: &mut Loader<'_>) {
+    loader.set_capacity(PATHS, 1);
 }
 
 /// Reads what the probes have noted of control groups.
@@ -36,7 +37,7 @@ pub(super) struct Cgroups {
 impl Cgroups {
     /// A reader of what an object notes, for the cgroup namespace in which it was loaded. `None` when it has not noted
     /// where that begins, as where it was told to leave paths out, or has a reader already.
-    pub(super) fn of(object: &mut Ebpf) -> Option<Cgroups> {
+    pub(super) fn of(object: &mut LoadedObject) -> Option<Cgroups> {
         let paths: HashMap<_, u64, Path> = object.take_map(PATHS)?.try_into().ok()?;
         let root = paths.get(&0, 0).ok()?;
         let root = root.names().into_iter().map(<[u8]>::to_vec).collect();

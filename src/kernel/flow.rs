@@ -50,7 +50,7 @@ impl Told {
 pub(super) fn is_flow(record: &Record) -> bool {
     record.flags & LISTENER == 0
         && (record.flags & (CONNECTED | ACCEPTED) != 0
-            || record.counts() != Counts::default()
+            || record.total != Counts::default()
             || has_peer(record))
 }
 

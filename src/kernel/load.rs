@@ -1,108 +1,72 @@
 //! Loading objects into the kernel and attaching their programs, with the reason where that fails.
 
 use super::Fault;
+use super::object::{LoadedObject, Loader, Refused};
 use super::permission;
+use super::syscall::{ITERATOR_CREATE, LINK_CREATE, TRACEPOINT_OPEN, make};
+use super::types::KernelTypes;
 use crate::model::ProbeState;
 use aya::maps::MapData;
-use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, ProgramError,
-};
-use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
-use nix::errno::Errno;
+use aya_obj::generated::bpf_attach_type;
+use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Where a program is to be attached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// A tracepoint of the kernel, by its name.
-    Tracepoint(&'static str),
+    /// A tracepoint or a function of the kernel, by its name.
+    Code(&'static str),
     /// Where the IP layer hands packets to the sockets of all control groups, or takes them from these.
     Packets(CgroupSkbAttachType),
     /// Where sockets of all control groups are made or released.
-    Sockets,
+    Sockets(CgroupSockAttachType),
 }
 
-/// Type information of the running kernel.
-///
-/// # Errors
-/// The kernel does not offer it, or it cannot be read.
-pub(super) fn kernel_types() -> Result<Btf, Fault> {
-    Btf::from_sys_fs().map_err(|error| Fault {
-        state: ProbeState::NoTypes,
-        text: fault("/sys/kernel/btf/vmlinux, the kernel's type information", &error).text,
-    })
-}
-
-/// The topmost directory of the cgroup v2 hierarchy: wherever it is mounted, else by a mount of its own that nobody else
-/// sees and that ends when the descriptor is closed, which takes CAP_SYS_ADMIN.
-///
-/// # Errors
-/// It is not mounted, or cannot be opened.
-pub(super) fn open_cgroups() -> Result<File, Fault> {
-    let missing = |text: String| Fault { state: ProbeState::NoCgroup, text };
-    let mounts = std::fs::read("/proc/self/mountinfo")
-        .map_err(|error| missing(format!("/proc/self/mountinfo cannot be read: {error}")))?;
-    match cgroup_mount(&mounts) {
-        Some(path) => File::open(&path)
-            .map_err(|error| missing(format!("{} cannot be opened: {error}", path.display()))),
-        None => mount_cgroups().map_err(|error| {
-            missing(format!("no cgroup v2 hierarchy is mounted here, and it cannot be mounted: {error}"))
-        }),
+impl Place {
+    /// The name of the attach point in the kernel's code, if it is one.
+    pub(super) fn point(self) -> Option<&'static str> {
+        match self {
+            Place::Code(name) => Some(name),
+            Place::Packets(_) | Place::Sockets(_) => None,
+        }
     }
-}
 
-/// A mount of the cgroup v2 hierarchy that is attached nowhere: fsopen(2), fsmount(2), Linux 5.2.
-fn mount_cgroups() -> io::Result<File> {
-    let opened = |result: libc::c_long| match i32::try_from(result) {
-        // SAFETY: the kernel has just made the descriptor for us.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
-    };
-    // SAFETY: the name ends with NUL and lives for the length of the call; 1 is FSOPEN_CLOEXEC.
-    let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1) })?;
-    let null = std::ptr::null::<libc::c_char>();
-    // SAFETY: 6 is FSCONFIG_CMD_CREATE, which takes no key and no value.
-    let created = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
-    if created < 0 {
-        return Err(io::Error::last_os_error());
+    /// Attaches a program that was loaded for this place. Closing the result detaches it.
+    fn link(self, program: BorrowedFd<'_>, cgroups: &File) -> io::Result<OwnedFd> {
+        /// The part of `union bpf_attr` that attaching to a point in the kernel's code takes.
+        #[repr(C)]
+        struct Point {
+            name: u64,
+            program: u32,
+            padding: u32,
+        }
+        let kind = match self {
+            Place::Code(_) => {
+                let point = Point { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
+                // SAFETY: the attributes hold no pointer; the program knows its attach point.
+                return Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?);
+            }
+            Place::Packets(direction) => direction.into(),
+            Place::Sockets(moment) => moment.into(),
+        };
+        let target = cgroups.as_raw_fd().unsigned_abs();
+        let attributes = Attributes { target, ..Attributes::of(program, kind) };
+        // SAFETY: no pointer is among the attributes.
+        Ok(unsafe { make(LINK_CREATE, &attributes) }?)
     }
-    // SAFETY: no pointers are passed; 1 is FSMOUNT_CLOEXEC.
-    let mount = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
-    // Attaching takes a descriptor that is open for reading, and not only of the path.
-    File::open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
-}
-
-/// The mount point of the cgroup v2 hierarchy in a mountinfo file, proc_pid_mountinfo(5).
-fn cgroup_mount(mounts: &[u8]) -> Option<PathBuf> {
-    mounts.split(|&byte| byte == b'\n').find_map(|line| {
-        let line = std::str::from_utf8(line).ok()?;
-        let (fields, of_type) = line.split_once(" - ")?;
-        (of_type.split(' ').next() == Some("cgroup2"))
-            .then(|| Path::new(&fields.split(' ').nth(4)?.replace("\\040", " ")).to_owned().into())
-            .flatten()
-    })
 }
 
 /// Takes an object into the kernel, without any of its programs.
 ///
 /// # Errors
 /// The kernel refuses it.
-pub(super) fn load_object<'a>(
-    object: &'a [u8],
-    types: &'a Btf,
-    adapt: impl FnOnce(&mut EbpfLoader<'a>),
-) -> Result<Ebpf, Fault> {
-    // The loader looks, once for the whole process, at what the kernel knows, and takes a refusal for ignorance: it must
-    // not look while it is not allowed to.
+pub(super) fn load_object(loader: Loader<'_>, types: &KernelTypes) -> Result<LoadedObject, Fault> {
+    // aya detects the kernel's features once for the process and takes a refusal for a missing feature: this must not
+    // happen while bpf(2) is not permitted.
     permission::try_out().map_err(|error| fault("bpf(2)", &error))?;
-    let mut loader = EbpfLoader::new();
-    // The verifier is asked to explain itself only after it has refused a program.
-    loader.btf(Some(types)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::DEBUG);
-    adapt(&mut loader);
-    loader.load(object).map_err(|error| fault("maps", &error))
+    loader.load(types).map_err(|error| fault("maps", &*error))
 }
 
 /// Loads a program of `object` and attaches it; its link goes with the object.
@@ -110,46 +74,32 @@ pub(super) fn load_object<'a>(
 /// # Errors
 /// The kernel refuses it.
 pub(super) fn attach(
-    object: &mut Ebpf,
+    object: &mut LoadedObject,
     name: &str,
     place: Place,
-    types: &Btf,
+    types: &KernelTypes,
     cgroups: &File,
 ) -> Result<(), Fault> {
-    let mut attach = || -> Result<(), ProgramError> {
-        let program = object.program_mut(name).ok_or(ProgramError::NotLoaded)?;
-        match place {
-            Place::Tracepoint(tracepoint) => {
-                let program: &mut BtfTracePoint = program.try_into()?;
-                program.load(tracepoint, types)?;
-                program.attach()?;
-            }
-            Place::Packets(direction) => {
-                let program: &mut CgroupSkb = program.try_into()?;
-                program.load()?;
-                program.attach(cgroups, direction, CgroupAttachMode::Single)?;
-            }
-            Place::Sockets => {
-                let program: &mut CgroupSock = program.try_into()?;
-                program.load()?;
-                program.attach(cgroups, CgroupAttachMode::Single)?;
-            }
-        }
+    let mut attach = || -> Result<(), Box<dyn std::error::Error>> {
+        object.load_program(name, place.point(), types)?;
+        let link = object.program(name).map(|program| place.link(program, cgroups)).transpose()?;
+        object.keep(link);
         Ok(())
     };
-    attach().map_err(|error| fault(name, &error))
+    attach().map_err(|error| fault(name, &*error))
 }
 
 /// Loads an iterator.
 ///
 /// # Errors
 /// The kernel refuses it.
-pub(super) fn load_iterator(object: &mut Ebpf, name: &str, over: &str, types: &Btf) -> Result<(), Fault> {
-    let mut load = || -> Result<(), ProgramError> {
-        let program: &mut Iter = object.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        program.load(over, types)
-    };
-    load().map_err(|error| fault(name, &error))
+pub(super) fn load_iterator(
+    object: &mut LoadedObject,
+    name: &str,
+    over: &str,
+    types: &KernelTypes,
+) -> Result<(), Fault> {
+    object.load_program(name, Some(over), types).map_err(|error| fault(name, &*error))
 }
 
 /// A link to an iterator that was loaded, through which any number of walks can be started: over all that there is, or
@@ -157,21 +107,20 @@ pub(super) fn load_iterator(object: &mut Ebpf, name: &str, over: &str, types: &B
 ///
 /// # Errors
 /// What bpf(2) returns.
-pub(super) fn walk_link(object: &mut Ebpf, name: &str, map: Option<&MapData>) -> Result<OwnedFd, Fault> {
+pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>) -> Result<OwnedFd, Fault> {
+    let program = object.program(name).ok_or_else(|| Fault {
+        state: ProbeState::NotSupported,
+        text: format!("{name}: the program is not loaded"),
+    })?;
     // The beginning of union bpf_iter_link_info.
     let over = map.map(|map| map.fd().as_fd().as_raw_fd());
-    let mut attributes = Attributes { kind: TRACE_ITER, ..Attributes::default() };
+    let mut attributes = Attributes::of(program, bpf_attach_type::BPF_TRACE_ITER);
     if let Some(over) = &over {
         (attributes.over, attributes.over_length) =
             (std::ptr::from_ref(over) as u64, size_of_val(over) as u32);
     }
-    let mut make = || -> Result<OwnedFd, Box<dyn std::error::Error>> {
-        let program: &mut Iter = object.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        attributes.descriptor = program.fd()?.as_fd().as_raw_fd().unsigned_abs();
-        // SAFETY: what is pointed at lives until the end of this function.
-        Ok(unsafe { bpf(LINK_CREATE, &attributes) }?)
-    };
-    make().map_err(|error| fault(name, &*error))
+    // SAFETY: what is pointed at lives until the end of this function.
+    unsafe { make(LINK_CREATE, &attributes) }.map_err(|errno| fault(name, &io::Error::from(errno)))
 }
 
 /// Starts a walk, which what is returned is read for.
@@ -181,7 +130,7 @@ pub(super) fn walk_link(object: &mut Ebpf, name: &str, map: Option<&MapData>) ->
 pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let attributes = Attributes { descriptor: link.as_raw_fd().unsigned_abs(), ..Attributes::default() };
     // SAFETY: no pointer is among the attributes.
-    unsafe { bpf(ITER_CREATE, &attributes) }
+    unsafe { make(ITERATOR_CREATE, &attributes) }
 }
 
 /// Walks to the end with a program that writes nothing.
@@ -193,12 +142,7 @@ pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
     File::from(start_walk(link)?).read(&mut [0; 64]).map(drop)
 }
 
-/// Commands of bpf(2) and the kind of link that is made, include/uapi/linux/bpf.h.
-const LINK_CREATE: libc::c_long = 28;
-const ITER_CREATE: libc::c_long = 33;
-const TRACE_ITER: u32 = 28;
-
-/// The part of `union bpf_attr` that these commands take.
+/// The part of `union bpf_attr` that making links and walks takes.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -211,17 +155,11 @@ struct Attributes {
     padding: u32,
 }
 
-/// A command of bpf(2) that returns a descriptor. The loader would allocate memory to keep account of it.
-///
-/// # Safety
-/// The pointer in `attributes` is valid for reading, or null.
-unsafe fn bpf(command: libc::c_long, attributes: &Attributes) -> nix::Result<OwnedFd> {
-    let pointer = std::ptr::from_ref(attributes);
-    // SAFETY: the kernel reads the attributes, as long as is told; the caller vouches for what they point at.
-    let made = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of_val(attributes)) };
-    let descriptor = Errno::result(made)? as RawFd;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+impl Attributes {
+    fn of(program: BorrowedFd<'_>, kind: bpf_attach_type) -> Attributes {
+        let descriptor = program.as_raw_fd().unsigned_abs();
+        Attributes { descriptor, kind: kind as u32, ..Attributes::default() }
+    }
 }
 
 /// Whether the numbers that the kernel's programs tell, of processes and of their starts, are those of `/proc` here.
@@ -248,7 +186,7 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).or(errno);
-        let refusal = error.downcast_ref().and_then(refusal);
+        let refusal = error.downcast_ref().map(refusal);
         is_refused |= refusal.is_some();
         let words = refusal.unwrap_or_else(|| error.to_string());
         if !text.contains(&words) {
@@ -281,11 +219,9 @@ fn state_of(errno: Option<i32>, is_refused: bool, has_obstacle: bool) -> ProbeSt
 }
 
 /// What the kernel says of a program that it refuses.
-fn refusal(error: &ProgramError) -> Option<String> {
-    let ProgramError::LoadError { io_error, verifier_log } = error else { return None };
-    let log = verifier_log.to_string();
-    let reason = last_word(&log).map(|line| format!(": {line}"));
-    Some(format!("the kernel refuses it: {io_error}{}", reason.unwrap_or_default()))
+fn refusal(error: &Refused) -> String {
+    let reason = last_word(&error.log).map(|line| format!(": {line}"));
+    format!("{error}: {}{}", error.source, reason.unwrap_or_default())
 }
 
 /// The line of the verifier's log that names the reason: the last but the statistics.

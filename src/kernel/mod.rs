@@ -7,7 +7,13 @@
 #[cfg(not(feature = "ebpf"))]
 mod absent;
 #[cfg(feature = "ebpf")]
+mod accounts;
+#[cfg(feature = "ebpf")]
 mod batch;
+#[cfg(feature = "ebpf")]
+mod btf;
+#[cfg(feature = "ebpf")]
+mod cgroup_root;
 #[cfg(feature = "ebpf")]
 mod cgroups;
 #[cfg(feature = "ebpf")]
@@ -15,18 +21,28 @@ mod flow;
 #[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
+mod object;
+#[cfg(feature = "ebpf")]
 mod owners;
+#[cfg(feature = "ebpf")]
+mod page_buffer;
 #[cfg(feature = "ebpf")]
 mod permission;
 #[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
 mod sockets;
+#[cfg(feature = "ebpf")]
+mod sweep;
+#[cfg(feature = "ebpf")]
+mod syscall;
 mod task;
 #[cfg(feature = "ebpf")]
 mod tasks;
 #[cfg(feature = "ebpf")]
 mod traffic;
+#[cfg(feature = "ebpf")]
+mod types;
 
 #[cfg(not(feature = "ebpf"))]
 pub use absent::{Counters, Owners, Sockets};

@@ -1,45 +1,61 @@
 //! Who uses the socket of a flow, as the socket probes have noted it.
 
+use super::batch::lookup;
 use super::cgroups::Cgroups;
-use super::records::{HELD, INHERITED, Owned, Process, Record, SEVERAL, Tuple, UNUSED};
+use super::records::{INHERITED, Owned, Process, Record, SEVERAL, Tuple, UNUSED};
+use super::sweep::Sweep;
 use super::traffic::identity;
 use super::{Claim, Found};
 use crate::model::{FlowKey, Owner, Quality};
-use aya::maps::{HashMap, MapData};
+use aya::maps::MapData;
+use std::os::fd::AsFd;
 
 /// Reads what the probes have noted of sockets.
 pub struct Owners {
-    tuples: HashMap<MapData, Tuple, Owned>,
-    sockets: HashMap<MapData, u64, Record>,
+    /// By connected sockets' endpoints.
+    tuples: MapData,
+    /// By those of packets of sockets that are not connected.
+    peers: MapData,
+    sockets: MapData,
+    sweep: Sweep,
     cgroups: Option<Cgroups>,
     ticks_per_second: u64,
 }
 
 impl Owners {
     pub(super) fn new(
-        tuples: HashMap<MapData, Tuple, Owned>,
-        sockets: HashMap<MapData, u64, Record>,
+        tuples: MapData,
+        peers: MapData,
+        sockets: MapData,
         cgroups: Option<Cgroups>,
         ticks_per_second: u64,
     ) -> Owners {
-        Owners { tuples, sockets, cgroups, ticks_per_second }
+        Owners { tuples, peers, sockets, sweep: Sweep::new(), cgroups, ticks_per_second }
+    }
+
+    /// Releases the endpoints of sockets that ended a while before `now_ns` after boot, now and then.
+    ///
+    /// # Errors
+    /// What bpf(2) returns.
+    pub fn sweep(&mut self, now_ns: u64) -> std::io::Result<()> {
+        self.sweep.run(&self.tuples, now_ns)
     }
 
     /// The process that uses the socket of `key`, which is in the network namespace with the inode `netns`. A socket
     /// that had ended by `first_ns` after boot, when the flow's first packet was captured, is another flow's.
     pub fn find(&self, key: &FlowKey, netns: u32, first_ns: u64) -> Option<Found> {
-        let owned = self.tuples.get(&tuple_of(key, netns), 0).ok()?;
-        if owned.ended_ns != 0 && owned.ended_ns < first_ns {
-            return None;
-        }
+        let tuple = tuple_of(key, netns);
+        let had_ended = |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns < first_ns;
+        let find = |map: &MapData| lookup(map.fd().as_fd(), &tuple).filter(|owned| !had_ended(owned));
+        let owned = find(&self.tuples).or_else(|| find(&self.peers))?;
         let process = Process { start_ns: owned.start_ns, tgid: owned.tgid, padding: 0 };
         let process = process.id(self.ticks_per_second)?;
         let quality = match owned.flags {
             flags if flags & INHERITED != 0 => Quality::Guessed,
-            flags if flags & (HELD | SEVERAL) == HELD | SEVERAL => Quality::Shared,
+            flags if flags & SEVERAL != 0 => Quality::Shared,
             _ => Quality::Exact,
         };
-        let is_gone = || owned.ended_ns != 0 || self.sockets.get(&owned.cookie, 0).is_err();
+        let is_gone = || owned.ended_ns != 0 || lookup::<_, Record>(self.sockets.fd().as_fd(), &owned.cookie).is_none();
         let claim = match owned.flags {
             // Whom the listener passes it to is seen when it is used for the first time.
             flags if flags & INHERITED != 0 && !is_gone() => Claim::Listener,

@@ -20,7 +20,7 @@ pub(super) const SEVERAL: u32 = 64;
 /// More than one process has used it.
 pub(super) const SWITCHED: u32 = 128;
 
-/// Nobody has used it since it was created.
+/// No process has used it since it was created.
 pub(super) const UNUSED: u32 = 1024;
 /// Its endpoints are known.
 pub(super) const NAMED: u32 = 256;
@@ -33,11 +33,11 @@ pub(super) const NAME: usize = 16;
 pub(super) const LOSS_UNKNOWN: u32 = 0;
 /// There was no room for a record or an account.
 pub(super) const LOSS_TABLE_FULL: u32 = 1;
-/// Kinds of loss.
+/// No bytes: the packets sent are the records for which there was no room since the slot was reset.
+pub(super) const LOSS_REFUSED: u32 = 2;
+/// Kinds of lost bytes.
 pub(super) const LOSSES: usize = 2;
 
-/// Number of slots for link header lengths.
-pub(super) const DEVICES: u32 = 4096;
 /// Number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
 
@@ -98,15 +98,13 @@ pub(super) struct Latency {
     pub most_ns: u64,
 }
 
-/// What a user has done with a socket.
+/// What a socket's users have done with it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Calls {
     pub sends: u64,
     pub sent_ns: u64,
-    pub claimed_sent: Way,
     pub receives: u64,
-    pub claimed_received: Way,
     pub unanswered: u32,
     pub padding: u32,
 }
@@ -115,34 +113,39 @@ pub(super) struct Calls {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Record {
+    pub version: u32,
+    pub flags: u32,
     pub owner: Process,
     pub cgroup: u64,
-    pub flags: u32,
-    pub state: u8,
-    pub last_state: u8,
-    pub padding: [u8; 2],
     pub name: [u8; NAME],
     pub uid: u32,
     pub gid: u32,
-    pub opened_ns: u64,
-    pub sent: Way,
-    pub received: Way,
+    pub total: Counts,
+    pub apart: Counts,
+    pub unread: u64,
     pub calls: Calls,
+    pub opened_ns: u64,
     pub smoothed_rtt_us: u32,
     pub retransmits: u32,
     pub error: u32,
-    pub more_padding: u32,
+    pub state: u8,
+    pub last_state: u8,
+    pub padding: [u8; 2],
     pub tuple: Tuple,
     pub latency: Latency,
     pub connecting_ns: u64,
     pub established_ns: u64,
     pub ended_ns: u64,
+    pub link: [u32; 2],
+    pub peer: u32,
+    pub entered: u32,
 }
 
 impl Record {
-    /// What has passed and is in no account.
-    pub(super) fn counts(&self) -> Counts {
-        Counts { sent: self.sent, received: self.received }
+    /// Whether the copy was made while no program was changing the record. The kernel copies from front to back; the last
+    /// field is the first that a change writes.
+    pub(super) fn is_whole(&self) -> bool {
+        self.version & 1 == 0 && self.version == self.entered
     }
 }
 
@@ -209,6 +212,6 @@ unsafe impl Pod for Share {}
 unsafe impl Pod for Owned {}
 
 const _: () = {
-    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 280 && size_of::<Owned>() == 64);
+    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 304 && size_of::<Owned>() == 64);
     assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
 };

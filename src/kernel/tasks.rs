@@ -2,10 +2,12 @@
 
 use super::Fault;
 use super::cgroups::{Cgroups, leave_out};
-use super::load::{check_numbers, fault, kernel_types, load_iterator, load_object, start_walk, walk_link};
+use super::load::{check_numbers, fault, load_iterator, load_object, start_walk, walk_link};
+use super::object::{LoadedObject, Loader};
 use super::task::{CgroupPaths, Figures, RawProcess, Task, TaskSource};
+use super::types::TypeCache;
 use crate::model::{ProbeState, SampleSet};
-use aya::{Ebpf, Pod, include_bytes_aligned};
+use aya::{Pod, include_bytes_aligned};
 use hashbrown::HashMap;
 use nix::errno::Errno;
 use std::fmt;
@@ -13,6 +15,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// The compiled program.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
+
+/// The kind of objects that the iterator walks over.
+const OVER: &str = "task";
+
+/// The kernel types that the program needs.
+static TYPES: TypeCache = TypeCache::new();
 
 /// What a record is.
 const PROCESS: u32 = 1;
@@ -75,7 +83,7 @@ struct Sum {
 /// The task probes, loaded. Dropping it unloads them.
 pub struct Tasks {
     /// Holds the program.
-    object: Ebpf,
+    object: LoadedObject,
     link: OwnedFd,
     buffer: Vec<u8>,
     sums: HashMap<u32, Sum>,
@@ -97,17 +105,17 @@ impl Tasks {
     /// Why they cannot work here.
     pub fn load(what: SampleSet) -> Result<Tasks, Fault> {
         check_numbers()?;
-        let types = kernel_types()?;
+        let types = TYPES.get(OBJECT, [OVER])?;
         let processors = processors()?;
         let groups = GROUPS.iter().filter(|(set, _)| what.has(*set)).fold(0u32, |bits, (_, bit)| bits | bit);
-        let mut object = load_object(OBJECT, &types, |loader| {
-            loader.override_global("groups", &groups, true).override_global("processors", &processors, true);
-            if !what.has(SampleSet::CGROUP) {
-                leave_out(loader);
-            }
-        })?;
-        load_iterator(&mut object, "capture_tasks", "task", &types)?;
-        let link = walk_link(&mut object, "capture_tasks", None)?;
+        let mut loader = Loader::new(OBJECT);
+        loader.set_global("groups", &groups).set_global("processors", &processors);
+        if !what.has(SampleSet::CGROUP) {
+            leave_out(&mut loader);
+        }
+        let mut object = load_object(loader, &types)?;
+        load_iterator(&mut object, "capture_tasks", OVER, &types)?;
+        let link = walk_link(&object, "capture_tasks", None)?;
         let mut tasks = Tasks {
             object,
             link,

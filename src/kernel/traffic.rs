@@ -1,13 +1,15 @@
 //! Bytes that the socket probes have counted: what each process has to its account since they were last read.
 
+use super::accounts::Accounts;
 use super::batch::{Batch, delete};
 use super::cgroups::Cgroups;
-use super::flow::{self, Told, flow, is_flow};
+use super::flow::{self, flow, is_flow};
 use super::load::walk;
 use super::records::*;
+use super::sweep::Sweep;
 use super::task::CgroupPaths;
 use super::{Clocks, Credit};
-use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
+use crate::model::{Connections, Identity, Owner, Quality, Unowned};
 use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -18,16 +20,19 @@ use std::os::fd::{AsFd, OwnedFd};
 /// connection do so within a round trip or two.
 const GRACE_NS: u64 = 2_000_000_000;
 
-/// How many readings an account may stay as it is before it is closed, if its socket has no record.
+/// How many readings the times of a process may stay as they are before the kernel need not keep them.
 const QUIET_READINGS: u8 = 60;
+
+/// Records that the kernel has room for: `probes/maps.h`.
+const CAPACITY: u64 = 262_144;
 
 /// Where the probes note what they count: `probes/maps.h`.
 pub(super) struct Maps {
     pub sockets: MapData,
     pub shares: MapData,
     pub losses: Array<MapData, Counts>,
-    pub link_headers: Array<MapData, u8>,
     pub latencies: MapData,
+    pub tuples: MapData,
 }
 
 /// Reads what the probes have counted. One thread at a time.
@@ -35,67 +40,50 @@ pub struct Counters {
     maps: Maps,
     /// Starts walks that bring the records of busy sockets up to date.
     collect: OwnedFd,
+    /// Whether the kernel tells when something is read from a socket.
+    knows_reads: bool,
     cgroups: Option<Cgroups>,
     histograms: Batch<Process, Buckets>,
-    /// What has been handed out of each process's times.
-    timed: HashMap<Process, Buckets, RandomState>,
+    /// What has been handed out of each process's times, and for how many readings there was nothing new.
+    timed: HashMap<Process, (Buckets, u8), RandomState>,
     records: Batch<u64, Record>,
-    accounts: Batch<ShareKey, Share>,
-    /// What has been handed out of each socket's account of each process.
-    seen: HashMap<ShareKey, Seen, RandomState>,
+    shares: Batch<ShareKey, Share>,
+    accounts: Accounts,
+    sweep: Sweep,
     lost: [Counts; LOSSES],
-    /// What waits for the first use of its socket.
+    /// What waits for the first use of its socket, or for being read.
     pending: u64,
     /// The network namespaces that are counted in, if not all.
     namespaces: Option<HashSet<u64>>,
     ticks_per_second: u64,
-    reading: u64,
     held: u64,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    counts: Counts,
-    /// What is in its account beside its record, as of this reading.
-    apart: Counts,
-    /// The last reading in which the account or the record was there.
-    reading: u64,
-    quiet: u8,
-    told: Told,
 }
 
 impl Counters {
     pub(super) fn new(
         maps: Maps,
         collect: OwnedFd,
+        knows_reads: bool,
         cgroups: Option<Cgroups>,
         ticks_per_second: u64,
     ) -> Counters {
         Counters {
             maps,
             collect,
+            knows_reads,
             cgroups,
             histograms: Batch::new(),
             timed: HashMap::default(),
             records: Batch::new(),
-            accounts: Batch::new(),
-            seen: HashMap::default(),
+            shares: Batch::new(),
+            accounts: Accounts::default(),
+            sweep: Sweep::new(),
             lost: Default::default(),
             pending: 0,
             namespaces: None,
             ticks_per_second,
-            reading: 0,
             held: 0,
         }
-    }
-
-    /// Says how long the link header of a device is, by its index, where it is not 14 bytes long.
-    ///
-    /// # Errors
-    /// What bpf(2) returns.
-    pub fn set_link_header(&mut self, device: u32, length: u8) -> io::Result<()> {
-        let slot = length.saturating_add(1);
-        self.maps.link_headers.set(device % DEVICES, slot, 0).map_err(io::Error::other)
     }
 
     /// Hands out only what passes in the network namespaces with these inodes, or all.
@@ -108,43 +96,46 @@ impl Counters {
         self.held
     }
 
-    /// Bytes of connections that nobody has used yet, as of the last reading.
+    /// Bytes of connections that no process has used yet, and received ones that none has read, as of the last reading.
     pub fn pending(&self) -> u64 {
         self.pending
     }
 
-    /// Hands out what has been counted since the last reading, and lets go of the sockets that have ended. With `flows`
+    /// Figures that cannot be and were not handed out, since the beginning.
+    pub fn refused(&self) -> u64 {
+        self.accounts.refused()
+    }
+
+    /// Hands out what has been counted since the last reading, and releases the sockets that have ended. With `flows`
     /// also every flow, and what the processes did.
     ///
     /// # Errors
     /// What bpf(2) returns. What was not handed out comes with the next reading.
     pub fn read(&mut self, clocks: Clocks, flows: bool, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
-        self.reading += 1;
+        self.accounts.begin();
         walk(self.collect.as_fd())?;
         // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
         // are never seen twice.
-        self.read_accounts(&mut take)?;
+        self.read_shares(&mut take)?;
         self.read_records(clocks, flows, &mut take)?;
-        self.close_accounts();
+        delete(self.maps.shares.fd().as_fd(), &self.accounts.close());
         if flows {
             self.read_times(&mut take)?;
         }
+        self.sweep.run(&self.maps.tuples, clocks.now_ns)?;
         self.read_losses(&mut take)
     }
 
-    fn read_accounts(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
-        let Counters { accounts, maps, seen, reading, ticks_per_second, namespaces, cgroups, .. } = self;
-        accounts.read(maps.shares.fd().as_fd(), |key, share| {
+    fn read_shares(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
+        let Counters { shares, maps, accounts, ticks_per_second, namespaces, cgroups, .. } = self;
+        shares.read(maps.shares.fd().as_fd(), |key, share| {
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&share.netns.into())) {
                 return;
             }
-            let seen = seen.entry(*key).or_default();
-            seen.apart = share.traffic;
-            seen.reading = *reading;
-            // What a record says comes on top, if the process still has it.
+            let more = accounts.share(key, share.traffic);
             let identity = || identity(&share.name, [share.uid, share.gid], cgroups.as_ref(), share.cgroup);
             let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
-            hand_out(key, seen, share.traffic, quality, *ticks_per_second, &identity, take);
+            hand_out(&key.owner, more, quality, *ticks_per_second, &identity, take);
         })
     }
 
@@ -155,55 +146,63 @@ impl Counters {
         take: &mut impl FnMut(Credit<'_>),
     ) -> io::Result<()> {
         let Clocks { now_ns, epoch_ns } = clocks;
-        let Counters { records, maps, seen, reading, ticks_per_second, pending, held, .. } = self;
+        let Counters { records, maps, accounts, ticks_per_second, pending, held, .. } = self;
         let (namespaces, cgroups) = (&self.namespaces, self.cgroups.as_ref());
+        let knows_reads = self.knows_reads;
         let mut ended = Vec::new();
         (*pending, *held) = (0, 0);
         records.read(maps.sockets.fd().as_fd(), |cookie, record| {
             *held += 1;
-            let is_over = record.flags & ENDED != 0;
+            if !record.is_whole() {
+                // It is being changed at this moment, and comes with the next reading.
+                accounts.recorded(*cookie);
+                return;
+            }
+            let is_over = flow::is_over(record);
             let is_settled = record.ended_ns.saturating_add(GRACE_NS) < now_ns;
-            if is_over && is_settled {
+            if record.flags & ENDED != 0 && is_settled {
                 ended.push(*cookie);
             }
             if namespaces.as_ref().is_some_and(|chosen| !chosen.contains(&record.tuple.netns.into())) {
                 return;
             }
-            if record.flags & INHERITED != 0 && !flow::is_over(record) {
-                *pending += record.sent.bytes + record.received.bytes;
+            if record.flags & INHERITED != 0 && !is_over {
+                *pending += record.total.sent.bytes + record.total.received.bytes;
                 return;
             }
-            let key = ShareKey { owner: record.owner, cookie: *cookie };
-            let seen = seen.entry(key).or_default();
-            if seen.reading != *reading {
-                (seen.apart, seen.reading) = (Counts::default(), *reading);
-            }
+            let is_shared = accounts.is_shared(*cookie);
             let quality = match record.flags {
                 flags if flags & INHERITED != 0 => Quality::Guessed,
-                flags if flags & (SWITCHED | SEVERAL) != 0 => Quality::Shared,
+                flags if is_shared || flags & (SWITCHED | SEVERAL) != 0 => Quality::Shared,
                 _ => Quality::Exact,
             };
-            let total = seen.apart.plus(&record.counts());
-            let identity = || identity(&record.name, [record.uid, record.gid], cgroups, record.cgroup);
-            if hand_out(&key, seen, total, quality, *ticks_per_second, &identity, take) {
-                seen.told.changed_ns = now_ns;
+            let left = record.total.beyond(&record.apart);
+            let mut own = left;
+            if knows_reads && !is_over {
+                own.received = without_unread(own.received, record.unread);
+                *pending += left.received.bytes - own.received.bytes;
             }
-            // The account of a socket's present user belongs to what is told of the record, and stays with it.
-            seen.quiet = 0;
+            let key = ShareKey { owner: record.owner, cookie: *cookie };
+            let identity = || identity(&record.name, [record.uid, record.gid], cgroups, record.cgroup);
+            let more = accounts.own(&key, own);
+            let has_more = hand_out(&key.owner, more, quality, *ticks_per_second, &identity, take);
+            let total = accounts.apart(*cookie).plus(&left);
+            let told = &mut accounts.recorded(*cookie).told;
+            if has_more {
+                told.changed_ns = now_ns;
+            }
             if !flows {
                 return;
             }
             let process = record.owner.id(*ticks_per_second);
-            let news = seen.told.news(record);
+            let news = told.news(record);
             if let Some(process) = process.filter(|_| news != Connections::default()) {
                 take(Credit::Connections(process, news));
             }
-            let is_last = flow::is_over(record);
-            if is_flow(record) && (!is_last || is_settled && !seen.told.is_delivered) {
-                seen.told.is_delivered = is_last;
+            if is_flow(record) && (!is_over || is_settled && !told.is_delivered) {
+                told.is_delivered = is_over;
                 let owner = process.map(|process| Owner { process, quality });
-                let changed_ns = seen.told.changed_ns;
-                take(Credit::Flow(flow(*cookie, record, &total, owner, changed_ns, now_ns, epoch_ns)));
+                take(Credit::Flow(flow(*cookie, record, &total, owner, told.changed_ns, now_ns, epoch_ns)));
             }
         })?;
         delete(maps.sockets.fd().as_fd(), &ended);
@@ -214,39 +213,27 @@ impl Counters {
     fn read_times(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
         let Counters { histograms, maps, timed, ticks_per_second, .. } = self;
         let mut present = HashMap::with_capacity_and_hasher(timed.len(), RandomState::default());
+        let mut quiet_ones = Vec::new();
         histograms.read(maps.latencies.fd().as_fd(), |process, now| {
-            let before = timed.get(process).copied().unwrap_or_default();
-            present.insert(*process, *now);
+            let (before, quiet) = timed.get(process).copied().unwrap_or_default();
             let mut news = Connections::default();
             let buckets = now.0.iter().zip(before.0);
             for (more, (now, before)) in news.response.0.iter_mut().zip(buckets) {
-                // Where the kernel had to forget a process it has begun anew.
-                *more = now.checked_sub(before).unwrap_or(*now);
+                *more = now.saturating_sub(before);
             }
-            if let Some(process) = process.id(*ticks_per_second).filter(|_| news != Connections::default()) {
+            let is_quiet = news == Connections::default();
+            if is_quiet && quiet >= QUIET_READINGS {
+                quiet_ones.push(*process);
+                return;
+            }
+            present.insert(*process, (*now, if is_quiet { quiet + 1 } else { 0 }));
+            if let Some(process) = process.id(*ticks_per_second).filter(|_| !is_quiet) {
                 take(Credit::Connections(process, news));
             }
         })?;
+        delete(maps.latencies.fd().as_fd(), &quiet_ones);
         *timed = present;
         Ok(())
-    }
-
-    /// Forgets the accounts of sockets that have gone.
-    fn close_accounts(&mut self) {
-        let Counters { seen, maps, reading, .. } = self;
-        let mut closed = Vec::new();
-        seen.retain(|key, seen| {
-            if seen.reading != *reading {
-                return false;
-            }
-            let is_apart = seen.apart != Counts::default();
-            let is_quiet = is_apart && seen.quiet >= QUIET_READINGS;
-            if is_quiet {
-                closed.push(*key);
-            }
-            !is_quiet
-        });
-        delete(maps.shares.fd().as_fd(), &closed);
     }
 
     fn read_losses(&mut self, take: &mut impl FnMut(Credit<'_>)) -> io::Result<()> {
@@ -260,28 +247,37 @@ impl Counters {
                 }
             }
         }
+        if self.held < CAPACITY / 10 * 9 {
+            let refused = self.maps.losses.get(&LOSS_REFUSED, 0).map_err(io::Error::other)?;
+            if refused != Counts::default() {
+                self.maps.losses.set(LOSS_REFUSED, Counts::default(), 0).map_err(io::Error::other)?;
+            }
+        }
         Ok(())
     }
 }
 
-/// Hands out what a total has beyond what was handed out before. Returns whether that was anything.
+/// What has been received and read, where so many bytes have not been read: packets in proportion.
+fn without_unread(received: Way, unread: u64) -> Way {
+    let bytes = received.bytes.saturating_sub(unread);
+    let size = received.bytes.checked_div(received.packets).unwrap_or_default();
+    let packets = (received.bytes - bytes).checked_div(size).unwrap_or_default();
+    Way { bytes, packets: if bytes == 0 { 0 } else { received.packets.saturating_sub(packets) } }
+}
+
+/// Hands out what a process has more than before. Returns whether that was anything.
 fn hand_out(
-    key: &ShareKey,
-    seen: &mut Seen,
-    total: Counts,
+    owner: &Process,
+    more: Counts,
     quality: Quality,
     ticks_per_second: u64,
     identity: &dyn Fn() -> Identity,
     take: &mut impl FnMut(Credit<'_>),
 ) -> bool {
-    let more = total.beyond(&seen.counts);
     if more == Counts::default() {
-        seen.quiet = seen.quiet.saturating_add(1);
         return false;
     }
-    seen.quiet = 0;
-    seen.counts = seen.counts.plus(&more);
-    match key.owner.id(ticks_per_second) {
+    match owner.id(ticks_per_second) {
         Some(process) => take(Credit::Owned(Owner { process, quality }, identity, more.traffic())),
         None => take(Credit::Unowned(Unowned::NoHolder, more.traffic())),
     }
@@ -299,38 +295,4 @@ pub(super) fn identity(
     let name = name.get(..length).unwrap_or_default().to_vec();
     let cgroup = cgroups.and_then(|cgroups| cgroups.path(cgroup)).unwrap_or_default();
     Identity { name, uid, gid, cgroup, ..Identity::default() }
-}
-
-impl Way {
-    fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
-        Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
-    }
-}
-
-impl Counts {
-    fn each(&self, other: &Counts, join: fn(u64, u64) -> u64) -> Counts {
-        Counts {
-            sent: self.sent.each(&other.sent, join),
-            received: self.received.each(&other.received, join),
-        }
-    }
-
-    /// The sum of both.
-    fn plus(&self, other: &Counts) -> Counts {
-        self.each(other, u64::wrapping_add)
-    }
-
-    /// What these have more than the others.
-    fn beyond(&self, other: &Counts) -> Counts {
-        self.each(other, u64::saturating_sub)
-    }
-
-    pub(super) fn traffic(&self) -> Traffic {
-        Traffic {
-            send_bytes: self.sent.bytes,
-            send_packets: self.sent.packets,
-            receive_bytes: self.received.bytes,
-            receive_packets: self.received.packets,
-        }
-    }
 }

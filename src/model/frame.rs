@@ -54,6 +54,17 @@ impl LinkType {
             _ => None,
         }
     }
+
+    /// The length of the header, without VLAN tags.
+    pub fn header_len(self) -> u32 {
+        match self {
+            LinkType::Ethernet => 14,
+            LinkType::Cooked1 => 16,
+            LinkType::Cooked2 => 20,
+            LinkType::RawIp => 0,
+            LinkType::Null | LinkType::Loop => 4,
+        }
+    }
 }
 
 /// A frame as a capture delivers it; valid only while the capture's batch is being read.
@@ -61,8 +72,11 @@ impl LinkType {
 pub struct Frame<'a> {
     /// When it was captured.
     pub time: Timestamp,
-    /// Its length on the wire, link header included; an offloaded frame can be larger than any MTU.
+    /// Its length as the capture saw it, link header included; an offloaded frame can be larger than any MTU.
     pub wire_len: u32,
+    /// The MTU of its device and a link header without VLAN tags: a frame that is no longer than this is one packet on
+    /// the wire. `u32::MAX` where the MTU is unknown, as in a savefile.
+    pub packet_limit: u32,
     /// How `data` begins.
     pub link: LinkType,
     /// The network namespace of the device that it was captured on.

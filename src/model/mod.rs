@@ -16,6 +16,6 @@ pub use connection::{
 pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
-pub use probes::ProbeState;
+pub use probes::{ProbeState, ProgramSet};
 pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};
-pub use traffic::{Direction, Traffic};
+pub use traffic::{Direction, Traffic, WireSize};

@@ -9,6 +9,23 @@ pub enum Direction {
     Receive,
 }
 
+/// The size on the wire of what was captured as one frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WireSize {
+    /// Bytes, with the headers of every packet.
+    pub bytes: u32,
+    /// Packets, at least one.
+    pub packets: u32,
+}
+
+impl From<u32> for WireSize {
+    /// One packet of so many bytes.
+    #[inline]
+    fn from(bytes: u32) -> WireSize {
+        WireSize { bytes, packets: 1 }
+    }
+}
+
 /// Bytes and packets each way. Bytes are lengths on the wire, link header included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
@@ -23,17 +40,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts one packet.
+    /// Counts what was captured as one frame.
     #[inline]
-    pub fn count(&mut self, direction: Direction, wire_len: u32) {
+    pub fn count(&mut self, direction: Direction, size: impl Into<WireSize>) {
+        let WireSize { bytes, packets } = size.into();
         match direction {
             Direction::Send => {
-                self.send_bytes += u64::from(wire_len);
-                self.send_packets += 1;
+                self.send_bytes += u64::from(bytes);
+                self.send_packets += u64::from(packets);
             }
             Direction::Receive => {
-                self.receive_bytes += u64::from(wire_len);
-                self.receive_packets += 1;
+                self.receive_bytes += u64::from(bytes);
+                self.receive_packets += u64::from(packets);
             }
         }
     }
@@ -54,6 +72,16 @@ impl Traffic {
     #[inline]
     pub fn bytes(&self) -> u64 {
         self.send_bytes + self.receive_bytes
+    }
+}
+
+impl std::ops::SubAssign for Traffic {
+    #[inline]
+    fn sub_assign(&mut self, other: Traffic) {
+        self.send_bytes -= other.send_bytes;
+        self.receive_bytes -= other.receive_bytes;
+        self.send_packets -= other.send_packets;
+        self.receive_packets -= other.receive_packets;
     }
 }
 

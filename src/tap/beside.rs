@@ -202,6 +202,7 @@ mod tests {
             master: None,
             lower: None,
             kind: Kind::Plain,
+            mtu: None,
             lost_by_device: 0,
         };
         Opening { ticket, entry: None, interface, ring: TapOptions::MIN_BUFFER }

@@ -1,6 +1,6 @@
 //! One device that is captured on: its frames, and what was lost on it.
 
-use super::frames::{drain, words};
+use super::frames::{Origin, drain, words};
 use super::loss::{Gain, Wrapping};
 use super::open::{self, Refusal, set_filter};
 use super::options::TapOptions;
@@ -45,15 +45,13 @@ pub(super) struct Batch {
 pub(super) struct Device {
     pub index: u32,
     pub name: String,
-    /// Tags whose frames other devices show.
-    pub vlans: Vec<Vlan>,
+    vlans: Vec<Vlan>,
     /// Bytes of its ring.
     pub ring: u32,
     /// Whether it has been seen to have frames and was not read empty since.
     pub ready: bool,
-    namespace: Namespace,
+    origin: Origin,
     capture: Capture<Active>,
-    link: LinkType,
     by_kernel: Wrapping,
     by_device: Gain,
 }
@@ -101,9 +99,12 @@ impl Device {
             vlans: Vec::new(),
             ring: *ring,
             ready: true,
-            namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),
+            origin: Origin {
+                link,
+                namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),
+                packet_limit: u32::MAX,
+            },
             capture,
-            link,
             by_kernel: Wrapping::default(),
             by_device: Gain::since(interface.lost_by_device),
         })
@@ -111,7 +112,7 @@ impl Device {
 
     /// What names the device among those of all namespaces, whose indices may be the same.
     pub(super) fn token(&self) -> u64 {
-        u64::from(self.namespace.0) << u32::BITS | u64::from(self.index)
+        u64::from(self.origin.namespace.0) << u32::BITS | u64::from(self.index)
     }
 
     /// The descriptor to wait for.
@@ -119,10 +120,17 @@ impl Device {
         self.capture.as_fd()
     }
 
+    /// Sets what the plan says of it: tags whose frames other devices show, and the largest datagram that is one packet.
+    pub(super) fn follow(&mut self, vlans: Vec<Vlan>, mtu: Option<u32>) {
+        self.vlans = vlans;
+        let header = self.origin.link.header_len();
+        self.origin.packet_limit = mtu.map_or(u32::MAX, |mtu| mtu.saturating_add(header));
+    }
+
     /// Reads at most `limit` frames without blocking and hands on those that no other device shows.
     pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Batch {
         let (vlans, mut skipped) = (&self.vlans, 0);
-        let (count, error) = drain(&mut self.capture, (self.link, self.namespace), limit, |frame| {
+        let (count, error) = drain(&mut self.capture, self.origin, limit, |frame| {
             if bears_tag_of(vlans, frame.data) {
                 skipped += 1;
             } else {

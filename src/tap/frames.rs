@@ -3,6 +3,15 @@
 use crate::model::{Frame, LinkType, Namespace, Timestamp};
 use pcap::{Activated, Capture, Packet};
 
+/// What all frames of a capture have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub link: LinkType,
+    pub namespace: Namespace,
+    /// As [`Frame::packet_limit`].
+    pub packet_limit: u32,
+}
+
 /// Hands at most `limit` frames, all that are there if fewer, to `each`. Returns how many, and the error that ended
 /// the reading, if one did.
 ///
@@ -10,13 +19,13 @@ use pcap::{Activated, Capture, Packet};
 /// where every frame needs a barrier against a panic, and a panic leaves a savefile's loop marked as broken off.
 pub(super) fn drain<T: Activated>(
     capture: &mut Capture<T>,
-    (link, namespace): (LinkType, Namespace),
+    origin: Origin,
     limit: usize,
     mut each: impl FnMut(Frame<'_>),
 ) -> (usize, Option<pcap::Error>) {
     for count in 0..limit {
         match capture.next_packet() {
-            Ok(packet) => each(frame(link, namespace, &packet)),
+            Ok(packet) => each(frame(origin, &packet)),
             // Nothing more there now, or the savefile's end.
             Err(pcap::Error::TimeoutExpired | pcap::Error::NoMorePackets) => return (count, None),
             Err(error) => return (count, Some(error)),
@@ -27,13 +36,15 @@ pub(super) fn drain<T: Activated>(
 
 /// A frame in the library's terms. Handles are opened with nanosecond time stamps, so `tv_usec` holds nanoseconds.
 #[inline]
-fn frame<'a>(link: LinkType, namespace: Namespace, packet: &Packet<'a>) -> Frame<'a> {
+fn frame<'a>(origin: Origin, packet: &Packet<'a>) -> Frame<'a> {
     let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(packet.header.ts.tv_usec).unwrap_or(0);
+    let Origin { link, namespace, packet_limit } = origin;
     Frame {
         time: Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)),
         // A damaged savefile may claim a wire length below the captured one.
         wire_len: packet.header.len.max(packet.header.caplen),
+        packet_limit,
         link,
         namespace,
         data: packet.data,

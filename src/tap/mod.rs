@@ -12,7 +12,6 @@ mod device;
 mod first;
 mod first_filter;
 mod frames;
-mod hardware;
 mod live;
 mod loss;
 mod open;
@@ -26,7 +25,6 @@ mod source;
 mod wake;
 
 pub use first::{FirstPacket, FirstPackets, Thinning};
-pub use hardware::Hardware;
 pub use options::TapOptions;
 pub use report::{TapError, TapStats};
 pub use source::{Progress, Tap};

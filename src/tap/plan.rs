@@ -47,6 +47,8 @@ pub(super) struct Interface {
     /// The index of the device that it stands on, if that is in the same namespace.
     pub lower: Option<u32>,
     pub kind: Kind,
+    /// The longest IP datagram that it transmits as one packet; `None` if it states none.
+    pub mtu: Option<u32>,
     /// Frames that the device has lost for want of room since it exists.
     pub lost_by_device: u64,
 }
@@ -57,6 +59,8 @@ pub(super) struct Target<'i> {
     pub interface: &'i Interface,
     /// The tags whose frames other devices show; they are to be skipped on this one.
     pub vlans: Vec<Vlan>,
+    /// The longest IP datagram that is one packet on the wire.
+    pub mtu: Option<u32>,
 }
 
 /// What to capture on, and what not and why.
@@ -73,6 +77,7 @@ const DEPTH: usize = 8;
 /// Plans for the `interfaces` there are. `wanted` says which of them the caller would have captured, and can be.
 pub(super) fn plan(interfaces: &[Interface], wanted: impl Fn(&Interface) -> bool) -> Plan<'_> {
     let stack = Stack {
+        interfaces,
         by_index: interfaces.iter().map(|interface| (interface.index, interface)).collect(),
         wanted: interfaces.iter().filter(|other| wanted(other)).map(|other| other.index).collect(),
         vlans: interfaces.iter().filter(|other| matches!(other.kind, Kind::Vlan(_))).collect(),
@@ -82,13 +87,17 @@ pub(super) fn plan(interfaces: &[Interface], wanted: impl Fn(&Interface) -> bool
     for interface in interfaces.iter().filter(|interface| stack.wants(interface)) {
         match stack.cover(interface, DEPTH) {
             Some(other) => plan.covered.push((interface, other)),
-            None => plan.targets.push(Target { interface, vlans: stack.vlans_above(interface) }),
+            None => {
+                let (vlans, mtu) = (stack.vlans_above(interface), stack.mtu(interface));
+                plan.targets.push(Target { interface, vlans, mtu });
+            }
         }
     }
     plan
 }
 
 struct Stack<'i> {
+    interfaces: &'i [Interface],
     by_index: HashMap<u32, &'i Interface>,
     wanted: HashSet<u32>,
     vlans: Vec<&'i Interface>,
@@ -115,6 +124,13 @@ impl<'i> Stack<'i> {
         }
         let mut internal = self.internal_ports.iter().filter(|other| other.master == interface.master);
         internal.find(|other| self.wants(other)).copied()
+    }
+
+    /// The MTU of an interface, of a master at most the largest of what is enslaved to it: that of a VRF means nothing.
+    fn mtu(&self, interface: &Interface) -> Option<u32> {
+        let enslaved = self.interfaces.iter().filter(|other| other.master == Some(interface.index));
+        let largest = enslaved.filter_map(|other| other.mtu).max();
+        [interface.mtu, largest].into_iter().flatten().min()
     }
 
     fn wants(&self, interface: &Interface) -> bool {
@@ -148,6 +164,7 @@ mod tests {
             master: None,
             lower: None,
             kind: Kind::Plain,
+            mtu: Some(1500),
             lost_by_device: 0,
         }
     }
@@ -233,6 +250,22 @@ mod tests {
             Interface { lower: Some(1), ..device(2, "veth1") },
         ];
         assert_eq!(names(&peers), ["veth0", "veth1"]);
+    }
+
+    #[test]
+    fn packets_are_no_larger_than_the_largest_device_below_lets_pass() {
+        let with_mtu = |mtu, interface| Interface { mtu, ..interface };
+        let interfaces = [
+            with_mtu(Some(65_575), device(1, "vrf0")),
+            with_mtu(Some(1500), slave(2, "eth0", 1)),
+            with_mtu(Some(9000), slave(3, "eth1", 1)),
+            with_mtu(Some(1400), device(4, "br0")),
+            with_mtu(Some(1500), slave(5, "eth2", 4)),
+            with_mtu(None, device(6, "odd0")),
+        ];
+        let plan = plan(&interfaces, |interface| interface.up);
+        let mtus: Vec<_> = plan.targets.iter().map(|target| (&*target.interface.name, target.mtu)).collect();
+        assert_eq!(mtus, [("vrf0", Some(9000)), ("br0", Some(1400)), ("odd0", None)]);
     }
 
     #[test]

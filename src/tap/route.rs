@@ -55,18 +55,6 @@ impl Route {
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
     }
 
-    /// Every device of the namespace by its index, with its hardware type (linux/if_arp.h).
-    ///
-    /// # Errors
-    /// `SystemResource` when the kernel does not answer, or not in full.
-    pub(super) fn hardware_types(&mut self) -> Result<Vec<(u32, u16)>> {
-        self.list(libc::RTM_GETLINK, LINK_HEADER, Vec::new, |types, row| {
-            // `ifi_type` and `ifi_index` of `struct ifinfomsg`.
-            types.extend(u32_at(row, 4).zip(u16_at(row, 2)));
-        })
-        .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
-    }
-
     /// Every address of the namespace, with the broadcast addresses.
     ///
     /// # Errors
@@ -161,6 +149,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
         master: None,
         lower: None,
         kind: Kind::Plain,
+        mtu: None,
         lost_by_device: 0,
     };
     let mut lower_elsewhere = false;
@@ -169,6 +158,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
             // A name need not be UTF-8. Its replacement cannot be opened, which is then said.
             libc::IFLA_IFNAME => interface.name = text(value),
             libc::IFLA_MASTER => interface.master = u32_at(value, 0),
+            libc::IFLA_MTU => interface.mtu = u32_at(value, 0).filter(|mtu| *mtu > 0),
             libc::IFLA_LINK => interface.lower = u32_at(value, 0),
             libc::IFLA_LINK_NETNSID => lower_elsewhere = true,
             libc::IFLA_LINKINFO => interface.kind = kind_of(value),

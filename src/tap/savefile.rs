@@ -1,7 +1,7 @@
 //! A savefile as a source of frames, replayed as fast as it can be read.
 
 use super::device::link_name;
-use super::frames::{drain, words};
+use super::frames::{Origin, drain, words};
 use super::open;
 use super::options::check_filter;
 use crate::error::{Code, Error, Result};
@@ -55,7 +55,9 @@ impl Replay {
     pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Result<usize> {
         let Some(capture) = &mut self.capture else { return Ok(0) };
         let frames = &mut self.frames;
-        let (count, error) = drain(capture, (self.link, Namespace::HOME), limit, |frame| {
+        // No format tells the MTU of the device that the frames were recorded on.
+        let origin = Origin { link: self.link, namespace: Namespace::HOME, packet_limit: u32::MAX };
+        let (count, error) = drain(capture, origin, limit, |frame| {
             *frames += 1;
             handler(frame);
         });

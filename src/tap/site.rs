@@ -48,6 +48,7 @@ struct Awaited {
     ticket: u64,
     name: String,
     vlans: Vec<Vlan>,
+    mtu: Option<u32>,
 }
 
 /// A namespace that is captured in.
@@ -171,8 +172,13 @@ impl Site {
             let Some(index) = self.index_of(opened.ticket) else { continue };
             let Some(awaited) = self.awaited.remove(&index) else { continue };
             let ring = u64::from(opened.ring);
-            match opened.outcome.and_then(|device| self.have_waited_for(device, awaited.vlans, common)) {
-                Ok(()) => names.push(awaited.name),
+            let Awaited { name, vlans, mtu, .. } = awaited;
+            let opened = opened.outcome.and_then(|mut device| {
+                device.follow(vlans, mtu);
+                self.have_waited_for(device, common)
+            });
+            match opened {
+                Ok(()) => names.push(name),
                 Err(unopened) => {
                     common.books.rings = common.books.rings.saturating_sub(ring);
                     is_refused = true;
@@ -214,7 +220,7 @@ impl Site {
             match targets.remove(&device.index) {
                 // A renamed device is opened anew, since libpcap asks for it by its name.
                 Some(target) if target.interface.name == device.name => {
-                    device.vlans = target.vlans;
+                    device.follow(target.vlans, target.mtu);
                     place += 1;
                 }
                 Some(target) => {
@@ -233,7 +239,7 @@ impl Site {
         self.awaited.retain(|index, awaited| {
             let same = |target: &mut Target<'_>| target.interface.name == awaited.name;
             let target = targets.extract_if(|other, target| other == index && same(target)).next();
-            target.map(|(_, target)| awaited.vlans = target.vlans).is_some()
+            target.map(|(_, target)| (awaited.vlans, awaited.mtu) = (target.vlans, target.mtu)).is_some()
         });
         // In the order of the indices, which is that of age: the oldest devices get the largest rings.
         let mut targets: Vec<_> = targets.into_values().collect();
@@ -247,12 +253,12 @@ impl Site {
     }
 
     fn begin_to_open(&mut self, target: Target<'_>, common: &mut Common<'_>) {
-        let Target { interface, vlans } = target;
+        let Target { interface, vlans, mtu } = target;
         let ring = common.options.next_buffer(common.books.rings);
         common.books.rings += u64::from(ring);
         common.books.openings += 1;
         let ticket = common.books.openings;
-        self.awaited.insert(interface.index, Awaited { ticket, name: interface.name.clone(), vlans });
+        self.awaited.insert(interface.index, Awaited { ticket, name: interface.name.clone(), vlans, mtu });
         let opening = Opening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
         // Of the own namespace, what stands for others is missed at once when those have been closed.
         common.helpers.open(opening, self.entry.is_none());
@@ -265,11 +271,9 @@ impl Site {
     /// Has an open device waited for.
     fn have_waited_for(
         &mut self,
-        mut device: Device,
-        vlans: Vec<Vlan>,
+        device: Device,
         common: &mut Common<'_>,
     ) -> std::result::Result<(), Unopened> {
-        device.vlans = vlans;
         if let Err(errno) = common.bell.add(device.descriptor(), device.token()) {
             let tried = format_args!("waiting for the device {}", device.name).to_string();
             common.helpers.close(device);

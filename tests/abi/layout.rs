@@ -201,7 +201,7 @@ fn structures() -> Vec<Frozen> {
             packet_limit: 32, "uint64_t";
             flow: 40, "CaptureFlowHandler";
         }),
-        frozen!(CaptureStats, 368, {
+        frozen!(CaptureStats, 392, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -246,9 +246,12 @@ fn structures() -> Vec<Frozen> {
             ends_lost: 328, "uint64_t";
             devices_pending: 336, "uint64_t";
             lost_flows: 344, "uint64_t";
-            engine: 352, "CaptureEngine";
-            socket_probes: 356, "CaptureProbeState";
-            sample_probes: 360, "CaptureProbeState";
+            offloaded_frames: 352, "uint64_t";
+            offloaded_packets: 360, "uint64_t";
+            estimated_bytes: 368, "uint64_t";
+            engine: 376, "CaptureEngine";
+            socket_probes: 380, "CaptureProbeState";
+            sample_probes: 384, "CaptureProbeState";
         }),
     ]
 }

@@ -20,6 +20,7 @@ mod hosting;
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]
 mod lab;
 mod privilege;
+mod types;
 
 use std::process::Command;
 

@@ -19,12 +19,12 @@ const IPV4: u64 = 20;
 const UDP: u64 = 8;
 
 /// This process, which has sockets on both hosts.
-fn me() -> i32 {
+pub fn me() -> i32 {
     std::process::id() as i32
 }
 
 /// Does something on a host.
-fn on<T: Send>(lab: &Lab, host: Host, work: impl FnOnce() -> T + Send) -> T {
+pub fn on<T: Send>(lab: &Lab, host: Host, work: impl FnOnce() -> T + Send) -> T {
     let there = || {
         lab.enter(host);
         work()
@@ -32,7 +32,7 @@ fn on<T: Send>(lab: &Lab, host: Host, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(there).join().unwrap())
 }
 
-fn socket(lab: &Lab, host: Host, local: &str) -> UdpSocket {
+pub fn socket(lab: &Lab, host: Host, local: &str) -> UdpSocket {
     on(lab, host, || UdpSocket::bind(local).unwrap())
 }
 
@@ -53,7 +53,7 @@ fn bytes(watch: &Watch) -> Vec<(i32, u64, u64)> {
 
 /// Updates until every flow has its answer and the processes' bytes are these, and nobody has any others.
 #[track_caller]
-fn expect(watch: &mut Watch, mut expected: Vec<(i32, u64, u64)>) -> Stats {
+pub fn expect(watch: &mut Watch, mut expected: Vec<(i32, u64, u64)>) -> Stats {
     expected.sort_unstable();
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,5 +1,7 @@
-//! Two network namespaces joined by veth, with nftables counters in each, and traffic makers inside them.
+//! Two network namespaces joined by veth or by a wire that packets are counted on, and traffic makers inside them.
 
+#[path = "wire.rs"]
+mod wire;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +11,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+pub use wire::Offloads;
+use wire::Wire;
 
 /// Length of the link header on veth and loopback.
 const ETHERNET_HEADER: u64 = 14;
@@ -22,6 +26,25 @@ pub fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Does something in a network namespace, on a thread of its own.
+pub fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
+    let there = || {
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(there).join().unwrap())
+}
+
+/// Applies nftables rules in a network namespace.
+pub fn nft(namespace: &str, rules: &str) {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, "nft", "-f", "-"]).stdin(Stdio::piped());
+    let mut nft = command.spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success(), "nft");
+}
+
 /// One of the two hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Host {
@@ -32,18 +55,39 @@ pub enum Host {
 /// The namespaces; they vanish with it.
 pub struct Lab {
     names: [String; 2],
+    wire: Option<Wire>,
 }
 
 impl Lab {
     /// Makes the namespaces: 10.77.0.1 and fd77::1 are host A, 10.77.0.2 and fd77::2 host B.
     pub fn new() -> Lab {
+        let lab = Lab::unconnected();
+        let [a, b] = &lab.names;
+        run(&format!("ip -n {a} link add veth0 type veth peer name veth0 netns {b}"));
+        lab.connected()
+    }
+
+    /// The same hosts with a wire between them, on which packets are counted as a cable carries them.
+    pub fn on_wire(offloads: Offloads) -> Lab {
+        let mut lab = Lab::unconnected();
+        let [a, b] = &lab.names;
+        let wire = Wire::new(format!("{a}-b"));
+        wire.plug(a, 0, offloads);
+        wire.plug(b, 1, offloads);
+        lab.wire = Some(wire);
+        lab.connected()
+    }
+
+    fn unconnected() -> Lab {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let lab = Lab { names: [format!("capture-{id}-a"), format!("capture-{id}-b")] };
-        let [a, b] = &lab.names;
-        run(&format!("ip netns add {a}"));
-        run(&format!("ip netns add {b}"));
-        run(&format!("ip -n {a} link add veth0 type veth peer name veth0 netns {b}"));
+        let lab = Lab { names: [format!("capture-{id}-a"), format!("capture-{id}-b")], wire: None };
+        lab.names.iter().for_each(|name| drop(run(&format!("ip netns add {name}"))));
+        lab
+    }
+
+    fn connected(self) -> Lab {
+        let [a, b] = &self.names;
         for (name, number, other) in [(a, 1, 2), (b, 2, 1)] {
             run(&format!("ip -n {name} link set veth0 address 02:00:00:00:00:0{number}"));
             run(&format!("ip -n {name} addr add 10.77.0.{number}/24 dev veth0"));
@@ -56,7 +100,7 @@ impl Lab {
                 run(&format!("ip -n {name} neigh add {neighbour} nud permanent"));
             }
         }
-        lab
+        self
     }
 
     /// The namespace of a host, as `ip netns` knows it.
@@ -77,16 +121,19 @@ impl Lab {
 
     /// Changes a setting of a host's namespace (proc_sys_net(5)).
     pub fn set(&self, host: Host, setting: &str, value: &str) {
-        let write = || {
-            self.enter(host);
-            std::fs::write(format!("/proc/sys/{setting}"), value).unwrap();
-        };
-        std::thread::scope(|scope| scope.spawn(write).join().unwrap());
+        enter(self.name(host), || std::fs::write(format!("/proc/sys/{setting}"), value).unwrap());
     }
 
-    /// Counts packets at a host from here on: those to the server and those from it, by two nftables matches, as they
-    /// leave the host and as they come to it.
+    /// Counts packets from here on: those to the server and those from it, by two nftables matches. On the wire, if there
+    /// is one, else as they leave the host's sockets and as they come to them.
     pub fn count(&self, host: Host, to_server: &str, from_server: &str) {
+        match &self.wire {
+            Some(wire) => wire.count(to_server, from_server),
+            None => self.count_at(host, to_server, from_server),
+        }
+    }
+
+    fn count_at(&self, host: Host, to_server: &str, from_server: &str) {
         let rules = format!(
             "table inet capture {{
                counter out_to {{}}
@@ -105,13 +152,7 @@ impl Lab {
                }}
              }}"
         );
-        let mut nft = Command::new("ip")
-            .args(["netns", "exec", self.name(host), "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-        assert!(nft.wait().unwrap().success(), "nft");
+        nft(self.name(host), &rules);
     }
 
     /// Counts the packets of a port, see [`Lab::count`].
@@ -119,8 +160,17 @@ impl Lab {
         self.count(host, &format!("{protocol} dport {port}"), &format!("{protocol} sport {port}"));
     }
 
-    /// What the kernel has counted at a host, once it stands still.
+    /// Bytes that have passed a host's device, once their number stands still.
     pub fn counted(&self, host: Host) -> Counted {
+        self.tallies(host).map(|tally| tally.bytes + ETHERNET_HEADER * tally.packets)
+    }
+
+    /// The packets of these bytes.
+    pub fn counted_packets(&self, host: Host) -> Counted {
+        self.tallies(host).map(|tally| tally.packets)
+    }
+
+    fn tallies(&self, host: Host) -> Counted<Tally> {
         let mut before = None;
         loop {
             let now = self.counters(host);
@@ -132,8 +182,17 @@ impl Lab {
         }
     }
 
-    fn counters(&self, host: Host) -> Counted {
-        let text = run(&format!("ip netns exec {} nft list counters", self.name(host)));
+    fn counters(&self, host: Host) -> Counted<Tally> {
+        let (own, other) = (host as usize, 1 - host as usize);
+        let (namespace, [out_to, out_from], [in_to, in_from]) = match &self.wire {
+            // What a host sends comes out at the other end.
+            Some(wire) => (wire.name(), Wire::counters(other), Wire::counters(own)),
+            None => {
+                let names = |way: &str| ["to", "from"].map(|which| format!("{way}_{which}"));
+                (self.name(host), names("out"), names("in"))
+            }
+        };
+        let text = run(&format!("ip netns exec {namespace} nft list counters"));
         let words: Vec<&str> = text.split_whitespace().collect();
         let read = |counter: &str| {
             let at = words.iter().position(|&word| word == counter).unwrap();
@@ -141,13 +200,13 @@ impl Lab {
                 let name_at = words[at..].iter().position(|&word| word == name).unwrap();
                 words[at + name_at + 1].parse::<u64>().unwrap()
             };
-            after("bytes") + ETHERNET_HEADER * after("packets")
+            Tally { bytes: after("bytes"), packets: after("packets") }
         };
         Counted {
-            out_to: read("out_to"),
-            out_from: read("out_from"),
-            in_to: read("in_to"),
-            in_from: read("in_from"),
+            out_to: read(&out_to),
+            out_from: read(&out_from),
+            in_to: read(&in_to),
+            in_from: read(&in_from),
         }
     }
 
@@ -187,17 +246,31 @@ pub fn die_with_this(mut command: Command) -> Command {
     command
 }
 
-/// Bytes that the kernel counted, with a link header for each packet.
+/// One counter of nftables; its bytes begin with the IP header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tally {
+    bytes: u64,
+    packets: u64,
+}
+
+/// What the kernel counted: bytes with a link header for each packet, or packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counted {
+pub struct Counted<T = u64> {
     /// To the server, leaving the host.
-    pub out_to: u64,
+    pub out_to: T,
     /// From the server, leaving the host.
-    pub out_from: u64,
+    pub out_from: T,
     /// To the server, coming to the host.
-    pub in_to: u64,
+    pub in_to: T,
     /// From the server, coming to the host.
-    pub in_from: u64,
+    pub in_from: T,
+}
+
+impl<T> Counted<T> {
+    fn map<U>(self, each: impl Fn(T) -> U) -> Counted<U> {
+        let Counted { out_to, out_from, in_to, in_from } = self;
+        Counted { out_to: each(out_to), out_from: each(out_from), in_to: each(in_to), in_from: each(in_from) }
+    }
 }
 
 impl Counted {
@@ -234,7 +307,7 @@ fn build_example(name: &str) {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.names.iter().map(String::as_str).chain(self.wire.as_ref().map(Wire::name)) {
             // A namespace that was never made cannot be deleted; there is nobody to tell.
             let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
         }

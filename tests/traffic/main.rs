@@ -1,15 +1,17 @@
 //! Real traffic between real processes, in network namespaces of the test's own, against nftables counters.
 //!
-//! Needs root, ip and nft. Where these are missing the tests say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
+//! Needs root, ip, nft and ethtool. Where these are missing the tests say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod changing;
 mod counting;
+mod dropped;
 mod ended;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
+mod offload;
 
 use capture::config::Options;
 use capture::engine::Session;
@@ -23,16 +25,22 @@ use std::time::{Duration, Instant};
 /// One test at a time: they measure full rates on few processors.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test in a thread that may change its network namespace.
+/// Runs a test with two hosts that are joined directly, in a thread that may change its network namespace.
 fn with_lab(test: impl FnOnce(Lab) + Send) {
-    let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
-    if !nix::unistd::geteuid().is_root() || !has_tool("ip") || !has_tool("nft") {
-        assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root, ip and nft are required");
-        eprintln!("not run: needs root, ip and nft");
+    with(Lab::new, test);
+}
+
+/// The same with a lab of one's own.
+fn with(lab: impl FnOnce() -> Lab + Send, test: impl FnOnce(Lab) + Send) {
+    let has_tool = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
+    if !nix::unistd::geteuid().is_root() || !["ip", "nft", "ethtool"].iter().all(has_tool) {
+        let required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();
+        assert!(!required, "root, ip, nft and ethtool are required");
+        eprintln!("not run: needs root, ip, nft and ethtool");
         return;
     }
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    std::thread::scope(|scope| scope.spawn(|| test(Lab::new())).join().unwrap());
+    std::thread::scope(|scope| scope.spawn(|| test(lab())).join().unwrap());
 }
 
 /// Whether there is Python, which some tests have their programs in.

@@ -11,7 +11,32 @@
 
 #define SEC(name) __attribute__((section(name), used))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+/* A function that the verifier looks at by itself, with a stack of its own. `used` keeps its result although no caller asks
+ * for it: the compiler would leave an address in that place, which the verifier refuses. */
+#define SUBPROGRAM __attribute__((noinline, used))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+/* Whether the running kernel's structure has a member, or its type exists at all. Code behind it is never verified where
+ * it has not. */
+#define HAS_MEMBER(member) __builtin_preserve_field_info(member, BPF_CORE_FIELD_EXISTS)
+
+/* Kinds of information on a member, enum bpf_core_relo_kind. */
+#define FIELD_BYTE_OFFSET 0
+#define FIELD_BYTE_SIZE 1
+#define FIELD_LSHIFT_U64 4
+#define FIELD_RSHIFT_U64 5
+
+/* Reads a bit-field of a kernel structure into an unsigned 64-bit integer (little-endian machines). */
+#define READ_BITS(to, structure, member)                                                                          \
+	do {                                                                                                       \
+		(to) = 0;                                                                                          \
+		bpf_probe_read_kernel(&(to),                                                                       \
+				      __builtin_preserve_field_info((structure)->member, FIELD_BYTE_SIZE),         \
+				      (const char *)(structure) +                                                  \
+					      __builtin_preserve_field_info((structure)->member, FIELD_BYTE_OFFSET)); \
+		(to) <<= __builtin_preserve_field_info((structure)->member, FIELD_LSHIFT_U64);                    \
+		(to) >>= __builtin_preserve_field_info((structure)->member, FIELD_RSHIFT_U64);                    \
+	} while (0)
 
 /* The number that the running kernel has for the value of an enumeration. */
 #define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE)
@@ -77,9 +102,24 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+typedef struct {
+	__u32 val;
+} kgid_t;
+
+struct cred {
+	kuid_t euid;
+	kgid_t egid;
+};
+
 struct task_struct {
+	unsigned int flags;
 	int pid;
 	int tgid;
+	const struct cred *real_cred;
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	struct nsproxy *nsproxy;
@@ -112,33 +152,51 @@ struct sock_common {
 	atomic64_t skc_cookie;
 };
 
-typedef struct {
-	__u32 val;
-} kuid_t;
+struct sk_buff_head {
+	__u32 qlen;
+};
+
+struct socket;
 
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_receive_queue;
+	struct socket *sk_socket;
+	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;
-	kuid_t sk_uid;
+	__u8 sk_kern_sock : 1;
 };
 
 struct tcp_sock {
 	__u32 srtt_us;
 	__u32 total_retrans;
+	__u32 rcv_nxt;
+	__u32 copied_seq;
+	__u32 snd_nxt;
+	__u32 write_seq;
+	__u64 bytes_received;
+	__u64 bytes_sent;
+	_Bool is_mptcp;
+};
+
+struct udp_sock {
+	struct sk_buff_head reader_queue;
 };
 
 struct mptcp_sock {
 	struct sock *first;
 };
 
+struct file;
+
 struct socket {
+	struct file *file;
 	struct sock *sk;
 };
 
-struct file;
-
 struct net_device {
+	unsigned short type;
 	possible_net_t nd_net;
 };
 
@@ -187,6 +245,16 @@ static ALWAYS_INLINE struct kernfs_node *cgroup_node(struct css_set *groups)
 }
 
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)BPF_FUNC_get_current_task_btf;
+/* The number that a pointer is: by way of the stack, since the verifier lets no program calculate with pointers. */
+static ALWAYS_INLINE __u64 address_of(void *pointer)
+{
+	void *volatile kept = pointer;
+	__u64 address = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), (const void *)&kept);
+	return address;
+}
+
 static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)BPF_FUNC_sock_from_file;
 static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)BPF_FUNC_skc_to_tcp_sock;
 

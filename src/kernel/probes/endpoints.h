@@ -6,6 +6,9 @@
 #include "core.h"
 #include "sockets.h"
 
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define SOCK_RAW 3
 #define AF_INET 2
 #define AF_INET6 10
 #define AF_PACKET 17
@@ -48,7 +51,7 @@ static ALWAYS_INLINE void tuple_of_sock(struct sock *sk, struct tuple *tuple)
 	if (sk->__sk_common.skc_family == AF_INET) {
 		map_v4(tuple->local, sk->__sk_common.skc_rcv_saddr);
 		map_v4(tuple->remote, sk->__sk_common.skc_daddr);
-	} else {
+	} else if (HAS_MEMBER(sk->__sk_common.skc_v6_rcv_saddr)) {
 		bpf_probe_read_kernel(tuple->local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
 		bpf_probe_read_kernel(tuple->remote, 16, &sk->__sk_common.skc_v6_daddr);
 	}

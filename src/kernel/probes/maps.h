@@ -40,18 +40,27 @@ struct {
 	MAP_TYPE(value, struct share);
 } shares SEC(".maps");
 
-/* The socket of each pair of endpoints, also for a while after its end. */
+/* The socket of each pair of endpoints, also for a while after its end: until the reader takes it out. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 131072);
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_NUMBER(max_entries, 262144);
 	MAP_TYPE(key, struct tuple);
 	MAP_TYPE(value, struct owned);
 } tuples SEC(".maps");
 
-/* Packets of connections that have no socket of their own yet: they pass through the listener's. */
+/* The same for the peers of sockets that are not connected. A socket may have any number of them: the latest stay. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
 	MAP_NUMBER(max_entries, 16384);
+	MAP_TYPE(key, struct tuple);
+	MAP_TYPE(value, struct owned);
+} peers SEC(".maps");
+
+/* Packets of connections that have no socket of their own yet: they pass through the listener's. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, 8192);
 	MAP_TYPE(key, struct tuple);
 	MAP_TYPE(value, struct traffic);
 } embryos SEC(".maps");
@@ -59,7 +68,8 @@ struct {
 /* The sockets that listen at each local end, for connections that did not inherit their listener's cookie: it listened
  * before the probes were loaded, and out of their reach (MPTCP). */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	MAP_NUMBER(max_entries, 8192);
 	MAP_TYPE(key, struct tuple);
 	MAP_TYPE(value, __u64);
@@ -73,21 +83,14 @@ struct {
 	MAP_TYPE(value, __u64);
 } parents SEC(".maps");
 
-/* Times from request to answer, of each process. */
+/* Times from request to answer, of each process, until the reader takes them out. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	MAP_NUMBER(max_entries, 16384);
 	MAP_TYPE(key, struct process);
 	MAP_TYPE(value, struct histogram);
 } latencies SEC(".maps");
-
-/* Length of the link header of each device, plus one; 0 stands for Ethernet's. Filled by the reader. */
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	MAP_NUMBER(max_entries, DEVICES);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, __u8);
-} link_headers SEC(".maps");
 
 /* What could not be put to any socket's account. */
 struct {
@@ -102,29 +105,39 @@ static ALWAYS_INLINE void add(__u64 *sum, __u64 value)
 	__sync_fetch_and_add(sum, value);
 }
 
-/* Counts one packet. */
-static ALWAYS_INLINE void count(struct way *way, __u64 bytes)
+static ALWAYS_INLINE void add_way(struct way *sum, const struct way *what)
 {
-	add(&way->bytes, bytes);
-	add(&way->packets, 1);
+	add(&sum->bytes, what->bytes);
+	add(&sum->packets, what->packets);
 }
 
-static ALWAYS_INLINE void count_in_traffic(struct traffic *traffic, int direction, __u64 bytes)
+static ALWAYS_INLINE struct way *way_of(struct record *record, int direction)
 {
-	count(&traffic->way[direction & 1], bytes);
+	return direction == SENT ? &record->sent : &record->received;
 }
 
-static ALWAYS_INLINE void count_at_socket(struct record *record, int direction, __u64 bytes)
-{
-	count(direction == SENT ? &record->sent : &record->received, bytes);
-}
-
-static ALWAYS_INLINE void lose(__u32 why, int direction, __u64 bytes)
+static ALWAYS_INLINE void count_lost(__u32 why, int direction, const struct way *what)
 {
 	struct traffic *loss = bpf_map_lookup_elem(&losses, &why);
 
 	if (loss)
-		count_in_traffic(loss, direction, bytes);
+		add_way(&loss->way[direction & 1], what);
+}
+
+/* Notes that there was no room for a record, so that packets of its socket are told from those of unknown sockets. */
+static ALWAYS_INLINE void note_refused(void)
+{
+	struct way one = {.packets = 1};
+
+	count_lost(LOSS_REFUSED, SENT, &one);
+}
+
+static ALWAYS_INLINE void count_unknown_socket(int direction, const struct way *what)
+{
+	__u32 refused = LOSS_REFUSED;
+	struct traffic *loss = bpf_map_lookup_elem(&losses, &refused);
+
+	count_lost(loss && loss->way[SENT].packets ? LOSS_TABLE_FULL : LOSS_UNKNOWN, direction, what);
 }
 
 #endif

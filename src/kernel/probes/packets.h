@@ -6,62 +6,110 @@
 #include "users.h"
 
 /* Keeps a packet of a connection that is not there yet for the socket that will be made for it. */
-static __attribute__((noinline)) int count_embryo(struct __sk_buff *skb, __u32 netns, int direction, __u64 bytes)
+static SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u32 netns, int direction,
+						  const struct way *wire)
 {
+	static const struct traffic none = {};
 	struct tuple tuple = {.netns = netns};
-	struct traffic fresh = {};
 	struct traffic *embryo;
 
-	if (!tuple_of_packet(skb, &tuple, direction))
+	if (!wire || !tuple_of_packet(skb, &tuple, direction))
 		return 0;
 	embryo = bpf_map_lookup_elem(&embryos, &tuple);
-	if (embryo) {
-		count_in_traffic(embryo, direction, bytes);
-		return 0;
+	if (!embryo) {
+		bpf_map_update_elem(&embryos, &tuple, &none, BPF_NOEXIST);
+		embryo = bpf_map_lookup_elem(&embryos, &tuple);
 	}
-	count_in_traffic(&fresh, direction, bytes);
-	bpf_map_update_elem(&embryos, &tuple, &fresh, BPF_ANY);
+	if (embryo)
+		add_way(&embryo->way[direction & 1], wire);
 	return 0;
 }
 
-static __attribute__((noinline)) int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction,
-					       int is_connected)
+/* A digest of the remote endpoint that a socket is connected to, to see cheaply that it has been connected to another. */
+static ALWAYS_INLINE __u32 peer_of(struct bpf_sock *sk)
 {
-	struct tuple tuple = {.netns = record->tuple.netns};
+	return sk->dst_ip4 ^ sk->dst_ip6[3] ^ sk->dst_ip6[2] ^ (__u32)sk->dst_port << 8;
+}
 
+/* Lets the endpoints of a packet of a socket that is not connected lead to that socket. */
+static SUBPROGRAM int enter_peer(__u64 cookie, struct record *record, struct tuple *tuple, int direction)
+{
+	struct owned *known, owned;
+
+	if (!record || !tuple)
+		return 0;
+	known = bpf_map_lookup_elem(&peers, tuple);
+	if (is_entered(known, cookie, record))
+		return 0;
+	/* Several sockets may receive it (multicast, raw): the one that sent there keeps it. */
+	if (direction == RECEIVED && known && known->cookie != cookie && bpf_map_lookup_elem(&sockets, &known->cookie))
+		return 0;
+	fill_owned(&owned, cookie, record);
+	bpf_map_update_elem(&peers, tuple, &owned, BPF_ANY);
+	return 0;
+}
+
+/* Puts the endpoints of a packet into the record of its socket. */
+static SUBPROGRAM int name_record(__u64 cookie, struct record *record, const struct tuple *tuple,
+						 __u32 flags)
+{
+	if (!record || !tuple || !begin_change(record))
+		return 0;
+	if (record->flags & NAMED)
+		leave_tuple(cookie, record, bpf_ktime_get_boot_ns());
+	record->tuple = *tuple;
+	set_flags(record, flags | NAMED);
+	end_change(record);
+	enter_tuple(cookie, record);
+	return 0;
+}
+
+static SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct tuple tuple = {};
+	int is_connected;
+	__u32 flags;
+
+	if (!record || !sk)
+		return 0;
+	flags = record->flags;
+	tuple.netns = record->tuple.netns;
 	if (!tuple_of_packet(skb, &tuple, direction))
 		return 0;
-	if ((record->flags & NAMED) && same_tuple(&tuple, &record->tuple))
-		return 0;
-	if (direction == RECEIVED) {
-		/* Several sockets may receive it (multicast, raw): the one that sent there keeps it. */
-		struct owned *known = bpf_map_lookup_elem(&tuples, &tuple);
-
-		if (known && known->cookie != cookie && !known->ended_ns && bpf_map_lookup_elem(&sockets, &known->cookie))
-			return 0;
-	}
-	if (!want_peers && !is_connected) {
-		/* Not connected: its record is of all its peers. */
+	is_connected = sk->state != BPF_TCP_CLOSE;
+	if (want_peers && !is_connected)
+		enter_peer(cookie, record, &tuple, direction);
+	record->peer = peer_of(sk);
+	if (!is_connected) {
+		/* Its record is of all its peers. */
 		__builtin_memset(tuple.remote, 0, 16);
 		tuple.remote_port = 0;
 		if (tuple.local[10] == 0xff && tuple.local[11] == 0xff)
 			map_v4(tuple.remote, 0);
 	}
-	if (!(record->flags & NAMED) && direction == SENT)
-		record->flags |= BEGAN;
-	record->tuple = tuple;
-	record->flags |= NAMED;
-	enter_tuple(&tuple, cookie, record);
+	if (flags & NAMED && same_tuple(&tuple, &record->tuple))
+		return 0;
+	if (direction == RECEIVED && is_connected) {
+		struct owned *known = bpf_map_lookup_elem(&tuples, &tuple);
+
+		if (known && known->cookie != cookie && !known->ended_ns &&
+		    bpf_map_lookup_elem(&sockets, &known->cookie))
+			return 0;
+	}
+	name_record(cookie, record, &tuple, !(flags & NAMED) && direction == SENT ? BEGAN : 0);
 	return 0;
 }
 
 /* Puts to account a packet of a socket that has no record yet: with TCP Fast Open there is data before the handshake is
  * over; and the socket by which an MPTCP socket listens that is older than the probes is held by no process. */
-static __attribute__((noinline)) int count_unknown(struct __sk_buff *skb, __u64 cookie, int direction, __u64 bytes)
+static SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tuple tuple = {};
 	struct record *record = 0;
+	struct link link = {};
+	struct way wire = measure(skb, &link);
 	struct tcp_sock *tcp;
 	__u64 *parent;
 
@@ -74,34 +122,35 @@ static __attribute__((noinline)) int count_unknown(struct __sk_buff *skb, __u64 
 		if (tcp && tuple_of_packet(skb, &tuple, direction)) {
 			tuple.netns = ((struct sock *)tcp)->__sk_common.skc_net.net->ns.inum;
 			if (listener_of(&tuple)) {
-				count_embryo(skb, tuple.netns, direction, bytes);
+				count_embryo(skb, tuple.netns, direction, &wire);
 				return 0;
 			}
 		}
-		lose(LOSS_UNKNOWN, direction, bytes);
+		count_unknown_socket(direction, &wire);
 		return 0;
 	}
-	parent = bpf_sk_storage_get(&parents, sk, 0, 0);
+	/* One that is closed is gone, or about to be: its record was read. */
+	parent = sk->state == BPF_TCP_CLOSE ? 0 : bpf_sk_storage_get(&parents, sk, 0, 0);
 	if (parent && tuple_of_packet(skb, &tuple, direction)) {
 		adopt(*parent, cookie, &tuple);
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 	}
 	if (!record) {
-		lose(LOSS_UNKNOWN, direction, bytes);
+		count_unknown_socket(direction, &wire);
 		return 0;
 	}
-	count_at_socket(record, direction, bytes);
+	add_way(way_of(record, direction), &wire);
 	return 0;
 }
 
 /* Has a socket with many packets counted where it is found sooner. Its record says who uses it, where from and where to:
  * else it is still needed with each packet. */
-static __attribute__((noinline)) int begin_tally(struct __sk_buff *skb, struct record *record)
+static SUBPROGRAM int begin_tally(struct __sk_buff *skb, struct record *record)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tally tally = {};
 
-	if (!sk || !record || !(record->flags & NAMED) || record->flags & (INHERITED | HELD | SEVERAL | UNUSED | ENDED))
+	if (!sk || !record || !(record->flags & NAMED) || record->flags & (UNPROVEN | ENDED))
 		return 0;
 	name_user(&tally, record);
 	tally.calls.sent_ns = record->calls.sent_ns;
@@ -110,40 +159,83 @@ static __attribute__((noinline)) int begin_tally(struct __sk_buff *skb, struct r
 	return 0;
 }
 
+/* Whether another process than the owner sends this: known while it runs, where what is sent leaves at once. */
+static ALWAYS_INLINE int is_of_another(__u32 flags, const struct process *owner, int direction)
+{
+	return keep_records && direction == SENT && flags & DATAGRAM && !is_current(owner) && !is_kernel_thread();
+}
+
+/* Counts at its record a packet of a socket that is not busy. */
+static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
+{
+	struct way wire = measure(skb, &record->link);
+	struct bpf_sock *sk = skb->sk;
+
+	if (UNLIKELY(is_of_another(record->flags, &record->owner, direction))) {
+		if (!(record->flags & UNPROVEN)) {
+			count_at_sender(cookie, record, &wire);
+			return;
+		}
+		/* The first use of the socket that is known. */
+		if (begin_change(record)) {
+			if (!(record->flags & UNUSED) && record->owner.tgid)
+				set_apart(cookie, record, 0, record->unread);
+			current_user(record);
+			clear_flags(record, UNPROVEN);
+			end_change(record);
+		}
+	}
+	if (direction == RECEIVED && keep_records && sk) {
+		struct tcp_sock *tcp = record->flags & DATAGRAM ? 0 : bpf_skc_to_tcp_sock(sk);
+
+		if (tcp)
+			record->unread = wire.bytes + on_wire(since(tcp->rcv_nxt, tcp->copied_seq),
+							      record->received.bytes, tcp->bytes_received);
+		else if (record->flags & DATAGRAM)
+			add(&record->unread, wire.bytes);
+	}
+	add_way(way_of(record, direction), &wire);
+}
+
 static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
-	__u64 cookie, bytes = skb->len;
-	__u32 state, device = skb->ifindex & (DEVICES - 1);
 	struct record *record;
 	struct tally *tally;
-	__u8 *link_header;
+	__u64 cookie;
+	__u32 state;
 
 	if (!sk)
 		return 1;
 	state = sk->state;
-	link_header = bpf_map_lookup_elem(&link_headers, &device);
-	bytes += link_header && *link_header ? *link_header - 1 : ETH_HLEN;
 	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
-	if (tally && state != BPF_TCP_LISTEN && !(want_peers && state == BPF_TCP_CLOSE)) {
-		if (keep_records)
-			count(direction == SENT ? &tally->sent : &tally->received, bytes);
+	if (tally && state != BPF_TCP_LISTEN && !(want_peers && state == BPF_TCP_CLOSE) && tally->peer == peer_of(sk) &&
+	    !is_of_another(tally->flags, &tally->owner, direction)) {
+		if (keep_records) {
+			struct way wire = measure(skb, direction == SENT ? &tally->sent_link : &tally->received_link);
+
+			add_way(direction == SENT ? &tally->sent : &tally->received, &wire);
+		}
 		return 1;
 	}
 	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
-		count_unknown(skb, cookie, direction, bytes);
+		count_without_record(skb, cookie, direction);
 		return 1;
 	}
 	if (UNLIKELY(state == BPF_TCP_LISTEN)) {
-		count_embryo(skb, record->tuple.netns, direction, bytes);
+		struct way wire = measure(skb, &record->link);
+
+		count_embryo(skb, record->tuple.netns, direction, &wire);
 		return 1;
 	}
-	count_at_socket(record, direction, bytes);
-	/* A connected socket's endpoints do not change. */
-	if (!(record->flags & NAMED) || (want_peers && state == BPF_TCP_CLOSE))
-		name_peer(skb, cookie, record, direction, state != BPF_TCP_CLOSE);
+	count_at_record(skb, cookie, record, direction);
+	if (!(record->flags & NAMED) || record->peer != peer_of(sk) || (want_peers && state == BPF_TCP_CLOSE)) {
+		name_peer(skb, cookie, record, direction);
+		if (tally)
+			tally->peer = record->peer;
+	}
 	if (!tally && record->sent.packets + record->received.packets >= BUSY)
 		begin_tally(skb, record);
 	return 1;
@@ -165,23 +257,31 @@ int capture_ingress(struct __sk_buff *skb)
 static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 {
 	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
+	struct way wire = {.bytes = bytes, .packets = 1};
 
 	if (!record || !(record->flags & ENDED))
 		return;
-	count_at_socket(record, direction, bytes);
+	add_way(way_of(record, direction), &wire);
 }
 
-/* Takes note of the sender of a packet socket's packet. */
-static __attribute__((noinline)) int note_packet_socket(struct sk_buff *skb, __u64 cookie)
+/* Lets the endpoints of a packet socket's packet lead to its sender. */
+static SUBPROGRAM int note_packet_socket(struct sk_buff *skb, __u64 cookie)
 {
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
 	struct tuple tuple = {};
-	struct record user = {};
+	struct owned owned = {.cookie = cookie};
 
 	if (!skb || !tuple_of_buffer(skb, &tuple, SENT))
 		return 0;
 	/* The sender itself is running here: a packet socket passes its packets on at once. */
-	current_user(&user);
-	enter_tuple(&tuple, cookie, &user);
+	owned.start_ns = leader->start_boottime;
+	owned.tgid = leader->tgid;
+	owned.uid = leader->real_cred->euid.val;
+	owned.gid = leader->real_cred->egid.val;
+	bpf_probe_read_kernel(owned.name, NAME, &leader->comm);
+	if (want_cgroups)
+		owned.cgroup = note_cgroup(leader->cgroups);
+	bpf_map_update_elem(&peers, &tuple, &owned, BPF_ANY);
 	return 0;
 }
 

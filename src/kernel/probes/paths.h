@@ -80,7 +80,7 @@ static ALWAYS_INLINE int write_path(struct path *path, struct kernfs_node *node)
 /* A helper that Linux 5.10 has, too, but whose pointer must be read through. */
 static __u64 (*const bpf_get_current_task)(void) = (void *)BPF_FUNC_get_current_task;
 
-static __attribute__((noinline)) int note_path(__u64 number, struct kernfs_node *node)
+static SUBPROGRAM int note_path(__u64 number, struct kernfs_node *node)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	__u32 thread = 0;

@@ -9,40 +9,22 @@
 #include "calls.h"
 #include "packets.h"
 
-#define SOCK_STREAM 1
-
 /* A program may create a socket, and another one may use it: the first user counts as the owner only until then. */
 SEC("cgroup/sock_create")
 int capture_create(struct bpf_sock *context)
 {
 	__u64 cookie = bpf_get_socket_cookie(context);
-	struct record new = {};
+	struct record *record = open_record(cookie);
 
-	current_user(&new);
-	new.opened_ns = bpf_ktime_get_boot_ns();
-	new.tuple.netns = bpf_get_current_task_btf()->nsproxy->net_ns->ns.inum;
-	new.tuple.protocol = (__u8)context->protocol;
-	new.flags = UNUSED;
-	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
-		lose(LOSS_TABLE_FULL, 0, 0);
+	if (!record)
+		return 1;
+	current_user(record);
+	record->opened_ns = bpf_ktime_get_boot_ns();
+	record->tuple.netns = bpf_get_current_task_btf()->nsproxy->net_ns->ns.inum;
+	record->tuple.protocol = (__u8)context->protocol;
+	set_flags(record, UNUSED | kind_of(context->type));
+	end_change(record);
 	return 1;
-}
-
-/* Marks a record as that of a socket that is gone. */
-static ALWAYS_INLINE void end_record(struct record *record, __u64 cookie, struct tally *tally)
-{
-	if (record->flags & ENDED)
-		return;
-	if (tally)
-		bring_up_to_date(record, tally);
-	/* A connection may have ended before its socket did. */
-	if (!record->ended_ns)
-		record->ended_ns = bpf_ktime_get_boot_ns();
-	record->flags |= ENDED;
-	if (record->flags & NAMED)
-		enter_tuple(&record->tuple, cookie, record);
-	if (!keep_records)
-		bpf_map_delete_elem(&sockets, &cookie);
 }
 
 /* The last descriptor of a socket is closed. A TCP connection goes on for a while; see capture_destroy. */
@@ -53,7 +35,7 @@ int capture_release(struct bpf_sock *context)
 	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
 
 	if (record && !(context->protocol == IPPROTO_TCP && context->type == SOCK_STREAM))
-		end_record(record, cookie, bpf_sk_storage_get(&tallies, context, 0, 0));
+		end_record(cookie, record, bpf_sk_storage_get(&tallies, context, 0, 0));
 	return 1;
 }
 
@@ -62,6 +44,7 @@ int capture_state(__u64 *context)
 {
 	struct sock *sk = (struct sock *)context[0];
 	int before = (int)context[1], now = (int)context[2];
+	struct payload call = {};
 	struct record *record;
 	__u64 cookie;
 
@@ -70,18 +53,20 @@ int capture_state(__u64 *context)
 	cookie = bpf_get_socket_cookie(sk);
 	switch (now) {
 	case BPF_TCP_SYN_SENT:
-		record = use_socket(sk, tally_of(sk));
+		record = use_socket(sk, tally_of(sk), &call);
 		if (!record)
 			return 0;
 		record->connecting_ns = bpf_ktime_get_boot_ns();
-		record->ended_ns = 0;
-		record->flags |= CONNECTED;
+		record->established_ns = record->ended_ns = 0;
+		/* Endpoints that it has from an earlier attempt are not this one's. */
+		clear_flags(record, NAMED);
+		set_flags(record, CONNECTED);
 		break;
 	case BPF_TCP_LISTEN:
-		record = use_socket(sk, tally_of(sk));
+		record = use_socket(sk, tally_of(sk), &call);
 		if (!record)
 			return 0;
-		record->flags |= LISTENER;
+		set_flags(record, LISTENER);
 		tuple_of_sock(sk, &record->tuple);
 		bpf_map_update_elem(&listeners, &record->tuple, &cookie, BPF_ANY);
 		bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
@@ -102,8 +87,8 @@ int capture_state(__u64 *context)
 			record->established_ns = bpf_ktime_get_boot_ns();
 		if (!(record->flags & NAMED)) {
 			tuple_of_sock(sk, &record->tuple);
-			record->flags |= NAMED;
-			enter_tuple(&record->tuple, cookie, record);
+			set_flags(record, NAMED);
+			enter_tuple(cookie, record);
 		}
 		note_tcp(record, sk);
 		break;
@@ -132,7 +117,91 @@ int capture_destroy(__u64 *context)
 	if (!record)
 		return 0;
 	note_tcp(record, sk);
-	end_record(record, cookie, tally_of(sk));
+	end_record(cookie, record, tally_of(sk));
+	return 0;
+}
+
+/* Every socket with a tally, before the records are read. */
+SEC("iter/bpf_sk_storage_map")
+int capture_collect(struct bpf_iter__bpf_sk_storage_map *context)
+{
+	struct sock *sk = context->sk;
+	struct tally *tally;
+	struct record *record;
+	__u64 cookie;
+
+	if (!sk)
+		return 0;
+	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
+	if (!tally)
+		return 0;
+	cookie = sk->__sk_common.skc_cookie.counter;
+	record = bpf_map_lookup_elem(&sockets, &cookie);
+	if (!record || !(has_news(tally) || record->unread))
+		return 0;
+	bring_up_to_date(record, tally);
+	record->unread = unread(sk, record, 0);
+	note_tcp(record, sk);
+	return 0;
+}
+
+/* Fills in a process that holds a socket. */
+static ALWAYS_INLINE void name_holder(struct record *record, struct task_struct *leader, const struct process *holder)
+{
+	record->owner = *holder;
+	record->uid = leader->real_cred->euid.val;
+	record->gid = leader->real_cred->egid.val;
+	if (want_cgroups)
+		record->cgroup = note_cgroup(leader->cgroups);
+	bpf_probe_read_kernel(record->name, NAME, &leader->comm);
+}
+
+/* Notes that another process holds a socket as well. */
+static SUBPROGRAM int add_holder(__u64 cookie, struct record *record, struct task_struct *leader,
+						const struct process *holder)
+{
+	if (!record || !leader || !holder)
+		return 0;
+	if (!(record->flags & HELD) || record->owner.tgid == holder->tgid || !begin_change(record))
+		return 0;
+	/* The youngest that is not process 1, which keeps what it passes on; of equally old ones the last. */
+	if (record->flags & HELD && holder->tgid != 1 &&
+	    (record->owner.tgid == 1 || holder->start_ns >= record->owner.start_ns))
+		name_holder(record, leader, holder);
+	/* Not so of one that has been used meanwhile. */
+	if (record->flags & HELD)
+		set_flags(record, SEVERAL);
+	end_change(record);
+	if (record->flags & NAMED)
+		enter_tuple(cookie, record);
+	return 0;
+}
+
+static SUBPROGRAM int seed_record(__u64 cookie, struct sock *sk, struct task_struct *leader,
+						 const struct process *holder)
+{
+	struct record *record;
+	__u32 flags = HELD;
+
+	if (!sk || !leader || !holder)
+		return 0;
+	record = open_record(cookie);
+	if (!record)
+		return 0;
+	name_holder(record, leader, holder);
+	record->state = sk->__sk_common.skc_state;
+	tuple_of_sock(sk, &record->tuple);
+	if (record->tuple.remote_port) {
+		flags |= NAMED;
+	} else if (record->state == BPF_TCP_LISTEN && record->tuple.protocol == IPPROTO_TCP) {
+		flags |= LISTENER;
+		bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
+		bpf_map_update_elem(&listeners, &record->tuple, &cookie, BPF_ANY);
+	}
+	set_flags(record, flags | kind_of(sk->sk_type));
+	end_change(record);
+	if (flags & NAMED)
+		enter_tuple(cookie, record);
 	return 0;
 }
 
@@ -142,7 +211,7 @@ int capture_seed(struct bpf_iter__task_file *context)
 {
 	struct task_struct *task = context->task;
 	struct file *file = context->file;
-	struct record new = {};
+	struct process holder;
 	struct record *record;
 	struct socket *socket;
 	struct sock *sk;
@@ -163,43 +232,22 @@ int capture_seed(struct bpf_iter__task_file *context)
 		/* The TCP socket that it works by is what has packets. */
 		struct sock *first = 0;
 
+		if (!HAS_MEMBER(((struct mptcp_sock *)0)->first))
+			return 0;
 		bpf_probe_read_kernel(&first, sizeof(first), &((struct mptcp_sock *)sk)->first);
 		if (first)
 			bpf_probe_read_kernel(&cookie, sizeof(cookie), &first->__sk_common.skc_cookie.counter);
 		if (!first || !cookie)
 			return 0;
 	}
-	new.owner.start_ns = task->group_leader->start_boottime;
-	new.owner.tgid = task->tgid;
-	if (want_cgroups)
-		new.cgroup = note_cgroup(task->group_leader->cgroups);
+	holder.start_ns = task->group_leader->start_boottime;
+	holder.tgid = task->tgid;
+	holder.padding = 0;
 	record = bpf_map_lookup_elem(&sockets, &cookie);
-	if (record) {
-		if (!(record->flags & HELD) || record->owner.tgid == new.owner.tgid)
-			return 0;
-		record->flags |= SEVERAL;
-		/* The youngest that is not process 1, which keeps what it passes on; of equally old ones the last. */
-		if (new.owner.tgid == 1 ||
-		    (record->owner.tgid != 1 && new.owner.start_ns < record->owner.start_ns))
-			return 0;
-		record->owner = new.owner;
-		record->cgroup = new.cgroup;
-		return 0;
-	}
-	new.uid = sk->sk_uid.val;
-	new.state = sk->__sk_common.skc_state;
-	new.flags = HELD;
-	bpf_probe_read_kernel(new.name, NAME, &task->group_leader->comm);
-	tuple_of_sock(sk, &new.tuple);
-	if (new.tuple.remote_port) {
-		new.flags |= NAMED;
-		enter_tuple(&new.tuple, cookie, &new);
-	} else if (new.state == BPF_TCP_LISTEN && new.tuple.protocol == IPPROTO_TCP) {
-		new.flags |= LISTENER;
-		bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
-		bpf_map_update_elem(&listeners, &new.tuple, &cookie, BPF_ANY);
-	}
-	bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST);
+	if (record)
+		add_holder(cookie, record, task->group_leader, &holder);
+	else
+		seed_record(cookie, sk, task->group_leader, &holder);
 	return 0;
 }
 

@@ -20,14 +20,18 @@
 #define NAMED 256    /* its endpoints are in `tuples` */
 #define BEGAN 512    /* its first packet was one that it sent */
 #define UNUSED 1024  /* nobody has used it since it was created */
+#define DATAGRAM 2048 /* what it sends leaves during the sender's call: UDP, ping, raw */
+
+/* Its user is not known by any call of its own. */
+#define UNPROVEN (INHERITED | HELD | SEVERAL | UNUSED)
 
 /* Where bytes went that are in no record. */
 #define LOSS_UNKNOWN 0	  /* the socket has no record: the kernel's own, or older than the probes and held by nobody */
 #define LOSS_TABLE_FULL 1 /* there was no room for a record */
-#define LOSSES 2
+#define LOSS_REFUSED 2	  /* no bytes: the packets are the records for which there was no room since the reader reset it */
+#define LOSSES 3
 
 #define NAME 16
-#define DEVICES 4096
 #define BUCKETS 32
 
 /* A process: the start time tells it from a later one with its number. */
@@ -46,9 +50,9 @@ struct tuple {
 	__u8 remote[16];
 	__u8 protocol;
 	__u8 padding[7];
-};
+} __attribute__((aligned(8)));
 
-/* Bytes with link headers, and packets as the IP layer sees them: one for a whole offloaded segment. */
+/* Bytes and packets as the wire carries them: with link headers, and each segment of an offloaded frame by itself. */
 struct way {
 	__u64 bytes;
 	__u64 packets;
@@ -67,44 +71,58 @@ struct latency {
 	__u64 most_ns;
 };
 
-/* What a user has done with a socket. */
+/* What a socket's users have done with it. */
 struct calls {
 	__u64 sends;
 	/* The last send that has not been answered yet, or 0. */
 	__u64 sent_ns;
-	/* What had passed when it called last. */
-	struct way claimed_sent;
 	__u64 receives;
-	struct way claimed_received;
 	__u32 unanswered;
 	__u32 padding;
 };
 
+/* A device and the length of its link header, as of the last packet: both stay the same for most sockets. */
+struct link {
+	__u32 device;
+	__u32 header;
+} __attribute__((aligned(8)));
+
 struct record {
+	/* Odd while owner, endpoints or what is apart are being changed. A copy from front to back is whole if `entered`
+	 * is the same number. */
+	__u32 version;
+	__u32 flags;
 	struct process owner;
 	__u64 cgroup;
-	__u32 flags;
-	/* The states before and at the last change of state. */
-	__u8 state;
-	__u8 last_state;
-	__u8 padding[2];
 	char name[NAME];
 	__u32 uid;
 	__u32 gid;
-	__u64 opened_ns;
 	struct way sent;
 	struct way received;
+	/* The parts of both that stand in `shares` to the account of other users. */
+	struct way sent_apart;
+	struct way received_apart;
+	/* Bytes of `received` that no process has read yet, as of the last packet or call. */
+	__u64 unread;
 	struct calls calls;
+	__u64 opened_ns;
 	__u32 smoothed_rtt_us;
 	__u32 retransmits;
 	/* errno of the connection at its end; 0 for an orderly one. */
 	__u32 error;
-	__u32 more_padding;
+	/* The states before and at the last change of state. */
+	__u8 state;
+	__u8 last_state;
+	__u8 padding[2];
 	struct tuple tuple;
 	struct latency latency;
 	__u64 connecting_ns;
 	__u64 established_ns;
 	__u64 ended_ns;
+	struct link link;
+	/* Digest of the remote endpoint when `tuple` was read. */
+	__u32 peer;
+	__u32 entered;
 };
 
 /* What has passed through a busy socket since its record was last brought up to date. The kernel keeps it with the socket,
@@ -115,13 +133,17 @@ struct record {
 struct tally {
 	/* Who has used the socket last, as in the record. */
 	struct process owner;
-	__u32 is_switched;
-	__u32 padding;
+	/* Of the record's flags those that do not change. */
+	__u32 flags;
+	/* As in the record. */
+	__u32 peer;
 	struct way sent;
-	__u64 to_line_end[2];
+	struct link sent_link;
+	__u64 to_line_end;
 
 	struct way received;
-	__u64 to_next_line_end[6];
+	struct link received_link;
+	__u64 to_next_line_end[5];
 
 	struct calls calls;
 };

@@ -1,7 +1,7 @@
 /* What has passed through busy sockets and is not in their records yet.
  *
  * To find a socket's record takes longer than to count. So a socket with many packets has its counters with it, and these
- * are added to its record when somebody is going to look: the reader, another user, or nobody any more. */
+ * are added to its record before the reader reads it, when another process takes the socket over, and at its end. */
 
 #ifndef CAPTURE_TALLIES_H
 #define CAPTURE_TALLIES_H
@@ -12,17 +12,12 @@
 /* Packets from which on a socket is taken for busy. */
 #define BUSY 64
 
-/* Has a tally name the user that its record names. */
+/* Copies the user that a record names to the tally of its socket. */
 static ALWAYS_INLINE void name_user(struct tally *tally, const struct record *record)
 {
 	tally->owner = record->owner;
-	tally->is_switched = !!(record->flags & SWITCHED);
-}
-
-static ALWAYS_INLINE void move(struct way *to, const struct way *what, __s64 sign)
-{
-	add(&to->bytes, sign * what->bytes);
-	add(&to->packets, sign * what->packets);
+	tally->flags = record->flags & DATAGRAM;
+	tally->peer = record->peer;
 }
 
 /* Takes what there is, while others go on counting. */
@@ -31,35 +26,22 @@ static ALWAYS_INLINE __u64 take(__u64 *sum)
 	return *sum ? __atomic_exchange_n(sum, 0, __ATOMIC_ACQ_REL) : 0;
 }
 
-/* Adds what has passed since the last time. Of that, a user who has called since has what had passed at its last call. */
-static ALWAYS_INLINE void bring_way_up_to_date(struct way *total, struct way *claimed_of_total, struct way *news,
-					       const struct way *claimed, int has_called)
+static ALWAYS_INLINE void take_way(struct way *total, struct way *news)
 {
-	struct way part = *claimed, all = {.bytes = take(&news->bytes), .packets = take(&news->packets)};
+	struct way all = {.bytes = take(&news->bytes), .packets = take(&news->packets)};
 
-	if (has_called) {
-		/* A call that came in between may have claimed what is not there any more. */
-		claimed_of_total->bytes = total->bytes + (part.bytes < all.bytes ? part.bytes : all.bytes);
-		claimed_of_total->packets = total->packets + (part.packets < all.packets ? part.packets : all.packets);
-	}
-	move(total, &all, 1);
+	add_way(total, &all);
 }
 
-/* Has a record tell all that has passed through its socket. */
-static __attribute__((noinline)) int bring_up_to_date(struct record *record, struct tally *tally)
+/* Adds to a record all that has passed through its socket since the last time. */
+static SUBPROGRAM int bring_up_to_date(struct record *record, struct tally *tally)
 {
-	__u64 sends, receives;
-
 	if (!record || !tally)
 		return 0;
-	sends = take(&tally->calls.sends);
-	receives = take(&tally->calls.receives);
-	bring_way_up_to_date(&record->sent, &record->calls.claimed_sent, &tally->sent, &tally->calls.claimed_sent,
-			     !!sends);
-	bring_way_up_to_date(&record->received, &record->calls.claimed_received, &tally->received,
-			     &tally->calls.claimed_received, !!receives);
-	add(&record->calls.sends, sends);
-	add(&record->calls.receives, receives);
+	take_way(&record->sent, &tally->sent);
+	take_way(&record->received, &tally->received);
+	add(&record->calls.sends, take(&tally->calls.sends));
+	add(&record->calls.receives, take(&tally->calls.receives));
 	return 0;
 }
 
@@ -81,29 +63,6 @@ static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
 static ALWAYS_INLINE int has_news(const struct tally *tally)
 {
 	return tally->sent.packets | tally->received.packets | tally->calls.sends | tally->calls.receives;
-}
-
-/* Every socket with a tally, before the records are read. */
-SEC("iter/bpf_sk_storage_map")
-int capture_collect(struct bpf_iter__bpf_sk_storage_map *context)
-{
-	struct sock *sk = context->sk;
-	struct tally *tally;
-	struct record *record;
-	__u64 cookie;
-
-	if (!sk)
-		return 0;
-	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
-	if (!tally || !has_news(tally))
-		return 0;
-	cookie = sk->__sk_common.skc_cookie.counter;
-	record = bpf_map_lookup_elem(&sockets, &cookie);
-	if (!record)
-		return 0;
-	bring_up_to_date(record, tally);
-	note_tcp(record, sk);
-	return 0;
 }
 
 #endif

@@ -86,10 +86,6 @@ struct files_struct___tasks {
 	unsigned long open_fds_init[1];
 };
 
-typedef struct {
-	__u32 val;
-} kgid_t;
-
 struct cred___tasks {
 	kuid_t euid;
 	kgid_t egid;
@@ -172,16 +168,6 @@ struct {
 
 /* Where each processor's own memory is, relative to the addresses that are the same for all. */
 __u64 places[MOST_PROCESSORS];
-
-/* The number that a pointer is: through the stack, since the verifier lets nobody calculate with pointers. */
-static ALWAYS_INLINE __u64 address_of(void *pointer)
-{
-	void *volatile kept = pointer;
-	__u64 address = 0;
-
-	bpf_probe_read_kernel(&address, sizeof(address), (const void *)&kept);
-	return address;
-}
 
 /* Learns where the processors' memory is from a map that the kernel keeps there: it tells each processor's element,
  * and in the map stands the address that they have in common. */
@@ -362,7 +348,7 @@ static ALWAYS_INLINE struct kthread *kthread_of(struct task_struct___tasks *task
 }
 
 /* As proc_task_name() in fs/proc/array.c puts it together. */
-static __attribute__((noinline)) int write_name(void *seq, struct task_struct___tasks *task)
+static SUBPROGRAM int write_name(void *seq, struct task_struct___tasks *task)
 {
 	struct kthread *kthread = kthread_of(task);
 	struct name name = { .kind = NAME };
@@ -421,7 +407,7 @@ static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_
 }
 
 /* Returns whether a name is to follow. */
-static __attribute__((noinline)) int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
+static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
 						   __u64 cgroup)
 {
 	struct signal_struct___tasks *signal = task->signal;
@@ -485,7 +471,7 @@ static __attribute__((noinline)) int write_process(void *seq, struct task_struct
 	return !!(process.flags & PF_KTHREAD);
 }
 
-static __attribute__((noinline)) int write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
+static SUBPROGRAM int write_thread(void *seq, struct task_struct___tasks *task, __u32 pid)
 {
 	struct thread thread = {};
 

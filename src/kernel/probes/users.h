@@ -1,48 +1,103 @@
-/* Who uses a socket. */
+/* The process that uses a socket. */
 
 #ifndef CAPTURE_USERS_H
 #define CAPTURE_USERS_H
 
-#include "endpoints.h"
-#include "maps.h"
-#include "paths.h"
-#include "tallies.h"
+#include "records.h"
+#include "shares.h"
+#include "wire.h"
 
-static ALWAYS_INLINE void current_process(struct process *process)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
+/* Payload that the call under way has handed over or got. */
+struct payload {
+	__u32 sent;
+	__u32 received;
+};
 
-	process->start_ns = task->group_leader->start_boottime;
-	process->tgid = task->tgid;
-	process->padding = 0;
-}
-
+/* Fills in the current process as the user of a socket. */
 static ALWAYS_INLINE void current_user(struct record *record)
 {
 	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
 
 	current_process(&record->owner);
 	bpf_probe_read_kernel(record->name, NAME, &leader->comm);
-	__u64 ids = bpf_get_current_uid_gid();
-
-	record->uid = (__u32)ids;
-	record->gid = ids >> 32;
+	record->uid = leader->real_cred->euid.val;
+	record->gid = leader->real_cred->egid.val;
 	if (want_cgroups)
 		record->cgroup = note_cgroup(leader->cgroups);
 }
 
-/* Lets the endpoints lead to the socket and its user. */
-static ALWAYS_INLINE void enter_tuple(const struct tuple *tuple, __u64 cookie, const struct record *record)
+/* Whether the kernel itself has made a socket, for NFS, say. Whatever process happens to run as it sends does not use it.
+ * The TCP sockets of an MPTCP socket are made by the kernel, too, and used by the process that has the latter. */
+static ALWAYS_INLINE int is_the_kernels(struct sock *sk)
 {
-	struct owned owned = {.cookie = cookie, .flags = record->flags, .cgroup = record->cgroup};
+	__u64 is_made_by_kernel;
 
-	owned.start_ns = record->owner.start_ns;
-	owned.tgid = record->owner.tgid;
-	owned.uid = record->uid;
-	owned.gid = record->gid;
-	owned.ended_ns = record->ended_ns;
-	__builtin_memcpy(owned.name, record->name, NAME);
-	bpf_map_update_elem(&tuples, tuple, &owned, BPF_ANY);
+	READ_BITS(is_made_by_kernel, sk, sk_kern_sock);
+	if (!is_made_by_kernel)
+		return 0;
+	if (sk->sk_protocol == IPPROTO_TCP && HAS_MEMBER(((struct tcp_sock *)0)->is_mptcp)) {
+		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+		return !tcp || !tcp->is_mptcp;
+	}
+	return 1;
+}
+
+static ALWAYS_INLINE int is_kernel_thread(void)
+{
+	return !!(bpf_get_current_task_btf()->flags & PF_KTHREAD);
+}
+
+/* Makes the current process the owner: of what passes from the call under way on, and of what its owner before had not
+ * used. What a listener or the creator of a socket has is all the first user's: nobody else counts it before. */
+static SUBPROGRAM int change_owner(__u64 cookie, struct record *record, struct sock *sk,
+						  const struct payload *call)
+{
+	__u64 later_sent = 0, later_received = 0;
+
+	if (!record || !sk || !call)
+		return 0;
+	if (!begin_change(record))
+		return 0;
+	if (!is_current(&record->owner)) {
+		if (keep_records && record->owner.tgid && !(record->flags & (INHERITED | UNUSED))) {
+			later_sent = sent_since(sk, record, call->sent);
+			later_received = unread(sk, record, call->received);
+			set_apart(cookie, record, later_sent, later_received);
+			set_flags(record, SWITCHED);
+		}
+		current_user(record);
+	}
+	clear_flags(record, UNPROVEN);
+	end_change(record);
+	if (record->flags & NAMED)
+		enter_tuple(cookie, record);
+	return 0;
+}
+
+/* Notes that the current process uses the socket. */
+static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct sock *sk, struct tally *tally,
+				    const struct payload *call)
+{
+	if (is_current(&record->owner)) {
+		if (UNLIKELY(record->flags & UNPROVEN)) {
+			clear_flags(record, UNPROVEN);
+			if (record->flags & NAMED)
+				enter_tuple(cookie, record);
+		}
+		return;
+	}
+	if (is_kernel_thread())
+		return;
+	if (tally)
+		bring_up_to_date(record, tally);
+	if (keep_records && record->flags & DATAGRAM && !(record->flags & UNPROVEN)) {
+		/* Its owner stays: each datagram is counted at the process that sends or reads it. */
+		if (call->received)
+			count_at_reader(cookie, record, average(&record->received));
+		return;
+	}
+	change_owner(cookie, record, sk, call);
 }
 
 /* The record of a socket that the current process uses, made if there is none. */
@@ -52,87 +107,28 @@ static ALWAYS_INLINE struct record *used_record(struct sock *sk, __u64 cookie)
 
 	if (record)
 		return record;
-
-	struct record new = {};
-
-	current_user(&new);
-	new.opened_ns = bpf_ktime_get_boot_ns();
-	tuple_of_sock(sk, &new.tuple);
-	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
-		lose(LOSS_TABLE_FULL, 0, 0);
-	return bpf_map_lookup_elem(&sockets, &cookie);
-}
-
-/* Moves what belongs to the user so far out of the record: what was counted up to its last call on the socket. */
-static __attribute__((noinline)) int set_apart(struct record *record, __u64 cookie)
-{
-	struct share_key key = {.owner = record->owner, .cookie = cookie};
-	struct share fresh = {};
-	struct share *share;
-	struct way sent = record->calls.claimed_sent, received = record->calls.claimed_received;
-
-	record->calls.claimed_sent = record->calls.claimed_received = (struct way){};
-	move(&record->sent, &sent, -1);
-	move(&record->received, &received, -1);
-	fresh.uid = record->uid;
-	fresh.gid = record->gid;
-	fresh.netns = record->tuple.netns;
-	fresh.cgroup = record->cgroup;
-	__builtin_memcpy(fresh.name, record->name, NAME);
-	bpf_map_update_elem(&shares, &key, &fresh, BPF_NOEXIST);
-	share = bpf_map_lookup_elem(&shares, &key);
-	if (!share) {
-		lose(LOSS_TABLE_FULL, SENT, sent.bytes);
-		lose(LOSS_TABLE_FULL, RECEIVED, received.bytes);
-		return 0;
-	}
-	move(&share->traffic.way[SENT], &sent, 1);
-	move(&share->traffic.way[RECEIVED], &received, 1);
-	return 0;
-}
-
-/* Whether the current process is this one. */
-static ALWAYS_INLINE int is_current(const struct process *process)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-
-	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
-}
-
-/* Notes that the current process uses the socket: it is the owner from now on, and of what passed since the owner before
- * it made its last call. Of a connection that a listener made all is the first user's: nobody else counts it before. */
-static ALWAYS_INLINE void take_over(struct record *record, __u64 cookie, struct tally *tally)
-{
-	if (UNLIKELY(!is_current(&record->owner))) {
-		if (tally)
-			bring_up_to_date(record, tally);
-		if (keep_records && !(record->flags & INHERITED)) {
-			if (!(record->calls.sends + record->calls.receives)) {
-				record->calls.claimed_sent = record->sent;
-				record->calls.claimed_received = record->received;
-			}
-			set_apart(record, cookie);
-			record->flags |= SWITCHED;
-		}
+	record = open_record(cookie);
+	if (!record)
+		return bpf_map_lookup_elem(&sockets, &cookie);
+	if (!is_kernel_thread())
 		current_user(record);
-		record->flags &= ~(INHERITED | HELD | SEVERAL | UNUSED);
-		if (record->flags & NAMED)
-			enter_tuple(&record->tuple, cookie, record);
-	} else if (UNLIKELY(record->flags & (INHERITED | HELD | SEVERAL | UNUSED))) {
-		record->flags &= ~(INHERITED | HELD | SEVERAL | UNUSED);
-		if (record->flags & NAMED)
-			enter_tuple(&record->tuple, cookie, record);
-	}
+	record->opened_ns = bpf_ktime_get_boot_ns();
+	tuple_of_sock(sk, &record->tuple);
+	set_flags(record, kind_of(sk->sk_type));
+	end_change(record);
+	return record;
 }
 
 /* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. What is
  * in its tally is out of reach here, so that it becomes the next user's. */
-static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
+static ALWAYS_INLINE struct record *use_subflow(struct sock *sk, const struct payload *call)
 {
 	struct sock *first = 0;
 	struct record *record;
 	__u64 cookie = 0;
 
+	if (!HAS_MEMBER(((struct mptcp_sock *)0)->first))
+		return 0;
 	bpf_probe_read_kernel(&first, sizeof(first), &((struct mptcp_sock *)sk)->first);
 	if (!first)
 		return 0;
@@ -141,16 +137,16 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk)
 		return 0;
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (!record) {
-		struct record new = {};
-
-		current_user(&new);
-		new.tuple.netns = sk->__sk_common.skc_net.net->ns.inum;
-		new.tuple.protocol = IPPROTO_TCP;
-		bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST);
-		record = bpf_map_lookup_elem(&sockets, &cookie);
+		record = open_record(cookie);
+		if (record) {
+			current_user(record);
+			record->tuple.netns = sk->__sk_common.skc_net.net->ns.inum;
+			record->tuple.protocol = IPPROTO_TCP;
+			end_change(record);
+		}
 	}
 	if (record)
-		take_over(record, cookie, 0);
+		take_over(cookie, record, sk, 0, call);
 	return record;
 }
 
@@ -159,19 +155,22 @@ static ALWAYS_INLINE struct tally *tally_of(struct sock *sk)
 	return bpf_sk_storage_get(&tallies, sk, 0, 0);
 }
 
-/* The record of a socket that the current process uses, and that is its own from now on, as is the tally if there is one. */
-static ALWAYS_INLINE struct record *use_socket(struct sock *sk, struct tally *tally)
+/* The record of a socket that the current process uses, and that is its own from now on, as is the tally if there is
+ * one. */
+static ALWAYS_INLINE struct record *use_socket(struct sock *sk, struct tally *tally, const struct payload *call)
 {
 	struct record *record;
 	__u64 cookie;
 
 	if (UNLIKELY(sk->sk_protocol == IPPROTO_MPTCP))
-		return use_subflow(sk);
+		return use_subflow(sk, call);
 	cookie = bpf_get_socket_cookie(sk);
+	if (UNLIKELY(is_the_kernels(sk)))
+		return bpf_map_lookup_elem(&sockets, &cookie);
 	record = used_record(sk, cookie);
 	if (!record)
 		return 0;
-	take_over(record, cookie, tally);
+	take_over(cookie, record, sk, tally, call);
 	if (tally)
 		name_user(tally, record);
 	return record;
@@ -183,54 +182,56 @@ struct noted {
 	struct record *record;
 };
 
-static ALWAYS_INLINE struct noted use_in_call(struct sock *sk)
+static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payload *call)
 {
 	struct noted noted = {.tally = tally_of(sk)};
 
 	if (noted.tally && is_current(&noted.tally->owner))
 		return noted;
-	noted.record = use_socket(sk, noted.tally);
+	noted.record = use_socket(sk, noted.tally, call);
 	if (!noted.record)
 		noted.tally = 0;
 	return noted;
 }
 
-/* A connection that a listener has made: its user is the listener's until somebody uses it. */
-static __attribute__((noinline)) int adopt(__u64 parent, __u64 cookie, struct tuple *tuple)
+/* Makes the record of a connection that a listener has made: its user is the listener's until a process uses it. */
+static SUBPROGRAM int adopt(__u64 parent, __u64 cookie, struct tuple *tuple)
 {
-	struct record new = {};
-	struct record *listener;
+	struct record *record, *listener;
 	struct traffic *embryo;
 
 	if (!tuple || !parent || parent == cookie)
 		return 0;
 	listener = bpf_map_lookup_elem(&sockets, &parent);
-	if (listener) {
-		new.owner = listener->owner;
-		new.uid = listener->uid;
-		new.gid = listener->gid;
-		new.cgroup = listener->cgroup;
-		__builtin_memcpy(new.name, listener->name, NAME);
+	if (listener)
 		tuple->netns = listener->tuple.netns;
+	record = open_record(cookie);
+	if (!record)
+		return 0;
+	if (listener) {
+		record->owner = listener->owner;
+		record->uid = listener->uid;
+		record->gid = listener->gid;
+		record->cgroup = listener->cgroup;
+		__builtin_memcpy(record->name, listener->name, NAME);
 	}
-	new.opened_ns = bpf_ktime_get_boot_ns();
-	new.established_ns = new.opened_ns;
-	new.flags = ACCEPTED | INHERITED | NAMED;
-	new.tuple = *tuple;
-	embryo = bpf_map_lookup_elem(&embryos, &new.tuple);
+	record->opened_ns = bpf_ktime_get_boot_ns();
+	record->established_ns = record->opened_ns;
+	record->tuple = *tuple;
+	set_flags(record, ACCEPTED | INHERITED | NAMED);
+	embryo = bpf_map_lookup_elem(&embryos, tuple);
 	if (embryo) {
-		new.sent = embryo->way[SENT];
-		new.received = embryo->way[RECEIVED];
-		bpf_map_delete_elem(&embryos, &new.tuple);
+		take_way(&record->sent, &embryo->way[SENT]);
+		take_way(&record->received, &embryo->way[RECEIVED]);
+		bpf_map_delete_elem(&embryos, tuple);
 	}
-	if (bpf_map_update_elem(&sockets, &cookie, &new, BPF_NOEXIST))
-		lose(LOSS_TABLE_FULL, 0, 0);
-	enter_tuple(&new.tuple, cookie, &new);
+	end_change(record);
+	enter_tuple(cookie, record);
 	return 0;
 }
 
 /* The cookie of the socket that listens where a connection came in, or 0. */
-static __attribute__((noinline)) __u64 listener_of(const struct tuple *tuple)
+static SUBPROGRAM __u64 listener_of(const struct tuple *tuple)
 {
 	struct tuple key = {};
 	__u64 *cookie;

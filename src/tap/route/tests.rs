@@ -56,6 +56,7 @@ fn vlan_row() -> Vec<u8> {
         0x1003,
         &[
             attribute(3, b"eth0.5\0"),
+            attribute(4, &1400u32.to_ne_bytes()),
             attribute(5, &2u32.to_ne_bytes()),
             attribute(10, &7u32.to_ne_bytes()),
             attribute(23, &stats),
@@ -74,6 +75,7 @@ fn a_vlan_device_is_understood() {
         master: Some(7),
         lower: Some(2),
         kind: Kind::Vlan(Vlan { protocol: 0x88a8, id: 5 }),
+        mtu: Some(1400),
         lost_by_device: 7,
     };
     assert_eq!(interface(&vlan_row()), Some(expected));

@@ -1,7 +1,7 @@
 //! Compares what was seen with what is true.
 //!
-//! True are the bytes that nftables counted on the watched host: every packet of the scenario's port or protocol, with
-//! 14 bytes of link header each. They are the truth of a single process that made all of them. Where many processes
+//! True are the bytes that nftables counted on the wire or on the watched host (see `stage`): every packet of the
+//! scenario's port or protocol, with 14 bytes of link header each. They are the truth of a single process that made all of them. Where many processes
 //! made them, nobody counts the bytes on the wire of each; then each has the share that its connections are, by its
 //! own count or its parent's, of all connections, which all carry the same payload. They differ by a few
 //! acknowledgements, so that up to a tenth more than the share counts as its own. All together never get more right

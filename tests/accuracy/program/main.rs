@@ -255,7 +255,7 @@ fn lacks(with_cpu: bool) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can make network namespaces".to_owned());
     }
-    let tools = ["ip", "nft", "ping", "ss"].into_iter().chain(with_cpu.then_some("tcpdump"));
+    let tools = ["ip", "nft", "ethtool", "ping", "ss"].into_iter().chain(with_cpu.then_some("tcpdump"));
     let missing: Vec<&str> = tools.filter(|tool| Command::new(tool).arg("-V").output().is_err()).collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
 }

@@ -3,7 +3,7 @@
 use super::cpu;
 use super::engines::Engine;
 use super::judge::{Bytes, End, Verdict, judge};
-use super::lab::{Host, Lab, Maker, Moved, Report};
+use super::lab::{Host, Lab, Maker, Moved, Offloads, Report};
 use super::needs::{FAST_OPEN, Need};
 use super::probes::Probes;
 use super::scenarios::{Address, Floor, Protocol, Role, Scenario, Side};
@@ -100,7 +100,7 @@ pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
 
 /// Plays a scenario for so long.
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
-    let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, length)).collect();
+    let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, kind, length)).collect();
     let probes = loads_probes(kind).then(|| Probes::measure().unwrap());
     let mut watcher = Watcher::start(kind, &place(scenario, &pairs[0].lab));
     let pid = watcher.pid();
@@ -131,6 +131,9 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let mut sighting = watcher.finish(client);
     if sees_others(scenario, kind) {
         sighting.forget_others();
+    }
+    if is_everywhere(scenario) {
+        sighting.forget_passing();
     }
     // What processes hold open is closed only now.
     pairs.into_iter().for_each(Pair::end);
@@ -163,8 +166,23 @@ fn loads_probes(kind: Kind) -> bool {
 
 /// Whether traffic of processes is seen that have nothing to do with this program: all namespaces, without a filter.
 fn sees_others(scenario: &Scenario, kind: Kind) -> bool {
-    let is_everywhere = matches!(scenario.watched, Side::Container | Side::Everywhere);
-    is_everywhere && matches!(kind, Kind::Library(engine) if !engine.captures())
+    is_everywhere(scenario) && matches!(kind, Kind::Library(engine) if !engine.captures())
+}
+
+/// Whether all namespaces are watched, with the wire between the hosts.
+fn is_everywhere(scenario: &Scenario) -> bool {
+    matches!(scenario.watched, Side::Container | Side::Everywhere)
+}
+
+/// The hosts, with TCP on a wire: their own counters see it before its segmentation and after a merge. What else the
+/// scenarios send is no larger than a packet, and a flood of it would overflow the queues between the counters. Engine
+/// `kernel` is compared with the hosts' own counters.
+fn hosts(scenario: &Scenario, kind: Kind) -> Lab {
+    let is_kernel = kind == Kind::Library(Engine::Kernel);
+    match scenario.protocol == Protocol::Tcp && scenario.address != Address::Loopback && !is_kernel {
+        true => Lab::on_wire(Offloads::On),
+        false => Lab::new(),
+    }
 }
 
 /// Where the watcher of a scenario is.
@@ -179,8 +197,8 @@ fn place<'a>(scenario: &Scenario, lab: &'a Lab) -> Place<'a> {
 }
 
 impl Pair {
-    fn set_up(scenario: &Scenario, length: Duration) -> Pair {
-        let lab = Lab::new();
+    fn set_up(scenario: &Scenario, kind: Kind, length: Duration) -> Pair {
+        let lab = hosts(scenario, kind);
         let server_host = if scenario.address == Address::Loopback { Host::A } else { Host::B };
         for host in [Host::A, Host::B] {
             lab.allow_many_connections(host);

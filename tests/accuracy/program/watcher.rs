@@ -52,6 +52,11 @@ impl Sighting {
         self.said.retain(|&pid, _| is_descendant(pid));
         self.unowned.clear();
     }
+
+    /// Leaves out what was said to have passed a namespace without an end there: the wire is such a namespace.
+    pub fn forget_passing(&mut self) {
+        self.unowned.retain(|(reason, _)| reason != "NotLocal");
+    }
 }
 
 /// Whether a living process has come of this one.

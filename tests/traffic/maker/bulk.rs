@@ -1,6 +1,7 @@
 //! Bulk: one connection, or datagrams one way, at a rate or as fast as it goes, until so many bytes or seconds.
 
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -15,6 +16,11 @@ const RAW_PACKET: usize = 500;
 
 pub fn tcp_sink(orders: &Orders) -> Outcome<Report> {
     let listener = TcpListener::bind(&orders.address)?;
+    let largest = orders.number("segment", 0) as u32;
+    if largest > 0 {
+        // The other end is told of it, and keeps to it.
+        setsockopt(&listener, sockopt::TcpMaxSeg, &largest)?;
+    }
     say("ready")?;
     let stream = listener.accept()?.0;
     let began = Instant::now();
@@ -34,10 +40,13 @@ pub fn tcp_source(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
-/// Receives until `bytes` have come or nothing has for two seconds: a flood may lose datagrams.
+/// Receives until `bytes` have come or nothing has for two seconds: a flood may lose datagrams. With `merged` the kernel
+/// may hand over several at once (UDP_GRO).
 pub fn udp_sink(orders: &Orders) -> Outcome<Report> {
     let bytes = orders.number("bytes", u64::MAX);
-    receive_all(&UdpSocket::bind(&orders.address)?, bytes)
+    let socket = UdpSocket::bind(&orders.address)?;
+    setsockopt(&socket, sockopt::UdpGroSegment, &(orders.number("merged", 0) == 1))?;
+    receive_all(&socket, bytes)
 }
 
 /// Receives what [`raw_source`] sends.
@@ -61,14 +70,22 @@ fn receive_all(socket: &UdpSocket, bytes: u64) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent: 0, received }, began))
 }
 
+/// Sends datagrams; with `segment` pieces that the kernel or the device cuts into datagrams of so much payload
+/// (UDP_SEGMENT), `segments` at once.
 pub fn udp_source(orders: &Orders) -> Outcome<Report> {
     let any = if orders.address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any)?;
     socket.connect(&orders.address)?;
+    let segment = orders.number("segment", 0) as usize;
+    let mut length = DATAGRAM;
+    if segment > 0 {
+        setsockopt(&socket, sockopt::UdpGsoSegment, &(segment as i32))?;
+        length = segment * orders.number("segments", 32) as usize;
+    }
     say("ready")?;
     wait_for_line()?;
     let began = Instant::now();
-    let sent = paced(orders, DATAGRAM, |piece| match socket.send(piece) {
+    let sent = paced(orders, length, |piece| match socket.send(piece) {
         // Nobody may listen any more; the datagram was sent all the same.
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
         sent => sent.map(drop),

@@ -1,0 +1,169 @@
+//! The cost of opening a session: time, resident set and its peak, threads, descriptors, and the kernel's memory for maps.
+//!
+//! Each engine opens in a process of its own, so that nothing is warm, and so does each repetition; medians are printed.
+//! The capture buffers, which are shared with the kernel, are shown by themselves and are in no other figure but the
+//! peak. `second` is a second session beside the first, `closed` the process when both are closed, `again` when eight
+//! others have been opened and closed. The engines with eBPF programs need root.
+
+// A measurement that cannot be made has to end loudly.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use capture::config::{Engine, Options};
+use capture::engine::Session;
+use capture::model::ProbeState;
+use std::fs::{read_dir, read_to_string, write};
+use std::process::Command;
+use std::time::Instant;
+
+/// Processes for each engine.
+const REPETITIONS: usize = 9;
+/// Sessions that are opened and closed before the last measurement.
+const MORE_SESSIONS: usize = 8;
+/// Marks a process that opens sessions, and says which.
+const ARGUMENT: &str = "--open=";
+
+const ENGINES: [&str; 3] = ["portable", "owners", "kernel"];
+
+fn main() {
+    let argument = std::env::args().find_map(|argument| argument.strip_prefix(ARGUMENT).map(str::to_owned));
+    match argument {
+        Some(engine) => open_sessions(&engine),
+        None => compare(),
+    }
+}
+
+/// The column of figures, in the order in which a process prints them.
+const MOMENTS: [&str; 6] = ["before", "open", "updated", "second", "closed", "again"];
+
+fn compare() {
+    // Cargo says `--bench` when the figures are wanted; otherwise this only has to show that it still runs.
+    let is_measuring = std::env::args().any(|argument| argument == "--bench");
+    let repetitions = if is_measuring { REPETITIONS } else { 1 };
+    for engine in ENGINES {
+        let runs: Vec<Vec<f64>> = (0..repetitions).filter_map(|_| run(engine)).collect();
+        if runs.len() < repetitions {
+            println!("{engine}: not available here");
+            continue;
+        }
+        let column = |at: usize| median(runs.iter().map(|run| run[at]).collect());
+        let times = [0, 1, 2].map(column);
+        println!(
+            "{engine}: opens in {:.1} ms, peak {:.1} MB above the start; second session {:.1} ms",
+            times[0], times[2], times[1]
+        );
+        println!(
+            "  {:<8} {:>9} {:>9} {:>8} {:>8} {:>9}",
+            "", "MB more", "rings MB", "maps MB", "threads", "files"
+        );
+        for (row, moment) in MOMENTS.iter().enumerate() {
+            let [resident, rings, maps, threads, files] = [0, 1, 2, 3, 4].map(|at| column(3 + row * 5 + at));
+            println!("  {moment:<8} {resident:>9.1} {rings:>9.1} {maps:>8.1} {threads:>8} {files:>9}");
+        }
+    }
+}
+
+/// Opens sessions in another process; `None` if the engine does not work here.
+fn run(engine: &str) -> Option<Vec<f64>> {
+    let program = std::env::current_exe().expect("this program has a path");
+    let output =
+        Command::new(program).arg(format!("{ARGUMENT}{engine}")).output().expect("it can be run again");
+    let text = String::from_utf8(output.stdout).expect("figures are text");
+    let figures: Vec<f64> = text.split_whitespace().filter_map(|figure| figure.parse().ok()).collect();
+    (output.status.success() && figures.len() == 3 + MOMENTS.len() * 5).then_some(figures)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn open_sessions(engine: &str) {
+    let options = Options {
+        engine: if engine == "kernel" { Engine::Kernel } else { Engine::Pcap },
+        probes: engine != "portable",
+        ..Options::default()
+    };
+    let open = || {
+        let began = Instant::now();
+        let session = Session::open(options.clone()).expect("a session opens");
+        (session, began.elapsed().as_secs_f64() * 1e3)
+    };
+    let before = Holdings::now(0.0);
+    // Forgets the peak so far (proc_pid_clear_refs(5)).
+    write("/proc/self/clear_refs", "5").expect("the peak can be reset");
+    let (mut session, time) = open();
+    let opened = Holdings::now(before.resident);
+    let peak = status("VmHWM:") - before.resident - opened.rings;
+    let state = session.stats_reader().read().socket_probes;
+    assert_eq!(state == ProbeState::Active, engine != "portable", "{engine}: the programs are {state:?}");
+    session.update().expect("an update works");
+    let updated = Holdings::now(before.resident);
+    let (second, second_time) = open();
+    let both = Holdings::now(before.resident);
+    drop((second, session));
+    let closed = Holdings::now(before.resident);
+    for _ in 0..MORE_SESSIONS {
+        drop(open());
+    }
+    let again = Holdings::now(before.resident);
+    println!("{time} {second_time} {peak}");
+    for Holdings { resident, rings, maps, threads, files } in
+        [Holdings { resident: 0.0, ..before }, opened, updated, both, closed, again]
+    {
+        println!("{resident} {rings} {maps} {threads} {files}");
+    }
+}
+
+/// What the process holds, in MB.
+struct Holdings {
+    /// Resident set without the capture buffers, above the start.
+    resident: f64,
+    rings: f64,
+    /// The kernel's memory for maps (proc_pid_fdinfo(5)).
+    maps: f64,
+    threads: usize,
+    files: usize,
+}
+
+impl Holdings {
+    fn now(start: f64) -> Holdings {
+        let (mut resident, mut rings, mut is_ring) = (0.0, 0.0, false);
+        let smaps = read_to_string("/proc/self/smaps").expect("own mappings can be read");
+        for line in smaps.lines() {
+            // A mapping begins with its addresses, and its figures have names that end with a colon.
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("Rss:"), Some(kib)) => {
+                    let size = mb(kib);
+                    if is_ring { rings += size } else { resident += size }
+                }
+                (Some(word), _) if !word.ends_with(':') => is_ring = line.contains("socket:["),
+                _ => {}
+            }
+        }
+        let infos = read_dir("/proc/self/fdinfo").expect("own descriptors can be read");
+        let infos = infos.flatten().filter_map(|entry| read_to_string(entry.path()).ok());
+        let maps: Vec<String> = infos.filter(|info| info.contains("\nmap_id:")).collect();
+        let memory = |info: &String| {
+            let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+            line.map_or(0.0, |bytes| bytes.trim().parse::<f64>().expect("a number") / 1e6)
+        };
+        Holdings {
+            resident: resident - start,
+            rings,
+            maps: maps.iter().map(memory).sum(),
+            threads: read_dir("/proc/self/task").expect("own threads can be read").count(),
+            files: read_dir("/proc/self/fd").expect("own descriptors can be read").count() - 1,
+        }
+    }
+}
+
+fn status(field: &str) -> f64 {
+    let status = read_to_string("/proc/self/status").expect("the own status can be read");
+    mb(status.lines().find_map(|line| line.strip_prefix(field)).expect("the field is there"))
+}
+
+/// MB from KiB as the kernel writes them.
+fn mb(kib: &str) -> f64 {
+    kib.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") * 1024.0 / 1e6
+}

@@ -1,0 +1,214 @@
+//! How much of what a socket has carried was credited, and to which process.
+//!
+//! What was credited belongs to the socket: when it changes hands, the next owner gets what is left of the socket's bytes,
+//! however much the owner before was credited with.
+
+use super::flow::Told;
+use super::records::{Counts, Process, ShareKey, Way};
+use crate::model::Traffic;
+use foldhash::fast::RandomState;
+use std::collections::HashMap;
+
+/// How many readings an account in the kernel may stay as it is before it is closed.
+const QUIET_READINGS: u8 = 60;
+
+/// No socket carries as many bytes between two readings: a figure that says so is wrong.
+const IMPOSSIBLE_BYTES: u64 = 1 << 44;
+
+/// The accounts of all sockets.
+#[derive(Default)]
+pub(super) struct Accounts {
+    sockets: HashMap<u64, Account, RandomState>,
+    reading: u64,
+    /// Figures that could not be.
+    refused: u64,
+}
+
+/// The account of one socket.
+#[derive(Default)]
+pub(super) struct Account {
+    /// Most sockets have one user.
+    first: Option<User>,
+    others: Vec<User>,
+    /// What users who have left were credited with beyond what the kernel holds as theirs.
+    surplus: Counts,
+    /// The last reading in which the kernel had a record of the socket.
+    recorded: u64,
+    pub(super) told: Told,
+}
+
+#[derive(Clone, Copy)]
+struct User {
+    process: Process,
+    /// What the kernel holds apart as the user's own.
+    share: Counts,
+    /// The last reading in which it did.
+    shared: u64,
+    credited: Counts,
+    quiet: u8,
+}
+
+impl Accounts {
+    /// Begins a reading.
+    pub(super) fn begin(&mut self) {
+        self.reading += 1;
+    }
+
+    /// Takes in what the kernel holds apart for a process; returns what is to be credited of it.
+    pub(super) fn share(&mut self, key: &ShareKey, share: Counts) -> Counts {
+        let Accounts { sockets, reading, refused } = self;
+        let user = sockets.entry(key.cookie).or_default().user(key.owner);
+        (user.share, user.shared) = (share, *reading);
+        let more = possible(share.beyond(&user.credited), refused);
+        user.credited = user.credited.plus(&more);
+        user.quiet = if more == Counts::default() { user.quiet.saturating_add(1) } else { 0 };
+        more
+    }
+
+    /// The account of a socket of which the kernel has a record.
+    pub(super) fn recorded(&mut self, cookie: u64) -> &mut Account {
+        let account = self.sockets.entry(cookie).or_default();
+        account.recorded = self.reading;
+        account
+    }
+
+    /// Takes in that `own` is the owner's part of what a socket has carried, after the shares of this reading; returns
+    /// what is to be credited to the owner.
+    pub(super) fn own(&mut self, key: &ShareKey, own: Counts) -> Counts {
+        let Accounts { sockets, reading, refused } = self;
+        let account = sockets.entry(key.cookie).or_default();
+        account.user(key.owner);
+        let users = || account.first.iter().chain(&account.others);
+        let there = users().fold(own, |sum, user| sum.plus(&user.share_in(*reading)));
+        let credited = users().fold(account.surplus, |sum, user| sum.plus(&user.credited));
+        let left = there.beyond(&credited);
+        let user = account.user(key.owner);
+        let more = user.share_in(*reading).plus(&own).beyond(&user.credited).at_most(&left);
+        let more = possible(more, refused);
+        user.credited = user.credited.plus(&more);
+        more
+    }
+
+    /// What the kernel holds apart at a socket for all of its users.
+    pub(super) fn apart(&self, cookie: u64) -> Counts {
+        let account = self.sockets.get(&cookie);
+        let users = account.iter().flat_map(|account| account.first.iter().chain(&account.others));
+        users.fold(Counts::default(), |sum, user| sum.plus(&user.share_in(self.reading)))
+    }
+
+    /// How many users a socket has had, as far as is known.
+    pub(super) fn is_shared(&self, cookie: u64) -> bool {
+        self.sockets.get(&cookie).is_some_and(|account| {
+            account.others.iter().chain(&account.first).any(|user| user.shared == self.reading)
+        })
+    }
+
+    /// Closes accounts after a reading; returns those that the kernel need not keep.
+    pub(super) fn close(&mut self) -> Vec<ShareKey> {
+        let Accounts { sockets, reading, .. } = self;
+        let mut closed = Vec::new();
+        sockets.retain(|&cookie, account| {
+            let mut surplus = account.surplus;
+            let mut stays = |user: &User| {
+                if user.shared == *reading && user.quiet < QUIET_READINGS {
+                    return true;
+                }
+                if user.shared == *reading {
+                    closed.push(ShareKey { owner: user.process, cookie });
+                    surplus = surplus.plus(&user.credited.beyond(&user.share));
+                    return false;
+                }
+                // An owner's part is in the record.
+                account.recorded == *reading
+            };
+            account.first = account.first.filter(&mut stays);
+            account.others.retain(&mut stays);
+            account.surplus = surplus;
+            account.recorded == *reading || account.first.is_some() || !account.others.is_empty()
+        });
+        closed
+    }
+
+    /// How many figures that cannot be have been refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+}
+
+impl Account {
+    fn user(&mut self, process: Process) -> &mut User {
+        let new = User {
+            process,
+            share: Counts::default(),
+            shared: 0,
+            credited: Counts::default(),
+            quiet: 0,
+        };
+        if self.first.get_or_insert(new).process == process {
+            // It was put there in the line above, if it was not there.
+            return self.first.get_or_insert(new);
+        }
+        let place = self.others.iter().position(|user| user.process == process).unwrap_or_else(|| {
+            self.others.push(new);
+            self.others.len() - 1
+        });
+        &mut self.others[place]
+    }
+}
+
+impl User {
+    fn share_in(&self, reading: u64) -> Counts {
+        if self.shared == reading { self.share } else { Counts::default() }
+    }
+}
+
+/// Nothing in place of what cannot be.
+fn possible(more: Counts, refused: &mut u64) -> Counts {
+    if more.sent.bytes < IMPOSSIBLE_BYTES && more.received.bytes < IMPOSSIBLE_BYTES {
+        return more;
+    }
+    *refused += 1;
+    Counts::default()
+}
+
+impl Way {
+    fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
+        Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
+    }
+}
+
+impl Counts {
+    fn each(&self, other: &Counts, join: fn(u64, u64) -> u64) -> Counts {
+        Counts {
+            sent: self.sent.each(&other.sent, join),
+            received: self.received.each(&other.received, join),
+        }
+    }
+
+    /// The sum of both.
+    pub(super) fn plus(&self, other: &Counts) -> Counts {
+        self.each(other, u64::wrapping_add)
+    }
+
+    /// What these have more than the others.
+    pub(super) fn beyond(&self, other: &Counts) -> Counts {
+        self.each(other, u64::saturating_sub)
+    }
+
+    fn at_most(&self, other: &Counts) -> Counts {
+        self.each(other, u64::min)
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic {
+            send_bytes: self.sent.bytes,
+            send_packets: self.sent.packets,
+            receive_bytes: self.received.bytes,
+            receive_packets: self.received.packets,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "accounts_tests.rs"]
+mod tests;

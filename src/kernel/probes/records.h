@@ -1,0 +1,135 @@
+/* The record of a socket: opening it, changing it while others count in it, and ending it. */
+
+#ifndef CAPTURE_RECORDS_H
+#define CAPTURE_RECORDS_H
+
+#include "endpoints.h"
+#include "maps.h"
+#include "tallies.h"
+
+#define EEXIST 17
+
+/* How often it is tried to change a record that another processor is changing. */
+#define ATTEMPTS 32
+
+/* As a record begins: being changed. */
+static const struct record blank_record = {.version = 1, .entered = 2};
+
+/* Has the record to itself until end_change(), for what is more than one number: user, endpoints and what is apart. False
+ * where others change it all the time. Counting goes on meanwhile. */
+static ALWAYS_INLINE int begin_change(struct record *record)
+{
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		__u32 version = *(volatile __u32 *)&record->version;
+
+		if (!(version & 1) && __sync_val_compare_and_swap(&record->version, version, version + 1) == version) {
+			/* A reader that copies the record from here on finds that it did. */
+			__atomic_exchange_n(&record->entered, version + 2, __ATOMIC_SEQ_CST);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static ALWAYS_INLINE void end_change(struct record *record)
+{
+	__u32 version = record->version;
+
+	__atomic_exchange_n(&record->version, version + 1, __ATOMIC_SEQ_CST);
+}
+
+static ALWAYS_INLINE void set_flags(struct record *record, __u32 flags)
+{
+	__sync_fetch_and_or(&record->flags, flags);
+}
+
+static ALWAYS_INLINE void clear_flags(struct record *record, __u32 flags)
+{
+	__sync_fetch_and_and(&record->flags, ~flags);
+}
+
+/* Makes the record of a socket, blank and being changed: to be filled in, and ended with end_change(). Nothing where there
+ * is one already, or no room. */
+static ALWAYS_INLINE struct record *open_record(__u64 cookie)
+{
+	long error = bpf_map_update_elem(&sockets, &cookie, &blank_record, BPF_NOEXIST);
+
+	if (error) {
+		if (error != -EEXIST)
+			note_refused();
+		return 0;
+	}
+	return bpf_map_lookup_elem(&sockets, &cookie);
+}
+
+static ALWAYS_INLINE __u32 kind_of(__u32 type)
+{
+	return type == SOCK_DGRAM || type == SOCK_RAW ? DATAGRAM : 0;
+}
+
+/* Whether what is known of endpoints is this socket's and tells of its user as the record does. */
+static ALWAYS_INLINE int is_entered(const struct owned *owned, __u64 cookie, const struct record *record)
+{
+	return owned && owned->cookie == cookie && owned->start_ns == record->owner.start_ns &&
+	       owned->tgid == record->owner.tgid && !((owned->flags ^ record->flags) & UNPROVEN);
+}
+
+static ALWAYS_INLINE void fill_owned(struct owned *owned, __u64 cookie, const struct record *record)
+{
+	owned->start_ns = record->owner.start_ns;
+	owned->cookie = cookie;
+	owned->ended_ns = record->ended_ns;
+	owned->cgroup = record->cgroup;
+	__builtin_memcpy(owned->name, record->name, NAME);
+	owned->tgid = record->owner.tgid;
+	owned->uid = record->uid;
+	owned->gid = record->gid;
+	owned->flags = record->flags;
+}
+
+/* Lets the endpoints in a record lead to its socket and user. */
+static SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
+{
+	struct owned owned;
+
+	if (!record)
+		return 0;
+	fill_owned(&owned, cookie, record);
+	bpf_map_update_elem(&tuples, &record->tuple, &owned, BPF_ANY);
+	return 0;
+}
+
+/* Notes since when the endpoints in a record are not its socket's any more, unless they are another's by now. */
+static ALWAYS_INLINE void leave_tuple(__u64 cookie, struct record *record, __u64 now_ns)
+{
+	struct owned *owned = bpf_map_lookup_elem(&tuples, &record->tuple);
+
+	if (owned && owned->cookie == cookie)
+		owned->ended_ns = now_ns;
+}
+
+/* Marks a record as that of a socket that is gone. */
+static SUBPROGRAM int end_record(__u64 cookie, struct record *record, struct tally *tally)
+{
+	if (!record || record->flags & ENDED)
+		return 0;
+	if (tally)
+		bring_up_to_date(record, tally);
+	/* A connection may have ended before its socket did. */
+	if (!record->ended_ns)
+		record->ended_ns = bpf_ktime_get_boot_ns();
+	if (record->flags & NAMED)
+		leave_tuple(cookie, record, record->ended_ns);
+	if (record->flags & LISTENER) {
+		__u64 *listener = bpf_map_lookup_elem(&listeners, &record->tuple);
+
+		if (listener && *listener == cookie)
+			bpf_map_delete_elem(&listeners, &record->tuple);
+	}
+	set_flags(record, ENDED);
+	if (!keep_records)
+		bpf_map_delete_elem(&sockets, &cookie);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,149 @@
+/* What processes have to their account at sockets that others use too. */
+
+#ifndef CAPTURE_SHARES_H
+#define CAPTURE_SHARES_H
+
+#include "maps.h"
+#include "paths.h"
+
+#define PF_KTHREAD 0x00200000
+
+static ALWAYS_INLINE void current_process(struct process *process)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	process->start_ns = task->group_leader->start_boottime;
+	process->tgid = task->tgid;
+	process->padding = 0;
+}
+
+/* Whether the current process is this one. */
+static ALWAYS_INLINE int is_current(const struct process *process)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
+}
+
+/* The account of a process at a socket, opened if there is none. The caller names the process in it. */
+static ALWAYS_INLINE struct share *open_share(const struct share_key *key, int *is_new)
+{
+	static const struct share blank_share = {};
+	struct share *share = bpf_map_lookup_elem(&shares, key);
+
+	if (share)
+		return share;
+	*is_new = 1;
+	bpf_map_update_elem(&shares, key, &blank_share, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&shares, key);
+}
+
+/* The account of the current process at a socket. */
+static SUBPROGRAM struct share *share_of_current(__u64 cookie, __u32 netns)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	struct share_key key = {.cookie = cookie};
+	struct share *share;
+	int is_new = 0;
+
+	current_process(&key.owner);
+	share = open_share(&key, &is_new);
+	if (!share || !is_new)
+		return share;
+	share->uid = leader->real_cred->euid.val;
+	share->gid = leader->real_cred->egid.val;
+	share->netns = netns;
+	if (want_cgroups)
+		share->cgroup = note_cgroup(leader->cgroups);
+	bpf_probe_read_kernel(share->name, NAME, &leader->comm);
+	return share;
+}
+
+/* What an owner has of a total, of which `others` is other accounts' and `later` bytes came after its last call. */
+static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const struct way *others, __u64 later)
+{
+	struct way part = {.bytes = total->bytes - others->bytes, .packets = total->packets - others->packets};
+	__u64 size, packets;
+
+	if ((__s64)part.bytes <= 0 || (__s64)part.packets <= 0 || later >= part.bytes) {
+		part.bytes = part.packets = 0;
+		return part;
+	}
+	size = part.bytes / part.packets;
+	packets = size ? later / size : 0;
+	part.bytes -= later;
+	part.packets -= packets < part.packets ? packets : part.packets;
+	return part;
+}
+
+/* Moves to the owner's account what is its own of what was counted so far. The record is the caller's to change. */
+static SUBPROGRAM int set_apart(__u64 cookie, struct record *record, __u64 later_sent,
+					       __u64 later_received)
+{
+	struct share_key key = {.cookie = cookie};
+	struct way sent, received;
+	struct share *share;
+	int is_new = 0;
+
+	if (!record)
+		return 0;
+	key.owner = record->owner;
+	sent = part_of_owner(&record->sent, &record->sent_apart, later_sent);
+	received = part_of_owner(&record->received, &record->received_apart, later_received);
+	add_way(&record->sent_apart, &sent);
+	add_way(&record->received_apart, &received);
+	share = open_share(&key, &is_new);
+	if (!share) {
+		count_lost(LOSS_TABLE_FULL, SENT, &sent);
+		count_lost(LOSS_TABLE_FULL, RECEIVED, &received);
+		return 0;
+	}
+	if (is_new) {
+		share->uid = record->uid;
+		share->gid = record->gid;
+		share->netns = record->tuple.netns;
+		share->cgroup = record->cgroup;
+		__builtin_memcpy(share->name, record->name, NAME);
+	}
+	add_way(&share->traffic.way[SENT], &sent);
+	add_way(&share->traffic.way[RECEIVED], &received);
+	return 0;
+}
+
+/* Counts a datagram that a process sends through a socket of which another process is the owner. */
+static SUBPROGRAM int count_at_sender(__u64 cookie, struct record *record, const struct way *wire)
+{
+	struct share *share;
+
+	if (!record || !wire)
+		return 0;
+	share = share_of_current(cookie, record->tuple.netns);
+	if (share)
+		add_way(&share->traffic.way[SENT], wire);
+	else
+		count_lost(LOSS_TABLE_FULL, SENT, wire);
+	if (!(record->flags & SWITCHED))
+		__sync_fetch_and_or(&record->flags, SWITCHED);
+	return 0;
+}
+
+/* Moves what a process has read from a socket, of which another process is the owner, from the owner's part to the
+ * account of the reader. */
+static SUBPROGRAM int count_at_reader(__u64 cookie, struct record *record, __u64 bytes)
+{
+	struct way part = {.bytes = bytes, .packets = 1};
+	struct share *share;
+
+	if (!record || record->received.bytes < record->received_apart.bytes + bytes)
+		return 0;
+	share = share_of_current(cookie, record->tuple.netns);
+	if (!share)
+		return 0;
+	add_way(&record->received_apart, &part);
+	add_way(&share->traffic.way[RECEIVED], &part);
+	if (!(record->flags & SWITCHED))
+		__sync_fetch_and_or(&record->flags, SWITCHED);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,191 @@
+/* How much of the wire a packet takes, and which part of what a socket has carried a call stands for.
+ *
+ * Where the IP layer hands packets on, one may stand for many: the device, or the kernel on its behalf, cuts it up after
+ * this point (GSO), or has put it together before (GRO). Each of the many has headers of its own. */
+
+#ifndef CAPTURE_WIRE_H
+#define CAPTURE_WIRE_H
+
+#include "endpoints.h"
+#include "maps.h"
+
+/* Types of devices that hand over bare IP packets, include/uapi/linux/if_arp.h. */
+#define ARPHRD_PPP 512
+#define ARPHRD_RAWIP 519
+#define ARPHRD_TUNNEL 768
+#define ARPHRD_TUNNEL6 769
+#define ARPHRD_SIT 776
+#define ARPHRD_IPGRE 778
+#define ARPHRD_IP6GRE 823
+#define ARPHRD_NONE 0xFFFE
+
+#define UDP_HEADER 8
+#define TCP_HEADER 20
+
+/* In place of the size of segments: these are listed one by one (SCTP), include/linux/skbuff.h. */
+#define GSO_BY_FRAGS 0xFFFF
+#define SCTP_HEADER 12
+
+/* The length of the link header that a packet has on its device. The device is looked at in the kernel's own packet,
+ * since its number means something in its network namespace only. */
+static SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
+{
+	struct sk_buff *buffer = (struct sk_buff *)address_of(skb);
+	struct net_device *device = 0;
+	__u16 type = 0;
+
+	bpf_probe_read_kernel(&device, sizeof(device), &buffer->dev);
+	if (device)
+		bpf_probe_read_kernel(&type, sizeof(type), &device->type);
+	switch (type) {
+	case ARPHRD_PPP:
+	case ARPHRD_RAWIP:
+	case ARPHRD_TUNNEL:
+	case ARPHRD_TUNNEL6:
+	case ARPHRD_SIT:
+	case ARPHRD_IPGRE:
+	case ARPHRD_IP6GRE:
+	case ARPHRD_NONE:
+		return 0;
+	default:
+		return ETH_HLEN;
+	}
+}
+
+static ALWAYS_INLINE __u32 link_header(struct __sk_buff *skb, struct link *link)
+{
+	__u32 device = skb->ifindex;
+
+	if (UNLIKELY(link->device != device)) {
+		link->header = read_link_header(skb);
+		link->device = device;
+	}
+	return link->header;
+}
+
+/* Counts the segments that a packet stands for, and adds the headers that they have and it has not. */
+static SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
+{
+	__u32 size = skb->gso_size, headers, payload, segments, dropped = 0;
+	__u8 first = 0, protocol = 0, length = 0;
+
+	if (!size)
+		return 0;
+	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
+		bpf_skb_load_bytes(skb, 0, &first, 1);
+		bpf_skb_load_bytes(skb, 9, &protocol, 1);
+		headers = (first & 15) * 4;
+	} else {
+		bpf_skb_load_bytes(skb, 6, &protocol, 1);
+		headers = 40;
+		if (protocol == 0) {
+			/* The option for jumbograms, which segments do not have. */
+			bpf_skb_load_bytes(skb, headers, &protocol, 1);
+			bpf_skb_load_bytes(skb, headers + 1, &length, 1);
+			dropped = (length + 1) * 8;
+			headers += dropped;
+		}
+	}
+	switch (protocol) {
+	case IPPROTO_TCP:
+		bpf_skb_load_bytes(skb, headers + 12, &length, 1);
+		headers += (length >> 4) * 4;
+		break;
+	case IPPROTO_UDP:
+		headers += UDP_HEADER;
+		break;
+	case IPPROTO_SCTP:
+		headers += SCTP_HEADER;
+		break;
+	default:
+		/* Another extension header stands in between. */
+		headers += TCP_HEADER;
+	}
+	if (skb->len <= headers)
+		return 0;
+	payload = skb->len - headers;
+	segments = size == GSO_BY_FRAGS ? skb->gso_segs : (payload + size - 1) / size;
+	if (!segments)
+		return 0;
+	wire->packets = segments;
+	wire->bytes = payload + segments * (__u64)(headers - dropped);
+	return 0;
+}
+
+static ALWAYS_INLINE struct way measure(struct __sk_buff *skb, struct link *link)
+{
+	struct way wire = {.bytes = skb->len, .packets = 1};
+	__u32 header = link_header(skb, link);
+
+	if (skb->gso_size)
+		measure_segments(skb, &wire);
+	wire.bytes += wire.packets * header;
+	return wire;
+}
+
+/* How much of the wire so many bytes of payload have taken, where `carried` bytes have taken `total`. */
+static ALWAYS_INLINE __u64 on_wire(__u64 payload, __u64 total, __u64 carried)
+{
+	if (!carried || total <= carried)
+		return payload;
+	return payload + (payload * (((total - carried) << 8) / carried) >> 8);
+}
+
+static ALWAYS_INLINE __u32 since(__u32 later, __u32 earlier)
+{
+	__s32 difference = later - earlier;
+
+	return difference > 0 ? difference : 0;
+}
+
+/* What a socket's datagrams take on average. */
+static ALWAYS_INLINE __u64 average(const struct way *way)
+{
+	__u64 packets = way->packets;
+
+	return packets ? way->bytes / packets : 0;
+}
+
+/* Bytes that have been received and not been read, estimated: the wire's share of what is in the socket's queue, and of
+ * `payload`, which has just been read. */
+static ALWAYS_INLINE __u64 unread(struct sock *sk, const struct record *record, __u64 payload)
+{
+	__u32 queued;
+
+	if (sk->sk_protocol == IPPROTO_TCP) {
+		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+		if (!tcp)
+			return payload;
+		return on_wire(since(tcp->rcv_nxt, tcp->copied_seq) + payload, record->received.bytes,
+			       tcp->bytes_received);
+	}
+	if (!(record->flags & DATAGRAM))
+		return payload;
+	queued = sk->sk_receive_queue.qlen;
+	if (sk->sk_protocol == IPPROTO_UDP || sk->sk_protocol == IPPROTO_UDPLITE) {
+		__u32 moved = 0;
+
+		bpf_probe_read_kernel(&moved, sizeof(moved), &((struct udp_sock *)sk)->reader_queue.qlen);
+		queued += moved;
+	}
+	if (payload)
+		queued++;
+	return queued * average(&record->received);
+}
+
+/* Bytes that have been sent since the call under way began, which hands over `payload`. What leaves during the call is
+ * counted as it leaves (DATAGRAM). */
+static ALWAYS_INLINE __u64 sent_since(struct sock *sk, const struct record *record, __u64 payload)
+{
+	struct tcp_sock *tcp;
+
+	if (record->flags & DATAGRAM)
+		return 0;
+	tcp = sk->sk_protocol == IPPROTO_TCP ? bpf_skc_to_tcp_sock(sk) : 0;
+	if (!tcp)
+		return payload;
+	return on_wire(since(tcp->snd_nxt, tcp->write_seq - (__u32)payload), record->sent.bytes, tcp->bytes_sent);
+}
+
+#endif

@@ -1,0 +1,97 @@
+//! What is dropped on its way, by the firewall or by a queue: which engine counts it. README states it.
+
+use super::counting::{expect, me, on, socket};
+use super::lab::{Host, Lab, nft, run};
+use super::{V4, Watch, with_lab};
+use capture::config::{Engine, Options};
+
+const DATAGRAMS: u64 = 50;
+/// Payload of what is dropped, and of what passes.
+const DROPPED: usize = 600;
+const PASSED: usize = 100;
+/// Ethernet, IPv4 and UDP.
+const HEADERS: usize = 14 + 20 + 8;
+
+/// A place on the way from host A to host B where what is addressed to a port is dropped.
+struct Place {
+    host: Host,
+    drop: fn(&Lab),
+    /// Whether engine `pcap` and engine `kernel` count it all the same.
+    counted: [bool; 2],
+}
+
+const DROPPED_PORT: u16 = 7060;
+const PASSED_PORT: u16 = 7061;
+
+fn drop_at(lab: &Lab, host: Host, family: &str, hook: &str) {
+    let rules = format!(
+        "table {family} dropping {{
+           chain here {{
+             type filter hook {hook} priority 0;
+             udp dport {DROPPED_PORT} drop
+           }}
+         }}"
+    );
+    nft(lab.name(host), &rules);
+}
+
+/// Sends datagrams through a place, watched from the host that it is on, with each engine.
+fn dropped(place: &Place) {
+    for (engine, is_counted) in [Engine::Pcap, Engine::Kernel].into_iter().zip(place.counted) {
+        with_lab(|lab| {
+            (place.drop)(&lab);
+            let mut watch = Watch::with(&lab, place.host, Options { engine, ..Options::default() });
+            if watch.session.stats_reader().read().engine != engine {
+                assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "engine kernel is required");
+                eprintln!("not run: needs engine kernel");
+                return;
+            }
+            let sender = socket(&lab, Host::A, "10.77.0.1:0");
+            let _receivers =
+                [DROPPED_PORT, PASSED_PORT].map(|port| socket(&lab, Host::B, &format!("{V4}:{port}")));
+            for _ in 0..DATAGRAMS {
+                // The firewall's refusal is an error of the call.
+                let _ = sender.send_to(&[7; DROPPED], (V4, DROPPED_PORT));
+                sender.send_to(&[7; PASSED], (V4, PASSED_PORT)).unwrap();
+            }
+            let passed = DATAGRAMS * (PASSED + HEADERS) as u64;
+            let all = passed + DATAGRAMS * (DROPPED + HEADERS) as u64;
+            let counted = if is_counted { all } else { passed };
+            let expected = if place.host == Host::A { (me(), counted, 0) } else { (me(), 0, counted) };
+            // A process that this one is starting holds its sockets, too, for a moment.
+            watch.wait_for_traffic(|traffic| !traffic.is_empty());
+            expect(&mut watch, vec![expected]);
+        });
+    }
+}
+
+macro_rules! dropped {
+    ($($name:ident: $host:ident, $drop:expr, pcap $pcap:literal, kernel $kernel:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            dropped(&Place { host: Host::$host, drop: $drop, counted: [$pcap, $kernel] });
+        })*
+    };
+}
+
+dropped! {
+    by_the_firewall_on_output_root:
+        A, |lab| drop_at(lab, Host::A, "inet", "output"), pcap false, kernel false;
+    by_the_firewall_behind_the_routing_root:
+        A, |lab| drop_at(lab, Host::A, "inet", "postrouting"), pcap false, kernel false;
+    by_the_firewall_of_the_device_on_output_root:
+        A, |lab| drop_at(lab, Host::A, "netdev", "egress device veth0"), pcap false, kernel true;
+    by_a_queue_root: A, too_small_a_queue, pcap false, kernel true;
+    by_the_firewall_of_the_device_on_input_root:
+        B, |lab| drop_at(lab, Host::B, "netdev", "ingress device veth0"), pcap true, kernel false;
+    by_the_firewall_before_the_routing_root:
+        B, |lab| drop_at(lab, Host::B, "inet", "prerouting"), pcap true, kernel false;
+    by_the_firewall_on_input_root:
+        B, |lab| drop_at(lab, Host::B, "inet", "input"), pcap true, kernel false;
+}
+
+/// A queue that takes nothing as long as what is to be dropped.
+fn too_small_a_queue(lab: &Lab) {
+    let limits = "rate 100mbit burst 400 limit 100000";
+    on(lab, Host::A, || drop(run(&format!("tc qdisc add dev veth0 root tbf {limits}"))));
+}
