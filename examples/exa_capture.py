@@ -109,7 +109,7 @@ class Stats(ctypes.Structure):
         ("connections_short", c_uint64), ("bytes_completed", c_uint64), ("ends_lost", c_uint64),
         ("devices_pending", c_uint64), ("lost_flows", c_uint64), ("offloaded_frames", c_uint64),
         ("offloaded_packets", c_uint64), ("estimated_bytes", c_uint64), ("engine", c_int), ("socket_probes", c_int),
-        ("sample_probes", c_int),
+        ("sample_probes", c_int), ("socket_programs", c_uint32),
     ]
 
 

@@ -113,6 +113,28 @@
 // sample.
 #define CAPTURE_MORE_CGROUPS 2
 
+// In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
+#define CAPTURE_PROGRAMS_SOCKETS 1
+
+// In `CaptureStats.socket_programs`: TCP connections are recorded as they open and close.
+#define CAPTURE_PROGRAMS_CONNECTIONS 2
+
+// In `CaptureStats.socket_programs`: calls that send show which process uses a socket.
+#define CAPTURE_PROGRAMS_SENDS 4
+
+// In `CaptureStats.socket_programs`: so do calls that receive.
+#define CAPTURE_PROGRAMS_RECEIVES 8
+
+// In `CaptureStats.socket_programs`: packets are seen at their sockets.
+#define CAPTURE_PROGRAMS_PACKETS 16
+
+// In `CaptureStats.socket_programs`: packets are seen that do not come from the IP layer, those of packet sockets and
+// the kernel's own acknowledgements for connections that have ended.
+#define CAPTURE_PROGRAMS_DIRECT_PACKETS 32
+
+// In `CaptureStats.socket_programs`: packets are seen that arrive for connections that have ended.
+#define CAPTURE_PROGRAMS_LATE_PACKETS 64
+
 // Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
 #define CAPTURE_VALID_CPU 1
 
@@ -828,6 +850,9 @@ typedef struct CaptureStats {
     // The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
     // With them everything but command lines is told of every process, also what /proc would hide.
     enum CaptureProbeState sample_probes;
+    // The parts of the former that are at work, `CAPTURE_PROGRAMS_…`; 0 unless `socket_probes` is
+    // `CAPTURE_PROBE_STATE_ACTIVE`. The log names each program that the kernel refuses, and its reason.
+    uint32_t socket_programs;
 } CaptureStats;
 
 #ifdef __cplusplus

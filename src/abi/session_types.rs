@@ -2,7 +2,7 @@
 
 use super::flow_types::CaptureFlowHandler;
 use super::process_types::CaptureProcessHandler;
-use crate::model::ProbeState;
+use crate::model::{ProbeState, ProgramSet};
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
@@ -24,6 +24,22 @@ pub const CAPTURE_MORE_SWITCHES: u32 = 1;
 /// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
 /// sample.
 pub const CAPTURE_MORE_CGROUPS: u32 = 2;
+
+/// In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
+pub const CAPTURE_PROGRAMS_SOCKETS: u32 = 1;
+/// In `CaptureStats.socket_programs`: TCP connections are recorded as they open and close.
+pub const CAPTURE_PROGRAMS_CONNECTIONS: u32 = 2;
+/// In `CaptureStats.socket_programs`: calls that send show which process uses a socket.
+pub const CAPTURE_PROGRAMS_SENDS: u32 = 4;
+/// In `CaptureStats.socket_programs`: so do calls that receive.
+pub const CAPTURE_PROGRAMS_RECEIVES: u32 = 8;
+/// In `CaptureStats.socket_programs`: packets are seen at their sockets.
+pub const CAPTURE_PROGRAMS_PACKETS: u32 = 16;
+/// In `CaptureStats.socket_programs`: packets are seen that do not come from the IP layer, those of packet sockets and
+/// the kernel's own acknowledgements for connections that have ended.
+pub const CAPTURE_PROGRAMS_DIRECT_PACKETS: u32 = 32;
+/// In `CaptureStats.socket_programs`: packets are seen that arrive for connections that have ended.
+pub const CAPTURE_PROGRAMS_LATE_PACKETS: u32 = 64;
 
 /// How important a line of the log is.
 /// cbindgen:prefix-with-name
@@ -337,10 +353,20 @@ pub struct CaptureStats {
     /// The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
     /// With them everything but command lines is told of every process, also what /proc would hide.
     pub sample_probes: CaptureProbeState,
+    /// The parts of the former that are at work, `CAPTURE_PROGRAMS_…`; 0 unless `socket_probes` is
+    /// `CAPTURE_PROBE_STATE_ACTIVE`. The log names each program that the kernel refuses, and its reason.
+    pub socket_programs: u32,
 }
 
 /// The states of C are those of the probes.
 const _: () = {
     assert!(CaptureProbeState::Active as u32 == ProbeState::Active as u32);
     assert!(CaptureProbeState::PidNamespace as u32 == ProbeState::PidNamespace as u32);
+    assert!(CAPTURE_PROGRAMS_SOCKETS == ProgramSet::SOCKETS.0);
+    assert!(CAPTURE_PROGRAMS_CONNECTIONS == ProgramSet::CONNECTIONS.0);
+    assert!(CAPTURE_PROGRAMS_SENDS == ProgramSet::SENDS.0);
+    assert!(CAPTURE_PROGRAMS_RECEIVES == ProgramSet::RECEIVES.0);
+    assert!(CAPTURE_PROGRAMS_PACKETS == ProgramSet::PACKETS.0);
+    assert!(CAPTURE_PROGRAMS_DIRECT_PACKETS == ProgramSet::DIRECT_PACKETS.0);
+    assert!(CAPTURE_PROGRAMS_LATE_PACKETS == ProgramSet::LATE_PACKETS.0);
 };

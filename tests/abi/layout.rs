@@ -252,6 +252,7 @@ fn structures() -> Vec<Frozen> {
             engine: 376, "CaptureEngine";
             socket_probes: 380, "CaptureProbeState";
             sample_probes: 384, "CaptureProbeState";
+            socket_programs: 388, "uint32_t";
         }),
     ]
 }
@@ -373,6 +374,13 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_SKIP_PROBES", 32),
     ("CAPTURE_MORE_SWITCHES", 1),
     ("CAPTURE_MORE_CGROUPS", 2),
+    ("CAPTURE_PROGRAMS_SOCKETS", 1),
+    ("CAPTURE_PROGRAMS_CONNECTIONS", 2),
+    ("CAPTURE_PROGRAMS_SENDS", 4),
+    ("CAPTURE_PROGRAMS_RECEIVES", 8),
+    ("CAPTURE_PROGRAMS_PACKETS", 16),
+    ("CAPTURE_PROGRAMS_DIRECT_PACKETS", 32),
+    ("CAPTURE_PROGRAMS_LATE_PACKETS", 64),
     ("CAPTURE_VALID_CPU", 1),
     ("CAPTURE_VALID_MEMORY", 2),
     ("CAPTURE_VALID_IO", 4),

@@ -10,7 +10,7 @@ use capture::model::Traffic;
 use std::time::{Duration, Instant};
 
 /// The engines that must have it right.
-const ENGINES: [Engine; 1] = [Engine::Pcap];
+const ENGINES: [Engine; 2] = [Engine::Pcap, Engine::Kernel];
 
 /// Far beyond the time in which bytes find their owner.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -34,6 +34,9 @@ int capture_release(struct bpf_sock *context)
 	__u64 cookie = bpf_get_socket_cookie(context);
 	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
 
+	/* What accept(2) makes of an MPTCP listener has the listener's cookie (mptcp_sk_clone_init() in net/mptcp). */
+	if (context->protocol == IPPROTO_MPTCP && context->state != BPF_TCP_LISTEN)
+		return 1;
 	if (record && !(context->protocol == IPPROTO_TCP && context->type == SOCK_STREAM))
 		end_record(cookie, record, bpf_sk_storage_get(&tallies, context, 0, 0));
 	return 1;

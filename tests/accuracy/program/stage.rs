@@ -100,7 +100,7 @@ pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
 
 /// Plays a scenario for so long.
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
-    let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, kind, length)).collect();
+    let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, length)).collect();
     let probes = loads_probes(kind).then(|| Probes::measure().unwrap());
     let mut watcher = Watcher::start(kind, &place(scenario, &pairs[0].lab));
     let pid = watcher.pid();
@@ -175,11 +175,9 @@ fn is_everywhere(scenario: &Scenario) -> bool {
 }
 
 /// The hosts, with TCP on a wire: their own counters see it before its segmentation and after a merge. What else the
-/// scenarios send is no larger than a packet, and a flood of it would overflow the queues between the counters. Engine
-/// `kernel` is compared with the hosts' own counters.
-fn hosts(scenario: &Scenario, kind: Kind) -> Lab {
-    let is_kernel = kind == Kind::Library(Engine::Kernel);
-    match scenario.protocol == Protocol::Tcp && scenario.address != Address::Loopback && !is_kernel {
+/// scenarios send is no larger than a packet, and a flood of it would overflow the queues between the counters.
+fn hosts(scenario: &Scenario) -> Lab {
+    match scenario.protocol == Protocol::Tcp && scenario.address != Address::Loopback {
         true => Lab::on_wire(Offloads::On),
         false => Lab::new(),
     }
@@ -197,8 +195,8 @@ fn place<'a>(scenario: &Scenario, lab: &'a Lab) -> Place<'a> {
 }
 
 impl Pair {
-    fn set_up(scenario: &Scenario, kind: Kind, length: Duration) -> Pair {
-        let lab = hosts(scenario, kind);
+    fn set_up(scenario: &Scenario, length: Duration) -> Pair {
+        let lab = hosts(scenario);
         let server_host = if scenario.address == Address::Loopback { Host::A } else { Host::B };
         for host in [Host::A, Host::B] {
             lab.allow_many_connections(host);
