@@ -153,13 +153,14 @@
 // Set in `valid`: user and group are known.
 #define CAPTURE_VALID_USER 32
 
-// Set in `valid`: packets were being captured.
+// Set in `valid`: bytes and packets are known, since they are counted in the network namespace that the process is in. Also
+// where some were counted of a socket that it holds of another namespace.
 #define CAPTURE_VALID_NETWORK 64
 
 // Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
 #define CAPTURE_VALID_CPU_PERCENT 128
 
-// Set in `valid`: flows were being recorded.
+// Set in `valid`: flows are recorded where its bytes are counted.
 #define CAPTURE_VALID_CONNECTIONS 256
 
 // Set in `valid`: context switches are known.
@@ -484,9 +485,10 @@ typedef struct CaptureOptions {
     uint64_t flow_limit;
     // Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
     uint64_t packet_bytes;
-    // Network namespaces to capture in besides that of the calling thread: "all", or paths such as
-    // /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none. Entering them takes CAP_SYS_ADMIN
-    // and CAP_SYS_PTRACE. Each takes four descriptors, and one for each device in it. At most 254 are captured in, and
+    // Network namespaces to count in besides that of the calling thread: "own" for none, "all", or paths such as
+    // /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none where packets are captured, and for all
+    // where the kernel counts, which it does in each of them anyway. Processes in others have no CAPTURE_VALID_NETWORK.
+    // To capture in others, they are entered, which takes CAP_SYS_ADMIN and CAP_SYS_PTRACE. Each takes four descriptors, and one for each device in it. At most 254 are captured in, and
     // no more than one for every 16 descriptors that the process may open (RLIMIT_NOFILE): 64 where that is 1024.
     // What "all" finds on top is left out until others have gone, which the log says once; more paths are refused.
     const char *namespaces;

@@ -17,11 +17,12 @@ pub const CAPTURE_VALID_DESCRIPTORS: u32 = 8;
 pub const CAPTURE_VALID_COMMAND_LINE: u32 = 16;
 /// Set in `valid`: user and group are known.
 pub const CAPTURE_VALID_USER: u32 = 32;
-/// Set in `valid`: packets were being captured.
+/// Set in `valid`: bytes and packets are known, since they are counted in the network namespace that the process is in. Also
+/// where some were counted of a socket that it holds of another namespace.
 pub const CAPTURE_VALID_NETWORK: u32 = 64;
 /// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
 pub const CAPTURE_VALID_CPU_PERCENT: u32 = 128;
-/// Set in `valid`: flows were being recorded.
+/// Set in `valid`: flows are recorded where its bytes are counted.
 pub const CAPTURE_VALID_CONNECTIONS: u32 = 256;
 /// Set in `valid`: context switches are known.
 pub const CAPTURE_VALID_SWITCHES: u32 = 512;

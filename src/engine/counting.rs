@@ -7,7 +7,7 @@ use super::introduce::Introducer;
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Clocks, Counters, Credit};
 use crate::model::{FlowPhase, Identity, Namespace, ProcId, Traffic, Unowned};
-use crate::namespace::{NamespaceChoice, current_inode};
+use crate::namespace::{Coverage, NamespaceChoice, current_inode};
 use crate::sync::Mutex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -26,6 +26,7 @@ pub struct Counting {
     /// Inode of the home namespace.
     home: u64,
     choice: NamespaceChoice,
+    coverage: Coverage,
     last: Instant,
     refreshed: Instant,
     /// Bytes in the ledger as those of connections that nobody has used yet.
@@ -41,7 +42,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// Counts in the network namespace of the calling thread and in those chosen.
+    /// Counts in the network namespaces that are chosen, the calling thread's being the session's own.
     ///
     /// # Errors
     /// `SystemResource`.
@@ -59,6 +60,7 @@ impl Counting {
             counters,
             introducer,
             home,
+            coverage: Coverage::Every,
             choice,
             last: now,
             refreshed: now,
@@ -139,9 +141,16 @@ impl Counting {
         }
     }
 
+    /// The namespaces that were counted in at the last reading.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
     /// Takes in which of the chosen namespaces there are now.
     fn refresh(&mut self) {
-        self.counters.set_namespaces(self.choice.inodes(self.home));
+        let inodes = self.choice.inodes(self.home);
+        self.coverage = inodes.clone().into();
+        self.counters.set_namespaces(inodes);
     }
 
     fn is_due(&self) -> bool {

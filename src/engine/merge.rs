@@ -98,6 +98,7 @@ fn record_of(id: ProcId, account: Account) -> ProcessRecord {
         cpu_percent: 0.0,
         traffic: account.traffic,
         uncertain_bytes: account.uncertain_bytes,
+        network_namespace: 0,
         connections: account.connections,
         valid,
     }

@@ -16,6 +16,7 @@ use crate::error::{Code, Error, Result};
 use crate::kernel::load_tasks;
 use crate::log::{Log, LogLine};
 use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
+use crate::namespace::{Coverage, Known};
 use crate::owner::{EarlyOwners, Hints};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns, told_by_kernel};
 use crate::sync::Mutex;
@@ -75,6 +76,8 @@ pub struct Session {
     missing_capabilities: u64,
     engine: Engine,
     has_network: bool,
+    /// The session's own network namespace and the others that packets are captured in, if live ones are.
+    captured: Option<(u64, Known)>,
     /// The flows, if they were asked for and packets are captured.
     flows: Option<FlowView>,
     hints: Arc<Hints>,
@@ -108,6 +111,9 @@ impl Session {
         let has_network = tap.is_some() || counters.is_some();
         let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
         let sample_probes = sample_from_tasks(&mut sampler, &options, from_kernel);
+        if has_network && options.source == Source::Live {
+            sampler.follow_networks();
+        }
         let mut session = Session {
             process: std::process::id(),
             boot_time_ns: sampler.machine().boot_time_ns,
@@ -125,6 +131,7 @@ impl Session {
             missing_capabilities: missing_capabilities & useful_capabilities(&options, counters.is_some()),
             engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
             has_network,
+            captured: None,
             flows: None,
             hints: Arc::default(),
             busy: Vec::new(),
@@ -192,12 +199,7 @@ impl Session {
             merge.take_final(is_complete, &shared.ledger, &mut self.removed);
         }
         if self.has_network {
-            let counted = match self.flows {
-                Some(_) => Validity::NETWORK | Validity::CONNECTIONS,
-                None => Validity::NETWORK,
-            };
-            let records = self.sampler.processes_mut().chain(&mut self.removed);
-            records.for_each(|record| record.valid |= counted);
+            self.mark_counted();
             self.tell_busy();
         }
         let took = began.elapsed();
@@ -205,6 +207,34 @@ impl Session {
         self.updates.processes_skipped.store(self.sampler.unreadable(), Ordering::Relaxed);
         debug!(took_us = took.as_micros() as u64, removed = self.removed.len(), "updated");
         Ok(())
+    }
+
+    /// Says of each process whether its bytes are counted: where it is, or in another namespace that a socket of its is of.
+    fn mark_counted(&mut self) {
+        let counted = match self.flows {
+            Some(_) => Validity::NETWORK | Validity::CONNECTIONS,
+            None => Validity::NETWORK,
+        };
+        let coverage = self.coverage();
+        let is_counted = |record: &ProcessRecord| {
+            coverage.has(record.network_namespace)
+                || !record.traffic.is_empty()
+                || record.connections.is_some()
+        };
+        let records = self.sampler.processes_mut().chain(&mut self.removed);
+        records.filter(|record| is_counted(record)).for_each(|record| record.valid |= counted);
+    }
+
+    /// The network namespaces that are counted in now. A savefile knows of none.
+    fn coverage(&self) -> Coverage {
+        match (&self.counting, &self.captured) {
+            (Some(counting), _) => counting.lock().coverage().clone(),
+            (None, Some((home, others))) => {
+                let others = others.snapshot();
+                Coverage::Only(others.iter().map(|entry| entry.inode).chain([*home]).collect())
+            }
+            (None, None) => Coverage::Every,
+        }
     }
 
     /// Tells the search for owners which processes are busy.

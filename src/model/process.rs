@@ -91,11 +91,12 @@ bit_set! {
         COMMAND_LINE = 16;
         /// User and group ids.
         USER = 32;
-        /// Bytes and packets sent and received: packets were being captured.
+        /// Bytes and packets sent and received: they are counted in the network namespace that the process is in, or
+        /// some were counted for a socket of another one that it holds.
         NETWORK = 64;
         /// CPU percentage: there was an earlier sample of the same process to compare with.
         CPU_PERCENT = 128;
-        /// What its flows did: flows were asked for.
+        /// What its flows did: flows were asked for, and are recorded where its bytes are counted.
         CONNECTIONS = 256;
         /// Context switches.
         SWITCHES = 512;
@@ -205,6 +206,9 @@ pub struct ProcessRecord {
     pub traffic: Traffic,
     /// The part of `traffic` whose owner was chosen among several or found by a wildcard, both directions, bytes.
     pub uncertain_bytes: u64,
+    /// The inode of the network namespace that its main thread is in, or was in before it ended; 0 where that could not
+    /// be read, or was not asked for.
+    pub network_namespace: u64,
     /// What its flows did, if flows were asked for and there was any.
     pub connections: Option<Box<Connections>>,
     /// Which figures are true: those of the sample, and those that only a record has.

@@ -5,12 +5,15 @@ use crate::error::{Code, Error, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// Which network namespaces besides that of the thread which opens the session are captured in.
+/// Which network namespaces are counted in. The session's own, which is that of the thread that opens it, always is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum NamespaceChoice {
-    /// None.
+    /// The session's own where packets are captured, since each other one takes sockets and rights; every one where the
+    /// kernel counts, for it counts in all of them anyway.
     #[default]
-    Off,
+    Usual,
+    /// The session's own, and no other.
+    Own,
     /// Every one that a process is in or that is mounted: see [`super::Registry`] for how they are found.
     All,
     /// Those at these absolute paths, such as `/run/netns/blue` or `/proc/1234/ns/net`. A path means what is there
@@ -22,13 +25,14 @@ impl NamespaceChoice {
     /// The most paths that can be chosen, one for each number there is.
     pub const MOST: usize = 254;
 
-    /// Reads the words of the C interface: nothing or the empty string means `Off`, `all` means `All`, anything else is a
-    /// list of paths separated by commas.
+    /// Reads the words of the C interface: nothing or the empty string means `Usual`, `own` and `all` what they say,
+    /// anything else is a list of paths separated by commas.
     pub fn from_words(words: Option<&Path>) -> NamespaceChoice {
         use std::os::unix::ffi::OsStrExt as _;
         let bytes = words.map_or(&[][..], |words| words.as_os_str().as_bytes()).trim_ascii();
         match bytes {
-            b"" => NamespaceChoice::Off,
+            b"" => NamespaceChoice::Usual,
+            b"own" => NamespaceChoice::Own,
             b"all" => NamespaceChoice::All,
             _ => {
                 let items = bytes.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -38,12 +42,17 @@ impl NamespaceChoice {
         }
     }
 
-    /// The inodes of the namespaces that are counted in, `home` being the session's own: of those chosen that are there
-    /// now. `None` stands for every one.
+    /// Whether it means others than the session's own where packets are captured.
+    pub fn is_wide(&self) -> bool {
+        matches!(self, NamespaceChoice::All | NamespaceChoice::Chosen(_))
+    }
+
+    /// The inodes of the namespaces that are counted in where the kernel counts, `home` being the session's own: of those
+    /// chosen that are there now. `None` stands for every one.
     pub fn inodes(&self, home: u64) -> Option<HashSet<u64>> {
         let chosen = match self {
-            NamespaceChoice::All => return None,
-            NamespaceChoice::Off => &[][..],
+            NamespaceChoice::Usual | NamespaceChoice::All => return None,
+            NamespaceChoice::Own => &[][..],
             NamespaceChoice::Chosen(paths) => paths,
         };
         Some(chosen.iter().filter_map(|path| links::namespace_at(path).ok()).chain([home]).collect())
@@ -97,8 +106,9 @@ mod tests {
     #[test]
     fn words_are_read() {
         let of = |words: &str| NamespaceChoice::from_words(Some(Path::new(words)));
-        assert_eq!(NamespaceChoice::from_words(None), NamespaceChoice::Off);
-        assert_eq!(of(" "), NamespaceChoice::Off);
+        assert_eq!(NamespaceChoice::from_words(None), NamespaceChoice::Usual);
+        assert_eq!(of(" "), NamespaceChoice::Usual);
+        assert_eq!(of("own"), NamespaceChoice::Own);
         assert_eq!(of("all"), NamespaceChoice::All);
         let paths = vec![PathBuf::from("/run/netns/a"), PathBuf::from("/proc/1/ns/net")];
         assert_eq!(of("/run/netns/a, /proc/1/ns/net,"), NamespaceChoice::Chosen(paths));
@@ -107,7 +117,9 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_and_named() {
         let chosen = |paths: &[&str]| NamespaceChoice::Chosen(paths.iter().map(PathBuf::from).collect());
-        for good in [NamespaceChoice::Off, NamespaceChoice::All, chosen(&["/run/netns/a"])] {
+        for good in
+            [NamespaceChoice::Usual, NamespaceChoice::Own, NamespaceChoice::All, chosen(&["/run/netns/a"])]
+        {
             good.check().unwrap();
         }
         let refused = |choice: NamespaceChoice| {

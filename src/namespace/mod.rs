@@ -9,6 +9,7 @@
 //! any more, for it and its devices live as long as they do.
 
 mod choice;
+mod coverage;
 mod enter;
 mod follow;
 mod links;
@@ -18,6 +19,7 @@ mod registry;
 mod scan;
 
 pub use choice::NamespaceChoice;
+pub use coverage::Coverage;
 pub use enter::{EnterError, enter, enter_initial};
 pub use follow::{Changes, Follower};
 pub use registry::{Entry, Known, Registry, RegistryStats};

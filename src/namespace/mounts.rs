@@ -1,7 +1,6 @@
 //! The network namespaces that are mounted somewhere, as `ip netns` and container runtimes do to name them.
 
-use super::links;
-use crate::process::ProcRoot;
+use crate::process::{ProcRoot, network_namespace};
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
@@ -50,7 +49,7 @@ impl Mounts {
 fn namespace_of(line: &[u8]) -> Option<(u64, Arc<Path>)> {
     // proc_pid_mountinfo(5): id, parent, device, root, mount point, options, optional fields, "-", type, ...
     let mut fields = line.split(|&byte| byte == b' ');
-    let inode = links::parse(fields.nth(3)?)?;
+    let inode = network_namespace(fields.nth(3)?)?;
     let point = unescaped(fields.next()?);
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     (after.next()? == b"nsfs").then(|| (inode, PathBuf::from(OsString::from_vec(point)).into()))

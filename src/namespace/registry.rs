@@ -7,7 +7,7 @@ use super::numbers::Numbers;
 use super::scan::{Scan, namespace_of};
 use crate::error::{Code, Error, Result};
 use crate::model::Namespace;
-use crate::process::ProcRoot;
+use crate::process::{ProcRoot, network_namespace_at};
 use crate::sync::Mutex;
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -154,10 +154,10 @@ impl Registry {
             return Err(Error::new(Code::InvalidArgument, text));
         }
         let root = ProcRoot::open(proc_path)?;
-        let home = match (choice, links::link_at(root.directory(), c"thread-self/ns/net")) {
-            (NamespaceChoice::Off, _) => None,
-            (_, Ok(inode)) => Some(inode),
-            (_, Err(errno)) => {
+        let home = match network_namespace_at(root.directory(), c"thread-self/ns/net") {
+            _ if !choice.is_wide() => None,
+            Ok(inode) => Some(inode),
+            Err(errno) => {
                 let tried = format_args!("reading {}/thread-self/ns/net", proc_path.display()).to_string();
                 return Err(Error::system(Code::SystemResource, tried, errno));
             }
@@ -201,7 +201,7 @@ impl Registry {
     /// Looks for namespaces that have come and gone. To be called about once a second. Returns what there is now.
     pub fn refresh(&mut self) -> Arc<[Entry]> {
         match self.choice.clone() {
-            NamespaceChoice::Off => {}
+            NamespaceChoice::Usual | NamespaceChoice::Own => {}
             NamespaceChoice::All => self.follow_all(),
             NamespaceChoice::Chosen(paths) => self.follow(&paths),
         }

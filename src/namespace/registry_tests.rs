@@ -157,7 +157,7 @@ fn without_knowing_the_own_one_no_other_is_looked_for() {
         assert_eq!(error.code, Code::SystemResource);
         assert!(error.text.contains("thread-self/ns/net: ENOENT"), "{error}");
     }
-    open(NamespaceChoice::Off).unwrap();
+    open(NamespaceChoice::Usual).unwrap();
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn off_looks_at_nothing() {
     let tree = Tree::new();
     tree.at(5, 7);
     tree.mount(&[(8, "/run/netns/blue")]);
-    let mut registry = Registry::open(&NamespaceChoice::Off, tree.directory.path()).unwrap();
+    let mut registry = Registry::open(&NamespaceChoice::Usual, tree.directory.path()).unwrap();
     assert!(registry.refresh().is_empty());
     assert_eq!(registry.stats(), RegistryStats::default());
 }

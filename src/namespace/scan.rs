@@ -7,8 +7,7 @@
 //! - of all processes a slice is looked at in turn, so that one which changes its namespace later in its life is
 //!   found after as many calls as there are slices.
 
-use super::links;
-use crate::process::{Listing, PidPath, ProcRoot, open_directory};
+use crate::process::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::{AsFd, OwnedFd};
@@ -122,9 +121,9 @@ impl Scan {
 /// The namespace that a process is in.
 ///
 /// # Errors
-/// As [`links::link_at`].
+/// As [`network_namespace_at`].
 pub(super) fn namespace_of(root: &ProcRoot, pid: i32) -> nix::Result<u64> {
-    links::link_at(root.directory(), PidPath::new(pid).file("ns/net"))
+    network_namespace_at(root.directory(), PidPath::new(pid).file("ns/net"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod cgroup;
 mod directory;
 mod identity;
+mod link;
 mod machine;
 mod observer;
 mod parse;
@@ -20,6 +21,7 @@ mod users;
 pub use cgroup::told_by_kernel;
 pub use directory::{Listing, open_directory};
 pub use identity::{COMMAND_LINE_LIMIT, IdentityReader};
+pub use link::{network_namespace, network_namespace_at};
 pub use machine::{Machine, ticks_to_ns};
 pub use reading::proc_id;
 pub use root::{PidPath, ProcRoot, SystemFacts};

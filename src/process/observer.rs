@@ -10,8 +10,9 @@ use crate::kernel::{RawProcess, Task};
 use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
 use std::sync::Arc;
 
-/// In how many samples every command line is read again at least once, for a process may overwrite its own.
-const COMMAND_LINE_ROUNDS: u32 = 16;
+/// In how many samples every command line is read again at least once, for a process may overwrite its own, and the
+/// network namespace, for which a process may leave another one without executing a program.
+const ROUNDS: u32 = 16;
 
 /// Where what is not in the core of a process is read.
 #[derive(Clone, Copy)]
@@ -34,6 +35,8 @@ pub struct Observer {
     round: u32,
     machine_ticks: u64,
     unreadable: u64,
+    /// Whether it is told which network namespace a process is in.
+    follows_networks: bool,
 }
 
 impl Observer {
@@ -49,6 +52,7 @@ impl Observer {
             round: 0,
             machine_ticks: 0,
             unreadable: 0,
+            follows_networks: false,
         }
     }
 
@@ -60,6 +64,11 @@ impl Observer {
     /// How often a process was there but its `stat` could not be read.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
+    }
+
+    /// From now on also tells which network namespace each process is in.
+    pub fn follow_networks(&mut self) {
+        self.follows_networks = true;
     }
 
     /// Begins a sample, with the machine's CPU time at this moment in clock ticks.
@@ -162,6 +171,7 @@ impl Observer {
         if tracked.selected {
             self.refresh_command_line(view, core, &mut tracked, true)?;
             self.refresh_cgroup(view, core, &mut tracked)?;
+            self.refresh_network(view, core, &mut tracked, true)?;
         }
         let sample = self.sample(view, core, &tracked)?;
         store(&mut tracked, sample, None);
@@ -190,6 +200,7 @@ impl Observer {
         }
         if known.selected {
             self.refresh_cgroup(view, core, known)?;
+            self.refresh_network(view, core, known, changed)?;
         }
         let sample = self.sample(view, core, known)?;
         let machine_ticks = self.machine_ticks.saturating_sub(known.machine_ticks);
@@ -244,8 +255,12 @@ impl Observer {
             // Who has not run has not written to its memory either.
             View::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
         };
-        let turn = core.stat.pid.unsigned_abs().wrapping_add(self.round);
-        has_run && turn.is_multiple_of(COMMAND_LINE_ROUNDS) || known.command_line != CommandLine::Known
+        has_run && self.has_turn(core) || known.command_line != CommandLine::Known
+    }
+
+    /// Whether it is this process's turn to be read what seldom changes.
+    fn has_turn(&self, core: &Core<'_>) -> bool {
+        core.stat.pid.unsigned_abs().wrapping_add(self.round).is_multiple_of(ROUNDS)
     }
 
     fn refresh_command_line(
@@ -327,6 +342,32 @@ impl Observer {
         }
         Ok(())
     }
+
+    /// The link to the network namespace is read when the process is new, has executed a program (what enters a
+    /// namespace mostly does so for one) and now and then; a walk tells it every time. A process keeps the last that was
+    /// known of it, for one that ends has none any more.
+    fn refresh_network(
+        &self,
+        view: View<'_>,
+        core: &Core<'_>,
+        tracked: &mut Tracked,
+        is_new: bool,
+    ) -> Result<(), Failure> {
+        if !self.follows_networks {
+            return Ok(());
+        }
+        let now = match view {
+            View::Task(task) => Some(task.raw.network_namespace.into()),
+            View::Files(directory) if is_new || self.has_turn(core) => {
+                directory.unless_gone(directory.network_namespace())?
+            }
+            View::Files(_) => None,
+        };
+        if let Some(inode) = now.filter(|&inode| inode != 0) {
+            tracked.record.network_namespace = inode;
+        }
+        Ok(())
+    }
 }
 
 impl<'v> View<'v> {
@@ -389,6 +430,7 @@ fn blank_record(sample: ProcessSample) -> ProcessRecord {
         cpu_percent: 0.0,
         traffic: Traffic::default(),
         uncertain_bytes: 0,
+        network_namespace: 0,
         connections: None,
         valid: Validity::default(),
     }

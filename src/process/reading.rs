@@ -4,6 +4,7 @@
 //! when its pid is reused meanwhile: what is read always belongs together.
 
 use super::directory::Listing;
+use super::link::network_namespace_at;
 use super::parse::{self, Stat};
 use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
@@ -95,6 +96,14 @@ impl ProcessDirectory {
     pub fn is_other_thread(&self, buffer: &mut Vec<u8>) -> bool {
         let status = self.record(c"status", buffer).ok();
         status.and_then(parse::thread_group).is_some_and(|leader| leader != self.pid)
+    }
+
+    /// The inode of the network namespace that the process is in.
+    ///
+    /// # Errors
+    /// As [`network_namespace_at`].
+    pub fn network_namespace(&self) -> nix::Result<u64> {
+        network_namespace_at(self.directory.as_fd(), c"ns/net")
     }
 
     /// Number of open descriptors.

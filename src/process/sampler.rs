@@ -69,6 +69,11 @@ impl Sampler {
         self.has_listed = false;
     }
 
+    /// From now on also tells which network namespace each process is in.
+    pub fn follow_networks(&mut self) {
+        self.observer.follow_networks();
+    }
+
     /// Why the walks over the kernel's tasks have ended, once.
     pub fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()

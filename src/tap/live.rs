@@ -42,10 +42,8 @@ impl Live {
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {
         options.check()?;
-        let registry = match &options.namespaces {
-            NamespaceChoice::Off => None,
-            choice => Some(Registry::open(choice, proc_path)?),
-        };
+        let choice = &options.namespaces;
+        let registry = choice.is_wide().then(|| Registry::open(choice, proc_path)).transpose()?;
         if let Err(refused) = permitted() {
             // A filter that means nothing is told of now, not on the day that the privilege is given.
             open::try_filter(options.filter.as_deref().unwrap_or_default())?;

@@ -22,7 +22,7 @@ pub struct TapOptions {
     pub timeout: Duration,
     /// Whether to capture what is not addressed to this machine either. Such traffic is never its own.
     pub promiscuous: bool,
-    /// The network namespaces to capture in besides that of the thread which opens the tap. All the other options hold
+    /// The network namespaces to count in besides that of the thread which opens the tap. All the other options hold
     /// in each of them; a device that is named is captured wherever there is one of this name. Each takes one
     /// descriptor and one for each device, in a session another three; [`crate::namespace::Registry`] says how many are
     /// captured in at most.
@@ -103,7 +103,7 @@ impl Default for TapOptions {
             buffer_bytes: Self::DEFAULT_BUFFER,
             timeout: Self::DEFAULT_TIMEOUT,
             promiscuous: false,
-            namespaces: NamespaceChoice::Off,
+            namespaces: NamespaceChoice::default(),
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::lab::{Host, Lab};
 use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::model::{FlowRecord, FlowValidity, ProcessRecord};
+use capture::namespace::NamespaceChoice;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,9 +25,10 @@ impl Watch {
         Watch::with(lab, host, Options { flows: true, engine, ..Options::default() })
     }
 
-    /// The same with options of one's own.
-    pub fn with(lab: &Lab, host: Host, options: Options) -> Watch {
+    /// The same with options of one's own, but for the namespaces: the other host's flows are not watched.
+    pub fn with(lab: &Lab, host: Host, mut options: Options) -> Watch {
         lab.enter(host);
+        options.capture.namespaces = NamespaceChoice::Own;
         let engine = options.engine;
         let session = Session::open(options).unwrap();
         let required = cfg!(feature = "ebpf") && std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();

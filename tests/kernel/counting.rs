@@ -6,6 +6,8 @@ use crate::may_run;
 use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::model::{ProcessRecord, Quality};
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
@@ -23,8 +25,10 @@ fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
     let body = || {
         let lab = Lab::new();
         lab.enter(Host::A);
-        let session =
-            Session::open(Options { engine: Engine::Kernel, flows: true, ..Options::default() }).unwrap();
+        // The other host's ends are none of these tests'.
+        let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
+        let options = Options { engine: Engine::Kernel, flows: true, capture, ..Options::default() };
+        let session = Session::open(options).unwrap();
         assert_eq!(session.stats_reader().read().engine, Engine::Kernel);
         test(&lab, session);
     };

@@ -21,7 +21,7 @@ make_root() {
     # The kernel calls this one itself.
     ln -s /bin/busybox "$made/sbin/modprobe"
     ln -s /bin/busybox "$made/bin/sh"
-    for tool in ip nft ping ss; do
+    for tool in ethtool ip nft ping ss; do
         put "$made" "$(command -v "$tool")" "/usr/bin/$tool"
     done
     for tool in accuracy traffic_maker; do

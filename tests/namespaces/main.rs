@@ -11,6 +11,7 @@ mod entering;
 mod lab;
 mod sessions;
 mod talking;
+mod validity;
 
 use capture::config::Options;
 use capture::engine::Session;
@@ -129,7 +130,7 @@ fn only_what_is_chosen_is_captured_root() {
     in_namespace(|| {
         let (one, two) = (Container::start(), Container::start());
         let traffic = || send("127.0.0.1:5000", "127.0.0.1:53", 100, 100);
-        let mut own = Tap::live(&options(NamespaceChoice::Off)).unwrap();
+        let mut own = Tap::live(&options(NamespaceChoice::Usual)).unwrap();
         let mut with_one = Tap::live(&options(chosen(&[&one, &one]))).unwrap();
         assert_eq!((own.stats().namespaces, own.stats().devices_open), (0, 1));
         assert_eq!((with_one.stats().namespaces, with_one.stats().devices_open), (1, 2));

@@ -5,7 +5,7 @@ use super::lab::*;
 use super::talking::Talker;
 use capture::config::Options;
 use capture::engine::Session;
-use capture::model::{Traffic, Unowned};
+use capture::model::{Traffic, Unowned, Validity};
 use capture::namespace::NamespaceChoice;
 use capture::tap::TapOptions;
 use std::collections::HashMap;
@@ -119,7 +119,7 @@ fn without_namespaces_the_own_ends_count_and_no_others_root() {
         let view = View::new();
         let container = joined(&view);
         let [mut asks_there, _there, mut asks_here, here] = across(&view, &container);
-        let mut watch = Watch::open(&view, NamespaceChoice::Off, 2);
+        let mut watch = Watch::open(&view, NamespaceChoice::Usual, 2);
         let ports = [7000, 7001];
         count_ports(&ports);
         asks_there.go();
@@ -137,7 +137,7 @@ fn a_socket_of_here_that_a_container_holds_is_the_containers_root() {
     in_namespace(|| {
         let view = View::new();
         let container = joined(&view);
-        let mut watch = Watch::open(&view, NamespaceChoice::Off, 2);
+        let mut watch = Watch::open(&view, NamespaceChoice::Usual, 2);
         let socket = std::net::UdpSocket::bind("10.9.0.1:5000").unwrap();
         socket.connect("10.9.0.2:7000").unwrap();
         count_ports(&[7000]);
@@ -158,6 +158,8 @@ fn a_socket_of_here_that_a_container_holds_is_the_containers_root() {
         assert_eq!(link(&format!("/proc/{pid}/ns/net")), link(container.path().to_str().unwrap()));
         let truth = settled_port(7000);
         let traffic = watch.settled(sum(&[truth]));
+        let record = watch.session.processes().find(|record| record.sample.id.pid == pid).unwrap();
+        assert!(record.valid.has(Validity::NETWORK), "some of its bytes are counted, though not where it is");
         drop(holder.stdin.take());
         holder.wait().unwrap();
         assert_eq!((both(&traffic, pid), traffic.len()), (truth, 1), "{traffic:?}");

@@ -26,7 +26,7 @@ fn a_walk_tells_every_process_its_network_namespace_root() {
     zombie.kill();
     let mut walks = load_tasks(SampleSet::ALL).unwrap();
     let mut told = HashMap::new();
-    walks.walk(&mut |task| drop(told.insert(task.raw.pid, task.raw.network_namespace))).unwrap();
+    walks.walk(&mut |task| told.extend([(task.raw.pid, task.raw.network_namespace)])).unwrap();
     let [own, other] = [std::process::id(), child.pid() as u32].map(by_proc);
     assert_ne!(own, other);
     assert_eq!(told[&std::process::id()], own);

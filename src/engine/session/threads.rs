@@ -45,6 +45,8 @@ impl Session {
         let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
         let known = tap.known_namespaces().clone();
         if tap.is_live() {
+            // Without it, it cannot be told what is captured of whom.
+            self.captured = current_inode().ok().map(|home| (home, known.clone()));
             match InetDiag::open() {
                 Ok(diag) => finder.ask_kernel(diag),
                 Err(errno) => {

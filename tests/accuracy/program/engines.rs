@@ -4,6 +4,8 @@ use capture::config::{Engine as Counting, Options};
 use capture::engine::{Session, Stats};
 use capture::log::LogOptions;
 use capture::model::ProbeState;
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
@@ -29,10 +31,11 @@ impl Engine {
         }
     }
 
-    /// The options of a session that counts so, otherwise the usual ones.
+    /// The options of a session that counts so in its own namespace, otherwise the usual ones.
     pub fn options(self) -> Options {
         let engine = if self == Engine::Kernel { Counting::Kernel } else { Counting::Pcap };
-        Options { engine, probes: self != Engine::Portable, ..Options::default() }
+        let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
+        Options { engine, capture, probes: self != Engine::Portable, ..Options::default() }
     }
 
     /// Whether packets are captured: only then can there be a filter, and are there devices to wait for.
