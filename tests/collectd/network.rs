@@ -15,7 +15,7 @@ fn figures_pass_through_another_collectd_under_the_name_of_their_host_root() {
     with_daemons(|| {
         let site = Site::new(1);
         let host = Place::Host(1);
-        let counted = Place::of_truth("auto", 1);
+        let counted = Place::Wire(1);
         site.count(counted, &[("p7001", "th dport 7001"), ("p7001", "th sport 7001")]);
         let sender = snippets::changed("network-sender.conf", &[("collector.example", "10.78.1.1")]);
         let parts = [snippets::capture_of("uploader"), ("network-sender.conf", sender)];

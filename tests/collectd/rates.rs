@@ -45,7 +45,7 @@ fn traffic(site: &Site, number: usize) -> Traffic {
         matches.push((name, format!("th sport {ports}")));
     }
     let matches: Vec<_> = matches.iter().map(|(name, is)| (*name, is.as_str())).collect();
-    site.count(Place::of_truth(ENGINES[number - 1], number), &matches);
+    site.count(Place::Wire(number), &matches);
     let servers = vec![
         site.maker(hub, "peer", "tcp-sink", &at_hub(7001), &[]),
         site.maker(host, "downloader", "tcp-sink", &at_host(7002), &[]),
@@ -71,7 +71,7 @@ fn traffic(site: &Site, number: usize) -> Traffic {
 fn read(site: &Site) -> Vec<Vec<(&'static str, Reading)>> {
     let names = || NAMES.into_iter().chain(["all"]).map(|name| (name, Reading::of(name))).collect();
     let numbered = ENGINES.iter().zip(1..);
-    numbered.map(|(engine, number)| site.at(Place::of_truth(engine, number), names)).collect()
+    numbered.map(|(_, number)| site.at(Place::Wire(number), names)).collect()
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn a_group_of_short_lived_processes_never_falls_and_has_all_their_bytes_root() {
     with_daemons(|| {
         let site = Site::new(1);
         let host = Place::Host(1);
-        let counted = Place::of_truth("auto", 1);
+        let counted = Place::Wire(1);
         site.count(counted, &[("p7001", "th dport 7001"), ("p7001", "th sport 7001")]);
         let agent = Collectd::start(&site, host, "host", 1, &[snippets::capture_of("client")]);
         let prometheus = Prometheus::start(&site, &["10.78.1.2".to_owned()], 1);

@@ -21,17 +21,6 @@ pub enum Place {
     Wire(usize),
 }
 
-impl Place {
-    /// Where the bytes of a host are counted as an engine counts them: on the wire those of frames that the host leaves to
-    /// be segmented, or has merged.
-    pub fn of_truth(engine: &str, number: usize) -> Place {
-        match engine {
-            "pcap" => Place::Wire(number),
-            _ => Place::Host(number),
-        }
-    }
-}
-
 /// The namespaces and the directory.
 pub struct Site {
     directory: PathBuf,

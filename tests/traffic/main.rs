@@ -76,8 +76,10 @@ impl Watch {
         self.session.update().unwrap();
         self.session.health().unwrap();
         for record in self.session.take_removed() {
-            let before = self.removed.insert(record.sample.id.pid, record);
-            assert!(before.is_none(), "removed twice: {before:?}");
+            let id = record.sample.id;
+            let before = self.removed.insert(id.pid, record);
+            // A busy machine gives a number to another process soon.
+            assert!(before.is_none_or(|before| before.sample.id != id), "removed twice: {id:?}");
         }
     }
 
