@@ -6,6 +6,8 @@ use capture::config::{Engine, Options};
 use capture::engine::{Session, Stats};
 use capture::log::LogOptions;
 use capture::model::{ProcessRecord, Traffic, Unowned};
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -34,7 +36,9 @@ pub fn with_lab(test: impl FnOnce(&Lab) + Send) {
 /// A session with programs in the kernel.
 pub fn options(engine: Engine) -> Options {
     let log = LogOptions { queue: true, ..LogOptions::default() };
-    Options { engine, flows: true, log, ..Options::default() }
+    // What happens in other namespaces is the business of other tests.
+    let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
+    Options { engine, flows: true, log, capture, ..Options::default() }
 }
 
 /// Starts a mode of the program that uses sockets.

@@ -2,8 +2,8 @@
 
 use super::counting::{expect, me, on, socket};
 use super::lab::{Host, Lab, nft, run};
-use super::{V4, Watch, with_lab};
-use capture::config::{Engine, Options};
+use super::{V4, Watch, options, with_lab};
+use capture::config::Engine;
 
 const DATAGRAMS: u64 = 50;
 /// Payload of what is dropped, and of what passes.
@@ -40,7 +40,7 @@ fn dropped(place: &Place) {
     for (engine, is_counted) in [Engine::Pcap, Engine::Kernel].into_iter().zip(place.counted) {
         with_lab(|lab| {
             (place.drop)(&lab);
-            let mut watch = Watch::with(&lab, place.host, Options { engine, ..Options::default() });
+            let mut watch = Watch::with(&lab, place.host, options(engine));
             if watch.session.stats_reader().read().engine != engine {
                 assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "engine kernel is required");
                 eprintln!("not run: needs engine kernel");

@@ -13,9 +13,11 @@ mod handed;
 mod lab;
 mod offload;
 
-use capture::config::Options;
+use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::model::{ProcessRecord, Traffic};
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
 use lab::{Host, Lab, Maker, Offloads};
 use std::collections::HashMap;
 use std::process::Command;
@@ -51,6 +53,12 @@ fn has_python() -> bool {
         eprintln!("not run: needs python3");
     }
     has_it
+}
+
+/// The options of a session with this engine that counts in its own namespace only: others have traffic, too.
+fn options(engine: Engine) -> Options {
+    let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
+    Options { engine, capture, ..Options::default() }
 }
 
 /// A session on a host, with what its updates said.

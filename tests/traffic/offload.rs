@@ -3,7 +3,7 @@
 //! The truth is counted in the middle of the wire, where no frame exceeds the MTU whatever the hosts do.
 
 use super::lab::{Host, Lab, Maker, Offloads, run};
-use super::{V4, V6, Watch, with};
+use super::{V4, V6, Watch, options, with};
 use capture::config::{Engine, Options};
 use capture::engine::{Session, Stats};
 use capture::model::Traffic;
@@ -30,12 +30,6 @@ struct Outcome {
     truth: Traffic,
     found: Traffic,
     stats: Stats,
-}
-
-/// The options of a session with this engine that counts in its own namespace only: others have traffic, too.
-fn options(engine: Engine) -> Options {
-    let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
-    Options { engine, capture, ..Options::default() }
 }
 
 impl Outcome {
