@@ -205,6 +205,7 @@ struct sk_buff {
 	struct net_device *dev;
 	unsigned int len;
 	unsigned char *head;
+	unsigned char *data;
 	__u16 network_header;
 	__u16 transport_header;
 	__be16 protocol;

@@ -321,6 +321,10 @@ int capture_drop(__u64 *context)
 
 	if (!keep_records || (int)context[2] == full || !skb->dev)
 		return 0;
+	/* TCP has not come to it. Others are in pieces, some of which are freed after their connection's end (kernels up
+	 * to 6.1 say so here). */
+	if (skb->data != skb->head + skb->transport_header)
+		return 0;
 	__builtin_memset(&tuple, 0, sizeof(tuple));
 	if (!tuple_of_buffer(skb, &tuple, RECEIVED) || tuple.protocol != IPPROTO_TCP)
 		return 0;
