@@ -19,6 +19,7 @@ mod full;
 #[path = "../process/group.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod group;
+mod hammer;
 mod handing;
 mod holding;
 mod hosting;
