@@ -2,7 +2,6 @@
 
 use crate::hosting::Host;
 use crate::privilege::as_nobody;
-use crate::types::AlteredTypes;
 use crate::{at_best, may_run};
 
 const RUN: &str = "exec \"$@\"";
@@ -33,19 +32,6 @@ fn no_types_as_root() {
         counts_all_the_same(&empty, &[], "NoTypes", "/sys/kernel/btf/vmlinux");
         let broken = format!("mount --bind /proc/version /sys/kernel/btf/vmlinux\n{RUN}");
         counts_all_the_same(&broken, &[], "NoTypes", "/sys/kernel/btf/vmlinux");
-    }
-}
-
-#[test]
-fn a_kernel_without_an_attach_point_as_root() {
-    if may_run() {
-        let types = AlteredTypes::without(&["btf_trace_kfree_skb"]);
-        let shell = format!("{}{RUN}", types.mount());
-        counts_all_the_same(&shell, &[], "NotSupported", "the kernel has no attach point kfree_skb");
-        // Otherwise the copy serves as well as the original.
-        let types = AlteredTypes::without(&["btf_trace_sys_enter"]);
-        let host = Host::ready(&format!("{}{RUN}", types.mount()), &[]);
-        assert_eq!(host.state(), at_best(), "{:#?}", host.said);
     }
 }
 

@@ -27,7 +27,7 @@ fn expect_nothing(lab: &Lab, watch: &mut Watch) {
 }
 
 /// The kinds of ends in `user/churn.rs`, and how many sockets of each.
-const ENDS: [(u64, u64); 6] = [(0, 15_000), (1, 10_000), (2, 5_000), (3, 5_000), (4, 3_000), (5, 1_000)];
+const ENDS: [(u64, u64); 6] = [(0, 5_000), (1, 4_000), (2, 3_000), (3, 3_000), (4, 500), (5, 500)];
 
 fn nothing_is_left(engine: Engine) {
     with_lab(|lab| {

@@ -1,6 +1,7 @@
 //! The host program as the tests see it, and the objects in the kernel that it made.
 
 use crate::lab::{built_example, die_with_this};
+use capture::model::ProgramSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -83,6 +84,16 @@ impl Host {
     /// The state of its socket probes.
     pub fn state(&self) -> &str {
         self.told("state").next().unwrap()
+    }
+
+    /// The parts of what the socket probes can tell that are at work.
+    pub fn programs(&self) -> ProgramSet {
+        ProgramSet(self.told("programs").next().unwrap().parse().unwrap())
+    }
+
+    /// What another process had sent, if it was to be watched.
+    pub fn watched(&self) -> Option<u64> {
+        self.told("watched").next().map(|bytes| bytes.parse().unwrap())
     }
 
     /// Whether it holds nothing but the one program that samples processes, which takes less, if that is at work.

@@ -6,24 +6,31 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
 mod absence;
+mod again;
 mod cgroups;
 #[path = "../process/children.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod children;
 mod churn;
+mod containers;
 mod counting;
 mod ending;
 mod full;
 #[path = "../process/group.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]
 mod group;
+mod hammer;
 mod handing;
+mod holding;
 mod hosting;
 #[path = "../traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]
 mod lab;
+mod links;
 mod maps;
+mod parts;
 mod privilege;
+mod reading;
 mod together;
 mod types;
 mod watching;

@@ -107,7 +107,12 @@ impl Watch {
         self.session.update().unwrap();
         self.session.health().unwrap();
         for record in self.session.take_removed() {
-            self.removed.insert(record.sample.id.pid, record);
+            let pid = record.sample.id.pid;
+            if let Some(before) = self.removed.insert(pid, record) {
+                // Its number was given to another one.
+                assert_ne!(before.sample.id, self.removed[&pid].sample.id, "removed twice");
+                self.removed.entry(pid).and_modify(|record| record.traffic += before.traffic);
+            }
         }
     }
 
@@ -143,9 +148,13 @@ impl Watch {
 
     /// The traffic of every process that has any.
     pub fn all(&self) -> HashMap<i32, Traffic> {
-        let all = self.session.processes().chain(self.removed.values());
-        let with_traffic = all.filter(|record| !record.traffic.is_empty());
-        with_traffic.map(|record| (record.sample.id.pid, record.traffic)).collect()
+        let mut all: HashMap<i32, Traffic> = HashMap::new();
+        for record in self.session.processes().chain(self.removed.values()) {
+            if !record.traffic.is_empty() {
+                *all.entry(record.sample.id.pid).or_default() += record.traffic;
+            }
+        }
+        all
     }
 
     /// Bytes sent and received of all processes together.

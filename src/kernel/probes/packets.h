@@ -266,8 +266,16 @@ static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
 	struct way wire = {.bytes = bytes, .packets = 1};
 
-	if (!record || !(record->flags & ENDED))
+	if (!record)
 		return;
+	if (UNLIKELY(!(record->flags & ENDED))) {
+		/* The kernel has been seen to leave out the programs for the end of one connection in thousands. */
+		if (direction != SENT)
+			return;
+		end_record(cookie, record, 0);
+		if (!keep_records)
+			return;
+	}
 	add_way(way_of(record, direction), &wire);
 }
 

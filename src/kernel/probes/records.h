@@ -90,10 +90,16 @@ static ALWAYS_INLINE void fill_owned(struct owned *owned, __u64 cookie, const st
 /* Lets the endpoints in a record lead to its socket and user. */
 static SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
 {
-	struct owned owned;
+	struct owned owned, *known;
 
 	if (!record)
 		return 0;
+	/* Once a connection has ended its endpoints may be another's. */
+	if (record->ended_ns) {
+		known = bpf_map_lookup_elem(&tuples, &record->tuple);
+		if (known && known->cookie != cookie)
+			return 0;
+	}
 	fill_owned(&owned, cookie, record);
 	bpf_map_update_elem(&tuples, &record->tuple, &owned, BPF_ANY);
 	return 0;

@@ -5,10 +5,12 @@
 //! - `locked=BYTES`: the limit of locked memory
 //! - `refuse=ERRNO[:COMMAND]`: bpf(2) returns this error, if COMMAND is given for that command only
 //! - `rounds=NUMBER`: opens and closes so often before it goes on
+//! - `watch=PID`: counts what another process sends
 //!
 //! It says `round DESCRIPTORS THREADS KIB` after some of the rounds, `made KIND ID...` for each round, then opens a
-//! session, and says `log TEXT` for each line of the log, `state STATE`, `samples STATE`, `engine ENGINE`, `network BYTES` when its own traffic over
-//! loopback has been counted or `network none` where it is not, and `ready`. At a line on its standard input it closes
+//! session, and says `log TEXT` for each line of the log, `state STATE`, `programs BITS`, `samples STATE`, `engine ENGINE`,
+//! `network BYTES` when its own traffic over loopback has been counted or `network none` where it is not, `watched BYTES` of
+//! the other process, and `ready`. At a line on its standard input it closes
 //! the session and says `closed`; it ends when its standard input does.
 
 mod conditions;
@@ -35,6 +37,7 @@ fn main() -> Outcome<()> {
     let mut probes = true;
     let mut engine = Engine::Pcap;
     let mut rounds = 0;
+    let mut watched = None;
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
             Some(("engine", "kernel")) => engine = Engine::Kernel,
@@ -42,6 +45,7 @@ fn main() -> Outcome<()> {
             Some(("locked", value)) => conditions::limit_locked_memory(value.parse()?)?,
             Some(("refuse", value)) => conditions::refuse_bpf(value)?,
             Some(("rounds", value)) => rounds = value.parse()?,
+            Some(("watch", value)) => watched = Some(value.parse()?),
             _ => return Err(format!("{argument} is not an argument").into()),
         }
     }
@@ -61,11 +65,15 @@ fn main() -> Outcome<()> {
     session.take_log_lines().iter().for_each(|line| println!("log {}", line.text));
     let stats = session.stats_reader().read();
     println!("state {:?}", stats.socket_probes);
+    println!("programs {}", stats.socket_programs.0);
     println!("samples {:?}", stats.sample_probes);
     println!("engine {:?}", stats.engine);
     match count_own(&mut session)? {
         Some(bytes) => println!("network {bytes}"),
         None => println!("network none"),
+    }
+    if let Some(pid) = watched {
+        println!("watched {}", count_other(&mut session, pid)?);
     }
     println!("ready");
     if stdin().lock().read_line(&mut String::new())? > 0 {
@@ -99,4 +107,18 @@ fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
         }
     }
     Ok(Some(0))
+}
+
+/// Waits until a process that sends all the time has sent something, and says how many bytes; 0 when none are counted.
+fn count_other(session: &mut Session, pid: i32) -> Outcome<u64> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        session.update()?;
+        let record = session.processes().find(|record| record.sample.id.pid == pid);
+        if let Some(bytes) = record.map(|record| record.traffic.send_bytes).filter(|&bytes| bytes > 0) {
+            return Ok(bytes);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(0)
 }

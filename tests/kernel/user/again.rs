@@ -8,9 +8,10 @@ use nix::sys::socket::{
 };
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
-/// Bytes that are sent to each peer.
-const BYTES: usize = 1000;
+/// Bytes that are sent to the first peer; the second gets twice as many, which still fit into a packet.
+const BYTES: usize = 500;
 
 /// Connects to a closed port first (`kind=1`), to another peer after the first (2), or takes the connection apart in between
 /// (3), with `tcp` or UDP; the second peer's port is `second`, its address that of the first, or with `v6` another one whose
@@ -97,8 +98,8 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 }
 
 /// `rounds` times a connection to this program whose client resets it and comes again from the same port, while the server
-/// still has the old connection's socket; a child of the server then uses the old socket and, after it, the new one. With
-/// `used` the new one is used no more after that by any other call than the one that sends `BYTES`.
+/// still has the old connection's socket, which a child of the server then uses. Between both connections are `pause`
+/// milliseconds.
 fn old_and_new(orders: &Orders) -> Outcome<()> {
     let board = Board::new()?;
     let listener = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -117,6 +118,7 @@ fn old_and_new(orders: &Orders) -> Outcome<()> {
         send(old.as_raw_fd(), b"x", MsgFlags::empty())?;
         own.sent(1);
         reset(client)?;
+        std::thread::sleep(Duration::from_millis(orders.number("pause", 0)));
         let from = SocketAddr::new(any.ip(), port.as_sockaddr_in().ok_or("no port")?.port());
         let client = client_from(from, orders.address)?;
         let new = accepted(&listener)?;

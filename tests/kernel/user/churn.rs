@@ -223,10 +223,32 @@ pub fn many(orders: &Orders) -> Outcome<()> {
         connect(made.as_raw_fd(), &SockaddrStorage::from(orders.address))?;
         Ok(made)
     };
-    let mut held = Vec::new();
-    for _ in 0..orders.number("count", 1000) {
-        held.push(socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?);
+    // Far below what one process may have descriptors of.
+    const EACH: u64 = 8_192;
+    let mut holders = Children::default();
+    let mut left = orders.number("count", 1000);
+    while left > 0 {
+        let count = left.min(EACH);
+        holders.fork(|| {
+            for _ in 0..count {
+                std::mem::forget(socket(
+                    AddressFamily::Inet,
+                    SockType::Datagram,
+                    SockFlag::SOCK_CLOEXEC,
+                    None,
+                )?);
+            }
+            board.words[0].fetch_add(count, Ordering::AcqRel);
+            Ok(())
+        })?;
+        left -= count;
     }
+    let count = orders.number("count", 1000);
+    wait_for(|| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        board.words[0].load(Ordering::Acquire) >= count
+    });
+    let mut held = Vec::new();
     say("full")?;
     wait_for_line()?;
     for _ in 0..orders.number("more", 100) {
@@ -237,7 +259,7 @@ pub fn many(orders: &Orders) -> Outcome<()> {
     board.report()?;
     say("done")?;
     wait_for_line()?;
-    drop(held);
+    drop((held, holders));
     say("closed")?;
     end()
 }

@@ -118,8 +118,8 @@ fn act(shared: &Shared, number: usize, random: &mut Random) {
         50..65 => drop(send(tcp, &question(random), flags)),
         65..80 => drop(recv(tcp, &mut buffer, flags)),
         80..83 => drop(connect(udp, &SockaddrStorage::from(shared.peer(random)))),
-        83..86 => fork_one(shared, random, udp),
-        86..90 => post(shared, random),
+        83 if random.below(10) == 0 => fork_one(shared, random, udp),
+        84..90 => post(shared, random),
         90..94 => take_post(shared, number, random),
         _ => {
             if let Ok(own) = open(shared, random) {

@@ -1,0 +1,112 @@
+//! The link headers of packets on devices with any number, in any namespace.
+
+use crate::lab::{Host, Lab, run};
+use crate::watching::{Watch, options, with_lab};
+use capture::config::Engine;
+use capture::config::Options;
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+/// Sets the number of a TUN device that is to be made (include/uapi/linux/if_tun.h).
+const TUNSETIFINDEX: u64 = 0x4004_54da;
+
+/// What datagrams of 72 bytes take without a link header.
+const PACKET: u64 = 100;
+const ETHERNET: u64 = 14;
+
+/// A TUN device, which has no link header, with this number, and 10.`network`.0.1/24.
+fn open_tun(lab: &Lab, host: Host, name: &str, index: u32, network: u8) -> File {
+    let open = || {
+        lab.enter(host);
+        let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        // SAFETY: the call reads an unsigned int from where it is told.
+        let numbered = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFINDEX, &raw const index) };
+        assert_eq!(numbered, 0, "{}", std::io::Error::last_os_error());
+        let mut request = [0_u8; size_of::<libc::ifreq>()];
+        request[..name.len()].copy_from_slice(name.as_bytes());
+        let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
+        request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
+        // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
+        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+        assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+        file
+    };
+    let file = std::thread::scope(|scope| scope.spawn(open).join().unwrap());
+    let namespace = lab.name(host);
+    run(&format!("ip -n {namespace} addr add 10.{network}.0.1/24 dev {name}"));
+    run(&format!("ip -n {namespace} link set {name} up"));
+    file
+}
+
+fn index(lab: &Lab, host: Host, device: &str) -> u32 {
+    let line = run(&format!("ip -n {} -o link show {device}", lab.name(host)));
+    line.split(':').next().unwrap().parse().unwrap()
+}
+
+/// A process on a host that sends ten datagrams of 72 bytes and ends.
+fn send_from(lab: &Lab, host: Host, network: u8) -> i32 {
+    let to = SockaddrIn::new(10, network, 0, 2, 7900);
+    let start = || {
+        lab.enter(host);
+        // SAFETY: the child makes nothing but system calls, until it ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let made = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None);
+                if let Ok(made) = made {
+                    for _ in 0..10 {
+                        let _ = sendto(made.as_raw_fd(), &[7; 72], &to, MsgFlags::empty());
+                    }
+                }
+                // SAFETY: ends the process without running anything of the parent's.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                waitpid(child, None).unwrap();
+                child.as_raw()
+            }
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(start).join().unwrap())
+}
+
+/// Before, the lengths of link headers stood in a table of 4,096 entries by the last bits of devices' numbers, for the
+/// session's own namespace.
+#[test]
+fn a_link_header_is_that_of_the_device_whatever_its_number_root() {
+    with_lab(|lab| {
+        let other = format!("/run/netns/{}", lab.name(Host::B)).into();
+        let capture =
+            TapOptions { namespaces: NamespaceChoice::Chosen(vec![other]), ..TapOptions::default() };
+        let mut watch = Watch::new(lab, Options { capture, ..options(Engine::Kernel) });
+        // Like the link's own number in the last 12 bits.
+        let _same_end = open_tun(lab, Host::A, "bare0", 4096 + index(lab, Host::A, "veth0"), 90);
+        // The same number in both namespaces, of which one has a link header.
+        let name = lab.name(Host::A);
+        run(&format!("ip -n {name} link add both index 5000 type veth peer name end"));
+        run(&format!("ip -n {name} addr add 10.91.0.1/24 dev both"));
+        run(&format!("ip -n {name} link set both up"));
+        run(&format!("ip -n {name} link set end up"));
+        run(&format!("ip -n {name} neigh add 10.91.0.2 lladdr 02:00:00:00:00:02 dev both nud permanent"));
+        let _other = open_tun(lab, Host::B, "bare1", 5000, 92);
+        let bare = [(Host::A, 90), (Host::B, 92)];
+        let with_header = [(Host::A, 77), (Host::A, 91), (Host::B, 77)];
+        std::thread::sleep(std::time::Duration::from_millis(1_100));
+        let all = bare.map(|from| (from, PACKET)).into_iter();
+        let all = all.chain(with_header.map(|from| (from, PACKET + ETHERNET)));
+        for ((host, network), length) in all {
+            let pid = send_from(lab, host, network);
+            watch.until("its datagrams are counted", |watch| watch.traffic(pid).send_packets == 10);
+            assert_eq!(watch.traffic(pid).send_bytes, 10 * length, "{host:?} 10.{network}.0.2");
+        }
+        run(&format!("ip -n {name} link del both"));
+        let _again = open_tun(lab, Host::A, "bare2", 5000, 91);
+        let pid = send_from(lab, Host::A, 91);
+        watch.until("its datagrams are counted", |watch| watch.traffic(pid).send_packets == 10);
+        assert_eq!(watch.traffic(pid).send_bytes, 10 * PACKET);
+    });
+}

@@ -1,0 +1,110 @@
+//! Kernels that have not got all that the probes use: what is missing is told, and the rest works.
+
+use crate::hosting::Host;
+use crate::may_run;
+use crate::types::AlteredTypes;
+use capture::model::ProgramSet;
+
+const RUN: &str = "exec \"$@\"";
+/// Packets are captured, or the kernel counts.
+const ENGINES: [(&str, &[&str]); 2] = [("Pcap", &[]), ("Kernel", &["engine=kernel"])];
+
+fn start(types: &AlteredTypes, arguments: &[&str]) -> Host {
+    Host::ready(&format!("{}{RUN}", types.mount()), arguments)
+}
+
+/// All programs work where these types and members are missing.
+fn nothing_is_missed(names: &[&str]) {
+    if !may_run() || !cfg!(feature = "ebpf") {
+        return;
+    }
+    let types = AlteredTypes::without(names);
+    for (engine, arguments) in ENGINES {
+        let host = start(&types, arguments);
+        assert_eq!((host.state(), host.engine()), ("Active", engine), "{names:?} {:#?}", host.said);
+        assert_eq!(host.programs(), ProgramSet::ALL);
+        assert!(host.counts(), "{:#?}", host.said);
+    }
+}
+
+/// The copy serves as well as the original where nothing is missing that matters.
+#[test]
+fn a_kernel_without_something_else_as_root() {
+    nothing_is_missed(&["btf_trace_sys_enter"]);
+}
+
+#[test]
+fn a_kernel_without_mptcp_as_root() {
+    nothing_is_missed(&["mptcp_sock", "tcp_sock.is_mptcp"]);
+}
+
+#[test]
+fn a_kernel_without_ipv6_as_root() {
+    nothing_is_missed(&["sock_common.skc_v6_daddr", "sock_common.skc_v6_rcv_saddr"]);
+}
+
+/// Programs that tell little are done without. Before, any one of them that was refused took all others with it.
+#[test]
+fn a_kernel_without_what_few_packets_need_as_root() {
+    if !may_run() || !cfg!(feature = "ebpf") {
+        return;
+    }
+    for (point, part) in
+        [("kfree_skb", ProgramSet::LATE_PACKETS), ("net_dev_queue", ProgramSet::DIRECT_PACKETS)]
+    {
+        let types = AlteredTypes::without(&[&format!("btf_trace_{point}")]);
+        for (engine, arguments) in ENGINES {
+            let host = start(&types, arguments);
+            assert_eq!((host.state(), host.engine()), ("Active", engine), "{:#?}", host.said);
+            assert_eq!(host.programs(), ProgramSet::ALL.without(part));
+            let words = "going on without a program of the socket probes";
+            let mut lines = host.told("log").filter(|line| line.contains(words));
+            assert!(lines.next().is_some_and(|line| line.contains(point)), "{:#?}", host.said);
+            assert_eq!(lines.next(), None);
+            assert!(host.counts(), "{:#?}", host.said);
+        }
+    }
+}
+
+/// Without what tells the states of connections nothing is known of them.
+#[test]
+fn a_kernel_without_what_all_need_as_root() {
+    if !may_run() || !cfg!(feature = "ebpf") {
+        return;
+    }
+    let types = AlteredTypes::without(&["btf_trace_inet_sock_set_state"]);
+    for (_, arguments) in ENGINES {
+        let host = start(&types, arguments);
+        assert_eq!((host.state(), host.engine()), ("NotSupported", "Pcap"), "{:#?}", host.said);
+        assert_eq!(host.programs(), ProgramSet::default());
+        let reason = "the kernel has no attach point inet_sock_set_state";
+        assert!(host.told("log").any(|line| line.contains(reason)), "{:#?}", host.said);
+        assert!(host.has_no_socket_probes() && host.counts(), "{:#?}", host.said);
+    }
+}
+
+/// Before Linux 6.3 other programs tell what is sent and received; a kernel that takes neither these nor those cannot count,
+/// but owners are found all the same.
+#[test]
+fn a_kernel_without_what_tells_of_calls_as_root() {
+    if !may_run() || !cfg!(feature = "ebpf") {
+        return;
+    }
+    let types = AlteredTypes::without(&["btf_trace_sock_send_length", "btf_trace_sock_recv_length"]);
+    let calls = [ProgramSet::SENDS, ProgramSet::RECEIVES];
+    let host = start(&types, &[]);
+    assert_eq!((host.state(), host.engine()), ("Active", "Pcap"), "{:#?}", host.said);
+    let of_calls = calls.map(|part| host.programs().has(part));
+    let missed = host.told("log").filter(|line| line.contains("going on without a program")).count();
+    assert_eq!(missed, of_calls.iter().filter(|is_there| !**is_there).count(), "{:#?}", host.said);
+    assert!(host.programs().has(ProgramSet::SOCKETS) && host.counts(), "{:#?}", host.said);
+    let host = start(&types, &["engine=kernel"]);
+    if of_calls == [true; 2] {
+        assert_eq!((host.state(), host.engine()), ("Active", "Kernel"), "{:#?}", host.said);
+    } else {
+        assert_eq!((host.state(), host.engine()), ("NotSupported", "Pcap"), "{:#?}", host.said);
+        let words = "packets are captured, since the kernel cannot count for the session";
+        assert!(host.told("log").any(|line| line.contains(words)), "{:#?}", host.said);
+    }
+    assert!(host.counts(), "{:#?}", host.said);
+}
