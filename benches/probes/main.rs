@@ -12,6 +12,9 @@
     reason = "a bench that cannot begin may stop"
 )]
 
+#[path = "../../tests/traffic/kernel_programs.rs"]
+#[allow(dead_code, reason = "scripts/flood uses the rest of it")]
+mod kernel_programs;
 #[path = "../../tests/traffic/lab.rs"]
 #[allow(dead_code, reason = "the tests of traffic use the rest of it")]
 mod lab;
@@ -20,8 +23,9 @@ mod traffic;
 
 use capture::config::{Engine, Options};
 use capture::engine::Session;
+use kernel_programs::{EmptyProgram, Hook, Statistics};
 use lab::Lab;
-use programs::{Counted, Empty, Programs, Statistics};
+use programs::{Counted, Programs};
 use traffic::TRAFFIC;
 
 /// What the programs are loaded for.
@@ -34,9 +38,9 @@ fn main() {
         return;
     }
     for (name, engine) in ENGINES {
-        let statistics = Statistics::enable();
+        let statistics = Statistics::enable().expect("statistics, Linux 5.8");
         let mut session = Session::open(Options { engine, ..Options::default() }).expect("a session");
-        let _empty = Empty::attach();
+        let _empty = EmptyProgram::attach(Hook::EGRESS).expect("an empty program");
         let programs = Programs::of_this_process();
         println!("\n{name}: socket probes {:?}", session.stats_reader().read().socket_probes);
         println!("{:<26} {:<16} {:>10} {:>8}", "traffic", "program", "events", "ns each");

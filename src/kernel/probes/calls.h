@@ -62,7 +62,7 @@ static ALWAYS_INLINE void note_send_call(struct sock *sk, int length)
 	}
 	if (!is_internet(family) || length < 0)
 		return;
-	noted = use_in_call(sk, &call);
+	noted = use_in_call(sk, &call, 1);
 	if (noted.tally) {
 		note_send(&noted.tally->calls, is_stream(sk));
 	} else if (noted.record) {
@@ -160,7 +160,7 @@ static ALWAYS_INLINE void note_receive_call(struct sock *sk, int length, int fla
 			take_over(cookie, record, sk, 0, &call);
 		return;
 	}
-	noted = use_in_call(sk, &call);
+	noted = use_in_call(sk, &call, 0);
 	if (flags & MSG_PEEK || !keep_records)
 		return;
 	/* Of a stream, nothing is its end. */

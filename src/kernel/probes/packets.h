@@ -38,7 +38,7 @@ static ALWAYS_INLINE __u32 peer_of(struct bpf_sock *sk)
 	return digest * 31 + sk->dst_port;
 }
 
-/* Lets the endpoints of a packet of a socket that is not connected lead to that socket. */
+/* Lets the endpoints of a packet of a socket that is not connected lead to that socket. True if they do already. */
 static SUBPROGRAM int enter_peer(__u64 cookie, struct record *record, struct tuple *tuple, int direction)
 {
 	struct owned *known, owned;
@@ -47,7 +47,7 @@ static SUBPROGRAM int enter_peer(__u64 cookie, struct record *record, struct tup
 		return 0;
 	known = bpf_map_lookup_elem(&peers, tuple);
 	if (is_entered(known, cookie, record))
-		return 0;
+		return 1;
 	/* Several sockets may receive it (multicast, raw): the one that sent there keeps it. */
 	if (direction == RECEIVED && known && known->cookie != cookie && bpf_map_lookup_elem(&sockets, &known->cookie))
 		return 0;
@@ -85,9 +85,9 @@ static SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct reco
 	if (!tuple_of_packet(skb, &tuple, direction))
 		return 0;
 	is_connected = sk->state != BPF_TCP_CLOSE;
-	if (want_peers && !is_connected)
-		enter_peer(cookie, record, &tuple, direction);
 	record->peer = peer_of(sk);
+	if (want_peers && !is_connected && enter_peer(cookie, record, &tuple, direction) && flags & NAMED)
+		return 0;
 	if (!is_connected) {
 		/* Its record is of all its peers. */
 		__builtin_memset(tuple.remote, 0, 16);
@@ -150,6 +150,14 @@ static SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, 
 	return 0;
 }
 
+/* Whether a socket without a tally, or whose tally was not looked for, is to have one: said now and then. */
+static ALWAYS_INLINE int is_busy(const struct record *record)
+{
+	__u64 packets = record->sent.packets + record->received.packets;
+
+	return packets >= BUSY && !(packets % (BUSY / 4));
+}
+
 /* Has a socket with many packets counted where it is found sooner. Its record says who uses it, where from and where to:
  * else it is still needed with each packet. */
 static SUBPROGRAM int begin_tally(struct __sk_buff *skb, struct record *record)
@@ -175,9 +183,15 @@ static ALWAYS_INLINE int is_of_another(__u32 flags, const struct process *owner,
 /* Counts at its record a packet of a socket that is not busy. */
 static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
 {
-	struct way wire = measure(skb, &record->link);
 	struct bpf_sock *sk = skb->sk;
+	struct way wire;
 
+	if (!keep_records) {
+		/* It only has to show when it is busy. */
+		add(&way_of(record, direction)->packets, 1);
+		return;
+	}
+	wire = measure(skb, &record->link);
 	if (UNLIKELY(is_of_another(record->flags, &record->owner, direction))) {
 		if (!(record->flags & UNPROVEN)) {
 			count_at_sender(cookie, record, &wire);
@@ -192,7 +206,7 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 			end_change(record);
 		}
 	}
-	if (direction == RECEIVED && keep_records && sk) {
+	if (direction == RECEIVED && sk) {
 		struct tcp_sock *tcp = record->flags & DATAGRAM ? 0 : bpf_skc_to_tcp_sock(sk);
 
 		if (tcp)
@@ -209,14 +223,16 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	struct bpf_sock *sk = skb->sk;
 	struct record *record;
 	struct tally *tally;
+	int has_peers;
 	__u64 cookie;
 	__u32 state;
 
 	if (!sk)
 		return 1;
 	state = sk->state;
-	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
-	if (tally && state != BPF_TCP_LISTEN && !(want_peers && state == BPF_TCP_CLOSE) && tally->peer == peer_of(sk) &&
+	has_peers = want_peers && state == BPF_TCP_CLOSE;
+	tally = has_peers ? 0 : bpf_sk_storage_get(&tallies, sk, 0, 0);
+	if (tally && state != BPF_TCP_LISTEN && tally->peer == peer_of(sk) &&
 	    !is_of_another(tally->flags, &tally->owner, direction)) {
 		if (keep_records) {
 			struct way wire = measure(skb, direction == SENT ? &tally->sent_link : &tally->received_link);
@@ -238,12 +254,11 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 		return 1;
 	}
 	count_at_record(skb, cookie, record, direction);
-	if (!(record->flags & NAMED) || record->peer != peer_of(sk) || (want_peers && state == BPF_TCP_CLOSE)) {
+	if (!(record->flags & NAMED) || record->peer != peer_of(sk) || has_peers)
 		name_peer(skb, cookie, record, direction);
-		if (tally)
-			tally->peer = record->peer;
-	}
-	if (!tally && record->sent.packets + record->received.packets >= BUSY)
+	if (tally)
+		tally->peer = record->peer;
+	else if (is_busy(record))
 		begin_tally(skb, record);
 	return 1;
 }

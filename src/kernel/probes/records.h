@@ -105,6 +105,22 @@ static SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
 	return 0;
 }
 
+/* Lets the endpoints in a record tell that its user, who stays the same, has used the socket. */
+static SUBPROGRAM int prove_tuple(__u64 cookie, struct record *record)
+{
+	struct owned *owned;
+
+	if (!record)
+		return 0;
+	owned = bpf_map_lookup_elem(&tuples, &record->tuple);
+	if (owned && owned->cookie == cookie && owned->tgid == record->owner.tgid &&
+	    owned->start_ns == record->owner.start_ns)
+		owned->flags = record->flags;
+	else
+		enter_tuple(cookie, record);
+	return 0;
+}
+
 /* Notes since when the endpoints in a record are not its socket's any more, unless they are another's by now. */
 static ALWAYS_INLINE void leave_tuple(__u64 cookie, struct record *record, __u64 now_ns)
 {

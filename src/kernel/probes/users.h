@@ -83,7 +83,7 @@ static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct 
 		if (UNLIKELY(record->flags & UNPROVEN)) {
 			clear_flags(record, UNPROVEN);
 			if (record->flags & NAMED)
-				enter_tuple(cookie, record);
+				prove_tuple(cookie, record);
 		}
 		return;
 	}
@@ -100,14 +100,11 @@ static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct 
 	change_owner(cookie, record, sk, call);
 }
 
-/* The record of a socket that the current process uses, made if there is none. */
-static ALWAYS_INLINE struct record *used_record(struct sock *sk, __u64 cookie)
+/* Makes the record of a socket that the current process uses. */
+static ALWAYS_INLINE struct record *new_record(struct sock *sk, __u64 cookie)
 {
-	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
+	struct record *record = open_record(cookie);
 
-	if (record)
-		return record;
-	record = open_record(cookie);
 	if (!record)
 		return bpf_map_lookup_elem(&sockets, &cookie);
 	if (!is_kernel_thread())
@@ -165,11 +162,16 @@ static ALWAYS_INLINE struct record *use_socket(struct sock *sk, struct tally *ta
 	if (UNLIKELY(sk->sk_protocol == IPPROTO_MPTCP))
 		return use_subflow(sk, call);
 	cookie = bpf_get_socket_cookie(sk);
-	if (UNLIKELY(is_the_kernels(sk)))
-		return bpf_map_lookup_elem(&sockets, &cookie);
-	record = used_record(sk, cookie);
-	if (!record)
-		return 0;
+	record = bpf_map_lookup_elem(&sockets, &cookie);
+	/* Of a socket of the kernel's own no process becomes the owner. */
+	if (!record || !is_current(&record->owner)) {
+		if (UNLIKELY(is_the_kernels(sk)))
+			return record;
+		if (!record)
+			record = new_record(sk, cookie);
+		if (!record)
+			return 0;
+	}
 	take_over(cookie, record, sk, tally, call);
 	if (tally)
 		name_user(tally, record);
@@ -182,11 +184,13 @@ struct noted {
 	struct record *record;
 };
 
-static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payload *call)
+static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payload *call, int is_sending)
 {
 	struct noted noted = {.tally = tally_of(sk)};
 
-	if (noted.tally && is_current(&noted.tally->owner))
+	/* Whose each datagram is was seen as it left, and a sender does not become the owner. */
+	if (noted.tally && ((is_sending && keep_records && noted.tally->flags & DATAGRAM) ||
+			    is_current(&noted.tally->owner)))
 		return noted;
 	noted.record = use_socket(sk, noted.tally, call);
 	if (!noted.record)

@@ -63,33 +63,42 @@ static ALWAYS_INLINE __u32 link_header(struct __sk_buff *skb, struct link *link)
 	return link->header;
 }
 
+/* A byte of a packet from its IP header on. The headers are most often where no helper is needed to read them. */
+static ALWAYS_INLINE __u8 byte_at(struct __sk_buff *skb, __u32 offset)
+{
+	const __u8 *byte = (const __u8 *)(unsigned long)skb->data + offset;
+	__u8 copy = 0;
+
+	if (byte + 1 <= (const __u8 *)(unsigned long)skb->data_end)
+		return *byte;
+	bpf_skb_load_bytes(skb, offset, &copy, 1);
+	return copy;
+}
+
 /* Counts the segments that a packet stands for, and adds the headers that they have and it has not. */
 static SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
 {
 	__u32 size = skb->gso_size, headers, payload, segments, dropped = 0;
-	__u8 first = 0, protocol = 0, length = 0;
+	__u8 protocol;
 
 	if (!size)
 		return 0;
 	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
-		bpf_skb_load_bytes(skb, 0, &first, 1);
-		bpf_skb_load_bytes(skb, 9, &protocol, 1);
-		headers = (first & 15) * 4;
+		protocol = byte_at(skb, 9);
+		headers = (byte_at(skb, 0) & 15) * 4;
 	} else {
-		bpf_skb_load_bytes(skb, 6, &protocol, 1);
+		protocol = byte_at(skb, 6);
 		headers = 40;
 		if (protocol == 0) {
 			/* The option for jumbograms, which segments do not have. */
-			bpf_skb_load_bytes(skb, headers, &protocol, 1);
-			bpf_skb_load_bytes(skb, headers + 1, &length, 1);
-			dropped = (length + 1) * 8;
+			protocol = byte_at(skb, headers);
+			dropped = (byte_at(skb, headers + 1) + 1) * 8;
 			headers += dropped;
 		}
 	}
 	switch (protocol) {
 	case IPPROTO_TCP:
-		bpf_skb_load_bytes(skb, headers + 12, &length, 1);
-		headers += (length >> 4) * 4;
+		headers += (byte_at(skb, headers + 12) >> 4) * 4;
 		break;
 	case IPPROTO_UDP:
 		headers += UDP_HEADER;
@@ -126,7 +135,7 @@ static ALWAYS_INLINE struct way measure(struct __sk_buff *skb, struct link *link
 /* How much of the wire so many bytes of payload have taken, where `carried` bytes have taken `total`. */
 static ALWAYS_INLINE __u64 on_wire(__u64 payload, __u64 total, __u64 carried)
 {
-	if (!carried || total <= carried)
+	if (!payload || !carried || total <= carried)
 		return payload;
 	return payload + (payload * (((total - carried) << 16) / carried) >> 16);
 }

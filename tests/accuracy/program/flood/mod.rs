@@ -18,7 +18,7 @@ const ALLOWANCE: u64 = 60;
 
 /// What the arguments ask for.
 struct Wishes {
-    pairs: usize,
+    rounds: usize,
     length: Duration,
     markdown: bool,
 }
@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
     guard::allow(ALLOWANCE);
     println!("{}\nload before {}", table::machine(), load());
     let mut missed = Vec::new();
-    missed.extend(rate::measure(wishes.pairs, wishes.length, wishes.markdown));
+    missed.extend(rate::measure(wishes.rounds, wishes.length, wishes.markdown));
     cost::measure(wishes.length, wishes.markdown);
     missed.extend(loss::measure(wishes.length));
     println!("\nload after {}", load());
@@ -84,12 +84,12 @@ fn lines(rows: &[Vec<String>], is_markdown: bool) -> String {
 }
 
 fn wishes() -> Result<Wishes, String> {
-    let mut wishes = Wishes { pairs: 12, length: Duration::from_secs(3), markdown: false };
+    let mut wishes = Wishes { rounds: 12, length: Duration::from_secs(3), markdown: false };
     let mut arguments = std::env::args().skip(2);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
-            "--pairs" => wishes.pairs = number(&value()?, "--pairs", 1, 1000)?,
+            "--rounds" => wishes.rounds = number(&value()?, "--rounds", 1, 1000)?,
             "--seconds" => {
                 wishes.length = Duration::from_secs_f64(number(&value()?, "--seconds", 0.5, 60.0)?)
             }

@@ -1,28 +1,66 @@
-//! How fast the flood is with an engine and without, and what the engine takes of the machine's CPU time: in pairs, one
-//! after the other, since what else the machine does changes from minute to minute.
+//! How fast the flood is with an engine, with programs that do nothing, and without either, and what these take of the
+//! machine's CPU time: by turns in one run, since what else the machine does changes from minute to minute.
 
 use super::spread::Spread;
 use super::stream::Stream;
 use super::{allow, lines};
 use crate::cpu;
 use crate::engines::Engine;
+use crate::kernel_programs::{EmptyProgram, Hook};
 use crate::lab::Lab;
 use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
 use std::time::Duration;
 
-/// The least that must be left of the rate with the engine `kernel`.
-const LEAST_RATE: f64 = 0.95;
+/// The least rate with the engine `kernel`, as a share of that with programs that do nothing.
+const MIN_RATE: f64 = 0.95;
 
-/// The most CPU time that `kernel` may take, as a share of what an engine takes that captures.
-const MOST_TIME: f64 = 0.2;
+/// The most CPU time that `kernel` may take, as a multiple of what programs take that do nothing.
+const MAX_TIME: f64 = 1.25;
 
-/// Pairs with `kernel` for each with another engine.
+/// Rounds for each one that has a flood with the engines that capture.
 const OTHERS: usize = 2;
 
-/// What a flood comes to: datagrams sent and read a second, and nanoseconds of CPU time of the sender for each that is
-/// sent, of the reader for each that is read, and of the library's process for each that is sent. What the kernel does
-/// for a packet on its way is in the sender's time: the copies for those who capture, and the probes.
+/// What runs beside a flood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// Programs that do nothing, at the hooks that the engine `kernel` has programs at.
+    EmptyPrograms,
+    Library(Engine),
+}
+
+/// In the order of the tables and of a round.
+const ALL: [Beside; 5] = [
+    Beside::Nothing,
+    Beside::EmptyPrograms,
+    KERNEL,
+    Beside::Library(Engine::Owners),
+    Beside::Library(Engine::Portable),
+];
+const KERNEL: Beside = Beside::Library(Engine::Kernel);
+
+impl Beside {
+    fn name(self) -> &'static str {
+        match self {
+            Beside::Nothing => "unmonitored",
+            Beside::EmptyPrograms => "empty programs",
+            Beside::Library(engine) => engine.name(),
+        }
+    }
+
+    fn is_in_round(self, number: usize) -> bool {
+        match self {
+            Beside::Library(engine) => !engine.captures() || number.is_multiple_of(OTHERS),
+            Beside::Nothing | Beside::EmptyPrograms => true,
+        }
+    }
+}
+
+/// What a flood comes to: datagrams sent and read per second, and nanoseconds of CPU time of the sender per datagram
+/// sent, of the reader per datagram read, and of the library's process per datagram sent. What the kernel does for a
+/// packet on its way is in the sender's time: the copies for those who capture, and the programs.
+#[derive(Clone, Copy)]
 struct Flood {
     sent: f64,
     read: f64,
@@ -31,59 +69,98 @@ struct Flood {
     library: f64,
 }
 
-/// A flood without the library and one with it.
-struct Pair {
-    without: Flood,
-    with: Flood,
+/// One flood of each kind.
+struct Round(Vec<(Beside, Flood)>);
+
+impl Round {
+    fn play(lab: &Lab, hooks: &[Hook], number: usize, length: Duration) -> Round {
+        let mut turns: Vec<Beside> = ALL.into_iter().filter(|beside| beside.is_in_round(number)).collect();
+        // A steady change hits all alike over two rounds, or four.
+        if number / OTHERS % 2 == 1 {
+            turns.reverse();
+        }
+        Round(turns.into_iter().map(|beside| (beside, flood(lab, beside, hooks, length))).collect())
+    }
+
+    fn of(&self, beside: Beside) -> Option<&Flood> {
+        self.0.iter().find(|(other, _)| *other == beside).map(|(_, flood)| flood)
+    }
 }
 
-impl Pair {
-    /// What the engine takes of the time of all processors.
-    fn taken(&self) -> f64 {
-        let traffic = |flood: &Flood| flood.sender + flood.reader;
-        traffic(&self.with) - traffic(&self.without) + self.with.library
+/// All rounds.
+struct Rounds(Vec<Round>);
+
+impl Rounds {
+    /// How many rounds have a flood of this kind.
+    fn count(&self, beside: Beside) -> usize {
+        self.0.iter().filter(|round| round.of(beside).is_some()).count()
+    }
+
+    /// A figure of the floods of one kind.
+    fn each(&self, beside: Beside, figure: impl Fn(&Flood) -> f64) -> Spread {
+        self.against(beside, beside, |flood, _| figure(flood))
+    }
+
+    /// A figure of two floods of the same round.
+    fn against(&self, beside: Beside, base: Beside, figure: impl Fn(&Flood, &Flood) -> f64) -> Spread {
+        let floods = |round: &Round| Some(figure(round.of(beside)?, round.of(base)?));
+        Spread::of(self.0.iter().filter_map(floods).collect())
+    }
+
+    /// The CPU time per datagram beyond that of unmonitored floods.
+    fn taken(&self, beside: Beside) -> Spread {
+        let all = |flood: &Flood| flood.sender + flood.reader + flood.library;
+        self.against(beside, Beside::Nothing, |flood, without| all(flood) - all(without))
     }
 }
 
 /// Prints the figures; returns the floors that are missed.
-pub fn measure(pairs: usize, length: Duration, is_markdown: bool) -> Vec<String> {
+pub fn measure(rounds: usize, length: Duration, is_markdown: bool) -> Vec<String> {
     let lab = Lab::new();
+    let hooks = hooks();
     // The first one warms up.
-    flood(&lab, None, length);
-    let measured: Vec<(Engine, Vec<Pair>)> = Engine::ALL
-        .into_iter()
-        .rev()
-        .map(|engine| {
-            let pairs = if engine.captures() { pairs.div_ceil(OTHERS) } else { pairs };
-            (engine, (0..pairs).map(|number| pair(&lab, engine, number, length)).collect())
-        })
-        .collect();
-    let seconds = length.as_secs_f64();
-    println!("\ndatagrams a second; pairs of {seconds} s with the library and without, medians (quartiles)");
-    let mut missed = rates(&measured, is_markdown);
-    println!("\nCPU time that the engines take for each datagram, ns, from the same floods");
-    missed.extend(times(&measured, is_markdown));
+    flood(&lab, Beside::Nothing, &[], length);
+    let play = |number| Round::play(&lab, &hooks, number, length);
+    let rounds = Rounds((0..rounds).map(play).collect());
+    println!(
+        "\ndatagrams per second; floods of {} s by turns, medians (quartiles); empty programs at {} hooks",
+        length.as_secs_f64(),
+        hooks.len()
+    );
+    let mut missed = rates(&rounds, is_markdown);
+    println!("\nCPU time beyond that of the unmonitored flood, ns per datagram, from the same floods");
+    missed.extend(times(&rounds, is_markdown));
     missed
 }
 
-fn rates(measured: &[(Engine, Vec<Pair>)], is_markdown: bool) -> Vec<String> {
-    let mut rows =
-        vec![["engine", "pairs", "", "without", "with", "with : without"].map(str::to_owned).to_vec()];
+/// The attach points of the engine `kernel`.
+fn hooks() -> Vec<Hook> {
+    let watcher = Watcher::start(Kind::Library(Engine::Kernel), &Place::All(Protocol::Udp.filter()));
+    Hook::all_of(watcher.pid()).unwrap()
+}
+
+fn rates(rounds: &Rounds, is_markdown: bool) -> Vec<String> {
+    let titles = ["", "rounds", "", "per second", "of unmonitored", "of empty programs"];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
     let mut missed = Vec::new();
-    for (engine, pairs) in measured {
+    for beside in ALL {
         for name in ["sent", "read"] {
             let rate = |flood: &Flood| if name == "sent" { flood.sent } else { flood.read };
-            let ratio = spread(pairs, |pair| rate(&pair.with) / rate(&pair.without));
+            let ratio = |base| rounds.against(beside, base, |flood, base| rate(flood) / rate(base));
+            let of_empty = ratio(Beside::EmptyPrograms);
             rows.push(vec![
-                engine.name().to_owned(),
-                pairs.len().to_string(),
+                beside.name().to_owned(),
+                rounds.count(beside).to_string(),
                 name.to_owned(),
-                format!("{:.0}", spread(pairs, |pair| rate(&pair.without))),
-                format!("{:.0}", spread(pairs, |pair| rate(&pair.with))),
-                format!("{ratio:.3}"),
+                format!("{:.0}", rounds.each(beside, rate)),
+                format!("{:.3}", ratio(Beside::Nothing)),
+                format!("{of_empty:.3}"),
             ]);
-            if *engine == Engine::Kernel && ratio.median < LEAST_RATE {
-                missed.push(format!("{name} at {:.3} of the rate, less than {LEAST_RATE}", ratio.median));
+            if beside == KERNEL && of_empty.median < MIN_RATE {
+                let share = of_empty.median;
+                missed.push(format!(
+                    "{name} at {share:.3} of the rate with empty programs, less than {MIN_RATE}"
+                ));
             }
         }
     }
@@ -91,59 +168,51 @@ fn rates(measured: &[(Engine, Vec<Pair>)], is_markdown: bool) -> Vec<String> {
     missed
 }
 
-fn times(measured: &[(Engine, Vec<Pair>)], is_markdown: bool) -> Vec<String> {
-    let mut rows = vec![
-        ["engine", "in sender and kernel", "in reader", "in the library's process", "together"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for (engine, pairs) in measured {
+fn times(rounds: &Rounds, is_markdown: bool) -> Vec<String> {
+    let titles = ["", "sender and kernel", "reader", "library's process", "together", "of empty programs"];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    let empty = rounds.taken(Beside::EmptyPrograms).median;
+    for beside in ALL.into_iter().filter(|&beside| beside != Beside::Nothing) {
+        let more = |figure: fn(&Flood) -> f64| {
+            rounds.against(beside, Beside::Nothing, |flood, without| figure(flood) - figure(without))
+        };
+        let taken = rounds.taken(beside);
         rows.push(vec![
-            engine.name().to_owned(),
-            format!("{:.0}", spread(pairs, |pair| pair.with.sender - pair.without.sender)),
-            format!("{:.0}", spread(pairs, |pair| pair.with.reader - pair.without.reader)),
-            format!("{:.0}", spread(pairs, |pair| pair.with.library)),
-            format!("{:.0}", spread(pairs, Pair::taken)),
+            beside.name().to_owned(),
+            format!("{:.0}", more(|flood| flood.sender)),
+            format!("{:.0}", more(|flood| flood.reader)),
+            format!("{:.0}", rounds.each(beside, |flood| flood.library)),
+            format!("{taken:.0}"),
+            format!("{:.2}", taken.median / empty),
         ]);
     }
     print!("{}", lines(&rows, is_markdown));
-    let taken = |pairs: &[Pair]| spread(pairs, Pair::taken).median;
-    let kernel = measured.iter().find(|(engine, _)| *engine == Engine::Kernel);
-    let kernel = kernel.map_or(f64::NAN, |(_, pairs)| taken(pairs));
-    let mut missed = Vec::new();
-    for (engine, pairs) in measured.iter().filter(|(engine, _)| engine.captures()) {
-        let share = kernel / taken(pairs);
-        let text = format!("kernel takes {share:.3} of what {} takes", engine.name());
-        println!("{text}");
-        if share.is_nan() || share > MOST_TIME {
-            missed.push(format!("{text}, more than {MOST_TIME}"));
-        }
+    let kernel = rounds.taken(KERNEL).median;
+    for other in ALL.into_iter().filter(|other| matches!(other, Beside::Library(engine) if engine.captures()))
+    {
+        println!("kernel takes {:.3} of what {} takes", kernel / rounds.taken(other).median, other.name());
     }
-    missed
-}
-
-fn spread(pairs: &[Pair], value: impl Fn(&Pair) -> f64) -> Spread {
-    Spread::of(pairs.iter().map(value).collect())
-}
-
-/// A flood without the library and one with it. Over two pairs: without, with, with, without, so that a steady change
-/// hits both alike.
-fn pair(lab: &Lab, engine: Engine, number: usize, length: Duration) -> Pair {
-    if number.is_multiple_of(2) {
-        let without = flood(lab, None, length);
-        Pair { without, with: flood(lab, Some(engine), length) }
-    } else {
-        let with = flood(lab, Some(engine), length);
-        Pair { without: flood(lab, None, length), with }
-    }
+    let share = kernel / empty;
+    let is_met = empty > 0.0 && share <= MAX_TIME;
+    (!is_met)
+        .then(|| format!("kernel takes {share:.3} of what empty programs take, more than {MAX_TIME}"))
+        .into_iter()
+        .collect()
 }
 
 /// One flood.
-fn flood(lab: &Lab, engine: Option<Engine>, length: Duration) -> Flood {
+fn flood(lab: &Lab, beside: Beside, hooks: &[Hook], length: Duration) -> Flood {
     allow(length);
     let stream = Stream::prepare(lab, 1, length);
     let place = Place::All(Protocol::Udp.filter());
-    let mut watcher = engine.map(|engine| Watcher::start(Kind::Library(engine), &place));
+    let (mut watcher, mut programs) = (None, Vec::new());
+    match beside {
+        Beside::Nothing => {}
+        Beside::EmptyPrograms => {
+            programs.extend(hooks.iter().map(|&hook| EmptyProgram::attach(hook).unwrap()));
+        }
+        Beside::Library(engine) => watcher = Some(Watcher::start(Kind::Library(engine), &place)),
+    }
     let used = |watcher: &Option<Watcher>| {
         watcher.as_ref().map_or(0.0, |watcher| cpu::seconds(watcher.pid()).expect("it lives"))
     };
@@ -153,6 +222,7 @@ fn flood(lab: &Lab, engine: Option<Engine>, length: Duration) -> Flood {
         watcher.settle();
     }
     let library = used(&watcher) - before;
+    drop(programs);
     let [sent, read] = [passed.all_sent(), passed.read.1].map(|count| count as f64);
     Flood {
         sent: sent / passed.took.as_secs_f64(),
