@@ -3,8 +3,7 @@
 //! What was credited belongs to the socket: when it changes hands, the next owner gets what is left of the socket's bytes,
 //! however much the owner before was credited with.
 
-use super::flow::Told;
-use super::records::{Counts, Process, Share, ShareKey, Way};
+use super::records::{Buckets, Counts, Process, Share, ShareKey, Way};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -34,7 +33,8 @@ pub(super) struct Account {
     surplus: Counts,
     /// The last reading in which the kernel had a record of the socket.
     recorded: u64,
-    pub(super) told: Told,
+    /// When its counts had changed last, in nanoseconds since boot.
+    pub(super) changed_ns: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -181,6 +181,18 @@ fn possible(more: Counts, refused: &mut u64) -> Counts {
 impl Way {
     fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
         Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
+    }
+}
+
+impl Buckets {
+    /// The sum of both.
+    pub(super) fn plus(&self, other: &Buckets) -> Buckets {
+        Buckets(std::array::from_fn(|at| self.0[at].wrapping_add(other.0[at])))
+    }
+
+    /// What these have more than the others.
+    pub(super) fn beyond(&self, other: &Buckets) -> Buckets {
+        Buckets(std::array::from_fn(|at| self.0[at].saturating_sub(other.0[at])))
     }
 }
 

@@ -24,6 +24,7 @@ mod hosting;
 mod lab;
 mod maps;
 mod privilege;
+mod sharing;
 mod together;
 mod types;
 mod watching;
