@@ -116,6 +116,13 @@ const PARTS: &[Part] = &[
 const SEED: (&str, &str) = ("capture_seed", "task_file");
 const COLLECT: (&str, &str) = ("capture_collect", "bpf_sk_storage_map");
 
+/// Entries of maps where owners are asked for: the records of sockets that have ended are not kept, and nothing is counted.
+const OWNERS_CAPACITIES: &[(&str, u32)] =
+    &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1)];
+
+/// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
+const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1)];
+
 /// The kernel types that the programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
@@ -169,8 +176,11 @@ impl SocketSet {
             .set_global("keep_records", keep_records)
             .set_global("want_peers", want_peers)
             .set_global("want_cgroups", &want_cgroups);
-        if wants == Wants::Bytes {
-            loader.set_capacity("peers", 1);
+        for &(map, entries) in match wants {
+            Wants::Owners => OWNERS_CAPACITIES,
+            Wants::Bytes => BYTES_CAPACITIES,
+        } {
+            loader.set_capacity(map, entries);
         }
         if !cgroups {
             leave_out(&mut loader);
@@ -207,7 +217,7 @@ impl SocketSet {
             _object: object,
             maps,
             cgroups,
-            sweep: Mutex::new(Sweep::new()),
+            sweep: Mutex::new(Sweep::new(wants)),
             drain,
             programs: active,
             refused,
