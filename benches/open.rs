@@ -2,7 +2,8 @@
 //!
 //! Each engine opens in a process of its own, so that nothing is warm, and so does each repetition; medians are printed.
 //! The capture buffers, which are shared with the kernel, are shown by themselves and are in no other figure but the
-//! peak. `second` is a second session beside the first, `closed` the process when both are closed, `again` when eight
+//! peak, and so are the pages of files, which are the code of this program and its libraries as far as it has run: they
+//! stay when all is closed, and take no memory of their own. `second` is a second session beside the first, `closed` the process when both are closed, `again` when eight
 //! others have been opened and closed. The engines with eBPF programs need root.
 
 // A measurement that cannot be made has to end loudly.
@@ -35,6 +36,9 @@ fn main() {
 /// The column of figures, in the order in which a process prints them.
 const MOMENTS: [&str; 6] = ["before", "open", "updated", "second", "closed", "again"];
 
+/// How many there are of each moment.
+const FIGURES: usize = 6;
+
 fn compare() {
     // Cargo says `--bench` when the figures are wanted; otherwise this only has to show that it still runs.
     let is_measuring = std::env::args().any(|argument| argument == "--bench");
@@ -52,12 +56,15 @@ fn compare() {
             times[0], times[2], times[1]
         );
         println!(
-            "  {:<8} {:>9} {:>9} {:>8} {:>8} {:>9}",
-            "", "MB more", "rings MB", "maps MB", "threads", "files"
+            "  {:<8} {:>9} {:>9} {:>9} {:>8} {:>8} {:>12}",
+            "", "MB more", "code MB", "rings MB", "maps MB", "threads", "descriptors"
         );
         for (row, moment) in MOMENTS.iter().enumerate() {
-            let [resident, rings, maps, threads, files] = [0, 1, 2, 3, 4].map(|at| column(3 + row * 5 + at));
-            println!("  {moment:<8} {resident:>9.1} {rings:>9.1} {maps:>8.1} {threads:>8} {files:>9}");
+            let [own, code, rings, maps, threads, files] =
+                [0, 1, 2, 3, 4, 5].map(|at| column(3 + row * FIGURES + at));
+            println!(
+                "  {moment:<8} {own:>9.1} {code:>9.1} {rings:>9.1} {maps:>8.1} {threads:>8} {files:>12}"
+            );
         }
     }
 }
@@ -69,7 +76,7 @@ fn run(engine: &str) -> Option<Vec<f64>> {
         Command::new(program).arg(format!("{ARGUMENT}{engine}")).output().expect("it can be run again");
     let text = String::from_utf8(output.stdout).expect("figures are text");
     let figures: Vec<f64> = text.split_whitespace().filter_map(|figure| figure.parse().ok()).collect();
-    (output.status.success() && figures.len() == 3 + MOMENTS.len() * 5).then_some(figures)
+    (output.status.success() && figures.len() == 3 + MOMENTS.len() * FIGURES).then_some(figures)
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -88,36 +95,40 @@ fn open_sessions(engine: &str) {
         let session = Session::open(options.clone()).expect("a session opens");
         (session, began.elapsed().as_secs_f64() * 1e3)
     };
-    let before = Holdings::now(0.0);
+    let before = Holdings::now((0.0, 0.0));
     // Forgets the peak so far (proc_pid_clear_refs(5)).
     write("/proc/self/clear_refs", "5").expect("the peak can be reset");
     let (mut session, time) = open();
-    let opened = Holdings::now(before.resident);
-    let peak = status("VmHWM:") - before.resident - opened.rings;
+    let start = (before.own, before.code);
+    let opened = Holdings::now(start);
+    let peak = status("VmHWM:") - before.own - before.code - opened.rings;
     let state = session.stats_reader().read().socket_probes;
     assert_eq!(state == ProbeState::Active, engine != "portable", "{engine}: the programs are {state:?}");
     session.update().expect("an update works");
-    let updated = Holdings::now(before.resident);
+    let updated = Holdings::now(start);
     let (second, second_time) = open();
-    let both = Holdings::now(before.resident);
+    let both = Holdings::now(start);
     drop((second, session));
-    let closed = Holdings::now(before.resident);
+    let closed = Holdings::now(start);
     for _ in 0..MORE_SESSIONS {
         drop(open());
     }
-    let again = Holdings::now(before.resident);
+    let again = Holdings::now(start);
     println!("{time} {second_time} {peak}");
-    for Holdings { resident, rings, maps, threads, files } in
-        [Holdings { resident: 0.0, ..before }, opened, updated, both, closed, again]
+    for Holdings { own, code, rings, maps, threads, files } in
+        [Holdings { own: 0.0, code: 0.0, ..before }, opened, updated, both, closed, again]
     {
-        println!("{resident} {rings} {maps} {threads} {files}");
+        println!("{own} {code} {rings} {maps} {threads} {files}");
     }
 }
 
 /// What the process holds, in MB.
 struct Holdings {
-    /// Resident set without the capture buffers, above the start.
-    resident: f64,
+    /// Of the resident set what is in no file, above the start.
+    own: f64,
+    /// What is in files, above the start.
+    code: f64,
+    /// The capture buffers.
     rings: f64,
     /// The kernel's memory for maps (proc_pid_fdinfo(5)).
     maps: f64,
@@ -126,8 +137,8 @@ struct Holdings {
 }
 
 impl Holdings {
-    fn now(start: f64) -> Holdings {
-        let (mut resident, mut rings, mut is_ring) = (0.0, 0.0, false);
+    fn now(start: (f64, f64)) -> Holdings {
+        let (mut own, mut resident, mut rings, mut is_ring) = (0.0, 0.0, 0.0, false);
         let smaps = read_to_string("/proc/self/smaps").expect("own mappings can be read");
         for line in smaps.lines() {
             // A mapping begins with its addresses, and its figures have names that end with a colon.
@@ -137,6 +148,7 @@ impl Holdings {
                     let size = mb(kib);
                     if is_ring { rings += size } else { resident += size }
                 }
+                (Some("Anonymous:"), Some(kib)) => own += mb(kib),
                 (Some(word), _) if !word.ends_with(':') => is_ring = line.contains("socket:["),
                 _ => {}
             }
@@ -149,7 +161,8 @@ impl Holdings {
             line.map_or(0.0, |bytes| bytes.trim().parse::<f64>().expect("a number") / 1e6)
         };
         Holdings {
-            resident: resident - start,
+            own: own - start.0,
+            code: resident - own - start.1,
             rings,
             maps: maps.iter().map(memory).sum(),
             threads: read_dir("/proc/self/task").expect("own threads can be read").count(),

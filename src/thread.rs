@@ -1,10 +1,11 @@
 //! Starting a thread inside somebody else's process: signals blocked, panics caught, name given.
 
 use crate::error::{Code, Error};
+use crate::sync::Mutex;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::any::Any;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 use std::sync::Once;
 use std::thread::{Builder, JoinHandle};
 
@@ -26,6 +27,29 @@ where
     };
     with_signals_blocked(|| Builder::new().name(name.into()).spawn(body))
         .map_err(|error| Error::system(Code::Thread, format_args!("starting the thread {name}"), error))
+}
+
+/// Runs `other` on a thread of its own, which blocks every signal, while `own` runs on the calling thread, and waits for
+/// both; one after the other where the system refuses another thread. A panic of either is the caller's.
+pub fn both<A: Send, B>(name: &str, other: impl FnOnce() -> A + Send, own: impl FnOnce() -> B) -> (A, B) {
+    let work = Mutex::new(Some(other));
+    let run = || work.lock().take().map(catch_quietly);
+    let outcome = std::thread::scope(|scope| {
+        let start = || Builder::new().name(name.into()).spawn_scoped(scope, run);
+        let started = with_signals_blocked(start);
+        let own = own();
+        // It has no panics but those caught.
+        let other = started.ok().and_then(|thread| thread.join().ok()).flatten();
+        (other, own)
+    });
+    match outcome {
+        (Some(Ok(other)), own) => (other, own),
+        (Some(Err(text)), _) => resume_unwind(Box::new(text)),
+        (None, own) => match run() {
+            Some(Ok(other)) => (other, own),
+            failed => resume_unwind(Box::new(failed.and_then(Result::err).unwrap_or_default())),
+        },
+    }
 }
 
 /// Runs `start` with all signals blocked in the calling thread: threads it starts inherit that mask.
@@ -92,6 +116,18 @@ mod tests {
         assert!(inside.contains(nix::sys::signal::Signal::SIGTERM));
         assert!(inside.contains(nix::sys::signal::Signal::SIGCHLD));
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+
+    #[test]
+    fn both_run_and_a_panic_of_either_is_the_callers() {
+        let caller = std::thread::current().id();
+        let (other, own) =
+            both("capture-test", || std::thread::current().id(), || std::thread::current().id());
+        assert!(other != caller && own == caller);
+        let fail = || {
+            both("capture-test", || std::panic::panic_any("spilt".to_owned()), || ());
+        };
+        assert_eq!(catch_quietly(fail), Err("spilt".to_owned()));
     }
 
     #[test]

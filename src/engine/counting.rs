@@ -35,6 +35,8 @@ pub struct Counting {
     is_broken: bool,
     /// Figures that the reader has refused so far.
     refused: u64,
+    /// Ended flows that the reader has lost so far.
+    flows_lost: u64,
     /// Where flows go, if they were asked for.
     flows: Option<Arc<FlowDesk>>,
     /// Processes credited in this reading that have not been introduced.
@@ -67,6 +69,7 @@ impl Counting {
             pending: 0,
             is_broken: false,
             refused: 0,
+            flows_lost: 0,
             flows,
             credited: Vec::new(),
         };
@@ -82,11 +85,11 @@ impl Counting {
             self.refreshed = now;
             self.refresh();
         }
-        let Counting { counters, introducer, credited, pending, flows, .. } = self;
+        let Counting { counters, introducer, credited, pending, flows, flows_lost, .. } = self;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         let mut sum = Traffic::default();
         let mut books = shared.ledger.lock();
-        let result = counters.read(Clocks::now(), flows.is_some(), |credit| match credit {
+        let result = counters.read(Clocks::now(), |credit| match credit {
             Credit::Owned(owner, identity, traffic) => {
                 sum += traffic;
                 books.credit(&owner, traffic);
@@ -112,6 +115,7 @@ impl Counting {
         if let Some(flows) = flows {
             flows.add_ended(&mut ended);
             flows.put(living);
+            flows.add_lost(counters.flows_lost() - std::mem::replace(flows_lost, counters.flows_lost()));
         }
         books.uncount_unowned(Unowned::Pending, *pending);
         *pending = counters.pending();

@@ -33,7 +33,7 @@ impl KernelOwners {
     ///
     /// # Errors
     /// The system's error.
-    pub fn sweep(&mut self, clocks: &Clocks) -> std::io::Result<()> {
+    pub fn sweep(&self, clocks: &Clocks) -> std::io::Result<()> {
         self.owners.sweep(clocks.now_ns)
     }
 

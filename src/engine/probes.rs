@@ -38,7 +38,7 @@ impl Probes {
         }
         let loaded = self
             .load(Wants::Bytes, ticks_per_second)
-            .and_then(|mut sockets| Ok((sockets.counters()?, sockets)));
+            .and_then(|sockets| Ok((sockets.counters(options.flows)?, sockets)));
         self.keep(loaded)
             .inspect_err(|fault| {
                 warn!("packets are captured, since the kernel cannot count for the session: {fault}")
@@ -52,9 +52,7 @@ impl Probes {
         if !options.probes || self.state != ProbeState::Off {
             return None;
         }
-        let loaded = self
-            .load(Wants::Owners, ticks_per_second)
-            .and_then(|mut sockets| Ok((sockets.owners()?, sockets)));
+        let loaded = self.load(Wants::Owners, ticks_per_second).map(|sockets| (sockets.owners(), sockets));
         self.keep(loaded)
             .inspect_err(|fault| {
                 info!("sockets' users are searched for, since the kernel does not tell: {fault}")

@@ -1,5 +1,6 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
+mod opening;
 mod threads;
 
 use super::capture::CaptureShared;
@@ -13,15 +14,14 @@ use super::probes::Probes;
 use super::stats::{StatsReader, UpdateCounts};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
-use crate::kernel::load_tasks;
 use crate::log::{Log, LogLine};
-use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
+use crate::model::{FlowRecord, ProbeState, ProcessRecord, Validity};
 use crate::namespace::{Coverage, Known};
 use crate::owner::{EarlyOwners, Hints};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns, told_by_kernel};
 use crate::sync::Mutex;
-use crate::tap::{Tap, TapError};
-use crate::thread::with_signals_blocked;
+use crate::thread::{both, with_signals_blocked};
+use opening::{Sources, open_sources, tasks_of};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,12 +105,24 @@ impl Session {
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
         let root = ProcRoot::open(&options.proc_root)?;
         let from_kernel = told_by_kernel(options.sample, &root);
-        let mut probes = Probes::new(from_kernel);
-        let counters = probes.for_counting(&options, root.facts().ticks_per_second);
-        let tap = if counters.is_some() { None } else { open_tap(&options)? };
+        let (tasks, sources) = both(
+            "capture-load",
+            || {
+                let _entered = log.enter();
+                tasks_of(&options, &root, from_kernel)
+            },
+            || open_sources(&options, &root, from_kernel, &log),
+        );
+        let Sources { probes, counters, owners, tap } = sources?;
         let has_network = tap.is_some() || counters.is_some();
         let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
-        let sample_probes = sample_from_tasks(&mut sampler, &options, from_kernel);
+        let sample_probes = match tasks {
+            Ok(tasks) => {
+                sampler.take_from(tasks);
+                ProbeState::Active
+            }
+            Err(state) => state,
+        };
         if has_network && options.source == Source::Live {
             sampler.follow_networks();
         }
@@ -143,7 +155,7 @@ impl Session {
         };
         explanations(session.missing_capabilities).for_each(|text| warn!("{text}"));
         if let Some(tap) = tap {
-            session.start(tap)?;
+            session.start(tap, owners)?;
         }
         if let Some(counters) = counters {
             session.start_counting(counters)?;
@@ -359,30 +371,6 @@ impl Drop for Session {
     }
 }
 
-/// With so few processes to look for, their files are read sooner than all tasks are walked over.
-const FEW_PROCESSES: usize = 64;
-
-/// Has the sampler take its figures from the kernel's tasks, if the options and the kernel allow it.
-fn sample_from_tasks(sampler: &mut Sampler, options: &Options, what: SampleSet) -> ProbeState {
-    if !options.probes || (1..=FEW_PROCESSES).contains(&options.selection.pids.len()) {
-        return ProbeState::Off;
-    }
-    if !sampler.root().tells_own_numbers() {
-        info!("processes are sampled from files, since these are not those of the own PID namespace");
-        return ProbeState::PidNamespace;
-    }
-    match load_tasks(what) {
-        Ok(tasks) => {
-            sampler.take_from(tasks);
-            ProbeState::Active
-        }
-        Err(fault) => {
-            info!("processes are sampled from /proc: {fault}");
-            fault.state
-        }
-    }
-}
-
 /// The capabilities that could bring a session more, one bit for each number.
 fn useful_capabilities(options: &Options, is_counting: bool) -> u64 {
     let mut useful = u64::MAX;
@@ -393,23 +381,4 @@ fn useful_capabilities(options: &Options, is_counting: bool) -> u64 {
         useful &= !(1 << CAP_BPF | 1 << CAP_PERFMON);
     }
     useful
-}
-
-/// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.
-fn open_tap(options: &Options) -> Result<Option<Tap>> {
-    let opened = match &options.source {
-        Source::None => return Ok(None),
-        Source::Savefile(path) => {
-            return Tap::savefile(path, options.capture.filter.as_deref()).map(Some);
-        }
-        Source::Live => Tap::live_beside(&options.capture, &options.proc_root),
-    };
-    match opened {
-        Ok(tap) => Ok(Some(tap)),
-        Err(TapError::NotPermitted(error)) => {
-            warn!("going on without packets: {error}");
-            Ok(None)
-        }
-        Err(TapError::Failed(error)) => Err(error),
-    }
 }

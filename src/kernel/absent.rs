@@ -39,10 +39,7 @@ impl Sockets {
     }
 
     /// What is noted of sockets' users.
-    ///
-    /// # Errors
-    /// None.
-    pub fn owners(&mut self) -> Result<Owners, Fault> {
+    pub fn owners(&self) -> Owners {
         match self.0 {}
     }
 
@@ -50,7 +47,7 @@ impl Sockets {
     ///
     /// # Errors
     /// None.
-    pub fn counters(&mut self) -> Result<Counters, Fault> {
+    pub fn counters(&self, _flows: bool) -> Result<Counters, Fault> {
         match self.0 {}
     }
 }
@@ -76,11 +73,16 @@ impl Counters {
         match self.0 {}
     }
 
+    /// Ended flows that were not handed out.
+    pub fn flows_lost(&self) -> u64 {
+        match self.0 {}
+    }
+
     /// Hands out what has been counted.
     ///
     /// # Errors
     /// None.
-    pub fn read(&mut self, _clocks: Clocks, _flows: bool, _take: impl FnMut(Credit<'_>)) -> io::Result<()> {
+    pub fn read(&mut self, _clocks: Clocks, _take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         match self.0 {}
     }
 }
@@ -90,7 +92,7 @@ impl Owners {
     ///
     /// # Errors
     /// None.
-    pub fn sweep(&mut self, _now_ns: u64) -> io::Result<()> {
+    pub fn sweep(&self, _now_ns: u64) -> io::Result<()> {
         match self.0 {}
     }
 

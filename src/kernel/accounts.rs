@@ -3,8 +3,7 @@
 //! What was credited belongs to the socket: when it changes hands, the next owner gets what is left of the socket's bytes,
 //! however much the owner before was credited with.
 
-use super::flow::Told;
-use super::records::{Counts, Process, Share, ShareKey, Way};
+use super::records::{Buckets, Counts, Process, Share, ShareKey, Way};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -30,11 +29,16 @@ pub(super) struct Account {
     /// Most sockets have one user.
     first: Option<User>,
     others: Vec<User>,
-    /// What users who have left were credited with beyond what the kernel holds as theirs.
+    /// What users who have left were credited with beyond what the kernel held as theirs.
     surplus: Counts,
+    /// What the kernel held as theirs and they were not credited with, since others had been.
+    shortfall: Counts,
+    /// The owner, and its part of what is in the record of the socket, as of the reading `recorded`.
+    own: Option<(Process, Counts)>,
     /// The last reading in which the kernel had a record of the socket.
     recorded: u64,
-    pub(super) told: Told,
+    /// When its counts had changed last, in nanoseconds since boot.
+    pub(super) changed_ns: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -54,15 +58,18 @@ impl Accounts {
         self.reading += 1;
     }
 
-    /// Takes in what the kernel holds apart for a process; returns what is to be credited of it.
-    pub(super) fn share(&mut self, key: &ShareKey, share: Counts) -> Counts {
+    /// Takes in what the kernel holds apart for a process. Returns whether something of it may have to be credited, which
+    /// [`Accounts::settle`] says after the records of this reading.
+    pub(super) fn share(&mut self, key: &ShareKey, share: Counts) -> bool {
         let Accounts { sockets, reading, refused } = self;
         let user = sockets.entry(key.cookie).or_default().user(key.owner);
-        (user.share, user.shared) = (share, *reading);
-        let more = possible(share.beyond(&user.credited), refused);
-        user.credited = user.credited.plus(&more);
+        let more = share.beyond(&user.share);
+        if possible(more, refused) != more {
+            return false;
+        }
         user.quiet = if more == Counts::default() { user.quiet.saturating_add(1) } else { 0 };
-        more
+        (user.share, user.shared) = (share, *reading);
+        share.beyond(&user.credited) != Counts::default()
     }
 
     /// The account of a socket of which the kernel has a record.
@@ -75,15 +82,26 @@ impl Accounts {
     /// Takes in that `own` is the owner's part of what a socket has carried, after the shares of this reading; returns
     /// what is to be credited to the owner.
     pub(super) fn own(&mut self, key: &ShareKey, own: Counts) -> Counts {
+        self.recorded(key.cookie).own = Some((key.owner, own));
+        self.settle(key)
+    }
+
+    /// What is to be credited to a process of what it has at a socket: never more than what the socket has carried beyond
+    /// what was credited to all of its users.
+    pub(super) fn settle(&mut self, key: &ShareKey) -> Counts {
         let Accounts { sockets, reading, refused } = self;
         let account = sockets.entry(key.cookie).or_default();
+        let own = account.own.filter(|_| account.recorded == *reading);
+        let in_record = own.map(|(_, own)| own).unwrap_or_default();
         account.user(key.owner);
         let users = || account.first.iter().chain(&account.others);
-        let there = users().fold(own, |sum, user| sum.plus(&user.share_in(*reading)));
+        let there =
+            users().fold(in_record.plus(&account.shortfall), |sum, user| sum.plus(&user.share_in(*reading)));
         let credited = users().fold(account.surplus, |sum, user| sum.plus(&user.credited));
         let left = there.beyond(&credited);
         let user = account.user(key.owner);
-        let more = user.share_in(*reading).plus(&own).beyond(&user.credited).at_most(&left);
+        let of_record = own.filter(|(owner, _)| *owner == key.owner).map(|(_, own)| own).unwrap_or_default();
+        let more = user.share_in(*reading).plus(&of_record).beyond(&user.credited).at_most(&left);
         let more = possible(more, refused);
         user.credited = user.credited.plus(&more);
         more
@@ -113,7 +131,7 @@ impl Accounts {
         let mut late = Vec::new();
         sockets.retain(|&cookie, account| {
             let is_recorded = account.recorded == *reading;
-            let mut surplus = account.surplus;
+            let (mut surplus, mut shortfall) = (account.surplus, account.shortfall);
             let mut stays = |user: &User| {
                 if user.shared != *reading {
                     // An owner's part is in the record.
@@ -126,8 +144,11 @@ impl Accounts {
                 let key = ShareKey { owner: user.process, cookie };
                 let share = take_out(&key);
                 let last = share.map_or(user.share, |share| share.traffic);
-                let more = possible(last.beyond(&user.credited), refused);
-                surplus = surplus.plus(&user.credited.beyond(&last));
+                // What was there before has been settled.
+                let more = possible(last.beyond(&user.share), refused);
+                let credited = user.credited.plus(&more);
+                surplus = surplus.plus(&credited.beyond(&last));
+                shortfall = shortfall.plus(&last.beyond(&credited));
                 if let Some(share) = share.filter(|_| more != Counts::default()) {
                     late.push((key, share, more));
                 }
@@ -135,7 +156,7 @@ impl Accounts {
             };
             account.first = account.first.filter(&mut stays);
             account.others.retain(&mut stays);
-            account.surplus = surplus;
+            (account.surplus, account.shortfall) = (surplus, shortfall);
             is_recorded || account.first.is_some() || !account.others.is_empty()
         });
         late
@@ -181,6 +202,18 @@ fn possible(more: Counts, refused: &mut u64) -> Counts {
 impl Way {
     fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
         Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
+    }
+}
+
+impl Buckets {
+    /// The sum of both.
+    pub(super) fn plus(&self, other: &Buckets) -> Buckets {
+        Buckets(std::array::from_fn(|at| self.0[at].wrapping_add(other.0[at])))
+    }
+
+    /// What these have more than the others.
+    pub(super) fn beyond(&self, other: &Buckets) -> Buckets {
+        Buckets(std::array::from_fn(|at| self.0[at].saturating_sub(other.0[at])))
     }
 }
 

@@ -25,7 +25,7 @@ fn what_an_owner_was_credited_with_is_not_the_next_owners() {
     accounts.close(|_| None);
     // The first owner had read nothing of it, as it turns out when another reads.
     accounts.begin();
-    assert_eq!(accounts.share(&key(1), counts(0, 0)), counts(0, 0));
+    assert!(!accounts.share(&key(1), counts(0, 0)));
     accounts.recorded(7);
     assert_eq!(accounts.own(&key(2), counts(0, 5_000)), counts(0, 0));
     accounts.close(|_| None);
@@ -39,7 +39,8 @@ fn what_an_owner_was_credited_with_is_not_the_next_owners() {
 fn impossible_figures_are_refused() {
     let mut accounts = Accounts::default();
     accounts.begin();
-    assert_eq!(accounts.share(&key(1), counts(u64::MAX - 5, 0)), Counts::default());
+    assert!(!accounts.share(&key(1), counts(u64::MAX - 5, 0)));
+    assert_eq!(accounts.settle(&key(1)), Counts::default());
     assert_eq!(accounts.own(&key(2), counts(0, u64::MAX / 2)), Counts::default());
     assert_eq!(accounts.refused(), 2);
 }
@@ -49,7 +50,10 @@ fn a_quiet_account_is_closed_and_opens_anew() {
     let mut accounts = Accounts::default();
     for reading in 0..=u64::from(QUIET_READINGS) {
         accounts.begin();
-        let more = accounts.share(&key(1), counts(400, 0));
+        accounts.share(&key(1), counts(400, 0));
+        accounts.recorded(7);
+        accounts.own(&key(2), counts(100, 0));
+        let more = accounts.settle(&key(1));
         assert_eq!(more, if reading == 0 { counts(400, 0) } else { Counts::default() });
         accounts.recorded(7);
         accounts.own(&key(2), counts(100, 0));
@@ -64,14 +68,35 @@ fn a_quiet_account_is_closed_and_opens_anew() {
         assert_eq!(late.len(), taken_out);
     }
     accounts.begin();
-    assert_eq!(accounts.share(&key(1), counts(200, 0)), counts(200, 0));
+    assert!(accounts.share(&key(1), counts(200, 0)));
     accounts.recorded(7);
     assert_eq!(accounts.own(&key(2), counts(100, 0)), Counts::default());
+    assert_eq!(accounts.settle(&key(1)), counts(200, 0));
     accounts.close(|_| None);
     // Nothing is left once the kernel knows neither.
     accounts.begin();
     accounts.close(|_| None);
     assert!(accounts.sockets.is_empty());
+}
+
+#[test]
+fn a_share_is_not_credited_again_after_its_bytes_were() {
+    let mut accounts = Accounts::default();
+    accounts.begin();
+    assert_eq!(accounts.own(&key(1), counts(100, 0)), counts(100, 0));
+    accounts.close(|_| None);
+    for owner in [2, 3, 3] {
+        accounts.begin();
+        accounts.share(&key(1), counts(60, 0));
+        if owner == 3 {
+            accounts.share(&key(2), counts(40, 0));
+        }
+        let own = if owner == 2 { counts(40, 0) } else { Counts::default() };
+        assert_eq!(accounts.own(&key(owner), own), Counts::default());
+        assert_eq!(accounts.settle(&key(1)), Counts::default());
+        assert_eq!(accounts.settle(&key(2)), Counts::default());
+        accounts.close(|_| None);
+    }
 }
 
 proptest! {
@@ -96,13 +121,17 @@ proptest! {
                 continue;
             }
             accounts.begin();
-            for (user, share) in (0..).zip(shares).filter(|(_, share)| *share > 0) {
-                credited += accounts.share(&key(user), counts(share, 0)).sent.bytes;
+            let shared = || (0..).zip(shares).filter(|(_, share)| *share > 0);
+            for (user, share) in shared() {
+                accounts.share(&key(user), counts(share, 0));
             }
             accounts.recorded(7);
             credited += accounts.own(&key(owner), counts(total - apart, 0)).sent.bytes;
+            for (user, _) in shared() {
+                credited += accounts.settle(&key(user)).sent.bytes;
+            }
             accounts.close(|_| None);
-            prop_assert!(credited <= total + shares.iter().sum::<u64>());
+            prop_assert_eq!(credited, total);
         }
         prop_assert_eq!(accounts.refused(), 0);
     }

@@ -1,9 +1,13 @@
 //! The paths of control groups, as the probes have noted them of processes: `probes/paths.h` in Rust.
 
+use super::batch::lookup;
 use super::object::{LoadedObject, Loader};
 use super::task::CgroupPaths;
 use aya::Pod;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, Map, MapData};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 /// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
 #[repr(C)]
@@ -11,6 +15,12 @@ use aya::maps::{HashMap, MapData};
 pub(super) struct Path {
     length: u32,
     names: [u8; 1024],
+}
+
+impl Default for Path {
+    fn default() -> Path {
+        Path { length: 0, names: [0; 1024] }
+    }
 }
 
 // SAFETY: it is made of integers, with no padding, so that every pattern of bits is a value.
@@ -29,28 +39,43 @@ pub(super) fn leave_out(loader: &mut Loader<'_>) {
 /// Reads what the probes have noted of control groups.
 #[derive(Debug)]
 pub(super) struct Cgroups {
-    paths: HashMap<MapData, u64, Path>,
-    /// Where the cgroup namespace of this process begins, from the topmost directory down.
-    root: Vec<Vec<u8>>,
+    paths: MapData,
+    /// Where the cgroup namespace begins in which the object was loaded, from the topmost directory down. It is kept here
+    /// since the kernel keeps only paths that are in use.
+    root: OnceLock<Vec<Vec<u8>>>,
 }
 
 impl Cgroups {
-    /// A reader of what an object notes, for the cgroup namespace in which it was loaded. `None` when it has not noted
-    /// where that begins, as where it was told to leave paths out, or has a reader already.
+    /// A reader of what an object notes. `None` when it has no map for that, or a reader already.
     pub(super) fn of(object: &mut LoadedObject) -> Option<Cgroups> {
-        let paths: HashMap<_, u64, Path> = object.take_map(PATHS)?.try_into().ok()?;
-        let root = paths.get(&0, 0).ok()?;
-        let root = root.names().into_iter().map(<[u8]>::to_vec).collect();
-        Some(Cgroups { paths, root })
+        let map = object.take_map(PATHS)?;
+        HashMap::<_, u64, Path>::try_from(&map).ok()?;
+        let (Map::HashMap(paths) | Map::LruHashMap(paths)) = map else { return None };
+        Some(Cgroups { paths, root: OnceLock::new() })
+    }
+
+    /// Keeps where the namespace begins, once the object has noted it.
+    pub(super) fn keep_root(&self) -> Option<&[Vec<u8>]> {
+        if self.root.get().is_none() {
+            // It stands under 0.
+            let path: Path = lookup(self.paths.fd().as_fd(), &0u64)?;
+            // Whoever else kept it has the same.
+            let _ = self.root.set(path.names().into_iter().map(<[u8]>::to_vec).collect());
+        }
+        self.root.get().map(Vec::as_slice)
     }
 }
 
 impl CgroupPaths for Cgroups {
     fn path(&self, number: u64) -> Option<Vec<u8>> {
-        // Under 0 stands where the namespace begins.
-        let path = (number != 0).then(|| self.paths.get(&number, 0).ok()).flatten()?;
-        Some(seen_from(&self.root, &path.names()))
+        let path: Path = (number != 0).then(|| lookup(self.paths.fd().as_fd(), &number)).flatten()?;
+        Some(seen_from(self.keep_root()?, &path.names()))
     }
+}
+
+/// The inode of the cgroup namespace of the calling thread; `None` on kernels without such namespaces.
+pub(super) fn namespace() -> Option<u64> {
+    std::fs::metadata("/proc/thread-self/ns/cgroup").ok().map(|file| file.ino())
 }
 
 impl Path {

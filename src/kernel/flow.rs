@@ -1,5 +1,6 @@
 //! From the kernel's record of a socket to the record of a flow.
 
+use super::Clocks;
 use super::records::*;
 use crate::model::{
     Address, CloseReason, Connections, Endpoint, FlowPhase, FlowRecord, FlowValidity, Owner, Protocol,
@@ -13,7 +14,7 @@ const SYN_RECV: u8 = 3;
 const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;
 
-/// What was handed out of a socket's record before.
+/// What a session was handed out of a socket's record before.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Told {
     sends: u64,
@@ -22,11 +23,22 @@ pub(super) struct Told {
     is_over: bool,
     /// Whether the last record of its flow was handed out.
     pub is_delivered: bool,
-    /// When its counts had changed last, in nanoseconds since boot.
-    pub changed_ns: u64,
+    /// What had passed through the socket before the session was opened.
+    pub before: Counts,
 }
 
 impl Told {
+    /// What a session has to leave out that begins when so much has passed through a socket, and its user has done what
+    /// the record says.
+    pub(super) fn from(record: Option<&Record>, before: Counts) -> Told {
+        let mut told = Told { before, ..Told::default() };
+        if let Some(record) = record {
+            told.news(record);
+            told.is_delivered = told.is_over;
+        }
+        told
+    }
+
     /// What the socket's user has done since, and from now on has been told of.
     pub(super) fn news(&mut self, record: &Record) -> Connections {
         let begun = |flag| u64::from(record.flags & flag != 0 && self.flags & flag == 0);
@@ -67,16 +79,17 @@ fn has_peer(record: &Record) -> bool {
     record.tuple.remote_port != 0
 }
 
-/// The record of the flow whose local end the socket with this cookie is. `epoch_ns` is the time of day at boot.
+/// The record of the flow whose local end the socket with this cookie is, and whose counts had changed last so many
+/// nanoseconds after boot.
 pub(super) fn flow(
     cookie: u64,
     record: &Record,
     total: &Counts,
     owner: Option<Owner>,
     changed_ns: u64,
-    now_ns: u64,
-    epoch_ns: u64,
+    clocks: Clocks,
 ) -> FlowRecord {
+    let Clocks { now_ns, epoch_ns } = clocks;
     let Tuple { local, remote, local_port, remote_port, protocol, netns, .. } = record.tuple;
     let end = |address: [u8; 16], port| Endpoint::new(Address::v6(address), port);
     let mut flow =
@@ -179,7 +192,7 @@ mod tests {
         ] {
             let over = record(CONNECTED | ENDED, CLOSE, last_state, error as u32);
             assert_eq!(reason(&over), expected, "{last_state} {error}");
-            let flow = flow(7, &over, &Counts::default(), None, 0, 0, 0);
+            let flow = flow(7, &over, &Counts::default(), None, 0, Clocks { now_ns: 0, epoch_ns: 0 });
             assert_eq!((flow.phase, flow.reason, flow.errno), (FlowPhase::Ended, expected, error));
         }
     }
@@ -201,7 +214,7 @@ mod tests {
     fn times_are_of_the_connection_and_not_of_its_socket() {
         let mut socket = record(CONNECTED, 1, 2, 0);
         (socket.opened_ns, socket.connecting_ns, socket.established_ns) = (100, 200, 250);
-        let flow = flow(7, &socket, &Counts::default(), None, 300, 400, 1_000);
+        let flow = flow(7, &socket, &Counts::default(), None, 300, Clocks { now_ns: 400, epoch_ns: 1_000 });
         assert_eq!(
             (flow.opened, flow.established, flow.last),
             (Timestamp(1_200), Timestamp(1_250), Timestamp(1_300))

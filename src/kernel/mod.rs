@@ -17,6 +17,8 @@ mod cgroup_root;
 #[cfg(feature = "ebpf")]
 mod cgroups;
 #[cfg(feature = "ebpf")]
+mod drain;
+#[cfg(feature = "ebpf")]
 mod flow;
 #[cfg(feature = "ebpf")]
 mod load;
@@ -31,7 +33,13 @@ mod permission;
 #[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
+mod shared;
+#[cfg(feature = "ebpf")]
+mod socket_set;
+#[cfg(feature = "ebpf")]
 mod sockets;
+#[cfg(feature = "ebpf")]
+mod subscriber;
 #[cfg(feature = "ebpf")]
 mod sweep;
 #[cfg(feature = "ebpf")]

@@ -1,44 +1,32 @@
 //! Who uses the socket of a flow, as the socket probes have noted it.
 
 use super::batch::lookup;
-use super::cgroups::Cgroups;
 use super::records::{INHERITED, Owned, Process, Record, SEVERAL, Tuple, UNUSED};
-use super::sweep::Sweep;
-use super::traffic::identity;
+use super::socket_set::SocketSet;
+use super::subscriber::{Who, identity};
 use super::{Claim, Found};
 use crate::model::{FlowKey, Owner, Quality};
 use aya::maps::MapData;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// Reads what the probes have noted of sockets.
 pub struct Owners {
-    /// By connected sockets' endpoints.
-    tuples: MapData,
-    /// By those of packets of sockets that are not connected.
-    peers: MapData,
-    sockets: MapData,
-    sweep: Sweep,
-    cgroups: Option<Cgroups>,
+    set: Arc<SocketSet>,
     ticks_per_second: u64,
 }
 
 impl Owners {
-    pub(super) fn new(
-        tuples: MapData,
-        peers: MapData,
-        sockets: MapData,
-        cgroups: Option<Cgroups>,
-        ticks_per_second: u64,
-    ) -> Owners {
-        Owners { tuples, peers, sockets, sweep: Sweep::new(), cgroups, ticks_per_second }
+    pub(super) fn new(set: Arc<SocketSet>, ticks_per_second: u64) -> Owners {
+        Owners { set, ticks_per_second }
     }
 
     /// Releases the endpoints of sockets that ended a while before `now_ns` after boot, now and then.
     ///
     /// # Errors
     /// What bpf(2) returns.
-    pub fn sweep(&mut self, now_ns: u64) -> std::io::Result<()> {
-        self.sweep.run(&self.tuples, now_ns)
+    pub fn sweep(&self, now_ns: u64) -> std::io::Result<()> {
+        self.set.sweep.lock().run(&self.set.maps.tuples, now_ns)
     }
 
     /// The process that uses the socket of `key`, which is in the network namespace with the inode `netns`. A socket
@@ -47,7 +35,8 @@ impl Owners {
         let tuple = tuple_of(key, netns);
         let had_ended = |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns < first_ns;
         let find = |map: &MapData| lookup(map.fd().as_fd(), &tuple).filter(|owned| !had_ended(owned));
-        let owned = find(&self.tuples).or_else(|| find(&self.peers))?;
+        let SocketSet { maps, cgroups, .. } = &*self.set;
+        let owned = find(&maps.tuples).or_else(|| find(&maps.peers))?;
         let process = Process { start_ns: owned.start_ns, tgid: owned.tgid, padding: 0 };
         let process = process.id(self.ticks_per_second)?;
         let quality = match owned.flags {
@@ -56,14 +45,15 @@ impl Owners {
             _ => Quality::Exact,
         };
         let is_gone =
-            || owned.ended_ns != 0 || lookup::<_, Record>(self.sockets.fd().as_fd(), &owned.cookie).is_none();
+            || owned.ended_ns != 0 || lookup::<_, Record>(maps.sockets.fd().as_fd(), &owned.cookie).is_none();
         let claim = match owned.flags {
             // Whom the listener passes it to is seen when it is used for the first time.
             flags if flags & INHERITED != 0 && !is_gone() => Claim::Listener,
             flags if flags & UNUSED != 0 && !is_gone() => Claim::Creator,
             _ => Claim::User,
         };
-        let identity = identity(&owned.name, [owned.uid, owned.gid], self.cgroups.as_ref(), owned.cgroup);
+        let Owned { name, uid, gid, cgroup, .. } = owned;
+        let identity = identity(&Who { name, uid, gid, cgroup }, cgroups.as_ref());
         Some(Found { owner: Owner { process, quality }, identity, claim })
     }
 }

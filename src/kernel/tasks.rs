@@ -1,9 +1,10 @@
 //! The task probes: loading them, and reading their walks over all tasks.
 
 use super::Fault;
-use super::cgroups::{Cgroups, leave_out};
+use super::cgroups::{Cgroups, leave_out, namespace};
 use super::load::{check_numbers, fault, load_iterator, load_object, start_walk, walk_link};
 use super::object::{LoadedObject, Loader};
+use super::shared::{PerProcess, Shared};
 use super::task::{CgroupPaths, Figures, RawProcess, Task, TaskSource};
 use super::types::TypeCache;
 use crate::model::{ProbeState, SampleSet};
@@ -12,6 +13,7 @@ use hashbrown::HashMap;
 use nix::errno::Errno;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// The compiled program.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
@@ -20,7 +22,13 @@ static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
 const OVER: &str = "task";
 
 /// The kernel types that the program needs.
-static TYPES: TypeCache = TypeCache::new();
+static TYPES: PerProcess<TypeCache> = PerProcess::new();
+
+/// The groups of figures that a program tells, and the cgroup namespace in which paths begin, if they are among them.
+type Key = (u32, Option<u64>);
+
+/// The programs of all sessions.
+static PROGRAMS: PerProcess<Shared<Key, TaskProgram>> = PerProcess::new();
 
 /// What a record is.
 const PROCESS: u32 = 1;
@@ -80,16 +88,36 @@ struct Sum {
     torn: bool,
 }
 
-/// The task probes, loaded. Dropping it unloads them.
-pub struct Tasks {
-    /// Holds the program.
+/// The program that tells of tasks, loaded. Dropping it unloads it.
+struct TaskProgram {
     object: LoadedObject,
+    cgroups: Option<Cgroups>,
+}
+
+impl TaskProgram {
+    fn load(groups: u32, has_paths: bool) -> Result<TaskProgram, Fault> {
+        let types = TYPES.get().get(OBJECT, [OVER])?;
+        let processors = processors()?;
+        let mut loader = Loader::new(OBJECT);
+        loader.set_global("groups", &groups).set_global("processors", &processors);
+        if !has_paths {
+            leave_out(&mut loader);
+        }
+        let mut object = load_object(loader, &types)?;
+        load_iterator(&mut object, "capture_tasks", OVER, &types)?;
+        let cgroups = has_paths.then(|| Cgroups::of(&mut object)).flatten();
+        Ok(TaskProgram { object, cgroups })
+    }
+}
+
+/// Walks over all tasks, for one session.
+pub struct Tasks {
+    program: Arc<TaskProgram>,
     link: OwnedFd,
     buffer: Vec<u8>,
     sums: HashMap<u32, Sum>,
     /// Processes with several threads, until the walk has come to all of these.
     held: Vec<RawProcess>,
-    cgroups: Option<Cgroups>,
 }
 
 impl fmt::Debug for Tasks {
@@ -99,33 +127,21 @@ impl fmt::Debug for Tasks {
 }
 
 impl Tasks {
-    /// Loads the probes for the groups of figures in `what`, and makes a first walk.
+    /// Loads the probes for the groups of figures in `what`, unless another session has them, and makes a first walk.
     ///
     /// # Errors
     /// Why they cannot work here.
     pub fn load(what: SampleSet) -> Result<Tasks, Fault> {
         check_numbers()?;
-        let types = TYPES.get(OBJECT, [OVER])?;
-        let processors = processors()?;
         let groups = GROUPS.iter().filter(|(set, _)| what.has(*set)).fold(0u32, |bits, (_, bit)| bits | bit);
-        let mut loader = Loader::new(OBJECT);
-        loader.set_global("groups", &groups).set_global("processors", &processors);
-        if !what.has(SampleSet::CGROUP) {
-            leave_out(&mut loader);
-        }
-        let mut object = load_object(loader, &types)?;
-        load_iterator(&mut object, "capture_tasks", OVER, &types)?;
-        let link = walk_link(&object, "capture_tasks", None)?;
-        let mut tasks = Tasks {
-            object,
-            link,
-            buffer: vec![0; READ_BYTES],
-            sums: HashMap::new(),
-            held: Vec::new(),
-            cgroups: None,
-        };
+        let has_paths = what.has(SampleSet::CGROUP);
+        let key = (groups, has_paths.then(namespace).flatten());
+        let program = PROGRAMS.get().get(key, || TaskProgram::load(groups, has_paths))?;
+        let link = walk_link(&program.object, "capture_tasks", None)?;
+        let mut tasks =
+            Tasks { program, link, buffer: vec![0; READ_BYTES], sums: HashMap::new(), held: Vec::new() };
         tasks.check()?;
-        tasks.cgroups = Cgroups::of(&mut tasks.object);
+        tasks.program.cgroups.as_ref().map(Cgroups::keep_root);
         Ok(tasks)
     }
 
@@ -140,7 +156,7 @@ impl Tasks {
     /// Takes up one record; returns how long it is, with the name that belongs to it.
     fn take(&mut self, start: usize, end: usize, each: &mut dyn FnMut(&Task<'_>)) -> Option<usize> {
         let bytes = self.buffer.get(start..end)?;
-        let cgroups = paths(&self.cgroups);
+        let cgroups = paths(&self.program.cgroups);
         match u32::from_ne_bytes(*bytes.first_chunk()?) {
             PROCESS => {
                 let process: RawProcess = read(bytes)?;
@@ -177,7 +193,7 @@ impl Tasks {
 
     /// Tells of the processes with several threads.
     fn tell_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
-        let cgroups = paths(&self.cgroups);
+        let cgroups = paths(&self.program.cgroups);
         for process in &mut self.held {
             match self.sums.get(&process.pid) {
                 // A thread that ended has changed the sequence, one that started the number.
@@ -241,7 +257,7 @@ fn processors() -> Result<u32, Fault> {
 }
 
 fn paths(cgroups: &Option<Cgroups>) -> Option<&dyn CgroupPaths> {
-    cgroups.as_ref().map(|cgroups| cgroups as _)
+    cgroups.as_ref().filter(|cgroups| cgroups.keep_root().is_some()).map(|cgroups| cgroups as _)
 }
 
 /// The value at the start of `bytes`.

@@ -35,14 +35,10 @@ pub(super) struct KernelTypes {
 }
 
 /// The type information for one object, read at the first load and shared by all sessions of the process.
+#[derive(Default)]
 pub(super) struct TypeCache(Mutex<Option<Arc<KernelTypes>>>);
 
 impl TypeCache {
-    /// An empty cache.
-    pub(super) const fn new() -> TypeCache {
-        TypeCache(Mutex::new(None))
-    }
-
     /// Returns the types that `object` refers to, and the attach points of these names.
     ///
     /// # Errors

@@ -9,9 +9,11 @@ use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, Registry};
+use crate::thread::both;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,11 +46,25 @@ impl Live {
         options.check()?;
         let choice = &options.namespaces;
         let registry = choice.is_wide().then(|| Registry::open(choice, proc_path)).transpose()?;
-        if let Err(refused) = permitted() {
-            // A filter that means nothing is told of now, not on the day that the privilege is given.
-            open::try_filter(options.filter.as_deref().unwrap_or_default())?;
-            return Err(refused);
-        }
+        let probe = match permitted() {
+            Ok(probe) => probe,
+            Err(refused) => {
+                // A filter that means nothing is told of now, not on the day that the privilege is given.
+                open::try_filter(options.filter.as_deref().unwrap_or_default())?;
+                return Err(refused);
+            }
+        };
+        // The kernel lets nobody close a packet socket before all processors have seen it (synchronize_net), which takes as
+        // long as opening a device does.
+        both("capture-devices", move || drop(probe), || Live::open_all(options, registry, bell, notes)).1
+    }
+
+    fn open_all(
+        options: &TapOptions,
+        registry: Option<Registry>,
+        bell: &Bell,
+        notes: &mut Notes,
+    ) -> std::result::Result<Live, TapError> {
         let mut live = Live {
             options: options.clone(),
             registry,
@@ -268,9 +284,9 @@ impl Drop for Live {
 }
 
 /// Whether this thread may open packet sockets at all, by opening one that receives nothing.
-fn permitted() -> std::result::Result<(), TapError> {
+fn permitted() -> std::result::Result<OwnedFd, TapError> {
     match socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None) {
-        Ok(_) => Ok(()),
+        Ok(probe) => Ok(probe),
         Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
             let text = format!(
                 "capturing packets needs the capability CAP_NET_RAW: opening a packet socket: {errno}"

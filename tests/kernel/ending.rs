@@ -9,8 +9,9 @@ const RUN: &str = "exec \"$@\"";
 const ENGINES: [&[&str]; 2] = [&[], &["engine=kernel"]];
 /// How many hosts are killed.
 const KILLS: u32 = 20;
-/// How much later each is killed than the one before; all of them together span the time that loading takes.
-const STEP: Duration = Duration::from_millis(15);
+/// How much later after its first object each is killed than the one before; all of them together span the time that
+/// loading takes.
+const STEP: Duration = Duration::from_millis(3);
 /// How often a session is opened and closed.
 const ROUNDS: u32 = 200;
 /// What the allocator may hold more at the end than after the first rounds, KiB: two for each round. Reading the types of
@@ -49,6 +50,9 @@ fn killing_leaves_nothing_in_the_kernel_as_root() {
         // Half of them while they load, at another point each time, the other half in use.
         let host = if round % 2 == 0 {
             let host = Host::start(RUN, engine);
+            if at_best() == "Active" {
+                host.wait_for_objects();
+            }
             std::thread::sleep(STEP * round);
             host
         } else {

@@ -134,6 +134,14 @@ impl Host {
         objects
     }
 
+    /// Waits until it has made an object. It has not ended by then.
+    pub fn wait_for_objects(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.objects().is_empty() {
+            assert!(Instant::now() < deadline, "it makes none");
+        }
+    }
+
     /// Stops it wherever it is just now, looks at what it holds, and kills it.
     pub fn kill_at_once(mut self) -> Objects {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap());

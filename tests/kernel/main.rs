@@ -31,6 +31,7 @@ mod maps;
 mod parts;
 mod privilege;
 mod reading;
+mod sharing;
 mod together;
 mod types;
 mod watching;

@@ -91,6 +91,11 @@ impl FlowDesk {
         ended.lost += beyond as u64;
     }
 
+    /// Counts records of ended flows that were lost on their way here.
+    pub fn add_lost(&self, count: u64) {
+        self.ended.lock().lost += count;
+    }
+
     /// Leaves the living flows without having been asked.
     pub fn put(&self, records: Vec<Seen>) {
         let mut living = self.living.lock();

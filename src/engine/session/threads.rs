@@ -8,6 +8,7 @@ use crate::engine::first::{First, open_events};
 use crate::engine::flows::{FlowView, Recorder, TcpReader};
 use crate::engine::governor::Governor;
 use crate::engine::introduce::Introducer;
+use crate::engine::kernel_owners::KernelOwners;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::resolver::Resolver;
 use crate::error::{Code, Error, Result};
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 
 impl Session {
     /// Starts the threads. What was started is ended by dropping the session.
-    pub(super) fn start(&mut self, mut tap: Tap) -> Result<()> {
+    pub(super) fn start(&mut self, mut tap: Tap, owners: Option<KernelOwners>) -> Result<()> {
         tap.take_notes().iter().for_each(|note| info!("{note}"));
         let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
         let mut pipeline =
@@ -54,15 +55,13 @@ impl Session {
                 }
             }
         }
-        let mut records = None;
         if tap.is_live() {
-            records = self.probes.for_owners(&self.options, root.facts().ticks_per_second);
             self.start_first(&root, &early, known.clone())?;
         }
         let introducer = Introducer::new(root, self.options.sample);
         let mut resolver = Resolver::new(finder, early, introducer, Follower::new(known));
-        if let Some(records) = records {
-            resolver.ask_records(records);
+        if let Some(owners) = owners {
+            resolver.ask_records(owners);
         }
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-owner", move || {

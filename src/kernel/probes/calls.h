@@ -11,14 +11,14 @@
 #define MSG_PEEK 2
 
 /* Packet sockets send below the IP layer, so what they say they sent is what counts. */
-static SUBPROGRAM int count_packet_socket(struct sock *sk, __u32 bytes)
+SUBPROGRAM int count_packet_socket(__u64 cookie, __u32 netns, __u32 bytes)
 {
 	struct way wire = {.bytes = bytes, .packets = 1};
 	struct share *share;
 
-	if (!sk || !keep_records)
+	if (!keep_records)
 		return 0;
-	share = share_of_current(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum);
+	share = share_of_current(cookie, netns);
 	if (share) {
 		share->is_packet_socket = 1;
 		add_way(&share->traffic.way[SENT], &wire);
@@ -57,7 +57,8 @@ static ALWAYS_INLINE void note_send_call(struct sock *sk, int length)
 	struct noted noted;
 
 	if (family == AF_PACKET && length > 0) {
-		count_packet_socket(sk, length);
+		if (keep_records)
+			count_packet_socket(bpf_get_socket_cookie(sk), netns_of(sk), length);
 		return;
 	}
 	if (!is_internet(family) || length < 0)
@@ -93,13 +94,15 @@ static ALWAYS_INLINE __u32 bucket_of(__u64 time_ns)
 	return bucket & (BUCKETS - 1);
 }
 
-static SUBPROGRAM int note_answer(struct record *record, __u64 time_ns)
+SUBPROGRAM int note_answer(struct record *record, __u64 time_ns)
 {
 	struct histogram *histogram;
 	struct latency *latency;
+	struct process owner;
 
 	if (!record)
 		return 0;
+	owner = record->owner;
 	latency = &record->latency;
 	if (!latency->count || time_ns < latency->least_ns)
 		latency->least_ns = time_ns;
@@ -107,12 +110,12 @@ static SUBPROGRAM int note_answer(struct record *record, __u64 time_ns)
 		latency->most_ns = time_ns;
 	add(&latency->sum_ns, time_ns);
 	add(&latency->count, 1);
-	histogram = bpf_map_lookup_elem(&latencies, &record->owner);
+	histogram = bpf_map_lookup_elem(&latencies, &owner);
 	if (!histogram) {
 		static const struct histogram empty = {};
 
-		bpf_map_update_elem(&latencies, &record->owner, &empty, BPF_NOEXIST);
-		histogram = bpf_map_lookup_elem(&latencies, &record->owner);
+		bpf_map_update_elem(&latencies, &owner, &empty, BPF_NOEXIST);
+		histogram = bpf_map_lookup_elem(&latencies, &owner);
 		if (!histogram)
 			return 0;
 	}

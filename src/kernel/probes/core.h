@@ -11,8 +11,12 @@
 
 #define SEC(name) __attribute__((section(name), used))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-/* A function that the verifier looks at by itself, with a stack of its own. `used` keeps its result although no caller asks
- * for it: the compiler would leave an address in that place, which the verifier refuses. */
+/* A function with a stack of its own. `used` keeps its result although no caller asks for it: the compiler would leave an
+ * address in that place, which the verifier refuses.
+ *
+ * Where it is static, the verifier goes through it with every call on every path. Where it is not, it does so once for the
+ * program, knowing nothing of the arguments but their types: they may be numbers, the context and our own structures,
+ * and the result is a number. Keys and values of maps may not lie in such structures (before Linux 6.2): they are copied. */
 #define SUBPROGRAM __attribute__((noinline, used))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
@@ -37,6 +41,10 @@
 		(to) <<= __builtin_preserve_field_info((structure)->member, FIELD_LSHIFT_U64);                    \
 		(to) >>= __builtin_preserve_field_info((structure)->member, FIELD_RSHIFT_U64);                    \
 	} while (0)
+
+/* Reads a member of a kernel structure. Where a pointer is read by a plain load, the verifier looks through all types of the
+ * kernel by name, about a millisecond for each path; so it is done this way where it does not happen often. */
+#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
 
 /* The number that the running kernel has for the value of an enumeration. */
 #define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE)

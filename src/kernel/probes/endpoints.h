@@ -39,11 +39,22 @@ static ALWAYS_INLINE void map_v4(__u8 address[16], __be32 v4)
 	words[3] = v4;
 }
 
+/* The network namespace of a socket. */
+static ALWAYS_INLINE __u32 netns_of(struct sock *sk)
+{
+	struct net *net = 0;
+	__u32 netns = 0;
+
+	READ(net, sk->__sk_common.skc_net.net);
+	READ(netns, net->ns.inum);
+	return netns;
+}
+
 /* The endpoints of a socket as they are now; 0 where there is none yet. */
 static ALWAYS_INLINE void tuple_of_sock(struct sock *sk, struct tuple *tuple)
 {
 	__builtin_memset(tuple, 0, sizeof(*tuple));
-	tuple->netns = sk->__sk_common.skc_net.net->ns.inum;
+	tuple->netns = netns_of(sk);
 	/* The number of MPTCP, 262, becomes TCP's, which it has on the wire. */
 	tuple->protocol = (__u8)sk->sk_protocol;
 	tuple->local_port = sk->__sk_common.skc_num;
@@ -151,10 +162,12 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 	return 1;
 }
 
-static ALWAYS_INLINE int tuple_of_packet(struct __sk_buff *skb, struct tuple *tuple, int direction)
+SUBPROGRAM int tuple_of_packet(struct __sk_buff *skb, struct tuple *tuple, int direction)
 {
 	struct packet packet = {.context = skb, .protocol = skb->protocol};
 
+	if (!tuple)
+		return 0;
 	return read_endpoints(&packet, 1, tuple, direction);
 }
 
@@ -162,8 +175,12 @@ static ALWAYS_INLINE int tuple_of_packet(struct __sk_buff *skb, struct tuple *tu
 static ALWAYS_INLINE int tuple_of_buffer(struct sk_buff *skb, struct tuple *tuple, int direction)
 {
 	struct packet packet = {.buffer = skb->head + skb->network_header, .protocol = skb->protocol};
+	struct net_device *device = 0;
+	struct net *net = 0;
 
-	tuple->netns = skb->dev->nd_net.net->ns.inum;
+	READ(device, skb->dev);
+	READ(net, device->nd_net.net);
+	READ(tuple->netns, net->ns.inum);
 	return read_endpoints(&packet, 0, tuple, direction);
 }
 

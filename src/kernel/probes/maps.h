@@ -6,6 +6,9 @@
 #include "core.h"
 #include "sockets.h"
 
+/* A hash map takes 16 bytes at once for each entry that it may ever hold, an LRU map room for all its entries. The loader
+ * sets smaller sizes where the probes are loaded for less. */
+
 /* Whether the peers of unconnected sockets are entered in `tuples` too: only who captures packets asks for them. */
 const volatile __u8 want_peers = 1;
 
@@ -35,7 +38,7 @@ struct {
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 65536);
+	MAP_NUMBER(max_entries, 32768);
 	MAP_TYPE(key, struct share_key);
 	MAP_TYPE(value, struct share);
 } shares SEC(".maps");
@@ -52,7 +55,7 @@ struct {
 /* The same for the peers of sockets that are not connected. A socket may have any number of them: the latest stay. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 16384);
+	MAP_NUMBER(max_entries, 8192);
 	MAP_TYPE(key, struct tuple);
 	MAP_TYPE(value, struct owned);
 } peers SEC(".maps");
@@ -60,7 +63,7 @@ struct {
 /* Packets of connections that have no socket of their own yet: they pass through the listener's. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 8192);
+	MAP_NUMBER(max_entries, 4096);
 	MAP_TYPE(key, struct tuple);
 	MAP_TYPE(value, struct traffic);
 } embryos SEC(".maps");

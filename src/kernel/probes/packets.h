@@ -6,7 +6,7 @@
 #include "users.h"
 
 /* Keeps a packet of a connection that is not there yet for the socket that will be made for it. */
-static SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u32 netns, int direction,
+SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u32 netns, int direction,
 						  const struct way *wire)
 {
 	static const struct traffic none = {};
@@ -39,31 +39,36 @@ static ALWAYS_INLINE __u32 peer_of(struct bpf_sock *sk)
 }
 
 /* Lets the endpoints of a packet of a socket that is not connected lead to that socket. True if they do already. */
-static SUBPROGRAM int enter_peer(__u64 cookie, struct record *record, struct tuple *tuple, int direction)
+SUBPROGRAM int enter_peer(__u64 cookie, struct record *record, const struct tuple *tuple, int direction)
 {
 	struct owned *known, owned;
+	struct tuple key;
 
 	if (!record || !tuple)
 		return 0;
-	known = bpf_map_lookup_elem(&peers, tuple);
+	key = *tuple;
+	known = bpf_map_lookup_elem(&peers, &key);
 	if (is_entered(known, cookie, record))
 		return 1;
 	/* Several sockets may receive it (multicast, raw): the one that sent there keeps it. */
 	if (direction == RECEIVED && known && known->cookie != cookie && bpf_map_lookup_elem(&sockets, &known->cookie))
 		return 0;
 	fill_owned(&owned, cookie, record);
-	bpf_map_update_elem(&peers, tuple, &owned, BPF_ANY);
+	bpf_map_update_elem(&peers, &key, &owned, BPF_ANY);
 	return 0;
 }
 
 /* Puts the endpoints of a packet into the record of its socket. */
-static SUBPROGRAM int name_record(__u64 cookie, struct record *record, const struct tuple *tuple,
+SUBPROGRAM int name_record(__u64 cookie, struct record *record, const struct tuple *tuple,
 						 __u32 flags)
 {
+	struct tuple before;
+
 	if (!record || !tuple || !begin_change(record))
 		return 0;
+	before = record->tuple;
 	if (record->flags & NAMED)
-		leave_tuple(cookie, record, bpf_ktime_get_boot_ns());
+		leave_tuple(cookie, &before, bpf_ktime_get_boot_ns());
 	record->tuple = *tuple;
 	set_flags(record, flags | NAMED);
 	end_change(record);
@@ -71,7 +76,7 @@ static SUBPROGRAM int name_record(__u64 cookie, struct record *record, const str
 	return 0;
 }
 
-static SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
+SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tuple tuple = {};
@@ -110,7 +115,7 @@ static SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct reco
 
 /* Puts to account a packet of a socket that has no record yet: with TCP Fast Open there is data before the handshake is
  * over; and the socket by which an MPTCP socket listens that is older than the probes is held by no process. */
-static SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int direction)
+SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tuple tuple = {};
@@ -127,7 +132,7 @@ static SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, 
 	if (sk->state == BPF_TCP_LISTEN) {
 		tcp = bpf_skc_to_tcp_sock(sk);
 		if (tcp && tuple_of_packet(skb, &tuple, direction)) {
-			tuple.netns = ((struct sock *)tcp)->__sk_common.skc_net.net->ns.inum;
+			tuple.netns = netns_of((struct sock *)tcp);
 			if (listener_of(&tuple)) {
 				count_embryo(skb, tuple.netns, direction, &wire);
 				return 0;
@@ -160,7 +165,7 @@ static ALWAYS_INLINE int is_busy(const struct record *record)
 
 /* Has a socket with many packets counted where it is found sooner. Its record says who uses it, where from and where to:
  * else it is still needed with each packet. */
-static SUBPROGRAM int begin_tally(struct __sk_buff *skb, struct record *record)
+SUBPROGRAM int begin_tally(struct __sk_buff *skb, struct record *record)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct tally tally = {};
@@ -180,6 +185,19 @@ static ALWAYS_INLINE int is_of_another(__u32 flags, const struct process *owner,
 	return keep_records && direction == SENT && flags & DATAGRAM && !is_current(owner) && !is_kernel_thread();
 }
 
+/* Makes the current process, which sends, the owner of a socket that no process has been seen to use. */
+SUBPROGRAM int use_first(__u64 cookie, struct record *record)
+{
+	if (!record || !begin_change(record))
+		return 0;
+	if (!(record->flags & UNUSED) && record->owner.tgid)
+		set_apart(cookie, record, 0, record->unread);
+	current_user(record);
+	clear_flags(record, UNPROVEN);
+	end_change(record);
+	return 0;
+}
+
 /* Counts at its record a packet of a socket that is not busy. */
 static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
 {
@@ -197,14 +215,7 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 			count_at_sender(cookie, record, &wire);
 			return;
 		}
-		/* The first use of the socket that is known. */
-		if (begin_change(record)) {
-			if (!(record->flags & UNUSED) && record->owner.tgid)
-				set_apart(cookie, record, 0, record->unread);
-			current_user(record);
-			clear_flags(record, UNPROVEN);
-			end_change(record);
-		}
+		use_first(cookie, record);
 	}
 	if (direction == RECEIVED && sk) {
 		struct tcp_sock *tcp = record->flags & DATAGRAM ? 0 : bpf_skc_to_tcp_sock(sk);
@@ -297,20 +308,18 @@ static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 /* Lets the endpoints of a packet socket's packet lead to its sender. */
 static SUBPROGRAM int note_packet_socket(struct sk_buff *skb, __u64 cookie)
 {
-	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	struct task_struct *leader = current_leader();
 	struct tuple tuple = {};
 	struct owned owned = {.cookie = cookie};
 
 	if (!skb || !tuple_of_buffer(skb, &tuple, SENT))
 		return 0;
 	/* The sender itself is running here: a packet socket passes its packets on at once. */
-	owned.start_ns = leader->start_boottime;
-	owned.tgid = leader->tgid;
-	owned.uid = leader->real_cred->euid.val;
-	owned.gid = leader->real_cred->egid.val;
+	READ(owned.start_ns, leader->start_boottime);
+	READ(owned.tgid, leader->tgid);
+	read_ids(leader, &owned.uid, &owned.gid);
 	bpf_probe_read_kernel(owned.name, NAME, &leader->comm);
-	if (want_cgroups)
-		owned.cgroup = note_cgroup(leader->cgroups);
+	owned.cgroup = current_cgroup();
 	bpf_map_update_elem(&peers, &tuple, &owned, BPF_ANY);
 	return 0;
 }

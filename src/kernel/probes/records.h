@@ -17,8 +17,10 @@ static const struct record blank_record = {.version = 1, .entered = 2};
 
 /* Has the record to itself until end_change(), for what is more than one number: user, endpoints and what is apart. False
  * where others change it all the time. Counting goes on meanwhile. */
-static ALWAYS_INLINE int begin_change(struct record *record)
+SUBPROGRAM int begin_change(struct record *record)
 {
+	if (!record)
+		return 0;
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
 		__u32 version = *(volatile __u32 *)&record->version;
 
@@ -88,31 +90,35 @@ static ALWAYS_INLINE void fill_owned(struct owned *owned, __u64 cookie, const st
 }
 
 /* Lets the endpoints in a record lead to its socket and user. */
-static SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
+SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
 {
 	struct owned owned, *known;
+	struct tuple tuple;
 
 	if (!record)
 		return 0;
+	tuple = record->tuple;
 	/* Once a connection has ended its endpoints may be another's. */
 	if (record->ended_ns) {
-		known = bpf_map_lookup_elem(&tuples, &record->tuple);
+		known = bpf_map_lookup_elem(&tuples, &tuple);
 		if (known && known->cookie != cookie)
 			return 0;
 	}
 	fill_owned(&owned, cookie, record);
-	bpf_map_update_elem(&tuples, &record->tuple, &owned, BPF_ANY);
+	bpf_map_update_elem(&tuples, &tuple, &owned, BPF_ANY);
 	return 0;
 }
 
 /* Lets the endpoints in a record tell that its user, who stays the same, has used the socket. */
-static SUBPROGRAM int prove_tuple(__u64 cookie, struct record *record)
+SUBPROGRAM int prove_tuple(__u64 cookie, struct record *record)
 {
 	struct owned *owned;
+	struct tuple tuple;
 
 	if (!record)
 		return 0;
-	owned = bpf_map_lookup_elem(&tuples, &record->tuple);
+	tuple = record->tuple;
+	owned = bpf_map_lookup_elem(&tuples, &tuple);
 	if (owned && owned->cookie == cookie && owned->tgid == record->owner.tgid &&
 	    owned->start_ns == record->owner.start_ns)
 		owned->flags = record->flags;
@@ -121,32 +127,35 @@ static SUBPROGRAM int prove_tuple(__u64 cookie, struct record *record)
 	return 0;
 }
 
-/* Notes since when the endpoints in a record are not its socket's any more, unless they are another's by now. */
-static ALWAYS_INLINE void leave_tuple(__u64 cookie, struct record *record, __u64 now_ns)
+/* Notes since when endpoints are not a socket's any more, unless they are another's by now. */
+static ALWAYS_INLINE void leave_tuple(__u64 cookie, const struct tuple *tuple, __u64 now_ns)
 {
-	struct owned *owned = bpf_map_lookup_elem(&tuples, &record->tuple);
+	struct owned *owned = bpf_map_lookup_elem(&tuples, tuple);
 
 	if (owned && owned->cookie == cookie)
 		owned->ended_ns = now_ns;
 }
 
 /* Marks a record as that of a socket that is gone. */
-static SUBPROGRAM int end_record(__u64 cookie, struct record *record, struct tally *tally)
+SUBPROGRAM int end_record(__u64 cookie, struct record *record, struct tally *tally)
 {
+	struct tuple tuple;
+
 	if (!record || record->flags & ENDED)
 		return 0;
+	tuple = record->tuple;
 	if (tally)
 		bring_up_to_date(record, tally);
 	/* A connection may have ended before its socket did. */
 	if (!record->ended_ns)
 		record->ended_ns = bpf_ktime_get_boot_ns();
 	if (record->flags & NAMED)
-		leave_tuple(cookie, record, record->ended_ns);
+		leave_tuple(cookie, &tuple, record->ended_ns);
 	if (record->flags & LISTENER) {
-		__u64 *listener = bpf_map_lookup_elem(&listeners, &record->tuple);
+		__u64 *listener = bpf_map_lookup_elem(&listeners, &tuple);
 
 		if (listener && *listener == cookie)
-			bpf_map_delete_elem(&listeners, &record->tuple);
+			bpf_map_delete_elem(&listeners, &tuple);
 	}
 	set_flags(record, ENDED);
 	if (!keep_records)

@@ -8,13 +8,36 @@
 
 #define PF_KTHREAD 0x00200000
 
+/* The main thread of the current process. */
+static ALWAYS_INLINE struct task_struct *current_leader(void)
+{
+	struct task_struct *leader = 0;
+
+	READ(leader, bpf_get_current_task_btf()->group_leader);
+	return leader;
+}
+
 static ALWAYS_INLINE void current_process(struct process *process)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-
-	process->start_ns = task->group_leader->start_boottime;
-	process->tgid = task->tgid;
+	READ(process->start_ns, current_leader()->start_boottime);
+	process->tgid = bpf_get_current_task_btf()->tgid;
 	process->padding = 0;
+}
+
+/* The effective ids of a process. */
+static ALWAYS_INLINE void read_ids(struct task_struct *leader, __u32 *uid, __u32 *gid)
+{
+	const struct cred *cred = 0;
+
+	READ(cred, leader->real_cred);
+	READ(*uid, cred->euid.val);
+	READ(*gid, cred->egid.val);
+}
+
+/* The number of the current process's cgroup. */
+static ALWAYS_INLINE __u64 current_cgroup(void)
+{
+	return want_cgroups ? note_cgroup(bpf_get_current_task_btf()->group_leader->cgroups) : 0;
 }
 
 /* Whether the current process is this one. */
@@ -23,6 +46,12 @@ static ALWAYS_INLINE int is_current(const struct process *process)
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
+}
+
+/* The same for where it is not asked with each packet or call. */
+SUBPROGRAM int is_user(const struct process *process)
+{
+	return process && is_current(process);
 }
 
 /* The account of a process at a socket, opened if there is none. The caller names the process in it. */
@@ -39,9 +68,9 @@ static ALWAYS_INLINE struct share *open_share(const struct share_key *key, int *
 }
 
 /* The account of the current process at a socket. */
-static SUBPROGRAM struct share *share_of_current(__u64 cookie, __u32 netns)
+static ALWAYS_INLINE struct share *share_of_current(__u64 cookie, __u32 netns)
 {
-	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	struct task_struct *leader = current_leader();
 	struct share_key key = {.cookie = cookie};
 	struct share *share;
 	int is_new = 0;
@@ -50,11 +79,9 @@ static SUBPROGRAM struct share *share_of_current(__u64 cookie, __u32 netns)
 	share = open_share(&key, &is_new);
 	if (!share || !is_new)
 		return share;
-	share->uid = leader->real_cred->euid.val;
-	share->gid = leader->real_cred->egid.val;
+	read_ids(leader, &share->uid, &share->gid);
 	share->netns = netns;
-	if (want_cgroups)
-		share->cgroup = note_cgroup(leader->cgroups);
+	share->cgroup = current_cgroup();
 	bpf_probe_read_kernel(share->name, NAME, &leader->comm);
 	return share;
 }
@@ -77,7 +104,7 @@ static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const str
 }
 
 /* Moves to the owner's account what is its own of what was counted so far. The record is the caller's to change. */
-static SUBPROGRAM int set_apart(__u64 cookie, struct record *record, __u64 later_sent,
+SUBPROGRAM int set_apart(__u64 cookie, struct record *record, __u64 later_sent,
 					       __u64 later_received)
 {
 	struct share_key key = {.cookie = cookie};
@@ -111,7 +138,7 @@ static SUBPROGRAM int set_apart(__u64 cookie, struct record *record, __u64 later
 }
 
 /* Counts a datagram that a process sends through a socket of which another process is the owner. */
-static SUBPROGRAM int count_at_sender(__u64 cookie, struct record *record, const struct way *wire)
+SUBPROGRAM int count_at_sender(__u64 cookie, struct record *record, const struct way *wire)
 {
 	struct share *share;
 
@@ -129,7 +156,7 @@ static SUBPROGRAM int count_at_sender(__u64 cookie, struct record *record, const
 
 /* Moves what a process has read from a socket, of which another process is the owner, from the owner's part to the
  * account of the reader. */
-static SUBPROGRAM int count_at_reader(__u64 cookie, struct record *record, __u64 bytes)
+SUBPROGRAM int count_at_reader(__u64 cookie, struct record *record, __u64 bytes)
 {
 	struct way part = {.bytes = bytes, .packets = 1};
 	struct share *share;

@@ -9,6 +9,19 @@
 #include "calls.h"
 #include "packets.h"
 
+/* The network namespace of the current process. */
+static ALWAYS_INLINE __u32 current_netns(void)
+{
+	struct nsproxy *namespaces = 0;
+	struct net *net = 0;
+	__u32 netns = 0;
+
+	READ(namespaces, bpf_get_current_task_btf()->nsproxy);
+	READ(net, namespaces->net_ns);
+	READ(netns, net->ns.inum);
+	return netns;
+}
+
 /* A program may create a socket, and another one may use it: the first user counts as the owner only until then. */
 SEC("cgroup/sock_create")
 int capture_create(struct bpf_sock *context)
@@ -20,7 +33,7 @@ int capture_create(struct bpf_sock *context)
 		return 1;
 	current_user(record);
 	record->opened_ns = bpf_ktime_get_boot_ns();
-	record->tuple.netns = bpf_get_current_task_btf()->nsproxy->net_ns->ns.inum;
+	record->tuple.netns = current_netns();
 	record->tuple.protocol = (__u8)context->protocol;
 	set_flags(record, UNUSED | kind_of(context->type));
 	end_change(record);
@@ -62,7 +75,7 @@ int capture_state(__u64 *context)
 		record->connecting_ns = bpf_ktime_get_boot_ns();
 		/* Endpoints that it has from an earlier attempt are not this one's. */
 		if (record->flags & NAMED)
-			leave_tuple(cookie, record, record->connecting_ns);
+			leave_tuple(cookie, &record->tuple, record->connecting_ns);
 		record->established_ns = record->ended_ns = 0;
 		clear_flags(record, NAMED);
 		set_flags(record, CONNECTED);

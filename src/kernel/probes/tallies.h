@@ -34,7 +34,7 @@ static ALWAYS_INLINE void take_way(struct way *total, struct way *news)
 }
 
 /* Adds to a record all that has passed through its socket since the last time. */
-static SUBPROGRAM int bring_up_to_date(struct record *record, struct tally *tally)
+SUBPROGRAM int bring_up_to_date(struct record *record, struct tally *tally)
 {
 	if (!record || !tally)
 		return 0;

@@ -252,12 +252,14 @@ static ALWAYS_INLINE __u32 bits(__u64 word)
 }
 
 /* The set bits of a block of a table, or of its first bytes. */
-static ALWAYS_INLINE __u32 bits_of_block(const unsigned long *from, __u64 bytes)
+SUBPROGRAM __u32 bits_of_block(__u64 from, __u64 bytes)
 {
 	__u64 words[WORDS] = {};
 	__u32 count = 0;
 
-	bpf_probe_read_kernel(words, bytes, from);
+	if (bytes > sizeof(words))
+		return 0;
+	bpf_probe_read_kernel(words, bytes, (const void *)from);
 	for (int word = 0; word < WORDS; word++)
 		count += bits(words[word]);
 	return count;
@@ -266,28 +268,23 @@ static ALWAYS_INLINE __u32 bits_of_block(const unsigned long *from, __u64 bytes)
 static ALWAYS_INLINE __u32 descriptors(struct files_struct___tasks *files)
 {
 	struct fdtable___tasks *table = files->fdt;
-	unsigned long *open = table->open_fds;
+	__u64 open = 0;
 	__u32 left = table->max_fds / 64;
 	__u32 count = 0;
-	__u64 bytes;
 
 	/* The table that every process starts with, and most keep. */
 	if (left == 1)
 		return bits(files->open_fds_init[0]);
 	if (left > WORDS * MOST_BLOCKS)
 		return UNCOUNTED;
+	READ(open, table->open_fds);
 	/* Verifiers of Linux 6.1 and before follow every branch in every turn: there may be no other one in here. */
 	for (__u32 block = 0; block < MOST_BLOCKS && left > WORDS; block++) {
-		count += bits_of_block(open, WORDS * sizeof(*open));
-		open += WORDS;
+		count += bits_of_block(open, WORDS * sizeof(unsigned long));
+		open += WORDS * sizeof(unsigned long);
 		left -= WORDS;
 	}
-	bytes = left * sizeof(*open);
-	/* Nor do they see that this is within bounds in the way in which the compiler would see to it. */
-	asm volatile("" : "+r"(bytes));
-	if (bytes > WORDS * sizeof(*open))
-		return UNCOUNTED;
-	return count + bits_of_block(open, bytes);
+	return count + bits_of_block(open, left * sizeof(unsigned long));
 }
 
 static ALWAYS_INLINE void read_figures(struct task_struct___tasks *task, struct figures *figures)

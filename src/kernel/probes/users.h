@@ -14,16 +14,17 @@ struct payload {
 };
 
 /* Fills in the current process as the user of a socket. */
-static ALWAYS_INLINE void current_user(struct record *record)
+SUBPROGRAM int current_user(struct record *record)
 {
-	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	struct task_struct *leader = current_leader();
 
+	if (!record)
+		return 0;
 	current_process(&record->owner);
 	bpf_probe_read_kernel(record->name, NAME, &leader->comm);
-	record->uid = leader->real_cred->euid.val;
-	record->gid = leader->real_cred->egid.val;
-	if (want_cgroups)
-		record->cgroup = note_cgroup(leader->cgroups);
+	read_ids(leader, &record->uid, &record->gid);
+	record->cgroup = current_cgroup();
+	return 0;
 }
 
 /* Whether the kernel itself has made a socket, for NFS, say. Whatever process happens to run as it sends does not use it.
@@ -50,19 +51,12 @@ static ALWAYS_INLINE int is_kernel_thread(void)
 
 /* Makes the current process the owner: of what passes from the call under way on, and of what its owner before had not
  * used. What a listener or the creator of a socket has is all the first user's: nobody else counts it before. */
-static SUBPROGRAM int change_owner(__u64 cookie, struct record *record, struct sock *sk,
-						  const struct payload *call)
+SUBPROGRAM int change_owner(__u64 cookie, struct record *record, __u64 later_sent, __u64 later_received)
 {
-	__u64 later_sent = 0, later_received = 0;
-
-	if (!record || !sk || !call)
+	if (!record || !begin_change(record))
 		return 0;
-	if (!begin_change(record))
-		return 0;
-	if (!is_current(&record->owner)) {
+	if (!is_user(&record->owner)) {
 		if (keep_records && record->owner.tgid && !(record->flags & (INHERITED | UNUSED))) {
-			later_sent = sent_since(sk, record, call->sent);
-			later_received = unread(sk, record, call->received);
 			set_apart(cookie, record, later_sent, later_received);
 			set_flags(record, SWITCHED);
 		}
@@ -79,7 +73,9 @@ static SUBPROGRAM int change_owner(__u64 cookie, struct record *record, struct s
 static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct sock *sk, struct tally *tally,
 				    const struct payload *call)
 {
-	if (is_current(&record->owner)) {
+	__u64 later_sent = 0, later_received = 0;
+
+	if (is_user(&record->owner)) {
 		if (UNLIKELY(record->flags & UNPROVEN)) {
 			clear_flags(record, UNPROVEN);
 			if (record->flags & NAMED)
@@ -97,7 +93,11 @@ static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct 
 			count_at_reader(cookie, record, average(&record->received));
 		return;
 	}
-	change_owner(cookie, record, sk, call);
+	if (keep_records) {
+		later_sent = sent_since(sk, record, call->sent);
+		later_received = unread(sk, record, call->received);
+	}
+	change_owner(cookie, record, later_sent, later_received);
 }
 
 /* Makes the record of a socket that the current process uses. */
@@ -137,7 +137,7 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk, const struct pa
 		record = open_record(cookie);
 		if (record) {
 			current_user(record);
-			record->tuple.netns = sk->__sk_common.skc_net.net->ns.inum;
+			record->tuple.netns = netns_of(sk);
 			record->tuple.protocol = IPPROTO_TCP;
 			end_change(record);
 		}
@@ -199,16 +199,18 @@ static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payl
 }
 
 /* Makes the record of a connection that a listener has made: its user is the listener's until a process uses it. */
-static SUBPROGRAM int adopt(__u64 parent, __u64 cookie, struct tuple *tuple)
+SUBPROGRAM int adopt(__u64 parent, __u64 cookie, const struct tuple *tuple)
 {
 	struct record *record, *listener;
 	struct traffic *embryo;
+	struct tuple key;
 
 	if (!tuple || !parent || parent == cookie)
 		return 0;
+	key = *tuple;
 	listener = bpf_map_lookup_elem(&sockets, &parent);
 	if (listener)
-		tuple->netns = listener->tuple.netns;
+		key.netns = listener->tuple.netns;
 	record = open_record(cookie);
 	if (!record)
 		return 0;
@@ -221,13 +223,13 @@ static SUBPROGRAM int adopt(__u64 parent, __u64 cookie, struct tuple *tuple)
 	}
 	record->opened_ns = bpf_ktime_get_boot_ns();
 	record->established_ns = record->opened_ns;
-	record->tuple = *tuple;
+	record->tuple = key;
 	set_flags(record, ACCEPTED | INHERITED | NAMED);
-	embryo = bpf_map_lookup_elem(&embryos, tuple);
+	embryo = bpf_map_lookup_elem(&embryos, &key);
 	if (embryo) {
 		take_way(&record->sent, &embryo->way[SENT]);
 		take_way(&record->received, &embryo->way[RECEIVED]);
-		bpf_map_delete_elem(&embryos, tuple);
+		bpf_map_delete_elem(&embryos, &key);
 	}
 	end_change(record);
 	enter_tuple(cookie, record);
@@ -235,7 +237,7 @@ static SUBPROGRAM int adopt(__u64 parent, __u64 cookie, struct tuple *tuple)
 }
 
 /* The cookie of the socket that listens where a connection came in, or 0. */
-static SUBPROGRAM __u64 listener_of(const struct tuple *tuple)
+SUBPROGRAM __u64 listener_of(const struct tuple *tuple)
 {
 	struct tuple key = {};
 	__u64 *cookie;

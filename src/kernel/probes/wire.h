@@ -28,7 +28,7 @@
 
 /* The length of the link header that a packet has on its device. The device is looked at in the kernel's own packet,
  * since its number means something in its network namespace only. */
-static SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
+SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
 {
 	struct sk_buff *buffer = (struct sk_buff *)address_of(skb);
 	struct net_device *device = 0;
@@ -76,12 +76,12 @@ static ALWAYS_INLINE __u8 byte_at(struct __sk_buff *skb, __u32 offset)
 }
 
 /* Counts the segments that a packet stands for, and adds the headers that they have and it has not. */
-static SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
+SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
 {
 	__u32 size = skb->gso_size, headers, payload, segments, dropped = 0;
 	__u8 protocol;
 
-	if (!size)
+	if (!size || !wire)
 		return 0;
 	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
 		protocol = byte_at(skb, 9);

@@ -63,6 +63,16 @@ pub fn own_objects() -> Outcome<Vec<String>> {
     Ok(found)
 }
 
+/// Has all threads allocate from one heap. Otherwise what the allocator keeps grows for a while with every round in which
+/// more of them allocate at the same time than before.
+pub fn use_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers only.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
 /// How many descriptors and threads the process has, and how much memory is resident, KiB.
 pub fn holdings() -> Outcome<[usize; 3]> {
     // What the allocator keeps of freed memory changes from round to round.

@@ -6,12 +6,15 @@
 //! - `refuse=ERRNO[:COMMAND]`: bpf(2) returns this error, if COMMAND is given for that command only
 //! - `rounds=NUMBER`: opens and closes so often before it goes on
 //! - `watch=PID`: counts what another process sends
+//! - `sessions=NUMBER`: has so many sessions at a time
+//! - `forks=yes`: has a child with a session of its own as well, which ends before the program is ready
 //!
 //! It says `round DESCRIPTORS THREADS KIB` after some of the rounds, `made KIND ID...` for each round, then opens a
 //! session, and says `log TEXT` for each line of the log, `state STATE`, `programs BITS`, `samples STATE`, `engine ENGINE`,
 //! `network BYTES` when its own traffic over loopback has been counted or `network none` where it is not, `watched BYTES` of
-//! the other process, and `ready`. At a line on its standard input it closes
-//! the session and says `closed`; it ends when its standard input does.
+//! the other process, and `ready`. A child says `child KIND ID...` of what it has descriptors of, and `network BYTES`. At a
+//! line on its standard input the program closes the oldest session, says `network BYTES` for each that is left, and
+//! `closed`; it ends when its standard input does.
 
 mod conditions;
 
@@ -19,6 +22,9 @@ use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::log::LogOptions;
 use capture::model::Validity;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{BufRead, stdin};
 use std::net::UdpSocket;
@@ -38,19 +44,26 @@ fn main() -> Outcome<()> {
     let mut engine = Engine::Pcap;
     let mut rounds = 0;
     let mut watched = None;
+    let (mut sessions, mut forks) = (1, false);
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
             Some(("engine", "kernel")) => engine = Engine::Kernel,
+            Some(("engine", "pcap")) => engine = Engine::Pcap,
             Some(("probes", value)) => probes = value != "no",
             Some(("locked", value)) => conditions::limit_locked_memory(value.parse()?)?,
             Some(("refuse", value)) => conditions::refuse_bpf(value)?,
             Some(("rounds", value)) => rounds = value.parse()?,
             Some(("watch", value)) => watched = Some(value.parse()?),
+            Some(("sessions", value)) => sessions = value.parse()?,
+            Some(("forks", value)) => forks = value == "yes",
             _ => return Err(format!("{argument} is not an argument").into()),
         }
     }
     let log = LogOptions { queue: true, ..LogOptions::default() };
     let options = Options { engine, probes, log, ..Options::default() };
+    if rounds > 0 {
+        conditions::use_one_heap();
+    }
     for round in 1..=rounds {
         let session = Session::open(options.clone())?;
         println!("made {}", conditions::own_objects()?.join(" "));
@@ -61,37 +74,62 @@ fn main() -> Outcome<()> {
         }
     }
 
-    let mut session = Session::open(options)?;
+    let mut session = Session::open(options.clone())?;
     session.take_log_lines().iter().for_each(|line| println!("log {}", line.text));
     let stats = session.stats_reader().read();
     println!("state {:?}", stats.socket_probes);
     println!("programs {}", stats.socket_programs.0);
     println!("samples {:?}", stats.sample_probes);
     println!("engine {:?}", stats.engine);
-    match count_own(&mut session)? {
-        Some(bytes) => println!("network {bytes}"),
-        None => println!("network none"),
+    if forks {
+        // SAFETY: this thread is the only one that has locks, and the child works on as the library says it may.
+        match unsafe { fork() }? {
+            ForkResult::Child => return in_child(options),
+            ForkResult::Parent { child } => assert_eq!(waitpid(child, None)?, WaitStatus::Exited(child, 0)),
+        }
     }
+    say_counted(&mut session)?;
     if let Some(pid) = watched {
         println!("watched {}", count_other(&mut session, pid)?);
     }
+    let mut left = VecDeque::from([session]);
+    for _ in 1..sessions {
+        left.push_back(Session::open(options.clone())?);
+    }
     println!("ready");
-    if stdin().lock().read_line(&mut String::new())? > 0 {
-        session.close();
-        drop(session);
+    while stdin().lock().read_line(&mut String::new())? > 0 {
+        drop(left.pop_front());
+        left.iter_mut().try_for_each(say_counted)?;
         println!("closed");
-        stdin().lock().read_line(&mut String::new())?;
+    }
+    Ok(())
+}
+
+/// Opens a session in a forked child, and says what it has and counts.
+fn in_child(options: Options) -> Outcome<()> {
+    let mut session = Session::open(options)?;
+    println!("child {}", conditions::own_objects()?.join(" "));
+    say_counted(&mut session)?;
+    drop(session);
+    std::process::exit(0)
+}
+
+fn say_counted(session: &mut Session) -> Outcome<()> {
+    match count_own(session)? {
+        Some(bytes) => println!("network {bytes}"),
+        None => println!("network none"),
     }
     Ok(())
 }
 
 /// Sends datagrams to itself until the session has put some to its account, and says how many bytes; `None` when its
-/// figures of the network are not valid.
+/// figures of the network are not valid. What was counted before does not count.
 fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let address = socket.local_addr()?;
     let own = i32::try_from(std::process::id())?;
     let deadline = Instant::now() + PATIENCE;
+    let mut before = None;
     while Instant::now() < deadline {
         socket.send_to(&[0; PAYLOAD], address)?;
         socket.recv_from(&mut [0; PAYLOAD])?;
@@ -102,9 +140,10 @@ fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
             return Ok(None);
         }
         let counted = record.traffic.send_bytes.min(record.traffic.receive_bytes);
-        if counted > 0 {
+        if before.is_some_and(|before| counted > before) {
             return Ok(Some(counted));
         }
+        before.get_or_insert(counted);
     }
     Ok(Some(0))
 }

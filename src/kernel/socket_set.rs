@@ -1,0 +1,297 @@
+//! The socket probes, loaded once for all sessions of the process that want the same of them.
+
+use super::cgroup_root::open_cgroup_root;
+use super::cgroups::{Cgroups, leave_out};
+use super::drain::Drain;
+use super::load::{Place, attach, fault, load_iterator, load_object, walk, walk_link};
+use super::object::{LoadedObject, Loader};
+use super::records::{Buckets, Owned, Process, Record, Share, ShareKey, Tuple};
+use super::shared::PerProcess;
+use super::sweep::Sweep;
+use super::types::{KernelTypes, TypeCache};
+use super::{Fault, Wants};
+use crate::model::{ProbeState, ProgramSet};
+use crate::sync::Mutex;
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::{Pod, include_bytes_aligned};
+use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use tracing::debug;
+
+/// The compiled programs.
+static OBJECT: &[u8] = include_bytes_aligned!("probes/sockets.bpf.o");
+
+/// A part of what is known of sockets, and the programs that tell it.
+struct Part {
+    what: ProgramSet,
+    /// Without it nothing is known.
+    is_needed: bool,
+    /// Without it bytes cannot be counted.
+    is_needed_to_count: bool,
+    /// Ways to learn it, the best first. Of each the first program is indispensable; the others are for what not every
+    /// kernel has.
+    ways: &'static [&'static [(&'static str, Place)]],
+}
+
+/// Programs that make records come before those that count.
+const PARTS: &[Part] = &[
+    Part {
+        what: ProgramSet::SOCKETS,
+        is_needed: true,
+        is_needed_to_count: true,
+        ways: &[&[("capture_create", Place::Sockets(CgroupSockAttachType::SockCreate))]],
+    },
+    Part {
+        what: ProgramSet::SOCKETS,
+        is_needed: true,
+        is_needed_to_count: true,
+        ways: &[&[("capture_release", Place::Sockets(CgroupSockAttachType::SockRelease))]],
+    },
+    Part {
+        what: ProgramSet::CONNECTIONS,
+        is_needed: true,
+        is_needed_to_count: true,
+        ways: &[&[("capture_state", Place::Code("inet_sock_set_state"))]],
+    },
+    Part {
+        what: ProgramSet::CONNECTIONS,
+        is_needed: true,
+        is_needed_to_count: true,
+        ways: &[&[("capture_destroy", Place::Code("tcp_destroy_sock"))]],
+    },
+    Part {
+        what: ProgramSet::SENDS,
+        is_needed: false,
+        is_needed_to_count: true,
+        ways: &[
+            &[("capture_send", Place::Code("sock_send_length"))],
+            &[
+                ("capture_send4", Place::Code("inet_sendmsg")),
+                ("capture_send6", Place::Code("inet6_sendmsg")),
+                ("capture_sendpage", Place::Code("inet_sendpage")),
+                ("capture_send_packet", Place::Code("packet_sendmsg")),
+            ],
+        ],
+    },
+    Part {
+        what: ProgramSet::RECEIVES,
+        is_needed: false,
+        is_needed_to_count: true,
+        ways: &[
+            &[("capture_receive", Place::Code("sock_recv_length"))],
+            &[
+                ("capture_receive4", Place::Code("inet_recvmsg")),
+                ("capture_receive6", Place::Code("inet6_recvmsg")),
+            ],
+        ],
+    },
+    Part {
+        what: ProgramSet::PACKETS,
+        is_needed: false,
+        is_needed_to_count: true,
+        ways: &[&[("capture_egress", Place::Packets(CgroupSkbAttachType::Egress))]],
+    },
+    Part {
+        what: ProgramSet::PACKETS,
+        is_needed: false,
+        is_needed_to_count: true,
+        ways: &[&[("capture_ingress", Place::Packets(CgroupSkbAttachType::Ingress))]],
+    },
+    Part {
+        what: ProgramSet::DIRECT_PACKETS,
+        is_needed: false,
+        is_needed_to_count: false,
+        ways: &[&[("capture_xmit", Place::Code("net_dev_queue"))]],
+    },
+    Part {
+        what: ProgramSet::LATE_PACKETS,
+        is_needed: false,
+        is_needed_to_count: false,
+        ways: &[&[("capture_drop", Place::Code("kfree_skb"))]],
+    },
+];
+
+/// The iterators, each with the kind of objects it walks over.
+const SEED: (&str, &str) = ("capture_seed", "task_file");
+const COLLECT: (&str, &str) = ("capture_collect", "bpf_sk_storage_map");
+
+/// Entries of maps where owners are asked for: the records of sockets that have ended are not kept, and nothing is counted.
+const OWNERS_CAPACITIES: &[(&str, u32)] =
+    &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1)];
+
+/// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
+const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1)];
+
+/// The kernel types that the programs need.
+static TYPES: PerProcess<TypeCache> = PerProcess::new();
+
+/// Where the probes note what they know: `probes/maps.h`.
+pub(super) struct Maps {
+    pub(super) sockets: MapData,
+    pub(super) shares: MapData,
+    pub(super) latencies: MapData,
+    /// By connected sockets' endpoints.
+    pub(super) tuples: MapData,
+    /// By those of packets of sockets that are not connected.
+    pub(super) peers: MapData,
+}
+
+/// The socket probes at work. Dropping it detaches them and frees what they noted.
+pub(super) struct SocketSet {
+    /// Holds the programs and their links.
+    _object: LoadedObject,
+    pub(super) maps: Maps,
+    pub(super) cgroups: Option<Cgroups>,
+    pub(super) sweep: Mutex<Sweep>,
+    /// What hands out the bytes that are counted, if they are.
+    pub(super) drain: Option<Mutex<Drain>>,
+    /// The parts of what can be known that are at work.
+    pub(super) programs: ProgramSet,
+    /// Why others are not.
+    pub(super) refused: Vec<Fault>,
+    /// The process that loaded them: its forked children have copies of the descriptors and none of its threads.
+    pub(super) process: u32,
+}
+
+impl SocketSet {
+    /// Loads and attaches the probes, and notes the sockets that are open already; with `cgroups` also the control
+    /// groups of their users. A program that the kernel refuses is left out, if there is another one for it or if the
+    /// others are worth something without it.
+    ///
+    /// # Errors
+    /// Why they cannot work here.
+    pub(super) fn load(wants: Wants, cgroups: bool) -> Result<SocketSet, Fault> {
+        let places = PARTS.iter().flat_map(|part| part.ways.iter().copied().flatten());
+        let points = places.filter_map(|(_, place)| place.point());
+        let types = TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1]))?;
+        let root = open_cgroup_root()?;
+        let want_cgroups = u8::from(cgroups);
+        let (keep_records, want_peers) = match wants {
+            Wants::Owners => (&0u8, &1u8),
+            Wants::Bytes => (&1, &0),
+        };
+        let mut loader = Loader::new(OBJECT);
+        loader
+            .set_global("keep_records", keep_records)
+            .set_global("want_peers", want_peers)
+            .set_global("want_cgroups", &want_cgroups);
+        for &(map, entries) in match wants {
+            Wants::Owners => OWNERS_CAPACITIES,
+            Wants::Bytes => BYTES_CAPACITIES,
+        } {
+            loader.set_capacity(map, entries);
+        }
+        if !cgroups {
+            leave_out(&mut loader);
+        }
+        let mut programs =
+            Programs { object: load_object(loader, &types)?, active: ProgramSet::ALL, refused: Vec::new() };
+        for part in PARTS {
+            programs.add(part, wants, &types, &root)?;
+        }
+        let Programs { mut object, active, refused } = programs;
+        if wants == Wants::Bytes {
+            load_iterator(&mut object, COLLECT.0, COLLECT.1, &types)?;
+        }
+        seed(&mut object, &types)?;
+        let drain = match wants {
+            Wants::Owners => None,
+            Wants::Bytes => {
+                let losses = take(&mut object, "losses")?;
+                let losses = Array::try_from(losses).map_err(|error| fault("losses", &error))?;
+                let collect = collect(&mut object)?;
+                Some(Mutex::new(Drain::new(losses, collect, active.has(ProgramSet::RECEIVES))))
+            }
+        };
+        let maps = Maps {
+            sockets: entries::<u64, Record>(&mut object, "sockets")?,
+            shares: entries::<ShareKey, Share>(&mut object, "shares")?,
+            latencies: entries::<Process, Buckets>(&mut object, "latencies")?,
+            tuples: entries::<Tuple, Owned>(&mut object, "tuples")?,
+            peers: entries::<Tuple, Owned>(&mut object, "peers")?,
+        };
+        let cgroups = cgroups.then(|| Cgroups::of(&mut object)).flatten();
+        let cgroups = cgroups.filter(|cgroups| cgroups.keep_root().is_some());
+        Ok(SocketSet {
+            _object: object,
+            maps,
+            cgroups,
+            sweep: Mutex::new(Sweep::new(wants)),
+            drain,
+            programs: active,
+            refused,
+            process: std::process::id(),
+        })
+    }
+}
+
+/// The programs while they are loaded.
+struct Programs {
+    object: LoadedObject,
+    active: ProgramSet,
+    refused: Vec<Fault>,
+}
+
+impl Programs {
+    /// Attaches what tells a part, in the best way that there is.
+    fn add(&mut self, part: &Part, wants: Wants, types: &KernelTypes, root: &File) -> Result<(), Fault> {
+        let mut first_fault = None;
+        for way in part.ways {
+            let mut programs = way.iter();
+            let Some(&(name, place)) = programs.next() else { continue };
+            match attach(&mut self.object, name, place, types, root) {
+                Err(fault) => first_fault = first_fault.or(Some(fault)),
+                Ok(()) => {
+                    for &(name, place) in programs {
+                        // Most often the kernel has no such function, and then there is nothing to miss.
+                        if let Err(fault) = attach(&mut self.object, name, place, types, root) {
+                            debug!("a program is left out: {fault}");
+                        }
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        let is_needed = part.is_needed || part.is_needed_to_count && wants == Wants::Bytes;
+        match first_fault {
+            Some(fault) if is_needed => Err(fault),
+            fault => {
+                self.active = self.active.without(part.what);
+                self.refused.extend(fault);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A hash map whose entries are of these types, to be read in batches.
+fn entries<K: Pod, V: Pod>(object: &mut LoadedObject, name: &str) -> Result<MapData, Fault> {
+    let map = take(object, name)?;
+    HashMap::<_, K, V>::try_from(&map).map_err(|error| fault(name, &error))?;
+    match map {
+        Map::HashMap(data) | Map::LruHashMap(data) => Ok(data),
+        _ => Err(missing(name)),
+    }
+}
+
+fn take(object: &mut LoadedObject, name: &str) -> Result<Map, Fault> {
+    object.take_map(name).ok_or_else(|| missing(name))
+}
+
+/// What a walk is started through that brings the records of all sockets up to date.
+fn collect(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
+    let Map::SkStorage(tallies) = take(object, "tallies")? else { return Err(missing("tallies")) };
+    walk_link(object, COLLECT.0, Some(&tallies))
+}
+
+/// Walks all descriptors of all processes once.
+fn seed(object: &mut LoadedObject, types: &KernelTypes) -> Result<(), Fault> {
+    load_iterator(object, SEED.0, SEED.1, types)?;
+    let link = walk_link(object, SEED.0, None)?;
+    walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))
+}
+
+fn missing(name: &str) -> Fault {
+    Fault { state: ProbeState::NotSupported, text: format!("{name}: there is no such map") }
+}

@@ -1,0 +1,303 @@
+//! What one session has not been handed out yet of the bytes, flows and times that the socket probes have counted.
+
+use super::cgroups::Cgroups;
+use super::flow::{Told, flow, is_flow};
+use super::records::*;
+use super::task::CgroupPaths;
+use super::{Clocks, Credit};
+use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
+use foldhash::fast::RandomState;
+use std::collections::{HashMap, HashSet};
+
+/// Processes that bytes are kept for at most until the session takes them; each session takes them once a second.
+const CREDIT_LIMIT: usize = 65_536;
+
+/// Flows that are kept at most after their end until the session takes them.
+const ENDED_LIMIT: usize = 65_536;
+
+/// How long bytes are kept of network namespaces that are not counted in: one may be chosen by a path that appears later
+/// than it, and is looked for once a second.
+const CHOICE_NS: u64 = 2_000_000_000;
+
+type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// What the kernel knows of a process when it uses a socket.
+#[derive(Clone, Copy)]
+pub(super) struct Who {
+    pub(super) name: [u8; NAME],
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) cgroup: u64,
+}
+
+/// Bytes that a process is credited with for a socket, beyond those it was credited with before.
+pub(super) struct Increment {
+    pub(super) cookie: u64,
+    pub(super) process: Process,
+    pub(super) quality: Quality,
+    pub(super) netns: u32,
+    pub(super) who: Who,
+    pub(super) counts: Counts,
+}
+
+impl Increment {
+    /// What is to be credited of the account of a process at a socket.
+    pub(super) fn of_share(key: &ShareKey, share: &Share, quality: Quality, counts: Counts) -> Increment {
+        let &Share { name, uid, gid, cgroup, netns, .. } = share;
+        let who = Who { name, uid, gid, cgroup };
+        Increment { cookie: key.cookie, process: key.owner, quality, netns, who, counts }
+    }
+}
+
+/// The record of a socket as it was read.
+pub(super) struct Observation<'a> {
+    pub(super) cookie: u64,
+    pub(super) record: &'a Record,
+    /// What has passed through the socket.
+    pub(super) total: Counts,
+    pub(super) quality: Quality,
+    /// When its counts had changed last.
+    pub(super) changed_ns: u64,
+    pub(super) is_over: bool,
+    /// Whether it has been over for so long that nothing more comes.
+    pub(super) is_settled: bool,
+    /// Whether a listener made it and no process has used it yet.
+    pub(super) is_unused: bool,
+}
+
+/// What a session looks at, and how.
+pub(super) struct View<'a> {
+    /// The network namespaces that are counted in, if not all.
+    pub(super) namespaces: Option<&'a HashSet<u64>>,
+    pub(super) cgroups: Option<&'a Cgroups>,
+    pub(super) ticks_per_second: u64,
+    pub(super) take: &'a mut dyn FnMut(Credit<'_>),
+}
+
+impl View<'_> {
+    fn sees(&self, netns: u32) -> bool {
+        self.namespaces.is_none_or(|chosen| chosen.contains(&netns.into()))
+    }
+}
+
+/// The subscription of one session.
+pub(super) struct Subscriber {
+    credits: Map<(Process, u32, Quality), Kept>,
+    lost: Vec<(Unowned, Counts)>,
+    /// Bytes of each socket that had arrived before the subscription and were not credited to anybody by then.
+    before: Map<u64, Counts>,
+    /// `None` if they are not asked for.
+    flows: Option<Flows>,
+    /// Bytes that wait for the first use of their socket, or for being read, as of the session's last reading.
+    pub(super) pending: u64,
+    /// Records of ended flows that were not kept.
+    pub(super) flows_lost: u64,
+}
+
+/// Bytes that wait for the session to take them.
+struct Kept {
+    counts: Counts,
+    who: Who,
+    /// For how long, nanoseconds since boot; 0 until the session reads for the first time.
+    since_ns: u64,
+}
+
+#[derive(Default)]
+struct Flows {
+    told: Map<u64, Told>,
+    ended: Vec<Ended>,
+    times: Map<Process, Buckets>,
+}
+
+/// The last record of a socket.
+struct Ended {
+    cookie: u64,
+    record: Record,
+    total: Counts,
+    quality: Quality,
+    changed_ns: u64,
+}
+
+impl Subscriber {
+    pub(super) fn new(flows: bool) -> Subscriber {
+        Subscriber {
+            credits: Map::default(),
+            lost: Vec::new(),
+            before: Map::default(),
+            flows: flows.then(Flows::default),
+            pending: 0,
+            flows_lost: 0,
+        }
+    }
+
+    pub(super) fn wants_flows(&self) -> bool {
+        self.flows.is_some()
+    }
+
+    /// Leaves out what has passed through a socket so far. `waiting` is not credited to anybody yet.
+    pub(super) fn begin(&mut self, seen: &Observation<'_>, waiting: &Counts) {
+        if *waiting != Counts::default() {
+            self.before.insert(seen.cookie, *waiting);
+        }
+        if let Some(flows) = &mut self.flows {
+            // What a listener has made is accepted when a process uses it.
+            let record = (!seen.is_unused).then_some(seen.record);
+            flows.told.insert(seen.cookie, Told::from(record, seen.total));
+        }
+    }
+
+    /// Forgets all that is to be handed out.
+    pub(super) fn discard(&mut self) {
+        self.credits.clear();
+        self.lost.clear();
+        if let Some(flows) = &mut self.flows {
+            flows.ended.clear();
+            flows.times.clear();
+        }
+    }
+
+    pub(super) fn credit(&mut self, increment: &Increment) {
+        let mut counts = increment.counts;
+        if let Some(before) = self.before.get_mut(&increment.cookie) {
+            counts = increment.counts.beyond(before);
+            *before = before.beyond(&increment.counts);
+        }
+        if counts == Counts::default() {
+            return;
+        }
+        let key = (increment.process, increment.netns, increment.quality);
+        if self.credits.len() >= CREDIT_LIMIT && !self.credits.contains_key(&key) {
+            self.lose(Unowned::QueueFull, &counts);
+            return;
+        }
+        let new = Kept { counts: Counts::default(), who: increment.who, since_ns: 0 };
+        let kept = self.credits.entry(key).or_insert(new);
+        kept.counts = kept.counts.plus(&counts);
+    }
+
+    /// Counts bytes of nobody.
+    pub(super) fn lose(&mut self, reason: Unowned, counts: &Counts) {
+        match self.lost.iter_mut().find(|(other, _)| *other == reason) {
+            Some((_, sum)) => *sum = sum.plus(counts),
+            None => self.lost.push((reason, *counts)),
+        }
+    }
+
+    pub(super) fn add_times(&mut self, process: &Process, news: &Buckets) {
+        if let Some(flows) = &mut self.flows {
+            let sum = flows.times.entry(*process).or_default();
+            *sum = sum.plus(news);
+        }
+    }
+
+    /// Keeps the last record of a socket until the session reads.
+    pub(super) fn keep_ended(&mut self, seen: &Observation<'_>) {
+        self.before.remove(&seen.cookie);
+        let Some(flows) = &mut self.flows else { return };
+        if flows.ended.len() >= ENDED_LIMIT {
+            flows.told.remove(&seen.cookie);
+            self.flows_lost += 1;
+            return;
+        }
+        let &Observation { cookie, record, total, quality, changed_ns, .. } = seen;
+        flows.ended.push(Ended { cookie, record: *record, total, quality, changed_ns });
+    }
+
+    /// Drops what is kept of a socket of which nothing more comes.
+    pub(super) fn forget(&mut self, cookie: u64) {
+        self.before.remove(&cookie);
+        if let Some(flows) = &mut self.flows {
+            flows.told.remove(&cookie);
+        }
+    }
+
+    /// Hands out what a record says of its flow and its user's calls. `waiting` is what nobody is credited with yet.
+    pub(super) fn observe(
+        &mut self,
+        seen: &Observation<'_>,
+        waiting: &Counts,
+        clocks: Clocks,
+        view: &mut View<'_>,
+    ) {
+        let Observation { cookie, record, quality, is_over, is_settled, .. } = *seen;
+        if !view.sees(record.tuple.netns) {
+            return;
+        }
+        let before = self.before.get(&cookie).copied().unwrap_or_default();
+        let waiting = waiting.beyond(&before);
+        self.pending += waiting.sent.bytes + waiting.received.bytes;
+        let Some(flows) = self.flows.as_mut().filter(|_| !seen.is_unused) else { return };
+        let told = flows.told.entry(cookie).or_default();
+        let process = record.owner.id(view.ticks_per_second);
+        let news = told.news(record);
+        if let Some(process) = process.filter(|_| news != Connections::default()) {
+            (view.take)(Credit::Connections(process, news));
+        }
+        if is_flow(record) && (!is_over || is_settled && !told.is_delivered) {
+            told.is_delivered = is_over;
+            let owner = process.map(|process| Owner { process, quality });
+            let total = seen.total.beyond(&told.before);
+            (view.take)(Credit::Flow(flow(cookie, record, &total, owner, seen.changed_ns, clocks)));
+        }
+    }
+
+    /// Hands out the last records of sockets that another session's reading has removed from the kernel.
+    pub(super) fn hand_out_ended(&mut self, clocks: Clocks, view: &mut View<'_>) {
+        let Some(flows) = &mut self.flows else { return };
+        for Ended { cookie, record, total, quality, changed_ns } in std::mem::take(&mut flows.ended) {
+            let seen = Observation {
+                cookie,
+                record: &record,
+                total,
+                quality,
+                changed_ns,
+                is_over: true,
+                is_settled: true,
+                is_unused: false,
+            };
+            self.observe(&seen, &Counts::default(), clocks, view);
+            self.forget(cookie);
+        }
+    }
+
+    /// Hands out bytes and times.
+    pub(super) fn hand_out(&mut self, clocks: Clocks, view: &mut View<'_>) {
+        let ticks_per_second = view.ticks_per_second;
+        self.credits.retain(|(process, netns, quality), kept| {
+            if !view.sees(*netns) {
+                if kept.since_ns == 0 {
+                    kept.since_ns = clocks.now_ns;
+                }
+                return kept.since_ns.saturating_add(CHOICE_NS) > clocks.now_ns;
+            }
+            let traffic = kept.counts.traffic();
+            let identity = || identity(&kept.who, view.cgroups);
+            (view.take)(match process.id(ticks_per_second) {
+                Some(process) => Credit::Owned(Owner { process, quality: *quality }, &identity, traffic),
+                None => Credit::Unowned(Unowned::NoHolder, traffic),
+            });
+            false
+        });
+        for (reason, counts) in self.lost.drain(..) {
+            let traffic = counts.traffic();
+            if traffic != Traffic::default() {
+                (view.take)(Credit::Unowned(reason, traffic));
+            }
+        }
+        for (process, buckets) in self.flows.iter_mut().flat_map(|flows| flows.times.drain()) {
+            let mut news = Connections::default();
+            news.response.0 = buckets.0;
+            if let Some(process) = process.id(ticks_per_second) {
+                (view.take)(Credit::Connections(process, news));
+            }
+        }
+    }
+}
+
+/// What the kernel knows of a process, the names of user and group left out.
+pub(super) fn identity(who: &Who, cgroups: Option<&Cgroups>) -> Identity {
+    let length = who.name.iter().position(|&byte| byte == 0).unwrap_or(who.name.len());
+    let name = who.name.get(..length).unwrap_or_default().to_vec();
+    let cgroup = cgroups.and_then(|cgroups| cgroups.path(who.cgroup)).unwrap_or_default();
+    Identity { name, uid: who.uid, gid: who.gid, cgroup, ..Identity::default() }
+}
