@@ -11,7 +11,7 @@ use nix::unistd::{ForkResult, fork};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Two processes hold one connection, and none of them ever uses it. Says both pids.
 const HOLDERS: &str = r#"
@@ -46,9 +46,25 @@ fn holders(lab: &Lab, listener: &TcpListener) -> (Maker, [i32; 2], TcpStream) {
     (holders, [pids[0], pids[1]], stream)
 }
 
-/// Before, such a connection was the oldest holder's, and that was called exact.
+/// The name of the test that follows, and of the variable that says that it has a process to itself.
+const HELD_BEFORE: &str =
+    "holding::a_socket_that_several_held_before_is_the_youngest_holders_and_shared_root";
+const ALONE: &str = "CAPTURE_TEST_ALONE";
+
+/// Before, such a connection was the oldest holder's, and that was called exact. Sessions of other tests would have their
+/// programs at work already, which see who opens it: so the test runs in a process of its own.
 #[test]
 fn a_socket_that_several_held_before_is_the_youngest_holders_and_shared_root() {
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        let status = alone
+            .args(["--exact", HELD_BEFORE, "--nocapture"])
+            .env(ALONE, "1")
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
     with_lab(|lab| {
         without_offloads(lab);
         count_all(lab);

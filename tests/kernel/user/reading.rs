@@ -151,6 +151,8 @@ fn read(socket: RawFd, way: u64, bytes: usize, datagram: Option<usize>) -> Outco
         };
         match usize::try_from(read) {
             Ok(read) if read > 0 => done += read,
+            // Mapping does not wait for what is yet to come.
+            Ok(0) if way == 6 => std::thread::sleep(std::time::Duration::from_millis(1)),
             _ => return Err(std::io::Error::last_os_error().into()),
         }
     }
