@@ -95,7 +95,7 @@ impl Session {
     /// opens without them, and the log and the statistics say so.
     ///
     /// # Errors
-    /// `InvalidArgument` for options out of range; `LogFile`; what [`Tap::live`] and [`Tap::savefile`] return but
+    /// `InvalidArgument` for options out of range; `LogFile`; what opening devices or a savefile returns but
     /// for missing privileges; what [`Sampler::new`] returns; `Thread` and `SystemResource`.
     pub fn open(options: Options) -> Result<Session> {
         options.check()?;
