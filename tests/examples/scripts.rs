@@ -122,8 +122,8 @@ fn a_compiled_probe_that_is_not_its_source_is_found() {
     let text = read_to_string(&header).unwrap();
     write(&header, format!("/* A line more, and nothing else. */\n{text}")).unwrap();
     assert!(check().status.success(), "no instruction has changed");
-    assert!(text.contains("#define DEVICES 4096\n"));
-    write(&header, text.replace("#define DEVICES 4096\n", "#define DEVICES 2048\n")).unwrap();
+    assert!(text.contains("#define BUCKETS 32\n"));
+    write(&header, text.replace("#define BUCKETS 32\n", "#define BUCKETS 16\n")).unwrap();
     let output = check();
     assert_eq!(output.status.code(), Some(1));
     assert!(text_of(&output).contains("src/kernel/probes/sockets.bpf.o"), "{}", text_of(&output));

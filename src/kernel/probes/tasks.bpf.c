@@ -16,9 +16,9 @@
 #define SHARED_PAGES 3
 
 #define MOST_PROCESSORS 512
-/* Descriptors are counted in tables of up to 8192 entries, 512 at a time. */
-#define WORDS 8
-#define MOST_BLOCKS 16
+/* Descriptors are counted in tables of up to 8192 entries, 256 at a time. */
+#define WORDS 4
+#define MOST_BLOCKS 32
 
 /* Set by the loader: the groups asked for, and the number of processors that there may ever be. */
 const volatile __u32 groups;
@@ -171,7 +171,7 @@ __u64 places[MOST_PROCESSORS];
 
 /* Learns where the processors' memory is from a map that the kernel keeps there: it tells each processor's element,
  * and in the map stands the address that they have in common. */
-static ALWAYS_INLINE void find_places(void)
+static SUBPROGRAM int find_places(void)
 {
 	struct bpf_array___tasks *map = (struct bpf_array___tasks *)address_of(&anchor);
 	__u64 common = 0;
@@ -184,6 +184,7 @@ static ALWAYS_INLINE void find_places(void)
 		if (element)
 			places[processor] = address_of(element) - common;
 	}
+	return 0;
 }
 
 static ALWAYS_INLINE __s64 or_zero(__s64 number)
