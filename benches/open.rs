@@ -36,7 +36,7 @@ fn main() {
 /// The column of figures, in the order in which a process prints them.
 const MOMENTS: [&str; 6] = ["before", "open", "updated", "second", "closed", "again"];
 
-/// How many there are of each moment.
+/// The number of readings of each moment.
 const FIGURES: usize = 6;
 
 fn compare() {
@@ -122,11 +122,11 @@ fn open_sessions(engine: &str) {
     }
 }
 
-/// What the process holds, in MB.
+/// Memory of the process, in MB.
 struct Holdings {
     /// Of the resident set what is in no file, above the start.
     own: f64,
-    /// What is in files, above the start.
+    /// Pages of files, above the start.
     code: f64,
     /// The capture buffers.
     rings: f64,

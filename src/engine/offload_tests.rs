@@ -76,7 +76,7 @@ fn a_packet_between_two_processes_here_is_as_many_at_both() {
     assert_eq!((bench.credited_packets(10), bench.credited_packets(20)), ((3, 0), (0, 3)));
 }
 
-/// What the segments of a frame have in headers was not seen, and hides nothing that was lost.
+/// The headers of a frame's segments were not seen, and hide nothing that was lost.
 #[test]
 fn estimated_headers_do_not_hide_what_was_lost() {
     let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));

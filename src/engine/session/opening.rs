@@ -1,4 +1,4 @@
-//! What a session takes its figures from, opened at the same time as far as one does not depend on the other.
+//! The sources of a session's figures, opened at the same time as far as one does not depend on the other.
 
 use crate::config::{Options, Source};
 use crate::engine::kernel_owners::KernelOwners;
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 /// With so few processes to look for, their files are read sooner than all tasks are walked over.
 const FEW_PROCESSES: usize = 64;
 
-/// What bytes and owners come from.
+/// The sources of bytes and owners.
 pub(super) struct Sources {
     pub(super) probes: Probes,
     pub(super) counters: Option<Counters>,
@@ -26,7 +26,7 @@ pub(super) struct Sources {
 /// Opens the kernel's counters or, where there are none, the capture together with the probes that tell owners.
 ///
 /// # Errors
-/// What [`open_tap`] returns.
+/// The result of [`open_tap`].
 pub(super) fn open_sources(
     options: &Options,
     root: &ProcRoot,
