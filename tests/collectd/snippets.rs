@@ -19,11 +19,16 @@ pub fn changed(name: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-/// The file `capture.conf` for this interval, with other changes.
+/// The file `capture.conf` for this interval, with other changes. The hosts of a test are namespaces of one kernel, whose
+/// engine would count in all of them, also those of other tests: each counts in its own.
 #[track_caller]
 pub fn capture(interval_s: u64, changes: &[(&str, &str)]) -> (&'static str, String) {
     let (interval, types) = (format!("Interval {interval_s}\n"), Built::get().types().display().to_string());
-    let own = [("Interval 10\n", interval.as_str()), ("/usr/share/collectd/capture-types.db", &types)];
+    let own = [
+        ("Interval 10\n", interval.as_str()),
+        ("/usr/share/collectd/capture-types.db", &types),
+        ("# Namespaces ", "Namespaces "),
+    ];
     ("capture.conf", changed("capture.conf", &[&own, changes].concat()))
 }
 
