@@ -86,11 +86,19 @@ struct packet {
 	__be16 protocol;
 };
 
-/* Reads from the IP header on. False where the packet ends before. */
+/* Reads from the IP header on, at a multiple of 4 if it is more than a byte. False where the packet ends before. The headers
+ * are most often where no helper is needed to read them. */
 static ALWAYS_INLINE int read_packet(const struct packet *packet, int is_context, __u32 offset, void *to, __u32 length)
 {
-	if (is_context)
+	if (is_context) {
+		const char *from = (const char *)(unsigned long)packet->context->data + offset;
+
+		if (from + length <= (const char *)(unsigned long)packet->context->data_end) {
+			__builtin_memcpy(to, length > 1 ? __builtin_assume_aligned(from, 4) : from, length);
+			return 1;
+		}
 		return !bpf_skb_load_bytes(packet->context, offset, to, length);
+	}
 	return !bpf_probe_read_kernel(to, length, packet->buffer + offset);
 }
 

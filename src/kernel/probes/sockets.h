@@ -87,41 +87,42 @@ struct link {
 	__u32 header;
 } __attribute__((aligned(8)));
 
+/* What every packet changes stands together, and what every call changes, so that either touches few cache lines. */
 struct record {
 	/* Odd while owner, endpoints or what is apart are being changed. A copy from front to back is whole if `entered`
 	 * is the same number. */
 	__u32 version;
 	__u32 flags;
 	struct process owner;
+	struct link link;
+	struct way sent;
+	struct way received;
+	/* Bytes of `received` that no process has read yet, as of the last packet or call. */
+	__u64 unread;
+	/* Digest of the remote endpoint when `tuple` was read. */
+	__u32 peer;
+	/* errno of the connection at its end; 0 for an orderly one. */
+	__u32 error;
+	struct calls calls;
+	__u32 smoothed_rtt_us;
+	__u32 retransmits;
+	/* The parts of both ways that stand in `shares` to the account of other users. */
+	struct way sent_apart;
+	struct way received_apart;
 	__u64 cgroup;
 	char name[NAME];
 	__u32 uid;
 	__u32 gid;
-	struct way sent;
-	struct way received;
-	/* The parts of both that stand in `shares` to the account of other users. */
-	struct way sent_apart;
-	struct way received_apart;
-	/* Bytes of `received` that no process has read yet, as of the last packet or call. */
-	__u64 unread;
-	struct calls calls;
+	struct tuple tuple;
+	struct latency latency;
 	__u64 opened_ns;
-	__u32 smoothed_rtt_us;
-	__u32 retransmits;
-	/* errno of the connection at its end; 0 for an orderly one. */
-	__u32 error;
+	__u64 connecting_ns;
+	__u64 established_ns;
+	__u64 ended_ns;
 	/* The states before and at the last change of state. */
 	__u8 state;
 	__u8 last_state;
 	__u8 padding[2];
-	struct tuple tuple;
-	struct latency latency;
-	__u64 connecting_ns;
-	__u64 established_ns;
-	__u64 ended_ns;
-	struct link link;
-	/* Digest of the remote endpoint when `tuple` was read. */
-	__u32 peer;
 	__u32 entered;
 };
 
