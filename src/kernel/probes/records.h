@@ -136,6 +136,21 @@ static ALWAYS_INLINE void leave_tuple(__u64 cookie, const struct tuple *tuple, _
 		owned->ended_ns = now_ns;
 }
 
+/* Notes that a socket does not listen where its record says, unless another does so by now. */
+SUBPROGRAM int stop_listening(__u64 cookie, struct record *record)
+{
+	struct tuple tuple;
+	__u64 *listener;
+
+	if (!record)
+		return 0;
+	tuple = record->tuple;
+	listener = bpf_map_lookup_elem(&listeners, &tuple);
+	if (listener && *listener == cookie)
+		bpf_map_delete_elem(&listeners, &tuple);
+	return 0;
+}
+
 /* Marks a record as that of a socket that is gone. */
 SUBPROGRAM int end_record(__u64 cookie, struct record *record, struct tally *tally)
 {
@@ -151,12 +166,8 @@ SUBPROGRAM int end_record(__u64 cookie, struct record *record, struct tally *tal
 		record->ended_ns = bpf_ktime_get_boot_ns();
 	if (record->flags & NAMED)
 		leave_tuple(cookie, &tuple, record->ended_ns);
-	if (record->flags & LISTENER) {
-		__u64 *listener = bpf_map_lookup_elem(&listeners, &tuple);
-
-		if (listener && *listener == cookie)
-			bpf_map_delete_elem(&listeners, &tuple);
-	}
+	if (record->flags & LISTENER)
+		stop_listening(cookie, record);
 	set_flags(record, ENDED);
 	if (!keep_records)
 		bpf_map_delete_elem(&sockets, &cookie);

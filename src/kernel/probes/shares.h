@@ -41,17 +41,12 @@ static ALWAYS_INLINE __u64 current_cgroup(void)
 }
 
 /* Whether the current process is this one. */
-static ALWAYS_INLINE int is_current(const struct process *process)
+SUBPROGRAM int is_current(const struct process *process)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
-}
-
-/* The same for where it is not asked with each packet or call. */
-SUBPROGRAM int is_user(const struct process *process)
-{
-	return process && is_current(process);
+	return process && process->tgid == (__u32)task->tgid &&
+	       process->start_ns == task->group_leader->start_boottime;
 }
 
 /* The account of a process at a socket, opened if there is none. The caller names the process in it. */

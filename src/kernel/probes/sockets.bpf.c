@@ -76,8 +76,11 @@ int capture_state(__u64 *context)
 		/* Endpoints that it has from an earlier attempt are not this one's. */
 		if (record->flags & NAMED)
 			leave_tuple(cookie, &record->tuple, record->connecting_ns);
+		/* It may have listened before, until shutdown(2). */
+		if (record->flags & LISTENER)
+			stop_listening(cookie, record);
 		record->established_ns = record->ended_ns = 0;
-		clear_flags(record, NAMED);
+		clear_flags(record, NAMED | LISTENER);
 		set_flags(record, CONNECTED);
 		break;
 	case BPF_TCP_LISTEN:

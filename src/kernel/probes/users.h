@@ -55,7 +55,7 @@ SUBPROGRAM int change_owner(__u64 cookie, struct record *record, __u64 later_sen
 {
 	if (!record || !begin_change(record))
 		return 0;
-	if (!is_user(&record->owner)) {
+	if (!is_current(&record->owner)) {
 		if (keep_records && record->owner.tgid && !(record->flags & (INHERITED | UNUSED))) {
 			set_apart(cookie, record, later_sent, later_received);
 			set_flags(record, SWITCHED);
@@ -75,7 +75,7 @@ static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct 
 {
 	__u64 later_sent = 0, later_received = 0;
 
-	if (is_user(&record->owner)) {
+	if (is_current(&record->owner)) {
 		if (UNLIKELY(record->flags & UNPROVEN)) {
 			clear_flags(record, UNPROVEN);
 			if (record->flags & NAMED)
