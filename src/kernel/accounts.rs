@@ -8,8 +8,13 @@ use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 
-/// How many readings an account in the kernel may stay as it is before it is closed.
-const QUIET_READINGS: u8 = 60;
+/// How many readings an account in the kernel may stay as it is before it is closed: few, since thousands of short-lived
+/// processes may use one socket.
+const QUIET_READINGS: u8 = 5;
+
+/// How long received bytes may lie unread until they count for the socket's owner all the same: its program takes no notice
+/// of them, or takes them in a way that no program in the kernel sees (splice(2), mapped memory).
+const UNREAD_NS: u64 = 10_000_000_000;
 
 /// No socket carries as many bytes between two readings: a figure that says so is wrong.
 const IMPOSSIBLE_BYTES: u64 = 1 << 44;
@@ -31,14 +36,15 @@ pub(super) struct Account {
     others: Vec<User>,
     /// What users who have left were credited with beyond what the kernel held as theirs.
     surplus: Counts,
-    /// What the kernel held as theirs and they were not credited with, since others had been.
-    shortfall: Counts,
     /// The owner, and its part of what is in the record of the socket, as of the reading `recorded`.
     own: Option<(Process, Counts)>,
     /// The last reading in which the kernel had a record of the socket.
     recorded: u64,
     /// When its counts had changed last, in nanoseconds since boot.
     pub(super) changed_ns: u64,
+    /// Bytes that no process has read, and since when they have been the same.
+    unread: u64,
+    unread_since_ns: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -79,6 +85,15 @@ impl Accounts {
         account
     }
 
+    /// Whether so many bytes have lain unread at a socket for so long that nobody need be waited for.
+    pub(super) fn has_lain(&mut self, cookie: u64, unread: u64, now_ns: u64) -> bool {
+        let account = self.recorded(cookie);
+        if account.unread != unread {
+            (account.unread, account.unread_since_ns) = (unread, now_ns);
+        }
+        unread != 0 && account.unread_since_ns.saturating_add(UNREAD_NS) < now_ns
+    }
+
     /// Takes in that `own` is the owner's part of what a socket has carried, after the shares of this reading; returns
     /// what is to be credited to the owner.
     pub(super) fn own(&mut self, key: &ShareKey, own: Counts) -> Counts {
@@ -95,14 +110,11 @@ impl Accounts {
         let in_record = own.map(|(_, own)| own).unwrap_or_default();
         account.user(key.owner);
         let users = || account.first.iter().chain(&account.others);
-        let there =
-            users().fold(in_record.plus(&account.shortfall), |sum, user| sum.plus(&user.share_in(*reading)));
+        let there = users().fold(in_record, |sum, user| sum.plus(&user.share_in(*reading)));
         let credited = users().fold(account.surplus, |sum, user| sum.plus(&user.credited));
         let left = there.beyond(&credited);
         let user = account.user(key.owner);
-        let of_record = own.filter(|(owner, _)| *owner == key.owner).map(|(_, own)| own).unwrap_or_default();
-        let more = user.share_in(*reading).plus(&of_record).beyond(&user.credited).at_most(&left);
-        let more = possible(more, refused);
+        let more = possible(user.part(own, *reading).beyond(&user.credited).at_most(&left), refused);
         user.credited = user.credited.plus(&more);
         more
     }
@@ -131,7 +143,7 @@ impl Accounts {
         let mut late = Vec::new();
         sockets.retain(|&cookie, account| {
             let is_recorded = account.recorded == *reading;
-            let (mut surplus, mut shortfall) = (account.surplus, account.shortfall);
+            let (mut surplus, mut unpaid) = (account.surplus, Counts::default());
             let mut stays = |user: &User| {
                 if user.shared != *reading {
                     // An owner's part is in the record.
@@ -148,7 +160,7 @@ impl Accounts {
                 let more = possible(last.beyond(&user.share), refused);
                 let credited = user.credited.plus(&more);
                 surplus = surplus.plus(&credited.beyond(&last));
-                shortfall = shortfall.plus(&last.beyond(&credited));
+                unpaid = unpaid.plus(&last.beyond(&credited));
                 if let Some(share) = share.filter(|_| more != Counts::default()) {
                     late.push((key, share, more));
                 }
@@ -156,7 +168,10 @@ impl Accounts {
             };
             account.first = account.first.filter(&mut stays);
             account.others.retain(&mut stays);
-            (account.surplus, account.shortfall) = (surplus, shortfall);
+            // The first place is free for a new user only where there is no other.
+            account.first = account.first.or_else(|| account.others.pop());
+            account.surplus = surplus;
+            account.write_off(unpaid, *reading);
             is_recorded || account.first.is_some() || !account.others.is_empty()
         });
         late
@@ -169,6 +184,18 @@ impl Accounts {
 }
 
 impl Account {
+    /// Takes in that users have left who were not credited with all that the kernel held as theirs: others had been, and
+    /// that is theirs for good.
+    fn write_off(&mut self, mut unpaid: Counts, reading: u64) {
+        let own = self.own.filter(|_| self.recorded == reading);
+        let paid = unpaid.at_most(&self.surplus);
+        (self.surplus, unpaid) = (self.surplus.beyond(&paid), unpaid.beyond(&paid));
+        for user in self.first.iter_mut().chain(&mut self.others) {
+            let paid = unpaid.at_most(&user.credited.beyond(&user.part(own, reading)));
+            (user.credited, unpaid) = (user.credited.beyond(&paid), unpaid.beyond(&paid));
+        }
+    }
+
     fn user(&mut self, process: Process) -> &mut User {
         let new =
             User { process, share: Counts::default(), shared: 0, credited: Counts::default(), quiet: 0 };
@@ -185,6 +212,13 @@ impl Account {
 }
 
 impl User {
+    /// What it has in its account, and in the record of the socket if it is the owner.
+    fn part(&self, own: Option<(Process, Counts)>, reading: u64) -> Counts {
+        let of_record =
+            own.filter(|(owner, _)| *owner == self.process).map(|(_, own)| own).unwrap_or_default();
+        self.share_in(reading).plus(&of_record)
+    }
+
     fn share_in(&self, reading: u64) -> Counts {
         if self.shared == reading { self.share } else { Counts::default() }
     }

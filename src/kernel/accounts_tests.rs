@@ -130,7 +130,13 @@ proptest! {
             for (user, _) in shared() {
                 credited += accounts.settle(&key(user)).sent.bytes;
             }
-            accounts.close(|_| None);
+            // What the kernel held of a user begins at nothing after it was taken out.
+            let late = accounts.close(|closed| {
+                let held = shares.get_mut(closed.owner.tgid as usize)?;
+                let traffic = counts(std::mem::take(held), 0);
+                Some(Share { traffic, ..Share::default() })
+            });
+            prop_assert!(late.is_empty());
             prop_assert_eq!(credited, total);
         }
         prop_assert_eq!(accounts.refused(), 0);

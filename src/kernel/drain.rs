@@ -212,7 +212,7 @@ impl Drain {
             let mut used = left;
             if is_unused {
                 used = Counts::default();
-            } else if *knows_reads && !is_over {
+            } else if *knows_reads && !is_over && !accounts.has_lain(cookie, record.unread, now_ns) {
                 used.received = without_unread(left.received, record.unread);
             }
             let is_shared = accounts.is_shared(cookie);
