@@ -20,6 +20,7 @@ struct Way {
 const REFUSED: u64 = 1;
 const DIRECTLY: u64 = 2;
 const DISCONNECTED: u64 = 3;
+const LISTENED: u64 = 4;
 
 const WAYS: &[Way] = &[
     Way { name: "refused first", address: B, numbers: &[("kind", REFUSED), ("tcp", 1)] },
@@ -42,6 +43,7 @@ const WAYS: &[Way] = &[
         address: B,
         numbers: &[("kind", DISCONNECTED), ("tcp", 1), ("second", SECOND as u64)],
     },
+    Way { name: "listened first", address: B, numbers: &[("kind", LISTENED), ("tcp", 1)] },
 ];
 
 /// Has host B answer at two addresses and ports of each family.

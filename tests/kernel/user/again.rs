@@ -3,8 +3,8 @@
 use super::processes::{Board, Children};
 use super::{Orders, Outcome, end, say, wait_for_line};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, accept, bind, connect,
-    getsockname, listen, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, accept, bind, connect,
+    getsockname, listen, recv, send, setsockopt, shutdown, socket, sockopt,
 };
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -13,8 +13,8 @@ use std::time::Duration;
 /// Bytes that are sent to the first peer; the second gets twice as many, which still fit into a packet.
 const BYTES: usize = 500;
 
-/// Connects to a closed port first (`kind=1`), to another peer after the first (2), or takes the connection apart in between
-/// (3), with `tcp` or UDP; the second peer's port is `second`, its address that of the first, or with `v6` another one whose
+/// Connects to a closed port first (`kind=1`), to another peer after the first (2), takes the connection apart in between (3),
+/// or listens first until it shuts the socket down (4), with `tcp` or UDP; the second peer's port is `second`, its address that of the first, or with `v6` another one whose
 /// last half is the same. With `mapped` an IPv6 socket is used for IPv4. Sends to each peer that it gets to.
 pub fn run(orders: &Orders) -> Outcome<()> {
     if orders.number("old", 0) != 0 {
@@ -51,6 +51,10 @@ pub fn run(orders: &Orders) -> Outcome<()> {
             if connect(descriptor, &SockaddrStorage::from(closed)).is_ok() && is_tcp {
                 return Err("the closed port is open".into());
             }
+        }
+        4 => {
+            listen(&socket, Backlog::MAXCONN)?;
+            shutdown(descriptor, Shutdown::Both)?;
         }
         kind => {
             connect(descriptor, &SockaddrStorage::from(first))?;
