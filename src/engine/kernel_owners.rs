@@ -1,7 +1,8 @@
 //! Asks the kernel's own records who uses the socket of a flow, before anything is searched for.
 
+use super::resolver::Request;
 use crate::kernel::{Clocks, Found, Owners};
-use crate::model::{FlowKey, Namespace, Timestamp};
+use crate::model::Namespace;
 use crate::namespace::{Changes, current_inode};
 use std::collections::HashMap;
 
@@ -37,9 +38,10 @@ impl KernelOwners {
         self.owners.sweep(clocks.now_ns)
     }
 
-    /// Who uses the socket of a flow whose first packet in question was captured at `first`.
-    pub fn find(&self, key: &FlowKey, first: Timestamp, clocks: &Clocks) -> Option<Found> {
+    /// Who uses the socket that a question is about.
+    pub fn find(&self, request: &Request, clocks: &Clocks) -> Option<Found> {
+        let Request { key, first, .. } = request;
         let netns = *self.inodes.get(&key.namespace)?;
-        self.owners.find(key, netns, clocks.since_boot(first))
+        self.owners.find(key, netns, clocks.since_boot(*first))
     }
 }

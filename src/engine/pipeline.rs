@@ -293,7 +293,7 @@ impl Pipeline {
         self.packets.push(&mut self.batch);
         let mut books = ledger.lock();
         // First, for the answers may be about flows that have just left the table.
-        self.settle_departed(&mut books);
+        self.settle_departed(&mut books, room, requests);
         for answer in answers {
             self.apply(answer, &mut books);
         }
@@ -305,12 +305,12 @@ impl Pipeline {
         self.credit_flows(&mut books);
         self.ask_for_turned_away(room, &mut books);
         self.sweep();
-        self.settle_departed(&mut books);
+        self.settle_departed(&mut books, room, requests);
         self.flows.drain_fresh(|id, flow| {
             if requests.len() < room {
                 // An owner that had it and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
-                requests.push(Request { flow: id, key: *flow.key(), first });
+                requests.push(Request { flow: id, key: *flow.key(), first, is_over: false });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
                 if self.turned_away.len() < TURNED_AWAY_LIMIT {
@@ -325,10 +325,21 @@ impl Pipeline {
         }
     }
 
-    /// Books what has left the flow table.
-    fn settle_departed(&mut self, books: &mut Books) {
+    /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
+    fn settle_departed(&mut self, books: &mut Books, room: usize, requests: &mut Vec<Request>) {
         let Pipeline { flows, orphans, recorder, .. } = self;
-        flows.drain_departed(|departed| orphans.settle(departed, books, recorder.as_mut()));
+        flows.drain_departed(|mut departed| {
+            if departed.binding == Binding::Unasked && requests.len() < room {
+                departed.binding = Binding::Asked;
+                requests.push(Request {
+                    flow: departed.id,
+                    key: departed.key,
+                    first: departed.first,
+                    is_over: true,
+                });
+            }
+            orphans.settle(departed, books, recorder.as_mut());
+        });
     }
 
     /// Puts the first `room` flows that found the queue full on the list of those to be asked about.

@@ -6,7 +6,7 @@ use super::introduce::Introducer;
 use super::kernel_owners::KernelOwners;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
-use crate::kernel::{Claim, Clocks};
+use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{FlowKey, Owner, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
@@ -39,6 +39,8 @@ pub struct Request {
     /// When the first packet was captured that the question is about: the flow's first one, or a later one when its owner
     /// may have changed since. An owner found at an earlier packet is no answer.
     pub first: Timestamp,
+    /// Whether the flow was over before anybody could ask: sockets that are there now are no answer.
+    pub is_over: bool,
 }
 
 /// What was found out.
@@ -174,15 +176,25 @@ impl Resolver {
             for (request, asked) in new {
                 self.requests.push(request);
                 let mut query = Query::new(request.key, asked);
-                if let Some(early) = self.early.get(&request.key, request.first) {
+                if !request.is_over
+                    && let Some(early) = self.early.get(&request.key, request.first)
+                {
                     self.finder.learn(&request.key, &early, now);
                     query.outcome = Outcome::Owned(early.owner);
                 }
                 self.queries.push(query);
             }
-            self.ask_kernel(now, ledger);
+            let listeners = self.ask_kernel(now, ledger);
             self.finder.find(&mut self.queries, now);
             self.log_faults();
+            for (index, found) in listeners {
+                if let Some(query) = self.queries.get_mut(index)
+                    && !matches!(query.outcome, Outcome::Owned(_))
+                {
+                    self.introducer.introduce_as(found.owner.process, found.identity, ledger);
+                    query.outcome = Outcome::Owned(found.owner);
+                }
+            }
             for query in &self.queries {
                 if let Outcome::Owned(owner) = query.outcome {
                     self.introducer.introduce(owner.process, ledger);
@@ -198,25 +210,45 @@ impl Resolver {
 
     /// Takes from the kernel's records what is due and in them. A socket that nobody has used since its listener made it
     /// is asked for again, like one that is not found; for one that nobody has used since it was created, whoever holds it
-    /// is looked for. In the end the records' answer stands.
-    fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) {
-        let Some(kernel) = &mut self.kernel else { return };
+    /// is looked for. In the end the records' answer stands, for the former if nobody holds them: these are returned with the
+    /// places of their queries.
+    fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) -> Vec<(usize, Found)> {
+        let mut listeners = Vec::new();
+        let Some(kernel) = &mut self.kernel else {
+            self.drop_those_over(now);
+            return listeners;
+        };
         let clocks = Clocks::now();
         if let Err(error) = kernel.sweep(&clocks) {
             debug!("the kernel's records of ended sockets cannot be released: {error}");
         }
-        for (query, request) in
-            self.queries.iter_mut().zip(&self.requests).filter(|(query, _)| query.is_due(now))
+        for (index, (query, request)) in self
+            .queries
+            .iter_mut()
+            .zip(&self.requests)
+            .enumerate()
+            .filter(|(_, (query, _))| query.is_due(now))
         {
-            let Some(found) = kernel.find(&query.key, request.first, &clocks) else { continue };
+            let Some(found) = kernel.find(request, &clocks) else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
+                Claim::Listener if !request.is_over => listeners.push((index, found)),
                 Claim::Creator if !query.is_seasoned() => {}
                 _ => {
                     self.introducer.introduce_as(found.owner.process, found.identity, ledger);
                     query.outcome = Outcome::Owned(found.owner);
                 }
             }
+        }
+        self.drop_those_over(now);
+        listeners
+    }
+
+    /// Nothing but the records tells of a flow that is over.
+    fn drop_those_over(&mut self, now: Instant) {
+        let asked = self.queries.iter_mut().zip(&self.requests);
+        for (query, _) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
+            query.outcome = Outcome::Unowned(Unowned::NoSocket);
         }
     }
 

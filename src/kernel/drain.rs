@@ -12,7 +12,6 @@ use super::records::*;
 use super::socket_set::Maps;
 use super::subscriber::{Increment, Observation, Subscriber, View, Who};
 use crate::model::{Quality, Unowned};
-use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::io;
@@ -25,6 +24,13 @@ const GRACE_NS: u64 = 2_000_000_000;
 /// How many readings the times of a process may stay as they are before the kernel need not keep them.
 const QUIET_READINGS: u8 = 60;
 
+/// How long a connection that a listener made may wait for its first use until its holder is looked for: programs may accept
+/// it and splice from it, say.
+const UNUSED_NS: u64 = 2_000_000_000;
+
+/// Time between two such looks: each goes through all descriptors of all processes.
+const LOOK_NS: u64 = 5_000_000_000;
+
 /// Records that the kernel has room for: `probes/maps.h`.
 const CAPACITY: u64 = 262_144;
 
@@ -33,9 +39,12 @@ const ATTEMPTS: u32 = 8;
 
 /// The reader of what is counted.
 pub(super) struct Drain {
-    losses: Array<MapData, Counts>,
     /// Starts walks that bring the records of busy sockets up to date.
     collect: OwnedFd,
+    /// Starts walks that look for the holders of connections which nobody has used.
+    holders: OwnedFd,
+    /// When that was done last.
+    looked_ns: u64,
     /// Whether the kernel tells when something is read from a socket.
     knows_reads: bool,
     histograms: Batch<Process, Buckets>,
@@ -46,7 +55,9 @@ pub(super) struct Drain {
     /// Shares of which something is to be credited in this reading.
     due: Vec<(ShareKey, Share)>,
     accounts: Accounts,
-    lost: [Counts; LOSSES],
+    losses: Batch<LossKey, Counts>,
+    /// What was read of each kind of losses, and for how many readings there was nothing new.
+    lost: HashMap<LossKey, (Counts, u8), RandomState>,
     held: u64,
     subscribers: HashMap<u64, Subscriber, RandomState>,
     /// How many there have been.
@@ -54,9 +65,10 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    pub(super) fn new(losses: Array<MapData, Counts>, collect: OwnedFd, knows_reads: bool) -> Drain {
+    pub(super) fn new(collect: OwnedFd, holders: OwnedFd, knows_reads: bool) -> Drain {
         Drain {
-            losses,
+            holders,
+            looked_ns: 0,
             collect,
             knows_reads,
             histograms: Batch::new(),
@@ -65,7 +77,8 @@ impl Drain {
             shares: Batch::new(),
             due: Vec::new(),
             accounts: Accounts::default(),
-            lost: Default::default(),
+            losses: Batch::new(),
+            lost: HashMap::default(),
             held: 0,
             subscribers: HashMap::default(),
             subscriptions: 0,
@@ -146,13 +159,17 @@ impl Drain {
         // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
         // are never seen twice.
         self.read_shares(maps)?;
-        let are_whole = self.read_records(maps, own, clocks, view)?;
+        let (are_whole, is_waited_for) = self.read_records(maps, own, clocks, view)?;
+        if is_waited_for && self.looked_ns.saturating_add(LOOK_NS) < clocks.now_ns {
+            self.looked_ns = clocks.now_ns;
+            walk(self.holders.as_fd())?;
+        }
         self.settle_shares(own);
         self.close_shares(maps, own);
         if own.wants_flows() || self.subscribers.values().any(Subscriber::wants_flows) {
             self.read_times(maps, own)?;
         }
-        self.read_losses(own)?;
+        self.read_losses(maps, own)?;
         Ok(are_whole)
     }
 
@@ -184,17 +201,17 @@ impl Drain {
         }
     }
 
-    /// Returns whether none was being changed.
+    /// Returns whether none was being changed, and whether a connection has waited for its first use for long.
     fn read_records(
         &mut self,
         maps: &Maps,
         own: &mut Subscriber,
         clocks: Clocks,
         mut view: Option<&mut View<'_>>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<(bool, bool)> {
         let now_ns = clocks.now_ns;
         let Drain { records, accounts, subscribers, held, knows_reads, .. } = self;
-        let (mut ended, mut are_whole) = (Vec::new(), true);
+        let (mut ended, mut are_whole, mut is_waited_for) = (Vec::new(), true, false);
         *held = 0;
         own.pending = 0;
         records.read(maps.sockets.fd().as_fd(), |&cookie, record| {
@@ -212,6 +229,7 @@ impl Drain {
             let mut used = left;
             if is_unused {
                 used = Counts::default();
+                is_waited_for |= record.established_ns.saturating_add(UNUSED_NS) < now_ns;
             } else if *knows_reads && !is_over && !accounts.has_lain(cookie, record.unread, now_ns) {
                 used.received = without_unread(left.received, record.unread);
             }
@@ -248,7 +266,7 @@ impl Drain {
             }
         })?;
         delete(maps.sockets.fd().as_fd(), &ended);
-        Ok(are_whole)
+        Ok((are_whole, is_waited_for))
     }
 
     /// Reads how long processes waited for answers.
@@ -275,20 +293,36 @@ impl Drain {
         Ok(())
     }
 
-    fn read_losses(&mut self, own: &mut Subscriber) -> io::Result<()> {
-        for (why, reason) in [(LOSS_UNKNOWN, Unowned::NoHolder), (LOSS_TABLE_FULL, Unowned::QueueFull)] {
-            let now = self.losses.get(&why, 0).map_err(io::Error::other)?;
-            if let Some(lost) = self.lost.get_mut(why as usize) {
-                let more = now.beyond(lost);
-                *lost = now;
-                own.lose(reason, &more);
-                self.subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, &more));
+    fn read_losses(&mut self, maps: &Maps, own: &mut Subscriber) -> io::Result<()> {
+        let Drain { losses, lost, subscribers, held, .. } = self;
+        let has_room = *held < CAPACITY / 10 * 9;
+        let mut over = Vec::new();
+        let mut lose = |key: &LossKey, more: &Counts| {
+            // Else there was no room for a record or an account.
+            let reason = if key.why == LOSS_UNKNOWN { Unowned::NoHolder } else { Unowned::QueueFull };
+            own.lose(reason, key.netns, more);
+            subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, key.netns, more));
+        };
+        losses.read(maps.losses.fd().as_fd(), |key, now| {
+            if key.why == LOSS_REFUSED {
+                if has_room {
+                    over.push(*key);
+                }
+                return;
             }
-        }
-        if self.held < CAPACITY / 10 * 9 {
-            let refused = self.losses.get(&LOSS_REFUSED, 0).map_err(io::Error::other)?;
-            if refused != Counts::default() {
-                self.losses.set(LOSS_REFUSED, Counts::default(), 0).map_err(io::Error::other)?;
+            let (before, quiet) = lost.entry(*key).or_default();
+            let more = now.beyond(before);
+            *quiet = if more == Counts::default() { quiet.saturating_add(1) } else { 0 };
+            *before = *now;
+            lose(key, &more);
+            if *quiet >= QUIET_READINGS {
+                over.push(*key);
+            }
+        })?;
+        for key in over {
+            let last: Option<Counts> = take_out(maps.losses.fd().as_fd(), &key);
+            if let Some((before, _)) = lost.remove(&key) {
+                lose(&key, &last.unwrap_or_default().beyond(&before));
             }
         }
         Ok(())

@@ -10,6 +10,9 @@ use aya::maps::MapData;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+/// How many earlier sockets with the same endpoints are looked at: as many as are kept of all.
+const FORMERS: u32 = 4096;
+
 /// Reads what the probes have noted of sockets.
 pub struct Owners {
     set: Arc<SocketSet>,
@@ -30,12 +33,24 @@ impl Owners {
     }
 
     /// The process that uses the socket of `key`, which is in the network namespace with the inode `netns`. A socket
-    /// that had ended by `first_ns` after boot, when the flow's first packet was captured, is another flow's.
+    /// that had ended by `first_ns` after boot, when the flow's first packet was captured, is another flow's, and so is one that
+    /// has the endpoints of a socket which lived then.
     pub fn find(&self, key: &FlowKey, netns: u32, first_ns: u64) -> Option<Found> {
         let tuple = tuple_of(key, netns);
-        let had_ended = |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns < first_ns;
-        let find = |map: &MapData| lookup(map.fd().as_fd(), &tuple).filter(|owned| !had_ended(owned));
         let SocketSet { maps, cgroups, .. } = &*self.set;
+        let had_ended = |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns < first_ns;
+        let before = |owned: &Owned| lookup::<_, Owned>(maps.formers.fd().as_fd(), &owned.former);
+        let find = |map: &MapData| {
+            let mut owned = lookup::<_, Owned>(map.fd().as_fd(), &tuple)?;
+            for _ in 0..FORMERS {
+                // A connection comes in before its socket is made.
+                let former =
+                    (owned.began_ns > first_ns && owned.former != 0).then(|| before(&owned)).flatten();
+                let Some(former) = former.filter(|former| !had_ended(former)) else { break };
+                owned = former;
+            }
+            (!had_ended(&owned)).then_some(owned)
+        };
         let owned = find(&maps.tuples).or_else(|| find(&maps.peers))?;
         let process = Process { start_ns: owned.start_ns, tgid: owned.tgid, padding: 0 };
         let process = process.id(self.ticks_per_second)?;

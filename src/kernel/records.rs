@@ -31,12 +31,8 @@ pub(super) const BEGAN: u32 = 512;
 pub(super) const NAME: usize = 16;
 /// The socket of these bytes has no record.
 pub(super) const LOSS_UNKNOWN: u32 = 0;
-/// There was no room for a record or an account.
-pub(super) const LOSS_TABLE_FULL: u32 = 1;
 /// No bytes: the packets sent are the records for which there was no room since the slot was reset.
 pub(super) const LOSS_REFUSED: u32 = 2;
-/// Kinds of lost bytes.
-pub(super) const LOSSES: usize = 2;
 
 /// Number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
@@ -149,6 +145,14 @@ impl Record {
     }
 }
 
+/// Where bytes went that are in no record, and in which network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct LossKey {
+    pub netns: u32,
+    pub why: u32,
+}
+
 /// A user's account at a socket that others use too.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -177,6 +181,10 @@ pub(super) struct Owned {
     /// When the process started.
     pub start_ns: u64,
     pub cookie: u64,
+    /// When the endpoints became the socket's.
+    pub began_ns: u64,
+    /// The cookie of the socket that had them before, or 0.
+    pub former: u64,
     /// When the socket ended, or 0.
     pub ended_ns: u64,
     pub cgroup: u64,
@@ -207,11 +215,13 @@ unsafe impl Pod for Record {}
 // SAFETY: as above.
 unsafe impl Pod for ShareKey {}
 // SAFETY: as above.
+unsafe impl Pod for LossKey {}
+// SAFETY: as above.
 unsafe impl Pod for Share {}
 // SAFETY: as above.
 unsafe impl Pod for Owned {}
 
 const _: () = {
-    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 304 && size_of::<Owned>() == 64);
+    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 304 && size_of::<Owned>() == 80);
     assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
 };

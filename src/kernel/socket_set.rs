@@ -5,14 +5,14 @@ use super::cgroups::{Cgroups, leave_out};
 use super::drain::Drain;
 use super::load::{Place, attach, fault, load_iterator, load_object, walk, walk_link};
 use super::object::{LoadedObject, Loader};
-use super::records::{Buckets, Owned, Process, Record, Share, ShareKey, Tuple};
+use super::records::{Buckets, Counts, LossKey, Owned, Process, Record, Share, ShareKey, Tuple};
 use super::shared::PerProcess;
 use super::sweep::Sweep;
 use super::types::{KernelTypes, TypeCache};
 use super::{Fault, Wants};
 use crate::model::{ProbeState, ProgramSet};
 use crate::sync::Mutex;
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use aya::{Pod, include_bytes_aligned};
 use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
 use std::fs::File;
@@ -121,7 +121,7 @@ const OWNERS_CAPACITIES: &[(&str, u32)] =
     &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1)];
 
 /// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
-const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1)];
+const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1), ("formers", 1)];
 
 /// The kernel types that the programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
@@ -130,11 +130,14 @@ static TYPES: PerProcess<TypeCache> = PerProcess::new();
 pub(super) struct Maps {
     pub(super) sockets: MapData,
     pub(super) shares: MapData,
+    pub(super) losses: MapData,
     pub(super) latencies: MapData,
     /// By connected sockets' endpoints.
     pub(super) tuples: MapData,
     /// By those of packets of sockets that are not connected.
     pub(super) peers: MapData,
+    /// By the cookies of sockets that had endpoints which are other sockets' now.
+    pub(super) formers: MapData,
 }
 
 /// The socket probes at work. Dropping it detaches them and frees what they noted.
@@ -194,22 +197,22 @@ impl SocketSet {
         if wants == Wants::Bytes {
             load_iterator(&mut object, COLLECT.0, COLLECT.1, &types)?;
         }
-        seed(&mut object, &types)?;
+        let holders = seed(&mut object, &types)?;
         let drain = match wants {
             Wants::Owners => None,
             Wants::Bytes => {
-                let losses = take(&mut object, "losses")?;
-                let losses = Array::try_from(losses).map_err(|error| fault("losses", &error))?;
                 let collect = collect(&mut object)?;
-                Some(Mutex::new(Drain::new(losses, collect, active.has(ProgramSet::RECEIVES))))
+                Some(Mutex::new(Drain::new(collect, holders, active.has(ProgramSet::RECEIVES))))
             }
         };
         let maps = Maps {
             sockets: entries::<u64, Record>(&mut object, "sockets")?,
             shares: entries::<ShareKey, Share>(&mut object, "shares")?,
+            losses: entries::<LossKey, Counts>(&mut object, "losses")?,
             latencies: entries::<Process, Buckets>(&mut object, "latencies")?,
             tuples: entries::<Tuple, Owned>(&mut object, "tuples")?,
             peers: entries::<Tuple, Owned>(&mut object, "peers")?,
+            formers: entries::<u64, Owned>(&mut object, "formers")?,
         };
         let cgroups = cgroups.then(|| Cgroups::of(&mut object)).flatten();
         let cgroups = cgroups.filter(|cgroups| cgroups.keep_root().is_some());
@@ -285,11 +288,12 @@ fn collect(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
     walk_link(object, COLLECT.0, Some(&tallies))
 }
 
-/// Walks all descriptors of all processes once.
-fn seed(object: &mut LoadedObject, types: &KernelTypes) -> Result<(), Fault> {
+/// Walks all descriptors of all processes, and returns what such a walk is started through.
+fn seed(object: &mut LoadedObject, types: &KernelTypes) -> Result<OwnedFd, Fault> {
     load_iterator(object, SEED.0, SEED.1, types)?;
     let link = walk_link(object, SEED.0, None)?;
-    walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))
+    walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))?;
+    Ok(link)
 }
 
 fn missing(name: &str) -> Fault {

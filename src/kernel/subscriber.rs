@@ -5,7 +5,7 @@ use super::flow::{Told, flow, is_flow};
 use super::records::*;
 use super::task::CgroupPaths;
 use super::{Clocks, Credit};
-use crate::model::{Connections, Identity, Owner, Quality, Traffic, Unowned};
+use crate::model::{Connections, Identity, Owner, Quality, Unowned};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
 
@@ -83,7 +83,8 @@ impl View<'_> {
 /// The subscription of one session.
 pub(super) struct Subscriber {
     credits: Map<(Process, u32, Quality), Kept>,
-    lost: Vec<(Unowned, Counts)>,
+    /// Bytes of nobody, by reason and network namespace.
+    lost: Map<(Unowned, u32), Lost>,
     /// Bytes of each socket that had arrived before the subscription and were not credited to anybody by then.
     before: Map<u64, Counts>,
     /// `None` if they are not asked for.
@@ -98,8 +99,23 @@ pub(super) struct Subscriber {
 struct Kept {
     counts: Counts,
     who: Who,
-    /// For how long, nanoseconds since boot; 0 until the session reads for the first time.
     since_ns: u64,
+}
+
+/// Bytes of nobody that do so.
+#[derive(Default)]
+struct Lost {
+    counts: Counts,
+    since_ns: u64,
+}
+
+/// Whether bytes of a network namespace that is not counted in are kept still. They are since `since_ns`, nanoseconds since
+/// boot, which is 0 until the session reads for the first time.
+fn is_kept(since_ns: &mut u64, clocks: Clocks) -> bool {
+    if *since_ns == 0 {
+        *since_ns = clocks.now_ns;
+    }
+    since_ns.saturating_add(CHOICE_NS) > clocks.now_ns
 }
 
 #[derive(Default)]
@@ -122,7 +138,7 @@ impl Subscriber {
     pub(super) fn new(flows: bool) -> Subscriber {
         Subscriber {
             credits: Map::default(),
-            lost: Vec::new(),
+            lost: Map::default(),
             before: Map::default(),
             flows: flows.then(Flows::default),
             pending: 0,
@@ -167,7 +183,7 @@ impl Subscriber {
         }
         let key = (increment.process, increment.netns, increment.quality);
         if self.credits.len() >= CREDIT_LIMIT && !self.credits.contains_key(&key) {
-            self.lose(Unowned::QueueFull, &counts);
+            self.lose(Unowned::QueueFull, increment.netns, &counts);
             return;
         }
         let new = Kept { counts: Counts::default(), who: increment.who, since_ns: 0 };
@@ -176,10 +192,10 @@ impl Subscriber {
     }
 
     /// Counts bytes of nobody.
-    pub(super) fn lose(&mut self, reason: Unowned, counts: &Counts) {
-        match self.lost.iter_mut().find(|(other, _)| *other == reason) {
-            Some((_, sum)) => *sum = sum.plus(counts),
-            None => self.lost.push((reason, *counts)),
+    pub(super) fn lose(&mut self, reason: Unowned, netns: u32, counts: &Counts) {
+        if *counts != Counts::default() {
+            let lost = self.lost.entry((reason, netns)).or_default();
+            lost.counts = lost.counts.plus(counts);
         }
     }
 
@@ -265,10 +281,7 @@ impl Subscriber {
         let ticks_per_second = view.ticks_per_second;
         self.credits.retain(|(process, netns, quality), kept| {
             if !view.sees(*netns) {
-                if kept.since_ns == 0 {
-                    kept.since_ns = clocks.now_ns;
-                }
-                return kept.since_ns.saturating_add(CHOICE_NS) > clocks.now_ns;
+                return is_kept(&mut kept.since_ns, clocks);
             }
             let traffic = kept.counts.traffic();
             let identity = || identity(&kept.who, view.cgroups);
@@ -278,12 +291,13 @@ impl Subscriber {
             });
             false
         });
-        for (reason, counts) in self.lost.drain(..) {
-            let traffic = counts.traffic();
-            if traffic != Traffic::default() {
-                (view.take)(Credit::Unowned(reason, traffic));
+        self.lost.retain(|(reason, netns), lost| {
+            if !view.sees(*netns) {
+                return is_kept(&mut lost.since_ns, clocks);
             }
-        }
+            (view.take)(Credit::Unowned(*reason, lost.counts.traffic()));
+            false
+        });
         for (process, buckets) in self.flows.iter_mut().flat_map(|flows| flows.times.drain()) {
             let mut news = Connections::default();
             news.response.0 = buckets.0;

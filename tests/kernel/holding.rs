@@ -173,8 +173,9 @@ fn what_the_kernel_answers_is_no_processs_root() {
         let sent = lab.counted(Host::A).out_to;
         assert_eq!(sent, 500 * 1_042, "the counters have seen it");
         watch.update();
-        // Other namespaces' are among these.
-        assert!(watch.unowned(Unowned::NoHolder) - before >= sent);
+        // Other namespaces' are not among these: other tests are full of them. This one has said hello to its neighbours.
+        let found = watch.unowned(Unowned::NoHolder) - before;
+        assert!((sent..sent + 2_000).contains(&found), "{found} of {sent}");
         assert_eq!(watch.all(), [].into());
     });
 }

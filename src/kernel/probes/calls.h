@@ -10,7 +10,8 @@
 
 #define MSG_PEEK 2
 
-/* Packet sockets send below the IP layer, so what they say they sent is what counts. */
+/* Packet sockets send below the IP layer, so what they say they sent is what counts. To datagrams (SOCK_DGRAM) the device adds
+ * its header. */
 SUBPROGRAM int count_packet_socket(__u64 cookie, __u32 netns, __u32 bytes)
 {
 	struct way wire = {.bytes = bytes, .packets = 1};
@@ -23,7 +24,7 @@ SUBPROGRAM int count_packet_socket(__u64 cookie, __u32 netns, __u32 bytes)
 		share->is_packet_socket = 1;
 		add_way(&share->traffic.way[SENT], &wire);
 	} else {
-		count_lost(LOSS_TABLE_FULL, SENT, &wire);
+		count_lost(LOSS_TABLE_FULL, netns, SENT, &wire);
 	}
 	return 0;
 }
@@ -58,7 +59,8 @@ static ALWAYS_INLINE void note_send_call(struct sock *sk, int length)
 
 	if (family == AF_PACKET && length > 0) {
 		if (keep_records)
-			count_packet_socket(bpf_get_socket_cookie(sk), netns_of(sk), length);
+			count_packet_socket(bpf_get_socket_cookie(sk), netns_of(sk),
+					    length + (sk->sk_type == SOCK_DGRAM ? ETH_HLEN : 0));
 		return;
 	}
 	if (!is_internet(family) || length < 0)
@@ -172,7 +174,7 @@ static ALWAYS_INLINE void note_receive_call(struct sock *sk, int length, int fla
 		note_receive(&noted.tally->calls, 0, sk->__sk_common.skc_cookie.counter, is_counted, length);
 	} else if (noted.record) {
 		note_receive(&noted.record->calls, noted.record, 0, is_counted, length);
-		noted.record->unread = unread(sk, noted.record, 0);
+		noted.record->unread = unread(sk, noted.record, 0).bytes;
 		note_tcp(noted.record, sk);
 	}
 }

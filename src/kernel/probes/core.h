@@ -183,6 +183,8 @@ struct tcp_sock {
 	__u32 copied_seq;
 	__u32 snd_nxt;
 	__u32 write_seq;
+	__u32 mss_cache;
+	__u16 advmss;
 	__u64 bytes_received;
 	__u64 bytes_sent;
 	_Bool is_mptcp;

@@ -16,6 +16,11 @@
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_DCCP 33
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_AH 51
+#define IPPROTO_DSTOPTS 60
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
 #define IPPROTO_UDPLITE 136
@@ -23,6 +28,9 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
 #define ETH_HLEN 14
+
+/* How many extension headers of a packet are passed over. */
+#define EXTENSIONS 6
 
 static ALWAYS_INLINE int is_internet(unsigned short family)
 {
@@ -102,6 +110,13 @@ static ALWAYS_INLINE int read_packet(const struct packet *packet, int is_context
 	return !bpf_probe_read_kernel(to, length, packet->buffer + offset);
 }
 
+/* Whether this is a header between that of IPv6 and the message (RFC 8200, 4). */
+static ALWAYS_INLINE int is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_DSTOPTS ||
+	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
+}
+
 /* Whether messages of this protocol begin with two ports. */
 static ALWAYS_INLINE int has_ports(__u8 protocol)
 {
@@ -142,6 +157,18 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 		    !read_packet(packet, is_context, 24, destination, 16))
 			return 0;
 		offset = 40;
+		for (int count = 0; count < EXTENSIONS && is_extension(protocol); count++) {
+			__u8 header[4] __attribute__((aligned(4)));
+
+			if (!read_packet(packet, is_context, offset, header, sizeof(header)))
+				return 0;
+			if (protocol == IPPROTO_FRAGMENT && (header[2] | (header[3] & 0xf8)))
+				return 0;
+			offset += protocol == IPPROTO_FRAGMENT ? 8
+				  : protocol == IPPROTO_AH     ? (header[1] + 2) * 4
+							       : (header[1] + 1) * 8;
+			protocol = header[0];
+		}
 	} else {
 		return 0;
 	}

@@ -60,6 +60,15 @@ struct {
 	MAP_TYPE(value, struct owned);
 } peers SEC(".maps");
 
+/* What was known of endpoints before they became another socket's, by the cookie of the socket that had them: packets that
+ * were captured before may be asked about after. The latest stay. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, 4096);
+	MAP_TYPE(key, __u64);
+	MAP_TYPE(value, struct owned);
+} formers SEC(".maps");
+
 /* Packets of connections that have no socket of their own yet: they pass through the listener's. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
@@ -95,11 +104,12 @@ struct {
 	MAP_TYPE(value, struct histogram);
 } latencies SEC(".maps");
 
-/* What could not be put to any socket's account. */
+/* What could not be put to any socket's account. The reader takes out what nothing is added to any more. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	MAP_NUMBER(max_entries, LOSSES);
-	MAP_TYPE(key, __u32);
+	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_NUMBER(max_entries, 8192);
+	MAP_TYPE(key, struct loss_key);
 	MAP_TYPE(value, struct traffic);
 } losses SEC(".maps");
 
@@ -119,12 +129,22 @@ static ALWAYS_INLINE struct way *way_of(struct record *record, int direction)
 	return direction == SENT ? &record->sent : &record->received;
 }
 
-static ALWAYS_INLINE void count_lost(__u32 why, int direction, const struct way *what)
+SUBPROGRAM int count_lost(__u32 why, __u32 netns, int direction, const struct way *what)
 {
-	struct traffic *loss = bpf_map_lookup_elem(&losses, &why);
+	static const struct traffic none = {};
+	struct loss_key key = {.netns = netns, .why = why};
+	struct traffic *loss;
 
+	if (!what)
+		return 0;
+	loss = bpf_map_lookup_elem(&losses, &key);
+	if (!loss) {
+		bpf_map_update_elem(&losses, &key, &none, BPF_NOEXIST);
+		loss = bpf_map_lookup_elem(&losses, &key);
+	}
 	if (loss)
 		add_way(&loss->way[direction & 1], what);
+	return 0;
 }
 
 /* Notes that there was no room for a record, so that packets of its socket are told from those of unknown sockets. */
@@ -132,15 +152,15 @@ static ALWAYS_INLINE void note_refused(void)
 {
 	struct way one = {.packets = 1};
 
-	count_lost(LOSS_REFUSED, SENT, &one);
+	count_lost(LOSS_REFUSED, 0, SENT, &one);
 }
 
-static ALWAYS_INLINE void count_unknown_socket(int direction, const struct way *what)
+static ALWAYS_INLINE void count_unknown_socket(__u32 netns, int direction, const struct way *what)
 {
-	__u32 refused = LOSS_REFUSED;
+	struct loss_key refused = {.why = LOSS_REFUSED};
 	struct traffic *loss = bpf_map_lookup_elem(&losses, &refused);
 
-	count_lost(loss && loss->way[SENT].packets ? LOSS_TABLE_FULL : LOSS_UNKNOWN, direction, what);
+	count_lost(loss && loss->way[SENT].packets ? LOSS_TABLE_FULL : LOSS_UNKNOWN, netns, direction, what);
 }
 
 #endif

@@ -50,6 +50,7 @@ SUBPROGRAM int enter_peer(__u64 cookie, struct record *record, const struct tupl
 	if (direction == RECEIVED && known && known->cookie != cookie && bpf_map_lookup_elem(&sockets, &known->cookie))
 		return 0;
 	fill_owned(&owned, cookie, record);
+	succeed(&owned, known);
 	bpf_map_update_elem(&peers, &key, &owned, BPF_ANY);
 	return 0;
 }
@@ -134,7 +135,7 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 				return 0;
 			}
 		}
-		count_unknown_socket(direction, &wire);
+		count_unknown_socket(netns_of_packet(skb), direction, &wire);
 		return 0;
 	}
 	/* One that is closed is gone, or about to be: its record was read. */
@@ -144,7 +145,7 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 	}
 	if (!record) {
-		count_unknown_socket(direction, &wire);
+		count_unknown_socket(netns_of_packet(skb), direction, &wire);
 		return 0;
 	}
 	add_way(way_of(record, direction), &wire);
@@ -184,10 +185,14 @@ static ALWAYS_INLINE int is_of_another(__u32 flags, const struct process *owner,
 /* Makes the current process, which sends, the owner of a socket that no process has been seen to use. */
 SUBPROGRAM int use_first(__u64 cookie, struct record *record)
 {
+	struct way none = {}, unread = {};
+
 	if (!record || !begin_change(record))
 		return 0;
+	unread.bytes = record->unread;
+	unread.packets = unread.bytes / (average(&record->received) ?: 1);
 	if (!(record->flags & UNUSED) && record->owner.tgid)
-		set_apart(cookie, record, 0, record->unread);
+		set_apart(cookie, record, &none, &unread);
 	current_user(record);
 	clear_flags(record, UNPROVEN);
 	end_change(record);
@@ -217,8 +222,7 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 		struct tcp_sock *tcp = record->flags & DATAGRAM ? 0 : bpf_skc_to_tcp_sock(sk);
 
 		if (tcp)
-			record->unread = wire.bytes + on_wire(since(tcp->rcv_nxt, tcp->copied_seq),
-							      record->received.bytes, tcp->bytes_received);
+			record->unread = wire.bytes + unread_of_stream(tcp, record, 0).bytes;
 		else if (record->flags & DATAGRAM)
 			add(&record->unread, wire.bytes);
 	}

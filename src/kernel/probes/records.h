@@ -89,6 +89,24 @@ static ALWAYS_INLINE void fill_owned(struct owned *owned, __u64 cookie, const st
 	owned->flags = record->flags;
 }
 
+/* Takes over from what is known of endpoints since when they are the socket's, or keeps that it was another's. */
+static ALWAYS_INLINE void succeed(struct owned *owned, struct owned *known)
+{
+	owned->former = 0;
+	owned->began_ns = bpf_ktime_get_boot_ns();
+	if (!known)
+		return;
+	if (known->cookie == owned->cookie) {
+		owned->former = known->former;
+		owned->began_ns = known->began_ns;
+		return;
+	}
+	owned->former = known->cookie;
+	if (!known->ended_ns)
+		known->ended_ns = owned->began_ns;
+	bpf_map_update_elem(&formers, &owned->former, known, BPF_ANY);
+}
+
 /* Lets the endpoints in a record lead to its socket and user. */
 SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
 {
@@ -98,13 +116,12 @@ SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
 	if (!record)
 		return 0;
 	tuple = record->tuple;
+	known = want_peers || record->ended_ns ? bpf_map_lookup_elem(&tuples, &tuple) : 0;
 	/* Once a connection has ended its endpoints may be another's. */
-	if (record->ended_ns) {
-		known = bpf_map_lookup_elem(&tuples, &tuple);
-		if (known && known->cookie != cookie)
-			return 0;
-	}
+	if (record->ended_ns && known && known->cookie != cookie)
+		return 0;
 	fill_owned(&owned, cookie, record);
+	succeed(&owned, want_peers ? known : 0);
 	bpf_map_update_elem(&tuples, &tuple, &owned, BPF_ANY);
 	return 0;
 }

@@ -81,33 +81,31 @@ static ALWAYS_INLINE struct share *share_of_current(__u64 cookie, __u32 netns)
 	return share;
 }
 
-/* What an owner has of a total, of which `others` is other accounts' and `later` bytes came after its last call. */
-static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const struct way *others, __u64 later)
+/* What an owner has of a total, of which `others` is other accounts' and `later` came after its last call. */
+static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const struct way *others,
+					      const struct way *later)
 {
-	struct way part = {.bytes = total->bytes - others->bytes, .packets = total->packets - others->packets};
-	__u64 size, packets;
+	struct way part = {.bytes = total->bytes - others->bytes - later->bytes,
+			   .packets = total->packets - others->packets - later->packets};
 
-	if ((__s64)part.bytes <= 0 || (__s64)part.packets <= 0 || later >= part.bytes) {
+	/* There is no packet without bytes, nor the other way round. */
+	if ((__s64)part.bytes <= 0)
 		part.bytes = part.packets = 0;
-		return part;
-	}
-	size = part.bytes / part.packets;
-	packets = size ? later / size : 0;
-	part.bytes -= later;
-	part.packets -= packets < part.packets ? packets : part.packets;
+	else if ((__s64)part.packets <= 0)
+		part.packets = 1;
 	return part;
 }
 
 /* Moves to the owner's account what is its own of what was counted so far. The record is the caller's to change. */
-SUBPROGRAM int set_apart(__u64 cookie, struct record *record, __u64 later_sent,
-					       __u64 later_received)
+SUBPROGRAM int set_apart(__u64 cookie, struct record *record, const struct way *later_sent,
+			 const struct way *later_received)
 {
 	struct share_key key = {.cookie = cookie};
 	struct way sent, received;
 	struct share *share;
 	int is_new = 0;
 
-	if (!record)
+	if (!record || !later_sent || !later_received)
 		return 0;
 	key.owner = record->owner;
 	sent = part_of_owner(&record->sent, &record->sent_apart, later_sent);
@@ -116,8 +114,8 @@ SUBPROGRAM int set_apart(__u64 cookie, struct record *record, __u64 later_sent,
 	add_way(&record->received_apart, &received);
 	share = open_share(&key, &is_new);
 	if (!share) {
-		count_lost(LOSS_TABLE_FULL, SENT, &sent);
-		count_lost(LOSS_TABLE_FULL, RECEIVED, &received);
+		count_lost(LOSS_TABLE_FULL, record->tuple.netns, SENT, &sent);
+		count_lost(LOSS_TABLE_FULL, record->tuple.netns, RECEIVED, &received);
 		return 0;
 	}
 	if (is_new) {
@@ -143,7 +141,7 @@ SUBPROGRAM int count_at_sender(__u64 cookie, struct record *record, const struct
 	if (share)
 		add_way(&share->traffic.way[SENT], wire);
 	else
-		count_lost(LOSS_TABLE_FULL, SENT, wire);
+		count_lost(LOSS_TABLE_FULL, record->tuple.netns, SENT, wire);
 	if (!(record->flags & SWITCHED))
 		__sync_fetch_and_or(&record->flags, SWITCHED);
 	return 0;
@@ -155,9 +153,15 @@ SUBPROGRAM int count_at_reader(__u64 cookie, struct record *record, __u64 bytes)
 {
 	struct way part = {.bytes = bytes, .packets = 1};
 	struct share *share;
+	__u64 left;
 
-	if (!record || record->received.bytes < record->received_apart.bytes + bytes)
+	if (!record)
 		return 0;
+	left = record->received.bytes - record->received_apart.bytes;
+	if ((__s64)left <= 0)
+		return 0;
+	if (part.bytes > left)
+		part.bytes = left;
 	share = share_of_current(cookie, record->tuple.netns);
 	if (!share)
 		return 0;

@@ -161,7 +161,7 @@ int capture_collect(struct bpf_iter__bpf_sk_storage_map *context)
 	if (!record || !(has_news(tally) || record->unread))
 		return 0;
 	bring_up_to_date(record, tally);
-	record->unread = unread(sk, record, 0);
+	record->unread = unread(sk, record, 0).bytes;
 	note_tcp(record, sk);
 	return 0;
 }
@@ -175,6 +175,23 @@ static ALWAYS_INLINE void name_holder(struct record *record, struct task_struct 
 	if (want_cgroups)
 		record->cgroup = note_cgroup(leader->cgroups);
 	bpf_probe_read_kernel(record->name, NAME, &leader->comm);
+}
+
+/* Makes a process that holds a socket its user in place of the listener's, since nobody has used it. */
+static SUBPROGRAM int name_inheritor(__u64 cookie, struct record *record, struct task_struct *leader,
+				     const struct process *holder)
+{
+	if (!record || !leader || !holder || !begin_change(record))
+		return 0;
+	if (record->flags & INHERITED) {
+		name_holder(record, leader, holder);
+		clear_flags(record, INHERITED);
+		set_flags(record, HELD);
+	}
+	end_change(record);
+	if (record->flags & NAMED)
+		enter_tuple(cookie, record);
+	return 0;
 }
 
 /* Notes that another process holds a socket as well. */
@@ -226,7 +243,7 @@ static SUBPROGRAM int seed_record(__u64 cookie, struct sock *sk, struct task_str
 	return 0;
 }
 
-/* Every socket that a process holds at the start. */
+/* Every socket that a process holds: at the start, and when connections have waited for their first use for long. */
 SEC("iter/task_file")
 int capture_seed(struct bpf_iter__task_file *context)
 {
@@ -265,7 +282,9 @@ int capture_seed(struct bpf_iter__task_file *context)
 	holder.tgid = task->tgid;
 	holder.padding = 0;
 	record = bpf_map_lookup_elem(&sockets, &cookie);
-	if (record)
+	if (record && record->flags & INHERITED)
+		name_inheritor(cookie, record, task->group_leader, &holder);
+	else if (record)
 		add_holder(cookie, record, task->group_leader, &holder);
 	else
 		seed_record(cookie, sk, task->group_leader, &holder);

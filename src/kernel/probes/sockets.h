@@ -29,7 +29,6 @@
 #define LOSS_UNKNOWN 0	  /* the socket has no record: the kernel's own, or older than the probes and held by nobody */
 #define LOSS_TABLE_FULL 1 /* there was no room for a record */
 #define LOSS_REFUSED 2	  /* no bytes: the packets are the records for which there was no room since the reader reset it */
-#define LOSSES 3
 
 #define NAME 16
 #define BUCKETS 32
@@ -149,6 +148,12 @@ struct tally {
 	struct calls calls;
 };
 
+/* Where bytes went that are in no record, in which network namespace: 0 for the records that found no room. */
+struct loss_key {
+	__u32 netns;
+	__u32 why;
+};
+
 struct share_key {
 	struct process owner;
 	__u64 cookie;
@@ -168,6 +173,10 @@ struct owned {
 	/* When the process started. */
 	__u64 start_ns;
 	__u64 cookie;
+	/* When the endpoints became the socket's. */
+	__u64 began_ns;
+	/* The cookie of the socket that had the endpoints before, or 0: see `formers`. */
+	__u64 former;
 	/* When the socket ended, or 0: its endpoints may be another's by then. */
 	__u64 ended_ns;
 	__u64 cgroup;

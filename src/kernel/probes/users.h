@@ -51,9 +51,10 @@ static ALWAYS_INLINE int is_kernel_thread(void)
 
 /* Makes the current process the owner: of what passes from the call under way on, and of what its owner before had not
  * used. What a listener or the creator of a socket has is all the first user's: nobody else counts it before. */
-SUBPROGRAM int change_owner(__u64 cookie, struct record *record, __u64 later_sent, __u64 later_received)
+SUBPROGRAM int change_owner(__u64 cookie, struct record *record, const struct way *later_sent,
+			    const struct way *later_received)
 {
-	if (!record || !begin_change(record))
+	if (!record || !later_sent || !later_received || !begin_change(record))
 		return 0;
 	if (!is_current(&record->owner)) {
 		if (keep_records && record->owner.tgid && !(record->flags & (INHERITED | UNUSED))) {
@@ -73,7 +74,7 @@ SUBPROGRAM int change_owner(__u64 cookie, struct record *record, __u64 later_sen
 static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct sock *sk, struct tally *tally,
 				    const struct payload *call)
 {
-	__u64 later_sent = 0, later_received = 0;
+	struct way later_sent = {}, later_received = {};
 
 	if (is_current(&record->owner)) {
 		if (UNLIKELY(record->flags & UNPROVEN)) {
@@ -90,14 +91,14 @@ static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct 
 	if (keep_records && record->flags & DATAGRAM && !(record->flags & UNPROVEN)) {
 		/* Its owner stays: each datagram is counted at the process that sends or reads it. */
 		if (call->received)
-			count_at_reader(cookie, record, average(&record->received));
+			count_at_reader(cookie, record, datagram(sk, record, call->received));
 		return;
 	}
 	if (keep_records) {
 		later_sent = sent_since(sk, record, call->sent);
 		later_received = unread(sk, record, call->received);
 	}
-	change_owner(cookie, record, later_sent, later_received);
+	change_owner(cookie, record, &later_sent, &later_received);
 }
 
 /* Makes the record of a socket that the current process uses. */

@@ -52,6 +52,22 @@ SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
 	}
 }
 
+/* The network namespace of the device that a packet is on. */
+SUBPROGRAM __u32 netns_of_packet(struct __sk_buff *skb)
+{
+	struct sk_buff *buffer = (struct sk_buff *)address_of(skb);
+	struct net_device *device = 0;
+	struct net *net = 0;
+	__u32 netns = 0;
+
+	READ(device, buffer->dev);
+	if (device)
+		READ(net, device->nd_net.net);
+	if (net)
+		READ(netns, net->ns.inum);
+	return netns;
+}
+
 static ALWAYS_INLINE __u32 link_header(struct __sk_buff *skb, struct link *link)
 {
 	__u32 device = skb->ifindex;
@@ -132,12 +148,19 @@ static ALWAYS_INLINE struct way measure(struct __sk_buff *skb, struct link *link
 	return wire;
 }
 
-/* How much of the wire so many bytes of payload have taken, where `carried` bytes have taken `total`. */
-static ALWAYS_INLINE __u64 on_wire(__u64 payload, __u64 total, __u64 carried)
+/* How much of the wire so many bytes of payload take in segments of this size, each with headers as the packets that carried
+ * `carried` bytes had on average. */
+static ALWAYS_INLINE struct way on_wire(__u64 payload, __u32 segment, const struct way *total, __u64 carried)
 {
-	if (!payload || !carried || total <= carried)
-		return payload;
-	return payload + (payload * (((total - carried) << 16) / carried) >> 16);
+	struct way wire = {.bytes = payload};
+	__u64 packets = total->packets, bytes = total->bytes;
+
+	if (!payload)
+		return wire;
+	wire.packets = segment ? (payload + segment - 1) / segment : 1;
+	if (packets && bytes > carried)
+		wire.bytes += wire.packets * ((bytes - carried) / packets);
+	return wire;
 }
 
 static ALWAYS_INLINE __u32 since(__u32 later, __u32 earlier)
@@ -155,22 +178,39 @@ static ALWAYS_INLINE __u64 average(const struct way *way)
 	return packets ? way->bytes / packets : 0;
 }
 
-/* Bytes that have been received and not been read, estimated: the wire's share of what is in the socket's queue, and of
- * `payload`, which has just been read. */
-static ALWAYS_INLINE __u64 unread(struct sock *sk, const struct record *record, __u64 payload)
+/* What a datagram has taken of which a process has just read so much payload. */
+static ALWAYS_INLINE __u64 datagram(struct sock *sk, const struct record *record, __u32 payload)
 {
+	int is_v4 = sk->__sk_common.skc_family == AF_INET ||
+		    (record->tuple.local[10] == 0xff && record->tuple.local[11] == 0xff);
+
+	if (sk->sk_protocol != IPPROTO_UDP && sk->sk_protocol != IPPROTO_UDPLITE)
+		return average(&record->received);
+	return record->link.header + (is_v4 ? 20 : 40) + UDP_HEADER + payload;
+}
+
+/* What has been received of a connection and not been read: what is in the socket's queue, and `payload`, which has just
+ * been read. */
+static ALWAYS_INLINE struct way unread_of_stream(struct tcp_sock *tcp, const struct record *record, __u64 payload)
+{
+	return on_wire(since(tcp->rcv_nxt, tcp->copied_seq) + payload, tcp->advmss, &record->received,
+		       tcp->bytes_received);
+}
+
+/* What has been received and not been read, estimated: the wire's share of what is in the socket's queue, and of `payload`,
+ * which has just been read. */
+static ALWAYS_INLINE struct way unread(struct sock *sk, const struct record *record, __u64 payload)
+{
+	struct way wire = {.bytes = payload, .packets = !!payload};
 	__u32 queued;
 
 	if (sk->sk_protocol == IPPROTO_TCP) {
 		struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 
-		if (!tcp)
-			return payload;
-		return on_wire(since(tcp->rcv_nxt, tcp->copied_seq) + payload, record->received.bytes,
-			       tcp->bytes_received);
+		return tcp ? unread_of_stream(tcp, record, payload) : wire;
 	}
 	if (!(record->flags & DATAGRAM))
-		return payload;
+		return wire;
 	queued = sk->sk_receive_queue.qlen;
 	if (sk->sk_protocol == IPPROTO_UDP || sk->sk_protocol == IPPROTO_UDPLITE) {
 		__u32 moved = 0;
@@ -180,21 +220,27 @@ static ALWAYS_INLINE __u64 unread(struct sock *sk, const struct record *record, 
 	}
 	if (payload)
 		queued++;
-	return queued * average(&record->received);
+	wire.bytes = queued * average(&record->received);
+	wire.packets = queued;
+	return wire;
 }
 
-/* Bytes that have been sent since the call under way began, which hands over `payload`. What leaves during the call is
- * counted as it leaves (DATAGRAM). */
-static ALWAYS_INLINE __u64 sent_since(struct sock *sk, const struct record *record, __u64 payload)
+/* What has been sent since the call under way began, which hands over `payload`. What leaves during the call is counted as it
+ * leaves (DATAGRAM). */
+static ALWAYS_INLINE struct way sent_since(struct sock *sk, const struct record *record, __u64 payload)
 {
+	struct way wire = {};
 	struct tcp_sock *tcp;
 
 	if (record->flags & DATAGRAM)
-		return 0;
+		return wire;
 	tcp = sk->sk_protocol == IPPROTO_TCP ? bpf_skc_to_tcp_sock(sk) : 0;
-	if (!tcp)
-		return payload;
-	return on_wire(since(tcp->snd_nxt, tcp->write_seq - (__u32)payload), record->sent.bytes, tcp->bytes_sent);
+	if (tcp)
+		return on_wire(since(tcp->snd_nxt, tcp->write_seq - (__u32)payload), tcp->mss_cache, &record->sent,
+			       tcp->bytes_sent);
+	wire.bytes = payload;
+	wire.packets = !!payload;
+	return wire;
 }
 
 #endif
