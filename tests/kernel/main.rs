@@ -33,6 +33,7 @@ mod privilege;
 mod reading;
 mod sharing;
 mod together;
+mod turns;
 mod types;
 mod watching;
 
