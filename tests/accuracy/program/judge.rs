@@ -9,7 +9,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// How much a process's connections may be larger than the average.
+/// How much a process's connections may be larger or smaller than the average. One that retransmits is larger still: what is
+/// beyond is another process's only as far as others have less.
 const TOLERANCE: f64 = 0.1;
 
 /// Bytes sent and received.
@@ -56,11 +57,24 @@ pub fn judge(ends: &[End], said: &BTreeMap<i32, Credit>) -> Verdict {
     let mut strangers = said.clone();
     for end in ends {
         let all: u64 = end.connections.values().sum();
+        let credits: Vec<(u64, Credit)> = end
+            .connections
+            .iter()
+            .map(|(pid, &connections)| (connections, strangers.remove(pid).unwrap_or_default()))
+            .collect();
+        let lacking = |truth: u64, of: fn(&Credit) -> u64| -> u64 {
+            let all_lack = credits.iter().map(|(connections, credit)| {
+                share_of(truth, *connections, all, 1.0 - TOLERANCE).saturating_sub(of(credit))
+            });
+            all_lack.sum()
+        };
+        let mut lack =
+            (lacking(end.truth.0, |credit| credit.bytes.0), lacking(end.truth.1, |credit| credit.bytes.1));
         let mut right = (0, 0);
-        for (pid, &connections) in &end.connections {
-            let Some(credit) = strangers.remove(pid) else { continue };
-            let (sent, sent_wrong) = split(credit.bytes.0, end.truth.0, connections, all);
-            let (received, received_wrong) = split(credit.bytes.1, end.truth.1, connections, all);
+        for (connections, credit) in &credits {
+            let (sent, sent_wrong) = split(credit.bytes.0, end.truth.0, *connections, all, &mut lack.0);
+            let (received, received_wrong) =
+                split(credit.bytes.1, end.truth.1, *connections, all, &mut lack.1);
             right = (right.0 + sent, right.1 + received);
             verdict.add_wrong(sent_wrong + received_wrong, credit.flagged);
         }
@@ -88,14 +102,21 @@ impl Verdict {
     }
 }
 
-/// What of the bytes that a process was credited with can be its own, and what cannot.
-fn split(credited: u64, truth: u64, connections: u64, all: u64) -> (u64, u64) {
-    let own = match connections == all {
+/// What of the bytes that a process was credited with can be its own, and what cannot: of those beyond the tolerance no more
+/// than others lack, which is taken off.
+fn split(credited: u64, truth: u64, connections: u64, all: u64, lack: &mut u64) -> (u64, u64) {
+    let beyond = credited.saturating_sub(share_of(truth, connections, all, 1.0 + TOLERANCE));
+    let wrong = if connections == all { beyond } else { beyond.min(*lack) };
+    *lack = lack.saturating_sub(wrong);
+    (credited - wrong, wrong)
+}
+
+/// The share of so many connections in the bytes of all, times a tolerance.
+fn share_of(truth: u64, connections: u64, all: u64, tolerance: f64) -> u64 {
+    match connections == all {
         true => truth,
-        false => (truth as f64 * connections as f64 / all as f64 * (1.0 + TOLERANCE)) as u64,
-    };
-    let right = credited.min(own);
-    (right, credited - right)
+        false => (truth as f64 * connections as f64 / all as f64 * tolerance) as u64,
+    }
 }
 
 /// A share in percent; of nothing, everything.
@@ -138,7 +159,25 @@ mod tests {
         let verdict = judge(&ends, &BTreeMap::from([(1, credit(1050, 0, 0)), (2, credit(1950, 0, 0))]));
         assert_eq!((verdict.right, verdict.wrong), (3000, 0));
         let verdict = judge(&ends, &BTreeMap::from([(1, credit(3000, 0, 0))]));
-        assert_eq!((verdict.right, verdict.wrong), (1100, 1900));
+        assert_eq!((verdict.right, verdict.wrong), (1200, 1800));
+        // One of many has retransmitted, and nobody lacks what it has more.
+        let many: Vec<(i32, u64)> = (1..=20).map(|pid| (pid, 1)).collect();
+        let said = |first: u64, second: u64| -> BTreeMap<i32, Credit> {
+            let bytes = |pid| {
+                if pid == 1 {
+                    first
+                } else if pid == 2 {
+                    second
+                } else {
+                    1000
+                }
+            };
+            (1..=20).map(|pid| (pid, credit(bytes(pid), 0, 0))).collect()
+        };
+        let verdict = judge(&[end((20_500, 0), &many)], &said(1500, 1000));
+        assert_eq!((verdict.right, verdict.wrong), (20_500, 0));
+        let verdict = judge(&[end((20_000, 0), &many)], &said(1500, 500));
+        assert_eq!((verdict.right, verdict.wrong), (19_600, 400));
         let verdict = judge(&ends, &BTreeMap::from([(1, credit(1100, 0, 0)), (2, credit(2100, 0, 0))]));
         assert_eq!((verdict.right, verdict.wrong), (3000, 200));
     }
