@@ -50,6 +50,10 @@
 #define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE)
 #define BPF_ENUM_VALUE 1
 
+/* Whether the running kernel has the value of an enumeration at all. */
+#define HAS_ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE_EXISTS)
+#define BPF_ENUM_VALUE_EXISTS 0
+
 /* Members of a map's description, as libbpf(3) lays them down. */
 #define MAP_NUMBER(name, value) int(*name)[value]
 #define MAP_TYPE(name, type) type *name
@@ -223,6 +227,7 @@ struct sk_buff {
 
 enum skb_drop_reason {
 	SKB_DROP_REASON_SOCKET_RCVBUFF = 6,
+	SKB_DROP_REASON_QUEUE_PURGE = 83,
 };
 
 struct bpf_iter_meta {

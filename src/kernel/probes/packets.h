@@ -353,6 +353,10 @@ int capture_drop(__u64 *context)
 
 	if (!keep_records || (int)context[2] == full || !skb->dev)
 		return 0;
+	/* Newer kernels say so of what has lain in the queue of a socket at its end, which has counted it. */
+	if (HAS_ENUM_VALUE(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE) &&
+	    (int)context[2] == (int)ENUM_VALUE(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))
+		return 0;
 	/* TCP has not come to it. Others are in pieces, some of which are freed after their connection's end (kernels up
 	 * to 6.1 say so here). */
 	if (skb->data != skb->head + skb->transport_header)
