@@ -11,6 +11,7 @@ mod ended;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
+mod nat;
 mod offload;
 
 use capture::config::{Engine, Options};

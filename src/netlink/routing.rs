@@ -1,6 +1,6 @@
-//! Whether packets to an address stay in the network namespace, by its routes (rtnetlink(7)).
+//! Whether packets to an address stay in the network namespace, and whether others are forwarded there (rtnetlink(7)).
 
-use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, begin, errno_of, messages, put, u32_at};
+use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, attributes, begin, errno_of, messages, put, u32_at};
 use super::socket::Socket;
 use crate::model::Address;
 use nix::errno::Errno;
@@ -10,26 +10,30 @@ const ROUTE_HEADER: usize = 12;
 const TYPE: usize = 7;
 /// `RTA_DST`.
 const DESTINATION: u16 = 1;
-/// One route is told in some 100 bytes.
-const BUFFER: usize = 4 << 10;
+/// `RTM_GETNETCONF`, bytes of `struct netconfmsg`, `NETCONFA_FORWARDING` (linux/netconf.h).
+const GET_SETTINGS: u16 = 82;
+const SETTINGS_HEADER: usize = 4;
+const FORWARDING: u16 = 2;
+/// The kernel answers a dump in pieces of at most 32 KiB.
+const BUFFER: usize = 32 << 10;
 
-/// Asks for the routes of addresses. It belongs to the network namespace of the thread that opened it, and may be used
+/// Asks for routes and settings. It belongs to the network namespace of the thread that opened it, and may be used
 /// from any.
 #[derive(Debug)]
-pub struct LocalRoute {
+pub struct Routing {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-impl LocalRoute {
+impl Routing {
     /// Opens the socket. Needs no capability.
     ///
     /// # Errors
     /// What socket(2) says.
-    pub fn open() -> nix::Result<LocalRoute> {
+    pub fn open() -> nix::Result<Routing> {
         let socket = Socket::for_questions(libc::NETLINK_ROUTE)?;
-        Ok(LocalRoute { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Routing { socket, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
     /// Whether packets to `address` are delivered in the namespace: it is an address of a device, or a route of the
@@ -68,6 +72,46 @@ impl LocalRoute {
             }
         }
     }
+
+    /// Whether any device passes on packets that are not for this host, of IPv4 or of IPv6.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn forwards(&mut self) -> nix::Result<bool> {
+        Ok(self.has_forwarding(libc::AF_INET)? || self.has_forwarding(libc::AF_INET6)?)
+    }
+
+    fn has_forwarding(&mut self, family: i32) -> nix::Result<bool> {
+        let mut message = [0; MESSAGE_HEADER + SETTINGS_HEADER];
+        self.sequence = self.sequence.wrapping_add(1);
+        begin(&mut message, GET_SETTINGS, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, self.sequence);
+        message[MESSAGE_HEADER] = family as u8;
+        self.socket.send(&message)?;
+        let mut found = false;
+        loop {
+            for message in messages(self.socket.receive(&mut self.buffer)?) {
+                let message = message?;
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                match i32::from(message.kind) {
+                    libc::NLMSG_DONE => return Ok(found),
+                    libc::NLMSG_ERROR => {
+                        return match u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of) {
+                            // A kernel without the family.
+                            Errno::EOPNOTSUPP => Ok(false),
+                            errno => Err(errno),
+                        };
+                    }
+                    _ => {
+                        let settings = message.payload.get(SETTINGS_HEADER..).unwrap_or_default();
+                        found |= attributes(settings)
+                            .any(|(kind, value)| kind == FORWARDING && u32_at(value, 0) != Some(0));
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -86,15 +130,34 @@ mod tests {
             assert!(ip("link add away type veth peer name other") && ip("link set away up"));
             assert!(ip("address add 10.3.0.1/24 dev away") && ip("address add fd03::1/64 dev away nodad"));
             assert!(ip("route add unreachable 10.4.0.0/24") && ip("route add prohibit 10.5.0.0/24"));
-            let mut route = LocalRoute::open().unwrap();
+            let mut routing = Routing::open().unwrap();
             let stay =
                 ["127.0.0.9", "10.1.0.1", "10.2.0.7", "10.3.0.1", "::1", "fd01::1", "fd02::7", "fd03::1"];
             let leave = ["10.3.0.2", "fd03::2", "192.0.2.1", "2001:db8::1", "10.4.0.1", "10.5.0.1"];
             for (texts, expected) in [(&stay[..], true), (&leave[..], false)] {
                 for text in texts {
                     let address = Address::from(text.parse::<IpAddr>().unwrap());
-                    assert_eq!(route.is_local(&address), Ok(expected), "{text}");
+                    assert_eq!(routing.is_local(&address), Ok(expected), "{text}");
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn one_device_that_forwards_is_enough_root() {
+        alone(|| {
+            let set = |name: &str, value: &str| {
+                std::fs::write(format!("/proc/sys/net/{name}/forwarding"), value).unwrap();
+            };
+            let mut routing = Routing::open().unwrap();
+            set("ipv4/conf/all", "0");
+            set("ipv6/conf/all", "0");
+            assert_eq!(routing.forwards(), Ok(false));
+            for device in ["ipv4/conf/lo", "ipv6/conf/lo", "ipv4/conf/all", "ipv6/conf/all"] {
+                set(device, "1");
+                assert_eq!(routing.forwards(), Ok(true), "{device}");
+                set(device, "0");
+                assert_eq!(routing.forwards(), Ok(false), "{device}");
             }
         });
     }
