@@ -68,7 +68,7 @@ impl Conntrack {
     /// the wire: those of the local socket, or of the container that the packets are forwarded to. The same ones if
     /// nothing is translated. `None`: such a connection is not tracked, or not any more, or not in the default zone.
     ///
-    /// Needs CAP_NET_ADMIN. Costs two system calls, some 2 to 4 µs.
+    /// Needs CAP_NET_ADMIN. Costs two system calls, some 3 to 8 µs.
     ///
     /// # Errors
     /// `EPERM` without the capability; what else the kernel says.
