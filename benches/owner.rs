@@ -6,7 +6,7 @@
 
 use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
 use capture::netlink::InetDiag;
-use capture::owner::{EarlyOwners, FirstLook, Hints, Side};
+use capture::owner::{EarlyOwners, FirstLook, Hints, Side, Translations};
 use capture::process::ProcRoot;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::fs::{File, read_link};
@@ -46,8 +46,9 @@ fn first_look(criterion: &mut Criterion) {
         });
         let root = Arc::new(ProcRoot::open(Path::new("/proc")).expect("/proc"));
         let hints = Arc::new(Hints::default());
-        let mut look = FirstLook::new(root, Arc::new(EarlyOwners::default()), Arc::clone(&hints));
-        look.add_namespace(Namespace::HOME, diag);
+        let mut look =
+            FirstLook::new(Arc::clone(&root), Arc::new(EarlyOwners::default()), Arc::clone(&hints));
+        look.add_namespace(Namespace::HOME, diag, Translations::open(root, true));
         look.tell_events(true);
         hints.set_busy(std::iter::once(std::process::id() as i32));
         look.learn();

@@ -628,7 +628,8 @@ typedef struct CapturePacket {
     uint8_t source_address[16];
     // Where it goes.
     uint8_t destination_address[16];
-    // Port it comes from, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    // Port it comes from, in host byte order; the identifier of an ICMP echo at the end that asks; 0 where there is
+    // none.
     uint16_t source_port;
     // Port it goes to.
     uint16_t destination_port;
@@ -656,7 +657,7 @@ typedef struct CaptureFlow {
     uint8_t local_address[16];
     // Address of the other end.
     uint8_t remote_address[16];
-    // Port of this end, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    // Port of this end, in host byte order; the identifier of an ICMP echo at the end that asks; 0 where there is none.
     uint16_t local_port;
     // Port of the other end.
     uint16_t remote_port;
@@ -792,10 +793,12 @@ typedef struct CaptureStats {
     uint64_t bytes_queue_full;
     // Bytes of later fragments whose first fragment was not seen.
     uint64_t bytes_fragment;
-    // Bytes forwarded or overheard: neither end is in the network namespace where they were seen. With `namespaces`
-    // that is also what those send and receive by way of this one, besides being counted where it has its ends.
+    // Bytes forwarded or overheard: neither end is in the network namespace where they were seen, also where this host
+    // has put an address of its own in place of one of them (masquerading, published ports). With `namespaces` that
+    // is also what those send and receive by way of this one, besides being counted where it has its ends.
     uint64_t bytes_not_local;
-    // Bytes of protocols whose sockets cannot be looked up.
+    // Bytes of messages that the kernel sends and answers itself, such as echo requests to this host and their replies,
+    // and of protocols whose sockets cannot be looked up.
     uint64_t bytes_no_ports;
     // Bytes of processes that had already been reported as ended.
     uint64_t bytes_owner_ended;

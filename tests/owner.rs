@@ -199,7 +199,7 @@ fn root_threads_own_network_namespace_and_raw_sockets(sockets: Sockets) -> Resul
             let flow = key(Protocol::UDP, local.into(), "127.0.0.1:9".parse()?);
             let mut live = Live::new(sockets)?;
             assert_eq!(live.first(flow), owned(me, Quality::Guessed)?);
-            let echo = key(Protocol::ICMP, "127.0.0.1:77".parse()?, "127.0.0.2:77".parse()?);
+            let echo = key(Protocol::ICMP, "127.0.0.1:77".parse()?, "127.0.0.2:0".parse()?);
             assert_eq!(live.last(echo), Outcome::Unowned(Unowned::NoSocket));
             // SAFETY: socket(2) touches no memory; its result is checked before it is used.
             let raw = unsafe {

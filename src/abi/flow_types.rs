@@ -141,7 +141,7 @@ pub struct CaptureFlow {
     pub local_address: [u8; 16],
     /// Address of the other end.
     pub remote_address: [u8; 16],
-    /// Port of this end, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    /// Port of this end, in host byte order; the identifier of an ICMP echo at the end that asks; 0 where there is none.
     pub local_port: u16,
     /// Port of the other end.
     pub remote_port: u16,

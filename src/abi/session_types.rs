@@ -202,7 +202,8 @@ pub struct CapturePacket {
     pub source_address: [u8; 16],
     /// Where it goes.
     pub destination_address: [u8; 16],
-    /// Port it comes from, in host byte order; the identifier of an ICMP echo; 0 where there is none.
+    /// Port it comes from, in host byte order; the identifier of an ICMP echo at the end that asks; 0 where there is
+    /// none.
     pub source_port: u16,
     /// Port it goes to.
     pub destination_port: u16,
@@ -294,10 +295,12 @@ pub struct CaptureStats {
     pub bytes_queue_full: u64,
     /// Bytes of later fragments whose first fragment was not seen.
     pub bytes_fragment: u64,
-    /// Bytes forwarded or overheard: neither end is in the network namespace where they were seen. With `namespaces`
-    /// that is also what those send and receive by way of this one, besides being counted where it has its ends.
+    /// Bytes forwarded or overheard: neither end is in the network namespace where they were seen, also where this host
+    /// has put an address of its own in place of one of them (masquerading, published ports). With `namespaces` that
+    /// is also what those send and receive by way of this one, besides being counted where it has its ends.
     pub bytes_not_local: u64,
-    /// Bytes of protocols whose sockets cannot be looked up.
+    /// Bytes of messages that the kernel sends and answers itself, such as echo requests to this host and their replies,
+    /// and of protocols whose sockets cannot be looked up.
     pub bytes_no_ports: u64,
     /// Bytes of processes that had already been reported as ended.
     pub bytes_owner_ended: u64,

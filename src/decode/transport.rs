@@ -42,8 +42,8 @@ pub(super) fn read(protocol: u8, payload: &[u8]) -> Result<Transport, Undecoded>
             Ok(Transport { flags: TcpFlags(flags), ..ports(payload)? })
         }
         Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | DCCP => ports(payload),
-        Protocol::ICMP => identifier(payload, icmp_has_identifier),
-        Protocol::ICMPV6 => identifier(payload, icmpv6_has_identifier),
+        Protocol::ICMP => identifier(payload, icmp_exchange),
+        Protocol::ICMPV6 => identifier(payload, icmpv6_exchange),
         _ => Ok(Transport::default()),
     }
 }
@@ -97,27 +97,44 @@ fn ports(payload: &[u8]) -> Result<Transport, Undecoded> {
     })
 }
 
-/// The identifier stands in the same place of every ICMP message that has one. Request and reply carry the same,
-/// and a ping socket has it for its port (icmp(7)), so it is the port of both ends.
+/// An ICMP message with an identifier.
+#[derive(Clone, Copy)]
+enum Exchange {
+    Request,
+    Reply,
+}
+
+/// The identifier stands in the same place of every ICMP message that has one. Request and reply carry the same. A ping
+/// socket has it for its port (icmp(7)), so it is the port of the end that asks. The end that answers, the kernel as a
+/// rule, has none: a process that asks is thereby told from the kernel that answers, also between the same addresses.
 #[inline]
-fn identifier(payload: &[u8], has_identifier: fn(u8) -> bool) -> Result<Transport, Undecoded> {
+fn identifier(payload: &[u8], exchange: fn(u8) -> Option<Exchange>) -> Result<Transport, Undecoded> {
     let kind = *payload.first().ok_or(Undecoded::Truncated)?;
-    if !has_identifier(kind) {
-        return Ok(Transport::default());
-    }
+    let Some(exchange) = exchange(kind) else { return Ok(Transport::default()) };
     let (header, _) = payload.split_first_chunk::<6>().ok_or(Undecoded::Truncated)?;
     let id = u16::from_be_bytes([header[4], header[5]]);
-    Ok(Transport { source: id, destination: id, flags: TcpFlags::default() })
+    Ok(match exchange {
+        Exchange::Request => Transport { source: id, ..Transport::default() },
+        Exchange::Reply => Transport { destination: id, ..Transport::default() },
+    })
 }
 
 /// Echo, timestamp and information (RFC 792), address mask (RFC 950), extended echo (RFC 8335).
-fn icmp_has_identifier(kind: u8) -> bool {
-    matches!(kind, 0 | 8 | 13..=18 | 42 | 43)
+fn icmp_exchange(kind: u8) -> Option<Exchange> {
+    match kind {
+        8 | 13 | 15 | 17 | 42 => Some(Exchange::Request),
+        0 | 14 | 16 | 18 | 43 => Some(Exchange::Reply),
+        _ => None,
+    }
 }
 
 /// Echo (RFC 4443, 4) and extended echo (RFC 8335).
-fn icmpv6_has_identifier(kind: u8) -> bool {
-    matches!(kind, 128 | 129 | 160 | 161)
+fn icmpv6_exchange(kind: u8) -> Option<Exchange> {
+    match kind {
+        128 | 160 => Some(Exchange::Request),
+        129 | 161 => Some(Exchange::Reply),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -178,13 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn icmp_identifiers_are_both_ports() {
-        for kind in [0, 8, 13, 14, 15, 16, 17, 18, 42, 43] {
-            assert_eq!(ends(1, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), (0x1234, 0x1234), "type {kind}");
-            assert_eq!(read(1, &[kind, 0, 0, 0, 0x12]), Err(Undecoded::Truncated));
+    fn an_icmp_identifier_is_the_port_of_the_end_that_asks() {
+        for (request, reply) in [(8, 0), (13, 14), (15, 16), (17, 18), (42, 43)] {
+            for (kind, expected) in [(request, (0x1234, 0)), (reply, (0, 0x1234))] {
+                assert_eq!(ends(1, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), expected, "type {kind}");
+                assert_eq!(read(1, &[kind, 0, 0, 0, 0x12]), Err(Undecoded::Truncated));
+            }
         }
-        for kind in [128, 129, 160, 161] {
-            assert_eq!(ends(58, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), (0x1234, 0x1234), "type {kind}");
+        for (request, reply) in [(128, 129), (160, 161)] {
+            for (kind, expected) in [(request, (0x1234, 0)), (reply, (0, 0x1234))] {
+                assert_eq!(ends(58, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), expected, "type {kind}");
+            }
         }
         assert_eq!(read(1, &[]), Err(Undecoded::Truncated));
     }

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
 use crate::netlink::{Happening, InetDiag, ProcessEvent, ProcessEvents};
-use crate::owner::{FirstLook, FirstStats, Side};
+use crate::owner::{FirstLook, FirstStats, Side, Translations};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPackets};
 use nix::errno::Errno;
@@ -158,12 +158,14 @@ impl First {
             self.look.remove_namespace(*gone);
         }
         for entry in changes.come.iter().filter(|_| self.looks) {
-            match enter(entry, || Ok((FirstPackets::open()?, InetDiag::open()))) {
-                Ok(Ok((socket, Ok(diag)))) => {
+            let root = Arc::clone(self.look.root());
+            let open = || Ok((FirstPackets::open()?, InetDiag::open(), Translations::open(root, false)));
+            match enter(entry, open) {
+                Ok(Ok((socket, Ok(diag), translations))) => {
                     self.sockets.push((entry.namespace, socket));
-                    self.look.add_namespace(entry.namespace, diag);
+                    self.look.add_namespace(entry.namespace, diag, translations);
                 }
-                Ok(Ok((_, Err(errno)))) => warn!("first packets in {}: {errno}", entry.path.display()),
+                Ok(Ok((_, Err(errno), _))) => warn!("first packets in {}: {errno}", entry.path.display()),
                 Ok(Err::<_, Error>(error)) => warn!("first packets in {}: {error}", entry.path.display()),
                 Err(error) => info!("{}: {error}", entry.path.display()),
             }

@@ -9,7 +9,11 @@ pub const CAP_NET_RAW: u32 = 13;
 /// What each capability would bring, by its number in `linux/capability.h`.
 const WANTED: [(u32, &str, &str); 6] = [
     (2, "CAP_DAC_READ_SEARCH", "descriptors of other users' processes, and so the owners of their sockets"),
-    (12, "CAP_NET_ADMIN", "news of processes that start and end, and so the owners of short-lived ones"),
+    (
+        12,
+        "CAP_NET_ADMIN",
+        "news of processes that start and end, and so the owners of short-lived ones; owners behind translated addresses",
+    ),
     (CAP_NET_RAW, "CAP_NET_RAW", "packets, and so all network figures"),
     (19, "CAP_SYS_PTRACE", "I/O figures and descriptors of other users' processes"),
     (

@@ -10,7 +10,7 @@ use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{FlowKey, Owner, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
-use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus};
+use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus, Translations};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -178,14 +178,16 @@ impl Resolver {
                 let mut query = Query::new(request.key, asked);
                 if !request.is_over
                     && let Some(early) = self.early.get(&request.key, request.first)
+                    && self.finder.learn(&request.key, &early, now)
                 {
-                    self.finder.learn(&request.key, &early, now);
                     query.outcome = Outcome::Owned(early.owner);
                 }
                 self.queries.push(query);
             }
-            let listeners = self.ask_kernel(now, ledger);
-            self.finder.find(&mut self.queries, now);
+            let mut listeners = self.ask_kernel(now, ledger);
+            while self.finder.find(&mut self.queries, now) {
+                listeners.extend(self.ask_kernel(now, ledger));
+            }
             self.log_faults();
             for (index, found) in listeners {
                 if let Some(query) = self.queries.get_mut(index)
@@ -229,7 +231,9 @@ impl Resolver {
             .enumerate()
             .filter(|(_, (query, _))| query.is_due(now))
         {
-            let Some(found) = kernel.find(request, &clocks) else { continue };
+            // By the endpoints of the socket, where the wire has others.
+            let question = Request { key: query.key, ..*request };
+            let Some(found) = kernel.find(&question, &clocks) else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
                 Claim::Listener if !request.is_over => listeners.push((index, found)),
@@ -263,6 +267,10 @@ impl Resolver {
         for entry in &changes.come {
             let diag = enter(entry, InetDiag::open).ok().and_then(Result::ok);
             self.finder.add_namespace(entry.namespace, diag, entry.pid);
+            let root = Arc::clone(self.finder.root());
+            if let Ok(translations) = enter(entry, || Translations::open(root, false)) {
+                self.finder.translate(entry.namespace, translations);
+            }
         }
     }
 

@@ -298,8 +298,12 @@ impl Drain {
         let has_room = *held < CAPACITY / 10 * 9;
         let mut over = Vec::new();
         let mut lose = |key: &LossKey, more: &Counts| {
-            // Else there was no room for a record or an account.
-            let reason = if key.why == LOSS_UNKNOWN { Unowned::NoHolder } else { Unowned::QueueFull };
+            let reason = match key.why {
+                LOSS_UNKNOWN => Unowned::NoHolder,
+                LOSS_ANSWERED => Unowned::NoPorts,
+                // There was no room for a record or an account.
+                _ => Unowned::QueueFull,
+            };
             own.lose(reason, key.netns, more);
             subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, key.netns, more));
         };

@@ -31,8 +31,10 @@ pub(super) const BEGAN: u32 = 512;
 pub(super) const NAME: usize = 16;
 /// The socket of these bytes has no record.
 pub(super) const LOSS_UNKNOWN: u32 = 0;
+/// The kernel has answered an ICMP message by itself.
+pub(super) const LOSS_ANSWERED: u32 = 2;
 /// No bytes: the packets sent are the records for which there was no room since the slot was reset.
-pub(super) const LOSS_REFUSED: u32 = 2;
+pub(super) const LOSS_REFUSED: u32 = 3;
 
 /// Number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;

@@ -89,7 +89,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// An address and a port. Protocols without ports use 0; ICMP echo uses its identifier.
+/// An address and a port. Protocols without ports use 0; of an ICMP echo the end that asks has its identifier.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// The address.

@@ -81,9 +81,9 @@ pub enum Unowned {
     QueueFull = 5,
     /// A later fragment whose first fragment was not seen.
     Fragment = 6,
-    /// Neither end is on this host: forwarded or overheard.
+    /// Neither end is on this host: forwarded, also with an address of this host in place of one of them, or overheard.
     NotLocal = 7,
-    /// The protocol has no sockets that could be looked up.
+    /// The kernel sends and answers such messages itself, or the protocol has no sockets that could be looked up.
     NoPorts = 8,
     /// The owner ended and was reported as removed before these bytes arrived.
     OwnerEnded = 9,

@@ -86,7 +86,8 @@ pub enum Fragment {
 pub struct Packet {
     /// The transport protocol, after IPv6 extension headers.
     pub protocol: Protocol,
-    /// Where it comes from. For ICMP echo both ports are the identifier; protocols without ports have 0.
+    /// Where it comes from. Of an ICMP echo the end that asks has the identifier as its port and the one that answers 0;
+    /// protocols without ports have 0.
     pub source: Endpoint,
     /// Where it goes.
     pub destination: Endpoint,

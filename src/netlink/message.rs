@@ -5,7 +5,7 @@ use nix::errno::Errno;
 /// Bytes of a `struct nlmsghdr`.
 pub(crate) const MESSAGE_HEADER: usize = size_of::<libc::nlmsghdr>();
 /// Bytes of a `struct nlattr`.
-const ATTRIBUTE_HEADER: usize = 4;
+pub(crate) const ATTRIBUTE_HEADER: usize = 4;
 /// Removes the flags that the kernel sets in an attribute's type (`NLA_TYPE_MASK`).
 const ATTRIBUTE_TYPE: u16 = 0x3fff;
 

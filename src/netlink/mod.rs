@@ -1,16 +1,20 @@
 //! Sockets and codec of netlink(7), shared by what the kernel tells over it: interfaces and addresses, the sockets of
-//! sock_diag(7), the ends of sockets, and the lives of processes.
+//! sock_diag(7), translated connections, routes, the ends of sockets, and the lives of processes.
 
+mod conntrack;
 mod ended;
 mod inet_diag;
 mod message;
 mod process_events;
+mod routing;
 mod socket;
 mod tcp_info;
 
+pub use conntrack::Conntrack;
 pub use ended::Ended;
 pub use inet_diag::{InetDiag, InetSocket};
 pub use process_events::{Happening, ProcessEvent, ProcessEvents};
+pub use routing::Routing;
 pub use tcp_info::TcpInfo;
 
 pub(crate) use message::{

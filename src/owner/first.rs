@@ -8,6 +8,7 @@ use super::early::{Early, EarlyOwners};
 use super::hints::{Finding, Hints};
 use super::likely::Side;
 use super::search::{Search, Sought};
+use super::translation::{Behind, Translations};
 use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
 use crate::process::ProcRoot;
@@ -84,11 +85,32 @@ enum Sight {
     Later,
 }
 
+/// What is asked for the sockets of a namespace.
+struct Sockets {
+    diag: InetDiag,
+    translations: Translations,
+}
+
+impl Sockets {
+    /// The socket of a flow, also behind translated addresses, and the endpoints by which it was found.
+    fn find(&mut self, key: &FlowKey, now: Instant) -> Option<(InetSocket, FlowKey)> {
+        let found = self.diag.find(key).ok()?;
+        if let Some(socket) = found.filter(|socket| socket.state != LISTEN) {
+            return Some((socket, *key));
+        }
+        // A connection that is being opened would have been found instead of the listener.
+        let Behind::Socket(own) = self.translations.behind(key, now) else { return None };
+        let found = self.diag.find(&own).ok()??;
+        (found.state != LISTEN).then_some((found, own))
+    }
+}
+
 /// The search. One thread has it.
 pub struct FirstLook {
     early: Arc<EarlyOwners>,
     hints: Arc<Hints>,
-    sockets: HashMap<Namespace, InetDiag>,
+    root: Arc<ProcRoot>,
+    sockets: HashMap<Namespace, Sockets>,
     search: Search,
     waiting: BTreeMap<(Instant, u64), Waiting>,
     number: u64,
@@ -102,6 +124,7 @@ impl FirstLook {
         FirstLook {
             early,
             hints,
+            root: Arc::clone(&root),
             sockets: HashMap::new(),
             search: Search::new(root),
             waiting: BTreeMap::new(),
@@ -111,12 +134,17 @@ impl FirstLook {
         }
     }
 
-    /// Looks up sockets of this namespace with `diag` from now on.
-    pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag) {
-        self.sockets.insert(namespace, diag);
+    /// The `/proc` tree that is searched.
+    pub fn root(&self) -> &Arc<ProcRoot> {
+        &self.root
     }
 
-    /// Forgets a namespace and closes its socket.
+    /// Looks up sockets of this namespace with `diag` from now on, and behind its `translations`.
+    pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag, translations: Translations) {
+        self.sockets.insert(namespace, Sockets { diag, translations });
+    }
+
+    /// Forgets a namespace and closes its sockets.
     pub fn remove_namespace(&mut self, namespace: Namespace) {
         self.sockets.remove(&namespace);
     }
@@ -219,12 +247,8 @@ impl FirstLook {
     }
 
     fn sight(&mut self, waiting: &Waiting, now: Instant) -> Sight {
-        let Some(diag) = self.sockets.get_mut(&waiting.key.namespace) else { return Sight::Gone };
-        let Ok(Some(socket)) = diag.find(&waiting.key) else { return Sight::Gone };
-        if socket.state == LISTEN {
-            // A connection that is being opened would have been found instead.
-            return Sight::Gone;
-        }
+        let Some(sockets) = self.sockets.get_mut(&waiting.key.namespace) else { return Sight::Gone };
+        let Some((socket, key)) = sockets.find(&waiting.key, now) else { return Sight::Gone };
         if socket.inode == 0 {
             return if waiting.side == Side::Called && is_opening(&socket) {
                 Sight::Later
@@ -234,7 +258,7 @@ impl FirstLook {
         }
         let quality = if socket.remote.port == 0 { Quality::Guessed } else { Quality::Exact };
         let (inode, uid) = (socket.inode, socket.uid);
-        match self.search.holder(&Sought { key: waiting.key, side: waiting.side, inode, uid }, now) {
+        match self.search.holder(&Sought { key, side: waiting.side, inode, uid }, now) {
             Some((process, true)) if quality == Quality::Exact => {
                 Sight::Owner(Owner { process, quality: Quality::Shared })
             }

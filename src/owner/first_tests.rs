@@ -29,8 +29,8 @@ fn alone(test: impl FnOnce(Lab) + Send) {
         let root = Arc::new(ProcRoot::open(Path::new("/proc")).unwrap());
         let own = proc_id(&root, std::process::id() as i32, &mut Vec::new()).unwrap();
         let early = Arc::new(EarlyOwners::default());
-        let mut look = FirstLook::new(root, Arc::clone(&early), Arc::default());
-        look.add_namespace(Namespace::HOME, InetDiag::open().unwrap());
+        let mut look = FirstLook::new(Arc::clone(&root), Arc::clone(&early), Arc::default());
+        look.add_namespace(Namespace::HOME, InetDiag::open().unwrap(), Translations::open(root, true));
         test(Lab { look, early, own });
     };
     std::thread::scope(|scope| scope.spawn(run).join().unwrap());

@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Tcp,
     /// Ports at both ends (UDP, UDP-Lite).
     Datagram,
-    /// The local port is the echo identifier, which both ends of a flow have as their port.
+    /// The local port is the echo identifier; the end that answers has none.
     Ping,
     /// The local port is the protocol number; there is no remote port.
     Raw,
@@ -67,7 +67,7 @@ impl Index {
             return;
         }
         if self.kind == Kind::Ping && connected {
-            remote.port = local.port;
+            remote.port = 0;
         }
         let order = self.order(local.port, &remote);
         self.rows.push(Row { order, inode, uid, local: local.address, remote: remote.address });

@@ -24,9 +24,17 @@
 //! - No socket at all any more: the only process that within the last minute was found to call the same remote end, or to
 //!   be called at the same local end, if it lived when the flow began: [`Quality::Guessed`].
 //!
+//! # Translated addresses
+//!
+//! A flow that has no socket of its own may be another's: a container's whose address the host has replaced by one of its
+//! own, or a process's whose socket has other endpoints than the packets on the wire. So [`Translations`] are looked at
+//! before anything but a flow's own socket is believed. Behind them is either the socket's pair of endpoints, by which the
+//! flow is looked for then, or another host: [`Unowned::NotLocal`]. Where it cannot be told although packets are
+//! forwarded, neither a listener is taken for the owner nor a guess made.
+//!
 //! # Which capability helps
 //!
-//! The tables need none. Other users' descriptors need `CAP_DAC_READ_SEARCH` to be listed and `CAP_SYS_PTRACE` to be
+//! The tables need none. Translated addresses need `CAP_NET_ADMIN`. Other users' descriptors need `CAP_DAC_READ_SEARCH` to be listed and `CAP_SYS_PTRACE` to be
 //! read; without them, and with `hidepid`, flows of other users end as [`Unowned::NotPermitted`].
 //!
 //! # Memory
@@ -52,6 +60,7 @@ mod sock_diag;
 mod source;
 mod table;
 mod tables;
+mod translation;
 
 #[cfg(test)]
 mod made_up;
@@ -64,6 +73,7 @@ pub use likely::Side;
 pub use query::{Outcome, Query};
 pub use source::{Report, SourceStatus};
 pub use table::{SocketRow, parse_table};
+pub use translation::{Behind, Translations};
 
 use crate::model::{FlowKey, Namespace, Owner, Quality, Unowned};
 use crate::netlink::InetDiag;
@@ -88,6 +98,7 @@ pub struct Finder {
     similar: Similar,
     sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
+    translations: HashMap<Namespace, Translations>,
     plans: Vec<Plan>,
     /// Queries of flows without a socket.
     missing: Vec<usize>,
@@ -128,6 +139,7 @@ impl Finder {
             similar: Similar::default(),
             sockets: HashMap::from([(Namespace::HOME, sockets)]),
             holders,
+            translations: HashMap::new(),
             plans: Vec::new(),
             missing: Vec::new(),
             candidates: Vec::new(),
@@ -150,9 +162,20 @@ impl Finder {
         self.sockets.insert(namespace, sources);
     }
 
-    /// Forgets a namespace and closes its socket.
+    /// The `/proc` tree that is searched.
+    pub fn root(&self) -> &Arc<ProcRoot> {
+        &self.root
+    }
+
+    /// Looks behind the addresses that are translated in a namespace.
+    pub fn translate(&mut self, namespace: Namespace, translations: Translations) {
+        self.translations.insert(namespace, translations);
+    }
+
+    /// Forgets a namespace and closes its sockets.
     pub fn remove_namespace(&mut self, namespace: Namespace) {
         self.sockets.remove(&namespace);
+        self.translations.remove(&namespace);
     }
 
     /// Learns what there is before anything is asked, as far as the budget allows.
@@ -165,9 +188,20 @@ impl Finder {
         self.budget.settle();
     }
 
-    /// Takes in that the owner of a flow was found early.
-    pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) {
-        self.similar.note(key, early.side, Some(early.owner.process), now);
+    /// Takes in that the owner of a flow was found early, and says whether it is right. A socket that was found by the
+    /// local end alone may have other flows than one whose addresses are translated.
+    pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) -> bool {
+        let is_right = early.owner.quality != Quality::Guessed
+            || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
+        if is_right {
+            self.similar.note(key, early.side, Some(early.owner.process), now);
+        }
+        is_right
+    }
+
+    fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
+        let translations = self.translations.get_mut(&key.namespace);
+        translations.map_or(Behind::Same, |translations| translations.behind(key, now))
     }
 
     /// Looks for the owners of all `queries` that are due at `now` and sets their outcomes.
@@ -175,12 +209,16 @@ impl Finder {
     /// The batch is answered together: each socket table is read at most once, and only if a flow asks for it that
     /// was first seen after the table was last read; the descriptors of all processes are read at most once. What
     /// the budget does not allow yet is put off. `now` must not be later than the call.
-    pub fn find(&mut self, queries: &mut [Query], now: Instant) {
+    ///
+    /// Returns whether sockets of some of the flows turned out to have other endpoints than the flows have on the wire.
+    /// Their queries have these now, and are due.
+    pub fn find(&mut self, queries: &mut [Query], now: Instant) -> bool {
         self.budget.begin(now);
         self.plans.clear();
         self.candidates.clear();
+        let mut has_translated = false;
         for (index, query) in queries.iter_mut().enumerate().filter(|(_, query)| query.is_due(now)) {
-            self.plan(index, query, now);
+            has_translated |= self.plan(index, query, now);
         }
         self.want(queries);
         if !self.wanted.is_empty() {
@@ -192,11 +230,12 @@ impl Finder {
         for plan in &self.plans {
             let candidates = self.candidates.get(plan.candidates.clone()).unwrap_or_default();
             let Some(query) = queries.get_mut(plan.query) else { continue };
-            let is_called = plan.listener.is_some() || plan.by == Match::Indirect;
+            let is_indirect = matches!(plan.by, Match::Indirect | Match::Listening);
+            let is_called = plan.listener.is_some() || is_indirect;
             let side = if is_called { Side::Called } else { Side::Opener };
             let decision = decide(plan.by, candidates, &self.wanted);
             if let Decision::Owner(_, Holder { process, descriptor, .. }) = decision
-                && let (Some(socket), true) = (candidates.first(), plan.by != Match::Indirect)
+                && let (Some(socket), true) = (candidates.first(), !is_indirect)
             {
                 let finding = Finding { key: query.key, side, pid: process.pid, descriptor, uid: socket.uid };
                 self.hints.add_finding(finding);
@@ -231,6 +270,7 @@ impl Finder {
             }
         }
         self.budget.settle();
+        has_translated
     }
 
     /// What has been read and done so far, and what is wrong with which source.
@@ -244,11 +284,16 @@ impl Finder {
         for source in &self.holders {
             source.report(&mut report);
         }
+        if !self.translations.is_empty() {
+            let fault = self.translations.values().find_map(Translations::fault).cloned();
+            report.sources.push(SourceStatus { name: "conntrack", fault });
+        }
         report
     }
 
-    /// Asks the sources of sockets; either makes a plan of what they say or sets the query's outcome.
-    fn plan(&mut self, index: usize, query: &mut Query, now: Instant) {
+    /// Asks the sources of sockets; either makes a plan of what they say or sets the query's outcome, or has it looked for
+    /// by other endpoints, and returns true.
+    fn plan(&mut self, index: usize, query: &mut Query, now: Instant) -> bool {
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
         let mut looked = Looked::Failed;
@@ -258,9 +303,34 @@ impl Finder {
                 break;
             }
         }
+        if looked.is_doubtful() && !query.is_translated() {
+            match self.behind(&query.key, now) {
+                Behind::Socket(key) => {
+                    self.candidates.truncate(start);
+                    query.translate(key);
+                    return true;
+                }
+                Behind::Elsewhere => {
+                    self.candidates.truncate(start);
+                    query.outcome = Outcome::Unowned(Unowned::NotLocal);
+                    return false;
+                }
+                Behind::Same => query.is_own = true,
+                Behind::Unknown => query.is_own = false,
+            }
+        }
+        // A listener says nothing of flows that may be another's.
+        if !query.is_own
+            && matches!(
+                looked,
+                Looked::Found { by: Match::Listening, .. } | Looked::Listener { is_seen: false }
+            )
+        {
+            looked = Looked::Missing;
+        }
         let (by, listener) = match looked {
             Looked::Found { by, listener } => (by, listener),
-            Looked::Listener if query.is_last_try() => (Match::Indirect, None),
+            Looked::Listener { .. } if query.is_last_try() => (Match::Indirect, None),
             _ => {
                 self.candidates.truncate(start);
                 match looked {
@@ -271,19 +341,20 @@ impl Finder {
                         query.failed(Unowned::Unreadable, Tries::Usual, now)
                     }
                     Looked::Busy(after) => query.put_off(after),
-                    Looked::Listener | Looked::Found { .. } => {
+                    Looked::Listener { .. } | Looked::Found { .. } => {
                         query.failed(Unowned::NoSocket, Tries::Usual, now);
                     }
                 }
-                return;
+                return false;
             }
         };
         self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
+        false
     }
 
     /// The only process that lately had flows like one that has no socket any more, if it has lived since that began.
     fn guess(&mut self, query: &Query, now: Instant) -> Option<Owner> {
-        if !query.is_seasoned() {
+        if !query.is_seasoned() || !query.is_own {
             return None;
         }
         let (process, at) = self.similar.only(&query.key, now)?;
@@ -348,7 +419,7 @@ fn decide(by: Match, candidates: &[Socket], wanted: &[Wanted]) -> Decision {
     }
     let quality = match by {
         _ if is_shared => Quality::Shared,
-        Match::Indirect => Quality::Guessed,
+        Match::Indirect | Match::Listening => Quality::Guessed,
         _ if with_init => Quality::Shared,
         Match::Own => Quality::Exact,
         Match::Bound => Quality::Guessed,

@@ -42,13 +42,17 @@ pub enum Outcome {
 /// One flow whose owner is looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Query {
-    /// The flow.
+    /// The flow, by the endpoints on the wire until its socket turns out to have others.
     pub key: FlowKey,
     /// The answer so far. A query whose outcome is final is left alone.
     pub outcome: Outcome,
     first_seen: Instant,
     due: Instant,
     attempts: u8,
+    /// Whether the flow cannot be another host's or a container's, as far as that is known.
+    pub(super) is_own: bool,
+    /// Whether the key has the endpoints of the socket in place of those on the wire.
+    is_translated: bool,
 }
 
 impl Query {
@@ -56,7 +60,7 @@ impl Query {
     /// `now`. Nothing that was read before then will answer it.
     pub fn new(key: FlowKey, first_seen: Instant) -> Query {
         let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
-        Query { key, outcome, first_seen, due: first_seen, attempts: 0 }
+        Query { key, outcome, first_seen, due: first_seen, attempts: 0, is_own: true, is_translated: false }
     }
 
     /// When the flow's first packet was seen.
@@ -77,6 +81,16 @@ impl Query {
     /// Whether a look-up at `now` is to be made.
     pub fn is_due(&self, now: Instant) -> bool {
         matches!(self.outcome, Outcome::Retry { .. }) && self.due <= now
+    }
+
+    /// Whether the key has the endpoints of the socket, which the host translates to others on the wire.
+    pub fn is_translated(&self) -> bool {
+        self.is_translated
+    }
+
+    /// Has the flow looked for by the endpoints of its socket, at once.
+    pub(super) fn translate(&mut self, key: FlowKey) {
+        (self.key, self.is_own, self.is_translated) = (key, true, true);
     }
 
     /// Whether it was looked for long enough for others like it to be known.

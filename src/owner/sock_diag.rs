@@ -117,7 +117,8 @@ impl SockDiag {
         Ok(match found.map(|socket| socket.state) {
             _ if sockets.is_empty() => Looked::Missing,
             // It waits to be accepted.
-            Some(ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV) => Looked::Listener,
+            Some(ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV) => Looked::Listener { is_seen: true },
+            Some(LISTEN) | None => Looked::Found { by: Match::Listening, listener: None },
             // It is over, but the listener's process is still there.
             _ => Looked::Found { by: Match::Indirect, listener: None },
         })

@@ -30,6 +30,8 @@ pub(super) enum Match {
     Bound,
     /// By less than that: a listener for a connection that it has accepted, a raw socket for its protocol.
     Indirect,
+    /// By the local end alone: the socket listens there, and nothing shows that it has had the connection.
+    Listening,
 }
 
 /// What a source of sockets says of a flow.
@@ -38,8 +40,9 @@ pub(super) enum Looked {
     /// The sockets given out match in this way. Where a listener made the socket, its inode says whose
     /// descriptors to look at first.
     Found { by: Match, listener: Option<u64> },
-    /// The flow has no socket yet or no more; those given out listen on its local port.
-    Listener,
+    /// The sockets given out listen on the flow's local port, and it has no socket of its own: not yet, which is certain
+    /// if it `is_seen` to wait for being accepted, or no more, or it never had one.
+    Listener { is_seen: bool },
     /// There is no socket for the flow.
     Missing,
     /// More sockets match than any one process would bind.
@@ -52,6 +55,17 @@ pub(super) enum Looked {
     Failed,
     /// The budget is used up; ask again after this long.
     Busy(Duration),
+}
+
+impl Looked {
+    /// Whether this is less than the flow's own socket, so that the flow may have none on this host.
+    pub fn is_doubtful(&self) -> bool {
+        match self {
+            Looked::Found { by, .. } => *by != Match::Own,
+            Looked::Listener { .. } | Looked::Missing | Looked::Crowd => true,
+            Looked::NoPorts | Looked::Elsewhere | Looked::Failed | Looked::Busy(_) => false,
+        }
+    }
 }
 
 /// A source that knows which sockets there are.

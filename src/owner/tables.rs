@@ -141,7 +141,7 @@ impl Tables {
             return looked;
         }
         self.bound(siblings(TCP, key), key, false, sockets);
-        if sockets.len() > start { Looked::Listener } else { Looked::Missing }
+        if sockets.len() > start { Looked::Listener { is_seen: false } } else { Looked::Missing }
     }
 
     /// Sockets of a protocol that has ports or echo identifiers but no connections.

@@ -3,3 +3,4 @@
 mod matching;
 mod reading;
 mod sharing;
+mod translation;

@@ -74,19 +74,22 @@ fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8) {
         }
         1 => {
             let icmp = Icmpv4Slice::from_slice(payload).unwrap();
-            let id = match icmp.icmp_type() {
-                Icmpv4Type::EchoRequest(echo) | Icmpv4Type::EchoReply(echo) => echo.id,
-                Icmpv4Type::TimestampRequest(message) | Icmpv4Type::TimestampReply(message) => message.id,
-                _ => 0,
+            let ports = match icmp.icmp_type() {
+                Icmpv4Type::EchoRequest(echo) => (echo.id, 0),
+                Icmpv4Type::EchoReply(echo) => (0, echo.id),
+                Icmpv4Type::TimestampRequest(message) => (message.id, 0),
+                Icmpv4Type::TimestampReply(message) => (0, message.id),
+                _ => (0, 0),
             };
-            ((id, id), 0)
+            (ports, 0)
         }
         58 => {
-            let id = match Icmpv6Slice::from_slice(payload).unwrap().icmp_type() {
-                Icmpv6Type::EchoRequest(echo) | Icmpv6Type::EchoReply(echo) => echo.id,
-                _ => 0,
+            let ports = match Icmpv6Slice::from_slice(payload).unwrap().icmp_type() {
+                Icmpv6Type::EchoRequest(echo) => (echo.id, 0),
+                Icmpv6Type::EchoReply(echo) => (0, echo.id),
+                _ => (0, 0),
             };
-            ((id, id), 0)
+            (ports, 0)
         }
         17 | 33 | 132 | 136 => {
             let udp = UdpHeaderSlice::from_slice(payload).unwrap();

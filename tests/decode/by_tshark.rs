@@ -17,7 +17,7 @@ pub struct Reading {
     transport: Option<(&'static str, u16, u16, u8)>,
 }
 
-/// Protocol number, tshark's name, and the fields that hold the two ports.
+/// Protocol number, tshark's name, and the fields that hold the two ports; of ICMP both name the identifier.
 const TRANSPORTS: &[(u8, &str, [&str; 2])] = &[
     (6, "tcp", ["tcp.srcport", "tcp.dstport"]),
     (17, "udp", ["udp.srcport", "udp.dstport"]),
@@ -28,7 +28,7 @@ const TRANSPORTS: &[(u8, &str, [&str; 2])] = &[
     (58, "icmpv6", ["icmpv6.echo.identifier", "icmpv6.echo.identifier"]),
 ];
 
-const OTHER_FIELDS: [&str; 15] = [
+const OTHER_FIELDS: [&str; 17] = [
     "frame.protocols",
     "ip.src",
     "ip.dst",
@@ -41,6 +41,8 @@ const OTHER_FIELDS: [&str; 15] = [
     "ipv6.fraghdr.offset",
     "ipv6.fraghdr.ident",
     "tcp.flags",
+    "icmp.type",
+    "icmpv6.type",
     "vlan.id",
     "ieee8021ad.id",
     "ieee8021ad.svid",
@@ -118,7 +120,13 @@ impl Reading {
             },
             fragment: (fragmented, later, if fragmented { number(id) } else { 0 }),
             transport: transport.map(|row| {
-                let [from, to] = row.2.map(|name| number(name) as u16);
+                let [mut from, mut to] = row.2.map(|name| number(name) as u16);
+                // Of an exchange by identifier the end that asks has it as its port.
+                match (row.1, number("icmp.type"), number("icmpv6.type")) {
+                    ("icmp", 8 | 13 | 15 | 17 | 42, _) | ("icmpv6", _, 128 | 160) => to = 0,
+                    ("icmp", ..) | ("icmpv6", ..) => from = 0,
+                    _ => {}
+                }
                 let flags = if row.1 == "tcp" { number("tcp.flags") as u8 } else { 0 };
                 (row.1, from, to, flags)
             }),

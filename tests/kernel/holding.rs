@@ -165,7 +165,7 @@ print("answered", flush=True)
 fn what_the_kernel_answers_is_no_processs_root() {
     with_lab(|lab| {
         let mut watch = Watch::new(lab, options(Engine::Kernel));
-        let before = watch.unowned(Unowned::NoHolder);
+        let before = watch.unowned(Unowned::NoPorts);
         lab.count(Host::A, "meta l4proto icmp", "meta l4proto 200");
         let mut command = lab.command(Host::B, "python3");
         let mut ping = Maker::start_of(command.args(["-c", PING]));
@@ -174,7 +174,7 @@ fn what_the_kernel_answers_is_no_processs_root() {
         assert_eq!(sent, 500 * 1_042, "the counters have seen it");
         watch.update();
         // Other namespaces' are not among these: other tests are full of them. This one has said hello to its neighbours.
-        let found = watch.unowned(Unowned::NoHolder) - before;
+        let found = watch.unowned(Unowned::NoPorts) - before;
         assert!((sent..sent + 2_000).contains(&found), "{found} of {sent}");
         assert_eq!(watch.all(), [].into());
     });

@@ -9,7 +9,8 @@ pub enum Carries {
     Tcp(u8),
     /// A UDP datagram.
     Udp,
-    /// An echo request or reply, of the family's own ICMP; the port is the identifier.
+    /// An echo request, of the family's own ICMP, whose sender has the identifier as its port; or a reply, whose receiver
+    /// has it.
     Echo,
 }
 
@@ -104,8 +105,13 @@ impl Packet {
                 ports.chain(length.to_be_bytes()).chain([0, 0]).collect()
             }
             Carries::Echo => {
-                let kind = if self.from.is_ipv4() { 8 } else { 128 };
-                let id = self.from.port().to_be_bytes();
+                let kind = match (self.from.is_ipv4(), self.to.port()) {
+                    (true, 0) => 8,
+                    (true, _) => 0,
+                    (false, 0) => 128,
+                    (false, _) => 129,
+                };
+                let id = self.from.port().max(self.to.port()).to_be_bytes();
                 vec![kind, 0, 0, 0, id[0], id[1], 0, 1]
             }
         }

@@ -89,7 +89,7 @@ pub fn packets() -> Vec<Packet> {
     packets.extend(both(Udp, "192.0.2.2:53", "198.51.100.53:1234"));
     packets.extend(both(Udp, "192.0.2.2:53", "198.51.100.54:4321"));
     packets.extend(both(Tcp(0x10), "[2001:db8::3]:50000", "[2001:db8:f::1]:443"));
-    packets.extend(both(Echo, "192.0.2.4:77", "198.51.100.1:77"));
+    packets.extend(both(Echo, "192.0.2.4:77", "198.51.100.1:0"));
     packets.extend(both(Tcp(0x10), "127.0.0.5:6000", "127.0.0.6:7000"));
     packets.extend(both(Tcp(0x10), "192.0.2.8:22", "198.51.100.7:40001"));
     for more in [true, false] {
@@ -100,7 +100,7 @@ pub fn packets() -> Vec<Packet> {
     }
     packets.extend(both(Tcp(0x18), "192.0.2.10:8080", "198.51.100.7:40002"));
     packets.push(Packet::new(Udp, "198.51.100.7:5353", "224.0.0.251:5353", 120));
-    packets.extend(both(Echo, "[2001:db8::13]:88", "[2001:db8:f::2]:88"));
+    packets.extend(both(Echo, "[2001:db8::13]:88", "[2001:db8:f::2]:0"));
     packets.push(Packet::new(Udp, "192.0.2.99:9", "198.51.100.7:9", 50));
     packets.push(Packet::new(Udp, "203.0.113.1:9", "203.0.113.2:9", 60));
     packets

@@ -11,6 +11,7 @@ mod ended;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
+mod nat;
 mod offload;
 
 use capture::config::{Engine, Options};
@@ -111,8 +112,14 @@ impl Watch {
 
     /// Updates until a process has all of its bytes and no other has any; fails when that does not come true.
     #[track_caller]
-    fn expect_all_at(&mut self, pid: i32, (sent, received): (u64, u64)) {
-        let deadline = Instant::now() + Duration::from_secs(3);
+    fn expect_all_at(&mut self, pid: i32, truth: (u64, u64)) {
+        self.expect_all_within(Duration::from_secs(3), pid, truth);
+    }
+
+    /// The same with a patience of one's own: without programs in the kernel the search for an owner may have to wait.
+    #[track_caller]
+    fn expect_all_within(&mut self, patience: Duration, pid: i32, (sent, received): (u64, u64)) {
+        let deadline = Instant::now() + patience;
         let is_right = |found: u64, truth: u64| found.abs_diff(truth) as f64 <= truth as f64 * 0.001;
         loop {
             std::thread::sleep(Duration::from_millis(150));

@@ -16,7 +16,7 @@ use crate::kernel::Counters;
 use crate::model::Namespace;
 use crate::namespace::{Follower, Known, current_inode};
 use crate::netlink::InetDiag;
-use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, ThreadMeter};
+use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, ThreadMeter, Translations};
 use crate::process::ProcRoot;
 use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap};
@@ -54,6 +54,7 @@ impl Session {
                     info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
                 }
             }
+            finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
         }
         if tap.is_live() {
             self.start_first(&root, &early, known.clone())?;
@@ -111,7 +112,9 @@ impl Session {
         let hints = Arc::clone(&self.hints);
         let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), hints);
         match InetDiag::open() {
-            Ok(diag) => look.add_namespace(Namespace::HOME, diag),
+            Ok(diag) => {
+                look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
+            }
             Err(_) => return Ok(()),
         }
         // What the kernel tells of sockets does not hurry.

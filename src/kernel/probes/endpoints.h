@@ -124,12 +124,25 @@ static ALWAYS_INLINE int has_ports(__u8 protocol)
 	       protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
 }
 
-/* Whether an ICMP message has an identifier, which stands for both ports then. */
-static ALWAYS_INLINE int has_identifier(__u8 protocol, __u8 kind)
+static ALWAYS_INLINE int is_icmp(__u32 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
+/* Whether an ICMP message is a request with an identifier, which stands for its sender's port then. */
+static ALWAYS_INLINE int is_request(__u8 protocol, __u8 kind)
 {
 	if (protocol == IPPROTO_ICMP)
-		return kind == 0 || kind == 8 || (kind >= 13 && kind <= 18) || kind == 42 || kind == 43;
-	return kind == 128 || kind == 129 || kind == 160 || kind == 161;
+		return kind == 8 || kind == 13 || kind == 15 || kind == 17 || kind == 42;
+	return kind == 128 || kind == 160;
+}
+
+/* The same of the answer, where it stands for the receiver's port. */
+static ALWAYS_INLINE int is_answer(__u8 protocol, __u8 kind)
+{
+	if (protocol == IPPROTO_ICMP)
+		return kind == 0 || kind == 14 || kind == 16 || kind == 18 || kind == 43;
+	return kind == 129 || kind == 161;
 }
 
 /* Reads the endpoints of an IP packet, `local` being the source of one that is sent. False for a later fragment, which
@@ -175,16 +188,15 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 	if (has_ports(protocol)) {
 		if (!read_packet(packet, is_context, offset, ports, sizeof(ports)))
 			return 0;
-	} else if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
+	} else if (is_icmp(protocol)) {
 		__u8 kind;
 
 		if (!read_packet(packet, is_context, offset, &kind, 1))
 			return 0;
-		if (has_identifier(protocol, kind)) {
-			if (!read_packet(packet, is_context, offset + 4, ports, 2))
-				return 0;
-			ports[1] = ports[0];
-		}
+		if (is_request(protocol, kind) && !read_packet(packet, is_context, offset + 4, &ports[0], 2))
+			return 0;
+		if (is_answer(protocol, kind) && !read_packet(packet, is_context, offset + 4, &ports[1], 2))
+			return 0;
 	}
 	tuple->protocol = protocol;
 	if (direction == SENT) {
@@ -195,6 +207,12 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 		tuple->remote_port = __builtin_bswap16(ports[0]);
 	}
 	return 1;
+}
+
+/* Whether a received packet is one that the kernel answers or takes in itself, and a raw socket gets a copy of. */
+static ALWAYS_INLINE int is_copy(const struct tuple *tuple, int direction)
+{
+	return direction == RECEIVED && is_icmp(tuple->protocol) && !tuple->local_port;
 }
 
 SUBPROGRAM int tuple_of_packet(struct __sk_buff *skb, struct tuple *tuple, int direction)

@@ -155,12 +155,12 @@ static ALWAYS_INLINE void note_refused(void)
 	count_lost(LOSS_REFUSED, 0, SENT, &one);
 }
 
-static ALWAYS_INLINE void count_unknown_socket(__u32 netns, int direction, const struct way *what)
+static ALWAYS_INLINE void count_unknown_socket(__u32 netns, int direction, const struct way *what, __u32 why)
 {
 	struct loss_key refused = {.why = LOSS_REFUSED};
 	struct traffic *loss = bpf_map_lookup_elem(&losses, &refused);
 
-	count_lost(loss && loss->way[SENT].packets ? LOSS_TABLE_FULL : LOSS_UNKNOWN, netns, direction, what);
+	count_lost(loss && loss->way[SENT].packets ? LOSS_TABLE_FULL : why, netns, direction, what);
 }
 
 #endif

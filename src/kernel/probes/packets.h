@@ -5,16 +5,17 @@
 
 #include "users.h"
 
-/* Keeps a packet of a connection that is not there yet for the socket that will be made for it. */
-SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u32 netns, int direction,
+/* Keeps a packet of a connection that is not there yet for the socket that its listener will make for it. */
+SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u64 listener, int direction,
 						  const struct way *wire)
 {
 	static const struct traffic none = {};
-	struct tuple tuple = {.netns = netns};
+	struct tuple tuple = {};
 	struct traffic *embryo;
 
 	if (!wire || !tuple_of_packet(skb, &tuple, direction))
 		return 0;
+	key_embryo(&tuple, listener);
 	embryo = bpf_map_lookup_elem(&embryos, &tuple);
 	if (!embryo) {
 		bpf_map_update_elem(&embryos, &tuple, &none, BPF_NOEXIST);
@@ -84,7 +85,7 @@ SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *rec
 		return 0;
 	flags = record->flags;
 	tuple.netns = record->tuple.netns;
-	if (!tuple_of_packet(skb, &tuple, direction))
+	if (!tuple_of_packet(skb, &tuple, direction) || is_copy(&tuple, direction))
 		return 0;
 	is_connected = sk->state != BPF_TCP_CLOSE;
 	record->peer = peer_of(sk);
@@ -119,23 +120,28 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 	struct record *record = 0;
 	struct link link = {};
 	struct way wire = measure(skb, &link);
+	__u64 *parent, listener;
 	struct tcp_sock *tcp;
-	__u64 *parent;
 
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 0;
+	if (sk->type == SOCK_RAW && is_icmp(sk->protocol)) {
+		count_unknown_socket(netns_of_packet(skb), direction, &wire, LOSS_ANSWERED);
+		return 0;
+	}
 	if (sk->state == BPF_TCP_LISTEN) {
 		tcp = bpf_skc_to_tcp_sock(sk);
 		if (tcp && tuple_of_packet(skb, &tuple, direction)) {
 			tuple.netns = netns_of((struct sock *)tcp);
-			if (listener_of(&tuple)) {
-				count_embryo(skb, tuple.netns, direction, &wire);
+			listener = listener_of(&tuple);
+			if (listener) {
+				count_embryo(skb, listener, direction, &wire);
 				return 0;
 			}
 		}
-		count_unknown_socket(netns_of_packet(skb), direction, &wire);
+		count_unknown_socket(netns_of_packet(skb), direction, &wire, LOSS_UNKNOWN);
 		return 0;
 	}
 	/* One that is closed is gone, or about to be: its record was read. */
@@ -145,7 +151,7 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 	}
 	if (!record) {
-		count_unknown_socket(netns_of_packet(skb), direction, &wire);
+		count_unknown_socket(netns_of_packet(skb), direction, &wire, LOSS_UNKNOWN);
 		return 0;
 	}
 	add_way(way_of(record, direction), &wire);
@@ -261,7 +267,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	if (UNLIKELY(state == BPF_TCP_LISTEN)) {
 		struct way wire = measure(skb, &record->link);
 
-		count_embryo(skb, record->tuple.netns, direction, &wire);
+		count_embryo(skb, cookie, direction, &wire);
 		return 1;
 	}
 	count_at_record(skb, cookie, record, direction);

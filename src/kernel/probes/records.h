@@ -64,6 +64,16 @@ static ALWAYS_INLINE struct record *open_record(__u64 cookie)
 	return bpf_map_lookup_elem(&sockets, &cookie);
 }
 
+/* Turns the endpoints of a connection that is not there yet into what its packets are kept by: its listener and its other
+ * end. Its own end may be translated (NAT) in what is received and not yet so in what is sent. */
+static ALWAYS_INLINE void key_embryo(struct tuple *tuple, __u64 listener)
+{
+	tuple->netns = 0;
+	tuple->local_port = 0;
+	((__u64 *)tuple->local)[0] = listener;
+	((__u64 *)tuple->local)[1] = 0;
+}
+
 static ALWAYS_INLINE __u32 kind_of(__u32 type)
 {
 	return type == SOCK_DGRAM || type == SOCK_RAW ? DATAGRAM : 0;

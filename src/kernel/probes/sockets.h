@@ -28,7 +28,8 @@
 /* Where bytes went that are in no record. */
 #define LOSS_UNKNOWN 0	  /* the socket has no record: the kernel's own, or older than the probes and held by nobody */
 #define LOSS_TABLE_FULL 1 /* there was no room for a record */
-#define LOSS_REFUSED 2	  /* no bytes: the packets are the records for which there was no room since the reader reset it */
+#define LOSS_ANSWERED 2	  /* the kernel has answered an ICMP message by itself */
+#define LOSS_REFUSED 3	  /* no bytes: the packets are the records for which there was no room since the reader reset it */
 
 #define NAME 16
 #define BUCKETS 32

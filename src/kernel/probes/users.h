@@ -226,6 +226,7 @@ SUBPROGRAM int adopt(__u64 parent, __u64 cookie, const struct tuple *tuple)
 	record->established_ns = record->opened_ns;
 	record->tuple = key;
 	set_flags(record, ACCEPTED | INHERITED | NAMED);
+	key_embryo(&key, parent);
 	embryo = bpf_map_lookup_elem(&embryos, &key);
 	if (embryo) {
 		take_way(&record->sent, &embryo->way[SENT]);

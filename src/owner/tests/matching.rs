@@ -226,7 +226,7 @@ fn a_socket_bound_to_a_group_sends_from_the_hosts_address() {
 }
 
 #[test]
-fn echo_has_its_identifier_for_a_port() {
+fn an_echo_has_its_identifier_for_a_port_at_the_end_that_asks() {
     let tree = tree(4);
     tree.table(
         "icmp",
@@ -234,14 +234,16 @@ fn echo_has_its_identifier_for_a_port() {
     );
     tree.table("icmp6", &[row("[::]:77", "[::]:0", UNCONNECTED, 3)]);
     let ask = |protocol, local, remote| tree.first(key(protocol, local, remote));
-    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:77", "10.0.0.9:77"), owned(10, 100, Guessed));
-    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:78", "10.0.0.9:78"), owned(20, 200, Exact));
-    assert_eq!(ask(Protocol::ICMPV6, "[fe80::1]:77", "[fe80::2]:77"), owned(30, 300, Guessed));
+    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:77", "10.0.0.9:0"), owned(10, 100, Guessed));
+    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:78", "10.0.0.9:0"), owned(20, 200, Exact));
+    assert_eq!(ask(Protocol::ICMPV6, "[fe80::1]:77", "[fe80::2]:0"), owned(30, 300, Guessed));
     assert_eq!(ask(Protocol::ICMP, "10.0.0.1:0", "10.0.0.9:0"), None(Unowned::NoPorts), "not an echo");
-    assert!(matches!(ask(Protocol::ICMP, "10.0.0.1:79", "10.0.0.9:79"), Retry { .. }));
+    assert!(matches!(ask(Protocol::ICMP, "10.0.0.1:79", "10.0.0.9:0"), Retry { .. }));
     tree.table("raw", &[row("0.0.0.0:1", "0.0.0.0:0", UNCONNECTED, 4)]);
-    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:79", "10.0.0.9:79"), owned(40, 400, Guessed), "ping as root");
-    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:77", "10.0.0.9:77"), owned(10, 100, Guessed));
+    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:79", "10.0.0.9:0"), owned(40, 400, Guessed), "ping as root");
+    let answer = ask(Protocol::ICMP, "10.0.0.1:0", "10.0.0.9:79");
+    assert_eq!(answer, None(Unowned::NoPorts), "the kernel answers, whoever holds a raw socket");
+    assert_eq!(ask(Protocol::ICMP, "10.0.0.1:77", "10.0.0.9:0"), owned(10, 100, Guessed));
 }
 
 #[test]

@@ -1,0 +1,225 @@
+//! Addresses that the host translates (NAT): the endpoints that a flow has behind them.
+//!
+//! The endpoints of a packet on the wire are not those of its socket where the host translates addresses: a published
+//! port, a redirected one, a virtual address, masquerading. The flow may not even be one of this host's: what a container
+//! sends and receives by way of the host has one of the host's addresses on the wire. The kernel's connection tracking
+//! knows both pairs of endpoints.
+//!
+//! Nothing here makes the kernel load a module: what is not loaded is not asked.
+
+use crate::error::{Code, Error};
+use crate::model::{Address, FlowKey};
+use crate::netlink::{Conntrack, Routing};
+use crate::process::ProcRoot;
+use foldhash::fast::RandomState;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::sys::uio::pread;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// For how long it is taken as known what is loaded, whether packets are forwarded, and which addresses are local.
+/// Whether connections are tracked is always of this moment.
+const VALIDITY: Duration = Duration::from_secs(5);
+
+/// Addresses of which it is known whether they are local, some 40 bytes each.
+const ADDRESSES: usize = 4096;
+
+/// Exists where connection tracking is loaded, in every network namespace, and tells how many connections of the own
+/// namespace are tracked.
+const COUNT: &CStr = c"sys/net/netfilter/nf_conntrack_count";
+
+/// Exists wherever `/proc/sys` can be read.
+const SETTINGS: &CStr = c"sys/net/core";
+
+/// What is behind the endpoints that a flow has on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Behind {
+    /// The same endpoints: they are the socket's.
+    Same,
+    /// A socket of this namespace with other endpoints.
+    Socket(FlowKey),
+    /// Another host or a container: the flow is forwarded.
+    Elsewhere,
+    /// Not known: it may be any of these.
+    Unknown,
+}
+
+/// The translations of one network namespace.
+#[derive(Debug)]
+pub struct Translations {
+    root: Arc<ProcRoot>,
+    /// Whether the namespace is that of the calling thread.
+    is_home: bool,
+    /// [`COUNT`], while it tells nothing but 0.
+    count: Option<OwnedFd>,
+    conntrack: Option<Conntrack>,
+    routing: Option<Routing>,
+    local: HashMap<Address, bool, RandomState>,
+    /// Whether connections are tracked, or have been.
+    is_tracking: bool,
+    forwards: bool,
+    checked: Option<Instant>,
+    fault: Option<Error>,
+}
+
+impl Translations {
+    /// The translations of the calling thread's namespace, which is the one that it will be in when it asks (`is_home`),
+    /// or another.
+    pub fn open(root: Arc<ProcRoot>, is_home: bool) -> Translations {
+        let mut translations = Translations {
+            root,
+            is_home,
+            count: None,
+            conntrack: None,
+            routing: None,
+            local: HashMap::default(),
+            is_tracking: false,
+            forwards: true,
+            checked: None,
+            fault: None,
+        };
+        translations.open_sockets();
+        translations
+    }
+
+    /// Opens what is not open, in the namespace of the calling thread.
+    fn open_sockets(&mut self) {
+        if self.routing.is_none() {
+            self.routing = Routing::open().ok();
+        }
+        if self.conntrack.is_some() {
+            return;
+        }
+        if !is_loaded(&self.root) {
+            let text = "tracked connections are not told: the module nf_conntrack_netlink is not loaded";
+            self.fault = Some(Error::new(Code::SystemResource, text));
+            return;
+        }
+        match Conntrack::open() {
+            Ok(conntrack) => self.conntrack = Some(conntrack),
+            Err(errno) => self.failed(errno),
+        }
+    }
+
+    /// Finds what is behind the endpoints of a flow on the wire. Nothing is asked where no connections are tracked.
+    pub fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
+        self.check(now);
+        if !self.tracks() || self.is_local(&key.local.address) == Some(false) {
+            return Behind::Same;
+        }
+        match self.conntrack.as_mut().map(|conntrack| conntrack.behind(key)) {
+            Some(Ok(Some(own))) => {
+                self.fault = None;
+                match own == *key {
+                    true => Behind::Same,
+                    false => match self.is_local(&own.local.address) {
+                        Some(true) => Behind::Socket(own),
+                        Some(false) => Behind::Elsewhere,
+                        None => Behind::Unknown,
+                    },
+                }
+            }
+            Some(Ok(None)) => self.untold(),
+            Some(Err(errno)) => {
+                self.failed(errno);
+                self.untold()
+            }
+            None => self.untold(),
+        }
+    }
+
+    /// What is behind endpoints of which connection tracking does not tell. They can be another's only where packets are
+    /// forwarded.
+    fn untold(&self) -> Behind {
+        if self.forwards { Behind::Unknown } else { Behind::Same }
+    }
+
+    fn failed(&mut self, errno: Errno) {
+        let help = if errno == Errno::EPERM { "; it needs the capability CAP_NET_ADMIN" } else { "" };
+        let text = format!("looking up tracked connections: {errno}{help}");
+        self.fault = Some(Error::new(Code::SystemResource, text));
+        if errno == Errno::EPERM {
+            self.conntrack = None;
+        }
+    }
+
+    /// Why connection tracking does not tell, if it is at work.
+    pub fn fault(&self) -> Option<&Error> {
+        self.fault.as_ref().filter(|_| self.is_tracking)
+    }
+
+    /// Looks again, now and then, at what may have changed.
+    fn check(&mut self, now: Instant) {
+        if self.checked.is_some_and(|at| now.saturating_duration_since(at) < VALIDITY) {
+            return;
+        }
+        self.checked = Some(now);
+        self.local.clear();
+        match openat(self.root.directory(), COUNT, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            _ if self.is_tracking => {}
+            Ok(count) if self.is_home => self.count = Some(count),
+            Err(Errno::ENOENT) => self.is_tracking = self.root.stat(SETTINGS).is_err(),
+            Ok(_) | Err(_) => self.is_tracking = true,
+        }
+        if self.is_home && (self.is_tracking || self.count.is_some()) {
+            self.open_sockets();
+        }
+        if !self.is_tracking {
+            return;
+        }
+        // What cannot be told is taken to be so.
+        self.forwards = self.routing.as_mut().is_none_or(|routing| routing.forwards().unwrap_or(true));
+    }
+
+    /// Whether there may be tracked connections, or have been.
+    fn tracks(&mut self) -> bool {
+        if let Some(count) = &self.count {
+            let mut digits = [0; 2];
+            // What cannot be read is taken for a number.
+            self.is_tracking = !matches!(pread(count, &mut digits, 0), Ok(2) if digits == *b"0\n");
+            if self.is_tracking {
+                (self.count, self.checked) = (None, None);
+            }
+        }
+        self.is_tracking
+    }
+
+    /// Whether an address is this namespace's; `None` where that cannot be told.
+    fn is_local(&mut self, address: &Address) -> Option<bool> {
+        if let Some(&is_local) = self.local.get(address) {
+            return Some(is_local);
+        }
+        let is_local = self.routing.as_mut()?.is_local(address).ok()?;
+        if self.local.len() >= ADDRESSES {
+            self.local.clear();
+        }
+        self.local.insert(*address, is_local);
+        Some(is_local)
+    }
+}
+
+/// Whether the module that tells of tracked connections is there, so that asking does not load it: the kernel has no
+/// modules, or has it built in or loaded.
+fn is_loaded(root: &ProcRoot) -> bool {
+    const MODULE: &str = "nf_conntrack_netlink";
+    let mut text = Vec::new();
+    match root.read(c"modules", &mut text) {
+        Err(errno) => errno == Errno::ENOENT && root.stat(SETTINGS).is_ok(),
+        Ok(modules) => {
+            let is_in = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|window| window == word);
+            is_in(modules, format!("{MODULE} ").as_bytes()) || {
+                let release = nix::sys::utsname::uname().map(|name| name.release().to_owned());
+                let built_in = release.ok().map(|release| {
+                    std::path::Path::new("/lib/modules").join(release).join("modules.builtin")
+                });
+                let list = built_in.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+                is_in(&list, format!("/{MODULE}.ko").as_bytes())
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Translated addresses: published ports, redirected ones, virtual addresses, masquerading, and what the kernel answers.
+//! Whoever has the socket has the bytes, and what is another's is nobody's here.
+
+use super::lab::{self, Host, Lab, Maker, die_with_this, enter, nft, run};
+use super::{Watch, options, with};
+use capture::config::{Engine, Options};
+use capture::model::{Traffic, Unowned};
+use capture::namespace::NamespaceChoice;
+use capture::tap::TapOptions;
+use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Far beyond what finding an owner takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Payload of each flow.
+const BYTES: u64 = 1_000_000;
+const RATE: u64 = 4_000_000;
+
+/// How owners are found: by programs in the kernel, without them, or where the kernel counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Owners,
+    Portable,
+    Kernel,
+}
+
+impl Way {
+    const ALL: [Way; 3] = [Way::Owners, Way::Portable, Way::Kernel];
+
+    fn options(self) -> Options {
+        let engine = if self == Way::Kernel { Engine::Kernel } else { Engine::Pcap };
+        Options { probes: self != Way::Portable, ..options(engine) }
+    }
+}
+
+/// A container of host A: a namespace whose traffic goes by way of the host. It vanishes with this.
+struct Container {
+    name: String,
+}
+
+impl Container {
+    /// 10.78.0.2 behind 10.78.0.1, an address of host A.
+    fn of(lab: &Lab) -> Container {
+        let (host, container) = (lab.name(Host::A), Container { name: format!("{}-c", lab.name(Host::A)) });
+        let name = &container.name;
+        run(&format!("ip netns add {name}"));
+        run(&format!("ip -n {host} link add inner type veth peer name eth0 netns {name}"));
+        for (namespace, device, address) in [(host, "inner", "10.78.0.1/24"), (name, "eth0", "10.78.0.2/24")]
+        {
+            run(&format!("ip -n {namespace} addr add {address} dev {device}"));
+            run(&format!("ip -n {namespace} link set {device} up"));
+            without_offloads(namespace, device);
+        }
+        run(&format!("ip -n {name} link set lo up"));
+        run(&format!("ip -n {name} route add default via 10.78.0.1"));
+        lab.set(Host::A, "net/ipv4/ip_forward", "1");
+        container
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/{}", self.name))
+    }
+
+    fn maker(&self, mode: &str, address: &str, numbers: &[(&str, u64)]) -> Maker {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(lab::traffic_maker());
+        command.args([mode, address]).args(numbers.iter().map(|(name, number)| format!("{name}={number}")));
+        let mut maker = Maker::start_of(&mut die_with_this(command));
+        assert_eq!(maker.line(), "ready", "{mode}");
+        maker
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // One that was never made cannot be deleted; there is nobody to tell.
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
+    }
+}
+
+fn without_offloads(namespace: &str, device: &str) {
+    run(&format!("ip netns exec {namespace} ethtool -K {device} tso off gso off gro off"));
+    // TCP makes packets of several segments all the same, to be cut behind the counters.
+    run(&format!("ip -n {namespace} link set {device} gso_max_segs 1"));
+}
+
+/// A lab in which a packet of the counters is one on the wire.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    [Host::A, Host::B].iter().for_each(|host| without_offloads(lab.name(*host), "veth0"));
+    lab
+}
+
+/// Counts in a namespace what programs there send to an address and receive from it, from here on.
+fn count(namespace: &str, peer: &str) {
+    nft(
+        namespace,
+        &format!(
+            "table inet counted {{
+               counter sent {{}}
+               counter received {{}}
+               chain output {{ type filter hook output priority 0; {peer_to} counter name sent; }}
+               chain input {{ type filter hook input priority 0; {peer_from} counter name received; }}
+             }}",
+            peer_to = format_args!("meta l4proto {{ tcp, udp }} ip daddr {peer}"),
+            peer_from = format_args!("meta l4proto {{ tcp, udp }} ip saddr {peer}"),
+        ),
+    );
+}
+
+/// Bytes sent and received since [`count`], with a link header for each packet, once they stand still.
+fn counted(namespace: &str) -> (u64, u64) {
+    let read = |name: &str| {
+        let text = run(&format!("ip netns exec {namespace} nft list counter inet counted {name}"));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let after = |name| {
+            let at = words.iter().position(|&word| word == name).unwrap();
+            words[at + 1].parse::<u64>().unwrap()
+        };
+        after("bytes") + 14 * after("packets")
+    };
+    let mut before = None;
+    loop {
+        let now = (read("sent"), read("received"));
+        if before == Some(now) {
+            return now;
+        }
+        before = Some(now);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Sockets of this process on a host that nobody reads from, on one port of all addresses.
+fn idle(lab: &Lab, port: u16) -> (TcpListener, UdpSocket) {
+    enter(lab.name(Host::A), || {
+        (TcpListener::bind(("0.0.0.0", port)).unwrap(), UdpSocket::bind(("0.0.0.0", port)).unwrap())
+    })
+}
+
+fn unowned(watch: &Watch, reason: Unowned) -> u64 {
+    watch.session.stats_reader().read().bytes.unowned[reason as usize]
+}
+
+/// Moves the bytes from a source to a sink and returns both, finished.
+fn moved(mut source: Maker, mut sink: Maker) -> [Maker; 2] {
+    source.start();
+    assert_eq!(source.finish().payload, BYTES);
+    sink.finish();
+    [source, sink]
+}
+
+/// Runs a test with each way and protocol.
+fn each(test: impl Fn(&Lab, Way, &'static str) + Sync) {
+    for way in Way::ALL {
+        for protocol in ["tcp", "udp"] {
+            with(lab, |lab| {
+                println!("{way:?}, {protocol}:");
+                test(&lab, way, protocol);
+            });
+        }
+    }
+}
+
+const NUMBERS: [(&str, u64); 2] = [("bytes", BYTES), ("rate", RATE)];
+
+#[test]
+fn a_published_port_is_the_servers_in_the_container_and_not_an_idle_listeners_root() {
+    each(|lab, way, protocol| {
+        let container = Container::of(lab);
+        nft(
+            lab.name(Host::A),
+            "table ip published {
+               chain before {
+                 type nat hook prerouting priority -100;
+                 meta l4proto { tcp, udp } th dport 8080 dnat to 10.78.0.2:80
+               }
+             }",
+        );
+        count(&container.name, "10.77.0.2");
+        let _idle = idle(lab, 8080);
+        for with_container in [true, false] {
+            let choice = NamespaceChoice::Chosen(vec![container.path()]);
+            let namespaces = if with_container { choice } else { NamespaceChoice::Own };
+            let capture = TapOptions { namespaces, ..TapOptions::default() };
+            let mut watch = Watch::with(lab, Host::A, Options { capture, ..way.options() });
+            let before = counted(&container.name);
+            let sink = container.maker(&format!("{protocol}-sink"), "0.0.0.0:80", &NUMBERS);
+            let source = lab.maker(Host::B, &format!("{protocol}-source"), "10.77.0.1:8080", &NUMBERS);
+            let [_source, sink] = moved(source, sink);
+            let now = counted(&container.name);
+            let truth = (now.0 - before.0, now.1 - before.1);
+            assert!(truth.1 > BYTES);
+            if with_container {
+                watch.expect_all_within(PATIENCE, sink.pid(), truth);
+            } else {
+                expect_nothing(&mut watch, way, truth.0 + truth.1);
+            }
+        }
+    });
+}
+
+/// Updates until so many bytes have passed by, if packets are captured; nobody is credited with any.
+#[track_caller]
+fn expect_nothing(watch: &mut Watch, way: Way, passed: u64) {
+    let is_done = |watch: &Watch| way == Way::Kernel || unowned(watch, Unowned::NotLocal) >= 2 * passed;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        watch.update();
+        if is_done(watch) && unowned(watch, Unowned::Pending) == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(watch.traffic(), [].into());
+    assert!(is_done(watch), "{passed}: {:?}", watch.session.stats_reader().read().bytes);
+}
+
+/// Masquerading keeps the port if it can, so that the flow of the container looks like one of a process of the host.
+#[test]
+fn a_masqueraded_connection_is_not_that_of_a_process_that_has_called_the_same_server_root() {
+    each(|lab, way, protocol| {
+        let container = Container::of(lab);
+        nft(
+            lab.name(Host::A),
+            "table ip hidden {
+               chain after {
+                 type nat hook postrouting priority 100;
+                 ip saddr 10.78.0.0/24 masquerade
+               }
+             }",
+        );
+        count(lab.name(Host::A), "10.77.0.2");
+        count(&container.name, "10.77.0.2");
+        let mut watch = Watch::with(lab, Host::A, way.options());
+        let (source, sink) = (format!("{protocol}-source"), format!("{protocol}-sink"));
+        let server = || lab.maker(Host::B, &sink, "10.77.0.2:443", &NUMBERS);
+        let listening = server();
+        let [host, _] = moved(lab.maker(Host::A, &source, "10.77.0.2:443", &NUMBERS), listening);
+        let truth = counted(lab.name(Host::A));
+        watch.wait_for_traffic(|traffic| traffic.contains_key(&host.pid()));
+        let listening = server();
+        let _other = moved(container.maker(&source, "10.77.0.2:443", &NUMBERS), listening);
+        let (sent, received) = counted(&container.name);
+        assert!(sent > BYTES);
+        watch.expect_all_within(PATIENCE, host.pid(), truth);
+        if way != Way::Kernel {
+            // On both devices that it passes.
+            let passed = 2 * (sent + received);
+            let found = unowned(&watch, Unowned::NotLocal);
+            assert!(found.abs_diff(passed) <= passed / 1000, "{found} of {passed}");
+        }
+        assert_eq!(counted(lab.name(Host::A)), truth);
+    });
+}
+
+#[test]
+fn a_process_has_the_bytes_of_its_socket_whatever_the_wire_says_root() {
+    // Where it is called, by whom, and where its server is.
+    let called = |port| format!("10.77.0.2:{port}");
+    let flows: [(Host, String, Host, &str); 5] = [
+        (Host::B, "10.77.0.1:80".into(), Host::A, "0.0.0.0:8080"),
+        (Host::B, "10.77.0.1:81".into(), Host::A, "0.0.0.0:8081"),
+        (Host::A, "10.9.9.9:80".into(), Host::B, "10.77.0.2:8000"),
+        (Host::A, called(8001), Host::B, "10.77.0.2:8001"),
+        (Host::A, called(8002), Host::B, "10.77.0.2:8002"),
+    ];
+    each(|lab, way, protocol| {
+        let host = lab.name(Host::A);
+        run(&format!("ip -n {host} addr add 10.77.0.11/24 dev veth0"));
+        run(&format!("ip -n {host} route add 10.9.9.0/24 via 10.77.0.2"));
+        run(&format!(
+            "ip -n {} neigh add 10.77.0.11 lladdr 02:00:00:00:00:01 dev veth0 nud permanent",
+            lab.name(Host::B)
+        ));
+        nft(
+            host,
+            "table ip own {
+               chain before {
+                 type nat hook prerouting priority -100;
+                 meta l4proto { tcp, udp } th dport 80 redirect to :8080
+                 meta l4proto { tcp, udp } th dport 81 redirect to :8081
+               }
+               chain out {
+                 type nat hook output priority -100;
+                 ip daddr 10.9.9.9 meta l4proto { tcp, udp } th dport 80 dnat to 10.77.0.2:8000
+               }
+               chain after {
+                 type nat hook postrouting priority 100;
+                 meta l4proto { tcp, udp } th dport 8001 snat to 10.77.0.11
+                 meta l4proto { tcp, udp } th dport 8002 masquerade to :50000-50100
+               }
+             }",
+        );
+        count(host, "10.77.0.2");
+        let _idle = idle(lab, 81);
+        for (client_host, target, server_host, bound) in &flows {
+            println!("  {target}");
+            let mut watch = Watch::with(lab, Host::A, way.options());
+            let before = counted(host);
+            let sink = lab.maker(*server_host, &format!("{protocol}-sink"), bound, &NUMBERS);
+            let source = lab.maker(*client_host, &format!("{protocol}-source"), target, &NUMBERS);
+            let [source, sink] = moved(source, sink);
+            let now = counted(host);
+            let pid = if *client_host == Host::A { source.pid() } else { sink.pid() };
+            watch.expect_all_within(PATIENCE, pid, (now.0 - before.0, now.1 - before.1));
+        }
+    });
+}
+
+/// A raw socket receives a copy of each echo request, and the kernel answers it.
+#[test]
+fn the_kernels_echo_replies_are_not_a_raw_sockets_root() {
+    for way in Way::ALL {
+        with(lab, |lab| {
+            let _raw = enter(lab.name(Host::A), || {
+                [(libc::AF_INET, libc::IPPROTO_ICMP), (libc::AF_INET6, libc::IPPROTO_ICMPV6)].map(
+                    |(family, protocol)| {
+                        use std::os::fd::{FromRawFd as _, OwnedFd};
+                        // SAFETY: the call takes no pointers.
+                        let raw =
+                            unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+                        assert!(raw >= 0);
+                        // SAFETY: the call has just returned it, and nobody else has it.
+                        unsafe { OwnedFd::from_raw_fd(raw) }
+                    },
+                )
+            });
+            let mut watch = Watch::with(&lab, Host::A, way.options());
+            let before = unowned(&watch, Unowned::NoPorts);
+            for (address, headers) in [("10.77.0.1", 14 + 20 + 8), ("fd77::1", 14 + 40 + 8)] {
+                let host = lab.name(Host::B);
+                let words = format!("ip netns exec {host} ping -q -c 100 -i 0.002 -s 1000 {address}");
+                assert!(run(&words).contains("100 received"));
+                // The engine of the kernel sees the replies alone.
+                let truth = 100 * (1_000 + headers) * if way == Way::Kernel { 1 } else { 2 };
+                let deadline = Instant::now() + PATIENCE;
+                while Instant::now() < deadline {
+                    watch.update();
+                    if unowned(&watch, Unowned::NoPorts) - before >= truth {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                let found = unowned(&watch, Unowned::NoPorts) - before;
+                // Nor is anything else of a raw socket's that looks like it.
+                assert!(found >= truth, "{way:?}, {address}: {found} of {truth}");
+            }
+            assert!(watch.traffic().values().all(|traffic: &Traffic| traffic.send_bytes == 0));
+        });
+    }
+}
