@@ -11,6 +11,7 @@ mod link;
 mod machine;
 mod observer;
 mod parse;
+mod reader;
 mod reading;
 mod root;
 mod sampler;

@@ -166,18 +166,40 @@ impl Table {
         self.next = next;
     }
 
-    /// Looks at every known process that was not visited: most have ended, but a listing may have missed one.
-    pub fn visit_rest(&mut self, mut look: impl FnMut(i32, Option<&mut Tracked>) -> Outcome) {
-        let mut left = self.entries.len().saturating_sub(self.visited);
-        for position in 0..self.entries.len() {
-            if left == 0 {
-                break;
-            }
-            if self.entries.get(position).is_some_and(|entry| entry.round != self.round) {
-                self.visit_at(position, &mut look);
-                left -= 1;
-            }
+    /// The process that has this pid, as of the last round. Pids that do not ascend take longer to find.
+    pub fn known(&mut self, pid: i32) -> Option<&mut Tracked> {
+        self.next = self.find(pid);
+        self.entries.get_mut(self.next).filter(|entry| entry.id().pid == pid)
+    }
+
+    /// Whether the process that has this pid was visited in this round.
+    pub fn was_visited(&mut self, pid: i32) -> bool {
+        let round = self.round;
+        self.known(pid).is_some_and(|entry| entry.round == round)
+    }
+
+    /// Takes in what came of looking at a process, unless it was visited in this round already.
+    pub fn settle(&mut self, pid: i32, outcome: Outcome) {
+        self.visit(pid, |_, _| outcome);
+    }
+
+    /// Whether there are known processes that were not visited.
+    pub fn has_unvisited(&self) -> bool {
+        self.visited < self.entries.len()
+    }
+
+    /// Calls `each` with every known process that was not visited: most have ended, but a listing may have missed one.
+    pub fn unvisited(&self, each: impl FnMut(i32)) {
+        if self.has_unvisited() {
+            let missing = self.entries.iter().filter(|entry| entry.round != self.round);
+            missing.map(|entry| entry.id().pid).for_each(each);
         }
+    }
+
+    /// The process with this id, if it is known.
+    pub fn tracked_mut(&mut self, id: &ProcId) -> Option<&mut Tracked> {
+        let position = self.entries.binary_search_by_key(id, Tracked::id).ok()?;
+        self.entries.get_mut(position)
     }
 
     /// Ends the round: those that have ended leave, those that have started come in. More may be visited and the round
