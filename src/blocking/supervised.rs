@@ -77,9 +77,14 @@ impl Supervised {
         }
     }
 
-    /// Waits for the thread to end, unless it waits in a read.
-    pub fn join(&mut self) {
-        let Some((watch, thread)) = self.thread.take() else { return };
+    /// The thread's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Waits for the thread to end. Returns `false` when it waits in a read and was left behind.
+    pub fn join(&mut self) -> bool {
+        let Some((watch, thread)) = self.thread.take() else { return true };
         let mut observed = Observed::default();
         let mut ticked = Instant::now();
         while !thread.is_finished() {
@@ -87,12 +92,13 @@ impl Supervised {
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 if observed.is_stuck(&watch) {
-                    return;
+                    return false;
                 }
             }
         }
         // Its panic, if there was one, has been handed over.
         let _ = thread.join();
+        true
     }
 
     /// Leaves the thread alone, in a forked child, where it does not exist.

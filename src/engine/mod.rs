@@ -27,6 +27,7 @@ mod resolver;
 mod session;
 mod settle;
 mod stats;
+mod supervision;
 
 #[cfg(test)]
 #[path = "../../tests/replay/frames.rs"]

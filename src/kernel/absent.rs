@@ -12,6 +12,7 @@ pub struct Sockets(Infallible);
 
 /// Never there.
 #[derive(Debug)]
+#[derive(Clone)]
 pub struct Owners(Infallible);
 
 /// Never there.

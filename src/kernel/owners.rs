@@ -10,7 +10,8 @@ use aya::maps::MapData;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// Reads what the probes have noted of sockets.
+/// Reads what the probes have noted of sockets. Clones read the same.
+#[derive(Clone)]
 pub struct Owners {
     set: Arc<SocketSet>,
     ticks_per_second: u64,

@@ -7,7 +7,7 @@ use super::identity::IdentityReader;
 use super::machine::Machine;
 use super::observer::{Considered, Files, Observer, Plan};
 use super::parse;
-use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
+use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::root::ProcRoot;
 use super::table::{Outcome, Table};
 use crate::blocking::{Kind, guarded};
@@ -63,6 +63,8 @@ pub enum Part {
     },
     /// What is to be read besides.
     Extras(SharedBooks),
+    /// Processes, of which those that are there are left out.
+    Ends(Vec<ProcId>),
 }
 
 /// Buffers and facts for reading.
@@ -106,6 +108,7 @@ impl FileReader {
                 }
             }
             Part::Extras(books) => self.read_extras(root, books),
+            Part::Ends(processes) => processes.retain(|id| has_ended(root, *id, &mut self.text)),
         }
     }
 

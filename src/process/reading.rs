@@ -272,6 +272,14 @@ impl FigureReader {
     }
 }
 
+/// Whether a process has ended, as far as can be told.
+pub fn has_ended(root: &ProcRoot, id: ProcId, buffer: &mut Vec<u8>) -> bool {
+    match root.read_of(id.pid, "stat", buffer) {
+        Ok(text) => parse::stat(text).is_none_or(|stat| (stat.pid, stat.start_ticks) != (id.pid, id.start_ticks)),
+        Err(errno) => errno != Errno::EAGAIN,
+    }
+}
+
 /// Whose pid this is now: reads the start time only. `None` when there is no such process or it cannot be read.
 pub fn proc_id(root: &ProcRoot, pid: i32, buffer: &mut Vec<u8>) -> Option<ProcId> {
     let text = root.read_of(pid, "stat", buffer).ok()?;

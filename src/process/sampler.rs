@@ -241,6 +241,19 @@ impl Sampler {
         }
     }
 
+    /// Those of these processes that have ended.
+    pub fn gone(&mut self, processes: impl Iterator<Item = ProcId>) -> Vec<ProcId> {
+        let processes: Vec<ProcId> = processes.collect();
+        if processes.is_empty() {
+            return processes;
+        }
+        match self.run(|| Part::Ends(processes.clone())) {
+            Ok(Part::Ends(gone)) => gone,
+            // It cannot be told now.
+            _ => Vec::new(),
+        }
+    }
+
     /// The records of the selected processes as of the latest sample, by pid.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessRecord> {
         self.books.table.iter().filter(|tracked| tracked.selected).map(|tracked| &tracked.record)
