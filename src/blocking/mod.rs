@@ -20,6 +20,6 @@ mod supervised;
 mod watch;
 
 pub use blocked::{MAX_ABANDONED, abandoned};
-pub use helper::{Abandoned, Errand, Helper};
+pub use helper::{Abandoned, Errand, Helper, bounded};
 pub use supervised::Supervised;
 pub use watch::{Hurry, Kind, Tree, Watch, guarded, progress};

@@ -160,6 +160,11 @@ pub fn guarded<T>(
     })
 }
 
+/// Whether another thread watches the reads of this one.
+pub(super) fn is_watched() -> bool {
+    CURRENT.with_borrow(Option::is_some)
+}
+
 /// Says, inside a guarded read of many parts, that another one of them has returned.
 pub fn progress() {
     CURRENT.with_borrow(|current| {
