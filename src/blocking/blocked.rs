@@ -2,12 +2,12 @@
 //!
 //! It is a table of atomics without a lock, so that a forked child can use it.
 
-use super::watch::Subject;
+use super::watch::{Kind, Subject};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Threads that may wait in reads at the same time; beyond that nothing more is read.
+/// Threads that may wait in reads at the same time; beyond that no process is read any more.
 pub const MAX_ABANDONED: usize = 16;
 
 /// Subjects whose reads have been abandoned: those that threads wait for, and those that rest after that.
@@ -68,13 +68,14 @@ pub(super) fn claim_process() {
 
 /// Whether a subject is not to be read now.
 #[inline]
-pub(super) fn is_refused(subject: Subject) -> bool {
-    BLOCKED.used.load(Ordering::Relaxed) > 0 && is_in_table(subject)
+pub(super) fn is_refused(subject: Subject, kind: Kind) -> bool {
+    BLOCKED.used.load(Ordering::Relaxed) > 0 && is_in_table(subject, kind)
 }
 
 #[cold]
-fn is_in_table(subject: Subject) -> bool {
-    if abandoned() >= MAX_ABANDONED {
+fn is_in_table(subject: Subject, kind: Kind) -> bool {
+    // Of roots there are few, and without them nothing is known.
+    if abandoned() >= MAX_ABANDONED && kind != Kind::Root {
         return true;
     }
     slot_of(subject).is_some_and(|slot| slot.until.load(Ordering::Relaxed) > now())

@@ -12,7 +12,7 @@
 //! that grows each time.
 //!
 //! At most [`MAX_ABANDONED`] threads of this program are abandoned at a time, apart from those that are reading as the
-//! number is reached. Then every guarded read fails at once with `EAGAIN`, until one of them returns.
+//! number is reached. Then every read of a process fails at once with `EAGAIN`, until one of them returns.
 
 mod blocked;
 mod helper;

@@ -141,16 +141,11 @@ impl Watch {
 ///
 /// # Errors
 /// What the read returns; `EAGAIN` when it is not made, because such a read has not returned.
-pub fn guarded<T>(
-    tree: Tree,
-    pid: i32,
-    kind: Kind,
-    read: impl FnOnce() -> nix::Result<T>,
-) -> nix::Result<T> {
+pub fn guarded<T>(tree: Tree, pid: i32, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
     CURRENT.with_borrow(|current| {
         let Some(watch) = current else { return read() };
         let subject = Subject::new(tree, pid, kind);
-        if blocked::is_refused(subject) || watch.refuses(kind) {
+        if blocked::is_refused(subject, kind) || watch.refuses(kind) {
             return Err(Errno::EAGAIN);
         }
         watch.enter(subject);

@@ -11,8 +11,7 @@ use std::io;
 pub struct Sockets(Infallible);
 
 /// Never there.
-#[derive(Debug)]
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Owners(Infallible);
 
 /// Never there.

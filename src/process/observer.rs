@@ -127,7 +127,7 @@ impl Observer {
     pub fn failed(&mut self, failure: Failure, known: Option<&mut Tracked>) {
         self.unreadable = self.unreadable.saturating_add(1);
         if let Some(known) = known.filter(|_| failure == Failure::Blocked) {
-            known.record.valid = Validity::default();
+            (known.record.valid, known.record.sample.valid) = Default::default();
         }
     }
 

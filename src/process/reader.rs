@@ -50,7 +50,7 @@ pub struct Reading {
 
 /// A part of a sample.
 pub enum Part {
-    /// The figures of the machine.
+    /// The figures of the machine; none when they cannot be read at present.
     Machine(Option<Result<Machine>>),
     /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
     Processes {
@@ -96,7 +96,9 @@ impl FileReader {
     pub fn work(&mut self, reading: &mut Reading) {
         let root = &reading.root;
         match &mut reading.part {
-            Part::Machine(machine) => *machine = Some(Machine::read(root, &mut self.text)),
+            Part::Machine(machine) => {
+                *machine = root.is_readable().then(|| Machine::read(root, &mut self.text));
+            }
             Part::Processes { books, listing, listed } => {
                 self.read_due(root, books);
                 if let Some(directory) = listing {

@@ -275,7 +275,9 @@ impl FigureReader {
 /// Whether a process has ended, as far as can be told.
 pub fn has_ended(root: &ProcRoot, id: ProcId, buffer: &mut Vec<u8>) -> bool {
     match root.read_of(id.pid, "stat", buffer) {
-        Ok(text) => parse::stat(text).is_none_or(|stat| (stat.pid, stat.start_ticks) != (id.pid, id.start_ticks)),
+        Ok(text) => {
+            parse::stat(text).is_none_or(|stat| (stat.pid, stat.start_ticks) != (id.pid, id.start_ticks))
+        }
         Err(errno) => errno != Errno::EAGAIN,
     }
 }

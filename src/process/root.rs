@@ -115,6 +115,11 @@ impl ProcRoot {
         Ok(buffer)
     }
 
+    /// Whether reads of what is no process's are made at present.
+    pub fn is_readable(&self) -> bool {
+        guarded(self.tree, 0, Kind::Root, || Ok(())).is_ok()
+    }
+
     /// Makes a read of the process with this pid that may not return; see [`guarded`].
     ///
     /// # Errors

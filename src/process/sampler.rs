@@ -77,7 +77,8 @@ impl Sampler {
             selected,
             waits: 0,
         };
-        sampler.machine = sampler.read_machine()?;
+        let unread = "the figures of the machine cannot be read: an earlier read of /proc has not returned";
+        sampler.machine = sampler.read_machine()?.ok_or_else(|| Error::new(Code::ProcessOpen, unread))?;
         Ok(sampler)
     }
 
@@ -111,7 +112,8 @@ impl Sampler {
     /// the system refuses another thread.
     pub fn sample(&mut self) -> Result<()> {
         self.waits = 0;
-        self.machine = self.read_machine()?;
+        // Where they cannot be read now, no time has passed.
+        self.machine = self.read_machine()?.unwrap_or(self.machine);
         self.books.observer.begin(self.machine.cpu_ticks);
         self.books.table.begin();
         self.books.due.clear();
@@ -209,10 +211,10 @@ impl Sampler {
         self.read_books(Part::Extras).map(|_| ())
     }
 
-    fn read_machine(&mut self) -> Result<Machine> {
+    fn read_machine(&mut self) -> Result<Option<Machine>> {
         match self.run(|| Part::Machine(None))? {
-            Part::Machine(Some(machine)) => machine,
-            _ => Ok(self.machine),
+            Part::Machine(machine) => machine.transpose(),
+            _ => Ok(None),
         }
     }
 
