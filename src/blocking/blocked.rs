@@ -66,6 +66,21 @@ pub(super) fn claim_process() {
     BLOCKED.abandoned.store(0, Ordering::Relaxed);
 }
 
+/// Has reads look at no slot any more when none is in force.
+pub fn sweep() {
+    if BLOCKED.used.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let now = now();
+    if BLOCKED.slots.iter().all(|slot| slot.until.load(Ordering::SeqCst) <= now) {
+        BLOCKED.used.store(0, Ordering::SeqCst);
+        // One may have been abandoned meanwhile.
+        if BLOCKED.abandoned.load(Ordering::SeqCst) > 0 {
+            BLOCKED.used.store(SLOTS, Ordering::SeqCst);
+        }
+    }
+}
+
 /// Whether a subject is not to be read now.
 #[inline]
 pub(super) fn is_refused(subject: Subject, kind: Kind) -> bool {
@@ -83,12 +98,12 @@ fn is_in_table(subject: Subject, kind: Kind) -> bool {
 
 /// Records that a thread has been left behind reading this.
 pub(super) fn add(subject: Subject) {
-    BLOCKED.abandoned.fetch_add(1, Ordering::Relaxed);
+    BLOCKED.abandoned.fetch_add(1, Ordering::SeqCst);
     if let Some(slot) = slot_for(subject) {
         slot.until.store(WAITING, Ordering::Relaxed);
         slot.times.fetch_add(1, Ordering::Relaxed);
     }
-    BLOCKED.used.store(SLOTS, Ordering::Relaxed);
+    BLOCKED.used.store(SLOTS, Ordering::SeqCst);
 }
 
 /// Takes the record back: the read returned in that moment.

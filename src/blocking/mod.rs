@@ -19,7 +19,10 @@ mod helper;
 mod supervised;
 mod watch;
 
-pub use blocked::{MAX_ABANDONED, abandoned};
+pub use blocked::{MAX_ABANDONED, abandoned, sweep};
 pub use helper::{Abandoned, Errand, Helper, bounded};
 pub use supervised::Supervised;
 pub use watch::{Hurry, Kind, Tree, Watch, guarded, progress};
+
+#[cfg(test)]
+mod tests;

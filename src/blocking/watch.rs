@@ -4,9 +4,11 @@ use super::blocked;
 use nix::errno::Errno;
 use std::any::Any;
 use std::cell::RefCell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use tracing::warn;
 
 /// What a read may have to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +39,18 @@ impl Subject {
             Kind::Groups | Kind::Root => 0,
         };
         Subject(u64::from(pid) | u64::from(kind as u8) << 32 | tree.0 << 40)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = self.0 as u32;
+        match (self.0 >> 32) as u8 {
+            number if number == Kind::Memory as u8 => write!(f, "the command line of process {pid}"),
+            number if number == Kind::Groups as u8 => f.write_str("the control groups of processes"),
+            number if number == Kind::Root as u8 => f.write_str("the list of processes"),
+            _ => write!(f, "process {pid}"),
+        }
     }
 }
 
@@ -115,8 +129,10 @@ impl Watch {
         let left = self.step.compare_exchange(step, ABANDONED, Ordering::AcqRel, Ordering::Relaxed);
         if left.is_err() {
             blocked::cancel(subject);
+            return false;
         }
-        left.is_ok()
+        warn!("{subject} cannot be read: a read has not returned, and is waited for on a thread left behind");
+        true
     }
 
     fn enter(&self, subject: Subject) {

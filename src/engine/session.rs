@@ -13,10 +13,11 @@ use super::privilege::{CAP_BPF, CAP_NET_RAW, CAP_PERFMON, explanations, missing_
 use super::probes::Probes;
 use super::stats::{StatsReader, UpdateCounts};
 use super::supervision::Supervision;
+use crate::blocking::bounded;
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
-use crate::model::{FlowRecord, ProbeState, ProcessRecord, Validity};
+use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::namespace::{Coverage, Known};
 use crate::owner::{EarlyOwners, Hints};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns, told_by_kernel};
@@ -106,8 +107,11 @@ impl Session {
         let _entered = log.enter();
         let missing_capabilities = missing_capabilities();
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
-        let root = ProcRoot::open(&options.proc_root)?;
-        let from_kernel = told_by_kernel(options.sample, &root);
+        let root = Arc::new(ProcRoot::open(&options.proc_root)?);
+        let (what, tree) = (options.sample, Arc::clone(&root));
+        // Where it does not return, as little is left to the kernel's programs as can be.
+        let from_kernel = bounded("capture-files", move || told_by_kernel(what, &tree))
+            .unwrap_or(SampleSet(what.0 & !SampleSet::CGROUP.0));
         let (tasks, sources) = both(
             "capture-load",
             || {

@@ -20,13 +20,8 @@ impl Supervision {
     /// Replaces threads that wait in a read that does not return. To be called about once a second.
     pub fn check(&self, now: Instant) {
         for thread in self.threads.lock().iter_mut() {
-            match thread.check(now) {
-                Ok(false) => {}
-                Ok(true) => warn!(
-                    "a read of /proc has not returned; the thread {} is replaced and goes on without it",
-                    thread.name()
-                ),
-                Err(error) => warn!("the thread {} cannot be replaced: {error}", thread.name()),
+            if let Err(error) = thread.check(now) {
+                warn!("the thread {} cannot be replaced: {error}", thread.name());
             }
         }
     }

@@ -54,7 +54,7 @@ impl NamespaceFinder {
             registry.refresh();
             Ok(registry)
         });
-        match refreshed.map_err(not_read).flatten() {
+        match refreshed.map_err(not_read).and_then(|refreshed| refreshed) {
             Ok(mut registry) => {
                 self.stats = registry.stats();
                 self.notes.extend(registry.take_notes());

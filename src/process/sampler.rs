@@ -6,7 +6,7 @@ use super::observer::Observer;
 use super::reader::{Books, FileReader, Part, Reading, SharedBooks};
 use super::root::ProcRoot;
 use super::task;
-use crate::blocking::{Abandoned, Helper, Hurry};
+use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Fault, TaskSource};
 use crate::model::{ProcId, ProcessRecord, SampleSet, Selection};
@@ -56,12 +56,12 @@ impl Sampler {
     /// # Errors
     /// `ProcessOpenDirectory` when the tree cannot be listed, `ProcessOpen` and `ProcessFormat` when the figures of
     /// the machine cannot be read; `Thread` when the system refuses another thread.
-    pub fn new(root: ProcRoot, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
+    pub fn new(root: impl Into<Arc<ProcRoot>>, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
+        let root = root.into();
         selection.pids.sort_unstable();
         selection.pids.dedup();
         let selected = selection.pids.clone();
         let directory = open_directory(root.directory(), c".").map_err(listing_failed)?;
-        let root = Arc::new(root);
         let observer = Observer::new(*root.facts(), what, selection);
         let none = Observer::new(*root.facts(), SampleSet::default(), Selection::default());
         let mut sampler = Sampler {
@@ -112,6 +112,7 @@ impl Sampler {
     /// the system refuses another thread.
     pub fn sample(&mut self) -> Result<()> {
         self.waits = 0;
+        blocking::sweep();
         // Where they cannot be read now, no time has passed.
         self.machine = self.read_machine()?.unwrap_or(self.machine);
         self.books.observer.begin(self.machine.cpu_ticks);

@@ -2,7 +2,7 @@
 //! process again when the reads return.
 
 // Helpers of tests end loudly, as tests do.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "not all of what children can do is needed here")]
 
 #[path = "../process/children.rs"]
