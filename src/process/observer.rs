@@ -127,7 +127,9 @@ impl Observer {
     pub fn failed(&mut self, failure: Failure, known: Option<&mut Tracked>) {
         self.unreadable = self.unreadable.saturating_add(1);
         if let Some(known) = known.filter(|_| failure == Failure::Blocked) {
-            (known.record.valid, known.record.sample.valid) = Default::default();
+            known.block();
+            take_command_line(None, false, known);
+            known.set_cgroup(None, 0);
         }
     }
 
@@ -284,9 +286,10 @@ impl Observer {
             sample.valid |= identity_validity(tracked);
         }
         let mut percent = None;
+        let before = tracked.unblock();
         if is_known {
             let machine_ticks = self.machine_ticks.saturating_sub(tracked.machine_ticks);
-            percent = cpu_percent(&tracked.record.sample, &sample, machine_ticks);
+            percent = cpu_percent(&before, &sample, machine_ticks);
             tracked.machine_ticks = self.machine_ticks;
         }
         store(tracked, sample, percent);

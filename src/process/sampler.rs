@@ -14,6 +14,7 @@ use crate::sync::Mutex;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// How many reads that do not return a sample waits for, a quarter of a second each, before it goes on without what takes
@@ -223,9 +224,9 @@ impl Sampler {
     fn read_books(&mut self, part: impl Fn(SharedBooks) -> Part) -> Result<Part> {
         let lent = Arc::clone(&self.lent);
         std::mem::swap(&mut self.books, &mut *lent.lock());
-        let outcome = self.run(|| part(Arc::clone(&lent)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run(|| part(Arc::clone(&lent)))));
         std::mem::swap(&mut self.books, &mut *lent.lock());
-        outcome
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Has the reader work until it is done, with another thread whenever one is left behind.

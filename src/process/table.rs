@@ -3,7 +3,7 @@
 use super::parse::Image;
 use super::reading::Core;
 use super::task::CpuTimes;
-use crate::model::{Identity, ProcId, ProcessRecord};
+use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Validity};
 use std::sync::Arc;
 
 /// A process in the table.
@@ -32,6 +32,8 @@ pub struct Tracked {
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
     pub delivered: bool,
+    /// The last sample and its validity, while the process cannot be read.
+    pub last: Option<Box<(ProcessSample, Validity)>>,
     /// The round in which it was last looked at.
     round: u32,
     ended: bool,
@@ -123,6 +125,7 @@ impl Tracked {
             cgroup: 0,
             selected: false,
             delivered: false,
+            last: None,
             round: 0,
             ended: false,
         }
@@ -136,6 +139,29 @@ impl Tracked {
             let identity = Identity { cgroup: path.to_vec(), ..Identity::clone(&self.record.identity) };
             self.record.identity = Arc::new(identity);
         }
+    }
+
+    /// Takes in that it cannot be read at present: nothing that was read is valid any more.
+    pub fn block(&mut self) {
+        let record = &mut self.record;
+        if self.last.is_none() {
+            self.last = Some(Box::new((record.sample, record.valid)));
+        }
+        record.sample = ProcessSample::unknown(record.sample.id);
+        (record.valid, record.cpu_percent) = (Validity::default(), 0.0);
+    }
+
+    /// The sample before the next one, which was the last before the process could not be read if that was so.
+    pub fn unblock(&mut self) -> ProcessSample {
+        self.last.take().map_or(self.record.sample, |last| last.0)
+    }
+
+    /// The record of the process after its end, with its last figures.
+    fn into_record(mut self) -> ProcessRecord {
+        if let Some(last) = self.last {
+            (self.record.sample, self.record.valid) = *last;
+        }
+        self.record
     }
 
     fn id(&self) -> ProcId {
@@ -208,7 +234,7 @@ impl Table {
         self.next = 0;
         if self.ending > 0 {
             let ended = self.entries.extract_if(.., |entry| entry.ended);
-            self.ended.extend(ended.filter(|entry| entry.delivered).map(|entry| entry.record));
+            self.ended.extend(ended.filter(|entry| entry.delivered).map(Tracked::into_record));
         }
         if !self.started.is_empty() {
             self.started.iter_mut().for_each(|entry| entry.round = self.round);

@@ -199,6 +199,10 @@ fn figures_that_were_known_are_not_valid_any_more_root() {
     session = update(session);
     let seen = record(&session, pid).expect("it lives");
     assert_eq!((seen.valid, seen.sample.valid), (Validity(0), Validity(0)));
+    assert_eq!(
+        (seen.sample.user_ticks, seen.sample.descriptors, seen.identity.command_line.len()),
+        (0, 0, 0)
+    );
     victim.release();
     session = until(session, "it is read again", |session| {
         record(session, pid).is_some_and(|seen| seen.valid.has(Validity::CPU | Validity::IO))
