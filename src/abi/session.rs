@@ -123,7 +123,8 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 /// for the first time, and at most two seconds for all such reads of its samples; then it goes on without them. What could
 /// not be read is not valid; where walks over the kernel's tasks are made, only the command line. A thread waits on, and
 /// such a process is read again one second after its read has returned, two seconds the next time, up to 300. At most 16
-/// threads of a program wait; beyond that, no file of any process is read until one of these reads returns.
+/// threads of a program wait, 8 of them for command lines and control groups; beyond that, no such file of any process is
+/// read until one of these reads returns.
 ///
 /// # Safety
 /// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 /// Threads that may wait in reads at the same time; beyond that no process is read any more.
 pub const MAX_ABANDONED: usize = 16;
 
+/// Threads of these that may wait for locks of memory and control groups, so that figures of processes are read however many
+/// command lines cannot be.
+pub const MAX_FOR_LOCKS: usize = MAX_ABANDONED / 2;
+
 /// Subjects whose reads have been abandoned: those that threads wait for, and those that rest after that.
 const SLOTS: usize = 4 * MAX_ABANDONED;
 
@@ -31,8 +35,9 @@ struct Slot {
 }
 
 struct Blocked {
-    /// Threads that wait.
+    /// Threads that wait, and those of them that wait for locks of memory and control groups.
     abandoned: AtomicUsize,
+    for_locks: AtomicUsize,
     /// Slots that were ever in use, so that a program in which no read was ever abandoned looks at none.
     used: AtomicUsize,
     slots: [Slot; SLOTS],
@@ -42,6 +47,7 @@ struct Blocked {
 
 static BLOCKED: Blocked = Blocked {
     abandoned: AtomicUsize::new(0),
+    for_locks: AtomicUsize::new(0),
     used: AtomicUsize::new(0),
     slots: [const { Slot { subject: AtomicU64::new(0), until: AtomicU64::new(0), times: AtomicU32::new(0) } };
         SLOTS],
@@ -64,6 +70,7 @@ pub(super) fn claim_process() {
     }
     BLOCKED.used.store(0, Ordering::Relaxed);
     BLOCKED.abandoned.store(0, Ordering::Relaxed);
+    BLOCKED.for_locks.store(0, Ordering::Relaxed);
 }
 
 /// Has reads look at no slot any more when none is in force.
@@ -89,16 +96,26 @@ pub(super) fn is_refused(subject: Subject, kind: Kind) -> bool {
 
 #[cold]
 fn is_in_table(subject: Subject, kind: Kind) -> bool {
-    // Of roots there are few, and without them nothing is known.
-    if abandoned() >= MAX_ABANDONED && kind != Kind::Root {
+    let is_full = match kind {
+        // Of roots there are few, and without them nothing is known.
+        Kind::Root => false,
+        Kind::Process => abandoned() >= MAX_ABANDONED,
+        Kind::Memory | Kind::Groups => BLOCKED.for_locks.load(Ordering::Relaxed) >= MAX_FOR_LOCKS,
+    };
+    if is_full {
         return true;
     }
-    slot_of(subject).is_some_and(|slot| slot.until.load(Ordering::Relaxed) > now())
+    // What is in a directory that is locked can be locked as well.
+    [subject, subject.root()]
+        .into_iter()
+        .filter_map(slot_of)
+        .any(|slot| slot.until.load(Ordering::Relaxed) > now())
 }
 
 /// Records that a thread has been left behind reading this.
 pub(super) fn add(subject: Subject) {
     BLOCKED.abandoned.fetch_add(1, Ordering::SeqCst);
+    BLOCKED.for_locks.fetch_add(subject.is_of_lock().into(), Ordering::Relaxed);
     if let Some(slot) = slot_for(subject) {
         slot.until.store(WAITING, Ordering::Relaxed);
         slot.times.fetch_add(1, Ordering::Relaxed);
@@ -109,6 +126,7 @@ pub(super) fn add(subject: Subject) {
 /// Takes the record back: the read returned in that moment.
 pub(super) fn cancel(subject: Subject) {
     BLOCKED.abandoned.fetch_sub(1, Ordering::Relaxed);
+    BLOCKED.for_locks.fetch_sub(subject.is_of_lock().into(), Ordering::Relaxed);
     if let Some(slot) = slot_of(subject) {
         slot.until.store(0, Ordering::Relaxed);
         slot.times.fetch_sub(1, Ordering::Relaxed);
@@ -118,6 +136,7 @@ pub(super) fn cancel(subject: Subject) {
 /// Records that such a thread's read has returned.
 pub(super) fn release(subject: Subject) {
     BLOCKED.abandoned.fetch_sub(1, Ordering::Relaxed);
+    BLOCKED.for_locks.fetch_sub(subject.is_of_lock().into(), Ordering::Relaxed);
     if let Some(slot) = slot_of(subject) {
         let doublings = slot.times.load(Ordering::Relaxed).saturating_sub(1).min(16);
         let rest = MIN_REST.saturating_mul(1 << doublings).min(MAX_REST);

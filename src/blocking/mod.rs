@@ -12,14 +12,15 @@
 //! that grows each time.
 //!
 //! At most [`MAX_ABANDONED`] threads of this program are abandoned at a time, apart from those that are reading as the
-//! number is reached. Then every read of a process fails at once with `EAGAIN`, until one of them returns.
+//! number is reached. Then every read of a process fails at once with `EAGAIN`, until one of them returns. At most
+//! [`MAX_FOR_LOCKS`] of them wait for locks of memory and control groups: beyond that these reads alone fail.
 
 mod blocked;
 mod helper;
 mod supervised;
 mod watch;
 
-pub use blocked::{MAX_ABANDONED, abandoned, sweep};
+pub use blocked::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned, sweep};
 pub use helper::{Abandoned, Errand, Helper, bounded};
 pub use supervised::Supervised;
 pub use watch::{Hurry, Kind, Tree, Watch, guarded, progress};

@@ -112,6 +112,23 @@ fn a_thread_that_does_not_return_is_left_behind_and_ends_without_going_on() {
 }
 
 #[test]
+fn what_is_in_a_locked_root_is_not_read() {
+    let tree = Tree(0xf1);
+    let (open, opened) = channel::<()>();
+    let opened = Mutex::new(opened);
+    let wait = move || {
+        let _ = opened.lock().unwrap().recv();
+        Ok(())
+    };
+    let mut helper = Helper::of_errands("capture-test", || ());
+    let left = helper.call(move |()| guarded(tree, 0, Kind::Root, wait));
+    assert!(matches!(left, Err(Abandoned::Reading)));
+    assert_eq!(read_now(tree, Kind::Process), Err(Errno::EAGAIN));
+    drop(open);
+    until(|| read_now(tree, Kind::Process) == Ok(()));
+}
+
+#[test]
 fn a_subject_rests_longer_each_time() {
     let tree = Tree(0xb1);
     let mut rests = Vec::new();
@@ -155,7 +172,7 @@ fn who_has_waited_long_enough_reads_less() {
     );
     let mut read = |hurry| helper.run(hurry, Vec::new()).unwrap();
     assert_eq!(read(Hurry::Locks), [true, true, false, false]);
-    assert_eq!(read(Hurry::All), [false; 4]);
+    assert_eq!(read(Hurry::All), [false, true, false, false]);
     assert_eq!(read(Hurry::None), [true; 4]);
 }
 

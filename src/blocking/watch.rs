@@ -40,6 +40,17 @@ impl Subject {
         };
         Subject(u64::from(pid) | u64::from(kind as u8) << 32 | tree.0 << 40)
     }
+
+    /// Whether it is the lock of memory or of control groups.
+    pub(super) fn is_of_lock(self) -> bool {
+        let kind = (self.0 >> 32) as u8;
+        kind == Kind::Memory as u8 || kind == Kind::Groups as u8
+    }
+
+    /// The root of its tree.
+    pub(super) fn root(self) -> Subject {
+        Subject::new(Tree(self.0 >> 40), 0, Kind::Root)
+    }
 }
 
 impl fmt::Display for Subject {
@@ -63,7 +74,7 @@ pub enum Hurry {
     None = 0,
     /// Nothing that takes the locks which any process can easily hold for long.
     Locks = 1,
-    /// Nothing at all is read.
+    /// No process is read at all.
     All = 2,
 }
 
@@ -113,7 +124,11 @@ impl Watch {
 
     fn refuses(&self, kind: Kind) -> bool {
         let hurry = self.hurry.load(Ordering::Relaxed);
-        hurry > Hurry::Locks as u8 || hurry > 0 && matches!(kind, Kind::Memory | Kind::Groups)
+        match kind {
+            Kind::Root => false,
+            Kind::Process => hurry > Hurry::Locks as u8,
+            Kind::Memory | Kind::Groups => hurry > 0,
+        }
     }
 
     /// The step that the thread is inside of, if it is inside a read.

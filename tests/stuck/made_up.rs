@@ -1,7 +1,7 @@
 //! More stuck processes than threads are left behind for, on a made-up tree: opening a pipe waits until somebody writes.
 
 use super::{PATIENCE, alone, bounded, held, settle};
-use capture::blocking::{MAX_ABANDONED, abandoned};
+use capture::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
 use capture::model::{SampleSet, Selection, Validity};
 use capture::process::{ProcRoot, Sampler, SystemFacts};
 use nix::sys::stat::Mode;
@@ -13,27 +13,71 @@ use std::time::Instant;
 const PROCESSES: i32 = 60;
 const STUCK: i32 = 40;
 
-fn tree() -> tempfile::TempDir {
+/// A tree of processes, of some of which this file cannot be read.
+fn tree(pipe: &str) -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
     write("meminfo", "MemTotal: 2048 kB\n");
     write("stat", "cpu  1 1 1 1 1 1 1\nbtime 5\n");
     for pid in 1..=PROCESSES {
         std::fs::create_dir_all(tree.path().join(format!("{pid}/fd/0"))).unwrap();
-        write(
-            &format!("{pid}/stat"),
-            &format!("{pid} (a) S 1 1 1 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 5 8192 2 9 1 1 1\n"),
-        );
+        let stat = format!("{pid} (a) S 1 1 1 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 5 8192 2 9 1 1 1\n");
+        write(&format!("{pid}/stat"), &stat);
         write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
-        write(&format!("{pid}/io"), "rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4\n");
-        let command_line = tree.path().join(format!("{pid}/cmdline"));
+        write(&format!("{pid}/io"), IO);
+        write(&format!("{pid}/cmdline"), "a\0");
         if pid <= STUCK {
-            mkfifo(&command_line, Mode::S_IRWXU).unwrap();
-        } else {
-            std::fs::write(command_line, "a\0").unwrap();
+            let pipe = tree.path().join(format!("{pid}/{pipe}"));
+            std::fs::remove_file(&pipe).unwrap();
+            mkfifo(&pipe, Mode::S_IRWXU).unwrap();
         }
     }
     tree
+}
+
+const IO: &str = "rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4\n";
+
+/// Has all reads of the pipes return, and puts files in their places.
+fn release(tree: &Path, pipe: &str, text: &str) {
+    for pid in 1..=STUCK {
+        let (path, moved) = (tree.join(format!("{pid}/{pipe}")), tree.join(format!("pipe {pid}")));
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(&moved).unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+/// Samples until so many threads wait, at least one more each time, and then until all is known after the release.
+fn fill_and_release(pipe: &str, text: &str, most: usize, check: impl Fn(&Sampler)) {
+    let before = held();
+    let tree = tree(pipe);
+    let mut one = sampled(sampler(tree.path()));
+    let first = abandoned();
+    assert!((1..=most).contains(&first), "{first} threads wait after one sample");
+    while abandoned() < most {
+        let waiting = abandoned();
+        one = sampled(one);
+        assert!(abandoned() > waiting);
+    }
+    for _ in 0..2 {
+        one = sampled(one);
+        assert_eq!(abandoned(), most);
+        check(&one);
+        check(&sampled(bounded("opening", {
+            let path = tree.path().to_owned();
+            move || sampler(&path)
+        })));
+    }
+    release(tree.path(), pipe, text);
+    let deadline = Instant::now() + PATIENCE;
+    while known(&one) != (PROCESSES as usize, PROCESSES as usize) {
+        assert!(Instant::now() < deadline, "{:?}", known(&one));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        one = sampled(one);
+    }
+    drop(one);
+    settle(before);
 }
 
 fn sampler(tree: &Path) -> Sampler {
@@ -59,43 +103,15 @@ fn known(sampler: &Sampler) -> (usize, usize) {
 }
 
 #[test]
+fn command_lines_that_cannot_be_read_leave_all_figures() {
+    let _alone = alone();
+    fill_and_release("cmdline", "b\0", MAX_FOR_LOCKS, |sampler| {
+        assert_eq!(known(sampler).1, PROCESSES as usize, "{:?}", known(sampler));
+    });
+}
+
+#[test]
 fn no_more_threads_wait_than_there_may_be() {
     let _alone = alone();
-    let before = held();
-    let tree = tree();
-    let mut one = sampled(sampler(tree.path()));
-    let first = abandoned();
-    assert!((1..MAX_ABANDONED).contains(&first), "{first} threads wait after one sample");
-    let (_, others) = known(&one);
-    assert_eq!(others, PROCESSES as usize, "only command lines wait");
-    while abandoned() < MAX_ABANDONED {
-        let waiting = abandoned();
-        one = sampled(one);
-        assert!(abandoned() > waiting);
-    }
-    // No process is read any more, and nothing is waited for, also by another one.
-    one = sampled(one);
-    assert_eq!((known(&one), one.processes().count()), ((0, 0), PROCESSES as usize));
-    let path = tree.path().to_owned();
-    let other = sampled(bounded("opening", move || sampler(&path)));
-    assert_eq!(other.processes().count(), 0);
-    drop(other);
-    assert_eq!(abandoned(), MAX_ABANDONED);
-    // Writers come, so that all reads return, and files in place of the pipes.
-    for pid in 1..=STUCK {
-        let (path, pipe) =
-            (tree.path().join(format!("{pid}/cmdline")), tree.path().join(format!("pipe {pid}")));
-        std::fs::rename(&path, &pipe).unwrap();
-        std::fs::write(&path, "b\0").unwrap();
-        let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-        writer.write_all(b"b\0").unwrap();
-    }
-    let deadline = Instant::now() + PATIENCE;
-    while known(&one) != (PROCESSES as usize, PROCESSES as usize) {
-        assert!(Instant::now() < deadline, "{:?}", known(&one));
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        one = sampled(one);
-    }
-    drop(one);
-    settle(before);
+    fill_and_release("io", IO, MAX_ABANDONED, |sampler| assert_eq!(known(sampler), (0, 0)));
 }

@@ -13,6 +13,7 @@ mod victim;
 use capture::blocking::abandoned;
 use capture::config::{Engine, Options, Source};
 use capture::engine::Session;
+use capture::error::Code;
 use capture::model::{ProcessRecord, SampleSet, Validity};
 use children::{Child, is_root, left_out};
 use std::sync::mpsc::channel;
@@ -189,9 +190,9 @@ fn figures_that_were_known_are_not_valid_any_more_root() {
     let options = Options { probes: false, source: Source::None, ..Options::default() };
     let mut session = Session::open(options).unwrap();
     session = update(session);
-    let Some(mut victim) = Victim::known("exec", |pid| {
+    let Some(mut victim) = Victim::known("exec", |victim| {
         session.update().unwrap();
-        assert!(record(&session, pid).unwrap().valid.has(Validity::CPU | Validity::IO));
+        assert!(record(&session, victim.pid()).unwrap().valid.has(Validity::CPU | Validity::IO));
     }) else {
         return;
     };
@@ -207,6 +208,46 @@ fn figures_that_were_known_are_not_valid_any_more_root() {
     session = until(session, "it is read again", |session| {
         record(session, pid).is_some_and(|seen| seen.valid.has(Validity::CPU | Validity::IO))
     });
+    bounded("closing", move || drop(session));
+    drop(victim);
+    settle(before);
+}
+
+#[test]
+fn a_tree_that_cannot_be_listed_fails_updates_until_it_can_root() {
+    let _alone = alone();
+    let before = held();
+    let mut opened = None;
+    let Some(mut victim) = Victim::known("tree", |victim| {
+        let root = victim.tree();
+        let options = Options { probes: false, source: Source::None, proc_root: root, ..Options::default() };
+        let session = update(Session::open(options).unwrap());
+        assert!(record(&session, victim.pid()).is_some());
+        opened = Some(session);
+    }) else {
+        return;
+    };
+    let session = bounded("an update", move || {
+        let mut session = opened.unwrap();
+        for _ in 0..3 {
+            let error = session.update().unwrap_err();
+            assert_eq!(error.code, Code::ProcessOpenDirectory, "{error}");
+        }
+        session
+    });
+    assert_eq!(abandoned(), 1);
+    victim.release();
+    let pid = victim.pid();
+    let session = bounded("an update", move || {
+        let mut session = session;
+        let deadline = Instant::now() + PATIENCE;
+        while session.update().is_err() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        session
+    });
+    assert!(record(&session, pid).unwrap().valid.has(Validity::CPU));
     bounded("closing", move || drop(session));
     drop(victim);
     settle(before);

@@ -24,11 +24,11 @@ impl Victim {
     }
 
     /// The same, with what is done before it gets stuck.
-    pub fn known(kind: &str, before: impl FnOnce(i32)) -> Option<Victim> {
+    pub fn known(kind: &str, before: impl FnOnce(&Victim)) -> Option<Victim> {
         if !is_root() {
             return None;
         }
-        if kind != "listing" && !PathBuf::from("/dev/fuse").exists() {
+        if !matches!(kind, "listing" | "tree") && !PathBuf::from("/dev/fuse").exists() {
             left_out("there is no /dev/fuse");
             return None;
         }
@@ -37,7 +37,7 @@ impl Victim {
         let said = BufReader::new(maker.stdout.take().unwrap());
         let mut victim = Victim { maker, said, pid: 0 };
         victim.pid = victim.heard();
-        before(victim.pid);
+        before(&victim);
         victim.order();
         assert_eq!(victim.heard(), victim.pid);
         Some(victim)
@@ -45,6 +45,13 @@ impl Victim {
 
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Where the `/proc` of its PID namespace is seen, if it has one of its own.
+    pub fn tree(&self) -> PathBuf {
+        let unshare = self.maker.id();
+        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        PathBuf::from(format!("/proc/{}/root/proc", children.trim()))
     }
 
     /// Lets it go on.

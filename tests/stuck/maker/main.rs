@@ -7,7 +7,8 @@
 //!   thread waits for it;
 //! - `exec`: an exec waits for that server to close a file;
 //! - `listing`: one thread lists the process's descriptors into a page that does not come, another one wants to change the
-//!   directory.
+//!   directory;
+//! - `tree`: the same with all of `/proc`, which should be that of a PID namespace of its own.
 
 // It is a program of tests and ends loudly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -24,8 +25,9 @@ fn main() {
     match arguments.as_slice() {
         ["victim", "memory", file] => victim::fault(file),
         ["victim", "exec", file] => victim::exec(file),
-        ["victim", "listing"] => victim::list(),
-        ["listing"] => listing(),
+        ["victim", "listing"] => victim::list("/proc/self/fd"),
+        ["victim", "tree"] => victim::list("/proc"),
+        [kind @ ("listing" | "tree")] => listing(kind),
         [kind @ ("memory" | "exec")] => served(kind),
         other => panic!("what is {other:?}?"),
     }
@@ -61,9 +63,9 @@ fn served(kind: &str) {
 }
 
 /// A victim that makes what it waits for itself.
-fn listing() {
+fn listing(kind: &str) {
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["victim", "listing"])
+        .args(["victim", kind])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

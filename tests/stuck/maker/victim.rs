@@ -53,11 +53,11 @@ pub fn exec(file: &str) {
     panic!("{}", Command::new("sleep").arg("600").exec());
 }
 
-/// Lists the own descriptors into a page that comes only when standard input says so, while another thread wants to change
-/// the directory's mode.
-pub fn list() {
+/// Lists a directory into a page that comes only when standard input says so, while another thread wants to change the
+/// directory's mode.
+pub fn list(directory: &str) {
     begin();
-    let directory = std::fs::File::open("/proc/self/fd").unwrap();
+    let directory = std::fs::File::open(directory).unwrap();
     let number = directory.as_raw_fd();
     let page = map(-1) as usize;
     // SAFETY: the call takes flags only.
@@ -77,8 +77,8 @@ pub fn list() {
     });
     std::thread::sleep(PAUSE);
     let changing = std::thread::spawn(move || {
-        // SAFETY: the descriptor is open; the call is refused once it has the lock.
-        unsafe { libc::fchmod(number, 0o500) }
+        // SAFETY: the descriptor is open; once it has the lock, the call leaves the mode as it is or is refused.
+        unsafe { libc::fchmod(number, 0o555) }
     });
     println!("listing");
     std::io::stdout().flush().unwrap();
