@@ -7,7 +7,7 @@
 //!
 //! Therefore every thread of a session that reads `/proc` marks its reads with [`guarded`], and has another thread that
 //! watches the marks ([`Watch`]). A thread whose read does not return is abandoned: another one takes over its work, and
-//! what it was reading is refused from then on ([`blocked`]). When the read does return, the abandoned thread unwinds
+//! what it was reading is refused from then on. When the read does return, the abandoned thread unwinds
 //! without touching anything that it shared, releases what it held and ends; the process can be read again after a rest
 //! that grows each time.
 //!

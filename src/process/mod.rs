@@ -11,6 +11,7 @@ mod link;
 mod machine;
 mod observer;
 mod parse;
+mod plan;
 mod reader;
 mod reading;
 mod root;

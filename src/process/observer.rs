@@ -2,8 +2,8 @@
 //!
 //! Nothing is read here, so that it can be done under a lock.
 
-use super::cgroup::Place;
 use super::identity::IdentityReader;
+use super::plan::{Files, Plan, identity_validity, set_network, take_command_line, take_identity};
 use super::reading::{Core, Failure};
 use super::root::SystemFacts;
 use super::table::{CommandLine, Origin, Outcome, Tracked};
@@ -23,43 +23,6 @@ enum View<'v> {
     Files,
     /// What a walk over the kernel's tasks has told of it.
     Task(&'v Task<'v>),
-}
-
-/// What is to be read of a process besides its core.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Plan {
-    /// All figures.
-    pub figures: bool,
-    /// The number of its descriptors alone.
-    pub descriptors: bool,
-    /// Its command line.
-    pub command_line: bool,
-    /// Its control group.
-    pub cgroup: bool,
-    /// Its network namespace.
-    pub network: bool,
-    /// Whether it runs another program than the one that the command line is known of.
-    pub is_new_image: bool,
-    /// The number of its control group, where a walk has told it.
-    pub group_number: u64,
-}
-
-impl Plan {
-    /// Whether there is anything to be read.
-    fn reads_files(&self) -> bool {
-        self.figures || self.descriptors || self.command_line || self.cgroup || self.network
-    }
-}
-
-/// What was read of it.
-#[derive(Clone, Copy, Default)]
-pub struct Files<'r> {
-    /// The command line, if it was to be read; then `None` if it could not be.
-    pub command_line: Option<Option<&'r [u8]>>,
-    /// The control group, likewise.
-    pub cgroup: Option<Option<Place<'r>>>,
-    /// The network namespace, if it was to be and could be read.
-    pub network: Option<u64>,
 }
 
 /// What is to be done with a process whose core was read.
@@ -383,61 +346,6 @@ impl Observer {
             View::Files => plan.network = has_changed || self.has_turn(core),
         }
     }
-}
-
-/// Takes in what was read of what seldom changes.
-fn take_identity(core: &Core<'_>, files: &Files<'_>, plan: Plan, tracked: &mut Tracked) {
-    if let Some(read) = files.command_line {
-        take_command_line(read, plan.is_new_image, tracked);
-    }
-    match files.cgroup {
-        None => {}
-        Some(Some(Place { path, is_unified: true })) => tracked.set_cgroup(Some(path), plan.group_number),
-        Some(Some(Place { path, is_unified: false })) => tracked.set_cgroup(Some(path), 0),
-        // It keeps the one that it had.
-        Some(None) if core.stat.is_ending() => {}
-        Some(None) => tracked.set_cgroup(None, 0),
-    }
-    if let Some(inode) = files.network {
-        set_network(tracked, inode);
-    }
-}
-
-fn take_command_line(read: Option<&[u8]>, is_new_image: bool, tracked: &mut Tracked) {
-    let known = &tracked.record.identity.command_line;
-    let text = match read {
-        // The same image without arguments has just lost its memory, for it is about to end.
-        Some(b"") if !is_new_image => Some(known.as_slice()),
-        other => other,
-    };
-    tracked.command_line = match text {
-        None => CommandLine::Unknown,
-        Some(b"") => CommandLine::Empty,
-        Some(_) => CommandLine::Known,
-    };
-    let text = text.unwrap_or_default();
-    if text != known {
-        let identity = Identity { command_line: text.to_vec(), ..Identity::clone(&tracked.record.identity) };
-        tracked.record.identity = Arc::new(identity);
-    }
-}
-
-fn set_network(tracked: &mut Tracked, inode: u64) {
-    if inode != 0 {
-        tracked.record.network_namespace = inode;
-    }
-}
-
-/// The bits of what the identity has beside what is always read.
-fn identity_validity(tracked: &Tracked) -> Validity {
-    let mut valid = Validity::default();
-    if tracked.command_line != CommandLine::Unknown {
-        valid |= Validity::COMMAND_LINE;
-    }
-    if tracked.has_cgroup {
-        valid |= Validity::CGROUP;
-    }
-    valid
 }
 
 /// Takes over a sample and the rate since the one before, if there is one to tell.
