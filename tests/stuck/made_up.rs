@@ -14,7 +14,7 @@ const PROCESSES: i32 = 60;
 const STUCK: i32 = 40;
 
 /// A tree of processes, of some of which this file cannot be read.
-fn tree(pipe: &str) -> tempfile::TempDir {
+fn tree(pipe: &str, stuck: i32) -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
     write("meminfo", "MemTotal: 2048 kB\n");
@@ -26,7 +26,7 @@ fn tree(pipe: &str) -> tempfile::TempDir {
         write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
         write(&format!("{pid}/io"), IO);
         write(&format!("{pid}/cmdline"), "a\0");
-        if pid <= STUCK {
+        if pid <= stuck {
             let pipe = tree.path().join(format!("{pid}/{pipe}"));
             std::fs::remove_file(&pipe).unwrap();
             mkfifo(&pipe, Mode::S_IRWXU).unwrap();
@@ -51,7 +51,7 @@ fn release(tree: &Path, pipe: &str, text: &str) {
 /// Samples until so many threads wait, at least one more each time, and then until all is known after the release.
 fn fill_and_release(pipe: &str, text: &str, most: usize, check: impl Fn(&Sampler)) {
     let before = held();
-    let tree = tree(pipe);
+    let tree = tree(pipe, STUCK);
     let mut one = sampled(sampler(tree.path()));
     let first = abandoned();
     assert!((1..=most).contains(&first), "{first} threads wait after one sample");
@@ -114,4 +114,32 @@ fn command_lines_that_cannot_be_read_leave_all_figures() {
 fn no_more_threads_wait_than_there_may_be() {
     let _alone = alone();
     fill_and_release("io", IO, MAX_ABANDONED, |sampler| assert_eq!(known(sampler), (0, 0)));
+}
+
+#[test]
+fn a_process_that_ends_while_it_cannot_be_read_has_its_last_figures() {
+    let _alone = alone();
+    let before = held();
+    let tree = tree("cmdline", 0);
+    let mut one = sampled(sampler(tree.path()));
+    let (stat, kept) = (tree.path().join("7/stat"), tree.path().join("kept"));
+    std::fs::rename(&stat, &kept).unwrap();
+    mkfifo(&stat, Mode::S_IRWXU).unwrap();
+    one = sampled(one);
+    let record = one.processes().find(|record| record.sample.id.pid == 7).unwrap();
+    assert_eq!((record.valid, record.sample.user_ticks), (Validity(0), 0));
+    let pipe = std::fs::OpenOptions::new().read(true).write(true).open(&stat).unwrap();
+    std::fs::remove_dir_all(tree.path().join("7")).unwrap();
+    drop(pipe);
+    let deadline = Instant::now() + PATIENCE;
+    while one.ended().is_empty() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        one = sampled(one);
+    }
+    let last = &one.ended()[0];
+    assert_eq!((last.sample.id.pid, last.sample.user_ticks), (7, 7));
+    assert!(last.valid.has(Validity::CPU | Validity::IO | Validity::MEMORY));
+    drop(one);
+    settle(before);
 }
