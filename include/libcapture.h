@@ -527,7 +527,8 @@ typedef struct CaptureConnections {
 // callback. Later versions of the library may hand over larger structures: step through the array by
 // `element_size`.
 typedef struct CaptureProcess {
-    // Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0.
+    // Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0. Figures that only grow can become
+    // unknown for a while, and known again; of a process that ends meanwhile the last that were known are delivered.
     uint32_t valid;
     // Process id.
     pid_t pid;
@@ -884,13 +885,15 @@ int32_t CaptureInit(const struct CaptureInitt *config,
 //
 // When processes have ended it waits until their last packets were counted: no longer than the read timeout and
 // 100 ms, and not at all otherwise. A callback may throw a C++ exception; it passes through, and what was not
-// delivered comes with the next update.
+// delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
+// this interface the figures of such a process are 0.
 //
 // Requirements:
 // The callbacks that `CaptureInit` was given may still be called.
 int32_t CaptureUpdate(int32_t cnt);
 
-// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned.
+// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned. Threads
+// that wait in reads of /proc are treated as in `CaptureSessionClose`.
 int32_t CaptureExit(void);
 
 // Opens a session and stores it in `*session`, which is NULL on failure. NULL options mean the defaults.
@@ -911,6 +914,14 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options,
 // When processes have ended it waits until their last packets were counted, no longer than the read timeout and
 // 100 ms; and where flows are recorded until the capture has shown them, a few milliseconds and at most 200. Otherwise
 // it does not wait. A handler may throw a C++ exception; it passes through.
+//
+// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
+// exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it
+// for the first time, and at most two seconds for all such reads of its samples; then it goes on without them. What could
+// not be read is not valid; where walks over the kernel's tasks are made, only the command line. A thread waits on, and
+// such a process is read again one second after its read has returned, two seconds the next time, up to 300. At most 16
+// threads of a program wait, 8 of them for command lines and control groups; beyond that, no such file of any process is
+// read until one of these reads returns.
 //
 // Requirements:
 // `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.
@@ -934,6 +945,10 @@ int32_t CaptureSessionStats(const struct CaptureSession *session,
 
 // Ends the capture, joins the session's threads and releases everything; `session` is then invalid. In a process
 // forked from the opener, and while another call on the session runs, it only returns an error.
+//
+// A thread that waits in a read of /proc which does not return is waited for a quarter of a second and left behind. When
+// the read returns it releases what it holds and ends: a thread's memory, the descriptors it was reading by, those by which
+// it found owners, and the log file. It executes code of the library, which stays in memory also after dlclose(3).
 //
 // Requirements:
 // `session` is NULL, which is an error, or open.

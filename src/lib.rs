@@ -5,6 +5,7 @@
 //! declared in `include/libcapture.h`; Rust programs use the session of the `engine` module.
 
 pub mod abi;
+pub mod blocking;
 pub mod config;
 pub mod decode;
 pub mod engine;

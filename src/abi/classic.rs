@@ -75,7 +75,8 @@ pub unsafe extern "C" fn CaptureInit(
 ///
 /// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
 /// 100 ms, and not at all otherwise. A callback may throw a C++ exception; it passes through, and what was not
-/// delivered comes with the next update.
+/// delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
+/// this interface the figures of such a process are 0.
 ///
 /// # Safety
 /// The callbacks that `CaptureInit` was given may still be called.
@@ -100,7 +101,8 @@ pub unsafe extern "C-unwind" fn CaptureUpdate(cnt: i32) -> i32 {
     code_of(result)
 }
 
-/// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned.
+/// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned. Threads
+/// that wait in reads of /proc are treated as in `CaptureSessionClose`.
 #[unsafe(no_mangle)]
 pub extern "C" fn CaptureExit() -> i32 {
     code_of(guarded(|| {

@@ -35,7 +35,8 @@ pub const CAPTURE_VALID_CGROUP: u32 = 1024;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct CaptureProcess {
-    /// Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0.
+    /// Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0. Figures that only grow can become
+    /// unknown for a while, and known again; of a process that ends meanwhile the last that were known are delivered.
     pub valid: u32,
     /// Process id.
     pub pid: libc::pid_t,

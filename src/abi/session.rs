@@ -118,6 +118,14 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 /// 100 ms; and where flows are recorded until the capture has shown them, a few milliseconds and at most 200. Otherwise
 /// it does not wait. A handler may throw a C++ exception; it passes through.
 ///
+/// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
+/// exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it
+/// for the first time, and at most two seconds for all such reads of its samples; then it goes on without them. What could
+/// not be read is not valid; where walks over the kernel's tasks are made, only the command line. A thread waits on, and
+/// such a process is read again one second after its read has returned, two seconds the next time, up to 300. At most 16
+/// threads of a program wait, 8 of them for command lines and control groups; beyond that, no such file of any process is
+/// read until one of these reads returns.
+///
 /// # Safety
 /// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.
 #[unsafe(no_mangle)]
@@ -282,6 +290,10 @@ pub unsafe extern "C" fn CaptureSessionStats(
 
 /// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. In a process
 /// forked from the opener, and while another call on the session runs, it only returns an error.
+///
+/// A thread that waits in a read of /proc which does not return is waited for a quarter of a second and left behind. When
+/// the read returns it releases what it holds and ends: a thread's memory, the descriptors it was reading by, those by which
+/// it found owners, and the log file. It executes code of the library, which stays in memory also after dlclose(3).
 ///
 /// # Safety
 /// `session` is NULL, which is an error, or open.

@@ -9,6 +9,7 @@ use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
 use super::poll::Poll;
 use super::resolver::Desk;
+use super::supervision::Supervision;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
 use crate::model::Timestamp;
@@ -119,6 +120,7 @@ pub struct Capture {
     shared: Arc<CaptureShared>,
     packets: Arc<PacketQueue>,
     poll: Arc<Poll>,
+    supervision: Arc<Supervision>,
     refreshed: Instant,
     /// The moment somebody waits for, once everything captured before it has been read.
     drained: Option<Instant>,
@@ -133,9 +135,10 @@ impl Capture {
         shared: Arc<CaptureShared>,
         packets: Arc<PacketQueue>,
         poll: Arc<Poll>,
+        supervision: Arc<Supervision>,
     ) -> Capture {
-        let latency = timeout + TIMEOUT_SLACK;
-        Capture { tap, pipeline, latency, shared, packets, poll, refreshed: Instant::now(), drained: None }
+        let (latency, refreshed) = (timeout + TIMEOUT_SLACK, Instant::now());
+        Capture { tap, pipeline, latency, shared, packets, poll, supervision, refreshed, drained: None }
     }
 
     /// Captures until told to stop, or until a savefile has been read and the owners of its flows are known.
@@ -200,6 +203,7 @@ impl Capture {
             if self.shared.desk.is_idle() {
                 return;
             }
+            self.supervision.check(Instant::now());
             if self.tap.wait(IDLE_WAIT).is_err() {
                 return;
             }
@@ -261,6 +265,7 @@ impl Capture {
 
     fn refresh(&mut self) {
         self.refreshed = Instant::now();
+        self.supervision.check(self.refreshed);
         if let Err(error) = self.tap.begin_refresh() {
             warn!("devices cannot be looked at: {error}");
         }

@@ -33,7 +33,15 @@ impl Replay {
         shared.activity.set_waker(tap.waker());
         let pipeline = Pipeline::new(1 << 18, &[], Arc::clone(&packets)).unwrap();
         let poll = Arc::new(Poll::new(None).unwrap());
-        let capture = Capture::new(tap, pipeline, PATIENCE, Arc::clone(&shared), packets, Arc::clone(&poll));
+        let capture = Capture::new(
+            tap,
+            pipeline,
+            PATIENCE,
+            Arc::clone(&shared),
+            packets,
+            Arc::clone(&poll),
+            Arc::default(),
+        );
         let thread = std::thread::spawn(|| capture.run());
         Replay { shared, poll, thread }
     }

@@ -4,6 +4,7 @@
 use super::capture::CaptureShared;
 use super::flows::{FlowDesk, Seen};
 use super::introduce::Introducer;
+use crate::blocking::bounded;
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Clocks, Counters, Credit};
 use crate::model::{FlowPhase, Identity, Namespace, ProcId, Traffic, Unowned};
@@ -152,7 +153,13 @@ impl Counting {
 
     /// Takes in which of the chosen namespaces there are now.
     fn refresh(&mut self) {
-        let inodes = self.choice.inodes(self.home);
+        let (choice, home) = (self.choice.clone(), self.home);
+        let inodes = match choice.is_wide() {
+            true => bounded("capture-scan", move || choice.inodes(home)),
+            false => Ok(choice.inodes(home)),
+        };
+        // Where opening a path does not return, the coverage stays as it was.
+        let Ok(inodes) = inodes else { return };
         self.coverage = inodes.clone().into();
         self.counters.set_namespaces(inodes);
     }

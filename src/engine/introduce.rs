@@ -1,6 +1,7 @@
 //! Tells the ledger who the owners of flows are, while they live to be asked.
 
 use super::ledger::Ledger;
+use crate::blocking::{Abandoned, Errand, Helper};
 use crate::model::{Identity, ProcId, SampleSet};
 use crate::process::{IdentityReader, ProcRoot};
 use foldhash::fast::RandomState;
@@ -18,10 +19,15 @@ const MET_LIMIT: usize = 1024;
 const MOST_MET: u32 = 256;
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often a process is read whose reads do not return: for each kind of them, and once more.
+const MAX_READS: usize = 4;
+
 /// Introduces each process once, as long as it is remembered.
 pub struct Introducer {
     root: Arc<ProcRoot>,
     identities: IdentityReader,
+    /// Who reads for a thread that may not be left behind.
+    helper: Option<Helper<IdentityReader, Errand<IdentityReader>>>,
     known: HashSet<ProcId, RandomState>,
     /// Latest last.
     met: VecDeque<(ProcId, Arc<Identity>)>,
@@ -36,12 +42,19 @@ impl Introducer {
         Introducer {
             root,
             identities: IdentityReader::default(),
+            helper: None,
             known: HashSet::default(),
             met: VecDeque::new(),
             met_in_interval: 0,
             interval: None,
             what,
         }
+    }
+
+    /// The same for a thread that cannot be left behind in a read that does not return.
+    pub fn with_helper(root: Arc<ProcRoot>, what: SampleSet) -> Introducer {
+        let helper = Helper::of_errands("capture-names", IdentityReader::default);
+        Introducer { helper: Some(helper), ..Introducer::new(root, what) }
     }
 
     /// Asks a process that has just become another program who it is: it may be gone by the time it is to be
@@ -54,7 +67,7 @@ impl Introducer {
             return None;
         }
         self.met_in_interval += 1;
-        let (process, identity) = self.identities.read(&self.root, pid, self.what)?;
+        let (process, identity) = self.read(pid)?;
         // It is somebody else now than it was before.
         self.known.remove(&process);
         if self.met.len() >= MET_LIMIT {
@@ -97,10 +110,27 @@ impl Introducer {
             ledger.lock().introduce(process, Arc::clone(identity));
             return;
         }
-        let found = self.identities.read(&self.root, process.pid, self.what);
+        let found = self.read(process.pid);
         let found = found.filter(|(found, _)| *found == process).map(|(_, identity)| identity);
         if let Some(identity) = found.or_else(|| or(&mut self.identities)) {
             ledger.lock().introduce(process, Arc::new(identity));
         }
+    }
+
+    /// Describes the process that has this pid now.
+    fn read(&mut self, pid: i32) -> Option<(ProcId, Identity)> {
+        let Some(helper) = &mut self.helper else {
+            return self.identities.read(&self.root, pid, self.what);
+        };
+        for _ in 0..MAX_READS {
+            let (root, what) = (Arc::clone(&self.root), self.what);
+            match helper.call(move |identities| identities.read(&root, pid, what)) {
+                Ok(found) => return found,
+                // What did not return is left out the next time.
+                Err(Abandoned::Reading) => {}
+                Err(Abandoned::NoThread(_)) => return None,
+            }
+        }
+        None
     }
 }

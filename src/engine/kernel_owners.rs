@@ -7,6 +7,7 @@ use crate::namespace::{Changes, current_inode};
 use std::collections::HashMap;
 
 /// The records, and by which inode each namespace goes in them.
+#[derive(Clone)]
 pub struct KernelOwners {
     owners: Owners,
     inodes: HashMap<Namespace, u32>,

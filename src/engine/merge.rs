@@ -3,7 +3,7 @@
 
 use super::ledger::{Account, Ledger, add_connections};
 use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
-use crate::process::{Sampler, proc_id};
+use crate::process::Sampler;
 use std::collections::{BTreeMap, HashMap};
 
 /// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
@@ -13,7 +13,6 @@ pub struct Merge {
     /// Accounts of processes that no sample has seen.
     unclaimed: HashMap<ProcId, Account, foldhash::fast::RandomState>,
     closing: BTreeMap<ProcId, Closing>,
-    buffer: Vec<u8>,
 }
 
 struct Closing {
@@ -53,9 +52,9 @@ impl Merge {
             self.closing
                 .insert(record.sample.id, Closing { record, was_sampled: true, was_held_back: false });
         }
-        let (root, buffer) = (sampler.root(), &mut self.buffer);
-        let gone = self.unclaimed.extract_if(|id, _| proc_id(root, id.pid, buffer) != Some(*id));
-        for (id, account) in gone {
+        let gone = sampler.gone(self.unclaimed.keys().copied());
+        for id in gone {
+            let Some(account) = self.unclaimed.remove(&id) else { continue };
             let record = record_of(id, account);
             if selection.matches(id.pid, &record.identity) {
                 self.closing.insert(id, Closing { record, was_sampled: false, was_held_back: false });

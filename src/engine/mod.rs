@@ -2,7 +2,8 @@
 //!
 //! A [`Session`] has two threads. The *capture* reads frames, counts them in flows and credits the flows' bytes to
 //! their owners in the ledger, batch by batch. The *resolver* beside it finds out who the owners are. An update, on
-//! the caller's thread, samples the processes, adds what the ledger holds, and leaves the result for the caller.
+//! the caller's thread, samples the processes, adds what the ledger holds, and leaves the result for the caller. What reads
+//! `/proc` runs where it can be left behind ([`crate::blocking`]).
 
 mod again;
 mod barrier;
@@ -27,6 +28,7 @@ mod resolver;
 mod session;
 mod settle;
 mod stats;
+mod supervision;
 
 #[cfg(test)]
 #[path = "../../tests/replay/frames.rs"]

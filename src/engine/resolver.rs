@@ -62,6 +62,16 @@ pub struct Desk {
     open: AtomicUsize,
     /// Questions that have not been tried once.
     untried: AtomicUsize,
+    under_way: Mutex<UnderWay>,
+}
+
+/// The questions that a resolver has taken, for another one to take if it is left behind.
+#[derive(Default)]
+struct UnderWay {
+    /// In the resolver's own order.
+    requests: Vec<(Request, Instant)>,
+    /// How many of them have not been tried once.
+    untried: usize,
 }
 
 #[derive(Default)]
@@ -128,7 +138,21 @@ impl Desk {
             return None;
         }
         let count = inbox.requests.len().min(most);
-        Some(inbox.requests.drain(..count).collect())
+        let taken: Vec<_> = inbox.requests.drain(..count).collect();
+        let mut under_way = self.under_way.lock();
+        under_way.untried += taken.len();
+        under_way.requests.extend(&taken);
+        Some(taken)
+    }
+
+    /// Puts the questions of a resolver that was left behind on the desk again.
+    fn recover(&self) {
+        let mut inbox = self.inbox.lock();
+        let mut under_way = self.under_way.lock();
+        let tried = under_way.requests.len() - under_way.untried;
+        self.untried.fetch_add(tried, Ordering::Relaxed);
+        under_way.untried = 0;
+        inbox.requests.append(&mut under_way.requests);
     }
 }
 
@@ -164,8 +188,9 @@ impl Resolver {
         self.kernel = Some(kernel);
     }
 
-    /// Answers questions until the desk is closed.
+    /// Answers questions until the desk is closed, first those that a resolver before this one has left.
     pub fn run(mut self, desk: &Desk, ledger: &Ledger, activity: &Activity) {
+        desk.recover();
         self.finder.prepare(Instant::now());
         self.log_faults();
         let mut deadline = self.kernel.is_some().then(|| Instant::now() + SWEEP_INTERVAL);
@@ -278,6 +303,8 @@ impl Resolver {
     fn hand_out(&mut self, desk: &Desk, untried: usize) {
         let mut answers = Vec::new();
         let mut index = 0;
+        let mut under_way = desk.under_way.lock();
+        under_way.untried -= untried;
         while let (Some(query), Some(request)) = (self.queries.get(index), self.requests.get(index)) {
             let owner = match query.outcome {
                 Outcome::Owned(owner) => Ok(owner),
@@ -290,7 +317,9 @@ impl Resolver {
             answers.push(Answer { flow: request.flow, owner });
             self.queries.swap_remove(index);
             self.requests.swap_remove(index);
+            under_way.requests.swap_remove(index);
         }
+        drop(under_way);
         if !answers.is_empty() {
             debug!(answered = answers.len(), waiting = self.queries.len(), "owners looked up");
         }

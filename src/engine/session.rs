@@ -12,10 +12,12 @@ use super::poll::Poll;
 use super::privilege::{CAP_BPF, CAP_NET_RAW, CAP_PERFMON, explanations, missing_capabilities};
 use super::probes::Probes;
 use super::stats::{StatsReader, UpdateCounts};
+use super::supervision::Supervision;
+use crate::blocking::bounded;
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
-use crate::model::{FlowRecord, ProbeState, ProcessRecord, Validity};
+use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::namespace::{Coverage, Known};
 use crate::owner::{EarlyOwners, Hints};
 use crate::process::{ProcRoot, Sampler, ticks_to_ns, told_by_kernel};
@@ -88,6 +90,8 @@ pub struct Session {
     /// What reads the kernel's counters, where the kernel counts.
     counting: Option<Arc<Mutex<Counting>>>,
     threads: Vec<JoinHandle<()>>,
+    /// Threads that read `/proc` by themselves.
+    supervision: Arc<Supervision>,
 }
 
 impl Session {
@@ -103,8 +107,11 @@ impl Session {
         let _entered = log.enter();
         let missing_capabilities = missing_capabilities();
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
-        let root = ProcRoot::open(&options.proc_root)?;
-        let from_kernel = told_by_kernel(options.sample, &root);
+        let root = Arc::new(ProcRoot::open(&options.proc_root)?);
+        let (what, tree) = (options.sample, Arc::clone(&root));
+        // Where it does not return, as little is left to the kernel's programs as can be.
+        let from_kernel = bounded("capture-files", move || told_by_kernel(what, &tree))
+            .unwrap_or(SampleSet(what.0 & !SampleSet::CGROUP.0));
         let (tasks, sources) = both(
             "capture-load",
             || {
@@ -150,6 +157,7 @@ impl Session {
             probes,
             counting: None,
             threads: Vec::new(),
+            supervision: Arc::default(),
             log: Arc::clone(&log),
             options,
         };
@@ -342,7 +350,9 @@ impl Session {
         self.shared.activity.has_ended()
     }
 
-    /// Ends the capture and joins the threads; dropping does the same. Returns the last lines of the log.
+    /// Ends the capture and joins the threads; dropping does the same. Returns the last lines of the log. Threads whose
+    /// reads of `/proc` do not return are left behind: each waits for at most a quarter of a second, and ends when its read
+    /// returns.
     pub fn close(&mut self) -> Vec<LogLine> {
         let _entered = self.log.enter();
         self.shared.stopping.store(true, Ordering::Release);
@@ -353,6 +363,10 @@ impl Session {
         for thread in self.threads.drain(..) {
             // The thread's panic, if there was one, has been noted as the session's failure.
             let _ = thread.join();
+        }
+        let waiting = self.supervision.join();
+        if waiting > 0 {
+            info!("{waiting} threads wait in reads of /proc that do not return; they end when these do");
         }
         info!("session closed");
         self.log.take_lines()
@@ -367,6 +381,7 @@ impl Drop for Session {
             // The threads, also the log's, exist in the parent only; waiting for them would be for ever.
             std::mem::forget(Arc::clone(&self.log));
             self.threads.drain(..).for_each(std::mem::forget);
+            self.supervision.forget();
         }
     }
 }

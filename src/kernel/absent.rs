@@ -11,7 +11,7 @@ use std::io;
 pub struct Sockets(Infallible);
 
 /// Never there.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Owners(Infallible);
 
 /// Never there.

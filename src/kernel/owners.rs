@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// How many earlier sockets with the same endpoints are looked at: as many as are kept of all.
 const FORMERS: u32 = 4096;
 
-/// Reads what the probes have noted of sockets.
+/// Reads what the probes have noted of sockets. Clones read the same.
+#[derive(Clone)]
 pub struct Owners {
     set: Arc<SocketSet>,
     ticks_per_second: u64,

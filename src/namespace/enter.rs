@@ -2,11 +2,13 @@
 
 use super::links;
 use super::registry::Entry;
+use crate::blocking::{Abandoned, bounded};
 use crate::error::{Code, Error};
 use crate::thread::{catch_quietly, with_signals_blocked};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread::Builder;
 
@@ -52,7 +54,8 @@ pub fn enter<T: Send>(entry: &Entry, work: impl FnOnce() -> T + Send) -> Result<
 /// As [`enter`].
 pub fn enter_initial<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
     // kthreadd, the parent of all of the kernel's threads: kernel/kthread.c, init/main.c.
-    let stat = std::fs::read("/proc/2/stat").unwrap_or_default();
+    let read = || links::guarded_path(Path::new("/proc/2/stat"), |path| Ok(std::fs::read(path)));
+    let stat = bounded("capture-enter", read).ok().and_then(|read| read.ok()?.ok()).unwrap_or_default();
     let rest = stat.strip_prefix(b"2 (kthreadd) ").and_then(|rest| rest.get(1..));
     let is_kernel = rest.is_some_and(|rest| rest.starts_with(b" 0 "));
     let path = if is_kernel { "/proc/2/ns/net" } else { "/proc/1/ns/net" };
@@ -64,7 +67,8 @@ fn enter_path<T: Send>(
     inode: Option<u64>,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, EnterError> {
-    let body = || catch_quietly(|| move_to(path, inode).map(|()| work()));
+    let file = open_way(path, inode)?;
+    let body = || catch_quietly(|| move_to(path, &file).map(|()| work()));
     let outcome = std::thread::scope(|scope| {
         let builder = Builder::new().name("capture-enter".into());
         let thread = with_signals_blocked(|| builder.spawn_scoped(scope, body)).map_err(|error| {
@@ -80,22 +84,35 @@ fn enter_path<T: Send>(
     }
 }
 
-/// Moves the calling thread to the namespace at `path`, if that is the one with this inode.
-fn move_to(path: &Path, inode: Option<u64>) -> Result<(), EnterError> {
-    let refused = |errno: Errno, capability: &str| {
-        let help = match errno {
-            Errno::EPERM | Errno::EACCES => format!("; it needs the capability {capability}"),
-            _ => String::new(),
-        };
-        let text = format!("entering the network namespace {}: {errno}{help}", path.display());
-        EnterError::Refused(Error::new(Code::SystemResource, text))
-    };
-    let (file, found) = links::open_namespace(path).map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ESRCH | Errno::EINVAL => EnterError::Gone,
-        errno => refused(errno, "CAP_SYS_PTRACE"),
-    })?;
+/// Opens the namespace at `path`, if that is the one with this inode.
+fn open_way(path: &Path, inode: Option<u64>) -> Result<OwnedFd, EnterError> {
+    let way = path.to_owned();
+    let opened = bounded("capture-enter", move || links::open_namespace(&way));
+    let (file, found) = opened
+        .unwrap_or_else(|abandoned| match abandoned {
+            Abandoned::Reading => Err(Errno::EAGAIN),
+            Abandoned::NoThread(_) => Err(Errno::ENOMEM),
+        })
+        .map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ESRCH | Errno::EINVAL => EnterError::Gone,
+            errno => refused(path, errno, "CAP_SYS_PTRACE"),
+        })?;
     if inode.is_some_and(|inode| inode != found) {
         return Err(EnterError::Gone);
     }
-    setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(errno, "CAP_SYS_ADMIN"))
+    Ok(file)
+}
+
+/// Moves the calling thread to the namespace that was opened by `path`.
+fn move_to(path: &Path, file: &OwnedFd) -> Result<(), EnterError> {
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(path, errno, "CAP_SYS_ADMIN"))
+}
+
+fn refused(path: &Path, errno: Errno, capability: &str) -> EnterError {
+    let help = match errno {
+        Errno::EPERM | Errno::EACCES => format!("; it needs the capability {capability}"),
+        _ => String::new(),
+    };
+    let text = format!("entering the network namespace {}: {errno}{help}", path.display());
+    EnterError::Refused(Error::new(Code::SystemResource, text))
 }

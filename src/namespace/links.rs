@@ -1,10 +1,15 @@
 //! Which network namespace a path of the nsfs file system names, by opening it.
 
+use crate::blocking::{Kind, Tree, guarded};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+
+/// In place of a tree, for reads by whole paths.
+const PATHS: Tree = Tree(1);
 
 /// `NS_GET_NSTYPE` of linux/nsfs.h: `_IO(0xb7, 3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
@@ -16,7 +21,7 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 pub(super) fn open_namespace(path: &Path) -> nix::Result<(OwnedFd, u64)> {
     // O_NONBLOCK, lest the path be a pipe and the opening wait for its other end.
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = open(path, flags, Mode::empty())?;
+    let file = guarded_path(path, |path| open(path, flags, Mode::empty()))?;
     // SAFETY: the request takes no argument and touches no memory of ours; the descriptor is open.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
     // What is not of nsfs says ENOTTY, or anything.
@@ -25,6 +30,17 @@ pub(super) fn open_namespace(path: &Path) -> nix::Result<(OwnedFd, u64)> {
     }
     let inode = fstat(&file)?.st_ino;
     Ok((file, inode))
+}
+
+/// Makes a read by a whole path that may not return: the process that the path leads by can keep its directories locked.
+///
+/// # Errors
+/// As [`guarded`].
+pub(super) fn guarded_path<T>(path: &Path, read: impl FnOnce(&Path) -> nix::Result<T>) -> nix::Result<T> {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    let number = (hasher.finish() >> 33) as i32;
+    guarded(PATHS, number, Kind::Process, || read(path))
 }
 
 /// The network namespace at `path`, by its inode.

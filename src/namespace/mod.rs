@@ -11,6 +11,7 @@
 mod choice;
 mod coverage;
 mod enter;
+mod finder;
 mod follow;
 mod links;
 mod mounts;
@@ -21,6 +22,7 @@ mod scan;
 pub use choice::NamespaceChoice;
 pub use coverage::Coverage;
 pub use enter::{EnterError, enter, enter_initial};
+pub use finder::NamespaceFinder;
 pub use follow::{Changes, Follower};
 pub use registry::{Entry, Known, Registry, RegistryStats};
 

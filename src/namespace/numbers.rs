@@ -16,6 +16,11 @@ impl Numbers {
         self.0.pop_front().map(Namespace)
     }
 
+    /// Takes a certain number.
+    pub(super) fn reserve(&mut self, number: Namespace) {
+        self.0.retain(|&free| free != number.0);
+    }
+
     /// Frees a number. What still bears it is forgotten over the time that the others take to come round.
     pub(super) fn give_back(&mut self, number: Namespace) {
         self.0.push_back(number.0);

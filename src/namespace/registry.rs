@@ -181,6 +181,24 @@ impl Registry {
         })
     }
 
+    /// A registry in place of one that was lost, which goes on with the namespaces and numbers that it has shown in
+    /// `known`.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub fn resume(choice: &NamespaceChoice, proc_path: &Path, known: Known) -> Result<Registry> {
+        let mut registry = Registry::open(choice, proc_path)?;
+        for entry in known.snapshot().iter() {
+            registry.numbers.reserve(entry.namespace);
+            let shown = Some((entry.pid, Arc::clone(&entry.path)));
+            let witnesses = entry.pid.into_iter().collect();
+            let held = Held { namespace: entry.namespace, witnesses, gone_after: None, shown };
+            registry.held.insert(entry.inode, held);
+        }
+        registry.known = known;
+        Ok(registry)
+    }
+
     /// What it has found, to be given to other threads.
     pub fn known(&self) -> &Known {
         &self.known

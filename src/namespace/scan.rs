@@ -7,6 +7,7 @@
 //! - of all processes a slice is looked at in turn, so that one which changes its namespace later in its life is
 //!   found after as many calls as there are slices.
 
+use crate::blocking::{Kind, guarded};
 use crate::process::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -78,15 +79,18 @@ impl Scan {
     /// Looks at about `most` processes, or to the last one.
     pub(super) fn slice(&mut self, root: &ProcRoot, most: usize, found: &mut impl FnMut(i32, u64)) {
         if self.directory.is_none() {
-            self.directory = open_directory(root.directory(), c".").ok();
+            let open = || open_directory(root.directory(), c".");
+            self.directory = guarded(root.tree(), 0, Kind::Root, open).ok();
         }
         let Some(directory) = self.directory.take() else { return };
         let (mut pids, mut looked) = (Vec::new(), 0);
         self.at_start = false;
         while looked < most {
             pids.clear();
-            let step = self.listing.next_names(directory.as_fd(), |name| {
-                pids.extend(str::from_utf8(name).ok().and_then(|name| name.parse::<i32>().ok()));
+            let step = guarded(root.tree(), 0, Kind::Root, || {
+                self.listing.next_names(directory.as_fd(), |name| {
+                    pids.extend(str::from_utf8(name).ok().and_then(|name| name.parse::<i32>().ok()));
+                })
             });
             looked += pids.len();
             pids.iter().for_each(|&pid| self.look_at(root, pid, found));
@@ -123,7 +127,7 @@ impl Scan {
 /// # Errors
 /// As [`network_namespace_at`].
 pub(super) fn namespace_of(root: &ProcRoot, pid: i32) -> nix::Result<u64> {
-    network_namespace_at(root.directory(), PidPath::new(pid).file("ns/net"))
+    root.guarded(pid, || network_namespace_at(root.directory(), PidPath::new(pid).file("ns/net")))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::hints::Hints;
 use super::holders::{Holders, Holding};
 use super::proc_fd::{self, ENTRIES};
 use super::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
+use crate::blocking::{Kind, guarded};
 use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
 use crate::process::{PidPath, ProcRoot, open_directory};
@@ -119,11 +120,13 @@ impl Descriptors {
 
     fn list_pids(&mut self, root: &ProcRoot) -> nix::Result<()> {
         self.pids.clear();
-        let directory = open_directory(root.directory(), c".")?;
-        let pids = &mut self.pids;
-        proc_fd::for_each_number(directory.as_fd(), &mut self.pid_entries, |_, pid| {
-            pids.push(pid);
-            Ok(())
+        let (pids, entries) = (&mut self.pids, &mut self.pid_entries);
+        guarded(root.tree(), 0, Kind::Root, || {
+            let directory = open_directory(root.directory(), c".")?;
+            proc_fd::for_each_number(directory.as_fd(), entries, |_, pid| {
+                pids.push(pid);
+                Ok(())
+            })
         })?;
         pids.sort_unstable();
         Ok(())
@@ -183,9 +186,11 @@ impl Descriptors {
         self.scanned += 1;
         let mut scanned = Scanned::default();
         let holders = &mut self.holders;
-        let scan = open_directory(root.directory(), PidPath::new(pid).file("fd")).and_then(|directory| {
+        let entries = &mut self.entries;
+        let scan = root.guarded(pid, || {
+            let directory = open_directory(root.directory(), PidPath::new(pid).file("fd"))?;
             scanned.uid = fstat(&directory).ok().map(|stat| stat.st_uid);
-            proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |name, descriptor| {
+            proc_fd::for_each_number(directory.as_fd(), entries, |name, descriptor| {
                 match proc_fd::socket_inode(directory.as_fd(), name) {
                     Ok(Some(inode)) => {
                         scanned.newest_socket = scanned.newest_socket.max(inode);

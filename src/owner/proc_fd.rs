@@ -2,6 +2,7 @@
 //! descriptor, and the two facts of `/proc/<pid>/stat` that tell processes apart.
 
 use super::table::decimal;
+use crate::blocking::progress;
 use crate::model::ProcId;
 use crate::process::{PidPath, ProcRoot};
 use nix::errno::Errno;
@@ -45,6 +46,7 @@ fn get_entries<'b>(directory: BorrowedFd<'_>, entries: &'b mut [u8]) -> nix::Res
     let count = unsafe {
         libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), entries.as_mut_ptr(), entries.len())
     };
+    progress();
     let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
     Ok(entries.get(..count).unwrap_or_default())
 }
@@ -59,6 +61,7 @@ pub(super) fn socket_inode(directory: BorrowedFd<'_>, path: &CStr) -> nix::Resul
     let count = unsafe {
         libc::readlinkat(directory.as_raw_fd(), path.as_ptr(), text.as_mut_ptr().cast(), text.len())
     };
+    progress();
     let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
     Ok(text.get(..count).and_then(parse_socket_link))
 }
@@ -76,7 +79,7 @@ pub(super) fn socket_of(root: &ProcRoot, pid: i32, descriptor: i32) -> nix::Resu
     let _ = write!(rest, "fd/{descriptor}");
     let left = rest.len();
     let name = name.get(..16 - left).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
-    socket_inode(root.directory(), PidPath::new(pid).file(name))
+    root.guarded(pid, || socket_inode(root.directory(), PidPath::new(pid).file(name)))
 }
 
 /// What `/proc/<pid>/stat` says of who a process is.
@@ -88,7 +91,7 @@ pub(super) struct Kin {
 
 /// Reads who the process with this pid is now; `None` when it is gone or its `stat` makes no sense.
 pub(super) fn kin(root: &ProcRoot, pid: i32, buffer: &mut Vec<u8>) -> Option<Kin> {
-    let text = root.read_record(PidPath::new(pid).file("stat"), buffer).ok()?;
+    let text = root.read_of(pid, "stat", buffer).ok()?;
     let (parent, start_ticks) = parse_stat(text)?;
     Some(Kin { id: ProcId { pid, start_ticks }, parent })
 }

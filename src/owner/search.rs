@@ -195,33 +195,39 @@ impl Search {
     /// else is read is remembered.
     fn descriptor_of(&mut self, pid: i32, inode: u64, effort: &mut u32) -> Option<i32> {
         *effort = effort.saturating_sub(OPENING);
-        let directory = open_directory(self.root.directory(), PidPath::new(pid).file("fd")).ok()?;
-        let start = self.likely.cursor(pid).unwrap_or_else(|| likely_start(&directory));
+        let root = Arc::clone(&self.root);
+        let known = self.likely.cursor(pid);
+        let (holders, entries) = (&mut self.holders, &mut self.entries);
         let mut end = None;
         let mut found = None;
-        // Descriptor n stands at offset n + 2 of the directory (proc_readfd_common, fs/proc/fd.c).
-        lseek(&directory, i64::from(start) + 2, Whence::SeekSet).ok()?;
-        let holders = &mut self.holders;
         let mut is_opening = false;
-        let _ = proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |name, descriptor| {
-            if *effort == 0 {
-                end = Some(descriptor);
-                return Err(Errno::EINTR);
-            }
-            *effort -= 1;
-            match proc_fd::socket_inode(directory.as_fd(), name) {
-                Ok(Some(other)) if other == inode => {
-                    found = Some(descriptor);
-                    Err(Errno::EINTR)
+        let listed = root.guarded(pid, || {
+            let directory = open_directory(root.directory(), PidPath::new(pid).file("fd"))?;
+            let start = known.unwrap_or_else(|| likely_start(&directory));
+            // Descriptor n stands at offset n + 2 of the directory (proc_readfd_common, fs/proc/fd.c).
+            lseek(&directory, i64::from(start) + 2, Whence::SeekSet)?;
+            let _ = proc_fd::for_each_number(directory.as_fd(), entries, |name, descriptor| {
+                if *effort == 0 {
+                    end = Some(descriptor);
+                    return Err(Errno::EINTR);
                 }
-                Ok(Some(other)) => {
-                    is_opening |= other.abs_diff(inode) < NEAR;
-                    holders.record(Holding { inode: other, pid, descriptor }, || false);
-                    Ok(())
+                *effort -= 1;
+                match proc_fd::socket_inode(directory.as_fd(), name) {
+                    Ok(Some(other)) if other == inode => {
+                        found = Some(descriptor);
+                        Err(Errno::EINTR)
+                    }
+                    Ok(Some(other)) => {
+                        is_opening |= other.abs_diff(inode) < NEAR;
+                        holders.record(Holding { inode: other, pid, descriptor }, || false);
+                        Ok(())
+                    }
+                    _ => Ok(()),
                 }
-                _ => Ok(()),
-            }
+            });
+            Ok(())
         });
+        listed.ok()?;
         if holders.is_full() {
             holders.evict();
         }

@@ -3,6 +3,7 @@
 use super::parse;
 use super::reading::{Core, ProcessDirectory};
 use super::root::ProcRoot;
+use crate::blocking::Kind;
 use crate::model::SampleSet;
 
 /// What the kernel writes behind the path of a group that was removed while a process that had ended was left in it.
@@ -62,7 +63,7 @@ impl CgroupReader {
         core: &Core<'_>,
     ) -> nix::Result<Option<Place<'_>>> {
         let prefers_unified = *self.prefers_unified.get_or_insert_with(|| has_unified_groups(root));
-        let text = directory.record(c"cgroup", &mut self.buffer)?;
+        let text = directory.record_up_to(Kind::Groups, c"cgroup", &mut self.buffer, usize::MAX)?;
         let is_ending = core.stat.is_ending();
         let unified = prefers_unified.then(|| parse::cgroup(text, b"")).flatten();
         if let Some(path) = unified {

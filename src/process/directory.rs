@@ -1,5 +1,6 @@
 //! Directory listings by getdents64(2) into a reused buffer: names are lent, nothing is allocated for an entry.
 
+use crate::blocking::progress;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -64,6 +65,7 @@ impl Listing {
                 self.buffer.len(),
             )
         })?;
+        progress();
         let filled = usize::try_from(filled).unwrap_or_default();
         for_each_name(self.buffer.get(..filled).unwrap_or_default(), &mut each);
         Ok(filled > 0)

@@ -4,6 +4,7 @@ use super::cgroup::{CgroupReader, Place};
 use super::reading::{Core, ProcessDirectory};
 use super::root::ProcRoot;
 use super::users::UserNames;
+use crate::blocking::Kind;
 use crate::model::{Identity, ProcId, SampleSet};
 use std::path::Path;
 use std::time::Instant;
@@ -89,7 +90,7 @@ impl IdentityReader {
 
     /// Reads the command line: every argument ended by NUL, at most [`COMMAND_LINE_LIMIT`] bytes in all.
     pub(super) fn command_line(&mut self, directory: &ProcessDirectory) -> nix::Result<&[u8]> {
-        directory.record_up_to(c"cmdline", &mut self.buffer, COMMAND_LINE_LIMIT)?;
+        directory.record_up_to(Kind::Memory, c"cmdline", &mut self.buffer, COMMAND_LINE_LIMIT)?;
         self.buffer.truncate(COMMAND_LINE_LIMIT);
         if self.buffer.last().is_some_and(|&byte| byte != 0) {
             // Cut here, or by the kernel when the process overwrote its arguments.

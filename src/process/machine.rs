@@ -8,7 +8,7 @@ use std::ffi::CStr;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// The machine as `/proc/stat` and `/proc/meminfo` state it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Machine {
     /// Memory that the kernel manages (`MemTotal`), bytes.
     pub memory_bytes: u64,

@@ -11,6 +11,8 @@ mod link;
 mod machine;
 mod observer;
 mod parse;
+mod plan;
+mod reader;
 mod reading;
 mod root;
 mod sampler;

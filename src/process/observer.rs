@@ -1,12 +1,14 @@
-//! Looks at one process and brings its entry up to date: same process or another, figures, rate, identity.
+//! What a sample reads of each process, and what becomes of it: same process or another, figures, rate, identity.
+//!
+//! Nothing is read here, so that it can be done under a lock.
 
-use super::cgroup::Place;
 use super::identity::IdentityReader;
-use super::reading::{Core, Failure, FigureReader, ProcessDirectory};
-use super::root::ProcRoot;
+use super::plan::{Files, Plan, identity_validity, set_network, take_command_line, take_identity};
+use super::reading::{Core, Failure};
+use super::root::SystemFacts;
 use super::table::{CommandLine, Origin, Outcome, Tracked};
 use super::task::{self, CpuTimes};
-use crate::kernel::{RawProcess, Task};
+use crate::kernel::Task;
 use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
 use std::sync::Arc;
 
@@ -14,24 +16,32 @@ use std::sync::Arc;
 /// network namespace, for which a process may leave another one without executing a program.
 const ROUNDS: u32 = 16;
 
-/// Where what is not in the core of a process is read.
+/// Where what is not in the core of a process comes from.
 #[derive(Clone, Copy)]
 enum View<'v> {
-    /// In the files of its directory.
-    Files(&'v ProcessDirectory),
-    /// In what a walk over the kernel's tasks has told of it.
+    /// The files of its directory.
+    Files,
+    /// What a walk over the kernel's tasks has told of it.
     Task(&'v Task<'v>),
 }
 
-/// What is needed to look at processes, and counters of the looking.
+/// What is to be done with a process whose core was read.
+pub struct Considered {
+    /// What is to be read.
+    pub plan: Plan,
+    /// Its entry, if it is new.
+    pub started: Option<Box<Tracked>>,
+    /// Whether it has still to be found out that this is a process and not a thread of one.
+    pub is_maybe_thread: bool,
+}
+
+/// What decides, and counters of that.
 #[derive(Debug)]
 pub struct Observer {
-    root: ProcRoot,
+    facts: SystemFacts,
     what: SampleSet,
     selection: Selection,
-    figures: FigureReader,
     identities: IdentityReader,
-    buffer: Vec<u8>,
     round: u32,
     machine_ticks: u64,
     unreadable: u64,
@@ -41,14 +51,12 @@ pub struct Observer {
 
 impl Observer {
     /// An observer of the groups of figures in `what`, read for processes of the selection.
-    pub fn new(root: ProcRoot, what: SampleSet, selection: Selection) -> Observer {
+    pub fn new(facts: SystemFacts, what: SampleSet, selection: Selection) -> Observer {
         Observer {
-            root,
+            facts,
             what,
             selection,
-            figures: FigureReader::new(what),
             identities: IdentityReader::default(),
-            buffer: Vec::new(),
             round: 0,
             machine_ticks: 0,
             unreadable: 0,
@@ -56,9 +64,9 @@ impl Observer {
         }
     }
 
-    /// The tree that is read.
-    pub fn root(&self) -> &ProcRoot {
-        &self.root
+    /// The system facts that processes are read with.
+    pub fn facts(&self) -> &SystemFacts {
+        &self.facts
     }
 
     /// How often a process was there but its `stat` could not be read.
@@ -78,107 +86,108 @@ impl Observer {
         self.identities.refresh_names();
     }
 
-    /// Looks at the process with this pid, which `known` was at the last sample.
-    pub fn look(&mut self, pid: i32, known: Option<&mut Tracked>) -> Outcome {
-        match self.look_closely(pid, known) {
-            Ok(outcome) => outcome,
-            Err(Failure::Gone) => Outcome::Gone,
-            Err(Failure::Unreadable) => {
-                self.unreadable = self.unreadable.saturating_add(1);
-                Outcome::Unchanged
-            }
+    /// Takes in that a process which is there could not be read. One whose reading may not return has no valid figures.
+    pub fn failed(&mut self, failure: Failure, known: Option<&mut Tracked>) {
+        self.unreadable = self.unreadable.saturating_add(1);
+        if let Some(known) = known.filter(|_| failure == Failure::Blocked) {
+            known.block();
+            take_command_line(None, false, known);
+            known.set_cgroup(None, 0);
         }
     }
 
-    /// Takes over what a walk over the kernel's tasks tells of a process, which `known` was at the last sample.
-    pub fn take(&mut self, task: &Task<'_>, known: Option<&mut Tracked>) -> Outcome {
-        let raw = task.raw;
-        let taken = if raw.torn == 0 {
-            self.take_whole(task, known)
-        } else {
-            // Its threads come and go while they are counted; its files are read under the kernel's locks.
-            self.look_in_files(task::pid(raw), Some(raw), known)
-        };
-        // It has been seen by the walk: if it has ended since, the next one will tell.
-        taken.unwrap_or(Outcome::Unchanged)
-    }
-
-    fn take_whole(&mut self, task: &Task<'_>, known: Option<&mut Tracked>) -> Result<Outcome, Failure> {
-        let (raw, facts) = (task.raw, *self.root.facts());
+    /// Takes over what a walk over the kernel's tasks tells of a process, which `known` was at the last sample, and what
+    /// is to be read of it besides.
+    pub fn take(&mut self, task: &Task<'_>, known: Option<&mut Tracked>) -> (Outcome, Option<Plan>) {
+        let (raw, facts) = (task.raw, self.facts);
         let id = task::id(raw, &facts);
         let known = known.filter(|known| known.record.sample.id == id);
         let cpu = CpuTimes::told(raw, known.as_ref().map(|known| known.cpu).unwrap_or_default());
         let core = task::core(task, cpu, &facts);
-        match known {
+        let (outcome, plan) = match known {
             Some(known) => {
                 known.cpu = cpu;
-                self.update(View::Task(task), &core, known).map(|()| Outcome::Unchanged)
+                let plan = self.update(View::Task(task), &core, known);
+                self.finish_task(task, &core, known, true);
+                (Outcome::Unchanged, plan)
             }
             None => {
-                let mut started = self.start(View::Task(task), &core)?;
+                let (mut started, plan) = self.start(View::Task(task), &core);
                 started.cpu = cpu;
-                Ok(Outcome::Started(started))
+                self.finish_task(task, &core, &mut started, false);
+                (Outcome::Started(started), plan)
             }
-        }
-    }
-
-    fn look_closely(&mut self, pid: i32, known: Option<&mut Tracked>) -> Result<Outcome, Failure> {
-        self.look_in_files(pid, None, known)
-    }
-
-    /// Reads the process's files; where a walk has told of it as well, the program it runs is known from there.
-    fn look_in_files(
-        &mut self,
-        pid: i32,
-        raw: Option<&RawProcess>,
-        known: Option<&mut Tracked>,
-    ) -> Result<Outcome, Failure> {
-        let directory = ProcessDirectory::open(&self.root, pid)?;
-        // Lent out for the time of this look, since the name that was read stays in it.
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let outcome = match directory.core(&mut buffer) {
-            Ok(mut core) => {
-                if let Some(raw) = raw {
-                    core.stat.layout = task::layout(raw);
-                }
-                match known.filter(|known| known.record.sample.id == core.id()) {
-                    Some(known) => {
-                        let hertz = self.root.facts().ticks_per_second;
-                        known.cpu.keep_up(&mut core.stat, hertz);
-                        self.update(View::Files(&directory), &core, known).map(|()| Outcome::Unchanged)
-                    }
-                    None => self.start(View::Files(&directory), &core).map(Outcome::Started),
-                }
-            }
-            Err(failure) => Err(failure),
         };
-        self.buffer = buffer;
-        outcome
+        (outcome, Some(plan).filter(Plan::reads_files))
     }
 
-    fn start(&mut self, view: View<'_>, core: &Core<'_>) -> Result<Box<Tracked>, Failure> {
-        if let View::Files(directory) = view
-            && !self.selection.pids.is_empty()
-            && directory.is_other_thread(&mut Vec::new())
-        {
-            return Err(Failure::Gone);
+    /// Decides what is to be read of a process whose core was read, which `known` was at the last sample.
+    pub fn consider(&mut self, core: &mut Core<'_>, known: Option<&mut Tracked>) -> Considered {
+        match known.filter(|known| known.record.sample.id == core.id()) {
+            Some(known) => {
+                known.cpu.keep_up(&mut core.stat, self.facts.ticks_per_second);
+                let plan = self.update(View::Files, core, known);
+                Considered { plan, started: None, is_maybe_thread: false }
+            }
+            None => {
+                let (started, plan) = self.start(View::Files, core);
+                let is_maybe_thread = !self.selection.pids.is_empty();
+                Considered { plan, started: Some(started), is_maybe_thread }
+            }
         }
+    }
+
+    /// Takes in what was read of the files of a process; `sample` has its figures.
+    pub fn take_files(
+        &self,
+        core: &Core<'_>,
+        sample: &ProcessSample,
+        files: &Files<'_>,
+        plan: Plan,
+        tracked: &mut Tracked,
+        is_known: bool,
+    ) {
+        take_identity(core, files, plan, tracked);
+        self.finish(*sample, tracked, is_known);
+    }
+
+    /// Takes in what was read of a process besides what a walk has told.
+    pub fn add_files(
+        &self,
+        core: &Core<'_>,
+        sample: &ProcessSample,
+        files: &Files<'_>,
+        plan: Plan,
+        tracked: &mut Tracked,
+    ) {
+        take_identity(core, files, plan, tracked);
+        let record = &mut tracked.record;
+        if sample.valid.has(Validity::DESCRIPTORS) {
+            record.sample.descriptors = sample.descriptors;
+        }
+        let identity_bits = Validity::COMMAND_LINE | Validity::CGROUP;
+        for valid in [&mut record.sample.valid, &mut record.valid] {
+            *valid = Validity(valid.0 & !identity_bits.0 | sample.valid.0);
+        }
+        let bits = identity_validity(tracked);
+        tracked.record.sample.valid |= bits;
+        tracked.record.valid |= bits;
+    }
+
+    fn start(&mut self, view: View<'_>, core: &Core<'_>) -> (Box<Tracked>, Plan) {
         let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
         let identity = self.identities.describe(&Identity::default(), core);
         tracked.names_generation = self.identities.generation();
         tracked.selected = self.selects(core, &identity);
         tracked.record.identity = Arc::new(identity);
-        if tracked.selected {
-            self.refresh_command_line(view, core, &mut tracked, true)?;
-            self.refresh_cgroup(view, core, &mut tracked)?;
-            self.refresh_network(view, core, &mut tracked, true)?;
-        }
-        let sample = self.sample(view, core, &tracked)?;
-        store(&mut tracked, sample, None);
-        Ok(Box::new(tracked))
+        let plan = match tracked.selected {
+            true => self.plan(view, core, &mut tracked, true, true),
+            false => Plan::default(),
+        };
+        (Box::new(tracked), plan)
     }
 
-    fn update(&mut self, view: View<'_>, core: &Core<'_>, known: &mut Tracked) -> Result<(), Failure> {
+    fn update(&mut self, view: View<'_>, core: &Core<'_>, known: &mut Tracked) -> Plan {
         let new_image = !known.origin.same_image(core);
         let stale = known.names_generation != self.identities.generation();
         let renamed = !known.origin.same_name_and_owner(core);
@@ -195,19 +204,29 @@ impl Observer {
                 known.record.identity = Arc::new(identity);
             }
         }
-        if known.selected && (changed || self.command_line_is_due(view, core, known)) {
-            self.refresh_command_line(view, core, known, new_image)?;
+        if !known.selected {
+            return Plan::default();
         }
-        if known.selected {
-            self.refresh_cgroup(view, core, known)?;
-            self.refresh_network(view, core, known, changed)?;
+        self.plan(view, core, known, new_image, changed)
+    }
+
+    /// What is to be read of a selected process.
+    fn plan(
+        &self,
+        view: View<'_>,
+        core: &Core<'_>,
+        tracked: &mut Tracked,
+        is_new_image: bool,
+        has_changed: bool,
+    ) -> Plan {
+        let mut plan = Plan { is_new_image, figures: matches!(view, View::Files), ..Plan::default() };
+        self.plan_command_line(view, core, tracked, has_changed, &mut plan);
+        self.plan_cgroup(view, tracked, &mut plan);
+        self.plan_network(view, core, tracked, has_changed, &mut plan);
+        if let View::Task(task) = view {
+            plan.descriptors = task::lacks_descriptors(task.raw, self.what);
         }
-        let sample = self.sample(view, core, known)?;
-        let machine_ticks = self.machine_ticks.saturating_sub(known.machine_ticks);
-        let percent = cpu_percent(&known.record.sample, &sample, machine_ticks);
-        known.machine_ticks = self.machine_ticks;
-        store(known, sample, percent);
-        Ok(())
+        plan
     }
 
     fn selects(&self, core: &Core<'_>, identity: &Identity) -> bool {
@@ -215,43 +234,35 @@ impl Observer {
         owner_known && self.selection.matches(core.stat.pid, identity)
     }
 
-    /// A sample of all figures of a selected process, of those in `stat` only of another.
-    fn sample(
-        &mut self,
-        view: View<'_>,
-        core: &Core<'_>,
-        tracked: &Tracked,
-    ) -> Result<ProcessSample, Failure> {
+    /// Stores the sample of a walk.
+    fn finish_task(&self, task: &Task<'_>, core: &Core<'_>, tracked: &mut Tracked, is_known: bool) {
         let mut sample = core.sample();
         if tracked.selected {
-            let facts = self.root.facts();
-            match view {
-                View::Files(directory) => {
-                    self.figures.read(directory, core.stat.has_memory(), facts, &mut sample)?;
-                }
-                View::Task(task) => {
-                    if task::add_figures(task.raw, self.what, facts, &mut sample)
-                        && let Some(directory) = open_again(&self.root, core)
-                    {
-                        self.figures.descriptors(&directory, facts, &mut sample)?;
-                    }
-                }
-            }
-            if tracked.command_line != CommandLine::Unknown {
-                sample.valid |= Validity::COMMAND_LINE;
-            }
-            if tracked.has_cgroup {
-                sample.valid |= Validity::CGROUP;
-            }
+            task::add_figures(task.raw, self.what, &self.facts, &mut sample);
         }
-        Ok(sample)
+        self.finish(sample, tracked, is_known);
+    }
+
+    /// Stores a sample, and the rate since the one before of a process that was known.
+    fn finish(&self, mut sample: ProcessSample, tracked: &mut Tracked, is_known: bool) {
+        if tracked.selected {
+            sample.valid |= identity_validity(tracked);
+        }
+        let mut percent = None;
+        let before = tracked.unblock();
+        if is_known {
+            let machine_ticks = self.machine_ticks.saturating_sub(tracked.machine_ticks);
+            percent = cpu_percent(&before, &sample, machine_ticks);
+            tracked.machine_ticks = self.machine_ticks;
+        }
+        store(tracked, sample, percent);
     }
 
     /// Not all processes' turns come in the same sample. One without a command line may be within an exec, which
     /// is not over before the arguments are there.
     fn command_line_is_due(&self, view: View<'_>, core: &Core<'_>, known: &Tracked) -> bool {
         let has_run = match view {
-            View::Files(_) => true,
+            View::Files => true,
             // Who has not run has not written to its memory either.
             View::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
         };
@@ -263,140 +274,78 @@ impl Observer {
         core.stat.pid.unsigned_abs().wrapping_add(self.round).is_multiple_of(ROUNDS)
     }
 
-    fn refresh_command_line(
-        &mut self,
+    fn plan_command_line(
+        &self,
         view: View<'_>,
         core: &Core<'_>,
         tracked: &mut Tracked,
-        new_image: bool,
-    ) -> Result<(), Failure> {
-        if !self.what.has(SampleSet::COMMAND_LINE) {
-            return Ok(());
+        has_changed: bool,
+        plan: &mut Plan,
+    ) {
+        let is_due = has_changed || self.command_line_is_due(view, core, tracked);
+        if !self.what.has(SampleSet::COMMAND_LINE) || !is_due {
+            return;
         }
         if !core.stat.has_memory() {
             // Kernel threads have none; a process that is about to end keeps the one it had.
             if tracked.command_line == CommandLine::Unknown {
                 tracked.command_line = CommandLine::Empty;
             }
-            return Ok(());
+            return;
         }
-        let mut opened = None;
-        let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
+        plan.command_line = true;
+        if plan.is_new_image {
+            // Until it has been read.
+            tracked.command_line = CommandLine::Unknown;
+        }
         if let View::Task(task) = view {
             tracked.command_line_runtime = task.raw.figures.runtime_ns;
         }
-        let known = &tracked.record.identity.command_line;
-        let text = match directory.unless_gone(self.identities.command_line(directory))? {
-            // The same image without arguments has just lost its memory, for it is about to end.
-            Some(b"") if !new_image => Some(known.as_slice()),
-            other => other,
-        };
-        tracked.command_line = match text {
-            None => CommandLine::Unknown,
-            Some(b"") => CommandLine::Empty,
-            Some(_) => CommandLine::Known,
-        };
-        let text = text.unwrap_or_default();
-        if text != known {
-            let identity =
-                Identity { command_line: text.to_vec(), ..Identity::clone(&tracked.record.identity) };
-            tracked.record.identity = Arc::new(identity);
-        }
-        Ok(())
     }
 
     /// A process is moved to another group without a trace in what else is read of it: its file is read every time,
     /// unless a walk tells in which group it is. A group of the unified hierarchy keeps its path, and no other ever has
     /// its number.
-    fn refresh_cgroup(
-        &mut self,
-        view: View<'_>,
-        core: &Core<'_>,
-        tracked: &mut Tracked,
-    ) -> Result<(), Failure> {
+    fn plan_cgroup(&self, view: View<'_>, tracked: &mut Tracked, plan: &mut Plan) {
         if !self.what.has(SampleSet::CGROUP) {
-            return Ok(());
+            return;
         }
-        let number = match view {
-            View::Files(_) => 0,
+        plan.group_number = match view {
+            View::Files => 0,
             View::Task(task) => task.raw.cgroup,
         };
+        let number = plan.group_number;
         if number != 0 && number == tracked.cgroup {
-            return Ok(());
+            return;
         }
         if let View::Task(Task { cgroups: Some(cgroups), .. }) = view
             && let Some(path) = cgroups.path(number)
         {
             tracked.set_cgroup(Some(&path), number);
-            return Ok(());
+            return;
         }
-        let mut opened = None;
-        let Some(directory) = view.directory(&self.root, core, &mut opened) else { return Ok(()) };
-        let place = directory.unless_gone(self.identities.cgroup(&self.root, directory, core))?.flatten();
-        match place {
-            Some(Place { path, is_unified: true }) => tracked.set_cgroup(Some(path), number),
-            Some(Place { path, is_unified: false }) => tracked.set_cgroup(Some(path), 0),
-            // It keeps the one that it had.
-            None if core.stat.is_ending() => {}
-            None => tracked.set_cgroup(None, 0),
-        }
-        Ok(())
+        plan.cgroup = true;
     }
 
     /// The link to the network namespace is read when the process is new, has executed a program (what enters a
     /// namespace mostly does so for one) and now and then; a walk tells it every time. A process keeps the last that was
     /// known of it, for one that ends has none any more.
-    fn refresh_network(
+    fn plan_network(
         &self,
         view: View<'_>,
         core: &Core<'_>,
         tracked: &mut Tracked,
-        is_new: bool,
-    ) -> Result<(), Failure> {
+        has_changed: bool,
+        plan: &mut Plan,
+    ) {
         if !self.follows_networks {
-            return Ok(());
+            return;
         }
-        let now = match view {
-            View::Task(task) => Some(task.raw.network_namespace.into()),
-            View::Files(directory) if is_new || self.has_turn(core) => {
-                directory.unless_gone(directory.network_namespace())?
-            }
-            View::Files(_) => None,
-        };
-        if let Some(inode) = now.filter(|&inode| inode != 0) {
-            tracked.record.network_namespace = inode;
-        }
-        Ok(())
-    }
-}
-
-impl<'v> View<'v> {
-    /// The process's directory, put into `opened` where it has to be opened for this; `None` when it has ended or is
-    /// hidden.
-    fn directory<'d>(
-        self,
-        root: &ProcRoot,
-        core: &Core<'_>,
-        opened: &'d mut Option<ProcessDirectory>,
-    ) -> Option<&'d ProcessDirectory>
-    where
-        'v: 'd,
-    {
-        match self {
-            View::Files(directory) => Some(directory),
-            View::Task(_) => {
-                *opened = open_again(root, core);
-                opened.as_ref()
-            }
+        match view {
+            View::Task(task) => set_network(tracked, task.raw.network_namespace.into()),
+            View::Files => plan.network = has_changed || self.has_turn(core),
         }
     }
-}
-
-/// The directory of the process that a walk has told of; `None` when it has ended or is hidden.
-fn open_again(root: &ProcRoot, core: &Core<'_>) -> Option<ProcessDirectory> {
-    let directory = ProcessDirectory::open(root, core.stat.pid).ok()?;
-    let is_same = directory.core(&mut Vec::new()).is_ok_and(|now| now.id() == core.id());
-    is_same.then_some(directory)
 }
 
 /// Takes over a sample and the rate since the one before, if there is one to tell.

@@ -7,6 +7,7 @@ use super::directory::Listing;
 use super::link::network_namespace_at;
 use super::parse::{self, Stat};
 use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
+use crate::blocking::{Kind, Tree, guarded};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -21,11 +22,17 @@ pub enum Failure {
     Gone,
     /// It is there, but `stat` cannot be read or is not in the format.
     Unreadable,
+    /// It cannot be read at present, because a read of it has not returned.
+    Blocked,
 }
 
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Failure {
-        if matches!(errno, Errno::ENOENT | Errno::ESRCH) { Failure::Gone } else { Failure::Unreadable }
+        match errno {
+            Errno::ENOENT | Errno::ESRCH => Failure::Gone,
+            Errno::EAGAIN => Failure::Blocked,
+            _ => Failure::Unreadable,
+        }
     }
 }
 
@@ -34,6 +41,7 @@ impl From<Errno> for Failure {
 pub struct ProcessDirectory {
     directory: OwnedFd,
     pid: i32,
+    tree: Tree,
 }
 
 /// What is read of every process, selected or not.
@@ -52,8 +60,8 @@ impl ProcessDirectory {
     /// The system's error number.
     pub fn open(root: &ProcRoot, pid: i32) -> nix::Result<ProcessDirectory> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = openat(root.directory(), PidPath::new(pid).directory(), flags, Mode::empty())?;
-        Ok(ProcessDirectory { directory, pid })
+        let open = || openat(root.directory(), PidPath::new(pid).directory(), flags, Mode::empty());
+        Ok(ProcessDirectory { directory: root.guarded(pid, open)?, pid, tree: root.tree() })
     }
 
     /// Reads `stat` and the owner.
@@ -64,9 +72,11 @@ impl ProcessDirectory {
         // The directory always shows the effective ids; the files in it show root's once the process is not
         // dumpable (fs/proc/base.c, task_dump_owner). Asked before `stat` is read: of a process that has ended
         // the directory shows root's, of one whose `stat` can still be read it told the truth before.
-        let owner = fstat(&self.directory).ok().map(|stat| (stat.st_uid, stat.st_gid));
-        let text = self.record(c"stat", buffer)?;
-        let stat = parse::stat(text).filter(|stat| stat.pid == self.pid).ok_or(Failure::Unreadable)?;
+        let owner = self.guarded(Kind::Process, || {
+            let owner = fstat(&self.directory).ok().map(|stat| (stat.st_uid, stat.st_gid));
+            read_record_at(self.directory.as_fd(), c"stat", buffer, usize::MAX).map(|()| owner)
+        })?;
+        let stat = parse::stat(buffer).filter(|stat| stat.pid == self.pid).ok_or(Failure::Unreadable)?;
         Ok(Core { stat, owner })
     }
 
@@ -75,20 +85,27 @@ impl ProcessDirectory {
     /// # Errors
     /// The system's error number.
     pub fn record<'b>(&self, name: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        self.record_up_to(name, buffer, usize::MAX)
+        self.record_up_to(Kind::Process, name, buffer, usize::MAX)
     }
 
-    /// The same, stopping once at least `limit` bytes were read.
+    /// The same for a file whose reading may have to wait for what `kind` says, stopping once at least `limit` bytes were
+    /// read.
     ///
     /// # Errors
     /// The system's error number.
     pub fn record_up_to<'b>(
         &self,
+        kind: Kind,
         name: &CStr,
         buffer: &'b mut Vec<u8>,
         limit: usize,
     ) -> nix::Result<&'b [u8]> {
-        read_record_at(self.directory.as_fd(), name, buffer, limit)
+        self.guarded(kind, || read_record_at(self.directory.as_fd(), name, buffer, limit))?;
+        Ok(buffer)
+    }
+
+    fn guarded<T>(&self, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+        guarded(self.tree, self.pid, kind, read)
     }
 
     /// Whether the pid is that of a thread other than its process's first, which has a directory, too, although
@@ -103,21 +120,24 @@ impl ProcessDirectory {
     /// # Errors
     /// As [`network_namespace_at`].
     pub fn network_namespace(&self) -> nix::Result<u64> {
-        network_namespace_at(self.directory.as_fd(), c"ns/net")
+        self.guarded(Kind::Process, || network_namespace_at(self.directory.as_fd(), c"ns/net"))
     }
 
     /// Number of open descriptors.
     fn descriptors(&self, facts: &SystemFacts, listing: &mut Listing) -> nix::Result<u32> {
-        if facts.descriptors_by_size {
-            let stat = fstatat(&self.directory, c"fd", AtFlags::empty())?;
-            return Ok(u32::try_from(stat.st_size).unwrap_or_default());
-        }
-        listing.count(self.directory.as_fd(), c"fd")
+        self.guarded(Kind::Process, || {
+            if facts.descriptors_by_size {
+                let stat = fstatat(&self.directory, c"fd", AtFlags::empty())?;
+                return Ok(u32::try_from(stat.st_size).unwrap_or_default());
+            }
+            listing.count(self.directory.as_fd(), c"fd")
+        })
     }
 
     /// Whether the process is still there. A file may be missing from a kernel built without it.
     fn still_there(&self) -> bool {
-        fstatat(&self.directory, c"stat", AtFlags::empty()).is_ok()
+        let status = || fstatat(&self.directory, c"stat", AtFlags::empty());
+        !matches!(self.guarded(Kind::Process, status), Err(Errno::ENOENT | Errno::ESRCH))
     }
 
     /// What a failed reading of one more file means: nothing to tell of it, or that the process has ended.
@@ -252,9 +272,19 @@ impl FigureReader {
     }
 }
 
+/// Whether a process has ended, as far as can be told.
+pub fn has_ended(root: &ProcRoot, id: ProcId, buffer: &mut Vec<u8>) -> bool {
+    match root.read_of(id.pid, "stat", buffer) {
+        Ok(text) => {
+            parse::stat(text).is_none_or(|stat| (stat.pid, stat.start_ticks) != (id.pid, id.start_ticks))
+        }
+        Err(errno) => errno != Errno::EAGAIN,
+    }
+}
+
 /// Whose pid this is now: reads the start time only. `None` when there is no such process or it cannot be read.
 pub fn proc_id(root: &ProcRoot, pid: i32, buffer: &mut Vec<u8>) -> Option<ProcId> {
-    let text = root.read_record(PidPath::new(pid).file("stat"), buffer).ok()?;
+    let text = root.read_of(pid, "stat", buffer).ok()?;
     let stat = parse::stat(text).filter(|stat| stat.pid == pid)?;
     Some(ProcId { pid, start_ticks: stat.start_ticks })
 }

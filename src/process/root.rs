@@ -1,9 +1,10 @@
 //! The one way into a `/proc` tree, real or made up: its root, the system facts needed to read it, and reads
 //! into reused buffers.
 
+use crate::blocking::{Kind, Tree, guarded};
 use crate::error::{Code, Error, Result};
 use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::{errno::Errno, fcntl::AtFlags};
 use std::ffi::CStr;
 use std::io::Write as _;
@@ -29,6 +30,7 @@ pub struct SystemFacts {
 pub struct ProcRoot {
     directory: OwnedFd,
     facts: SystemFacts,
+    tree: Tree,
 }
 
 impl ProcRoot {
@@ -59,7 +61,8 @@ impl ProcRoot {
         let directory = nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| {
             Error::system(Code::OpenDirectory, format_args!("opening {}", path.display()), errno)
         })?;
-        Ok(ProcRoot { directory, facts })
+        let tree = fstat(&directory).map_or(Tree::default(), |stat| Tree(stat.st_dev ^ stat.st_ino << 8));
+        Ok(ProcRoot { directory, facts, tree })
     }
 
     /// The system facts this tree is read with.
@@ -72,24 +75,57 @@ impl ProcRoot {
         self.directory.as_fd()
     }
 
+    /// Which tree this is, for reads that may not return.
+    pub fn tree(&self) -> Tree {
+        self.tree
+    }
+
     /// Reads the whole of the file at `path` into `buffer`, whose capacity is reused, and returns what was read.
     ///
     /// # Errors
     /// The system's error number; `ENOENT` and `ESRCH` mean that the process is gone.
     pub fn read<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        let file = open_file(self.directory(), path)?;
-        buffer.clear();
-        while read_more(&file, buffer)? != 0 {}
+        guarded(self.tree, 0, Kind::Root, || {
+            let file = open_file(self.directory(), path)?;
+            buffer.clear();
+            while read_more(&file, buffer)? != 0 {}
+            Ok(())
+        })?;
         Ok(buffer)
     }
 
-    /// The same for a file of a single record (`stat`, `statm`, `io`), which the kernel hands over in one read
-    /// when there is room: saves the read that finds the end.
+    /// The same for a file of a single record (`loadavg`), which the kernel hands over in one read when there is room:
+    /// saves the read that finds the end.
     ///
     /// # Errors
     /// As [`ProcRoot::read`].
     pub fn read_record<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        read_record_at(self.directory(), path, buffer, usize::MAX)
+        guarded(self.tree, 0, Kind::Root, || read_record_at(self.directory(), path, buffer, usize::MAX))?;
+        Ok(buffer)
+    }
+
+    /// The same for a file of a process.
+    ///
+    /// # Errors
+    /// As [`ProcRoot::read`]; `EAGAIN` when the process cannot be read at present, see [`crate::blocking`].
+    pub fn read_of<'b>(&self, pid: i32, name: &str, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
+        self.guarded(pid, || {
+            read_record_at(self.directory(), PidPath::new(pid).file(name), buffer, usize::MAX)
+        })?;
+        Ok(buffer)
+    }
+
+    /// Whether reads of what is no process's are made at present.
+    pub fn is_readable(&self) -> bool {
+        guarded(self.tree, 0, Kind::Root, || Ok(())).is_ok()
+    }
+
+    /// Makes a read of the process with this pid that may not return; see [`guarded`].
+    ///
+    /// # Errors
+    /// As [`guarded`].
+    pub fn guarded<T>(&self, pid: i32, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+        guarded(self.tree, pid, Kind::Process, read)
     }
 
     /// `stat(2)` of `path`, without opening it.
@@ -119,17 +155,17 @@ fn open_file(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedFd> {
     openat(directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// [`ProcRoot::read_record`] relative to any directory, stopping once at least `limit` bytes were read.
-pub(super) fn read_record_at<'b>(
+/// Reads a file of one record relative to any directory, stopping once at least `limit` bytes were read.
+pub(super) fn read_record_at(
     directory: BorrowedFd<'_>,
     path: &CStr,
-    buffer: &'b mut Vec<u8>,
+    buffer: &mut Vec<u8>,
     limit: usize,
-) -> nix::Result<&'b [u8]> {
+) -> nix::Result<()> {
     let file = open_file(directory, path)?;
     buffer.clear();
     while read_more(&file, buffer)? != 0 && buffer.len() == buffer.capacity() && buffer.len() < limit {}
-    Ok(buffer)
+    Ok(())
 }
 
 /// Appends one read of `file` to `buffer`, making room when there is none. Returns the bytes read; 0 at the end.

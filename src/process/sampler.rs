@@ -1,28 +1,44 @@
 //! Sampling of all processes: lists them, reads them, and keeps one record for each as long as it lives.
 
-use super::directory::{Listing, open_directory};
+use super::directory::open_directory;
 use super::machine::Machine;
 use super::observer::Observer;
-use super::parse;
+use super::reader::{Books, FileReader, Part, Reading, SharedBooks};
 use super::root::ProcRoot;
-use super::table::Table;
 use super::task;
+use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Fault, TaskSource};
 use crate::model::{ProcId, ProcessRecord, SampleSet, Selection};
-use std::os::fd::{AsFd, OwnedFd};
+use crate::sync::Mutex;
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+/// How many reads that do not return a sample waits for, a quarter of a second each, before it goes on without what takes
+/// the locks that are easily held, and how many before it goes on without reading.
+const MAX_WAITS: usize = 4;
+const MAX_WAITS_AT_ALL: usize = 8;
 
 /// Samples the processes of one `/proc` tree.
 ///
 /// After a sample, the processes that it found to have ended can still be looked up and changed, so that its user can
 /// credit them with what came late. In the steady state nothing is allocated.
+///
+/// The files are read on a thread of its own, which is left behind when a read does not return ([`crate::blocking`]); the
+/// sample goes on with another one.
 #[derive(Debug)]
 pub struct Sampler {
-    directory: OwnedFd,
-    listing: Listing,
-    observer: Observer,
+    root: Arc<ProcRoot>,
+    /// The listing; none after one that did not return.
+    directory: Option<Arc<OwnedFd>>,
+    reader: Helper<FileReader, Reading>,
+    books: Books,
+    /// Where the books are while the reader has them, and none otherwise.
+    lent: SharedBooks,
     machine: Machine,
-    table: Table,
     /// Who tells the figures of all processes at once, as long as that works.
     tasks: Option<Box<dyn TaskSource>>,
     fault: Option<Fault>,
@@ -30,7 +46,8 @@ pub struct Sampler {
     has_listed: bool,
     /// The pids that are looked for; when empty, all are.
     selected: Vec<i32>,
-    buffer: Vec<u8>,
+    /// Reads of this sample that did not return.
+    waits: usize,
 }
 
 impl Sampler {
@@ -39,26 +56,31 @@ impl Sampler {
     ///
     /// # Errors
     /// `ProcessOpenDirectory` when the tree cannot be listed, `ProcessOpen` and `ProcessFormat` when the figures of
-    /// the machine cannot be read.
-    pub fn new(root: ProcRoot, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
+    /// the machine cannot be read; `Thread` when the system refuses another thread.
+    pub fn new(root: impl Into<Arc<ProcRoot>>, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
+        let root = root.into();
         selection.pids.sort_unstable();
         selection.pids.dedup();
         let selected = selection.pids.clone();
         let directory = open_directory(root.directory(), c".").map_err(listing_failed)?;
-        let mut buffer = Vec::new();
-        let machine = Machine::read(&root, &mut buffer)?;
-        Ok(Sampler {
-            directory,
-            listing: Listing::in_small_steps(),
-            observer: Observer::new(root, what, selection),
-            machine,
-            table: Table::default(),
+        let observer = Observer::new(*root.facts(), what, selection);
+        let none = Observer::new(*root.facts(), SampleSet::default(), Selection::default());
+        let mut sampler = Sampler {
+            root,
+            directory: Some(Arc::new(directory)),
+            reader: Helper::new("capture-files", move || FileReader::new(what), FileReader::work),
+            books: Books::new(observer),
+            lent: Arc::new(Mutex::new(Books::new(none))),
+            machine: Machine::default(),
             tasks: None,
             fault: None,
             has_listed: false,
             selected,
-            buffer,
-        })
+            waits: 0,
+        };
+        let unread = "the figures of the machine cannot be read: an earlier read of /proc has not returned";
+        sampler.machine = sampler.read_machine()?.ok_or_else(|| Error::new(Code::ProcessOpen, unread))?;
+        Ok(sampler)
     }
 
     /// From now on takes the figures from walks over the kernel's tasks, which are to tell the groups of figures that
@@ -71,7 +93,7 @@ impl Sampler {
 
     /// From now on also tells which network namespace each process is in.
     pub fn follow_networks(&mut self) {
-        self.observer.follow_networks();
+        self.books.observer.follow_networks();
     }
 
     /// Why the walks over the kernel's tasks have ended, once.
@@ -82,21 +104,28 @@ impl Sampler {
     /// Reads every process there is; with pids in the selection, looks for these only. Those that have ended, also if
     /// only to make room for another process with their pid, leave the table and wait in
     /// [`take_ended`](Sampler::take_ended); what had ended before the former sample is forgotten. A process that is
-    /// there but cannot be read is counted in [`unreadable`](Sampler::unreadable) and keeps its former record.
+    /// there but cannot be read is counted in [`unreadable`](Sampler::unreadable) and keeps its former record; none of its
+    /// figures is valid where a read of it has not returned. Such reads make a sample at most two seconds longer.
     ///
     /// # Errors
     /// `ProcessOpen` and `ProcessFormat` when the figures of the machine cannot be read: nothing is sampled then.
-    /// `ProcessOpenDirectory` when the tree cannot be listed: processes not listed keep their former records.
+    /// `ProcessOpenDirectory` when the tree cannot be listed: processes not listed keep their former records. `Thread` when
+    /// the system refuses another thread.
     pub fn sample(&mut self) -> Result<()> {
-        self.machine = Machine::read(self.observer.root(), &mut self.buffer)?;
-        self.observer.begin(self.machine.cpu_ticks);
-        self.table.begin();
+        self.waits = 0;
+        blocking::sweep();
+        // Where they cannot be read now, no time has passed.
+        self.machine = self.read_machine()?.unwrap_or(self.machine);
+        self.books.observer.begin(self.machine.cpu_ticks);
+        self.books.table.begin();
+        self.books.due.clear();
+        self.books.extras.clear();
         if !self.walk() {
             return self.list();
         }
-        let Sampler { observer, table, .. } = self;
-        table.visit_rest(|pid, known| observer.look(pid, known));
-        table.finish();
+        self.read(None)?;
+        self.books.table.finish();
+        self.read_extras()?;
         if self.has_listed {
             return Ok(());
         }
@@ -109,12 +138,23 @@ impl Sampler {
 
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
     fn walk(&mut self) -> bool {
-        let Sampler { observer, table, selected, tasks: Some(tasks), .. } = self else { return false };
+        let Sampler { books, selected, tasks: Some(tasks), .. } = self else { return false };
+        let Books { observer, table, due, extras } = books;
         let walked = tasks.walk(&mut |task| {
             let pid = task::pid(task.raw);
-            if selected.is_empty() || selected.binary_search(&pid).is_ok() {
-                table.visit(pid, |_, known| observer.take(task, known));
+            if !selected.is_empty() && selected.binary_search(&pid).is_err() {
+                return;
             }
+            if task.raw.torn != 0 {
+                // Its threads come and go while they are counted; its files are read under the kernel's locks.
+                due.push((pid, Some(task.raw.image)));
+                return;
+            }
+            table.visit(pid, |_, known| {
+                let (outcome, plan) = observer.take(task, known);
+                extras.extend(plan.map(|plan| (task::id(task.raw, observer.facts()), plan)));
+                outcome
+            });
         });
         if let Err(fault) = walked {
             (self.tasks, self.fault) = (None, Some(fault));
@@ -124,50 +164,125 @@ impl Sampler {
 
     /// Reads the processes that the tree lists and that have not been visited yet.
     fn list(&mut self) -> Result<()> {
-        let Sampler { directory, listing, observer, table, selected, .. } = self;
-        let mut visit = |pid| table.visit(pid, |pid, known| observer.look(pid, known));
-        let listed = if selected.is_empty() {
-            listing.names(directory.as_fd(), |name| {
-                if let Some(pid) = pid(name) {
-                    visit(pid);
-                }
-            })
+        let listed = if self.selected.is_empty() {
+            self.open_listing().and_then(|directory| self.read(Some(directory)))
         } else {
-            selected.iter().copied().for_each(visit);
-            Ok(())
+            let Books { table, due, .. } = &mut self.books;
+            // The next one is last.
+            let selected = self.selected.iter().rev().filter(|&&pid| !table.was_visited(pid));
+            due.extend(selected.map(|&pid| (pid, None)));
+            self.read(None)
         };
-        if listed.is_ok() {
-            table.visit_rest(|pid, known| observer.look(pid, known));
+        self.books.table.finish();
+        listed
+    }
+
+    /// The directory of the tree, to be listed from its start.
+    fn open_listing(&mut self) -> Result<Arc<OwnedFd>> {
+        let directory = match self.directory.take() {
+            Some(directory) => directory,
+            None => Arc::new(open_directory(self.root.directory(), c".").map_err(listing_failed)?),
+        };
+        lseek(&directory, 0, Whence::SeekSet).map_err(listing_failed)?;
+        self.directory = Some(Arc::clone(&directory));
+        Ok(directory)
+    }
+
+    /// Reads the processes that are due, those that are listed and those that were not visited.
+    fn read(&mut self, listing: Option<Arc<OwnedFd>>) -> Result<()> {
+        if listing.is_none() && self.books.due.is_empty() && !self.books.table.has_unvisited() {
+            return Ok(());
         }
-        table.finish();
-        listed.map_err(listing_failed)
+        let part = |books| Part::Processes { books, listing: listing.clone(), listed: Ok(()) };
+        match self.read_books(part)? {
+            Part::Processes { listed: Err(errno), .. } => {
+                if errno == Errno::EAGAIN {
+                    // The thread that lists it may have it for long.
+                    self.directory = None;
+                }
+                Err(listing_failed(errno))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read_extras(&mut self) -> Result<()> {
+        if self.books.extras.is_empty() {
+            return Ok(());
+        }
+        self.read_books(Part::Extras).map(|_| ())
+    }
+
+    fn read_machine(&mut self) -> Result<Option<Machine>> {
+        match self.run(|| Part::Machine(None))? {
+            Part::Machine(machine) => machine.transpose(),
+            _ => Ok(None),
+        }
+    }
+
+    /// Lends the books out for a reading.
+    fn read_books(&mut self, part: impl Fn(SharedBooks) -> Part) -> Result<Part> {
+        let lent = Arc::clone(&self.lent);
+        std::mem::swap(&mut self.books, &mut *lent.lock());
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run(|| part(Arc::clone(&lent)))));
+        std::mem::swap(&mut self.books, &mut *lent.lock());
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Has the reader work until it is done, with another thread whenever one is left behind.
+    fn run(&mut self, part: impl Fn() -> Part) -> Result<Part> {
+        loop {
+            let hurry = match self.waits {
+                ..MAX_WAITS => Hurry::None,
+                MAX_WAITS..MAX_WAITS_AT_ALL => Hurry::Locks,
+                _ => Hurry::All,
+            };
+            match self.reader.run(hurry, Reading { root: Arc::clone(&self.root), part: part() }) {
+                Ok(reading) => return Ok(reading.part),
+                Err(Abandoned::Reading) => self.waits += 1,
+                Err(Abandoned::NoThread(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Those of these processes that have ended.
+    pub fn gone(&mut self, processes: impl Iterator<Item = ProcId>) -> Vec<ProcId> {
+        let processes: Vec<ProcId> = processes.collect();
+        if processes.is_empty() {
+            return processes;
+        }
+        match self.run(|| Part::Ends(processes.clone())) {
+            Ok(Part::Ends(gone)) => gone,
+            // It cannot be told now.
+            _ => Vec::new(),
+        }
     }
 
     /// The records of the selected processes as of the latest sample, by pid.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessRecord> {
-        self.table.iter().filter(|tracked| tracked.selected).map(|tracked| &tracked.record)
+        self.books.table.iter().filter(|tracked| tracked.selected).map(|tracked| &tracked.record)
     }
 
     /// The same, to be changed. `valid` is made anew by every sample; traffic is left alone.
     pub fn processes_mut(&mut self) -> impl Iterator<Item = &mut ProcessRecord> {
-        self.table.iter_mut().filter(|tracked| tracked.selected).map(|tracked| &mut tracked.record)
+        self.books.table.iter_mut().filter(|tracked| tracked.selected).map(|tracked| &mut tracked.record)
     }
 
     /// The record of a process of the latest sample, whether selected or not, or of one it found to have ended, to be
     /// changed.
     pub fn get_mut(&mut self, id: &ProcId) -> Option<&mut ProcessRecord> {
-        self.table.record_mut(id)
+        self.books.table.record_mut(id)
     }
 
     /// The last records of the processes that the latest sample found to have ended, if they ever were selected; by
     /// pid.
     pub fn ended(&self) -> &[ProcessRecord] {
-        self.table.ended()
+        self.books.table.ended()
     }
 
     /// Hands over the same.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
-        self.table.take_ended()
+        self.books.table.take_ended()
     }
 
     /// The figures of the machine as of the latest sample.
@@ -177,18 +292,14 @@ impl Sampler {
 
     /// The tree that is sampled.
     pub fn root(&self) -> &ProcRoot {
-        self.observer.root()
+        &self.root
     }
 
     /// How often a process was there but its `stat` could not be read (not permitted, out of descriptors, not in
     /// the format), since the sampler was made.
     pub fn unreadable(&self) -> u64 {
-        self.observer.unreadable()
+        self.books.observer.unreadable()
     }
-}
-
-fn pid(name: &[u8]) -> Option<i32> {
-    i32::try_from(parse::decimal(name)?).ok().filter(|&pid| pid > 0)
 }
 
 fn listing_failed(errno: nix::errno::Errno) -> Error {

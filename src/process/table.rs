@@ -3,7 +3,7 @@
 use super::parse::Image;
 use super::reading::Core;
 use super::task::CpuTimes;
-use crate::model::{Identity, ProcId, ProcessRecord};
+use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Validity};
 use std::sync::Arc;
 
 /// A process in the table.
@@ -32,6 +32,8 @@ pub struct Tracked {
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
     pub delivered: bool,
+    /// The last sample and its validity, while the process cannot be read.
+    pub last: Option<Box<(ProcessSample, Validity)>>,
     /// The round in which it was last looked at.
     round: u32,
     ended: bool,
@@ -123,6 +125,7 @@ impl Tracked {
             cgroup: 0,
             selected: false,
             delivered: false,
+            last: None,
             round: 0,
             ended: false,
         }
@@ -136,6 +139,29 @@ impl Tracked {
             let identity = Identity { cgroup: path.to_vec(), ..Identity::clone(&self.record.identity) };
             self.record.identity = Arc::new(identity);
         }
+    }
+
+    /// Takes in that it cannot be read at present: nothing that was read is valid any more.
+    pub fn block(&mut self) {
+        let record = &mut self.record;
+        if self.last.is_none() {
+            self.last = Some(Box::new((record.sample, record.valid)));
+        }
+        record.sample = ProcessSample::unknown(record.sample.id);
+        (record.valid, record.cpu_percent) = (Validity::default(), 0.0);
+    }
+
+    /// The sample before the next one, which was the last before the process could not be read if that was so.
+    pub fn unblock(&mut self) -> ProcessSample {
+        self.last.take().map_or(self.record.sample, |last| last.0)
+    }
+
+    /// The record of the process after its end, with its last figures.
+    fn into_record(mut self) -> ProcessRecord {
+        if let Some(last) = self.last {
+            (self.record.sample, self.record.valid) = *last;
+        }
+        self.record
     }
 
     fn id(&self) -> ProcId {
@@ -166,18 +192,40 @@ impl Table {
         self.next = next;
     }
 
-    /// Looks at every known process that was not visited: most have ended, but a listing may have missed one.
-    pub fn visit_rest(&mut self, mut look: impl FnMut(i32, Option<&mut Tracked>) -> Outcome) {
-        let mut left = self.entries.len().saturating_sub(self.visited);
-        for position in 0..self.entries.len() {
-            if left == 0 {
-                break;
-            }
-            if self.entries.get(position).is_some_and(|entry| entry.round != self.round) {
-                self.visit_at(position, &mut look);
-                left -= 1;
-            }
+    /// The process that has this pid, as of the last round. Pids that do not ascend take longer to find.
+    pub fn known(&mut self, pid: i32) -> Option<&mut Tracked> {
+        self.next = self.find(pid);
+        self.entries.get_mut(self.next).filter(|entry| entry.id().pid == pid)
+    }
+
+    /// Whether the process that has this pid was visited in this round.
+    pub fn was_visited(&mut self, pid: i32) -> bool {
+        let round = self.round;
+        self.known(pid).is_some_and(|entry| entry.round == round)
+    }
+
+    /// Takes in what came of looking at a process, unless it was visited in this round already.
+    pub fn settle(&mut self, pid: i32, outcome: Outcome) {
+        self.visit(pid, |_, _| outcome);
+    }
+
+    /// Whether there are known processes that were not visited.
+    pub fn has_unvisited(&self) -> bool {
+        self.visited < self.entries.len()
+    }
+
+    /// Calls `each` with every known process that was not visited: most have ended, but a listing may have missed one.
+    pub fn unvisited(&self, each: impl FnMut(i32)) {
+        if self.has_unvisited() {
+            let missing = self.entries.iter().filter(|entry| entry.round != self.round);
+            missing.map(|entry| entry.id().pid).for_each(each);
         }
+    }
+
+    /// The process with this id, if it is known.
+    pub fn tracked_mut(&mut self, id: &ProcId) -> Option<&mut Tracked> {
+        let position = self.entries.binary_search_by_key(id, Tracked::id).ok()?;
+        self.entries.get_mut(position)
     }
 
     /// Ends the round: those that have ended leave, those that have started come in. More may be visited and the round
@@ -186,7 +234,7 @@ impl Table {
         self.next = 0;
         if self.ending > 0 {
             let ended = self.entries.extract_if(.., |entry| entry.ended);
-            self.ended.extend(ended.filter(|entry| entry.delivered).map(|entry| entry.record));
+            self.ended.extend(ended.filter(|entry| entry.delivered).map(Tracked::into_record));
         }
         if !self.started.is_empty() {
             self.started.iter_mut().for_each(|entry| entry.round = self.round);

@@ -112,13 +112,13 @@ pub fn id(raw: &RawProcess, facts: &SystemFacts) -> ProcId {
     ProcId { pid: number(raw.pid), start_ticks: ticks(raw.start_ns, facts.ticks_per_second) }
 }
 
-/// Adds the groups of figures in `what` to a sample. Returns whether the descriptors have still to be counted.
-pub fn add_figures(
-    raw: &RawProcess,
-    what: SampleSet,
-    facts: &SystemFacts,
-    sample: &mut ProcessSample,
-) -> bool {
+/// Whether a process's descriptors have still to be counted.
+pub fn lacks_descriptors(raw: &RawProcess, what: SampleSet) -> bool {
+    what.has(SampleSet::DESCRIPTORS) && raw.descriptors == UNCOUNTED
+}
+
+/// Adds the groups of figures in `what` to a sample.
+pub fn add_figures(raw: &RawProcess, what: SampleSet, facts: &SystemFacts, sample: &mut ProcessSample) {
     if what.has(SampleSet::MEMORY) {
         sample.virtual_bytes = raw.virtual_pages.saturating_mul(facts.page_size);
         sample.resident_bytes = raw.resident_pages.saturating_mul(facts.page_size);
@@ -139,7 +139,6 @@ pub fn add_figures(
         sample.descriptors = raw.descriptors;
         sample.valid |= Validity::DESCRIPTORS;
     }
-    what.has(SampleSet::DESCRIPTORS) && raw.descriptors == UNCOUNTED
 }
 
 /// A process number, which the kernel keeps below 2^22.

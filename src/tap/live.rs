@@ -8,7 +8,7 @@ use super::site::{Books, Common, RETRY, Site};
 use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};
-use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, Registry};
+use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, NamespaceFinder};
 use crate::thread::both;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub(super) struct Live {
     options: TapOptions,
     /// `None` when no other namespace is asked for.
-    registry: Option<Registry>,
+    registry: Option<NamespaceFinder>,
     /// The session's own namespace first, then the others.
     sites: Vec<Site>,
     /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
@@ -35,7 +35,7 @@ impl Live {
     ///
     /// # Errors
     /// `NotPermitted` without CAP_NET_RAW. Otherwise `InvalidArgument`, `NoDevice` for a name that does not exist,
-    /// `OpenDevice`, `CompileFilter`, `SetFilter`, `SystemResource`, what [`Registry::open`] returns, and what
+    /// `OpenDevice`, `CompileFilter`, `SetFilter`, `SystemResource`, what [`NamespaceFinder::open`] returns, and what
     /// entering a chosen namespace returns.
     pub(super) fn start(
         options: &TapOptions,
@@ -45,7 +45,7 @@ impl Live {
     ) -> std::result::Result<Live, TapError> {
         options.check()?;
         let choice = &options.namespaces;
-        let registry = choice.is_wide().then(|| Registry::open(choice, proc_path)).transpose()?;
+        let registry = choice.is_wide().then(|| NamespaceFinder::open(choice, proc_path)).transpose()?;
         let probe = match permitted() {
             Ok(probe) => probe,
             Err(refused) => {
@@ -61,7 +61,7 @@ impl Live {
 
     fn open_all(
         options: &TapOptions,
-        registry: Option<Registry>,
+        registry: Option<NamespaceFinder>,
         bell: &Bell,
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {

@@ -1,7 +1,8 @@
 //! The threads of a session, and what each is given to work with.
 
 use super::Session;
-use crate::engine::capture::Capture;
+use crate::blocking::Supervised;
+use crate::engine::capture::{Capture, CaptureShared};
 use crate::engine::counting::{Counting, keep_reading};
 use crate::engine::ended::EndedReader;
 use crate::engine::first::{First, open_events};
@@ -13,10 +14,10 @@ use crate::engine::pipeline::Pipeline;
 use crate::engine::resolver::Resolver;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Counters;
-use crate::model::Namespace;
+use crate::model::{Namespace, SampleSet};
 use crate::namespace::{Follower, Known, current_inode};
 use crate::netlink::InetDiag;
-use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, ThreadMeter, Translations};
+use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter, Translations};
 use crate::process::ProcRoot;
 use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap};
@@ -36,41 +37,18 @@ impl Session {
             self.record_flows(&tap, &mut pipeline)?;
         }
         self.shared.activity.set_waker(tap.waker());
-        let budget = match tap.is_live() {
-            true => Budget::default(),
-            // Nothing but the caller waits for a replay.
-            false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
-        };
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let (early, hints) = (Arc::clone(&self.early), Arc::clone(&self.hints));
-        let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
         let known = tap.known_namespaces().clone();
         if tap.is_live() {
             // Without it, it cannot be told what is captured of whom.
             self.captured = current_inode().ok().map(|home| (home, known.clone()));
-            match InetDiag::open() {
-                Ok(diag) => finder.ask_kernel(diag),
-                Err(errno) => {
-                    info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
-                }
-            }
-            finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
+            self.start_first(&root, known.clone())?;
         }
-        if tap.is_live() {
-            self.start_first(&root, &early, known.clone())?;
-        }
-        let introducer = Introducer::new(root, self.options.sample);
-        let mut resolver = Resolver::new(finder, early, introducer, Follower::new(known));
-        if let Some(owners) = owners {
-            resolver.ask_records(owners);
-        }
-        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
-        self.spawn("capture-owner", move || {
-            let _entered = log.enter();
-            resolver.run(&shared.desk, &shared.ledger, &shared.activity);
-        })?;
+        self.start_resolver(root, known, tap.is_live(), owners)?;
         let (packets, poll) = (Arc::clone(&self.packets), Arc::clone(&self.poll));
-        let capture = Capture::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll);
+        let supervision = Arc::clone(&self.supervision);
+        let capture =
+            Capture::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll, supervision);
         let log = Arc::clone(&self.log);
         self.spawn("capture-tap", move || {
             let _entered = log.enter();
@@ -78,10 +56,49 @@ impl Session {
         })
     }
 
+    /// Starts the thread that finds owners.
+    fn start_resolver(
+        &mut self,
+        root: Arc<ProcRoot>,
+        known: Known,
+        is_live: bool,
+        owners: Option<KernelOwners>,
+    ) -> Result<()> {
+        let (early, hints, what) = (Arc::clone(&self.early), Arc::clone(&self.hints), self.options.sample);
+        let resolver = move || {
+            let budget = match is_live {
+                true => Budget::default(),
+                // Nothing but the caller waits for a replay.
+                false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
+            };
+            let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
+            match is_live.then(InetDiag::open) {
+                Some(Ok(diag)) => finder.ask_kernel(diag),
+                Some(Err(errno)) => {
+                    info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
+                }
+                None => {}
+            }
+            if is_live {
+                finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
+            }
+            let introducer = Introducer::new(Arc::clone(&root), what);
+            let mut resolver =
+                Resolver::new(finder, Arc::clone(&early), introducer, Follower::new(known.clone()));
+            owners.iter().for_each(|owners| resolver.ask_records(owners.clone()));
+            resolver
+        };
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.supervise("capture-owner", move || {
+            let _entered = log.enter();
+            resolver().run(&shared.desk, &shared.ledger, &shared.activity);
+        })
+    }
+
     /// Starts the thread that reads what the kernel counts.
     pub(super) fn start_counting(&mut self, counters: Counters) -> Result<()> {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
-        let introducer = Introducer::new(root, self.options.sample);
+        let introducer = Introducer::with_helper(root, self.options.sample);
         let choice = self.options.capture.namespaces.clone();
         let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
         self.flows = flows.clone().map(|desk| FlowView::new(desk, None));
@@ -108,61 +125,103 @@ impl Session {
     }
 
     /// Starts looking at first packets, as far as that is possible; the capture does without it.
-    fn start_first(&mut self, root: &Arc<ProcRoot>, early: &Arc<EarlyOwners>, known: Known) -> Result<()> {
-        let hints = Arc::clone(&self.hints);
-        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), hints);
-        match InetDiag::open() {
-            Ok(diag) => {
-                look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
+    fn start_first(&mut self, root: &Arc<ProcRoot>, known: Known) -> Result<()> {
+        let opener = FirstOpener {
+            // What the kernel tells of sockets does not hurry.
+            looks: !self.probes.are_active(),
+            what: self.options.sample,
+            compares: self.options.capture.is_of_everything(),
+            records: self.options.flows,
+            root: Arc::clone(root),
+            early: Arc::clone(&self.early),
+            hints: Arc::clone(&self.hints),
+            shared: Arc::clone(&self.shared),
+            known,
+        };
+        let Some(first) = opener.open() else { return Ok(()) };
+        let first = Mutex::new(Some(first));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.supervise("capture-first", move || {
+            let _entered = log.enter();
+            let opened = first.lock().take();
+            if let Some(first) = opened.or_else(|| opener.open()) {
+                first.run(&shared.stopping, &shared.ledger, &shared.first);
             }
-            Err(_) => return Ok(()),
+        })
+    }
+
+    /// Starts a thread that reads `/proc` and may be replaced.
+    fn supervise(&mut self, name: &'static str, body: impl Fn() + Send + Sync + 'static) -> Result<()> {
+        let on_panic = self.on_panic(name);
+        self.supervision.add(Supervised::start(name, body, on_panic)?);
+        Ok(())
+    }
+
+    fn on_panic(&self, name: &'static str) -> impl Fn(String) + Send + Sync + 'static {
+        let (shared, poll) = (Arc::clone(&self.shared), Arc::clone(&self.poll));
+        move |text: String| {
+            shared.fail(Error::new(Code::SessionFailed, format!("the thread {name} has failed: {text}")));
+            poll.notify();
         }
-        // What the kernel tells of sockets does not hurry.
-        let looks = !self.probes.are_active();
-        let sockets = match looks.then(FirstPackets::open).transpose() {
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let on_panic = self.on_panic(name);
+        self.threads.push(spawn(name, work, on_panic)?);
+        Ok(())
+    }
+}
+
+/// Opens what looks at first packets, at the start and when it has to be replaced.
+struct FirstOpener {
+    looks: bool,
+    what: SampleSet,
+    /// Whether connections that end are compared with what was captured of them.
+    compares: bool,
+    /// Whether flows are recorded.
+    records: bool,
+    root: Arc<ProcRoot>,
+    early: Arc<EarlyOwners>,
+    hints: Arc<Hints>,
+    shared: Arc<CaptureShared>,
+    known: Known,
+}
+
+impl FirstOpener {
+    fn open(&self) -> Option<First> {
+        let FirstOpener { root, early, hints, shared, known, .. } = self;
+        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), Arc::clone(hints));
+        let diag = InetDiag::open().ok()?;
+        look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
+        let sockets = match self.looks.then(FirstPackets::open).transpose() {
             Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
             Err(error) => {
                 warn!("first packets are not looked at: {error}");
-                return Ok(());
+                return None;
             }
         };
-        let first = First {
-            looks,
+        Some(First {
+            looks: self.looks,
             sockets,
             events: open_events(),
             look,
-            introducer: Introducer::new(Arc::clone(root), self.options.sample),
+            introducer: Introducer::new(Arc::clone(root), self.what),
             to_meet: Vec::new(),
-            bell: Arc::clone(&self.shared.first_bell),
+            bell: Arc::clone(&shared.first_bell),
             governor: Governor::new(Box::new(ThreadMeter)),
-            ended: self.open_ended(known.clone()),
-            follower: Follower::new(known),
-        };
-        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
-        self.spawn("capture-first", move || {
-            let _entered = log.enter();
-            first.run(&shared.stopping, &shared.ledger, &shared.first);
+            ended: self.open_ended(),
+            follower: Follower::new(known.clone()),
         })
     }
 
     /// What tells of ended connections, where all their packets are to be captured or flows are recorded.
-    fn open_ended(&self, known: Known) -> Option<EndedReader> {
-        let compared = self.options.capture.is_of_everything().then(|| Arc::clone(&self.shared.ended));
-        let recorded = self.options.flows.then(|| Arc::clone(&self.shared.flows));
+    fn open_ended(&self) -> Option<EndedReader> {
+        let compared = self.compares.then(|| Arc::clone(&self.shared.ended));
+        let recorded = self.records.then(|| Arc::clone(&self.shared.flows));
         if compared.is_none() && recorded.is_none() {
             return None;
         }
-        let opened = EndedReader::open(Follower::new(known), compared, recorded);
+        let opened = EndedReader::open(Follower::new(self.known.clone()), compared, recorded);
         opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
-    }
-
-    fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let (shared, poll) = (Arc::clone(&self.shared), Arc::clone(&self.poll));
-        let on_panic = move |text: String| {
-            shared.fail(Error::new(Code::SessionFailed, format!("the thread {name} has failed: {text}")));
-            poll.notify();
-        };
-        self.threads.push(spawn(name, work, on_panic)?);
-        Ok(())
     }
 }

@@ -1,0 +1,178 @@
+//! What cannot be read at present, because a thread waits for it: shared by all sessions of the program.
+//!
+//! It is a table of atomics without a lock, so that a forked child can use it.
+
+use super::watch::{Kind, Subject};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Threads that may wait in reads at the same time; beyond that no process is read any more.
+pub const MAX_ABANDONED: usize = 16;
+
+/// Threads of these that may wait for locks of memory and control groups, so that figures of processes are read however many
+/// command lines cannot be.
+pub const MAX_FOR_LOCKS: usize = MAX_ABANDONED / 2;
+
+/// Subjects whose reads have been abandoned: those that threads wait for, and those that rest after that.
+const SLOTS: usize = 4 * MAX_ABANDONED;
+
+/// How long a subject rests after its read has returned; twice as long after each further time.
+const MIN_REST: Duration = Duration::from_secs(1);
+const MAX_REST: Duration = Duration::from_secs(300);
+
+/// In place of the end of a rest, while a thread waits.
+const WAITING: u64 = u64::MAX;
+
+#[derive(Default)]
+struct Slot {
+    /// The subject; 0 for none.
+    subject: AtomicU64,
+    /// Until when the subject rests, nanoseconds of [`now`]; [`WAITING`] while a thread waits for it.
+    until: AtomicU64,
+    /// How often its reads have been abandoned.
+    times: AtomicU32,
+}
+
+struct Blocked {
+    /// Threads that wait, and those of them that wait for locks of memory and control groups.
+    abandoned: AtomicUsize,
+    for_locks: AtomicUsize,
+    /// Slots that were ever in use, so that a program in which no read was ever abandoned looks at none.
+    used: AtomicUsize,
+    slots: [Slot; SLOTS],
+    /// The process whose threads these are.
+    process: AtomicU32,
+}
+
+static BLOCKED: Blocked = Blocked {
+    abandoned: AtomicUsize::new(0),
+    for_locks: AtomicUsize::new(0),
+    used: AtomicUsize::new(0),
+    slots: [const { Slot { subject: AtomicU64::new(0), until: AtomicU64::new(0), times: AtomicU32::new(0) } };
+        SLOTS],
+    process: AtomicU32::new(0),
+};
+
+/// Threads that wait in reads now.
+pub fn abandoned() -> usize {
+    BLOCKED.abandoned.load(Ordering::Relaxed)
+}
+
+/// Releases what was inherited by a fork: the threads are the parent's.
+pub(super) fn claim_process() {
+    let process = std::process::id();
+    if BLOCKED.process.swap(process, Ordering::Relaxed) == process {
+        return;
+    }
+    for slot in &BLOCKED.slots {
+        slot.subject.store(0, Ordering::Relaxed);
+    }
+    BLOCKED.used.store(0, Ordering::Relaxed);
+    BLOCKED.abandoned.store(0, Ordering::Relaxed);
+    BLOCKED.for_locks.store(0, Ordering::Relaxed);
+}
+
+/// Has reads look at no slot any more when none is in force.
+pub fn sweep() {
+    if BLOCKED.used.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let now = now();
+    if BLOCKED.slots.iter().all(|slot| slot.until.load(Ordering::SeqCst) <= now) {
+        BLOCKED.used.store(0, Ordering::SeqCst);
+        // One may have been abandoned meanwhile.
+        if BLOCKED.abandoned.load(Ordering::SeqCst) > 0 {
+            BLOCKED.used.store(SLOTS, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Whether a subject is not to be read now.
+#[inline]
+pub(super) fn is_refused(subject: Subject, kind: Kind) -> bool {
+    BLOCKED.used.load(Ordering::Relaxed) > 0 && is_in_table(subject, kind)
+}
+
+#[cold]
+fn is_in_table(subject: Subject, kind: Kind) -> bool {
+    let is_full = match kind {
+        // Of roots there are few, and without them nothing is known.
+        Kind::Root => false,
+        Kind::Process => abandoned() >= MAX_ABANDONED,
+        Kind::Memory | Kind::Groups => BLOCKED.for_locks.load(Ordering::Relaxed) >= MAX_FOR_LOCKS,
+    };
+    if is_full {
+        return true;
+    }
+    // What is in a directory that is locked can be locked as well.
+    [subject, subject.root()]
+        .into_iter()
+        .filter_map(slot_of)
+        .any(|slot| slot.until.load(Ordering::Relaxed) > now())
+}
+
+/// Records that a thread has been left behind reading this.
+pub(super) fn add(subject: Subject) {
+    BLOCKED.abandoned.fetch_add(1, Ordering::SeqCst);
+    BLOCKED.for_locks.fetch_add(subject.is_of_lock().into(), Ordering::Relaxed);
+    if let Some(slot) = slot_for(subject) {
+        slot.until.store(WAITING, Ordering::Relaxed);
+        slot.times.fetch_add(1, Ordering::Relaxed);
+    }
+    BLOCKED.used.store(SLOTS, Ordering::SeqCst);
+}
+
+/// Takes the record back: the read returned in that moment.
+pub(super) fn cancel(subject: Subject) {
+    BLOCKED.abandoned.fetch_sub(1, Ordering::Relaxed);
+    BLOCKED.for_locks.fetch_sub(subject.is_of_lock().into(), Ordering::Relaxed);
+    if let Some(slot) = slot_of(subject) {
+        slot.until.store(0, Ordering::Relaxed);
+        slot.times.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Records that such a thread's read has returned.
+pub(super) fn release(subject: Subject) {
+    BLOCKED.abandoned.fetch_sub(1, Ordering::Relaxed);
+    BLOCKED.for_locks.fetch_sub(subject.is_of_lock().into(), Ordering::Relaxed);
+    if let Some(slot) = slot_of(subject) {
+        let doublings = slot.times.load(Ordering::Relaxed).saturating_sub(1).min(16);
+        let rest = MIN_REST.saturating_mul(1 << doublings).min(MAX_REST);
+        slot.until.store(now() + rest.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+fn slot_of(subject: Subject) -> Option<&'static Slot> {
+    BLOCKED.slots.iter().find(|slot| slot.subject.load(Ordering::Acquire) == subject.0)
+}
+
+/// The subject's slot, or another that nothing is known of, or the one whose rest ended first.
+fn slot_for(subject: Subject) -> Option<&'static Slot> {
+    let known = slot_of(subject);
+    if known.is_some() {
+        return known;
+    }
+    loop {
+        let slot = BLOCKED.slots.iter().min_by_key(|slot| match slot.subject.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => slot.until.load(Ordering::Relaxed),
+        })?;
+        let known = slot.subject.load(Ordering::Relaxed);
+        if known != 0 && slot.until.load(Ordering::Relaxed) == WAITING {
+            return None;
+        }
+        let taken = slot.subject.compare_exchange(known, subject.0, Ordering::Release, Ordering::Relaxed);
+        if taken.is_ok() {
+            slot.times.store(0, Ordering::Relaxed);
+            return Some(slot);
+        }
+    }
+}
+
+/// Nanoseconds since the first call.
+fn now() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}

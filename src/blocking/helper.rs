@@ -1,0 +1,239 @@
+//! A thread that reads for another one, which can leave it behind and go on with a fresh one.
+
+use super::watch::{Hurry, Watch, is_watched};
+use crate::error::Error;
+use crate::sync::{Condvar, Mutex};
+use crate::thread::spawn;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A read that has not returned for so many ticks does not return. The ticks are those of the waiting thread, so that a
+/// machine with too little CPU time for either delays both.
+const TICK: Duration = Duration::from_millis(10);
+const MAX_TICKS: u32 = 25;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Abandoned {
+    /// The thread waits in a read and was left behind, with its state.
+    Reading,
+    /// The system refuses another thread.
+    NoThread(Error),
+}
+
+/// Work for a [`Helper`] that is made anew each time.
+pub type Errand<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// A thread with a state `S` of its own, which works on what it is handed: a `J`.
+pub struct Helper<S, J> {
+    name: &'static str,
+    make: Box<dyn Fn() -> S + Send>,
+    work: fn(&mut S, &mut J),
+    worker: Option<Worker<J>>,
+}
+
+struct Worker<J> {
+    watch: Arc<Watch>,
+    desk: Arc<Desk<J>>,
+    thread: JoinHandle<()>,
+    /// The process that has the thread.
+    process: u32,
+}
+
+struct Desk<J> {
+    state: Mutex<State<J>>,
+    changed: Condvar,
+}
+
+struct State<J> {
+    job: Option<J>,
+    done: Option<J>,
+    is_closed: bool,
+    panic: Option<String>,
+}
+
+impl<S, J> std::fmt::Debug for Helper<S, J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Helper").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<S: Send + 'static, J: Send + 'static> Helper<S, J> {
+    /// A helper whose thread starts when there is work, with the state that `make` returns.
+    pub fn new(
+        name: &'static str,
+        make: impl Fn() -> S + Send + 'static,
+        work: fn(&mut S, &mut J),
+    ) -> Helper<S, J> {
+        Helper { name, make: Box::new(make), work, worker: None }
+    }
+
+    /// Has the helper's thread work on `job` and waits for it, unless a read in it does not return. Allocates nothing once
+    /// there is a thread. A panic of the work goes on in the caller.
+    ///
+    /// # Errors
+    /// [`Abandoned`]. The thread's state and `job` are dropped when its read returns.
+    pub fn run(&mut self, hurry: Hurry, job: J) -> Result<J, Abandoned> {
+        let worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => Worker::start(self.name, (self.make)(), self.work).map_err(Abandoned::NoThread)?,
+        };
+        worker.watch.hurry(hurry);
+        worker.hand_over(job);
+        let done = worker.wait()?;
+        self.worker = Some(worker);
+        Ok(done)
+    }
+}
+
+impl<S: Send + 'static> Helper<S, Errand<S>> {
+    /// A helper for errands.
+    pub fn of_errands(name: &'static str, make: impl Fn() -> S + Send + 'static) -> Helper<S, Errand<S>> {
+        let work = |state: &mut S, errand: &mut Errand<S>| {
+            let done: Errand<S> = Box::new(|_| ());
+            std::mem::replace(errand, done)(state);
+        };
+        Helper::new(name, make, work)
+    }
+
+    /// Runs one errand and returns what it returns.
+    ///
+    /// # Errors
+    /// As [`Helper::run`].
+    pub fn call<R: Send + 'static>(
+        &mut self,
+        errand: impl FnOnce(&mut S) -> R + Send + 'static,
+    ) -> Result<R, Abandoned> {
+        let result = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&result);
+        let errand = move |state: &mut S| {
+            let value = errand(state);
+            *place.lock() = Some(value);
+        };
+        drop(self.run(Hurry::None, Box::new(errand))?);
+        let value = result.lock().take();
+        value.ok_or(Abandoned::Reading)
+    }
+}
+
+/// Runs an errand with guarded reads, on the calling thread if that can be left behind, else on one of its own. For what is
+/// done seldom: a thread costs some 50 µs.
+///
+/// # Errors
+/// [`Abandoned`].
+pub fn bounded<R: Send + 'static>(
+    name: &'static str,
+    errand: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, Abandoned> {
+    if is_watched() {
+        return Ok(errand());
+    }
+    Helper::of_errands(name, || ()).call(|()| errand())
+}
+
+impl<J: Send + 'static> Worker<J> {
+    fn start<S: Send + 'static>(
+        name: &'static str,
+        mut own: S,
+        work: fn(&mut S, &mut J),
+    ) -> Result<Worker<J>, Error> {
+        let watch = Watch::new();
+        let state = State { job: None, done: None, is_closed: false, panic: None };
+        let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::default() });
+        let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&desk));
+        let failed = Arc::clone(&desk);
+        let body = move || {
+            // One that was left behind has nothing to report.
+            let _ = marks.run(|| {
+                while let Some(mut job) = jobs.next() {
+                    work(&mut own, &mut job);
+                    jobs.state.lock().done = Some(job);
+                    jobs.changed.notify_all();
+                }
+            });
+        };
+        let on_panic = move |text| {
+            failed.state.lock().panic = Some(text);
+            failed.changed.notify_all();
+        };
+        let thread = spawn(name, body, on_panic)?;
+        Ok(Worker { watch, desk, thread, process: std::process::id() })
+    }
+
+    fn hand_over(&self, job: J) {
+        self.desk.state.lock().job = Some(job);
+        self.desk.changed.notify_all();
+    }
+
+    /// Waits until the work is done, or leaves the thread behind.
+    fn wait(&self) -> Result<J, Abandoned> {
+        let mut observed = Observed::default();
+        let mut state = self.desk.state.lock();
+        loop {
+            if let Some(job) = state.done.take() {
+                return Ok(job);
+            }
+            if let Some(text) = state.panic.take() {
+                resume_unwind(Box::new(text));
+            }
+            let tick = Instant::now() + TICK;
+            state = self.desk.changed.wait_until(state, tick);
+            if Instant::now() >= tick && observed.is_stuck(&self.watch) {
+                return Err(Abandoned::Reading);
+            }
+        }
+    }
+}
+
+impl<J> Desk<J> {
+    /// The next job, waited for; `None` when there will be none.
+    fn next(&self) -> Option<J> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.job.take() {
+                return Some(job);
+            }
+            if state.is_closed {
+                return None;
+            }
+            state = self.changed.wait(state);
+        }
+    }
+}
+
+impl<S, J> Drop for Helper<S, J> {
+    fn drop(&mut self) {
+        let Some(worker) = self.worker.take() else { return };
+        // In a forked child the thread does not exist, and its lock may have been held at the fork.
+        if worker.process != std::process::id() {
+            std::mem::forget(worker);
+            return;
+        }
+        worker.desk.state.lock().is_closed = true;
+        worker.desk.changed.notify_all();
+        // It has no work, so it ends at once; its panics were caught.
+        let _ = worker.thread.join();
+    }
+}
+
+/// What a watching thread has seen of another one.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    step: Option<u64>,
+    ticks: u32,
+}
+
+impl Observed {
+    /// Takes a look, once a tick. Returns whether the thread was in the same read for too long, and is left behind.
+    pub(super) fn is_stuck(&mut self, watch: &Watch) -> bool {
+        let now = watch.inside();
+        if now.is_none() || now != self.step {
+            (self.step, self.ticks) = (now, 0);
+            return false;
+        }
+        self.ticks += 1;
+        self.ticks >= MAX_TICKS && now.is_some_and(|step| watch.abandon(step))
+    }
+}

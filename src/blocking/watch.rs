@@ -1,0 +1,201 @@
+//! Marks of what a thread is reading, and the reads that are marked.
+
+use super::blocked;
+use nix::errno::Errno;
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use tracing::warn;
+
+/// What a read may have to wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// The process: an exec that does not end, or whoever lists one of its directories.
+    Process = 1,
+    /// The lock of its memory.
+    Memory = 2,
+    /// The lock of all control groups.
+    Groups = 3,
+    /// The root of the tree.
+    Root = 4,
+}
+
+/// Which `/proc` tree is read, for short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tree(pub u64);
+
+/// What is read: tree, process and kind in one word that is not 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Subject(pub(super) u64);
+
+impl Subject {
+    fn new(tree: Tree, pid: i32, kind: Kind) -> Subject {
+        let pid = match kind {
+            Kind::Process | Kind::Memory => pid.unsigned_abs(),
+            Kind::Groups | Kind::Root => 0,
+        };
+        Subject(u64::from(pid) | u64::from(kind as u8) << 32 | tree.0 << 40)
+    }
+
+    /// Whether it is the lock of memory or of control groups.
+    pub(super) fn is_of_lock(self) -> bool {
+        let kind = (self.0 >> 32) as u8;
+        kind == Kind::Memory as u8 || kind == Kind::Groups as u8
+    }
+
+    /// The root of its tree.
+    pub(super) fn root(self) -> Subject {
+        Subject::new(Tree(self.0 >> 40), 0, Kind::Root)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = self.0 as u32;
+        match (self.0 >> 32) as u8 {
+            number if number == Kind::Memory as u8 => write!(f, "the command line of process {pid}"),
+            number if number == Kind::Groups as u8 => f.write_str("the control groups of processes"),
+            number if number == Kind::Root as u8 => f.write_str("the list of processes"),
+            _ => write!(f, "process {pid}"),
+        }
+    }
+}
+
+/// What is not read for a caller that has waited long enough.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[repr(u8)]
+pub enum Hurry {
+    /// Everything is read.
+    #[default]
+    None = 0,
+    /// Nothing that takes the locks which any process can easily hold for long.
+    Locks = 1,
+    /// No process is read at all.
+    All = 2,
+}
+
+/// In place of the count of steps, once the thread has been abandoned.
+const ABANDONED: u64 = u64::MAX;
+
+/// What one thread is reading.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Counts entries into reads and returns from them: odd while inside.
+    step: AtomicU64,
+    subject: AtomicU64,
+    /// How much is refused because the caller has waited long enough.
+    hurry: AtomicU8,
+}
+
+/// The payload with which an abandoned thread unwinds.
+struct Left;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Watch>>> = const { RefCell::new(None) };
+}
+
+impl Watch {
+    /// The watch of a thread that is not started yet.
+    pub fn new() -> Arc<Watch> {
+        blocked::claim_process();
+        Arc::default()
+    }
+
+    /// Runs the body of a thread, whose reads are marked here. Returns `None` when the thread was abandoned meanwhile.
+    pub fn run<T>(self: &Arc<Watch>, body: impl FnOnce() -> T) -> Option<T> {
+        CURRENT.with_borrow_mut(|current| *current = Some(Arc::clone(self)));
+        let outcome = catch_unwind(AssertUnwindSafe(body));
+        CURRENT.with_borrow_mut(|current| *current = None);
+        match outcome {
+            Ok(value) => Some(value),
+            Err(payload) if <dyn Any>::is::<Left>(&*payload) => None,
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+
+    /// From now on refuses what `hurry` says.
+    pub fn hurry(&self, hurry: Hurry) {
+        self.hurry.store(hurry as u8, Ordering::Relaxed);
+    }
+
+    fn refuses(&self, kind: Kind) -> bool {
+        let hurry = self.hurry.load(Ordering::Relaxed);
+        match kind {
+            Kind::Root => false,
+            Kind::Process => hurry > Hurry::Locks as u8,
+            Kind::Memory | Kind::Groups => hurry > 0,
+        }
+    }
+
+    /// The step that the thread is inside of, if it is inside a read.
+    pub fn inside(&self) -> Option<u64> {
+        Some(self.step.load(Ordering::Acquire)).filter(|step| step % 2 == 1 && *step != ABANDONED)
+    }
+
+    /// Leaves the thread behind, if it is still inside the read of this step. Returns whether it was.
+    pub fn abandon(&self, step: u64) -> bool {
+        let subject = Subject(self.subject.load(Ordering::Relaxed));
+        // Refused before the thread can return and release it.
+        blocked::add(subject);
+        let left = self.step.compare_exchange(step, ABANDONED, Ordering::AcqRel, Ordering::Relaxed);
+        if left.is_err() {
+            blocked::cancel(subject);
+            return false;
+        }
+        warn!("{subject} cannot be read: a read has not returned, and is waited for on a thread left behind");
+        true
+    }
+
+    fn enter(&self, subject: Subject) {
+        self.subject.store(subject.0, Ordering::Relaxed);
+        self.step.store(self.step.load(Ordering::Relaxed) + 1, Ordering::Release);
+    }
+
+    /// Ends a read, or one of its parts. An abandoned thread goes no further than here.
+    fn advance(&self, steps: u64) {
+        let step = self.step.load(Ordering::Relaxed);
+        let next = step.wrapping_add(steps);
+        if step == ABANDONED
+            || self.step.compare_exchange(step, next, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            blocked::release(Subject(self.subject.load(Ordering::Relaxed)));
+            resume_unwind(Box::new(Left));
+        }
+    }
+}
+
+/// Makes a read that may never return, of what `kind` says. Threads without a [`Watch`] just make it.
+///
+/// # Errors
+/// What the read returns; `EAGAIN` when it is not made, because such a read has not returned.
+pub fn guarded<T>(tree: Tree, pid: i32, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+    CURRENT.with_borrow(|current| {
+        let Some(watch) = current else { return read() };
+        let subject = Subject::new(tree, pid, kind);
+        if blocked::is_refused(subject, kind) || watch.refuses(kind) {
+            return Err(Errno::EAGAIN);
+        }
+        watch.enter(subject);
+        let outcome = read();
+        watch.advance(1);
+        outcome
+    })
+}
+
+/// Whether another thread watches the reads of this one.
+pub(super) fn is_watched() -> bool {
+    CURRENT.with_borrow(Option::is_some)
+}
+
+/// Says, inside a guarded read of many parts, that another one of them has returned.
+pub fn progress() {
+    CURRENT.with_borrow(|current| {
+        if let Some(watch) = current.as_ref().filter(|watch| watch.step.load(Ordering::Relaxed) % 2 == 1) {
+            watch.advance(2);
+        }
+    });
+}

@@ -1,0 +1,91 @@
+//! A registry that works on a thread of its own, since reading which namespaces processes are in may not return.
+
+use super::choice::NamespaceChoice;
+use super::registry::{Entry, Known, Registry, RegistryStats};
+use crate::blocking::{Abandoned, Errand, Helper};
+use crate::error::{Code, Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Runs a [`Registry`] for a thread that must not wait for it. Where a read does not return the registry is lost with its
+/// thread, and another one goes on with what was known.
+pub struct NamespaceFinder {
+    choice: NamespaceChoice,
+    proc_path: PathBuf,
+    helper: Helper<(), Errand<()>>,
+    registry: Option<Registry>,
+    known: Known,
+    stats: RegistryStats,
+    notes: Vec<String>,
+}
+
+impl NamespaceFinder {
+    /// Opens a registry; see [`Registry::open`].
+    ///
+    /// # Errors
+    /// As [`Registry::open`]; `SystemResource` when a read does not return, `Thread` when the system refuses a thread.
+    pub fn open(choice: &NamespaceChoice, proc_path: &Path) -> Result<NamespaceFinder> {
+        let mut finder = NamespaceFinder {
+            choice: choice.clone(),
+            proc_path: proc_path.into(),
+            helper: Helper::of_errands("capture-scan", || ()),
+            registry: None,
+            known: Known::default(),
+            stats: RegistryStats::default(),
+            notes: Vec::new(),
+        };
+        let (choice, path) = (finder.choice.clone(), finder.proc_path.clone());
+        let opened = finder.helper.call(move |()| Registry::open(&choice, &path)).map_err(not_read)??;
+        finder.known = opened.known().clone();
+        finder.registry = Some(opened);
+        Ok(finder)
+    }
+
+    /// Looks for namespaces that have come and gone; see [`Registry::refresh`]. Takes at most a quarter of a second longer
+    /// than that where a read does not return, and then shows what was known.
+    pub fn refresh(&mut self) -> Arc<[Entry]> {
+        let registry = self.registry.take();
+        let (choice, path, known) = (self.choice.clone(), self.proc_path.clone(), self.known.clone());
+        let refreshed = self.helper.call(move |()| {
+            let mut registry = match registry {
+                Some(registry) => registry,
+                None => Registry::resume(&choice, &path, known)?,
+            };
+            registry.refresh();
+            Ok(registry)
+        });
+        match refreshed.map_err(not_read).and_then(|refreshed| refreshed) {
+            Ok(mut registry) => {
+                self.stats = registry.stats();
+                self.notes.extend(registry.take_notes());
+                self.registry = Some(registry);
+            }
+            Err(error) => self.notes.push(format!("network namespaces cannot be looked for now: {error}")),
+        }
+        self.known.snapshot()
+    }
+
+    /// What it has found, to be given to other threads.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> RegistryStats {
+        self.stats
+    }
+
+    /// Takes the lines for the log that have come up.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+}
+
+fn not_read(abandoned: Abandoned) -> Error {
+    match abandoned {
+        Abandoned::Reading => {
+            Error::new(Code::SystemResource, "a read of the proc filesystem does not return")
+        }
+        Abandoned::NoThread(error) => error,
+    }
+}

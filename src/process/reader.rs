@@ -1,0 +1,285 @@
+//! The reading of processes' files for a sample, on a thread that can be left behind: what is known of the processes is
+//! behind a lock that is never held while something is read.
+
+use super::cgroup::CgroupReader;
+use super::directory::Listing;
+use super::identity::IdentityReader;
+use super::machine::Machine;
+use super::observer::{Considered, Observer};
+use super::parse;
+use super::plan::{Files, Plan};
+use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
+use super::root::ProcRoot;
+use super::table::{Outcome, Table};
+use crate::blocking::{Kind, guarded};
+use crate::error::Result;
+use crate::model::{ProcId, ProcessSample, SampleSet};
+use crate::sync::Mutex;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// What is known of the processes, and which are still to be read in this sample.
+#[derive(Debug)]
+pub struct Books {
+    /// Decides what is read, and takes in what was.
+    pub observer: Observer,
+    /// The processes.
+    pub table: Table,
+    /// Processes to be read, the next one last; with what a walk has told of the program it runs, if it has.
+    pub due: Vec<(i32, Option<u64>)>,
+    /// What is to be read besides of processes that a walk has told of, the next one last.
+    pub extras: Vec<(ProcId, Plan)>,
+}
+
+impl Books {
+    /// Books without processes.
+    pub fn new(observer: Observer) -> Books {
+        Books { observer, table: Table::default(), due: Vec::new(), extras: Vec::new() }
+    }
+}
+
+/// The books, while a thread reads for them.
+pub type SharedBooks = Arc<Mutex<Books>>;
+
+/// What a [`FileReader`] is handed.
+pub struct Reading {
+    /// The tree.
+    pub root: Arc<ProcRoot>,
+    /// What is to be read.
+    pub part: Part,
+}
+
+/// A part of a sample.
+pub enum Part {
+    /// The figures of the machine; none when they cannot be read at present.
+    Machine(Option<Result<Machine>>),
+    /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
+    Processes {
+        /// Books without processes that are due.
+        books: SharedBooks,
+        /// The directory that is listed, from where it was left.
+        listing: Option<Arc<OwnedFd>>,
+        /// Whether it could be listed to its end.
+        listed: nix::Result<()>,
+    },
+    /// What is to be read besides.
+    Extras(SharedBooks),
+    /// Processes, of which those that are there are left out.
+    Ends(Vec<ProcId>),
+}
+
+/// Buffers and facts for reading.
+pub struct FileReader {
+    listing: Listing,
+    figures: FigureReader,
+    identities: IdentityReader,
+    cgroups: CgroupReader,
+    stat: Vec<u8>,
+    text: Vec<u8>,
+    pids: Vec<i32>,
+}
+
+impl FileReader {
+    /// A reader of the groups of figures in `what`.
+    pub fn new(what: SampleSet) -> FileReader {
+        FileReader {
+            listing: Listing::in_small_steps(),
+            figures: FigureReader::new(what),
+            identities: IdentityReader::default(),
+            cgroups: CgroupReader::default(),
+            stat: Vec::new(),
+            text: Vec::new(),
+            pids: Vec::new(),
+        }
+    }
+
+    /// Reads what is asked for.
+    pub fn work(&mut self, reading: &mut Reading) {
+        let root = &reading.root;
+        match &mut reading.part {
+            Part::Machine(machine) => {
+                *machine = root.is_readable().then(|| Machine::read(root, &mut self.text));
+            }
+            Part::Processes { books, listing, listed } => {
+                self.read_due(root, books);
+                if let Some(directory) = listing {
+                    *listed = self.list(root, directory, books);
+                }
+                if listed.is_ok() {
+                    with(books, |books| books.table.unvisited(|pid| books.due.push((pid, None))));
+                    self.read_due(root, books);
+                }
+            }
+            Part::Extras(books) => self.read_extras(root, books),
+            Part::Ends(processes) => processes.retain(|id| has_ended(root, *id, &mut self.text)),
+        }
+    }
+
+    /// Reads the processes that the tree lists and that have not been visited yet.
+    fn list(&mut self, root: &ProcRoot, directory: &OwnedFd, books: &SharedBooks) -> nix::Result<()> {
+        loop {
+            let FileReader { listing, pids, .. } = self;
+            pids.clear();
+            let more = guarded(root.tree(), 0, Kind::Root, || {
+                listing.next_names(directory.as_fd(), |name| pids.extend(pid(name)))
+            })?;
+            // The next one is last.
+            with(books, |books| {
+                let Books { table, due, .. } = books;
+                let listed = pids.iter().rev().filter(|&&pid| !table.was_visited(pid));
+                due.extend(listed.map(|&pid| (pid, None)));
+            });
+            self.read_due(root, books);
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read_due(&mut self, root: &ProcRoot, books: &SharedBooks) {
+        let mut next = with(books, |books| books.due.last().copied());
+        while let Some((pid, image)) = next {
+            let looked = self.look(root, pid, image, books);
+            next = with(books, |books| {
+                match looked {
+                    Ok(()) => {}
+                    Err(Failure::Gone) => books.table.settle(pid, Outcome::Gone),
+                    Err(failure) => {
+                        books.observer.failed(failure, books.table.known(pid));
+                        books.table.settle(pid, Outcome::Unchanged);
+                    }
+                }
+                // Only now: if the thread is left behind in this process, another one takes it up again.
+                books.due.pop();
+                books.due.last().copied()
+            });
+        }
+    }
+
+    /// Reads the process's files; where a walk has told of it as well, the program it runs is known from there. The table
+    /// is told unless this fails.
+    fn look(
+        &mut self,
+        root: &ProcRoot,
+        pid: i32,
+        image: Option<u64>,
+        books: &SharedBooks,
+    ) -> std::result::Result<(), Failure> {
+        let directory = ProcessDirectory::open(root, pid)?;
+        let mut stat = std::mem::take(&mut self.stat);
+        let looked = match directory.core(&mut stat) {
+            Ok(mut core) => {
+                if let Some(image) = image {
+                    core.stat.layout = [image, 0];
+                }
+                self.look_closely(root, &directory, &mut core, books)
+            }
+            Err(failure) => Err(failure),
+        };
+        self.stat = stat;
+        looked
+    }
+
+    fn look_closely(
+        &mut self,
+        root: &ProcRoot,
+        directory: &ProcessDirectory,
+        core: &mut Core<'_>,
+        books: &SharedBooks,
+    ) -> std::result::Result<(), Failure> {
+        let pid = core.stat.pid;
+        let Considered { plan, mut started, is_maybe_thread } =
+            with(books, |books| books.observer.consider(core, books.table.known(pid)));
+        if is_maybe_thread && directory.is_other_thread(&mut self.text) {
+            return Err(Failure::Gone);
+        }
+        let mut sample = core.sample();
+        let files = self.files(root, directory, core, plan, &mut sample)?;
+        with(books, |books| {
+            let Books { observer, table, .. } = books;
+            match &mut started {
+                Some(tracked) => observer.take_files(core, &sample, &files, plan, tracked, false),
+                None => {
+                    if let Some(known) = table.known(pid) {
+                        observer.take_files(core, &sample, &files, plan, known, true);
+                    }
+                }
+            }
+            table.settle(pid, started.map_or(Outcome::Unchanged, Outcome::Started));
+        });
+        Ok(())
+    }
+
+    /// Reads what is planned. Figures go to `sample`.
+    fn files<'r>(
+        &'r mut self,
+        root: &ProcRoot,
+        directory: &ProcessDirectory,
+        core: &Core<'_>,
+        plan: Plan,
+        sample: &mut ProcessSample,
+    ) -> std::result::Result<Files<'r>, Failure> {
+        let FileReader { figures, identities, cgroups, .. } = self;
+        let facts = root.facts();
+        let mut files = Files::default();
+        if plan.command_line {
+            files.command_line = Some(directory.unless_gone(identities.command_line(directory))?);
+        }
+        if plan.cgroup {
+            files.cgroup = Some(directory.unless_gone(cgroups.read(root, directory, core))?.flatten());
+        }
+        if plan.network {
+            files.network = directory.unless_gone(directory.network_namespace())?;
+        }
+        if plan.figures {
+            figures.read(directory, core.stat.has_memory(), facts, sample)?;
+        }
+        if plan.descriptors {
+            figures.descriptors(directory, facts, sample)?;
+        }
+        Ok(files)
+    }
+
+    fn read_extras(&mut self, root: &ProcRoot, books: &SharedBooks) {
+        while let Some((id, plan)) = with(books, |books| books.extras.last().copied()) {
+            let mut stat = std::mem::take(&mut self.stat);
+            // One that is gone, or hidden, stays as the walk has told.
+            let _ = self.read_extra(root, id, plan, &mut stat, books);
+            self.stat = stat;
+            with(books, |books| books.extras.pop());
+        }
+    }
+
+    fn read_extra(
+        &mut self,
+        root: &ProcRoot,
+        id: ProcId,
+        plan: Plan,
+        stat: &mut Vec<u8>,
+        books: &SharedBooks,
+    ) -> std::result::Result<(), Failure> {
+        let directory = ProcessDirectory::open(root, id.pid)?;
+        let core = directory.core(stat)?;
+        if core.id() != id {
+            return Err(Failure::Gone);
+        }
+        let mut sample = ProcessSample::unknown(id);
+        let files = self.files(root, &directory, &core, plan, &mut sample)?;
+        with(books, |books| {
+            let Books { observer, table, .. } = books;
+            if let Some(tracked) = table.tracked_mut(&id) {
+                observer.add_files(&core, &sample, &files, plan, tracked);
+            }
+        });
+        Ok(())
+    }
+}
+
+fn with<T>(books: &SharedBooks, work: impl FnOnce(&mut Books) -> T) -> T {
+    work(&mut books.lock())
+}
+
+/// The process that a name in the tree stands for.
+pub fn pid(name: &[u8]) -> Option<i32> {
+    i32::try_from(parse::decimal(name)?).ok().filter(|&pid| pid > 0)
+}

@@ -1,0 +1,109 @@
+//! A process that is stuck until it is released, made by the program `stuck_process`.
+
+use super::{is_root, left_out};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// A read that takes longer waits for something.
+const SOON: Duration = Duration::from_millis(300);
+
+pub struct Victim {
+    maker: Child,
+    said: BufReader<ChildStdout>,
+    pid: i32,
+}
+
+impl Victim {
+    /// A process that is stuck; `None` where there cannot be one.
+    pub fn new(kind: &str) -> Option<Victim> {
+        Victim::known(kind, |_| ())
+    }
+
+    /// The same, with what is done before it gets stuck.
+    pub fn known(kind: &str, before: impl FnOnce(&Victim)) -> Option<Victim> {
+        if !is_root() {
+            return None;
+        }
+        if !matches!(kind, "listing" | "tree") && !PathBuf::from("/dev/fuse").exists() {
+            left_out("there is no /dev/fuse");
+            return None;
+        }
+        let mut maker =
+            Command::new(program()).arg(kind).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(maker.stdout.take().unwrap());
+        let mut victim = Victim { maker, said, pid: 0 };
+        victim.pid = victim.heard();
+        before(&victim);
+        victim.order();
+        assert_eq!(victim.heard(), victim.pid);
+        Some(victim)
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Where the `/proc` of its PID namespace is seen, if it has one of its own.
+    pub fn tree(&self) -> PathBuf {
+        let unshare = self.maker.id();
+        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        PathBuf::from(format!("/proc/{}/root/proc", children.trim()))
+    }
+
+    /// Lets it go on.
+    pub fn release(&mut self) {
+        self.order();
+        assert_eq!(self.heard(), self.pid);
+    }
+
+    fn order(&mut self) {
+        self.maker.stdin.as_mut().unwrap().write_all(b".").unwrap();
+    }
+
+    fn heard(&mut self) -> i32 {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim().parse().expect("the process was made")
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        // It ends its process when its input ends.
+        drop(self.maker.stdin.take());
+        let _ = self.maker.wait();
+    }
+}
+
+/// Whether reading a file or listing a directory of the process returns. Else a thread is left that ends with the process.
+pub fn returns(pid: i32, name: &str) -> bool {
+    let path = format!("/proc/{pid}/{name}");
+    let (report, reported) = channel();
+    std::thread::spawn(move || {
+        let _ = std::fs::read(&path);
+        let listed = std::fs::read_dir(&path).map(|entries| entries.count());
+        let _ = report.send(listed.is_ok());
+    });
+    reported.recv_timeout(SOON).is_ok()
+}
+
+/// The program, built once, unless whoever runs the tests says that it is.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if std::env::var_os("CAPTURE_BUILT").is_none_or(|value| value != "1") {
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--locked", "--example", "stuck_process"]);
+            build.args((!cfg!(debug_assertions)).then_some("--release"));
+            build.args((!cfg!(feature = "ebpf")).then_some("--no-default-features"));
+            assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "cargo build");
+        }
+        let own = std::env::current_exe().unwrap();
+        // Tests and examples stand in directories beside one another.
+        own.parent().unwrap().parent().unwrap().join("examples/stuck_process")
+    })
+}
