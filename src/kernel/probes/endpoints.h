@@ -117,6 +117,27 @@ static ALWAYS_INLINE int is_extension(__u8 protocol)
 	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
 }
 
+/* What follows the extension headers of an IPv6 packet, of which the first has this number: the offset in the upper 24 bits,
+ * and the protocol. 0 for a later fragment, and where the packet ends before. */
+SUBPROGRAM __u32 pass_extensions(struct __sk_buff *skb, __u32 protocol)
+{
+	__u32 offset = 40;
+
+	for (int count = 0; count < EXTENSIONS && is_extension(protocol); count++) {
+		__u8 header[4];
+
+		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+			return 0;
+		if (protocol == IPPROTO_FRAGMENT && (header[2] | (header[3] & 0xf8)))
+			return 0;
+		offset += protocol == IPPROTO_FRAGMENT ? 8
+			  : protocol == IPPROTO_AH     ? (header[1] + 2) * 4
+						       : (header[1] + 1) * 8;
+		protocol = header[0];
+	}
+	return offset << 8 | (protocol & 0xff);
+}
+
 /* Whether messages of this protocol begin with two ports. */
 static ALWAYS_INLINE int has_ports(__u8 protocol)
 {
@@ -170,17 +191,13 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 		    !read_packet(packet, is_context, 24, destination, 16))
 			return 0;
 		offset = 40;
-		for (int count = 0; count < EXTENSIONS && is_extension(protocol); count++) {
-			__u8 header[4] __attribute__((aligned(4)));
+		if (is_context && is_extension(protocol)) {
+			__u32 after = pass_extensions(packet->context, protocol);
 
-			if (!read_packet(packet, is_context, offset, header, sizeof(header)))
+			protocol = after & 0xff;
+			offset = after >> 8 & 0x3fff;
+			if (!offset)
 				return 0;
-			if (protocol == IPPROTO_FRAGMENT && (header[2] | (header[3] & 0xf8)))
-				return 0;
-			offset += protocol == IPPROTO_FRAGMENT ? 8
-				  : protocol == IPPROTO_AH     ? (header[1] + 2) * 4
-							       : (header[1] + 1) * 8;
-			protocol = header[0];
 		}
 	} else {
 		return 0;

@@ -69,9 +69,17 @@ int capture_state(__u64 *context)
 	cookie = bpf_get_socket_cookie(sk);
 	switch (now) {
 	case BPF_TCP_SYN_SENT:
+	case BPF_TCP_LISTEN:
 		record = use_socket(sk, tally_of(sk), &call);
 		if (!record)
 			return 0;
+		if (now == BPF_TCP_LISTEN) {
+			set_flags(record, LISTENER);
+			tuple_of_sock(sk, &record->tuple);
+			bpf_map_update_elem(&listeners, &record->tuple, &cookie, BPF_ANY);
+			bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
+			break;
+		}
 		record->connecting_ns = bpf_ktime_get_boot_ns();
 		/* Endpoints that it has from an earlier attempt are not this one's. */
 		if (record->flags & NAMED)
@@ -82,15 +90,6 @@ int capture_state(__u64 *context)
 		record->established_ns = record->ended_ns = 0;
 		clear_flags(record, NAMED | LISTENER);
 		set_flags(record, CONNECTED);
-		break;
-	case BPF_TCP_LISTEN:
-		record = use_socket(sk, tally_of(sk), &call);
-		if (!record)
-			return 0;
-		set_flags(record, LISTENER);
-		tuple_of_sock(sk, &record->tuple);
-		bpf_map_update_elem(&listeners, &record->tuple, &cookie, BPF_ANY);
-		bpf_sk_storage_get(&parents, sk, &cookie, BPF_SK_STORAGE_GET_F_CREATE);
 		break;
 	case BPF_TCP_ESTABLISHED:
 		record = bpf_map_lookup_elem(&sockets, &cookie);
