@@ -182,10 +182,10 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, struct record *record)
 	return 0;
 }
 
-/* Whether another process than the owner sends this: known while it runs, where what is sent leaves at once. */
-static ALWAYS_INLINE int is_of_another(__u32 flags, const struct process *owner, int direction)
+/* Whether another process may send this than the owner: known while it runs, where what is sent leaves at once. */
+static ALWAYS_INLINE int is_sent_at_once(__u32 flags, int direction)
 {
-	return keep_records && direction == SENT && flags & DATAGRAM && !is_current(owner) && !is_kernel_thread();
+	return keep_records && direction == SENT && flags & DATAGRAM;
 }
 
 /* Makes the current process, which sends, the owner of a socket that no process has been seen to use. */
@@ -217,7 +217,7 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 		return;
 	}
 	wire = measure(skb, &record->link);
-	if (UNLIKELY(is_of_another(record->flags, &record->owner, direction))) {
+	if (is_sent_at_once(record->flags, direction) && UNLIKELY(!is_current(&record->owner)) && !is_kernel_thread()) {
 		if (!(record->flags & UNPROVEN)) {
 			count_at_sender(cookie, record, &wire);
 			return;
@@ -250,7 +250,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	has_peers = want_peers && state == BPF_TCP_CLOSE;
 	tally = has_peers ? 0 : bpf_sk_storage_get(&tallies, sk, 0, 0);
 	if (tally && state != BPF_TCP_LISTEN && tally->peer == peer_of(sk) &&
-	    !is_of_another(tally->flags, &tally->owner, direction)) {
+	    (!is_sent_at_once(tally->flags, direction) || is_current_inline(&tally->owner) || is_kernel_thread())) {
 		if (keep_records) {
 			struct way wire = measure(skb, direction == SENT ? &tally->sent_link : &tally->received_link);
 

@@ -40,13 +40,19 @@ static ALWAYS_INLINE __u64 current_cgroup(void)
 	return want_cgroups ? note_cgroup(bpf_get_current_task_btf()->group_leader->cgroups) : 0;
 }
 
-/* Whether the current process is this one. */
-SUBPROGRAM int is_current(const struct process *process)
+/* Whether the current process is this one: for where it is asked with each packet or call. For each path that comes by here
+ * the verifier looks through all types of the kernel, which takes a millisecond. */
+static ALWAYS_INLINE int is_current_inline(const struct process *process)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	return process && process->tgid == (__u32)task->tgid &&
-	       process->start_ns == task->group_leader->start_boottime;
+	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
+}
+
+/* The same for everywhere else. */
+SUBPROGRAM int is_current(const struct process *process)
+{
+	return process && is_current_inline(process);
 }
 
 /* The account of a process at a socket, opened if there is none. The caller names the process in it. */

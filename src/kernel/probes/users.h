@@ -191,7 +191,7 @@ static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payl
 
 	/* Whose each datagram is was seen as it left, and a sender does not become the owner. */
 	if (noted.tally && ((is_sending && keep_records && noted.tally->flags & DATAGRAM) ||
-			    is_current(&noted.tally->owner)))
+			    is_current_inline(&noted.tally->owner)))
 		return noted;
 	noted.record = use_socket(sk, noted.tally, call);
 	if (!noted.record)
