@@ -1,7 +1,7 @@
 //! Translated connections (NAT), one at a time, as the kernel's connection tracking knows them (ctnetlink).
 
-use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, attributes, begin, errno_of, messages, put, u32_at};
-use super::socket::Socket;
+use super::exchange::Exchange;
+use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, Message, attributes, put};
 use crate::model::{Address, Endpoint, FlowKey, Protocol};
 use nix::errno::Errno;
 
@@ -40,11 +40,7 @@ const BUFFER: usize = 8 << 10;
 /// Asks the kernel for tracked connections. It belongs to the network namespace of the thread that opened it, and may be
 /// used from any.
 #[derive(Debug)]
-pub struct Conntrack {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
+pub struct Conntrack(Exchange);
 
 /// The endpoints of a connection on one side of the translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,8 +56,7 @@ impl Conntrack {
     /// # Errors
     /// What socket(2) says; `EPROTONOSUPPORT` where the kernel lacks nfnetlink.
     pub fn open() -> nix::Result<Conntrack> {
-        let socket = Socket::for_questions(libc::NETLINK_NETFILTER)?;
-        Ok(Conntrack { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Exchange::open(libc::NETLINK_NETFILTER, BUFFER).map(Conntrack)
     }
 
     /// The endpoints that a flow has on the far side of this host's translation, given those that its packets have on
@@ -75,62 +70,51 @@ impl Conntrack {
     pub fn behind(&mut self, key: &FlowKey) -> nix::Result<Option<FlowKey>> {
         // A packet from the remote end is tracked by what it has on the wire, whichever end has begun.
         let incoming = Ends { source: key.remote, destination: key.local };
-        let Some(message) = self.request(key.protocol, &incoming) else { return Ok(None) };
-        self.socket.send(&message)?;
-        loop {
-            for message in messages(self.socket.receive(&mut self.buffer)?) {
-                let message = message?;
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                if i32::from(message.kind) == libc::NLMSG_ERROR {
-                    return match u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of) {
-                        Errno::ENOENT => Ok(None),
-                        errno => Err(errno),
-                    };
-                }
-                let (original, reply) = parse(message.payload).ok_or(Errno::EBADMSG)?;
+        let Some(mut question) = request(key.protocol, &incoming) else { return Ok(None) };
+        let entry = |message: &Message<'_>| Some(parse(message.payload).ok_or(Errno::EBADMSG));
+        match self.0.ask(&mut question, GET, libc::NLM_F_REQUEST, entry)? {
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno),
+            Ok((original, reply)) => {
                 // The packets of the other direction go from the true local end to the true remote one.
                 let outgoing = if original == incoming { reply } else { original };
-                return Ok(Some(FlowKey { local: outgoing.source, remote: outgoing.destination, ..*key }));
+                Ok(Some(FlowKey { local: outgoing.source, remote: outgoing.destination, ..*key }))
             }
         }
     }
+}
 
-    /// A request for the connection that a packet belongs to; `None` where the protocol has no ports.
-    fn request(&mut self, protocol: Protocol, ends: &Ends) -> Option<Vec<u8>> {
-        let Ends { source, destination } = ends;
-        let is_v4 = source.address.is_v4();
-        let mut message = vec![0; MESSAGE_HEADER + FAMILY_HEADER];
-        message.reserve(REQUEST);
-        message[MESSAGE_HEADER] = if is_v4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
-        nest(&mut message, ORIGINAL, |message| {
-            nest(message, ADDRESSES, |message| {
-                let first = if is_v4 { SOURCE_V4 } else { SOURCE_V6 };
-                for (kind, end) in [(first, source), (first + 1, destination)] {
-                    let bytes = end.address.bytes();
-                    attribute(message, kind, if is_v4 { &bytes[12..] } else { bytes });
-                }
-            });
-            nest(message, PORTS, |message| {
-                attribute(message, PROTOCOL, &[protocol.0]);
-                match ECHO_REPLY.iter().find(|row| row.0 == protocol) {
-                    Some(&(_, id, kind)) => {
-                        attribute(message, id, &destination.port.to_be_bytes());
-                        attribute(message, id + 1, &[kind]);
-                        attribute(message, id + 2, &[0]);
-                    }
-                    None => {
-                        attribute(message, SOURCE_PORT, &source.port.to_be_bytes());
-                        attribute(message, DESTINATION_PORT, &destination.port.to_be_bytes());
-                    }
-                }
-            });
+/// A request for the connection that a packet belongs to; `None` where the protocol has no ports.
+fn request(protocol: Protocol, ends: &Ends) -> Option<Vec<u8>> {
+    let Ends { source, destination } = ends;
+    let is_v4 = source.address.is_v4();
+    let mut message = vec![0; MESSAGE_HEADER + FAMILY_HEADER];
+    message.reserve(REQUEST);
+    message[MESSAGE_HEADER] = if is_v4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
+    nest(&mut message, ORIGINAL, |message| {
+        nest(message, ADDRESSES, |message| {
+            let first = if is_v4 { SOURCE_V4 } else { SOURCE_V6 };
+            for (kind, end) in [(first, source), (first + 1, destination)] {
+                let bytes = end.address.bytes();
+                attribute(message, kind, if is_v4 { &bytes[12..] } else { bytes });
+            }
         });
-        self.sequence = self.sequence.wrapping_add(1);
-        begin(&mut message, GET, libc::NLM_F_REQUEST, self.sequence);
-        has_identity(protocol, ends).then_some(message)
-    }
+        nest(message, PORTS, |message| {
+            attribute(message, PROTOCOL, &[protocol.0]);
+            match ECHO_REPLY.iter().find(|row| row.0 == protocol) {
+                Some(&(_, id, kind)) => {
+                    attribute(message, id, &destination.port.to_be_bytes());
+                    attribute(message, id + 1, &[kind]);
+                    attribute(message, id + 2, &[0]);
+                }
+                None => {
+                    attribute(message, SOURCE_PORT, &source.port.to_be_bytes());
+                    attribute(message, DESTINATION_PORT, &destination.port.to_be_bytes());
+                }
+            }
+        });
+    });
+    has_identity(protocol, ends).then_some(message)
 }
 
 /// Whether the kernel tells connections of a protocol apart by what endpoints hold.

@@ -1,7 +1,7 @@
 //! The Internet sockets of a network namespace, as sock_diag(7) shows them: one by its endpoints, or all of a kind.
 
-use super::message::{MESSAGE_HEADER, attributes, begin, errno_of, messages, put, u16_at, u32_at};
-use super::socket::Socket;
+use super::exchange::Exchange;
+use super::message::{MESSAGE_HEADER, Message, attributes, errno_of, put, u16_at, u32_at};
 use super::tcp_info::TcpInfo;
 use crate::model::{Address, Endpoint, FlowKey, Protocol};
 use nix::errno::Errno;
@@ -51,9 +51,7 @@ pub struct InetSocket {
 /// Asks for sockets. It belongs to the network namespace of the thread that opened it, and may be used from any.
 #[derive(Debug)]
 pub struct InetDiag {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
+    exchange: Exchange,
     /// Protocols found to be served, or not.
     served: Vec<(Protocol, bool)>,
     /// Whether a list was begun that has not been read to its end. The kernel makes one at a time (`EBUSY`).
@@ -66,8 +64,8 @@ impl InetDiag {
     /// # Errors
     /// What socket(2) says; `EPROTONOSUPPORT` where the kernel lacks sock_diag.
     pub fn open() -> nix::Result<InetDiag> {
-        let socket = Socket::for_questions(libc::NETLINK_SOCK_DIAG)?;
-        Ok(InetDiag { socket, sequence: 0, buffer: vec![0; BUFFER], served: Vec::new(), unfinished: false })
+        let exchange = Exchange::open(libc::NETLINK_SOCK_DIAG, BUFFER)?;
+        Ok(InetDiag { exchange, served: Vec::new(), unfinished: false })
     }
 
     /// The socket that the kernel itself would find for a packet to a flow's local end. Of TCP that is the connection,
@@ -87,8 +85,6 @@ impl InetDiag {
         }
         let is_v4 = key.local.address.is_v4();
         let mut message = [0; MESSAGE_HEADER + REQUEST];
-        self.sequence = self.sequence.wrapping_add(1);
-        begin(&mut message, BY_FAMILY, libc::NLM_F_REQUEST, self.sequence);
         let request = &mut message[MESSAGE_HEADER..];
         request[0] = if is_v4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 };
         request[1] = key.protocol.0;
@@ -102,23 +98,10 @@ impl InetDiag {
         put(request, ADDRESSES + 16, address_bytes(&destination.address, is_v4));
         // No interface, any cookie (INET_DIAG_NOCOOKIE).
         put(request, COOKIE, &[0xff; 8]);
-        self.socket.send(&message)?;
-        loop {
-            // The whole buffer, since what comes first may be the rest of a list that was not read to its end.
-            for message in messages(self.socket.receive(&mut self.buffer)?) {
-                let message = message?;
-                // The answer to an earlier question may come late.
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                if i32::from(message.kind) != libc::NLMSG_ERROR {
-                    return parse(message.payload).map(Some).ok_or(Errno::EBADMSG);
-                }
-                return match u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of) {
-                    Errno::ENOENT => Ok(None),
-                    errno => Err(errno),
-                };
-            }
+        let socket = |message: &Message<'_>| Some(parse(message.payload).ok_or(Errno::EBADMSG));
+        match self.exchange.ask(&mut message, BY_FAMILY, libc::NLM_F_REQUEST, socket)? {
+            Err(Errno::ENOENT) => Ok(None),
+            answer => answer.map(Some),
         }
     }
 
@@ -198,39 +181,27 @@ impl InetDiag {
         each: &mut impl FnMut(&[u8]),
     ) -> nix::Result<()> {
         if self.unfinished {
-            self.socket.drain(&mut self.buffer)?;
+            self.exchange.drain()?;
         }
         let mut message = [0; MESSAGE_HEADER + REQUEST];
-        self.sequence = self.sequence.wrapping_add(1);
-        begin(&mut message, BY_FAMILY, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, self.sequence);
         let request = &mut message[MESSAGE_HEADER..];
         put(request, 0, &[family as u8, protocol.0, extensions]);
         put(request, STATES, &states.to_ne_bytes());
-        self.socket.send(&message)?;
         self.unfinished = true;
-        loop {
-            for message in messages(self.socket.receive(&mut self.buffer)?) {
-                let message = message?;
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                let kind = i32::from(message.kind);
-                self.unfinished &= !matches!(kind, libc::NLMSG_DONE | libc::NLMSG_ERROR);
-                match kind {
-                    // Both bear an error number, as a negative value; DONE may bear 0 or none.
-                    libc::NLMSG_DONE => {
-                        return match u32_at(message.payload, 0) {
-                            None | Some(0) => Ok(()),
-                            Some(error) => Err(errno_of(error)),
-                        };
-                    }
-                    libc::NLMSG_ERROR => {
-                        return Err(u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of));
-                    }
-                    _ => each(message.payload),
-                }
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
+        let answer = self.exchange.ask(&mut message, BY_FAMILY, flags, |message| {
+            if i32::from(message.kind) != libc::NLMSG_DONE {
+                each(message.payload);
+                return None;
             }
-        }
+            // It bears an error number like a refusal, or 0, or none.
+            match u32_at(message.payload, 0) {
+                None | Some(0) => Some(Ok(())),
+                Some(error) => Some(Err(errno_of(error))),
+            }
+        })?;
+        self.unfinished = false;
+        answer
     }
 }
 

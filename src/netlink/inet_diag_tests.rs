@@ -3,6 +3,7 @@
 use super::super::testing::{cookie, inode};
 use super::*;
 use crate::model::Namespace;
+use crate::netlink::begin;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -196,7 +197,7 @@ fn answers_to_earlier_questions_are_passed_over_root() {
         let mut question = [0; MESSAGE_HEADER + REQUEST];
         begin(&mut question, BY_FAMILY, libc::NLM_F_REQUEST, u32::MAX);
         put(&mut question, MESSAGE_HEADER, &[libc::AF_INET as u8, Protocol::UDP.0]);
-        diag.socket.send(&question).unwrap();
+        diag.exchange.socket.send(&question).unwrap();
         assert_eq!(diag.find(&keys[0]).unwrap().unwrap().inode, inode(&sockets[0]));
         // Nor the rest of these lists, which are much longer than one answer.
         let break_off = |diag: &mut InetDiag| {

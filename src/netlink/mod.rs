@@ -3,6 +3,7 @@
 
 mod conntrack;
 mod ended;
+mod exchange;
 mod inet_diag;
 mod message;
 mod process_events;

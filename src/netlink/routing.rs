@@ -1,7 +1,7 @@
 //! Whether packets to an address stay in the network namespace, and whether others are forwarded there (rtnetlink(7)).
 
-use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, attributes, begin, errno_of, messages, put, u32_at};
-use super::socket::Socket;
+use super::exchange::Exchange;
+use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, Message, attributes, put, u32_at};
 use crate::model::Address;
 use nix::errno::Errno;
 
@@ -20,11 +20,7 @@ const BUFFER: usize = 32 << 10;
 /// Asks for routes and settings. It belongs to the network namespace of the thread that opened it, and may be used
 /// from any.
 #[derive(Debug)]
-pub struct Routing {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
+pub struct Routing(Exchange);
 
 impl Routing {
     /// Opens the socket. Needs no capability.
@@ -32,8 +28,7 @@ impl Routing {
     /// # Errors
     /// What socket(2) says.
     pub fn open() -> nix::Result<Routing> {
-        let socket = Socket::for_questions(libc::NETLINK_ROUTE)?;
-        Ok(Routing { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Exchange::open(libc::NETLINK_ROUTE, BUFFER).map(Routing)
     }
 
     /// Whether packets to `address` are delivered in the namespace: it is an address of a device, or a route of the
@@ -47,29 +42,16 @@ impl Routing {
         let (family, bytes) =
             if is_v4 { (libc::AF_INET, &bytes[12..]) } else { (libc::AF_INET6, &bytes[..]) };
         let mut message = vec![0; MESSAGE_HEADER + ROUTE_HEADER + ATTRIBUTE_HEADER + bytes.len()];
-        self.sequence = self.sequence.wrapping_add(1);
-        begin(&mut message, libc::RTM_GETROUTE, libc::NLM_F_REQUEST, self.sequence);
         put(&mut message, MESSAGE_HEADER, &[family as u8, bytes.len() as u8 * 8]);
         let at = MESSAGE_HEADER + ROUTE_HEADER;
         put(&mut message, at, &((ATTRIBUTE_HEADER + bytes.len()) as u16).to_ne_bytes());
         put(&mut message, at + 2, &DESTINATION.to_ne_bytes());
         put(&mut message, at + ATTRIBUTE_HEADER, bytes);
-        self.socket.send(&message)?;
-        loop {
-            for message in messages(self.socket.receive(&mut self.buffer)?) {
-                let message = message?;
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                if i32::from(message.kind) != libc::NLMSG_ERROR {
-                    return Ok(message.payload.get(TYPE) == Some(&libc::RTN_LOCAL));
-                }
-                return match u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of) {
-                    // Routes that forbid it say so in these ways.
-                    Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL => Ok(false),
-                    errno => Err(errno),
-                };
-            }
+        let is_local = |message: &Message<'_>| Some(Ok(message.payload.get(TYPE) == Some(&libc::RTN_LOCAL)));
+        match self.0.ask(&mut message, libc::RTM_GETROUTE, libc::NLM_F_REQUEST, is_local)? {
+            // Routes that forbid it say so in these ways.
+            Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => Ok(false),
+            answer => answer,
         }
     }
 
@@ -83,33 +65,22 @@ impl Routing {
 
     fn has_forwarding(&mut self, family: i32) -> nix::Result<bool> {
         let mut message = [0; MESSAGE_HEADER + SETTINGS_HEADER];
-        self.sequence = self.sequence.wrapping_add(1);
-        begin(&mut message, GET_SETTINGS, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, self.sequence);
         message[MESSAGE_HEADER] = family as u8;
-        self.socket.send(&message)?;
         let mut found = false;
-        loop {
-            for message in messages(self.socket.receive(&mut self.buffer)?) {
-                let message = message?;
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE => return Ok(found),
-                    libc::NLMSG_ERROR => {
-                        return match u32_at(message.payload, 0).map_or(Errno::EBADMSG, errno_of) {
-                            // A kernel without the family.
-                            Errno::EOPNOTSUPP => Ok(false),
-                            errno => Err(errno),
-                        };
-                    }
-                    _ => {
-                        let settings = message.payload.get(SETTINGS_HEADER..).unwrap_or_default();
-                        found |= attributes(settings)
-                            .any(|(kind, value)| kind == FORWARDING && u32_at(value, 0) != Some(0));
-                    }
-                }
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
+        let answer = self.0.ask(&mut message, GET_SETTINGS, flags, |message| {
+            if i32::from(message.kind) == libc::NLMSG_DONE {
+                return Some(Ok(found));
             }
+            let settings = message.payload.get(SETTINGS_HEADER..).unwrap_or_default();
+            found |=
+                attributes(settings).any(|(kind, value)| kind == FORWARDING && u32_at(value, 0) != Some(0));
+            None
+        })?;
+        match answer {
+            // A kernel without the family.
+            Err(Errno::EOPNOTSUPP) => Ok(false),
+            answer => answer,
         }
     }
 }
