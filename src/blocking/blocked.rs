@@ -1,4 +1,4 @@
-//! What cannot be read at present, because a thread waits for it: shared by all sessions of the program.
+//! The reads that are refused at present, because a thread waits in one: shared by all sessions of the program.
 //!
 //! It is a table of atomics without a lock, so that a forked child can use it.
 
@@ -17,7 +17,7 @@ pub const MAX_FOR_LOCKS: usize = MAX_ABANDONED / 2;
 /// Subjects whose reads have been abandoned: those that threads wait for, and those that rest after that.
 const SLOTS: usize = 4 * MAX_ABANDONED;
 
-/// How long a subject rests after its read has returned; twice as long after each further time.
+/// The rest of a subject after its read has returned; twice as long after each further time.
 const MIN_REST: Duration = Duration::from_secs(1);
 const MAX_REST: Duration = Duration::from_secs(300);
 
@@ -30,7 +30,7 @@ struct Slot {
     subject: AtomicU64,
     /// Until when the subject rests, nanoseconds of [`now`]; [`WAITING`] while a thread waits for it.
     until: AtomicU64,
-    /// How often its reads have been abandoned.
+    /// The number of its reads that have been abandoned.
     times: AtomicU32,
 }
 
@@ -88,7 +88,7 @@ pub fn sweep() {
     }
 }
 
-/// Whether a subject is not to be read now.
+/// True for a subject that is not to be read now.
 #[inline]
 pub(super) fn is_refused(subject: Subject, kind: Kind) -> bool {
     BLOCKED.used.load(Ordering::Relaxed) > 0 && is_in_table(subject, kind)

@@ -218,7 +218,7 @@ impl<S, J> Drop for Helper<S, J> {
     }
 }
 
-/// What a watching thread has seen of another one.
+/// The last look of a watching thread at another one.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     step: Option<u64>,

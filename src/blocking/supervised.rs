@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often a thread is looked at, at most.
+/// The shortest time between two looks at a thread.
 const TICK: Duration = Duration::from_millis(10);
 /// A thread is left behind when two checks that far apart have found it in the same read.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How often the end of a thread is looked for.
+/// The time between two looks for the end of a thread.
 const JOIN_TICK: Duration = Duration::from_millis(1);
 
 /// A thread and what replaces it.
