@@ -514,7 +514,7 @@ typedef struct CaptureConnections {
     // TCP connections of either kind that it closed or that broke off; each counts once.
     uint64_t closes;
     // How often data was sent, on flows of every protocol: captured frames with payload, of which one may carry the
-    // data of several calls, and several that of one call.
+    // data of several calls, and several that of one call. With engine `kernel` calls that sent, and datagrams.
     uint64_t sends;
     // How often data was received, counted in the same way.
     uint64_t receives;

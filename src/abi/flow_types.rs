@@ -116,7 +116,7 @@ pub struct CaptureConnections {
     /// TCP connections of either kind that it closed or that broke off; each counts once.
     pub closes: u64,
     /// How often data was sent, on flows of every protocol: captured frames with payload, of which one may carry the
-    /// data of several calls, and several that of one call.
+    /// data of several calls, and several that of one call. With engine `kernel` calls that sent, and datagrams.
     pub sends: u64,
     /// How often data was received, counted in the same way.
     pub receives: u64,

@@ -8,7 +8,10 @@ use super::syscall::{MAP_FREEZE, MAP_UPDATE, PROGRAM_LOAD, TYPES_LOAD, bpf, make
 use super::types::KernelTypes;
 use aya::Pod;
 use aya::maps::{Map, MapData};
-use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_map_type, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_ALU64, BPF_CALL, BPF_JMP, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_attach_type, bpf_insn, bpf_map_type,
+    bpf_prog_type,
+};
 use aya_obj::{EbpfSectionKind, Function, Object, ProgramSection};
 use nix::errno::Errno;
 use std::collections::{HashMap, HashSet};
@@ -24,6 +27,14 @@ const SLEEPABLE: u32 = 1 << 4;
 const LOG_BYTES: [usize; 3] = [1 << 16, 1 << 20, 1 << 24];
 /// Bytes of a program's name in the kernel, NUL included.
 const NAME: usize = 16;
+/// The function of the kernel that [`STAND_IN`] stands for. It makes no call: the verifier puts what it does in its place.
+pub(super) const KERNEL_PACKET: &str = "bpf_cast_to_kern_ctx";
+/// The number of the helper that `kernel_packet` in `probes/core.h` calls.
+const STAND_IN: i32 = 0x7000_0000;
+/// The instruction that calls a function, include/uapi/linux/bpf.h.
+const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
+/// The instruction that sets a register to a number.
+const SET: u8 = (BPF_ALU64 | BPF_MOV) as u8;
 
 /// Loads an object with changed constants and map sizes.
 pub(super) struct Loader<'a> {
@@ -170,9 +181,39 @@ impl LoadedObject {
         for (to, from) in attributes.name.iter_mut().take(NAME - 1).zip(name.bytes()) {
             *to = from;
         }
-        program.code = Code::Loaded(attributes.load(function, self.own_types.as_ref())?);
+        let own_types = self.own_types.as_ref();
+        let number = types.point(Kind::Func, KERNEL_PACKET);
+        let full = number.and_then(|number| fill_in(function, Some(number)));
+        // Where the kernel has the function, it may be for programs of other kinds only.
+        let loaded = match full.and_then(|function| attributes.load(&function, own_types).ok()) {
+            Some(loaded) => loaded,
+            None => attributes.load(fill_in(function, None).as_ref().unwrap_or(function), own_types)?,
+        };
+        program.code = Code::Loaded(loaded);
         Ok(())
     }
+}
+
+/// Puts the kernel's function of this number in where [`STAND_IN`] is called, or 0 for what it returns. `None` if it is
+/// called nowhere.
+fn fill_in(function: &Function, number: Option<u32>) -> Option<Function> {
+    let is_stand_in = |instruction: &bpf_insn| {
+        instruction.code == CALL && instruction.src_reg() == 0 && instruction.imm == STAND_IN
+    };
+    if !function.instructions.iter().any(is_stand_in) {
+        return None;
+    }
+    let mut function = function.clone();
+    for instruction in function.instructions.iter_mut().filter(|instruction| is_stand_in(instruction)) {
+        match number {
+            Some(number) => {
+                instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
+                instruction.imm = number as i32;
+            }
+            None => (instruction.code, instruction.imm) = (SET, 0),
+        }
+    }
+    Some(function)
 }
 
 /// Properties of a program that follow from its section.
@@ -220,7 +261,7 @@ impl Shape {
 
 /// The part of `union bpf_attr` that loading a program takes.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Attributes {
     kind: u32,
     instruction_count: u32,

@@ -4,7 +4,7 @@ use super::cgroup_root::open_cgroup_root;
 use super::cgroups::{Cgroups, leave_out};
 use super::drain::Drain;
 use super::load::{Place, attach, fault, load_iterator, load_object, walk, walk_link};
-use super::object::{LoadedObject, Loader};
+use super::object::{KERNEL_PACKET, LoadedObject, Loader};
 use super::records::{Buckets, Counts, LossKey, Owned, Process, Record, Share, ShareKey, Tuple};
 use super::shared::PerProcess;
 use super::sweep::Sweep;
@@ -167,7 +167,7 @@ impl SocketSet {
     pub(super) fn load(wants: Wants, cgroups: bool) -> Result<SocketSet, Fault> {
         let places = PARTS.iter().flat_map(|part| part.ways.iter().copied().flatten());
         let points = places.filter_map(|(_, place)| place.point());
-        let types = TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1]))?;
+        let types = TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1, KERNEL_PACKET]))?;
         let root = open_cgroup_root()?;
         let want_cgroups = u8::from(cgroups);
         let (keep_records, want_peers) = match wants {
@@ -284,8 +284,8 @@ fn take(object: &mut LoadedObject, name: &str) -> Result<Map, Fault> {
 
 /// What a walk is started through that brings the records of all sockets up to date.
 fn collect(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
-    let Map::SkStorage(tallies) = take(object, "tallies")? else { return Err(missing("tallies")) };
-    walk_link(object, COLLECT.0, Some(&tallies))
+    let Map::SkStorage(busy) = take(object, "busy")? else { return Err(missing("busy")) };
+    walk_link(object, COLLECT.0, Some(&busy))
 }
 
 /// Walks all descriptors of all processes, and returns what such a walk is started through.

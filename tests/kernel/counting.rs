@@ -9,8 +9,8 @@ use capture::model::{ProcessRecord, Quality};
 use capture::namespace::NamespaceChoice;
 use capture::tap::TapOptions;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -153,6 +153,129 @@ fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
         session.update().unwrap();
         let record = until(&mut session, pid, |_| true);
         assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), counted);
+    });
+}
+
+/// What the kernel says of a connection, `struct tcp_info` in include/uapi/linux/tcp.h: segments sent, and bytes of payload
+/// in them.
+fn sent_by_connection(stream: &TcpStream) -> (u64, u64) {
+    const SEGMENTS: usize = 136;
+    const BYTES: usize = 200;
+    let mut info = [0_u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the buffer is as long as is said and lives through the call.
+    let asked = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(stream.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    assert!(asked == 0 && length as usize >= BYTES + 8);
+    let segments = u32::from_ne_bytes(info[SEGMENTS..SEGMENTS + 4].try_into().unwrap());
+    (segments.into(), u64::from_ne_bytes(info[BYTES..BYTES + 8].try_into().unwrap()))
+}
+
+/// A busy socket counts apart until it is read, and there is room for 16 million packets: one that nobody reads for longer
+/// loses none.
+#[test]
+fn a_busy_socket_that_is_not_read_for_long_is_counted_to_the_last_packet_root() {
+    const PACKETS: u64 = 18_000_000;
+    /// Headers of Ethernet, IPv4 and TCP with the time stamps.
+    const HEADERS: u64 = 14 + 20 + 32;
+    /// The least segment that TCP agrees to, without the time stamps.
+    const PAYLOAD: u64 = 88 - 12;
+    /// What options the two first segments of a connection have beyond the time stamps.
+    const OPTIONS: u64 = 2 * 8;
+    with_session(|lab, mut session| {
+        crate::lab::run(&format!("ip -n {} link set lo up", lab.name(Host::A)));
+        // Acknowledgements have headers of one length then.
+        crate::lab::run(&format!("ip netns exec {} sysctl -q net.ipv4.tcp_sack=0", lab.name(Host::A)));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::TcpMaxSeg, &88).unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        session.update().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 20];
+            while receiver.read(&mut buffer).unwrap() > 0 {}
+            receiver
+        });
+        let chunk = vec![0; 1 << 20];
+        let mut left = PACKETS * PAYLOAD;
+        while left > 0 {
+            let part = left.min(chunk.len() as u64) as usize;
+            sender.write_all(&chunk[..part]).unwrap();
+            left -= part as u64;
+        }
+        sender.shutdown(std::net::Shutdown::Write).unwrap();
+        let receiver = reading.join().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let ends = [sent_by_connection(&sender), sent_by_connection(&receiver)];
+        // The first answer was sent before the receiver was there.
+        let (packets, payload) = (ends[0].0 + ends[1].0 + 1, ends[0].1 + ends[1].1);
+        assert!(ends[0].0 > PACKETS && payload >= PACKETS * PAYLOAD, "{ends:?}");
+        let record =
+            until(&mut session, std::process::id() as i32, |record| record.traffic.send_packets >= packets);
+        let traffic = record.traffic;
+        assert_eq!((traffic.send_packets, traffic.receive_packets), (packets, packets));
+        let bytes = payload + packets * HEADERS + OPTIONS;
+        assert_eq!((traffic.send_bytes, traffic.receive_bytes), (bytes, bytes));
+    });
+}
+
+/// The number that the kernel knows a socket by, socket(7).
+fn cookie_of(socket: &UdpSocket) -> u64 {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the number is as long as is said and lives through the call.
+    let asked = unsafe {
+        let to = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, to, &raw mut length)
+    };
+    assert_eq!(asked, 0);
+    cookie
+}
+
+/// Of sockets whose numbers end alike only one can be counted apart. All have what they sent, also when one of them has been
+/// quiet for so long that its place is another's.
+#[test]
+fn sockets_that_share_a_place_are_all_counted_root() {
+    /// Places of the array.
+    const PLACES: u64 = 1024;
+    /// How long a place rests until it is another's.
+    const REST: Duration = Duration::from_secs(11);
+    const EACH: u64 = 500;
+    with_session(|lab, mut session| {
+        let _sink = bound_on_b(lab);
+        let open = || {
+            let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+            socket.connect("10.77.0.2:7000").unwrap();
+            socket
+        };
+        let first = open();
+        let place = cookie_of(&first) % PLACES;
+        let alike =
+            || std::iter::repeat_with(open).find(|socket| cookie_of(socket) % PLACES == place).unwrap();
+        let sockets = [first, alike(), alike()];
+        let before = sent_by_device("veth0");
+        let mut sent = 0;
+        for (turn, users) in
+            [[0, 0, 0], [1, 1, 1], [1, 2, 1], [0, 1, 2], [2, 2, 2], [0, 2, 0]].iter().enumerate()
+        {
+            if turn > 0 && turn % 2 == 0 {
+                std::thread::sleep(REST);
+            }
+            for _ in 0..EACH {
+                for &user in users {
+                    sockets[user].send(&[0; 58]).unwrap();
+                    sent += 1;
+                }
+            }
+            session.update().unwrap();
+        }
+        let record =
+            until(&mut session, std::process::id() as i32, |record| record.traffic.send_packets >= sent);
+        assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), (sent, sent * 100));
+        assert!((0..100).contains(&(sent_by_device("veth0") - before - sent)));
+        assert_eq!(record.connections.unwrap().sends, sent);
     });
 }
 

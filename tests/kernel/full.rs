@@ -28,10 +28,12 @@ fn what_finds_no_room_is_counted_as_that_root() {
         let done = said_until(&mut sockets, "done");
         watch.update();
         let [full, no_holder] = [Unowned::QueueFull, Unowned::NoHolder].map(|reason| watch.unowned(reason));
-        // Other sockets of the machine find no room either.
+        // Other sockets of the machine find no room either, and where one of them has ended there is room.
         let sent = done[0].datagrams();
-        assert!((sent..2 * sent).contains(&(full - before[0])), "{} of {sent}", full - before[0]);
-        assert!(no_holder - before[1] < sent && watch.traffic(done[0].pid).is_empty());
+        let found = watch.traffic(done[0].pid).send_bytes;
+        let counted = full - before[0] + found;
+        assert!((sent..2 * sent).contains(&counted) && found < sent / 10, "{counted} and {found} of {sent}");
+        assert!(no_holder - before[1] < sent);
         sockets.start();
         said_until(&mut sockets, "closed");
         watch.until("the records are gone", |watch| watch.stats().flows < CAPACITY / 10);

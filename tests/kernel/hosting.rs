@@ -122,16 +122,30 @@ impl Host {
     /// The objects that it holds now; the program must be the child itself.
     pub fn objects(&self) -> Objects {
         let mut objects = Objects::default();
-        // When it has ended it holds nothing.
-        for entry in
-            std::fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).into_iter().flatten().flatten()
-        {
+        self.descriptors(|kind, id| objects.add(kind, id));
+        objects
+    }
+
+    /// How many instructions the kernel has gone through to verify each program that it holds.
+    pub fn verified(&self) -> Vec<u64> {
+        let mut verified = Vec::new();
+        self.descriptors(|name, value| {
+            if name == "verified_insns" {
+                verified.push(value.parse().unwrap());
+            }
+        });
+        verified
+    }
+
+    /// Hands over what is told of each of its descriptors. When it has ended it holds none.
+    fn descriptors(&self, mut told: impl FnMut(&str, &str)) {
+        let path = format!("/proc/{}/fdinfo", self.child.id());
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             text.lines()
                 .filter_map(|line| line.split_once(":\t"))
-                .for_each(|(kind, id)| objects.add(kind, id));
+                .for_each(|(name, value)| told(name, value));
         }
-        objects
     }
 
     /// Waits until it has made an object. It has not ended by then.

@@ -27,6 +27,33 @@ fn nothing_is_missed(names: &[&str]) {
     }
 }
 
+/// What the kernel goes through to verify a program is the most of what opening a session takes: a microsecond for each
+/// instruction. Code that stands behind many paths multiplies it.
+#[test]
+fn the_kernel_verifies_each_program_soon_as_root() {
+    const MOST: u64 = 16_000;
+    const MOST_TOGETHER: u64 = 60_000;
+    if !may_run() || !cfg!(feature = "ebpf") {
+        return;
+    }
+    for (engine, arguments) in ENGINES {
+        let host = Host::ready(RUN, arguments);
+        let verified = host.verified();
+        assert!(verified.len() > 10 && verified.iter().all(|&count| count > 0), "{verified:?}");
+        let together: u64 = verified.iter().sum();
+        assert!(
+            verified.iter().all(|&count| count < MOST) && together < MOST_TOGETHER,
+            "{engine}: {verified:?}"
+        );
+    }
+}
+
+/// Before Linux 6.2 programs for packets cannot read a socket's number for themselves.
+#[test]
+fn a_kernel_without_its_own_form_of_packets_as_root() {
+    nothing_is_missed(&["bpf_cast_to_kern_ctx"]);
+}
+
 /// The copy serves as well as the original where nothing is missing that matters.
 #[test]
 fn a_kernel_without_something_else_as_root() {

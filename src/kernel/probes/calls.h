@@ -5,9 +5,6 @@
 
 #include "users.h"
 
-/* Sends without an answer after which a datagram socket's sends are no longer timed, so that a flood pays no clock. */
-#define UNANSWERED 16
-
 #define MSG_PEEK 2
 
 /* Packet sockets send below the IP layer, so what they say they sent is what counts. To datagrams (SOCK_DGRAM) the device adds
@@ -40,14 +37,10 @@ static ALWAYS_INLINE void note_send(struct calls *calls, int is_stream)
 	if (!keep_records)
 		return;
 	add(&calls->sends, 1);
-	if (is_stream) {
+	if (is_stream)
 		calls->sent_ns = bpf_ktime_get_boot_ns();
-	} else if (calls->unanswered < UNANSWERED) {
-		calls->unanswered++;
-		calls->sent_ns = bpf_ktime_get_boot_ns();
-	} else if (calls->sent_ns) {
-		calls->sent_ns = 0;
-	}
+	else
+		time_datagram(calls);
 }
 
 /* Notes that the current process has sent so many bytes. */
@@ -59,13 +52,16 @@ static ALWAYS_INLINE void note_send_call(struct sock *sk, int length)
 
 	if (family == AF_PACKET && length > 0) {
 		if (keep_records)
-			count_packet_socket(bpf_get_socket_cookie(sk), netns_of(sk),
+			count_packet_socket(cookie_of(sk), netns_of(sk),
 					    length + (sk->sk_type == SOCK_DGRAM ? ETH_HLEN : 0));
 		return;
 	}
 	if (!is_internet(family) || length < 0)
 		return;
-	noted = use_in_call(sk, &call, 1);
+	/* Noted as they left, with the process that sent them: count_packet(). */
+	if (keep_records && kind_of(sk->sk_type) & DATAGRAM)
+		return;
+	noted = use_in_call(sk, &call);
 	if (noted.tally) {
 		note_send(&noted.tally->calls, is_stream(sk));
 	} else if (noted.record) {
@@ -157,7 +153,7 @@ static ALWAYS_INLINE void note_receive_call(struct sock *sk, int length, int fla
 		return;
 	if (UNLIKELY(length < 0)) {
 		/* A process that waits for a connection's data in vain has it; for those of others several may wait. */
-		__u64 cookie = bpf_get_socket_cookie(sk);
+		__u64 cookie = cookie_of(sk);
 
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 		call.received = 0;
@@ -165,7 +161,7 @@ static ALWAYS_INLINE void note_receive_call(struct sock *sk, int length, int fla
 			take_over(cookie, record, sk, 0, &call);
 		return;
 	}
-	noted = use_in_call(sk, &call, 0);
+	noted = use_in_call(sk, &call);
 	if (flags & MSG_PEEK || !keep_records)
 		return;
 	/* Of a stream, nothing is its end. */

@@ -76,6 +76,10 @@ static long (*const bpf_probe_read_kernel_str)(void *to, __u32 size,
 					       const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 static long (*const bpf_seq_write)(void *seq, const void *data, __u32 length) = (void *)BPF_FUNC_seq_write;
 
+/* Stands for bpf_cast_to_kern_ctx(), by which the kernel gives its own form of a packet: the loader puts its number in or,
+ * where the kernel has not got it (before Linux 6.2), 0 for what it returns. */
+static struct sk_buff *(*const kernel_packet)(struct __sk_buff *skb) = (void *)0x70000000;
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct ns_common {

@@ -26,13 +26,23 @@ struct {
 	MAP_TYPE(value, struct record);
 } sockets SEC(".maps");
 
-/* Of the sockets in `sockets` those that are busy. */
+/* Those of busy sockets, each where its cookie leads to. An array is looked up without a call. One that a process may map
+ * begins where a page does, and so each tally where a cache line does. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
+	MAP_NUMBER(max_entries, TALLIES);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, struct tally);
+} tallies SEC(".maps");
+
+/* The sockets that have or had a tally, for who walks over them. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	MAP_TYPE(key, int);
-	MAP_TYPE(value, struct tally);
-} tallies SEC(".maps");
+	MAP_TYPE(value, __u32);
+} busy SEC(".maps");
 
 /* What earlier users of a shared socket have to their account, and the senders on packet sockets. */
 struct {

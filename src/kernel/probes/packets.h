@@ -29,6 +29,8 @@ SUBPROGRAM int count_embryo(struct __sk_buff *skb, __u64 listener, int direction
 /* A digest of the remote endpoint that a socket is connected to, to see cheaply that it has been connected to another. */
 static ALWAYS_INLINE __u32 peer_of(struct bpf_sock *sk)
 {
+	if (sk->family == AF_INET)
+		return sk->dst_ip4 * 0x165667b1 + sk->dst_port;
 	/* Each word counts by itself: an address of IPv4 stands in two of them, and prefixes differ as well as ends. A sum
 	 * of products, which do not wait for each other. */
 	return sk->dst_ip6[0] * 0x9e3779b1 + sk->dst_ip6[1] * 0x85ebca77 + sk->dst_ip6[2] * 0xc2b2ae3d +
@@ -168,17 +170,40 @@ static ALWAYS_INLINE int is_busy(const struct record *record)
 
 /* Has a socket with many packets counted where it is found sooner. Its record says who uses it, where from and where to:
  * else it is still needed with each packet. */
-SUBPROGRAM int begin_tally(struct __sk_buff *skb, struct record *record)
+SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *record)
 {
+	struct tally *tally = place_of(cookie);
 	struct bpf_sock *sk = skb->sk;
-	struct tally tally = {};
+	__u64 last, last_cookie, free_ns;
 
-	if (!sk || !record || !(record->flags & NAMED) || record->flags & (UNPROVEN | ENDED))
+	if (!sk || !tally || !record || !(record->flags & NAMED) || record->flags & (UNPROVEN | ENDED))
 		return 0;
-	name_user(&tally, record);
-	tally.calls.sent_ns = record->calls.sent_ns;
-	tally.calls.unanswered = record->calls.unanswered;
-	bpf_sk_storage_get(&tallies, sk, &tally, BPF_SK_STORAGE_GET_F_CREATE);
+	last = tally->cookie;
+	if (last && !(last & CLOSED)) {
+		if (!tally->is_used)
+			close_tally(tally, last);
+		tally->is_used = 0;
+		return 0;
+	}
+	last_cookie = last & ~CLOSED;
+	free_ns = tally->free_ns;
+	if (free_ns == ~0ULL || (last_cookie != cookie && free_ns > bpf_ktime_get_boot_ns()) ||
+	    __sync_val_compare_and_swap(&tally->free_ns, free_ns, ~0ULL) != free_ns)
+		return 0;
+	bring_up_to_date(bpf_map_lookup_elem(&sockets, &last_cookie), tally);
+	if (last_cookie != cookie) {
+		/* What is left is that of a socket without a record. */
+		tally->sent = tally->received = 0;
+		tally->calls.sends = tally->calls.receives = 0;
+		tally->sent_link.device = tally->received_link.device = 0;
+	}
+	name_user(tally, record);
+	tally->calls.sent_ns = record->calls.sent_ns;
+	tally->calls.unanswered = record->calls.unanswered;
+	tally->is_used = 1;
+	__atomic_exchange_n(&tally->cookie, cookie, __ATOMIC_SEQ_CST);
+	if (keep_records)
+		bpf_sk_storage_get(&busy, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	return 0;
 }
 
@@ -193,16 +218,29 @@ SUBPROGRAM int use_first(__u64 cookie, struct record *record)
 {
 	struct way none = {}, unread = {};
 
-	if (!record || !begin_change(record))
+	if (!record || is_kernel_thread() || !begin_change(record))
 		return 0;
-	unread.bytes = record->unread;
-	unread.packets = unread.bytes / (average(&record->received) ?: 1);
-	if (!(record->flags & UNUSED) && record->owner.tgid)
-		set_apart(cookie, record, &none, &unread);
-	current_user(record);
+	if (!is_current(&record->owner)) {
+		unread.bytes = record->unread;
+		unread.packets = unread.bytes / (average(&record->received) ?: 1);
+		if (!(record->flags & UNUSED) && record->owner.tgid)
+			set_apart(cookie, record, &none, &unread);
+		current_user(record);
+	}
 	clear_flags(record, UNPROVEN);
 	end_change(record);
+	if (record->flags & NAMED)
+		enter_tuple(cookie, record);
 	return 0;
+}
+
+/* The number of the socket of a packet, for which it need not be called for most often. */
+static ALWAYS_INLINE __u64 cookie_of_packet(struct __sk_buff *skb)
+{
+	struct sk_buff *packet = kernel_packet(skb);
+	struct sock *sk = packet ? packet->sk : 0;
+
+	return (sk ? sk->__sk_common.skc_cookie.counter : 0) ?: bpf_get_socket_cookie(skb);
 }
 
 /* Counts at its record a packet of a socket that is not busy. */
@@ -217,12 +255,15 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 		return;
 	}
 	wire = measure(skb, &record->link);
-	if (is_sent_at_once(record->flags, direction) && UNLIKELY(!is_current(&record->owner)) && !is_kernel_thread()) {
-		if (!(record->flags & UNPROVEN)) {
+	if (is_sent_at_once(record->flags, direction)) {
+		add(&record->calls.sends, 1);
+		time_datagram(&record->calls);
+		if (UNLIKELY(record->flags & UNPROVEN)) {
+			use_first(cookie, record);
+		} else if (UNLIKELY(!is_current(&record->owner)) && !is_kernel_thread()) {
 			count_at_sender(cookie, record, &wire);
 			return;
 		}
-		use_first(cookie, record);
 	}
 	if (direction == RECEIVED && sk) {
 		struct tcp_sock *tcp = record->flags & DATAGRAM ? 0 : bpf_skc_to_tcp_sock(sk);
@@ -233,6 +274,37 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 			add(&record->unread, wire.bytes);
 	}
 	add_way(way_of(record, direction), &wire);
+}
+
+/* Empties a tally into its record before its numbers hold no more: half of the packets that they do have passed since it
+ * was read. */
+SUBPROGRAM int relieve(__u64 cookie, struct tally *tally)
+{
+	return bring_up_to_date(bpf_map_lookup_elem(&sockets, &cookie), tally);
+}
+
+/* Counts at its tally a packet of a busy socket. False where the record is needed. */
+static ALWAYS_INLINE int count_at_tally(struct __sk_buff *skb, __u64 cookie, struct tally *tally, int direction)
+{
+	struct way wire;
+	__u64 before;
+
+	if (UNLIKELY(!tally->is_used))
+		tally->is_used = 1;
+	if (!keep_records)
+		return 1;
+	if (direction == SENT && tally->flags & DATAGRAM) {
+		/* Of datagrams cut up later (UDP_SEGMENT), a call has sent many. */
+		if (skb->gso_size || (!is_current_inline(&tally->owner) && !is_kernel_thread()))
+			return 0;
+		time_datagram(&tally->calls);
+	}
+	wire = measure(skb, direction == SENT ? &tally->sent_link : &tally->received_link);
+	before = __sync_fetch_and_add(direction == SENT ? &tally->sent : &tally->received,
+				      wire.packets << PACKED_BYTES | wire.bytes);
+	if (UNLIKELY(before >> 63))
+		relieve(cookie, tally);
+	return 1;
 }
 
 static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
@@ -248,17 +320,11 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 		return 1;
 	state = sk->state;
 	has_peers = want_peers && state == BPF_TCP_CLOSE;
-	tally = has_peers ? 0 : bpf_sk_storage_get(&tallies, sk, 0, 0);
+	cookie = cookie_of_packet(skb);
+	tally = has_peers ? 0 : tally_of(cookie);
 	if (tally && state != BPF_TCP_LISTEN && tally->peer == peer_of(sk) &&
-	    (!is_sent_at_once(tally->flags, direction) || is_current_inline(&tally->owner) || is_kernel_thread())) {
-		if (keep_records) {
-			struct way wire = measure(skb, direction == SENT ? &tally->sent_link : &tally->received_link);
-
-			add_way(direction == SENT ? &tally->sent : &tally->received, &wire);
-		}
+	    count_at_tally(skb, cookie, tally, direction))
 		return 1;
-	}
-	cookie = bpf_get_socket_cookie(skb);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	if (UNLIKELY(!record)) {
 		count_without_record(skb, cookie, direction);
@@ -276,7 +342,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	if (tally)
 		tally->peer = record->peer;
 	else if (is_busy(record))
-		begin_tally(skb, record);
+		begin_tally(skb, cookie, record);
 	return 1;
 }
 
@@ -304,7 +370,7 @@ static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 		/* The kernel has been seen to leave out the programs for the end of one connection in thousands. */
 		if (direction != SENT)
 			return;
-		end_record(cookie, record, 0);
+		end_record(cookie, record);
 		if (!keep_records)
 			return;
 	}

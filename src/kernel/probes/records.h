@@ -179,15 +179,18 @@ SUBPROGRAM int stop_listening(__u64 cookie, struct record *record)
 }
 
 /* Marks a record as that of a socket that is gone. */
-SUBPROGRAM int end_record(__u64 cookie, struct record *record, struct tally *tally)
+SUBPROGRAM int end_record(__u64 cookie, struct record *record)
 {
+	struct tally *tally = tally_of(cookie);
 	struct tuple tuple;
 
 	if (!record || record->flags & ENDED)
 		return 0;
 	tuple = record->tuple;
-	if (tally)
+	if (tally) {
+		close_tally(tally, cookie);
 		bring_up_to_date(record, tally);
+	}
 	/* A connection may have ended before its socket did. */
 	if (!record->ended_ns)
 		record->ended_ns = bpf_ktime_get_boot_ns();

@@ -51,7 +51,7 @@ int capture_release(struct bpf_sock *context)
 	if (context->protocol == IPPROTO_MPTCP && context->state != BPF_TCP_LISTEN)
 		return 1;
 	if (record && !(context->protocol == IPPROTO_TCP && context->type == SOCK_STREAM))
-		end_record(cookie, record, bpf_sk_storage_get(&tallies, context, 0, 0));
+		end_record(cookie, record);
 	return 1;
 }
 
@@ -66,11 +66,11 @@ int capture_state(__u64 *context)
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	cookie = bpf_get_socket_cookie(sk);
+	cookie = cookie_of(sk);
 	switch (now) {
 	case BPF_TCP_SYN_SENT:
 	case BPF_TCP_LISTEN:
-		record = use_socket(sk, tally_of(sk), &call);
+		record = use_socket(sk, cookie, tally_of(cookie), &call);
 		if (!record)
 			return 0;
 		if (now == BPF_TCP_LISTEN) {
@@ -131,17 +131,17 @@ SEC("tp_btf/tcp_destroy_sock")
 int capture_destroy(__u64 *context)
 {
 	struct sock *sk = (struct sock *)context[0];
-	__u64 cookie = bpf_get_socket_cookie(sk);
+	__u64 cookie = cookie_of(sk);
 	struct record *record = bpf_map_lookup_elem(&sockets, &cookie);
 
 	if (!record)
 		return 0;
 	note_tcp(record, sk);
-	end_record(cookie, record, tally_of(sk));
+	end_record(cookie, record);
 	return 0;
 }
 
-/* Every socket with a tally, before the records are read. */
+/* Every socket that has or had a tally, before the records are read. */
 SEC("iter/bpf_sk_storage_map")
 int capture_collect(struct bpf_iter__bpf_sk_storage_map *context)
 {
@@ -152,14 +152,15 @@ int capture_collect(struct bpf_iter__bpf_sk_storage_map *context)
 
 	if (!sk)
 		return 0;
-	tally = bpf_sk_storage_get(&tallies, sk, 0, 0);
-	if (!tally)
-		return 0;
 	cookie = sk->__sk_common.skc_cookie.counter;
+	tally = place_of(cookie);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
-	if (!record || !(has_news(tally) || record->unread))
+	if (!tally || !record)
 		return 0;
-	bring_up_to_date(record, tally);
+	if ((tally->cookie & ~CLOSED) == cookie && has_news(tally))
+		bring_up_to_date(record, tally);
+	else if (!record->unread)
+		return 0;
 	record->unread = unread(sk, record, 0).bytes;
 	note_tcp(record, sk);
 	return 0;
@@ -264,7 +265,7 @@ int capture_seed(struct bpf_iter__task_file *context)
 	sk = socket->sk;
 	if (!sk || !is_internet(sk->__sk_common.skc_family))
 		return 0;
-	cookie = bpf_get_socket_cookie(sk);
+	cookie = cookie_of(sk);
 	if (sk->sk_protocol == IPPROTO_MPTCP && sk->__sk_common.skc_state != BPF_TCP_LISTEN) {
 		/* The TCP socket that it works by is what has packets. */
 		struct sock *first = 0;

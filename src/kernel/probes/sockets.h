@@ -126,27 +126,40 @@ struct record {
 	__u32 entered;
 };
 
-/* What has passed through a busy socket since its record was last brought up to date. The kernel keeps it with the socket,
- * where it is found without a search.
+/* How many sockets can have a tally: a power of two. */
+#define TALLIES 1024
+/* In the cookie of a tally: its socket has it no more, so that another socket's may take its place. */
+#define CLOSED (1ULL << 63)
+/* In both sums of a tally bytes are in this many of the lower bits and packets above. */
+#define PACKED_BYTES 40
+
+/* What has passed through a busy socket since its record was last brought up to date.
  *
  * Sending, receiving and the calls of the user may each be on a processor of their own, and a cache line that two of them
- * change goes to and fro between these: so each has a line (64 bytes) to itself. The first begins 8 bytes before. */
+ * change goes to and fro between these: so each has a line (64 bytes) to itself. */
 struct tally {
+	__u64 cookie;
 	/* Who has used the socket last, as in the record. */
 	struct process owner;
 	/* Of the record's flags those that do not change. */
 	__u32 flags;
 	/* As in the record. */
 	__u32 peer;
-	struct way sent;
+	/* A packet changes one number: see PACKED_BYTES. */
+	__u64 sent;
 	struct link sent_link;
-	__u64 to_line_end;
+	/* When another socket may have the place, or the highest number while it is being filled in. */
+	__u64 free_ns;
+	/* Whether it has been used since another socket wanted its place. */
+	__u64 is_used;
 
-	struct way received;
+	/* As `sent`. */
+	__u64 received;
 	struct link received_link;
-	__u64 to_next_line_end[5];
+	__u64 to_line_end[6];
 
 	struct calls calls;
+	__u64 to_last_line_end[4];
 };
 
 /* Where bytes went that are in no record, in which network namespace: 0 for the records that found no room. */

@@ -1,7 +1,9 @@
 /* What has passed through busy sockets and is not in their records yet.
  *
- * To find a socket's record takes longer than to count. So a socket with many packets has its counters with it, and these
- * are added to its record before the reader reads it, when another process takes the socket over, and at its end. */
+ * To find a socket's record takes longer than to count, and so does each call of a function of the kernel. So a socket with
+ * many packets has counters in an array, where its cookie leads to. They are added to its record before the reader reads
+ * it, when another process takes the socket over, and at its end. Of sockets that lead to the same place one has it, until
+ * it is quiet. */
 
 #ifndef CAPTURE_TALLIES_H
 #define CAPTURE_TALLIES_H
@@ -11,6 +13,32 @@
 
 /* Packets from which on a socket is taken for busy. */
 #define BUSY 64
+
+/* How long a place rests before it is another socket's: nobody who found the tally before has still to add to it then. */
+#define REST_NS 10000000000ULL
+
+/* What has a socket's cookie in it, or had it last. */
+static ALWAYS_INLINE struct tally *place_of(__u64 cookie)
+{
+	__u32 place = cookie & (TALLIES - 1);
+
+	return bpf_map_lookup_elem(&tallies, &place);
+}
+
+/* The tally of a socket, if it has one. */
+static ALWAYS_INLINE struct tally *tally_of(__u64 cookie)
+{
+	struct tally *tally = place_of(cookie);
+
+	return tally && tally->cookie == cookie ? tally : 0;
+}
+
+/* Takes a tally from its socket. What is still added to it is not lost: bring_up_to_date() comes by again. */
+static ALWAYS_INLINE void close_tally(struct tally *tally, __u64 cookie)
+{
+	if (__sync_val_compare_and_swap(&tally->cookie, cookie, cookie | CLOSED) == cookie)
+		tally->free_ns = bpf_ktime_get_boot_ns() + REST_NS;
+}
 
 /* Copies the user that a record names to the tally of its socket. */
 static ALWAYS_INLINE void name_user(struct tally *tally, const struct record *record)
@@ -33,14 +61,27 @@ static ALWAYS_INLINE void take_way(struct way *total, struct way *news)
 	add_way(total, &all);
 }
 
+/* Adds what a tally has, and returns the packets of it. */
+static ALWAYS_INLINE __u64 take_packed(struct way *total, __u64 *news)
+{
+	__u64 all = take(news);
+	struct way way = {.bytes = all & ((1ULL << PACKED_BYTES) - 1), .packets = all >> PACKED_BYTES};
+
+	add_way(total, &way);
+	return way.packets;
+}
+
 /* Adds to a record all that has passed through its socket since the last time. */
 SUBPROGRAM int bring_up_to_date(struct record *record, struct tally *tally)
 {
+	__u64 packets;
+
 	if (!record || !tally)
 		return 0;
-	take_way(&record->sent, &tally->sent);
-	take_way(&record->received, &tally->received);
-	add(&record->calls.sends, take(&tally->calls.sends));
+	packets = take_packed(&record->sent, &tally->sent);
+	take_packed(&record->received, &tally->received);
+	/* Each datagram in a tally is one that a call has sent. */
+	add(&record->calls.sends, tally->flags & DATAGRAM ? packets : take(&tally->calls.sends));
 	add(&record->calls.receives, take(&tally->calls.receives));
 	return 0;
 }
@@ -62,7 +103,21 @@ static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
 /* Whether a record lacks something that a tally has. */
 static ALWAYS_INLINE int has_news(const struct tally *tally)
 {
-	return tally->sent.packets | tally->received.packets | tally->calls.sends | tally->calls.receives;
+	return !!(tally->sent | tally->received | tally->calls.sends | tally->calls.receives);
+}
+
+/* Sends without an answer after which a datagram socket's sends are no longer timed, so that a flood pays no clock. */
+#define UNANSWERED 16
+
+/* Notes when a datagram was sent. */
+static ALWAYS_INLINE void time_datagram(struct calls *calls)
+{
+	if (calls->unanswered < UNANSWERED) {
+		calls->unanswered++;
+		calls->sent_ns = bpf_ktime_get_boot_ns();
+	} else if (calls->sent_ns) {
+		calls->sent_ns = 0;
+	}
 }
 
 #endif

@@ -101,6 +101,15 @@ static ALWAYS_INLINE void take_over(__u64 cookie, struct record *record, struct 
 	change_owner(cookie, record, &later_sent, &later_received);
 }
 
+/* The same, and the socket's tally says so too. */
+static ALWAYS_INLINE void use_record(__u64 cookie, struct record *record, struct sock *sk, struct tally *tally,
+				     const struct payload *call)
+{
+	take_over(cookie, record, sk, tally, call);
+	if (tally)
+		name_user(tally, record);
+}
+
 /* Makes the record of a socket that the current process uses. */
 static ALWAYS_INLINE struct record *new_record(struct sock *sk, __u64 cookie)
 {
@@ -117,8 +126,13 @@ static ALWAYS_INLINE struct record *new_record(struct sock *sk, __u64 cookie)
 	return record;
 }
 
-/* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. What is
- * in its tally is out of reach here, so that it becomes the next user's. */
+/* The number of a socket, for which it need not be called for most often. */
+static ALWAYS_INLINE __u64 cookie_of(struct sock *sk)
+{
+	return sk->__sk_common.skc_cookie.counter ?: bpf_get_socket_cookie(sk);
+}
+
+/* What a program sends through an MPTCP socket goes through TCP sockets of the kernel's: the first stands for all. */
 static ALWAYS_INLINE struct record *use_subflow(struct sock *sk, const struct payload *call)
 {
 	struct sock *first = 0;
@@ -144,25 +158,19 @@ static ALWAYS_INLINE struct record *use_subflow(struct sock *sk, const struct pa
 		}
 	}
 	if (record)
-		take_over(cookie, record, sk, 0, call);
+		use_record(cookie, record, sk, tally_of(cookie), call);
 	return record;
-}
-
-static ALWAYS_INLINE struct tally *tally_of(struct sock *sk)
-{
-	return bpf_sk_storage_get(&tallies, sk, 0, 0);
 }
 
 /* The record of a socket that the current process uses, and that is its own from now on, as is the tally if there is
  * one. */
-static ALWAYS_INLINE struct record *use_socket(struct sock *sk, struct tally *tally, const struct payload *call)
+static ALWAYS_INLINE struct record *use_socket(struct sock *sk, __u64 cookie, struct tally *tally,
+					       const struct payload *call)
 {
 	struct record *record;
-	__u64 cookie;
 
 	if (UNLIKELY(sk->sk_protocol == IPPROTO_MPTCP))
 		return use_subflow(sk, call);
-	cookie = bpf_get_socket_cookie(sk);
 	record = bpf_map_lookup_elem(&sockets, &cookie);
 	/* Of a socket of the kernel's own no process becomes the owner. */
 	if (!record || !is_current(&record->owner)) {
@@ -173,9 +181,7 @@ static ALWAYS_INLINE struct record *use_socket(struct sock *sk, struct tally *ta
 		if (!record)
 			return 0;
 	}
-	take_over(cookie, record, sk, tally, call);
-	if (tally)
-		name_user(tally, record);
+	use_record(cookie, record, sk, tally, call);
 	return record;
 }
 
@@ -185,15 +191,14 @@ struct noted {
 	struct record *record;
 };
 
-static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payload *call, int is_sending)
+static ALWAYS_INLINE struct noted use_in_call(struct sock *sk, const struct payload *call)
 {
-	struct noted noted = {.tally = tally_of(sk)};
+	__u64 cookie = cookie_of(sk);
+	struct noted noted = {.tally = tally_of(cookie)};
 
-	/* Whose each datagram is was seen as it left, and a sender does not become the owner. */
-	if (noted.tally && ((is_sending && keep_records && noted.tally->flags & DATAGRAM) ||
-			    is_current_inline(&noted.tally->owner)))
+	if (noted.tally && is_current_inline(&noted.tally->owner))
 		return noted;
-	noted.record = use_socket(sk, noted.tally, call);
+	noted.record = use_socket(sk, cookie, noted.tally, call);
 	if (!noted.record)
 		noted.tally = 0;
 	return noted;
