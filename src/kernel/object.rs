@@ -6,6 +6,8 @@
 use super::btf::Kind;
 use super::syscall::{MAP_FREEZE, MAP_UPDATE, PROGRAM_LOAD, TYPES_LOAD, bpf, make};
 use super::types::KernelTypes;
+use crate::sync::Mutex;
+use crate::thread::both;
 use aya::Pod;
 use aya::maps::{Map, MapData};
 use aya_obj::generated::{
@@ -149,7 +151,7 @@ impl LoadedObject {
         }
     }
 
-    /// Loads a program for the attach point of this name, if its kind has one.
+    /// Loads a program for the attach point of this name, if its kind has one, and if it is not loaded yet.
     ///
     /// # Errors
     /// The kernel has no such attach point, or refuses the program.
@@ -159,9 +161,54 @@ impl LoadedObject {
         point: Option<&str>,
         types: &KernelTypes,
     ) -> Outcome<()> {
-        let program = self.programs.get_mut(name).ok_or("there is no such program")?;
-        let Code::Ready(function) = &program.code else { return Err("it is already loaded".into()) };
-        let shape = Shape::of(&program.section).ok_or("programs of this kind are unsupported")?;
+        let program = self.programs.get(name).ok_or("there is no such program")?;
+        if let Code::Ready(function) = &program.code {
+            let loaded = self.verify(name, &program.section, function, point, types)?;
+            if let Some(program) = self.programs.get_mut(name) {
+                program.code = Code::Loaded(loaded);
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads programs, two at a time: the kernel verifies each on the processor that hands it in, for milliseconds. Those
+    /// that it refuses are left to [`load_program`](LoadedObject::load_program), which says why.
+    pub(super) fn load_ahead<'n>(
+        &mut self,
+        wanted: impl Iterator<Item = (&'n str, Option<&'n str>)> + Send,
+        types: &KernelTypes,
+    ) {
+        let wanted = Mutex::new(wanted);
+        let load = || {
+            let mut loaded = Vec::new();
+            loop {
+                let next = wanted.lock().next();
+                let Some((name, point)) = next else { return loaded };
+                let Some(Program { section, code: Code::Ready(function) }) = self.programs.get(name) else {
+                    continue;
+                };
+                if let Ok(descriptor) = self.verify(name, section, function, point, types) {
+                    loaded.push((name, descriptor));
+                }
+            }
+        };
+        let (some, others) = both("capture-load", load, load);
+        for (name, descriptor) in some.into_iter().chain(others) {
+            if let Some(program) = self.programs.get_mut(name) {
+                program.code = Code::Loaded(descriptor);
+            }
+        }
+    }
+
+    fn verify(
+        &self,
+        name: &str,
+        section: &ProgramSection,
+        function: &Function,
+        point: Option<&str>,
+        types: &KernelTypes,
+    ) -> Outcome<OwnedFd> {
+        let shape = Shape::of(section).ok_or("programs of this kind are unsupported")?;
         let point = match (shape.point, point) {
             (Some((kind, prefix)), Some(point)) => {
                 let found = types.point(kind, &format!("{prefix}{point}"));
@@ -185,12 +232,10 @@ impl LoadedObject {
         let number = types.point(Kind::Func, KERNEL_PACKET);
         let full = number.and_then(|number| fill_in(function, Some(number)));
         // Where the kernel has the function, it may be for programs of other kinds only.
-        let loaded = match full.and_then(|function| attributes.load(&function, own_types).ok()) {
-            Some(loaded) => loaded,
-            None => attributes.load(fill_in(function, None).as_ref().unwrap_or(function), own_types)?,
-        };
-        program.code = Code::Loaded(loaded);
-        Ok(())
+        if let Some(loaded) = full.and_then(|function| attributes.load(&function, own_types).ok()) {
+            return Ok(loaded);
+        }
+        Ok(attributes.load(fill_in(function, None).as_ref().unwrap_or(function), own_types)?)
     }
 }
 

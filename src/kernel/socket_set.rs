@@ -188,8 +188,9 @@ impl SocketSet {
         if !cgroups {
             leave_out(&mut loader);
         }
-        let mut programs =
-            Programs { object: load_object(loader, &types)?, active: ProgramSet::ALL, refused: Vec::new() };
+        let mut object = load_object(loader, &types)?;
+        object.load_ahead(best_programs(wants), &types);
+        let mut programs = Programs { object, active: ProgramSet::ALL, refused: Vec::new() };
         for part in PARTS {
             programs.add(part, wants, &types, &root)?;
         }
@@ -227,6 +228,14 @@ impl SocketSet {
             process: std::process::id(),
         })
     }
+}
+
+/// The programs of the best way to each part, and the iterators: those that take long to verify first.
+fn best_programs(wants: Wants) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    let parts = PARTS.iter().rev().filter_map(|part| part.ways.first()).flat_map(|way| way.iter());
+    let parts = parts.map(|&(name, place)| (name, place.point()));
+    let walks = [Some(SEED), (wants == Wants::Bytes).then_some(COLLECT)];
+    parts.chain(walks.into_iter().flatten().map(|(name, over)| (name, Some(over))))
 }
 
 /// The programs while they are loaded.
