@@ -1,5 +1,6 @@
 //! The socket probes, loaded once for all sessions of the process that want the same of them.
 
+use super::btf::Kind;
 use super::cgroup_root::open_cgroup_root;
 use super::cgroups::{Cgroups, leave_out};
 use super::drain::Drain;
@@ -116,6 +117,9 @@ const PARTS: &[Part] = &[
 const SEED: (&str, &str) = ("capture_seed", "task_file");
 const COLLECT: (&str, &str) = ("capture_collect", "bpf_sk_storage_map");
 
+/// The function that came to the kernel with the socket among what the tracepoint `kfree_skb` tells.
+const DROP_WITH_SOCKET: &str = "sk_skb_reason_drop";
+
 /// Entries of maps where owners are asked for: the records of sockets that have ended are not kept, and nothing is counted.
 const OWNERS_CAPACITIES: &[(&str, u32)] =
     &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1)];
@@ -167,9 +171,11 @@ impl SocketSet {
     pub(super) fn load(wants: Wants, cgroups: bool) -> Result<SocketSet, Fault> {
         let places = PARTS.iter().flat_map(|part| part.ways.iter().copied().flatten());
         let points = places.filter_map(|(_, place)| place.point());
-        let types = TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1, KERNEL_PACKET]))?;
+        let types =
+            TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1, KERNEL_PACKET, DROP_WITH_SOCKET]))?;
         let root = open_cgroup_root()?;
         let want_cgroups = u8::from(cgroups);
+        let tells_receiver = u8::from(types.point(Kind::Func, DROP_WITH_SOCKET).is_some());
         let (keep_records, want_peers) = match wants {
             Wants::Owners => (&0u8, &1u8),
             Wants::Bytes => (&1, &0),
@@ -178,7 +184,8 @@ impl SocketSet {
         loader
             .set_global("keep_records", keep_records)
             .set_global("want_peers", want_peers)
-            .set_global("want_cgroups", &want_cgroups);
+            .set_global("want_cgroups", &want_cgroups)
+            .set_global("tells_receiver", &tells_receiver);
         for &(map, entries) in match wants {
             Wants::Owners => OWNERS_CAPACITIES,
             Wants::Bytes => BYTES_CAPACITIES,

@@ -15,6 +15,9 @@ const volatile __u8 want_peers = 1;
 /* Whether somebody reads the records: those of sockets that have ended then stay until they have been read. */
 const volatile __u8 keep_records = 0;
 
+/* Whether the kernel tells of a packet that is thrown away which socket it had come to (since Linux 6.11). */
+const volatile __u8 tells_receiver = 0;
+
 /* Whether anybody asks for cgroups. */
 const volatile __u8 want_cgroups = 0;
 

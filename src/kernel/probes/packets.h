@@ -120,17 +120,22 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 	struct bpf_sock *sk = skb->sk;
 	struct tuple tuple = {};
 	struct record *record = 0;
+	struct site site = {};
 	struct link link = {};
-	struct way wire = measure(skb, &link);
 	__u64 *parent, listener;
 	struct tcp_sock *tcp;
+	struct way wire;
 
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 0;
+	locate(skb, &site);
+	link.device = skb->ifindex;
+	link.header = site.header;
+	wire = measure(skb, &link);
 	if (sk->type == SOCK_RAW && is_icmp(sk->protocol)) {
-		count_unknown_socket(netns_of_packet(skb), direction, &wire, LOSS_ANSWERED);
+		count_unknown_socket(site.netns, direction, &wire, LOSS_ANSWERED);
 		return 0;
 	}
 	if (sk->state == BPF_TCP_LISTEN) {
@@ -143,7 +148,7 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 				return 0;
 			}
 		}
-		count_unknown_socket(netns_of_packet(skb), direction, &wire, LOSS_UNKNOWN);
+		count_unknown_socket(site.netns, direction, &wire, LOSS_UNKNOWN);
 		return 0;
 	}
 	/* One that is closed is gone, or about to be: its record was read. */
@@ -153,7 +158,7 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 		record = bpf_map_lookup_elem(&sockets, &cookie);
 	}
 	if (!record) {
-		count_unknown_socket(netns_of_packet(skb), direction, &wire, LOSS_UNKNOWN);
+		count_unknown_socket(site.netns, direction, &wire, LOSS_UNKNOWN);
 		return 0;
 	}
 	add_way(way_of(record, direction), &wire);
@@ -425,6 +430,13 @@ int capture_drop(__u64 *context)
 
 	if (!keep_records || (int)context[2] == full || !skb->dev)
 		return 0;
+	/* What a socket throws away it has counted, be it the packet that has ended its connection. */
+	if (tells_receiver) {
+		struct sock *receiver = (struct sock *)context[3];
+
+		if (receiver && receiver->__sk_common.skc_state != BPF_TCP_TIME_WAIT)
+			return 0;
+	}
 	/* Newer kernels say so of what has lain in the queue of a socket at its end, which has counted it. */
 	if (HAS_ENUM_VALUE(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE) &&
 	    (int)context[2] == (int)ENUM_VALUE(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))

@@ -26,17 +26,16 @@
 #define GSO_BY_FRAGS 0xFFFF
 #define SCTP_HEADER 12
 
-/* The length of the link header that a packet has on its device. The device is looked at in the kernel's own packet,
- * since its number means something in its network namespace only. */
-SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
-{
-	struct sk_buff *buffer = (struct sk_buff *)address_of(skb);
-	struct net_device *device = 0;
-	__u16 type = 0;
+/* Where a packet is. */
+struct site {
+	/* The network namespace of its device. */
+	__u32 netns;
+	/* The length of the link header that it has there. */
+	__u32 header;
+};
 
-	bpf_probe_read_kernel(&device, sizeof(device), &buffer->dev);
-	if (device)
-		bpf_probe_read_kernel(&type, sizeof(type), &device->type);
+static ALWAYS_INLINE __u32 header_of(__u16 type)
+{
 	switch (type) {
 	case ARPHRD_PPP:
 	case ARPHRD_RAWIP:
@@ -52,20 +51,37 @@ SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
 	}
 }
 
-/* The network namespace of the device that a packet is on. */
-SUBPROGRAM __u32 netns_of_packet(struct __sk_buff *skb)
+/* Looks at the device that a packet is on, in the kernel's own packet: the number of a device means something in its network
+ * namespace only. */
+SUBPROGRAM int locate(struct __sk_buff *skb, struct site *site)
 {
-	struct sk_buff *buffer = (struct sk_buff *)address_of(skb);
+	struct sk_buff *packet = kernel_packet(skb);
 	struct net_device *device = 0;
 	struct net *net = 0;
-	__u32 netns = 0;
+	__u16 type = 0;
 
-	READ(device, buffer->dev);
-	if (device)
-		READ(net, device->nd_net.net);
-	if (net)
-		READ(netns, net->ns.inum);
-	return netns;
+	if (!site)
+		return 0;
+	if (packet) {
+		device = packet->dev;
+		if (device) {
+			type = device->type;
+			net = device->nd_net.net;
+			if (net)
+				site->netns = net->ns.inum;
+		}
+	} else {
+		packet = (struct sk_buff *)address_of(skb);
+		READ(device, packet->dev);
+		if (device) {
+			READ(type, device->type);
+			READ(net, device->nd_net.net);
+		}
+		if (net)
+			READ(site->netns, net->ns.inum);
+	}
+	site->header = header_of(type);
+	return 0;
 }
 
 static ALWAYS_INLINE __u32 link_header(struct __sk_buff *skb, struct link *link)
@@ -73,7 +89,10 @@ static ALWAYS_INLINE __u32 link_header(struct __sk_buff *skb, struct link *link)
 	__u32 device = skb->ifindex;
 
 	if (UNLIKELY(link->device != device)) {
-		link->header = read_link_header(skb);
+		struct site site = {};
+
+		locate(skb, &site);
+		link->header = site.header;
 		link->device = device;
 	}
 	return link->header;
