@@ -9,16 +9,6 @@
 #include "endpoints.h"
 #include "maps.h"
 
-/* Types of devices that hand over bare IP packets, include/uapi/linux/if_arp.h. */
-#define ARPHRD_PPP 512
-#define ARPHRD_RAWIP 519
-#define ARPHRD_TUNNEL 768
-#define ARPHRD_TUNNEL6 769
-#define ARPHRD_SIT 776
-#define ARPHRD_IPGRE 778
-#define ARPHRD_IP6GRE 823
-#define ARPHRD_NONE 0xFFFE
-
 #define UDP_HEADER 8
 #define TCP_HEADER 20
 
@@ -26,30 +16,30 @@
 #define GSO_BY_FRAGS 0xFFFF
 #define SCTP_HEADER 12
 
-/* The length of the link header that a packet has on its device. The device is looked at in the kernel's own packet,
- * since its number means something in its network namespace only. */
+/* The length of the link header that is counted for a packet on a device: Ethernet's, or none. Tunnels, too, can have headers
+ * of their own and addresses, but shorter or longer ones; and any type can be set for a tun device, so that says nothing. */
+static ALWAYS_INLINE __u32 link_header_on(struct net_device *device)
+{
+	const struct header_ops *operations = 0;
+	int (*create)(void) = 0;
+	unsigned char length = 0;
+
+	READ(operations, device->header_ops);
+	READ(length, device->addr_len);
+	if (operations)
+		READ(create, operations->create);
+	return create && length == ETH_ALEN ? ETH_HLEN : 0;
+}
+
+/* The same of a packet's device, which is looked at in the kernel's own packet, since its number means something in its
+ * network namespace only. */
 SUBPROGRAM __u32 read_link_header(struct __sk_buff *skb)
 {
 	struct sk_buff *buffer = (struct sk_buff *)address_of(skb);
 	struct net_device *device = 0;
-	__u16 type = 0;
 
-	bpf_probe_read_kernel(&device, sizeof(device), &buffer->dev);
-	if (device)
-		bpf_probe_read_kernel(&type, sizeof(type), &device->type);
-	switch (type) {
-	case ARPHRD_PPP:
-	case ARPHRD_RAWIP:
-	case ARPHRD_TUNNEL:
-	case ARPHRD_TUNNEL6:
-	case ARPHRD_SIT:
-	case ARPHRD_IPGRE:
-	case ARPHRD_IP6GRE:
-	case ARPHRD_NONE:
-		return 0;
-	default:
-		return ETH_HLEN;
-	}
+	READ(device, buffer->dev);
+	return device ? link_header_on(device) : ETH_HLEN;
 }
 
 /* The network namespace of the device that a packet is on. */
