@@ -1,6 +1,5 @@
 //! A savefile as a source of frames, replayed as fast as it can be read.
 
-use super::device::link_name;
 use super::frames::{Origin, drain, words};
 use super::open;
 use super::options::check_filter;
@@ -73,6 +72,12 @@ impl Replay {
             }
         }
     }
+}
+
+/// A link type as libpcap names it.
+fn link_name(link: pcap::Linktype) -> String {
+    let name = link.get_name().unwrap_or_else(|_| "unknown".into());
+    format!("the link type {name} ({})", link.0)
 }
 
 #[cfg(test)]

@@ -260,3 +260,9 @@ proptest! {
         let _ = read_all(&file, Some("udp"));
     }
 }
+
+#[test]
+fn link_types_have_names() {
+    assert_eq!(link_name(pcap::Linktype(127)), "the link type IEEE802_11_RADIO (127)");
+    assert_eq!(link_name(pcap::Linktype(99_999)), "the link type unknown (99999)");
+}
