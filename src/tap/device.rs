@@ -310,4 +310,105 @@ mod tests {
         );
         assert!(!bears_tag_of(&[vlan(0x88a8, 7), vlan(0x8100, 7)], &frame), "the inner tag does not matter");
     }
+
+    const OWN: HardwareAddress = [2, 0, 0, 0, 0, 1];
+    const OTHER: HardwareAddress = [2, 0, 0, 0, 0, 2];
+    const STRANGER: HardwareAddress = [2, 0, 0, 0, 0, 3];
+
+    fn reading(interface: impl FnOnce(&mut Reading)) -> Reading {
+        let mut reading = Reading {
+            namespace: Namespace::HOME,
+            is_ethernet: true,
+            is_loopback: false,
+            tells_passage: true,
+            snaplen: 128,
+            filter: None,
+            packet_limit: 1514,
+            surroundings: Surroundings { address: Some(OWN), ..Surroundings::default() },
+            others: Arc::new([OWN, OTHER].into_iter().collect()),
+        };
+        interface(&mut reading);
+        reading
+    }
+
+    /// How a frame is read that has gone from one address to another with this EtherType and a few bytes more.
+    fn read<'a>(reading: &Reading, packet_type: u8, protocol: u16, data: &'a [u8]) -> Option<Frame<'a>> {
+        let time = crate::model::Timestamp(1);
+        match reading.frame(&Captured { time, len: 100, packet_type, protocol, data }) {
+            Seen::Frame(frame) => Some(frame),
+            Seen::OfVlan | Seen::Unwanted => None,
+        }
+    }
+
+    fn frame(to: HardwareAddress, from: HardwareAddress, rest: &[u8]) -> Vec<u8> {
+        [&to[..], &from, rest].concat()
+    }
+
+    #[test]
+    fn a_frame_has_passed_the_way_that_the_kernel_tells_unless_another_device_shows_it() {
+        use libc::{PACKET_BROADCAST, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING};
+        const IPV4: &[u8] = &[0x08, 0x00, 0x45];
+        const BROADCAST: HardwareAddress = [0xff; 6];
+        let passage = |reading: &Reading, packet_type, data: &[u8]| {
+            read(reading, packet_type, 0x0800, data).map(|frame| frame.passage)
+        };
+        let plain = reading(|_| ());
+        for (packet_type, to, from, expected) in [
+            (PACKET_OUTGOING, STRANGER, OWN, Passage::Outgoing),
+            (PACKET_OUTGOING, OTHER, OWN, Passage::Outgoing),
+            (PACKET_OUTGOING, STRANGER, STRANGER, Passage::Outgoing),
+            (PACKET_OUTGOING, STRANGER, OTHER, Passage::Copied),
+            (PACKET_HOST, OWN, STRANGER, Passage::Incoming),
+            (PACKET_HOST, OWN, OTHER, Passage::Incoming),
+            (PACKET_BROADCAST, BROADCAST, OTHER, Passage::Incoming),
+            (PACKET_OTHERHOST, STRANGER, STRANGER, Passage::Incoming),
+            (PACKET_OTHERHOST, OTHER, STRANGER, Passage::Copied),
+            (PACKET_HOST, OTHER, STRANGER, Passage::Copied),
+        ] {
+            let found = passage(&plain, packet_type, &frame(to, from, IPV4));
+            assert_eq!(found, Some(expected), "{packet_type}: {from:?} to {to:?}");
+        }
+        let copy = frame(STRANGER, OTHER, IPV4);
+        let silent = reading(|reading| reading.tells_passage = false);
+        assert_eq!(passage(&silent, PACKET_OUTGOING, &copy), Some(Passage::Unknown));
+        let bare = reading(|reading| reading.is_ethernet = false);
+        assert_eq!(passage(&bare, PACKET_OUTGOING, &copy), Some(Passage::Outgoing), "no addresses there");
+        let loopback = reading(|reading| (reading.is_loopback, reading.tells_passage) = (true, false));
+        assert_eq!(passage(&loopback, PACKET_OUTGOING, &copy), None);
+        assert_eq!(passage(&loopback, PACKET_HOST, &copy), Some(Passage::Unknown));
+    }
+
+    #[test]
+    fn sessions_of_pppoe_are_left_to_their_devices() {
+        let session = |tags: &[u8]| frame(STRANGER, OWN, &[tags, &[0x88, 0x64, 0x11, 0x00]].concat());
+        let others = frame(STRANGER, OWN, &[0x08, 0x00, 0x45]);
+        let with_ppp = reading(|reading| reading.surroundings.has_ppp = true);
+        let passage = |reading: &Reading, data: &[u8]| {
+            read(reading, libc::PACKET_OUTGOING, 0x8864, data).map(|frame| frame.passage)
+        };
+        for tags in [&[][..], &[0x81, 0x00, 0x00, 0x07], &[0x88, 0xa8, 0x00, 0x07]] {
+            assert_eq!(passage(&with_ppp, &session(tags)), Some(Passage::Copied), "{tags:x?}");
+            assert_eq!(passage(&reading(|_| ()), &session(tags)), Some(Passage::Outgoing), "{tags:x?}");
+        }
+        assert_eq!(passage(&with_ppp, &others), Some(Passage::Outgoing));
+    }
+
+    #[test]
+    fn datagrams_without_a_link_header_are_what_the_kernel_says() {
+        let bare = reading(|reading| reading.is_ethernet = false);
+        let link = |protocol| read(&bare, libc::PACKET_HOST, protocol, &[0x45]).map(|frame| frame.link);
+        assert_eq!((link(0x0800), link(0x86dd)), (Some(LinkType::RawIp), Some(LinkType::RawIp)));
+        assert_eq!((link(0), link(0x8847)), (Some(LinkType::RawIp), Some(LinkType::Bare(0x8847))));
+    }
+
+    #[test]
+    fn what_is_filtered_here_is_cut_afterwards() {
+        let filter = Filter::compile("ether[100] = 7", LinkType::Ethernet).ok();
+        let filtered = reading(|reading| (reading.filter, reading.snaplen) = (filter, 60));
+        let mut data = vec![0; 200];
+        assert!(read(&filtered, libc::PACKET_HOST, 0x0800, &data).is_none());
+        data[100] = 7;
+        let frame = read(&filtered, libc::PACKET_HOST, 0x0800, &data);
+        assert_eq!(frame.map(|frame| (frame.data.len(), frame.wire_len)), Some((60, 100)));
+    }
 }

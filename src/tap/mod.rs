@@ -17,6 +17,7 @@ mod live;
 mod loss;
 mod open;
 mod options;
+mod pcapng;
 mod plan;
 mod report;
 mod ring;

@@ -8,6 +8,7 @@
 use super::filter::Filter;
 use super::frames::words;
 use super::options::TapOptions;
+use super::pcapng;
 use super::plan::{Frames, Interface};
 use super::ring::{Ring, set_option};
 use crate::error::{Code, Error, Result};
@@ -17,7 +18,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use pcap::{Activated, Capture, Offline};
 use std::ffi::{CStr, c_char, c_uint, c_void};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -102,22 +104,35 @@ pub(super) fn live(
     }
 }
 
+/// A savefile by its format.
+pub(super) enum Savefile {
+    Pcap(Capture<Offline>),
+    Pcapng(File),
+}
+
 /// Opens a pcap or pcapng savefile, which must be a regular file: reading a pipe or terminal could block for ever.
 ///
 /// # Errors
 /// `Savefile` with the path and what the system or libpcap says.
-pub(super) fn savefile(path: &Path) -> Result<Capture<Offline>> {
+pub(super) fn savefile(path: &Path) -> Result<Savefile> {
     let refused = |why: &dyn std::fmt::Display| {
         Error::new(Code::Savefile, format!("opening the savefile {}: {why}", path.display()))
     };
     // O_NONBLOCK, lest the opening itself wait for the other end of a pipe.
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| refused(&error))?;
     if !file.metadata().map_err(|error| refused(&error))?.is_file() {
         return Err(refused(&"it is not a regular file"));
+    }
+    let mut magic = [0; pcapng::MAGIC.len()];
+    // A shorter file is left to libpcap, which says that it is one.
+    let is_pcapng = file.read_exact(&mut magic).is_ok() && magic == pcapng::MAGIC;
+    file.rewind().map_err(|error| refused(&error))?;
+    if is_pcapng {
+        return Ok(Savefile::Pcapng(file));
     }
     // SAFETY: the descriptor is open for reading and the mode agrees. On success the stream owns it, on failure
     // `file` still does.
@@ -134,7 +149,7 @@ pub(super) fn savefile(path: &Path) -> Result<Capture<Offline>> {
         ffi::pcap_fopen_offline_with_tstamp_precision(stream, precision, text.as_mut_ptr().cast())
     };
     match NonNull::new(handle) {
-        Some(handle) => Ok(Capture::<Offline>::from(handle.cast())),
+        Some(handle) => Ok(Savefile::Pcap(Capture::<Offline>::from(handle.cast()))),
         None => {
             // SAFETY: the stream is open and, as said, still ours; it is not used after this.
             unsafe { libc::fclose(stream) };
