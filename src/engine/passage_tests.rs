@@ -42,3 +42,15 @@ fn copies_count_for_neither_end() {
     bench.answer_all(by_port);
     assert_eq!((bench.credited(10), bench.unowned(Unowned::NotLocal)), (once, copies));
 }
+
+/// A host that asks for its address has none: what leaves without is its own, what arrives so is another's.
+#[test]
+fn what_leaves_without_an_address_is_sent_from_here() {
+    let mut bench = Bench::new(8);
+    let ask = || udp("0.0.0.0:68", "255.255.255.255:67");
+    let sent = bench.packet_passing(Passage::Outgoing, Namespace::HOME, ask());
+    let received = bench.packet_passing(Passage::Incoming, Namespace::HOME, ask());
+    bench.answer_all(by_port);
+    assert_eq!((bench.credited(68), bench.credited(67)), ((sent, 0), (0, received)));
+    assert_eq!(bench.accounted(), sent + received);
+}

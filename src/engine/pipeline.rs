@@ -16,8 +16,8 @@ use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, TcpFlags, Timestamp,
-    Undecoded, Unowned, WireSize,
+    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Passage, TcpFlags,
+    Timestamp, Undecoded, Unowned, WireSize,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -254,7 +254,10 @@ impl Pipeline {
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
-        let from_here = passage.has_sender() && self.is_local(namespace, &packet.source.address);
+        // A host without an address yet sends from none (DHCP).
+        let is_nameless = passage == Passage::Outgoing && packet.source.address.is_unspecified();
+        let from_here =
+            passage.has_sender() && (is_nameless || self.is_local(namespace, &packet.source.address));
         let to_here = passage.has_receiver()
             && (self.is_local(namespace, &packet.destination.address)
                 || (!from_here && self.is_group(namespace, &packet.destination.address)));
