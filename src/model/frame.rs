@@ -180,3 +180,40 @@ impl fmt::Debug for Frame<'_> {
         write!(f, "Frame({:?}, {} of {} bytes)", self.link, self.data.len(), self.wire_len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cooked header of either version, from a device of this type, and the length that it makes a frame of 100 bytes.
+    fn cooked(version: usize, hardware: u16, packet_type: u8) -> (Passage, u32) {
+        let [h0, h1] = hardware.to_be_bytes();
+        let (link, data) = match version {
+            1 => (LinkType::Cooked1, vec![0, packet_type, h0, h1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0]),
+            _ => {
+                let header = [8, 0, 0, 0, 0, 0, 0, 2, h0, h1, packet_type, 6, 2, 0, 0, 0, 0, 1, 0, 0];
+                (LinkType::Cooked2, header.to_vec())
+            }
+        };
+        let (time, wire_len, packet_limit) = (Timestamp(1), link.header_len() + 100, u32::MAX);
+        let (namespace, passage) = (Namespace::HOME, Passage::Unknown);
+        let frame = Frame { time, wire_len, packet_limit, link, namespace, passage, data: &data };
+        (frame.stated_passage(), frame.link_len())
+    }
+
+    #[test]
+    fn a_cooked_header_tells_the_passage_and_stands_for_the_links_own() {
+        use libc::{ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, ARPHRD_PPP, PACKET_HOST, PACKET_OUTGOING};
+        for version in [1, 2] {
+            assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_OUTGOING), (Passage::Outgoing, 114));
+            assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_HOST), (Passage::Incoming, 114));
+            assert_eq!(cooked(version, ARPHRD_LOOPBACK, PACKET_HOST), (Passage::Unknown, 114));
+            assert_eq!(cooked(version, ARPHRD_PPP, PACKET_OUTGOING), (Passage::Outgoing, 100));
+            assert_eq!(cooked(version, ARPHRD_NONE, PACKET_HOST), (Passage::Incoming, 100));
+        }
+        let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
+        let (time, packet_limit, passage) = (Timestamp(1), u32::MAX, Passage::Unknown);
+        let frame = Frame { time, wire_len: 60, packet_limit, link, namespace, passage, data: &[0; 60] };
+        assert_eq!((frame.stated_passage(), frame.link_len()), (Passage::Unknown, 60));
+    }
+}

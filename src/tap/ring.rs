@@ -92,7 +92,10 @@ impl Ring {
         if memory == libc::MAP_FAILED {
             return Err(Errno::last());
         }
-        let memory = NonNull::new(memory.cast()).ok_or(Errno::EFAULT)?;
+        let memory = NonNull::new(memory.cast::<u8>()).ok_or(Errno::EFAULT)?;
+        // A child that the host forks would keep the socket alive by its copy of the mapping, which nothing there reads.
+        // SAFETY: the mapping is the one just made, of this length; what a child does not get it does not use.
+        unsafe { libc::madvise(memory.as_ptr().cast(), blocks * BLOCK, libc::MADV_DONTFORK) };
         Ok(Ring { socket, memory, blocks, block: 0, open: None, restores_tags })
     }
 
