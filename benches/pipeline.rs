@@ -16,8 +16,8 @@ use capture::decode::decode;
 use capture::engine::Session;
 use capture::flow::{FlowTable, FragmentTable};
 use capture::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LinkType, LocalAddresses, Namespace, Protocol, Timestamp,
-    Traffic,
+    Address, Direction, FlowKey, Fragment, Frame, LinkType, LocalAddresses, Namespace, Passage, Protocol,
+    Timestamp, Traffic,
 };
 use common::traffic::{Order, fixed_offsets, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -150,7 +150,15 @@ impl Accounting {
                 self.now += 1_000;
                 let time = Timestamp(self.now);
                 let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
-                self.frame(&Frame { time, wire_len: 1_514, packet_limit: 1_514, link, namespace, data });
+                self.frame(&Frame {
+                    time,
+                    wire_len: 1_514,
+                    packet_limit: 1_514,
+                    link,
+                    namespace,
+                    passage: Passage::Unknown,
+                    data,
+                });
             }
             self.flows.drain_dirty(|_, flow, _| self.credited += flow.take_pending());
             self.flows.sweep(Timestamp(self.now), BATCH);

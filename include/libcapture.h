@@ -439,7 +439,7 @@ typedef void (*CaptureLogHandler)(void *user_data, enum CaptureLogLevel level, c
 typedef struct CaptureOptions {
     // sizeof(CaptureOptions).
     size_t size;
-    // Devices to capture on, separated by commas; NULL for every usable one, loopback included.
+    // Devices to capture on, separated by commas; NULL, or `any` among them, for every usable one, loopback included.
     const char *devices;
     // A savefile to read packets from instead, as fast as possible; NULL for live capture.
     const char *savefile;

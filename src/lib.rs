@@ -1,6 +1,6 @@
 //! Per-process network bytes, CPU, memory, descriptors and I/O on Linux, as a library.
 //!
-//! Packets are captured with libpcap, decoded to flows, and each flow's local end is matched to the process
+//! Packets are captured on devices or read from savefiles, decoded to flows, and each flow's local end is matched to the process
 //! that holds its socket. The bytes meet samples of `/proc` at every update. C programs use the functions
 //! declared in `include/libcapture.h`; Rust programs use the session of the `engine` module.
 

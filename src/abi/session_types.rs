@@ -119,7 +119,7 @@ pub type CaptureLogHandler =
 pub struct CaptureOptions {
     /// sizeof(CaptureOptions).
     pub size: usize,
-    /// Devices to capture on, separated by commas; NULL for every usable one, loopback included.
+    /// Devices to capture on, separated by commas; NULL, or `any` among them, for every usable one, loopback included.
     pub devices: *const c_char,
     /// A savefile to read packets from instead, as fast as possible; NULL for live capture.
     pub savefile: *const c_char,

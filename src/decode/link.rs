@@ -5,6 +5,9 @@ use crate::model::{LinkType, Undecoded};
 /// How many VLAN tags a frame may bear. Provider networks stack two, seldom three.
 pub const MAX_TAGS: usize = 8;
 
+/// How many MPLS labels a frame may bear. Provider networks stack two or three, traffic engineering seldom more than ten.
+pub const MAX_LABELS: usize = 16;
+
 /// The bytes after the link header, and which version of IP the link header says they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Network<'a> {
@@ -31,6 +34,19 @@ mod ethertype {
     pub const SERVICE_VLAN: u16 = 0x88a8;
     /// Service tag of switches older than 802.1ad.
     pub const LEGACY_VLAN: u16 = 0x9100;
+    /// MPLS with labels that the receiver has assigned, and with others (RFC 5332).
+    pub const MPLS: u16 = 0x8847;
+    pub const MPLS_UPSTREAM: u16 = 0x8848;
+    /// The session stage of PPPoE (RFC 2516).
+    pub const PPPOE: u16 = 0x8864;
+}
+
+/// PPP protocol numbers (IANA).
+mod ppp {
+    pub const IPV4: u16 = 0x0021;
+    pub const IPV6: u16 = 0x0057;
+    pub const MPLS: u16 = 0x0281;
+    pub const MPLS_UPSTREAM: u16 = 0x0283;
 }
 
 /// Device types of `linux/if_arp.h` for which a cooked header's protocol field is no EtherType
@@ -81,6 +97,7 @@ pub(super) fn network(link: LinkType, data: &[u8]) -> Result<(Network<'_>, u16),
             Some(_) => Err(Undecoded::Malformed),
             None => Err(Undecoded::Truncated),
         },
+        LinkType::Bare(protocol) => tagged(protocol, data, 0),
         LinkType::Null => {
             let (header, rest) = data.split_first_chunk::<4>().ok_or(Undecoded::Truncated)?;
             // A savefile may come from a host of the other byte order. Families are small numbers, so the
@@ -137,10 +154,55 @@ fn tagged(mut ethertype: u16, mut rest: &[u8], mut vlan: u16) -> Result<(Network
                 ethertype = u16::from_be_bytes([tag[2], tag[3]]);
                 rest = inner;
             }
+            ethertype::MPLS | ethertype::MPLS_UPSTREAM => return Ok((labelled(rest)?, vlan)),
+            ethertype::PPPOE => return Ok((session(rest)?, vlan)),
             _ => return Err(Undecoded::NotIp),
         }
     }
     Err(Undecoded::Malformed)
+}
+
+/// What follows a stack of MPLS labels (RFC 3032). No label says what it is; IP says so itself, and what routers must not
+/// take for IP begins with other bits (RFC 4928).
+#[cold]
+fn labelled(mut rest: &[u8]) -> Result<Network<'_>, Undecoded> {
+    const BOTTOM_OF_STACK: u8 = 1;
+    for _ in 0..MAX_LABELS {
+        let (label, inner) = rest.split_first_chunk::<4>().ok_or(Undecoded::Truncated)?;
+        rest = inner;
+        if label[2] & BOTTOM_OF_STACK != 0 {
+            return match rest.first().map(|first| first >> 4) {
+                Some(4) => Ok(Network::V4(rest)),
+                Some(6) => Ok(Network::V6(rest)),
+                Some(_) => Err(Undecoded::NotIp),
+                None => Err(Undecoded::Truncated),
+            };
+        }
+    }
+    Err(Undecoded::Malformed)
+}
+
+/// What a PPPoE session carries: version and type, code, session, length, and the number of PPP's protocol, which may be
+/// compressed to one byte (RFC 1661, 6.5).
+#[cold]
+fn session(rest: &[u8]) -> Result<Network<'_>, Undecoded> {
+    let (header, rest) = rest.split_first_chunk::<6>().ok_or(Undecoded::Truncated)?;
+    if header[..2] != [0x11, 0] {
+        return Err(Undecoded::NotIp);
+    }
+    let (&[first], after) = rest.split_first_chunk::<1>().ok_or(Undecoded::Truncated)?;
+    let (protocol, rest) = if first & 1 != 0 {
+        (u16::from(first), after)
+    } else {
+        let (protocol, rest) = rest.split_first_chunk::<2>().ok_or(Undecoded::Truncated)?;
+        (u16::from_be_bytes(*protocol), rest)
+    };
+    match protocol {
+        ppp::IPV4 => Ok(Network::V4(rest)),
+        ppp::IPV6 => Ok(Network::V6(rest)),
+        ppp::MPLS | ppp::MPLS_UPSTREAM => labelled(rest),
+        _ => Err(Undecoded::NotIp),
+    }
 }
 
 #[inline]
@@ -193,10 +255,13 @@ mod tests {
 
     #[test]
     fn what_is_not_ip_says_so() {
-        let others: [&[u8]; 7] = [
-            &[0x08, 0x06],                                     // ARP
-            &[0x88, 0xcc],                                     // LLDP
-            &[0x88, 0x64],                                     // PPPoE session
+        let others: [&[u8]; 10] = [
+            &[0x08, 0x06],                                                 // ARP
+            &[0x88, 0xcc],                                                 // LLDP
+            &[0x88, 0x63, 0x11, 0x09, 0x00, 0x00, 0x00, 0x00],             // PPPoE discovery
+            &[0x88, 0x64, 0x11, 0x00, 0x00, 0x01, 0x00, 0x08, 0xc0, 0x21], // PPPoE session: LCP
+            &[0x88, 0x64, 0x11, 0xa7, 0x00, 0x01, 0x00, 0x00],             // PPPoE session: terminated
+            &[0x88, 0x47, 0x00, 0x06, 0x41, 0x40, 0x00, 0x00], // MPLS with a control word: a wire's emulation
             &[0x00, 0x26, 0x42, 0x42, 0x03], // 802.3 length 38 with an LLC header: spanning tree
             &[0x05, 0xdc],                   // the longest 802.3 length
             &[0x81, 0x00, 0x00, 0x01, 0x08, 0x06], // ARP in a VLAN
@@ -205,6 +270,37 @@ mod tests {
         for header in others {
             assert_eq!(network(LinkType::Ethernet, &ethernet(header)), Err(Undecoded::NotIp), "{header:x?}");
         }
+    }
+
+    #[test]
+    fn labels_and_sessions_are_passed_over() {
+        let label = |bottom: u8| [0x00, 0x06, 0x40 | bottom, 0x40];
+        let stack = |labels: usize| [label(0).repeat(labels - 1), label(1).to_vec()].concat();
+        let v4: &[u8] = &[0x45];
+        let v6: &[u8] = &[0x60];
+        let session = [0x11, 0x00, 0x00, 0x01, 0x00, 0x03];
+        let frame = |before: &[&[u8]], data: &[u8]| ethernet(&[&before.concat(), data].concat());
+        let cases = [
+            (frame(&[&[0x88, 0x47], &stack(1)], v4), Ok((Network::V4(v4), 0))),
+            (frame(&[&[0x88, 0x48], &stack(MAX_LABELS)], v6), Ok((Network::V6(v6), 0))),
+            (frame(&[&[0x88, 0x47], &stack(MAX_LABELS + 1)], v4), Err(Undecoded::Malformed)),
+            (frame(&[&[0x81, 0, 0, 9, 0x88, 0x47], &stack(2)], v4), Ok((Network::V4(v4), 9))),
+            (frame(&[&[0x88, 0x64], &session, &[0, 0x21]], v4), Ok((Network::V4(v4), 0))),
+            (frame(&[&[0x88, 0x64], &session, &[0, 0x57]], v6), Ok((Network::V6(v6), 0))),
+            (frame(&[&[0x88, 0x64], &session, &[0x21]], v4), Ok((Network::V4(v4), 0))),
+            (frame(&[&[0x88, 0x64], &session, &[2, 0x81], &stack(1)], v6), Ok((Network::V6(v6), 0))),
+        ];
+        for (frame, expected) in cases {
+            assert_eq!(network(LinkType::Ethernet, &frame), expected, "{frame:x?}");
+            for end in 14..frame.len() {
+                let cut = network(LinkType::Ethernet, &frame[..end]);
+                let is_empty = cut.is_ok_and(|(network, _)| network.bytes().is_empty());
+                assert!(is_empty || cut == Err(Undecoded::Truncated) || cut == expected, "{frame:x?}: {end}");
+            }
+        }
+        let bare = [&stack(2)[..], v4].concat();
+        assert_eq!(network(LinkType::Bare(0x8847), &bare), Ok((Network::V4(v4), 0)));
+        assert_eq!(network(LinkType::Bare(0x0806), &bare), Err(Undecoded::NotIp));
     }
 
     #[test]

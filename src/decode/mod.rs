@@ -19,7 +19,7 @@ use ip::Datagram;
 use transport::Transport;
 
 pub use ip::MAX_EXTENSIONS;
-pub use link::MAX_TAGS;
+pub use link::{MAX_LABELS, MAX_TAGS};
 pub use wire_size::{segment_limit, wire_size};
 
 /// How many bytes of each frame to capture, so that [`decode`] seldom meets a cut header.
@@ -38,6 +38,7 @@ pub const SNAPLEN: usize = 128;
 ///   without flags.
 /// - A later fragment has no ports. Its protocol is the one its own IP header names, which differs from that of the
 ///   first fragment when extension headers stand in the fragmented part; the identification joins the two.
+/// - MPLS labels and the headers of a PPPoE session are passed over, like VLAN tags.
 /// - IPv6 extension headers and the authentication header are passed over. What cannot be looked into (ESP) or has
 ///   nothing inside ("no next header") keeps its number as the protocol, with ports 0.
 ///
@@ -46,7 +47,7 @@ pub const SNAPLEN: usize = 128;
 /// [`Undecoded::Truncated`] when `data`, or the datagram by its own length, ends before the ports;
 /// [`Undecoded::NotIp`] for anything but IPv4 and IPv6; [`Undecoded::Malformed`] for a wrong IP version, a header
 /// length below the minimum or above the datagram's own, a second fragment header, or more than [`MAX_TAGS`]
-/// VLAN tags or [`MAX_EXTENSIONS`] extension headers.
+/// VLAN tags, [`MAX_LABELS`] MPLS labels or [`MAX_EXTENSIONS`] extension headers.
 pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
     let (network, vlan) = link::network(link, data)?;
     let Datagram { source, destination, protocol, fragment, payload } = ip::datagram(network)?;

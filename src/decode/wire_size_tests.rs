@@ -1,7 +1,7 @@
 //! Offloaded frames of every kind that Linux makes: the packets that a device cuts them into, computed by hand.
 
 use super::*;
-use crate::model::{LinkType, Namespace, Timestamp};
+use crate::model::{LinkType, Namespace, Passage, Timestamp};
 use proptest::prelude::*;
 
 const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
@@ -48,7 +48,10 @@ fn size_limited(link: LinkType, mtu: u32, segment: Option<u16>, headers: &[u8], 
     let wire_len = headers.len() as u32 + payload;
     let packet_limit = mtu + link.header_len();
     let (time, namespace) = (Timestamp(1), Namespace::HOME);
-    let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, data: headers }, segment);
+    let size = wire_size(
+        &Frame { time, wire_len, packet_limit, link, namespace, passage: Passage::Unknown, data: headers },
+        segment,
+    );
     (size.packets, size.bytes)
 }
 
@@ -128,7 +131,15 @@ fn what_an_end_accepts_stands_in_its_syn() {
     let limit = |link: LinkType, mtu: u32, data: &[u8]| {
         let (time, namespace) = (Timestamp(1), Namespace::HOME);
         let packet_limit = mtu.saturating_add(link.header_len());
-        segment_limit(&Frame { time, wire_len: 74, packet_limit, link, namespace, data })
+        segment_limit(&Frame {
+            time,
+            wire_len: 74,
+            packet_limit,
+            link,
+            namespace,
+            passage: Passage::Unknown,
+            data,
+        })
     };
     let syn = v4(44, 6, &tcp(&[2, 4, 5, 0xb4]));
     let frame = ethernet(&[8, 0], &syn);
@@ -174,7 +185,7 @@ proptest! {
         let wire_len = wire_len.max(data.len() as u32);
         let link = LinkType::Ethernet;
         let (time, namespace, packet_limit) = (Timestamp(1), Namespace::HOME, mtu + link.header_len());
-        let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, data: &data }, segment);
+        let size = wire_size(&Frame { time, wire_len, packet_limit, link, namespace, passage: Passage::Unknown, data: &data }, segment);
         prop_assert!(size.packets >= 1);
         prop_assert!(size.bytes >= wire_len - 8);
         prop_assert!(size.packets == 1 || wire_len > packet_limit);

@@ -2,7 +2,7 @@
 //! compared with what its socket had carried.
 
 use super::*;
-use crate::model::{Endpoint, Protocol};
+use crate::model::{Endpoint, Passage, Protocol};
 use std::net::SocketAddr;
 
 /// Headers of TCP over IPv4 over Ethernet, without options, and the payload that fits the MTU with them.
@@ -20,6 +20,7 @@ impl Bench {
             packet_limit: ETHERNET_LIMIT,
             link: LinkType::Ethernet,
             namespace: Namespace::HOME,
+            passage: Passage::Unknown,
             data: &data,
         });
     }
@@ -121,6 +122,7 @@ fn segments_are_no_larger_than_both_ends_accept() {
             packet_limit: ETHERNET_LIMIT,
             link: LinkType::Ethernet,
             namespace: Namespace::HOME,
+            passage: Passage::Unknown,
             data: &data,
         });
     };

@@ -161,7 +161,7 @@ impl PacketQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Endpoint, Fragment, LinkType, Namespace, Protocol, TcpFlags};
+    use crate::model::{Address, Endpoint, Fragment, LinkType, Namespace, Passage, Protocol, TcpFlags};
 
     fn fill(batch: &mut PacketBatch, numbers: Range<u8>) {
         let endpoint = Endpoint::new(Address::UNSPECIFIED_V4, 0);
@@ -177,7 +177,15 @@ mod tests {
             let data = [number; 100];
             let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
             let (wire_len, packet_limit) = (1500, u32::MAX);
-            let frame = Frame { time: Timestamp(1), wire_len, packet_limit, link, namespace, data: &data };
+            let frame = Frame {
+                time: Timestamp(1),
+                wire_len,
+                packet_limit,
+                link,
+                namespace,
+                passage: Passage::Unknown,
+                data: &data,
+            };
             batch.push(&frame, &packet);
         }
     }

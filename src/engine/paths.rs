@@ -4,7 +4,7 @@
 //! makes sure that the flows it leads to are still there.
 
 use crate::flow::FlowId;
-use crate::model::{Endpoint, Namespace, Packet, Protocol};
+use crate::model::{Endpoint, Namespace, Packet, Passage, Protocol};
 
 /// Pairs of endpoints remembered, each in the one place that its ports give it: 20 KiB in all.
 const PLACES: usize = 256;
@@ -16,6 +16,7 @@ struct Path {
     destination: Endpoint,
     protocol: Protocol,
     namespace: Namespace,
+    passage: Passage,
     flows: Flows,
 }
 
@@ -40,21 +41,22 @@ impl Default for Paths {
 }
 
 impl Paths {
-    /// The flows that counted the latest packet with the same endpoints.
+    /// The flows that counted the latest packet with the same endpoints that passed the same way.
     #[inline]
-    pub fn get(&self, packet: &Packet, namespace: Namespace) -> Option<Flows> {
+    pub fn get(&self, packet: &Packet, namespace: Namespace, passage: Passage) -> Option<Flows> {
         let path = self.places[place(packet)].as_ref()?;
         let is_same = path.source == packet.source
             && path.destination == packet.destination
             && path.protocol == packet.protocol
-            && path.namespace == namespace;
+            && path.namespace == namespace
+            && path.passage == passage;
         is_same.then_some(path.flows)
     }
 
     /// Remembers which flows have counted a packet.
-    pub fn set(&mut self, packet: &Packet, namespace: Namespace, flows: Flows) {
+    pub fn set(&mut self, packet: &Packet, namespace: Namespace, passage: Passage, flows: Flows) {
         let &Packet { source, destination, protocol, .. } = packet;
-        self.places[place(packet)] = Some(Path { source, destination, protocol, namespace, flows });
+        self.places[place(packet)] = Some(Path { source, destination, protocol, namespace, passage, flows });
     }
 
     /// Forgets everything.
@@ -94,15 +96,18 @@ mod tests {
     #[test]
     fn only_the_same_endpoints_lead_to_the_same_flows() {
         let mut flows = FlowTable::new(4).unwrap();
-        let (one, namespace) = (packet(1), Namespace::HOME);
+        let (one, namespace, passage) = (packet(1), Namespace::HOME, Passage::Outgoing);
         let key = FlowKey { local: one.source, remote: one.destination, protocol: one.protocol, namespace };
         let send = flows.record(&key, Direction::Send, 60, TcpFlags::ACK, Timestamp(1));
         let found = Flows { send: Some(send), receive: None };
         let mut paths = Paths::default();
-        assert_eq!(paths.get(&one, namespace), None);
-        paths.set(&one, namespace, found);
-        assert_eq!(paths.get(&one, namespace), Some(found));
-        assert_eq!(paths.get(&Packet { tcp_flags: TcpFlags::FIN, vlan: 7, ..one }, namespace), Some(found));
+        assert_eq!(paths.get(&one, namespace, passage), None);
+        paths.set(&one, namespace, passage, found);
+        assert_eq!(paths.get(&one, namespace, passage), Some(found));
+        assert_eq!(
+            paths.get(&Packet { tcp_flags: TcpFlags::FIN, vlan: 7, ..one }, namespace, passage),
+            Some(found)
+        );
         let back = Packet { source: one.destination, destination: one.source, ..one };
         let others = [
             Packet { protocol: Protocol::UDP, ..one },
@@ -113,11 +118,12 @@ mod tests {
             back,
         ];
         for other in others {
-            assert_eq!(paths.get(&other, namespace), None, "{other:?}");
+            assert_eq!(paths.get(&other, namespace, passage), None, "{other:?}");
         }
-        assert_eq!(paths.get(&one, Namespace(1)), None);
+        assert_eq!(paths.get(&one, Namespace(1), passage), None);
+        assert_eq!(paths.get(&one, namespace, Passage::Incoming), None);
         paths.clear();
-        assert_eq!(paths.get(&one, namespace), None);
+        assert_eq!(paths.get(&one, namespace, passage), None);
     }
 
     #[test]

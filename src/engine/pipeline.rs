@@ -16,8 +16,8 @@ use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, TcpFlags, Timestamp,
-    Undecoded, Unowned, WireSize,
+    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Passage, TcpFlags,
+    Timestamp, Undecoded, Unowned, WireSize,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Pipeline {
         if packet.fragment != Fragment::Whole
             && !self.fragments.complete(&mut packet, frame.namespace, frame.time)
         {
-            self.without_flow[Unowned::Fragment as usize] += u64::from(frame.wire_len);
+            self.without_flow[Unowned::Fragment as usize] += u64::from(frame.link_len());
             return;
         }
         if self.packets.wants_packets() {
@@ -178,14 +178,14 @@ impl Pipeline {
         if frame.wire_len > frame.packet_limit {
             self.count_offloaded(&packet, frame);
         } else {
-            self.count(&packet, frame, WireSize::from(frame.wire_len));
+            self.count(&packet, frame, WireSize::from(frame.link_len()));
         }
     }
 
     /// Counts a frame that is longer than a packet can be as the packets it is on the wire.
     #[cold]
     fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let flows = self.flows_of(packet, frame.namespace);
+        let flows = self.flows_of(packet, frame);
         let segment = flows.and_then(|flows| self.flows.segment_limit(flows.send.or(flows.receive)?));
         let size = wire_size(frame, segment);
         self.count(packet, frame, size);
@@ -198,7 +198,9 @@ impl Pipeline {
         self.counts.offloaded += 1;
         self.counts.offloaded_packets += u64::from(size.packets);
         self.counts.estimated_bytes += u64::from(estimated.bytes);
-        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace) else { return };
+        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+            return;
+        };
         for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
             if let Some(id) = id {
                 self.flows.record_estimate(id, direction, estimated);
@@ -207,8 +209,9 @@ impl Pipeline {
     }
 
     /// The flows that have counted packets with the same endpoints, if there are any.
-    fn flows_of(&self, packet: &Packet, namespace: Namespace) -> Option<Flows> {
-        if let Some(flows) = self.paths.get(packet, namespace) {
+    fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> Option<Flows> {
+        let &Frame { namespace, passage, .. } = frame;
+        if let Some(flows) = self.paths.get(packet, namespace, passage) {
             return Some(flows);
         }
         let &Packet { source, destination, protocol, .. } = packet;
@@ -220,10 +223,11 @@ impl Pipeline {
     /// Counts a frame for each of its ends that is in the namespace where it was captured.
     ///
     /// A packet between two namespaces is captured in both, and forwarded ones also in those between. Since each counts
-    /// only what has an end there, no end is counted twice; what merely passes is `NotLocal` wherever it passes.
+    /// only what has an end there, no end is counted twice; what merely passes is `NotLocal` wherever it passes. Within one
+    /// namespace a packet can pass several devices: where it leaves counts for its sender, where it arrives for its receiver.
     fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
-        let &Frame { time, namespace, .. } = frame;
-        let known = match self.paths.get(packet, namespace) {
+        let &Frame { time, namespace, passage, .. } = frame;
+        let known = match self.paths.get(packet, namespace, passage) {
             Some(flows) => self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time),
             None => false,
         };
@@ -237,7 +241,9 @@ impl Pipeline {
 
     /// Notes the course of the flows that have just counted a packet.
     fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace) else { return };
+        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+            return;
+        };
         let has_payload = has_payload(frame.link, frame.data);
         for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
             if let Some(id) = id {
@@ -247,10 +253,14 @@ impl Pipeline {
     }
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
-        let &Frame { time, namespace, .. } = frame;
-        let from_here = self.is_local(namespace, &packet.source.address);
-        let to_here = self.is_local(namespace, &packet.destination.address)
-            || (!from_here && self.is_group(namespace, &packet.destination.address));
+        let &Frame { time, namespace, passage, .. } = frame;
+        // A host without an address yet sends from none (DHCP).
+        let is_nameless = passage == Passage::Outgoing && packet.source.address.is_unspecified();
+        let from_here =
+            passage.has_sender() && (is_nameless || self.is_local(namespace, &packet.source.address));
+        let to_here = passage.has_receiver()
+            && (self.is_local(namespace, &packet.destination.address)
+                || (!from_here && self.is_group(namespace, &packet.destination.address)));
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let send = from_here.then(|| {
             let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
@@ -266,7 +276,7 @@ impl Pipeline {
             [send, receive].into_iter().flatten().for_each(|id| self.flows.limit_segments(id, limit));
         }
         if from_here || to_here {
-            self.paths.set(packet, namespace, Flows { send, receive });
+            self.paths.set(packet, namespace, passage, Flows { send, receive });
         } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }

@@ -3,7 +3,7 @@
 
 use super::super::frames::{Carries, Packet, Part, Wire};
 use super::*;
-use crate::model::{LinkType, Owner, ProcId, Quality, Traffic};
+use crate::model::{LinkType, Owner, Passage, ProcId, Quality, Traffic};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -13,6 +13,8 @@ mod again;
 mod model;
 #[path = "offload_tests.rs"]
 mod offload;
+#[path = "passage_tests.rs"]
+mod passage;
 
 const HOST: &str = "192.0.2.1";
 const PEER: &str = "198.51.100.1";
@@ -52,12 +54,16 @@ impl Bench {
 
     /// The same of a device of some namespace.
     fn packet_in(&mut self, namespace: Namespace, packet: Packet) -> u64 {
+        self.packet_passing(Passage::Unknown, namespace, packet)
+    }
+
+    fn packet_passing(&mut self, passage: Passage, namespace: Namespace, packet: Packet) -> u64 {
         self.now += 1_000;
         let data = Wire::Ethernet.frame(&packet.bytes());
         let wire_len = data.len() as u32;
         let (time, link) = (Timestamp(self.now), LinkType::Ethernet);
         let packet_limit = ETHERNET_LIMIT;
-        self.pipeline.frame(&Frame { time, wire_len, packet_limit, link, namespace, data: &data });
+        self.pipeline.frame(&Frame { time, wire_len, packet_limit, link, namespace, passage, data: &data });
         wire_len.into()
     }
 
@@ -138,13 +144,14 @@ fn the_link_makes_no_difference_but_for_its_length() {
         for (packet, expected) in packets.iter().zip(&mut expected) {
             let data = wire.frame(&packet.bytes());
             let wire_len = data.len() as u32;
-            *expected = u64::from(wire_len);
+            *expected = u64::from(wire.link_len(wire_len));
             bench.pipeline.frame(&Frame {
                 time: Timestamp(1),
                 wire_len,
                 packet_limit: u32::MAX,
                 link,
                 namespace: Namespace::HOME,
+                passage: Passage::Unknown,
                 data: &data,
             });
         }
@@ -314,6 +321,7 @@ fn what_cannot_be_decoded_is_counted_by_its_reason() {
             packet_limit: ETHERNET_LIMIT,
             link,
             namespace: Namespace::HOME,
+            passage: Passage::Unknown,
             data,
         });
     }

@@ -37,6 +37,8 @@ pub enum LinkType {
     Null,
     /// `DLT_LOOP`: OpenBSD loopback, a 4-byte address family in network byte order.
     Loop,
+    /// No link header: the frame is the payload of this EtherType, which the capture states beside it.
+    Bare(u16),
 }
 
 impl LinkType {
@@ -55,15 +57,55 @@ impl LinkType {
         }
     }
 
+    /// A pcap `DLT_` value for frames of this link type, as filters are compiled for.
+    pub fn dlt(self) -> i32 {
+        match self {
+            LinkType::Null => 0,
+            LinkType::Ethernet => 1,
+            LinkType::RawIp | LinkType::Bare(_) => 12,
+            LinkType::Loop => 108,
+            LinkType::Cooked1 => 113,
+            LinkType::Cooked2 => 276,
+        }
+    }
+
     /// The length of the header, without VLAN tags.
     pub fn header_len(self) -> u32 {
         match self {
             LinkType::Ethernet => 14,
             LinkType::Cooked1 => 16,
             LinkType::Cooked2 => 20,
-            LinkType::RawIp => 0,
+            LinkType::RawIp | LinkType::Bare(_) => 0,
             LinkType::Null | LinkType::Loop => 4,
         }
+    }
+}
+
+/// Which way a frame passed its device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Passage {
+    /// Either way, or both at once as on loopback: the capture does not tell.
+    #[default]
+    Unknown,
+    /// It arrived: it can have a receiver here, and its sender was counted where it left.
+    Incoming,
+    /// It left: it can have a sender here, and its receiver is counted where it arrives.
+    Outgoing,
+    /// It is another device's frame, copied or redirected to this one: neither end is counted here.
+    Copied,
+}
+
+impl Passage {
+    /// Whether the sender is counted by this frame, if it is on this host.
+    #[inline]
+    pub fn has_sender(self) -> bool {
+        matches!(self, Passage::Unknown | Passage::Outgoing)
+    }
+
+    /// Whether the receiver is counted by this frame, if it is on this host.
+    #[inline]
+    pub fn has_receiver(self) -> bool {
+        matches!(self, Passage::Unknown | Passage::Incoming)
     }
 }
 
@@ -81,12 +123,97 @@ pub struct Frame<'a> {
     pub link: LinkType,
     /// The network namespace of the device that it was captured on.
     pub namespace: Namespace,
+    /// Which way it passed that device.
+    pub passage: Passage,
     /// The captured bytes from the link header on: `wire_len` of them or fewer, as the snaplen allows.
     pub data: &'a [u8],
+}
+
+/// What a cooked header tells of the device.
+struct Cooked {
+    /// The type of the device (linux/if_arp.h).
+    hardware: u16,
+    /// `PACKET_OUTGOING` and the like (linux/if_packet.h).
+    packet_type: u8,
+}
+
+impl Frame<'_> {
+    /// Its length on the link. A cooked header is the capture's own; Ethernet has another one in its place, and other
+    /// devices have none that is counted.
+    #[inline]
+    pub fn link_len(&self) -> u32 {
+        match self.cooked() {
+            None => self.wire_len,
+            Some(Cooked { hardware, .. }) => {
+                let is_ethernet = matches!(hardware, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK);
+                let header = if is_ethernet { LinkType::Ethernet.header_len() } else { 0 };
+                self.wire_len.saturating_sub(self.link.header_len()).saturating_add(header)
+            }
+        }
+    }
+
+    /// Which way it passed its device, as far as its own header tells: a cooked one does, save that of loopback, where a
+    /// frame is captured only as it arrives.
+    pub fn stated_passage(&self) -> Passage {
+        match self.cooked() {
+            Some(Cooked { hardware, packet_type }) if hardware != libc::ARPHRD_LOOPBACK => {
+                if packet_type == libc::PACKET_OUTGOING { Passage::Outgoing } else { Passage::Incoming }
+            }
+            _ => Passage::Unknown,
+        }
+    }
+
+    #[inline]
+    fn cooked(&self) -> Option<Cooked> {
+        match (self.link, self.data) {
+            (LinkType::Cooked1, &[_, packet_type, h0, h1, ..])
+            | (LinkType::Cooked2, &[_, _, _, _, _, _, _, _, h0, h1, packet_type, ..]) => {
+                Some(Cooked { hardware: u16::from_be_bytes([h0, h1]), packet_type })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for Frame<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frame({:?}, {} of {} bytes)", self.link, self.data.len(), self.wire_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cooked header of either version, from a device of this type, and the length that it makes a frame of 100 bytes.
+    fn cooked(version: usize, hardware: u16, packet_type: u8) -> (Passage, u32) {
+        let [h0, h1] = hardware.to_be_bytes();
+        let (link, data) = match version {
+            1 => (LinkType::Cooked1, vec![0, packet_type, h0, h1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0]),
+            _ => {
+                let header = [8, 0, 0, 0, 0, 0, 0, 2, h0, h1, packet_type, 6, 2, 0, 0, 0, 0, 1, 0, 0];
+                (LinkType::Cooked2, header.to_vec())
+            }
+        };
+        let (time, wire_len, packet_limit) = (Timestamp(1), link.header_len() + 100, u32::MAX);
+        let (namespace, passage) = (Namespace::HOME, Passage::Unknown);
+        let frame = Frame { time, wire_len, packet_limit, link, namespace, passage, data: &data };
+        (frame.stated_passage(), frame.link_len())
+    }
+
+    #[test]
+    fn a_cooked_header_tells_the_passage_and_stands_for_the_links_own() {
+        use libc::{ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, ARPHRD_PPP, PACKET_HOST, PACKET_OUTGOING};
+        for version in [1, 2] {
+            assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_OUTGOING), (Passage::Outgoing, 114));
+            assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_HOST), (Passage::Incoming, 114));
+            assert_eq!(cooked(version, ARPHRD_LOOPBACK, PACKET_HOST), (Passage::Unknown, 114));
+            assert_eq!(cooked(version, ARPHRD_PPP, PACKET_OUTGOING), (Passage::Outgoing, 100));
+            assert_eq!(cooked(version, ARPHRD_NONE, PACKET_HOST), (Passage::Incoming, 100));
+        }
+        let (link, namespace) = (LinkType::Ethernet, Namespace::HOME);
+        let (time, packet_limit, passage) = (Timestamp(1), u32::MAX, Passage::Unknown);
+        let frame = Frame { time, wire_len: 60, packet_limit, link, namespace, passage, data: &[0; 60] };
+        assert_eq!((frame.stated_passage(), frame.link_len()), (Passage::Unknown, 60));
     }
 }

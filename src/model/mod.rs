@@ -14,7 +14,7 @@ pub use connection::{
     CloseReason, Connections, FlowPhase, FlowRecord, FlowValidity, Histogram, ResponseTimes, Role,
 };
 pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
-pub use frame::{Frame, LinkType, Timestamp};
+pub use frame::{Frame, LinkType, Passage, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
 pub use probes::{ProbeState, ProgramSet};
 pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};

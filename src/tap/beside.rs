@@ -186,7 +186,7 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Interface, Kind};
+    use super::super::plan::{Frames, Interface, Kind};
     use super::super::wake::Bell;
     use super::*;
     use std::collections::BTreeSet;
@@ -195,10 +195,13 @@ mod tests {
     /// A device that no machine has: its opening fails with any privilege.
     fn nowhere(ticket: u64) -> Opening {
         let interface = Interface {
-            index: 1,
+            index: u32::MAX,
             name: "no such device".into(),
             up: true,
             loopback: false,
+            frames: Frames::Ethernet,
+            address: None,
+            tells_passage: true,
             master: None,
             lower: None,
             kind: Kind::Plain,

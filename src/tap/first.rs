@@ -5,6 +5,7 @@
 //! same packets when they are sent or arrive, but only those that begin something.
 
 use super::first_filter::{Choice, MOST_PORTS, SNAPLEN, program};
+use super::open::bind_to;
 use crate::error::{Code, Error, Result};
 use crate::model::Direction;
 use crate::netlink::attach_filter;
@@ -49,7 +50,7 @@ impl FirstPackets {
         }
         let choice = Choice { ports: Vec::new(), openings: u32::MAX, datagrams: u32::MAX };
         attach_filter(socket.as_fd(), &program(&choice)).map_err(refused)?;
-        bind_to_everything(&socket).map_err(refused)?;
+        bind_to(socket.as_fd(), 0).map_err(refused)?;
         Ok(FirstPackets { socket, choice, buffer: [0; SNAPLEN as usize] })
     }
 
@@ -135,22 +136,6 @@ impl AsFd for FirstPackets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-fn bind_to_everything(socket: &OwnedFd) -> nix::Result<()> {
-    // SAFETY: an all-zero address is a valid one of this plain structure; interface 0 stands for all.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    // SAFETY: the address is of the given length and lives through the call (packet(7)).
-    let status = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    Errno::result(status).map(drop)
 }
 
 #[cfg(test)]

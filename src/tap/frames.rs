@@ -1,6 +1,6 @@
-//! Reading frames from an open libpcap handle, live or savefile.
+//! Reading frames from an open libpcap handle of a savefile.
 
-use crate::model::{Frame, LinkType, Namespace, Timestamp};
+use crate::model::{Frame, LinkType, Namespace, Passage, Timestamp};
 use pcap::{Activated, Capture, Packet};
 
 /// What all frames of a capture have in common.
@@ -40,15 +40,18 @@ fn frame<'a>(origin: Origin, packet: &Packet<'a>) -> Frame<'a> {
     let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(packet.header.ts.tv_usec).unwrap_or(0);
     let Origin { link, namespace, packet_limit } = origin;
-    Frame {
+    let mut frame = Frame {
         time: Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)),
         // A damaged savefile may claim a wire length below the captured one.
         wire_len: packet.header.len.max(packet.header.caplen),
         packet_limit,
         link,
         namespace,
+        passage: Passage::Unknown,
         data: packet.data,
-    }
+    };
+    frame.passage = frame.stated_passage();
+    frame
 }
 
 /// What libpcap says, without the `pcap` crate's introduction.

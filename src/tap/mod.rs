@@ -1,4 +1,4 @@
-//! Where frames come from: live devices and savefiles, read with libpcap, and the list of interfaces kept current.
+//! Where frames come from: live devices and savefiles, and the list of interfaces kept current.
 //!
 //! One thread owns a [`Tap`] and calls it; the threads that are started here open and close devices, and nothing else.
 //! Nothing here decodes a packet or knows of flows. Between the kernel's ring and the owner's handler a frame is neither
@@ -9,6 +9,7 @@
 
 mod beside;
 mod device;
+mod filter;
 mod first;
 mod first_filter;
 mod frames;
@@ -16,8 +17,10 @@ mod live;
 mod loss;
 mod open;
 mod options;
+mod pcapng;
 mod plan;
 mod report;
+mod ring;
 mod route;
 mod savefile;
 mod site;

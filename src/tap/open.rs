@@ -1,37 +1,35 @@
-//! Opening libpcap handles, live and savefile, and setting their filter.
+//! Opening what frames come from: packet sockets on devices, and savefiles with libpcap.
 //!
-//! Once open, a handle is the `pcap` crate's. Its own ways of opening are passed by for three reasons: it takes a
-//! warning of `pcap_activate(3PCAP)` for a failure (later releases of libpcap warn about every tunnel device), it
-//! drops the status that tells "down" from other reasons, and it leaks the stream of a savefile that
-//! does not open.
+//! Live, libpcap would do almost the same and is passed by for what it does besides: it does not tell which way a frame went,
+//! gives some devices a link header of its own making, and takes the names of others (`any`, `nflog`, `usbmon1`) for
+//! sources of its own. A savefile's handle, once open, is the `pcap` crate's, whose own way of opening leaks the stream of
+//! one that does not open.
 
+use super::filter::Filter;
 use super::frames::words;
 use super::options::TapOptions;
+use super::pcapng;
+use super::plan::{Frames, Interface};
+use super::ring::{Ring, set_option};
 use crate::error::{Code, Error, Result};
+use crate::model::LinkType;
+use crate::netlink::attach_filter;
 use nix::errno::Errno;
-use pcap::{Activated, Active, Capture, Offline};
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use pcap::{Activated, Capture, Offline};
+use std::ffi::{CStr, c_char, c_uint, c_void};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
 /// Declared as in `pcap/pcap.h`; the `pcap` crate links the library.
 mod ffi {
-    use super::{c_char, c_int, c_uint, c_void};
+    use super::{c_char, c_uint, c_void};
 
     unsafe extern "C" {
-        pub fn pcap_create(source: *const c_char, errbuf: *mut c_char) -> *mut c_void;
-        pub fn pcap_set_snaplen(handle: *mut c_void, snaplen: c_int) -> c_int;
-        pub fn pcap_set_promisc(handle: *mut c_void, promisc: c_int) -> c_int;
-        pub fn pcap_set_timeout(handle: *mut c_void, milliseconds: c_int) -> c_int;
-        pub fn pcap_set_buffer_size(handle: *mut c_void, bytes: c_int) -> c_int;
-        pub fn pcap_set_tstamp_precision(handle: *mut c_void, precision: c_int) -> c_int;
-        pub fn pcap_activate(handle: *mut c_void) -> c_int;
-        pub fn pcap_geterr(handle: *mut c_void) -> *const c_char;
-        pub fn pcap_statustostr(status: c_int) -> *const c_char;
-        pub fn pcap_close(handle: *mut c_void);
         pub fn pcap_fopen_offline_with_tstamp_precision(
             file: *mut libc::FILE,
             precision: c_uint,
@@ -41,7 +39,6 @@ mod ffi {
 }
 
 const PCAP_TSTAMP_PRECISION_NANO: u8 = 1;
-const PCAP_ERROR_IFACE_NOT_UP: c_int = -9;
 /// `PCAP_ERRBUF_SIZE`.
 const ERROR_TEXT: usize = 256;
 
@@ -50,129 +47,92 @@ const ERROR_TEXT: usize = 256;
 pub(super) enum Refusal {
     /// It is not up: it can be opened when it comes up.
     Down,
-    /// Anything else, in libpcap's words.
+    /// Anything else, in words.
     Failed(String),
-}
-
-/// A handle that this module owns until it passes it on to the `pcap` crate.
-struct Handle(NonNull<c_void>);
-
-impl Handle {
-    fn as_ptr(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-
-    /// What libpcap says of a status: the handle's own text, or the general one.
-    fn words(&self, status: c_int) -> String {
-        // SAFETY: the handle is open; its error text is a NUL-terminated array inside it, copied here at once.
-        let own = unsafe { CStr::from_ptr(ffi::pcap_geterr(self.as_ptr())) }.to_string_lossy().into_owned();
-        if !own.is_empty() {
-            return own;
-        }
-        // SAFETY: a NUL-terminated string for any status, in static memory that the next call may rewrite, so it
-        // is copied at once.
-        unsafe { CStr::from_ptr(ffi::pcap_statustostr(status)) }.to_string_lossy().into_owned()
-    }
-
-    fn into_raw(self) -> NonNull<c_void> {
-        let raw = self.0;
-        std::mem::forget(self);
-        raw
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: the handle is open, and `into_raw` forgets `self`, so nothing else will close it.
-        unsafe { ffi::pcap_close(self.as_ptr()) }
-    }
 }
 
 fn text_of(buffer: &[u8; ERROR_TEXT]) -> String {
     CStr::from_bytes_until_nul(buffer).unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Opens the interface `name` for non-blocking capture with a ring of `buffer` bytes. `loopback` says that the
-/// device shows each frame both sent and received, of which only the latter is captured.
-///
-/// It has no filter yet: until [`set_filter`] it captures whole frames.
+/// Opens an interface of the calling thread's network namespace, for a ring of `buffer` bytes. Of what it shows, `program`
+/// decides.
 pub(super) fn live(
-    name: &str,
-    loopback: bool,
+    interface: &Interface,
     buffer: u32,
     options: &TapOptions,
-) -> std::result::Result<Capture<Active>, Refusal> {
-    let name = CString::new(name).map_err(|_| Refusal::Failed("the name contains a NUL".into()))?;
-    let mut text = [0u8; ERROR_TEXT];
-    // SAFETY: `name` is NUL-terminated and outlives the call; `text` has the room that pcap_create(3PCAP) asks for.
-    let created = unsafe { ffi::pcap_create(name.as_ptr(), text.as_mut_ptr().cast()) };
-    let handle = Handle(NonNull::new(created).ok_or_else(|| Refusal::Failed(text_of(&text)))?);
-    // These fit: TapOptions::check has bounded each.
-    let int = |value: u128| c_int::try_from(value).unwrap_or(c_int::MAX);
-    // SAFETY: the handle is created and not yet activated, which is when these may be called; they cannot fail
-    // then. pcap_activate may be called once, which it is.
-    let status = unsafe {
-        ffi::pcap_set_snaplen(handle.as_ptr(), int(options.snaplen.into()));
-        ffi::pcap_set_promisc(handle.as_ptr(), options.promiscuous.into());
-        ffi::pcap_set_timeout(handle.as_ptr(), int(options.timeout.as_millis()));
-        ffi::pcap_set_buffer_size(handle.as_ptr(), int(buffer.into()));
-        ffi::pcap_set_tstamp_precision(handle.as_ptr(), PCAP_TSTAMP_PRECISION_NANO.into());
-        ffi::pcap_activate(handle.as_ptr())
+    program: &[libc::sock_filter],
+) -> std::result::Result<Ring, Refusal> {
+    let failed = |tried: &str| {
+        let tried = tried.to_owned();
+        move |errno: Errno| Refusal::Failed(format!("{tried}: {errno}"))
     };
-    match status {
-        // A positive status is a warning: the handle works.
-        0.. => {}
-        PCAP_ERROR_IFACE_NOT_UP => return Err(Refusal::Down),
-        _ => return Err(Refusal::Failed(handle.words(status))),
+    let is_ethernet = match interface.frames {
+        Frames::Ethernet => true,
+        Frames::Datagrams | Frames::Ppp => false,
+        Frames::Others(hardware) => {
+            let text = format!("frames of the hardware type {hardware} (linux/if_arp.h) are not decoded");
+            return Err(Refusal::Failed(text));
+        }
+    };
+    // Where there is no link header that is decoded, the kernel is to leave out any.
+    let kind = if is_ethernet { SockType::Raw } else { SockType::Datagram };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    // Without a protocol it receives nothing until it is bound, by when it has its filter and ring.
+    let socket = socket(AddressFamily::Packet, kind, flags, None).map_err(failed("a packet socket"))?;
+    attach_filter(socket.as_fd(), program).map_err(failed("its filter"))?;
+    if interface.loopback {
+        // Linux 4.20 and later; before, what was sent takes up half of the ring.
+        let _ = set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32);
     }
-    let capture = Capture::<Active>::from(handle.into_raw().cast());
-    let capture = capture.setnonblock().map_err(|error| Refusal::Failed(words(error)))?;
-    keep_private(&capture);
-    if loopback {
-        ignore_outgoing(&capture);
+    if options.promiscuous {
+        let index = interface.index.cast_signed();
+        let member = libc::packet_mreq {
+            mr_ifindex: index,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &member).map_err(failed("promiscuous mode"))?;
     }
-    Ok(capture)
+    let ring = Ring::new(socket, buffer, options.timeout, is_ethernet).map_err(failed("its ring"))?;
+    bind_to(ring.as_fd(), interface.index).map_err(failed("a packet socket"))?;
+    match ring.take_error() {
+        None => Ok(ring),
+        Some(Errno::ENETDOWN) => Err(Refusal::Down),
+        Some(errno) => Err(failed("a packet socket")(errno)),
+    }
 }
 
-/// Keeps the packet socket from programs that the host starts: libpcap opens it without close-on-exec.
-fn keep_private(capture: &Capture<Active>) {
-    let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-    // It cannot fail on an open descriptor.
-    let _ = nix::fcntl::fcntl(capture, flags);
-}
-
-/// Has the kernel leave out the sent copy of each loopback frame. libpcap drops it anyway, but only after it has
-/// taken up half of the ring and of the loss counters. Linux 4.20 and later; before, libpcap's dropping does.
-fn ignore_outgoing(capture: &Capture<Active>) {
-    let on: c_int = 1;
-    // SAFETY: the option takes an int (packet(7), net/packet/af_packet.c), which `on` is; the kernel copies it.
-    unsafe {
-        libc::setsockopt(
-            capture.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_IGNORE_OUTGOING,
-            (&raw const on).cast(),
-            size_of::<c_int>() as libc::socklen_t,
-        );
-    }
+/// A savefile by its format.
+pub(super) enum Savefile {
+    Pcap(Capture<Offline>),
+    Pcapng(File),
 }
 
 /// Opens a pcap or pcapng savefile, which must be a regular file: reading a pipe or terminal could block for ever.
 ///
 /// # Errors
 /// `Savefile` with the path and what the system or libpcap says.
-pub(super) fn savefile(path: &Path) -> Result<Capture<Offline>> {
+pub(super) fn savefile(path: &Path) -> Result<Savefile> {
     let refused = |why: &dyn std::fmt::Display| {
         Error::new(Code::Savefile, format!("opening the savefile {}: {why}", path.display()))
     };
     // O_NONBLOCK, lest the opening itself wait for the other end of a pipe.
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| refused(&error))?;
     if !file.metadata().map_err(|error| refused(&error))?.is_file() {
         return Err(refused(&"it is not a regular file"));
+    }
+    let mut magic = [0; pcapng::MAGIC.len()];
+    // A shorter file is left to libpcap, which says that it is one.
+    let is_pcapng = file.read_exact(&mut magic).is_ok() && magic == pcapng::MAGIC;
+    file.rewind().map_err(|error| refused(&error))?;
+    if is_pcapng {
+        return Ok(Savefile::Pcapng(file));
     }
     // SAFETY: the descriptor is open for reading and the mode agrees. On success the stream owns it, on failure
     // `file` still does.
@@ -189,7 +149,7 @@ pub(super) fn savefile(path: &Path) -> Result<Capture<Offline>> {
         ffi::pcap_fopen_offline_with_tstamp_precision(stream, precision, text.as_mut_ptr().cast())
     };
     match NonNull::new(handle) {
-        Some(handle) => Ok(Capture::<Offline>::from(handle.cast())),
+        Some(handle) => Ok(Savefile::Pcap(Capture::<Offline>::from(handle.cast()))),
         None => {
             // SAFETY: the stream is open and, as said, still ours; it is not used after this.
             unsafe { libc::fclose(stream) };
@@ -213,8 +173,23 @@ pub(super) fn set_filter<T: Activated>(capture: &mut Capture<T>, filter: &str) -
 /// # Errors
 /// `CompileFilter` with the filter and libpcap's words.
 pub(super) fn try_filter(filter: &str) -> Result<()> {
-    let refused =
-        |error| Error::new(Code::CompileFilter, format!("the filter \"{filter}\": {}", words(error)));
-    let capture = Capture::dead(pcap::Linktype::ETHERNET).map_err(refused)?;
-    capture.compile(filter, true).map(drop).map_err(refused)
+    Filter::compile(filter, LinkType::Ethernet).map(drop)
+}
+
+/// Has a packet socket receive everything of an interface, 0 for all.
+pub(super) fn bind_to(socket: BorrowedFd<'_>, index: u32) -> nix::Result<()> {
+    // SAFETY: an all-zero address is a valid one of this plain structure.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index.cast_signed();
+    // SAFETY: the address is of the given length and lives through the call (packet(7)).
+    let status = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    Errno::result(status).map(drop)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TapOptions {
     /// The devices to capture on, by interface name. Empty, or with `any` among them: every usable one, each
-    /// opened by itself, because libpcap's own `any` shows a packet once for every device it passes.
+    /// opened by itself, because a capture on all at once shows a packet once for every device it passes.
     pub devices: Vec<String>,
     /// A pcap-filter(7) expression; `None` captures everything. A host name in it is resolved, blocking, whenever
     /// a device is opened.
@@ -33,13 +33,13 @@ impl TapOptions {
     /// Room for the headers that decoding reads, in bad cases: Ethernet 14, two VLAN tags 8, IPv6 40 with some
     /// 170 bytes of extension headers, TCP up to the flags 14. Far below a full frame, so that a ring holds more.
     pub const DEFAULT_SNAPLEN: u32 = crate::decode::SNAPLEN as u32;
-    /// 32 blocks of libpcap's TPACKET_V3 ring: at one block per timeout, three seconds of a stalled reader.
+    /// 32 blocks of the ring: at one block per timeout, three seconds of a stalled reader.
     pub const DEFAULT_BUFFER: u32 = 8 << 20;
     /// A compromise between the age of the figures and the number of wake-ups.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
     /// libpcap's `MAXIMUM_SNAPLEN`.
     pub const MAX_SNAPLEN: u32 = 262_144;
-    /// Two blocks of libpcap's ring: with fewer the kernel has nowhere to write while one is read.
+    /// Two blocks of the ring: with fewer the kernel has nowhere to write while one is read.
     pub const MIN_BUFFER: u32 = 512 << 10;
     /// A bound against mistakes in the unit.
     pub const MAX_BUFFER: u32 = 1 << 30;

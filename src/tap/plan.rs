@@ -33,6 +33,21 @@ pub(super) enum Kind {
     OpenVswitch,
 }
 
+/// The frames of an interface, as far as they are decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Frames {
+    Ethernet,
+    /// Datagrams, without a link header that is decoded or counted.
+    Datagrams,
+    /// The same of PPP, which the device of a PPPoE session shows once more, in frames of its own.
+    Ppp,
+    /// None that are decoded, with the type that the interface has in `linux/if_arp.h`.
+    Others(u16),
+}
+
+/// An Ethernet address.
+pub(super) type HardwareAddress = [u8; 6];
+
 /// An interface of the namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Interface {
@@ -42,6 +57,11 @@ pub(super) struct Interface {
     /// `IFF_UP`: only then can it be opened.
     pub up: bool,
     pub loopback: bool,
+    pub frames: Frames,
+    /// The address that its frames bear, if it is Ethernet's.
+    pub address: Option<HardwareAddress>,
+    /// Whether the kernel tells which of its frames have arrived and which have left.
+    pub tells_passage: bool,
     /// The index of the device that it is enslaved to.
     pub master: Option<u32>,
     /// The index of the device that it stands on, if that is in the same namespace.
@@ -161,6 +181,9 @@ mod tests {
             name: name.into(),
             up: true,
             loopback: name == "lo",
+            frames: Frames::Ethernet,
+            address: None,
+            tells_passage: true,
             master: None,
             lower: None,
             kind: Kind::Plain,

@@ -3,7 +3,7 @@
 //! Not `/sys/class/net`, which shows the namespace of whoever mounted it, and not `getifaddrs(3)`, which knows
 //! nothing of masters and VLANs. The socket belongs to the namespace of the thread that opened it, for good.
 
-use super::plan::{Interface, Kind, Vlan};
+use super::plan::{Frames, Interface, Kind, Vlan};
 use crate::error::{Code, Error, Result};
 use crate::model::{Address, LocalAddresses};
 use crate::netlink::{
@@ -17,6 +17,14 @@ const ADDRESS_HEADER: usize = 8;
 /// `IFLA_VLAN_ID` and `IFLA_VLAN_PROTOCOL` of linux/if_link.h.
 const VLAN_ID: u16 = 1;
 const VLAN_PROTOCOL: u16 = 5;
+/// `IFLA_TUN_TYPE` of linux/if_link.h, and its values of linux/if_tun.h.
+const TUN_TYPE: u16 = 3;
+const IFF_TUN: u8 = 1;
+const IFF_TAP: u8 = 2;
+/// Types of linux/if_arp.h that the `libc` crate does not have.
+const ARPHRD_IEEE802154_MONITOR: u16 = 805;
+const ARPHRD_NETLINK: u16 = 824;
+const ARPHRD_VSOCKMON: u16 = 826;
 /// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device lost for want of room, the sum that
 /// libpcap calls `ps_ifdrop`. Not `rx_dropped`, which also counts what nobody wanted.
 const RX_FIFO_ERRORS: usize = 14;
@@ -141,11 +149,15 @@ fn read_datagram(
 fn interface(row: &[u8]) -> Option<Interface> {
     let (header, rest) = row.split_at_checked(LINK_HEADER)?;
     let flags = u32_at(header, 8)? as i32;
+    let hardware = u16_at(header, 2)?;
     let mut interface = Interface {
         index: u32_at(header, 4)?,
         name: String::new(),
         up: flags & libc::IFF_UP != 0,
         loopback: flags & libc::IFF_LOOPBACK != 0,
+        frames: frames_of(hardware),
+        address: None,
+        tells_passage: true,
         master: None,
         lower: None,
         kind: Kind::Plain,
@@ -155,13 +167,16 @@ fn interface(row: &[u8]) -> Option<Interface> {
     let mut lower_elsewhere = false;
     for (kind, value) in attributes(rest) {
         match kind {
-            // A name need not be UTF-8. Its replacement cannot be opened, which is then said.
+            // A name need not be UTF-8; it is only shown.
             libc::IFLA_IFNAME => interface.name = text(value),
+            libc::IFLA_ADDRESS => {
+                interface.address = value.try_into().ok().filter(|address| *address != [0; 6])
+            }
             libc::IFLA_MASTER => interface.master = u32_at(value, 0),
             libc::IFLA_MTU => interface.mtu = u32_at(value, 0).filter(|mtu| *mtu > 0),
             libc::IFLA_LINK => interface.lower = u32_at(value, 0),
             libc::IFLA_LINK_NETNSID => lower_elsewhere = true,
-            libc::IFLA_LINKINFO => interface.kind = kind_of(value),
+            libc::IFLA_LINKINFO => take_link_info(&mut interface, value),
             libc::IFLA_STATS64 => {
                 let lost =
                     [RX_FIFO_ERRORS, RX_MISSED_ERRORS].map(|place| u64_at(value, place * 8).unwrap_or(0));
@@ -177,13 +192,44 @@ fn interface(row: &[u8]) -> Option<Interface> {
     Some(interface)
 }
 
-fn kind_of(link_info: &[u8]) -> Kind {
+/// The frames of an interface of this type (linux/if_arp.h), unless its kind says more.
+fn frames_of(hardware: u16) -> Frames {
+    match hardware {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Frames::Ethernet,
+        // Radio frames with headers of their own, and messages that are no network's.
+        libc::ARPHRD_CAN
+        | libc::ARPHRD_IEEE80211
+        | libc::ARPHRD_IEEE80211_PRISM
+        | libc::ARPHRD_IEEE80211_RADIOTAP
+        | libc::ARPHRD_IEEE802154
+        | ARPHRD_IEEE802154_MONITOR
+        | ARPHRD_NETLINK
+        | ARPHRD_VSOCKMON => Frames::Others(hardware),
+        libc::ARPHRD_PPP => Frames::Ppp,
+        _ => Frames::Datagrams,
+    }
+}
+
+/// Takes in the kind of an interface, and what depends on it.
+fn take_link_info(interface: &mut Interface, link_info: &[u8]) {
     let find = |wanted| attributes(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    let data = find(libc::IFLA_INFO_DATA);
     match find(libc::IFLA_INFO_KIND).map(text).as_deref() {
-        Some("vlan") => find(libc::IFLA_INFO_DATA).and_then(vlan_of).map_or(Kind::Plain, Kind::Vlan),
-        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => Kind::SharesLower,
-        Some("openvswitch") => Kind::OpenVswitch,
-        _ => Kind::Plain,
+        Some("vlan") => interface.kind = data.and_then(vlan_of).map_or(Kind::Plain, Kind::Vlan),
+        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => interface.kind = Kind::SharesLower,
+        Some("openvswitch") => interface.kind = Kind::OpenVswitch,
+        // Any type can be set for such a device (TUNSETLINK), which changes nothing of its frames.
+        Some("tun") => {
+            let stated = data.and_then(|data| attributes(data).find(|&(kind, _)| kind == TUN_TYPE));
+            match stated.and_then(|(_, value)| value.first()) {
+                Some(&IFF_TUN) => interface.frames = Frames::Datagrams,
+                Some(&IFF_TAP) => interface.frames = Frames::Ethernet,
+                _ => {}
+            }
+        }
+        // What arrives for such a device is shown as if it left (dev_queue_xmit_nit in drivers/net/vrf.c).
+        Some("vrf") => interface.tells_passage = false,
+        _ => {}
     }
 }
 

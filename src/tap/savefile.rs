@@ -1,9 +1,9 @@
 //! A savefile as a source of frames, replayed as fast as it can be read.
 
-use super::device::link_name;
 use super::frames::{Origin, drain, words};
-use super::open;
+use super::open::{self, Savefile};
 use super::options::check_filter;
+use super::pcapng::Pcapng;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LinkType, Namespace};
 use pcap::{Capture, Offline};
@@ -13,9 +13,13 @@ use std::path::{Path, PathBuf};
 pub(super) struct Replay {
     path: PathBuf,
     /// `None` when it was read to its end or to where it is damaged.
-    capture: Option<Capture<Offline>>,
-    link: LinkType,
+    file: Option<OpenFile>,
     frames: u64,
+}
+
+enum OpenFile {
+    Pcap(Capture<Offline>, LinkType),
+    Pcapng(Box<Pcapng>),
 }
 
 impl Replay {
@@ -26,21 +30,32 @@ impl Replay {
     /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter.
     pub(super) fn open(path: &Path, filter: Option<&str>) -> Result<Replay> {
         filter.map_or(Ok(()), check_filter)?;
-        let mut capture = open::savefile(path)?;
-        let dlt = capture.get_datalink();
-        let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
-            let text = format!("the savefile {}: {} is not decoded", path.display(), link_name(dlt));
-            Error::new(Code::Savefile, text)
-        })?;
-        if let Some(filter) = filter {
-            open::set_filter(&mut capture, filter)?;
-        }
-        Ok(Replay { path: path.into(), capture: Some(capture), link, frames: 0 })
+        let file = match open::savefile(path)? {
+            Savefile::Pcapng(file) => {
+                let file = Pcapng::open(file, filter).map_err(|error| {
+                    let text = format!("opening the savefile {}: {}", path.display(), error.text);
+                    Error::new(error.code, text)
+                })?;
+                OpenFile::Pcapng(Box::new(file))
+            }
+            Savefile::Pcap(mut capture) => {
+                let dlt = capture.get_datalink();
+                let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
+                    let text = format!("the savefile {}: {} is not decoded", path.display(), link_name(dlt));
+                    Error::new(Code::Savefile, text)
+                })?;
+                if let Some(filter) = filter {
+                    open::set_filter(&mut capture, filter)?;
+                }
+                OpenFile::Pcap(capture, link)
+            }
+        };
+        Ok(Replay { path: path.into(), file: Some(file), frames: 0 })
     }
 
     /// Whether everything that can be read was read.
     pub(super) fn ended(&self) -> bool {
-        self.capture.is_none()
+        self.file.is_none()
     }
 
     /// Frames handed on so far.
@@ -53,26 +68,42 @@ impl Replay {
     /// # Errors
     /// `Savefile`, once, where the file is damaged; the frames before have been handed on.
     pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Result<usize> {
-        let Some(capture) = &mut self.capture else { return Ok(0) };
+        let Some(file) = &mut self.file else { return Ok(0) };
         let frames = &mut self.frames;
-        // No format tells the MTU of the device that the frames were recorded on.
-        let origin = Origin { link: self.link, namespace: Namespace::HOME, packet_limit: u32::MAX };
-        let (count, error) = drain(capture, origin, limit, |frame| {
+        let handler = |frame: Frame<'_>| {
             *frames += 1;
             handler(frame);
-        });
+        };
+        let (count, error) = match file {
+            OpenFile::Pcap(capture, link) => {
+                // No format tells the MTU of the device that the frames were recorded on.
+                let origin = Origin { link: *link, namespace: Namespace::HOME, packet_limit: u32::MAX };
+                let (count, error) = drain(capture, origin, limit, handler);
+                (count, error.map(words))
+            }
+            OpenFile::Pcapng(file) => {
+                let (count, error) = file.read(limit, handler);
+                (count, error.map(|error| error.text))
+            }
+        };
         if count < limit {
-            self.capture = None;
+            self.file = None;
         }
         match error {
             None => Ok(count),
-            Some(error) => {
+            Some(why) => {
                 let (path, frames) = (self.path.display(), self.frames);
-                let text = format!("the savefile {path} is damaged after {frames} frames: {}", words(error));
+                let text = format!("the savefile {path} cannot be read beyond {frames} frames: {why}");
                 Err(Error::new(Code::Savefile, text))
             }
         }
     }
+}
+
+/// A link type as libpcap names it.
+pub(super) fn link_name(link: pcap::Linktype) -> String {
+    let name = link.get_name().unwrap_or_else(|_| "unknown".into());
+    format!("the link type {name} ({})", link.0)
 }
 
 #[cfg(test)]

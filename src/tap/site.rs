@@ -1,9 +1,9 @@
 //! The devices of one network namespace: opened, closed and opened again as its interfaces change.
 
 use super::beside::{Helpers, Opened};
-use super::device::{Device, Opening, Unopened};
+use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened};
 use super::options::TapOptions;
-use super::plan::{Interface, Target, Vlan, plan};
+use super::plan::{Frames, Interface, Plan, Target, plan};
 use super::report::{Notes, TapStats};
 use super::route::Route;
 use super::wake::Bell;
@@ -47,8 +47,7 @@ pub(super) struct Books {
 struct Awaited {
     ticket: u64,
     name: String,
-    vlans: Vec<Vlan>,
-    mtu: Option<u32>,
+    surroundings: Surroundings,
 }
 
 /// A namespace that is captured in.
@@ -61,6 +60,7 @@ pub(super) struct Site {
     refused: HashMap<u32, Refused>,
     /// Devices that others stand for, once that has been noted.
     covered: HashSet<u32>,
+    hardware_addresses: Arc<HardwareAddresses>,
     addresses: Arc<LocalAddresses>,
 }
 
@@ -94,6 +94,7 @@ impl Site {
             awaited: HashMap::new(),
             refused: HashMap::new(),
             covered: HashSet::new(),
+            hardware_addresses: Arc::default(),
             addresses: Arc::default(),
         }
     }
@@ -172,9 +173,10 @@ impl Site {
             let Some(index) = self.index_of(opened.ticket) else { continue };
             let Some(awaited) = self.awaited.remove(&index) else { continue };
             let ring = u64::from(opened.ring);
-            let Awaited { name, vlans, mtu, .. } = awaited;
+            let Awaited { name, surroundings, .. } = awaited;
             let opened = opened.outcome.and_then(|mut device| {
-                device.follow(vlans, mtu);
+                device.follow(surroundings);
+                device.know(&self.hardware_addresses);
                 self.have_waited_for(device, common)
             });
             match opened {
@@ -213,19 +215,18 @@ impl Site {
     /// Closes devices as the plan says, and begins to open others.
     fn follow_plan(&mut self, interfaces: &[Interface], common: &mut Common<'_>) {
         let plan = plan(interfaces, |interface| self.wants(interface, common.options));
+        self.follow_hardware_addresses(&plan);
+        let has_ppp = plan.targets.iter().any(|target| target.interface.frames == Frames::Ppp);
         let mut targets: HashMap<u32, _> =
             plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
         let mut place = 0;
         while let Some(device) = self.devices.get_mut(place) {
             match targets.remove(&device.index) {
-                // A renamed device is opened anew, since libpcap asks for it by its name.
-                Some(target) if target.interface.name == device.name => {
-                    device.follow(target.vlans, target.mtu);
-                    place += 1;
-                }
                 Some(target) => {
-                    self.close(place, common, "it was renamed");
-                    targets.insert(target.interface.index, target);
+                    device.name.clone_from(&target.interface.name);
+                    device.follow(surroundings_of(target, has_ppp));
+                    device.know(&self.hardware_addresses);
+                    place += 1;
                 }
                 None => {
                     let gone = !interfaces.iter().any(|interface| interface.index == device.index);
@@ -237,9 +238,8 @@ impl Site {
         self.note_covered(&plan.covered, common.notes);
         // What is being opened and not wanted any more is closed when it comes.
         self.awaited.retain(|index, awaited| {
-            let same = |target: &mut Target<'_>| target.interface.name == awaited.name;
-            let target = targets.extract_if(|other, target| other == index && same(target)).next();
-            target.map(|(_, target)| (awaited.vlans, awaited.mtu) = (target.vlans, target.mtu)).is_some()
+            let target = targets.remove(index);
+            target.map(|target| awaited.surroundings = surroundings_of(target, has_ppp)).is_some()
         });
         // In the order of the indices, which is that of age: the oldest devices get the largest rings.
         let mut targets: Vec<_> = targets.into_values().collect();
@@ -248,17 +248,26 @@ impl Site {
             if common.helpers.is_behind() {
                 return;
             }
-            self.begin_to_open(target, common);
+            self.begin_to_open(target, has_ppp, common);
         }
     }
 
-    fn begin_to_open(&mut self, target: Target<'_>, common: &mut Common<'_>) {
-        let Target { interface, vlans, mtu } = target;
+    fn follow_hardware_addresses(&mut self, plan: &Plan<'_>) {
+        let targets = plan.targets.iter().filter(|target| target.interface.frames == Frames::Ethernet);
+        let addresses: HardwareAddresses = targets.filter_map(|target| target.interface.address).collect();
+        if addresses != *self.hardware_addresses {
+            self.hardware_addresses = Arc::new(addresses);
+        }
+    }
+
+    fn begin_to_open(&mut self, target: Target<'_>, has_ppp: bool, common: &mut Common<'_>) {
+        let interface = target.interface;
         let ring = common.options.next_buffer(common.books.rings);
         common.books.rings += u64::from(ring);
         common.books.openings += 1;
         let ticket = common.books.openings;
-        self.awaited.insert(interface.index, Awaited { ticket, name: interface.name.clone(), vlans, mtu });
+        let (name, surroundings) = (interface.name.clone(), surroundings_of(target, has_ppp));
+        self.awaited.insert(interface.index, Awaited { ticket, name, surroundings });
         let opening = Opening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
         // Of the own namespace, what stands for others is missed at once when those have been closed.
         common.helpers.open(opening, self.entry.is_none());
@@ -383,4 +392,8 @@ impl Site {
             stats.dropped_by_device += by_device;
         }
     }
+}
+
+fn surroundings_of(target: Target<'_>, has_ppp: bool) -> Surroundings {
+    Surroundings { vlans: target.vlans, mtu: target.mtu, address: target.interface.address, has_ppp }
 }

@@ -12,7 +12,7 @@ pub fn read(link: LinkType, frame: &[u8]) -> Option<Packet> {
         LinkType::Ethernet => SlicedPacket::from_ethernet(frame).unwrap(),
         LinkType::Cooked1 => SlicedPacket::from_linux_sll(frame).unwrap(),
         LinkType::RawIp => SlicedPacket::from_ip(frame).unwrap(),
-        LinkType::Cooked2 | LinkType::Null | LinkType::Loop => return None,
+        LinkType::Cooked2 | LinkType::Null | LinkType::Loop | LinkType::Bare(_) => return None,
     };
     let vlan = sliced.link_exts.iter().find_map(|extension| match extension {
         LinkExtSlice::Vlan(tag) => Some(tag.vlan_identifier().value()),

@@ -162,7 +162,7 @@ fn savefile(link: LinkType, frames: &[Vec<u8>]) -> Vec<u8> {
     let link = match link {
         LinkType::Null => 0u32,
         LinkType::Ethernet => 1,
-        LinkType::RawIp => 101,
+        LinkType::RawIp | LinkType::Bare(_) => 101,
         LinkType::Loop => 108,
         LinkType::Cooked1 => 113,
         LinkType::Cooked2 => 276,

@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-/// Every link type there is.
+/// Every link type that a savefile can have.
 pub const LINKS: [LinkType; 6] = [
     LinkType::Ethernet,
     LinkType::Cooked1,
@@ -62,7 +62,7 @@ impl Sample {
                 header[9] = 1; // ARPHRD_ETHER
                 header
             }
-            LinkType::RawIp => vec![],
+            LinkType::RawIp | LinkType::Bare(_) => vec![],
             LinkType::Null => vec![if self.is_v6() { 30 } else { 2 }, 0, 0, 0],
             LinkType::Loop => vec![0, 0, 0, if self.is_v6() { 24 } else { 2 }],
         };

@@ -22,8 +22,9 @@ fn every_process_gets_its_bytes_over_every_link() {
         let mut records = machine::records(wire, &packets);
         // A frame put together by offloading is longer than anything that was captured of it.
         records[0].wire_len = 64_000;
-        let (nobody, forwarded) = ownerless(&records);
-        let expected = machine::expected(machine::ends(&packets, &records));
+        let carried = machine::on_link(wire, &records);
+        let (nobody, forwarded) = ownerless(&carried);
+        let expected = machine::expected(machine::ends(&packets, &carried));
         let arp = wire.arp().map(Record::whole);
         records.extend(arp.clone());
         let saved = file(&savefile(Format::Little, link_type(wire), &records));

@@ -160,6 +160,15 @@ impl Wire {
         frame
     }
 
+    /// Bytes of a frame of this length that the link carries: Ethernet's header stands for a cooked one.
+    pub fn link_len(self, wire_len: u32) -> u32 {
+        match self {
+            Wire::Cooked1 => wire_len - 16 + 14,
+            Wire::Cooked2 => wire_len - 20 + 14,
+            _ => wire_len,
+        }
+    }
+
     /// A header for this EtherType and this address family of Linux.
     fn header(self, ether_type: u16, family: u32) -> Vec<u8> {
         let kind = ether_type.to_be_bytes();
@@ -171,9 +180,10 @@ impl Wire {
             Wire::DoublyTagged => {
                 header.extend(addresses.into_iter().chain([0x88, 0xa8, 0, 100, 0x81, 0, 0, 7]));
             }
-            Wire::Cooked1 => header.extend([0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0]),
+            // Of loopback, where it does not say which way a frame went.
+            Wire::Cooked1 => header.extend([0, 0, 3, 4, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0]),
             Wire::Cooked2 => {
-                header.extend(kind.into_iter().chain([0, 0, 0, 0, 0, 2, 0, 1, 0, 6]));
+                header.extend(kind.into_iter().chain([0, 0, 0, 0, 0, 2, 3, 4, 0, 6]));
                 header.extend([2, 0, 0, 0, 0, 1, 0, 0]);
                 return header;
             }

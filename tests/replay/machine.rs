@@ -134,6 +134,12 @@ pub fn expected<'a>(frames: impl Iterator<Item = (IpAddr, IpAddr, u64)> + 'a) ->
     expected
 }
 
+/// The records with the lengths that they have on the link.
+pub fn on_link(wire: Wire, records: &[Record]) -> Vec<Record> {
+    let record = |record: &Record| Record { wire_len: wire.link_len(record.wire_len), ..record.clone() };
+    records.iter().map(record).collect()
+}
+
 /// The frames in the form that [`expected`] takes.
 pub fn ends<'a>(
     packets: &'a [Packet],

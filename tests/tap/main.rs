@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
+mod frames;
 mod machine;
 
 use capture::error::{Code, Error};
@@ -407,28 +408,5 @@ fn without_the_capability_the_error_names_it() {
             })
             .join()
             .map_err(|panic| std::panic::resume_unwind(panic));
-    });
-}
-
-#[test]
-fn a_tag_that_the_kernel_keeps_apart_is_put_back_needs_root() {
-    in_namespace(|| {
-        ip("link add va type veth peer name vb");
-        ip("link set va up");
-        ip("link set vb up");
-        let mut tap = open(&["va"]);
-        // Ethernet addresses, 802.1Q tag with the identifier 5, an experimental payload type.
-        let mut frame = vec![0xff; 6];
-        frame.extend([2, 0, 0, 0, 0, 9, 0x81, 0x00, 0x00, 0x05, 0x88, 0xb5]);
-        frame.resize(80, 0x5a);
-        let mut sender = pcap::Capture::from_device("vb").unwrap().open().unwrap();
-        sender.sendpacket(&frame[..]).unwrap();
-        let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
-        while seen == 0 && Instant::now() < deadline {
-            tap.wait(TURN).unwrap();
-            let is_ours = |data: &[u8]| data == frame;
-            tap.read(64, |got| seen += usize::from(is_ours(got.data) && got.wire_len == 80)).unwrap();
-        }
-        assert_eq!(seen, 1);
     });
 }

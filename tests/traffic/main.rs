@@ -6,6 +6,7 @@
 
 mod changing;
 mod counting;
+mod devices;
 mod dropped;
 mod ended;
 mod handed;

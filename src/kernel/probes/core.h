@@ -213,8 +213,13 @@ struct socket {
 	struct sock *sk;
 };
 
+struct header_ops {
+	int (*create)(void);
+};
+
 struct net_device {
-	unsigned short type;
+	const struct header_ops *header_ops;
+	unsigned char addr_len;
 	possible_net_t nd_net;
 };
 

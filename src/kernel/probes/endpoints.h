@@ -28,6 +28,7 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
 #define ETH_HLEN 14
+#define ETH_ALEN 6
 
 /* How many extension headers of a packet are passed over. */
 #define EXTENSIONS 6

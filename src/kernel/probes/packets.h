@@ -450,7 +450,8 @@ int capture_drop(__u64 *context)
 		return 0;
 	owned = bpf_map_lookup_elem(&tuples, &tuple);
 	if (owned && owned->ended_ns)
-		count_late(owned->cookie, RECEIVED, skb->len + (skb->transport_header - skb->network_header) + ETH_HLEN);
+		count_late(owned->cookie, RECEIVED,
+			   skb->len + (skb->transport_header - skb->network_header) + link_header_on(skb->dev, skb->dev->addr_len));
 	return 0;
 }
 

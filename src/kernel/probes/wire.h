@@ -9,22 +9,25 @@
 #include "endpoints.h"
 #include "maps.h"
 
-/* Types of devices that hand over bare IP packets, include/uapi/linux/if_arp.h. */
-#define ARPHRD_PPP 512
-#define ARPHRD_RAWIP 519
-#define ARPHRD_TUNNEL 768
-#define ARPHRD_TUNNEL6 769
-#define ARPHRD_SIT 776
-#define ARPHRD_IPGRE 778
-#define ARPHRD_IP6GRE 823
-#define ARPHRD_NONE 0xFFFE
-
 #define UDP_HEADER 8
 #define TCP_HEADER 20
 
 /* In place of the size of segments: these are listed one by one (SCTP), include/linux/skbuff.h. */
 #define GSO_BY_FRAGS 0xFFFF
 #define SCTP_HEADER 12
+
+/* The length of the link header that is counted for a packet on a device: Ethernet's, or none. Tunnels, too, can have headers
+ * of their own and addresses, but shorter or longer ones; and any type can be set for a tun device, so that says nothing. */
+static ALWAYS_INLINE __u32 link_header_on(struct net_device *device, unsigned char address_length)
+{
+	const struct header_ops *operations = 0;
+	int (*create)(void) = 0;
+
+	READ(operations, device->header_ops);
+	if (operations)
+		READ(create, operations->create);
+	return create && address_length == ETH_ALEN ? ETH_HLEN : 0;
+}
 
 /* Where a packet is. */
 struct site {
@@ -34,38 +37,21 @@ struct site {
 	__u32 header;
 };
 
-static ALWAYS_INLINE __u32 header_of(__u16 type)
-{
-	switch (type) {
-	case ARPHRD_PPP:
-	case ARPHRD_RAWIP:
-	case ARPHRD_TUNNEL:
-	case ARPHRD_TUNNEL6:
-	case ARPHRD_SIT:
-	case ARPHRD_IPGRE:
-	case ARPHRD_IP6GRE:
-	case ARPHRD_NONE:
-		return 0;
-	default:
-		return ETH_HLEN;
-	}
-}
-
 /* Looks at the device that a packet is on, in the kernel's own packet: the number of a device means something in its network
  * namespace only. */
 SUBPROGRAM int locate(struct __sk_buff *skb, struct site *site)
 {
 	struct sk_buff *packet = kernel_packet(skb);
+	unsigned char address_length = 0;
 	struct net_device *device = 0;
 	struct net *net = 0;
-	__u16 type = 0;
 
 	if (!site)
 		return 0;
 	if (packet) {
 		device = packet->dev;
 		if (device) {
-			type = device->type;
+			address_length = device->addr_len;
 			net = device->nd_net.net;
 			if (net)
 				site->netns = net->ns.inum;
@@ -74,13 +60,13 @@ SUBPROGRAM int locate(struct __sk_buff *skb, struct site *site)
 		packet = (struct sk_buff *)address_of(skb);
 		READ(device, packet->dev);
 		if (device) {
-			READ(type, device->type);
+			READ(address_length, device->addr_len);
 			READ(net, device->nd_net.net);
 		}
 		if (net)
 			READ(site->netns, net->ns.inum);
 	}
-	site->header = header_of(type);
+	site->header = device ? link_header_on(device, address_length) : ETH_HLEN;
 	return 0;
 }
 

@@ -15,9 +15,14 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `struct ifinfomsg` with these attributes.
+/// `struct ifinfomsg` of an Ethernet device with these attributes.
 fn link_row(index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
-    let mut row = vec![0, 0, 1, 0];
+    row_of_type(1, index, flags, attributes)
+}
+
+fn row_of_type(hardware: u16, index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let mut row = vec![0, 0];
+    row.extend(hardware.to_ne_bytes());
     for word in [index, flags, 0] {
         row.extend(word.to_ne_bytes());
     }
@@ -55,6 +60,7 @@ fn vlan_row() -> Vec<u8> {
         9,
         0x1003,
         &[
+            attribute(1, &[2, 0, 0, 0, 0, 9]),
             attribute(3, b"eth0.5\0"),
             attribute(4, &1400u32.to_ne_bytes()),
             attribute(5, &2u32.to_ne_bytes()),
@@ -72,6 +78,9 @@ fn a_vlan_device_is_understood() {
         name: "eth0.5".into(),
         up: true,
         loopback: false,
+        frames: Frames::Ethernet,
+        address: Some([2, 0, 0, 0, 0, 9]),
+        tells_passage: true,
         master: Some(7),
         lower: Some(2),
         kind: Kind::Vlan(Vlan { protocol: 0x88a8, id: 5 }),
@@ -89,6 +98,30 @@ fn a_lower_device_elsewhere_is_none_of_ours() {
     assert_eq!((here.kind, here.lower, here.up), (Kind::SharesLower, Some(2), false));
     let elsewhere = interface(&link_row(3, 8, &[lower, attribute(37, &[0; 4]), info])).unwrap();
     assert_eq!((elsewhere.lower, elsewhere.loopback), (None, true));
+}
+
+#[test]
+fn frames_are_those_of_the_type_unless_the_kind_says_more() {
+    let of = |hardware, attributes: &[Vec<u8>]| {
+        interface(&row_of_type(hardware, 3, 0, attributes)).map(|interface| interface.frames)
+    };
+    let tun =
+        |mode: u8| attribute(18, &[attribute(1, b"tun"), attribute(2, &attribute(3, &[mode]))].concat());
+    // Ethernet and loopback; PPP, tunnels of IPv4 and IPv6, GRE, bare IP; 802.11 with radiotap headers, nlmon.
+    for (hardware, frames) in [(1, Frames::Ethernet), (772, Frames::Ethernet), (803, Frames::Others(803))]
+        .into_iter()
+        .chain([(824, Frames::Others(824)), (512, Frames::Ppp)])
+        .chain([768, 769, 776, 778, 823, 519, 65_534].map(|hardware| (hardware, Frames::Datagrams)))
+    {
+        assert_eq!(of(hardware, &[]), Some(frames), "{hardware}");
+        assert_eq!(of(hardware, &[tun(1)]), Some(Frames::Datagrams), "{hardware}");
+        assert_eq!(of(hardware, &[tun(2)]), Some(Frames::Ethernet), "{hardware}");
+    }
+    let address = |value: &[u8]| interface(&link_row(3, 0, &[attribute(1, value)])).unwrap().address;
+    assert_eq!(address(&[2, 0, 0, 0, 0, 1]), Some([2, 0, 0, 0, 0, 1]));
+    assert_eq!((address(&[0; 6]), address(&[10, 0, 0, 1])), (None, None), "loopback, and a tunnel's");
+    let vrf = interface(&link_row(3, 0, &[attribute(18, &attribute(1, b"vrf"))])).unwrap();
+    assert!(!vrf.tells_passage && interface(&vlan_row()).unwrap().tells_passage);
 }
 
 #[test]

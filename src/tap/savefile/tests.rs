@@ -152,9 +152,61 @@ fn a_file_cut_anywhere_gives_what_is_whole() {
             assert_eq!(failure.is_some(), !ends.contains(&length), "cut at {length}");
             if let Some(error) = failure {
                 assert_eq!(error.code, Code::Savefile);
-                assert!(error.text.contains(&format!("damaged after {complete} frames")), "{error}");
+                assert!(error.text.contains(&format!("beyond {complete} frames")), "{error}");
             }
         }
+    }
+}
+
+/// Interfaces that differ in link type, snapshot length and unit of time, in two sections of unlike byte order, and blocks
+/// that say nothing of frames.
+#[test]
+fn interfaces_of_pcapng_may_differ() {
+    let mut file = Vec::new();
+    let mut expected = Vec::new();
+    for big_endian in [false, true] {
+        let format = Format { big_endian, nanoseconds: false, link: 1 };
+        let whole = format.pcapng(&RECORDS[..1]);
+        let raw = Format { nanoseconds: true, link: 101, ..format }.pcapng(&[]);
+        file.extend(&whole);
+        expected.push((1_700_000_000_999_999_000, 60, vec![1; 60]));
+        // The second interface, behind the section header of 28 bytes, and a block of an unknown type.
+        file.extend(&raw[28..]);
+        file.extend(format.block(0x0bad_beef, &[9; 40]));
+        let mut packet = format.u32(1).to_vec();
+        for word in [0, 5, 3, 70] {
+            packet.extend(format.u32(word));
+        }
+        packet.extend([0x45, 2, 3, 0]);
+        file.extend(format.block(6, &packet));
+        expected.push((5, 70, vec![0x45, 2, 3]));
+        // A simple packet block is of the first interface and tells no time.
+        file.extend(format.block(3, &[&format.u32(5)[..], &[7; 8]].concat()));
+        expected.push((0, 5, vec![7; 5]));
+    }
+    assert_eq!(read_all(&file, None).unwrap(), (expected.clone(), None));
+    let large =
+        [&file[..], &Format { big_endian: true, ..ETHERNET }.block(0x0bad_beef, &vec![9; 3 << 20])].concat();
+    assert_eq!(read_all(&large, None).unwrap(), (expected, None), "a block larger than the buffer");
+}
+
+#[test]
+fn an_interface_that_is_not_decoded_is_named_at_its_first_frame() {
+    let mut file = ETHERNET.pcapng(&RECORDS[..2]);
+    file.extend(&Format { link: 127, ..ETHERNET }.pcapng(&[])[28..]);
+    assert_eq!(read_all(&file, None).unwrap(), (expected(&RECORDS[..2], false), None));
+    let packet = [1u32, 0, 0, 0, 0].map(u32::to_le_bytes).concat();
+    file.extend(ETHERNET.block(6, &packet));
+    let (seen, failure) = read_all(&file, None).unwrap();
+    assert_eq!(seen.len(), 2);
+    let error = failure.unwrap();
+    assert!(error.text.contains("beyond 2 frames") && error.text.contains("IEEE802_11_RADIO"), "{error}");
+    // A frame of an interface that was not described, and one of the format's first draft.
+    for (kind, cause) in [(6, "interface 7"), (2, "first draft")] {
+        let packet = [7u32, 0, 0, 0, 0].map(u32::to_le_bytes).concat();
+        let file = [ETHERNET.pcapng(&[]), ETHERNET.block(kind, &packet)].concat();
+        let error = read_all(&file, None).unwrap().1.unwrap();
+        assert!(error.text.contains(cause), "{error}");
     }
 }
 
@@ -259,4 +311,10 @@ proptest! {
         }
         let _ = read_all(&file, Some("udp"));
     }
+}
+
+#[test]
+fn link_types_have_names() {
+    assert_eq!(link_name(pcap::Linktype(127)), "the link type IEEE802_11_RADIO (127)");
+    assert_eq!(link_name(pcap::Linktype(99_999)), "the link type unknown (99999)");
 }

@@ -1,0 +1,198 @@
+//! Devices of unusual types, and packets that pass several devices of one host: the bytes of the link, once at each end.
+
+use super::counting::{expect, me, on};
+use super::lab::{Host, Lab, run};
+use super::{Watch, options, with};
+use capture::config::{Engine, Options};
+use capture::model::Unowned;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+
+/// Sets the type of a TUN device (include/uapi/linux/if_tun.h).
+const TUNSETLINK: u64 = 0x4004_54cd;
+/// Ethernet, PPP, HDLC, bare IP, tunnels of IPv4, IPv6, SIT, GRE, GRE over IPv6, and none (include/uapi/linux/if_arp.h).
+const TYPES: [u16; 10] = [1, 512, 513, 519, 768, 769, 776, 778, 823, 65_534];
+
+const DATAGRAMS: usize = 20;
+const PAYLOAD: usize = 600;
+/// IPv4 and UDP.
+const HEADERS: usize = 20 + 8;
+const ETHERNET: u64 = 14;
+
+/// Runs a test with each engine, and without programs in the kernel.
+fn with_each_engine(test: impl Fn(&Lab, Options) + Send + Sync) {
+    let portable = Options { probes: false, ..options(Engine::Pcap) };
+    for options in [options(Engine::Pcap), portable, options(Engine::Kernel)] {
+        with(Lab::new, |lab| test(&lab, options));
+    }
+}
+
+/// A session on host A, which must have the engine that it is asked for.
+fn watch(lab: &Lab, options: Options) -> Option<Watch> {
+    let engine = options.engine;
+    let watch = Watch::with(lab, Host::A, options);
+    if watch.session.stats_reader().read().engine == engine {
+        return Some(watch);
+    }
+    assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "engine kernel is required");
+    eprintln!("not run: needs engine kernel");
+    None
+}
+
+/// A TUN device of this type on the calling thread's host, with the address 10.`network`.0.1/24.
+fn open_tun(lab: &Lab, hardware: u16, network: u8) -> File {
+    let name = format!("tun{hardware}");
+    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    let mut request = [0_u8; size_of::<libc::ifreq>()];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
+    request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the call takes the type as its argument.
+    let typed = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETLINK, libc::c_ulong::from(hardware)) };
+    assert_eq!(typed, 0, "{}", std::io::Error::last_os_error());
+    let host = lab.name(Host::A);
+    run(&format!("ip -n {host} addr add 10.{network}.0.1/24 dev {name}"));
+    run(&format!("ip -n {host} link set {name} up"));
+    file
+}
+
+/// Reads a device until the next datagram of IPv4, and sends it back. Returns its length.
+fn answer(tun: &mut File) -> u64 {
+    let mut packet = [0; 2048];
+    loop {
+        let length = tun.read(&mut packet).unwrap();
+        let packet = &mut packet[..length];
+        if packet[0] == 0x45 && packet[9] == 17 {
+            // Addresses and ports change places, which leaves both checksums as they are.
+            let (source, destination) = packet[12..20].split_at_mut(4);
+            source.swap_with_slice(destination);
+            let (source, destination) = packet[20..24].split_at_mut(2);
+            source.swap_with_slice(destination);
+            assert_eq!(tun.write(packet).unwrap(), length);
+            return length as u64;
+        }
+    }
+}
+
+#[test]
+fn a_tun_device_has_no_link_header_whatever_its_type_root() {
+    with_each_engine(|lab, options| {
+        lab.enter(Host::A);
+        let mut tuns: Vec<File> =
+            TYPES.iter().zip(100..).map(|(&hardware, network)| open_tun(lab, hardware, network)).collect();
+        let Some(mut watch) = watch(lab, options) else { return };
+        let (mut truth, mut sockets) = (0, Vec::new());
+        for (tun, network) in tuns.iter_mut().zip(100..) {
+            let socket = UdpSocket::bind(format!("10.{network}.0.1:0")).unwrap();
+            for _ in 0..DATAGRAMS {
+                socket.send_to(&[7; PAYLOAD], format!("10.{network}.0.2:9")).unwrap();
+                truth += answer(tun);
+                assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), PAYLOAD);
+            }
+            // Without programs in the kernel an owner is looked up while the socket lives.
+            sockets.push(socket);
+        }
+        assert_eq!(truth, (TYPES.len() * DATAGRAMS * (PAYLOAD + HEADERS)) as u64);
+        expect(&mut watch, vec![(me(), truth, truth)]);
+    });
+}
+
+/// Bytes that a device of host A has sent or received.
+fn device_bytes(lab: &Lab, device: &str, counter: &str) -> u64 {
+    let shown = run(&format!("ip -n {} -s -s -j link show {device}", lab.name(Host::A)));
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    shown[0]["stats64"][counter]["bytes"].as_u64().unwrap()
+}
+
+fn bound_to(device: &str, address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::BindToDevice, &device.into()).unwrap();
+    socket
+}
+
+/// A cable between two devices of the host: both ends are here, and each device shows every packet.
+#[test]
+fn a_wire_between_own_devices_is_counted_once_root() {
+    with_each_engine(|lab, options| {
+        let host = lab.name(Host::A);
+        on(lab, Host::A, || std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap());
+        run(&format!("ip -n {host} link add own0 type veth peer name own1"));
+        for (number, other) in [(0, 1), (1, 0)] {
+            run(&format!("ip -n {host} link set own{number} address 02:00:00:00:01:0{number}"));
+            run(&format!("ip -n {host} addr add 10.78.1.1{number}/24 dev own{number}"));
+            run(&format!("ip -n {host} link set own{number} up"));
+            let neighbour = format!("10.78.1.1{other} lladdr 02:00:00:00:01:0{other} dev own{number}");
+            run(&format!("ip -n {host} neigh replace {neighbour} nud permanent"));
+            lab.set(Host::A, &format!("net/ipv4/conf/own{number}/accept_local"), "1");
+            lab.set(Host::A, &format!("net/ipv4/conf/own{number}/rp_filter"), "0");
+        }
+        lab.set(Host::A, "net/ipv4/conf/all/rp_filter", "0");
+        let Some(mut watch) = watch(lab, options) else { return };
+        let (sender, receiver) = (bound_to("own0", "10.78.1.10:7101"), bound_to("own1", "10.78.1.11:7102"));
+        let before = [("own0", "tx"), ("own1", "rx")].map(|(device, way)| device_bytes(lab, device, way));
+        for _ in 0..DATAGRAMS {
+            sender.send_to(&[7; PAYLOAD], "10.78.1.11:7102").unwrap();
+            assert_eq!(receiver.recv(&mut [0; 2048]).unwrap(), PAYLOAD);
+        }
+        let truth = (DATAGRAMS * (PAYLOAD + HEADERS)) as u64 + DATAGRAMS as u64 * ETHERNET;
+        let after = [("own0", "tx"), ("own1", "rx")].map(|(device, way)| device_bytes(lab, device, way));
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [truth; 2], "the devices agree");
+        expect(&mut watch, vec![(me(), truth, truth)]);
+    });
+}
+
+/// Traffic between the hosts by way of a device that copies or redirects it (tc-mirred(8)) as this rule says, or two.
+fn counted_once_in_spite_of(rules: &[&str]) {
+    with_each_engine(|lab, options| {
+        let host = lab.name(Host::A);
+        on(lab, Host::A, || std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap());
+        run(&format!("ip -n {host} link add copies type veth peer name far-copies"));
+        run(&format!("ip -n {host} link add shaper type ifb"));
+        for device in ["copies", "far-copies", "shaper"] {
+            run(&format!("ip -n {host} link set {device} up"));
+        }
+        run(&format!("tc -n {host} qdisc add dev veth0 clsact"));
+        for rule in rules {
+            let (hook, action) = rule.split_once(' ').unwrap();
+            let matches = "protocol ip pref 1 u32 match u32 0 0 action mirred egress";
+            run(&format!("tc -n {host} filter add dev veth0 {hook} {matches} {action}"));
+        }
+        let engine = options.engine;
+        let Some(mut watch) = watch(lab, options) else { return };
+        let here = UdpSocket::bind("10.77.0.1:7103").unwrap();
+        let there = on(lab, Host::B, || UdpSocket::bind("10.77.0.2:7104").unwrap());
+        for _ in 0..DATAGRAMS {
+            here.send_to(&[7; PAYLOAD], "10.77.0.2:7104").unwrap();
+            assert_eq!(there.recv(&mut [0; 2048]).unwrap(), PAYLOAD);
+            there.send_to(&[7; PAYLOAD], "10.77.0.1:7103").unwrap();
+            assert_eq!(here.recv(&mut [0; 2048]).unwrap(), PAYLOAD);
+        }
+        let truth = (DATAGRAMS * (PAYLOAD + HEADERS)) as u64 + DATAGRAMS as u64 * ETHERNET;
+        let stats = expect(&mut watch, vec![(me(), truth, truth)]);
+        if engine == Engine::Pcap {
+            let copies = stats.bytes.unowned[Unowned::NotLocal as usize];
+            assert!(
+                copies >= rules.len() as u64 * truth,
+                "{copies}: copies are seen, and said to be none of ours"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_an_ifb_shapes_is_counted_once_root() {
+    counted_once_in_spite_of(&["ingress redirect dev shaper"]);
+    counted_once_in_spite_of(&["egress redirect dev shaper"]);
+}
+
+#[test]
+fn what_is_mirrored_is_counted_once_root() {
+    counted_once_in_spite_of(&["ingress mirror dev copies"]);
+    counted_once_in_spite_of(&["egress mirror dev copies"]);
+    counted_once_in_spite_of(&["ingress mirror dev copies", "egress mirror dev copies"]);
+}
