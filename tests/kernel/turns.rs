@@ -297,3 +297,98 @@ fn a_packet_sockets_datagrams_have_a_link_header_root() {
         sender.end();
     });
 }
+
+/// A server that is told to stop listening, and says how much TCP payload it has got on how many connections, and how much in
+/// how many datagrams.
+const RELOADED: &str = r#"
+import os, select, socket, sys
+def bound(kind):
+    opened = socket.socket(socket.AF_INET, kind)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    opened.bind(("10.77.0.1", 7920))
+    return opened
+listener, datagrams = bound(socket.SOCK_STREAM), bound(socket.SOCK_DGRAM)
+listener.listen(50)
+print(os.getpid(), flush=True)
+stream_bytes = connections = datagram_bytes = count = 0
+while True:
+    ready, _, _ = select.select([sys.stdin, listener, datagrams], [], [])
+    if listener in ready:
+        connection, _ = listener.accept()
+        connections += 1
+        while part := connection.recv(65536):
+            stream_bytes += len(part)
+        connection.close()
+    elif datagrams in ready:
+        datagram_bytes += len(datagrams.recv(65536))
+        count += 1
+    else:
+        sys.stdin.readline()
+        break
+listener.close()
+datagrams.close()
+print(stream_bytes, connections, datagram_bytes, count, flush=True)
+sys.stdin.readline()
+"#;
+
+/// For each line: ten connections, and some datagrams through a socket that stays the same.
+const CALLER: &str = r#"
+import socket, sys
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("10.77.0.2", 6200))
+datagrams.connect(("10.77.0.1", 7920))
+for _ in sys.stdin:
+    for _ in range(10):
+        with socket.create_connection(("10.77.0.1", 7920)) as connection:
+            connection.sendall(b"x" * 3000)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)
+    for _ in range(int(sys.argv[1])):
+        datagrams.send(b"x" * 500)
+    print("0", flush=True)
+"#;
+
+/// While a server is reloaded two processes have sockets at one port: each has its own, and the end of the older one's takes
+/// nothing from the younger.
+#[test]
+fn a_server_that_is_reloaded_has_what_each_of_its_processes_got_root() {
+    with_lab(|lab| {
+        without_offloads(lab);
+        count_all(lab);
+        // With packets captured, datagrams between the same endpoints stay the first process's until it is looked again.
+        for (engine, datagrams) in [(Engine::Pcap, "0"), (Engine::Kernel, "50")] {
+            let mut watch = Watch::new(lab, options(engine));
+            let before = truth(lab);
+            let mut caller = python(lab, Host::B, CALLER, &[datagrams]);
+            let mut call = || {
+                caller.start();
+                numbers(&mut caller);
+            };
+            let mut old = python(lab, Host::A, RELOADED, &[]);
+            let mut pids = numbers(&mut old);
+            call();
+            let mut new = python(lab, Host::A, RELOADED, &[]);
+            pids.extend(numbers(&mut new));
+            call();
+            old.start();
+            let mut got = vec![numbers(&mut old)];
+            call();
+            call();
+            new.start();
+            got.push(numbers(&mut new));
+            let after = truth(lab);
+            let expected = (after.0 - before.0, after.1 - before.1);
+            watch.until(&format!("{engine:?}: all is the servers'"), |watch| watch.sums() == expected);
+            for (pid, got) in pids.into_iter().zip(got) {
+                let [stream, connections, datagrams, count] = got[..] else { panic!("{got:?}") };
+                let least = stream + datagrams + count * UDP_HEADERS;
+                // Opening, payload, acknowledgement and end of a connection.
+                let most = least + connections * 12 * (TCP_HEADERS + 8);
+                let found = watch.traffic(pid as i32).receive_bytes;
+                assert!((least..most).contains(&found), "{engine:?}: {found}, {got:?}");
+            }
+            old.start();
+            new.start();
+        }
+    });
+}
