@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod owner;
 pub mod process;
+mod shared;
 pub mod sync;
 pub mod tap;
 pub mod thread;

@@ -21,11 +21,6 @@ fn loading_starts_nothing() {
 }
 
 #[test]
-fn descriptors_are_not_inherited() {
-    alone("descriptors_are_private");
-}
-
-#[test]
 fn signals_reach_the_threads_of_the_host() {
     alone("signals");
 }
@@ -106,4 +101,28 @@ fn exceptions_pass_through_the_session_interface() {
 #[test]
 fn exceptions_of_the_log_handler_pass_through() {
     throwing("log_lines");
+}
+
+fn as_a_guest(scenario: &str) {
+    Program::new("guest.c").run(&[scenario]);
+}
+
+#[test]
+fn thirty_two_kibibytes_of_stack_are_enough() {
+    as_a_guest("small_stack");
+}
+
+#[test]
+fn the_host_has_no_descriptor_but_the_one_it_asks_for() {
+    as_a_guest("own_table");
+}
+
+#[test]
+fn a_host_that_closes_all_descriptors_does_no_harm() {
+    as_a_guest("closefrom");
+}
+
+#[test]
+fn children_forked_during_an_opening_inherit_nothing() {
+    as_a_guest("children");
 }

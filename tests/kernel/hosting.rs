@@ -122,10 +122,10 @@ impl Host {
     /// The objects that it holds now; the program must be the child itself.
     pub fn objects(&self) -> Objects {
         let mut objects = Objects::default();
-        // When it has ended it holds nothing.
-        for entry in
-            std::fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).into_iter().flatten().flatten()
-        {
+        // When it has ended it holds nothing. Its threads have several descriptor tables.
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let tables = threads.into_iter().flatten().flatten().map(|thread| thread.path().join("fdinfo"));
+        for entry in tables.filter_map(|table| std::fs::read_dir(table).ok()).flatten().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             text.lines()
                 .filter_map(|line| line.split_once(":\t"))
