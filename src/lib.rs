@@ -6,6 +6,7 @@
 
 pub mod abi;
 pub mod blocking;
+mod capability;
 pub mod config;
 pub mod decode;
 pub mod engine;

@@ -408,5 +408,6 @@ fn probe_state(state: ProbeState) -> CaptureProbeState {
         ProbeState::NoMemory => CaptureProbeState::NoMemory,
         ProbeState::NoCgroup => CaptureProbeState::NoCgroup,
         ProbeState::PidNamespace => CaptureProbeState::PidNamespace,
+        ProbeState::NoDescriptor => CaptureProbeState::NoDescriptor,
     }
 }

@@ -1,5 +1,6 @@
 //! Why the kernel does not permit what the probes need, as far as the process can tell.
 
+use crate::capability::effective;
 use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -37,24 +38,6 @@ fn missing(effective: u64) -> Option<String> {
 /// all modes, that in force is in brackets.
 fn is_locked_down(modes: &str) -> bool {
     modes.contains("[confidentiality]")
-}
-
-/// The effective capabilities of the calling thread, a bit for each number (capget(2)).
-fn effective() -> Option<u64> {
-    /// As the kernel knows it under the name `__user_cap_data_struct`.
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct Sets {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    // _LINUX_CAPABILITY_VERSION_3, whose sets are two words long, and the calling thread.
-    let mut header: [u32; 2] = [0x2008_0522, 0];
-    let mut sets = [Sets::default(); 2];
-    // SAFETY: the header and the sets are laid out as version 3 of the call has them and outlive it.
-    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
-    (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
 }
 
 /// Makes a small map and a program that does nothing, and lets go of them: whether bpf(2) may be used at all.
@@ -133,12 +116,5 @@ mod tests {
     fn only_the_stricter_lockdown_forbids() {
         assert!(is_locked_down("none integrity [confidentiality]\n"));
         assert!(!is_locked_down("none [integrity] confidentiality\n") && !is_locked_down(""));
-    }
-
-    #[test]
-    fn the_effective_set_is_that_of_the_status() {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-        assert_eq!(effective(), u64::from_str_radix(line.trim(), 16).ok());
     }
 }

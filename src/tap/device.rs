@@ -77,7 +77,7 @@ impl Device {
             }),
         };
         let failed = |why: &str| {
-            Unopened::Failed(Error::new(Code::OpenDevice, format!("opening the device {name}: {why}")))
+            Unopened::Failed(Error::system(Code::OpenDevice, format_args!("opening the device {name}"), why))
         };
         let mut capture = match handle {
             Ok(capture) => capture,
