@@ -5,6 +5,7 @@ use super::loss::{Gain, Wrapping};
 use super::open::{self, Refusal, set_filter};
 use super::options::TapOptions;
 use super::plan::{Interface, Vlan};
+use super::ring::silence;
 use crate::error::{Code, Error};
 use crate::model::{Frame, LinkType, Namespace};
 use crate::namespace::{EnterError, Entry, enter};
@@ -152,6 +153,12 @@ impl Device {
             self.by_kernel.observe(stats.dropped);
         }
         (self.by_kernel.total(), self.by_device.total())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        silence(&self.capture);
     }
 }
 

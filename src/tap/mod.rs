@@ -18,6 +18,7 @@ mod open;
 mod options;
 mod plan;
 mod report;
+mod ring;
 mod route;
 mod savefile;
 mod site;

@@ -7,12 +7,13 @@
 
 use super::frames::words;
 use super::options::TapOptions;
+use super::ring::keep_from_children;
 use crate::error::{Code, Error, Result};
 use nix::errno::Errno;
 use pcap::{Activated, Active, Capture, Offline};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -128,6 +129,7 @@ pub(super) fn live(
     let capture = Capture::<Active>::from(handle.into_raw().cast());
     let capture = capture.setnonblock().map_err(|error| Refusal::Failed(words(error)))?;
     keep_private(&capture);
+    keep_from_children(capture.as_fd());
     if loopback {
         ignore_outgoing(&capture);
     }
