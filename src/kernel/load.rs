@@ -150,8 +150,10 @@ pub(super) fn attach(
 ) -> Result<(), Fault> {
     let mut attach = || -> Result<(), Box<dyn std::error::Error>> {
         object.load_program(name, place.point(), types)?;
-        let link = object.program(name).map(|program| place.link(program, cgroups)).transpose();
-        object.keep(link.map_err(|error| place.explain(error, cgroups))?);
+        if let Some(program) = object.program(name) {
+            let link = place.link(program, cgroups).map_err(|error| place.explain(error, cgroups))?;
+            object.keep(name, link);
+        }
         Ok(())
     };
     attach().map_err(|error| fault(name, &*error))
@@ -293,7 +295,10 @@ fn state_of(errno: Option<i32>, is_refused: bool, has_obstacle: bool) -> ProbeSt
 
 /// What the kernel says of a program that it refuses.
 fn refusal(error: &Refused) -> String {
-    let reason = last_word(&error.log).map(|line| format!(": {line}"));
+    // Without a resource the verifier has nothing against the program.
+    let is_judged =
+        matches!(error.source.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EPERM | libc::E2BIG));
+    let reason = last_word(&error.log).filter(|_| is_judged).map(|line| format!(": {line}"));
     format!("{error}: {}{}", error.source, reason.unwrap_or_default())
 }
 
