@@ -318,6 +318,40 @@ mod tests {
         assert_eq!(last_word("\n"), None);
     }
 
+    /// Needs root, and a cgroup v2 hierarchy in which a group can be made.
+    #[test]
+    fn a_program_that_allows_no_other_is_named() {
+        const ATTACH: libc::c_long = 8;
+        const DETACH: libc::c_long = 9;
+        const CGROUP_SKB: u32 = 8;
+        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(std::path::Path::new);
+        let is_v2 = |path: &&std::path::Path| path.join("cgroup.subtree_control").exists();
+        let name = format!("capture-load-{}", std::process::id());
+        let made = mounts.into_iter().find(is_v2).map(|path| path.join(name));
+        let Some(folder) = made.filter(|folder| std::fs::create_dir(folder).is_ok()) else {
+            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "no control group can be made");
+            return;
+        };
+        let group = File::open(&folder).unwrap();
+        let kind = bpf_attach_type::BPF_CGROUP_INET_INGRESS;
+        assert_eq!(exclusive_program(&group, kind), None);
+        for (flags, is_exclusive) in [(2u32, false), (0, true)] {
+            let program = permission::load_empty(CGROUP_SKB).unwrap();
+            let [target, program_word] = [group.as_raw_fd(), program.as_raw_fd()].map(i32::unsigned_abs);
+            let attach = [target, program_word, kind as u32, flags];
+            // SAFETY: the attributes hold numbers only.
+            unsafe { bpf(ATTACH, &attach) }.unwrap();
+            assert_eq!(exclusive_program(&group, kind).is_some(), is_exclusive);
+            let detach = [target, program_word, kind as u32, 0];
+            // SAFETY: as above.
+            unsafe { bpf(DETACH, &detach) }.unwrap();
+        }
+        std::fs::remove_dir(folder).unwrap();
+        let source = io::Error::from_raw_os_error(libc::EPERM);
+        let text = fault("capture_ingress", &Exclusive { number: 7, source }).text;
+        assert!(text.contains("program 7 is attached") && !text.contains("security module"), "{text}");
+    }
+
     #[test]
     fn the_state_follows_from_the_error() {
         for (errno, is_refused, has_obstacle, state) in [

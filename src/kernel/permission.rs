@@ -54,7 +54,22 @@ pub(super) fn try_out() -> io::Result<()> {
         max_entries: u32,
         others: [u32; 28],
     }
-    /// And for BPF_PROG_LOAD.
+    const BPF_MAP_CREATE: i32 = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+
+    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
+    // SAFETY: it holds numbers only.
+    unsafe { make(BPF_MAP_CREATE, &map) }?;
+    load_empty(BPF_PROG_TYPE_SOCKET_FILTER).map(drop)
+}
+
+/// Loads a program of this kind that does nothing.
+///
+/// # Errors
+/// What bpf(2) returns.
+pub(super) fn load_empty(kind: u32) -> io::Result<OwnedFd> {
+    /// `union bpf_attr` for BPF_PROG_LOAD; what is not named is to be zero.
     #[repr(C)]
     struct Program {
         kind: u32,
@@ -63,25 +78,18 @@ pub(super) fn try_out() -> io::Result<()> {
         license: u64,
         others: [u64; 13],
     }
-    const BPF_MAP_CREATE: i32 = 0;
-    const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_PROG_LOAD: i32 = 5;
-    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
     // r0 = 0; exit
     static INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-
-    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
-    // SAFETY: it holds numbers only.
-    unsafe { make(BPF_MAP_CREATE, &map) }?;
     let program = Program {
-        kind: BPF_PROG_TYPE_SOCKET_FILTER,
+        kind,
         instruction_count: INSTRUCTIONS.len() as u32,
         instructions: INSTRUCTIONS.as_ptr().addr() as u64,
         license: c"MIT".as_ptr().addr() as u64,
         others: [0; 13],
     };
     // SAFETY: it points to as many instructions as it says, and to a text with its end.
-    unsafe { make(BPF_PROG_LOAD, &program) }.map(drop)
+    unsafe { make(BPF_PROG_LOAD, &program) }
 }
 
 /// Calls bpf(2) for something that has a descriptor.
