@@ -66,6 +66,10 @@ impl Session {
 
     /// Runs `work` where the session's descriptors are. A panic in it goes on in the caller.
     fn run<T: Send + 'static>(&mut self, work: fn(&mut Core) -> T) -> Result<T> {
+        if self.process != std::process::id() {
+            let text = "the session was opened before a fork, by the parent; open one in this process";
+            return Err(Error::new(Code::Forked, text));
+        }
         let mut core = self.core.take().ok_or_else(has_failed)?;
         let work = move || {
             let outcome = catch_quietly(|| work(&mut core));
@@ -85,7 +89,8 @@ impl Session {
     /// were.
     ///
     /// # Errors
-    /// What [`crate::process::Sampler::sample`] returns. No bytes are lost then: they come with the next update.
+    /// What [`crate::process::Sampler::sample`] returns. No bytes are lost then: they come with the next update. `Forked` in
+    /// a child of the process that opened the session.
     pub fn update(&mut self) -> Result<()> {
         self.descriptor.restart();
         let updated = self.run(Core::update)?;
@@ -182,7 +187,8 @@ impl Drop for Session {
             return;
         }
         if let Some(core) = self.core.take() {
-            self.thread.run(move || drop(core));
+            // A panic in it must not go on from here.
+            let _ = catch_quietly(|| self.thread.run(move || drop(core)));
         }
     }
 }

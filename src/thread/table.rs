@@ -81,7 +81,7 @@ impl PrivateTable {
 
 impl Drop for PrivateTable {
     fn drop(&mut self) {
-        // Otherwise a thread that was left behind would keep the host's worker from ending.
+        // A thread that was left behind has the context, too, and its sender would keep the host's worker from ending.
         self.context.end_host();
     }
 }

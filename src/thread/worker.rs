@@ -38,7 +38,7 @@ impl Worker {
         run_on(errands, errand)
     }
 
-    /// Returns a way to send errands that does not keep the thread from being told to end, only from ending.
+    /// Returns another sender of errands. The thread ends when all senders are gone.
     pub(super) fn sender(&self) -> Option<Sender<Errand>> {
         self.errands.clone()
     }
@@ -51,7 +51,7 @@ pub(super) fn run_on<T: Send + 'static>(
 ) -> Option<T> {
     let (report, reported) = sync_channel(1);
     let errand = move || {
-        // Nobody has gone: the caller waits.
+        // It cannot fail: the caller waits for it.
         let _ = report.send(catch_quietly(errand));
     };
     errands.send(Box::new(errand)).ok()?;
