@@ -13,6 +13,7 @@ use capture::config::{Engine, Options};
 use capture::engine::Session;
 use capture::model::ProbeState;
 use std::fs::{read_dir, read_to_string, write};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -153,8 +154,8 @@ impl Holdings {
                 _ => {}
             }
         }
-        let infos = read_dir("/proc/self/fdinfo").expect("own descriptors can be read");
-        let infos = infos.flatten().filter_map(|entry| read_to_string(entry.path()).ok());
+        let infos = tables().into_iter().filter_map(|table| read_dir(table.join("fdinfo")).ok());
+        let infos = infos.flatten().flatten().filter_map(|entry| read_to_string(entry.path()).ok());
         let maps: Vec<String> = infos.filter(|info| info.contains("\nmap_id:")).collect();
         let memory = |info: &String| {
             let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
@@ -166,9 +167,23 @@ impl Holdings {
             rings,
             maps: maps.iter().map(memory).sum(),
             threads: read_dir("/proc/self/task").expect("own threads can be read").count(),
-            files: read_dir("/proc/self/fd").expect("own descriptors can be read").count() - 1,
+            files: tables()
+                .iter()
+                .map(|table| read_dir(table.join("fd")).map_or(0, Iterator::count))
+                .sum::<usize>()
+                - 1,
         }
     }
+}
+
+/// The descriptor tables of this process: the host's, and that of the sessions' threads.
+fn tables() -> Vec<PathBuf> {
+    let threads = read_dir("/proc/self/task").expect("own threads can be read").flatten();
+    let is_of_session = |thread: &PathBuf| {
+        read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == "capture-session")
+    };
+    let session = threads.map(|thread| thread.path()).find(is_of_session);
+    [Some(PathBuf::from("/proc/self")), session].into_iter().flatten().collect()
 }
 
 fn status(field: &str) -> f64 {

@@ -4,10 +4,15 @@
  * program. The session interface, CaptureSession..., has as many as you like, with handlers that take user data,
  * natural units (bytes, nanoseconds) and statistics.
  *
- * Threads: packets are captured on threads of the library's own, which block all signals. Callbacks run on the
- * thread that called the update, inside that call. A session may be used from any thread, one call at a time: a
+ * Threads: the library works on threads of its own, which block all signals. Callbacks run on the thread that called
+ * the update, inside that call. No call takes more than 32 KB of the calling thread's stack, callbacks not counted.
+ * Namespaces and privileges are those of the thread that opens a session. A session may be used from any thread, one call at a time: a
  * second call at the same time, also one made from a callback, returns CAPTURE_CODE_BUSY at once. After a fork
  * the child cannot use the parent's sessions (CAPTURE_CODE_FORKED), but may open its own.
+ *
+ * Descriptors: those of a session are in a table of its own. Children and programs that the host starts do not inherit
+ * them, closefrom() does not close them, and RLIMIT_NOFILE counts them apart from the host's. Only the descriptor that
+ * CaptureSessionDescriptor() returns is in the host's table.
  *
  * Errors: functions return 0 or one of CaptureCode; CaptureErrorText() then says what was tried and what would
  * help.
@@ -298,6 +303,8 @@ typedef enum CaptureProbeState {
     CAPTURE_PROBE_STATE_NO_CGROUP,
     // The session sees another PID namespace than the first one.
     CAPTURE_PROBE_STATE_PID_NAMESPACE,
+    // No descriptor is left: the limit of the process (RLIMIT_NOFILE) or of the system is reached.
+    CAPTURE_PROBE_STATE_NO_DESCRIPTOR,
 } CaptureProbeState;
 
 // Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
@@ -355,7 +362,7 @@ typedef struct CaptureSession CaptureSession;
 
 // How `CaptureInit` is to capture. All zero is valid and means the defaults.
 typedef struct CaptureInitt {
-    // File that the log is appended to; NULL for none.
+    // File that the log is appended to; NULL for none. As `log_file` of CaptureOptions.
     const char *logfile;
     // Capture read timeout, milliseconds, up to 60000; 0 for 100.
     int32_t ms;
@@ -460,7 +467,9 @@ typedef struct CaptureOptions {
     const char *const *names;
     // Number of names.
     size_t name_count;
-    // File that the log is appended to; NULL for none.
+    // File that the log is appended to; NULL for none. A regular file, made if there is none, or a character device;
+    // symbolic links are followed, and nothing is waited for. When the name is another file, after a rotation of logs, that
+    // is opened before the next line.
     const char *log_file;
     // Receives the log's lines; NULL for nobody.
     CaptureLogHandler log_handler;
@@ -762,7 +771,7 @@ typedef struct CaptureStats {
     uint64_t lost_in_device;
     // Packets lost because nobody took them in time.
     uint64_t lost_packets;
-    // Lines of the log lost because they were not taken in time.
+    // Lines of the log lost because they were not taken in time, or could not be written to the file.
     uint64_t lost_log_lines;
     // Devices being captured now.
     uint64_t devices;

@@ -1,7 +1,11 @@
 //! What can go wrong: one table of codes, and an error that says what was tried and what would help.
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+use std::collections::TryReserveError;
 use std::ffi::CStr;
 use std::fmt;
+use std::io;
 
 /// Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
 /// cbindgen:prefix-with-name
@@ -133,9 +137,60 @@ impl Error {
         Error { code, text: text.into() }
     }
 
-    /// An error for a failed system call: what was tried, and the system's own words.
-    pub fn system(code: Code, tried: impl fmt::Display, errno: impl fmt::Display) -> Error {
-        Error { code, text: format!("{tried}: {errno}") }
+    /// An error for a failed system call: what was tried, and the system's own words. Where a limit of descriptors is the
+    /// cause, the code is `SystemResource`, and the limit is named.
+    pub fn system(code: Code, tried: impl fmt::Display, reason: impl Reason) -> Error {
+        match reason.number().and_then(exhausted) {
+            Some(limit) => Error::new(Code::SystemResource, format!("{tried}: {reason}; {limit}")),
+            None => Error::new(code, format!("{tried}: {reason}")),
+        }
+    }
+}
+
+/// The system's reason for a failure.
+pub trait Reason: fmt::Display {
+    /// Its number, errno(3), if it has one.
+    fn number(&self) -> Option<i32>;
+}
+
+impl Reason for Errno {
+    fn number(&self) -> Option<i32> {
+        Some(*self as i32)
+    }
+}
+
+impl Reason for io::Error {
+    fn number(&self) -> Option<i32> {
+        self.raw_os_error()
+    }
+}
+
+impl Reason for TryReserveError {
+    fn number(&self) -> Option<i32> {
+        Some(libc::ENOMEM)
+    }
+}
+
+/// The words of a library for the system's reason, in the language that the host has set.
+impl Reason for &str {
+    fn number(&self) -> Option<i32> {
+        [libc::EMFILE, libc::ENFILE].into_iter().find(|&number| {
+            // SAFETY: the text is valid until the next call of this function in this thread, and copied before.
+            let words = unsafe { CStr::from_ptr(libc::strerror(number)) }.to_string_lossy().into_owned();
+            self.contains(&words)
+        })
+    }
+}
+
+/// Returns which limit of descriptors is reached, if `errno` says so.
+pub fn exhausted(errno: i32) -> Option<String> {
+    match errno {
+        libc::EMFILE => {
+            let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+            Some(format!("the limit of descriptors (RLIMIT_NOFILE) is {limit}"))
+        }
+        libc::ENFILE => Some("the system's limit of open files (fs.file-max) is reached".into()),
+        _ => None,
     }
 }
 
@@ -172,6 +227,22 @@ mod tests {
         for (code, number) in published {
             assert_eq!(code as i32, number);
         }
+    }
+
+    #[test]
+    fn a_limit_of_descriptors_is_named_in_whatever_words_it_comes() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        // As libpcap puts it.
+        let words = format!("socket: {}", &error.to_string()[..error.to_string().find(" (os").unwrap()]);
+        let errors = [
+            Error::system(Code::OpenDevice, "opening", Errno::EMFILE),
+            Error::system(Code::OpenDevice, "opening", words.as_str()),
+            Error::system(Code::OpenDevice, "opening", error),
+        ];
+        for error in errors {
+            assert!(error.code == Code::SystemResource && error.text.contains("RLIMIT_NOFILE"), "{error}");
+        }
+        assert_eq!(Error::system(Code::OpenDevice, "opening", "no such device").code, Code::OpenDevice);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod abi;
 pub mod blocking;
+mod capability;
 pub mod config;
 pub mod decode;
 pub mod engine;
@@ -18,6 +19,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod owner;
 pub mod process;
+mod shared;
 pub mod sync;
 pub mod tap;
 pub mod thread;

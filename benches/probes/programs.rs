@@ -1,12 +1,13 @@
 //! The kernel's programs that this process holds, and their statistics.
 
 use super::kernel_programs::{EmptyProgram, bpf, field, halves};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{read_dir, read_to_string};
 use std::process::Command;
 
-/// Command of bpf(2) in `linux/bpf.h`.
+/// Commands of bpf(2) in `linux/bpf.h`.
 const BPF_PROG_TEST_RUN: i32 = 10;
+const BPF_PROG_GET_FD_BY_ID: i32 = 13;
 
 /// How often a program is run on one packet.
 const REPEATS: u32 = 1_000_000;
@@ -25,22 +26,22 @@ impl Counted {
     }
 }
 
-/// Those that this process has descriptors of: each descriptor and its program's name.
+/// Those that threads of this process hold: a descriptor of each, opened here, and its name.
 pub struct Programs(Vec<(u32, String)>);
 
 impl Programs {
     pub fn of_this_process() -> Programs {
         let names = names();
-        let mut found = Vec::new();
-        for entry in read_dir("/proc/self/fdinfo").expect("/proc").flatten() {
-            let text = read_to_string(entry.path()).unwrap_or_default();
-            // A link tells of its program as well.
-            if let (Some(id), None) = (field(&text, "prog_id"), field(&text, "link_id")) {
-                let descriptor = entry.file_name().to_str().and_then(|name| name.parse().ok());
-                found.push((descriptor.expect("a number"), names.get(&id).cloned().unwrap_or_default()));
-            }
-        }
-        Programs(found)
+        // The library's threads have a descriptor table of their own, and some programs are held by their links alone.
+        let threads = read_dir("/proc/self/task").expect("/proc").flatten();
+        let tables = threads.filter_map(|thread| read_dir(thread.path().join("fdinfo")).ok());
+        let texts = tables.flatten().flatten().filter_map(|entry| read_to_string(entry.path()).ok());
+        let numbers: BTreeSet<u64> = texts.filter_map(|text| field(&text, "prog_id")).collect();
+        let opened = numbers.into_iter().filter_map(|number| {
+            let descriptor = bpf(BPF_PROG_GET_FD_BY_ID, &mut [number as u32, 0, 0]).ok()?;
+            Some((descriptor.unsigned_abs(), names.get(&number).cloned().unwrap_or_default()))
+        });
+        Programs(opened.collect())
     }
 
     /// What each has done so far.

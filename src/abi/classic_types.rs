@@ -59,7 +59,7 @@ pub enum CaptureAction {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct CaptureInitt {
-    /// File that the log is appended to; NULL for none.
+    /// File that the log is appended to; NULL for none. As `log_file` of CaptureOptions.
     pub logfile: *const c_char,
     /// Capture read timeout, milliseconds, up to 60000; 0 for 100.
     pub ms: i32,

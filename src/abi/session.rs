@@ -8,18 +8,19 @@ use super::process_types::*;
 use super::records::{ProcessArray, session_flow, session_packets};
 use super::session_types::*;
 use crate::config::Engine;
-use crate::engine::{Session, Stats, StatsReader, Units};
+use crate::engine::{Session, SessionDescriptor, Stats, StatsReader, Units};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;
 use crate::model::{FlowRecord, ProbeState, ProcessRecord, Quality, Undecoded, Unowned};
 use crate::sync::{Mutex, MutexGuard};
 use std::ffi::{CString, c_void};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 /// A session. It belongs to the process that opened it, not to a process forked from that one.
 pub struct CaptureSession {
     process: u32,
-    descriptor: RawFd,
+    descriptor: Arc<SessionDescriptor>,
     stats: StatsReader,
     log_handler: CaptureLogHandler,
     log_user_data: *mut c_void,
@@ -86,7 +87,7 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
         let opened = Session::open(parsed)?;
         Ok(Box::new(CaptureSession {
             process: std::process::id(),
-            descriptor: opened.descriptor().as_raw_fd(),
+            descriptor: opened.shared_descriptor(),
             stats: opened.stats_reader(),
             log_handler,
             log_user_data,
@@ -245,18 +246,18 @@ fn deliver_flows<'r>(
 /// `session` is NULL or open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn CaptureSessionDescriptor(session: *const CaptureSession) -> i32 {
-    // SAFETY: the caller vouches for the session.
-    match unsafe { session.as_ref() } {
-        Some(session) if session.process == std::process::id() => session.descriptor,
-        Some(session) => {
-            code_of(Err(forked(session.process)));
-            -1
+    let descriptor = guarded(|| {
+        // SAFETY: the caller vouches for the session.
+        let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
+        if session.process != std::process::id() {
+            return Err(forked(session.process));
         }
-        None => {
-            code_of(Err(no_session()));
-            -1
-        }
-    }
+        session.descriptor.get().map(|descriptor| descriptor.as_raw_fd())
+    });
+    descriptor.unwrap_or_else(|error| {
+        code_of(Err(error));
+        -1
+    })
 }
 
 /// Fills `*stats` as far as its `size` says. May be called from any thread, also while an update runs.
@@ -407,5 +408,6 @@ fn probe_state(state: ProbeState) -> CaptureProbeState {
         ProbeState::NoMemory => CaptureProbeState::NoMemory,
         ProbeState::NoCgroup => CaptureProbeState::NoCgroup,
         ProbeState::PidNamespace => CaptureProbeState::PidNamespace,
+        ProbeState::NoDescriptor => CaptureProbeState::NoDescriptor,
     }
 }

@@ -105,6 +105,8 @@ pub enum CaptureProbeState {
     NoCgroup,
     /// The session sees another PID namespace than the first one.
     PidNamespace,
+    /// No descriptor is left: the limit of the process (RLIMIT_NOFILE) or of the system is reached.
+    NoDescriptor,
 }
 
 /// Receives one line of the log, NUL-terminated and without a line end, valid during the call. Called on the
@@ -140,7 +142,9 @@ pub struct CaptureOptions {
     pub names: *const *const c_char,
     /// Number of names.
     pub name_count: usize,
-    /// File that the log is appended to; NULL for none.
+    /// File that the log is appended to; NULL for none. A regular file, made if there is none, or a character device;
+    /// symbolic links are followed, and nothing is waited for. When the name is another file, after a rotation of logs, that
+    /// is opened before the next line.
     pub log_file: *const c_char,
     /// Receives the log's lines; NULL for nobody.
     pub log_handler: CaptureLogHandler,
@@ -263,7 +267,7 @@ pub struct CaptureStats {
     pub lost_in_device: u64,
     /// Packets lost because nobody took them in time.
     pub lost_packets: u64,
-    /// Lines of the log lost because they were not taken in time.
+    /// Lines of the log lost because they were not taken in time, or could not be written to the file.
     pub lost_log_lines: u64,
     /// Devices being captured now.
     pub devices: u64,

@@ -100,11 +100,6 @@ impl Supervised {
         let _ = thread.join();
         true
     }
-
-    /// Leaves the thread alone, in a forked child, where it does not exist.
-    pub fn forget(&mut self) {
-        std::mem::forget(self.thread.take());
-    }
 }
 
 impl std::fmt::Debug for Supervised {

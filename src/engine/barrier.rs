@@ -27,6 +27,11 @@ impl Activity {
         *self.waker.lock() = Some(waker);
     }
 
+    /// Forgets how the capture thread is woken, and with it the descriptor.
+    pub fn clear_waker(&self) {
+        *self.waker.lock() = None;
+    }
+
     /// Wakes the capture thread from its wait for packets.
     pub fn wake(&self) {
         if let Some(waker) = &*self.waker.lock() {

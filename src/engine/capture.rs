@@ -75,8 +75,8 @@ pub struct CaptureShared {
     pub failure: Mutex<Option<Error>>,
     /// Set to end the capture thread.
     pub stopping: AtomicBool,
-    /// Ends the wait of the thread that looks at first packets.
-    pub first_bell: Arc<EventFd>,
+    /// Ends the wait of the thread that looks at first packets, and of the one that reads the kernel's counters.
+    stop_event: Mutex<Option<Arc<EventFd>>>,
     /// Records of flows.
     pub flows: Arc<FlowDesk>,
 }
@@ -87,7 +87,7 @@ impl CaptureShared {
     /// # Errors
     /// `SystemResource` when no descriptor is left.
     pub fn new(ended_flows: usize) -> Result<CaptureShared> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::system(Code::SystemResource, "creating an eventfd", errno))?;
         Ok(CaptureShared {
             ledger: Ledger::default(),
@@ -98,9 +98,31 @@ impl CaptureShared {
             counts: Mutex::default(),
             failure: Mutex::default(),
             stopping: AtomicBool::new(false),
-            first_bell: Arc::new(bell),
+            stop_event: Mutex::new(Some(Arc::new(event))),
             flows: Arc::new(FlowDesk::new(ended_flows)),
         })
+    }
+
+    /// What becomes readable when the session stops; `None` when it has been released.
+    pub fn stop_event(&self) -> Option<Arc<EventFd>> {
+        self.stop_event.lock().clone()
+    }
+
+    /// Has all threads end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.activity.wake();
+        self.desk.stop();
+        if let Some(event) = &*self.stop_event.lock() {
+            // It fails only with EAGAIN, when 2^64 - 2 wakes are unread: then the wait ends anyway.
+            let _ = event.write(1);
+        }
+    }
+
+    /// Closes the descriptors. The rest can be read from threads that have other descriptor tables.
+    pub fn release_descriptors(&self) {
+        self.activity.clear_waker();
+        *self.stop_event.lock() = None;
     }
 
     /// Notes why the capture has ended.
@@ -113,8 +135,9 @@ impl CaptureShared {
 
 /// The capture thread's own state.
 pub struct Capture {
-    tap: Tap,
-    pipeline: Pipeline,
+    /// Apart, like the pipeline: both are large, and what moves them takes as much stack.
+    tap: Box<Tap>,
+    pipeline: Box<Pipeline>,
     /// Longest time a captured frame stays in the kernel before it can be read.
     latency: Duration,
     shared: Arc<CaptureShared>,
@@ -129,8 +152,8 @@ pub struct Capture {
 impl Capture {
     /// A capture that has not read anything.
     pub fn new(
-        tap: Tap,
-        pipeline: Pipeline,
+        tap: Box<Tap>,
+        pipeline: Box<Pipeline>,
         timeout: Duration,
         shared: Arc<CaptureShared>,
         packets: Arc<PacketQueue>,

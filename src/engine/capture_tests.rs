@@ -32,10 +32,10 @@ impl Replay {
         let (shared, packets) = (Arc::new(CaptureShared::new(1).unwrap()), Arc::new(PacketQueue::new(0)));
         shared.activity.set_waker(tap.waker());
         let pipeline = Pipeline::new(1 << 18, &[], Arc::clone(&packets)).unwrap();
-        let poll = Arc::new(Poll::new(None).unwrap());
+        let poll = Arc::new(Poll::new(None));
         let capture = Capture::new(
-            tap,
-            pipeline,
+            Box::new(tap),
+            Box::new(pipeline),
             PATIENCE,
             Arc::clone(&shared),
             packets,
@@ -147,8 +147,10 @@ fn a_replay_can_be_stopped_at_any_time() {
     unanswered.stop();
 }
 
-fn is_readable(poll: &Poll) -> bool {
+fn is_readable(poll: &Arc<Poll>) -> bool {
+    use crate::engine::poll::SessionDescriptor;
     use nix::poll::{PollFd, PollFlags, PollTimeout};
-    let mut fds = [PollFd::new(poll.descriptor(), PollFlags::POLLIN)];
-    nix::poll::poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    let descriptor = SessionDescriptor::new(Arc::clone(poll));
+    let mut fds = [PollFd::new(descriptor.get().unwrap(), PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, PollTimeout::from(10_000u16)).unwrap() == 1
 }

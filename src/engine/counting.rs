@@ -171,10 +171,11 @@ impl Counting {
 
 /// Reads now and then until the session is to end.
 pub fn keep_reading(counting: &Mutex<Counting>, shared: &Arc<CaptureShared>) {
+    let Some(stop) = shared.stop_event() else { return };
     while !shared.stopping.load(Ordering::Acquire) {
-        let mut bell = [PollFd::new(shared.first_bell.as_fd(), PollFlags::POLLIN)];
+        let mut stop = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         // It fails only where it is interrupted, and the loop is right then, too.
-        let _ = poll(&mut bell, PollTimeout::from(INTERVAL.as_millis() as u16));
+        let _ = poll(&mut stop, PollTimeout::from(INTERVAL.as_millis() as u16));
         let mut counting = counting.lock();
         if counting.is_due() {
             counting.read(shared);

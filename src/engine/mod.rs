@@ -1,9 +1,9 @@
 //! Sessions: the only place that starts threads, and where bytes meet process samples.
 //!
-//! A [`Session`] has two threads. The *capture* reads frames, counts them in flows and credits the flows' bytes to
-//! their owners in the ledger, batch by batch. The *resolver* beside it finds out who the owners are. An update, on
-//! the caller's thread, samples the processes, adds what the ledger holds, and leaves the result for the caller. What reads
-//! `/proc` runs where it can be left behind ([`crate::blocking`]).
+//! The threads of a [`Session`] have a descriptor table of their own ([`crate::thread`]). The *capture* reads frames, counts
+//! them in flows and credits the flows' bytes to their owners in the ledger, batch by batch. The *resolver* beside it finds
+//! out who the owners are. An update, for which the caller waits, samples the processes, adds what the ledger holds, and
+//! leaves the result for the caller. What reads `/proc` runs where it can be left behind ([`crate::blocking`]).
 
 mod again;
 mod barrier;
@@ -43,5 +43,6 @@ mod tree;
 
 pub use crate::thread::catch_quietly;
 pub use packets::{PacketBatch, PacketEntry};
+pub use poll::SessionDescriptor;
 pub use session::{Session, Units};
 pub use stats::{Stats, StatsReader};

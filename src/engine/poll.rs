@@ -1,64 +1,146 @@
 //! The descriptor that a host puts into its own event loop: readable when an update has something to deliver.
+//!
+//! It is in the host's descriptor table, and the session's threads are not. So a thread in that table makes it readable, which
+//! exists once the descriptor has been asked for.
 
 use crate::error::{Code, Error, Result};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use crate::sync::{Condvar, Mutex};
+use crate::thread::spawn;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// An epoll instance, which is itself pollable, over a timer and an event.
+/// Whether there is something to deliver, shared by all threads of a session.
+#[derive(Debug)]
 pub struct Poll {
-    epoll: Epoll,
-    event: EventFd,
-    timer: TimerFd,
+    state: Mutex<State>,
+    changed: Condvar,
     interval: Option<Duration>,
 }
 
+#[derive(Debug)]
+struct State {
+    is_due: bool,
+    /// When the interval is over.
+    due: Option<Instant>,
+    /// The descriptor is readable.
+    is_shown: bool,
+    is_closed: bool,
+}
+
 impl Poll {
-    /// A descriptor that becomes readable on [`Poll::notify`] and `interval` after each [`Poll::restart`].
-    ///
-    /// # Errors
-    /// `SystemResource` when the system refuses a descriptor.
-    pub fn new(interval: Option<Duration>) -> Result<Poll> {
-        let made = || -> nix::Result<Poll> {
-            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-            let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-            let timer =
-                TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
-            epoll.add(&event, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-            epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
-            Ok(Poll { epoll, event, timer, interval })
-        };
-        let poll = made()
-            .map_err(|errno| Error::system(Code::SystemResource, "making the session's descriptor", errno))?;
-        poll.restart();
-        Ok(poll)
+    /// Due on [`Poll::notify`], and `interval` after each [`SessionDescriptor::restart`].
+    pub fn new(interval: Option<Duration>) -> Poll {
+        let due = interval.and_then(|interval| Instant::now().checked_add(interval));
+        let state = State { is_due: false, due, is_shown: false, is_closed: false };
+        Poll { state: Mutex::new(state), changed: Condvar::default(), interval }
     }
 
     /// Makes the descriptor readable.
     pub fn notify(&self) {
-        // The only failure is a counter that is full, and then it is readable already.
-        let _ = self.event.write(1);
+        self.state.lock().is_due = true;
+        self.changed.notify_all();
+    }
+
+    /// Shows on `event` when something is due, until closed.
+    fn show(&self, event: &EventFd) {
+        let mut state = self.state.lock();
+        while !state.is_closed {
+            let is_over = state.due.is_some_and(|due| Instant::now() >= due);
+            if (state.is_due || is_over) && !state.is_shown {
+                // The only failure is a counter that is full, and then it is readable already.
+                let _ = event.write(1);
+                state.is_shown = true;
+            }
+            state = match state.due.filter(|_| !state.is_shown) {
+                Some(due) => self.changed.wait_until(state, due),
+                None => self.changed.wait(state),
+            };
+        }
+    }
+}
+
+/// A session's descriptor. It belongs to the descriptor table of the thread that first asks for it.
+#[derive(Debug)]
+pub struct SessionDescriptor {
+    poll: Arc<Poll>,
+    shown: OnceLock<Shown>,
+    making: Mutex<()>,
+    process: u32,
+}
+
+/// The descriptor, and the thread that makes it readable.
+#[derive(Debug)]
+struct Shown {
+    event: Arc<EventFd>,
+    thread: JoinHandle<()>,
+}
+
+impl SessionDescriptor {
+    /// None yet.
+    pub fn new(poll: Arc<Poll>) -> SessionDescriptor {
+        let process = std::process::id();
+        SessionDescriptor { poll, shown: OnceLock::new(), making: Mutex::new(()), process }
+    }
+
+    /// The descriptor, made when it is first asked for.
+    ///
+    /// # Errors
+    /// `SystemResource` when the system refuses a descriptor, `Thread` when it refuses a thread.
+    pub fn get(&self) -> Result<BorrowedFd<'_>> {
+        let _making = self.making.lock();
+        if let Some(shown) = self.shown.get() {
+            return Ok(shown.event.as_fd());
+        }
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| Error::system(Code::SystemResource, "making the session's descriptor", errno))?;
+        let event = Arc::new(event);
+        let (poll, shown) = (Arc::clone(&self.poll), Arc::clone(&event));
+        let thread = spawn("capture-poll", move || poll.show(&shown), |_| ())?;
+        Ok(self.shown.get_or_init(|| Shown { event, thread }).event.as_fd())
+    }
+
+    /// Makes the descriptor readable before this returns. For threads in the host's descriptor table.
+    pub fn notify(&self) {
+        let mut state = self.poll.state.lock();
+        state.is_due = true;
+        if let Some(shown) = self.shown.get().filter(|_| !state.is_shown) {
+            // As in `show`.
+            let _ = shown.event.write(1);
+            state.is_shown = true;
+        }
     }
 
     /// Makes the descriptor unreadable and starts the interval anew.
     pub fn restart(&self) {
-        // Nothing to read is what is wanted.
-        let _ = self.event.read();
-        if let Some(interval) = self.interval {
-            let expiration = Expiration::OneShot(TimeSpec::from_duration(interval));
-            // Setting the time anew also takes back an expiry that was not read.
-            let set: std::result::Result<(), Errno> = self.timer.set(expiration, TimerSetTimeFlags::empty());
-            debug_assert_eq!(set, Ok(()));
+        let Poll { state, changed, interval } = &*self.poll;
+        let mut state = state.lock();
+        if let Some(shown) = self.shown.get() {
+            // Nothing to read is what is wanted.
+            let _ = shown.event.read();
         }
+        (state.is_due, state.is_shown) = (false, false);
+        state.due = interval.and_then(|interval| Instant::now().checked_add(interval));
+        drop(state);
+        changed.notify_all();
     }
+}
 
-    /// The descriptor.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+impl Drop for SessionDescriptor {
+    fn drop(&mut self) {
+        let Some(Shown { event, thread }) = self.shown.take() else { return };
+        if self.process == std::process::id() {
+            self.poll.state.lock().is_closed = true;
+            self.poll.changed.notify_all();
+            // It does not panic.
+            let _ = thread.join();
+        } else {
+            // The thread exists in the parent only, but the child has a copy of the descriptor.
+            drop(event);
+            std::mem::forget(thread);
+        }
     }
 }
 
@@ -67,29 +149,39 @@ mod tests {
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-    fn is_readable(polled: &Poll, within: u16) -> bool {
-        let mut fds = [PollFd::new(polled.descriptor(), PollFlags::POLLIN)];
+    fn is_readable(descriptor: &SessionDescriptor, within: u16) -> bool {
+        let mut fds = [PollFd::new(descriptor.get().unwrap(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::from(within)).unwrap() == 1
     }
 
     #[test]
     fn readable_from_a_notice_to_the_next_restart() {
-        let polled = Poll::new(None).unwrap();
-        assert!(!is_readable(&polled, 0));
-        polled.notify();
-        polled.notify();
-        assert!(is_readable(&polled, 0) && is_readable(&polled, 0));
-        polled.restart();
-        assert!(!is_readable(&polled, 0));
+        let shared = Arc::new(Poll::new(None));
+        let descriptor = SessionDescriptor::new(Arc::clone(&shared));
+        assert!(!is_readable(&descriptor, 0));
+        shared.notify();
+        shared.notify();
+        assert!(is_readable(&descriptor, 10_000) && is_readable(&descriptor, 0));
+        descriptor.restart();
+        assert!(!is_readable(&descriptor, 0));
+        shared.notify();
+        assert!(is_readable(&descriptor, 10_000));
+    }
+
+    #[test]
+    fn a_notice_before_the_descriptor_is_asked_for_is_kept() {
+        let shared = Arc::new(Poll::new(None));
+        shared.notify();
+        assert!(is_readable(&SessionDescriptor::new(shared), 10_000));
     }
 
     #[test]
     fn readable_when_the_interval_is_over() {
-        let polled = Poll::new(Some(Duration::from_millis(20))).unwrap();
-        assert!(is_readable(&polled, 10_000));
-        polled.restart();
-        assert!(is_readable(&polled, 10_000));
-        let far = Poll::new(Some(Duration::from_secs(3600))).unwrap();
-        assert!(!is_readable(&far, 0));
+        let interval = |duration| SessionDescriptor::new(Arc::new(Poll::new(Some(duration))));
+        let descriptor = interval(Duration::from_millis(20));
+        assert!(is_readable(&descriptor, 10_000));
+        descriptor.restart();
+        assert!(is_readable(&descriptor, 10_000));
+        assert!(!is_readable(&interval(Duration::from_secs(3600)), 0));
     }
 }

@@ -1,7 +1,6 @@
 //! Which capabilities would bring more than this process may see now.
 
-use crate::process::ProcRoot;
-use std::path::Path;
+use crate::capability::effective;
 
 /// Captures packets (capabilities(7), number 13).
 pub const CAP_NET_RAW: u32 = 13;
@@ -31,16 +30,9 @@ pub const CAP_BPF: u32 = 39;
 /// Stands for both of these.
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// The wanted capabilities that this process does not have, one bit for each number.
-///
-/// Where its status cannot be read, none is said to be missing.
+/// The wanted capabilities that the calling thread does not have, one bit for each number.
 pub fn missing_capabilities() -> u64 {
-    let Ok(root) = ProcRoot::open(Path::new("/proc")) else { return 0 };
-    let mut buffer = Vec::new();
-    let Some(effective) = root.read(c"self/status", &mut buffer).ok().and_then(effective_set) else {
-        return 0;
-    };
-    missing_in(effective)
+    effective().map_or(0, missing_in)
 }
 
 fn missing_in(effective: u64) -> u64 {
@@ -56,23 +48,9 @@ pub fn explanations(missing: u64) -> impl Iterator<Item = String> {
     of_set.map(|(_, name, brings)| format!("{name} is missing; it would bring {brings}"))
 }
 
-/// The `CapEff` line of `/proc/<pid>/status` (proc_pid_status(5)).
-fn effective_set(status: &[u8]) -> Option<u64> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?;
-    u64::from_str_radix(str::from_utf8(line).ok()?.trim(), 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_effective_set_is_read() {
-        let status = b"Name:\tcat\nCapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n";
-        assert_eq!(effective_set(status), Some(0x1ff_ffff_ffff));
-        assert_eq!(effective_set(b"Name:\tcat\n"), None);
-        assert_eq!(effective_set(b"CapEff:\txyz\n"), None);
-    }
 
     #[test]
     fn one_that_stands_for_others_is_taken_for_them() {

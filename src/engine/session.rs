@@ -1,175 +1,83 @@
 //! A session: opened with options, updated as often as its owner likes, closed with its threads joined.
 
+mod core;
 mod opening;
 mod threads;
+mod units;
 
-use super::capture::CaptureShared;
-use super::counting::Counting;
-use super::flows::FlowView;
-use super::merge::Merge;
-use super::packets::{PacketBatch, PacketQueue};
-use super::poll::Poll;
-use super::privilege::{CAP_BPF, CAP_NET_RAW, CAP_PERFMON, explanations, missing_capabilities};
-use super::probes::Probes;
-use super::stats::{StatsReader, UpdateCounts};
-use super::supervision::Supervision;
-use crate::blocking::bounded;
-use crate::config::{Engine, Options, Source};
+pub use units::Units;
+
+use self::core::Core;
+use super::packets::PacketBatch;
+use super::poll::{Poll, SessionDescriptor};
+use super::stats::StatsReader;
+use crate::config::Options;
 use crate::error::{Code, Error, Result};
-use crate::log::{Log, LogLine};
-use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
-use crate::namespace::{Coverage, Known};
-use crate::owner::{EarlyOwners, Hints};
-use crate::process::{ProcRoot, Sampler, ticks_to_ns, told_by_kernel};
-use crate::sync::Mutex;
-use crate::thread::{both, with_signals_blocked};
-use opening::{Sources, open_sources, tasks_of};
+use crate::log::LogLine;
+use crate::model::{FlowRecord, ProcessRecord};
+use crate::thread::{PrivateTable, Worker, catch_quietly};
 use std::os::fd::BorrowedFd;
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tracing::{debug, info, warn};
-
-/// How long an update waits for the last bytes of processes that ended, beyond the capture's read timeout.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// What turns the kernel's units into natural ones.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Units {
-    ticks_per_second: u64,
-    boot_time_ns: u64,
-    memory_bytes: u64,
-}
-
-impl Units {
-    /// Clock ticks in nanoseconds.
-    pub fn ticks_to_ns(&self, ticks: u64) -> u64 {
-        ticks_to_ns(ticks, self.ticks_per_second)
-    }
-
-    /// The time of a number of clock ticks after boot, nanoseconds since the Unix epoch.
-    pub fn start_time_ns(&self, ticks: u64) -> u64 {
-        self.boot_time_ns.saturating_add(self.ticks_to_ns(ticks))
-    }
-
-    /// The share of the machine's memory that so many bytes are, 0-100.
-    pub fn memory_percent(&self, bytes: u64) -> f64 {
-        if self.memory_bytes == 0 { 0.0 } else { bytes as f64 * 100.0 / self.memory_bytes as f64 }
-    }
-}
 
 /// A running session. It captures from its opening on; figures move on only in [`Session::update`].
+///
+/// All that it opens is in a descriptor table of its own, which children and programs of the host do not inherit; but for
+/// [`Session::descriptor`].
 pub struct Session {
-    /// The process that opened it; in a forked child there are no threads to join.
+    /// The process that opened it; in a forked child there is no thread of it.
     process: u32,
-    log: Arc<Log>,
-    options: Options,
-    sampler: Sampler,
-    /// As of the opening: start times name processes, so they do not follow when the system's clock is set.
-    boot_time_ns: u64,
-    merge: Merge,
-    removed: Vec<ProcessRecord>,
-    shared: Arc<CaptureShared>,
-    early: Arc<EarlyOwners>,
-    packets: Arc<PacketQueue>,
-    poll: Arc<Poll>,
-    updates: Arc<UpdateCounts>,
-    missing_capabilities: u64,
-    engine: Engine,
-    has_network: bool,
-    /// The session's own network namespace and the others that packets are captured in, if live ones are.
-    captured: Option<(u64, Known)>,
-    /// The flows, if they were asked for and packets are captured.
-    flows: Option<FlowView>,
-    hints: Arc<Hints>,
-    /// Shares of the CPU and pids, for the time of an update.
-    busy: Vec<(f64, i32)>,
-    /// They end with the session.
-    probes: Probes,
-    /// What reads the kernel's counters, where the kernel counts.
-    counting: Option<Arc<Mutex<Counting>>>,
-    threads: Vec<JoinHandle<()>>,
-    /// Threads that read `/proc` by themselves.
-    supervision: Arc<Supervision>,
+    /// Away while its thread works on it.
+    core: Option<Box<Core>>,
+    units: Units,
+    stats: StatsReader,
+    descriptor: Arc<SessionDescriptor>,
+    thread: Worker,
+    table: Option<Arc<PrivateTable>>,
 }
 
 impl Session {
     /// Opens a session and starts capturing. Where packets may not be captured for want of a privilege the session
     /// opens without them, and the log and the statistics say so.
     ///
+    /// Namespaces and privileges are those of the calling thread.
+    ///
     /// # Errors
     /// `InvalidArgument` for options out of range; `LogFile`; what opening devices or a savefile returns but
-    /// for missing privileges; what [`Sampler::new`] returns; `Thread` and `SystemResource`.
+    /// for missing privileges; what [`crate::process::Sampler::new`] returns; `Thread` and `SystemResource`.
     pub fn open(options: Options) -> Result<Session> {
         options.check()?;
-        let log = Arc::new(with_signals_blocked(|| Log::open(&options.log))?);
-        let _entered = log.enter();
-        let missing_capabilities = missing_capabilities();
-        let packets = Arc::new(PacketQueue::new(options.packet_bytes));
-        let root = Arc::new(ProcRoot::open(&options.proc_root)?);
-        let (what, tree) = (options.sample, Arc::clone(&root));
-        // Where it does not return, as little is left to the kernel's programs as can be.
-        let from_kernel = bounded("capture-files", move || told_by_kernel(what, &tree))
-            .unwrap_or(SampleSet(what.0 & !SampleSet::CGROUP.0));
-        let (tasks, sources) = both(
-            "capture-load",
-            || {
-                let _entered = log.enter();
-                tasks_of(&options, &root, from_kernel)
-            },
-            || open_sources(&options, &root, from_kernel, &log),
-        );
-        let Sources { probes, counters, owners, tap } = sources?;
-        let has_network = tap.is_some() || counters.is_some();
-        let mut sampler = Sampler::new(root, options.sample, options.selection.clone())?;
-        let sample_probes = match tasks {
-            Ok(tasks) => {
-                sampler.take_from(tasks);
-                ProbeState::Active
-            }
-            Err(state) => state,
-        };
-        if has_network && options.source == Source::Live {
-            sampler.follow_networks();
-        }
-        let mut session = Session {
+        let table = PrivateTable::of_thread()?;
+        let thread = table.start_worker("capture-session")?;
+        let poll = Arc::new(Poll::new(options.interval));
+        let (shared, shared_because) = (Arc::clone(&poll), table.shared_because());
+        let open = move || Core::open(options, shared, shared_because).map(Box::new);
+        let core = thread.run(open).unwrap_or_else(|| Err(has_failed()))?;
+        Ok(Session {
             process: std::process::id(),
-            boot_time_ns: sampler.machine().boot_time_ns,
-            sampler,
-            merge: Merge::default(),
-            removed: Vec::new(),
-            shared: Arc::new(CaptureShared::new(options.ended_flow_limit)?),
-            early: Arc::default(),
-            packets,
-            poll: Arc::new(Poll::new(options.interval)?),
-            updates: Arc::new(UpdateCounts {
-                sample_probes: Mutex::new(sample_probes),
-                ..UpdateCounts::default()
-            }),
-            missing_capabilities: missing_capabilities & useful_capabilities(&options, counters.is_some()),
-            engine: if counters.is_some() { Engine::Kernel } else { Engine::Pcap },
-            has_network,
-            captured: None,
-            flows: None,
-            hints: Arc::default(),
-            busy: Vec::new(),
-            probes,
-            counting: None,
-            threads: Vec::new(),
-            supervision: Arc::default(),
-            log: Arc::clone(&log),
-            options,
+            units: core.units(),
+            stats: core.stats_reader(),
+            descriptor: Arc::new(SessionDescriptor::new(poll)),
+            core: Some(core),
+            thread,
+            table: Some(table),
+        })
+    }
+
+    /// Runs `work` where the session's descriptors are. A panic in it goes on in the caller.
+    fn run<T: Send + 'static>(&mut self, work: fn(&mut Core) -> T) -> Result<T> {
+        if self.process != std::process::id() {
+            let text = "the session was opened before a fork, by the parent; open one in this process";
+            return Err(Error::new(Code::Forked, text));
+        }
+        let mut core = self.core.take().ok_or_else(has_failed)?;
+        let work = move || {
+            let outcome = catch_quietly(|| work(&mut core));
+            (core, outcome)
         };
-        explanations(session.missing_capabilities).for_each(|text| warn!("{text}"));
-        if let Some(tap) = tap {
-            session.start(tap, owners)?;
-        }
-        if let Some(counters) = counters {
-            session.start_counting(counters)?;
-        }
-        info!(version = env!("CARGO_PKG_VERSION"), network = has_network, "session opened");
-        Ok(session)
+        let (core, outcome) = self.thread.run(work).ok_or_else(has_failed)?;
+        self.core = Some(core);
+        outcome.map_err(|text| resume_unwind(Box::new(text)))
     }
 
     /// Samples the processes and adds what they sent and received. The result stays until the next update:
@@ -181,90 +89,13 @@ impl Session {
     /// were.
     ///
     /// # Errors
-    /// What [`Sampler::sample`] returns. No bytes are lost then: they come with the next update.
+    /// What [`crate::process::Sampler::sample`] returns. No bytes are lost then: they come with the next update. `Forked` in
+    /// a child of the process that opened the session.
     pub fn update(&mut self) -> Result<()> {
-        let log = Arc::clone(&self.log);
-        let _entered = log.enter();
-        let began = Instant::now();
-        self.poll.restart();
-        let sampled = self.sampler.sample();
-        if let Some(fault) = self.sampler.take_fault() {
-            warn!("processes are sampled from /proc from now on: {fault}");
-            *self.updates.sample_probes.lock() = fault.state;
-        }
-        sampled?;
-        match (&self.counting, &mut self.flows) {
-            (Some(counting), flows) => {
-                counting.lock().read(&self.shared);
-                flows.iter_mut().for_each(FlowView::take_left);
-            }
-            (None, Some(flows)) => flows.update(&self.shared.activity),
-            (None, None) => {}
-        }
-        let Session { sampler, merge, shared, options, .. } = self;
-        merge.collect(&shared.ledger, sampler, &options.selection);
-        if merge.take_up_ended(sampler, &options.selection) {
-            let patience = options.capture.timeout + PATIENCE;
-            let is_complete = match &self.counting {
-                // What the kernel counts is complete as soon as it is read, which it was after the sample.
-                Some(counting) => {
-                    if merge.ended_since_sample() {
-                        counting.lock().read(shared);
-                    }
-                    true
-                }
-                None => !self.has_network || shared.activity.complete_through(Instant::now(), patience),
-            };
-            merge.collect(&shared.ledger, sampler, &options.selection);
-            merge.take_final(is_complete, &shared.ledger, &mut self.removed);
-        }
-        if self.has_network {
-            self.mark_counted();
-            self.tell_busy();
-        }
-        let took = began.elapsed();
-        self.updates.update_ns.store(took.as_nanos() as u64, Ordering::Relaxed);
-        self.updates.processes_skipped.store(self.sampler.unreadable(), Ordering::Relaxed);
-        debug!(took_us = took.as_micros() as u64, removed = self.removed.len(), "updated");
-        Ok(())
-    }
-
-    /// Says of each process whether its bytes are counted: where it is, or in another namespace that a socket of its is of.
-    fn mark_counted(&mut self) {
-        let counted = match self.flows {
-            Some(_) => Validity::NETWORK | Validity::CONNECTIONS,
-            None => Validity::NETWORK,
-        };
-        let coverage = self.coverage();
-        let is_counted = |record: &ProcessRecord| {
-            coverage.has(record.network_namespace)
-                || !record.traffic.is_empty()
-                || record.connections.is_some()
-        };
-        let records = self.sampler.processes_mut().chain(&mut self.removed);
-        records.filter(|record| is_counted(record)).for_each(|record| record.valid |= counted);
-    }
-
-    /// The network namespaces that are counted in now. A savefile knows of none.
-    fn coverage(&self) -> Coverage {
-        match (&self.counting, &self.captured) {
-            (Some(counting), _) => counting.lock().coverage().clone(),
-            (None, Some((home, others))) => {
-                let others = others.snapshot();
-                Coverage::Only(others.iter().map(|entry| entry.inode).chain([*home]).collect())
-            }
-            (None, None) => Coverage::Every,
-        }
-    }
-
-    /// Tells the search for owners which processes are busy.
-    fn tell_busy(&mut self) {
-        let busy = |record: &&ProcessRecord| record.cpu_percent > 0.0;
-        let records = self.sampler.processes().filter(busy);
-        self.busy.clear();
-        self.busy.extend(records.map(|record| (record.cpu_percent, record.sample.id.pid)));
-        self.busy.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
-        self.hints.set_busy(self.busy.iter().map(|(_, pid)| *pid));
+        self.descriptor.restart();
+        let updated = self.run(Core::update)?;
+        self.units = self.core.as_ref().map_or(self.units, |core| core.units());
+        updated
     }
 
     /// Why the capture has ended by itself, if it has.
@@ -272,128 +103,96 @@ impl Session {
     /// # Errors
     /// `Savefile`, once, when the savefile broke off; `SessionFailed`, from then on, when a thread has failed.
     pub fn health(&self) -> Result<()> {
-        let mut failure = self.shared.failure.lock();
-        match &*failure {
-            None => Ok(()),
-            Some(error) if error.code == Code::Savefile => failure.take().map_or(Ok(()), Err),
-            Some(error) => Err(Error::new(Code::SessionFailed, error.text.clone())),
-        }
+        self.core.as_ref().ok_or_else(has_failed)?.health()
     }
 
     /// The living processes of the selection as of the last update, by pid.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessRecord> {
-        self.sampler.processes()
+        self.core.iter().flat_map(|core| core.processes())
     }
 
     /// The processes that have ended since this was last called, with their last figures.
     pub fn take_removed(&mut self) -> Vec<ProcessRecord> {
-        std::mem::take(&mut self.removed)
+        self.core.as_mut().map(|core| core.take_removed()).unwrap_or_default()
     }
 
     /// The flows that live, of all processes, as of the last update; none unless [`Options::flows`] asks for them.
     pub fn flows(&self) -> impl Iterator<Item = &FlowRecord> {
-        self.flows.iter().flat_map(FlowView::living)
+        self.core.iter().flat_map(|core| core.flows())
     }
 
     /// The last records of the flows that have ended since this was last called, of all processes, the oldest first. A
     /// flow is told of a third of a second after its end or later, when its owner is known.
     pub fn take_ended_flows(&mut self) -> Vec<FlowRecord> {
-        self.flows.as_mut().map(FlowView::take_ended).unwrap_or_default()
+        self.core.as_mut().map(|core| core.take_ended_flows()).unwrap_or_default()
     }
 
     /// Up to `count` of the packets held, oldest first.
     pub fn take_packets(&mut self, count: usize) -> Vec<PacketBatch> {
-        let taken = self.packets.take(count);
-        if self.packets.has_packets() {
-            self.poll.notify();
+        let taken = self.core.as_mut().map(|core| core.take_packets(count)).unwrap_or_default();
+        if self.core.as_ref().is_some_and(|core| core.packets.has_packets()) {
+            self.descriptor.notify();
         }
         taken
     }
 
     /// Lines of the log since this was last called, if the options asked for them to be queued.
     pub fn take_log_lines(&self) -> Vec<LogLine> {
-        self.log.take_lines()
+        self.core.as_ref().map(|core| core.take_log_lines()).unwrap_or_default()
     }
 
     /// What turns the kernel's units into natural ones, as of the last update.
     pub fn units(&self) -> Units {
-        Units {
-            ticks_per_second: self.sampler.root().facts().ticks_per_second,
-            boot_time_ns: self.boot_time_ns,
-            memory_bytes: self.sampler.machine().memory_bytes,
-        }
+        self.units
     }
 
     /// Reads the statistics from any thread, for as long as the reader is kept.
     pub fn stats_reader(&self) -> StatsReader {
-        StatsReader {
-            shared: Arc::clone(&self.shared),
-            early: Arc::clone(&self.early),
-            packets: Arc::clone(&self.packets),
-            log: Arc::clone(&self.log),
-            updates: Arc::clone(&self.updates),
-            missing_capabilities: self.missing_capabilities,
-            engine: self.engine,
-            socket_probes: self.probes.state,
-            socket_programs: self.probes.programs(),
-        }
+        self.stats.clone()
     }
 
     /// Readable when packets are held, when the interval is over, when a savefile has been read to its end, and when
-    /// the capture has failed; until the next update.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.poll.descriptor()
+    /// the capture has failed; until the next update. It is made when it is first asked for, in the descriptor table of the
+    /// calling thread.
+    ///
+    /// # Errors
+    /// `SystemResource` and `Thread` when the system refuses them.
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {
+        self.descriptor.get()
+    }
+
+    /// The descriptor, for other threads.
+    pub fn shared_descriptor(&self) -> Arc<SessionDescriptor> {
+        Arc::clone(&self.descriptor)
     }
 
     /// Whether all of a savefile has been counted, or the capture has failed.
     pub fn has_ended(&self) -> bool {
-        self.shared.activity.has_ended()
+        self.core.as_ref().is_none_or(|core| core.has_ended())
     }
 
     /// Ends the capture and joins the threads; dropping does the same. Returns the last lines of the log. Threads whose
     /// reads of `/proc` do not return are left behind: each waits for at most a quarter of a second, and ends when its read
     /// returns.
     pub fn close(&mut self) -> Vec<LogLine> {
-        let _entered = self.log.enter();
-        self.shared.stopping.store(true, Ordering::Release);
-        self.shared.activity.wake();
-        self.shared.desk.stop();
-        // It fails only with EAGAIN, when 2^64 - 2 wakes are unread: then the wait ends anyway.
-        let _ = self.shared.first_bell.write(1);
-        for thread in self.threads.drain(..) {
-            // The thread's panic, if there was one, has been noted as the session's failure.
-            let _ = thread.join();
-        }
-        let waiting = self.supervision.join();
-        if waiting > 0 {
-            info!("{waiting} threads wait in reads of /proc that do not return; they end when these do");
-        }
-        info!("session closed");
-        self.log.take_lines()
+        self.run(Core::close).unwrap_or_default()
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.process == std::process::id() {
-            self.close();
-        } else {
-            // The threads, also the log's, exist in the parent only; waiting for them would be for ever.
-            std::mem::forget(Arc::clone(&self.log));
-            self.threads.drain(..).for_each(std::mem::forget);
-            self.supervision.forget();
+        if self.process != std::process::id() {
+            // The threads, also the log's, and the descriptors are in the parent only.
+            std::mem::forget((self.core.take(), self.table.take()));
+            return;
+        }
+        if let Some(core) = self.core.take() {
+            // A panic in it must not go on from here.
+            let _ = catch_quietly(|| self.thread.run(move || drop(core)));
         }
     }
 }
 
-/// The capabilities that could bring a session more, one bit for each number.
-fn useful_capabilities(options: &Options, is_counting: bool) -> u64 {
-    let mut useful = u64::MAX;
-    if options.source != Source::Live || is_counting {
-        useful &= !(1 << CAP_NET_RAW);
-    }
-    if !options.probes || !cfg!(feature = "ebpf") {
-        useful &= !(1 << CAP_BPF | 1 << CAP_PERFMON);
-    }
-    useful
+fn has_failed() -> Error {
+    Error::new(Code::SessionFailed, "the thread of the session has ended")
 }

@@ -32,7 +32,7 @@ pub struct Stats {
     pub lost_in_device: u64,
     /// Packets lost because nobody took them in time.
     pub lost_packets: u64,
-    /// Lines of the log lost because they were not taken in time.
+    /// Lines of the log lost because they were not taken in time, or could not be written.
     pub lost_log_lines: u64,
     /// Devices being captured now.
     pub devices: u64,

@@ -30,12 +30,4 @@ impl Supervision {
     pub fn join(&self) -> usize {
         self.threads.lock().drain(..).map(|mut thread| usize::from(!thread.join())).sum()
     }
-
-    /// Leaves them alone, in a forked child.
-    pub fn forget(&self) {
-        // The lock may have been held at the fork.
-        if let Some(mut threads) = self.threads.try_lock() {
-            threads.iter_mut().for_each(Supervised::forget);
-        }
-    }
 }

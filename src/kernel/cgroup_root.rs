@@ -5,6 +5,8 @@
 
 use super::Fault;
 use crate::model::ProbeState;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -102,7 +104,8 @@ fn mount_cgroups() -> io::Result<File> {
     // SAFETY: no pointers are passed; 1 is FSMOUNT_CLOEXEC.
     let mount = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
     // Attaching takes a descriptor that is open for reading, and not only of the path.
-    File::open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(openat(&mount, ".", flags, Mode::empty())?.into())
 }
 
 /// The mount points of the cgroup v2 hierarchy in a mountinfo file, proc_pid_mountinfo(5).

@@ -3,12 +3,14 @@
 use super::Fault;
 use super::object::{LoadedObject, Loader, Refused};
 use super::permission;
-use super::syscall::{ITERATOR_CREATE, LINK_CREATE, TRACEPOINT_OPEN, make};
+use super::syscall::{ITERATOR_CREATE, LINK_CREATE, PROGRAM_QUERY, TRACEPOINT_OPEN, bpf, make};
 use super::types::KernelTypes;
+use crate::error::exhausted;
 use crate::model::ProbeState;
 use aya::maps::MapData;
 use aya_obj::generated::bpf_attach_type;
 use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,6 +58,72 @@ impl Place {
         // SAFETY: no pointer is among the attributes.
         Ok(unsafe { make(LINK_CREATE, &attributes) }?)
     }
+
+    /// The error of attaching a program here, with its cause if that is another program.
+    fn explain(self, error: io::Error, cgroups: &File) -> Box<dyn std::error::Error> {
+        let kind: Option<bpf_attach_type> = match self {
+            Place::Code(_) => None,
+            Place::Packets(direction) => Some(direction.into()),
+            Place::Sockets(moment) => Some(moment.into()),
+        };
+        let is_refused = error.raw_os_error() == Some(libc::EPERM);
+        match kind.filter(|_| is_refused).and_then(|kind| exclusive_program(cgroups, kind)) {
+            Some(number) => Box::new(Exclusive { number, source: error }),
+            None => error.into(),
+        }
+    }
+}
+
+/// Returns the number of a program that allows no other at the root of the control groups, bpf(2), BPF_PROG_QUERY.
+fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
+    /// As in `union bpf_attr`.
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        kind: u32,
+        flags: u32,
+        attach_flags: u32,
+        numbers: u64,
+        count: u32,
+        padding: u32,
+    }
+    /// BPF_F_ALLOW_MULTI.
+    const ALLOWS_OTHERS: u32 = 2;
+    let mut number = 0u32;
+    let query = Query {
+        target: cgroups.as_raw_fd().unsigned_abs(),
+        kind: kind as u32,
+        flags: 0,
+        attach_flags: 0,
+        numbers: (&raw mut number).addr() as u64,
+        count: 1,
+        padding: 0,
+    };
+    let query = std::cell::UnsafeCell::new(query);
+    // SAFETY: the kernel writes at most one number where `numbers` says, and into the query itself, which nothing refers to.
+    unsafe { bpf(PROGRAM_QUERY, &query) }.ok()?;
+    let Query { attach_flags, count, .. } = query.into_inner();
+    (count > 0 && attach_flags & ALLOWS_OTHERS == 0).then_some(number)
+}
+
+/// Another program keeps the place for itself.
+#[derive(Debug)]
+struct Exclusive {
+    number: u32,
+    source: io::Error,
+}
+
+impl fmt::Display for Exclusive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.number;
+        write!(f, "program {number} is attached to the root of the control groups and allows no other one")
+    }
+}
+
+impl std::error::Error for Exclusive {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
 }
 
 /// Takes an object into the kernel, without any of its programs.
@@ -82,8 +150,10 @@ pub(super) fn attach(
 ) -> Result<(), Fault> {
     let mut attach = || -> Result<(), Box<dyn std::error::Error>> {
         object.load_program(name, place.point(), types)?;
-        let link = object.program(name).map(|program| place.link(program, cgroups)).transpose()?;
-        object.keep(link);
+        if let Some(program) = object.program(name) {
+            let link = place.link(program, cgroups).map_err(|error| place.explain(error, cgroups))?;
+            object.keep(name, link);
+        }
         Ok(())
     };
     attach().map_err(|error| fault(name, &*error))
@@ -182,12 +252,13 @@ pub(super) fn check_numbers() -> Result<(), Fault> {
 /// The reason behind an error of the loader.
 pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
     let mut text = what.to_owned();
-    let (mut errno, mut is_refused) = (None, false);
+    let (mut errno, mut is_refused, mut is_explained) = (None, false, false);
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).or(errno);
         let refusal = error.downcast_ref().map(refusal);
         is_refused |= refusal.is_some();
+        is_explained |= error.is::<Exclusive>();
         let words = refusal.unwrap_or_else(|| error.to_string());
         if !text.contains(&words) {
             text = format!("{text}: {words}");
@@ -196,10 +267,13 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
     }
     let obstacle = permission::obstacle();
     let state = state_of(errno, is_refused, obstacle.is_some());
-    if state == ProbeState::NotPermitted {
-        let otherwise = "all capabilities that this needs are there, so it is a filter of system calls, a security \
-                         module or a user namespace that forbids it";
+    if state == ProbeState::NotPermitted && !is_explained {
+        let otherwise = "the capabilities that this needs are there; a filter of system calls, a security module, a user \
+                         namespace or, before Linux 5.11, RLIMIT_MEMLOCK may forbid it";
         text = format!("{text}; {}", obstacle.as_deref().unwrap_or(otherwise));
+    }
+    if let Some(limit) = errno.and_then(exhausted) {
+        text = format!("{text}; {limit}");
     }
     Fault { state, text }
 }
@@ -209,6 +283,7 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
 fn state_of(errno: Option<i32>, is_refused: bool, has_obstacle: bool) -> ProbeState {
     match errno {
         Some(libc::ENOMEM) => ProbeState::NoMemory,
+        Some(libc::EMFILE | libc::ENFILE) => ProbeState::NoDescriptor,
         // What is not permitted is not always said to be: helpers that take a capability are not known without it.
         _ if has_obstacle => ProbeState::NotPermitted,
         Some(libc::EPERM) => ProbeState::NotPermitted,
@@ -220,7 +295,10 @@ fn state_of(errno: Option<i32>, is_refused: bool, has_obstacle: bool) -> ProbeSt
 
 /// What the kernel says of a program that it refuses.
 fn refusal(error: &Refused) -> String {
-    let reason = last_word(&error.log).map(|line| format!(": {line}"));
+    // Without a resource the verifier has nothing against the program.
+    let is_judged =
+        matches!(error.source.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EPERM | libc::E2BIG));
+    let reason = last_word(&error.log).filter(|_| is_judged).map(|line| format!(": {line}"));
     format!("{error}: {}{}", error.source, reason.unwrap_or_default())
 }
 
@@ -240,10 +318,45 @@ mod tests {
         assert_eq!(last_word("\n"), None);
     }
 
+    /// Needs root, and a cgroup v2 hierarchy in which a group can be made.
+    #[test]
+    fn a_program_that_allows_no_other_is_named() {
+        const ATTACH: libc::c_long = 8;
+        const DETACH: libc::c_long = 9;
+        const CGROUP_SKB: u32 = 8;
+        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(std::path::Path::new);
+        let is_v2 = |path: &&std::path::Path| path.join("cgroup.subtree_control").exists();
+        let name = format!("capture-load-{}", std::process::id());
+        let made = mounts.into_iter().find(is_v2).map(|path| path.join(name));
+        let Some(folder) = made.filter(|folder| std::fs::create_dir(folder).is_ok()) else {
+            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "no control group can be made");
+            return;
+        };
+        let group = File::open(&folder).unwrap();
+        let kind = bpf_attach_type::BPF_CGROUP_INET_INGRESS;
+        assert_eq!(exclusive_program(&group, kind), None);
+        for (flags, is_exclusive) in [(2u32, false), (0, true)] {
+            let program = permission::load_empty(CGROUP_SKB).unwrap();
+            let [target, program_word] = [group.as_raw_fd(), program.as_raw_fd()].map(i32::unsigned_abs);
+            let attach = [target, program_word, kind as u32, flags];
+            // SAFETY: the attributes hold numbers only.
+            unsafe { bpf(ATTACH, &attach) }.unwrap();
+            assert_eq!(exclusive_program(&group, kind).is_some(), is_exclusive);
+            let detach = [target, program_word, kind as u32, 0];
+            // SAFETY: as above.
+            unsafe { bpf(DETACH, &detach) }.unwrap();
+        }
+        std::fs::remove_dir(folder).unwrap();
+        let source = io::Error::from_raw_os_error(libc::EPERM);
+        let text = fault("capture_ingress", &Exclusive { number: 7, source }).text;
+        assert!(text.contains("program 7 is attached") && !text.contains("security module"), "{text}");
+    }
+
     #[test]
     fn the_state_follows_from_the_error() {
         for (errno, is_refused, has_obstacle, state) in [
             (Some(libc::ENOMEM), true, true, ProbeState::NoMemory),
+            (Some(libc::EMFILE), false, true, ProbeState::NoDescriptor),
             (Some(libc::EPERM), false, false, ProbeState::NotPermitted),
             (Some(libc::EACCES), false, false, ProbeState::NotPermitted),
             (Some(libc::EACCES), true, false, ProbeState::NotSupported),

@@ -33,8 +33,6 @@ mod permission;
 #[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
-mod shared;
-#[cfg(feature = "ebpf")]
 mod socket_set;
 #[cfg(feature = "ebpf")]
 mod sockets;
@@ -64,6 +62,9 @@ use tasks::Tasks;
 pub use traffic::Counters;
 
 pub use task::{CgroupPaths, Figures, RawProcess, Task, TaskSource, UNCOUNTED};
+
+#[cfg(feature = "ebpf")]
+use crate::shared;
 
 use crate::model::{
     Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, SampleSet, Timestamp, Traffic, Unowned,

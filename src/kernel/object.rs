@@ -130,6 +130,8 @@ struct Program {
 enum Code {
     Ready(Function),
     Loaded(OwnedFd),
+    /// A link keeps it.
+    Linked,
 }
 
 impl LoadedObject {
@@ -138,15 +140,18 @@ impl LoadedObject {
         self.maps.remove(name)
     }
 
-    /// Keeps links open as long as the object.
-    pub(super) fn keep(&mut self, link: impl IntoIterator<Item = OwnedFd>) {
-        self.links.extend(link);
+    /// Keeps the link of a program open as long as the object, which is all that the program needs.
+    pub(super) fn keep(&mut self, name: &str, link: OwnedFd) {
+        self.links.push(link);
+        if let Some(program) = self.programs.get_mut(name) {
+            program.code = Code::Linked;
+        }
     }
 
     /// A loaded program.
     pub(super) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         match &self.programs.get(name)?.code {
-            Code::Ready(_) => None,
+            Code::Ready(_) | Code::Linked => None,
             Code::Loaded(descriptor) => Some(descriptor.as_fd()),
         }
     }

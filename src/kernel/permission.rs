@@ -1,5 +1,6 @@
 //! Why the kernel does not permit what the probes need, as far as the process can tell.
 
+use crate::capability::effective;
 use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -39,24 +40,6 @@ fn is_locked_down(modes: &str) -> bool {
     modes.contains("[confidentiality]")
 }
 
-/// The effective capabilities of the calling thread, a bit for each number (capget(2)).
-fn effective() -> Option<u64> {
-    /// As the kernel knows it under the name `__user_cap_data_struct`.
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct Sets {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    // _LINUX_CAPABILITY_VERSION_3, whose sets are two words long, and the calling thread.
-    let mut header: [u32; 2] = [0x2008_0522, 0];
-    let mut sets = [Sets::default(); 2];
-    // SAFETY: the header and the sets are laid out as version 3 of the call has them and outlive it.
-    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
-    (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
-}
-
 /// Makes a small map and a program that does nothing, and lets go of them: whether bpf(2) may be used at all.
 ///
 /// # Errors
@@ -71,7 +54,22 @@ pub(super) fn try_out() -> io::Result<()> {
         max_entries: u32,
         others: [u32; 28],
     }
-    /// And for BPF_PROG_LOAD.
+    const BPF_MAP_CREATE: i32 = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+
+    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
+    // SAFETY: it holds numbers only.
+    unsafe { make(BPF_MAP_CREATE, &map) }?;
+    load_empty(BPF_PROG_TYPE_SOCKET_FILTER).map(drop)
+}
+
+/// Loads a program of this kind that does nothing.
+///
+/// # Errors
+/// What bpf(2) returns.
+pub(super) fn load_empty(kind: u32) -> io::Result<OwnedFd> {
+    /// `union bpf_attr` for BPF_PROG_LOAD; what is not named is to be zero.
     #[repr(C)]
     struct Program {
         kind: u32,
@@ -80,25 +78,18 @@ pub(super) fn try_out() -> io::Result<()> {
         license: u64,
         others: [u64; 13],
     }
-    const BPF_MAP_CREATE: i32 = 0;
-    const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_PROG_LOAD: i32 = 5;
-    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
     // r0 = 0; exit
     static INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-
-    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
-    // SAFETY: it holds numbers only.
-    unsafe { make(BPF_MAP_CREATE, &map) }?;
     let program = Program {
-        kind: BPF_PROG_TYPE_SOCKET_FILTER,
+        kind,
         instruction_count: INSTRUCTIONS.len() as u32,
         instructions: INSTRUCTIONS.as_ptr().addr() as u64,
         license: c"MIT".as_ptr().addr() as u64,
         others: [0; 13],
     };
     // SAFETY: it points to as many instructions as it says, and to a text with its end.
-    unsafe { make(BPF_PROG_LOAD, &program) }.map(drop)
+    unsafe { make(BPF_PROG_LOAD, &program) }
 }
 
 /// Calls bpf(2) for something that has a descriptor.
@@ -133,12 +124,5 @@ mod tests {
     fn only_the_stricter_lockdown_forbids() {
         assert!(is_locked_down("none integrity [confidentiality]\n"));
         assert!(!is_locked_down("none [integrity] confidentiality\n") && !is_locked_down(""));
-    }
-
-    #[test]
-    fn the_effective_set_is_that_of_the_status() {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-        assert_eq!(effective(), u64::from_str_radix(line.trim(), 16).ok());
     }
 }

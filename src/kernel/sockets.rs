@@ -6,11 +6,12 @@ use super::shared::{PerProcess, Shared};
 use super::socket_set::SocketSet;
 use super::{Clocks, Counters, Fault, Owners, Wants};
 use crate::model::ProgramSet;
+use crate::thread::Context;
 use std::sync::Arc;
 
-/// What probes are loaded for, whether they tell the paths of control groups, and the cgroup namespace in which these begin
-/// then.
-type Key = (Wants, bool, Option<u64>);
+/// The descriptor table that the probes are in, what they are loaded for, whether they tell the paths of control groups, and
+/// the cgroup namespace in which these begin then.
+type Key = (u64, Wants, bool, Option<u64>);
 
 /// The probes of all sessions.
 static SETS: PerProcess<Shared<Key, SocketSet>> = PerProcess::new();
@@ -29,7 +30,7 @@ impl Sockets {
     /// Why they cannot work here.
     pub fn load(wants: Wants, cgroups: bool, ticks_per_second: u64) -> Result<Sockets, Fault> {
         check_numbers()?;
-        let key = (wants, cgroups, cgroups.then(namespace).flatten());
+        let key = (Context::table(), wants, cgroups, cgroups.then(namespace).flatten());
         let set = SETS.get().get(key, || SocketSet::load(wants, cgroups))?;
         Ok(Sockets { set, ticks_per_second })
     }

@@ -5,6 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub(super) const MAP_UPDATE: libc::c_long = 2;
 pub(super) const PROGRAM_LOAD: libc::c_long = 5;
+pub(super) const PROGRAM_QUERY: libc::c_long = 16;
 pub(super) const TRACEPOINT_OPEN: libc::c_long = 17;
 pub(super) const TYPES_LOAD: libc::c_long = 18;
 pub(super) const MAP_FREEZE: libc::c_long = 22;

@@ -8,6 +8,7 @@ use super::shared::{PerProcess, Shared};
 use super::task::{CgroupPaths, Figures, RawProcess, Task, TaskSource};
 use super::types::TypeCache;
 use crate::model::{ProbeState, SampleSet};
+use crate::thread::Context;
 use aya::{Pod, include_bytes_aligned};
 use hashbrown::HashMap;
 use nix::errno::Errno;
@@ -24,8 +25,9 @@ const OVER: &str = "task";
 /// The kernel types that the program needs.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
-/// The groups of figures that a program tells, and the cgroup namespace in which paths begin, if they are among them.
-type Key = (u32, Option<u64>);
+/// The descriptor table that a program is in, the groups of figures that it tells, and the cgroup namespace in which paths
+/// begin, if they are among them.
+type Key = (u64, u32, Option<u64>);
 
 /// The programs of all sessions.
 static PROGRAMS: PerProcess<Shared<Key, TaskProgram>> = PerProcess::new();
@@ -135,7 +137,7 @@ impl Tasks {
         check_numbers()?;
         let groups = GROUPS.iter().filter(|(set, _)| what.has(*set)).fold(0u32, |bits, (_, bit)| bits | bit);
         let has_paths = what.has(SampleSet::CGROUP);
-        let key = (groups, has_paths.then(namespace).flatten());
+        let key = (Context::table(), groups, has_paths.then(namespace).flatten());
         let program = PROGRAMS.get().get(key, || TaskProgram::load(groups, has_paths))?;
         let link = walk_link(&program.object, "capture_tasks", None)?;
         let mut tasks =

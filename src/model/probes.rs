@@ -23,6 +23,8 @@ pub enum ProbeState {
     NoCgroup = 7,
     /// The session sees another PID namespace than the kernel's first one, whose numbers the probes give.
     PidNamespace = 8,
+    /// No descriptor is left: the limit of the process (RLIMIT_NOFILE) or of the system is reached.
+    NoDescriptor = 9,
 }
 
 /// Parts of what programs in the kernel can tell of sockets.

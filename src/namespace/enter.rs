@@ -3,6 +3,7 @@
 use super::links;
 use super::registry::Entry;
 use crate::blocking::{Abandoned, bounded};
+use crate::capability::{self, Capability};
 use crate::error::{Code, Error};
 use crate::thread::{catch_quietly, with_signals_blocked};
 use nix::errno::Errno;
@@ -95,7 +96,7 @@ fn open_way(path: &Path, inode: Option<u64>) -> Result<OwnedFd, EnterError> {
         })
         .map_err(|errno| match errno {
             Errno::ENOENT | Errno::ESRCH | Errno::EINVAL => EnterError::Gone,
-            errno => refused(path, errno, "CAP_SYS_PTRACE"),
+            errno => refused(path, errno, capability::SYS_PTRACE),
         })?;
     if inode.is_some_and(|inode| inode != found) {
         return Err(EnterError::Gone);
@@ -105,12 +106,12 @@ fn open_way(path: &Path, inode: Option<u64>) -> Result<OwnedFd, EnterError> {
 
 /// Moves the calling thread to the namespace that was opened by `path`.
 fn move_to(path: &Path, file: &OwnedFd) -> Result<(), EnterError> {
-    setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(path, errno, "CAP_SYS_ADMIN"))
+    setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(path, errno, capability::SYS_ADMIN))
 }
 
-fn refused(path: &Path, errno: Errno, capability: &str) -> EnterError {
+fn refused(path: &Path, errno: Errno, needed: Capability) -> EnterError {
     let help = match errno {
-        Errno::EPERM | Errno::EACCES => format!("; it needs the capability {capability}"),
+        Errno::EPERM | Errno::EACCES => format!("; {}", capability::advice(&[needed])),
         _ => String::new(),
     };
     let text = format!("entering the network namespace {}: {errno}{help}", path.display());

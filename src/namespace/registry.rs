@@ -5,6 +5,7 @@ use super::links;
 use super::mounts::Mounts;
 use super::numbers::Numbers;
 use super::scan::{Scan, namespace_of};
+use crate::capability;
 use crate::error::{Code, Error, Result};
 use crate::model::Namespace;
 use crate::process::{ProcRoot, network_namespace_at};
@@ -355,7 +356,8 @@ impl Registry {
         let forbidden = self.scan.forbidden();
         if forbidden > 0 && !std::mem::replace(&mut self.noted_forbidden, true) {
             self.notes.push(format!(
-                "the network namespaces of {forbidden} processes cannot be told; CAP_SYS_PTRACE would"
+                "the network namespaces of {forbidden} processes may not be read; {}",
+                capability::advice(&[capability::SYS_PTRACE])
             ));
         }
     }

@@ -14,6 +14,7 @@ use super::holders::{Holders, Holding};
 use super::proc_fd::{self, ENTRIES};
 use super::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
 use crate::blocking::{Kind, guarded};
+use crate::capability;
 use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
 use crate::process::{PidPath, ProcRoot, open_directory};
@@ -444,8 +445,8 @@ impl HolderSource for Descriptors {
             (None, forbidden) => Some(Error::new(
                 Code::ProcessOpenDirectory,
                 format!(
-                    "the descriptors of {forbidden} processes may not be read; \
-                     CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would permit it"
+                    "the descriptors of {forbidden} processes may not be read; {}",
+                    capability::advice(&[capability::SYS_PTRACE, capability::DAC_READ_SEARCH])
                 ),
             )),
         };

@@ -7,6 +7,7 @@
 //!
 //! Nothing here makes the kernel load a module: what is not loaded is not asked.
 
+use crate::capability;
 use crate::error::{Code, Error};
 use crate::model::{Address, FlowKey};
 use crate::netlink::{Conntrack, Routing};
@@ -140,7 +141,10 @@ impl Translations {
     }
 
     fn failed(&mut self, errno: Errno) {
-        let help = if errno == Errno::EPERM { "; it needs the capability CAP_NET_ADMIN" } else { "" };
+        let help = match errno {
+            Errno::EPERM => format!("; {}", capability::advice(&[capability::NET_ADMIN])),
+            _ => String::new(),
+        };
         let text = format!("looking up tracked connections: {errno}{help}");
         self.fault = Some(Error::new(Code::SystemResource, text));
         if errno == Errno::EPERM {

@@ -1,5 +1,6 @@
 //! Names of users and groups, looked up once per id and kept until the databases change.
 
+use crate::thread::on_host;
 use nix::sys::stat::stat;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::collections::HashMap;
@@ -68,7 +69,8 @@ impl UserNames {
     pub fn user(&mut self, uid: u32) -> &[u8] {
         self.make_room();
         self.users.entry(uid).or_insert_with(|| {
-            name_or_number(User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name), uid)
+            let user = on_host(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
+            name_or_number(user.flatten().map(|user| user.name), uid)
         })
     }
 
@@ -76,7 +78,8 @@ impl UserNames {
     pub fn group(&mut self, gid: u32) -> &[u8] {
         self.make_room();
         self.groups.entry(gid).or_insert_with(|| {
-            name_or_number(Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name), gid)
+            let group = on_host(move || Group::from_gid(Gid::from_raw(gid)).ok().flatten());
+            name_or_number(group.flatten().map(|group| group.name), gid)
         })
     }
 

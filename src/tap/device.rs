@@ -128,8 +128,8 @@ impl Device {
         let capture = outcome.map_err(|refusal| match refusal {
             Refusal::Down => Unopened::Down,
             Refusal::Failed(why) => {
-                let text = format!("opening the device {name}: {why}");
-                Unopened::Failed(Error::new(Code::OpenDevice, text))
+                let what = format_args!("opening the device {name}");
+                Unopened::Failed(Error::system(Code::OpenDevice, what, why.as_str()))
             }
         })?;
         Ok(Device {

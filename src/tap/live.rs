@@ -6,6 +6,7 @@ use super::options::TapOptions;
 use super::report::{Notes, TapError, TapStats};
 use super::site::{Books, Common, RETRY, Site};
 use super::wake::Bell;
+use crate::capability;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, NamespaceFinder};
@@ -289,7 +290,8 @@ fn permitted() -> std::result::Result<OwnedFd, TapError> {
         Ok(probe) => Ok(probe),
         Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
             let text = format!(
-                "capturing packets needs the capability CAP_NET_RAW: opening a packet socket: {errno}"
+                "packets cannot be captured: opening a packet socket: {errno}; {}",
+                capability::advice(&[capability::NET_RAW])
             );
             Err(TapError::NotPermitted(Error::new(Code::OpenDevice, text)))
         }

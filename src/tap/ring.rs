@@ -4,6 +4,7 @@
 //! where the kernel has put it. libpcap reads such a ring, too, but keeps to itself which way a frame went.
 
 use crate::model::Timestamp;
+use crate::netlink::attach_filter;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -235,6 +236,10 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        // A child that was forked just as the ring was mapped may have it all the same, and with it the socket: no byte of
+        // any packet is let through any more (`BPF_RET | BPF_K`, 0). Where this fails the socket is closed as it is.
+        let nothing = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
+        let _ = attach_filter(self.socket.as_fd(), &nothing);
         // SAFETY: the mapping is this ring's own, of this length, and nothing refers to it any more.
         unsafe { libc::munmap(self.memory.as_ptr().cast(), self.blocks * BLOCK) };
     }

@@ -2,7 +2,10 @@
 //!
 //! Every program fails also when the library writes anything to its standard output or error.
 
-use crate::tools::{Link, Program};
+use crate::tools::{Link, Program, is_root, left_out};
+use std::fs::{create_dir, remove_dir, write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 fn alone(scenario: &str) {
     let program = Program::linked("hosting.c", Link::Itself);
@@ -18,11 +21,6 @@ fn the_state_of_the_host_stays_as_it_is() {
 #[test]
 fn loading_starts_nothing() {
     alone("loading");
-}
-
-#[test]
-fn descriptors_are_not_inherited() {
-    alone("descriptors_are_private");
 }
 
 #[test]
@@ -106,4 +104,91 @@ fn exceptions_pass_through_the_session_interface() {
 #[test]
 fn exceptions_of_the_log_handler_pass_through() {
     throwing("log_lines");
+}
+
+fn as_a_guest(scenario: &str) {
+    Program::new("guest.c").run(&[scenario]);
+}
+
+#[test]
+fn thirty_two_kibibytes_of_stack_are_enough() {
+    as_a_guest("small_stack");
+}
+
+#[test]
+fn the_host_has_no_descriptor_but_the_one_it_asks_for() {
+    as_a_guest("own_table");
+}
+
+#[test]
+fn a_host_that_closes_all_descriptors_does_no_harm() {
+    as_a_guest("closefrom");
+}
+
+#[test]
+fn children_forked_during_an_opening_inherit_nothing() {
+    as_a_guest("children");
+}
+
+#[test]
+fn a_child_forked_before_the_closing_keeps_no_ring_as_root() {
+    if is_root() {
+        as_a_guest("closed_while_forked");
+    }
+}
+
+#[test]
+fn sixty_four_descriptors_are_enough_as_root() {
+    if is_root() {
+        as_a_guest("few_descriptors");
+    }
+}
+
+#[test]
+fn too_few_descriptors_have_a_code_of_their_own_as_root() {
+    if is_root() {
+        as_a_guest("too_few_descriptors");
+    }
+}
+
+/// A control group whose memory is limited.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// `None` where no memory controller can be used.
+    fn new(bytes: u64) -> Option<MemoryGroup> {
+        let name = format!("capture-test-{}", std::process::id());
+        let hierarchies =
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        hierarchies.into_iter().find_map(|(root, limit)| {
+            let folder = Path::new(root).join(&name);
+            create_dir(&folder).ok()?;
+            let group = MemoryGroup(folder);
+            write(group.0.join(limit), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // The kernel may still be at the end of what was in it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn sixty_four_mebibytes_of_memory_are_enough_as_root() {
+    if !is_root() {
+        return;
+    }
+    let Some(group) = MemoryGroup::new(64 << 20) else {
+        left_out("no control group with a limit of memory can be made");
+        return;
+    };
+    let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.0.display());
+    Program::new("guest.c").run_under(&["sh", "-c", &enter, "sh"], &["counts"]);
 }

@@ -278,6 +278,7 @@ const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
             ("CAPTURE_PROBE_STATE_NO_MEMORY", 6),
             ("CAPTURE_PROBE_STATE_NO_CGROUP", 7),
             ("CAPTURE_PROBE_STATE_PID_NAMESPACE", 8),
+            ("CAPTURE_PROBE_STATE_NO_DESCRIPTOR", 9),
         ],
     ),
     (

@@ -72,7 +72,7 @@ fn built_in_but_forbidden_as_root() {
     if !may_run() {
         return;
     }
-    let forbidden = "all capabilities that this needs are there";
+    let forbidden = "the capabilities that this needs are there";
     counts_all_the_same(RUN, &[&format!("refuse={}", libc::EPERM)], "NotPermitted", forbidden);
     counts_all_the_same(RUN, &[&format!("refuse={}", libc::ENOSYS)], "NotSupported", "os error 38");
     // As a security module does it, which lets some of it pass: what was made until then must go.
@@ -109,7 +109,7 @@ fn packets_are_captured_where_the_kernel_cannot_count_as_root() {
         assert_eq!(host.engine(), "Pcap");
         let reason = host.told("log").find(|line| line.starts_with("packets are captured, since"));
         let words = if cfg!(feature = "ebpf") {
-            "all capabilities that this needs are there"
+            "the capabilities that this needs are there"
         } else {
             "built without"
         };

@@ -4,7 +4,7 @@ use crate::lab::{built_example, die_with_this};
 use capture::model::ProgramSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -128,19 +128,23 @@ impl Host {
 
     /// How many instructions the kernel has gone through to verify each program that it holds.
     pub fn verified(&self) -> Vec<u64> {
-        let mut verified = Vec::new();
-        self.descriptors(|name, value| {
-            if name == "verified_insns" {
-                verified.push(value.parse().unwrap());
+        let (mut verified, mut program) = (BTreeMap::new(), String::new());
+        self.descriptors(|name, value| match name {
+            "prog_id" => value.clone_into(&mut program),
+            "verified_insns" => {
+                verified.insert(program.clone(), value.parse().unwrap());
             }
+            _ => (),
         });
-        verified
+        verified.into_values().collect()
     }
 
-    /// Hands over what is told of each of its descriptors. When it has ended it holds none.
+    /// Hands over what is told of each of its descriptors, of several tables that its threads have. When it has ended it
+    /// holds none.
     fn descriptors(&self, mut told: impl FnMut(&str, &str)) {
-        let path = format!("/proc/{}/fdinfo", self.child.id());
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let tables = threads.into_iter().flatten().flatten().map(|thread| thread.path().join("fdinfo"));
+        for entry in tables.filter_map(|table| std::fs::read_dir(table).ok()).flatten().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             text.lines()
                 .filter_map(|line| line.split_once(":\t"))

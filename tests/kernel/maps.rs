@@ -45,11 +45,14 @@ fn byte(text: &Value) -> Option<u8> {
     u8::from_str_radix(text.as_str()?.strip_prefix("0x")?, 16).ok()
 }
 
-/// The numbers of the maps that this process has descriptors of (proc_pid_fdinfo(5)).
+/// The numbers of the maps that threads of this process have descriptors of (proc_pid_fdinfo(5)).
 fn own_maps() -> Vec<String> {
-    let mut ids: Vec<String> = std::fs::read_dir("/proc/self/fdinfo")
+    // The library's threads have a descriptor table of their own.
+    let mut ids: Vec<String> = std::fs::read_dir("/proc/self/task")
         .unwrap()
         .flatten()
+        .filter_map(|thread| std::fs::read_dir(thread.path().join("fdinfo")).ok())
+        .flat_map(Iterator::flatten)
         .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
         .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("map_id:\t").map(str::to_owned)))
         .collect();

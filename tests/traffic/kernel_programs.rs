@@ -1,6 +1,7 @@
 //! eBPF programs by bpf(2) itself: the kernel's statistics, the attach points of a process's programs, and programs that
 //! do nothing to compare others with.
 
+use std::collections::BTreeSet;
 use std::fs::{File, read_dir, read_to_string};
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -136,14 +137,21 @@ impl Hook {
     /// A socket filter, which is attached by setsockopt(2).
     const FILTER: Hook = Hook { program_kind: SOCKET_FILTER, attach_kind: 0, point: 0 };
 
-    /// The attach points of a process's programs, each as often as it has a link there. Iterators have none.
+    /// The attach points of a process's programs, each as often as it has a link there, in whichever of its descriptor
+    /// tables. Iterators have none.
     ///
     /// # Errors
     /// What reading `/proc` or bpf(2) returns.
     pub fn all_of(pid: i32) -> Result<Vec<Hook>> {
-        let mut hooks = Vec::new();
-        for entry in read_dir(format!("/proc/{pid}/fdinfo"))? {
-            let text = read_to_string(entry?.path())?;
+        let (mut hooks, mut links) = (Vec::new(), BTreeSet::new());
+        let threads = read_dir(format!("/proc/{pid}/task"))?.flatten();
+        let tables = threads.filter_map(|thread| read_dir(thread.path().join("fdinfo")).ok());
+        for entry in tables.flatten() {
+            // A descriptor can be closed meanwhile, and threads can share a table.
+            let Ok(text) = read_to_string(entry?.path()) else { continue };
+            if field(&text, "link_id").is_some_and(|link| !links.insert(link)) {
+                continue;
+            }
             if let Some(kind) = word(&text, "link_type").filter(|&kind| kind != "iter") {
                 hooks.extend(Hook::of_link(kind, &text)?);
             }

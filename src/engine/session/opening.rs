@@ -20,7 +20,7 @@ pub(super) struct Sources {
     pub(super) probes: Probes,
     pub(super) counters: Option<Counters>,
     pub(super) owners: Option<KernelOwners>,
-    pub(super) tap: Option<Tap>,
+    pub(super) tap: Option<Box<Tap>>,
 }
 
 /// Opens the kernel's counters or, where there are none, the capture together with the probes that tell owners.
@@ -84,16 +84,16 @@ pub(super) fn tasks_of(
 }
 
 /// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.
-fn open_tap(options: &Options) -> Result<Option<Tap>> {
+fn open_tap(options: &Options) -> Result<Option<Box<Tap>>> {
     let opened = match &options.source {
         Source::None => return Ok(None),
         Source::Savefile(path) => {
-            return Tap::savefile(path, options.capture.filter.as_deref()).map(Some);
+            return Tap::savefile(path, options.capture.filter.as_deref()).map(Box::new).map(Some);
         }
         Source::Live => Tap::live_beside(&options.capture, &options.proc_root),
     };
     match opened {
-        Ok(tap) => Ok(Some(tap)),
+        Ok(tap) => Ok(Some(Box::new(tap))),
         Err(TapError::NotPermitted(error)) => {
             warn!("going on without packets: {error}");
             Ok(None)

@@ -1,6 +1,6 @@
 //! The threads of a session, and what each is given to work with.
 
-use super::Session;
+use super::core::Core;
 use crate::blocking::Supervised;
 use crate::engine::capture::{Capture, CaptureShared};
 use crate::engine::counting::{Counting, keep_reading};
@@ -26,13 +26,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
 
-impl Session {
-    /// Starts the threads. What was started is ended by dropping the session.
-    pub(super) fn start(&mut self, mut tap: Tap, owners: Option<KernelOwners>) -> Result<()> {
+impl Core {
+    /// Starts the threads. What was started is ended by dropping the core.
+    pub(super) fn start(&mut self, mut tap: Box<Tap>, owners: Option<KernelOwners>) -> Result<()> {
         tap.take_notes().iter().for_each(|note| info!("{note}"));
         let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
         let mut pipeline =
-            Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?;
+            Box::new(Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?);
         if self.options.flows {
             self.record_flows(&tap, &mut pipeline)?;
         }
@@ -207,7 +207,7 @@ impl FirstOpener {
             look,
             introducer: Introducer::new(Arc::clone(root), self.what),
             to_meet: Vec::new(),
-            bell: Arc::clone(&shared.first_bell),
+            bell: shared.stop_event()?,
             governor: Governor::new(Box::new(ThreadMeter)),
             ended: self.open_ended(),
             follower: Follower::new(known.clone()),

@@ -22,6 +22,14 @@ static inline int threads(void) {
     return entries_of("/proc/self/task");
 }
 
+/* Threads that are left. Those of the library have ended when it says so, but the kernel may still list them for a moment. */
+static inline int threads_left(void) {
+    for (double began = now(); threads() > 1 && now() - began < 5;) {
+        nap(1);
+    }
+    return threads();
+}
+
 static inline int descriptors(void) {
     return entries_of("/proc/self/fd");
 }

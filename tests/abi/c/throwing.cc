@@ -138,7 +138,7 @@ void classic() {
     SUCCEEDS(CaptureInit(nullptr, classic_process, classic_packets));
     throw_everywhere([] { return CaptureUpdate(-1); });
     SUCCEEDS(CaptureExit());
-    CHECK_EQUAL(threads(), 1);
+    CHECK_EQUAL(threads_left(), 1);
 }
 
 /* One of several processes that ended together threw: the others come with the next update. */
@@ -178,7 +178,7 @@ void session() {
     SUCCEEDS(CaptureSessionOpen(&given, &made));
     throw_everywhere([&] { return CaptureSessionUpdate(made, &who); });
     SUCCEEDS(CaptureSessionClose(made));
-    CHECK_EQUAL(threads(), 1);
+    CHECK_EQUAL(threads_left(), 1);
 }
 
 void log_lines() {
@@ -199,7 +199,7 @@ void log_lines() {
         CHECK(lives > 0 && lines > 0);
         /* and closed all the same. */
         throws('L', [&] { CaptureSessionClose(made); });
-        CHECK_EQUAL(threads(), 1);
+        CHECK_EQUAL(threads_left(), 1);
         CHECK_EQUAL(descriptors(), before);
     }
 }

@@ -92,7 +92,7 @@ static void disorder(void) {
     }
     CaptureExit();
     CHECK_EQUAL(CaptureExit(), CAPTURE_CODE_NOT_INITIALISED);
-    CHECK_EQUAL(threads(), 1);
+    CHECK_EQUAL(threads_left(), 1);
     SUCCEEDS(CaptureInit(NULL, count_processes, NULL));
     SUCCEEDS(CaptureUpdate(-1));
     SUCCEEDS(CaptureExit());
@@ -180,7 +180,7 @@ static void from_session_handlers(void) {
     log_calls = 0;
     SUCCEEDS(CaptureSessionClose(session));
     CHECK(log_calls > 0);
-    CHECK_EQUAL(threads(), 1);
+    CHECK_EQUAL(threads_left(), 1);
 }
 
 static void ignore(CaptureAction action, const Process_t *processes, uint32_t *size) {
@@ -218,7 +218,7 @@ static void in_the_child(void) {
     own = opened(&given);
     SUCCEEDS(CaptureSessionUpdate(own, &who));
     SUCCEEDS(CaptureSessionClose(own));
-    CHECK_EQUAL(threads(), 1);
+    CHECK_EQUAL(threads_left(), 1);
 }
 
 static volatile int stopping;

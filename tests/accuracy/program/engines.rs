@@ -113,5 +113,6 @@ fn reason(state: ProbeState) -> &'static str {
         ProbeState::NoMemory => "there is no room for the probes",
         ProbeState::NoCgroup => "there is no cgroup v2 hierarchy",
         ProbeState::PidNamespace => "this is not the first PID namespace",
+        ProbeState::NoDescriptor => "no descriptor is left",
     }
 }

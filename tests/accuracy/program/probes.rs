@@ -76,10 +76,12 @@ fn run(program: &OwnedFd, datagrams: u32) -> Result<()> {
     (0..datagrams).try_for_each(|_| socket.send_to(b"x", address).map(drop))
 }
 
-/// The ids of the programs that a process has descriptors of, also by links (`fdinfo` of proc_pid_fdinfo(5)).
+/// The ids of the programs that a process has descriptors of, also by links (`fdinfo` of proc_pid_fdinfo(5)), in any of its
+/// descriptor tables.
 fn programs(pid: i32) -> BTreeSet<u32> {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return BTreeSet::new() };
-    let texts = descriptors.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeSet::new() };
+    let tables = threads.flatten().filter_map(|thread| std::fs::read_dir(thread.path().join("fdinfo")).ok());
+    let texts = tables.flatten().flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
     texts.filter_map(|text| Some(field(&text, "prog_id")? as u32)).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use nix::sys::resource::{Resource, setrlimit};
+use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
 
 /// Sets the limit of locked memory.
@@ -45,22 +46,26 @@ pub fn refuse_bpf(what: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// The programs, maps, links and type descriptions in the kernel that this process has descriptors of, as words of
-/// kind and number (proc_pid_fdinfo(5)).
+/// The programs, maps, links and type descriptions in the kernel that threads of this process have descriptors of, as words
+/// of kind and number (proc_pid_fdinfo(5)).
 pub fn own_objects() -> Outcome<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in read_dir("/proc/self/fdinfo")? {
-        // The descriptor of the directory itself is closed by now.
-        let Ok(text) = read_to_string(entry?.path()) else { continue };
-        for line in text.lines() {
-            if let Some((kind @ ("prog_id" | "map_id" | "link_id" | "btf_id"), number)) =
-                line.split_once(":\t")
-            {
-                found.push(format!("{kind} {number}"));
+    let mut found = BTreeSet::new();
+    // The library's threads have a descriptor table of their own.
+    for thread in read_dir("/proc/self/task")? {
+        let Ok(descriptors) = read_dir(thread?.path().join("fdinfo")) else { continue };
+        for entry in descriptors {
+            // The descriptor of the directory itself is closed by now.
+            let Ok(text) = read_to_string(entry?.path()) else { continue };
+            for line in text.lines() {
+                if let Some((kind @ ("prog_id" | "map_id" | "link_id" | "btf_id"), number)) =
+                    line.split_once(":\t")
+                {
+                    found.insert(format!("{kind} {number}"));
+                }
             }
         }
     }
-    Ok(found)
+    Ok(found.into_iter().collect())
 }
 
 /// Has all threads allocate from one heap. Otherwise what the allocator keeps grows for a while with every round in which
@@ -84,5 +89,11 @@ pub fn holdings() -> Outcome<[usize; 3]> {
     let status = read_to_string("/proc/self/status")?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     let kib = resident.trim().trim_end_matches(" kB").parse()?;
-    Ok([read_dir("/proc/self/fd")?.count(), read_dir("/proc/self/task")?.count(), kib])
+    // A thread that has ended may still be listed for a moment.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let threads = || read_dir("/proc/self/task").map(Iterator::count);
+    while threads()? > 1 && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Ok([read_dir("/proc/self/fd")?.count(), threads()?, kib])
 }

@@ -1,4 +1,14 @@
-//! Starting a thread inside somebody else's process: signals blocked, panics caught, name given.
+//! Threads inside somebody else's process: signals blocked, panics caught, names given, and descriptors apart from the
+//! host's.
+
+mod context;
+mod leave;
+mod table;
+mod worker;
+
+pub use context::{Context, on_host};
+pub use table::PrivateTable;
+pub use worker::Worker;
 
 use crate::error::{Code, Error};
 use crate::sync::Mutex;
@@ -11,7 +21,8 @@ use std::thread::{Builder, JoinHandle};
 
 /// Runs `work` on a new thread that blocks every signal, so that the host's handlers run on the host's threads.
 ///
-/// A panic of `work` ends the thread and is handed to `on_panic` as text; it never reaches the host.
+/// A panic of `work` ends the thread and is handed to `on_panic` as text; it never reaches the host. The new thread shares the
+/// descriptor table and the [`Context`] of the calling one.
 ///
 /// # Errors
 /// `Thread` when the system refuses another thread.
@@ -20,7 +31,9 @@ where
     W: FnOnce() + Send + 'static,
     P: FnOnce(String) + Send + 'static,
 {
+    let context = Context::current();
     let body = move || {
+        Context::enter(context);
         if let Err(text) = catch_quietly(work) {
             on_panic(text);
         }
@@ -33,9 +46,15 @@ where
 /// both; one after the other where the system refuses another thread. A panic of either is the caller's.
 pub fn both<A: Send, B>(name: &str, other: impl FnOnce() -> A + Send, own: impl FnOnce() -> B) -> (A, B) {
     let work = Mutex::new(Some(other));
+    let context = Context::current();
     let run = || work.lock().take().map(catch_quietly);
     let outcome = std::thread::scope(|scope| {
-        let start = || Builder::new().name(name.into()).spawn_scoped(scope, run);
+        let start = || {
+            Builder::new().name(name.into()).spawn_scoped(scope, || {
+                Context::enter(context.clone());
+                run()
+            })
+        };
         let started = with_signals_blocked(start);
         let own = own();
         // It has no panics but those caught.

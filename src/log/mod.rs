@@ -1,19 +1,17 @@
 //! A session's own log: to a file and to a queue the caller drains, never to the host's subscriber.
 
-use crate::error::{Code, Error, Result};
+mod file;
+
+use crate::error::Result;
 use crate::sync::Mutex;
+use file::LogFile;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 use tracing::dispatcher::{self, DefaultGuard, Dispatch};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber, field};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// Lines kept for the caller between two updates; older ones are dropped and counted.
@@ -22,13 +20,11 @@ const QUEUE_LIMIT: usize = 1024;
 /// Lines kept for the file while the disk is slow; newer ones are dropped and counted.
 const FILE_LIMIT: usize = 8192;
 
-/// How long to wait for the thread that writes the file to end.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// Where a session logs to, and how much.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// A file that lines are appended to by a thread of its own, so that a slow disk holds nothing up.
+    /// A regular file, or a character device, that lines are appended to by a thread of its own, so that a slow disk holds
+    /// nothing up. Symbolic links are followed. When the name is another file, that is opened before the next line.
     pub file: Option<PathBuf>,
     /// The least important level that is logged.
     pub level: LevelFilter,
@@ -58,70 +54,19 @@ pub struct Log {
     file: Option<LogFile>,
 }
 
-/// The thread that writes the file, and what is known of it.
-struct LogFile {
-    lost: ErrorCounter,
-    /// Flushes and stops the thread when dropped, but does not wait for its end.
-    guard: Option<WorkerGuard>,
-    /// Closed when the thread has let go of the file, with which it ends.
-    released: Mutex<Receiver<()>>,
-}
-
-impl Drop for LogFile {
-    fn drop(&mut self) {
-        self.guard = None;
-        // A disk that hangs must not hang the host: the thread is then left to it.
-        let _ = self.released.lock().recv_timeout(PATIENCE);
-    }
-}
-
-/// The file as its thread holds it.
-struct HeldFile {
-    file: File,
-    _release: Sender<()>,
-}
-
-impl Write for HeldFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 impl Log {
     /// Opens the log.
     ///
     /// # Errors
-    /// `LogFile` when the file cannot be opened for appending.
+    /// `LogFile` when the file cannot be opened for appending, or is neither a regular file nor a character device.
     pub fn open(options: &LogOptions) -> Result<Log> {
         let mut log_file = None;
         let mut file_layer = None;
         if let Some(path) = &options.file {
-            let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
-                Error::system(
-                    Code::LogFile,
-                    format_args!("opening the log file {} for appending", path.display()),
-                    error,
-                )
-            })?;
-            let (release, released) = channel();
-            let (non_blocking, guard) = NonBlockingBuilder::default()
-                .thread_name("capture-log")
-                .buffered_lines_limit(FILE_LIMIT)
-                .finish(HeldFile { file, _release: release });
-            log_file = Some(LogFile {
-                lost: non_blocking.error_counter(),
-                guard: Some(guard),
-                released: Mutex::new(released),
-            });
+            let (file, writer) = LogFile::open(path)?;
+            log_file = Some(file);
             file_layer = Some(
-                tracing_subscriber::fmt::layer()
-                    .with_ansi(false)
-                    .with_target(false)
-                    .with_writer(non_blocking),
+                tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(writer),
             );
         }
         let queue = Arc::new(Queue::default());
@@ -141,10 +86,9 @@ impl Log {
         self.queue.inner.lock().lines.drain(..).collect()
     }
 
-    /// Lines lost because the queue or the file's writer could not keep up.
+    /// Lines lost because the queue or the file's writer could not keep up, or because they could not be written.
     pub fn lost(&self) -> u64 {
-        let file = self.file.as_ref().map_or(0, |file| file.lost.dropped_lines());
-        self.queue.inner.lock().lost + file as u64
+        self.queue.inner.lock().lost + self.file.as_ref().map_or(0, LogFile::lost)
     }
 }
 
@@ -192,6 +136,7 @@ impl field::Visit for LineText {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
     use tracing::{debug, info, warn};
 
     #[test]

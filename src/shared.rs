@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 /// A static value of which a forked child gets one of its own: a lock in it may have been held at the fork by a thread that
 /// the child does not have.
-pub(super) struct PerProcess<T>(AtomicPtr<Owned<T>>);
+pub(crate) struct PerProcess<T>(AtomicPtr<Owned<T>>);
 
 struct Owned<T> {
     process: u32,
@@ -16,12 +16,12 @@ struct Owned<T> {
 
 impl<T: Default + Send + Sync + 'static> PerProcess<T> {
     /// No value yet.
-    pub(super) const fn new() -> PerProcess<T> {
+    pub(crate) const fn new() -> PerProcess<T> {
         PerProcess(AtomicPtr::new(ptr::null_mut()))
     }
 
     /// The value of the calling process. It is never freed: one for each process in a line of forks.
-    pub(super) fn get(&self) -> &'static T {
+    pub(crate) fn get(&self) -> &'static T {
         let process = std::process::id();
         let mut current = self.0.load(Ordering::Acquire);
         let mut new: *mut Owned<T> = ptr::null_mut();
@@ -48,7 +48,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
 }
 
 /// Values that sessions share, found by what they are for.
-pub(super) struct Shared<K, T>(Mutex<Vec<(K, Weak<T>)>>);
+pub(crate) struct Shared<K, T>(Mutex<Vec<(K, Weak<T>)>>);
 
 impl<K, T> Default for Shared<K, T> {
     fn default() -> Shared<K, T> {
@@ -61,7 +61,7 @@ impl<K: PartialEq, T> Shared<K, T> {
     ///
     /// # Errors
     /// What `load` returns. The next call tries again.
-    pub(super) fn get<E>(&self, key: K, load: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
+    pub(crate) fn get<E>(&self, key: K, load: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
         let mut entries = self.0.lock();
         entries.retain(|(_, value)| value.strong_count() > 0);
         let found = entries.iter().find(|(other, _)| *other == key);

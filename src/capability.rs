@@ -1,0 +1,73 @@
+//! The capabilities of the calling thread, and what to say where one is missing.
+
+/// A capability: its number in `linux/capability.h`, and its name.
+pub type Capability = (u32, &'static str);
+
+/// Reads files whatever their modes say.
+pub const DAC_READ_SEARCH: Capability = (2, "CAP_DAC_READ_SEARCH");
+/// Configures networks.
+pub const NET_ADMIN: Capability = (12, "CAP_NET_ADMIN");
+/// Captures packets.
+pub const NET_RAW: Capability = (13, "CAP_NET_RAW");
+/// Looks into other processes.
+pub const SYS_PTRACE: Capability = (19, "CAP_SYS_PTRACE");
+/// Enters namespaces, among much else.
+pub const SYS_ADMIN: Capability = (21, "CAP_SYS_ADMIN");
+
+/// Returns what would permit what was refused: the capabilities that are missing, or that none is.
+pub fn advice(needed: &[Capability]) -> String {
+    effective().map_or_else(String::new, |held| advice_for(held, needed))
+}
+
+fn advice_for(held: u64, needed: &[Capability]) -> String {
+    let missing: Vec<&str> =
+        needed.iter().filter(|(number, _)| held & 1 << number == 0).map(|&(_, name)| name).collect();
+    if missing.is_empty() {
+        let names: Vec<&str> = needed.iter().map(|&(_, name)| name).collect();
+        return format!(
+            "although {} {} held",
+            names.join(" and "),
+            if names.len() == 1 { "is" } else { "are" }
+        );
+    }
+    format!("{} would permit it", missing.join(" and "))
+}
+
+/// The effective capabilities of the calling thread, a bit for each number (capget(2)).
+pub fn effective() -> Option<u64> {
+    /// As the kernel knows it under the name `__user_cap_data_struct`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3, whose sets are two words long, and the calling thread.
+    let mut header: [u32; 2] = [0x2008_0522, 0];
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: the header and the sets are laid out as version 3 of the call has them and outlive it.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_advised() {
+        let needed = [SYS_PTRACE, DAC_READ_SEARCH];
+        assert_eq!(advice_for(0, &needed), "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would permit it");
+        assert_eq!(advice_for(1 << 19, &needed), "CAP_DAC_READ_SEARCH would permit it");
+        assert_eq!(advice_for(!0, &needed), "although CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are held");
+        assert_eq!(advice_for(!0, &[NET_RAW]), "although CAP_NET_RAW is held");
+    }
+
+    #[test]
+    fn the_effective_set_is_that_of_the_status() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        assert_eq!(effective(), u64::from_str_radix(line.trim(), 16).ok());
+    }
+}

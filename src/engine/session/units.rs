@@ -1,0 +1,28 @@
+//! The kernel's units, as natural ones.
+
+use crate::process::ticks_to_ns;
+
+/// What turns the kernel's units into natural ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Units {
+    pub(super) ticks_per_second: u64,
+    pub(super) boot_time_ns: u64,
+    pub(super) memory_bytes: u64,
+}
+
+impl Units {
+    /// Clock ticks in nanoseconds.
+    pub fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        ticks_to_ns(ticks, self.ticks_per_second)
+    }
+
+    /// The time of a number of clock ticks after boot, nanoseconds since the Unix epoch.
+    pub fn start_time_ns(&self, ticks: u64) -> u64 {
+        self.boot_time_ns.saturating_add(self.ticks_to_ns(ticks))
+    }
+
+    /// The share of the machine's memory that so many bytes are, 0-100.
+    pub fn memory_percent(&self, bytes: u64) -> f64 {
+        if self.memory_bytes == 0 { 0.0 } else { bytes as f64 * 100.0 / self.memory_bytes as f64 }
+    }
+}

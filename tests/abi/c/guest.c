@@ -1,0 +1,267 @@
+/* What the library takes of its host: little stack, no descriptors, and nothing that children keep. */
+#define _GNU_SOURCE
+#include "network.h"
+#include "sessions.h"
+#include "threads.h"
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+/* The stack that the header asks for. */
+#define STACK_BYTES (32 * 1024)
+
+static void on_processes(void *user_data, CaptureAction action, const CaptureProcess *processes, size_t count,
+                         size_t element_size) {
+    (void)action;
+    (void)processes;
+    (void)element_size;
+    *(size_t *)user_data += count;
+}
+
+static void on_classic(CaptureAction action, const Process_t *processes, uint32_t *size) {
+    (void)action;
+    (void)processes;
+    (void)size;
+}
+
+static void on_line(void *user_data, CaptureLogLevel level, const char *text) {
+    (void)user_data;
+    (void)level;
+    (void)text;
+}
+
+/* Opens with an engine, updates and closes. */
+static void live_with(CaptureEngine engine, uint32_t skip) {
+    CaptureOptions given = options();
+    CaptureSession *session;
+    size_t count = 0;
+    CaptureHandlers wanted = handlers(on_processes, NULL, &count);
+    given.engine = engine;
+    given.skip = skip;
+    given.flows = 1;
+    given.log_handler = on_line;
+    session = opened(&given);
+    SUCCEEDS(CaptureSessionUpdate(session, &wanted));
+    CHECK(count > 0);
+    CHECK(CaptureSessionDescriptor(session) >= 0);
+    (void)stats_of(session);
+    SUCCEEDS(CaptureSessionUpdate(session, &wanted));
+    SUCCEEDS(CaptureSessionClose(session));
+}
+
+static void *live_on_it(void *unused) {
+    CaptureInitt config;
+    live_with(CAPTURE_ENGINE_PCAP, CAPTURE_SKIP_PROBES);
+    live_with(CAPTURE_ENGINE_PCAP, 0);
+    live_with(CAPTURE_ENGINE_KERNEL, 0);
+    memset(&config, 0, sizeof config);
+    SUCCEEDS(CaptureInit(&config, on_classic, NULL));
+    SUCCEEDS(CaptureUpdate(-1));
+    SUCCEEDS(CaptureUpdate(-1));
+    SUCCEEDS(CaptureExit());
+    return unused;
+}
+
+/* Every engine is opened, updated and closed by a thread that has no more stack. */
+static void small_stack(void) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstacksize(&attributes, STACK_BYTES) == 0);
+    CHECK(pthread_create(&thread, &attributes, live_on_it, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* The host's own descriptors are the only ones that it has while sessions are open. */
+static void own_table(void) {
+    const int before = descriptors();
+    CaptureOptions given = options();
+    CaptureSession *session;
+    given.interval_ms = 1;
+    session = opened(&given);
+    CHECK_EQUAL(descriptors(), before);
+    SUCCEEDS(CaptureSessionUpdate(session, NULL));
+    CHECK_EQUAL(descriptors(), before);
+    CHECK(CaptureSessionDescriptor(session) >= 0);
+    CHECK_EQUAL(CaptureSessionDescriptor(session), CaptureSessionDescriptor(session));
+    CHECK_EQUAL(descriptors(), before + 1);
+    SUCCEEDS(CaptureSessionClose(session));
+    CHECK_EQUAL(descriptors(), before);
+}
+
+/* A host that closes everything it did not open itself does not harm the session. */
+static void closefrom_by_host(void) {
+    CaptureOptions given = options();
+    CaptureHandlers wanted;
+    CaptureSession *session;
+    size_t count = 0;
+    given.engine = CAPTURE_ENGINE_AUTO;
+    session = opened(&given);
+    for (int i = 3; i < 1024; i++) {
+        close(i);
+    }
+    wanted = handlers(on_processes, NULL, &count);
+    for (int i = 0; i < 3; i++) {
+        SUCCEEDS(CaptureSessionUpdate(session, &wanted));
+    }
+    CHECK(count > 0);
+    SUCCEEDS(CaptureSessionClose(session));
+}
+
+static atomic_int has_opened_all;
+
+static void *open_often(void *unused) {
+    for (int i = 0; i < 8; i++) {
+        CaptureOptions given = options();
+        given.skip = i % 2 == 0 ? CAPTURE_SKIP_PROBES : 0;
+        SUCCEEDS(CaptureSessionClose(opened(&given)));
+    }
+    atomic_store(&has_opened_all, 1);
+    return unused;
+}
+
+/* Descriptors that are sockets, or of the kernel's programs and events. Files are open in the host's table for moments, as
+ * names of users are looked up. */
+static int lasting_descriptors(void) {
+    int count = 0;
+    for (int i = 0; i < 1024; i++) {
+        char path[64], target[64];
+        ssize_t length;
+        snprintf(path, sizeof path, "/proc/self/fd/%d", i);
+        length = readlink(path, target, sizeof target);
+        count += length > 7 && (memcmp(target, "socket:", 7) == 0 || memcmp(target, "anon_in", 7) == 0);
+    }
+    return count;
+}
+
+/* Children that are forked while sessions open and close have nothing of them. */
+static void children(void) {
+    pthread_t thread;
+    const int before = lasting_descriptors();
+    int count = 0, status;
+    CHECK(pthread_create(&thread, NULL, open_often, NULL) == 0);
+    while (!atomic_load(&has_opened_all)) {
+        const pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            _exit(lasting_descriptors() == before ? 0 : 1);
+        }
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK_EQUAL(status, 0);
+        count++;
+    }
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(count > 0);
+}
+
+/* Lines of a file that hold `word`. */
+static int lines_with(const char *path, const char *word) {
+    char line[4096];
+    int count = 0;
+    FILE *file = fopen(path, "re");
+    CHECK(file != NULL);
+    while (fgets(line, sizeof line, file) != NULL) {
+        count += strstr(line, word) != NULL;
+    }
+    fclose(file);
+    return count;
+}
+
+/* A child that was forked before the closing keeps no ring, and with it no socket. */
+static void closed_while_forked(void) {
+    char maps[64];
+    int status, before;
+    pid_t child;
+    CaptureOptions given = options();
+    CaptureSession *session;
+    own_network();
+    before = lines_with("/proc/net/packet", "");
+    for (int i = 0; i < 2; i++) {
+        given.skip = i == 0 ? CAPTURE_SKIP_PROBES : 0;
+        session = opened(&given);
+        CHECK(lines_with("/proc/self/maps", " socket:[") > 0);
+        CHECK(lines_with("/proc/net/packet", "") > before);
+        child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            pause();
+            _exit(0);
+        }
+        SUCCEEDS(CaptureSessionClose(session));
+        snprintf(maps, sizeof maps, "/proc/%d/maps", (int)child);
+        CHECK_EQUAL(lines_with(maps, " socket:["), 0);
+        CHECK_EQUAL(lines_with("/proc/net/packet", ""), before);
+        CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
+    }
+}
+
+static void limit_descriptors(rlim_t count) {
+    const struct rlimit limit = {count, count};
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+/* Sends datagrams to itself, as an engine is to count them. */
+static void is_counted(CaptureEngine engine, uint32_t skip) {
+    struct pair pair = connected(AF_INET);
+    CaptureOptions given = options();
+    CaptureSession *session;
+    given.engine = engine;
+    given.skip = skip;
+    given.timeout_ms = 1;
+    session = opened(&given);
+    for (int i = 0; i < 10; i++) {
+        send_datagram(&pair, i, 100);
+    }
+    for (double began = now();; ) {
+        CaptureStats stats;
+        SUCCEEDS(CaptureSessionUpdate(session, NULL));
+        stats = stats_of(session);
+        if (stats.bytes_exact + stats.bytes_shared + stats.bytes_guessed >= 20 * (HEADERS_V4 + 100)) {
+            break;
+        }
+        WAIT_SINCE(began);
+    }
+    SUCCEEDS(CaptureSessionClose(session));
+    close_pair(&pair);
+}
+
+/* Every engine counts. */
+static void counts(void) {
+    own_network();
+    is_counted(CAPTURE_ENGINE_PCAP, CAPTURE_SKIP_PROBES);
+    is_counted(CAPTURE_ENGINE_PCAP, 0);
+    is_counted(CAPTURE_ENGINE_KERNEL, 0);
+}
+
+/* It does so with 64 descriptors. */
+static void few_descriptors(void) {
+    limit_descriptors(64);
+    counts();
+}
+
+/* With less than it takes, opening or updating says so. */
+static void too_few_descriptors(void) {
+    own_network();
+    for (rlim_t limit = 10; limit >= 4; limit--) {
+        CaptureOptions given = options();
+        CaptureSession *session = NULL;
+        int32_t code;
+        limit_descriptors(limit);
+        code = CaptureSessionOpen(&given, &session);
+        if (code == CAPTURE_OK) {
+            code = CaptureSessionUpdate(session, NULL);
+            CHECK_EQUAL(code, CAPTURE_CODE_SYSTEM_RESOURCE);
+            CHECK_HOLDS(CaptureErrorText(), "RLIMIT_NOFILE");
+            SUCCEEDS(CaptureSessionClose(session));
+        } else {
+            CHECK_EQUAL(code, CAPTURE_CODE_SYSTEM_RESOURCE);
+            CHECK_HOLDS(CaptureErrorText(), "RLIMIT_NOFILE");
+        }
+    }
+}
+
+SCENARIOS({"small_stack", small_stack}, {"own_table", own_table}, {"closefrom", closefrom_by_host},
+          {"children", children}, {"closed_while_forked", closed_while_forked},
+          {"counts", counts}, {"few_descriptors", few_descriptors}, {"too_few_descriptors", too_few_descriptors})
