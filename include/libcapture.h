@@ -538,11 +538,14 @@ typedef struct CaptureProcess {
     uid_t uid;
     // Effective group id.
     gid_t gid;
-    // Number of threads.
+    // Number of threads, the main one included also when it has ended.
     uint32_t threads;
-    // Open descriptors.
+    // Open descriptors: entries in the table of the main thread, or of another one if that has ended. Threads that have
+    // left this table (CLONE_FILES) have tables of their own, which are not counted.
     uint32_t descriptors;
-    // State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
+    // State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more than one thread
+    // means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
+    // these.
     uint32_t state;
     // Name.
     const char *name;

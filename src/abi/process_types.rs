@@ -46,11 +46,14 @@ pub struct CaptureProcess {
     pub uid: libc::uid_t,
     /// Effective group id.
     pub gid: libc::gid_t,
-    /// Number of threads.
+    /// Number of threads, the main one included also when it has ended.
     pub threads: u32,
-    /// Open descriptors.
+    /// Open descriptors: entries in the table of the main thread, or of another one if that has ended. Threads that have
+    /// left this table (CLONE_FILES) have tables of their own, which are not counted.
     pub descriptors: u32,
-    /// State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
+    /// State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more than one thread
+    /// means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
+    /// these.
     pub state: u32,
     /// Name.
     pub name: *const c_char,

@@ -52,6 +52,17 @@ impl Stat<'_> {
         self.flags & FLAG_ENDING != 0
     }
 
+    /// Whether the main thread has ended, or is about to, while others go on.
+    pub fn has_lost_main_thread(&self) -> bool {
+        self.is_ending() && self.threads > 1
+    }
+
+    /// Takes over from another thread of the process what the main thread has lost.
+    pub fn stand_in(&mut self, thread: &Stat<'_>) {
+        self.flags &= !FLAG_ENDING;
+        (self.virtual_bytes, self.layout) = (thread.virtual_bytes, thread.layout);
+    }
+
     /// Whether there is an address space: not in kernel threads, zombies and processes about to become one.
     pub fn has_memory(&self) -> bool {
         self.virtual_bytes != 0 && !self.is_kernel_thread()

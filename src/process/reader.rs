@@ -10,6 +10,7 @@ use super::parse;
 use super::plan::{Files, Plan};
 use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::root::ProcRoot;
+use super::stand_in::StandIns;
 use super::table::{Outcome, Table};
 use crate::blocking::{Kind, guarded};
 use crate::error::Result;
@@ -74,6 +75,7 @@ pub struct FileReader {
     figures: FigureReader,
     identities: IdentityReader,
     cgroups: CgroupReader,
+    stand_ins: StandIns,
     stat: Vec<u8>,
     text: Vec<u8>,
     pids: Vec<i32>,
@@ -87,6 +89,7 @@ impl FileReader {
             figures: FigureReader::new(what),
             identities: IdentityReader::default(),
             cgroups: CgroupReader::default(),
+            stand_ins: StandIns::default(),
             stat: Vec::new(),
             text: Vec::new(),
             pids: Vec::new(),
@@ -169,10 +172,11 @@ impl FileReader {
         let mut stat = std::mem::take(&mut self.stat);
         let looked = match directory.core(&mut stat) {
             Ok(mut core) => {
+                let live = self.stand_ins.find(&directory, &mut core.stat);
                 if let Some(image) = image {
                     core.stat.layout = [image, 0];
                 }
-                self.look_closely(root, &directory, &mut core, books)
+                self.look_closely(root, (&directory, live.as_ref()), &mut core, books)
             }
             Err(failure) => Err(failure),
         };
@@ -183,7 +187,7 @@ impl FileReader {
     fn look_closely(
         &mut self,
         root: &ProcRoot,
-        directory: &ProcessDirectory,
+        (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
         core: &mut Core<'_>,
         books: &SharedBooks,
     ) -> std::result::Result<(), Failure> {
@@ -194,7 +198,7 @@ impl FileReader {
             return Err(Failure::Gone);
         }
         let mut sample = core.sample();
-        let files = self.files(root, directory, core, plan, &mut sample)?;
+        let files = self.files(root, (directory, live), core, plan, &mut sample)?;
         with(books, |books| {
             let Books { observer, table, .. } = books;
             match &mut started {
@@ -210,29 +214,30 @@ impl FileReader {
         Ok(())
     }
 
-    /// Reads what is planned. Figures go to `sample`.
+    /// Reads what is planned, of the thread that stands in for the main one if there is such. Figures go to `sample`.
     fn files<'r>(
         &'r mut self,
         root: &ProcRoot,
-        directory: &ProcessDirectory,
+        (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
         core: &Core<'_>,
         plan: Plan,
         sample: &mut ProcessSample,
     ) -> std::result::Result<Files<'r>, Failure> {
         let FileReader { figures, identities, cgroups, .. } = self;
+        let common = live.unwrap_or(directory);
         let facts = root.facts();
         let mut files = Files::default();
         if plan.command_line {
-            files.command_line = Some(directory.unless_gone(identities.command_line(directory))?);
+            files.command_line = Some(common.unless_gone(identities.command_line(common))?);
         }
         if plan.cgroup {
-            files.cgroup = Some(directory.unless_gone(cgroups.read(root, directory, core))?.flatten());
+            files.cgroup = Some(common.unless_gone(cgroups.read(root, common, core))?.flatten());
         }
         if plan.network {
-            files.network = directory.unless_gone(directory.network_namespace())?;
+            files.network = common.unless_gone(common.network_namespace())?;
         }
         if plan.figures {
-            figures.read(directory, core.stat.has_memory(), facts, sample)?;
+            figures.read(directory, live, &core.stat, facts, sample)?;
         }
         if plan.descriptors {
             figures.descriptors(directory, facts, sample)?;
@@ -264,7 +269,7 @@ impl FileReader {
             return Err(Failure::Gone);
         }
         let mut sample = ProcessSample::unknown(id);
-        let files = self.files(root, &directory, &core, plan, &mut sample)?;
+        let files = self.files(root, (&directory, None), &core, plan, &mut sample)?;
         with(books, |books| {
             let Books { observer, table, .. } = books;
             if let Some(tracked) = table.tracked_mut(&id) {

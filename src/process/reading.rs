@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Why a process could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +42,8 @@ pub struct ProcessDirectory {
     directory: OwnedFd,
     pid: i32,
     tree: Tree,
+    /// Whether it is that of one of the process's threads, which may end while the process goes on.
+    is_thread: bool,
 }
 
 /// What is read of every process, selected or not.
@@ -61,7 +63,13 @@ impl ProcessDirectory {
     pub fn open(root: &ProcRoot, pid: i32) -> nix::Result<ProcessDirectory> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let open = || openat(root.directory(), PidPath::new(pid).directory(), flags, Mode::empty());
-        Ok(ProcessDirectory { directory: root.guarded(pid, open)?, pid, tree: root.tree() })
+        let directory = root.guarded(pid, open)?;
+        Ok(ProcessDirectory { directory, pid, tree: root.tree(), is_thread: false })
+    }
+
+    /// The directory of one of the process's threads, which was opened in this one.
+    pub fn of_thread(&self, directory: OwnedFd) -> ProcessDirectory {
+        ProcessDirectory { directory, pid: self.pid, tree: self.tree, is_thread: true }
     }
 
     /// Reads `stat` and the owner.
@@ -104,7 +112,11 @@ impl ProcessDirectory {
         Ok(buffer)
     }
 
-    fn guarded<T>(&self, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+    /// Makes a read in this directory that may not return; see [`guarded`].
+    ///
+    /// # Errors
+    /// As [`guarded`].
+    pub fn guarded<T>(&self, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
         guarded(self.tree, self.pid, kind, read)
     }
 
@@ -147,10 +159,17 @@ impl ProcessDirectory {
     pub fn unless_gone<T>(&self, reading: nix::Result<T>) -> Result<Option<T>, Failure> {
         match reading {
             Ok(reading) => Ok(Some(reading)),
+            Err(_) if self.is_thread => Ok(None),
             Err(Errno::ESRCH) => Err(Failure::Gone),
             Err(Errno::ENOENT) if !self.still_there() => Err(Failure::Gone),
             Err(_) => Ok(None),
         }
+    }
+}
+
+impl AsFd for ProcessDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 }
 
@@ -194,19 +213,23 @@ impl FigureReader {
         FigureReader { what, buffer: Vec::new(), listing: Listing::default() }
     }
 
-    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid.
+    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid. What the threads have in
+    /// common is read of `live`, where the main thread has ended and another one stands in for it.
     ///
     /// # Errors
     /// `Gone` when the process has ended meanwhile; `sample` is then of no use.
     pub fn read(
         &mut self,
         directory: &ProcessDirectory,
-        has_memory: bool,
+        live: Option<&ProcessDirectory>,
+        stat: &Stat<'_>,
         facts: &SystemFacts,
         sample: &mut ProcessSample,
     ) -> Result<(), Failure> {
-        if self.what.has(SampleSet::MEMORY) {
-            self.memory(directory, has_memory, facts, sample)?;
+        // Where there is none, nothing is known of what the main thread has lost.
+        let common = live.or(Some(directory).filter(|_| !stat.has_lost_main_thread()));
+        if let Some(common) = common.filter(|_| self.what.has(SampleSet::MEMORY)) {
+            self.memory(common, stat.has_memory(), facts, sample)?;
         }
         if self.what.has(SampleSet::IO) {
             let io = directory.record(c"io", &mut self.buffer).map(parse::io);
@@ -226,8 +249,8 @@ impl FigureReader {
                 sample.valid |= Validity::SWITCHES;
             }
         }
-        if self.what.has(SampleSet::DESCRIPTORS) {
-            self.descriptors(directory, facts, sample)?;
+        if let Some(common) = common.filter(|_| self.what.has(SampleSet::DESCRIPTORS)) {
+            self.descriptors(common, facts, sample)?;
         }
         Ok(())
     }

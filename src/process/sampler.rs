@@ -145,8 +145,9 @@ impl Sampler {
             if !selected.is_empty() && selected.binary_search(&pid).is_err() {
                 return;
             }
-            if task.raw.torn != 0 {
-                // Its threads come and go while they are counted; its files are read under the kernel's locks.
+            if task.raw.torn != 0 || task::has_lost_main_thread(task.raw) {
+                // Its threads come and go while they are counted, or the main one has ended and another is to be found
+                // that has what it had; its files are read under the kernel's locks.
                 due.push((pid, Some(task.raw.image)));
                 return;
             }

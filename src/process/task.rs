@@ -8,6 +8,9 @@ use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
+/// The thread is ending or has ended (`PF_EXITING`, include/linux/sched.h).
+const ENDING: u32 = 4;
+
 /// States of tasks, include/linux/sched.h.
 const REPORTED: u32 = 0x7f;
 const IDLE: u32 = 0x402;
@@ -95,6 +98,11 @@ pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> Core<'t>
         layout: layout(raw),
     };
     Core { stat, owner: Some((raw.uid, raw.gid)) }
+}
+
+/// Whether the main thread has ended, or is about to, while others go on.
+pub fn has_lost_main_thread(raw: &RawProcess) -> bool {
+    raw.flags & ENDING != 0 && raw.threads > 1
 }
 
 /// What tells one program image from another.
