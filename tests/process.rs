@@ -389,6 +389,9 @@ with_each_source! {
     threads::thousands_of_threads_are_summed_up as
         thousands_of_threads_are_summed_up_from_files,
         thousands_of_threads_are_summed_up_from_tasks_root;
+    lives::reserved_descriptors_are_no_entries as
+        reserved_descriptors_are_no_entries_from_files,
+        reserved_descriptors_are_no_entries_from_tasks_root;
     threads::a_process_whose_main_thread_has_ended as
         a_process_whose_main_thread_has_ended_from_files,
         a_process_whose_main_thread_has_ended_from_tasks_root;

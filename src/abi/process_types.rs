@@ -49,7 +49,9 @@ pub struct CaptureProcess {
     /// Number of threads, the main one included also when it has ended.
     pub threads: u32,
     /// Open descriptors: entries in the table of the main thread, or of another one if that has ended. Threads that have
-    /// left this table (CLONE_FILES) have tables of their own, which are not counted.
+    /// left this table (CLONE_FILES) have tables of their own, which are not counted. Where figures come from `/proc` (see
+    /// `sample_probes` in CaptureStats) and Linux is 6.2 or later, numbers count too that calls in progress have reserved:
+    /// one for each thread that waits in accept(2), or opens a FIFO or a file that does not answer.
     pub descriptors: u32,
     /// State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more than one thread
     /// means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
