@@ -95,6 +95,64 @@ fn proc_file(pid: i32, name: &str) -> String {
     String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap()).into_owned()
 }
 
+/// Two programs whose names the kernel cuts to the same one, and a script with such a name.
+fn long_names_select(source: Source) {
+    let directory = tempfile::tempdir().unwrap();
+    let [wanted, other, script] =
+        ["a-very-long-program-name", "a-very-long-program-other", "a-very-long-program-name.sh"]
+            .map(|name| directory.path().join(name));
+    std::fs::copy("/bin/sleep", &wanted).unwrap();
+    std::fs::copy("/bin/sleep", &other).unwrap();
+    std::fs::write(&script, "#!/bin/sh\nread line\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    let start = |path: &Path, first: &str| {
+        let mut command = std::process::Command::new(path);
+        let stdin = std::process::Stdio::piped();
+        // SAFETY: nothing is done between fork and exec but what the standard library does.
+        std::os::unix::process::CommandExt::arg0(&mut command, first).arg("100").stdin(stdin).spawn().unwrap()
+    };
+    let mut children = [
+        start(&wanted, "a-very-long-program-name"),
+        start(&wanted, "another first argument"),
+        start(&other, "a-very-long-program-other"),
+        start(&script, "a-very-long-program-name.sh"),
+    ];
+    let pids = children.each_ref().map(|child| child.id() as i32);
+    let selecting = |names: &[&str]| {
+        let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let selection = Selection { names, ..Selection::default() };
+        let mut sampler = Sampler::new(root(), SampleSet::MEMORY, selection).unwrap();
+        if source == Source::Tasks {
+            sampler.take_from(load_tasks(SampleSet::MEMORY).unwrap());
+        }
+        // What is within an exec has no arguments yet.
+        std::thread::sleep(Duration::from_millis(100));
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            sampler.sample().unwrap();
+            let records = sampler.processes().inspect(|record| assert!(record.valid.has(Validity::MEMORY)));
+            found = records.map(|record| record.sample.id.pid).filter(|pid| pids.contains(pid)).collect();
+        }
+        found.sort_unstable();
+        found
+    };
+    let sorted = |places: &[usize]| {
+        let mut pids: Vec<i32> = places.iter().map(|&place| pids[place]).collect();
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(selecting(&["a-very-long-program-name"]), sorted(&[0, 1]));
+    assert_eq!(selecting(&["a-very-long-program-other", "x"]), sorted(&[2]));
+    assert_eq!(selecting(&["a-very-long-program-name.sh"]), sorted(&[3]));
+    assert_eq!(selecting(&["a-very-long-pro"]), sorted(&[0, 1, 2, 3]), "as the kernel cuts it");
+    assert_eq!(selecting(&["a-very-long-pro-none"]), []);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
 /// Field `number` of `stat` behind the state, counted from 1 as proc_pid_stat(5) does.
 fn stat_field(pid: i32, number: usize) -> u64 {
     let text = proc_file(pid, "stat");
@@ -389,6 +447,7 @@ with_each_source! {
     threads::thousands_of_threads_are_summed_up as
         thousands_of_threads_are_summed_up_from_files,
         thousands_of_threads_are_summed_up_from_tasks_root;
+    long_names_select as long_names_select_from_files, long_names_select_from_tasks_root;
     lives::reserved_descriptors_are_no_entries as
         reserved_descriptors_are_no_entries_from_files,
         reserved_descriptors_are_no_entries_from_tasks_root;

@@ -136,7 +136,9 @@ pub struct CaptureOptions {
     pub users: *const *const c_char,
     /// Number of users.
     pub user_count: usize,
-    /// Deliver only processes with one of these names; NULL for all.
+    /// Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name: a longer one is
+    /// compared with the names of the program's file, of its first argument and of its second one (that of a script), of
+    /// processes whose name is its beginning; their command lines are then read even if they are to be skipped.
     pub names: *const *const c_char,
     /// Number of names.
     pub name_count: usize,

@@ -122,6 +122,9 @@ pub struct Identity {
     pub user: Vec<u8>,
     /// Name of the effective group, or its number in decimal when it has none.
     pub group: Vec<u8>,
+    /// Name of the program's file; empty where it was not needed or is not known. It tells names apart that the kernel has
+    /// cut.
+    pub program: Vec<u8>,
     /// Path of the control group, which begins with a slash; empty where it was not asked for or is not known.
     pub cgroup: Vec<u8>,
 }
@@ -222,25 +225,67 @@ pub struct Selection {
     pub pids: Vec<i32>,
     /// User names, or user ids in decimal.
     pub users: Vec<Vec<u8>>,
-    /// Process names, compared with `comm` byte for byte.
+    /// Process names, compared with `comm` byte for byte. One that is longer than the kernel keeps is compared with the
+    /// names of the program's file, of its first argument, and of the second one, which is that of a script; of processes
+    /// whose `comm` is its beginning.
     pub names: Vec<Vec<u8>>,
 }
+
+/// Bytes of a name that the kernel keeps (`TASK_COMM_LEN` and its NUL).
+pub const NAME_BYTES: usize = 15;
 
 impl Selection {
     /// Whether a process with this pid and identity is delivered.
     pub fn matches(&self, pid: i32, identity: &Identity) -> bool {
         self.matches_pid(pid)
-            && (self.names.is_empty() || self.names.contains(&identity.name))
-            && (self.users.is_empty()
-                || self.users.iter().any(|user| {
-                    *user == identity.user || user.as_slice() == identity.uid.to_string().as_bytes()
-                }))
+            && self.matches_user(identity)
+            && (self.names.is_empty()
+                || self.names.contains(&identity.name)
+                || self.matches_whole_name(identity))
+    }
+
+    /// Whether that depends on what `identity` does not tell yet: command line and program of a process whose name is cut.
+    pub fn depends_on_whole_name(&self, pid: i32, identity: &Identity) -> bool {
+        self.matches_pid(pid)
+            && self.matches_user(identity)
+            && !self.names.contains(&identity.name)
+            && self.long_names(&identity.name).next().is_some()
+    }
+
+    /// Whether there are names that the kernel cuts.
+    pub fn has_long_names(&self) -> bool {
+        self.names.iter().any(|name| name.len() > NAME_BYTES)
+    }
+
+    fn matches_user(&self, identity: &Identity) -> bool {
+        let is_user =
+            |user: &Vec<u8>| *user == identity.user || user.as_slice() == identity.uid.to_string().as_bytes();
+        self.users.is_empty() || self.users.iter().any(is_user)
+    }
+
+    /// The names that the kernel would have cut to this one.
+    fn long_names<'s>(&'s self, cut: &'s [u8]) -> impl Iterator<Item = &'s Vec<u8>> {
+        let is_cut =
+            |name: &&Vec<u8>| cut.len() == NAME_BYTES && name.len() > NAME_BYTES && name.starts_with(cut);
+        self.names.iter().filter(is_cut)
+    }
+
+    fn matches_whole_name(&self, identity: &Identity) -> bool {
+        let arguments = || identity.command_line.split(|&byte| byte == 0).take(2);
+        let is_whole =
+            |name: &Vec<u8>| *name == identity.program || arguments().any(|path| last_part(path) == name);
+        self.long_names(&identity.name).any(is_whole)
     }
 
     /// Whether the list of pids, if there is one, holds `pid`.
     pub fn matches_pid(&self, pid: i32) -> bool {
         self.pids.is_empty() || self.pids.contains(&pid)
     }
+}
+
+/// What stands behind the last slash of a path.
+pub fn last_part(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -267,6 +312,28 @@ mod tests {
         selection.pids = vec![8];
         assert!(!selection.matches(7, &identity()));
         assert!(!selection.matches(8, &Identity { name: b"other".to_vec(), ..identity() }));
+    }
+
+    #[test]
+    fn long_names_are_compared_whole() {
+        let long = b"a-very-long-program-name";
+        let selection = Selection { names: vec![long.to_vec()], ..Selection::default() };
+        let of = |command_line: &[u8], program: &[u8]| Identity {
+            name: long[..15].to_vec(),
+            command_line: command_line.to_vec(),
+            program: program.to_vec(),
+            ..identity()
+        };
+        assert!(selection.matches(7, &of(b"/bin/a-very-long-program-name\0-x\0", b"")));
+        assert!(selection.matches(7, &of(b"/bin/sh\0./a-very-long-program-name\0", b"sh")), "a script");
+        assert!(selection.matches(7, &of(b"other\0", long)), "it has another first argument");
+        assert!(!selection.matches(7, &of(b"/bin/a-very-long-pro-other\0", b"a-very-long-pro-other")));
+        assert!(!selection.matches(7, &of(b"x\0y\0a-very-long-program-name\0", b"x")));
+        let renamed = Identity { name: b"short".to_vec(), ..of(b"", long) };
+        assert!(!selection.matches(7, &renamed), "its name is another one");
+        let cut = of(b"", b"");
+        assert!(selection.depends_on_whole_name(7, &cut) && !selection.matches(7, &cut));
+        assert!(!selection.depends_on_whole_name(7, &renamed) && selection.has_long_names());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::root::ProcRoot;
 use super::stand_in::StandIns;
 use super::users::UserNames;
 use crate::blocking::Kind;
-use crate::model::{Identity, ProcId, SampleSet};
+use crate::model::{Identity, NAME_BYTES, ProcId, SampleSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -49,6 +49,12 @@ impl IdentityReader {
         let mut identity = self.describe(&Identity::default(), &core);
         if what.has(SampleSet::COMMAND_LINE) && core.stat.has_memory() {
             identity.command_line = self.command_line(common).unwrap_or_default().to_vec();
+        }
+        // It tells names apart that the kernel has cut.
+        if identity.name.len() == NAME_BYTES
+            && let Ok(program) = common.program(&mut self.buffer)
+        {
+            identity.program = program.to_vec();
         }
         if what.has(SampleSet::CGROUP)
             && let Ok(Some(place)) = self.cgroup(root, common, &core)

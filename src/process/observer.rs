@@ -148,7 +148,18 @@ impl Observer {
         is_known: bool,
     ) {
         take_identity(core, files, plan, tracked);
+        self.decide(core, tracked);
         self.finish(*sample, tracked, is_known);
+    }
+
+    /// Decides whether a process is selected that depends on the whole of its name, if that was read.
+    fn decide(&self, core: &Core<'_>, tracked: &mut Tracked) {
+        let identity = &tracked.record.identity;
+        let is_known = tracked.command_line == CommandLine::Known || !identity.program.is_empty();
+        if tracked.is_candidate && is_known {
+            tracked.is_candidate = false;
+            tracked.selected = self.selection.matches(core.stat.pid, identity);
+        }
     }
 
     /// Takes in what was read of a process besides what a walk has told.
@@ -161,6 +172,8 @@ impl Observer {
         tracked: &mut Tracked,
     ) {
         take_identity(core, files, plan, tracked);
+        self.decide(core, tracked);
+        tracked.delivered |= tracked.selected;
         let record = &mut tracked.record;
         if sample.valid.has(Validity::DESCRIPTORS) {
             record.sample.descriptors = sample.descriptors;
@@ -178,9 +191,9 @@ impl Observer {
         let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
         let identity = self.identities.describe(&Identity::default(), core);
         tracked.names_generation = self.identities.generation();
-        tracked.selected = self.selects(core, &identity);
+        self.select(core, &identity, &mut tracked);
         tracked.record.identity = Arc::new(identity);
-        let plan = match tracked.selected {
+        let plan = match tracked.selected || tracked.is_candidate {
             true => self.plan(view, core, &mut tracked, true, true),
             false => Plan::default(),
         };
@@ -200,14 +213,18 @@ impl Observer {
             known.names_generation = self.identities.generation();
             if identity != *known.record.identity {
                 changed = true;
-                known.selected = self.selects(core, &identity);
+                self.select(core, &identity, known);
                 known.record.identity = Arc::new(identity);
             }
         }
-        if !known.selected {
+        if new_image && !renamed {
+            let identity = Arc::clone(&known.record.identity);
+            self.select(core, &identity, known);
+        }
+        if !known.selected && !known.is_candidate {
             return Plan::default();
         }
-        self.plan(view, core, known, new_image, changed)
+        self.plan(view, core, known, new_image, changed || known.is_candidate)
     }
 
     /// What is to be read of a selected process.
@@ -219,7 +236,12 @@ impl Observer {
         is_new_image: bool,
         has_changed: bool,
     ) -> Plan {
-        let mut plan = Plan { is_new_image, figures: matches!(view, View::Files), ..Plan::default() };
+        let mut plan = Plan {
+            is_new_image,
+            figures: matches!(view, View::Files),
+            program: tracked.is_candidate,
+            ..Plan::default()
+        };
         self.plan_command_line(view, core, tracked, has_changed, &mut plan);
         self.plan_cgroup(view, tracked, &mut plan);
         self.plan_network(view, core, tracked, has_changed, &mut plan);
@@ -229,15 +251,18 @@ impl Observer {
         plan
     }
 
-    fn selects(&self, core: &Core<'_>, identity: &Identity) -> bool {
+    /// Decides whether a process is selected, or takes it for a candidate.
+    fn select(&self, core: &Core<'_>, identity: &Identity, tracked: &mut Tracked) {
         let owner_known = core.owner.is_some() || self.selection.users.is_empty();
-        owner_known && self.selection.matches(core.stat.pid, identity)
+        let pid = core.stat.pid;
+        tracked.is_candidate = owner_known && self.selection.depends_on_whole_name(pid, identity);
+        tracked.selected = owner_known && !tracked.is_candidate && self.selection.matches(pid, identity);
     }
 
     /// Stores the sample of a walk.
     fn finish_task(&self, task: &Task<'_>, core: &Core<'_>, tracked: &mut Tracked, is_known: bool) {
         let mut sample = core.sample();
-        if tracked.selected {
+        if tracked.selected || tracked.is_candidate {
             task::add_figures(task.raw, self.what, &self.facts, &mut sample);
         }
         self.finish(sample, tracked, is_known);
@@ -245,7 +270,7 @@ impl Observer {
 
     /// Stores a sample, and the rate since the one before of a process that was known.
     fn finish(&self, mut sample: ProcessSample, tracked: &mut Tracked, is_known: bool) {
-        if tracked.selected {
+        if tracked.selected || tracked.is_candidate {
             sample.valid |= identity_validity(tracked);
         }
         let mut percent = None;

@@ -76,6 +76,7 @@ pub struct FileReader {
     identities: IdentityReader,
     cgroups: CgroupReader,
     stand_ins: StandIns,
+    program: Vec<u8>,
     stat: Vec<u8>,
     text: Vec<u8>,
     pids: Vec<i32>,
@@ -90,6 +91,7 @@ impl FileReader {
             identities: IdentityReader::default(),
             cgroups: CgroupReader::default(),
             stand_ins: StandIns::default(),
+            program: Vec::new(),
             stat: Vec::new(),
             text: Vec::new(),
             pids: Vec::new(),
@@ -223,7 +225,7 @@ impl FileReader {
         plan: Plan,
         sample: &mut ProcessSample,
     ) -> std::result::Result<Files<'r>, Failure> {
-        let FileReader { figures, identities, cgroups, .. } = self;
+        let FileReader { figures, identities, cgroups, program, .. } = self;
         let common = live.unwrap_or(directory);
         let facts = root.facts();
         let mut files = Files::default();
@@ -235,6 +237,9 @@ impl FileReader {
         }
         if plan.network {
             files.network = common.unless_gone(common.network_namespace())?;
+        }
+        if plan.program {
+            files.program = common.unless_gone(common.program(program))?;
         }
         if plan.figures {
             figures.read(directory, live, &core.stat, facts, sample)?;

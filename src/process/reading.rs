@@ -8,12 +8,13 @@ use super::link::network_namespace_at;
 use super::parse::{self, Stat};
 use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
 use crate::blocking::{Kind, Tree, guarded};
-use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
+use crate::model::{ProcId, ProcessSample, SampleSet, Validity, last_part};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 /// Why a process could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,6 +134,18 @@ impl ProcessDirectory {
     /// As [`network_namespace_at`].
     pub fn network_namespace(&self) -> nix::Result<u64> {
         self.guarded(Kind::Process, || network_namespace_at(self.directory.as_fd(), c"ns/net"))
+    }
+
+    /// Reads the name of the file of the program that the process runs.
+    ///
+    /// # Errors
+    /// The system's error number; `ENOENT` when it runs none any more.
+    pub fn program<'b>(&self, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
+        const REMOVED: &[u8] = b" (deleted)";
+        let path = self.guarded(Kind::Process, || readlinkat(&self.directory, c"exe"))?.into_vec();
+        buffer.clear();
+        buffer.extend_from_slice(last_part(path.strip_suffix(REMOVED).unwrap_or(&path)));
+        Ok(buffer)
     }
 
     /// Number of open descriptors.

@@ -52,13 +52,22 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler that has not sampled anything yet. The groups of figures in `what` are read for
-    /// processes of the selection; of others only what tells whether they have come to belong to it.
+    /// processes of the selection; of others only what tells whether they have come to belong to it. Names longer than the
+    /// kernel keeps need command lines, which are then read as well.
     ///
     /// # Errors
     /// `ProcessOpenDirectory` when the tree cannot be listed, `ProcessOpen` and `ProcessFormat` when the figures of
     /// the machine cannot be read; `Thread` when the system refuses another thread.
-    pub fn new(root: impl Into<Arc<ProcRoot>>, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
+    pub fn new(
+        root: impl Into<Arc<ProcRoot>>,
+        mut what: SampleSet,
+        mut selection: Selection,
+    ) -> Result<Sampler> {
         let root = root.into();
+        if selection.has_long_names() {
+            // The kernel has cut the names of processes; the whole ones are there.
+            what |= SampleSet::COMMAND_LINE;
+        }
         selection.pids.sort_unstable();
         selection.pids.dedup();
         let selected = selection.pids.clone();
