@@ -13,6 +13,8 @@ mod group;
 mod lives;
 #[path = "process/networks.rs"]
 mod networks;
+#[path = "process/restricted.rs"]
+mod restricted;
 #[path = "process/sessions.rs"]
 mod sessions;
 #[path = "process/threads.rs"]

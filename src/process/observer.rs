@@ -276,7 +276,9 @@ impl Observer {
         let mut percent = None;
         let before = tracked.unblock();
         if is_known {
-            let machine_ticks = self.machine_ticks.saturating_sub(tracked.machine_ticks);
+            // 0 where it was not known.
+            let then = Some(tracked.machine_ticks).filter(|&ticks| ticks != 0).unwrap_or(u64::MAX);
+            let machine_ticks = self.machine_ticks.saturating_sub(then);
             percent = cpu_percent(&before, &sample, machine_ticks);
             tracked.machine_ticks = self.machine_ticks;
         }

@@ -197,27 +197,12 @@ pub fn io(text: &[u8]) -> Option<Io> {
     })
 }
 
-/// What is used of the machine-wide `/proc/stat`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MachineStat {
-    /// Clock ticks of all processors since boot: user, nice, system, idle, iowait, irq and softirq. Guest time is
-    /// already part of user time, and stolen time was not this machine's to spend.
-    pub cpu_ticks: u64,
-    /// Seconds from the epoch to boot.
-    pub boot_seconds: u64,
-}
-
-/// Parses `/proc/stat`, of whose `cpu` line the fields behind `idle` may be missing.
-pub fn machine_stat(text: &[u8]) -> Option<MachineStat> {
-    let [mut cpu_ticks, mut boot_seconds] = [None; 2];
-    for line in text.split(|&byte| byte == b'\n') {
-        if let Some(rest) = line.strip_prefix(b"cpu ") {
-            cpu_ticks = Some(cpu_total(rest.trim_ascii())?);
-        } else if let Some(rest) = line.strip_prefix(b"btime ") {
-            boot_seconds = Some(Fields(rest).number()?);
-        }
-    }
-    Some(MachineStat { cpu_ticks: cpu_ticks?, boot_seconds: boot_seconds? })
+/// Parses the CPU time of all processors since boot out of `/proc/stat`, clock ticks: user, nice, system, idle, iowait, irq and
+/// softirq. Guest time is already part of user time, and stolen time was not this machine's to spend. The fields behind
+/// `idle` may be missing.
+pub fn machine_ticks(text: &[u8]) -> Option<u64> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"cpu "))?;
+    cpu_total(line.trim_ascii())
 }
 
 fn cpu_total(text: &[u8]) -> Option<u64> {

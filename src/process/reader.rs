@@ -13,7 +13,7 @@ use super::root::ProcRoot;
 use super::stand_in::StandIns;
 use super::table::{Outcome, Table};
 use crate::blocking::{Kind, guarded};
-use crate::error::Result;
+use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
 use crate::sync::Mutex;
 use std::os::fd::{AsFd, OwnedFd};
@@ -53,7 +53,7 @@ pub struct Reading {
 /// A part of a sample.
 pub enum Part {
     /// The figures of the machine; none when they cannot be read at present.
-    Machine(Option<Result<Machine>>),
+    Machine(Option<(Machine, Option<Error>)>),
     /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
     Processes {
         /// Books without processes that are due.

@@ -142,9 +142,7 @@ fn all_figures_are_read() {
     let everything_but =
         Validity::ALL.0 & !(Validity::CPU_PERCENT | Validity::NETWORK | Validity::CONNECTIONS).0;
     assert_eq!((record.valid, sample.valid), (Validity(everything_but), Validity(everything_but)));
-    let machine =
-        Machine { memory_bytes: 2048 * 1024, boot_time_ns: 1_700_000_000_000_000_000, cpu_ticks: 1000 };
-    assert_eq!(*sampler.machine(), machine);
+    assert_eq!((sampler.machine().memory_bytes, sampler.machine().cpu_ticks), (2048 * 1024, 1000));
     assert_eq!(sampler.unreadable(), 0);
 }
 
@@ -269,17 +267,30 @@ fn one_odd_process_does_not_fail_the_others() {
 }
 
 #[test]
-fn an_unreadable_machine_is_an_error_and_no_sample() {
+fn an_unreadable_machine_has_no_shares_and_all_else() {
     let tree = Tree::new();
     tree.process(MADE);
-    let mut sampler = tree.everything();
-    sampler.sample().unwrap();
     tree.remove("stat");
-    assert_eq!(sampler.sample().unwrap_err().code, Code::ProcessOpen);
-    assert_eq!((pids(&sampler), sampler.ended().len()), (vec![7], 0));
-    let root = ProcRoot::with_facts(tree.0.path(), FACTS).unwrap();
-    let error = Sampler::new(root, SampleSet::ALL, Selection::default()).unwrap_err();
-    assert_eq!(error.code, Code::ProcessOpen);
+    tree.remove("meminfo");
+    let mut sampler = tree.everything();
+    let mut share = |ticks, machine: Option<u64>| {
+        match machine {
+            Some(ticks) => tree.machine(ticks),
+            None => tree.remove("stat"),
+        }
+        tree.process(Made { ticks, ..MADE });
+        sampler.sample().unwrap();
+        let record = only(&sampler);
+        assert!(record.valid.has(Validity::CPU | Validity::MEMORY) && record.sample.user_ticks == ticks[0]);
+        record.valid.has(Validity::CPU_PERCENT).then_some(record.cpu_percent)
+    };
+    tree.machine(1000);
+    assert_eq!(share([10, 0], None), None);
+    assert_eq!(share([20, 0], Some(1000)), None, "there is nothing to compare with");
+    assert_eq!(share([30, 0], Some(1100)), Some(10.0));
+    assert_eq!(share([40, 0], None), None);
+    assert_eq!(share([50, 0], Some(1200)), None);
+    assert_eq!(share([60, 0], Some(1300)), Some(10.0));
 }
 
 #[test]

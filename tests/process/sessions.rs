@@ -6,6 +6,7 @@ use capture::config::{Options, Source as Packets};
 use capture::engine::Session;
 use capture::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
 use std::process::Command;
+use std::time::Duration;
 
 /// A session that captures nothing.
 fn options() -> Options {
@@ -122,7 +123,7 @@ fn numbers_of_another_namespace_are_not_mixed_up_root() {
 }
 
 #[test]
-fn setting_the_clock_makes_no_other_processes() {
+fn start_times_are_by_the_clocks_and_stay() {
     let tree = tempfile::tempdir().unwrap();
     let set_boot = |seconds: u32| {
         let stat = format!("cpu  1 1 1 1\nbtime {seconds}\n");
@@ -132,6 +133,10 @@ fn setting_the_clock_makes_no_other_processes() {
     std::fs::write(tree.path().join("meminfo"), "MemTotal: 2048 kB\n").unwrap();
     let mut session = Session::open(Options { proc_root: tree.path().into(), ..options() }).unwrap();
     let started = session.units().start_time_ns(5);
+    let clock = |id| Duration::from(nix::time::clock_gettime(id).unwrap());
+    let boot = clock(nix::time::ClockId::CLOCK_REALTIME) - clock(nix::time::ClockId::CLOCK_BOOTTIME);
+    let boot = u64::try_from(boot.as_nanos()).unwrap() + session.units().ticks_to_ns(5);
+    assert!(started.abs_diff(boot) < 100_000_000, "not as the made-up file says");
     set_boot(1_700_003_600);
     session.update().unwrap();
     assert_eq!(session.units().start_time_ns(5), started);
