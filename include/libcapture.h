@@ -456,7 +456,9 @@ typedef struct CaptureOptions {
     const char *const *users;
     // Number of users.
     size_t user_count;
-    // Deliver only processes with one of these names; NULL for all.
+    // Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name: a longer one is
+    // compared with the names of the program's file, of its first argument and of its second one (that of a script), of
+    // processes whose name is its beginning; their command lines are then read even if they are to be skipped.
     const char *const *names;
     // Number of names.
     size_t name_count;
@@ -549,7 +551,10 @@ typedef struct CaptureProcess {
     // means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
     // these.
     uint32_t state;
-    // Name.
+    // Name. A process that executes a program or renames itself after an update and ends before the next is delivered with
+    // its last name and command line where the kernel tells of processes' events: to programs with CAP_NET_ADMIN in the
+    // first PID namespace, with network figures, for at most 256 such changes in a quarter of a second. Elsewhere it has
+    // those of the former update.
     const char *name;
     // Length of the name, bytes.
     size_t name_length;

@@ -57,7 +57,10 @@ pub struct CaptureProcess {
     /// means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
     /// these.
     pub state: u32,
-    /// Name.
+    /// Name. A process that executes a program or renames itself after an update and ends before the next is delivered with
+    /// its last name and command line where the kernel tells of processes' events: to programs with CAP_NET_ADMIN in the
+    /// first PID namespace, with network figures, for at most 256 such changes in a quarter of a second. Elsewhere it has
+    /// those of the former update.
     pub name: *const c_char,
     /// Length of the name, bytes.
     pub name_length: usize,

@@ -70,6 +70,8 @@ pub struct Session {
     boot_time_ns: u64,
     merge: Merge,
     removed: Vec<ProcessRecord>,
+    /// When the last sample began.
+    sampled_at: Instant,
     shared: Arc<CaptureShared>,
     early: Arc<EarlyOwners>,
     packets: Arc<PacketQueue>,
@@ -139,6 +141,7 @@ impl Session {
             sampler,
             merge: Merge::default(),
             removed: Vec::new(),
+            sampled_at: Instant::now(),
             shared: Arc::new(CaptureShared::new(options.ended_flow_limit)?),
             early: Arc::default(),
             packets,
@@ -201,9 +204,10 @@ impl Session {
             (None, Some(flows)) => flows.update(&self.shared.activity),
             (None, None) => {}
         }
-        let Session { sampler, merge, shared, options, .. } = self;
+        let Session { sampler, merge, shared, options, sampled_at, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
         if merge.take_up_ended(sampler, &options.selection) {
+            merge.take_latest(&shared.latest, *sampled_at);
             let patience = options.capture.timeout + PATIENCE;
             let is_complete = match &self.counting {
                 // What the kernel counts is complete as soon as it is read, which it was after the sample.
@@ -218,6 +222,8 @@ impl Session {
             merge.collect(&shared.ledger, sampler, &options.selection);
             merge.take_final(is_complete, &shared.ledger, &mut self.removed);
         }
+        self.shared.latest.release(began);
+        self.sampled_at = began;
         if self.has_network {
             self.mark_counted();
             self.tell_busy();
