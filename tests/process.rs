@@ -17,6 +17,8 @@ mod networks;
 mod restricted;
 #[path = "process/sessions.rs"]
 mod sessions;
+#[path = "process/shares.rs"]
+mod shares;
 #[path = "process/threads.rs"]
 mod threads;
 
@@ -449,6 +451,12 @@ with_each_source! {
     threads::thousands_of_threads_are_summed_up as
         thousands_of_threads_are_summed_up_from_files,
         thousands_of_threads_are_summed_up_from_tasks_root;
+    shares::io_of_children_that_were_waited_for as
+        io_of_children_that_were_waited_for_from_files,
+        io_of_children_that_were_waited_for_from_tasks_root;
+    shares::shared_memory_is_told_apart as
+        shared_memory_is_told_apart_from_files,
+        shared_memory_is_told_apart_from_tasks_root;
     long_names_select as long_names_select_from_files, long_names_select_from_tasks_root;
     lives::reserved_descriptors_are_no_entries as
         reserved_descriptors_are_no_entries_from_files,

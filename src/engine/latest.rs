@@ -1,7 +1,6 @@
 //! The latest identities of processes that have executed a program or changed their name since the last sample: one that has
 //! ended by the next one has its last name and command line there.
 
-use super::first::open_events;
 use super::introduce::Introducer;
 use crate::model::{Identity, ProcId, ProcessRecord, Validity};
 use crate::netlink::{Happening, ProcessEvent, ProcessEvents};
@@ -66,12 +65,12 @@ pub fn changes_identity(event: &ProcessEvent) -> bool {
 
 /// Records identities until `stopping` is set and the bell rung, for a session without a thread that hears of events anyway.
 pub fn follow_identities(
+    mut events: ProcessEvents,
     mut introducer: Introducer,
     latest: &LatestIdentities,
     stopping: &AtomicBool,
     bell: BorrowedFd<'_>,
 ) {
-    let Some(mut events) = open_events(ProcessEvents::open_for_names) else { return };
     let mut changed = Vec::new();
     while !stopping.load(Ordering::Acquire) {
         let mut watched =

@@ -66,13 +66,17 @@ bit_set! {
         SWITCHES = 16;
         /// The control group (`/proc/<pid>/cgroup`).
         CGROUP = 32;
+        /// The proportional share of resident memory (`/proc/<pid>/smaps_rollup`).
+        PROPORTIONAL = 64;
     }
 }
 
 impl SampleSet {
     /// What is read unless a caller says otherwise: all but what few ask for and takes one more read of `/proc` for
     /// each process. Where figures do not come from there, context switches come with the others.
-    pub const USUAL: SampleSet = SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0);
+    pub const USUAL: SampleSet = SampleSet(
+        SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0 & !SampleSet::PROPORTIONAL.0,
+    );
 }
 
 bit_set! {
@@ -102,6 +106,12 @@ bit_set! {
         SWITCHES = 512;
         /// The control group.
         CGROUP = 1024;
+        /// Bytes that the process itself has fetched from storage and sent there, without its children.
+        OWN_BYTES = 2048;
+        /// Bytes that it has read and written by calls itself.
+        OWN_CHARS = 4096;
+        /// The proportional share of resident memory.
+        PROPORTIONAL = 8192;
     }
 }
 
@@ -150,6 +160,10 @@ pub struct ProcessSample {
     pub major_faults: u64,
     /// Resident set, bytes.
     pub resident_bytes: u64,
+    /// Part of the resident set that is of files or shared memory, which other processes may share, bytes.
+    pub shared_bytes: u64,
+    /// Resident memory, of which each page counts in parts for all processes that share it, bytes.
+    pub proportional_bytes: u64,
     /// Virtual memory, bytes.
     pub virtual_bytes: u64,
     /// Bytes asked for by read calls (`rchar`).
@@ -160,6 +174,14 @@ pub struct ProcessSample {
     pub read_bytes: u64,
     /// Bytes sent to storage (`write_bytes`).
     pub write_bytes: u64,
+    /// Of `read_chars`, the part that is not of children that it has waited for.
+    pub own_read_chars: u64,
+    /// Of `write_chars`, likewise.
+    pub own_write_chars: u64,
+    /// Of `read_bytes`, likewise.
+    pub own_read_bytes: u64,
+    /// Of `write_bytes`, likewise.
+    pub own_write_bytes: u64,
     /// Open descriptors.
     pub descriptors: u32,
     /// How often the main thread waited, giving up the CPU (`voluntary_ctxt_switches`).
@@ -183,11 +205,17 @@ impl ProcessSample {
             minor_faults: 0,
             major_faults: 0,
             resident_bytes: 0,
+            shared_bytes: 0,
+            proportional_bytes: 0,
             virtual_bytes: 0,
             read_chars: 0,
             write_chars: 0,
             read_bytes: 0,
             write_bytes: 0,
+            own_read_chars: 0,
+            own_write_chars: 0,
+            own_read_bytes: 0,
+            own_write_bytes: 0,
             descriptors: 0,
             voluntary_switches: 0,
             involuntary_switches: 0,
@@ -340,6 +368,6 @@ mod tests {
     fn bit_sets_hold_and_join() {
         let some = Validity::CPU | Validity::IO;
         assert!(some.has(Validity::IO) && !some.has(Validity::MEMORY) && Validity::ALL.has(some));
-        assert_eq!(Validity::ALL.0, 2047);
+        assert_eq!(Validity::ALL.0, 16_383);
     }
 }

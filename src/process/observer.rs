@@ -178,6 +178,7 @@ impl Observer {
         if sample.valid.has(Validity::DESCRIPTORS) {
             record.sample.descriptors = sample.descriptors;
         }
+        record.sample.proportional_bytes = sample.proportional_bytes;
         let identity_bits = Validity::COMMAND_LINE | Validity::CGROUP;
         for valid in [&mut record.sample.valid, &mut record.valid] {
             *valid = Validity(valid.0 & !identity_bits.0 | sample.valid.0);
@@ -247,6 +248,7 @@ impl Observer {
         self.plan_network(view, core, tracked, has_changed, &mut plan);
         if let View::Task(task) = view {
             plan.descriptors = task::lacks_descriptors(task.raw, self.what);
+            plan.proportional = self.what.has(SampleSet::PROPORTIONAL);
         }
         plan
     }

@@ -27,6 +27,8 @@ pub struct Stat<'a> {
     pub minor_faults: u64,
     /// Page faults of all threads that did (field 12).
     pub major_faults: u64,
+    /// Whether children have been waited for: their faults and CPU times are there (fields 11, 13, 16 and 17).
+    pub has_waited: bool,
     /// CPU time in user mode of all threads, clock ticks (field 14).
     pub user_ticks: u64,
     /// CPU time in kernel mode of all threads, clock ticks (field 15).
@@ -98,12 +100,14 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     fields.skip(4)?;
     let flags = fields.number()?;
     let minor_faults = fields.number()?;
-    fields.skip(1)?;
+    let mut of_children = fields.number()?;
     let major_faults = fields.number()?;
-    fields.skip(1)?;
+    of_children |= fields.number()?;
     let user_ticks = fields.number()?;
     let system_ticks = fields.number()?;
-    fields.skip(4)?;
+    // These can be negative by faults of old kernels.
+    of_children |= u64::from(fields.next()? != b"0") | u64::from(fields.next()? != b"0");
+    fields.skip(2)?;
     let threads = u32::try_from(fields.number()?).ok()?;
     fields.skip(1)?;
     let start_ticks = fields.number()?;
@@ -117,6 +121,7 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
         flags,
         minor_faults,
         major_faults,
+        has_waited: of_children != 0,
         user_ticks,
         system_ticks,
         threads,
@@ -154,12 +159,16 @@ pub struct Statm {
     pub virtual_pages: u64,
     /// Resident set.
     pub resident_pages: u64,
+    /// Its part that is of files or shared memory.
+    pub shared_pages: u64,
 }
 
 /// Parses `/proc/<pid>/statm`.
 pub fn statm(text: &[u8]) -> Option<Statm> {
     let mut fields = Fields(text);
-    Some(Statm { virtual_pages: fields.number()?, resident_pages: fields.number()? })
+    let [virtual_pages, resident_pages, shared_pages] =
+        [fields.number()?, fields.number()?, fields.number()?];
+    Some(Statm { virtual_pages, resident_pages, shared_pages })
 }
 
 /// What is used of `/proc/<pid>/io`, in bytes.
@@ -218,9 +227,18 @@ fn cpu_total(text: &[u8]) -> Option<u64> {
     Some(total)
 }
 
+/// Parses the proportional set out of `/proc/<pid>/smaps_rollup`, in bytes.
+pub fn proportional(text: &[u8]) -> Option<u64> {
+    kibibytes(text, b"Pss:")
+}
+
 /// Parses the installed memory out of `/proc/meminfo`, in bytes.
 pub fn memory_total(text: &[u8]) -> Option<u64> {
-    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"MemTotal:"))?;
+    kibibytes(text, b"MemTotal:")
+}
+
+fn kibibytes(text: &[u8], name: &[u8]) -> Option<u64> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
     let kibibytes = Fields(line.trim_ascii().strip_suffix(b" kB")?.trim_ascii()).number()?;
     kibibytes.checked_mul(1024)
 }

@@ -200,6 +200,7 @@ proptest! {
         ).as_bytes());
         let expected = Stat {
             pid, name: &name, state, parent, flags: u64::from(flags), minor_faults: 1, major_faults: 3,
+            has_waited: true,
             user_ticks: user, system_ticks: system,
             threads, start_ticks: start, virtual_bytes: size, layout,
         };

@@ -13,6 +13,8 @@ pub struct Plan {
     pub figures: bool,
     /// The number of its descriptors alone.
     pub descriptors: bool,
+    /// Its proportional share of memory alone.
+    pub proportional: bool,
     /// Its command line.
     pub command_line: bool,
     /// Its control group.
@@ -30,7 +32,13 @@ pub struct Plan {
 impl Plan {
     /// Whether there is anything to be read.
     pub fn reads_files(&self) -> bool {
-        self.figures || self.descriptors || self.command_line || self.cgroup || self.network || self.program
+        self.figures
+            || self.descriptors
+            || self.proportional
+            || self.command_line
+            || self.cgroup
+            || self.network
+            || self.program
     }
 }
 

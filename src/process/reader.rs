@@ -244,6 +244,9 @@ impl FileReader {
         if plan.figures {
             figures.read(directory, live, &core.stat, facts, sample)?;
         }
+        if plan.proportional {
+            figures.proportional(common, core.stat.has_memory(), sample);
+        }
         if plan.descriptors {
             figures.descriptors(directory, facts, sample)?;
         }

@@ -252,6 +252,14 @@ impl FigureReader {
                 sample.read_bytes = io.read_bytes;
                 sample.write_bytes = io.write_bytes;
                 sample.valid |= Validity::IO;
+                // The I/O of children that were waited for cannot be told from the process's own.
+                if !stat.has_waited {
+                    sample.own_read_chars = io.read_chars;
+                    sample.own_write_chars = io.write_chars;
+                    sample.own_read_bytes = io.read_bytes;
+                    sample.own_write_bytes = io.write_bytes;
+                    sample.valid |= Validity::OWN_CHARS | Validity::OWN_BYTES;
+                }
             }
         }
         if self.what.has(SampleSet::SWITCHES) {
@@ -261,6 +269,9 @@ impl FigureReader {
                 sample.involuntary_switches = involuntary;
                 sample.valid |= Validity::SWITCHES;
             }
+        }
+        if let Some(common) = common.filter(|_| self.what.has(SampleSet::PROPORTIONAL)) {
+            self.proportional(common, stat.has_memory(), sample);
         }
         if let Some(common) = common.filter(|_| self.what.has(SampleSet::DESCRIPTORS)) {
             self.descriptors(common, facts, sample)?;
@@ -286,6 +297,26 @@ impl FigureReader {
         Ok(())
     }
 
+    /// Adds the proportional share of memory to `sample`. The kernel looks at every page of the process for it, under its
+    /// memory lock.
+    pub fn proportional(
+        &mut self,
+        directory: &ProcessDirectory,
+        has_memory: bool,
+        sample: &mut ProcessSample,
+    ) {
+        if !has_memory {
+            sample.valid |= Validity::PROPORTIONAL;
+            return;
+        }
+        // One that has just lost its memory has no such file any more, which is no end.
+        let read = directory.record_up_to(Kind::Memory, c"smaps_rollup", &mut self.buffer, usize::MAX);
+        if let Some(bytes) = read.ok().and_then(parse::proportional) {
+            sample.proportional_bytes = bytes;
+            sample.valid |= Validity::PROPORTIONAL;
+        }
+    }
+
     fn memory(
         &mut self,
         directory: &ProcessDirectory,
@@ -301,6 +332,7 @@ impl FigureReader {
         let statm = directory.record(c"statm", &mut self.buffer).map(parse::statm);
         if let Some(statm) = directory.unless_gone(statm)?.flatten() {
             sample.resident_bytes = statm.resident_pages.saturating_mul(facts.page_size);
+            sample.shared_bytes = statm.shared_pages.saturating_mul(facts.page_size);
             sample.virtual_bytes = statm.virtual_pages.saturating_mul(facts.page_size);
             sample.valid |= Validity::MEMORY;
         }

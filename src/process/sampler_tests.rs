@@ -75,7 +75,8 @@ impl Tree {
             .as_bytes(),
         );
         self.write(&format!("{pid}/stat"), line);
-        self.write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
+        self.write(&format!("{pid}/statm"), "2 1 1 0 0 0 0\n");
+        self.write(&format!("{pid}/smaps_rollup"), "0-1 ---p 0 00:00 0 [rollup]\nRss: 4 kB\nPss: 3 kB\n");
         let io = "rchar: 11\nwchar: 22\nsyscr: 1\nsyscw: 2\nread_bytes: 33\nwrite_bytes: 44\n";
         self.write(&format!("{pid}/io"), io);
         self.write(
@@ -128,6 +129,7 @@ fn all_figures_are_read() {
     assert_eq!((sample.parent, sample.state, sample.threads), (1, b'S', 3));
     assert_eq!((sample.user_ticks, sample.system_ticks), (12, 34));
     assert_eq!((sample.virtual_bytes, sample.resident_bytes), (8192, 4096));
+    assert_eq!((sample.shared_bytes, sample.proportional_bytes), (4096, 3072));
     assert_eq!(
         (sample.read_chars, sample.write_chars, sample.read_bytes, sample.write_bytes),
         (11, 22, 33, 44)
@@ -219,6 +221,7 @@ fn what_cannot_be_read_is_not_valid() {
     tree.remove("7/io");
     tree.remove("7/status");
     tree.write("7/statm", "nonsense");
+    tree.write("7/smaps_rollup", "Rss: 4 kB\n");
     tree.remove("7/fd");
     let mut sampler = tree.everything();
     sampler.sample().unwrap();
@@ -241,7 +244,8 @@ fn what_is_not_asked_for_is_not_read() {
     let mut sampler = tree.sampler(SampleSet::IO, Selection::default());
     sampler.sample().unwrap();
     let record = only(&sampler);
-    assert_eq!(record.valid, Validity::CPU | Validity::USER | Validity::IO);
+    let own = Validity::OWN_CHARS | Validity::OWN_BYTES;
+    assert_eq!(record.valid, Validity::CPU | Validity::USER | Validity::IO | own, "no child was waited for");
     assert_eq!((record.sample.virtual_bytes, record.sample.read_chars), (0, 11));
     assert!(record.identity.command_line.is_empty());
 }

@@ -160,7 +160,7 @@ fn last_record_of(script: &str, options: Options) -> ProcessRecord {
     }
     std::io::Write::write_all(shell.stdin.as_mut().unwrap(), b"go\n").unwrap();
     // What becomes of it is heard of, not seen by an update.
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(1));
     drop(shell.stdin.take());
     shell.wait().unwrap();
     loop {

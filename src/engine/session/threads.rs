@@ -117,11 +117,18 @@ impl Session {
     /// Starts the thread that hears what processes become, where no other does.
     fn start_following(&mut self, root: &Arc<ProcRoot>) -> Result<()> {
         let (root, what) = (Arc::clone(root), self.options.sample);
+        let open = || open_events(ProcessEvents::open_for_names);
+        let Some(events) = open() else { return Ok(()) };
+        let events = Mutex::new(Some(events));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.supervise("capture-names", move || {
             let _entered = log.enter();
             let introducer = Introducer::new(Arc::clone(&root), what);
-            follow_identities(introducer, &shared.latest, &shared.stopping, shared.first_bell.as_fd());
+            let opened = events.lock().take();
+            if let Some(events) = opened.or_else(open) {
+                let bell = shared.first_bell.as_fd();
+                follow_identities(events, introducer, &shared.latest, &shared.stopping, bell);
+            }
         })
     }
 
