@@ -123,8 +123,8 @@ impl Sampler {
     /// figures is valid where a read of it has not returned. Such reads make a sample at most two seconds longer.
     ///
     /// # Errors
-    /// `ProcessOpenDirectory` when the tree cannot be listed: processes not listed keep their former records. `Thread` when
-    /// the system refuses another thread.
+    /// `ProcessOpenDirectory` when the tree cannot be listed and no walk tells of processes: those not listed keep their
+    /// former records. `Thread` when the system refuses another thread.
     pub fn sample(&mut self) -> Result<()> {
         self.waits = 0;
         blocking::sweep();
@@ -145,9 +145,9 @@ impl Sampler {
         }
         // There are kernels whose walks leave out the first process of all. What is known but not told is looked for
         // in the tree every time, so once is enough.
-        let listed = self.list();
-        self.has_listed = listed.is_ok();
-        listed
+        // Where it may not be listed, the walk has told all the same.
+        self.has_listed = self.list().is_ok();
+        Ok(())
     }
 
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.

@@ -121,7 +121,7 @@ impl Session {
         let Some(events) = open() else { return Ok(()) };
         let events = Mutex::new(Some(events));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
-        self.supervise("capture-names", move || {
+        self.supervise("capture-events", move || {
             let _entered = log.enter();
             let introducer = Introducer::new(Arc::clone(&root), what);
             let opened = events.lock().take();
