@@ -105,11 +105,13 @@ fn long_names_select(source: Source) {
     let [wanted, other, script] =
         ["a-very-long-program-name", "a-very-long-program-other", "a-very-long-program-name.sh"]
             .map(|name| directory.path().join(name));
-    std::fs::copy("/bin/sleep", &wanted).unwrap();
-    std::fs::copy("/bin/sleep", &other).unwrap();
-    std::fs::write(&script, "#!/bin/sh\nread line\n").unwrap();
+    let text = directory.path().join("text");
+    std::fs::write(&text, "#!/bin/sh\nread line\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&script, mode).unwrap();
+    std::fs::set_permissions(&text, mode).unwrap();
+    copy(Path::new("/bin/sleep"), &wanted);
+    copy(Path::new("/bin/sleep"), &other);
+    copy(&text, &script);
     let start = |path: &Path, first: &str| {
         let mut command = std::process::Command::new(path);
         let stdin = std::process::Stdio::piped();
@@ -164,6 +166,12 @@ fn stat_field(pid: i32, number: usize) -> u64 {
     fields.split(' ').nth(number - 3).unwrap().parse().unwrap()
 }
 
+/// Copies a program by another process: a child that another test forks meanwhile would inherit the descriptor that is written
+/// to, and the copy could not be executed.
+fn copy(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("--").args([from, to]).status().unwrap().success());
+}
+
 const ODD_NAMES: [&CStr; 7] = [c"a b", c"(x", c"x) R 1 2", c"new\nline", c"\xff\xfe", c")", c""];
 
 fn odd_names(source: Source) {
@@ -183,7 +191,7 @@ fn odd_names_of_programs(source: Source) {
     let directory = tempfile::tempdir().unwrap();
     for name in ODD_NAMES.into_iter().filter(|name| !name.is_empty()) {
         let program = directory.path().join(OsStr::from_bytes(name.to_bytes()));
-        std::fs::copy("/bin/sleep", &program).unwrap();
+        copy(Path::new("/bin/sleep"), &program);
         let program = CString::new(program.as_os_str().as_bytes()).unwrap();
         let arguments = [&*program, c"100"];
         let child = Child::new(|told| {

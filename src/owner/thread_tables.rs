@@ -4,7 +4,7 @@
 //! Which threads share a table only kcmp(2) tells, for those whose descriptors may be read as well and by the numbers of the
 //! own PID namespace. Elsewhere the first thread stands for all where the main thread has ended.
 
-use super::proc_fd::{self, ENTRIES};
+use super::proc_fd;
 use crate::blocking::progress;
 use crate::process::{PidPath, ProcRoot, open_directory};
 use nix::errno::Errno;
@@ -15,6 +15,9 @@ const COMPARE_TABLES: libc::c_int = 2;
 
 /// Tables of one process that are read beside the main thread's.
 const MAX_TABLES: usize = 16;
+
+/// Room for the entries of one getdents64 call: most processes have fewer threads.
+const FEW_ENTRIES: usize = 4096;
 
 /// Finds them.
 pub(super) struct ThreadTables {
@@ -30,7 +33,7 @@ impl ThreadTables {
     pub fn new(root: &ProcRoot) -> ThreadTables {
         let me = std::process::id() as i32;
         let can_compare = root.tells_own_numbers() && have_one_table(me, me) == Ok(true);
-        ThreadTables { can_compare, entries: vec![0; ENTRIES], threads: Vec::new(), found: Vec::new() }
+        ThreadTables { can_compare, entries: vec![0; FEW_ENTRIES], threads: Vec::new(), found: Vec::new() }
     }
 
     /// Finds one thread for each such table of a process. To be called in a guarded read.
