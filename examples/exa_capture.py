@@ -55,6 +55,8 @@ class Process(ctypes.Structure):
         ("receive_packets", c_uint64), ("uncertain_bytes", c_uint64), ("connections", c_void_p),
         ("minor_faults", c_uint64), ("major_faults", c_uint64), ("voluntary_switches", c_uint64),
         ("involuntary_switches", c_uint64), ("cgroup", c_char_p), ("cgroup_length", c_size_t),
+        ("shared_bytes", c_uint64), ("proportional_bytes", c_uint64), ("own_read_chars", c_uint64),
+        ("own_write_chars", c_uint64), ("own_read_bytes", c_uint64), ("own_write_bytes", c_uint64),
     ]
 
 

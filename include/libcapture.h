@@ -118,6 +118,10 @@
 // sample.
 #define CAPTURE_MORE_CGROUPS 2
 
+// Read the proportional share of memory of each process (`proportional_bytes`), for which the kernel looks at each of its
+// pages with every update: some 0.1 ms, and more the more memory it has.
+#define CAPTURE_MORE_PROPORTIONAL 4
+
 // In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
 #define CAPTURE_PROGRAMS_SOCKETS 1
 
@@ -173,6 +177,17 @@
 
 // Set in `valid`: the control group is known.
 #define CAPTURE_VALID_CGROUP 1024
+
+// Set in `valid`: bytes of storage are known of the process itself, without its children. Programs in the kernel tell them
+// always, `/proc` until the process has waited for a child.
+#define CAPTURE_VALID_OWN_BYTES 2048
+
+// Set in `valid`: so are bytes of calls. Programs in the kernel tell them unless threads of the process have ended and
+// children were waited for.
+#define CAPTURE_VALID_OWN_CHARS 4096
+
+// Set in `valid`: the proportional share of memory is known.
+#define CAPTURE_VALID_PROPORTIONAL 8192
 
 // How the library was to wait for packets. Accepted for compatibility; it changes nothing.
 typedef enum LoopType {
@@ -463,7 +478,9 @@ typedef struct CaptureOptions {
     const char *const *users;
     // Number of users.
     size_t user_count;
-    // Deliver only processes with one of these names; NULL for all.
+    // Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name: a longer one is
+    // compared with the names of the program's file, of its first argument and of its second one (that of a script), of
+    // processes whose name is its beginning; their command lines are then read even if they are to be skipped.
     const char *const *names;
     // Number of names.
     size_t name_count;
@@ -547,13 +564,21 @@ typedef struct CaptureProcess {
     uid_t uid;
     // Effective group id.
     gid_t gid;
-    // Number of threads.
+    // Number of threads, the main one included also when it has ended.
     uint32_t threads;
-    // Open descriptors.
+    // Open descriptors: entries in the table of the main thread, or of another one if that has ended. Threads that have
+    // left this table (CLONE_FILES) have tables of their own, which are not counted. Where figures come from `/proc` (see
+    // `sample_probes` in CaptureStats) and Linux is 6.2 or later, numbers count too that calls in progress have reserved:
+    // one for each thread that waits in accept(2), or opens a FIFO or a file that does not answer.
     uint32_t descriptors;
-    // State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
+    // State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more than one thread
+    // means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
+    // these.
     uint32_t state;
-    // Name.
+    // Name. A process that executes a program or renames itself after an update and ends before the next is delivered with
+    // its last name and command line where the kernel tells of processes' events: to programs with CAP_NET_ADMIN in the
+    // first PID namespace, with network figures, for at most 256 such changes in a quarter of a second. Elsewhere it has
+    // those of the former update.
     const char *name;
     // Length of the name, bytes.
     size_t name_length;
@@ -573,13 +598,16 @@ typedef struct CaptureProcess {
     uint64_t cpu_system_ns;
     // Share of the whole machine's CPU time since the last update, 0-100.
     double cpu_percent;
-    // Resident set, bytes.
+    // Resident set, bytes. Pages that several processes share count fully in each: sums over processes can be larger than
+    // the machine's memory.
     uint64_t resident_bytes;
     // Virtual memory, bytes.
     uint64_t virtual_bytes;
     // Resident share of the machine's memory, 0-100.
     double memory_percent;
-    // Bytes asked for by read calls since the process started.
+    // Bytes asked for by read calls since the process started. Like the kernel, this and the next three count what children
+    // did that the process has waited for, as soon as it has: sums over processes count that twice. `own_read_chars` and
+    // the other three do not.
     uint64_t read_chars;
     // Bytes handed to write calls since the process started.
     uint64_t write_chars;
@@ -614,6 +642,22 @@ typedef struct CaptureProcess {
     const char *cgroup;
     // Length of that path, bytes.
     size_t cgroup_length;
+    // Part of the resident set that is of files or shared memory, which other processes may share, bytes. The rest is the
+    // process's alone, but for what it shares with forks of it until one of them writes. Known where memory is.
+    uint64_t shared_bytes;
+    // Resident memory of which each page counts in parts for all processes that share it (PSS), bytes: sums over
+    // processes are right. Only with CAPTURE_MORE_PROPORTIONAL.
+    uint64_t proportional_bytes;
+    // Bytes asked for by the process's own read calls, without those of children that it has waited for; see
+    // CAPTURE_VALID_OWN_CHARS.
+    uint64_t own_read_chars;
+    // Bytes handed to its own write calls.
+    uint64_t own_write_chars;
+    // Bytes that it has fetched from storage itself; see CAPTURE_VALID_OWN_BYTES. Of each thread that has ended up to 511
+    // bytes can be missing.
+    uint64_t own_read_bytes;
+    // Bytes that it has sent to storage itself.
+    uint64_t own_write_bytes;
 } CaptureProcess;
 
 // Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.

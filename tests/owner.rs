@@ -2,6 +2,8 @@
 
 #[path = "owner/live.rs"]
 mod live;
+#[path = "owner/threads.rs"]
+mod threads;
 
 use capture::model::{Protocol, Quality, Unowned};
 use capture::owner::{Budget, Finder, Meter, Outcome, Query, ThreadMeter};
@@ -18,6 +20,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use threads::{a_process_whose_main_thread_has_ended, a_thread_with_a_table_of_its_own};
 
 /// Makes two tests of each function: by the tables, and by sock_diag.
 macro_rules! by_every_source {
@@ -47,6 +50,8 @@ by_every_source! {
     root_threads_own_network_namespace_and_raw_sockets
     both_ends_of_a_link_local_connection_root
     twenty_thousand_sockets
+    a_thread_with_a_table_of_its_own
+    a_process_whose_main_thread_has_ended
 }
 
 /// Both ends of a new TCP connection: the client's and the server's.

@@ -13,8 +13,12 @@ mod group;
 mod lives;
 #[path = "process/networks.rs"]
 mod networks;
+#[path = "process/restricted.rs"]
+mod restricted;
 #[path = "process/sessions.rs"]
 mod sessions;
+#[path = "process/shares.rs"]
+mod shares;
 #[path = "process/threads.rs"]
 mod threads;
 
@@ -95,11 +99,77 @@ fn proc_file(pid: i32, name: &str) -> String {
     String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap()).into_owned()
 }
 
+/// Two programs whose names the kernel cuts to the same one, and a script with such a name.
+fn long_names_select(source: Source) {
+    let directory = tempfile::tempdir().unwrap();
+    let [wanted, other, script] =
+        ["a-very-long-program-name", "a-very-long-program-other", "a-very-long-program-name.sh"]
+            .map(|name| directory.path().join(name));
+    let text = directory.path().join("text");
+    std::fs::write(&text, "#!/bin/sh\nread line\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&text, mode).unwrap();
+    copy(Path::new("/bin/sleep"), &wanted);
+    copy(Path::new("/bin/sleep"), &other);
+    copy(&text, &script);
+    let start = |path: &Path, first: &str| {
+        let mut command = std::process::Command::new(path);
+        let stdin = std::process::Stdio::piped();
+        // SAFETY: nothing is done between fork and exec but what the standard library does.
+        std::os::unix::process::CommandExt::arg0(&mut command, first).arg("100").stdin(stdin).spawn().unwrap()
+    };
+    let mut children = [
+        start(&wanted, "a-very-long-program-name"),
+        start(&wanted, "another first argument"),
+        start(&other, "a-very-long-program-other"),
+        start(&script, "a-very-long-program-name.sh"),
+    ];
+    let pids = children.each_ref().map(|child| child.id() as i32);
+    let selecting = |names: &[&str]| {
+        let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let selection = Selection { names, ..Selection::default() };
+        let mut sampler = Sampler::new(root(), SampleSet::MEMORY, selection).unwrap();
+        if source == Source::Tasks {
+            sampler.take_from(load_tasks(SampleSet::MEMORY).unwrap());
+        }
+        // What is within an exec has no arguments yet.
+        std::thread::sleep(Duration::from_millis(100));
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            sampler.sample().unwrap();
+            let records = sampler.processes().inspect(|record| assert!(record.valid.has(Validity::MEMORY)));
+            found = records.map(|record| record.sample.id.pid).filter(|pid| pids.contains(pid)).collect();
+        }
+        found.sort_unstable();
+        found
+    };
+    let sorted = |places: &[usize]| {
+        let mut pids: Vec<i32> = places.iter().map(|&place| pids[place]).collect();
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(selecting(&["a-very-long-program-name"]), sorted(&[0, 1]));
+    assert_eq!(selecting(&["a-very-long-program-other", "x"]), sorted(&[2]));
+    assert_eq!(selecting(&["a-very-long-program-name.sh"]), sorted(&[3]));
+    assert_eq!(selecting(&["a-very-long-pro"]), sorted(&[0, 1, 2, 3]), "as the kernel cuts it");
+    assert_eq!(selecting(&["a-very-long-pro-none"]), []);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
 /// Field `number` of `stat` behind the state, counted from 1 as proc_pid_stat(5) does.
 fn stat_field(pid: i32, number: usize) -> u64 {
     let text = proc_file(pid, "stat");
     let (_, fields) = text.rsplit_once(") ").unwrap();
     fields.split(' ').nth(number - 3).unwrap().parse().unwrap()
+}
+
+/// Copies a program by another process: a child that another test forks meanwhile would inherit the descriptor that is written
+/// to, and the copy could not be executed.
+fn copy(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("--").args([from, to]).status().unwrap().success());
 }
 
 const ODD_NAMES: [&CStr; 7] = [c"a b", c"(x", c"x) R 1 2", c"new\nline", c"\xff\xfe", c")", c""];
@@ -121,7 +191,7 @@ fn odd_names_of_programs(source: Source) {
     let directory = tempfile::tempdir().unwrap();
     for name in ODD_NAMES.into_iter().filter(|name| !name.is_empty()) {
         let program = directory.path().join(OsStr::from_bytes(name.to_bytes()));
-        std::fs::copy("/bin/sleep", &program).unwrap();
+        copy(Path::new("/bin/sleep"), &program);
         let program = CString::new(program.as_os_str().as_bytes()).unwrap();
         let arguments = [&*program, c"100"];
         let child = Child::new(|told| {
@@ -389,6 +459,16 @@ with_each_source! {
     threads::thousands_of_threads_are_summed_up as
         thousands_of_threads_are_summed_up_from_files,
         thousands_of_threads_are_summed_up_from_tasks_root;
+    shares::io_of_children_that_were_waited_for as
+        io_of_children_that_were_waited_for_from_files,
+        io_of_children_that_were_waited_for_from_tasks_root;
+    shares::shared_memory_is_told_apart as
+        shared_memory_is_told_apart_from_files,
+        shared_memory_is_told_apart_from_tasks_root;
+    long_names_select as long_names_select_from_files, long_names_select_from_tasks_root;
+    lives::reserved_descriptors_are_no_entries as
+        reserved_descriptors_are_no_entries_from_files,
+        reserved_descriptors_are_no_entries_from_tasks_root;
     threads::a_process_whose_main_thread_has_ended as
         a_process_whose_main_thread_has_ended_from_files,
         a_process_whose_main_thread_has_ended_from_tasks_root;

@@ -57,7 +57,7 @@ bool dispatch_knows_types(void)
     static const char *const types[] = {"network_bytes",    "network_packets", "cpu_us",      "io_bytes",
                                         "io_chars",         "resident_bytes",  "process_count", "open_descriptors",
                                         "owner_bytes",      "pending_bytes",   "lost_packets", "held_flows",
-                                        "update_us",        "processes_skipped"};
+                                        "update_us",        "processes_skipped", "proportional_bytes"};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (plugin_get_ds(types[i]) == NULL) {
@@ -108,6 +108,9 @@ void dispatch_group(value_list_t *list, uint32_t figures, const char *label, con
     }
     if ((figures & FIGURES_MEMORY) != 0) {
         dispatch_level(list, "resident_bytes", levels[RESIDENT_BYTES]);
+    }
+    if ((figures & FIGURES_PROPORTIONAL) != 0) {
+        dispatch_level(list, "proportional_bytes", levels[PROPORTIONAL_BYTES]);
     }
     if ((figures & FIGURES_DESCRIPTORS) != 0) {
         dispatch_level(list, "open_descriptors", levels[DESCRIPTORS]);

@@ -27,6 +27,7 @@ typedef struct Known {
     Group *group;      /* NULL when it is not selected. */
     uint32_t based;    /* CAPTURE_VALID_ bits of the counters in `before`. */
     uint64_t before[COUNTERS];
+    uint64_t own_before[COUNTERS]; /* Of I/O, without that of children. */
 } Known;
 
 void groups_start(Groups *groups, const Selection *selection, GroupBy by, size_t top, TopBy top_by)
@@ -177,11 +178,26 @@ static void regroup(Groups *groups, Known *known, const CaptureProcess *process)
     known->identity = identity;
 }
 
+/* Takes a figure over and returns by how much it has grown, if its last value is known. */
+static uint64_t growth_of(uint64_t *before, uint64_t now, bool is_based)
+{
+    uint64_t growth = is_based && now > *before ? now - *before : 0;
+
+    if (now > *before) {
+        *before = now;
+    }
+    return growth;
+}
+
+/* The kernel adds the I/O of children that were waited for to their parent's, which a sum would count twice: where it is
+ * known, a process's own counts. */
 static void count_growth(Known *known, const CaptureProcess *process)
 {
     const struct {
         uint32_t valid;
         uint64_t value;
+        uint32_t own_valid;
+        uint64_t own;
     } now[COUNTERS] = {
         [SEND_BYTES] = {CAPTURE_VALID_NETWORK, process->send_bytes},
         [RECEIVE_BYTES] = {CAPTURE_VALID_NETWORK, process->receive_bytes},
@@ -189,21 +205,31 @@ static void count_growth(Known *known, const CaptureProcess *process)
         [RECEIVE_PACKETS] = {CAPTURE_VALID_NETWORK, process->receive_packets},
         [CPU_USER_NS] = {CAPTURE_VALID_CPU, process->cpu_user_ns},
         [CPU_SYSTEM_NS] = {CAPTURE_VALID_CPU, process->cpu_system_ns},
-        [READ_BYTES] = {CAPTURE_VALID_IO, process->read_bytes},
-        [WRITE_BYTES] = {CAPTURE_VALID_IO, process->write_bytes},
-        [READ_CHARS] = {CAPTURE_VALID_IO, process->read_chars},
-        [WRITE_CHARS] = {CAPTURE_VALID_IO, process->write_chars},
+        [READ_BYTES] = {CAPTURE_VALID_IO, process->read_bytes, CAPTURE_VALID_OWN_BYTES, process->own_read_bytes},
+        [WRITE_BYTES] = {CAPTURE_VALID_IO, process->write_bytes, CAPTURE_VALID_OWN_BYTES, process->own_write_bytes},
+        [READ_CHARS] = {CAPTURE_VALID_IO, process->read_chars, CAPTURE_VALID_OWN_CHARS, process->own_read_chars},
+        [WRITE_CHARS] = {CAPTURE_VALID_IO, process->write_chars, CAPTURE_VALID_OWN_CHARS, process->own_write_chars},
     };
 
     for (size_t i = 0; i < COUNTERS; i++) {
-        if ((process->valid & now[i].valid) == 0 || now[i].value <= known->before[i]) {
+        uint64_t growth;
+
+        if ((process->valid & now[i].valid) == 0) {
             continue;
         }
-        if (known->group != NULL && (known->based & now[i].valid) != 0) {
-            known->group->growth[i] += now[i].value - known->before[i];
+        growth = growth_of(&known->before[i], now[i].value, (known->based & now[i].valid) != 0);
+        if ((process->valid & now[i].own_valid) != 0) {
+            bool is_based = (known->based & now[i].own_valid) != 0;
+            uint64_t own = growth_of(&known->own_before[i], now[i].own, is_based);
+
+            growth = is_based ? own : growth;
         }
-        known->before[i] = now[i].value;
+        if (known->group != NULL) {
+            known->group->growth[i] += growth;
+        }
     }
+    /* What the process did while its own part was not known has been counted with that of its children. */
+    known->based &= process->valid | ~(CAPTURE_VALID_OWN_BYTES | CAPTURE_VALID_OWN_CHARS);
     known->based |= process->valid;
 }
 
@@ -241,6 +267,7 @@ void groups_take(Groups *groups, CaptureAction action, const CaptureProcess *pro
         table_remove(&groups->processes, &known->link);
     } else if (known->group != NULL) {
         known->group->levels[RESIDENT_BYTES] += process->resident_bytes;
+        known->group->levels[PROPORTIONAL_BYTES] += process->proportional_bytes;
         known->group->levels[DESCRIPTORS] += process->descriptors;
         known->group->levels[PROCESSES]++;
         known->group->levels[THREADS] += process->threads;

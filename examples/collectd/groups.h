@@ -34,6 +34,7 @@ typedef enum Counter {
 /* Figures of the moment. */
 typedef enum Level {
     RESIDENT_BYTES,
+    PROPORTIONAL_BYTES,
     DESCRIPTORS,
     PROCESSES,
     THREADS,

@@ -205,6 +205,7 @@ static const Key keys[] = {
     {"Network", read_switch, 0, NULL, FIGURES_NETWORK},
     {"CPU", read_switch, 0, NULL, FIGURES_CPU},
     {"Memory", read_switch, 0, NULL, FIGURES_MEMORY},
+    {"ProportionalMemory", read_switch, 0, NULL, FIGURES_PROPORTIONAL},
     {"IO", read_switch, 0, NULL, FIGURES_IO},
     {"Descriptors", read_switch, 0, NULL, FIGURES_DESCRIPTORS},
     {"Processes", read_switch, 0, NULL, FIGURES_PROCESSES},
@@ -291,6 +292,7 @@ CaptureOptions options_for_session(const Options *options)
     capture.skip |= wanted & FIGURES_IO ? 0 : CAPTURE_SKIP_IO;
     capture.skip |= wanted & FIGURES_DESCRIPTORS ? 0 : CAPTURE_SKIP_DESCRIPTORS;
     capture.more = options->group_by == GROUP_BY_CGROUP ? CAPTURE_MORE_CGROUPS : 0;
+    capture.more |= wanted & FIGURES_PROPORTIONAL ? CAPTURE_MORE_PROPORTIONAL : 0;
     return capture;
 }
 

@@ -25,6 +25,7 @@ enum {
     FIGURES_DESCRIPTORS = 16,
     FIGURES_PROCESSES = 32,
     FIGURES_ALL = 63,
+    FIGURES_PROPORTIONAL = 64, /* Takes so long that it has to be asked for. */
 };
 
 typedef struct Options {

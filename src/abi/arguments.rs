@@ -145,7 +145,11 @@ fn log_level(number: u32) -> Result<LevelFilter> {
 }
 
 fn apply_more(more: u32, options: &mut Options) -> Result<()> {
-    let samples = [(CAPTURE_MORE_SWITCHES, SampleSet::SWITCHES), (CAPTURE_MORE_CGROUPS, SampleSet::CGROUP)];
+    let samples = [
+        (CAPTURE_MORE_SWITCHES, SampleSet::SWITCHES),
+        (CAPTURE_MORE_CGROUPS, SampleSet::CGROUP),
+        (CAPTURE_MORE_PROPORTIONAL, SampleSet::PROPORTIONAL),
+    ];
     let known = samples.iter().fold(0, |bits, (bit, _)| bits | bit);
     if more & !known != 0 {
         let text = format!("more is {more:#x}, which has bits that mean nothing; known are {known:#x}");

@@ -28,6 +28,14 @@ pub const CAPTURE_VALID_CONNECTIONS: u32 = 256;
 pub const CAPTURE_VALID_SWITCHES: u32 = 512;
 /// Set in `valid`: the control group is known.
 pub const CAPTURE_VALID_CGROUP: u32 = 1024;
+/// Set in `valid`: bytes of storage are known of the process itself, without its children. Programs in the kernel tell them
+/// always, `/proc` until the process has waited for a child.
+pub const CAPTURE_VALID_OWN_BYTES: u32 = 2048;
+/// Set in `valid`: so are bytes of calls. Programs in the kernel tell them unless threads of the process have ended and
+/// children were waited for.
+pub const CAPTURE_VALID_OWN_CHARS: u32 = 4096;
+/// Set in `valid`: the proportional share of memory is known.
+pub const CAPTURE_VALID_PROPORTIONAL: u32 = 8192;
 
 /// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
 /// callback. Later versions of the library may hand over larger structures: step through the array by
@@ -46,13 +54,21 @@ pub struct CaptureProcess {
     pub uid: libc::uid_t,
     /// Effective group id.
     pub gid: libc::gid_t,
-    /// Number of threads.
+    /// Number of threads, the main one included also when it has ended.
     pub threads: u32,
-    /// Open descriptors.
+    /// Open descriptors: entries in the table of the main thread, or of another one if that has ended. Threads that have
+    /// left this table (CLONE_FILES) have tables of their own, which are not counted. Where figures come from `/proc` (see
+    /// `sample_probes` in CaptureStats) and Linux is 6.2 or later, numbers count too that calls in progress have reserved:
+    /// one for each thread that waits in accept(2), or opens a FIFO or a file that does not answer.
     pub descriptors: u32,
-    /// State: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5).
+    /// State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more than one thread
+    /// means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
+    /// these.
     pub state: u32,
-    /// Name.
+    /// Name. A process that executes a program or renames itself after an update and ends before the next is delivered with
+    /// its last name and command line where the kernel tells of processes' events: to programs with CAP_NET_ADMIN in the
+    /// first PID namespace, with network figures, for at most 256 such changes in a quarter of a second. Elsewhere it has
+    /// those of the former update.
     pub name: *const c_char,
     /// Length of the name, bytes.
     pub name_length: usize,
@@ -72,13 +88,16 @@ pub struct CaptureProcess {
     pub cpu_system_ns: u64,
     /// Share of the whole machine's CPU time since the last update, 0-100.
     pub cpu_percent: f64,
-    /// Resident set, bytes.
+    /// Resident set, bytes. Pages that several processes share count fully in each: sums over processes can be larger than
+    /// the machine's memory.
     pub resident_bytes: u64,
     /// Virtual memory, bytes.
     pub virtual_bytes: u64,
     /// Resident share of the machine's memory, 0-100.
     pub memory_percent: f64,
-    /// Bytes asked for by read calls since the process started.
+    /// Bytes asked for by read calls since the process started. Like the kernel, this and the next three count what children
+    /// did that the process has waited for, as soon as it has: sums over processes count that twice. `own_read_chars` and
+    /// the other three do not.
     pub read_chars: u64,
     /// Bytes handed to write calls since the process started.
     pub write_chars: u64,
@@ -113,6 +132,22 @@ pub struct CaptureProcess {
     pub cgroup: *const c_char,
     /// Length of that path, bytes.
     pub cgroup_length: usize,
+    /// Part of the resident set that is of files or shared memory, which other processes may share, bytes. The rest is the
+    /// process's alone, but for what it shares with forks of it until one of them writes. Known where memory is.
+    pub shared_bytes: u64,
+    /// Resident memory of which each page counts in parts for all processes that share it (PSS), bytes: sums over
+    /// processes are right. Only with CAPTURE_MORE_PROPORTIONAL.
+    pub proportional_bytes: u64,
+    /// Bytes asked for by the process's own read calls, without those of children that it has waited for; see
+    /// CAPTURE_VALID_OWN_CHARS.
+    pub own_read_chars: u64,
+    /// Bytes handed to its own write calls.
+    pub own_write_chars: u64,
+    /// Bytes that it has fetched from storage itself; see CAPTURE_VALID_OWN_BYTES. Of each thread that has ended up to 511
+    /// bytes can be missing.
+    pub own_read_bytes: u64,
+    /// Bytes that it has sent to storage itself.
+    pub own_write_bytes: u64,
 }
 
 /// Receives `count` processes, `element_size` bytes apart. Called on the thread of the update.
@@ -134,5 +169,8 @@ const _: () = {
     assert!(CAPTURE_VALID_NETWORK == Validity::NETWORK.0);
     assert!(CAPTURE_VALID_CPU_PERCENT == Validity::CPU_PERCENT.0);
     assert!(CAPTURE_VALID_CONNECTIONS == Validity::CONNECTIONS.0);
+    assert!(CAPTURE_VALID_OWN_BYTES == Validity::OWN_BYTES.0);
+    assert!(CAPTURE_VALID_OWN_CHARS == Validity::OWN_CHARS.0);
+    assert!(CAPTURE_VALID_PROPORTIONAL == Validity::PROPORTIONAL.0);
     assert!(CAPTURE_VALID_SWITCHES == Validity::SWITCHES.0 && CAPTURE_VALID_CGROUP == Validity::CGROUP.0);
 };

@@ -144,6 +144,12 @@ impl ProcessArray {
             involuntary_switches: sample.involuntary_switches,
             cgroup: self.text(&identity.cgroup),
             cgroup_length: identity.cgroup.len(),
+            shared_bytes: sample.shared_bytes,
+            proportional_bytes: sample.proportional_bytes,
+            own_read_chars: sample.own_read_chars,
+            own_write_chars: sample.own_write_chars,
+            own_read_bytes: sample.own_read_bytes,
+            own_write_bytes: sample.own_write_bytes,
         }
     }
 

@@ -24,6 +24,9 @@ pub const CAPTURE_MORE_SWITCHES: u32 = 1;
 /// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
 /// sample.
 pub const CAPTURE_MORE_CGROUPS: u32 = 2;
+/// Read the proportional share of memory of each process (`proportional_bytes`), for which the kernel looks at each of its
+/// pages with every update: some 0.1 ms, and more the more memory it has.
+pub const CAPTURE_MORE_PROPORTIONAL: u32 = 4;
 
 /// In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
 pub const CAPTURE_PROGRAMS_SOCKETS: u32 = 1;
@@ -138,7 +141,9 @@ pub struct CaptureOptions {
     pub users: *const *const c_char,
     /// Number of users.
     pub user_count: usize,
-    /// Deliver only processes with one of these names; NULL for all.
+    /// Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name: a longer one is
+    /// compared with the names of the program's file, of its first argument and of its second one (that of a script), of
+    /// processes whose name is its beginning; their command lines are then read even if they are to be skipped.
     pub names: *const *const c_char,
     /// Number of names.
     pub name_count: usize,

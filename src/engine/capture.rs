@@ -4,6 +4,7 @@ use super::barrier::Activity;
 use super::completion::CompletionStats;
 use super::ended::EndedQueue;
 use super::flows::FlowDesk;
+use super::latest::LatestIdentities;
 use super::ledger::Ledger;
 use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
@@ -79,6 +80,8 @@ pub struct CaptureShared {
     stop_event: Mutex<Option<Arc<EventFd>>>,
     /// Records of flows.
     pub flows: Arc<FlowDesk>,
+    /// What processes have become since the last sample.
+    pub latest: Arc<LatestIdentities>,
 }
 
 impl CaptureShared {
@@ -100,6 +103,7 @@ impl CaptureShared {
             stopping: AtomicBool::new(false),
             stop_event: Mutex::new(Some(Arc::new(event))),
             flows: Arc::new(FlowDesk::new(ended_flows)),
+            latest: Arc::default(),
         })
     }
 

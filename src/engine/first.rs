@@ -4,12 +4,13 @@
 use super::ended::EndedReader;
 use super::governor::Governor;
 use super::introduce::Introducer;
+use super::latest::{LatestIdentities, changes_identity};
 use super::ledger::Ledger;
 use crate::decode::decode;
 use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
-use crate::netlink::{Happening, InetDiag, ProcessEvent, ProcessEvents};
+use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
 use crate::owner::{FirstLook, FirstStats, Side, Translations};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPackets};
@@ -44,8 +45,10 @@ pub struct First {
     pub look: FirstLook,
     /// Tells the ledger who owners are.
     pub introducer: Introducer,
-    /// Processes that have just become other programs.
+    /// Processes that have just become other programs, or changed their names.
     pub to_meet: Vec<i32>,
+    /// What they have become.
+    pub latest: Arc<LatestIdentities>,
     /// Rung to end the thread.
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
@@ -116,7 +119,7 @@ impl First {
         let (look, to_meet) = (&mut self.look, &mut self.to_meet);
         let take = |event: ProcessEvent| {
             look.process_event(&event, now);
-            if event.happening == Happening::Exec {
+            if changes_identity(&event) {
                 to_meet.push(event.pid);
             }
         };
@@ -134,8 +137,9 @@ impl First {
     /// Asks new programs who they are. It takes longer than what else is done, and comes last.
     fn meet(&mut self, now: Instant) {
         for pid in self.to_meet.drain(..) {
-            if let Some(process) = self.introducer.meet(pid, now) {
+            if let Some((process, identity)) = self.introducer.meet(pid, now) {
                 self.look.identify(process);
+                self.latest.record(process, identity);
             }
         }
     }
@@ -207,9 +211,9 @@ fn take(
 }
 
 /// Opens what tells of processes' events. It speaks only to the initial network namespace.
-pub fn open_events() -> Option<ProcessEvents> {
+pub fn open_events(open: fn() -> nix::Result<ProcessEvents>) -> Option<ProcessEvents> {
     // Where this process may not enter that namespace it may be in it.
-    let opened = enter_initial(ProcessEvents::open).unwrap_or_else(|_| ProcessEvents::open());
+    let opened = enter_initial(open).unwrap_or_else(|_| open());
     opened
         .inspect_err(|errno| {
             info!("processes' events are not told ({errno}); new processes are listed instead")

@@ -57,9 +57,9 @@ impl Introducer {
         Introducer { helper: Some(helper), ..Introducer::new(root, what) }
     }
 
-    /// Asks a process that has just become another program who it is: it may be gone by the time it is to be
+    /// Asks a process that has just become another program, or changed its name, who it is: it may be gone by the time it is to be
     /// introduced. `None` when it is gone already, or when too many are met at once.
-    pub fn meet(&mut self, pid: i32, now: Instant) -> Option<ProcId> {
+    pub fn meet(&mut self, pid: i32, now: Instant) -> Option<(ProcId, Arc<Identity>)> {
         if self.interval.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
             (self.interval, self.met_in_interval) = (Some(now), 0);
         }
@@ -73,8 +73,9 @@ impl Introducer {
         if self.met.len() >= MET_LIMIT {
             self.met.pop_front();
         }
-        self.met.push_back((process, Arc::new(identity)));
-        Some(process)
+        let identity = Arc::new(identity);
+        self.met.push_back((process, Arc::clone(&identity)));
+        Some((process, identity))
     }
 
     /// Whether a process has been introduced, as far as is remembered.

@@ -1,10 +1,12 @@
 //! Where bytes meet processes: credits the ledger's accounts to records, also to those of processes that ended, and
 //! decides when an ended process has all its bytes.
 
+use super::latest::LatestIdentities;
 use super::ledger::{Account, Ledger, add_connections};
 use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
 use crate::process::Sampler;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 /// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
 /// bytes.
@@ -61,6 +63,11 @@ impl Merge {
             }
         }
         !self.closing.is_empty()
+    }
+
+    /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later.
+    pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant) {
+        self.closing.values_mut().for_each(|closing| latest.update(&mut closing.record, since));
     }
 
     /// Whether a process is closing that ended after the sample, maybe after it was last counted what it did.

@@ -16,6 +16,7 @@ mod flows;
 mod governor;
 mod introduce;
 mod kernel_owners;
+mod latest;
 mod ledger;
 mod merge;
 mod packets;

@@ -103,7 +103,19 @@ pub struct RawProcess {
     pub cgroup: u64,
     /// The inode of the main thread's network namespace; 0 when it has begun to exit.
     pub network_namespace: u32,
-    pub(crate) padding: u32,
+    /// Whether threads have ended and children were waited for: what both have read and written stands together.
+    pub has_mixed_io: u32,
+    /// The part of `figures` that is of children that were waited for; of characters also that of threads that have
+    /// ended.
+    pub children_read_chars: u64,
+    /// Likewise.
+    pub children_write_chars: u64,
+    /// Likewise, of children alone.
+    pub children_read_bytes: u64,
+    /// Likewise.
+    pub children_write_bytes: u64,
+    /// The part of the resident set that is of files or shared memory.
+    pub shared_pages: u64,
     /// The name, ended by NUL where it is shorter; empty for threads of the kernel.
     pub name: [u8; 16],
 }

@@ -79,7 +79,7 @@ unsafe impl Pod for RawThread {}
 unsafe impl Pod for RawName {}
 
 const _: () =
-    assert!(size_of::<RawProcess>() == 216 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
+    assert!(size_of::<RawProcess>() == 256 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
 
 /// The sum over the threads of one process but the main one.
 #[derive(Clone, Copy, Debug)]

@@ -17,5 +17,7 @@ pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Passage, Timestamp};
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
 pub use probes::{ProbeState, ProgramSet};
-pub use process::{Identity, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity};
+pub use process::{
+    Identity, NAME_BYTES, ProcId, ProcessRecord, ProcessSample, SampleSet, Selection, Validity, last_part,
+};
 pub use traffic::{Direction, Traffic, WireSize};

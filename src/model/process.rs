@@ -66,13 +66,17 @@ bit_set! {
         SWITCHES = 16;
         /// The control group (`/proc/<pid>/cgroup`).
         CGROUP = 32;
+        /// The proportional share of resident memory (`/proc/<pid>/smaps_rollup`).
+        PROPORTIONAL = 64;
     }
 }
 
 impl SampleSet {
     /// What is read unless a caller says otherwise: all but what few ask for and takes one more read of `/proc` for
     /// each process. Where figures do not come from there, context switches come with the others.
-    pub const USUAL: SampleSet = SampleSet(SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0);
+    pub const USUAL: SampleSet = SampleSet(
+        SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0 & !SampleSet::PROPORTIONAL.0,
+    );
 }
 
 bit_set! {
@@ -102,6 +106,12 @@ bit_set! {
         SWITCHES = 512;
         /// The control group.
         CGROUP = 1024;
+        /// Bytes that the process itself has fetched from storage and sent there, without its children.
+        OWN_BYTES = 2048;
+        /// Bytes that it has read and written by calls itself.
+        OWN_CHARS = 4096;
+        /// The proportional share of resident memory.
+        PROPORTIONAL = 8192;
     }
 }
 
@@ -122,6 +132,9 @@ pub struct Identity {
     pub user: Vec<u8>,
     /// Name of the effective group, or its number in decimal when it has none.
     pub group: Vec<u8>,
+    /// Name of the program's file; empty where it was not needed or is not known. It tells names apart that the kernel has
+    /// cut.
+    pub program: Vec<u8>,
     /// Path of the control group, which begins with a slash; empty where it was not asked for or is not known.
     pub cgroup: Vec<u8>,
 }
@@ -147,6 +160,10 @@ pub struct ProcessSample {
     pub major_faults: u64,
     /// Resident set, bytes.
     pub resident_bytes: u64,
+    /// Part of the resident set that is of files or shared memory, which other processes may share, bytes.
+    pub shared_bytes: u64,
+    /// Resident memory, of which each page counts in parts for all processes that share it, bytes.
+    pub proportional_bytes: u64,
     /// Virtual memory, bytes.
     pub virtual_bytes: u64,
     /// Bytes asked for by read calls (`rchar`).
@@ -157,6 +174,14 @@ pub struct ProcessSample {
     pub read_bytes: u64,
     /// Bytes sent to storage (`write_bytes`).
     pub write_bytes: u64,
+    /// Of `read_chars`, the part that is not of children that it has waited for.
+    pub own_read_chars: u64,
+    /// Of `write_chars`, likewise.
+    pub own_write_chars: u64,
+    /// Of `read_bytes`, likewise.
+    pub own_read_bytes: u64,
+    /// Of `write_bytes`, likewise.
+    pub own_write_bytes: u64,
     /// Open descriptors.
     pub descriptors: u32,
     /// How often the main thread waited, giving up the CPU (`voluntary_ctxt_switches`).
@@ -180,11 +205,17 @@ impl ProcessSample {
             minor_faults: 0,
             major_faults: 0,
             resident_bytes: 0,
+            shared_bytes: 0,
+            proportional_bytes: 0,
             virtual_bytes: 0,
             read_chars: 0,
             write_chars: 0,
             read_bytes: 0,
             write_bytes: 0,
+            own_read_chars: 0,
+            own_write_chars: 0,
+            own_read_bytes: 0,
+            own_write_bytes: 0,
             descriptors: 0,
             voluntary_switches: 0,
             involuntary_switches: 0,
@@ -222,25 +253,67 @@ pub struct Selection {
     pub pids: Vec<i32>,
     /// User names, or user ids in decimal.
     pub users: Vec<Vec<u8>>,
-    /// Process names, compared with `comm` byte for byte.
+    /// Process names, compared with `comm` byte for byte. One that is longer than the kernel keeps is compared with the
+    /// names of the program's file, of its first argument, and of the second one, which is that of a script; of processes
+    /// whose `comm` is its beginning.
     pub names: Vec<Vec<u8>>,
 }
+
+/// Bytes of a name that the kernel keeps (`TASK_COMM_LEN` and its NUL).
+pub const NAME_BYTES: usize = 15;
 
 impl Selection {
     /// Whether a process with this pid and identity is delivered.
     pub fn matches(&self, pid: i32, identity: &Identity) -> bool {
         self.matches_pid(pid)
-            && (self.names.is_empty() || self.names.contains(&identity.name))
-            && (self.users.is_empty()
-                || self.users.iter().any(|user| {
-                    *user == identity.user || user.as_slice() == identity.uid.to_string().as_bytes()
-                }))
+            && self.matches_user(identity)
+            && (self.names.is_empty()
+                || self.names.contains(&identity.name)
+                || self.matches_whole_name(identity))
+    }
+
+    /// Whether that depends on what `identity` does not tell yet: command line and program of a process whose name is cut.
+    pub fn depends_on_whole_name(&self, pid: i32, identity: &Identity) -> bool {
+        self.matches_pid(pid)
+            && self.matches_user(identity)
+            && !self.names.contains(&identity.name)
+            && self.long_names(&identity.name).next().is_some()
+    }
+
+    /// Whether there are names that the kernel cuts.
+    pub fn has_long_names(&self) -> bool {
+        self.names.iter().any(|name| name.len() > NAME_BYTES)
+    }
+
+    fn matches_user(&self, identity: &Identity) -> bool {
+        let is_user =
+            |user: &Vec<u8>| *user == identity.user || user.as_slice() == identity.uid.to_string().as_bytes();
+        self.users.is_empty() || self.users.iter().any(is_user)
+    }
+
+    /// The names that the kernel would have cut to this one.
+    fn long_names<'s>(&'s self, cut: &'s [u8]) -> impl Iterator<Item = &'s Vec<u8>> {
+        let is_cut =
+            |name: &&Vec<u8>| cut.len() == NAME_BYTES && name.len() > NAME_BYTES && name.starts_with(cut);
+        self.names.iter().filter(is_cut)
+    }
+
+    fn matches_whole_name(&self, identity: &Identity) -> bool {
+        let arguments = || identity.command_line.split(|&byte| byte == 0).take(2);
+        let is_whole =
+            |name: &Vec<u8>| *name == identity.program || arguments().any(|path| last_part(path) == name);
+        self.long_names(&identity.name).any(is_whole)
     }
 
     /// Whether the list of pids, if there is one, holds `pid`.
     pub fn matches_pid(&self, pid: i32) -> bool {
         self.pids.is_empty() || self.pids.contains(&pid)
     }
+}
+
+/// What stands behind the last slash of a path.
+pub fn last_part(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -270,9 +343,31 @@ mod tests {
     }
 
     #[test]
+    fn long_names_are_compared_whole() {
+        let long = b"a-very-long-program-name";
+        let selection = Selection { names: vec![long.to_vec()], ..Selection::default() };
+        let of = |command_line: &[u8], program: &[u8]| Identity {
+            name: long[..15].to_vec(),
+            command_line: command_line.to_vec(),
+            program: program.to_vec(),
+            ..identity()
+        };
+        assert!(selection.matches(7, &of(b"/bin/a-very-long-program-name\0-x\0", b"")));
+        assert!(selection.matches(7, &of(b"/bin/sh\0./a-very-long-program-name\0", b"sh")), "a script");
+        assert!(selection.matches(7, &of(b"other\0", long)), "it has another first argument");
+        assert!(!selection.matches(7, &of(b"/bin/a-very-long-pro-other\0", b"a-very-long-pro-other")));
+        assert!(!selection.matches(7, &of(b"x\0y\0a-very-long-program-name\0", b"x")));
+        let renamed = Identity { name: b"short".to_vec(), ..of(b"", long) };
+        assert!(!selection.matches(7, &renamed), "its name is another one");
+        let cut = of(b"", b"");
+        assert!(selection.depends_on_whole_name(7, &cut) && !selection.matches(7, &cut));
+        assert!(!selection.depends_on_whole_name(7, &renamed) && selection.has_long_names());
+    }
+
+    #[test]
     fn bit_sets_hold_and_join() {
         let some = Validity::CPU | Validity::IO;
         assert!(some.has(Validity::IO) && !some.has(Validity::MEMORY) && Validity::ALL.has(some));
-        assert_eq!(Validity::ALL.0, 2047);
+        assert_eq!(Validity::ALL.0, 16_383);
     }
 }

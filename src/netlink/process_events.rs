@@ -28,6 +28,7 @@ const FORK: u32 = 1;
 const EXEC: u32 = 2;
 const UID: u32 = 4;
 const GID: u32 = 0x40;
+const COMM: u32 = 0x200;
 const EXIT: u32 = 0x8000_0000;
 
 /// No event is longer.
@@ -45,6 +46,8 @@ pub enum Happening {
     },
     /// It became another program.
     Exec,
+    /// It has changed its name.
+    Renamed,
     /// Its user or group has changed.
     Ids,
     /// Its first thread has ended, mostly with all of it. Where other threads live on so does the process, and when one
@@ -78,7 +81,20 @@ impl ProcessEvents {
     /// `ECONNREFUSED` in another network namespace; `EPERM` without the capability; `EOPNOTSUPP` when the kernel does
     /// not answer, as in another process or user namespace; else what it says.
     pub fn open() -> nix::Result<ProcessEvents> {
-        let mut events = ProcessEvents::unasked()?;
+        ProcessEvents::open_with(ProcessEvents::unasked()?)
+    }
+
+    /// The same for events by which a process is called something else, of which there are fewer.
+    ///
+    /// # Errors
+    /// As [`ProcessEvents::open`].
+    pub fn open_for_names() -> nix::Result<ProcessEvents> {
+        let events = ProcessEvents::unasked()?;
+        leave_out_threads(&events.socket, true)?;
+        ProcessEvents::open_with(events)
+    }
+
+    fn open_with(mut events: ProcessEvents) -> nix::Result<ProcessEvents> {
         let number = own_number();
         events.socket.send(&request(LISTEN, number))?;
         events.await_acknowledgement(number)?;
@@ -88,7 +104,7 @@ impl ProcessEvents {
     /// Hears what the kernel says, but has not asked it to speak.
     fn unasked() -> nix::Result<ProcessEvents> {
         let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
-        leave_out_threads(&socket)?;
+        leave_out_threads(&socket, false)?;
         Ok(ProcessEvents { socket, buffer: [0; BUFFER] })
     }
 
@@ -175,6 +191,7 @@ fn parse(event: &[u8]) -> Option<ProcessEvent> {
         FORK => (pid_at(3)?, Happening::Fork { parent: pid_at(1)? }),
         EXEC => (pid_at(1)?, Happening::Exec),
         UID | GID => (pid_at(1)?, Happening::Ids),
+        COMM => (pid_at(1)?, Happening::Renamed),
         EXIT => (pid_at(1)?, Happening::Exit),
         _ => return None,
     };
@@ -182,10 +199,12 @@ fn parse(event: &[u8]) -> Option<ProcessEvent> {
 }
 
 /// Has the kernel leave out what happens to threads that are not their process's first, and kinds that are not told. A
-/// program that starts threads by the thousand then costs us nothing.
-fn leave_out_threads(socket: &Socket) -> nix::Result<()> {
+/// program that starts threads by the thousand then costs us nothing. With `only_names` also forks and ends.
+fn leave_out_threads(socket: &Socket, only_names: bool) -> nix::Result<()> {
     const EVENT: u32 = (MESSAGE_HEADER + CONNECTOR_HEADER) as u32;
     const FIELDS: u32 = EVENT + DATA as u32;
+    /// Where the instruction stands that leaves out what was loaded.
+    const LEAVE_OUT: u8 = 16;
     let load = |at: u32| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
     // Loads turn numbers from network order into the host's, which these are in already; so constants are turned, too.
     let is =
@@ -193,11 +212,12 @@ fn leave_out_threads(socket: &Socket) -> nix::Result<()> {
     let into_x = instruction(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0);
     let program = [
         load(EVENT),
-        is(FORK, 5, 0),
-        is(EXEC, 8, 0),
-        is(UID, 7, 0),
-        is(GID, 6, 0),
-        is(EXIT, 5, 0),
+        is(FORK, if only_names { LEAVE_OUT - 2 } else { 6 }, 0),
+        is(EXEC, 9, 0),
+        is(UID, 8, 0),
+        is(GID, 7, 0),
+        is(COMM, 6, 0),
+        is(EXIT, if only_names { LEAVE_OUT - 7 } else { 5 }, 0),
         is(ACKNOWLEDGED, 9, 8),
         // A fork: the child's thread and process.
         load(FIELDS + 8),
@@ -265,6 +285,22 @@ mod tests {
         let parent = std::process::id() as i32;
         assert_eq!(happenings, [Happening::Fork { parent }, Happening::Exec, Happening::Exit]);
         assert!(seen.is_sorted_by_key(|event| event.at_ns));
+    }
+
+    #[test]
+    fn names_alone_are_told_root() {
+        let Some(mut all) = listen() else { return };
+        let mut names = ProcessEvents::open_for_names().unwrap();
+        let script = "printf renamed >/proc/$$/comm; exec /bin/true";
+        let mut child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+        child.wait().unwrap();
+        let pid = child.id() as i32;
+        let told: Vec<Happening> = events_of(&mut all, pid).iter().map(|event| event.happening).collect();
+        let mut seen = Vec::new();
+        let own = |event: ProcessEvent| seen.extend(Some(event.happening).filter(|_| event.pid == pid));
+        names.read(own).unwrap();
+        assert_eq!(seen, [Happening::Exec, Happening::Renamed, Happening::Exec]);
+        assert_eq!(told[1..], [&seen[..], &[Happening::Exit]].concat());
     }
 
     #[test]

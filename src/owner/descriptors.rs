@@ -13,6 +13,7 @@ use super::hints::Hints;
 use super::holders::{Holders, Holding};
 use super::proc_fd::{self, ENTRIES};
 use super::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
+use super::thread_tables::ThreadTables;
 use crate::blocking::{Kind, guarded};
 use crate::capability;
 use crate::error::{Code, Error};
@@ -22,6 +23,7 @@ use hashbrown::HashMap;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,6 +83,7 @@ pub(super) struct Descriptors {
     /// Why the processes could not be listed the last time.
     unlisted: Option<Errno>,
     blind: Blind,
+    threads: ThreadTables,
     full_scans: u64,
     scanned: u64,
     likely: Vec<i32>,
@@ -106,6 +109,7 @@ impl Descriptors {
             resting_until: None,
             unlisted: None,
             blind: Blind::default(),
+            threads: ThreadTables::new(root),
             full_scans: 0,
             scanned: 0,
             likely: Vec::new(),
@@ -186,10 +190,9 @@ impl Descriptors {
     fn scan(&mut self, pid: i32, wanted: &[Wanted], root: &ProcRoot) -> Scanned {
         self.scanned += 1;
         let mut scanned = Scanned::default();
-        let holders = &mut self.holders;
-        let entries = &mut self.entries;
-        let scan = root.guarded(pid, || {
-            let directory = open_directory(root.directory(), PidPath::new(pid).file("fd"))?;
+        let Descriptors { holders, entries, threads, .. } = self;
+        let mut read_table = |path: &CStr| {
+            let directory = open_directory(root.directory(), path)?;
             scanned.uid = fstat(&directory).ok().map(|stat| stat.st_uid);
             proc_fd::for_each_number(directory.as_fd(), entries, |name, descriptor| {
                 match proc_fd::socket_inode(directory.as_fd(), name) {
@@ -204,6 +207,15 @@ impl Descriptors {
                 }
                 Ok(())
             })
+        };
+        let scan = root.guarded(pid, || {
+            let main = read_table(PidPath::new(pid).file("fd"));
+            threads.find(root, pid);
+            for thread in threads.found() {
+                // A thread that has ended has no table any more.
+                let _ = read_table(PidPath::new(*thread).file("fd"));
+            }
+            main
         });
         match scan {
             // A process that is gone, or a zombie, which has no descriptors any more.
@@ -328,7 +340,8 @@ impl Descriptors {
         let (mut others, mut init) = (0, false);
         for holding in &self.found {
             let kin = proc_fd::kin(root, holding.pid, &mut self.stat);
-            let still = proc_fd::socket_of(root, holding.pid, holding.descriptor) == Ok(Some(inode));
+            let still = proc_fd::socket_of(root, holding.pid, holding.descriptor) == Ok(Some(inode))
+                || self.threads.hold(root, holding.pid, holding.descriptor, inode);
             let Some(kin) = kin.filter(|_| still) else {
                 self.holders.remove(holding);
                 continue;

@@ -174,7 +174,7 @@ impl FirstLook {
                 self.hints.started(event.pid);
             }
             Happening::Exec => self.search.likely.became_another(event.pid, now),
-            Happening::Ids => {}
+            Happening::Ids | Happening::Renamed => {}
             Happening::Exit => self.search.likely.ended(event.pid),
         }
     }

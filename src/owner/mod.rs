@@ -60,6 +60,7 @@ mod sock_diag;
 mod source;
 mod table;
 mod tables;
+mod thread_tables;
 mod translation;
 
 #[cfg(test)]

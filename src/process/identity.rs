@@ -3,9 +3,10 @@
 use super::cgroup::{CgroupReader, Place};
 use super::reading::{Core, ProcessDirectory};
 use super::root::ProcRoot;
+use super::stand_in::StandIns;
 use super::users::UserNames;
 use crate::blocking::Kind;
-use crate::model::{Identity, ProcId, SampleSet};
+use crate::model::{Identity, NAME_BYTES, ProcId, SampleSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,13 +20,19 @@ pub const COMMAND_LINE_LIMIT: usize = 128 * 1024;
 pub struct IdentityReader {
     names: UserNames,
     cgroups: CgroupReader,
+    stand_ins: StandIns,
     buffer: Vec<u8>,
 }
 
 impl Default for IdentityReader {
     fn default() -> IdentityReader {
         let names = UserNames::new(Path::new("/etc"), Instant::now());
-        IdentityReader { names, cgroups: CgroupReader::default(), buffer: Vec::new() }
+        IdentityReader {
+            names,
+            cgroups: CgroupReader::default(),
+            stand_ins: StandIns::default(),
+            buffer: Vec::new(),
+        }
     }
 }
 
@@ -36,13 +43,21 @@ impl IdentityReader {
         self.refresh_names();
         let directory = ProcessDirectory::open(root, pid).ok()?;
         let mut stat = Vec::new();
-        let core = directory.core(&mut stat).ok()?;
+        let mut core = directory.core(&mut stat).ok()?;
+        let live = self.stand_ins.find(&directory, &mut core.stat);
+        let common = live.as_ref().unwrap_or(&directory);
         let mut identity = self.describe(&Identity::default(), &core);
         if what.has(SampleSet::COMMAND_LINE) && core.stat.has_memory() {
-            identity.command_line = self.command_line(&directory).unwrap_or_default().to_vec();
+            identity.command_line = self.command_line(common).unwrap_or_default().to_vec();
+        }
+        // It tells names apart that the kernel has cut.
+        if identity.name.len() == NAME_BYTES
+            && let Ok(program) = common.program(&mut self.buffer)
+        {
+            identity.program = program.to_vec();
         }
         if what.has(SampleSet::CGROUP)
-            && let Ok(Some(place)) = self.cgroup(root, &directory, &core)
+            && let Ok(Some(place)) = self.cgroup(root, common, &core)
         {
             identity.cgroup = place.path.to_vec();
         }

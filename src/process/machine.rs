@@ -3,32 +3,47 @@
 use super::parse;
 use super::root::ProcRoot;
 use crate::error::{Code, Error, Result};
+use nix::time::{ClockId, clock_gettime};
 use std::ffi::CStr;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// The machine as `/proc/stat` and `/proc/meminfo` state it.
+/// The machine as `/proc/stat`, `/proc/meminfo` and its clocks state it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Machine {
     /// Memory that the kernel manages (`MemTotal`), bytes.
     pub memory_bytes: u64,
-    /// Nanoseconds from the epoch to boot, exact to the second. Follows when the system's clock is set.
+    /// Nanoseconds from the epoch to boot. Follows when the system's clock is set.
     pub boot_time_ns: u64,
-    /// CPU time of all processors since boot, idle time included, clock ticks.
+    /// CPU time of all processors since boot, idle time included, clock ticks; 0 when it is not known.
     pub cpu_ticks: u64,
 }
 
 impl Machine {
-    /// Reads the figures.
-    ///
-    /// # Errors
-    /// `ProcessOpen` when a file cannot be read, `ProcessFormat` when it is not in the format.
-    pub fn read(root: &ProcRoot, buffer: &mut Vec<u8>) -> Result<Machine> {
-        let stat = parsed(root, c"stat", buffer, parse::machine_stat)?;
-        let memory_bytes = parsed(root, c"meminfo", buffer, parse::memory_total)?;
-        let boot_time_ns = stat.boot_seconds.saturating_mul(NANOSECONDS);
-        Ok(Machine { memory_bytes, boot_time_ns, cpu_ticks: stat.cpu_ticks })
+    /// Reads the figures, and why one is not known if that is so. A container may not be shown these files, or made-up ones:
+    /// then sysinfo(2) states the memory, and only the clocks say when the machine was booted.
+    pub fn read(root: &ProcRoot, buffer: &mut Vec<u8>) -> (Machine, Option<Error>) {
+        let cpu_ticks = parsed(root, c"stat", buffer, parse::machine_ticks);
+        let memory_bytes = parsed(root, c"meminfo", buffer, parse::memory_total).or_else(|error| {
+            let memory = nix::sys::sysinfo::sysinfo().map_err(|_| error)?;
+            Ok(memory.ram_total())
+        });
+        let machine = Machine {
+            memory_bytes: memory_bytes.as_ref().copied().unwrap_or_default(),
+            boot_time_ns: boot_time_ns().unwrap_or_default(),
+            cpu_ticks: cpu_ticks.as_ref().copied().unwrap_or_default(),
+        };
+        (machine, cpu_ticks.err().or(memory_bytes.err()))
     }
+}
+
+/// When the time since boot began, by the clock of the day: the difference of the clocks now.
+fn boot_time_ns() -> nix::Result<u64> {
+    let now = |clock| -> nix::Result<u64> {
+        let time = clock_gettime(clock)?;
+        Ok(time.tv_sec().unsigned_abs() * NANOSECONDS + time.tv_nsec().unsigned_abs())
+    };
+    Ok(now(ClockId::CLOCK_REALTIME)?.saturating_sub(now(ClockId::CLOCK_BOOTTIME)?))
 }
 
 fn parsed<T>(
@@ -60,31 +75,33 @@ mod tests {
     fn the_live_machine() {
         let root = ProcRoot::open(Path::new("/proc")).unwrap();
         let mut buffer = Vec::new();
-        let machine = Machine::read(&root, &mut buffer).unwrap();
-        // sysinfo(2) states the same memory, and the clocks the same boot.
+        let (machine, fault) = Machine::read(&root, &mut buffer);
+        assert_eq!(fault, None);
         let pages = nix::unistd::sysconf(nix::unistd::SysconfVar::_PHYS_PAGES).unwrap().unwrap();
         assert_eq!(machine.memory_bytes, pages.unsigned_abs() * root.facts().page_size);
-        let clock = |id| {
-            let time = nix::time::clock_gettime(id).unwrap();
-            time.tv_sec() as u64 * NANOSECONDS + time.tv_nsec() as u64
-        };
-        let boot = clock(nix::time::ClockId::CLOCK_REALTIME) - clock(nix::time::ClockId::CLOCK_BOOTTIME);
-        assert!(boot.abs_diff(machine.boot_time_ns) < 2 * NANOSECONDS);
-        assert!(Machine::read(&root, &mut buffer).unwrap().cpu_ticks >= machine.cpu_ticks);
+        // It is told in whole seconds there.
+        let text = std::fs::read_to_string("/proc/stat").unwrap();
+        let seconds: u64 =
+            text.lines().find_map(|line| line.strip_prefix("btime ")).unwrap().parse().unwrap();
+        assert!((seconds * NANOSECONDS).abs_diff(machine.boot_time_ns) < 2 * NANOSECONDS);
+        assert!(Machine::read(&root, &mut buffer).0.cpu_ticks >= machine.cpu_ticks);
     }
 
     #[test]
-    fn what_is_missing_or_odd_is_named() {
+    fn what_is_missing_or_odd_is_named_and_the_rest_is_known() {
         let tree = tempfile::tempdir().unwrap();
         let root = ProcRoot::open(tree.path()).unwrap();
-        let error = Machine::read(&root, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.code, Code::ProcessOpen);
-        assert!(error.text.contains("stat"), "{error}");
+        let (live, _) = Machine::read(&ProcRoot::open(Path::new("/proc")).unwrap(), &mut Vec::new());
+        let (machine, fault) = Machine::read(&root, &mut Vec::new());
+        let fault = fault.unwrap();
+        assert!(fault.code == Code::ProcessOpen && fault.text.contains("stat"), "{fault}");
+        assert_eq!((machine.memory_bytes, machine.cpu_ticks), (live.memory_bytes, 0));
+        assert!(machine.boot_time_ns.abs_diff(live.boot_time_ns) < NANOSECONDS);
         std::fs::write(tree.path().join("stat"), "cpu  1 2 3 4\nbtime 17\n").unwrap();
         std::fs::write(tree.path().join("meminfo"), "MemTotal: much\n").unwrap();
-        let error = Machine::read(&root, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.code, Code::ProcessFormat);
-        assert!(error.text.contains("meminfo"), "{error}");
+        let (machine, fault) = Machine::read(&root, &mut Vec::new());
+        assert_eq!((machine.memory_bytes, machine.cpu_ticks, fault), (live.memory_bytes, 10, None));
+        assert!(machine.boot_time_ns.abs_diff(live.boot_time_ns) < NANOSECONDS, "not what the file says");
     }
 
     #[test]

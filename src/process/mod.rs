@@ -16,6 +16,7 @@ mod reader;
 mod reading;
 mod root;
 mod sampler;
+mod stand_in;
 mod table;
 mod task;
 mod users;

@@ -148,7 +148,18 @@ impl Observer {
         is_known: bool,
     ) {
         take_identity(core, files, plan, tracked);
+        self.decide(core, tracked);
         self.finish(*sample, tracked, is_known);
+    }
+
+    /// Decides whether a process is selected that depends on the whole of its name, if that was read.
+    fn decide(&self, core: &Core<'_>, tracked: &mut Tracked) {
+        let identity = &tracked.record.identity;
+        let is_known = tracked.command_line == CommandLine::Known || !identity.program.is_empty();
+        if tracked.is_candidate && is_known {
+            tracked.is_candidate = false;
+            tracked.selected = self.selection.matches(core.stat.pid, identity);
+        }
     }
 
     /// Takes in what was read of a process besides what a walk has told.
@@ -161,10 +172,13 @@ impl Observer {
         tracked: &mut Tracked,
     ) {
         take_identity(core, files, plan, tracked);
+        self.decide(core, tracked);
+        tracked.delivered |= tracked.selected;
         let record = &mut tracked.record;
         if sample.valid.has(Validity::DESCRIPTORS) {
             record.sample.descriptors = sample.descriptors;
         }
+        record.sample.proportional_bytes = sample.proportional_bytes;
         let identity_bits = Validity::COMMAND_LINE | Validity::CGROUP;
         for valid in [&mut record.sample.valid, &mut record.valid] {
             *valid = Validity(valid.0 & !identity_bits.0 | sample.valid.0);
@@ -178,9 +192,9 @@ impl Observer {
         let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
         let identity = self.identities.describe(&Identity::default(), core);
         tracked.names_generation = self.identities.generation();
-        tracked.selected = self.selects(core, &identity);
+        self.select(core, &identity, &mut tracked);
         tracked.record.identity = Arc::new(identity);
-        let plan = match tracked.selected {
+        let plan = match tracked.selected || tracked.is_candidate {
             true => self.plan(view, core, &mut tracked, true, true),
             false => Plan::default(),
         };
@@ -200,14 +214,18 @@ impl Observer {
             known.names_generation = self.identities.generation();
             if identity != *known.record.identity {
                 changed = true;
-                known.selected = self.selects(core, &identity);
+                self.select(core, &identity, known);
                 known.record.identity = Arc::new(identity);
             }
         }
-        if !known.selected {
+        if new_image && !renamed {
+            let identity = Arc::clone(&known.record.identity);
+            self.select(core, &identity, known);
+        }
+        if !known.selected && !known.is_candidate {
             return Plan::default();
         }
-        self.plan(view, core, known, new_image, changed)
+        self.plan(view, core, known, new_image, changed || known.is_candidate)
     }
 
     /// What is to be read of a selected process.
@@ -219,25 +237,34 @@ impl Observer {
         is_new_image: bool,
         has_changed: bool,
     ) -> Plan {
-        let mut plan = Plan { is_new_image, figures: matches!(view, View::Files), ..Plan::default() };
+        let mut plan = Plan {
+            is_new_image,
+            figures: matches!(view, View::Files),
+            program: tracked.is_candidate,
+            ..Plan::default()
+        };
         self.plan_command_line(view, core, tracked, has_changed, &mut plan);
         self.plan_cgroup(view, tracked, &mut plan);
         self.plan_network(view, core, tracked, has_changed, &mut plan);
         if let View::Task(task) = view {
             plan.descriptors = task::lacks_descriptors(task.raw, self.what);
+            plan.proportional = self.what.has(SampleSet::PROPORTIONAL);
         }
         plan
     }
 
-    fn selects(&self, core: &Core<'_>, identity: &Identity) -> bool {
+    /// Decides whether a process is selected, or takes it for a candidate.
+    fn select(&self, core: &Core<'_>, identity: &Identity, tracked: &mut Tracked) {
         let owner_known = core.owner.is_some() || self.selection.users.is_empty();
-        owner_known && self.selection.matches(core.stat.pid, identity)
+        let pid = core.stat.pid;
+        tracked.is_candidate = owner_known && self.selection.depends_on_whole_name(pid, identity);
+        tracked.selected = owner_known && !tracked.is_candidate && self.selection.matches(pid, identity);
     }
 
     /// Stores the sample of a walk.
     fn finish_task(&self, task: &Task<'_>, core: &Core<'_>, tracked: &mut Tracked, is_known: bool) {
         let mut sample = core.sample();
-        if tracked.selected {
+        if tracked.selected || tracked.is_candidate {
             task::add_figures(task.raw, self.what, &self.facts, &mut sample);
         }
         self.finish(sample, tracked, is_known);
@@ -245,13 +272,15 @@ impl Observer {
 
     /// Stores a sample, and the rate since the one before of a process that was known.
     fn finish(&self, mut sample: ProcessSample, tracked: &mut Tracked, is_known: bool) {
-        if tracked.selected {
+        if tracked.selected || tracked.is_candidate {
             sample.valid |= identity_validity(tracked);
         }
         let mut percent = None;
         let before = tracked.unblock();
         if is_known {
-            let machine_ticks = self.machine_ticks.saturating_sub(tracked.machine_ticks);
+            // 0 where it was not known.
+            let then = Some(tracked.machine_ticks).filter(|&ticks| ticks != 0).unwrap_or(u64::MAX);
+            let machine_ticks = self.machine_ticks.saturating_sub(then);
             percent = cpu_percent(&before, &sample, machine_ticks);
             tracked.machine_ticks = self.machine_ticks;
         }

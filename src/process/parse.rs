@@ -27,6 +27,8 @@ pub struct Stat<'a> {
     pub minor_faults: u64,
     /// Page faults of all threads that did (field 12).
     pub major_faults: u64,
+    /// Whether children have been waited for: their faults and CPU times are there (fields 11, 13, 16 and 17).
+    pub has_waited: bool,
     /// CPU time in user mode of all threads, clock ticks (field 14).
     pub user_ticks: u64,
     /// CPU time in kernel mode of all threads, clock ticks (field 15).
@@ -50,6 +52,17 @@ impl Stat<'_> {
     /// Whether the main thread is ending or has ended.
     pub fn is_ending(&self) -> bool {
         self.flags & FLAG_ENDING != 0
+    }
+
+    /// Whether the main thread has ended, or is about to, while others go on.
+    pub fn has_lost_main_thread(&self) -> bool {
+        self.is_ending() && self.threads > 1
+    }
+
+    /// Takes over from another thread of the process what the main thread has lost.
+    pub fn stand_in(&mut self, thread: &Stat<'_>) {
+        self.flags &= !FLAG_ENDING;
+        (self.virtual_bytes, self.layout) = (thread.virtual_bytes, thread.layout);
     }
 
     /// Whether there is an address space: not in kernel threads, zombies and processes about to become one.
@@ -87,12 +100,14 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     fields.skip(4)?;
     let flags = fields.number()?;
     let minor_faults = fields.number()?;
-    fields.skip(1)?;
+    let mut of_children = fields.number()?;
     let major_faults = fields.number()?;
-    fields.skip(1)?;
+    of_children |= fields.number()?;
     let user_ticks = fields.number()?;
     let system_ticks = fields.number()?;
-    fields.skip(4)?;
+    // These can be negative by faults of old kernels.
+    of_children |= u64::from(fields.next()? != b"0") | u64::from(fields.next()? != b"0");
+    fields.skip(2)?;
     let threads = u32::try_from(fields.number()?).ok()?;
     fields.skip(1)?;
     let start_ticks = fields.number()?;
@@ -106,6 +121,7 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
         flags,
         minor_faults,
         major_faults,
+        has_waited: of_children != 0,
         user_ticks,
         system_ticks,
         threads,
@@ -143,12 +159,16 @@ pub struct Statm {
     pub virtual_pages: u64,
     /// Resident set.
     pub resident_pages: u64,
+    /// Its part that is of files or shared memory.
+    pub shared_pages: u64,
 }
 
 /// Parses `/proc/<pid>/statm`.
 pub fn statm(text: &[u8]) -> Option<Statm> {
     let mut fields = Fields(text);
-    Some(Statm { virtual_pages: fields.number()?, resident_pages: fields.number()? })
+    let [virtual_pages, resident_pages, shared_pages] =
+        [fields.number()?, fields.number()?, fields.number()?];
+    Some(Statm { virtual_pages, resident_pages, shared_pages })
 }
 
 /// What is used of `/proc/<pid>/io`, in bytes.
@@ -186,27 +206,12 @@ pub fn io(text: &[u8]) -> Option<Io> {
     })
 }
 
-/// What is used of the machine-wide `/proc/stat`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MachineStat {
-    /// Clock ticks of all processors since boot: user, nice, system, idle, iowait, irq and softirq. Guest time is
-    /// already part of user time, and stolen time was not this machine's to spend.
-    pub cpu_ticks: u64,
-    /// Seconds from the epoch to boot.
-    pub boot_seconds: u64,
-}
-
-/// Parses `/proc/stat`, of whose `cpu` line the fields behind `idle` may be missing.
-pub fn machine_stat(text: &[u8]) -> Option<MachineStat> {
-    let [mut cpu_ticks, mut boot_seconds] = [None; 2];
-    for line in text.split(|&byte| byte == b'\n') {
-        if let Some(rest) = line.strip_prefix(b"cpu ") {
-            cpu_ticks = Some(cpu_total(rest.trim_ascii())?);
-        } else if let Some(rest) = line.strip_prefix(b"btime ") {
-            boot_seconds = Some(Fields(rest).number()?);
-        }
-    }
-    Some(MachineStat { cpu_ticks: cpu_ticks?, boot_seconds: boot_seconds? })
+/// Parses the CPU time of all processors since boot out of `/proc/stat`, clock ticks: user, nice, system, idle, iowait, irq and
+/// softirq. Guest time is already part of user time, and stolen time was not this machine's to spend. The fields behind
+/// `idle` may be missing.
+pub fn machine_ticks(text: &[u8]) -> Option<u64> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"cpu "))?;
+    cpu_total(line.trim_ascii())
 }
 
 fn cpu_total(text: &[u8]) -> Option<u64> {
@@ -222,9 +227,18 @@ fn cpu_total(text: &[u8]) -> Option<u64> {
     Some(total)
 }
 
+/// Parses the proportional set out of `/proc/<pid>/smaps_rollup`, in bytes.
+pub fn proportional(text: &[u8]) -> Option<u64> {
+    kibibytes(text, b"Pss:")
+}
+
 /// Parses the installed memory out of `/proc/meminfo`, in bytes.
 pub fn memory_total(text: &[u8]) -> Option<u64> {
-    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"MemTotal:"))?;
+    kibibytes(text, b"MemTotal:")
+}
+
+fn kibibytes(text: &[u8], name: &[u8]) -> Option<u64> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
     let kibibytes = Fields(line.trim_ascii().strip_suffix(b" kB")?.trim_ascii()).number()?;
     kibibytes.checked_mul(1024)
 }

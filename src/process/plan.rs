@@ -13,12 +13,16 @@ pub struct Plan {
     pub figures: bool,
     /// The number of its descriptors alone.
     pub descriptors: bool,
+    /// Its proportional share of memory alone.
+    pub proportional: bool,
     /// Its command line.
     pub command_line: bool,
     /// Its control group.
     pub cgroup: bool,
     /// Its network namespace.
     pub network: bool,
+    /// The name of its program's file.
+    pub program: bool,
     /// Whether it runs another program than the one that the command line is known of.
     pub is_new_image: bool,
     /// The number of its control group, where a walk has told it.
@@ -28,7 +32,13 @@ pub struct Plan {
 impl Plan {
     /// Whether there is anything to be read.
     pub fn reads_files(&self) -> bool {
-        self.figures || self.descriptors || self.command_line || self.cgroup || self.network
+        self.figures
+            || self.descriptors
+            || self.proportional
+            || self.command_line
+            || self.cgroup
+            || self.network
+            || self.program
     }
 }
 
@@ -41,6 +51,8 @@ pub struct Files<'r> {
     pub cgroup: Option<Option<Place<'r>>>,
     /// The network namespace, if it was to be and could be read.
     pub network: Option<u64>,
+    /// The name of the program's file, likewise.
+    pub program: Option<&'r [u8]>,
 }
 
 /// Takes in what was read of what seldom changes.
@@ -58,6 +70,10 @@ pub fn take_identity(core: &Core<'_>, files: &Files<'_>, plan: Plan, tracked: &m
     }
     if let Some(inode) = files.network {
         set_network(tracked, inode);
+    }
+    if plan.program {
+        let program = files.program.unwrap_or_default().to_vec();
+        tracked.record.identity = Arc::new(Identity { program, ..Identity::clone(&tracked.record.identity) });
     }
 }
 

@@ -10,9 +10,10 @@ use super::parse;
 use super::plan::{Files, Plan};
 use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::root::ProcRoot;
+use super::stand_in::StandIns;
 use super::table::{Outcome, Table};
 use crate::blocking::{Kind, guarded};
-use crate::error::Result;
+use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
 use crate::sync::Mutex;
 use std::os::fd::{AsFd, OwnedFd};
@@ -52,7 +53,7 @@ pub struct Reading {
 /// A part of a sample.
 pub enum Part {
     /// The figures of the machine; none when they cannot be read at present.
-    Machine(Option<Result<Machine>>),
+    Machine(Option<(Machine, Option<Error>)>),
     /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
     Processes {
         /// Books without processes that are due.
@@ -74,6 +75,8 @@ pub struct FileReader {
     figures: FigureReader,
     identities: IdentityReader,
     cgroups: CgroupReader,
+    stand_ins: StandIns,
+    program: Vec<u8>,
     stat: Vec<u8>,
     text: Vec<u8>,
     pids: Vec<i32>,
@@ -87,6 +90,8 @@ impl FileReader {
             figures: FigureReader::new(what),
             identities: IdentityReader::default(),
             cgroups: CgroupReader::default(),
+            stand_ins: StandIns::default(),
+            program: Vec::new(),
             stat: Vec::new(),
             text: Vec::new(),
             pids: Vec::new(),
@@ -169,10 +174,11 @@ impl FileReader {
         let mut stat = std::mem::take(&mut self.stat);
         let looked = match directory.core(&mut stat) {
             Ok(mut core) => {
+                let live = self.stand_ins.find(&directory, &mut core.stat);
                 if let Some(image) = image {
                     core.stat.layout = [image, 0];
                 }
-                self.look_closely(root, &directory, &mut core, books)
+                self.look_closely(root, (&directory, live.as_ref()), &mut core, books)
             }
             Err(failure) => Err(failure),
         };
@@ -183,7 +189,7 @@ impl FileReader {
     fn look_closely(
         &mut self,
         root: &ProcRoot,
-        directory: &ProcessDirectory,
+        (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
         core: &mut Core<'_>,
         books: &SharedBooks,
     ) -> std::result::Result<(), Failure> {
@@ -194,7 +200,7 @@ impl FileReader {
             return Err(Failure::Gone);
         }
         let mut sample = core.sample();
-        let files = self.files(root, directory, core, plan, &mut sample)?;
+        let files = self.files(root, (directory, live), core, plan, &mut sample)?;
         with(books, |books| {
             let Books { observer, table, .. } = books;
             match &mut started {
@@ -210,29 +216,36 @@ impl FileReader {
         Ok(())
     }
 
-    /// Reads what is planned. Figures go to `sample`.
+    /// Reads what is planned, of the thread that stands in for the main one if there is such. Figures go to `sample`.
     fn files<'r>(
         &'r mut self,
         root: &ProcRoot,
-        directory: &ProcessDirectory,
+        (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
         core: &Core<'_>,
         plan: Plan,
         sample: &mut ProcessSample,
     ) -> std::result::Result<Files<'r>, Failure> {
-        let FileReader { figures, identities, cgroups, .. } = self;
+        let FileReader { figures, identities, cgroups, program, .. } = self;
+        let common = live.unwrap_or(directory);
         let facts = root.facts();
         let mut files = Files::default();
         if plan.command_line {
-            files.command_line = Some(directory.unless_gone(identities.command_line(directory))?);
+            files.command_line = Some(common.unless_gone(identities.command_line(common))?);
         }
         if plan.cgroup {
-            files.cgroup = Some(directory.unless_gone(cgroups.read(root, directory, core))?.flatten());
+            files.cgroup = Some(common.unless_gone(cgroups.read(root, common, core))?.flatten());
         }
         if plan.network {
-            files.network = directory.unless_gone(directory.network_namespace())?;
+            files.network = common.unless_gone(common.network_namespace())?;
+        }
+        if plan.program {
+            files.program = common.unless_gone(common.program(program))?;
         }
         if plan.figures {
-            figures.read(directory, core.stat.has_memory(), facts, sample)?;
+            figures.read(directory, live, &core.stat, facts, sample)?;
+        }
+        if plan.proportional {
+            figures.proportional(common, core.stat.has_memory(), sample);
         }
         if plan.descriptors {
             figures.descriptors(directory, facts, sample)?;
@@ -264,7 +277,7 @@ impl FileReader {
             return Err(Failure::Gone);
         }
         let mut sample = ProcessSample::unknown(id);
-        let files = self.files(root, &directory, &core, plan, &mut sample)?;
+        let files = self.files(root, (&directory, None), &core, plan, &mut sample)?;
         with(books, |books| {
             let Books { observer, table, .. } = books;
             if let Some(tracked) = table.tracked_mut(&id) {

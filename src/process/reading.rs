@@ -8,12 +8,13 @@ use super::link::network_namespace_at;
 use super::parse::{self, Stat};
 use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
 use crate::blocking::{Kind, Tree, guarded};
-use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
+use crate::model::{ProcId, ProcessSample, SampleSet, Validity, last_part};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 /// Why a process could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub struct ProcessDirectory {
     directory: OwnedFd,
     pid: i32,
     tree: Tree,
+    /// Whether it is that of one of the process's threads, which may end while the process goes on.
+    is_thread: bool,
 }
 
 /// What is read of every process, selected or not.
@@ -61,7 +64,13 @@ impl ProcessDirectory {
     pub fn open(root: &ProcRoot, pid: i32) -> nix::Result<ProcessDirectory> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let open = || openat(root.directory(), PidPath::new(pid).directory(), flags, Mode::empty());
-        Ok(ProcessDirectory { directory: root.guarded(pid, open)?, pid, tree: root.tree() })
+        let directory = root.guarded(pid, open)?;
+        Ok(ProcessDirectory { directory, pid, tree: root.tree(), is_thread: false })
+    }
+
+    /// The directory of one of the process's threads, which was opened in this one.
+    pub fn of_thread(&self, directory: OwnedFd) -> ProcessDirectory {
+        ProcessDirectory { directory, pid: self.pid, tree: self.tree, is_thread: true }
     }
 
     /// Reads `stat` and the owner.
@@ -104,7 +113,11 @@ impl ProcessDirectory {
         Ok(buffer)
     }
 
-    fn guarded<T>(&self, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+    /// Makes a read in this directory that may not return; see [`guarded`].
+    ///
+    /// # Errors
+    /// As [`guarded`].
+    pub fn guarded<T>(&self, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
         guarded(self.tree, self.pid, kind, read)
     }
 
@@ -121,6 +134,18 @@ impl ProcessDirectory {
     /// As [`network_namespace_at`].
     pub fn network_namespace(&self) -> nix::Result<u64> {
         self.guarded(Kind::Process, || network_namespace_at(self.directory.as_fd(), c"ns/net"))
+    }
+
+    /// Reads the name of the file of the program that the process runs.
+    ///
+    /// # Errors
+    /// The system's error number; `ENOENT` when it runs none any more.
+    pub fn program<'b>(&self, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
+        const REMOVED: &[u8] = b" (deleted)";
+        let path = self.guarded(Kind::Process, || readlinkat(&self.directory, c"exe"))?.into_vec();
+        buffer.clear();
+        buffer.extend_from_slice(last_part(path.strip_suffix(REMOVED).unwrap_or(&path)));
+        Ok(buffer)
     }
 
     /// Number of open descriptors.
@@ -147,10 +172,17 @@ impl ProcessDirectory {
     pub fn unless_gone<T>(&self, reading: nix::Result<T>) -> Result<Option<T>, Failure> {
         match reading {
             Ok(reading) => Ok(Some(reading)),
+            Err(_) if self.is_thread => Ok(None),
             Err(Errno::ESRCH) => Err(Failure::Gone),
             Err(Errno::ENOENT) if !self.still_there() => Err(Failure::Gone),
             Err(_) => Ok(None),
         }
+    }
+}
+
+impl AsFd for ProcessDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 }
 
@@ -194,19 +226,23 @@ impl FigureReader {
         FigureReader { what, buffer: Vec::new(), listing: Listing::default() }
     }
 
-    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid.
+    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid. What the threads have in
+    /// common is read of `live`, where the main thread has ended and another one stands in for it.
     ///
     /// # Errors
     /// `Gone` when the process has ended meanwhile; `sample` is then of no use.
     pub fn read(
         &mut self,
         directory: &ProcessDirectory,
-        has_memory: bool,
+        live: Option<&ProcessDirectory>,
+        stat: &Stat<'_>,
         facts: &SystemFacts,
         sample: &mut ProcessSample,
     ) -> Result<(), Failure> {
-        if self.what.has(SampleSet::MEMORY) {
-            self.memory(directory, has_memory, facts, sample)?;
+        // Where there is none, nothing is known of what the main thread has lost.
+        let common = live.or(Some(directory).filter(|_| !stat.has_lost_main_thread()));
+        if let Some(common) = common.filter(|_| self.what.has(SampleSet::MEMORY)) {
+            self.memory(common, stat.has_memory(), facts, sample)?;
         }
         if self.what.has(SampleSet::IO) {
             let io = directory.record(c"io", &mut self.buffer).map(parse::io);
@@ -216,6 +252,14 @@ impl FigureReader {
                 sample.read_bytes = io.read_bytes;
                 sample.write_bytes = io.write_bytes;
                 sample.valid |= Validity::IO;
+                // The I/O of children that were waited for cannot be told from the process's own.
+                if !stat.has_waited {
+                    sample.own_read_chars = io.read_chars;
+                    sample.own_write_chars = io.write_chars;
+                    sample.own_read_bytes = io.read_bytes;
+                    sample.own_write_bytes = io.write_bytes;
+                    sample.valid |= Validity::OWN_CHARS | Validity::OWN_BYTES;
+                }
             }
         }
         if self.what.has(SampleSet::SWITCHES) {
@@ -226,8 +270,11 @@ impl FigureReader {
                 sample.valid |= Validity::SWITCHES;
             }
         }
-        if self.what.has(SampleSet::DESCRIPTORS) {
-            self.descriptors(directory, facts, sample)?;
+        if let Some(common) = common.filter(|_| self.what.has(SampleSet::PROPORTIONAL)) {
+            self.proportional(common, stat.has_memory(), sample);
+        }
+        if let Some(common) = common.filter(|_| self.what.has(SampleSet::DESCRIPTORS)) {
+            self.descriptors(common, facts, sample)?;
         }
         Ok(())
     }
@@ -250,6 +297,26 @@ impl FigureReader {
         Ok(())
     }
 
+    /// Adds the proportional share of memory to `sample`. The kernel looks at every page of the process for it, under its
+    /// memory lock.
+    pub fn proportional(
+        &mut self,
+        directory: &ProcessDirectory,
+        has_memory: bool,
+        sample: &mut ProcessSample,
+    ) {
+        if !has_memory {
+            sample.valid |= Validity::PROPORTIONAL;
+            return;
+        }
+        // One that has just lost its memory has no such file any more, which is no end.
+        let read = directory.record_up_to(Kind::Memory, c"smaps_rollup", &mut self.buffer, usize::MAX);
+        if let Some(bytes) = read.ok().and_then(parse::proportional) {
+            sample.proportional_bytes = bytes;
+            sample.valid |= Validity::PROPORTIONAL;
+        }
+    }
+
     fn memory(
         &mut self,
         directory: &ProcessDirectory,
@@ -265,6 +332,7 @@ impl FigureReader {
         let statm = directory.record(c"statm", &mut self.buffer).map(parse::statm);
         if let Some(statm) = directory.unless_gone(statm)?.flatten() {
             sample.resident_bytes = statm.resident_pages.saturating_mul(facts.page_size);
+            sample.shared_bytes = statm.shared_pages.saturating_mul(facts.page_size);
             sample.virtual_bytes = statm.virtual_pages.saturating_mul(facts.page_size);
             sample.valid |= Validity::MEMORY;
         }

@@ -16,6 +16,7 @@ use nix::unistd::{Whence, lseek};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use tracing::{info, warn};
 
 /// How many reads that do not return a sample waits for, a quarter of a second each, before it goes on without what takes
 /// the locks that are easily held, and how many before it goes on without reading.
@@ -39,6 +40,8 @@ pub struct Sampler {
     /// Where the books are while the reader has them, and none otherwise.
     lent: SharedBooks,
     machine: Machine,
+    /// Why a figure of the machine is not known.
+    machine_fault: Option<Error>,
     /// Who tells the figures of all processes at once, as long as that works.
     tasks: Option<Box<dyn TaskSource>>,
     fault: Option<Fault>,
@@ -52,13 +55,22 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler that has not sampled anything yet. The groups of figures in `what` are read for
-    /// processes of the selection; of others only what tells whether they have come to belong to it.
+    /// processes of the selection; of others only what tells whether they have come to belong to it. Names longer than the
+    /// kernel keeps need command lines, which are then read as well.
     ///
     /// # Errors
-    /// `ProcessOpenDirectory` when the tree cannot be listed, `ProcessOpen` and `ProcessFormat` when the figures of
-    /// the machine cannot be read; `Thread` when the system refuses another thread.
-    pub fn new(root: impl Into<Arc<ProcRoot>>, what: SampleSet, mut selection: Selection) -> Result<Sampler> {
+    /// `ProcessOpenDirectory` when the tree cannot be listed, `ProcessOpen` when an earlier read of it has not returned;
+    /// `Thread` when the system refuses another thread.
+    pub fn new(
+        root: impl Into<Arc<ProcRoot>>,
+        mut what: SampleSet,
+        mut selection: Selection,
+    ) -> Result<Sampler> {
         let root = root.into();
+        if selection.has_long_names() {
+            // The kernel has cut the names of processes; the whole ones are there.
+            what |= SampleSet::COMMAND_LINE;
+        }
         selection.pids.sort_unstable();
         selection.pids.dedup();
         let selected = selection.pids.clone();
@@ -72,6 +84,7 @@ impl Sampler {
             books: Books::new(observer),
             lent: Arc::new(Mutex::new(Books::new(none))),
             machine: Machine::default(),
+            machine_fault: None,
             tasks: None,
             fault: None,
             has_listed: false,
@@ -79,7 +92,9 @@ impl Sampler {
             waits: 0,
         };
         let unread = "the figures of the machine cannot be read: an earlier read of /proc has not returned";
-        sampler.machine = sampler.read_machine()?.ok_or_else(|| Error::new(Code::ProcessOpen, unread))?;
+        if !sampler.read_machine()? {
+            return Err(Error::new(Code::ProcessOpen, unread));
+        }
         Ok(sampler)
     }
 
@@ -108,14 +123,13 @@ impl Sampler {
     /// figures is valid where a read of it has not returned. Such reads make a sample at most two seconds longer.
     ///
     /// # Errors
-    /// `ProcessOpen` and `ProcessFormat` when the figures of the machine cannot be read: nothing is sampled then.
-    /// `ProcessOpenDirectory` when the tree cannot be listed: processes not listed keep their former records. `Thread` when
-    /// the system refuses another thread.
+    /// `ProcessOpenDirectory` when the tree cannot be listed and no walk tells of processes: those not listed keep their
+    /// former records. `Thread` when the system refuses another thread.
     pub fn sample(&mut self) -> Result<()> {
         self.waits = 0;
         blocking::sweep();
         // Where they cannot be read now, no time has passed.
-        self.machine = self.read_machine()?.unwrap_or(self.machine);
+        self.read_machine()?;
         self.books.observer.begin(self.machine.cpu_ticks);
         self.books.table.begin();
         self.books.due.clear();
@@ -131,9 +145,9 @@ impl Sampler {
         }
         // There are kernels whose walks leave out the first process of all. What is known but not told is looked for
         // in the tree every time, so once is enough.
-        let listed = self.list();
-        self.has_listed = listed.is_ok();
-        listed
+        // Where it may not be listed, the walk has told all the same.
+        self.has_listed = self.list().is_ok();
+        Ok(())
     }
 
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
@@ -145,8 +159,9 @@ impl Sampler {
             if !selected.is_empty() && selected.binary_search(&pid).is_err() {
                 return;
             }
-            if task.raw.torn != 0 {
-                // Its threads come and go while they are counted; its files are read under the kernel's locks.
+            if task.raw.torn != 0 || task::has_lost_main_thread(task.raw) {
+                // Its threads come and go while they are counted, or the main one has ended and another is to be found
+                // that has what it had; its files are read under the kernel's locks.
                 due.push((pid, Some(task.raw.image)));
                 return;
             }
@@ -213,11 +228,20 @@ impl Sampler {
         self.read_books(Part::Extras).map(|_| ())
     }
 
-    fn read_machine(&mut self) -> Result<Option<Machine>> {
-        match self.run(|| Part::Machine(None))? {
-            Part::Machine(machine) => machine.transpose(),
-            _ => Ok(None),
+    /// Reads the figures of the machine, if they can be read now. What is missing is logged when that changes.
+    fn read_machine(&mut self) -> Result<bool> {
+        let Part::Machine(Some((machine, fault))) = self.run(|| Part::Machine(None))? else {
+            return Ok(false);
+        };
+        self.machine = machine;
+        if fault != self.machine_fault {
+            match &fault {
+                Some(fault) => warn!("shares of the machine's CPU time or memory are not known: {fault}"),
+                None => info!("shares of the machine's CPU time and memory are known again"),
+            }
+            self.machine_fault = fault;
         }
+        Ok(true)
     }
 
     /// Lends the books out for a reading.

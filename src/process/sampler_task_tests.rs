@@ -78,6 +78,7 @@ pub(super) fn task() -> RawProcess {
         },
         virtual_pages: 2,
         resident_pages: 1,
+        shared_pages: 1,
         ..RawProcess::default()
     }
 }
@@ -87,7 +88,7 @@ fn both_sources_make_the_same_record() {
     let tree = Tree::new();
     tree.process(Made { ticks: [30, 10], ..MADE });
     tree.write("7/cmdline", "made\0-x\0");
-    let mut files = tree.sampler(SampleSet::USUAL, Selection::default());
+    let mut files = tree.sampler(SampleSet::USUAL | SampleSet::PROPORTIONAL, Selection::default());
     files.sample().unwrap();
     let (mut tasks, walks) = sampler(&tree, Selection::default());
     walks.tell(&[task()]);
@@ -110,6 +111,34 @@ fn what_was_not_asked_for_is_not_told() {
     let record = only(&sampler);
     assert_eq!(record.valid, Validity::CPU | Validity::USER | Validity::MEMORY | Validity::SWITCHES);
     assert_eq!((record.sample.resident_bytes, record.sample.read_chars), (4096, 0));
+}
+
+#[test]
+fn io_of_children_is_taken_out_where_it_can_be() {
+    let (tree, mut figures) = (Tree::new(), task().figures);
+    (figures.read_chars, figures.write_chars) = (1000, 2000);
+    (figures.read_bytes, figures.write_bytes) = (4096, 8192);
+    let waited = RawProcess {
+        figures,
+        children_read_chars: 900,
+        children_write_chars: 1800,
+        children_read_bytes: 4096,
+        children_write_bytes: 512,
+        ..task()
+    };
+    tree.process(MADE);
+    let (mut sampler, walks) = sampler(&tree, Selection::default());
+    let mut own = |raw: RawProcess| {
+        walks.tell(&[raw]);
+        sampler.sample().unwrap();
+        let sample = only(&sampler).sample;
+        let known = [Validity::OWN_CHARS, Validity::OWN_BYTES].map(|bit| sample.valid.has(bit));
+        let chars = (sample.own_read_chars, sample.own_write_chars);
+        (known, chars, (sample.own_read_bytes, sample.own_write_bytes))
+    };
+    assert_eq!(own(waited), ([true, true], (100, 200), (0, 7680)));
+    let mixed = RawProcess { has_mixed_io: 1, ..waited };
+    assert_eq!(own(mixed), ([false, true], (0, 0), (0, 7680)), "ended threads have a part of the rest");
 }
 
 #[test]

@@ -75,7 +75,8 @@ impl Tree {
             .as_bytes(),
         );
         self.write(&format!("{pid}/stat"), line);
-        self.write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
+        self.write(&format!("{pid}/statm"), "2 1 1 0 0 0 0\n");
+        self.write(&format!("{pid}/smaps_rollup"), "0-1 ---p 0 00:00 0 [rollup]\nRss: 4 kB\nPss: 3 kB\n");
         let io = "rchar: 11\nwchar: 22\nsyscr: 1\nsyscw: 2\nread_bytes: 33\nwrite_bytes: 44\n";
         self.write(&format!("{pid}/io"), io);
         self.write(
@@ -128,6 +129,7 @@ fn all_figures_are_read() {
     assert_eq!((sample.parent, sample.state, sample.threads), (1, b'S', 3));
     assert_eq!((sample.user_ticks, sample.system_ticks), (12, 34));
     assert_eq!((sample.virtual_bytes, sample.resident_bytes), (8192, 4096));
+    assert_eq!((sample.shared_bytes, sample.proportional_bytes), (4096, 3072));
     assert_eq!(
         (sample.read_chars, sample.write_chars, sample.read_bytes, sample.write_bytes),
         (11, 22, 33, 44)
@@ -142,9 +144,7 @@ fn all_figures_are_read() {
     let everything_but =
         Validity::ALL.0 & !(Validity::CPU_PERCENT | Validity::NETWORK | Validity::CONNECTIONS).0;
     assert_eq!((record.valid, sample.valid), (Validity(everything_but), Validity(everything_but)));
-    let machine =
-        Machine { memory_bytes: 2048 * 1024, boot_time_ns: 1_700_000_000_000_000_000, cpu_ticks: 1000 };
-    assert_eq!(*sampler.machine(), machine);
+    assert_eq!((sampler.machine().memory_bytes, sampler.machine().cpu_ticks), (2048 * 1024, 1000));
     assert_eq!(sampler.unreadable(), 0);
 }
 
@@ -221,6 +221,7 @@ fn what_cannot_be_read_is_not_valid() {
     tree.remove("7/io");
     tree.remove("7/status");
     tree.write("7/statm", "nonsense");
+    tree.write("7/smaps_rollup", "Rss: 4 kB\n");
     tree.remove("7/fd");
     let mut sampler = tree.everything();
     sampler.sample().unwrap();
@@ -243,7 +244,8 @@ fn what_is_not_asked_for_is_not_read() {
     let mut sampler = tree.sampler(SampleSet::IO, Selection::default());
     sampler.sample().unwrap();
     let record = only(&sampler);
-    assert_eq!(record.valid, Validity::CPU | Validity::USER | Validity::IO);
+    let own = Validity::OWN_CHARS | Validity::OWN_BYTES;
+    assert_eq!(record.valid, Validity::CPU | Validity::USER | Validity::IO | own, "no child was waited for");
     assert_eq!((record.sample.virtual_bytes, record.sample.read_chars), (0, 11));
     assert!(record.identity.command_line.is_empty());
 }
@@ -269,17 +271,30 @@ fn one_odd_process_does_not_fail_the_others() {
 }
 
 #[test]
-fn an_unreadable_machine_is_an_error_and_no_sample() {
+fn an_unreadable_machine_has_no_shares_and_all_else() {
     let tree = Tree::new();
     tree.process(MADE);
-    let mut sampler = tree.everything();
-    sampler.sample().unwrap();
     tree.remove("stat");
-    assert_eq!(sampler.sample().unwrap_err().code, Code::ProcessOpen);
-    assert_eq!((pids(&sampler), sampler.ended().len()), (vec![7], 0));
-    let root = ProcRoot::with_facts(tree.0.path(), FACTS).unwrap();
-    let error = Sampler::new(root, SampleSet::ALL, Selection::default()).unwrap_err();
-    assert_eq!(error.code, Code::ProcessOpen);
+    tree.remove("meminfo");
+    let mut sampler = tree.everything();
+    let mut share = |ticks, machine: Option<u64>| {
+        match machine {
+            Some(ticks) => tree.machine(ticks),
+            None => tree.remove("stat"),
+        }
+        tree.process(Made { ticks, ..MADE });
+        sampler.sample().unwrap();
+        let record = only(&sampler);
+        assert!(record.valid.has(Validity::CPU | Validity::MEMORY) && record.sample.user_ticks == ticks[0]);
+        record.valid.has(Validity::CPU_PERCENT).then_some(record.cpu_percent)
+    };
+    tree.machine(1000);
+    assert_eq!(share([10, 0], None), None);
+    assert_eq!(share([20, 0], Some(1000)), None, "there is nothing to compare with");
+    assert_eq!(share([30, 0], Some(1100)), Some(10.0));
+    assert_eq!(share([40, 0], None), None);
+    assert_eq!(share([50, 0], Some(1200)), None);
+    assert_eq!(share([60, 0], Some(1300)), Some(10.0));
 }
 
 #[test]

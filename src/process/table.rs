@@ -28,6 +28,8 @@ pub struct Tracked {
     /// The number of the control group whose path the identity has, where a walk over the kernel's tasks has told it; 0
     /// where the path has to be read anew.
     pub cgroup: u64,
+    /// Whether it depends on the whole of its name, which is still to be read, whether it is selected.
+    pub is_candidate: bool,
     /// Whether it is delivered.
     pub selected: bool,
     /// Whether it ever was, so that its end is told as well.
@@ -123,6 +125,7 @@ impl Tracked {
             command_line_runtime: 0,
             has_cgroup: false,
             cgroup: 0,
+            is_candidate: false,
             selected: false,
             delivered: false,
             last: None,

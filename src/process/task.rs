@@ -8,6 +8,9 @@ use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
+/// The thread is ending or has ended (`PF_EXITING`, include/linux/sched.h).
+const ENDING: u32 = 4;
+
 /// States of tasks, include/linux/sched.h.
 const REPORTED: u32 = 0x7f;
 const IDLE: u32 = 0x402;
@@ -89,12 +92,18 @@ pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> Core<'t>
         system_ticks: ticks(cpu.system_ns, hertz),
         minor_faults: raw.figures.minor_faults,
         major_faults: raw.figures.major_faults,
+        has_waited: true,
         threads: raw.threads,
         start_ticks: ticks(raw.start_ns, hertz),
         virtual_bytes: raw.virtual_pages.saturating_mul(facts.page_size),
         layout: layout(raw),
     };
     Core { stat, owner: Some((raw.uid, raw.gid)) }
+}
+
+/// Whether the main thread has ended, or is about to, while others go on.
+pub fn has_lost_main_thread(raw: &RawProcess) -> bool {
+    raw.flags & ENDING != 0 && raw.threads > 1
 }
 
 /// What tells one program image from another.
@@ -122,6 +131,7 @@ pub fn add_figures(raw: &RawProcess, what: SampleSet, facts: &SystemFacts, sampl
     if what.has(SampleSet::MEMORY) {
         sample.virtual_bytes = raw.virtual_pages.saturating_mul(facts.page_size);
         sample.resident_bytes = raw.resident_pages.saturating_mul(facts.page_size);
+        sample.shared_bytes = raw.shared_pages.saturating_mul(facts.page_size);
         sample.valid |= Validity::MEMORY;
     }
     if what.has(SampleSet::IO) {
@@ -130,6 +140,7 @@ pub fn add_figures(raw: &RawProcess, what: SampleSet, facts: &SystemFacts, sampl
         sample.read_bytes = raw.figures.read_bytes;
         sample.write_bytes = raw.figures.write_bytes;
         sample.valid |= Validity::IO;
+        add_own_io(raw, sample);
     }
     // They are there whether asked for or not.
     sample.voluntary_switches = raw.voluntary_switches;
@@ -138,6 +149,18 @@ pub fn add_figures(raw: &RawProcess, what: SampleSet, facts: &SystemFacts, sampl
     if what.has(SampleSet::DESCRIPTORS) && raw.descriptors != UNCOUNTED {
         sample.descriptors = raw.descriptors;
         sample.valid |= Validity::DESCRIPTORS;
+    }
+}
+
+/// Adds the I/O of the process itself.
+fn add_own_io(raw: &RawProcess, sample: &mut ProcessSample) {
+    sample.own_read_bytes = raw.figures.read_bytes.saturating_sub(raw.children_read_bytes);
+    sample.own_write_bytes = raw.figures.write_bytes.saturating_sub(raw.children_write_bytes);
+    sample.valid |= Validity::OWN_BYTES;
+    if raw.has_mixed_io == 0 {
+        sample.own_read_chars = raw.figures.read_chars.saturating_sub(raw.children_read_chars);
+        sample.own_write_chars = raw.figures.write_chars.saturating_sub(raw.children_write_chars);
+        sample.valid |= Validity::OWN_CHARS;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::{Frame, LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, NamespaceFinder};
 use crate::thread::both;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -284,13 +284,25 @@ impl Drop for Live {
     }
 }
 
-/// Whether this thread may open packet sockets at all, by opening one that receives nothing.
+/// What refuses sockets whatever capabilities there are.
+const FILTERED: &str = "filter of system calls (seccomp, RestrictAddressFamilies of systemd)";
+
+/// Whether this thread may open packet sockets at all, by opening one that receives nothing, and the netlink sockets by
+/// which devices and addresses are known.
 fn permitted() -> std::result::Result<OwnedFd, TapError> {
+    let route =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);
+    if let Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)) = route {
+        let text = format!(
+            "devices and addresses cannot be listed: opening a netlink socket: {errno}; a {FILTERED} refuses it"
+        );
+        return Err(TapError::NotPermitted(Error::new(Code::SystemResource, text)));
+    }
     match socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None) {
         Ok(probe) => Ok(probe),
-        Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
+        Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)) => {
             let text = format!(
-                "packets cannot be captured: opening a packet socket: {errno}; {}",
+                "packets cannot be captured: opening a packet socket: {errno}; {}, unless a {FILTERED} refuses it",
                 capability::advice(&[capability::NET_RAW])
             );
             Err(TapError::NotPermitted(Error::new(Code::OpenDevice, text)))

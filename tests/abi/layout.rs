@@ -101,7 +101,7 @@ fn structures() -> Vec<Frozen> {
             ended_flow_limit: 176, "uint32_t";
             more: 180, "uint32_t";
         }),
-        frozen!(CaptureProcess, 264, {
+        frozen!(CaptureProcess, 312, {
             valid: 0, "uint32_t";
             pid: 4, "pid_t";
             parent: 8, "pid_t";
@@ -139,6 +139,12 @@ fn structures() -> Vec<Frozen> {
             involuntary_switches: 240, "uint64_t";
             cgroup: 248, "const char *";
             cgroup_length: 256, "size_t";
+            shared_bytes: 264, "uint64_t";
+            proportional_bytes: 272, "uint64_t";
+            own_read_chars: 280, "uint64_t";
+            own_write_chars: 288, "uint64_t";
+            own_read_bytes: 296, "uint64_t";
+            own_write_bytes: 304, "uint64_t";
         }),
         frozen!(CaptureConnections, 296, {
             connects: 0, "uint64_t";
@@ -375,6 +381,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_SKIP_PROBES", 32),
     ("CAPTURE_MORE_SWITCHES", 1),
     ("CAPTURE_MORE_CGROUPS", 2),
+    ("CAPTURE_MORE_PROPORTIONAL", 4),
     ("CAPTURE_PROGRAMS_SOCKETS", 1),
     ("CAPTURE_PROGRAMS_CONNECTIONS", 2),
     ("CAPTURE_PROGRAMS_SENDS", 4),
@@ -408,6 +415,9 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_RESPONSE_BUCKETS", 32),
     ("CAPTURE_VALID_SWITCHES", 512),
     ("CAPTURE_VALID_CGROUP", 1024),
+    ("CAPTURE_VALID_OWN_BYTES", 2048),
+    ("CAPTURE_VALID_OWN_CHARS", 4096),
+    ("CAPTURE_VALID_PROPORTIONAL", 8192),
 ];
 
 /// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.

@@ -2,10 +2,11 @@
 
 use super::children::{Child, is_root, left_out};
 use super::{Source, proc_file};
-use capture::config::{Options, Source as Packets};
+use capture::config::{Engine, Options, Source as Packets};
 use capture::engine::Session;
 use capture::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
 use std::process::Command;
+use std::time::Duration;
 
 /// A session that captures nothing.
 fn options() -> Options {
@@ -122,7 +123,7 @@ fn numbers_of_another_namespace_are_not_mixed_up_root() {
 }
 
 #[test]
-fn setting_the_clock_makes_no_other_processes() {
+fn start_times_are_by_the_clocks_and_stay() {
     let tree = tempfile::tempdir().unwrap();
     let set_boot = |seconds: u32| {
         let stat = format!("cpu  1 1 1 1\nbtime {seconds}\n");
@@ -132,7 +133,68 @@ fn setting_the_clock_makes_no_other_processes() {
     std::fs::write(tree.path().join("meminfo"), "MemTotal: 2048 kB\n").unwrap();
     let mut session = Session::open(Options { proc_root: tree.path().into(), ..options() }).unwrap();
     let started = session.units().start_time_ns(5);
+    let clock = |id| Duration::from(nix::time::clock_gettime(id).unwrap());
+    let boot = clock(nix::time::ClockId::CLOCK_REALTIME) - clock(nix::time::ClockId::CLOCK_BOOTTIME);
+    let boot = u64::try_from(boot.as_nanos()).unwrap() + session.units().ticks_to_ns(5);
+    assert!(started.abs_diff(boot) < 100_000_000, "not as the made-up file says");
     set_boot(1_700_003_600);
     session.update().unwrap();
     assert_eq!(session.units().start_time_ns(5), started);
+}
+
+/// A shell that becomes what the script says once it is told to, between two updates of a session, and ends before the second:
+/// its last record.
+fn last_record_of(script: &str, options: Options) -> ProcessRecord {
+    let mut command = Command::new("sh");
+    let mut shell = command.args(["-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = shell.id() as i32;
+    let mut session = Session::open(options).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        session.update().unwrap();
+        let known = session.processes().find(|record| record.sample.id.pid == pid).unwrap();
+        if known.identity.name == b"sh" && known.identity.command_line.starts_with(b"sh\0-c\0") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    }
+    std::io::Write::write_all(shell.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    // What becomes of it is heard of, not seen by an update.
+    std::thread::sleep(Duration::from_secs(1));
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+    loop {
+        session.update().unwrap();
+        if let Some(removed) = session.take_removed().into_iter().find(|it| it.sample.id.pid == pid) {
+            return removed;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn what_a_process_became_after_the_last_sample_is_told_root() {
+    if !is_root() {
+        return;
+    }
+    let engine = |engine| Options { engine, ..Options::default() };
+    let probes = cfg!(feature = "ebpf");
+    for options in [
+        Options { probes: false, ..Options::default() },
+        Options { probes, ..engine(Engine::Pcap) },
+        Options { probes, ..engine(Engine::Kernel) },
+    ] {
+        let way = format!("{:?} {}", options.engine, options.probes);
+        let ended = last_record_of("read line; exec cat", options.clone());
+        assert_eq!(
+            (&ended.identity.name[..], &ended.identity.command_line[..]),
+            (&b"cat"[..], &b"cat\0"[..]),
+            "{way}"
+        );
+        let script = "read line; printf renamed >/proc/$$/comm; read line";
+        let ended = last_record_of(script, options);
+        assert_eq!(ended.identity.name, b"renamed", "{way}");
+        assert!(ended.identity.command_line.starts_with(b"sh\0-c\0read"), "{way}");
+        assert!(ended.valid.has(Validity::CPU | Validity::COMMAND_LINE), "{way}");
+    }
 }

@@ -1,8 +1,9 @@
 //! Processes with threads: many, ended ones, main threads that are gone, and threads that run another program.
 
 use super::children::{Child, Told};
-use super::{Source, proc_file, sampled, sampler, stat_field};
-use capture::model::ProcessRecord;
+use super::{Source, proc_file, root, sampled, sampler, stat_field};
+use capture::model::{Identity, ProcessRecord, SampleSet, Validity};
+use capture::process::IdentityReader;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -75,6 +76,11 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
 
 /// Waits until the process does nothing any more, and holds all its figures against its files.
 fn compare_with_files(source: Source, pid: i32) -> ProcessRecord {
+    compare_with_files_of(source, pid, pid)
+}
+
+/// The same for a process whose main thread may have ended: what all threads have in common is in the files of `live`.
+fn compare_with_files_of(source: Source, pid: i32, live: i32) -> ProcessRecord {
     let mut sampler = sampler(source, &[pid]);
     let mut record = sampled(&mut sampler, pid);
     wait_until(|| {
@@ -84,7 +90,7 @@ fn compare_with_files(source: Source, pid: i32) -> ProcessRecord {
     let sample = &record.sample;
     let stat = proc_file(pid, "stat");
     assert_eq!(stat.rsplit_once(") ").unwrap().1.as_bytes()[0], sample.state);
-    let of_stat = [10, 12, 14, 15, 20, 22, 23].map(|number| stat_field(pid, number));
+    let of_stat = [10, 12, 14, 15, 20, 22].map(|number| stat_field(pid, number));
     let ours = [
         sample.minor_faults,
         sample.major_faults,
@@ -92,9 +98,9 @@ fn compare_with_files(source: Source, pid: i32) -> ProcessRecord {
         sample.system_ticks,
         sample.threads.into(),
         sample.id.start_ticks,
-        sample.virtual_bytes,
     ];
     assert_eq!(ours, of_stat);
+    assert_eq!(sample.virtual_bytes, stat_field(live, 23));
     let line = |file: &str, key: &str| -> u64 {
         let text = proc_file(pid, file);
         text.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().parse().unwrap()
@@ -106,10 +112,12 @@ fn compare_with_files(source: Source, pid: i32) -> ProcessRecord {
     );
     let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"].map(|key| line("status", key));
     assert_eq!([sample.voluntary_switches, sample.involuntary_switches], switches);
-    let resident: u64 = proc_file(pid, "statm").split(' ').nth(1).unwrap().parse().unwrap();
+    let resident: u64 = proc_file(live, "statm").split(' ').nth(1).unwrap().parse().unwrap();
     assert_eq!(sample.resident_bytes, resident * procfs::page_size());
-    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let descriptors = std::fs::read_dir(format!("/proc/{live}/fd")).unwrap().count();
     assert_eq!(sample.descriptors as usize, descriptors);
+    assert!(record.valid.has(Validity::MEMORY | Validity::DESCRIPTORS | Validity::COMMAND_LINE));
+    assert_eq!(record.identity.command_line, std::fs::read(format!("/proc/{live}/cmdline")).unwrap());
     record
 }
 
@@ -142,9 +150,20 @@ pub fn a_process_whose_main_thread_has_ended(source: Source) {
     assert!(before.sample.threads == 2 && before.sample.virtual_bytes > 0);
     child.go();
     wait_until(|| proc_file(pid, "stat").contains(") Z "));
-    let after = compare_with_files(source, pid);
+    let after = compare_with_files_of(source, pid, other_thread(pid));
     assert_eq!((after.sample.id, after.sample.threads, after.sample.state), (before.sample.id, 2, b'Z'));
-    assert_eq!(after.sample.virtual_bytes, 0);
+    assert!(after.sample.resident_bytes > 0 && after.sample.descriptors > 2);
+    assert_eq!(after.identity, before.identity);
+    let (id, identity) = IdentityReader::default().read(&root(), pid, SampleSet::ALL).unwrap();
+    let identity = Identity { program: Vec::new(), ..identity };
+    assert_eq!((id, &identity), (after.sample.id, &*after.identity));
+}
+
+/// The thread of a process with two that is not the main one.
+fn other_thread(pid: i32) -> i32 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut numbers = threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    numbers.find(|&number: &i32| number != pid).unwrap()
 }
 
 pub fn another_thread_runs_another_program(source: Source) {

@@ -43,6 +43,8 @@ pub(super) struct Core {
     boot_time_ns: u64,
     merge: Merge,
     removed: Vec<ProcessRecord>,
+    /// When the last sample began.
+    sampled_at: Instant,
     pub(super) shared: Arc<CaptureShared>,
     pub(super) early: Arc<EarlyOwners>,
     pub(super) packets: Arc<PacketQueue>,
@@ -114,6 +116,7 @@ impl Core {
             sampler,
             merge: Merge::default(),
             removed: Vec::new(),
+            sampled_at: Instant::now(),
             shared: Arc::new(CaptureShared::new(options.ended_flow_limit)?),
             early: Arc::default(),
             packets,
@@ -176,9 +179,10 @@ impl Core {
             (None, Some(flows)) => flows.update(&self.shared.activity),
             (None, None) => {}
         }
-        let Core { sampler, merge, shared, options, .. } = self;
+        let Core { sampler, merge, shared, options, sampled_at, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
         if merge.take_up_ended(sampler, &options.selection) {
+            merge.take_latest(&shared.latest, *sampled_at);
             let patience = options.capture.timeout + PATIENCE;
             let is_complete = match &self.counting {
                 // What the kernel counts is complete as soon as it is read, which it was after the sample.
@@ -193,6 +197,8 @@ impl Core {
             merge.collect(&shared.ledger, sampler, &options.selection);
             merge.take_final(is_complete, &shared.ledger, &mut self.removed);
         }
+        self.shared.latest.release(began);
+        self.sampled_at = began;
         if self.has_network {
             self.mark_counted();
             self.tell_busy();

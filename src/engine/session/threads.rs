@@ -10,18 +10,20 @@ use crate::engine::flows::{FlowView, Recorder, TcpReader};
 use crate::engine::governor::Governor;
 use crate::engine::introduce::Introducer;
 use crate::engine::kernel_owners::KernelOwners;
+use crate::engine::latest::follow_identities;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::resolver::Resolver;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Counters;
 use crate::model::{Namespace, SampleSet};
 use crate::namespace::{Follower, Known, current_inode};
-use crate::netlink::InetDiag;
+use crate::netlink::{InetDiag, ProcessEvents};
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter, Translations};
 use crate::process::ProcRoot;
 use crate::sync::Mutex;
 use crate::tap::{FirstPackets, Tap};
 use crate::thread::spawn;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -98,6 +100,7 @@ impl Core {
     /// Starts the thread that reads what the kernel counts.
     pub(super) fn start_counting(&mut self, counters: Counters) -> Result<()> {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
+        self.start_following(&root)?;
         let introducer = Introducer::with_helper(root, self.options.sample);
         let choice = self.options.capture.namespaces.clone();
         let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
@@ -108,6 +111,24 @@ impl Core {
         self.spawn("capture-kernel", move || {
             let _entered = log.enter();
             keep_reading(&counting, &shared);
+        })
+    }
+
+    /// Starts the thread that hears what processes become, where no other does.
+    fn start_following(&mut self, root: &Arc<ProcRoot>) -> Result<()> {
+        let (root, what) = (Arc::clone(root), self.options.sample);
+        let open = || open_events(ProcessEvents::open_for_names);
+        let Some(events) = open() else { return Ok(()) };
+        let events = Mutex::new(Some(events));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.supervise("capture-events", move || {
+            let _entered = log.enter();
+            let introducer = Introducer::new(Arc::clone(&root), what);
+            let Some(bell) = shared.stop_event() else { return };
+            let opened = events.lock().take();
+            if let Some(events) = opened.or_else(open) {
+                follow_identities(events, introducer, &shared.latest, &shared.stopping, bell.as_fd());
+            }
         })
     }
 
@@ -203,10 +224,11 @@ impl FirstOpener {
         Some(First {
             looks: self.looks,
             sockets,
-            events: open_events(),
+            events: open_events(ProcessEvents::open),
             look,
             introducer: Introducer::new(Arc::clone(root), self.what),
             to_meet: Vec::new(),
+            latest: Arc::clone(&shared.latest),
             bell: shared.stop_event()?,
             governor: Governor::new(Box::new(ThreadMeter)),
             ended: self.open_ended(),

@@ -16,9 +16,6 @@
 #define SHARED_PAGES 3
 
 #define MOST_PROCESSORS 512
-/* Descriptors are counted in tables of up to 8192 entries, 256 at a time. */
-#define WORDS 4
-#define MOST_BLOCKS 32
 
 /* Set by the loader: the groups asked for, and the number of processors that there may ever be. */
 const volatile __u32 groups;
@@ -53,8 +50,14 @@ struct signal_struct___tasks {
 	__u64 utime;
 	__u64 stime;
 	struct prev_cputime___tasks prev_cputime;
+	__u64 cutime;
+	__u64 cstime;
 	unsigned long min_flt;
 	unsigned long maj_flt;
+	unsigned long cmin_flt;
+	unsigned long cmaj_flt;
+	unsigned long inblock;
+	unsigned long oublock;
 	struct task_io_accounting___tasks ioac;
 	unsigned long long sum_sched_runtime;
 };
@@ -78,12 +81,14 @@ struct mm_struct___shared {
 
 struct fdtable___tasks {
 	unsigned int max_fds;
+	void **fd;
 	unsigned long *open_fds;
 };
 
 struct files_struct___tasks {
 	struct fdtable___tasks *fdt;
 	unsigned long open_fds_init[1];
+	void *fd_array[1];
 };
 
 struct cred___tasks {
@@ -202,18 +207,19 @@ static ALWAYS_INLINE int has_shares(void)
 
 /* The resident set where all processors share its counters, as /proc sums it up: threads add what they have gathered of
  * it every 64 page faults. */
-static ALWAYS_INLINE __u64 shared_resident_pages(struct mm_struct___tasks *mm)
+static ALWAYS_INLINE void read_common_resident_pages(struct mm_struct___tasks *mm, struct process *process)
 {
 	__s64 counts[4] = {};
 
 	/* The verifier of these kernels does not let the members be read as such. */
 	bpf_probe_read_kernel(counts, sizeof(counts), &((struct mm_struct___shared *)mm)->rss_stat.count);
-	return or_zero(counts[FILE_PAGES]) + or_zero(counts[ANONYMOUS_PAGES]) + or_zero(counts[SHARED_PAGES]);
+	process->shared_pages = or_zero(counts[FILE_PAGES]) + or_zero(counts[SHARED_PAGES]);
+	process->resident_pages = process->shared_pages + or_zero(counts[ANONYMOUS_PAGES]);
 }
 
 /* The resident set: the counters' shares of all processors and what has been gathered of them. The kernel makes the
  * counters side by side, so that one read gets all of a processor's. */
-static ALWAYS_INLINE __u64 resident_pages(struct mm_struct___tasks *mm)
+static ALWAYS_INLINE void read_resident_pages(struct mm_struct___tasks *mm, struct process *process)
 {
 	__s64 file = mm->rss_stat[FILE_PAGES].count;
 	__s64 anonymous = mm->rss_stat[ANONYMOUS_PAGES].count;
@@ -241,51 +247,97 @@ static ALWAYS_INLINE __u64 resident_pages(struct mm_struct___tasks *mm)
 		anonymous += shares[ANONYMOUS_PAGES];
 		shared += shares[SHARED_PAGES];
 	}
-	return or_zero(file) + or_zero(anonymous) + or_zero(shared);
+	process->shared_pages = or_zero(file) + or_zero(shared);
+	process->resident_pages = process->shared_pages + or_zero(anonymous);
 }
 
-static ALWAYS_INLINE __u32 bits(__u64 word)
+/* Descriptors: functions that the verifier follows once, however often they are called, take the place of loops, which it
+ * follows turn by turn. */
+
+/* Whether a pointer is one, without a branch, which the verifier would follow both ways. */
+static ALWAYS_INLINE __u32 is_set(__u64 pointer)
 {
-	word -= word >> 1 & 0x5555555555555555;
-	word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
-	word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
-	return word * 0x0101010101010101 >> 56;
+	asm volatile("" : "+r"(pointer));
+	return (pointer | -pointer) >> 63;
 }
 
-/* The set bits of a block of a table, or of its first bytes. */
-SUBPROGRAM __u32 bits_of_block(__u64 from, __u64 bytes)
+/* Entries of a table from an address on, of the first 8. */
+SUBPROGRAM __u32 entries_of_8(__u64 from)
 {
-	__u64 words[WORDS] = {};
+	__u64 entries[8] = {};
 	__u32 count = 0;
 
-	if (bytes > sizeof(words))
-		return 0;
-	bpf_probe_read_kernel(words, bytes, (const void *)from);
-	for (int word = 0; word < WORDS; word++)
-		count += bits(words[word]);
+	bpf_probe_read_kernel(entries, sizeof(entries), (const void *)from);
+	for (int entry = 0; entry < 8; entry++)
+		count += is_set(entries[entry]);
 	return count;
 }
 
-static ALWAYS_INLINE __u32 descriptors(struct files_struct___tasks *files)
+/* Entries that a word of a table's bits stands for. A number that a call in progress has reserved has its bit, but no
+ * entry. */
+SUBPROGRAM __u32 entries_of_word(__u64 word, __u64 from)
 {
-	struct fdtable___tasks *table = files->fdt;
-	__u64 open = 0;
-	__u32 left = table->max_fds / 64;
+	__u64 bits = 0;
 	__u32 count = 0;
 
-	/* The table that every process starts with, and most keep. */
-	if (left == 1)
-		return bits(files->open_fds_init[0]);
-	if (left > WORDS * MOST_BLOCKS)
-		return UNCOUNTED;
-	READ(open, table->open_fds);
-	/* Verifiers of Linux 6.1 and before follow every branch in every turn: there may be no other one in here. */
-	for (__u32 block = 0; block < MOST_BLOCKS && left > WORDS; block++) {
-		count += bits_of_block(open, WORDS * sizeof(unsigned long));
-		open += WORDS * sizeof(unsigned long);
-		left -= WORDS;
+	bpf_probe_read_kernel(&bits, sizeof(bits), (const void *)word);
+	for (int turn = 0; turn < 8; turn++) {
+		if (bits & 0xff)
+			count += entries_of_8(from);
+		bits >>= 8;
+		from += 8 * sizeof(void *);
 	}
-	return count + bits_of_block(open, left * sizeof(unsigned long));
+	return count;
+}
+
+/* Four times what another function counts of so many words. */
+#define FOUR_TIMES(function, words, word, from)                                                                      \
+	(function(word, from) + function((word) + (words) * 8, (from) + (words) * 512) +                              \
+	 function((word) + (words) * 16, (from) + (words) * 1024) + function((word) + (words) * 24, (from) + (words) * 1536))
+
+SUBPROGRAM __u32 entries_of_4_words(__u64 word, __u64 from)
+{
+	return FOUR_TIMES(entries_of_word, 1, word, from);
+}
+
+/* Twice what another function counts of so many words. */
+#define TWICE(function, words, word, from) (function(word, from) + function((word) + (words) * 8, (from) + (words) * 512))
+
+static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task)
+{
+	struct files_struct___tasks *files = task->files;
+	struct fdtable___tasks *table;
+	__u64 word = 0, from = 0;
+	__u32 count;
+
+	if (!files)
+		return 0;
+	table = files->fdt;
+	READ(word, table->open_fds);
+	READ(from, table->fd);
+	/* The kernel makes tables of these sizes, of which the first is that which every process starts with, and most keep;
+	 * and others where fs.nr_open is no power of two. */
+	switch (table->max_fds) {
+	case 64:
+		count = entries_of_word(word, from);
+		break;
+	case 128:
+		count = TWICE(entries_of_word, 1, word, from);
+		break;
+	case 256:
+		count = entries_of_4_words(word, from);
+		break;
+	case 512:
+		count = TWICE(entries_of_4_words, 4, word, from);
+		break;
+	case 1024:
+		count = FOUR_TIMES(entries_of_4_words, 4, word, from);
+		break;
+	default:
+		return UNCOUNTED;
+	}
+	/* A table that has just been given up may belong to another process by now. */
+	return task->files == files ? count : 0;
 }
 
 static ALWAYS_INLINE void read_figures(struct task_struct___tasks *task, struct figures *figures)
@@ -316,6 +368,20 @@ static ALWAYS_INLINE void add_ended(struct signal_struct___tasks *signal, struct
 		figures->read_bytes += signal->ioac.read_bytes;
 		figures->write_bytes += signal->ioac.write_bytes;
 	}
+}
+
+/* The I/O of children that were waited for, which the kernel adds to that of threads that have ended. Blocks of storage, of
+ * 512 bytes, it keeps apart: those of ended threads are in `inblock` and `oublock`. */
+static ALWAYS_INLINE void read_children(struct signal_struct___tasks *signal, struct process *process)
+{
+	/* None has been waited for. */
+	if (!(signal->cmin_flt | signal->cmaj_flt | signal->cutime | signal->cstime))
+		return;
+	process->has_mixed_io = !!signal->sum_sched_runtime;
+	process->children_read_chars = signal->ioac.rchar;
+	process->children_write_chars = signal->ioac.wchar;
+	process->children_read_bytes = signal->ioac.read_bytes - signal->inblock * 512;
+	process->children_write_bytes = signal->ioac.write_bytes - signal->oublock * 512;
 }
 
 /* What is read before it in the program is read before what follows: the compiler may not change that. The processor may
@@ -400,20 +466,20 @@ static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_
 	if (groups & GROUP_DESCRIPTORS && files) {
 		TOUCH(files->fdt);
 		TOUCH(files->open_fds_init[0]);
+		TOUCH(files->fd_array[0]);
 	}
 	TOUCH(task->real_cred->euid.val);
 }
 
 /* Returns whether a name is to follow. */
 static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
-						   __u64 cgroup)
+						   __u64 cgroup, __u32 descriptors)
 {
 	struct signal_struct___tasks *signal = task->signal;
 	struct mm_struct___tasks *mm = task->mm;
 	const struct cred___tasks *cred = task->real_cred;
 	struct process process = {};
 
-	touch(task, signal, mm, task->files);
 	process.kind = PROCESS;
 	process.pid = pid;
 	process.sequence = signal->stats_lock.seqcount.seqcount.sequence;
@@ -421,6 +487,8 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 	process.threads = signal->nr_threads;
 	read_figures(task, &process.figures);
 	add_ended(signal, &process.figures);
+	if (groups & GROUP_IO)
+		read_children(signal, &process);
 	process.told_user_ns = signal->prev_cputime.utime;
 	process.told_system_ns = signal->prev_cputime.stime;
 	process.flags = task->flags;
@@ -439,24 +507,21 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 		/* Threads of the kernel may use another's for a while, which is not theirs. */
 		if (mm) {
 			process.virtual_pages = mm->total_vm;
-			if (groups & GROUP_MEMORY)
-				process.resident_pages = has_shares() ? resident_pages(mm) : shared_resident_pages(mm);
+			if (groups & GROUP_MEMORY) {
+				if (has_shares())
+					read_resident_pages(mm, &process);
+				else
+					read_common_resident_pages(mm, &process);
+			}
 			if (task->mm != mm) {
 				/* It has just been given up, and may belong to another by now. */
 				process.virtual_pages = 0;
 				process.resident_pages = 0;
+				process.shared_pages = 0;
 			}
 		}
 	}
-	if (groups & GROUP_DESCRIPTORS) {
-		struct files_struct___tasks *files = task->files;
-
-		if (files) {
-			process.descriptors = descriptors(files);
-			if (task->files != files)
-				process.descriptors = 0;
-		}
-	}
+	process.descriptors = descriptors;
 	process.cgroup = cgroup;
 	process.network_namespace = network_namespace(task);
 	IN_ORDER();
@@ -488,7 +553,7 @@ int capture_tasks(struct bpf_iter__task *context)
 	struct task_struct___tasks *task = (struct task_struct___tasks *)context->task;
 	struct bpf_iter_meta *meta = context->meta;
 	__u64 cgroup = 0;
-	__u32 pid;
+	__u32 pid, count = 0;
 
 	if (!task)
 		return 0;
@@ -501,9 +566,12 @@ int capture_tasks(struct bpf_iter__task *context)
 		write_thread(meta->seq, task, pid);
 		return 0;
 	}
+	touch(task, task->signal, task->mm, task->files);
 	if (groups & GROUP_CGROUP)
 		cgroup = note_cgroup(task->cgroups);
-	if (write_process(meta->seq, task, pid, cgroup))
+	if (groups & GROUP_DESCRIPTORS)
+		count = descriptors(task);
+	if (write_process(meta->seq, task, pid, cgroup, count))
 		write_name(meta->seq, task);
 	return 0;
 }

@@ -63,7 +63,15 @@ struct process {
 	__u64 cgroup;
 	/* The inode of its network namespace; 0 when it has begun to exit. */
 	__u32 network_namespace;
-	__u32 padding;
+	/* Threads have ended, and children were waited for: what both have read and written stands together below. */
+	__u32 has_mixed_io;
+	/* The part of `figures` that children had which were waited for; of chars also that of threads that have ended. */
+	__u64 children_read_chars;
+	__u64 children_write_chars;
+	__u64 children_read_bytes;
+	__u64 children_write_bytes;
+	/* The part of the resident set that is of files or shared memory. */
+	__u64 shared_pages;
 	/* 16 bytes of text, ended by NUL where it is shorter. */
 	__u64 name[2];
 };

@@ -10,7 +10,8 @@
 /* Everything as it comes: figures in natural units, of this program and of a machine's worth of others. */
 static void defaults(void) {
     uint32_t always = CAPTURE_VALID_CPU | CAPTURE_VALID_MEMORY | CAPTURE_VALID_IO | CAPTURE_VALID_DESCRIPTORS |
-                            CAPTURE_VALID_COMMAND_LINE | CAPTURE_VALID_USER | CAPTURE_VALID_NETWORK;
+                            CAPTURE_VALID_COMMAND_LINE | CAPTURE_VALID_USER | CAPTURE_VALID_NETWORK |
+                            CAPTURE_VALID_OWN_BYTES | CAPTURE_VALID_OWN_CHARS;
     char line[256];
     struct timespec time;
     CaptureSession *session;
@@ -147,9 +148,9 @@ static void skipping(void) {
     }
 }
 
-/* Context switches and cgroups cost another read of /proc each, which has to be asked for. */
+/* Context switches, cgroups and proportional memory cost another read of /proc each, which has to be asked for. */
 static void more(void) {
-    for (uint32_t asked = 0; asked < 4; asked++) {
+    for (uint32_t asked = 0; asked < 8; asked++) {
         char cgroup[4096];
         CaptureOptions given = options();
         CaptureSession *session;
@@ -163,13 +164,16 @@ static void more(void) {
         CHECK_EQUAL((self()->valid & CAPTURE_VALID_SWITCHES) != 0, (asked & CAPTURE_MORE_SWITCHES) != 0);
         CHECK_EQUAL(self()->voluntary_switches > 0, (asked & CAPTURE_MORE_SWITCHES) != 0);
         CHECK_EQUAL((self()->valid & CAPTURE_VALID_CGROUP) != 0, (asked & CAPTURE_MORE_CGROUPS) != 0);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_PROPORTIONAL) != 0, (asked & CAPTURE_MORE_PROPORTIONAL) != 0);
+        CHECK_EQUAL(self()->proportional_bytes > 0, (asked & CAPTURE_MORE_PROPORTIONAL) != 0);
+        CHECK(self()->shared_bytes > 0 && self()->shared_bytes <= self()->resident_bytes);
         status_line("/proc/self/cgroup", "0::", cgroup, sizeof cgroup);
         cgroup[strcspn(cgroup, "\n")] = 0;
         CHECK_TEXT(seen.cgroup, asked & CAPTURE_MORE_CGROUPS ? cgroup : "");
         CHECK(self()->minor_faults > 0 && self()->minor_faults <= (uint64_t)usage.ru_minflt);
         CHECK_EQUAL(stats_of(session).sample_probes, CAPTURE_PROBE_STATE_OFF);
         SUCCEEDS(CaptureSessionClose(session));
-        given.more = 4;
+        given.more = 8;
         CHECK_EQUAL(CaptureSessionOpen(&given, &session), CAPTURE_CODE_INVALID_ARGUMENT);
     }
 }

@@ -33,7 +33,7 @@ static inline void on_process(void *user_data, CaptureAction action, const Captu
         CHECK_EQUAL(strlen(process->name), process->name_length);
         CHECK(process->command_line[process->command_line_length] == 0);
         CHECK(process->user[0] != 0 && process->group[0] != 0);
-        CHECK((process->valid & ~2047u) == 0);
+        CHECK((process->valid & ~16383u) == 0);
         CHECK((process->connections != NULL) == ((process->valid & CAPTURE_VALID_CONNECTIONS) != 0));
         CHECK_EQUAL(strlen(process->cgroup), process->cgroup_length);
         CHECK((process->cgroup[0] == '/') == ((process->valid & CAPTURE_VALID_CGROUP) != 0));

@@ -410,6 +410,47 @@ static void check_cgroups(void)
 }
 
 /* Who is not selected is not counted; who comes to be selected is from then on. */
+/* A child's I/O that its parent's figures take over when it has waited for the child is counted once where the parent's own
+ * is known, and from the next reading on where it becomes known. */
+static void check_io_of_children(void)
+{
+    World *world = new_world(GROUP_BY_USER, 0, TOP_BY_NETWORK);
+    Model *parent = &world->processes[0], *child = &world->processes[1];
+    const uint32_t own = CAPTURE_VALID_OWN_BYTES | CAPTURE_VALID_OWN_CHARS;
+
+    read_all(world, 0, false);
+    for (Model *process = parent; process <= child; process++) {
+        start_process(world, process);
+        set_text(process, "sh", "user");
+        process->figures.valid |= own;
+    }
+    child->figures.write_chars = child->figures.own_write_chars = 1000;
+    child->figures.write_bytes = child->figures.own_write_bytes = 4096;
+    parent->figures.write_chars = parent->figures.own_write_chars = 10;
+    read_all(world, 0, false);
+    child->lives = false;
+    groups_begin(&world->groups);
+    groups_take(&world->groups, ACTION_REMOVE, &child->figures);
+    parent->figures.write_chars += 1000 + 5;
+    parent->figures.own_write_chars += 5;
+    parent->figures.write_bytes += 4096;
+    read_all(world, 0, false);
+    read_all(world, 0, false);
+    CHECK(world->series_count == 1 && world->series[0].latest[WRITE_CHARS] == 1015);
+    CHECK(world->series[0].latest[WRITE_BYTES] == 4096);
+    /* All is counted while nothing better is known, and not again when it is. */
+    parent->figures.valid &= ~own;
+    parent->figures.write_chars += 7;
+    read_all(world, 0, false);
+    parent->figures.valid |= own;
+    parent->figures.own_write_chars += 7 + 2;
+    parent->figures.write_chars += 2;
+    read_all(world, 0, false);
+    read_all(world, 0, false);
+    CHECK(world->series[0].latest[WRITE_CHARS] == 1024);
+    free_world(world);
+}
+
 static void check_selection(void)
 {
     World *world = new_world(GROUP_BY_NAME, 0, TOP_BY_NETWORK);
@@ -495,6 +536,7 @@ int main(void)
     check_short_life();
     check_earlier_processes();
     check_cgroups();
+    check_io_of_children();
     check_selection();
     check_many();
     return 0;
