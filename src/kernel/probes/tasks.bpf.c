@@ -303,11 +303,10 @@ SUBPROGRAM __u32 entries_of_4_words(__u64 word, __u64 from)
 /* Twice what another function counts of so many words. */
 #define TWICE(function, words, word, from) (function(word, from) + function((word) + (words) * 8, (from) + (words) * 512))
 
-static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task)
+static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task, struct files_struct___tasks *files)
 {
-	struct files_struct___tasks *files = task->files;
 	struct fdtable___tasks *table;
-	__u64 word = 0, from = 0;
+	__u64 word = 0, from = 0, now = 0;
 	__u32 count;
 
 	if (!files)
@@ -337,7 +336,8 @@ static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task)
 		return UNCOUNTED;
 	}
 	/* A table that has just been given up may belong to another process by now. */
-	return task->files == files ? count : 0;
+	READ(now, task->files);
+	return now == (__u64)files ? count : 0;
 }
 
 static ALWAYS_INLINE void read_figures(struct task_struct___tasks *task, struct figures *figures)
@@ -391,10 +391,16 @@ static ALWAYS_INLINE void read_children(struct signal_struct___tasks *signal, st
 /* The inode of the network namespace that a process is in; 0 when it has begun to exit. */
 static ALWAYS_INLINE __u32 network_namespace(struct task_struct___tasks *task)
 {
-	struct nsproxy *namespaces = task->nsproxy;
-	struct net *network = namespaces ? namespaces->net_ns : 0;
+	struct nsproxy *namespaces = 0;
+	struct net *network = 0;
+	__u32 inode = 0;
 
-	return network ? network->ns.inum : 0;
+	READ(namespaces, task->nsproxy);
+	if (namespaces)
+		READ(network, namespaces->net_ns);
+	if (network)
+		READ(inode, network->ns.inum);
+	return inode;
 }
 
 /* Each of the functions that write has a stack of its own: one would not have room for all. */
@@ -472,16 +478,17 @@ static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_
 }
 
 /* Returns whether a name is to follow. */
-static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task, __u32 pid,
-						   __u64 cgroup, __u32 descriptors)
+static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task, struct signal_struct___tasks *signal,
+				    __u64 cgroup, __u32 descriptors)
 {
-	struct signal_struct___tasks *signal = task->signal;
 	struct mm_struct___tasks *mm = task->mm;
 	const struct cred___tasks *cred = task->real_cred;
+	struct task_struct___tasks *parent = 0;
 	struct process process = {};
+	__u64 now = 0;
 
 	process.kind = PROCESS;
-	process.pid = pid;
+	process.pid = task->tgid;
 	process.sequence = signal->stats_lock.seqcount.seqcount.sequence;
 	IN_ORDER();
 	process.threads = signal->nr_threads;
@@ -494,7 +501,8 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 	process.flags = task->flags;
 	process.state = state_of(task);
 	process.exit_state = task->exit_state;
-	process.parent = task->real_parent->tgid;
+	READ(parent, task->real_parent);
+	READ(process.parent, parent->tgid);
 	process.start_ns = task->start_boottime;
 	process.image = task->self_exec_id;
 	process.voluntary_switches = task->nvcsw;
@@ -513,7 +521,8 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 				else
 					read_common_resident_pages(mm, &process);
 			}
-			if (task->mm != mm) {
+			READ(now, task->mm);
+			if (now != (__u64)mm) {
 				/* It has just been given up, and may belong to another by now. */
 				process.virtual_pages = 0;
 				process.resident_pages = 0;
@@ -528,7 +537,8 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 	/* Odd while it is being written. */
 	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence || process.sequence & 1;
 	/* One that was released meanwhile is no process any more. */
-	if (!task->sighand)
+	READ(now, task->sighand);
+	if (!now)
 		return 0;
 	bpf_seq_write(seq, &process, sizeof(process));
 	return !!(process.flags & PF_KTHREAD);
@@ -552,6 +562,8 @@ int capture_tasks(struct bpf_iter__task *context)
 {
 	struct task_struct___tasks *task = (struct task_struct___tasks *)context->task;
 	struct bpf_iter_meta *meta = context->meta;
+	struct signal_struct___tasks *signal;
+	struct files_struct___tasks *files;
 	__u64 cgroup = 0;
 	__u32 pid, count = 0;
 
@@ -566,12 +578,14 @@ int capture_tasks(struct bpf_iter__task *context)
 		write_thread(meta->seq, task, pid);
 		return 0;
 	}
-	touch(task, task->signal, task->mm, task->files);
+	signal = task->signal;
+	files = task->files;
+	touch(task, signal, task->mm, files);
 	if (groups & GROUP_CGROUP)
 		cgroup = note_cgroup(task->cgroups);
 	if (groups & GROUP_DESCRIPTORS)
-		count = descriptors(task);
-	if (write_process(meta->seq, task, pid, cgroup, count))
+		count = descriptors(task, files);
+	if (write_process(meta->seq, task, signal, cgroup, count))
 		write_name(meta->seq, task);
 	return 0;
 }
