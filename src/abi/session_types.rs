@@ -24,6 +24,9 @@ pub const CAPTURE_MORE_SWITCHES: u32 = 1;
 /// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
 /// sample.
 pub const CAPTURE_MORE_CGROUPS: u32 = 2;
+/// Wait in an update in which processes have ended until their last packets were counted, no longer than the read timeout
+/// and 100 ms, so that they are delivered as ended by the same update.
+pub const CAPTURE_MORE_WAITING: u32 = 4;
 
 /// In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
 pub const CAPTURE_PROGRAMS_SOCKETS: u32 = 1;
