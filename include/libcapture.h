@@ -774,7 +774,7 @@ typedef struct CaptureStats {
     uint64_t flows;
     // Flows that ended by age.
     uint64_t flows_expired;
-    // Flows that made room for new ones because `flow_limit` was reached.
+    // Flows that made room for new ones because `flow_limit` was reached, or the limit of those that nobody has answered.
     uint64_t flows_evicted;
     // Flows waiting for their owner now.
     uint64_t flows_waiting;
@@ -786,7 +786,8 @@ typedef struct CaptureStats {
     uint64_t bytes_guessed;
     // Bytes whose owner is still being looked for.
     uint64_t bytes_pending;
-    // Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel.
+    // Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel. Those of a
+    // TCP connection that the other end opens are among them until its handshake is complete.
     uint64_t bytes_no_socket;
     // Bytes of sockets that no process holds.
     uint64_t bytes_no_holder;

@@ -274,7 +274,7 @@ pub struct CaptureStats {
     pub flows: u64,
     /// Flows that ended by age.
     pub flows_expired: u64,
-    /// Flows that made room for new ones because `flow_limit` was reached.
+    /// Flows that made room for new ones because `flow_limit` was reached, or the limit of those that nobody has answered.
     pub flows_evicted: u64,
     /// Flows waiting for their owner now.
     pub flows_waiting: u64,
@@ -286,7 +286,8 @@ pub struct CaptureStats {
     pub bytes_guessed: u64,
     /// Bytes whose owner is still being looked for.
     pub bytes_pending: u64,
-    /// Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel.
+    /// Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel. Those of a
+    /// TCP connection that the other end opens are among them until its handshake is complete.
     pub bytes_no_socket: u64,
     /// Bytes of sockets that no process holds.
     pub bytes_no_holder: u64,

@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
 use super::poll::Poll;
-use super::resolver::Desk;
+use super::resolver::{Desk, RESERVED};
 use super::supervision::Supervision;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
@@ -192,7 +192,7 @@ impl Capture {
     /// A savefile can wait, and so that its figures do not depend on how fast owners are found, it does.
     fn await_room(&self) {
         while !self.tap.is_live()
-            && self.shared.desk.room() < QUESTIONS_PER_BATCH
+            && self.shared.desk.room() < QUESTIONS_PER_BATCH + RESERVED
             && !self.shared.stopping.load(Ordering::Acquire)
         {
             std::thread::sleep(ROOM_INTERVAL);

@@ -20,6 +20,9 @@ use tracing::{debug, warn};
 /// Questions that may wait at once; flows that come on top are told that the queue is full.
 pub const QUEUE_LIMIT: usize = 65_536;
 
+/// The part of these that is left to other flows by datagrams which nobody has answered.
+pub const RESERVED: usize = QUEUE_LIMIT / 4;
+
 /// Questions asked together. A batch shares one reading of the tables.
 const BATCH: usize = 4096;
 
