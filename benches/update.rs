@@ -4,6 +4,9 @@
 //! Every contender has a run of the floor beside it in every round, before or after by turns, and the median of the
 //! rounds' ratios is printed. CPU time is that of getrusage(2), user and system: of this process with all its
 //! threads for the sessions and the floor, of the ended child for `ps`.
+//!
+//! After that, how long updates take four times a second while a hundred processes end each second: the median and the
+//! longest, for a session that waits for the last packets of processes that have ended, and for one that does not.
 
 // A measurement that cannot be made has to end loudly.
 #![allow(clippy::expect_used)]
@@ -15,8 +18,9 @@ mod common {
 use capture::config::{Options, Source};
 use capture::engine::Session;
 use capture::model::SampleSet;
-use common::processes::{Floor, Sleepers, cpu_ms_of, cpu_of, median};
+use common::processes::{Floor, Sleepers, Turnover, cpu_ms_of, cpu_of, median};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const PROCESSES: usize = 10_000;
 const ROUNDS: usize = 21;
@@ -29,8 +33,34 @@ fn main() {
     let measuring = std::env::args().any(|argument| argument == "--bench");
     let (processes, rounds) = if measuring { (PROCESSES, ROUNDS) } else { (50, 2) };
     let sleepers = Sleepers::start(processes);
+    let turnover = Turnover::start();
+    measure_length(processes, if measuring { 80 } else { 8 });
+    drop(turnover);
     measure(processes, rounds);
     drop(sleepers);
+}
+
+/// How long updates take while processes end.
+fn measure_length(processes: usize, updates: usize) {
+    const INTERVAL: Duration = Duration::from_millis(250);
+    println!("{processes} idle processes and {} that end each second", Turnover::RATE);
+    for wait_for_ended in [false, true] {
+        let options = Options { wait_for_ended, ..Options::default() };
+        let mut session = Session::open(options).expect("a session opens");
+        session.update().expect("proc can be sampled");
+        let (mut lengths, mut ended) = (Vec::new(), 0);
+        for _ in 0..updates {
+            std::thread::sleep(INTERVAL);
+            let began = Instant::now();
+            session.update().expect("proc can be sampled");
+            lengths.push(began.elapsed().as_secs_f64() * 1e3);
+            ended += session.take_removed().len();
+        }
+        let name = if wait_for_ended { "update that waits" } else { "update" };
+        let longest = lengths.iter().copied().fold(0.0, f64::max);
+        let middle = median(&mut lengths);
+        println!("  {name:<28}{middle:>8.2} ms, longest {longest:.2} ms, {ended} processes ended");
+    }
 }
 
 fn measure(processes: usize, rounds: usize) {

@@ -122,6 +122,10 @@
 // pages with every update: some 0.1 ms, and more the more memory it has.
 #define CAPTURE_MORE_PROPORTIONAL 4
 
+// Wait in an update in which processes have ended until their last packets were counted, no longer than the read timeout
+// and 100 ms, so that they are delivered as ended by the same update.
+#define CAPTURE_MORE_WAITING 8
+
 // In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
 #define CAPTURE_PROGRAMS_SOCKETS 1
 
@@ -823,7 +827,7 @@ typedef struct CaptureStats {
     uint64_t flows;
     // Flows that ended by age.
     uint64_t flows_expired;
-    // Flows that made room for new ones because `flow_limit` was reached.
+    // Flows that made room for new ones because `flow_limit` was reached, or the limit of those that nobody has answered.
     uint64_t flows_evicted;
     // Flows waiting for their owner now.
     uint64_t flows_waiting;
@@ -835,7 +839,8 @@ typedef struct CaptureStats {
     uint64_t bytes_guessed;
     // Bytes whose owner is still being looked for.
     uint64_t bytes_pending;
-    // Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel.
+    // Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel. Those of a
+    // TCP connection that the other end opens are among them until its handshake is complete.
     uint64_t bytes_no_socket;
     // Bytes of sockets that no process holds.
     uint64_t bytes_no_holder;
@@ -936,9 +941,11 @@ int32_t CaptureInit(const struct CaptureInitt *config,
 // that has ended, with its last figures; then `ACTION_UPDATE` once with every process that lives; then the packets
 // captured since the last update, at most `cnt` of them, -1 for all that are held.
 //
-// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
-// 100 ms, and not at all otherwise. A callback may throw a C++ exception; it passes through, and what was not
-// delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
+// It does not wait for packets that are still in a capture buffer: `ACTION_REMOVE` comes with the first update after a
+// process's last packets were counted, which is the read timeout and some milliseconds after its end was found, at most
+// the read timeout and 2 s. A process whose removal is outstanding is in no `ACTION_UPDATE`. So for final figures update
+// once more before `CaptureExit`, that much later. A callback may throw a C++ exception; it passes through, and what was
+// not delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
 // this interface the figures of such a process are 0.
 //
 // Requirements:
@@ -964,9 +971,12 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options,
 // that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
 // sample: the processes that ended are then told to nobody, flows that ended and packets stay.
 //
-// When processes have ended it waits until their last packets were counted, no longer than the read timeout and
-// 100 ms; and where flows are recorded until the capture has shown them, a few milliseconds and at most 200. Otherwise
-// it does not wait. A handler may throw a C++ exception; it passes through.
+// It does not wait for packets that are still in a capture buffer. A process that has ended is delivered as such once,
+// complete, by the first update after its last packets were counted: the read timeout and some milliseconds after its end
+// was found, at most the read timeout and 2 s. Until then it is delivered neither as ended nor as living; so for final
+// figures update once more before the session is closed. With `CAPTURE_MORE_WAITING` the update waits for them instead.
+// Where flows are recorded it waits until the capture has shown them, a few milliseconds and at most 200. A handler may
+// throw a C++ exception; it passes through.
 //
 // Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
 // exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it

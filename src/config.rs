@@ -58,6 +58,9 @@ pub struct Options {
     pub ended_flow_limit: usize,
     /// Most bytes of packets held for delivery between two updates; 0 keeps none.
     pub packet_bytes: usize,
+    /// Whether an update in which processes have ended waits until their last packets have been counted, no longer than
+    /// the capture's read timeout and 100 ms; else they are removed by a later one.
+    pub wait_for_ended: bool,
     /// The session's descriptor becomes readable when this much time has passed since the last update.
     pub interval: Option<Duration>,
     /// Where the log goes.
@@ -80,6 +83,7 @@ impl Default for Options {
             flows: false,
             ended_flow_limit: 65_536,
             packet_bytes: 0,
+            wait_for_ended: false,
             interval: None,
             log: LogOptions::default(),
             proc_root: PathBuf::from("/proc"),

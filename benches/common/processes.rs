@@ -90,6 +90,45 @@ impl Drop for Sleepers {
     }
 }
 
+/// A process that starts a process every ten milliseconds, each of which ends after a second.
+pub struct Turnover(libc::pid_t);
+
+impl Turnover {
+    /// How many processes end each second.
+    pub const RATE: u32 = 100;
+
+    /// Starts it; the calling program must have one thread only.
+    pub fn start() -> Turnover {
+        // SAFETY: this program has one thread, and neither the child nor its children make anything but system calls.
+        match unsafe { libc::fork() } {
+            0 => loop {
+                // SAFETY: as above; a null status pointer is allowed (waitpid(2)).
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    if libc::fork() == 0 {
+                        libc::usleep(990_000);
+                        libc::_exit(0);
+                    }
+                    libc::usleep(1_000_000 / Turnover::RATE);
+                    while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
+                }
+            },
+            pid if pid > 0 => Turnover(pid),
+            _ => panic!("no process can be started: {}", std::io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Turnover {
+    fn drop(&mut self) {
+        // SAFETY: system calls without pointers but one that may be null; the pid is that of a child not yet waited for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
 /// CPU time of this process during `run`, milliseconds.
 pub fn cpu_of(run: impl FnOnce()) -> f64 {
     let before = cpu_ms();

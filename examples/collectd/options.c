@@ -291,7 +291,9 @@ CaptureOptions options_for_session(const Options *options)
     capture.skip |= wanted & FIGURES_MEMORY ? 0 : CAPTURE_SKIP_MEMORY;
     capture.skip |= wanted & FIGURES_IO ? 0 : CAPTURE_SKIP_IO;
     capture.skip |= wanted & FIGURES_DESCRIPTORS ? 0 : CAPTURE_SKIP_DESCRIPTORS;
-    capture.more = options->group_by == GROUP_BY_CGROUP ? CAPTURE_MORE_CGROUPS : 0;
+    /* A reading thread can wait, so that no process is missing from a reading. */
+    capture.more = CAPTURE_MORE_WAITING;
+    capture.more |= options->group_by == GROUP_BY_CGROUP ? CAPTURE_MORE_CGROUPS : 0;
     capture.more |= wanted & FIGURES_PROPORTIONAL ? CAPTURE_MORE_PROPORTIONAL : 0;
     return capture;
 }

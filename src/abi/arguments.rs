@@ -150,7 +150,7 @@ fn apply_more(more: u32, options: &mut Options) -> Result<()> {
         (CAPTURE_MORE_CGROUPS, SampleSet::CGROUP),
         (CAPTURE_MORE_PROPORTIONAL, SampleSet::PROPORTIONAL),
     ];
-    let known = samples.iter().fold(0, |bits, (bit, _)| bits | bit);
+    let known = samples.iter().fold(CAPTURE_MORE_WAITING, |bits, (bit, _)| bits | bit);
     if more & !known != 0 {
         let text = format!("more is {more:#x}, which has bits that mean nothing; known are {known:#x}");
         return Err(Error::new(Code::InvalidArgument, text));
@@ -160,6 +160,7 @@ fn apply_more(more: u32, options: &mut Options) -> Result<()> {
             options.sample |= sample;
         }
     }
+    options.wait_for_ended = more & CAPTURE_MORE_WAITING != 0;
     Ok(())
 }
 

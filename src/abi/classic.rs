@@ -73,9 +73,11 @@ pub unsafe extern "C" fn CaptureInit(
 /// that has ended, with its last figures; then `ACTION_UPDATE` once with every process that lives; then the packets
 /// captured since the last update, at most `cnt` of them, -1 for all that are held.
 ///
-/// When processes have ended it waits until their last packets were counted: no longer than the read timeout and
-/// 100 ms, and not at all otherwise. A callback may throw a C++ exception; it passes through, and what was not
-/// delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
+/// It does not wait for packets that are still in a capture buffer: `ACTION_REMOVE` comes with the first update after a
+/// process's last packets were counted, which is the read timeout and some milliseconds after its end was found, at most
+/// the read timeout and 2 s. A process whose removal is outstanding is in no `ACTION_UPDATE`. So for final figures update
+/// once more before `CaptureExit`, that much later. A callback may throw a C++ exception; it passes through, and what was
+/// not delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
 /// this interface the figures of such a process are 0.
 ///
 /// # Safety

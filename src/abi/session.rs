@@ -115,9 +115,12 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 /// that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
 /// sample: the processes that ended are then told to nobody, flows that ended and packets stay.
 ///
-/// When processes have ended it waits until their last packets were counted, no longer than the read timeout and
-/// 100 ms; and where flows are recorded until the capture has shown them, a few milliseconds and at most 200. Otherwise
-/// it does not wait. A handler may throw a C++ exception; it passes through.
+/// It does not wait for packets that are still in a capture buffer. A process that has ended is delivered as such once,
+/// complete, by the first update after its last packets were counted: the read timeout and some milliseconds after its end
+/// was found, at most the read timeout and 2 s. Until then it is delivered neither as ended nor as living; so for final
+/// figures update once more before the session is closed. With `CAPTURE_MORE_WAITING` the update waits for them instead.
+/// Where flows are recorded it waits until the capture has shown them, a few milliseconds and at most 200. A handler may
+/// throw a C++ exception; it passes through.
 ///
 /// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
 /// exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it

@@ -27,6 +27,9 @@ pub const CAPTURE_MORE_CGROUPS: u32 = 2;
 /// Read the proportional share of memory of each process (`proportional_bytes`), for which the kernel looks at each of its
 /// pages with every update: some 0.1 ms, and more the more memory it has.
 pub const CAPTURE_MORE_PROPORTIONAL: u32 = 4;
+/// Wait in an update in which processes have ended until their last packets were counted, no longer than the read timeout
+/// and 100 ms, so that they are delivered as ended by the same update.
+pub const CAPTURE_MORE_WAITING: u32 = 8;
 
 /// In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
 pub const CAPTURE_PROGRAMS_SOCKETS: u32 = 1;
@@ -280,7 +283,7 @@ pub struct CaptureStats {
     pub flows: u64,
     /// Flows that ended by age.
     pub flows_expired: u64,
-    /// Flows that made room for new ones because `flow_limit` was reached.
+    /// Flows that made room for new ones because `flow_limit` was reached, or the limit of those that nobody has answered.
     pub flows_evicted: u64,
     /// Flows waiting for their owner now.
     pub flows_waiting: u64,
@@ -292,7 +295,8 @@ pub struct CaptureStats {
     pub bytes_guessed: u64,
     /// Bytes whose owner is still being looked for.
     pub bytes_pending: u64,
-    /// Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel.
+    /// Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel. Those of a
+    /// TCP connection that the other end opens are among them until its handshake is complete.
     pub bytes_no_socket: u64,
     /// Bytes of sockets that no process holds.
     pub bytes_no_holder: u64,

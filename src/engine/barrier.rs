@@ -1,4 +1,4 @@
-//! How the update learns that everything captured up to now has been counted, and how threads wake the capture.
+//! Tells the update how far everything captured has been counted, and wakes the capture.
 
 use crate::sync::{Condvar, Mutex};
 use crate::tap::Waker;
@@ -14,7 +14,7 @@ pub struct Activity {
 
 #[derive(Default)]
 struct State {
-    /// The latest moment somebody asked about.
+    /// The latest moment that an update asked about.
     asked: Option<Instant>,
     /// Everything captured before this moment has been counted, as far as an owner could be found.
     complete: Option<Instant>,
@@ -39,14 +39,28 @@ impl Activity {
         }
     }
 
+    /// Asks for everything captured before `moment` to be counted, and does not wait for it.
+    pub fn request(&self, moment: Instant) {
+        let mut state = self.state.lock();
+        if state.asked >= Some(moment) {
+            return;
+        }
+        state.asked = Some(moment);
+        drop(state);
+        self.wake();
+    }
+
+    /// The moment before which everything captured has been counted; `now` when the capture has ended.
+    pub fn complete(&self, now: Instant) -> Option<Instant> {
+        let state = self.state.lock();
+        if state.ended { Some(now) } else { state.complete }
+    }
+
     /// Asks for everything captured before `moment` to be counted, and waits for it, but not beyond `patience`.
     /// Returns whether it was done.
     pub fn complete_through(&self, moment: Instant, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        let mut state = self.state.lock();
-        state.asked = state.asked.max(Some(moment));
-        drop(state);
-        self.wake();
+        self.request(moment);
         let mut state = self.state.lock();
         while !state.ended && state.complete < Some(moment) && Instant::now() < deadline {
             state = self.changed.wait_until(state, deadline);
@@ -54,7 +68,7 @@ impl Activity {
         state.ended || state.complete >= Some(moment)
     }
 
-    /// The moment that somebody waits for, if it has not been reached.
+    /// The latest moment that was asked about, if it has not been reached.
     pub fn asked(&self) -> Option<Instant> {
         let state = self.state.lock();
         state.asked.filter(|&asked| state.complete < Some(asked))
@@ -111,6 +125,22 @@ mod tests {
         activity.completed(late);
         assert!(second.join().unwrap());
         assert_eq!(activity.asked(), None);
+    }
+
+    #[test]
+    fn a_request_does_not_wait() {
+        let activity = Activity::default();
+        let moment = Instant::now();
+        let later = moment + LONG;
+        assert_eq!(activity.complete(later), None);
+        activity.request(moment);
+        assert_eq!((activity.asked(), activity.complete(later)), (Some(moment), None));
+        activity.request(moment - Duration::from_nanos(1));
+        assert_eq!(activity.asked(), Some(moment));
+        activity.completed(moment);
+        assert_eq!((activity.asked(), activity.complete(later)), (None, Some(moment)));
+        activity.end();
+        assert_eq!(activity.complete(later), Some(later));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::ledger::Ledger;
 use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
 use super::poll::Poll;
-use super::resolver::Desk;
+use super::resolver::{Desk, RESERVED};
 use super::supervision::Supervision;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
@@ -149,8 +149,9 @@ pub struct Capture {
     poll: Arc<Poll>,
     supervision: Arc<Supervision>,
     refreshed: Instant,
-    /// The moment somebody waits for, once everything captured before it has been read.
-    drained: Option<Instant>,
+    /// A moment before which everything captured has been read, and the questions that had been handed in by then, while
+    /// these are being tried.
+    drained: Option<(Instant, u64)>,
 }
 
 impl Capture {
@@ -197,6 +198,8 @@ impl Capture {
             {
                 self.pipeline.complete(&self.shared.ended, moment);
             }
+            // Before their answers are fetched.
+            let tried = self.shared.desk.tried();
             self.publish();
             if progress.ended {
                 info!("the savefile was read to its end");
@@ -204,7 +207,7 @@ impl Capture {
             }
             more = progress.more;
             if !more {
-                self.answer_waiting(began);
+                self.report_complete(began, tried);
             }
             if self.refreshed.elapsed() >= REFRESH_INTERVAL {
                 self.refresh();
@@ -216,7 +219,7 @@ impl Capture {
     /// A savefile can wait, and so that its figures do not depend on how fast owners are found, it does.
     fn await_room(&self) {
         while !self.tap.is_live()
-            && self.shared.desk.room() < QUESTIONS_PER_BATCH
+            && self.shared.desk.room() < QUESTIONS_PER_BATCH + RESERVED
             && !self.shared.stopping.load(Ordering::Acquire)
         {
             std::thread::sleep(ROOM_INTERVAL);
@@ -257,25 +260,27 @@ impl Capture {
         };
     }
 
-    /// Tells whoever waits that all captured up to a moment was counted, when that is so. `began` is when the read
-    /// began that has just found nothing more.
-    fn answer_waiting(&mut self, began: Instant) {
-        let Some(asked) = self.shared.activity.asked() else {
+    /// Reports how far everything captured has been counted, while an update asks for it. `began` is when the read began
+    /// that has just found nothing more, `tried` the number of questions whose answers have been applied.
+    fn report_complete(&mut self, began: Instant, tried: u64) {
+        if self.shared.activity.asked().is_none() {
             self.drained = None;
             return;
-        };
-        if began >= asked + self.latency {
-            self.drained = Some(asked);
         }
-        if self.drained == Some(asked) && self.shared.desk.is_settled() {
-            self.shared.activity.completed(asked);
+        // New questions come all the time, so only those that had been handed in are waited for.
+        let read = || Some((began.checked_sub(self.latency)?, self.shared.desk.handed_in()));
+        let Some((moment, questions)) = self.drained.or_else(read) else { return };
+        self.drained = Some((moment, questions));
+        if tried >= questions {
+            self.shared.activity.completed(moment);
+            self.drained = None;
         }
     }
 
     fn longest_wait(&self) -> Duration {
         match self.shared.activity.asked() {
-            // Once all was read, only the resolver's answers are waited for, and it wakes this thread.
-            Some(asked) if self.drained != Some(asked) => {
+            // While the resolver's answers are waited for, it wakes this thread.
+            Some(asked) if self.drained.is_none() => {
                 let due = asked + self.latency;
                 due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
             }

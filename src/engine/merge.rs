@@ -6,7 +6,10 @@ use super::ledger::{Account, Ledger, add_connections};
 use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
 use crate::process::Sampler;
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Longest time that an ended process is held back, beyond the capture's read timeout.
+const MAX_HELD: Duration = Duration::from_secs(2);
 
 /// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
 /// bytes.
@@ -21,8 +24,8 @@ struct Closing {
     record: ProcessRecord,
     /// Whether a sample found it to have ended, before what it did was last counted.
     was_sampled: bool,
-    /// Whether an update has already held it back.
-    was_held_back: bool,
+    /// When it was found to have ended: what was captured later is not its own.
+    found: Instant,
 }
 
 impl Merge {
@@ -47,22 +50,23 @@ impl Merge {
         }
     }
 
-    /// Takes up the processes that have ended: those the sampler says, and those that no sample has seen and that
-    /// are gone. Returns whether any is closing.
-    pub fn take_up_ended(&mut self, sampler: &mut Sampler, selection: &Selection) -> bool {
+    /// Takes up the processes that have ended: those the sampler says, and those that no sample has seen and that are
+    /// gone. Returns when the last of all that are closing was found to have ended.
+    pub fn take_up_ended(&mut self, sampler: &mut Sampler, selection: &Selection) -> Option<Instant> {
+        let found = Instant::now();
         for record in sampler.take_ended() {
-            self.closing
-                .insert(record.sample.id, Closing { record, was_sampled: true, was_held_back: false });
+            self.closing.insert(record.sample.id, Closing { record, was_sampled: true, found });
         }
         let gone = sampler.gone(self.unclaimed.keys().copied());
+        let found = Instant::now();
         for id in gone {
             let Some(account) = self.unclaimed.remove(&id) else { continue };
             let record = record_of(id, account);
             if selection.matches(id.pid, &record.identity) {
-                self.closing.insert(id, Closing { record, was_sampled: false, was_held_back: false });
+                self.closing.insert(id, Closing { record, was_sampled: false, found });
             }
         }
-        !self.closing.is_empty()
+        self.closing.values().map(|closing| closing.found).max()
     }
 
     /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later.
@@ -75,18 +79,26 @@ impl Merge {
         self.closing.values().any(|closing| !closing.was_sampled)
     }
 
-    /// The ended processes whose figures are final: all when everything captured before their end has been counted,
-    /// else those that were held back before. No byte is credited to them any more.
-    pub fn take_final(&mut self, is_complete: bool, ledger: &Ledger, into: &mut Vec<ProcessRecord>) {
+    /// Removes the ended processes whose figures are final: those found before `complete`, up to which everything captured
+    /// was counted when it was last collected, and those held back for longer than `timeout` and 2 s. No byte is credited to
+    /// them any more.
+    pub fn take_final(
+        &mut self,
+        complete: Option<Instant>,
+        now: Instant,
+        timeout: Duration,
+        ledger: &Ledger,
+        into: &mut Vec<ProcessRecord>,
+    ) {
         let mut books = ledger.lock();
         self.closing.retain(|id, closing| {
-            if is_complete || closing.was_held_back {
+            let held = now.saturating_duration_since(closing.found);
+            let is_final = Some(closing.found) <= complete || held > timeout + MAX_HELD;
+            if is_final {
                 books.close(*id);
                 into.push(closing.record.clone());
-                return false;
             }
-            closing.was_held_back = true;
-            true
+            !is_final
         });
     }
 }

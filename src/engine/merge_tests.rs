@@ -6,6 +6,9 @@ use crate::model::{Identity, Owner, Quality, SampleSet, Traffic, Unowned};
 use crate::process::ProcRoot;
 use std::sync::Arc;
 
+/// The capture's read timeout.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
 /// What an update does, step by step.
 struct Update {
     tree: Tree,
@@ -38,14 +41,20 @@ impl Update {
     fn collect(&mut self) -> bool {
         self.sampler.sample().unwrap();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
-        self.merge.take_up_ended(&mut self.sampler, &self.selection)
+        self.merge.take_up_ended(&mut self.sampler, &self.selection).is_some()
     }
 
-    /// The second half; those delivered as removed.
+    /// The second half, with everything counted or with nothing; those delivered as removed.
     fn finish(&mut self, is_complete: bool) -> Vec<ProcessRecord> {
+        let now = Instant::now();
+        self.finish_at(is_complete.then_some(now), now)
+    }
+
+    /// The same when everything was counted up to `complete`.
+    fn finish_at(&mut self, complete: Option<Instant>, now: Instant) -> Vec<ProcessRecord> {
         let mut removed = Vec::new();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
-        self.merge.take_final(is_complete, &self.ledger, &mut removed);
+        self.merge.take_final(complete, now, TIMEOUT, &self.ledger, &mut removed);
         removed
     }
 
@@ -97,7 +106,7 @@ fn one_whose_name_nobody_read_says_so() {
 }
 
 #[test]
-fn a_process_is_held_back_once_for_its_last_bytes() {
+fn a_process_is_held_back_for_its_last_bytes() {
     let mut update = Update::new(Selection::default());
     update.tree.process(7, "late", 1, &[]);
     update.credit(id(7, 1), 100);
@@ -106,17 +115,50 @@ fn a_process_is_held_back_once_for_its_last_bytes() {
     update.tree.end(7);
     assert!(update.collect());
     assert!(!update.merge.ended_since_sample());
-    assert!(update.finish(false).is_empty(), "not everything has been counted");
+    let before = Instant::now() - Duration::from_secs(60);
+    assert!(update.finish_at(Some(before), Instant::now()).is_empty(), "not everything has been counted");
     assert!(update.living().is_empty());
-    assert!(update.credit(id(7, 1), 5));
+    assert!(update.credit(id(7, 1), 2));
     assert!(update.collect(), "it is still to be delivered");
-    let removed = update.finish(false);
-    assert_eq!(removed.len(), 1, "but only so long");
+    assert!(update.finish(false).is_empty(), "however many updates there are");
+    assert!(update.credit(id(7, 1), 3));
+    let removed = update.finish(true);
+    assert_eq!(removed.len(), 1);
     assert_eq!((removed[0].traffic.receive_bytes, removed[0].identity.name.as_slice()), (105, &b"late"[..]));
     assert!(!update.credit(id(7, 1), 9));
     assert!(!update.collect());
     assert!(update.finish(true).is_empty());
     assert_eq!(update.owner_ended(), 9);
+}
+
+#[test]
+fn a_process_is_not_held_back_for_ever() {
+    let mut update = Update::new(Selection::default());
+    update.tree.process(7, "late", 1, &[]);
+    update.credit(id(7, 1), 100);
+    update.update();
+    update.tree.end(7);
+    update.collect();
+    let now = Instant::now();
+    assert!(update.finish_at(None, now + TIMEOUT).is_empty());
+    let removed = update.finish_at(None, now + TIMEOUT + MAX_HELD + Duration::from_secs(1));
+    assert_eq!((removed.len(), removed[0].traffic.receive_bytes), (1, 100));
+}
+
+#[test]
+fn what_has_ended_later_is_held_back_longer() {
+    let mut update = Update::new(Selection::default());
+    update.tree.process(7, "first", 1, &[]);
+    update.tree.process(8, "second", 2, &[]);
+    update.update();
+    update.tree.end(7);
+    update.collect();
+    let between = Instant::now();
+    update.tree.end(8);
+    update.collect();
+    let removed = update.finish_at(Some(between), between);
+    assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 1)));
+    assert_eq!(update.finish(true).len(), 1);
 }
 
 #[test]
@@ -141,7 +183,7 @@ fn bytes_of_a_process_that_is_younger_than_the_sample_wait_for_the_next_one() {
     update.tree.process(7, "young", 1, &[]);
     update.credit(id(7, 1), 100);
     update.merge.collect(&update.ledger, &mut update.sampler, &update.selection);
-    assert!(!update.merge.take_up_ended(&mut update.sampler, &update.selection), "it lives");
+    assert!(update.merge.take_up_ended(&mut update.sampler, &update.selection).is_none(), "it lives");
     assert!(update.finish(true).is_empty());
     update.credit(id(7, 1), 1);
     assert!(update.update().is_empty());

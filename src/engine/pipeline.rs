@@ -10,11 +10,11 @@ use super::flows::Recorder;
 use super::ledger::{Books, Ledger};
 use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
-use super::resolver::{Answer, Request};
+use super::resolver::{Answer, RESERVED, Request};
 use super::settle::{Orphans, credit_course, rebind};
 use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
-use crate::flow::{Binding, FlowId, FlowStats, FlowTable, FragmentTable};
+use crate::flow::{Binding, FlowId, FlowState, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
     Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Passage, TcpFlags,
     Timestamp, Undecoded, Unowned, WireSize,
@@ -314,10 +314,14 @@ impl Pipeline {
         self.without_flow = [0; Unowned::COUNT];
         self.credit_flows(&mut books);
         self.ask_for_turned_away(room, &mut books);
+        self.ask_for_answered(&mut books);
         self.sweep();
         self.settle_departed(&mut books, room, requests);
         self.flows.drain_fresh(|id, flow| {
-            if requests.len() < room {
+            let reserved = if flow.state() == FlowState::ReceiveOnly { RESERVED } else { 0 };
+            if flow.is_unanswered() {
+                rebind(flow, Unowned::NoSocket, &mut books);
+            } else if requests.len() + reserved < room {
                 // An owner that had it and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
                 requests.push(Request { flow: id, key: *flow.key(), first, is_over: false });
@@ -339,7 +343,8 @@ impl Pipeline {
     fn settle_departed(&mut self, books: &mut Books, room: usize, requests: &mut Vec<Request>) {
         let Pipeline { flows, orphans, recorder, .. } = self;
         flows.drain_departed(|mut departed| {
-            if departed.binding == Binding::Unasked && requests.len() < room {
+            let is_unanswered = departed.state == FlowState::SynReceived;
+            if departed.binding == Binding::Unasked && !is_unanswered && requests.len() < room {
                 departed.binding = Binding::Asked;
                 requests.push(Request {
                     flow: departed.id,
@@ -359,6 +364,18 @@ impl Pipeline {
             let Some(flow) = self.flows.get_mut(id) else { continue };
             if flow.binding() == Binding::Unowned(Unowned::QueueFull) {
                 books.uncount_unowned(Unowned::QueueFull, flow.reported());
+                books.count_unowned(Unowned::Pending, flow.reported());
+                self.flows.ask_again(id);
+            }
+        }
+    }
+
+    /// Puts flows that nobody was asked about, since they were unanswered, on the list of those to be asked about.
+    fn ask_for_answered(&mut self, books: &mut Books) {
+        for id in self.flows.take_answered() {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            if flow.binding() == Binding::Unowned(Unowned::NoSocket) {
+                books.uncount_unowned(Unowned::NoSocket, flow.reported());
                 books.count_unowned(Unowned::Pending, flow.reported());
                 self.flows.ask_again(id);
             }

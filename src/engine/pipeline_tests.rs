@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 #[path = "again_tests.rs"]
 mod again;
+#[path = "flood_tests.rs"]
+mod flood;
 #[path = "pipeline_model_tests.rs"]
 mod model;
 #[path = "offload_tests.rs"]

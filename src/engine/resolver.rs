@@ -13,12 +13,15 @@ use crate::netlink::InetDiag;
 use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus, Translations};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 /// Questions that may wait at once; flows that come on top are told that the queue is full.
 pub const QUEUE_LIMIT: usize = 65_536;
+
+/// The part of these that is left to other flows by datagrams which nobody has answered.
+pub const RESERVED: usize = QUEUE_LIMIT / 4;
 
 /// Questions asked together. A batch shares one reading of the tables.
 const BATCH: usize = 4096;
@@ -60,8 +63,9 @@ pub struct Desk {
     answers: Mutex<Vec<Answer>>,
     /// Questions not finally answered, those that wait to be tried again included.
     open: AtomicUsize,
-    /// Questions that have not been tried once.
-    untried: AtomicUsize,
+    /// Questions handed in so far, and those of them that have been tried once, in the same order.
+    handed_in: AtomicU64,
+    tried: AtomicU64,
     under_way: Mutex<UnderWay>,
 }
 
@@ -93,7 +97,7 @@ impl Desk {
         }
         let now = Instant::now();
         self.open.fetch_add(requests.len(), Ordering::Relaxed);
-        self.untried.fetch_add(requests.len(), Ordering::Relaxed);
+        self.handed_in.fetch_add(requests.len() as u64, Ordering::Relaxed);
         self.inbox.lock().requests.extend(requests.drain(..).map(|request| (request, now)));
         self.arrived.notify_one();
     }
@@ -103,9 +107,15 @@ impl Desk {
         std::mem::take(&mut *self.answers.lock())
     }
 
-    /// Whether every question was tried at least once and every answer fetched.
-    pub fn is_settled(&self) -> bool {
-        self.untried.load(Ordering::Acquire) == 0 && self.answers.lock().is_empty()
+    /// How many questions have been handed in so far.
+    pub fn handed_in(&self) -> u64 {
+        self.handed_in.load(Ordering::Relaxed)
+    }
+
+    /// How many of the questions handed in have been tried once, the first ones. Their answers, where they are final, can
+    /// be fetched.
+    pub fn tried(&self) -> u64 {
+        self.tried.load(Ordering::Acquire)
     }
 
     /// Whether every question was finally answered and every answer fetched.
@@ -150,7 +160,7 @@ impl Desk {
         let mut inbox = self.inbox.lock();
         let mut under_way = self.under_way.lock();
         let tried = under_way.requests.len() - under_way.untried;
-        self.untried.fetch_add(tried, Ordering::Relaxed);
+        self.handed_in.fetch_add(tried as u64, Ordering::Relaxed);
         under_way.untried = 0;
         inbox.requests.append(&mut under_way.requests);
     }
@@ -324,10 +334,10 @@ impl Resolver {
             debug!(answered = answers.len(), waiting = self.queries.len(), "owners looked up");
         }
         let answered = answers.len();
-        // Answers are there before their questions stop counting; see `is_settled` and `is_idle`.
+        // Answers are there before their questions stop counting; see `tried` and `is_idle`.
         desk.answers.lock().append(&mut answers);
         desk.open.fetch_sub(answered, Ordering::Release);
-        desk.untried.fetch_sub(untried, Ordering::Release);
+        desk.tried.fetch_add(untried as u64, Ordering::Release);
     }
 
     /// When the first of the waiting questions is to be tried again.

@@ -69,16 +69,13 @@ impl Drop for Office {
 #[test]
 fn room_is_what_is_not_waiting() {
     let desk = Desk::default();
-    assert_eq!(
-        (desk.room(), desk.waiting(), desk.is_settled(), desk.is_idle()),
-        (QUEUE_LIMIT, 0, true, true)
-    );
+    assert_eq!((desk.room(), desk.waiting(), desk.handed_in(), desk.is_idle()), (QUEUE_LIMIT, 0, 0, true));
     desk.ask(&mut Vec::new());
     let mut asked = requests(1..4);
     desk.ask(&mut asked);
     assert!(asked.is_empty());
     assert_eq!((desk.room(), desk.waiting()), (QUEUE_LIMIT - 3, 3));
-    assert!(!desk.is_settled() && !desk.is_idle());
+    assert!((desk.handed_in(), desk.tried()) == (3, 0) && !desk.is_idle());
     let many = requests([1])[0];
     desk.ask(&mut vec![many; QUEUE_LIMIT + 5]);
     assert_eq!(desk.room(), 0);
@@ -113,9 +110,9 @@ fn answers_come_with_owners_and_who_they_are() {
     let asked = requests([10, 20, 30, 40]);
     office.desk.ask(&mut asked.clone());
     office.wait(|desk| desk.waiting() == 0);
-    assert!(!office.desk.is_settled() && !office.desk.is_idle(), "nobody has fetched the answers");
+    assert!(!office.desk.is_idle(), "nobody has fetched the answers");
     let answers = office.desk.take_answers();
-    assert!(office.desk.is_settled() && office.desk.is_idle());
+    assert!(office.desk.tried() == 4 && office.desk.is_idle());
     assert_eq!(office.desk.room(), QUEUE_LIMIT);
     let process = ProcId { pid: 70, start_ticks: 5 };
     let expected = [
@@ -135,12 +132,12 @@ fn answers_come_with_owners_and_who_they_are() {
 }
 
 #[test]
-fn a_desk_is_settled_before_it_is_idle() {
+fn questions_are_tried_before_they_are_answered() {
     let tree = Tree::new();
     let office = Office::open(&tree);
     office.desk.ask(&mut requests([10]));
     // No socket is found at first; before that is final it is looked for again.
-    office.wait(|desk| desk.untried.load(Ordering::Acquire) == 0);
+    office.wait(|desk| desk.tried() == desk.handed_in());
     office.wait(|desk| desk.waiting() == 0);
     assert!(!office.desk.is_idle());
     assert_eq!(office.desk.take_answers()[0].owner, Err(Unowned::NoSocket));

@@ -83,10 +83,10 @@ impl Session {
     /// Samples the processes and adds what they sent and received. The result stays until the next update:
     /// [`Session::processes`], [`Session::take_removed`], [`Session::take_packets`].
     ///
-    /// When processes have ended it waits until everything captured before that has been counted, no longer than
-    /// the read timeout and 100 ms; what is not complete by then is held back for one update. Where flows are recorded it
-    /// also waits for the capture to show them, a few milliseconds and at most 200; those not shown by then stay as they
-    /// were.
+    /// It does not wait for the last packets of processes that have ended, unless [`Options::wait_for_ended`] says so: such
+    /// a process is removed by the first update that finds everything counted which was captured before its end, or after
+    /// the read timeout and 2 s, and is among neither the living nor the removed until then. Where flows are recorded it
+    /// waits for the capture to show them, a few milliseconds and at most 200; those not shown by then stay as they were.
     ///
     /// # Errors
     /// What [`crate::process::Sampler::sample`] returns. No bytes are lost then: they come with the next update. `Forked` in

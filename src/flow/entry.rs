@@ -56,6 +56,9 @@ pub struct Flow {
 
 const _: () = assert!(size_of::<Flow>() == 128);
 
+/// In place of an owner's pid: the other end has opened a TCP connection and has not completed the handshake.
+const UNANSWERED: i32 = -1;
+
 /// A `Binding` without its process, whether the flow is on the list of those that counted something, whether it is a
 /// TCP connection of which everything that passed since its opening was to be seen, and how far its owner was made sure of.
 #[derive(Clone, Copy)]
@@ -107,7 +110,7 @@ impl Flow {
                 _ => Tie::UNASKED,
             }),
             generation,
-            pid: 0,
+            pid: if state == FlowState::SynReceived { UNANSWERED } else { 0 },
             last: now,
             first: now,
             pending_send_bytes: 0,
@@ -300,7 +303,17 @@ impl Flow {
         }
         self.last = now;
         self.state = self.state.next(direction, flags);
+        if self.pid == UNANSWERED && !matches!(self.state, FlowState::SynReceived | FlowState::Reset) {
+            self.pid = 0;
+        }
         Ok(())
+    }
+
+    /// Whether the other end has opened a TCP connection and has not completed the handshake, nor data has passed: what the
+    /// kernel does with it by itself, no process knows of.
+    #[inline]
+    pub fn is_unanswered(&self) -> bool {
+        self.pid == UNANSWERED
     }
 
     /// Whether it is a TCP connection seen from its opening on, both ways, so that what its socket has carried can be

@@ -6,6 +6,7 @@
 
 mod detail;
 mod entry;
+mod eviction;
 mod fragments;
 mod index;
 mod offload;

@@ -47,6 +47,28 @@ fn departed(table: &mut FlowTable) -> Vec<Departed> {
 }
 
 #[test]
+fn a_flood_of_openings_takes_16_mib_and_displaces_itself_only() {
+    const OPENINGS: u32 = 300_000;
+    let mut table = FlowTable::new(1_000_000).unwrap();
+    let web = |number| key(Protocol::TCP, number);
+    let open = table.record(&web(1), Receive, 60, TcpFlags::SYN, seconds(1));
+    table.record(&web(1), Receive, 60, TcpFlags::ACK, seconds(1));
+    assert_eq!(table.take_answered(), [open]);
+    let datagrams = table.record(&udp(1), Receive, 60, TcpFlags(0), seconds(1));
+    for number in 2..OPENINGS {
+        table.record(&udp(1), Receive, 60, TcpFlags(0), seconds(1));
+        table.record(&web(number), Receive, 60, TcpFlags::SYN, seconds(1));
+    }
+    assert!(table.get(open).is_some() && table.get(datagrams).is_some(), "neither is a part of the flood");
+    assert!(table.find(&web(2)).is_none() && table.find(&web(OPENINGS - 1)).is_some(), "the oldest go first");
+    let held = table.stats().held as usize;
+    assert!(held > 50_000 && held * size_of::<Flow>() < 16 << 20, "{held}");
+    assert_eq!(table.stats().held + table.stats().evicted, u64::from(OPENINGS));
+    let bytes: u64 = departed(&mut table).iter().map(|one| one.pending.bytes()).sum();
+    assert_eq!(bytes, 60 * table.stats().evicted, "nothing is lost");
+}
+
+#[test]
 fn a_flow_is_handed_out_once_per_batch() {
     let mut table = FlowTable::new(10).unwrap();
     let id = table.record(&udp(1), Send, 100, TcpFlags(0), seconds(1));

@@ -7,12 +7,7 @@ use super::offload::Offloads;
 use super::state::FlowState;
 use crate::error::{Code, Error, Result};
 use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp, WireSize};
-use std::cmp::Reverse;
-use std::collections::TryReserveError;
-
-/// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
-/// long been idle, and at most so many, to find one that is not in use.
-const EVICTION_WINDOW: std::ops::RangeInclusive<usize> = 8..=64;
+use std::collections::{TryReserveError, VecDeque};
 
 /// What a table has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -46,22 +41,26 @@ pub struct FlowStats {
 /// captured as frames of many. What flows have used is kept for others.
 pub struct FlowTable {
     limit: usize,
-    slots: Vec<Flow>,
+    pub(super) slots: Vec<Flow>,
     /// What is kept besides of the flow in each slot; empty where nothing is.
     details: Vec<Detail>,
-    keeps_details: bool,
+    pub(super) keeps_details: bool,
     /// By slot, for the flows that have something to keep there.
     pub(super) offloads: Offloads,
     index: Index,
-    vacant: Vec<u32>,
+    pub(super) vacant: Vec<u32>,
     dirty: Vec<u32>,
     fresh: Vec<u32>,
     departed: Vec<Departed>,
+    /// Flows that began unanswered, the oldest first; those that have left or were answered since included.
+    pub(super) unanswered: VecDeque<FlowId>,
+    /// Flows that were answered and are to be asked about now.
+    answered: Vec<FlowId>,
     /// The next slot that the sweep, or the search for a flow to evict, looks at.
     hand: usize,
     inserted: u64,
-    expired: u64,
-    evicted: u64,
+    pub(super) expired: u64,
+    pub(super) evicted: u64,
     superseded: u64,
 }
 
@@ -86,6 +85,8 @@ impl FlowTable {
             dirty: reserve(limit).map_err(refused)?,
             fresh: reserve(limit).map_err(refused)?,
             departed: Vec::new(),
+            unanswered: VecDeque::new(),
+            answered: Vec::new(),
             hand: 0,
             inserted: 0,
             expired: 0,
@@ -186,8 +187,12 @@ impl FlowTable {
         now: Timestamp,
     ) -> FlowId {
         let flow = &mut self.slots[slot as usize];
+        let was_unanswered = flow.is_unanswered();
         while flow.count(direction, size, flags, now).is_err() {
             self.departed.extend(flow.depart(slot, None));
+        }
+        if was_unanswered && !flow.is_unanswered() {
+            self.answered.push(FlowId { index: slot, generation: flow.generation() });
         }
         if flow.set_dirty() {
             self.dirty.push(slot);
@@ -270,6 +275,12 @@ impl FlowTable {
         }
     }
 
+    /// Takes the flows that were answered since the last time, to be asked about. Those still on the list of
+    /// [`FlowTable::drain_fresh`] are among them.
+    pub fn take_answered(&mut self) -> Vec<FlowId> {
+        std::mem::take(&mut self.answered)
+    }
+
     /// Calls `visit` for all traffic that left the table untaken since the last drain.
     pub fn drain_departed(&mut self, visit: impl FnMut(Departed)) {
         self.departed.drain(..).for_each(visit);
@@ -319,7 +330,7 @@ impl FlowTable {
     }
 
     /// The slot under the hand, which moves on.
-    fn advance(&mut self) -> u32 {
+    pub(super) fn advance(&mut self) -> u32 {
         if self.hand >= self.slots.len() {
             self.hand = 0;
         }
@@ -345,6 +356,9 @@ impl FlowTable {
         };
         self.index.insert(hash, slot);
         self.announce(slot);
+        if matches!(state, FlowState::SynReceived | FlowState::ReceiveOnly) {
+            self.limit_unanswered(slot, now);
+        }
         slot
     }
 
@@ -386,38 +400,8 @@ impl FlowTable {
         self.fresh.push(slot);
     }
 
-    /// Lets one flow of a full table go and returns its slot: an expired one, else the least worth and longest idle
-    /// of those next under the hand.
-    fn evict(&mut self, now: Timestamp) -> u32 {
-        let first = self.advance();
-        let mut victim = (self.rank(first, now), first);
-        for looked in 1..self.slots.len().min(*EVICTION_WINDOW.end()) {
-            let (worth, _) = victim.0;
-            if worth < FlowState::IN_USE && looked >= *EVICTION_WINDOW.start() {
-                break;
-            }
-            let slot = self.advance();
-            victim = victim.min((self.rank(slot, now), slot));
-        }
-        let slot = victim.1;
-        if self.slots[slot as usize].is_expired(now) {
-            self.expired += 1;
-        } else {
-            self.evicted += 1;
-        }
-        self.remove(slot);
-        slot
-    }
-
-    /// The order in which flows are let go, lowest first.
-    fn rank(&self, slot: u32, now: Timestamp) -> (u8, Reverse<u64>) {
-        let flow = &self.slots[slot as usize];
-        let worth = if flow.is_expired(now) { 0 } else { flow.state().worth() };
-        (worth, Reverse(flow.idle(now)))
-    }
-
     /// Takes the flow out of a slot, which is then vacant.
-    fn remove(&mut self, slot: u32) {
+    pub(super) fn remove(&mut self, slot: u32) {
         self.depart(slot);
         let flow = &mut self.slots[slot as usize];
         flow.vacate();

@@ -254,12 +254,12 @@ fn loopback_is_counted_at_both_ends_root() {
     });
 }
 
-/// The last bytes of a connection, its FINs included, come with the removal of its process.
-#[test]
-fn the_last_figures_come_with_the_removal_root() {
+/// The last bytes of a connection, its FINs included, come with the removal of its process: with the next update if that
+/// waits for them, else with a later one, until which the process is in none.
+fn the_last_figures_come_with_the_removal(wait_for_ended: bool) {
     with_lab(|lab| {
         lab.count_port(Host::A, "tcp", 7003);
-        let mut watch = Watch::on(&lab, Host::A);
+        let mut watch = Watch::with(&lab, Host::A, Options { wait_for_ended, ..Options::default() });
         let mut sink = lab.maker(Host::B, "tcp-sink", "10.77.0.2:7003", &[]);
         let mut source =
             lab.maker(Host::A, "tcp-source", "10.77.0.2:7003", &[("bytes", 5_000_000), ("rate", 10_000_000)]);
@@ -270,11 +270,30 @@ fn the_last_figures_come_with_the_removal_root() {
         let pid = source.pid();
         source.end();
         watch.update();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !wait_for_ended && !watch.removed.contains_key(&pid) {
+            assert!(Instant::now() < deadline, "the process is never removed");
+            assert!(watch.session.processes().all(|record| record.sample.id.pid != pid), "it is not alive");
+            std::thread::sleep(Duration::from_millis(1));
+            watch.update();
+        }
         let truth = lab.counted(Host::A).both();
         let record = watch.removed.get(&pid).expect("one update after its end the process is removed");
         assert_eq!((record.traffic.send_bytes, record.traffic.receive_bytes), truth);
         assert_eq!(record.identity.name, b"traffic_maker");
+        // `Watch::update` fails if it is removed twice.
+        watch.update();
     });
+}
+
+#[test]
+fn the_last_figures_come_with_the_removal_that_is_waited_for_root() {
+    the_last_figures_come_with_the_removal(true);
+}
+
+#[test]
+fn the_last_figures_come_with_the_removal_that_is_not_waited_for_root() {
+    the_last_figures_come_with_the_removal(false);
 }
 
 /// A process that came and went between two updates is delivered with its bytes, as removed.

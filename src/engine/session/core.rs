@@ -29,7 +29,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
-/// How long an update waits for the last bytes of processes that ended, beyond the capture's read timeout.
+/// How long an update waits for the last bytes of processes that ended, where it does, beyond the capture's read timeout.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A running session. All of it works in the descriptor table of the thread that opens it, and is dropped there; other
@@ -154,10 +154,10 @@ impl Core {
     /// Samples the processes and adds what they sent and received. The result stays until the next update:
     /// [`Session::processes`], [`Session::take_removed`], [`Session::take_packets`].
     ///
-    /// When processes have ended it waits until everything captured before that has been counted, no longer than
-    /// the read timeout and 100 ms; what is not complete by then is held back for one update. Where flows are recorded it
-    /// also waits for the capture to show them, a few milliseconds and at most 200; those not shown by then stay as they
-    /// were.
+    /// It does not wait for the last packets of processes that have ended, unless [`Options::wait_for_ended`] says so: such
+    /// a process is removed by the first update that finds everything counted which was captured before its end, or after
+    /// the read timeout and 2 s, and is among neither the living nor the removed until then. Where flows are recorded it
+    /// waits for the capture to show them, a few milliseconds and at most 200; those not shown by then stay as they were.
     ///
     /// # Errors
     /// What [`Sampler::sample`] returns. No bytes are lost then: they come with the next update.
@@ -181,21 +181,29 @@ impl Core {
         }
         let Core { sampler, merge, shared, options, sampled_at, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
-        if merge.take_up_ended(sampler, &options.selection) {
+        if let Some(ended) = merge.take_up_ended(sampler, &options.selection) {
             merge.take_latest(&shared.latest, *sampled_at);
-            let patience = options.capture.timeout + PATIENCE;
-            let is_complete = match &self.counting {
+            let (now, timeout) = (Instant::now(), options.capture.timeout);
+            let complete = match &self.counting {
                 // What the kernel counts is complete as soon as it is read, which it was after the sample.
                 Some(counting) => {
                     if merge.ended_since_sample() {
                         counting.lock().read(shared);
                     }
-                    true
+                    Some(now)
                 }
-                None => !self.has_network || shared.activity.complete_through(Instant::now(), patience),
+                None if !self.has_network => Some(now),
+                None => {
+                    if options.wait_for_ended {
+                        shared.activity.complete_through(ended, timeout + PATIENCE);
+                    } else {
+                        shared.activity.request(ended);
+                    }
+                    shared.activity.complete(now)
+                }
             };
             merge.collect(&shared.ledger, sampler, &options.selection);
-            merge.take_final(is_complete, &shared.ledger, &mut self.removed);
+            merge.take_final(complete, now, timeout, &shared.ledger, &mut self.removed);
         }
         self.shared.latest.release(began);
         self.sampled_at = began;

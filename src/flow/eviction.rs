@@ -1,0 +1,75 @@
+//! Makes room in the table of flows: for any flow when it is full, and among those that only the other end has opened.
+
+use super::detail::Detail;
+use super::entry::{Flow, FlowId};
+use super::state::FlowState;
+use super::table::FlowTable;
+use crate::model::Timestamp;
+use std::cmp::Reverse;
+
+/// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
+/// long been idle, and at most so many, to find one that is not in use.
+const EVICTION_WINDOW: std::ops::RangeInclusive<usize> = 8..=64;
+
+/// Memory for flows that only the other end has opened and that have not been answered, bytes. Beyond it the oldest of them
+/// make room, so that a flood of them displaces nothing else.
+const UNANSWERED_BYTES: usize = 16 << 20;
+
+/// What a flow takes besides its slot: its places in the index and in the lists.
+const PLACES_BYTES: usize = 40;
+
+/// How long an unanswered flow of datagrams is kept at least, nanoseconds: it may be one that needs no answer.
+const UNANSWERED_IDLE: u64 = 1_000_000_000;
+
+impl FlowTable {
+    /// Lets one flow of a full table go and returns its slot: an expired one, else the least worth and longest idle
+    /// of those next under the hand.
+    pub(super) fn evict(&mut self, now: Timestamp) -> u32 {
+        let first = self.advance();
+        let mut victim = (self.rank(first, now), first);
+        for looked in 1..self.slots.len().min(*EVICTION_WINDOW.end()) {
+            let (worth, _) = victim.0;
+            if worth < FlowState::IN_USE && looked >= *EVICTION_WINDOW.start() {
+                break;
+            }
+            let slot = self.advance();
+            victim = victim.min((self.rank(slot, now), slot));
+        }
+        let slot = victim.1;
+        if self.slots[slot as usize].is_expired(now) {
+            self.expired += 1;
+        } else {
+            self.evicted += 1;
+        }
+        self.remove(slot);
+        slot
+    }
+
+    /// The order in which flows are let go, lowest first.
+    fn rank(&self, slot: u32, now: Timestamp) -> (u8, Reverse<u64>) {
+        let flow = &self.slots[slot as usize];
+        let worth = if flow.is_expired(now) { 0 } else { flow.state().worth() };
+        (worth, Reverse(flow.idle(now)))
+    }
+
+    /// Lists a new flow that is unanswered, and lets the oldest of these go when there are too many.
+    pub(super) fn limit_unanswered(&mut self, slot: u32, now: Timestamp) {
+        let details = if self.keeps_details { size_of::<Detail>() } else { 0 };
+        let limit = UNANSWERED_BYTES / (size_of::<Flow>() + PLACES_BYTES + details);
+        let generation = self.slots[slot as usize].generation();
+        self.unanswered.push_back(FlowId { index: slot, generation });
+        if self.unanswered.len() <= limit {
+            return;
+        }
+        let Some(id) = self.unanswered.pop_front() else { return };
+        let Some(flow) = self.get(id) else { return };
+        let is_datagrams = flow.state() == FlowState::ReceiveOnly;
+        if is_datagrams && flow.idle(now) < UNANSWERED_IDLE {
+            self.unanswered.push_back(id);
+        } else if is_datagrams || flow.is_unanswered() {
+            self.evicted += 1;
+            self.remove(id.index);
+            self.vacant.push(id.index);
+        }
+    }
+}
