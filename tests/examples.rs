@@ -181,7 +181,7 @@ fn all_examples_end_after_their_rounds_and_tell_of_ended_processes() {
     commands[2].arg("libcapture.so.1");
     commands[3].arg(source("examples/exa_capture.py")).args(["--library", "libcapture.so.1"]);
     for command in &mut commands {
-        command.env("LD_LIBRARY_PATH", python.path()).arg("2");
+        command.env("LD_LIBRARY_PATH", python.path()).arg("3");
     }
     let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
     let mut agents: Vec<Agent> = commands.iter_mut().map(Agent::start).collect();
@@ -190,13 +190,14 @@ fn all_examples_end_after_their_rounds_and_tell_of_ended_processes() {
             line.starts_with("packets: ") || line.starts_with("frames: ")
         });
     }
+    // The next round finds that it has ended, and the one after that tells of it.
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     for (number, agent) in agents.iter_mut().enumerate() {
         let (status, complaint) = agent.end(None);
         assert!(status.success(), "{:?}: {status}: {complaint}", commands[number]);
         let rounds: Vec<&String> = agent.seen.iter().filter(|line| line.starts_with("round ")).collect();
-        assert_eq!(rounds, ["round 1", "round 2"]);
+        assert_eq!(rounds, ["round 1", "round 2", "round 3"]);
         // The classic examples show every process.
         if number < 2 {
             assert!(

@@ -4,8 +4,9 @@ use crate::lab::{built_example, die_with_this};
 use capture::model::ProgramSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -126,17 +127,15 @@ impl Host {
         objects
     }
 
-    /// How many instructions the kernel has gone through to verify each program that it holds.
+    /// How many instructions the kernel has gone through to verify each program that it holds, most by their links.
     pub fn verified(&self) -> Vec<u64> {
-        let (mut verified, mut program) = (BTreeMap::new(), String::new());
-        self.descriptors(|name, value| match name {
-            "prog_id" => value.clone_into(&mut program),
-            "verified_insns" => {
-                verified.insert(program.clone(), value.parse().unwrap());
+        let mut programs = BTreeSet::new();
+        self.descriptors(|name, value| {
+            if name == "prog_id" {
+                programs.insert(value.parse::<u32>().unwrap());
             }
-            _ => (),
         });
-        verified.into_values().collect()
+        programs.into_iter().map(verified_of).collect()
     }
 
     /// Hands over what is told of each of its descriptors, of several tables that its threads have. When it has ended it
@@ -176,6 +175,21 @@ impl Host {
     }
 }
 
+/// How many instructions the kernel has gone through to verify a program (bpf(2), proc_pid_fdinfo(5)).
+fn verified_of(program: u32) -> u64 {
+    const PROGRAM_BY_ID: libc::c_long = 13;
+    let attributes = [program, 0, 0];
+    // SAFETY: the command takes the number of the program, which is the first of these, and flags.
+    let opened =
+        unsafe { libc::syscall(libc::SYS_bpf, PROGRAM_BY_ID, attributes.as_ptr(), size_of_val(&attributes)) };
+    assert!(opened >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor is new and nobody else's.
+    let opened = unsafe { OwnedFd::from_raw_fd(opened as i32) };
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd())).unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("verified_insns:\t"));
+    count.unwrap().parse().unwrap()
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         // Where it has ended already there is nobody to tell.
@@ -203,6 +217,11 @@ impl Objects {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether some are among the others.
+    pub fn meets(&self, others: &Objects) -> bool {
+        !self.0.is_disjoint(&others.0)
     }
 
     /// How many there are of a kind.

@@ -181,8 +181,8 @@ static void session_options(void) {
     wrong_is_refused(100, "skip is 0x40");
     wrong.skip = UINT32_MAX;
     wrong_is_refused(100, "known are 0x3f");
-    wrong.more = 8;
-    wrong_is_refused(100, "more is 0x8");
+    wrong.more = 16;
+    wrong_is_refused(100, "more is 0x10");
     wrong.promiscuous = 2;
     wrong_is_refused(100, "promiscuous is 2");
     wrong.snaplen = 262145;
