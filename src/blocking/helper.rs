@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// machine with too little CPU time for either delays both.
 const TICK: Duration = Duration::from_millis(10);
 const MAX_TICKS: u32 = 25;
+/// The same where it runs, or would if it were given a processor.
+const MAX_RUNNING_TICKS: u32 = 8 * MAX_TICKS;
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -234,6 +236,9 @@ impl Observed {
             return false;
         }
         self.ticks += 1;
-        self.ticks >= MAX_TICKS && now.is_some_and(|step| watch.abandon(step))
+        // On a busy machine it may not have come to run.
+        let is_stuck =
+            self.ticks >= MAX_RUNNING_TICKS || self.ticks.is_multiple_of(MAX_TICKS) && !watch.is_running();
+        is_stuck && now.is_some_and(|step| watch.abandon(step))
     }
 }

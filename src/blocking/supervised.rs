@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(10);
 /// A thread is left behind when two checks that far apart have found it in the same read.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// The same where it runs, or would if it were given a processor.
+const RUNNING_PATIENCE: Duration = Duration::from_secs(2);
 /// The time between two looks for the end of a thread.
 const JOIN_TICK: Duration = Duration::from_millis(1);
 
@@ -64,7 +66,10 @@ impl Supervised {
         let inside = watch.inside();
         match (inside, self.inside) {
             (Some(step), Some((known, since))) if step == known => {
-                if now.saturating_duration_since(since) < PATIENCE || !watch.abandon(step) {
+                let inside = now.saturating_duration_since(since);
+                // On a busy machine it may not have come to run.
+                let is_stuck = inside >= RUNNING_PATIENCE || inside >= PATIENCE && !watch.is_running();
+                if !is_stuck || !watch.abandon(step) {
                     return Ok(false);
                 }
                 (self.thread, self.inside) = (None, None);

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use tracing::warn;
 
 /// The process or lock that a read may have to wait for.
@@ -89,6 +89,8 @@ pub struct Watch {
     subject: AtomicU64,
     /// How much is refused because the caller has waited long enough.
     hurry: AtomicU8,
+    /// The thread's number, or 0 before it runs.
+    thread: AtomicI32,
 }
 
 /// The payload with which an abandoned thread unwinds.
@@ -107,6 +109,7 @@ impl Watch {
 
     /// Runs the body of a thread, whose reads are marked here. Returns `None` when the thread was abandoned meanwhile.
     pub fn run<T>(self: &Arc<Watch>, body: impl FnOnce() -> T) -> Option<T> {
+        self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
         CURRENT.with_borrow_mut(|current| *current = Some(Arc::clone(self)));
         let outcome = catch_unwind(AssertUnwindSafe(body));
         CURRENT.with_borrow_mut(|current| *current = None);
@@ -134,6 +137,15 @@ impl Watch {
     /// The step that the thread is inside of, if it is inside a read.
     pub fn inside(&self) -> Option<u64> {
         Some(self.step.load(Ordering::Acquire)).filter(|step| step % 2 == 1 && *step != ABANDONED)
+    }
+
+    /// Whether the thread runs, or would if it were given a processor: then it does not wait in its read.
+    pub fn is_running(&self) -> bool {
+        let thread = self.thread.load(Ordering::Relaxed);
+        // proc_pid_stat(5): the state follows the name in parentheses.
+        let stat = std::fs::read(format!("/proc/thread-self/../{thread}/stat")).unwrap_or_default();
+        let behind = stat.iter().rposition(|&byte| byte == b')').and_then(|at| stat.get(at + 2));
+        behind == Some(&b'R')
     }
 
     /// Leaves the thread behind, if it is still inside the read of this step. Returns whether it was.
