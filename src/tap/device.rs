@@ -121,15 +121,18 @@ impl Device {
                 // A way in that has closed is no fault of the device: it is tried again with the next refresh.
                 Err(match error {
                     EnterError::Gone => Refusal::Down,
-                    EnterError::Refused(error) => Refusal::Failed(error.text),
+                    EnterError::Refused(error) => Refusal::Failed(error),
                 })
             }),
         };
         let capture = outcome.map_err(|refusal| match refusal {
             Refusal::Down => Unopened::Down,
-            Refusal::Failed(why) => {
-                let what = format_args!("opening the device {name}");
-                Unopened::Failed(Error::system(Code::OpenDevice, what, why.as_str()))
+            Refusal::Failed(error) => {
+                let code = match error.code {
+                    Code::SystemResource => Code::SystemResource,
+                    _ => Code::OpenDevice,
+                };
+                Unopened::Failed(Error::new(code, format!("opening the device {name}: {}", error.text)))
             }
         })?;
         Ok(Device {

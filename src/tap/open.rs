@@ -47,8 +47,8 @@ const ERROR_TEXT: usize = 256;
 pub(super) enum Refusal {
     /// It is not up: it can be opened when it comes up.
     Down,
-    /// Anything else, in words.
-    Failed(String),
+    /// Anything else.
+    Failed(Error),
 }
 
 fn text_of(buffer: &[u8; ERROR_TEXT]) -> String {
@@ -63,16 +63,15 @@ pub(super) fn live(
     options: &TapOptions,
     program: &[libc::sock_filter],
 ) -> std::result::Result<Ring, Refusal> {
-    let failed = |tried: &str| {
-        let tried = tried.to_owned();
-        move |errno: Errno| Refusal::Failed(format!("{tried}: {errno}"))
+    let failed = |tried: &'static str| {
+        move |errno: Errno| Refusal::Failed(Error::system(Code::OpenDevice, tried, errno))
     };
     let is_ethernet = match interface.frames {
         Frames::Ethernet => true,
         Frames::Datagrams | Frames::Ppp => false,
         Frames::Others(hardware) => {
             let text = format!("frames of the hardware type {hardware} (linux/if_arp.h) are not decoded");
-            return Err(Refusal::Failed(text));
+            return Err(Refusal::Failed(Error::new(Code::OpenDevice, text)));
         }
     };
     // Where there is no link header that is decoded, the kernel is to leave out any.
