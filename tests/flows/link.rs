@@ -5,8 +5,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -58,16 +57,9 @@ impl Drop for Link {
 
 /// A TAP device `slow` of the calling thread's namespace.
 fn open_tap() -> File {
-    let options = libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = File::options().read(true).write(true).custom_flags(options).open("/dev/net/tun").unwrap();
-    let mut request = [0_u8; size_of::<libc::ifreq>()];
-    request[..4].copy_from_slice(b"slow");
-    let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as u16;
-    request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
-    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
-    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-    file
+    crate::lab::open_tun("slow", libc::IFF_TAP, |file| {
+        nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    })
 }
 
 fn carry(a: File, b: File, delay: Duration, is_lossy: &AtomicBool, stopping: &AtomicBool) {

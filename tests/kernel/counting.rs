@@ -281,14 +281,7 @@ fn sockets_that_share_a_place_are_all_counted_root() {
 
 /// A TUN device with the address 10.99.0.1/24.
 fn open_tun(lab: &Lab) -> File {
-    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-    let mut request = [0_u8; size_of::<libc::ifreq>()];
-    request[..4].copy_from_slice(b"bare");
-    let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
-    request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
-    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
-    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    let file = crate::lab::open_tun("bare", libc::IFF_TUN, |_| ());
     let name = lab.name(Host::A);
     crate::lab::run(&format!("ip -n {name} addr add 10.99.0.1/24 dev bare"));
     crate::lab::run(&format!("ip -n {name} link set bare up"));

@@ -23,18 +23,11 @@ const ETHERNET: u64 = 14;
 fn open_tun(lab: &Lab, host: Host, name: &str, index: u32, network: u8) -> File {
     let open = || {
         lab.enter(host);
-        let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-        // SAFETY: the call reads an unsigned int from where it is told.
-        let numbered = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFINDEX, &raw const index) };
-        assert_eq!(numbered, 0, "{}", std::io::Error::last_os_error());
-        let mut request = [0_u8; size_of::<libc::ifreq>()];
-        request[..name.len()].copy_from_slice(name.as_bytes());
-        let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
-        request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
-        // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
-        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-        assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-        file
+        crate::lab::open_tun(name, libc::IFF_TUN, |file| {
+            // SAFETY: the call reads an unsigned int from where it is told.
+            let numbered = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFINDEX, &raw const index) };
+            assert_eq!(numbered, 0, "{}", std::io::Error::last_os_error());
+        })
     };
     let file = std::thread::scope(|scope| scope.spawn(open).join().unwrap());
     let namespace = lab.name(host);

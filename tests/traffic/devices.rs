@@ -44,14 +44,7 @@ fn watch(lab: &Lab, options: Options) -> Option<Watch> {
 /// A TUN device of this type on the calling thread's host, with the address 10.`network`.0.1/24.
 fn open_tun(lab: &Lab, hardware: u16, network: u8) -> File {
     let name = format!("tun{hardware}");
-    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-    let mut request = [0_u8; size_of::<libc::ifreq>()];
-    request[..name.len()].copy_from_slice(name.as_bytes());
-    let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
-    request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
-    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
-    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    let file = crate::lab::open_tun(&name, libc::IFF_TUN, |_| ());
     // SAFETY: the call takes the type as its argument.
     let typed = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETLINK, libc::c_ulong::from(hardware)) };
     assert_eq!(typed, 0, "{}", std::io::Error::last_os_error());

@@ -5,6 +5,7 @@ mod wire;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -55,6 +56,21 @@ pub enum Host {
 pub struct Lab {
     names: [String; 2],
     wire: Option<Wire>,
+}
+
+/// A device of the calling thread's network namespace that is made of a file: TUN or TAP by `kind` (`IFF_TUN`, `IFF_TAP`), with
+/// `prepare` done to the file before.
+pub fn open_tun(name: &str, kind: i32, prepare: impl FnOnce(&File)) -> File {
+    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    prepare(&file);
+    let mut request = [0_u8; size_of::<libc::ifreq>()];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    let flags = (kind | libc::IFF_NO_PI) as u16;
+    request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    file
 }
 
 impl Lab {
