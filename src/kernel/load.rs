@@ -1,8 +1,9 @@
 //! Loading objects into the kernel and attaching their programs, with the reason where that fails.
 
 use super::Fault;
-use super::object::{LoadedObject, Loader, Refused};
+use super::object::{LoadedObject, Loader};
 use super::permission;
+use super::program::Refused;
 use super::syscall::{ITERATOR_CREATE, LINK_CREATE, PROGRAM_QUERY, TRACEPOINT_OPEN, bpf, make};
 use super::types::KernelTypes;
 use crate::error::exhausted;

@@ -31,6 +31,8 @@ mod page_buffer;
 #[cfg(feature = "ebpf")]
 mod permission;
 #[cfg(feature = "ebpf")]
+mod program;
+#[cfg(feature = "ebpf")]
 mod records;
 #[cfg(feature = "ebpf")]
 mod socket_set;
