@@ -40,7 +40,7 @@ fn main() {
     drop(sleepers);
 }
 
-/// How long updates take while processes end.
+/// Prints the median and the longest time of an update while processes end.
 fn measure_length(processes: usize, updates: usize) {
     const INTERVAL: Duration = Duration::from_millis(250);
     println!("{processes} idle processes and {} that end each second", Turnover::RATE);

@@ -58,8 +58,8 @@ pub struct Options {
     pub ended_flow_limit: usize,
     /// Most bytes of packets held for delivery between two updates; 0 keeps none.
     pub packet_bytes: usize,
-    /// Whether an update in which processes have ended waits until their last packets have been counted, no longer than
-    /// the capture's read timeout and 100 ms; else they are removed by a later one.
+    /// An update in which processes have ended waits until their last packets have been counted, no longer than the
+    /// capture's read timeout and 100 ms; else they are removed by a later one.
     pub wait_for_ended: bool,
     /// The session's descriptor becomes readable when this much time has passed since the last update.
     pub interval: Option<Duration>,

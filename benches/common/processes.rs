@@ -94,7 +94,7 @@ impl Drop for Sleepers {
 pub struct Turnover(libc::pid_t);
 
 impl Turnover {
-    /// How many processes end each second.
+    /// The processes that end each second.
     pub const RATE: u32 = 100;
 
     /// Starts it; the calling program must have one thread only.

@@ -139,7 +139,7 @@ impl Watch {
         Some(self.step.load(Ordering::Acquire)).filter(|step| step % 2 == 1 && *step != ABANDONED)
     }
 
-    /// Whether the thread runs, or would if it were given a processor: then it does not wait in its read.
+    /// True for a thread that runs, or would if it were given a processor: it does not wait in its read.
     pub fn is_running(&self) -> bool {
         let thread = self.thread.load(Ordering::Relaxed);
         // proc_pid_stat(5): the state follows the name in parentheses.

@@ -5,7 +5,7 @@ use crate::model::{LinkType, Undecoded};
 /// How many VLAN tags a frame may bear. Provider networks stack two, seldom three.
 pub const MAX_TAGS: usize = 8;
 
-/// How many MPLS labels a frame may bear. Provider networks stack two or three, traffic engineering seldom more than ten.
+/// The most MPLS labels that a frame may bear. Provider networks stack two or three, traffic engineering seldom more than ten.
 pub const MAX_LABELS: usize = 16;
 
 /// The bytes after the link header, and which version of IP the link header says they are.
@@ -162,7 +162,7 @@ fn tagged(mut ethertype: u16, mut rest: &[u8], mut vlan: u16) -> Result<(Network
     Err(Undecoded::Malformed)
 }
 
-/// What follows a stack of MPLS labels (RFC 3032). No label says what it is; IP says so itself, and what routers must not
+/// The datagram behind a stack of MPLS labels (RFC 3032). No label says what it is; IP says so itself, and what routers must not
 /// take for IP begins with other bits (RFC 4928).
 #[cold]
 fn labelled(mut rest: &[u8]) -> Result<Network<'_>, Undecoded> {
@@ -182,7 +182,7 @@ fn labelled(mut rest: &[u8]) -> Result<Network<'_>, Undecoded> {
     Err(Undecoded::Malformed)
 }
 
-/// What a PPPoE session carries: version and type, code, session, length, and the number of PPP's protocol, which may be
+/// The datagram in a PPPoE session, behind version and type, code, session, length, and the number of PPP's protocol, which may be
 /// compressed to one byte (RFC 1661, 6.5).
 #[cold]
 fn session(rest: &[u8]) -> Result<Network<'_>, Undecoded> {

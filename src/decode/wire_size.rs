@@ -1,7 +1,7 @@
 //! The size on the wire of a frame that was captured before its segmentation or after a merge (GSO, TSO, GRO).
 //!
 //! The kernel hands such a frame around as one, with one set of headers; on the wire each of its segments has its own.
-//! libpcap does not tell how large the segments are. With TCP they are as large as the MTU and both ends allow, save the
+//! A packet socket does not tell how large the segments are. With TCP they are as large as the MTU and both ends allow, save the
 //! last. With other protocols the sender chooses, and the MTU gives the fewest packets that can carry the payload.
 
 use super::{ip, link, transport};

@@ -1,7 +1,7 @@
 //! A descriptor table apart from the host's, shared by the threads of sessions.
 //!
-//! libpcap opens sockets without close-on-exec; a program that the host starts at that moment would inherit them, and a
-//! child that it forks would keep whatever a session has open. Descriptors in a table of their own are inherited by nobody
+//! A child that the host forks would keep whatever a session has open, and a program that it starts what a library opens
+//! without close-on-exec. Descriptors in a table of their own are inherited by nobody
 //! but the threads started from it, are not closed by the host's `closefrom`, and do not count with the host's.
 //!
 //! Sessions of a process share one table, since they share programs in the kernel. A thread cannot move to a table that

@@ -79,8 +79,8 @@ impl Core {
         let _entered = log.enter();
         if let Some(errno) = shared_because {
             warn!(
-                "programs that the host starts while a device is opened may inherit its socket: close_range(2) and \
-                 unshare(2) are refused ({errno})"
+                "children that the host forks inherit the session's descriptors: close_range(2) and unshare(2) are \
+                 refused ({errno})"
             );
         }
         let missing_capabilities = missing_capabilities();
