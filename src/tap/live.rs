@@ -1,10 +1,11 @@
 //! A live capture: the namespaces that are captured in, found, entered and left as they come and go.
 
 use super::beside::Helpers;
+use super::common::{Books, Common};
 use super::open;
 use super::options::TapOptions;
 use super::report::{Notes, TapError, TapStats};
-use super::site::{Books, Common, RETRY, Site};
+use super::site::{RETRY, Site};
 use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};
@@ -16,6 +17,10 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Least time between two searches for namespaces on news.
+const SEEK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A live capture.
 pub(super) struct Live {
@@ -28,6 +33,9 @@ pub(super) struct Live {
     shut: HashMap<u64, u32>,
     books: Books,
     helpers: Helpers,
+    /// Whether there was news that may be of namespaces, and when they were last looked for.
+    seeks_namespaces: bool,
+    sought: Instant,
 }
 
 impl Live {
@@ -72,7 +80,10 @@ impl Live {
             shut: HashMap::new(),
             books: Books::default(),
             helpers: Helpers::new(options.clone(), bell.waker()),
+            seeks_namespaces: false,
+            sought: Instant::now(),
         };
+        live.sites.iter().try_for_each(|site| await_news(site, bell))?;
         // A namespace that was chosen must work.
         let shut = live.follow_namespaces(bell, notes).into_iter().next();
         if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
@@ -112,6 +123,37 @@ impl Live {
         self.refresh_sites(bell, notes)
     }
 
+    /// Reads the news of all namespaces and acts on it. It is to be done before frames are read, since it tells of addresses
+    /// that they bear.
+    pub(super) fn hear(&mut self, bell: &Bell, notes: &mut Notes) {
+        for site in &mut self.sites {
+            let heard = site.hear(&self.options);
+            self.seeks_namespaces |= heard.namespaces || heard.links && self.registry.is_some();
+        }
+        let now = Instant::now();
+        if self.namespaces_due().is_some_and(|due| due <= now) {
+            self.follow_namespaces(bell, notes);
+        }
+        let Live { sites, books, options, helpers, .. } = self;
+        let mut common = Common { options, bell, notes, books, helpers };
+        for site in sites {
+            if !site.is_leaving() && site.due().is_some_and(|due| due <= now) {
+                // What cannot be listed now is listed within a second, or it is said then why not.
+                let _ = site.refresh(&mut common);
+            }
+        }
+    }
+
+    /// When there is something to do other than reading frames and news.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let sites = self.sites.iter().filter(|site| !site.is_leaving()).filter_map(Site::due);
+        sites.chain(self.namespaces_due()).min()
+    }
+
+    fn namespaces_due(&self) -> Option<Instant> {
+        self.registry.as_ref().filter(|_| self.seeks_namespaces).map(|_| self.sought + SEEK_INTERVAL)
+    }
+
     /// Waits until all that was begun to be opened and closed is.
     pub(super) fn finish(&mut self, bell: &Bell, notes: &mut Notes) {
         while self.helpers.pending() > 0 {
@@ -145,6 +187,7 @@ impl Live {
 
     /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
     fn follow_namespaces(&mut self, bell: &Bell, notes: &mut Notes) -> Vec<Error> {
+        (self.seeks_namespaces, self.sought) = (false, Instant::now());
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
         registry.take_notes().into_iter().for_each(|note| notes.add(note));
@@ -158,12 +201,14 @@ impl Live {
             if by_number.get(&number).is_some_and(|entry| site.is_reached_by(entry)) {
                 by_number.remove(&number);
                 place += 1;
+            } else if !by_number.contains_key(&number) && site.leave(common.options) > Instant::now() {
+                place += 1;
             } else {
                 sites.swap_remove(place).close_all(&mut common);
             }
         }
         shut.retain(|inode, _| entries.iter().any(|entry| entry.inode == *inode));
-        let mut failures = Vec::new();
+        let (mut failures, mut fresh) = (Vec::new(), Vec::new());
         for entry in entries.iter().filter(|entry| by_number.contains_key(&entry.namespace)) {
             let wait = shut.entry(entry.inode).or_default();
             *wait = wait.saturating_sub(1);
@@ -173,7 +218,10 @@ impl Live {
             match Site::elsewhere(entry) {
                 Ok(site) => {
                     shut.remove(&entry.inode);
-                    sites.push(site);
+                    match await_news(&site, bell) {
+                        Ok(()) => fresh.push(site),
+                        Err(error) => failures.push(error),
+                    }
                 }
                 // What has just ended will be missing from the next refresh.
                 Err(EnterError::Gone) => {}
@@ -183,6 +231,12 @@ impl Live {
                     failures.push(error);
                 }
             }
+        }
+        for mut site in fresh {
+            if let Err(error) = site.refresh(&mut common) {
+                common.notes.add(format!("in the network namespace {}: {error}", site.namespace().0));
+            }
+            sites.push(site);
         }
         failures
     }
@@ -195,7 +249,7 @@ impl Live {
         let Live { sites, books, options, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
         let mut outcome = Ok(());
-        for site in sites {
+        for site in sites.iter_mut().filter(|site| !site.is_leaving()) {
             let refreshed = site.refresh(&mut common);
             if site.namespace() == Namespace::HOME {
                 outcome = refreshed;
@@ -281,6 +335,13 @@ impl Drop for Live {
             site.surrender(&mut self.helpers);
         }
     }
+}
+
+/// Has the news of a namespace waited for.
+fn await_news(site: &Site, bell: &Bell) -> Result<()> {
+    let (descriptor, token) = site.news();
+    bell.add(descriptor, token)
+        .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))
 }
 
 /// Whether this thread may open packet sockets at all, by opening one that receives nothing.
