@@ -126,9 +126,10 @@ impl Live {
     /// Reads the news of all namespaces and acts on it. It is to be done before frames are read, since it tells of addresses
     /// that they bear.
     pub(super) fn hear(&mut self, bell: &Bell, notes: &mut Notes) {
+        let has_registry = self.registry.is_some();
         for site in &mut self.sites {
             let heard = site.hear(&self.options);
-            self.seeks_namespaces |= heard.namespaces || heard.links && self.registry.is_some();
+            self.seeks_namespaces |= has_registry && (heard.namespaces || site.refresh_due().is_some());
         }
         let now = Instant::now();
         if self.namespaces_due().is_some_and(|due| due <= now) {
@@ -137,7 +138,8 @@ impl Live {
         let Live { sites, books, options, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
         for site in sites {
-            if !site.is_leaving() && site.due().is_some_and(|due| due <= now) {
+            site.close_gone(now, &mut common);
+            if !site.is_leaving() && site.refresh_due().is_some_and(|due| due <= now) {
                 // What cannot be listed now is listed within a second, or it is said then why not.
                 let _ = site.refresh(&mut common);
             }
@@ -146,8 +148,9 @@ impl Live {
 
     /// When there is something to do other than reading frames and news.
     pub(super) fn due(&self) -> Option<Instant> {
-        let sites = self.sites.iter().filter(|site| !site.is_leaving()).filter_map(Site::due);
-        sites.chain(self.namespaces_due()).min()
+        let closings = self.sites.iter().filter_map(Site::closing_due);
+        let refreshes = self.sites.iter().filter(|site| !site.is_leaving()).filter_map(Site::refresh_due);
+        closings.chain(refreshes).chain(self.namespaces_due()).min()
     }
 
     fn namespaces_due(&self) -> Option<Instant> {

@@ -5,8 +5,8 @@ use crate::model::LocalAddresses;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long addresses count that are gone: longer than any frame stays in a ring.
-pub(super) const KEPT: Duration = Duration::from_millis(500);
+/// How long addresses count at least that are gone: longer than any frame stays in a ring. Then until the next listing.
+const KEPT: Duration = Duration::from_millis(500);
 
 /// The local addresses that are shown, and what they are made of.
 #[derive(Default)]
@@ -53,11 +53,6 @@ impl Local {
             self.shown = Arc::new(all);
         }
     }
-
-    /// When addresses that are gone are to be forgotten, by another listing.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.gone.as_ref().map(|(_, at)| *at + KEPT)
-    }
 }
 
 #[cfg(test)]
@@ -77,15 +72,13 @@ mod tests {
         let start = Instant::now();
         let mut local = Local::default();
         local.set(of(&[A, B]), start);
-        assert_eq!((local.shown().contains(&A), local.due()), (true, None));
+        assert!(local.shown().contains(&A));
         local.set(of(&[A]), start);
         assert!(local.shown().contains(&B));
-        assert_eq!(local.due(), Some(start + KEPT));
         local.set(of(&[A]), start + KEPT / 2);
         assert!(local.shown().contains(&B));
         local.set(of(&[A]), start + KEPT);
         assert!(local.shown().contains(&A) && !local.shown().contains(&B));
-        assert_eq!(local.due(), None);
     }
 
     #[test]
@@ -97,7 +90,6 @@ mod tests {
         assert!(Arc::ptr_eq(&before, local.shown()), "nothing is new");
         local.add(&of(&[B]));
         assert!(local.shown().contains(&B));
-        assert_eq!(local.due(), None);
         local.set(of(&[A]), Instant::now());
         assert!(local.shown().contains(&B), "one that has gone before it was listed");
     }

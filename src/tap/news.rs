@@ -18,19 +18,18 @@ const NEW_NAMESPACE: u16 = 88;
 const ROUTE_TYPE: u32 = MESSAGE_HEADER as u32 + 7;
 /// Where `nlmsg_type` stands.
 const MESSAGE_TYPE: u32 = 4;
-/// Where the index stands in a `struct ifinfomsg`.
+/// Where index and flags stand in a `struct ifinfomsg`.
 const LINK_INDEX: usize = 4;
+const LINK_FLAGS: usize = 8;
 /// Notices are shorter: they tell nothing of virtual functions.
 const BUFFER: usize = 32 << 10;
 
 /// What the notices of one reading were about, besides addresses that have come.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Heard {
-    /// Addresses or local routes are gone.
-    pub removals: bool,
-    /// Devices have come, changed or gone.
-    pub links: bool,
-    /// The indices of those that are gone.
+    /// The indices of devices that are up, and have come or changed.
+    pub up: Vec<u32>,
+    /// The indices of devices that are gone.
     pub gone: Vec<u32>,
     /// Another network namespace got a number here, as when a device is made with its other end there.
     pub namespaces: bool,
@@ -67,11 +66,14 @@ impl News {
         let mut heard = Heard::default();
         let lost = self.socket.notices(&mut self.buffer, |message| match message.kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => {
-                heard.links = true;
-                // A device that leaves a bridge is told of in the bridge's own family.
-                let is_whole = message.payload.first() == Some(&(libc::AF_UNSPEC as u8));
-                if message.kind == libc::RTM_DELLINK && is_whole {
-                    heard.gone.extend(u32_at(message.payload, LINK_INDEX));
+                let link = message.payload;
+                // A bridge tells of its ports in a family of its own, also when one leaves it.
+                let is_whole = link.first() == Some(&(libc::AF_UNSPEC as u8));
+                let is_up = u32_at(link, LINK_FLAGS).is_some_and(|flags| flags & libc::IFF_UP as u32 != 0);
+                match message.kind {
+                    libc::RTM_DELLINK if is_whole => heard.gone.extend(u32_at(link, LINK_INDEX)),
+                    libc::RTM_NEWLINK if is_up => heard.up.extend(u32_at(link, LINK_INDEX)),
+                    _ => {}
                 }
             }
             libc::RTM_NEWADDR => {
@@ -80,7 +82,6 @@ impl News {
             libc::RTM_NEWROUTE => {
                 insert_route(come, message.payload);
             }
-            libc::RTM_DELADDR | libc::RTM_DELROUTE => heard.removals = true,
             NEW_NAMESPACE => heard.namespaces = true,
             _ => {}
         });

@@ -128,15 +128,33 @@ impl Site {
         for device in self.devices.iter_mut().filter(|device| heard.gone.contains(&device.index)) {
             device.leaves.get_or_insert(last);
         }
-        self.is_stale |= heard.links || heard.removals || heard.lost;
+        // A listing waits for whatever changes devices now, so only what may have to be opened is worth one at once.
+        let is_known = |index: &u32| {
+            self.awaited.contains_key(index)
+                || self.covered.contains(index)
+                || self.refused.get(index).is_some_and(|refused| refused.wait > 1)
+                || self.devices.iter().any(|device| device.index == *index)
+        };
+        self.is_stale |= heard.lost || heard.up.iter().any(|index| !is_known(index));
         heard
     }
 
-    /// When it is to be refreshed besides once a second: for news, to close what is gone, and to forget addresses.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let news = self.is_stale.then(|| self.refreshed + NEWS_INTERVAL);
-        let devices = self.devices.iter().filter_map(|device| device.leaves);
-        devices.chain([news, self.local.due()].into_iter().flatten()).min()
+    /// When it is to be refreshed for news.
+    pub(super) fn refresh_due(&self) -> Option<Instant> {
+        self.is_stale.then(|| self.refreshed + NEWS_INTERVAL)
+    }
+
+    /// When a device that is gone is to be closed.
+    pub(super) fn closing_due(&self) -> Option<Instant> {
+        self.devices.iter().filter_map(|device| device.leaves).min()
+    }
+
+    /// Closes the devices that are gone and have been read to their end.
+    pub(super) fn close_gone(&mut self, now: Instant, common: &mut Common<'_>) {
+        let is_over = |device: &Device| device.leaves.is_some_and(|leaves| leaves <= now);
+        while let Some(place) = self.devices.iter().position(is_over) {
+            self.close(place, common, "it is gone");
+        }
     }
 
     /// When it is to be closed, if its namespace is gone. From then on it is only read.

@@ -291,6 +291,7 @@ fn addresses_are_followed_needs_root() {
         let deadline = Instant::now() + PATIENCE;
         while tap.local_addresses()[0].1.contains(&of("10.9.1.1")) && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
+            tap.refresh().unwrap();
         }
         assert!(!tap.local_addresses()[0].1.contains(&of("10.9.1.1")));
     });

@@ -40,6 +40,7 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
         let deadline = Instant::now() + PATIENCE;
         while is_local(&tap, "10.98.1.2") && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
+            tap.begin_refresh().unwrap();
         }
         assert!(!is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7") && is_local(&tap, "10.99.0.1"));
     });
