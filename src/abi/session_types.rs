@@ -180,7 +180,7 @@ pub struct CaptureOptions {
     /// Network namespaces to count in besides that of the calling thread: "own" for none, "all", or paths such as
     /// /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none where packets are captured, and for all
     /// where the kernel counts, which it does in each of them anyway. Processes in others have no CAPTURE_VALID_NETWORK.
-    /// To capture in others, they are entered, which takes CAP_SYS_ADMIN and CAP_SYS_PTRACE. Each takes four
+    /// To capture in others, they are entered, which takes CAP_SYS_ADMIN and CAP_SYS_PTRACE. Each takes five
     /// descriptors, and one for each device in it. At most 254 are captured in, and
     /// no more than one for every 16 descriptors that the process may open (RLIMIT_NOFILE): 64 where that is 1024.
     /// What "all" finds on top is left out until others have gone, which the log says once; more paths are refused.

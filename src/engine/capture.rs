@@ -192,6 +192,9 @@ impl Capture {
                 self.tap.wait(self.longest_wait())?;
             }
             let began = Instant::now();
+            if self.tap.hear() {
+                self.learn_namespaces();
+            }
             let progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame))?;
             if !progress.more
                 && let Some(moment) = began.checked_sub(self.latency + COMPARE_AFTER)

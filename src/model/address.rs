@@ -1,5 +1,6 @@
 //! IP addresses in the one form that every table of the library compares: 16 bytes, IPv4 mapped into IPv6.
 
+use super::Networks;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -129,6 +130,8 @@ impl fmt::Debug for Endpoint {
 pub struct LocalAddresses {
     own: HashSet<Address, foldhash::fast::FixedState>,
     broadcast: HashSet<Address, foldhash::fast::FixedState>,
+    /// Networks all of whose addresses are this host's, by route.
+    networks: Networks,
 }
 
 impl LocalAddresses {
@@ -142,10 +145,33 @@ impl LocalAddresses {
         self.broadcast.insert(address);
     }
 
+    /// Adds all addresses of the network of `address` with a prefix of `length` bits.
+    pub fn insert_network(&mut self, address: &Address, length: u8) {
+        let all = if address.is_v4() { 32 } else { 128 };
+        match length < all {
+            true => self.networks.insert(address, length),
+            false => self.insert(*address),
+        }
+    }
+
+    /// Adds all that `others` has.
+    pub fn extend(&mut self, others: &LocalAddresses) {
+        self.own.extend(&others.own);
+        self.broadcast.extend(&others.broadcast);
+        self.networks.extend(&others.networks);
+    }
+
+    /// Whether it has all that `others` has.
+    pub fn covers(&self, others: &LocalAddresses) -> bool {
+        others.own.is_subset(&self.own)
+            && others.broadcast.is_subset(&self.broadcast)
+            && self.networks.covers(&others.networks)
+    }
+
     /// Whether this host is the endpoint behind `address`.
     #[inline]
     pub fn contains(&self, address: &Address) -> bool {
-        address.is_loopback() || self.own.contains(address)
+        address.is_loopback() || self.own.contains(address) || self.networks.contains(address)
     }
 
     /// Whether a packet to `address` may be received by this host among others: multicast or broadcast.
@@ -157,7 +183,7 @@ impl LocalAddresses {
 
 impl FromIterator<Address> for LocalAddresses {
     fn from_iter<I: IntoIterator<Item = Address>>(addresses: I) -> LocalAddresses {
-        LocalAddresses { own: addresses.into_iter().collect(), broadcast: HashSet::default() }
+        LocalAddresses { own: addresses.into_iter().collect(), ..LocalAddresses::default() }
     }
 }
 
@@ -190,6 +216,22 @@ mod tests {
         let of = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(Endpoint::new(of("10.0.0.1"), 80).to_string(), "10.0.0.1:80");
         assert_eq!(Endpoint::new(of("fe80::1"), 80).to_string(), "[fe80::1]:80");
+    }
+
+    #[test]
+    fn addresses_are_local_one_by_one_and_by_networks() {
+        let of = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let mut local = LocalAddresses::default();
+        local.insert_network(&of("10.99.0.0"), 24);
+        local.insert_network(&of("10.1.0.1"), 32);
+        local.insert_network(&of("fd00::1"), 128);
+        assert!(local.contains(&of("10.99.0.7")) && !local.contains(&of("10.99.1.7")));
+        assert!(local.contains(&of("10.1.0.1")) && local.contains(&of("fd00::1")));
+        assert_eq!(local.own.len(), 2, "a whole address is one");
+        let mut more: LocalAddresses = [of("10.2.0.1")].into_iter().collect();
+        assert!(!more.covers(&local) && !local.covers(&more));
+        more.extend(&local);
+        assert!(more.covers(&local) && more.contains(&of("10.2.0.1")) && more.contains(&of("10.99.0.7")));
     }
 
     #[test]

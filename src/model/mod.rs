@@ -4,6 +4,7 @@ mod address;
 mod connection;
 mod flow;
 mod frame;
+mod networks;
 mod packet;
 mod probes;
 mod process;
@@ -15,6 +16,7 @@ pub use connection::{
 };
 pub use flow::{FlowKey, Namespace, Owner, Quality, Unowned};
 pub use frame::{Frame, LinkType, Passage, Timestamp};
+pub use networks::Networks;
 pub use packet::{Fragment, Packet, Protocol, TcpFlags, Undecoded};
 pub use probes::{ProbeState, ProgramSet};
 pub use process::{

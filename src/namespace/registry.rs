@@ -25,8 +25,8 @@ const SEARCH: usize = 5_000;
 /// Processes remembered of each namespace, so that the end of one raises no doubt.
 const WITNESSES: usize = 4;
 
-/// Descriptors that this process must be allowed to open for each namespace. One with two devices takes six (a socket
-/// that lists devices, one for each device, three to find owners), others more; most are left to the host.
+/// Descriptors that this process must be allowed to open for each namespace. One with two devices takes seven (two
+/// sockets for devices and addresses, one for each device, three to find owners), others more; most are left to the host.
 const DESCRIPTORS: u64 = 16;
 
 /// A network namespace and a way into it.

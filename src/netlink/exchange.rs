@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 /// A socket for questions. It belongs to the network namespace of the thread that opened it, and may be used from any.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     pub(super) socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -53,6 +53,34 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// Asks for a list and hands the payload of each of its rows to `row`. Returns whether the list is of one moment: nothing
+    /// has changed while it was read.
+    ///
+    /// # Errors
+    /// What the kernel says of the question, of the list at its end, or of sending and receiving.
+    pub fn list(&mut self, question: &mut [u8], kind: u16, mut row: impl FnMut(&[u8])) -> nix::Result<bool> {
+        let mut is_consistent = true;
+        self.ask(question, kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, |message| {
+            is_consistent &= i32::from(message.flags) & libc::NLM_F_DUMP_INTR == 0;
+            if i32::from(message.kind) == libc::NLMSG_DONE {
+                // It may bear an error number, as a negative value, 0 or none.
+                let error = u32_at(message.payload, 0).filter(|error| *error != 0);
+                return Some(error.map_or(Ok(()), |error| Err(errno_of(error))));
+            }
+            row(message.payload);
+            None
+        })??;
+        Ok(is_consistent)
+    }
+
+    /// Has the kernel keep to what a question for a list says of its rows, and refuse what it does not know (Linux 4.20).
+    ///
+    /// # Errors
+    /// `ENOPROTOOPT` from older kernels.
+    pub fn be_strict(&self) -> nix::Result<()> {
+        self.socket.be_strict()
     }
 
     /// Reads and forgets the rest of a list.

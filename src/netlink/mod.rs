@@ -18,9 +18,10 @@ pub use process_events::{Happening, ProcessEvent, ProcessEvents};
 pub use routing::Routing;
 pub use tcp_info::TcpInfo;
 
-pub(crate) use message::{
-    MESSAGE_HEADER, Message, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,
-};
+pub(crate) use exchange::Exchange;
+#[cfg(test)]
+pub(crate) use message::begin;
+pub(crate) use message::{MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
 pub(crate) use socket::{Socket, attach_filter};
 
 #[cfg(test)]

@@ -44,6 +44,22 @@ impl Socket {
         }
     }
 
+    /// Sets `NETLINK_GET_STRICT_CHK` (netlink(7)).
+    pub fn be_strict(&self) -> nix::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the kernel reads no more than the given length, which is that of the number.
+        let status = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_GET_STRICT_CHK,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        Errno::result(status).map(drop)
+    }
+
     /// Sends a message to the kernel.
     pub fn send(&self, message: &[u8]) -> nix::Result<()> {
         sendto(self.0.as_raw_fd(), message, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map(drop)

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The addresses of all Ethernet devices of a namespace that are captured on.
 pub(super) type HardwareAddresses = HashSet<HardwareAddress, foldhash::fast::FixedState>;
@@ -68,6 +69,8 @@ pub(super) struct Device {
     pub ring: u32,
     /// Whether it has been seen to have frames and was not read empty since.
     pub ready: bool,
+    /// When its ring has been read to the end, of a device that is gone.
+    pub leaves: Option<Instant>,
     capture: Ring,
     reading: Reading,
     dropped: u64,
@@ -140,6 +143,7 @@ impl Device {
             name: name.clone(),
             ring: *ring,
             ready: true,
+            leaves: None,
             capture,
             reading: Reading {
                 namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),
@@ -159,7 +163,7 @@ impl Device {
 
     /// What names the device among those of all namespaces, whose indices may be the same.
     pub(super) fn token(&self) -> u64 {
-        u64::from(self.reading.namespace.0) << u32::BITS | u64::from(self.index)
+        token(self.reading.namespace, self.index)
     }
 
     /// The descriptor to wait for.
@@ -209,6 +213,11 @@ impl Device {
         self.dropped += u64::from(self.capture.take_dropped());
         (self.dropped, self.by_device.total())
     }
+}
+
+/// What names the device with this index in a namespace. No device has index 0.
+pub(super) fn token(namespace: Namespace, index: u32) -> u64 {
+    u64::from(namespace.0) << u32::BITS | u64::from(index)
 }
 
 /// What a frame of the ring is.

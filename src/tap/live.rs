@@ -1,10 +1,11 @@
 //! A live capture: the namespaces that are captured in, found, entered and left as they come and go.
 
 use super::beside::Helpers;
+use super::common::{Books, Common};
 use super::open;
 use super::options::TapOptions;
 use super::report::{Notes, TapError, TapStats};
-use super::site::{Books, Common, RETRY, Site};
+use super::site::{RETRY, Site};
 use super::wake::Bell;
 use crate::capability;
 use crate::error::{Code, Error, Result};
@@ -17,6 +18,10 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Least time between two searches for namespaces on news.
+const SEEK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A live capture.
 pub(super) struct Live {
@@ -29,6 +34,9 @@ pub(super) struct Live {
     shut: HashMap<u64, u32>,
     books: Books,
     helpers: Helpers,
+    /// Whether there was news that may be of namespaces, and when they were last looked for.
+    seeks_namespaces: bool,
+    sought: Instant,
 }
 
 impl Live {
@@ -73,7 +81,10 @@ impl Live {
             shut: HashMap::new(),
             books: Books::default(),
             helpers: Helpers::new(options.clone(), bell.waker()),
+            seeks_namespaces: false,
+            sought: Instant::now(),
         };
+        live.sites.iter().try_for_each(|site| await_news(site, bell))?;
         // A namespace that was chosen must work.
         let shut = live.follow_namespaces(bell, notes).into_iter().next();
         if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
@@ -113,6 +124,40 @@ impl Live {
         self.refresh_sites(bell, notes)
     }
 
+    /// Reads the news of all namespaces and acts on it. It is to be done before frames are read, since it tells of addresses
+    /// that they bear.
+    pub(super) fn hear(&mut self, bell: &Bell, notes: &mut Notes) {
+        let has_registry = self.registry.is_some();
+        for site in &mut self.sites {
+            let heard = site.hear(&self.options);
+            self.seeks_namespaces |= has_registry && (heard.namespaces || site.refresh_due().is_some());
+        }
+        let now = Instant::now();
+        if self.namespaces_due().is_some_and(|due| due <= now) {
+            self.follow_namespaces(bell, notes);
+        }
+        let Live { sites, books, options, helpers, .. } = self;
+        let mut common = Common { options, bell, notes, books, helpers };
+        for site in sites {
+            site.close_gone(now, &mut common);
+            if !site.is_leaving() && site.refresh_due().is_some_and(|due| due <= now) {
+                // What cannot be listed now is listed within a second, or it is said then why not.
+                let _ = site.refresh(&mut common);
+            }
+        }
+    }
+
+    /// When there is something to do other than reading frames and news.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let closings = self.sites.iter().filter_map(Site::closing_due);
+        let refreshes = self.sites.iter().filter(|site| !site.is_leaving()).filter_map(Site::refresh_due);
+        closings.chain(refreshes).chain(self.namespaces_due()).min()
+    }
+
+    fn namespaces_due(&self) -> Option<Instant> {
+        self.registry.as_ref().filter(|_| self.seeks_namespaces).map(|_| self.sought + SEEK_INTERVAL)
+    }
+
     /// Waits until all that was begun to be opened and closed is.
     pub(super) fn finish(&mut self, bell: &Bell, notes: &mut Notes) {
         while self.helpers.pending() > 0 {
@@ -146,6 +191,7 @@ impl Live {
 
     /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
     fn follow_namespaces(&mut self, bell: &Bell, notes: &mut Notes) -> Vec<Error> {
+        (self.seeks_namespaces, self.sought) = (false, Instant::now());
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
         registry.take_notes().into_iter().for_each(|note| notes.add(note));
@@ -159,12 +205,14 @@ impl Live {
             if by_number.get(&number).is_some_and(|entry| site.is_reached_by(entry)) {
                 by_number.remove(&number);
                 place += 1;
+            } else if !by_number.contains_key(&number) && site.leave(common.options) > Instant::now() {
+                place += 1;
             } else {
                 sites.swap_remove(place).close_all(&mut common);
             }
         }
         shut.retain(|inode, _| entries.iter().any(|entry| entry.inode == *inode));
-        let mut failures = Vec::new();
+        let (mut failures, mut fresh) = (Vec::new(), Vec::new());
         for entry in entries.iter().filter(|entry| by_number.contains_key(&entry.namespace)) {
             let wait = shut.entry(entry.inode).or_default();
             *wait = wait.saturating_sub(1);
@@ -174,7 +222,10 @@ impl Live {
             match Site::elsewhere(entry) {
                 Ok(site) => {
                     shut.remove(&entry.inode);
-                    sites.push(site);
+                    match await_news(&site, bell) {
+                        Ok(()) => fresh.push(site),
+                        Err(error) => failures.push(error),
+                    }
                 }
                 // What has just ended will be missing from the next refresh.
                 Err(EnterError::Gone) => {}
@@ -184,6 +235,12 @@ impl Live {
                     failures.push(error);
                 }
             }
+        }
+        for mut site in fresh {
+            if let Err(error) = site.refresh(&mut common) {
+                common.notes.add(format!("in the network namespace {}: {error}", site.namespace().0));
+            }
+            sites.push(site);
         }
         failures
     }
@@ -196,7 +253,7 @@ impl Live {
         let Live { sites, books, options, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
         let mut outcome = Ok(());
-        for site in sites {
+        for site in sites.iter_mut().filter(|site| !site.is_leaving()) {
             let refreshed = site.refresh(&mut common);
             if site.namespace() == Namespace::HOME {
                 outcome = refreshed;
@@ -282,6 +339,13 @@ impl Drop for Live {
             site.surrender(&mut self.helpers);
         }
     }
+}
+
+/// Has the news of a namespace waited for.
+fn await_news(site: &Site, bell: &Bell) -> Result<()> {
+    let (descriptor, token) = site.news();
+    bell.add(descriptor, token)
+        .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))
 }
 
 /// What refuses sockets whatever capabilities there are.

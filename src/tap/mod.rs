@@ -8,13 +8,16 @@
 //! through the machine. See the `plan` module for how.
 
 mod beside;
+mod common;
 mod device;
 mod filter;
 mod first;
 mod first_filter;
 mod frames;
 mod live;
+mod local;
 mod loss;
+mod news;
 mod open;
 mod options;
 mod pcapng;

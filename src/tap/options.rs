@@ -23,8 +23,8 @@ pub struct TapOptions {
     /// Whether to capture what is not addressed to this machine either. Such traffic is never its own.
     pub promiscuous: bool,
     /// The network namespaces to count in besides that of the thread which opens the tap. All the other options hold
-    /// in each of them; a device that is named is captured wherever there is one of this name. Each takes one
-    /// descriptor and one for each device, in a session another three; [`crate::namespace::Registry`] says how many are
+    /// in each of them; a device that is named is captured wherever there is one of this name. Each takes two
+    /// descriptors and one for each device, in a session another three; [`crate::namespace::Registry`] says how many are
     /// captured in at most.
     pub namespaces: NamespaceChoice,
 }

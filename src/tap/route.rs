@@ -6,14 +6,19 @@
 use super::plan::{Frames, Interface, Kind, Vlan};
 use crate::error::{Code, Error, Result};
 use crate::model::{Address, LocalAddresses};
-use crate::netlink::{
-    MESSAGE_HEADER, Message, Socket, attributes, begin, errno_of, messages, text, u16_at, u32_at, u64_at,
-};
+use crate::netlink::{Exchange, MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
 use nix::errno::Errno;
 
 const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
 /// `struct ifaddrmsg` of linux/if_addr.h.
 const ADDRESS_HEADER: usize = 8;
+/// Bytes of `struct rtmsg` of linux/rtnetlink.h, and where table and type stand in it.
+const ROUTE_HEADER: usize = 12;
+const ROUTE_TABLE: usize = 4;
+const ROUTE_TYPE: usize = 7;
+/// `RTA_DST` and `RTA_TABLE`.
+const ROUTE_DESTINATION: u16 = 1;
+const ROUTE_TABLE_NUMBER: u16 = 15;
 /// `IFLA_VLAN_ID` and `IFLA_VLAN_PROTOCOL` of linux/if_link.h.
 const VLAN_ID: u16 = 1;
 const VLAN_PROTOCOL: u16 = 5;
@@ -36,9 +41,9 @@ const ATTEMPTS: usize = 5;
 
 /// A socket to ask the kernel for its interfaces and addresses.
 pub(super) struct Route {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
+    exchange: Exchange,
+    /// Whether the kernel lists the routes of one table alone.
+    lists_routes: bool,
 }
 
 impl Route {
@@ -48,8 +53,9 @@ impl Route {
     /// `SystemResource` when the system refuses it.
     pub(super) fn open() -> Result<Route> {
         let refused = |errno| Error::system(Code::SystemResource, "opening a route netlink socket", errno);
-        let socket = Socket::for_questions(libc::NETLINK_ROUTE).map_err(refused)?;
-        Ok(Route { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        let exchange = Exchange::open(libc::NETLINK_ROUTE, BUFFER).map_err(refused)?;
+        let lists_routes = exchange.be_strict().is_ok();
+        Ok(Route { exchange, lists_routes })
     }
 
     /// Every interface of the namespace.
@@ -57,92 +63,60 @@ impl Route {
     /// # Errors
     /// `SystemResource` when the kernel does not answer, or not in full.
     pub(super) fn interfaces(&mut self) -> Result<Vec<Interface>> {
-        self.list(libc::RTM_GETLINK, LINK_HEADER, Vec::new, |interfaces, row| {
-            interfaces.extend(interface(row));
+        consistent(|interfaces: &mut Vec<Interface>| {
+            self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], |row| interfaces.extend(interface(row)))
         })
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
     }
 
-    /// Every address of the namespace, with the broadcast addresses.
+    /// Every address of the namespace, with the broadcast addresses and those that are local by route.
     ///
     /// # Errors
     /// `SystemResource` when the kernel does not answer, or not in full.
     pub(super) fn addresses(&mut self) -> Result<LocalAddresses> {
-        self.list(libc::RTM_GETADDR, ADDRESS_HEADER, LocalAddresses::default, |addresses, row| {
-            insert_address(addresses, row);
+        consistent(|addresses: &mut LocalAddresses| {
+            let header = &[0; ADDRESS_HEADER];
+            let listed = self.dump(libc::RTM_GETADDR, header, |row| insert_address(addresses, row))?;
+            Ok((!self.lists_routes || self.add_routes(addresses)?) && listed)
         })
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network addresses", errno))
     }
 
-    /// Asks for a listing and takes each row of it into a collection, begun anew whenever the kernel says that
-    /// something changed under its hands.
-    fn list<T>(
-        &mut self,
-        request: u16,
-        header: usize,
-        begin: impl Fn() -> T,
-        take: impl Fn(&mut T, &[u8]),
-    ) -> nix::Result<T> {
-        for _ in 0..ATTEMPTS {
-            let mut collection = begin();
-            if self.dump(request, header, |row| take(&mut collection, row))? {
-                return Ok(collection);
+    /// Adds what routes of the table `local` make local, in particular whole networks. Nothing before Linux 4.20, which would
+    /// list the routes of all tables.
+    fn add_routes(&mut self, addresses: &mut LocalAddresses) -> nix::Result<bool> {
+        let mut is_consistent = true;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut header = [0; ROUTE_HEADER];
+            (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) =
+                (family as u8, libc::RT_TABLE_LOCAL, libc::RTN_LOCAL);
+            match self.dump(libc::RTM_GETROUTE, &header, |row| insert_route(addresses, row)) {
+                Ok(whole) => is_consistent &= whole,
+                // A kernel without the family or without such a table.
+                Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => {}
+                Err(errno) => return Err(errno),
             }
         }
-        Err(Errno::EAGAIN)
+        Ok(is_consistent)
     }
 
     /// One dump. Returns whether it was consistent.
-    fn dump(&mut self, request: u16, header: usize, mut row: impl FnMut(&[u8])) -> nix::Result<bool> {
-        self.sequence = self.sequence.wrapping_add(1);
+    fn dump(&mut self, request: u16, header: &[u8], row: impl FnMut(&[u8])) -> nix::Result<bool> {
         let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
-        let message = &mut message[..MESSAGE_HEADER + header];
-        begin(message, request, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, self.sequence);
-        self.socket.send(message)?;
-        let mut consistent = true;
-        loop {
-            let datagram = self.socket.receive(&mut self.buffer)?;
-            match read_datagram(datagram, self.sequence, &mut consistent, &mut row)? {
-                Part::Last => return Ok(consistent),
-                Part::More => {}
-            }
-        }
+        put(&mut message, MESSAGE_HEADER, header);
+        self.exchange.list(&mut message[..MESSAGE_HEADER + header.len()], request, row)
     }
 }
 
-/// Whether a dump goes on after a datagram.
-#[derive(PartialEq, Eq, Debug)]
-enum Part {
-    More,
-    Last,
-}
-
-/// Takes one datagram of a dump apart and gives `row` each row of it. Messages of another dump are skipped.
-fn read_datagram(
-    datagram: &[u8],
-    sequence: u32,
-    consistent: &mut bool,
-    row: &mut impl FnMut(&[u8]),
-) -> nix::Result<Part> {
-    for message in messages(datagram) {
-        let Message { kind, flags, payload, .. } = match message? {
-            message if message.sequence == sequence => message,
-            _ => continue,
-        };
-        *consistent &= i32::from(flags) & libc::NLM_F_DUMP_INTR == 0;
-        match i32::from(kind) {
-            // Both bear an error number, as a negative value; DONE may bear 0 or none.
-            libc::NLMSG_DONE => {
-                return match u32_at(payload, 0) {
-                    None | Some(0) => Ok(Part::Last),
-                    Some(error) => Err(errno_of(error)),
-                };
-            }
-            libc::NLMSG_ERROR => return Err(u32_at(payload, 0).map_or(Errno::EBADMSG, errno_of)),
-            _ => row(payload),
+/// Makes a listing, anew whenever the kernel says that something changed under its hands.
+fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> nix::Result<T> {
+    for _ in 0..ATTEMPTS {
+        let mut collection = T::default();
+        if list(&mut collection)? {
+            return Ok(collection);
         }
     }
-    Ok(Part::More)
+    Err(Errno::EAGAIN)
 }
 
 /// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
@@ -246,7 +220,7 @@ fn vlan_of(data: &[u8]) -> Option<Vlan> {
 }
 
 /// Takes in the payload of an `RTM_NEWADDR` message; what is not an IP address is skipped.
-fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
+pub(super) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
     let Some((&[family, prefix, ..], rest)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is ours.
@@ -273,6 +247,31 @@ fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
             }
         }
         _ => {}
+    }
+}
+
+/// Takes in the payload of an `RTM_NEWROUTE` message, if the route is one of the type and table `local`.
+pub(super) fn insert_route(addresses: &mut LocalAddresses, row: &[u8]) {
+    let Some((header, rest)) = row.split_first_chunk::<ROUTE_HEADER>() else { return };
+    let [family, length, ..] = *header;
+    let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    // Numbers of tables that need more than a byte stand in an attribute.
+    let table = find(ROUTE_TABLE_NUMBER).and_then(|value| u32_at(value, 0));
+    let table = table.unwrap_or_else(|| header[ROUTE_TABLE].into());
+    if header[ROUTE_TYPE] != libc::RTN_LOCAL || table != u32::from(libc::RT_TABLE_LOCAL) {
+        return;
+    }
+    // One without a destination is a default route.
+    let destination = find(ROUTE_DESTINATION);
+    let address = match i32::from(family) {
+        libc::AF_INET => destination.map_or(Ok([0; 4]), <[u8; 4]>::try_from).map(Address::v4),
+        libc::AF_INET6 => destination.map_or(Ok([0; 16]), <[u8; 16]>::try_from).map(Address::v6),
+        _ => return,
+    };
+    if let Ok(address) = address
+        && !address.is_loopback()
+    {
+        addresses.insert_network(&address, length);
     }
 }
 

@@ -1,46 +1,36 @@
 //! The devices of one network namespace: opened, closed and opened again as its interfaces change.
 
 use super::beside::{Helpers, Opened};
-use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened};
+use super::common::Common;
+use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened, token};
+use super::local::Local;
+use super::news::{Heard, News};
 use super::options::TapOptions;
 use super::plan::{Frames, Interface, Plan, Target, plan};
 use super::report::{Notes, TapStats};
 use super::route::Route;
-use super::wake::Bell;
 use crate::error::{Code, Error, Result};
 use crate::model::{Frame, LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, enter};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Refreshes that what does not open is left alone for: some reasons pass, such as want of memory.
 pub(super) const RETRY: u32 = 60;
+
+/// Least time between two refreshes on news, which may come by the thousand.
+const NEWS_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long beyond the read timeout the kernel may take to hand over the last block of a ring.
+const BLOCK_SLACK: Duration = Duration::from_millis(50);
 
 /// A device that did not open.
 struct Refused {
     reason: String,
     /// Refreshes until it is tried again.
     wait: u32,
-}
-
-/// What all namespaces share.
-pub(super) struct Common<'a> {
-    pub options: &'a TapOptions,
-    pub bell: &'a Bell,
-    pub notes: &'a mut Notes,
-    pub books: &'a mut Books,
-    pub helpers: &'a mut Helpers,
-}
-
-/// What is kept of all devices together.
-#[derive(Default)]
-pub(super) struct Books {
-    /// What was counted on devices that are closed, and all that is not counted by device.
-    pub counted: TapStats,
-    /// Bytes of the rings that are open, and of those that are being opened.
-    pub rings: u64,
-    /// Openings begun so far.
-    pub openings: u64,
 }
 
 /// A device that is being opened.
@@ -61,7 +51,13 @@ pub(super) struct Site {
     /// Devices that others stand for, once that has been noted.
     covered: HashSet<u32>,
     hardware_addresses: Arc<HardwareAddresses>,
-    addresses: Arc<LocalAddresses>,
+    news: News,
+    local: Local,
+    /// Whether there was news since the last refresh that takes another.
+    is_stale: bool,
+    refreshed: Instant,
+    /// When its rings have been read to the end, of a namespace that is gone.
+    leaves: Option<Instant>,
 }
 
 impl Site {
@@ -70,9 +66,7 @@ impl Site {
     /// # Errors
     /// `SystemResource` when its interfaces or addresses cannot be listed.
     pub(super) fn home() -> Result<Site> {
-        let mut site = Site::with(None, Route::open()?);
-        site.read_addresses()?;
-        Ok(site)
+        Site::with(None, open_sockets()?)
     }
 
     /// Another namespace.
@@ -80,14 +74,12 @@ impl Site {
     /// # Errors
     /// What [`enter`] returns, and `SystemResource` when its interfaces or addresses cannot be listed.
     pub(super) fn elsewhere(entry: &Entry) -> std::result::Result<Site, EnterError> {
-        let route = enter(entry, Route::open)?.map_err(EnterError::Refused)?;
-        let mut site = Site::with(Some(entry.clone()), route);
-        site.read_addresses().map_err(EnterError::Refused)?;
-        Ok(site)
+        let sockets = enter(entry, open_sockets)?.map_err(EnterError::Refused)?;
+        Site::with(Some(entry.clone()), sockets).map_err(EnterError::Refused)
     }
 
-    fn with(entry: Option<Entry>, route: Route) -> Site {
-        Site {
+    fn with(entry: Option<Entry>, (news, route): (News, Route)) -> Result<Site> {
+        let mut site = Site {
             entry,
             route,
             devices: Vec::new(),
@@ -95,8 +87,14 @@ impl Site {
             refused: HashMap::new(),
             covered: HashSet::new(),
             hardware_addresses: Arc::default(),
-            addresses: Arc::default(),
-        }
+            news,
+            local: Local::default(),
+            is_stale: false,
+            refreshed: Instant::now(),
+            leaves: None,
+        };
+        site.read_addresses()?;
+        Ok(site)
     }
 
     /// Its number.
@@ -113,7 +111,60 @@ impl Site {
 
     /// Its addresses as of the last refresh.
     pub(super) fn addresses(&self) -> &Arc<LocalAddresses> {
-        &self.addresses
+        self.local.shown()
+    }
+
+    /// The descriptor that is readable when there is news, and its token, which is no device's.
+    pub(super) fn news(&self) -> (BorrowedFd<'_>, u64) {
+        (self.news.descriptor(), token(self.namespace(), 0))
+    }
+
+    /// Reads the news: addresses that have come count from now on, the rest is for the next refresh.
+    pub(super) fn hear(&mut self, options: &TapOptions) -> Heard {
+        let mut come = LocalAddresses::default();
+        let heard = self.news.read(&mut come);
+        self.local.add(&come);
+        let last = Instant::now() + options.timeout + BLOCK_SLACK;
+        for device in self.devices.iter_mut().filter(|device| heard.gone.contains(&device.index)) {
+            device.leaves.get_or_insert(last);
+        }
+        // A listing waits for whatever changes devices now, so only what may have to be opened is worth one at once.
+        let is_known = |index: &u32| {
+            self.awaited.contains_key(index)
+                || self.covered.contains(index)
+                || self.refused.get(index).is_some_and(|refused| refused.wait > 1)
+                || self.devices.iter().any(|device| device.index == *index)
+        };
+        self.is_stale |= heard.lost || heard.up.iter().any(|index| !is_known(index));
+        heard
+    }
+
+    /// When it is to be refreshed for news.
+    pub(super) fn refresh_due(&self) -> Option<Instant> {
+        self.is_stale.then(|| self.refreshed + NEWS_INTERVAL)
+    }
+
+    /// When a device that is gone is to be closed.
+    pub(super) fn closing_due(&self) -> Option<Instant> {
+        self.devices.iter().filter_map(|device| device.leaves).min()
+    }
+
+    /// Closes the devices that are gone and have been read to their end.
+    pub(super) fn close_gone(&mut self, now: Instant, common: &mut Common<'_>) {
+        let is_over = |device: &Device| device.leaves.is_some_and(|leaves| leaves <= now);
+        while let Some(place) = self.devices.iter().position(is_over) {
+            self.close(place, common, "it is gone");
+        }
+    }
+
+    /// When it is to be closed, if its namespace is gone. From then on it is only read.
+    pub(super) fn leave(&mut self, options: &TapOptions) -> Instant {
+        *self.leaves.get_or_insert_with(|| Instant::now() + options.timeout + BLOCK_SLACK)
+    }
+
+    /// Whether its namespace is gone.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaves.is_some()
     }
 
     /// Its interfaces, up or not.
@@ -145,6 +196,7 @@ impl Site {
     /// # Errors
     /// `SystemResource` when interfaces or addresses cannot be listed; all goes on as it was.
     pub(super) fn refresh(&mut self, common: &mut Common<'_>) -> Result<()> {
+        (self.is_stale, self.refreshed) = (false, Instant::now());
         let interfaces = self.route.interfaces()?;
         let by_index: HashMap<u32, &Interface> = interfaces.iter().map(|i| (i.index, i)).collect();
         for device in &mut self.devices {
@@ -200,10 +252,7 @@ impl Site {
     }
 
     fn read_addresses(&mut self) -> Result<()> {
-        let addresses = self.route.addresses()?;
-        if addresses != *self.addresses {
-            self.addresses = Arc::new(addresses);
-        }
+        self.local.set(self.route.addresses()?, Instant::now());
         Ok(())
     }
 
@@ -219,8 +268,20 @@ impl Site {
         let has_ppp = plan.targets.iter().any(|target| target.interface.frames == Frames::Ppp);
         let mut targets: HashMap<u32, _> =
             plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
-        let mut place = 0;
+        let (mut place, now) = (0, Instant::now());
+        let last = now + common.options.timeout + BLOCK_SLACK;
         while let Some(device) = self.devices.get_mut(place) {
+            if !interfaces.iter().any(|interface| interface.index == device.index) {
+                device.leaves.get_or_insert(last);
+            }
+            if let Some(leaves) = device.leaves {
+                // One that came back needs another ring, under the same token.
+                match leaves <= now || targets.contains_key(&device.index) {
+                    true => self.close(place, common, "it is gone"),
+                    false => place += 1,
+                }
+                continue;
+            }
             match targets.remove(&device.index) {
                 Some(target) => {
                     device.name.clone_from(&target.interface.name);
@@ -228,11 +289,7 @@ impl Site {
                     device.know(&self.hardware_addresses);
                     place += 1;
                 }
-                None => {
-                    let gone = !interfaces.iter().any(|interface| interface.index == device.index);
-                    let why = if gone { "it is gone" } else { "another device stands for it" };
-                    self.close(place, common, why);
-                }
+                None => self.close(place, common, "another device stands for it"),
             }
         }
         self.note_covered(&plan.covered, common.notes);
@@ -352,6 +409,7 @@ impl Site {
 
     /// Closes all devices; with the site, everything is closed soon that keeps the namespace alive.
     pub(super) fn close_all(mut self, common: &mut Common<'_>) {
+        common.bell.remove(self.news.descriptor());
         while !self.devices.is_empty() {
             self.close(0, common, "its network namespace is gone");
         }
@@ -392,6 +450,11 @@ impl Site {
             stats.dropped_by_device += by_device;
         }
     }
+}
+
+/// What tells of the devices and addresses of the calling thread's namespace. News first, so that nothing changes unheard.
+fn open_sockets() -> Result<(News, Route)> {
+    Ok((News::open()?, Route::open()?))
 }
 
 fn surroundings_of(target: Target<'_>, has_ppp: bool) -> Surroundings {

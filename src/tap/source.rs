@@ -12,7 +12,7 @@ use crate::namespace::Known;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What one reading gave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,8 @@ pub struct Tap {
     addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
     known: Known,
     notes: Notes,
+    /// Whether the addresses have changed since their owner asked.
+    is_changed: bool,
 }
 
 impl Tap {
@@ -72,7 +74,7 @@ impl Tap {
         let mut notes = Notes::default();
         let live = Live::start(options, proc_path, &bell, &mut notes)?;
         let (addresses, known) = (owned(&live), live.known());
-        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes })
+        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes, is_changed: false })
     }
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
@@ -91,7 +93,7 @@ impl Tap {
         });
         let (source, bell) = (Source::Savefile(replay), Bell::new()?);
         let addresses = vec![(Namespace::HOME, Arc::new(addresses))];
-        Ok(Tap { source, bell, addresses, known: Known::default(), notes })
+        Ok(Tap { source, bell, addresses, known: Known::default(), notes, is_changed: false })
     }
 
     /// A handle by which any thread can end this tap's [`Tap::wait`].
@@ -105,7 +107,11 @@ impl Tap {
     /// # Errors
     /// `SystemResource` when the system refuses to wait.
     pub fn wait(&mut self, max: Duration) -> Result<()> {
-        let max = if self.more() { Duration::ZERO } else { max };
+        let due = match &self.source {
+            Source::Live(live) => live.due().map(|due| due.saturating_duration_since(Instant::now())),
+            Source::Savefile(_) => None,
+        };
+        let max = if self.more() { Duration::ZERO } else { due.map_or(max, |due| due.min(max)) };
         let source = &mut self.source;
         self.bell.wait(max, |token| {
             if let Source::Live(live) = source {
@@ -139,10 +145,26 @@ impl Tap {
         Ok(Progress { frames, more: self.more(), ended })
     }
 
-    /// Takes up the devices that have been opened meanwhile.
+    /// Takes in the news of devices, addresses and namespaces, as [`Tap::wait`] and [`Tap::read`] do, too. To be called right
+    /// before [`Tap::read`]: the kernel tells of what a frame comes by before the frame, so that it counts from its first packet
+    /// on. Returns whether [`Tap::local_addresses`] have changed since the last call. Without news it costs a system call for
+    /// each namespace. Does nothing for a savefile.
+    pub fn hear(&mut self) -> bool {
+        self.take_up();
+        std::mem::take(&mut self.is_changed)
+    }
+
+    /// Takes up the news, and the devices that have been opened meanwhile.
     fn take_up(&mut self) {
-        if let Source::Live(live) = &mut self.source {
-            live.take_up(&self.bell, &mut self.notes);
+        let Source::Live(live) = &mut self.source else { return };
+        live.hear(&self.bell, &mut self.notes);
+        live.take_up(&self.bell, &mut self.notes);
+        let now = owned(live);
+        let is_same = |(one, other): (&(Namespace, Arc<LocalAddresses>), &(Namespace, _))| {
+            one.0 == other.0 && Arc::ptr_eq(&one.1, &other.1)
+        };
+        if now.len() != self.addresses.len() || !now.iter().zip(&self.addresses).all(is_same) {
+            (self.addresses, self.is_changed) = (now, true);
         }
     }
 

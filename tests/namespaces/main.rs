@@ -189,7 +189,10 @@ fn losses_in_other_namespaces_are_counted_root() {
         assert!(stats.dropped_by_kernel > 0, "{stats:?}");
         assert_eq!(accounts.of(number).frames + stats.dropped_by_kernel, 20_000);
         container.end();
-        tap.refresh().unwrap();
+        wait_until("its device is closed", || {
+            tap.refresh().unwrap();
+            tap.stats().devices_closed == 1
+        });
         let after = tap.stats();
         assert_eq!((after.devices_closed, after.dropped_by_kernel), (1, stats.dropped_by_kernel));
     });
@@ -218,7 +221,10 @@ fn containers_are_found_and_let_go_root() {
         container.end();
         tap.refresh().unwrap();
         assert_eq!(tap.known_namespaces().get(number), None);
-        wait_until("the veth pair has gone", || !has_device("va"));
+        wait_until("the veth pair has gone", || {
+            tap.refresh().unwrap();
+            !has_device("va")
+        });
         assert_eq!(own_namespace(), before);
     });
 }
@@ -281,8 +287,8 @@ fn a_namespace_takes_the_descriptors_that_are_stated_root() {
         };
         let (one, two) = (taken(&[&containers[0]]), taken(&[&containers[0], &containers[1]]));
         assert_eq!((one.1, two.1), (3, 5));
-        // One for the namespace, and one for each device: see `TapOptions::namespaces`.
-        assert_eq!(two.0 - one.0, 1 + 2);
+        // Two for the namespace, and one for each device: see `TapOptions::namespaces`.
+        assert_eq!(two.0 - one.0, 2 + 2);
     });
 }
 
@@ -300,7 +306,10 @@ fn fifty_namespaces_leave_nothing_behind_root() {
             tap.refresh().unwrap();
             assert!(containers.iter().all(|container| number(&tap, container).is_some()));
             containers.into_iter().for_each(Container::end);
-            tap.refresh().unwrap();
+            wait_until("what is gone is closed", || {
+                tap.refresh().unwrap();
+                tap.stats().devices_open == devices
+            });
         }
         let stats = tap.stats();
         assert_eq!((open(), stats.devices_open), (before, devices));

@@ -150,6 +150,16 @@ pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
     seen
 }
 
+/// Reads until so many devices are open.
+pub fn await_devices(tap: &mut Tap, expected: u32) {
+    let deadline = Instant::now() + PATIENCE;
+    while tap.stats().devices_open != expected && Instant::now() < deadline {
+        tap.wait(TURN).unwrap();
+        tap.read(64, |_| ()).unwrap();
+    }
+    assert_eq!(tap.stats().devices_open, expected);
+}
+
 /// Reads what there is until nothing comes any more.
 pub fn settle(tap: &mut Tap) {
     count(tap, "nothing bears this", 0);

@@ -7,6 +7,7 @@
 
 mod frames;
 mod machine;
+mod news;
 
 use capture::error::{Code, Error};
 use capture::model::Address;
@@ -77,7 +78,7 @@ fn the_losses_of_a_closed_device_stay_counted_needs_root() {
         let text = send("10.9.1.2:9", 20_000);
         let seen = count(&mut tap, &text, 1);
         ip("link del va");
-        tap.refresh().unwrap();
+        await_devices(&mut tap, 0);
         let stats = tap.stats();
         assert_eq!((stats.devices_open, stats.devices_closed), (0, 1));
         assert!(stats.dropped_by_kernel > 0, "{stats:?}");
@@ -147,8 +148,7 @@ fn named_devices_are_captured_and_waited_for_needs_root() {
         assert_eq!(count(&mut tap, &one, 5), 5);
         assert_eq!(count(&mut tap, &other, 0), 0);
         ip("link del va");
-        tap.refresh().unwrap();
-        assert_eq!(tap.stats().devices_open, 0);
+        await_devices(&mut tap, 0);
         elsewhere.link("va");
         configure("va", 1);
         tap.refresh().unwrap();
@@ -288,7 +288,11 @@ fn addresses_are_followed_needs_root() {
         tap.refresh().unwrap();
         assert!(Arc::ptr_eq(&after, &tap.local_addresses()[0].1), "unchanged");
         ip("addr del 10.9.1.1/24 dev va");
-        tap.refresh().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while tap.local_addresses()[0].1.contains(&of("10.9.1.1")) && Instant::now() < deadline {
+            tap.wait(TURN).unwrap();
+            tap.refresh().unwrap();
+        }
         assert!(!tap.local_addresses()[0].1.contains(&of("10.9.1.1")));
     });
 }

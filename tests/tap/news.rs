@@ -1,0 +1,84 @@
+//! Devices and addresses that come and go while the tap is read, without a refresh.
+
+use crate::machine::*;
+use capture::model::Address;
+use capture::tap::Tap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+fn is_local(tap: &Tap, text: &str) -> bool {
+    let address = Address::from(text.parse::<IpAddr>().unwrap());
+    tap.local_addresses().iter().any(|(_, addresses)| addresses.contains(&address))
+}
+
+#[test]
+fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
+    in_namespace(|| {
+        ip("route add local 10.99.0.0/24 dev lo");
+        ip("route add local fd00:99::/64 dev lo");
+        let mut tap = open(&[]);
+        for text in ["10.99.0.77", "fd00:99::77", "127.0.0.1"] {
+            assert!(is_local(&tap, text), "{text}");
+        }
+        assert!(!is_local(&tap, "10.98.0.77") && !is_local(&tap, "10.99.1.77"));
+        assert!(!tap.hear(), "nothing has changed");
+        ip("route add local 10.98.0.0/16 dev lo");
+        ip("addr add 10.7.7.7/24 dev lo");
+        assert!(tap.hear() && is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7"));
+        // Other types and other tables make nothing local.
+        ip("route add 10.97.0.0/16 dev lo");
+        ip("route add unreachable 10.96.0.0/16");
+        ip("route add local 10.95.0.0/16 dev lo table 100");
+        tap.hear();
+        for text in ["10.97.0.1", "10.96.0.1", "10.95.0.1"] {
+            assert!(!is_local(&tap, text), "{text}");
+        }
+        // What is gone counts a little longer, for the frames that wait.
+        ip("route del local 10.98.0.0/16 dev lo");
+        tap.hear();
+        assert!(is_local(&tap, "10.98.1.2"));
+        let deadline = Instant::now() + PATIENCE;
+        while is_local(&tap, "10.98.1.2") && Instant::now() < deadline {
+            tap.wait(TURN).unwrap();
+            tap.begin_refresh().unwrap();
+        }
+        assert!(!is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7") && is_local(&tap, "10.99.0.1"));
+    });
+}
+
+#[test]
+fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end_needs_root() {
+    in_namespace(|| {
+        let elsewhere = Elsewhere::new();
+        let mut tap = open(&[]);
+        assert_eq!(tap.stats().devices_open, 1);
+        elsewhere.link("short");
+        configure("short", 3);
+        await_devices(&mut tap, 2);
+        settle(&mut tap);
+        let text = send("10.9.3.2:9", 500);
+        ip("link del short");
+        assert_eq!(count(&mut tap, &text, 500), 500);
+        await_devices(&mut tap, 1);
+        assert_eq!(tap.stats().devices_closed, 1);
+        assert!(said(&mut tap, &["short", "it is gone"]));
+    });
+}
+
+#[test]
+fn routes_of_other_types_are_no_news_needs_root() {
+    in_namespace(|| {
+        let mut tap = open(&[]);
+        settle(&mut tap);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let routes: String =
+            (0..20_000).map(|i| format!("route add 20.{}.{}.0/24 dev lo\n", i >> 8, i & 255)).collect();
+        std::fs::write(&file, routes).unwrap();
+        ip(&format!("-batch {}", file.path().display()));
+        assert!(!tap.hear());
+        let before = Instant::now();
+        tap.begin_refresh().unwrap();
+        println!("a refresh beside 20,000 routes: {:?}", before.elapsed());
+        assert!(!tap.hear() && !is_local(&tap, "20.1.2.3"));
+    });
+}
