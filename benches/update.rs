@@ -121,7 +121,10 @@ fn updating(source: Source, sample: SampleSet) -> Option<Run> {
     let mut session =
         Session::open(Options { source, sample, ..Options::default() }).expect("a session opens");
     session.update().expect("proc can be sampled");
-    if is_live && !session.processes().all(|record| record.valid.has(capture::model::Validity::NETWORK)) {
+    // Processes in other network namespaces have none in any case.
+    let is_own = |record: &capture::model::ProcessRecord| record.sample.id.pid == std::process::id() as i32;
+    let own = session.processes().find(|record| is_own(record));
+    if is_live && !own.is_some_and(|record| record.valid.has(capture::model::Validity::NETWORK)) {
         println!("live capture is not measured: it is not permitted here");
         return None;
     }

@@ -51,7 +51,7 @@ struct {
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 32768);
+	MAP_NUMBER(max_entries, 16384);
 	MAP_TYPE(key, struct share_key);
 	MAP_TYPE(value, struct share);
 } shares SEC(".maps");

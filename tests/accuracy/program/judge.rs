@@ -7,6 +7,7 @@
 //! acknowledgements, so that up to a tenth more than the share counts as its own. All together never get more right
 //! than nftables counted.
 
+use super::lab::Moved;
 use std::collections::{BTreeMap, HashMap};
 
 /// How much a process's connections may be larger or smaller than the average. One that retransmits is larger still: what is
@@ -21,6 +22,17 @@ pub struct End {
     pub truth: Bytes,
     /// Their connections, by pid.
     pub connections: HashMap<i32, u64>,
+}
+
+impl End {
+    /// The end of these processes. The system gives numbers again: those of one number share an account.
+    pub fn of<'r>(truth: Bytes, processes: impl IntoIterator<Item = &'r Moved>) -> End {
+        let mut connections = HashMap::new();
+        for own in processes.into_iter().filter(|own| own.connections > 0) {
+            *connections.entry(own.pid).or_default() += own.connections;
+        }
+        End { truth, connections }
+    }
 }
 
 /// What was said of a process.

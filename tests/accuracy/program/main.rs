@@ -1,5 +1,5 @@
 //! Measures how many bytes find their owner, and what that costs: `scripts/accuracy` runs it and tells its options. With
-//! `--flood` as the first one it is the program of `scripts/flood`.
+//! `--flood` as the first one it is the program of `scripts/flood`, with `--soak` that of `scripts/soak`.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,6 +24,7 @@ mod needs;
 mod peers;
 mod probes;
 mod scenarios;
+mod soak;
 mod stage;
 mod table;
 mod tcpdump;
@@ -65,8 +66,10 @@ fn main() -> ExitCode {
         role();
         return ExitCode::SUCCESS;
     }
-    if std::env::args().nth(1).as_deref() == Some("--flood") {
-        return flood::main();
+    match std::env::args().nth(1).as_deref() {
+        Some("--flood") => return flood::main(),
+        Some("--soak") => return soak::main(),
+        _ => {}
     }
     let wishes = match wishes() {
         Ok(wishes) => wishes,
@@ -109,6 +112,9 @@ fn role() -> Option<Box<dyn FnOnce()>> {
     let (role, engine, filter) = (arguments.next()?, arguments.next()?.parse::<Engine>(), arguments.next());
     match (role.as_str(), engine) {
         ("--monitor", Ok(engine)) => Some(Box::new(move || monitor::run(engine, filter))),
+        ("--soak-host", Ok(_)) => Some(Box::new(move || {
+            soak::host::run(&filter.unwrap_or_default(), &arguments.next().unwrap_or_default())
+        })),
         ("--fault", Ok(engine)) => Some(Box::new(move || engine.print_fault())),
         _ => None,
     }

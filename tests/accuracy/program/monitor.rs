@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Time between two updates: what an operator would choose.
-const INTERVAL: Duration = Duration::from_secs(1);
+pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Updates after the last packet: bytes take the capture's read timeout and a search for owners until they are told.
-const SETTLING: usize = 2;
+pub const SETTLING: usize = 2;
 
 /// The reasons in the order of the statistics.
 const REASONS: [Unowned; 11] = [
@@ -35,7 +35,7 @@ const REASONS: [Unowned; 11] = [
 const DEVICES_POLL: Duration = Duration::from_millis(20);
 
 /// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
-type Figures = [u64; 3];
+pub type Figures = [u64; 3];
 
 /// Opens a session with the options of the engine, or, given a filter, with all namespaces and, where packets are
 /// captured, this filter. It says `ready`, updates until it reads a line and then until all is told, and says `settled`. At another line it reports:
@@ -70,15 +70,20 @@ pub fn run(engine: Engine, filter: Option<String>) {
     println!("settled");
     read_line();
     let stats = stats.read();
-    let mut all = ended;
-    session.processes().for_each(|record| add(&mut all, record));
-    report(&all, &stats);
+    add_living(&session, &mut ended);
+    report(&ended, &stats);
 }
 
-fn update(session: &mut Session, ended: &mut BTreeMap<ProcId, Figures>) {
+/// Updates, and adds the figures of processes that have ended.
+pub fn update(session: &mut Session, ended: &mut BTreeMap<ProcId, Figures>) {
     session.update().unwrap();
     session.health().unwrap();
     session.take_removed().iter().for_each(|record| add(ended, record));
+}
+
+/// Adds the figures of processes that live.
+pub fn add_living(session: &Session, all: &mut BTreeMap<ProcId, Figures>) {
+    session.processes().for_each(|record| add(all, record));
 }
 
 fn add(all: &mut BTreeMap<ProcId, Figures>, record: &ProcessRecord) {
@@ -99,11 +104,12 @@ fn told_within(longest: Duration) -> bool {
     poll(&mut waited, timeout).unwrap() > 0
 }
 
-fn read_line() {
+pub fn read_line() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-fn report(all: &BTreeMap<ProcId, Figures>, stats: &Stats) {
+/// Prints the report.
+pub fn report(all: &BTreeMap<ProcId, Figures>, stats: &Stats) {
     let mut out = std::io::stdout().lock();
     for (id, [sent, received, uncertain]) in all {
         writeln!(out, "process {} {} {sent} {received} {uncertain}", id.pid, id.start_ticks).unwrap();

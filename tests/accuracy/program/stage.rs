@@ -263,8 +263,7 @@ fn end(truth: Bytes, report: &Report) -> End {
         truth.0 >= sent && truth.1 >= received,
         "payload sent {sent} and received {received}, but nftables counted {truth:?}"
     );
-    let with_share = report.processes.iter().filter(|own| own.connections > 0);
-    End { truth, connections: with_share.map(|own| (own.pid, own.connections)).collect() }
+    End::of(truth, &report.processes)
 }
 
 /// A traffic maker in a role, called by its pid.

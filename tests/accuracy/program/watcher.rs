@@ -131,7 +131,12 @@ impl Watcher {
     /// Lets it come to its end when it has settled. The pid is that of the client, should it be told by its name only.
     pub fn finish(self, client: i32) -> Sighting {
         match self {
-            Watcher::Library(monitor) => heard(monitor),
+            Watcher::Library(mut monitor) => {
+                monitor.start();
+                let sighting = hear(&mut monitor);
+                monitor.end();
+                sighting
+            }
             Watcher::Peer(peer) => peer.finish(client),
             Watcher::Tcpdump(tcpdump) => tcpdump.finish(),
         }
@@ -154,9 +159,8 @@ fn monitor(engine: Engine, place: &Place<'_>) -> Maker {
     monitor
 }
 
-/// Asks the monitor for its report.
-fn heard(mut monitor: Maker) -> Sighting {
-    monitor.start();
+/// Hears the report of a monitor.
+pub fn hear(monitor: &mut Maker) -> Sighting {
     let mut sighting = Sighting::default();
     loop {
         let line = monitor.line();
@@ -179,6 +183,5 @@ fn heard(mut monitor: Maker) -> Sighting {
             _ => panic!("the monitor said {line:?}"),
         }
     }
-    monitor.end();
     sighting
 }
