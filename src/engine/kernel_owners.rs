@@ -5,6 +5,7 @@ use crate::kernel::{Clocks, Found, Owners};
 use crate::model::Namespace;
 use crate::namespace::{Changes, current_inode};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// The records, and by which inode each namespace goes in them.
 #[derive(Clone)]
@@ -31,12 +32,14 @@ impl KernelOwners {
         self.inodes.extend(come);
     }
 
-    /// Releases what is noted of sockets that ended a while ago, now and then.
+    /// Releases, now and then, what is noted of sockets that ended a while ago. Questions that have waited for so long are
+    /// still to be asked.
     ///
     /// # Errors
     /// The system's error.
-    pub fn sweep(&self, clocks: &Clocks) -> std::io::Result<()> {
-        self.owners.sweep(clocks.now_ns)
+    pub fn sweep(&self, clocks: &Clocks, waited: Duration) -> std::io::Result<()> {
+        let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.owners.sweep(clocks.now_ns, clocks.now_ns.saturating_sub(waited_ns))
     }
 
     /// Who uses the socket that a question is about.

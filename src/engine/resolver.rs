@@ -128,6 +128,11 @@ impl Desk {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// How long the oldest of the questions has waited that nobody has taken.
+    fn waited(&self) -> Duration {
+        self.inbox.lock().requests.first().map_or(Duration::ZERO, |(_, asked)| asked.elapsed())
+    }
+
     /// Makes [`Resolver::run`] return.
     pub fn stop(&self) {
         self.inbox.lock().stopping = true;
@@ -238,6 +243,7 @@ impl Resolver {
                 }
             }
             self.hand_out(desk, untried);
+            self.release_records(desk);
             activity.wake();
             let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
             let sweep = self.kernel.is_some().then(|| now + SWEEP_INTERVAL);
@@ -256,9 +262,6 @@ impl Resolver {
             return listeners;
         };
         let clocks = Clocks::now();
-        if let Err(error) = kernel.sweep(&clocks) {
-            debug!("the kernel's records of ended sockets cannot be released: {error}");
-        }
         for (index, (query, request)) in self
             .queries
             .iter_mut()
@@ -281,6 +284,14 @@ impl Resolver {
         }
         self.drop_those_over(now);
         listeners
+    }
+
+    /// Releases what the kernel has recorded and nobody will ask about.
+    fn release_records(&self, desk: &Desk) {
+        let Some(kernel) = &self.kernel else { return };
+        if let Err(error) = kernel.sweep(&Clocks::now(), desk.waited()) {
+            debug!("the kernel's records of ended sockets cannot be released: {error}");
+        }
     }
 
     /// Nothing but the records tells of a flow that is over.

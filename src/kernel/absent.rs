@@ -92,7 +92,7 @@ impl Owners {
     ///
     /// # Errors
     /// None.
-    pub fn sweep(&self, _now_ns: u64) -> io::Result<()> {
+    pub fn sweep(&self, _now_ns: u64, _asked_ns: u64) -> io::Result<()> {
         match self.0 {}
     }
 

@@ -4,7 +4,8 @@ use super::batch::lookup;
 use super::records::{INHERITED, Owned, Process, Record, SEVERAL, Tuple, UNUSED};
 use super::socket_set::SocketSet;
 use super::subscriber::{Who, identity};
-use super::{Claim, Found};
+use super::sweep::Asked;
+use super::{Claim, Clocks, Found};
 use crate::model::{FlowKey, Owner, Quality};
 use aya::maps::MapData;
 use std::os::fd::AsFd;
@@ -18,18 +19,22 @@ const FORMERS: u32 = 4096;
 pub struct Owners {
     set: Arc<SocketSet>,
     ticks_per_second: u64,
+    asked: Arc<Asked>,
 }
 
 impl Owners {
     pub(super) fn new(set: Arc<SocketSet>, ticks_per_second: u64) -> Owners {
-        Owners { set, ticks_per_second }
+        let asked = set.sweep.lock().await_asker(Clocks::now().now_ns);
+        Owners { set, ticks_per_second, asked }
     }
 
-    /// Releases the endpoints of sockets that ended a while before `now_ns` after boot, now and then.
+    /// Releases, now and then, the endpoints of sockets that ended a while before all sessions have asked: this one about
+    /// packets that were captured by `asked_ns`. Both times are in nanoseconds since boot.
     ///
     /// # Errors
     /// What bpf(2) returns.
-    pub fn sweep(&self, now_ns: u64) -> std::io::Result<()> {
+    pub fn sweep(&self, now_ns: u64, asked_ns: u64) -> std::io::Result<()> {
+        self.asked.until(asked_ns);
         self.set.sweep.lock().run(&self.set.maps.tuples, now_ns)
     }
 
