@@ -8,6 +8,7 @@
     reason = "it fails by panicking, as tests do"
 )]
 
+mod clock;
 mod cpu;
 mod engines;
 mod flood;

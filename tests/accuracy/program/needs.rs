@@ -8,6 +8,8 @@ pub enum Need {
     IoUring,
     FastOpen,
     Multipath,
+    /// The machine's clock, to be set at will.
+    Clock,
 }
 
 /// TCP Fast Open for clients and for servers (ip-sysctl of the kernel's documentation). It is a setting of each network
@@ -29,6 +31,11 @@ impl Need {
             Need::FastOpen => {
                 let is_there = std::fs::exists(format!("/proc/sys/{}", FAST_OPEN.0)).unwrap_or(false);
                 (!is_there).then(|| "the kernel has no TCP Fast Open".to_owned())
+            }
+            Need::Clock => {
+                let is_free = std::env::var_os("CAPTURE_OWN_CLOCK").is_some_and(|value| value == "1");
+                (!is_free)
+                    .then(|| "CAPTURE_OWN_CLOCK=1 does not say that nobody else needs the clock".to_owned())
             }
             Need::Multipath => {
                 // SAFETY: the call takes no pointers.

@@ -345,6 +345,8 @@ fn particular() -> Vec<Scenario> {
         Scenario::short("loopback-short", Loopback, Both, 100).floor(both_ends),
         prefork,
         Scenario { pairs: 2, ..same },
+        // The system's clock is set again and again, by hours and by fractions of a second.
+        Scenario::short("clock-steps", V4, Server, 50).needs(Need::Clock),
         Scenario::short("container", V4, Container, 100).floor(nothing_twice),
         Scenario::new("ping", Protocol::Ping, V4, Client).floor(each),
         Scenario::new("raw", Protocol::Raw, V4, Client)

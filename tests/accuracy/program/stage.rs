@@ -1,5 +1,6 @@
 //! Plays one scenario: hosts, processes and traffic, a watcher beside them, and what came of it.
 
+use super::clock::Steps;
 use super::cpu;
 use super::engines::Engine;
 use super::judge::{Bytes, End, Verdict, judge};
@@ -110,9 +111,11 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let probed_before = probed();
     let threads_before = cpu::by_thread(pid);
     let began = Instant::now();
+    let steps = (scenario.need == Some(Need::Clock)).then(Steps::start);
     pairs.iter_mut().for_each(|pair| pair.client.start());
     let asked: Vec<Report> = pairs.iter_mut().map(|pair| pair.client.finish()).collect();
     watcher.settle();
+    drop(steps);
     let in_kernel = probed() - probed_before;
     let used = cpu::seconds(pid).unwrap_or(before) - before + in_kernel;
     let lasted = began.elapsed().as_secs_f64();
