@@ -976,7 +976,7 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options,
 // was found, at most the read timeout and 2 s. Until then it is delivered neither as ended nor as living; so for final
 // figures update once more before the session is closed. With `CAPTURE_MORE_WAITING` the update waits for them instead.
 // Where flows are recorded it waits until the capture has shown them, a few milliseconds and at most 200. A handler may
-// throw a C++ exception; it passes through.
+// throw a C++ exception; it passes through. longjmp(3) must not leave a handler: the session could never be closed.
 //
 // Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
 // exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it

@@ -2,6 +2,7 @@
 
 mod core;
 mod opening;
+mod room;
 mod threads;
 mod units;
 
@@ -44,9 +45,11 @@ impl Session {
     ///
     /// # Errors
     /// `InvalidArgument` for options out of range; `LogFile`; what opening devices or a savefile returns but
-    /// for missing privileges; what [`crate::process::Sampler::new`] returns; `Thread` and `SystemResource`.
+    /// for missing privileges; what [`crate::process::Sampler::new`] returns; `Thread`; `SystemResource`, also where the limit
+    /// of the address space (`RLIMIT_AS`) is too low.
     pub fn open(options: Options) -> Result<Session> {
         options.check()?;
+        room::check(&options)?;
         let table = PrivateTable::of_thread()?;
         let thread = table.start_worker("capture-session")?;
         let poll = Arc::new(Poll::new(options.interval));

@@ -82,7 +82,7 @@ impl NamespaceChoice {
     ///
     /// # Errors
     /// `InvalidArgument`, naming the path and what the system says of it.
-    pub(super) fn check_present(&self) -> Result<()> {
+    pub fn check_present(&self) -> Result<()> {
         let NamespaceChoice::Chosen(paths) = self else { return Ok(()) };
         for path in paths {
             links::namespace_at(path).map_err(|errno| {

@@ -151,6 +151,13 @@ fn too_few_descriptors_have_a_code_of_their_own_as_root() {
     }
 }
 
+#[test]
+fn too_little_address_space_has_a_code_of_its_own_as_root() {
+    if is_root() {
+        as_a_guest("little_address_space");
+    }
+}
+
 /// A control group whose memory is limited.
 struct MemoryGroup(PathBuf);
 

@@ -106,13 +106,21 @@ impl Recorder {
         }
     }
 
+    /// Those that there is memory for: the others are seen again later.
     fn living(&self, flows: &FlowTable, now: Timestamp) -> Vec<Seen> {
         let seen = |(id, flow, detail)| {
             let sight = Sight::held(id, flow, detail);
             let record = sight.record(self.inode(sight.key), now);
             Seen { namespace: sight.key.namespace, record }
         };
-        flows.detailed().filter(|(_, _, detail)| !detail.is_told()).map(seen).collect()
+        let mut living = Vec::new();
+        for flow in flows.detailed().filter(|(_, _, detail)| !detail.is_told()) {
+            if living.try_reserve(1).is_err() {
+                break;
+            }
+            living.push(seen(flow));
+        }
+        living
     }
 
     fn tell_ended(&mut self, flows: &mut FlowTable, now: Timestamp) {

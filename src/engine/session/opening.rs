@@ -37,6 +37,7 @@ pub(super) fn open_sources(
     let mut probes = Probes::new(what);
     let counters = probes.for_counting(options, ticks_per_second);
     if counters.is_some() {
+        options.capture.namespaces.check_present()?;
         return Ok(Sources { probes, counters, owners: None, tap: None });
     }
     if options.source != Source::Live {

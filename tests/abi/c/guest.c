@@ -262,6 +262,37 @@ static void too_few_descriptors(void) {
     }
 }
 
+/* However little address space there is, opening succeeds or names the limit. */
+static void little_address_space(void) {
+    static const struct {
+        CaptureEngine engine;
+        uint32_t skip;
+    } kinds[] = {{CAPTURE_ENGINE_PCAP, CAPTURE_SKIP_PROBES}, {CAPTURE_ENGINE_PCAP, 0}, {CAPTURE_ENGINE_KERNEL, 0}};
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
+    own_network();
+    for (rlim_t megabytes = 20; megabytes <= 1000; megabytes += megabytes < 300 ? 10 : 50) {
+        for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+            CaptureOptions given = options();
+            CaptureSession *session = NULL;
+            int32_t code;
+            given.engine = kinds[i].engine;
+            given.skip = kinds[i].skip;
+            limit.rlim_cur = megabytes << 20;
+            CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+            code = CaptureSessionOpen(&given, &session);
+            if (code == CAPTURE_OK) {
+                SUCCEEDS(CaptureSessionUpdate(session, NULL));
+                SUCCEEDS(CaptureSessionClose(session));
+            } else {
+                CHECK_EQUAL(code, CAPTURE_CODE_SYSTEM_RESOURCE);
+                CHECK_HOLDS(CaptureErrorText(), "RLIMIT_AS");
+            }
+        }
+    }
+}
+
 SCENARIOS({"small_stack", small_stack}, {"own_table", own_table}, {"closefrom", closefrom_by_host},
           {"children", children}, {"closed_while_forked", closed_while_forked},
-          {"counts", counts}, {"few_descriptors", few_descriptors}, {"too_few_descriptors", too_few_descriptors})
+          {"counts", counts}, {"few_descriptors", few_descriptors}, {"too_few_descriptors", too_few_descriptors},
+          {"little_address_space", little_address_space})
