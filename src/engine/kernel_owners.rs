@@ -42,10 +42,10 @@ impl KernelOwners {
         self.owners.sweep(clocks.now_ns, clocks.now_ns.saturating_sub(waited_ns))
     }
 
-    /// Who uses the socket that a question is about.
-    pub fn find(&self, request: &Request, clocks: &Clocks) -> Option<Found> {
+    /// Who uses the socket that a question is about, which was asked `waited` ago.
+    pub fn find(&self, request: &Request, clocks: &Clocks, waited: Duration) -> Option<Found> {
         let Request { key, first, .. } = request;
         let netns = *self.inodes.get(&key.namespace)?;
-        self.owners.find(key, netns, clocks.since_boot(*first))
+        self.owners.find(key, netns, clocks.captured(*first, waited))
     }
 }

@@ -271,7 +271,7 @@ impl Resolver {
         {
             // By the endpoints of the socket, where the wire has others.
             let question = Request { key: query.key, ..*request };
-            let Some(found) = kernel.find(&question, &clocks) else { continue };
+            let Some(found) = kernel.find(&question, &clocks, query.first_seen().elapsed()) else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
                 Claim::Listener if !request.is_over => listeners.push((index, found)),

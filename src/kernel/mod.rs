@@ -16,6 +16,7 @@ mod btf;
 mod cgroup_root;
 #[cfg(feature = "ebpf")]
 mod cgroups;
+mod clocks;
 #[cfg(feature = "ebpf")]
 mod drain;
 #[cfg(feature = "ebpf")]
@@ -63,13 +64,14 @@ use tasks::Tasks;
 #[cfg(feature = "ebpf")]
 pub use traffic::Counters;
 
+pub use clocks::Clocks;
 pub use task::{CgroupPaths, Figures, RawProcess, Task, TaskSource, UNCOUNTED};
 
 #[cfg(feature = "ebpf")]
 use crate::shared;
 
 use crate::model::{
-    Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, SampleSet, Timestamp, Traffic, Unowned,
+    Connections, FlowRecord, Identity, Owner, ProbeState, ProcId, SampleSet, Traffic, Unowned,
 };
 use std::fmt;
 
@@ -92,31 +94,6 @@ pub enum Credit<'a> {
     Connections(ProcId, Connections),
     /// A flow: one that lives, or the last record of one that has ended.
     Flow(FlowRecord),
-}
-
-/// The time of a reading.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Clocks {
-    /// Nanoseconds since boot (CLOCK_BOOTTIME).
-    pub now_ns: u64,
-    /// The time of day at boot, nanoseconds since the Unix epoch.
-    pub epoch_ns: u64,
-}
-
-impl Clocks {
-    /// Both clocks, read now.
-    pub fn now() -> Clocks {
-        // The clock is there since Linux 2.6.39.
-        let now_ns = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-            .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
-        Clocks { now_ns, epoch_ns: Timestamp::now().0.saturating_sub(now_ns) }
-    }
-
-    /// A time of day as nanoseconds since boot; one that is yet to come is taken for now.
-    pub fn since_boot(&self, time: Timestamp) -> u64 {
-        let now = Timestamp(self.epoch_ns.saturating_add(self.now_ns));
-        self.now_ns.saturating_sub(now.since(time))
-    }
 }
 
 /// Who uses a socket.
