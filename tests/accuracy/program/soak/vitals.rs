@@ -1,5 +1,6 @@
 //! What the host takes of the machine while it runs: memory of its own, descriptors, threads.
 
+use super::Checks;
 use std::fs;
 
 /// How much memory may grow from the third quarter of the time to the last, when all tables have their size.
@@ -49,21 +50,18 @@ impl Vitals {
         format!("{:.1} MB, {descriptors} descriptors of {threads} threads", *bytes as f64 / 1e6)
     }
 
-    /// What has grown: the least of the last quarter of the time against that of the third.
-    pub fn missed(&self) -> Vec<String> {
+    /// Whether anything has grown: the least of the last quarter of the time against that of the third.
+    pub fn check(&self, checks: &mut Checks) {
         let quarter = self.taken.len() / 4;
-        let halves = self.taken[self.taken.len() - 2 * quarter..].split_at(quarter);
+        let (third, last) = self.taken[self.taken.len() - 2 * quarter..].split_at(quarter);
         let least = |taken: &[Vital], of: fn(&Vital) -> u64| taken.iter().map(of).min().unwrap_or(0);
-        let grown = |what: &str, of: fn(&Vital) -> u64, allowed: u64| {
-            let (before, after) = (least(halves.0, of), least(halves.1, of));
+        let mut check = |what: &str, of: fn(&Vital) -> u64, allowed: u64| {
+            let (before, after) = (least(third, of), least(last, of));
             println!("{what}: {before} in the third quarter, {after} in the last");
-            (after > before + allowed).then(|| format!("{what} has grown from {before} to {after}"))
+            checks.require(after <= before + allowed, format!("{what} grew from {before} to {after}"));
         };
-        let all = [
-            grown("bytes of memory", |vital| vital.bytes, GROWTH),
-            grown("descriptors", |vital| vital.descriptors, 0),
-            grown("threads", |vital| vital.threads, 0),
-        ];
-        all.into_iter().flatten().collect()
+        check("bytes of memory", |vital| vital.bytes, GROWTH);
+        check("descriptors", |vital| vital.descriptors, 0);
+        check("threads", |vital| vital.threads, 0);
     }
 }
