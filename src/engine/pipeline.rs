@@ -151,6 +151,11 @@ impl Pipeline {
         }
     }
 
+    /// Lets connections go that have ended and of which nothing has come for `idle` nanoseconds.
+    pub fn release_ended(&mut self, idle: u64) {
+        self.flows.release_ended(self.latest, idle);
+    }
+
     /// Takes in one frame.
     pub fn frame(&mut self, frame: &Frame<'_>) {
         self.counts.frames += 1;
