@@ -17,6 +17,8 @@ const PATIENCE: [Duration; 5] = [
 /// How many fruitless look-ups are followed by another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tries {
+    /// Two more: others like it may be found by then.
+    Few = 2,
     /// Three more: what is looked for may be yet to come.
     Usual = 3,
     /// As many as there are: the owner of flows like it may be yet to be found.
@@ -53,6 +55,10 @@ pub struct Query {
     pub(super) is_own: bool,
     /// Whether the key has the endpoints of the socket in place of those on the wire.
     is_translated: bool,
+    /// Whether it is to be given up soon.
+    is_hurried: bool,
+    /// Whether a look-up has found no socket.
+    pub(super) was_missing: bool,
 }
 
 impl Query {
@@ -60,7 +66,17 @@ impl Query {
     /// `now`. Nothing that was read before then will answer it.
     pub fn new(key: FlowKey, first_seen: Instant) -> Query {
         let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
-        Query { key, outcome, first_seen, due: first_seen, attempts: 0, is_own: true, is_translated: false }
+        Query {
+            key,
+            outcome,
+            first_seen,
+            due: first_seen,
+            attempts: 0,
+            is_own: true,
+            is_translated: false,
+            is_hurried: false,
+            was_missing: false,
+        }
     }
 
     /// When the flow's first packet was seen.
@@ -81,6 +97,21 @@ impl Query {
     /// Whether a look-up at `now` is to be made.
     pub fn is_due(&self, now: Instant) -> bool {
         matches!(self.outcome, Outcome::Retry { .. }) && self.due <= now
+    }
+
+    /// Has it given up after a few look-ups if it has no socket, or not.
+    pub fn set_hurried(&mut self, is_hurried: bool) {
+        self.is_hurried = is_hurried;
+    }
+
+    /// Whether its socket is not to be looked for again: none was found, and there is no time to do so twice.
+    pub fn is_known_missing(&self) -> bool {
+        self.is_hurried && self.was_missing
+    }
+
+    /// How often it is looked for when it has no socket.
+    pub(super) fn tries(&self) -> Tries {
+        if self.is_hurried { Tries::Few } else { Tries::All }
     }
 
     /// Whether the key has the endpoints of the socket, which the host translates to others on the wire.
