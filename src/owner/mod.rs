@@ -224,6 +224,7 @@ impl Finder {
         for (index, query) in queries.iter_mut().enumerate().filter(|(_, query)| query.is_due(now)) {
             has_translated |= self.plan(index, query, now);
         }
+        self.budget.exempt();
         self.want(queries);
         if !self.wanted.is_empty() {
             let turn = Turn { root: &self.root, now, budget: &self.budget };
