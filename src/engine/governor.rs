@@ -163,6 +163,23 @@ mod tests {
         (Governor::new(Box::new(meter.clone())), meter)
     }
 
+    #[test]
+    fn looks_in_vain_are_to_cost_less_than_others() {
+        let (mut governor, meter) = governor();
+        let mut stats = FirstStats::default();
+        let mut openings = |found, too_late, milliseconds| {
+            (stats.found, stats.too_late) = (stats.found + found, stats.too_late + too_late);
+            governor.judge(&stats);
+            meter.0.fetch_add(milliseconds, Ordering::Relaxed);
+            governor.count(&packet(Protocol::TCP, 1));
+            governor.govern(INTERVAL).map(|thinning| thinning.openings)
+        };
+        assert_eq!(openings(100, 900, 20), Some(0.375), "20 ms of 250 are above 3 %");
+        assert_eq!(openings(1, 100, 7), None, "too few to judge by");
+        assert_eq!(openings(500, 1_000, 10), Some(0.75), "one in three is found");
+        assert_eq!(openings(0, 0, 20), None);
+    }
+
     fn packet(protocol: Protocol, port: u16) -> Packet {
         let end = |port| Endpoint::new(Address::v4([10, 0, 0, 1]), port);
         Packet {
