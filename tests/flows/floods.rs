@@ -9,12 +9,12 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 /// A flood of so many flows, so many a second.
-const FLOWS: u64 = 80_000;
-const RATE: u64 = 20_000;
+const FLOWS: u64 = 60_000;
+const RATE: u64 = 10_000;
 
 /// A connection in the midst of it.
 const BYTES: u64 = 1_000_000;
-const BYTES_A_SECOND: u64 = 400_000;
+const BYTES_A_SECOND: u64 = 200_000;
 
 /// On the wire: Ethernet, IPv4, UDP, and the payload of a storm's datagrams.
 const DATAGRAM: u64 = 14 + 20 + 8 + 18;
@@ -44,6 +44,14 @@ fn traffic(watch: &Watch, pid: i32) -> Traffic {
     record.or(watch.removed.get(&pid)).map_or(Traffic::default(), |record| record.traffic)
 }
 
+/// Prints figures that have changed, for the reader of a failure.
+fn show(shown: &mut String, figures: String) {
+    if *shown != figures {
+        eprintln!("{figures}");
+        *shown = figures;
+    }
+}
+
 fn finish(makers: &mut [&mut Maker]) {
     makers.iter_mut().for_each(|maker| maker.start());
     for maker in makers {
@@ -67,11 +75,13 @@ fn datagrams_of_made_up_sources_are_their_receivers_or_nobodys_root() {
         finish(&mut [&mut to_open, &mut to_closed, &mut source]);
         let counted = lab.counted(Host::B);
         assert_eq!(counted.in_to, FLOWS * DATAGRAM);
+        let mut shown = String::new();
         watch.until("the bytes of both receivers, and those of nobody", |watch| {
             let stats = watch.session.stats_reader().read();
             assert!(stats.flows <= MAX_UNANSWERED, "{} flows", stats.flows);
             let received = [open.pid(), sink.pid()].map(|pid| traffic(watch, pid).receive_bytes);
             assert!(received[0] <= counted.in_to && received[1] <= counted.in_from, "{received:?}");
+            show(&mut shown, format!("{received:?} of {counted:?}; {:?}", stats.bytes));
             // Where the kernel counts, what has no socket is not seen.
             let is_nobodys = stats.bytes.unowned[Unowned::NoSocket as usize] == FLOWS * DATAGRAM;
             let is_settled = engine == Engine::Kernel || is_nobodys;
@@ -95,12 +105,17 @@ fn a_process_that_opens_sockets_all_the_time_hides_no_other_root() {
             let mut source = lab.maker(Host::A, "tcp-source", "10.77.0.2:7303", &numbers);
             finish(&mut [&mut storm, &mut source]);
             let (sent, received) = lab.counted(Host::A).both();
+            let mut shown = String::new();
             watch.until("the bytes of the connection, and those of the storm", |watch| {
                 let stats = watch.session.stats_reader().read();
                 assert!(stats.flows <= MAX_UNANSWERED, "{} flows", stats.flows);
                 let of_source = traffic(watch, source.pid());
                 assert!(of_source.send_bytes <= sent && of_source.receive_bytes <= received, "{of_source:?}");
                 let of_storm = traffic(watch, storm.pid());
+                show(
+                    &mut shown,
+                    format!("{of_source:?} of {sent}, {received}; {of_storm:?}; {:?}", stats.bytes),
+                );
                 // Without programs those of its sockets are its own that were seen while they lived, or were like these.
                 let is_whole = match mode {
                     "datagram-storm" if has_programs => of_storm.send_bytes == FLOWS * DATAGRAM,
