@@ -271,7 +271,7 @@ impl Finder {
             let Some(query) = queries.get_mut(index) else { continue };
             match self.guess(query, now) {
                 Some(owner) => query.outcome = Outcome::Owned(owner),
-                None => query.failed(Unowned::NoSocket, query.tries(), now),
+                None => query.missed(now),
             }
         }
         self.budget.settle();

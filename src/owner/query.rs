@@ -14,11 +14,12 @@ const PATIENCE: [Duration; 5] = [
     Duration::from_millis(2000),
 ];
 
+/// After so many of these waits others like it may be known.
+const SEASONED: u8 = 2;
+
 /// How many fruitless look-ups are followed by another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tries {
-    /// Two more: others like it may be found by then.
-    Few = 2,
     /// Three more: what is looked for may be yet to come.
     Usual = 3,
     /// As many as there are: the owner of flows like it may be yet to be found.
@@ -109,9 +110,17 @@ impl Query {
         self.is_hurried && self.was_missing
     }
 
-    /// How often it is looked for when it has no socket.
-    pub(super) fn tries(&self) -> Tries {
-        if self.is_hurried { Tries::Few } else { Tries::All }
+    /// There is no socket. One that is hurried waits once more only, until others like it may have been found.
+    pub(super) fn missed(&mut self, now: Instant) {
+        if !self.is_hurried {
+            self.failed(Unowned::NoSocket, Tries::All, now);
+        } else if self.is_seasoned() {
+            self.outcome = Outcome::Unowned(Unowned::NoSocket);
+        } else {
+            let after = PATIENCE.iter().take(usize::from(SEASONED)).sum();
+            (self.attempts, self.due) = (SEASONED, now + after);
+            self.outcome = Outcome::Retry { reason: Unowned::NoSocket, after };
+        }
     }
 
     /// Whether the key has the endpoints of the socket, which the host translates to others on the wire.
@@ -126,7 +135,7 @@ impl Query {
 
     /// Whether it was looked for long enough for others like it to be known.
     pub fn is_seasoned(&self) -> bool {
-        self.attempts >= 2
+        self.attempts >= SEASONED
     }
 
     pub(super) fn is_last_try(&self) -> bool {
@@ -182,6 +191,12 @@ mod tests {
         }
         assert_eq!(waits, [50, 250, 1000, 2000, 2000]);
         assert_eq!(query.outcome, Outcome::Unowned(Unowned::NoSocket));
+        let mut hurried = Query::new(query.key, start);
+        hurried.set_hurried(true);
+        hurried.missed(start);
+        assert!(hurried.is_seasoned() && hurried.due() == start + Duration::from_millis(300));
+        hurried.missed(hurried.due());
+        assert_eq!(hurried.outcome, Outcome::Unowned(Unowned::NoSocket));
         let mut usual = Query::new(query.key, start);
         usual.failed(Unowned::NoHolder, Tries::Usual, start);
         usual.put_off(Duration::from_secs(9));
