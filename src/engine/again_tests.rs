@@ -157,7 +157,9 @@ fn so_many_are_asked_about_a_second_and_new_flows_come_first() {
     bench.pass(100);
     assert_eq!(round(&mut bench, usize::MAX), 25);
     bench.pass(20_000);
-    carry(&mut bench, FLOWS + 1..FLOWS + 11);
+    for port in FLOWS + 1..FLOWS + 11 {
+        bench.packet(tcp(0x10, &format!("{HOST}:{port}"), THERE));
+    }
     carry(&mut bench, 1..FLOWS + 1);
     bench.publish(&[], 15);
     let ports: Vec<u16> = bench.asked.iter().map(|request| request.key.local.port).collect();

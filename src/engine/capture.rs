@@ -42,6 +42,10 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 /// would count twice, so it is as long as the most that a busy machine may make the kernel's timers late.
 const COMPARE_AFTER: Duration = Duration::from_secs(1);
 
+/// How much longer a flow that has ended stays in the table than until it is compared: packets that are repeated since the
+/// first one was lost come within this time.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
+
 /// Longest wait when nothing happens, so that old flows are let go on an idle machine, too.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -204,6 +208,11 @@ impl Capture {
             // Before their answers are fetched.
             let tried = self.shared.desk.tried();
             self.publish();
+            // What is still to be read may belong to a connection that is to be compared.
+            if !progress.more || !self.tap.is_live() {
+                let idle = self.latency + COMPARE_AFTER + RELEASE_AFTER;
+                self.pipeline.release_ended(idle.as_nanos() as u64);
+            }
             if progress.ended {
                 info!("the savefile was read to its end");
                 return Ok(());

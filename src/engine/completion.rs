@@ -16,6 +16,9 @@ use std::time::Instant;
 /// Connections held until what was captured of them has been read.
 const LIMIT: usize = 65_536;
 
+/// Room for connections that is kept while none is held.
+const MAX_IDLE_CAPACITY: usize = 4096;
+
 /// A TCP header without options (RFC 9293, 3.1).
 const TCP_HEADER: u64 = 20;
 
@@ -68,6 +71,11 @@ impl Completion {
                 self.stats.short += u64::from(sent + received > 0);
                 self.stats.bytes += sent + received;
             }
+        }
+        // After a burst its room is not kept.
+        if self.waiting.is_empty() && self.waiting.capacity() > MAX_IDLE_CAPACITY {
+            self.waiting = VecDeque::new();
+            self.alike = HashMap::default();
         }
     }
 

@@ -95,13 +95,18 @@ impl Source {
         Ok(Source { namespace, ended, diag, all_told_since: Timestamp::now() })
     }
 
-    /// Reads what there is. Returns how many notices were lost, those that nothing can be said of included.
-    fn read(&mut self, into: &mut Vec<Connection>) -> Result<u64> {
+    /// Reads what there is; of attempts that no connection came of only if `wants_attempts`. Returns how many notices were
+    /// lost, those that nothing can be said of included.
+    fn read(&mut self, wants_attempts: bool, into: &mut Vec<Connection>) -> Result<u64> {
         let Source { namespace, ended, diag, all_told_since } = self;
         let first = into.len();
         let mut obscure = 0;
         let dropped = ended.read(|socket, info| {
             let Some(connection) = connection(*namespace, socket, info, *all_told_since) else { return };
+            // The SYN counts, once it is acknowledged.
+            if !wants_attempts && info.acknowledged_bytes == 0 && info.received_bytes == 0 {
+                return;
+            }
             match diag.find(&connection.key) {
                 Ok(found) if found.is_some_and(|found| lives(&found)) => {}
                 Ok(_) => into.push(connection),
@@ -208,7 +213,7 @@ impl EndedReader {
             if ready.next() == Some(false) {
                 return true;
             }
-            let read = source.read(batch);
+            let read = source.read(flows.is_some(), batch);
             lost += *read.as_ref().unwrap_or(&0);
             read.inspect_err(|errno| warn!("connections that end are not told of any more: {errno}")).is_ok()
         });

@@ -177,6 +177,7 @@ impl First {
     }
 
     fn govern(&mut self, passed: Duration) {
+        self.governor.judge(&self.look.stats());
         let Some(thinning) = self.governor.govern(passed) else { return };
         for (_, socket) in &mut self.sockets {
             if let Err(errno) = socket.thin(&thinning) {

@@ -81,4 +81,35 @@ fn datagrams_that_nobody_answers_leave_room_for_other_questions() {
     assert_eq!(ports, [80]);
 }
 
+#[test]
+fn what_has_been_given_up_is_asked_about_when_it_is_answered() {
+    let mut bench = Bench::new(100_000);
+    let sent = bench.packet(udp(HERE, PEER_END));
+    let opened = bench.packet(tcp(SYN, HERE, PEER_END));
+    bench.answer_all(|_| Err(Unowned::NoSocket));
+    assert_eq!(bench.unowned(Unowned::NoSocket), sent + opened);
+    let received = bench.packet(udp(PEER_END, HERE)) + bench.packet(tcp(SYN_ACK, PEER_END, HERE));
+    let acknowledged = bench.packet(tcp(ACK, HERE, PEER_END));
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited(80), (sent + opened + acknowledged, received));
+    assert_eq!(bench.unowned(Unowned::NoSocket), 0);
+}
+
+#[test]
+fn attempts_that_nobody_answers_leave_room_for_connections() {
+    let mut bench = Bench::new(100_000);
+    for number in 0..20 {
+        bench.packet(tcp(SYN, HERE, &there(number)));
+        bench.packet(udp(HERE, &there(number)));
+    }
+    bench.packet(tcp(RST_ACK, &there(0), HERE));
+    bench.packet(tcp(ACK, HERE, PEER_END));
+    bench.publish(&[], RESERVED + 10);
+    assert_eq!(bench.asked.iter().filter(|it| !it.is_answered).count(), 10);
+    bench.asked.clear();
+    bench.packet(tcp(ACK, HERE, "198.51.100.1:3"));
+    bench.publish(&[], 10);
+    assert_eq!(bench.asked.iter().filter(|it| it.is_answered).count(), 1);
+}
+
 const PEER_END: &str = "198.51.100.1:2";

@@ -1,7 +1,7 @@
 //! Keeps the looking at first packets within its share of a core, by letting fewer of them through.
 
 use crate::model::{Packet, Protocol};
-use crate::owner::Meter;
+use crate::owner::{FirstStats, Meter};
 use crate::tap::Thinning;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -9,6 +9,13 @@ use std::time::Duration;
 
 /// The share of one core that looking may take.
 const SHARE: f64 = 0.10;
+
+/// The same where hardly any look finds an owner, as in a flood of connections that are never made.
+const VAIN_SHARE: f64 = 0.03;
+
+/// Looks by which it is decided whether looking is in vain, and of how many one must have found an owner.
+const LOOKS: u64 = 256;
+const ONE_IN: u64 = 4;
 
 /// Datagrams from one port within an interval after which the port is known well enough.
 const ENOUGH: u32 = 16;
@@ -26,6 +33,9 @@ const LEAST: f64 = 1.0 / 1024.0;
 pub struct Governor {
     meter: Box<dyn Meter>,
     used: Duration,
+    /// What looking had brought when it was last judged.
+    judged: FirstStats,
+    share: f64,
     openings: u32,
     datagrams: u32,
     ports: HashMap<u16, u32, RandomState>,
@@ -43,6 +53,8 @@ impl Governor {
         Governor {
             meter,
             used,
+            judged: FirstStats::default(),
+            share: SHARE,
             openings: 0,
             datagrams: 0,
             ports: HashMap::default(),
@@ -67,6 +79,18 @@ impl Governor {
         self.openings + self.datagrams >= FLOOD
     }
 
+    /// Judges by what looking has brought so far how much of it is worth while.
+    pub fn judge(&mut self, stats: &FirstStats) {
+        let since = |now: u64, then: u64| now.saturating_sub(then);
+        let found = since(stats.found, self.judged.found);
+        let in_vain =
+            since(stats.too_late, self.judged.too_late) + since(stats.not_found, self.judged.not_found);
+        if found + in_vain >= LOOKS {
+            self.share = if found * ONE_IN < found + in_vain { VAIN_SHARE } else { SHARE };
+            self.judged = *stats;
+        }
+    }
+
     /// Ends an interval of the given length. Returns what is to be let through from now on, when that has changed.
     pub fn govern(&mut self, passed: Duration) -> Option<Thinning> {
         let used = self.meter.cpu_time();
@@ -83,9 +107,9 @@ impl Governor {
         };
         // Where busy ports are left out from now on, that may be enough.
         let is_relieved = next.ports.iter().any(|port| !self.thinning.ports.contains(port));
-        if share > SHARE && !is_relieved {
-            *more = (*more * SHARE / share).max(LEAST);
-        } else if share < SHARE / 2.0 {
+        if share > self.share && !is_relieved {
+            *more = (*more * self.share / share).max(LEAST);
+        } else if share < self.share / 2.0 {
             *more = (*more * 2.0).min(1.0);
             *less = (*less * 2.0).min(1.0);
         }
@@ -137,6 +161,23 @@ mod tests {
     fn governor() -> (Governor, Moved) {
         let meter = Moved::default();
         (Governor::new(Box::new(meter.clone())), meter)
+    }
+
+    #[test]
+    fn looks_in_vain_are_to_cost_less_than_others() {
+        let (mut governor, meter) = governor();
+        let mut stats = FirstStats::default();
+        let mut openings = |found, too_late, milliseconds| {
+            (stats.found, stats.too_late) = (stats.found + found, stats.too_late + too_late);
+            governor.judge(&stats);
+            meter.0.fetch_add(milliseconds, Ordering::Relaxed);
+            governor.count(&packet(Protocol::TCP, 1));
+            governor.govern(INTERVAL).map(|thinning| thinning.openings)
+        };
+        assert_eq!(openings(100, 900, 20), Some(0.375), "20 ms of 250 are above 3 %");
+        assert_eq!(openings(1, 100, 7), None, "too few to judge by");
+        assert_eq!(openings(500, 1_000, 10), Some(0.75), "one in three is found");
+        assert_eq!(openings(0, 0, 20), None);
     }
 
     fn packet(protocol: Protocol, port: u16) -> Packet {

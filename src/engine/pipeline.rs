@@ -151,6 +151,11 @@ impl Pipeline {
         }
     }
 
+    /// Lets connections go that have ended and of which nothing has come for `idle` nanoseconds.
+    pub fn release_ended(&mut self, idle: u64) {
+        self.flows.release_ended(self.latest, idle);
+    }
+
     /// Takes in one frame.
     pub fn frame(&mut self, frame: &Frame<'_>) {
         self.counts.frames += 1;
@@ -318,13 +323,14 @@ impl Pipeline {
         self.sweep();
         self.settle_departed(&mut books, room, requests);
         self.flows.drain_fresh(|id, flow| {
-            let reserved = if flow.state() == FlowState::ReceiveOnly { RESERVED } else { 0 };
+            let is_answered = flow.state().is_answered();
+            let reserved = if is_answered { 0 } else { RESERVED };
             if flow.is_unanswered() {
                 rebind(flow, Unowned::NoSocket, &mut books);
             } else if requests.len() + reserved < room {
                 // An owner that had it and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
-                requests.push(Request { flow: id, key: *flow.key(), first, is_over: false });
+                requests.push(Request { flow: id, key: *flow.key(), first, is_over: false, is_answered });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
                 if self.turned_away.len() < TURNED_AWAY_LIMIT {
@@ -344,13 +350,16 @@ impl Pipeline {
         let Pipeline { flows, orphans, recorder, .. } = self;
         flows.drain_departed(|mut departed| {
             let is_unanswered = departed.state == FlowState::SynReceived;
-            if departed.binding == Binding::Unasked && !is_unanswered && requests.len() < room {
+            let is_answered = departed.state.is_answered();
+            let reserved = if is_answered { 0 } else { RESERVED };
+            if departed.binding == Binding::Unasked && !is_unanswered && requests.len() + reserved < room {
                 departed.binding = Binding::Asked;
                 requests.push(Request {
                     flow: departed.id,
                     key: departed.key,
                     first: departed.first,
                     is_over: true,
+                    is_answered,
                 });
             }
             orphans.settle(departed, books, recorder.as_mut());

@@ -342,18 +342,18 @@ fn bytes_wait_for_an_answer_and_follow_it_also_when_the_flow_has_left() {
     for leaves_before_publish in [true, false] {
         let mut bench = Bench::new(1);
         let first = bench.packet(udp("192.0.2.1:10", "198.51.100.1:2"));
-        bench.publish(&[], 8);
+        bench.publish(&[], usize::MAX);
         let request = bench.asked[0];
         assert_eq!(bench.unowned(Unowned::Pending), first);
         let again = bench.packet(udp("198.51.100.1:2", "192.0.2.1:10"));
         bench.packet(udp("192.0.2.1:20", "198.51.100.1:2"));
         if !leaves_before_publish {
-            bench.publish(&[], 8);
+            bench.publish(&[], usize::MAX);
         }
-        bench.publish(&[answer(&request, exact(10))], 8);
+        bench.publish(&[answer(&request, exact(10))], usize::MAX);
         assert_eq!(bench.credited(10), (first, again), "{leaves_before_publish}");
         // The same answer again has nothing to tell.
-        bench.publish(&[answer(&request, exact(30))], 8);
+        bench.publish(&[answer(&request, exact(30))], usize::MAX);
         assert_eq!(bench.credited(30), (0, 0));
     }
 }
@@ -391,12 +391,12 @@ fn an_owner_that_was_removed_gets_nothing_more_and_the_flow_is_asked_about_again
 fn a_flow_that_found_the_queue_full_is_asked_about_when_there_is_room() {
     let mut bench = Bench::new(8);
     let mut bytes = [10, 20, 30].map(|port| bench.packet(udp(&format!("{HOST}:{port}"), "198.51.100.1:2")));
-    bench.publish(&[], 1);
+    bench.publish(&[], RESERVED + 1);
     assert_eq!(bench.asked.len(), 1);
     assert_eq!(bench.unowned(Unowned::QueueFull), bytes[1] + bytes[2]);
     assert_eq!(bench.unowned(Unowned::Pending), bytes[0]);
     bytes[1] += bench.packet(udp(&format!("{HOST}:20"), &format!("{PEER}:2")));
-    bench.publish(&[], 0);
+    bench.publish(&[], RESERVED);
     assert_eq!(bench.unowned(Unowned::QueueFull), bytes[1] + bytes[2], "still no room");
     bytes[1] += bench.packet(udp(&format!("{HOST}:20"), &format!("{PEER}:2")));
     bench.answer_all(by_port);

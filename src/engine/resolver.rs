@@ -20,8 +20,11 @@ use tracing::{debug, warn};
 /// Questions that may wait at once; flows that come on top are told that the queue is full.
 pub const QUEUE_LIMIT: usize = 65_536;
 
-/// The part of these that is left to other flows by datagrams which nobody has answered.
+/// The part of these that is left to other flows by those that nobody has answered.
 pub const RESERVED: usize = QUEUE_LIMIT / 4;
+
+/// Open questions beyond which those about flows that nobody has answered are given up soon.
+const CROWD: usize = 4096;
 
 /// Questions asked together. A batch shares one reading of the tables.
 const BATCH: usize = 4096;
@@ -44,6 +47,8 @@ pub struct Request {
     pub first: Timestamp,
     /// Whether the flow was over before anybody could ask: sockets that are there now are no answer.
     pub is_over: bool,
+    /// Whether both ends have taken part in the flow. Where there are many questions, others come after these.
+    pub is_answered: bool,
 }
 
 /// What was found out.
@@ -224,6 +229,7 @@ impl Resolver {
                 }
                 self.queries.push(query);
             }
+            self.hurry();
             let mut listeners = self.ask_kernel(now, ledger);
             while self.finder.find(&mut self.queries, now) {
                 listeners.extend(self.ask_kernel(now, ledger));
@@ -251,6 +257,14 @@ impl Resolver {
         }
     }
 
+    /// In a crowd of questions, has those about flows that nobody has answered given up soon.
+    fn hurry(&mut self) {
+        let is_crowd = self.queries.len() > CROWD;
+        for (query, request) in self.queries.iter_mut().zip(&self.requests) {
+            query.set_hurried(is_crowd && !request.is_answered);
+        }
+    }
+
     /// Takes from the kernel's records what is due and in them. A socket that nobody has used since its listener made it
     /// is asked for again, like one that is not found; for one that nobody has used since it was created, whoever holds it
     /// is looked for. In the end the records' answer stands, for the former if nobody holds them: these are returned with the
@@ -267,7 +281,7 @@ impl Resolver {
             .iter_mut()
             .zip(&self.requests)
             .enumerate()
-            .filter(|(_, (query, _))| query.is_due(now))
+            .filter(|(_, (query, _))| query.is_due(now) && !query.is_known_missing())
         {
             // By the endpoints of the socket, where the wire has others.
             let question = Request { key: query.key, ..*request };

@@ -68,6 +68,11 @@ impl Detail {
         }
     }
 
+    /// That of a flow in this state whose last record was made, and whose end was counted.
+    pub(super) fn reported(state: FlowState) -> Detail {
+        Detail { marks: CLOSING | NOTICED | TOLD, ..Detail::new(state) }
+    }
+
     /// Notes one packet, which has taken the flow to `state`.
     pub(super) fn observe(
         &mut self,

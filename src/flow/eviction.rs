@@ -1,24 +1,26 @@
-//! Makes room in the table of flows: for any flow when it is full, and among those that only the other end has opened.
+//! Makes room in the table of flows: for any flow when it is full, and among those that one end has opened and the other has
+//! not answered.
 
 use super::detail::Detail;
 use super::entry::{Flow, FlowId};
 use super::state::FlowState;
 use super::table::FlowTable;
-use crate::model::Timestamp;
+use crate::model::{Direction, Timestamp};
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 
 /// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
 /// long been idle, and at most so many, to find one that is not in use.
 const EVICTION_WINDOW: std::ops::RangeInclusive<usize> = 8..=64;
 
-/// Memory for flows that only the other end has opened and that have not been answered, bytes. Beyond it the oldest of them
-/// make room, so that a flood of them displaces nothing else.
+/// Memory for flows that one end has opened and the other has not answered, bytes. Beyond it the oldest of them make room, so
+/// that a flood of them displaces nothing else; of those opened here and by other ends those that there are more of.
 const UNANSWERED_BYTES: usize = 16 << 20;
 
 /// What a flow takes besides its slot: its places in the index and in the lists.
 const PLACES_BYTES: usize = 40;
 
-/// How long an unanswered flow of datagrams is kept at least, nanoseconds: it may be one that needs no answer.
+/// How long an unanswered flow of several datagrams is kept at least, nanoseconds: it may be one that needs no answer.
 const UNANSWERED_IDLE: u64 = 1_000_000_000;
 
 impl FlowTable {
@@ -54,22 +56,36 @@ impl FlowTable {
 
     /// Lists a new flow that is unanswered, and lets the oldest of these go when there are too many.
     pub(super) fn limit_unanswered(&mut self, slot: u32, now: Timestamp) {
+        let flow = &self.slots[slot as usize];
+        let opener = match flow.state() {
+            FlowState::SynSent | FlowState::SendOnly => Direction::Send,
+            FlowState::SynReceived | FlowState::ReceiveOnly => Direction::Receive,
+            _ => return,
+        };
+        let generation = flow.generation();
+        self.unanswered[opener as usize].push_back(FlowId { index: slot, generation });
         let details = if self.keeps_details { size_of::<Detail>() } else { 0 };
         let limit = UNANSWERED_BYTES / (size_of::<Flow>() + PLACES_BYTES + details);
-        let generation = self.slots[slot as usize].generation();
-        self.unanswered.push_back(FlowId { index: slot, generation });
-        if self.unanswered.len() <= limit {
+        let [sent, received] = self.unanswered.each_ref().map(VecDeque::len);
+        if sent + received <= limit {
             return;
         }
-        let Some(id) = self.unanswered.pop_front() else { return };
+        let longer = if sent > received { Direction::Send } else { Direction::Receive };
+        let Some(id) = self.unanswered[longer as usize].pop_front() else { return };
         let Some(flow) = self.get(id) else { return };
-        let is_datagrams = flow.state() == FlowState::ReceiveOnly;
-        if is_datagrams && flow.idle(now) < UNANSWERED_IDLE {
-            self.unanswered.push_back(id);
-        } else if is_datagrams || flow.is_unanswered() {
+        let is_datagrams = matches!(flow.state(), FlowState::SendOnly | FlowState::ReceiveOnly);
+        let totals = flow.totals();
+        let is_repeated = totals.send_packets + totals.receive_packets > 1;
+        if is_datagrams && is_repeated && flow.idle(now) < UNANSWERED_IDLE {
+            self.unanswered[longer as usize].push_back(id);
+        } else if flow.is_unanswered() || !flow.state().is_answered() {
             self.evicted += 1;
             self.remove(id.index);
             self.vacant.push(id.index);
         }
     }
 }
+
+#[cfg(test)]
+#[path = "eviction_tests.rs"]
+mod tests;

@@ -54,14 +54,21 @@ impl Index {
     /// The key's hash.
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> KeyHash {
+        let hash = self.long_hash(key);
+        KeyHash((hash >> 32) as u32 ^ hash as u32)
+    }
+
+    /// A hash of the key that tells it apart from others without the key.
+    #[inline]
+    pub fn long_hash(&self, key: &FlowKey) -> u64 {
         // The derived `Hash` would feed each array with its length and each port by itself.
         let mut hasher = self.seed.build_hasher();
         hasher.write_u128(u128::from_ne_bytes(*key.local.address.bytes()));
         hasher.write_u128(u128::from_ne_bytes(*key.remote.address.bytes()));
         let ports = u64::from(key.local.port) << 16 | u64::from(key.remote.port);
-        hasher.write_u64(u64::from(key.protocol.0) << 32 | ports);
-        let hash = hasher.finish();
-        KeyHash((hash >> 32) as u32 ^ hash as u32)
+        let namespace = u64::from(key.namespace.0);
+        hasher.write_u64(namespace << 40 | u64::from(key.protocol.0) << 32 | ports);
+        hasher.finish()
     }
 
     /// The slot under this hash for which `is_it` holds.
@@ -147,6 +154,7 @@ mod tests {
         with(|key| key.remote.address = Address::v4([10, 0, 0, 3]));
         with(|key| key.local.address = Address::v6([0xfe; 16]));
         with(|key| key.protocol = Protocol::UDP);
+        with(|key| key.namespace = Namespace(1));
         with(|key| std::mem::swap(&mut key.local, &mut key.remote));
         let hashes: HashSet<u32> = keys.iter().map(|key| index.hash(key).0).collect();
         assert_eq!(hashes.len(), keys.len());

@@ -9,7 +9,9 @@ mod entry;
 mod eviction;
 mod fragments;
 mod index;
+mod late;
 mod offload;
+mod release;
 mod state;
 mod table;
 

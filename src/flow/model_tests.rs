@@ -295,6 +295,7 @@ enum Deed {
     DrainDeparted,
     AskAgain { key: FlowKey },
     Sweep { now: Timestamp, slots: usize },
+    Release { now: Timestamp, idle: u64 },
 }
 
 fn deeds(keys: u32, protocols: &'static [Protocol]) -> impl Strategy<Value = Deed> {
@@ -312,7 +313,8 @@ fn deeds(keys: u32, protocols: &'static [Protocol]) -> impl Strategy<Value = Dee
         2 => any::<bool>().prop_map(|answer| Deed::DrainFresh { answer }),
         1 => Just(Deed::DrainDeparted),
         1 => key.prop_map(|key| Deed::AskAgain { key }),
-        2 => (now, 0..12usize).prop_map(|(now, slots)| Deed::Sweep { now, slots }),
+        2 => (now.clone(), 0..12usize).prop_map(|(now, slots)| Deed::Sweep { now, slots }),
+        2 => (now, 0..4 * SECOND).prop_map(|(now, idle)| Deed::Release { now, idle }),
     ]
 }
 
@@ -338,7 +340,8 @@ proptest! {
                     recorded.entry(key).or_default().count(direction, wire_len);
                     let id = table.record(&key, direction, wire_len, flags, now);
                     dirty.insert(id);
-                    if known.insert(id) {
+                    let is_known_owner = table.get(id).is_some_and(|it| it.binding() == Binding::Owned(OWNER));
+                    if known.insert(id) && !is_known_owner {
                         unasked.insert(id);
                     }
                     prop_assert_eq!(table.find(&key), Some(id));
@@ -378,6 +381,7 @@ proptest! {
                     }
                 }
                 Deed::Sweep { now, slots } => table.sweep(now, slots),
+                Deed::Release { now, idle } => table.release_ended(now, idle),
             }
             let stats = table.stats();
             prop_assert!(stats.held <= limit.max(1) as u64);

@@ -141,6 +141,12 @@ impl FlowState {
         matches!(self, FlowState::Closed | FlowState::Reset)
     }
 
+    /// Whether both ends have taken part, so that the flow is more than an attempt of one of them: an attempt that was refused
+    /// is none, and what was broken off has ended like one.
+    pub fn is_answered(self) -> bool {
+        self == FlowState::Closed || self.worth() == FlowState::IN_USE
+    }
+
     /// What flows in use are worth, the most there is.
     pub(super) const IN_USE: u8 = 3;
 

@@ -3,6 +3,7 @@
 use super::detail::Detail;
 use super::entry::{Binding, Departed, Flow, FlowId};
 use super::index::{Index, KeyHash};
+use super::late::LateOwners;
 use super::offload::Offloads;
 use super::state::FlowState;
 use crate::error::{Code, Error, Result};
@@ -43,17 +44,22 @@ pub struct FlowTable {
     limit: usize,
     pub(super) slots: Vec<Flow>,
     /// What is kept besides of the flow in each slot; empty where nothing is.
-    details: Vec<Detail>,
+    pub(super) details: Vec<Detail>,
     pub(super) keeps_details: bool,
     /// By slot, for the flows that have something to keep there.
     pub(super) offloads: Offloads,
-    index: Index,
+    pub(super) index: Index,
     pub(super) vacant: Vec<u32>,
     dirty: Vec<u32>,
     fresh: Vec<u32>,
     departed: Vec<Departed>,
-    /// Flows that began unanswered, the oldest first; those that have left or were answered since included.
-    pub(super) unanswered: VecDeque<FlowId>,
+    /// Flows that began unanswered, by the direction of their first packet, the oldest first; those that have left or were
+    /// answered since included.
+    pub(super) unanswered: [VecDeque<FlowId>; 2],
+    /// Flows that have ended, and since when they are to wait for packets that come late.
+    pub(super) ended: VecDeque<(FlowId, Timestamp)>,
+    /// Owners of those that were let go.
+    pub(super) late: LateOwners,
     /// Flows that were answered and are to be asked about now.
     answered: Vec<FlowId>,
     /// The next slot that the sweep, or the search for a flow to evict, looks at.
@@ -85,7 +91,9 @@ impl FlowTable {
             dirty: reserve(limit).map_err(refused)?,
             fresh: reserve(limit).map_err(refused)?,
             departed: Vec::new(),
-            unanswered: VecDeque::new(),
+            unanswered: [VecDeque::new(), VecDeque::new()],
+            ended: VecDeque::new(),
+            late: LateOwners::default(),
             answered: Vec::new(),
             hand: 0,
             inserted: 0,
@@ -129,6 +137,7 @@ impl FlowTable {
     pub fn vanish(&mut self, id: FlowId, reason: CloseReason, when: Timestamp) {
         let Some(flow) = self.get_mut(id) else { return };
         flow.close();
+        self.list_ended(id, when);
         if let Some(detail) = self.details.get_mut(id.index as usize) {
             detail.vanish(reason, when);
             if self.slots[id.index as usize].set_dirty() {
@@ -172,7 +181,18 @@ impl FlowTable {
                 }
                 slot
             }
-            None => self.insert(hash, key, FlowState::first(key.protocol, direction, flags), now),
+            None => match self.take_late(key, flags) {
+                Some(owner) => {
+                    let slot = self.insert(hash, key, FlowState::Closed, now);
+                    self.restore(slot, owner, now);
+                    slot
+                }
+                None => {
+                    let slot = self.insert(hash, key, FlowState::first(key.protocol, direction, flags), now);
+                    self.fresh.push(slot);
+                    slot
+                }
+            },
         };
         self.count(slot, direction, size.into(), flags, now)
     }
@@ -187,17 +207,22 @@ impl FlowTable {
         now: Timestamp,
     ) -> FlowId {
         let flow = &mut self.slots[slot as usize];
-        let was_unanswered = flow.is_unanswered();
+        let was_answered = !flow.is_unanswered() && flow.state().is_answered();
+        let was_over = flow.state().is_over();
         while flow.count(direction, size, flags, now).is_err() {
             self.departed.extend(flow.depart(slot, None));
         }
-        if was_unanswered && !flow.is_unanswered() {
+        if !was_answered && !flow.is_unanswered() && flow.state().is_answered() {
             self.answered.push(FlowId { index: slot, generation: flow.generation() });
         }
         if flow.set_dirty() {
             self.dirty.push(slot);
         }
-        FlowId { index: slot, generation: flow.generation() }
+        let id = FlowId { index: slot, generation: flow.generation() };
+        if !was_over && flow.state().is_over() {
+            self.list_ended(id, now);
+        }
+        id
     }
 
     /// Counts a frame for flows whose names [`FlowTable::record`] has returned for an earlier one of the same
@@ -355,10 +380,8 @@ impl FlowTable {
             slot
         };
         self.index.insert(hash, slot);
-        self.announce(slot);
-        if matches!(state, FlowState::SynReceived | FlowState::ReceiveOnly) {
-            self.limit_unanswered(slot, now);
-        }
+        self.inserted += 1;
+        self.limit_unanswered(slot, now);
         slot
     }
 
@@ -371,7 +394,8 @@ impl FlowTable {
         let key = *flow.key();
         self.occupy(slot, key, state, now);
         self.superseded += 1;
-        self.announce(slot);
+        self.inserted += 1;
+        self.fresh.push(slot);
     }
 
     /// Puts a flow into a vacant slot.
@@ -392,12 +416,6 @@ impl FlowTable {
         let unreported = detail.filter(|detail| !detail.is_told() || detail.has_counts());
         let detail = unreported.map(|detail| Box::new(detail.clone()));
         self.departed.extend(self.slots[slot as usize].depart(slot, detail));
-    }
-
-    /// Lists a new flow to be asked about.
-    fn announce(&mut self, slot: u32) {
-        self.inserted += 1;
-        self.fresh.push(slot);
     }
 
     /// Takes the flow out of a slot, which is then vacant.

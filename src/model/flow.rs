@@ -55,7 +55,7 @@ impl Quality {
 }
 
 /// The process that a flow's local end belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Owner {
     /// The process.
     pub process: ProcId,

@@ -1,6 +1,7 @@
 //! How much CPU time the search for owners may take: a share of wall time, with room for a burst.
 
 use nix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Tells how much CPU time the caller's thread has used, from any origin. An input, so that tests are exact.
@@ -31,6 +32,8 @@ pub struct Budget {
     /// Nanoseconds of CPU time in the account.
     balance: i64,
     filled_at: Option<Instant>,
+    /// Whether this round was allowed to read something.
+    granted: Cell<bool>,
     measured: Duration,
     spent: Duration,
 }
@@ -50,6 +53,7 @@ impl Budget {
             burst,
             balance: burst,
             filled_at: None,
+            granted: Cell::new(false),
             measured: Duration::ZERO,
             spent: Duration::ZERO,
         }
@@ -66,12 +70,24 @@ impl Budget {
         self.filled_at = Some(self.filled_at.map_or(now, |then| then.max(now)));
         let income = (elapsed.as_nanos() as f64 * self.share) as i64;
         self.balance = self.balance.saturating_add(income).min(self.burst);
+        self.granted.set(false);
         self.measured = self.meter.cpu_time();
+    }
+
+    /// Leaves undrawn what the round has done so far, if it was not allowed to read anything: exact questions are as many
+    /// as there are flows, and those of a flood would put off the search for the holders of other sockets.
+    pub(super) fn exempt(&mut self) {
+        if !self.granted.get() {
+            let now = self.meter.cpu_time();
+            self.spent = self.spent.saturating_add(now.saturating_sub(self.measured));
+            self.measured = now;
+        }
     }
 
     /// Whether this round may do more than remember; if not, the wall time after which one may.
     pub(super) fn allow(&self) -> Result<(), Duration> {
         if self.balance > 0 {
+            self.granted.set(true);
             return Ok(());
         }
         let debt = self.balance.unsigned_abs().saturating_add(1);
@@ -142,6 +158,24 @@ pub(super) mod tests {
         budget.begin(start + wait);
         assert_eq!(budget.allow(), Ok(()));
         assert_eq!(budget.spent(), 12 * MS);
+    }
+
+    #[test]
+    fn exact_questions_are_not_drawn() {
+        let start = Instant::now();
+        let mut budget = Budget::new(0.1, 10 * MS, Box::new(Costly::new(6)));
+        for _ in 0..5 {
+            budget.begin(start);
+            budget.exempt();
+            budget.granted.set(true);
+            budget.exempt();
+        }
+        assert_eq!((budget.balance, budget.spent()), (10_000_000, 30 * MS));
+        budget.begin(start);
+        assert_eq!(budget.allow(), Ok(()));
+        budget.exempt();
+        budget.settle();
+        assert_eq!(budget.balance, 4_000_000, "what was allowed is drawn");
     }
 
     #[test]

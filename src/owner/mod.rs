@@ -76,7 +76,7 @@ pub use source::{Report, SourceStatus};
 pub use table::{SocketRow, parse_table};
 pub use translation::{Behind, Translations};
 
-use crate::model::{FlowKey, Namespace, Owner, Quality, Unowned};
+use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
 use crate::netlink::InetDiag;
 use crate::process::{ProcRoot, proc_id};
 use descriptors::Descriptors;
@@ -105,6 +105,8 @@ pub struct Finder {
     missing: Vec<usize>,
     candidates: Vec<Socket>,
     wanted: Vec<Wanted>,
+    /// The process that was looked at last, when that was, and whether it lived.
+    lived: Option<(ProcId, Instant, bool)>,
     stat: Vec<u8>,
 }
 
@@ -145,6 +147,7 @@ impl Finder {
             missing: Vec::new(),
             candidates: Vec::new(),
             wanted: Vec::new(),
+            lived: None,
             stat: Vec::new(),
         }
     }
@@ -221,6 +224,7 @@ impl Finder {
         for (index, query) in queries.iter_mut().enumerate().filter(|(_, query)| query.is_due(now)) {
             has_translated |= self.plan(index, query, now);
         }
+        self.budget.exempt();
         self.want(queries);
         if !self.wanted.is_empty() {
             let turn = Turn { root: &self.root, now, budget: &self.budget };
@@ -267,7 +271,7 @@ impl Finder {
             let Some(query) = queries.get_mut(index) else { continue };
             match self.guess(query, now) {
                 Some(owner) => query.outcome = Outcome::Owned(owner),
-                None => query.failed(Unowned::NoSocket, Tries::All, now),
+                None => query.missed(now),
             }
         }
         self.budget.settle();
@@ -295,6 +299,10 @@ impl Finder {
     /// Asks the sources of sockets; either makes a plan of what they say or sets the query's outcome, or has it looked for
     /// by other endpoints, and returns true.
     fn plan(&mut self, index: usize, query: &mut Query, now: Instant) -> bool {
+        if query.is_known_missing() {
+            self.missing.push(index);
+            return false;
+        }
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
         let mut looked = Looked::Failed;
@@ -335,7 +343,10 @@ impl Finder {
             _ => {
                 self.candidates.truncate(start);
                 match looked {
-                    Looked::Missing => self.missing.push(index),
+                    Looked::Missing => {
+                        query.was_missing = true;
+                        self.missing.push(index);
+                    }
                     Looked::Crowd => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                     Looked::NoPorts => query.outcome = Outcome::Unowned(Unowned::NoPorts),
                     Looked::Failed | Looked::Elsewhere => {
@@ -359,9 +370,20 @@ impl Finder {
             return None;
         }
         let (process, at) = self.similar.only(&query.key, now)?;
-        let has_lived =
-            query.first_seen() <= at || proc_id(&self.root, process.pid, &mut self.stat) == Some(process);
+        let has_lived = query.first_seen() <= at || self.lives(process, now);
         has_lived.then_some(Owner { process, quality: Quality::Guessed })
+    }
+
+    /// Whether a process lives, as of this round.
+    fn lives(&mut self, process: ProcId, now: Instant) -> bool {
+        if let Some((known, at, lived)) = self.lived
+            && (known, at) == (process, now)
+        {
+            return lived;
+        }
+        let lives = proc_id(&self.root, process.pid, &mut self.stat) == Some(process);
+        self.lived = Some((process, now, lives));
+        lives
     }
 
     /// Collects the sockets of all plans, each once.

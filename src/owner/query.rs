@@ -14,6 +14,9 @@ const PATIENCE: [Duration; 5] = [
     Duration::from_millis(2000),
 ];
 
+/// After so many of these waits others like it may be known.
+const SEASONED: u8 = 2;
+
 /// How many fruitless look-ups are followed by another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tries {
@@ -53,6 +56,10 @@ pub struct Query {
     pub(super) is_own: bool,
     /// Whether the key has the endpoints of the socket in place of those on the wire.
     is_translated: bool,
+    /// Whether it is to be given up soon.
+    is_hurried: bool,
+    /// Whether a look-up has found no socket.
+    pub(super) was_missing: bool,
 }
 
 impl Query {
@@ -60,7 +67,17 @@ impl Query {
     /// `now`. Nothing that was read before then will answer it.
     pub fn new(key: FlowKey, first_seen: Instant) -> Query {
         let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
-        Query { key, outcome, first_seen, due: first_seen, attempts: 0, is_own: true, is_translated: false }
+        Query {
+            key,
+            outcome,
+            first_seen,
+            due: first_seen,
+            attempts: 0,
+            is_own: true,
+            is_translated: false,
+            is_hurried: false,
+            was_missing: false,
+        }
     }
 
     /// When the flow's first packet was seen.
@@ -83,6 +100,29 @@ impl Query {
         matches!(self.outcome, Outcome::Retry { .. }) && self.due <= now
     }
 
+    /// Has it given up after a few look-ups if it has no socket, or not.
+    pub fn set_hurried(&mut self, is_hurried: bool) {
+        self.is_hurried = is_hurried;
+    }
+
+    /// Whether its socket is not to be looked for again: none was found, and there is no time to do so twice.
+    pub fn is_known_missing(&self) -> bool {
+        self.is_hurried && self.was_missing
+    }
+
+    /// There is no socket. One that is hurried waits once more only, until others like it may have been found.
+    pub(super) fn missed(&mut self, now: Instant) {
+        if !self.is_hurried {
+            self.failed(Unowned::NoSocket, Tries::All, now);
+        } else if self.is_seasoned() {
+            self.outcome = Outcome::Unowned(Unowned::NoSocket);
+        } else {
+            let after = PATIENCE.iter().take(usize::from(SEASONED)).sum();
+            (self.attempts, self.due) = (SEASONED, now + after);
+            self.outcome = Outcome::Retry { reason: Unowned::NoSocket, after };
+        }
+    }
+
     /// Whether the key has the endpoints of the socket, which the host translates to others on the wire.
     pub fn is_translated(&self) -> bool {
         self.is_translated
@@ -95,7 +135,7 @@ impl Query {
 
     /// Whether it was looked for long enough for others like it to be known.
     pub fn is_seasoned(&self) -> bool {
-        self.attempts >= 2
+        self.attempts >= SEASONED
     }
 
     pub(super) fn is_last_try(&self) -> bool {
@@ -151,6 +191,12 @@ mod tests {
         }
         assert_eq!(waits, [50, 250, 1000, 2000, 2000]);
         assert_eq!(query.outcome, Outcome::Unowned(Unowned::NoSocket));
+        let mut hurried = Query::new(query.key, start);
+        hurried.set_hurried(true);
+        hurried.missed(start);
+        assert!(hurried.is_seasoned() && hurried.due() == start + Duration::from_millis(300));
+        hurried.missed(hurried.due());
+        assert_eq!(hurried.outcome, Outcome::Unowned(Unowned::NoSocket));
         let mut usual = Query::new(query.key, start);
         usual.failed(Unowned::NoHolder, Tries::Usual, start);
         usual.put_off(Duration::from_secs(9));

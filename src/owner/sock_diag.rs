@@ -27,6 +27,10 @@ const HINT_AGE: Duration = Duration::from_secs(1);
 /// A list that is read faster than this is not worth being put off, since it is read some twenty times a second at most.
 const SHORT: Duration = Duration::from_micros(500);
 
+/// Questions about datagrams in one round after which a list may be better, and how long each takes.
+const MANY: u32 = 64;
+const QUESTION: Duration = Duration::from_micros(3);
+
 /// States of include/net/tcp_states.h.
 const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
@@ -52,6 +56,9 @@ pub(super) struct SockDiag {
     udp: List,
     udplite: List,
     lists: u64,
+    /// The round that was asked in last, and questions about datagrams in it.
+    round: Option<Instant>,
+    questions: u32,
     fault: Option<Errno>,
 }
 
@@ -72,6 +79,8 @@ impl SockDiag {
             udp: list(Protocol::UDP, u32::MAX, Kind::Datagram),
             udplite: list(Protocol::UDPLITE, u32::MAX, Kind::Datagram),
             lists: 0,
+            round: None,
+            questions: 0,
             fault: None,
         }
     }
@@ -148,7 +157,8 @@ impl SockDiag {
         sockets: &mut Vec<Socket>,
     ) -> Result<Looked, Looked> {
         let is_group = key.local.address.is_multicast();
-        if !is_group && let Some(socket) = self.find(key)? {
+        let is_listed = is_group || self.prefers_list(key.protocol, turn);
+        if !is_listed && let Some(socket) = self.find(key)? {
             if socket.remote.port != 0 {
                 sockets.push(Socket { inode: socket.inode, uid: socket.uid });
                 return Ok(Looked::Found { by: Match::Own, listener: None });
@@ -173,6 +183,17 @@ impl SockDiag {
         } else {
             Looked::Found { by: Match::Bound, listener: None }
         })
+    }
+
+    /// Whether the questions of this round have taken as long as reading the list did the last time, so that it answers the
+    /// others in less: a flood of datagrams comes from as many ports.
+    fn prefers_list(&mut self, protocol: Protocol, turn: &Turn<'_>) -> bool {
+        if self.round != Some(turn.now) {
+            (self.round, self.questions) = (Some(turn.now), 0);
+        }
+        self.questions += 1;
+        let list = if protocol == Protocol::UDP { &self.udp } else { &self.udplite };
+        self.questions > MANY && QUESTION * self.questions > list.took
     }
 
     /// Whether no other socket shares the port of an unconnected one, as far as trying other peers can tell.

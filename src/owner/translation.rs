@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// For how long it is taken as known what is loaded, whether packets are forwarded, and which addresses are local.
-/// Whether connections are tracked is always of this moment.
+/// Whether connections are tracked is of the round that asks.
 const VALIDITY: Duration = Duration::from_secs(5);
 
 /// Addresses of which it is known whether they are local, some 40 bytes each.
@@ -63,6 +63,8 @@ pub struct Translations {
     local: HashMap<Address, bool, RandomState>,
     /// Whether connections are tracked, or have been.
     is_tracking: bool,
+    /// The round in which that was read last.
+    read_at: Option<Instant>,
     forwards: bool,
     checked: Option<Instant>,
     fault: Option<Error>,
@@ -80,6 +82,7 @@ impl Translations {
             routing: None,
             local: HashMap::default(),
             is_tracking: false,
+            read_at: None,
             forwards: true,
             checked: None,
             fault: None,
@@ -110,7 +113,7 @@ impl Translations {
     /// Finds what is behind the endpoints of a flow on the wire. Nothing is asked where no connections are tracked.
     pub fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
         self.check(now);
-        if !self.tracks() || self.is_local(&key.local.address) == Some(false) {
+        if !self.tracks(now) || self.is_local(&key.local.address) == Some(false) {
             return Behind::Same;
         }
         match self.conntrack.as_mut().map(|conntrack| conntrack.behind(key)) {
@@ -180,8 +183,13 @@ impl Translations {
         self.forwards = self.routing.as_mut().is_none_or(|routing| routing.forwards().unwrap_or(true));
     }
 
-    /// Whether there may be tracked connections, or have been.
-    fn tracks(&mut self) -> bool {
+    /// Whether there may be tracked connections, or have been. The flows that are asked about in one round have begun
+    /// before it, so that it is read once for all of them.
+    fn tracks(&mut self, now: Instant) -> bool {
+        if self.read_at == Some(now) {
+            return self.is_tracking;
+        }
+        self.read_at = Some(now);
         if let Some(count) = &self.count {
             let mut digits = [0; 2];
             // What cannot be read is taken for a number.

@@ -9,6 +9,7 @@
 mod lab;
 
 mod counts;
+mod floods;
 mod link;
 mod reasons;
 mod times;

@@ -3,14 +3,14 @@
 use super::bulk::{DATAGRAM, paced};
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
 use std::io::{Error, Result};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
 /// The two ends of the link as the tests make them, and the device.
 const TO: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const FROM: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const FROM_ADDRESS: [u8; 4] = [10, 77, 0, 1];
+const FROM_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const DEVICE: &std::ffi::CStr = c"veth0";
 
 /// A port that nobody has bound and that the kernel gives to nobody.
@@ -19,27 +19,28 @@ const FROM_PORT: u16 = 9;
 /// Sends frames with datagrams to the address.
 pub fn source(orders: &Orders) -> Outcome<Report> {
     let to: SocketAddrV4 = orders.address.parse()?;
+    let from = SocketAddrV4::new(FROM_ADDRESS, FROM_PORT);
     let link = Link::open()?;
     say("ready")?;
     wait_for_line()?;
     let began = Instant::now();
-    let sent = paced(orders, DATAGRAM, |payload| link.send(&frame(to, payload)))?;
+    let sent = paced(orders, DATAGRAM, |payload| link.send(&frame(from, to, payload)))?;
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
 /// Ethernet, IPv4 and UDP without a checksum, which IPv4 allows (RFC 768).
-fn frame(to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+pub fn frame(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let udp_length = (8 + payload.len()) as u16;
     let mut ip = vec![0x45, 0];
     ip.extend((20 + udp_length).to_be_bytes());
     // No identification, not to be fragmented, 64 hops, UDP, and the checksum's place.
     ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(FROM_ADDRESS);
+    ip.extend(from.ip().octets());
     ip.extend(to.ip().octets());
     let checksum = checksum(&ip).to_be_bytes();
     ip[10..12].copy_from_slice(&checksum);
     let mut frame = [&TO[..], &FROM, &[8, 0], &ip].concat();
-    for number in [FROM_PORT, to.port(), udp_length, 0] {
+    for number in [from.port(), to.port(), udp_length, 0] {
         frame.extend(number.to_be_bytes());
     }
     frame.extend(payload);
@@ -54,13 +55,13 @@ fn checksum(header: &[u8]) -> u16 {
 }
 
 /// A packet socket that only sends.
-struct Link {
+pub struct Link {
     socket: OwnedFd,
     address: libc::sockaddr_ll,
 }
 
 impl Link {
-    fn open() -> Result<Link> {
+    pub fn open() -> Result<Link> {
         // Of protocol 0 it gets nothing.
         // SAFETY: the call takes no pointers.
         let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -81,7 +82,7 @@ impl Link {
         Ok(Link { socket, address })
     }
 
-    fn send(&self, frame: &[u8]) -> Result<()> {
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
         let length = size_of_val(&self.address) as libc::socklen_t;
         let (socket, address) = (self.socket.as_raw_fd(), (&raw const self.address).cast());
         // SAFETY: the pointers are to so many bytes each, which the call only reads.

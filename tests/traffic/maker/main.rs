@@ -15,6 +15,7 @@ mod frames;
 mod idle;
 mod passing;
 mod server;
+mod storm;
 mod udp;
 mod uring;
 mod ways;
@@ -88,6 +89,9 @@ fn main() -> Outcome<()> {
         "batch-clients" => batches::clients(&orders)?,
         "batch-server" => batches::server(&orders)?,
         "peek-server" => exchange::server(&orders, ways::Peeking)?,
+        "frame-storm" => storm::frames(&orders)?,
+        "datagram-storm" => storm::datagrams(&orders)?,
+        "attempt-storm" => storm::attempts(&orders)?,
         "frame-source" => frames::source(&orders)?,
         "passing-server" => passing::server(&orders)?,
         "fast-open-clients" => exchange::clients(&orders, ways::FastOpen::default())?,

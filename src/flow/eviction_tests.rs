@@ -1,0 +1,64 @@
+//! Tests of floods of flows that nobody answers.
+
+use super::*;
+use crate::model::{Address, Endpoint, FlowKey, Namespace, Protocol, TcpFlags};
+use Direction::{Receive, Send};
+
+const FLOWS: u32 = 200_000;
+
+fn key(protocol: Protocol, number: u32) -> FlowKey {
+    let [a, b, c, d] = number.to_be_bytes();
+    FlowKey {
+        local: Endpoint::new(Address::v4([10, 0, 0, 1]), 1_000),
+        remote: Endpoint::new(Address::v4([11, a, b, c]), u16::from(d)),
+        protocol,
+        namespace: Namespace::HOME,
+    }
+}
+
+/// Whatever is opened and not answered, from here or from elsewhere, takes 16 MiB and leaves the rest alone.
+#[test]
+fn unanswered_flows_of_every_kind_displace_themselves_only() {
+    let kinds = [
+        (Protocol::UDP, Send, TcpFlags(0), Receive),
+        (Protocol::UDP, Receive, TcpFlags(0), Send),
+        (Protocol::TCP, Send, TcpFlags::SYN, Receive),
+        (Protocol::TCP, Receive, TcpFlags::SYN, Send),
+    ];
+    for (protocol, direction, flags, other) in kinds {
+        let mut table = FlowTable::new(1_000_000).unwrap();
+        let now = Timestamp(1_000_000_000);
+        let answered = table.record(&key(Protocol::UDP, 1), Send, 60, TcpFlags(0), now);
+        table.record(&key(Protocol::UDP, 1), Receive, 60, TcpFlags(0), now);
+        let opposite = table.record(&key(Protocol::ICMP, 2), other, 60, TcpFlags(0), now);
+        for number in 3..FLOWS {
+            table.record(&key(protocol, number), direction, 60, flags, now);
+        }
+        assert!(table.get(answered).is_some() && table.get(opposite).is_some(), "{direction:?}");
+        let held = table.stats().held as usize;
+        assert!(
+            held > 90_000 && held * (size_of::<Flow>() + PLACES_BYTES) <= UNANSWERED_BYTES + 1024,
+            "{held}"
+        );
+        let mut bytes = 0;
+        table.drain_departed(|one| bytes += one.pending.bytes());
+        assert_eq!(bytes, 60 * table.stats().evicted, "nothing is lost");
+    }
+}
+
+#[test]
+fn datagrams_that_go_on_without_an_answer_stay() {
+    let mut table = FlowTable::new(1_000_000).unwrap();
+    let now = Timestamp(1_000_000_000);
+    let log = table.record(&key(Protocol::UDP, 1), Send, 60, TcpFlags(0), now);
+    for number in 2..FLOWS {
+        table.record(&key(Protocol::UDP, 1), Send, 60, TcpFlags(0), now);
+        table.record(&key(Protocol::UDP, number), Send, 60, TcpFlags(0), now);
+    }
+    assert!(table.get(log).is_some());
+    let later = Timestamp(now.0 + UNANSWERED_IDLE);
+    for number in FLOWS..2 * FLOWS {
+        table.record(&key(Protocol::UDP, number), Send, 60, TcpFlags(0), later);
+    }
+    assert!(table.get(log).is_none(), "it has not gone on");
+}

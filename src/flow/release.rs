@@ -1,0 +1,79 @@
+//! Releases flows soon after they have ended, and restores them for packets that come late.
+
+use super::detail::Detail;
+use super::entry::{Binding, Flow, FlowId};
+use super::state::FlowState;
+use super::table::FlowTable;
+use crate::model::{FlowKey, Owner, Protocol, TcpFlags, Timestamp, Unowned};
+
+impl FlowTable {
+    /// Releases connections that have ended and have counted nothing for `idle` nanoseconds, once it is known who owns
+    /// them, or why nobody does, and their last record was made. Their owners are kept for a minute longer.
+    pub fn release_ended(&mut self, now: Timestamp, idle: u64) {
+        self.late.expire(now);
+        // Each is looked at once, also when it is put back, and all when the clock was set back.
+        for _ in 0..self.ended.len() {
+            let Some(&(id, since)) = self.ended.front() else { return };
+            if now >= since && now.since(since) < idle {
+                return;
+            }
+            self.ended.pop_front();
+            let Some(flow) = self.get(id) else { continue };
+            let is_reported = self.details.get(id.index as usize).is_none_or(Detail::is_told);
+            if flow.idle(now) < idle || !is_answered(flow) || !is_reported {
+                self.ended.push_back((id, now));
+                continue;
+            }
+            if let Binding::Owned(owner) = flow.binding() {
+                let hash = self.index.long_hash(flow.key());
+                self.late.insert(hash, owner, now);
+            }
+            self.expired += 1;
+            self.remove(id.index);
+            self.vacant.push(id.index);
+        }
+    }
+
+    /// Lists a flow that has just ended. One that nobody has answered is limited and expires as such.
+    #[cold]
+    pub(super) fn list_ended(&mut self, id: FlowId, now: Timestamp) {
+        if self.get(id).is_some_and(|flow| !flow.is_unanswered()) {
+            self.ended.push_back((id, now));
+        }
+    }
+
+    /// The owner of a connection that was released, for a packet which is not in the table. A packet that opens another
+    /// connection between the same endpoints has the owner forgotten.
+    pub(super) fn take_late(&mut self, key: &FlowKey, flags: TcpFlags) -> Option<Owner> {
+        if self.late.is_empty() || key.protocol != Protocol::TCP {
+            return None;
+        }
+        let owner = self.late.take(self.index.long_hash(key));
+        owner.filter(|_| !flags.has(TcpFlags::SYN))
+    }
+
+    /// Makes a new flow the rest of a connection that was released: it belongs to the same owner, and nothing is reported
+    /// of it but its bytes.
+    pub(super) fn restore(&mut self, slot: u32, owner: Owner, now: Timestamp) {
+        let flow = &mut self.slots[slot as usize];
+        flow.bind(Ok(owner));
+        let id = FlowId { index: slot, generation: flow.generation() };
+        if let Some(detail) = self.details.get_mut(slot as usize) {
+            *detail = Detail::reported(FlowState::Closed);
+        }
+        self.ended.push_back((id, now));
+    }
+}
+
+/// Whether it is known who owns a flow, or why nobody does.
+fn is_answered(flow: &Flow) -> bool {
+    match flow.binding() {
+        Binding::Owned(_) => true,
+        Binding::Unasked | Binding::Asked => false,
+        Binding::Unowned(reason) => !matches!(reason, Unowned::Pending | Unowned::QueueFull),
+    }
+}
+
+#[cfg(test)]
+#[path = "release_tests.rs"]
+mod tests;
