@@ -64,7 +64,13 @@ impl SecondLooks {
                 self.allowance -= 1;
                 flow.set_looks(ages_passed(flow, now));
                 // What was found at an earlier packet is no answer.
-                requests.push(Request { flow: id, key: *flow.key(), first: now, is_over: false });
+                requests.push(Request {
+                    flow: id,
+                    key: *flow.key(),
+                    first: now,
+                    is_over: false,
+                    is_conditional: false,
+                });
             }
         }
     }

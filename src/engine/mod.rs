@@ -18,6 +18,7 @@ mod introduce;
 mod kernel_owners;
 mod latest;
 mod ledger;
+mod locality;
 mod merge;
 mod packets;
 mod paths;

@@ -8,6 +8,7 @@ use super::completion::{Completion, CompletionStats};
 use super::ended::EndedQueue;
 use super::flows::Recorder;
 use super::ledger::{Books, Ledger};
+use super::locality::Locality;
 use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, RESERVED, Request};
@@ -28,9 +29,6 @@ const TURNED_AWAY_LIMIT: usize = 65_536;
 
 /// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
-
-/// As many as there are numbers for.
-const NAMESPACES: usize = 1 << u8::BITS;
 
 /// What was counted before any flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,10 +51,7 @@ pub struct FrameCounts {
 pub struct Pipeline {
     flows: FlowTable,
     fragments: FragmentTable,
-    /// The addresses of each namespace's devices, by its number.
-    devices: Box<[Arc<LocalAddresses>; NAMESPACES]>,
-    /// Further addresses of the session's own namespace.
-    also_local: LocalAddresses,
+    locality: Locality,
     paths: Paths,
     packets: Arc<PacketQueue>,
     batch: PacketBatch,
@@ -80,12 +75,10 @@ impl Pipeline {
     /// # Errors
     /// `SystemResource` when memory for the flow table cannot be reserved.
     pub fn new(flow_limit: usize, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
-        let none = Arc::<LocalAddresses>::default();
         Ok(Pipeline {
             flows: FlowTable::new(flow_limit)?,
             fragments: FragmentTable::default(),
-            devices: Box::new(std::array::from_fn(|_| Arc::clone(&none))),
-            also_local: also_local.iter().copied().collect(),
+            locality: Locality::new(also_local),
             paths: Paths::default(),
             packets,
             batch: PacketBatch::default(),
@@ -125,12 +118,8 @@ impl Pipeline {
 
     /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
     pub fn set_device_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
-        let none = Arc::default();
         self.paths.clear();
-        self.devices.fill(none);
-        for (namespace, addresses) in addresses {
-            self.devices[usize::from(namespace.0)] = Arc::clone(addresses);
-        }
+        self.locality.set(addresses);
     }
 
     /// Moves time on without a frame, so that flows age on a quiet link, too, and allows owners to be made sure of.
@@ -254,13 +243,7 @@ impl Pipeline {
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
-        // A host without an address yet sends from none (DHCP).
-        let is_nameless = passage == Passage::Outgoing && packet.source.address.is_unspecified();
-        let from_here =
-            passage.has_sender() && (is_nameless || self.is_local(namespace, &packet.source.address));
-        let to_here = passage.has_receiver()
-            && (self.is_local(namespace, &packet.destination.address)
-                || (!from_here && self.is_group(namespace, &packet.destination.address)));
+        let (from_here, to_here) = self.ends_here(packet, namespace, passage);
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let send = from_here.then(|| {
             let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
@@ -282,13 +265,23 @@ impl Pipeline {
         }
     }
 
-    fn is_local(&self, namespace: Namespace, address: &Address) -> bool {
-        self.devices[usize::from(namespace.0)].contains(address)
-            || namespace == Namespace::HOME && self.also_local.contains(address)
-    }
-
-    fn is_group(&self, namespace: Namespace, address: &Address) -> bool {
-        self.devices[usize::from(namespace.0)].is_group(address)
+    /// Whether the sender of a packet that passed a device is here, and whether its receiver is.
+    fn ends_here(&self, packet: &Packet, namespace: Namespace, passage: Passage) -> (bool, bool) {
+        let (source, destination) = (&packet.source.address, &packet.destination.address);
+        let (has_sender, has_receiver) = (passage.has_sender(), passage.has_receiver());
+        let is_local = |address| self.locality.is_local(namespace, address);
+        // A host without an address yet sends from none (DHCP).
+        let is_nameless = passage == Passage::Outgoing && source.is_unspecified();
+        let from_here = has_sender && (is_nameless || is_local(source));
+        let to_here = has_receiver
+            && (is_local(destination) || !from_here && self.locality.is_group(namespace, destination));
+        if from_here || to_here {
+            return (from_here, to_here);
+        }
+        // Which of these are forwarded is found by their sockets. They leave half of the table to others.
+        let FlowStats { held, limit, .. } = self.flows.stats();
+        let may_be = |address| held < limit / 2 && self.locality.is_conditional(namespace, address);
+        (has_sender && may_be(source), has_receiver && may_be(destination))
     }
 
     /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions
@@ -317,14 +310,19 @@ impl Pipeline {
         self.ask_for_answered(&mut books);
         self.sweep();
         self.settle_departed(&mut books, room, requests);
+        let locality = &self.locality;
         self.flows.drain_fresh(|id, flow| {
-            let reserved = if flow.state() == FlowState::ReceiveOnly { RESERVED } else { 0 };
+            let key = *flow.key();
+            let is_conditional = locality.is_conditional(key.namespace, &key.local.address);
+            let reserved =
+                if flow.state() == FlowState::ReceiveOnly || is_conditional { RESERVED } else { 0 };
             if flow.is_unanswered() {
-                rebind(flow, Unowned::NoSocket, &mut books);
+                let reason = if is_conditional { Unowned::NotLocal } else { Unowned::NoSocket };
+                rebind(flow, reason, &mut books);
             } else if requests.len() + reserved < room {
                 // An owner that had it and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
-                requests.push(Request { flow: id, key: *flow.key(), first, is_over: false });
+                requests.push(Request { flow: id, key, first, is_over: false, is_conditional });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
                 if self.turned_away.len() < TURNED_AWAY_LIMIT {
@@ -341,16 +339,18 @@ impl Pipeline {
 
     /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
     fn settle_departed(&mut self, books: &mut Books, room: usize, requests: &mut Vec<Request>) {
-        let Pipeline { flows, orphans, recorder, .. } = self;
+        let Pipeline { flows, orphans, recorder, locality, .. } = self;
         flows.drain_departed(|mut departed| {
+            let key = departed.key;
             let is_unanswered = departed.state == FlowState::SynReceived;
             if departed.binding == Binding::Unasked && !is_unanswered && requests.len() < room {
                 departed.binding = Binding::Asked;
                 requests.push(Request {
                     flow: departed.id,
-                    key: departed.key,
+                    key,
                     first: departed.first,
                     is_over: true,
+                    is_conditional: locality.is_conditional(key.namespace, &key.local.address),
                 });
             }
             orphans.settle(departed, books, recorder.as_mut());
@@ -374,8 +374,8 @@ impl Pipeline {
     fn ask_for_answered(&mut self, books: &mut Books) {
         for id in self.flows.take_answered() {
             let Some(flow) = self.flows.get_mut(id) else { continue };
-            if flow.binding() == Binding::Unowned(Unowned::NoSocket) {
-                books.uncount_unowned(Unowned::NoSocket, flow.reported());
+            if let Binding::Unowned(reason @ (Unowned::NoSocket | Unowned::NotLocal)) = flow.binding() {
+                books.uncount_unowned(reason, flow.reported());
                 books.count_unowned(Unowned::Pending, flow.reported());
                 self.flows.ask_again(id);
             }

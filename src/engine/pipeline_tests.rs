@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 #[path = "again_tests.rs"]
 mod again;
+#[path = "conditional_tests.rs"]
+mod conditional;
 #[path = "flood_tests.rs"]
 mod flood;
 #[path = "pipeline_model_tests.rs"]

@@ -7,10 +7,10 @@ use super::kernel_owners::KernelOwners;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
 use crate::kernel::{Claim, Clocks, Found};
-use crate::model::{FlowKey, Owner, Timestamp, Unowned};
+use crate::model::{FlowKey, Owner, Quality, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
-use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus, Translations};
+use crate::owner::{Early, EarlyOwners, Finder, Outcome, Query, SourceStatus, Translations};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -44,6 +44,9 @@ pub struct Request {
     pub first: Timestamp,
     /// Whether the flow was over before anybody could ask: sockets that are there now are no answer.
     pub is_over: bool,
+    /// Whether the local end is this host's only if it has a socket: its address is one for packets that a routing rule
+    /// selects, and others to it are forwarded.
+    pub is_conditional: bool,
 }
 
 /// What was found out.
@@ -211,8 +214,14 @@ impl Resolver {
             for (request, asked) in new {
                 self.requests.push(request);
                 let mut query = Query::new(request.key, asked);
+                if request.is_conditional {
+                    query.make_conditional();
+                }
+                // A socket that was found by the local end alone has none of what is forwarded.
+                let may_be =
+                    |early: &Early| !request.is_conditional || early.owner.quality != Quality::Guessed;
                 if !request.is_over
-                    && let Some(early) = self.early.get(&request.key, request.first)
+                    && let Some(early) = self.early.get(&request.key, request.first).filter(may_be)
                     && self.finder.learn(&request.key, &early, now)
                 {
                     query.outcome = Outcome::Owned(early.owner);
@@ -286,8 +295,9 @@ impl Resolver {
     /// Nothing but the records tells of a flow that is over.
     fn drop_those_over(&mut self, now: Instant) {
         let asked = self.queries.iter_mut().zip(&self.requests);
-        for (query, _) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
-            query.outcome = Outcome::Unowned(Unowned::NoSocket);
+        for (query, request) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
+            let reason = if request.is_conditional { Unowned::NotLocal } else { Unowned::NoSocket };
+            query.outcome = Outcome::Unowned(reason);
         }
     }
 

@@ -20,6 +20,9 @@ pub(super) const REPLY: usize = 72;
 pub(super) const INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`.
 const V6_ONLY: u16 = 11;
+/// `INET_DIAG_SOCKOPT`, and the bit of `transparent` in the first byte of a `struct inet_diag_sockopt`.
+const OPTIONS: u16 = 22;
+const TRANSPARENT: u8 = if cfg!(target_endian = "little") { 1 << 5 } else { 1 << 2 };
 /// The kernel answers a dump in pieces of at most 32 KiB.
 const BUFFER: usize = 32 << 10;
 
@@ -44,6 +47,9 @@ pub struct InetSocket {
     pub is_v6: bool,
     /// Whether it takes IPv6 only (`IPV6_V6ONLY`), as far as that is told: for sockets that listen or have no peer.
     pub v6_only: bool,
+    /// Whether it takes packets to addresses that are not this host's (`IP_TRANSPARENT`), as far as that is told: since Linux
+    /// 5.8.
+    pub is_transparent: bool,
     /// The index of the device that it is bound to, or 0.
     pub interface: u32,
 }
@@ -231,6 +237,9 @@ pub(super) fn parse(payload: &[u8]) -> Option<InetSocket> {
         uid: u32_at(message, 64)?,
         inode: low(68)?,
         is_v6: family == libc::AF_INET6,
+        is_transparent: attributes(rest).any(|(kind, value)| {
+            kind == OPTIONS && value.first().is_some_and(|options| options & TRANSPARENT != 0)
+        }),
         v6_only: attributes(rest).any(|(kind, value)| kind == V6_ONLY && value.first() == Some(&1)),
     })
 }

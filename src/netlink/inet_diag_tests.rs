@@ -297,6 +297,7 @@ fn a_row_is_understood_field_by_field() {
         cookie: 1 << 32 | 2,
         is_v6: true,
         v6_only: false,
+        is_transparent: false,
         interface: 7,
     };
     assert_eq!(parse(&row), Some(expected));

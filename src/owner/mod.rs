@@ -32,6 +32,9 @@
 //! flow is looked for then, or another host: [`Unowned::NotLocal`]. Where it cannot be told although packets are
 //! forwarded, neither a listener is taken for the owner nor a guess made.
 //!
+//! A flow whose local address is this host's only for packets that a routing rule selects (TPROXY) is looked for if it has
+//! a socket of its own; else it is one of those that are forwarded, [`Unowned::NotLocal`], and not asked for again.
+//!
 //! # Which capability helps
 //!
 //! The tables need none. Translated addresses need `CAP_NET_ADMIN`. Other users' descriptors need `CAP_DAC_READ_SEARCH` to be listed and `CAP_SYS_PTRACE` to be
@@ -295,6 +298,11 @@ impl Finder {
     /// Asks the sources of sockets; either makes a plan of what they say or sets the query's outcome, or has it looked for
     /// by other endpoints, and returns true.
     fn plan(&mut self, index: usize, query: &mut Query, now: Instant) -> bool {
+        if query.is_conditional && !self.is_taken(&query.key) {
+            query.outcome = Outcome::Unowned(Unowned::NotLocal);
+            return false;
+        }
+        query.is_conditional = false;
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
         let mut looked = Looked::Failed;
@@ -351,6 +359,12 @@ impl Finder {
         };
         self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
         false
+    }
+
+    /// Whether a flow has a socket of its own here, as far as that can be told.
+    fn is_taken(&mut self, key: &FlowKey) -> bool {
+        let mut sources = self.sockets.get_mut(&key.namespace).into_iter().flatten();
+        sources.find_map(|source| source.takes(key)).unwrap_or(false)
     }
 
     /// The only process that lately had flows like one that has no socket any more, if it has lived since that began.

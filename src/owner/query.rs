@@ -51,6 +51,8 @@ pub struct Query {
     attempts: u8,
     /// Whether the flow cannot be another host's or a container's, as far as that is known.
     pub(super) is_own: bool,
+    /// Whether the flow is this host's only if it has a socket here.
+    pub(super) is_conditional: bool,
     /// Whether the key has the endpoints of the socket in place of those on the wire.
     is_translated: bool,
 }
@@ -60,7 +62,21 @@ impl Query {
     /// `now`. Nothing that was read before then will answer it.
     pub fn new(key: FlowKey, first_seen: Instant) -> Query {
         let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
-        Query { key, outcome, first_seen, due: first_seen, attempts: 0, is_own: true, is_translated: false }
+        Query {
+            key,
+            outcome,
+            first_seen,
+            due: first_seen,
+            attempts: 0,
+            is_own: true,
+            is_conditional: false,
+            is_translated: false,
+        }
+    }
+
+    /// Has the flow taken for one that is forwarded unless it has a socket here.
+    pub fn make_conditional(&mut self) {
+        self.is_conditional = true;
     }
 
     /// When the flow's first packet was seen.

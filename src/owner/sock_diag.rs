@@ -272,6 +272,15 @@ impl SocketSource for SockDiag {
         looked.unwrap_or_else(|looked| looked)
     }
 
+    fn takes(&mut self, key: &FlowKey) -> Option<bool> {
+        let socket = match self.find(key).ok()? {
+            Some(socket) if socket.state != LISTEN => socket,
+            _ => return Some(false),
+        };
+        let is_connected = socket.remote.port != 0;
+        Some(is_connected || socket.is_transparent || socket.local.address == key.local.address)
+    }
+
     fn report(&self, report: &mut Report) {
         let fault = self
             .fault

@@ -3,7 +3,7 @@
 //! The kernel sends a notice before the first packet of what it is about. Whoever reads the notices before the frames that
 //! wait in the rings therefore knows of every device and address that a frame can have come by.
 
-use super::route::{insert_address, insert_route};
+use super::route::{LocalRoute, insert_address, local_route};
 use crate::error::{Code, Error, Result};
 use crate::model::LocalAddresses;
 use crate::netlink::{MESSAGE_HEADER, Socket, attach_filter, u32_at};
@@ -31,6 +31,8 @@ pub(super) struct Heard {
     pub up: Vec<u32>,
     /// The indices of devices that are gone.
     pub gone: Vec<u32>,
+    /// A route has gone by which addresses were local for packets that a routing rule selects.
+    pub condition_gone: bool,
     /// Another network namespace got a number here, as when a device is made with its other end there.
     pub namespaces: bool,
     /// Notices were lost: anything may have changed.
@@ -80,7 +82,14 @@ impl News {
                 insert_address(come, message.payload);
             }
             libc::RTM_NEWROUTE => {
-                insert_route(come, message.payload);
+                if let Some(route) = local_route(message.payload) {
+                    route.insert_unconditional(come);
+                    route.insert_conditional(come);
+                }
+            }
+            libc::RTM_DELROUTE => {
+                heard.condition_gone |=
+                    local_route(message.payload).as_ref().is_some_and(LocalRoute::is_conditional);
             }
             NEW_NAMESPACE => heard.namespaces = true,
             _ => {}

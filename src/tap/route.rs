@@ -85,12 +85,35 @@ impl Route {
     /// Adds what routes of the table `local` make local, in particular whole networks. Nothing before Linux 4.20, which would
     /// list the routes of all tables.
     fn add_routes(&mut self, addresses: &mut LocalAddresses) -> nix::Result<bool> {
+        self.each_local_route(libc::RT_TABLE_LOCAL, |route| route.insert_unconditional(addresses))
+    }
+
+    /// The networks that routes of other tables make local for packets which a routing rule selects. The kernel looks at all
+    /// routes that it has, so this is not for every refresh. Nothing before Linux 4.20.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer.
+    pub(super) fn conditional(&mut self) -> Result<LocalAddresses> {
+        let mut networks = LocalAddresses::default();
+        if self.lists_routes {
+            // What changes meanwhile is told by news.
+            self.each_local_route(libc::RT_TABLE_UNSPEC, |route| route.insert_conditional(&mut networks))
+                .map_err(|errno| {
+                    Error::system(Code::SystemResource, "listing the local routes of all tables", errno)
+                })?;
+        }
+        Ok(networks)
+    }
+
+    /// Hands on the routes of the type `local` of one table, or of all. Returns whether they are of one moment.
+    fn each_local_route(&mut self, table: u8, mut each: impl FnMut(LocalRoute)) -> nix::Result<bool> {
         let mut is_consistent = true;
         for family in [libc::AF_INET, libc::AF_INET6] {
             let mut header = [0; ROUTE_HEADER];
-            (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) =
-                (family as u8, libc::RT_TABLE_LOCAL, libc::RTN_LOCAL);
-            match self.dump(libc::RTM_GETROUTE, &header, |row| insert_route(addresses, row)) {
+            (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) = (family as u8, table, libc::RTN_LOCAL);
+            match self
+                .dump(libc::RTM_GETROUTE, &header, |row| local_route(row).into_iter().for_each(&mut each))
+            {
                 Ok(whole) => is_consistent &= whole,
                 // A kernel without the family or without such a table.
                 Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => {}
@@ -250,29 +273,55 @@ pub(super) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
     }
 }
 
-/// Takes in the payload of an `RTM_NEWROUTE` message, if the route is one of the type and table `local`.
-pub(super) fn insert_route(addresses: &mut LocalAddresses, row: &[u8]) {
-    let Some((header, rest)) = row.split_first_chunk::<ROUTE_HEADER>() else { return };
+/// A route of the type `local`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LocalRoute {
+    address: Address,
+    /// Bits of the prefix.
+    length: u8,
+    table: u32,
+}
+
+impl LocalRoute {
+    /// Whether only packets that a routing rule selects go by it.
+    pub(super) fn is_conditional(&self) -> bool {
+        self.table != u32::from(libc::RT_TABLE_LOCAL)
+    }
+
+    /// Adds what it makes local, if that is so for all packets.
+    pub(super) fn insert_unconditional(&self, addresses: &mut LocalAddresses) {
+        if !self.is_conditional() && !self.address.is_loopback() {
+            addresses.insert_network(&self.address, self.length);
+        }
+    }
+
+    /// Adds what it makes local, if that is so for some packets.
+    pub(super) fn insert_conditional(&self, addresses: &mut LocalAddresses) {
+        if self.is_conditional() {
+            addresses.insert_conditional_network(&self.address, self.length);
+        }
+    }
+}
+
+/// The route of the type `local` in the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE` message, if it is one.
+pub(super) fn local_route(row: &[u8]) -> Option<LocalRoute> {
+    let (header, rest) = row.split_first_chunk::<ROUTE_HEADER>()?;
     let [family, length, ..] = *header;
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     // Numbers of tables that need more than a byte stand in an attribute.
     let table = find(ROUTE_TABLE_NUMBER).and_then(|value| u32_at(value, 0));
     let table = table.unwrap_or_else(|| header[ROUTE_TABLE].into());
-    if header[ROUTE_TYPE] != libc::RTN_LOCAL || table != u32::from(libc::RT_TABLE_LOCAL) {
-        return;
+    if header[ROUTE_TYPE] != libc::RTN_LOCAL {
+        return None;
     }
     // One without a destination is a default route.
     let destination = find(ROUTE_DESTINATION);
     let address = match i32::from(family) {
         libc::AF_INET => destination.map_or(Ok([0; 4]), <[u8; 4]>::try_from).map(Address::v4),
         libc::AF_INET6 => destination.map_or(Ok([0; 16]), <[u8; 16]>::try_from).map(Address::v6),
-        _ => return,
+        _ => return None,
     };
-    if let Ok(address) = address
-        && !address.is_loopback()
-    {
-        addresses.insert_network(&address, length);
-    }
+    Some(LocalRoute { address: address.ok()?, length, table })
 }
 
 #[cfg(test)]

@@ -53,6 +53,10 @@ pub(super) struct Site {
     hardware_addresses: Arc<HardwareAddresses>,
     news: News,
     local: Local,
+    /// Networks that are local for packets which a routing rule selects.
+    conditional: LocalAddresses,
+    /// Whether these are to be listed anew.
+    lists_conditional: bool,
     /// Whether there was news since the last refresh that takes another.
     is_stale: bool,
     refreshed: Instant,
@@ -89,6 +93,8 @@ impl Site {
             hardware_addresses: Arc::default(),
             news,
             local: Local::default(),
+            conditional: LocalAddresses::default(),
+            lists_conditional: true,
             is_stale: false,
             refreshed: Instant::now(),
             leaves: None,
@@ -124,6 +130,8 @@ impl Site {
         let mut come = LocalAddresses::default();
         let heard = self.news.read(&mut come);
         self.local.add(&come);
+        self.conditional.extend_conditional(&come);
+        self.lists_conditional |= heard.lost || heard.condition_gone;
         let last = Instant::now() + options.timeout + BLOCK_SLACK;
         for device in self.devices.iter_mut().filter(|device| heard.gone.contains(&device.index)) {
             device.leaves.get_or_insert(last);
@@ -252,7 +260,13 @@ impl Site {
     }
 
     fn read_addresses(&mut self) -> Result<()> {
-        self.local.set(self.route.addresses()?, Instant::now());
+        let mut addresses = self.route.addresses()?;
+        if self.lists_conditional {
+            self.conditional = self.route.conditional()?;
+            self.lists_conditional = false;
+        }
+        addresses.extend_conditional(&self.conditional);
+        self.local.set(addresses, Instant::now());
         Ok(())
     }
 

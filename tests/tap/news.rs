@@ -46,6 +46,38 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
     });
 }
 
+fn is_conditional(tap: &Tap, text: &str) -> bool {
+    let address = Address::from(text.parse::<IpAddr>().unwrap());
+    tap.local_addresses().iter().any(|(_, addresses)| addresses.is_conditional(&address))
+}
+
+#[test]
+fn routes_of_other_tables_make_addresses_local_for_some_packets_needs_root() {
+    in_namespace(|| {
+        ip("route add local 10.95.0.0/16 dev lo table 100");
+        ip("route add local fd00:95::/64 dev lo table 1000");
+        ip("route add 10.94.0.0/16 dev lo table 100");
+        let mut tap = open(&[]);
+        for text in ["10.95.0.1", "fd00:95::1"] {
+            assert!(is_conditional(&tap, text) && !is_local(&tap, text), "{text}");
+        }
+        assert!(!is_conditional(&tap, "10.94.0.1"));
+        ip("route add local default dev lo table 101");
+        assert!(tap.hear() && is_conditional(&tap, "203.0.113.7") && !is_local(&tap, "203.0.113.7"));
+        ip("addr add 203.0.113.7/24 dev lo");
+        assert!(tap.hear() && !is_conditional(&tap, "203.0.113.7") && is_local(&tap, "203.0.113.7"));
+        tap.begin_refresh().unwrap();
+        assert!(is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
+        ip("route del local default dev lo table 101");
+        let deadline = Instant::now() + PATIENCE;
+        while is_conditional(&tap, "203.0.114.7") && Instant::now() < deadline {
+            tap.wait(TURN).unwrap();
+            tap.begin_refresh().unwrap();
+        }
+        assert!(!is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
+    });
+}
+
 #[test]
 fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end_needs_root() {
     in_namespace(|| {
