@@ -27,8 +27,8 @@ fn a_connection_has_its_bytes_if_it_has_a_socket() {
     let (sent, received) = both_ways(&mut bench, 0x10);
     bench.publish(&[], usize::MAX);
     let asked = std::mem::take(&mut bench.asked);
-    let keys: Vec<_> = asked.iter().map(|it| (it.key.local.to_string(), it.is_conditional)).collect();
-    assert_eq!(keys, [(ELSEWHERE.to_owned(), true)]);
+    let keys: Vec<_> = asked.iter().map(|it| (it.key.local.to_string(), it.local_end)).collect();
+    assert_eq!(keys, [(ELSEWHERE.to_owned(), LocalEnd::Diverted)]);
     bench.publish(&[answer(&asked[0], exact(7))], usize::MAX);
     let (again, more) = both_ways(&mut bench, 0x10);
     bench.publish(&[], usize::MAX);
@@ -71,6 +71,6 @@ fn own_addresses_are_asked_about_as_ever() {
     let mut bench = bench(64);
     bench.packet(udp("198.51.100.1:9", "192.0.2.1:53"));
     bench.publish(&[], usize::MAX);
-    let asked: Vec<_> = bench.asked.iter().map(|it| (it.key.local.port, it.is_conditional)).collect();
-    assert_eq!(asked, [(53, false)]);
+    let asked: Vec<_> = bench.asked.iter().map(|it| (it.key.local.port, it.local_end)).collect();
+    assert_eq!(asked, [(53, LocalEnd::Own)]);
 }

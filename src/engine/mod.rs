@@ -19,6 +19,7 @@ mod kernel_owners;
 mod latest;
 mod ledger;
 mod locality;
+mod looped;
 mod merge;
 mod packets;
 mod paths;

@@ -9,6 +9,7 @@ use super::ended::EndedQueue;
 use super::flows::Recorder;
 use super::ledger::{Books, Ledger};
 use super::locality::Locality;
+use super::looped::Looped;
 use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, RESERVED, Request};
@@ -17,9 +18,10 @@ use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowState, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Passage, TcpFlags,
+    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Protocol, TcpFlags,
     Timestamp, Undecoded, Unowned, WireSize,
 };
+use crate::owner::LocalEnd;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,6 +54,7 @@ pub struct Pipeline {
     flows: FlowTable,
     fragments: FragmentTable,
     locality: Locality,
+    looped: Looped,
     paths: Paths,
     packets: Arc<PacketQueue>,
     batch: PacketBatch,
@@ -79,6 +82,7 @@ impl Pipeline {
             flows: FlowTable::new(flow_limit)?,
             fragments: FragmentTable::default(),
             locality: Locality::new(also_local),
+            looped: Looped::default(),
             paths: Paths::default(),
             packets,
             batch: PacketBatch::default(),
@@ -187,7 +191,7 @@ impl Pipeline {
         self.counts.offloaded += 1;
         self.counts.offloaded_packets += u64::from(size.packets);
         self.counts.estimated_bytes += u64::from(estimated.bytes);
-        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+        let Some(Flows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage) else {
             return;
         };
         for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
@@ -206,7 +210,7 @@ impl Pipeline {
         let &Packet { source, destination, protocol, .. } = packet;
         let send = self.flows.find(&FlowKey { local: source, remote: destination, protocol, namespace });
         let receive = self.flows.find(&FlowKey { local: destination, remote: source, protocol, namespace });
-        (send.is_some() || receive.is_some()).then_some(Flows { send, receive })
+        (send.is_some() || receive.is_some()).then_some(Flows { send, receive, may_loop: false })
     }
 
     /// Counts a frame for each of its ends that is in the namespace where it was captured.
@@ -217,8 +221,10 @@ impl Pipeline {
     fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
         let known = match self.paths.get(packet, namespace, passage) {
-            Some(flows) => self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time),
-            None => false,
+            Some(flows) if !flows.may_loop => {
+                self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time)
+            }
+            _ => false,
         };
         if !known {
             self.count_anew(packet, frame, size);
@@ -230,7 +236,7 @@ impl Pipeline {
 
     /// Notes the course of the flows that have just counted a packet.
     fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+        let Some(Flows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage) else {
             return;
         };
         let has_payload = has_payload(frame.link, frame.data);
@@ -243,45 +249,33 @@ impl Pipeline {
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
-        let (from_here, to_here) = self.ends_here(packet, namespace, passage);
+        // What may be forwarded leaves half of the table to others.
+        let FlowStats { held, limit, .. } = self.flows.stats();
+        let (from_here, to_here) = self.locality.ends_here(packet, namespace, passage, held < limit / 2);
+        let is_sent_to_group = from_here
+            && !to_here
+            && matches!(packet.protocol, Protocol::UDP | Protocol::UDPLITE)
+            && self.locality.is_group(namespace, &packet.destination.address);
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let send = from_here.then(|| {
             let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
             self.flows.record(&key, Direction::Send, size, flags, time)
         });
-        let receive = to_here.then(|| {
-            let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
-            self.flows.record(&key, Direction::Receive, size, flags, time)
-        });
+        let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
+        let is_looped = is_sent_to_group && self.looped.is_received(&key, size, time);
+        let receive =
+            (to_here || is_looped).then(|| self.flows.record(&key, Direction::Receive, size, flags, time));
         if flags.has(TcpFlags::SYN)
             && let Some(limit) = segment_limit(frame)
         {
             [send, receive].into_iter().flatten().for_each(|id| self.flows.limit_segments(id, limit));
         }
         if from_here || to_here {
-            self.paths.set(packet, namespace, passage, Flows { send, receive });
+            let may_loop = is_sent_to_group && !is_looped;
+            self.paths.set(packet, namespace, passage, Flows { send, receive, may_loop });
         } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }
-    }
-
-    /// Whether the sender of a packet that passed a device is here, and whether its receiver is.
-    fn ends_here(&self, packet: &Packet, namespace: Namespace, passage: Passage) -> (bool, bool) {
-        let (source, destination) = (&packet.source.address, &packet.destination.address);
-        let (has_sender, has_receiver) = (passage.has_sender(), passage.has_receiver());
-        let is_local = |address| self.locality.is_local(namespace, address);
-        // A host without an address yet sends from none (DHCP).
-        let is_nameless = passage == Passage::Outgoing && source.is_unspecified();
-        let from_here = has_sender && (is_nameless || is_local(source));
-        let to_here = has_receiver
-            && (is_local(destination) || !from_here && self.locality.is_group(namespace, destination));
-        if from_here || to_here {
-            return (from_here, to_here);
-        }
-        // Which of these are forwarded is found by their sockets. They leave half of the table to others.
-        let FlowStats { held, limit, .. } = self.flows.stats();
-        let may_be = |address| held < limit / 2 && self.locality.is_conditional(namespace, address);
-        (has_sender && may_be(source), has_receiver && may_be(destination))
     }
 
     /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions
@@ -313,16 +307,17 @@ impl Pipeline {
         let locality = &self.locality;
         self.flows.drain_fresh(|id, flow| {
             let key = *flow.key();
-            let is_conditional = locality.is_conditional(key.namespace, &key.local.address);
-            let reserved =
-                if flow.state() == FlowState::ReceiveOnly || is_conditional { RESERVED } else { 0 };
+            let local_end = locality.local_end(&key);
+            let is_last = flow.state() == FlowState::ReceiveOnly || local_end != LocalEnd::Own;
+            let reserved = if is_last { RESERVED } else { 0 };
             if flow.is_unanswered() {
-                let reason = if is_conditional { Unowned::NotLocal } else { Unowned::NoSocket };
+                let is_own = local_end == LocalEnd::Own;
+                let reason = if is_own { Unowned::NoSocket } else { Unowned::NotLocal };
                 rebind(flow, reason, &mut books);
             } else if requests.len() + reserved < room {
                 // An owner that had it and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
-                requests.push(Request { flow: id, key, first, is_over: false, is_conditional });
+                requests.push(Request { flow: id, key, first, is_over: false, local_end });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
                 if self.turned_away.len() < TURNED_AWAY_LIMIT {
@@ -331,6 +326,7 @@ impl Pipeline {
             }
         });
         drop(books);
+        self.looped.ask(self.latest, room, requests);
         self.again.ask(&mut self.flows, self.latest, room, requests);
         if let Some(recorder) = &mut self.recorder {
             recorder.publish(&mut self.flows, self.latest);
@@ -350,7 +346,7 @@ impl Pipeline {
                     key,
                     first: departed.first,
                     is_over: true,
-                    is_conditional: locality.is_conditional(key.namespace, &key.local.address),
+                    local_end: locality.local_end(&key),
                 });
             }
             orphans.settle(departed, books, recorder.as_mut());
@@ -416,6 +412,9 @@ impl Pipeline {
     }
 
     fn apply(&mut self, answer: Answer, books: &mut Books) {
+        if self.looped.answer(answer.flow, &answer.owner, &mut self.flows) {
+            return;
+        }
         let was_asked_again = self.again.take_asked(answer.flow);
         if let Some(flow) = self.flows.get_mut(answer.flow) {
             match (flow.binding(), answer.owner) {

@@ -10,7 +10,7 @@ use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{FlowKey, Owner, Quality, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
-use crate::owner::{Early, EarlyOwners, Finder, Outcome, Query, SourceStatus, Translations};
+use crate::owner::{Early, EarlyOwners, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -44,9 +44,8 @@ pub struct Request {
     pub first: Timestamp,
     /// Whether the flow was over before anybody could ask: sockets that are there now are no answer.
     pub is_over: bool,
-    /// Whether the local end is this host's only if it has a socket: its address is one for packets that a routing rule
-    /// selects, and others to it are forwarded.
-    pub is_conditional: bool,
+    /// Whose the local end is.
+    pub local_end: LocalEnd,
 }
 
 /// What was found out.
@@ -213,13 +212,10 @@ impl Resolver {
             let now = Instant::now();
             for (request, asked) in new {
                 self.requests.push(request);
-                let mut query = Query::new(request.key, asked);
-                if request.is_conditional {
-                    query.make_conditional();
-                }
-                // A socket that was found by the local end alone has none of what is forwarded.
-                let may_be =
-                    |early: &Early| !request.is_conditional || early.owner.quality != Quality::Guessed;
+                let mut query = Query::new(request.key, asked).with_local_end(request.local_end);
+                // A socket that was found by the local end alone need not have what is another's.
+                let is_own = request.local_end == LocalEnd::Own;
+                let may_be = |early: &Early| is_own || early.owner.quality != Quality::Guessed;
                 if !request.is_over
                     && let Some(early) = self.early.get(&request.key, request.first).filter(may_be)
                     && self.finder.learn(&request.key, &early, now)
@@ -296,7 +292,8 @@ impl Resolver {
     fn drop_those_over(&mut self, now: Instant) {
         let asked = self.queries.iter_mut().zip(&self.requests);
         for (query, request) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
-            let reason = if request.is_conditional { Unowned::NotLocal } else { Unowned::NoSocket };
+            let reason =
+                if request.local_end == LocalEnd::Own { Unowned::NoSocket } else { Unowned::NotLocal };
             query.outcome = Outcome::Unowned(reason);
         }
     }

@@ -14,6 +14,9 @@ pub struct Address([u8; 16]);
 impl Address {
     /// `0.0.0.0`, the IPv4 wildcard.
     pub const UNSPECIFIED_V4: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    /// `255.255.255.255`, the limited broadcast address.
+    pub const BROADCAST_V4: Address =
+        Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
     /// `::`, the IPv6 wildcard, which on a dual-stack socket also stands for every IPv4 address.
     pub const UNSPECIFIED_V6: Address = Address([0; 16]);
 

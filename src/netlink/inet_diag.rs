@@ -20,8 +20,9 @@ pub(super) const REPLY: usize = 72;
 pub(super) const INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`.
 const V6_ONLY: u16 = 11;
-/// `INET_DIAG_SOCKOPT`, and the bit of `transparent` in the first byte of a `struct inet_diag_sockopt`.
+/// `INET_DIAG_SOCKOPT`, and two bits of the first byte of a `struct inet_diag_sockopt`.
 const OPTIONS: u16 = 22;
+const LOOPS: u8 = if cfg!(target_endian = "little") { 1 << 4 } else { 1 << 3 };
 const TRANSPARENT: u8 = if cfg!(target_endian = "little") { 1 << 5 } else { 1 << 2 };
 /// The kernel answers a dump in pieces of at most 32 KiB.
 const BUFFER: usize = 32 << 10;
@@ -50,6 +51,9 @@ pub struct InetSocket {
     /// Whether it takes packets to addresses that are not this host's (`IP_TRANSPARENT`), as far as that is told: since Linux
     /// 5.8.
     pub is_transparent: bool,
+    /// Whether what it sends to groups is delivered on this host, too (`IP_MULTICAST_LOOP`); told of IPv4 alone, since Linux
+    /// 5.8.
+    pub loops_multicast: bool,
     /// The index of the device that it is bound to, or 0.
     pub interface: u32,
 }
@@ -228,6 +232,7 @@ pub(super) fn parse(payload: &[u8]) -> Option<InetSocket> {
     };
     let port = |at| u16_at(message, at).map(u16::from_be);
     let low = |at| u32_at(message, at).map(u64::from);
+    let options = attributes(rest).find(|(kind, _)| *kind == OPTIONS).and_then(|(_, value)| value.first());
     Some(InetSocket {
         state: *message.get(1)?,
         local: Endpoint::new(address(8)?, port(4)?),
@@ -237,9 +242,8 @@ pub(super) fn parse(payload: &[u8]) -> Option<InetSocket> {
         uid: u32_at(message, 64)?,
         inode: low(68)?,
         is_v6: family == libc::AF_INET6,
-        is_transparent: attributes(rest).any(|(kind, value)| {
-            kind == OPTIONS && value.first().is_some_and(|options| options & TRANSPARENT != 0)
-        }),
+        is_transparent: options.is_some_and(|options| options & TRANSPARENT != 0),
+        loops_multicast: options.is_none_or(|options| options & LOOPS != 0),
         v6_only: attributes(rest).any(|(kind, value)| kind == V6_ONLY && value.first() == Some(&1)),
     })
 }

@@ -298,6 +298,7 @@ fn a_row_is_understood_field_by_field() {
         is_v6: true,
         v6_only: false,
         is_transparent: false,
+        loops_multicast: true,
         interface: 7,
     };
     assert_eq!(parse(&row), Some(expected));

@@ -281,6 +281,14 @@ impl SocketSource for SockDiag {
         Some(is_connected || socket.is_transparent || socket.local.address == key.local.address)
     }
 
+    fn loops(&mut self, key: &FlowKey) -> Option<bool> {
+        if !matches!(key.protocol, Protocol::UDP | Protocol::UDPLITE) {
+            return None;
+        }
+        let sender = FlowKey { local: key.remote, remote: key.local, ..*key };
+        Some(self.find(&sender).ok()?.is_none_or(|socket| socket.loops_multicast))
+    }
+
     fn report(&self, report: &mut Report) {
         let fault = self
             .fault

@@ -85,6 +85,12 @@ pub(super) trait SocketSource: Send {
         None
     }
 
+    /// Whether the socket at the remote end of a flow, which has sent to the group at the local one, has its packets
+    /// delivered here as well (`IP_MULTICAST_LOOP`). `None` where this source cannot tell.
+    fn loops(&mut self, _key: &FlowKey) -> Option<bool> {
+        None
+    }
+
     /// What this source is and what is wrong with it.
     fn report(&self, report: &mut Report);
 }

@@ -9,6 +9,7 @@ mod counting;
 mod devices;
 mod dropped;
 mod ended;
+mod groups;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;

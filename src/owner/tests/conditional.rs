@@ -3,8 +3,8 @@
 use crate::model::{Protocol, Unowned};
 use crate::netlink::InetDiag;
 use crate::netlink::testing::alone;
-use crate::owner::Outcome;
 use crate::owner::made_up::{NOW, Tree, key};
+use crate::owner::{LocalEnd, Outcome};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -56,8 +56,7 @@ fn only_a_socket_that_takes_just_such_packets_makes_a_flow_this_hosts_root() {
         let mut finder = tree.finder();
         finder.ask_kernel(InetDiag::open().unwrap());
         for (flow, is_taken) in flows {
-            let mut query = tree.query(flow, NOW);
-            query.make_conditional();
+            let mut query = tree.query(flow, NOW).with_local_end(LocalEnd::Diverted);
             finder.find(std::slice::from_mut(&mut query), tree.start);
             let is_forwarded = query.outcome == Outcome::Unowned(Unowned::NotLocal);
             assert_eq!(is_forwarded, !is_taken, "{flow:?}: {:?}", query.outcome);
