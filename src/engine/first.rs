@@ -207,11 +207,11 @@ fn take(
     let (source, destination, protocol) = (decoded.source, decoded.destination, decoded.protocol);
     if packet.direction != Some(Direction::Receive) {
         let key = FlowKey { local: source, remote: destination, protocol, namespace };
-        look.packet(key, Side::Opener, now);
+        look.packet(key, Side::Opener, packet.device, now);
     }
     if packet.direction != Some(Direction::Send) {
         let key = FlowKey { local: destination, remote: source, protocol, namespace };
-        look.packet(key, Side::Called, now);
+        look.packet(key, Side::Called, packet.device, now);
     }
 }
 

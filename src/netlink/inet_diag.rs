@@ -13,6 +13,7 @@ const REQUEST: usize = 56;
 const STATES: usize = 4;
 const PORTS: usize = 8;
 const ADDRESSES: usize = 12;
+const DEVICE: usize = 44;
 const COOKIE: usize = 48;
 /// Bytes of `struct inet_diag_msg`.
 pub(super) const REPLY: usize = 72;
@@ -90,6 +91,14 @@ impl InetDiag {
     /// # Errors
     /// `EPROTONOSUPPORT` for a protocol whose sockets the kernel does not show; what else it says.
     pub fn find(&mut self, key: &FlowKey) -> nix::Result<Option<InetSocket>> {
+        self.find_on(key, 0)
+    }
+
+    /// The same for a packet that arrives on the device with this index: a socket that is bound to it is found, too.
+    ///
+    /// # Errors
+    /// As [`InetDiag::find`].
+    pub fn find_on(&mut self, key: &FlowKey, device: u32) -> nix::Result<Option<InetSocket>> {
         if !self.serves(key.protocol)? {
             return Err(Errno::EPROTONOSUPPORT);
         }
@@ -106,7 +115,8 @@ impl InetDiag {
         put(request, PORTS + 2, &destination.port.to_be_bytes());
         put(request, ADDRESSES, address_bytes(&source.address, is_v4));
         put(request, ADDRESSES + 16, address_bytes(&destination.address, is_v4));
-        // No interface, any cookie (INET_DIAG_NOCOOKIE).
+        put(request, DEVICE, &device.to_ne_bytes());
+        // Any cookie (INET_DIAG_NOCOOKIE).
         put(request, COOKIE, &[0xff; 8]);
         let socket = |message: &Message<'_>| Some(parse(message.payload).ok_or(Errno::EBADMSG));
         match self.exchange.ask(&mut message, BY_FAMILY, libc::NLM_F_REQUEST, socket)? {
