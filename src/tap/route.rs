@@ -10,6 +10,7 @@ use crate::netlink::{Exchange, MESSAGE_HEADER, attributes, put, text, u16_at, u3
 use nix::errno::Errno;
 
 const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
+const LINK_INDEX: usize = 4;
 /// `struct ifaddrmsg` of linux/if_addr.h.
 const ADDRESS_HEADER: usize = 8;
 /// Bytes of `struct rtmsg` of linux/rtnetlink.h, and where table and type stand in it.
@@ -30,8 +31,10 @@ const IFF_TAP: u8 = 2;
 const ARPHRD_IEEE802154_MONITOR: u16 = 805;
 const ARPHRD_NETLINK: u16 = 824;
 const ARPHRD_VSOCKMON: u16 = 826;
-/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device lost for want of room, the sum that
+/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device carried, and lost for want of room, the sum that
 /// libpcap calls `ps_ifdrop`. Not `rx_dropped`, which also counts what nobody wanted.
+const RX_BYTES: usize = 2;
+const TX_BYTES: usize = 3;
 const RX_FIFO_ERRORS: usize = 14;
 const RX_MISSED_ERRORS: usize = 15;
 /// The kernel answers in messages of at most 32 KiB unless one row alone needs more.
@@ -67,6 +70,17 @@ impl Route {
             self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], |row| interfaces.extend(interface(row)))
         })
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
+    }
+
+    /// The interface with this index, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says, and what sending and receiving says.
+    pub(super) fn interface(&mut self, index: u32) -> nix::Result<Option<Interface>> {
+        let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
+        put(&mut message, MESSAGE_HEADER + LINK_INDEX, &index.to_ne_bytes());
+        let (kind, flags) = (libc::RTM_GETLINK, libc::NLM_F_REQUEST);
+        self.exchange.ask(&mut message, kind, flags, |message| Some(Ok(interface(message.payload))))?
     }
 
     /// Every address of the namespace, with the broadcast addresses and those that are local by route.
@@ -143,12 +157,12 @@ fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> 
 }
 
 /// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
-fn interface(row: &[u8]) -> Option<Interface> {
+pub(super) fn interface(row: &[u8]) -> Option<Interface> {
     let (header, rest) = row.split_at_checked(LINK_HEADER)?;
     let flags = u32_at(header, 8)? as i32;
     let hardware = u16_at(header, 2)?;
     let mut interface = Interface {
-        index: u32_at(header, 4)?,
+        index: u32_at(header, LINK_INDEX)?,
         name: String::new(),
         up: flags & libc::IFF_UP != 0,
         loopback: flags & libc::IFF_LOOPBACK != 0,
@@ -160,6 +174,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
         kind: Kind::Plain,
         mtu: None,
         lost_by_device: 0,
+        carried: 0,
     };
     let mut lower_elsewhere = false;
     for (kind, value) in attributes(rest) {
@@ -178,6 +193,9 @@ fn interface(row: &[u8]) -> Option<Interface> {
                 let lost =
                     [RX_FIFO_ERRORS, RX_MISSED_ERRORS].map(|place| u64_at(value, place * 8).unwrap_or(0));
                 interface.lost_by_device = lost[0].saturating_add(lost[1]);
+                let [received, sent] =
+                    [RX_BYTES, TX_BYTES].map(|place| u64_at(value, place * 8).unwrap_or(0));
+                interface.carried = received.saturating_add(if interface.loopback { 0 } else { sent });
             }
             _ => {}
         }
