@@ -57,7 +57,7 @@ fn first_look(criterion: &mut Criterion) {
             bencher.iter(|| {
                 // The same packet again within a moment would be passed over.
                 now += Duration::from_secs(1);
-                look.packet(key, Side::Opener, now);
+                look.packet(key, Side::Opener, 0, now);
                 let mut found = false;
                 look.look(now, |_, _| found = true);
                 assert!(found);

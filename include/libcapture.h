@@ -918,6 +918,11 @@ typedef struct CaptureStats {
     // The parts of the former that are at work, `CAPTURE_PROGRAMS_…`; 0 unless `socket_probes` is
     // `CAPTURE_PROBE_STATE_ACTIVE`. The log names each program that the kernel refuses, and its reason.
     uint32_t socket_programs;
+    // Bytes, as the devices themselves count them, that passed devices before these were captured on, or until they were
+    // gone where they never were: of devices, also those of network namespaces, that have come since the session was opened
+    // and are captured with engine `pcap`. They are in no other figure; a namespace that came and went unseen is not among
+    // them.
+    uint64_t bytes_before_capture;
 } CaptureStats;
 
 #ifdef __cplusplus

@@ -397,6 +397,7 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         socket_probes: probe_state(stats.socket_probes),
         sample_probes: probe_state(stats.sample_probes),
         socket_programs: stats.socket_programs.0,
+        bytes_before_capture: stats.bytes_before_capture,
     }
 }
 

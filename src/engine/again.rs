@@ -7,6 +7,7 @@
 use super::resolver::Request;
 use crate::flow::{Binding, Flow, FlowId, FlowTable};
 use crate::model::{Owner, Quality, Timestamp};
+use crate::owner::LocalEnd;
 use std::collections::HashSet;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -70,6 +71,7 @@ impl SecondLooks {
                     first: now,
                     is_over: false,
                     is_answered: true,
+                    local_end: LocalEnd::Own,
                 });
             }
         }

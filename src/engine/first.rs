@@ -14,6 +14,7 @@ use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
 use crate::owner::{FirstLook, FirstStats, Side, Translations};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPackets};
+use crate::thread::be_prompt;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::EventFd;
@@ -22,7 +23,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Packets read from one socket before what is due is looked at.
 const PACKETS_PER_TURN: usize = 64;
@@ -66,6 +67,10 @@ impl First {
         let mut governed = Instant::now();
         // What is due in a moment is due then, not with other timers.
         let _ = nix::sys::prctl::set_timerslack(1);
+        // Sockets can be gone by the time that a thread of many has its turn.
+        if let Err(errno) = be_prompt() {
+            debug!("first packets are looked at with the usual delay: {errno}");
+        }
         self.look.tell_events(self.events.is_some());
         while !stopping.load(Ordering::Acquire) {
             if let Err(errno) = self.wait(due) {
@@ -203,11 +208,11 @@ fn take(
     let (source, destination, protocol) = (decoded.source, decoded.destination, decoded.protocol);
     if packet.direction != Some(Direction::Receive) {
         let key = FlowKey { local: source, remote: destination, protocol, namespace };
-        look.packet(key, Side::Opener, now);
+        look.packet(key, Side::Opener, packet.device, now);
     }
     if packet.direction != Some(Direction::Send) {
         let key = FlowKey { local: destination, remote: source, protocol, namespace };
-        look.packet(key, Side::Called, now);
+        look.packet(key, Side::Called, packet.device, now);
     }
 }
 

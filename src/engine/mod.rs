@@ -18,6 +18,8 @@ mod introduce;
 mod kernel_owners;
 mod latest;
 mod ledger;
+mod locality;
+mod looped;
 mod merge;
 mod packets;
 mod paths;

@@ -27,6 +27,8 @@ pub struct Flows {
     pub send: Option<FlowId>,
     /// The receiver's, if it is on this host.
     pub receive: Option<FlowId>,
+    /// Whether somebody on this host may come to receive it, too, since it was sent to a group.
+    pub may_loop: bool,
 }
 
 /// What is remembered.
@@ -99,7 +101,7 @@ mod tests {
         let (one, namespace, passage) = (packet(1), Namespace::HOME, Passage::Outgoing);
         let key = FlowKey { local: one.source, remote: one.destination, protocol: one.protocol, namespace };
         let send = flows.record(&key, Direction::Send, 60, TcpFlags::ACK, Timestamp(1));
-        let found = Flows { send: Some(send), receive: None };
+        let found = Flows { send: Some(send), receive: None, may_loop: false };
         let mut paths = Paths::default();
         assert_eq!(paths.get(&one, namespace, passage), None);
         paths.set(&one, namespace, passage, found);

@@ -8,6 +8,8 @@ use super::completion::{Completion, CompletionStats};
 use super::ended::EndedQueue;
 use super::flows::Recorder;
 use super::ledger::{Books, Ledger};
+use super::locality::Locality;
+use super::looped::Looped;
 use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, RESERVED, Request};
@@ -16,9 +18,10 @@ use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowState, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Passage, TcpFlags,
+    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Protocol, TcpFlags,
     Timestamp, Undecoded, Unowned, WireSize,
 };
+use crate::owner::LocalEnd;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,9 +31,6 @@ const TURNED_AWAY_LIMIT: usize = 65_536;
 
 /// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
-
-/// As many as there are numbers for.
-const NAMESPACES: usize = 1 << u8::BITS;
 
 /// What was counted before any flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,10 +53,8 @@ pub struct FrameCounts {
 pub struct Pipeline {
     flows: FlowTable,
     fragments: FragmentTable,
-    /// The addresses of each namespace's devices, by its number.
-    devices: Box<[Arc<LocalAddresses>; NAMESPACES]>,
-    /// Further addresses of the session's own namespace.
-    also_local: LocalAddresses,
+    locality: Locality,
+    looped: Looped,
     paths: Paths,
     packets: Arc<PacketQueue>,
     batch: PacketBatch,
@@ -80,12 +78,11 @@ impl Pipeline {
     /// # Errors
     /// `SystemResource` when memory for the flow table cannot be reserved.
     pub fn new(flow_limit: usize, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
-        let none = Arc::<LocalAddresses>::default();
         Ok(Pipeline {
             flows: FlowTable::new(flow_limit)?,
             fragments: FragmentTable::default(),
-            devices: Box::new(std::array::from_fn(|_| Arc::clone(&none))),
-            also_local: also_local.iter().copied().collect(),
+            locality: Locality::new(also_local),
+            looped: Looped::default(),
             paths: Paths::default(),
             packets,
             batch: PacketBatch::default(),
@@ -125,12 +122,8 @@ impl Pipeline {
 
     /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
     pub fn set_device_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
-        let none = Arc::default();
         self.paths.clear();
-        self.devices.fill(none);
-        for (namespace, addresses) in addresses {
-            self.devices[usize::from(namespace.0)] = Arc::clone(addresses);
-        }
+        self.locality.set(addresses);
     }
 
     /// Moves time on without a frame, so that flows age on a quiet link, too, and allows owners to be made sure of.
@@ -203,7 +196,7 @@ impl Pipeline {
         self.counts.offloaded += 1;
         self.counts.offloaded_packets += u64::from(size.packets);
         self.counts.estimated_bytes += u64::from(estimated.bytes);
-        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+        let Some(Flows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage) else {
             return;
         };
         for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
@@ -222,7 +215,7 @@ impl Pipeline {
         let &Packet { source, destination, protocol, .. } = packet;
         let send = self.flows.find(&FlowKey { local: source, remote: destination, protocol, namespace });
         let receive = self.flows.find(&FlowKey { local: destination, remote: source, protocol, namespace });
-        (send.is_some() || receive.is_some()).then_some(Flows { send, receive })
+        (send.is_some() || receive.is_some()).then_some(Flows { send, receive, may_loop: false })
     }
 
     /// Counts a frame for each of its ends that is in the namespace where it was captured.
@@ -233,8 +226,10 @@ impl Pipeline {
     fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
         let known = match self.paths.get(packet, namespace, passage) {
-            Some(flows) => self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time),
-            None => false,
+            Some(flows) if !flows.may_loop => {
+                self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time)
+            }
+            _ => false,
         };
         if !known {
             self.count_anew(packet, frame, size);
@@ -246,7 +241,7 @@ impl Pipeline {
 
     /// Notes the course of the flows that have just counted a packet.
     fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let Some(Flows { send, receive }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+        let Some(Flows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage) else {
             return;
         };
         let has_payload = has_payload(frame.link, frame.data);
@@ -259,41 +254,33 @@ impl Pipeline {
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
-        // A host without an address yet sends from none (DHCP).
-        let is_nameless = passage == Passage::Outgoing && packet.source.address.is_unspecified();
-        let from_here =
-            passage.has_sender() && (is_nameless || self.is_local(namespace, &packet.source.address));
-        let to_here = passage.has_receiver()
-            && (self.is_local(namespace, &packet.destination.address)
-                || (!from_here && self.is_group(namespace, &packet.destination.address)));
+        // What may be forwarded leaves half of the table to others.
+        let FlowStats { held, limit, .. } = self.flows.stats();
+        let (from_here, to_here) = self.locality.ends_here(packet, namespace, passage, held < limit / 2);
+        let is_sent_to_group = from_here
+            && !to_here
+            && matches!(packet.protocol, Protocol::UDP | Protocol::UDPLITE)
+            && self.locality.is_group(namespace, &packet.destination.address);
         let (flags, protocol) = (packet.tcp_flags, packet.protocol);
         let send = from_here.then(|| {
             let key = FlowKey { local: packet.source, remote: packet.destination, protocol, namespace };
             self.flows.record(&key, Direction::Send, size, flags, time)
         });
-        let receive = to_here.then(|| {
-            let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
-            self.flows.record(&key, Direction::Receive, size, flags, time)
-        });
+        let key = FlowKey { local: packet.destination, remote: packet.source, protocol, namespace };
+        let is_looped = is_sent_to_group && self.looped.is_received(&key, size, time);
+        let receive =
+            (to_here || is_looped).then(|| self.flows.record(&key, Direction::Receive, size, flags, time));
         if flags.has(TcpFlags::SYN)
             && let Some(limit) = segment_limit(frame)
         {
             [send, receive].into_iter().flatten().for_each(|id| self.flows.limit_segments(id, limit));
         }
         if from_here || to_here {
-            self.paths.set(packet, namespace, passage, Flows { send, receive });
+            let may_loop = is_sent_to_group && !is_looped;
+            self.paths.set(packet, namespace, passage, Flows { send, receive, may_loop });
         } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }
-    }
-
-    fn is_local(&self, namespace: Namespace, address: &Address) -> bool {
-        self.devices[usize::from(namespace.0)].contains(address)
-            || namespace == Namespace::HOME && self.also_local.contains(address)
-    }
-
-    fn is_group(&self, namespace: Namespace, address: &Address) -> bool {
-        self.devices[usize::from(namespace.0)].is_group(address)
     }
 
     /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions
@@ -322,15 +309,21 @@ impl Pipeline {
         self.ask_for_answered(&mut books);
         self.sweep();
         self.settle_departed(&mut books, room, requests);
+        let locality = &self.locality;
         self.flows.drain_fresh(|id, flow| {
+            let key = *flow.key();
+            let local_end = locality.local_end(&key);
             let is_answered = flow.state().is_answered();
-            let reserved = if is_answered { 0 } else { RESERVED };
+            let is_last = !is_answered || local_end != LocalEnd::Own;
+            let reserved = if is_last { RESERVED } else { 0 };
             if flow.is_unanswered() {
-                rebind(flow, Unowned::NoSocket, &mut books);
+                let is_own = local_end == LocalEnd::Own;
+                let reason = if is_own { Unowned::NoSocket } else { Unowned::NotLocal };
+                rebind(flow, reason, &mut books);
             } else if requests.len() + reserved < room {
                 // An owner that had it and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
-                requests.push(Request { flow: id, key: *flow.key(), first, is_over: false, is_answered });
+                requests.push(Request { flow: id, key, first, is_over: false, is_answered, local_end });
             } else {
                 rebind(flow, Unowned::QueueFull, &mut books);
                 if self.turned_away.len() < TURNED_AWAY_LIMIT {
@@ -339,6 +332,7 @@ impl Pipeline {
             }
         });
         drop(books);
+        self.looped.ask(self.latest, room, requests);
         self.again.ask(&mut self.flows, self.latest, room, requests);
         if let Some(recorder) = &mut self.recorder {
             recorder.publish(&mut self.flows, self.latest);
@@ -347,8 +341,9 @@ impl Pipeline {
 
     /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
     fn settle_departed(&mut self, books: &mut Books, room: usize, requests: &mut Vec<Request>) {
-        let Pipeline { flows, orphans, recorder, .. } = self;
+        let Pipeline { flows, orphans, recorder, locality, .. } = self;
         flows.drain_departed(|mut departed| {
+            let key = departed.key;
             let is_unanswered = departed.state == FlowState::SynReceived;
             let is_answered = departed.state.is_answered();
             let reserved = if is_answered { 0 } else { RESERVED };
@@ -356,10 +351,11 @@ impl Pipeline {
                 departed.binding = Binding::Asked;
                 requests.push(Request {
                     flow: departed.id,
-                    key: departed.key,
+                    key,
                     first: departed.first,
                     is_over: true,
                     is_answered,
+                    local_end: locality.local_end(&key),
                 });
             }
             orphans.settle(departed, books, recorder.as_mut());
@@ -383,8 +379,8 @@ impl Pipeline {
     fn ask_for_answered(&mut self, books: &mut Books) {
         for id in self.flows.take_answered() {
             let Some(flow) = self.flows.get_mut(id) else { continue };
-            if flow.binding() == Binding::Unowned(Unowned::NoSocket) {
-                books.uncount_unowned(Unowned::NoSocket, flow.reported());
+            if let Binding::Unowned(reason @ (Unowned::NoSocket | Unowned::NotLocal)) = flow.binding() {
+                books.uncount_unowned(reason, flow.reported());
                 books.count_unowned(Unowned::Pending, flow.reported());
                 self.flows.ask_again(id);
             }
@@ -425,6 +421,9 @@ impl Pipeline {
     }
 
     fn apply(&mut self, answer: Answer, books: &mut Books) {
+        if self.looped.answer(answer.flow, &answer.owner, &mut self.flows) {
+            return;
+        }
         let was_asked_again = self.again.take_asked(answer.flow);
         if let Some(flow) = self.flows.get_mut(answer.flow) {
             match (flow.binding(), answer.owner) {

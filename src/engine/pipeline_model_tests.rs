@@ -141,10 +141,10 @@ proptest! {
                 Step::Answer { which, again } => {
                     if again && !answered.is_empty() {
                         let request: &Request = which.get(&answered);
-                        due.push(answer(request, owner_of(&request.key)));
+                        due.push(answer_by(request, owner_of));
                     } else if !bench.asked.is_empty() {
                         let request = bench.asked.remove(which.index(bench.asked.len()));
-                        due.push(answer(&request, owner_of(&request.key)));
+                        due.push(answer_by(&request, owner_of));
                         answered.push(request);
                     }
                 }
@@ -161,7 +161,7 @@ proptest! {
             }
         }
         let asked = std::mem::take(&mut bench.asked);
-        due.extend(asked.iter().map(|request| answer(request, owner_of(&request.key))));
+        due.extend(asked.iter().map(|request| answer_by(request, owner_of)));
         bench.publish(&due, usize::MAX);
         bench.answer_all(owner_of);
         prop_assert_eq!(bench.accounted(), worth.at_ends + worth.of_others + strays);

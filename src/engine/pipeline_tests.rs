@@ -9,8 +9,12 @@ use std::net::IpAddr;
 
 #[path = "again_tests.rs"]
 mod again;
+#[path = "conditional_tests.rs"]
+mod conditional;
 #[path = "flood_tests.rs"]
 mod flood;
+#[path = "looped_tests.rs"]
+mod looped;
 #[path = "pipeline_model_tests.rs"]
 mod model;
 #[path = "offload_tests.rs"]
@@ -73,12 +77,13 @@ impl Bench {
         self.pipeline.publish(&self.ledger, answers.iter().copied(), room, &mut self.asked);
     }
 
-    /// Ends a batch, and answers every question it asks and those it brings up, until there are none.
+    /// Ends a batch, and answers every question it asks and those it brings up, until there are none. Nobody here receives
+    /// what is sent to groups.
     fn answer_all(&mut self, owner: impl Fn(&FlowKey) -> std::result::Result<Owner, Unowned>) {
         self.publish(&[], usize::MAX);
         while !self.asked.is_empty() {
             let asked = std::mem::take(&mut self.asked);
-            let answers: Vec<Answer> = asked.iter().map(|it| answer(it, owner(&it.key))).collect();
+            let answers: Vec<Answer> = asked.iter().map(|it| answer_by(it, &owner)).collect();
             self.publish(&answers, usize::MAX);
         }
     }
@@ -110,6 +115,14 @@ impl Bench {
 
 fn answer(request: &Request, owner: std::result::Result<Owner, Unowned>) -> Answer {
     Answer { flow: request.flow, owner }
+}
+
+/// The answer by the flow's owner, where nobody here receives what is sent to groups.
+fn answer_by(request: &Request, owner: impl Fn(&FlowKey) -> std::result::Result<Owner, Unowned>) -> Answer {
+    match request.local_end {
+        LocalEnd::Looped => answer(request, Err(Unowned::NotLocal)),
+        LocalEnd::Own | LocalEnd::Diverted => answer(request, owner(&request.key)),
+    }
 }
 
 fn exact(pid: i32) -> std::result::Result<Owner, Unowned> {

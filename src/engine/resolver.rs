@@ -7,10 +7,10 @@ use super::kernel_owners::KernelOwners;
 use super::ledger::Ledger;
 use crate::flow::FlowId;
 use crate::kernel::{Claim, Clocks, Found};
-use crate::model::{FlowKey, Owner, Timestamp, Unowned};
+use crate::model::{FlowKey, Owner, Quality, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
-use crate::owner::{EarlyOwners, Finder, Outcome, Query, SourceStatus, Translations};
+use crate::owner::{Early, EarlyOwners, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations};
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -49,6 +49,8 @@ pub struct Request {
     pub is_over: bool,
     /// Whether both ends have taken part in the flow. Where there are many questions, others come after these.
     pub is_answered: bool,
+    /// Whose the local end is.
+    pub local_end: LocalEnd,
 }
 
 /// What was found out.
@@ -220,9 +222,12 @@ impl Resolver {
             let now = Instant::now();
             for (request, asked) in new {
                 self.requests.push(request);
-                let mut query = Query::new(request.key, asked);
+                let mut query = Query::new(request.key, asked).with_local_end(request.local_end);
+                // A socket that was found by the local end alone need not have what is another's.
+                let is_own = request.local_end == LocalEnd::Own;
+                let may_be = |early: &Early| is_own || early.owner.quality != Quality::Guessed;
                 if !request.is_over
-                    && let Some(early) = self.early.get(&request.key, request.first)
+                    && let Some(early) = self.early.get(&request.key, request.first).filter(may_be)
                     && self.finder.learn(&request.key, &early, now)
                 {
                     query.outcome = Outcome::Owned(early.owner);
@@ -311,8 +316,10 @@ impl Resolver {
     /// Nothing but the records tells of a flow that is over.
     fn drop_those_over(&mut self, now: Instant) {
         let asked = self.queries.iter_mut().zip(&self.requests);
-        for (query, _) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
-            query.outcome = Outcome::Unowned(Unowned::NoSocket);
+        for (query, request) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
+            let reason =
+                if request.local_end == LocalEnd::Own { Unowned::NoSocket } else { Unowned::NotLocal };
+            query.outcome = Outcome::Unowned(reason);
         }
     }
 

@@ -24,7 +24,14 @@ fn requests(ports: impl IntoIterator<Item = u16>) -> Vec<Request> {
         ends.map(|local| FlowKey { local, remote, protocol: Protocol::UDP, namespace: Namespace::HOME });
     keys.map(|key| {
         let flow = table.record(&key, Direction::Send, 1, TcpFlags::default(), Timestamp(1));
-        Request { flow, key, first: Timestamp(1), is_over: false, is_answered: true }
+        Request {
+            flow,
+            key,
+            first: Timestamp(1),
+            is_over: false,
+            is_answered: true,
+            local_end: LocalEnd::Own,
+        }
     })
     .collect()
 }

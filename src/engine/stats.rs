@@ -34,6 +34,8 @@ pub struct Stats {
     pub lost_packets: u64,
     /// Lines of the log lost because they were not taken in time, or could not be written.
     pub lost_log_lines: u64,
+    /// Bytes that new devices had carried before they were captured on.
+    pub bytes_before_capture: u64,
     /// Devices being captured now.
     pub devices: u64,
     /// Devices being opened or closed now, beside the capture.
@@ -116,6 +118,7 @@ impl StatsReader {
             lost_in_device: tap.dropped_by_device,
             lost_packets: self.packets.lost(),
             lost_log_lines: self.log.lost(),
+            bytes_before_capture: tap.bytes_before_capture,
             devices: tap.devices_open.into(),
             devices_pending: tap.devices_pending.into(),
             flows: flows.held,

@@ -6,6 +6,9 @@ use crate::model::{
     Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned, WireSize,
 };
 
+/// A generation that no flow has: those of flows are odd.
+const OUTSIDE: u32 = 0;
+
 /// Names one flow of one table. A slot is used by many flows in turn; `generation` tells them apart, so that a late
 /// answer finds no flow rather than the wrong one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -96,6 +99,16 @@ impl FlowId {
     /// A number that no other flow of the table has or had, until a slot has had 2^31 of them.
     pub fn number(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// A name that no flow has, for a question about something else.
+    pub fn outside(number: u32) -> FlowId {
+        FlowId { index: number, generation: OUTSIDE }
+    }
+
+    /// The number of a name that no flow has.
+    pub fn outside_number(self) -> Option<u32> {
+        (self.generation == OUTSIDE).then_some(self.index)
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Address([u8; 16]);
 impl Address {
     /// `0.0.0.0`, the IPv4 wildcard.
     pub const UNSPECIFIED_V4: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    /// `255.255.255.255`, the limited broadcast address.
+    pub const BROADCAST_V4: Address =
+        Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
     /// `::`, the IPv6 wildcard, which on a dual-stack socket also stands for every IPv4 address.
     pub const UNSPECIFIED_V6: Address = Address([0; 16]);
 
@@ -132,6 +135,8 @@ pub struct LocalAddresses {
     broadcast: HashSet<Address, foldhash::fast::FixedState>,
     /// Networks all of whose addresses are this host's, by route.
     networks: Networks,
+    /// Networks whose addresses are this host's for packets that a routing rule selects.
+    conditional: Networks,
 }
 
 impl LocalAddresses {
@@ -154,11 +159,22 @@ impl LocalAddresses {
         }
     }
 
+    /// Adds the network of `address` with a prefix of `length` bits, to which some packets are delivered here.
+    pub fn insert_conditional_network(&mut self, address: &Address, length: u8) {
+        self.conditional.insert(address, length);
+    }
+
+    /// Adds the networks of `others` to which some packets are delivered here.
+    pub fn extend_conditional(&mut self, others: &LocalAddresses) {
+        self.conditional.extend(&others.conditional);
+    }
+
     /// Adds all that `others` has.
     pub fn extend(&mut self, others: &LocalAddresses) {
         self.own.extend(&others.own);
         self.broadcast.extend(&others.broadcast);
         self.networks.extend(&others.networks);
+        self.conditional.extend(&others.conditional);
     }
 
     /// Whether it has all that `others` has.
@@ -166,12 +182,23 @@ impl LocalAddresses {
         others.own.is_subset(&self.own)
             && others.broadcast.is_subset(&self.broadcast)
             && self.networks.covers(&others.networks)
+            && self.conditional.covers(&others.conditional)
     }
 
     /// Whether this host is the endpoint behind `address`.
     #[inline]
     pub fn contains(&self, address: &Address) -> bool {
         address.is_loopback() || self.own.contains(address) || self.networks.contains(address)
+    }
+
+    /// Whether some packets to `address`, which is not this host's for all, are delivered here: a routing rule selects them
+    /// for a table that makes it local (TPROXY).
+    #[inline]
+    pub fn is_conditional(&self, address: &Address) -> bool {
+        self.conditional.contains(address)
+            && !address.is_unspecified()
+            && !self.contains(address)
+            && !self.is_group(address)
     }
 
     /// Whether a packet to `address` may be received by this host among others: multicast or broadcast.
@@ -232,6 +259,23 @@ mod tests {
         assert!(!more.covers(&local) && !local.covers(&more));
         more.extend(&local);
         assert!(more.covers(&local) && more.contains(&of("10.2.0.1")) && more.contains(&of("10.99.0.7")));
+    }
+
+    #[test]
+    fn an_address_is_conditional_that_is_local_for_some_packets_only() {
+        let of = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let mut local: LocalAddresses = [of("10.0.0.1")].into_iter().collect();
+        local.insert_broadcast(of("10.0.0.255"));
+        assert!(!local.is_conditional(&of("203.0.113.7")));
+        let mut more = LocalAddresses::default();
+        more.insert_conditional_network(&of("0.0.0.0"), 0);
+        assert!(!local.covers(&more));
+        local.extend_conditional(&more);
+        assert!(local.covers(&more) && local.is_conditional(&of("203.0.113.7")));
+        for text in ["10.0.0.1", "10.0.0.255", "127.0.0.1", "239.1.1.1", "0.0.0.0", "2001:db8::1"] {
+            assert!(!local.is_conditional(&of(text)), "{text}");
+        }
+        assert!(!local.contains(&of("203.0.113.7")));
     }
 
     #[test]

@@ -13,6 +13,7 @@ const REQUEST: usize = 56;
 const STATES: usize = 4;
 const PORTS: usize = 8;
 const ADDRESSES: usize = 12;
+const DEVICE: usize = 44;
 const COOKIE: usize = 48;
 /// Bytes of `struct inet_diag_msg`.
 pub(super) const REPLY: usize = 72;
@@ -20,6 +21,10 @@ pub(super) const REPLY: usize = 72;
 pub(super) const INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`.
 const V6_ONLY: u16 = 11;
+/// `INET_DIAG_SOCKOPT`, and two bits of the first byte of a `struct inet_diag_sockopt`.
+const OPTIONS: u16 = 22;
+const LOOPS: u8 = if cfg!(target_endian = "little") { 1 << 4 } else { 1 << 3 };
+const TRANSPARENT: u8 = if cfg!(target_endian = "little") { 1 << 5 } else { 1 << 2 };
 /// The kernel answers a dump in pieces of at most 32 KiB.
 const BUFFER: usize = 32 << 10;
 
@@ -44,6 +49,12 @@ pub struct InetSocket {
     pub is_v6: bool,
     /// Whether it takes IPv6 only (`IPV6_V6ONLY`), as far as that is told: for sockets that listen or have no peer.
     pub v6_only: bool,
+    /// Whether it takes packets to addresses that are not this host's (`IP_TRANSPARENT`), as far as that is told: since Linux
+    /// 5.8.
+    pub is_transparent: bool,
+    /// Whether what it sends to groups is delivered on this host, too (`IP_MULTICAST_LOOP`); told of IPv4 alone, since Linux
+    /// 5.8.
+    pub loops_multicast: bool,
     /// The index of the device that it is bound to, or 0.
     pub interface: u32,
 }
@@ -80,6 +91,14 @@ impl InetDiag {
     /// # Errors
     /// `EPROTONOSUPPORT` for a protocol whose sockets the kernel does not show; what else it says.
     pub fn find(&mut self, key: &FlowKey) -> nix::Result<Option<InetSocket>> {
+        self.find_on(key, 0)
+    }
+
+    /// The same for a packet that arrives on the device with this index: a socket that is bound to it is found, too.
+    ///
+    /// # Errors
+    /// As [`InetDiag::find`].
+    pub fn find_on(&mut self, key: &FlowKey, device: u32) -> nix::Result<Option<InetSocket>> {
         if !self.serves(key.protocol)? {
             return Err(Errno::EPROTONOSUPPORT);
         }
@@ -96,7 +115,8 @@ impl InetDiag {
         put(request, PORTS + 2, &destination.port.to_be_bytes());
         put(request, ADDRESSES, address_bytes(&source.address, is_v4));
         put(request, ADDRESSES + 16, address_bytes(&destination.address, is_v4));
-        // No interface, any cookie (INET_DIAG_NOCOOKIE).
+        put(request, DEVICE, &device.to_ne_bytes());
+        // Any cookie (INET_DIAG_NOCOOKIE).
         put(request, COOKIE, &[0xff; 8]);
         let socket = |message: &Message<'_>| Some(parse(message.payload).ok_or(Errno::EBADMSG));
         match self.exchange.ask(&mut message, BY_FAMILY, libc::NLM_F_REQUEST, socket)? {
@@ -222,6 +242,7 @@ pub(super) fn parse(payload: &[u8]) -> Option<InetSocket> {
     };
     let port = |at| u16_at(message, at).map(u16::from_be);
     let low = |at| u32_at(message, at).map(u64::from);
+    let options = attributes(rest).find(|(kind, _)| *kind == OPTIONS).and_then(|(_, value)| value.first());
     Some(InetSocket {
         state: *message.get(1)?,
         local: Endpoint::new(address(8)?, port(4)?),
@@ -231,6 +252,8 @@ pub(super) fn parse(payload: &[u8]) -> Option<InetSocket> {
         uid: u32_at(message, 64)?,
         inode: low(68)?,
         is_v6: family == libc::AF_INET6,
+        is_transparent: options.is_some_and(|options| options & TRANSPARENT != 0),
+        loops_multicast: options.is_none_or(|options| options & LOOPS != 0),
         v6_only: attributes(rest).any(|(kind, value)| kind == V6_ONLY && value.first() == Some(&1)),
     })
 }

@@ -297,6 +297,8 @@ fn a_row_is_understood_field_by_field() {
         cookie: 1 << 32 | 2,
         is_v6: true,
         v6_only: false,
+        is_transparent: false,
+        loops_multicast: true,
         interface: 7,
     };
     assert_eq!(parse(&row), Some(expected));
@@ -310,4 +312,27 @@ proptest::proptest! {
     fn no_bytes_do_harm(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         let _ = parse(&bytes);
     }
+}
+
+#[test]
+fn a_socket_that_is_bound_to_a_device_is_found_by_it_root() {
+    alone(|mut diag| {
+        let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&client, sockopt::BindToDevice, &"lo".into()).unwrap();
+        let address: nix::sys::socket::SockaddrIn = match target {
+            SocketAddr::V4(v4) => v4.into(),
+            SocketAddr::V6(_) => unreachable!(),
+        };
+        nix::sys::socket::connect(client.as_raw_fd(), &address).unwrap();
+        let client = TcpStream::from(client);
+        let near = client.local_addr().unwrap();
+        let key = key(Protocol::TCP, near, target);
+        assert_eq!(diag.find(&key), Ok(None));
+        let found = diag.find_on(&key, loopback).unwrap().unwrap();
+        assert_eq!((found.inode, found.interface), (inode(&client), loopback));
+        assert_eq!(diag.find_on(&key, loopback + 1), Ok(None));
+    });
 }

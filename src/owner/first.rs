@@ -57,6 +57,8 @@ pub struct FirstStats {
 struct Waiting {
     key: FlowKey,
     side: Side,
+    /// The device on which the packet was seen, or 0.
+    device: u32,
     first: Instant,
     seen: Timestamp,
     looks: usize,
@@ -92,11 +94,15 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// The socket of a flow, also behind translated addresses, and the endpoints by which it was found.
-    fn find(&mut self, key: &FlowKey, now: Instant) -> Option<(InetSocket, FlowKey)> {
-        let found = self.diag.find(key).ok()?;
-        if let Some(socket) = found.filter(|socket| socket.state != LISTEN) {
-            return Some((socket, *key));
+    /// The socket of a flow, also behind translated addresses or bound to the device, and the endpoints by which it was
+    /// found.
+    fn find(&mut self, key: &FlowKey, device: u32, now: Instant) -> Option<(InetSocket, FlowKey)> {
+        let devices = if device == 0 { 1 } else { 2 };
+        for device in [0, device].into_iter().take(devices) {
+            let found = self.diag.find_on(key, device).ok()?;
+            if let Some(socket) = found.filter(|socket| socket.state != LISTEN) {
+                return Some((socket, *key));
+            }
         }
         // A connection that is being opened would have been found instead of the listener.
         let Behind::Socket(own) = self.translations.behind(key, now) else { return None };
@@ -190,8 +196,8 @@ impl FirstLook {
         taken.busy.into_iter().for_each(|busy| likely.set_busy(busy));
     }
 
-    /// A first packet of a flow was seen just now. It is looked at in [`FirstLook::look`].
-    pub fn packet(&mut self, key: FlowKey, side: Side, now: Instant) {
+    /// A first packet of a flow was seen just now, on the device with this index, or 0. It is looked at in [`FirstLook::look`].
+    pub fn packet(&mut self, key: FlowKey, side: Side, device: u32, now: Instant) {
         let is_recent = |(_, at): &&(FlowKey, Instant)| now.saturating_duration_since(*at) < REPEATED;
         if self.seen.iter().rev().take_while(is_recent).any(|(known, _)| *known == key) {
             return;
@@ -205,7 +211,7 @@ impl FirstLook {
             self.stats.crowded_out += 1;
             return;
         }
-        self.wait(Waiting { key, side, first: now, seen: Timestamp::now(), looks: 0 });
+        self.wait(Waiting { key, side, device, first: now, seen: Timestamp::now(), looks: 0 });
     }
 
     /// Looks at the flows that are due at `now`, hands each owner found to `each`, and returns when to look again.
@@ -248,7 +254,7 @@ impl FirstLook {
 
     fn sight(&mut self, waiting: &Waiting, now: Instant) -> Sight {
         let Some(sockets) = self.sockets.get_mut(&waiting.key.namespace) else { return Sight::Gone };
-        let Some((socket, key)) = sockets.find(&waiting.key, now) else { return Sight::Gone };
+        let Some((socket, key)) = sockets.find(&waiting.key, waiting.device, now) else { return Sight::Gone };
         if socket.inode == 0 {
             return if waiting.side == Side::Called && is_opening(&socket) {
                 Sight::Later

@@ -7,6 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+/// The look-ups name no device.
+const NO_DEVICE: u32 = 0;
+
 /// Longer than any look is put off.
 const LATER: Duration = Duration::from_millis(30);
 
@@ -81,9 +84,9 @@ fn both_ends_of_a_connection_are_found_while_it_lives_root() {
         let (_client, flow) = connect(&listener);
         let (_server, _) = listener.accept().unwrap();
         let now = Instant::now();
-        lab.look.packet(flow, Side::Opener, now);
-        lab.look.packet(other_end(&flow), Side::Called, now);
-        lab.look.packet(flow, Side::Opener, now);
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, now);
+        lab.look.packet(other_end(&flow), Side::Called, NO_DEVICE, now);
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, now);
         let owner = lab.exactly_this_process();
         assert_eq!(lab.found(), [(flow, owner), (other_end(&flow), owner)]);
         assert_eq!(lab.early.get(&flow, Timestamp::now()).unwrap().owner, owner, "it is kept past the close");
@@ -102,7 +105,7 @@ fn an_accepted_socket_is_waited_for_root() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (_client, flow) = connect(&listener);
         let start = Instant::now();
-        lab.look.packet(other_end(&flow), Side::Called, start);
+        lab.look.packet(other_end(&flow), Side::Called, NO_DEVICE, start);
         let nothing = |_: &FlowKey, _: &Owner| panic!("it is nobody's yet");
         let again = lab.look.look(start + CALLED[0], nothing).unwrap();
         let (_server, _) = listener.accept().unwrap();
@@ -119,8 +122,8 @@ fn what_is_over_is_too_late_root() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, flow) = connect(&listener);
         drop((client, listener.accept().unwrap()));
-        lab.look.packet(flow, Side::Opener, Instant::now());
-        lab.look.packet(other_end(&flow), Side::Called, Instant::now());
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
+        lab.look.packet(other_end(&flow), Side::Called, NO_DEVICE, Instant::now());
         assert_eq!(lab.found(), []);
         assert_eq!(lab.look.stats().too_late, 2);
         assert_eq!(lab.early.get(&flow, Timestamp(0)), None);
@@ -133,10 +136,10 @@ fn the_sender_of_a_datagram_is_found_root() {
         lab.tell_of_this_process();
         let [socket, peer] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let flow = key(Protocol::UDP, socket.local_addr().unwrap(), peer.local_addr().unwrap());
-        lab.look.packet(flow, Side::Opener, Instant::now());
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
         assert_eq!(lab.found(), [(flow, Owner { process: lab.own, quality: Quality::Guessed })]);
         socket.connect(peer.local_addr().unwrap()).unwrap();
-        lab.look.packet(flow, Side::Opener, Instant::now() + REPEATED);
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now() + REPEATED);
         assert_eq!(lab.found(), [(flow, lab.exactly_this_process())]);
     });
 }
@@ -154,7 +157,7 @@ fn a_process_of_many_descriptors_is_learned_bit_by_bit_root() {
             loop {
                 tries += 1;
                 let (_client, flow) = connect(&listener);
-                lab.look.packet(flow, Side::Opener, Instant::now());
+                lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
                 if lab.found() == [(flow, lab.exactly_this_process())] {
                     return tries;
                 }
@@ -179,7 +182,7 @@ fn a_socket_that_a_child_inherited_is_shared_root() {
         let pid = child.id() as i32;
         let event = |happening| ProcessEvent { pid, happening, at_ns: 0 };
         lab.look.process_event(&event(Happening::Fork { parent: lab.own.pid }), Instant::now());
-        lab.look.packet(flow, Side::Opener, Instant::now());
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
         let found = lab.found();
         let held = std::fs::read_link(format!("/proc/{pid}/fd/{}", client.as_raw_fd()));
         child.kill().unwrap();
@@ -187,7 +190,7 @@ fn a_socket_that_a_child_inherited_is_shared_root() {
         assert!(held.unwrap().to_string_lossy().starts_with("socket:"), "the child has inherited it");
         assert_eq!((found[0].1.process.pid, found[0].1.quality), (pid, Quality::Shared));
         lab.look.process_event(&event(Happening::Exit), Instant::now());
-        lab.look.packet(flow, Side::Opener, Instant::now() + REPEATED);
+        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now() + REPEATED);
         assert_eq!(lab.found(), [(flow, lab.exactly_this_process())]);
     });
 }
@@ -198,7 +201,7 @@ fn what_waits_is_bounded_root() {
         for port in 0..MOST_WAITING + 10 {
             let end = |port| SocketAddr::from(([127, 0, 0, 1], port));
             let flow = key(Protocol::TCP, end(port as u16), end(1));
-            lab.look.packet(flow, Side::Called, Instant::now());
+            lab.look.packet(flow, Side::Called, NO_DEVICE, Instant::now());
         }
         assert_eq!(lab.look.stats().crowded_out, 10);
         assert_eq!(lab.found(), []);

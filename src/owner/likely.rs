@@ -220,6 +220,14 @@ impl Likely {
         into.extend(at_end.filter(|pid| self.trails.contains_key(pid)));
     }
 
+    /// Young processes of the same parents as some others, but for these, latest first: workers that do the same.
+    pub fn siblings(&self, of: &[i32], into: &mut Vec<i32>) {
+        into.clear();
+        let parents: Vec<i32> = of.iter().filter_map(|pid| self.parent(*pid)).collect();
+        let is_sibling = |young: &&Young| parents.contains(&young.parent) && !of.contains(&young.pid);
+        into.extend(self.young.iter().rev().filter(is_sibling).take(MOST_SIBLINGS).map(|young| young.pid));
+    }
+
     /// The processes started a moment ago, latest first.
     pub fn newest(&self, now: Instant, into: &mut Vec<i32>) {
         into.clear();
@@ -275,6 +283,8 @@ impl Likely {
 const NEW: Duration = Duration::from_millis(100);
 /// More suggestions of a kind than this are not worth reading for one socket.
 const MOST_OF_A_KIND: usize = 16;
+/// Of siblings a descriptor or two are read, not all.
+const MOST_SIBLINGS: usize = 64;
 
 /// Puts `value` last and keeps at most `most`; returns the one forgotten for it.
 fn touch(queue: &mut VecDeque<i32>, value: i32, most: usize) -> Option<i32> {
@@ -317,6 +327,22 @@ mod tests {
 
     fn descriptors(likely: &Likely, pid: i32) -> Vec<i32> {
         likely.descriptors(pid, &End::of(&flow(1), Side::Opener)).collect()
+    }
+
+    #[test]
+    fn young_processes_of_the_same_parent_are_siblings() {
+        let (mut likely, start) = (Likely::default(), Instant::now());
+        for (pid, parent) in [(30, 1), (31, 1), (40, 2), (32, 1)] {
+            likely.forked(pid, parent, start);
+        }
+        let mut siblings = Vec::new();
+        likely.siblings(&[31], &mut siblings);
+        assert_eq!(siblings, [32, 30]);
+        likely.siblings(&[31, 40, 99], &mut siblings);
+        assert_eq!(siblings, [32, 30]);
+        (100..300).for_each(|pid| likely.forked(pid, 1, start));
+        likely.siblings(&[31], &mut siblings);
+        assert_eq!((siblings.len(), siblings[0]), (MOST_SIBLINGS, 299));
     }
 
     #[test]

@@ -15,8 +15,9 @@
 //! - Several processes hold it (fork, passed descriptors, socket activation): the youngest that is not process 1,
 //!   the higher pid among equally old ones: [`Quality::Shared`].
 //! - No such socket, but an unconnected one bound to the local end: the most specific address wins. One such socket
-//!   is owned as above, with [`Quality::Guessed`] in place of exact; several of them (`SO_REUSEPORT`, groups) only
-//!   if one and the same process holds them all, else the flow is [`Unowned::Ambiguous`].
+//!   is owned as above, with [`Quality::Guessed`] in place of exact; several of them (`SO_REUSEPORT`) only
+//!   if one and the same process holds them all, else the flow is [`Unowned::Ambiguous`]. Of several that a group's
+//!   packets reach, each of which has a copy, it is the youngest process: [`Quality::Shared`].
 //! - A TCP connection that has no socket with an inode although there is a listener on its port, even when it was
 //!   asked for again for a while (not accepted, or over already), and packets of a protocol of which there is a raw
 //!   socket: the one process that holds the listener or raw socket, process 1 aside, [`Quality::Guessed`]; of several
@@ -32,6 +33,10 @@
 //! flow is looked for then, or another host: [`Unowned::NotLocal`]. Where it cannot be told although packets are
 //! forwarded, neither a listener is taken for the owner nor a guess made.
 //!
+//! A flow whose local address is this host's only for packets that a routing rule selects (TPROXY) is looked for if it has
+//! a socket of its own; else it is one of those that are forwarded, [`Unowned::NotLocal`], and not asked for again. So is one
+//! by which a group receives what was sent from here, if nobody here has joined the group and bound the port.
+//!
 //! # Which capability helps
 //!
 //! The tables need none. Translated addresses need `CAP_NET_ADMIN`. Other users' descriptors need `CAP_DAC_READ_SEARCH` to be listed and `CAP_SYS_PTRACE` to be
@@ -45,9 +50,11 @@
 //! found no room is counted in the [`Report`] and in [`EarlyOwners::evicted`].
 
 mod budget;
+mod decision;
 mod descriptors;
 mod early;
 mod first;
+mod groups;
 mod hints;
 mod holders;
 mod index;
@@ -71,24 +78,26 @@ pub use early::{Early, EarlyOwners};
 pub use first::{FirstLook, FirstStats};
 pub use hints::Hints;
 pub use likely::Side;
-pub use query::{Outcome, Query};
+pub use query::{LocalEnd, Outcome, Query};
 pub use source::{Report, SourceStatus};
 pub use table::{SocketRow, parse_table};
 pub use translation::{Behind, Translations};
 
-use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
+use crate::model::{Address, FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
 use crate::netlink::InetDiag;
 use crate::process::{ProcRoot, proc_id};
+use decision::{Decision, decide};
 use descriptors::Descriptors;
+use groups::Groups;
 use hints::Finding;
 use query::Tries;
 use similar::Similar;
 use sock_diag::SockDiag;
-use source::{Held, Holder, HolderSource, Looked, Match, Sharing, Socket, SocketSource, Turn, Wanted};
+use source::{Held, Holder, HolderSource, Looked, Match, Socket, SocketSource, Turn, Wanted};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tables::Tables;
 
 /// Finds the owners of flows. One thread at a time calls it, always in the home namespace.
@@ -100,6 +109,7 @@ pub struct Finder {
     sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
     translations: HashMap<Namespace, Translations>,
+    groups: HashMap<Namespace, Groups>,
     plans: Vec<Plan>,
     /// Queries of flows without a socket.
     missing: Vec<usize>,
@@ -135,6 +145,7 @@ impl Finder {
         sockets: Vec<Box<dyn SocketSource>>,
         holders: Vec<Box<dyn HolderSource>>,
     ) -> Finder {
+        let groups = HashMap::from([(Namespace::HOME, Groups::of_this_thread(&root))]);
         Finder {
             root,
             budget,
@@ -143,6 +154,7 @@ impl Finder {
             sockets: HashMap::from([(Namespace::HOME, sockets)]),
             holders,
             translations: HashMap::new(),
+            groups,
             plans: Vec::new(),
             missing: Vec::new(),
             candidates: Vec::new(),
@@ -164,6 +176,7 @@ impl Finder {
         sources.extend(diag.map(|diag| Box::new(SockDiag::new(diag)) as _));
         sources.extend(process.map(|pid| Box::new(Tables::of_process(&self.root, pid)) as _));
         self.sockets.insert(namespace, sources);
+        self.groups.extend(process.map(|pid| (namespace, Groups::of_process(pid))));
     }
 
     /// The `/proc` tree that is searched.
@@ -180,6 +193,7 @@ impl Finder {
     pub fn remove_namespace(&mut self, namespace: Namespace) {
         self.sockets.remove(&namespace);
         self.translations.remove(&namespace);
+        self.groups.remove(&namespace);
     }
 
     /// Learns what there is before anything is asked, as far as the budget allows.
@@ -238,7 +252,8 @@ impl Finder {
             let is_indirect = matches!(plan.by, Match::Indirect | Match::Listening);
             let is_called = plan.listener.is_some() || is_indirect;
             let side = if is_called { Side::Called } else { Side::Opener };
-            let decision = decide(plan.by, candidates, &self.wanted);
+            let is_group = query.key.local.address.is_multicast();
+            let decision = decide(plan.by, is_group, candidates, &self.wanted);
             if let Decision::Owner(_, Holder { process, descriptor, .. }) = decision
                 && let (Some(socket), true) = (candidates.first(), !is_indirect)
             {
@@ -303,6 +318,18 @@ impl Finder {
             self.missing.push(index);
             return false;
         }
+        let is_here = match query.local_end {
+            LocalEnd::Own => true,
+            LocalEnd::Diverted => self.is_taken(&query.key),
+            LocalEnd::Looped => self.is_looped(query, now),
+        };
+        if !is_here {
+            query.outcome = Outcome::Unowned(Unowned::NotLocal);
+            return false;
+        }
+        if query.local_end == LocalEnd::Diverted {
+            query.local_end = LocalEnd::Own;
+        }
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
         let mut looked = Looked::Failed;
@@ -312,7 +339,12 @@ impl Finder {
                 break;
             }
         }
-        if looked.is_doubtful() && !query.is_translated() {
+        if query.local_end == LocalEnd::Looped && looked == Looked::Missing {
+            self.candidates.truncate(start);
+            query.outcome = Outcome::Unowned(Unowned::NotLocal);
+            return false;
+        }
+        if looked.is_doubtful() && !query.is_translated() && query.local_end == LocalEnd::Own {
             match self.behind(&query.key, now) {
                 Behind::Socket(key) => {
                     self.candidates.truncate(start);
@@ -364,6 +396,25 @@ impl Finder {
         false
     }
 
+    /// Whether a flow has a socket of its own here, as far as that can be told.
+    fn is_taken(&mut self, key: &FlowKey) -> bool {
+        let mut sources = self.sockets.get_mut(&key.namespace).into_iter().flatten();
+        sources.find_map(|source| source.takes(key)).unwrap_or(false)
+    }
+
+    /// Whether packets that a socket here has sent to a group are delivered here, too, if a socket is bound to their port.
+    fn is_looped(&mut self, query: &Query, now: Instant) -> bool {
+        let FlowKey { local, namespace, .. } = query.key;
+        // Broadcasts are always.
+        if !local.address.is_multicast() || local.address == Address::BROADCAST_V4 {
+            return true;
+        }
+        let groups = self.groups.get_mut(&namespace);
+        let is_joined = groups.is_some_and(|groups| groups.has(&self.root, &local.address, query.due(), now));
+        let mut sources = self.sockets.get_mut(&namespace).into_iter().flatten();
+        is_joined && sources.find_map(|source| source.loops(&query.key)).unwrap_or(true)
+    }
+
     /// The only process that lately had flows like one that has no socket any more, if it has lived since that began.
     fn guess(&mut self, query: &Query, now: Instant) -> Option<Owner> {
         if !query.is_seasoned() || !query.is_own {
@@ -410,44 +461,6 @@ impl Finder {
             same
         });
     }
-}
-
-enum Decision {
-    Owner(Owner, Holder),
-    None(Unowned),
-    Busy(Duration),
-}
-
-/// The owner that the holders of all the sockets that match a flow leave, if they leave one.
-fn decide(by: Match, candidates: &[Socket], wanted: &[Wanted]) -> Decision {
-    let mut owner: Option<Holder> = None;
-    let (mut is_contested, mut is_shared, mut with_init) = (false, false, false);
-    for candidate in candidates {
-        let at = wanted.binary_search_by_key(&candidate.inode, |wanted| wanted.socket.inode);
-        let held = at.ok().and_then(|at| wanted.get(at)).map_or(Held::Unknown, |wanted| wanted.held);
-        let holder = match held {
-            Held::By(holder) => holder,
-            Held::Busy(after) => return Decision::Busy(after),
-            Held::Nobody(reason) => return Decision::None(reason),
-            Held::Unknown => return Decision::None(Unowned::NoHolder),
-        };
-        is_contested |= owner.is_some_and(|first| first.process != holder.process);
-        is_shared |= holder.sharing == Sharing::Several;
-        with_init |= holder.sharing == Sharing::WithInit;
-        owner = Some(holder);
-    }
-    let Some(holder) = owner else { return Decision::None(Unowned::NoSocket) };
-    if is_contested || is_shared && candidates.len() > 1 {
-        return Decision::None(Unowned::Ambiguous);
-    }
-    let quality = match by {
-        _ if is_shared => Quality::Shared,
-        Match::Indirect | Match::Listening => Quality::Guessed,
-        _ if with_init => Quality::Shared,
-        Match::Own => Quality::Exact,
-        Match::Bound => Quality::Guessed,
-    };
-    Decision::Owner(Owner { process: holder.process, quality }, holder)
 }
 
 #[cfg(test)]

@@ -42,6 +42,18 @@ pub enum Outcome {
     },
 }
 
+/// Whose the local end of a flow is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LocalEnd {
+    /// This host's.
+    Own,
+    /// This host's only if a socket here takes the packets: its address is one for packets that a routing rule selects, and
+    /// others to it are forwarded.
+    Diverted,
+    /// A group's, to which a socket of this host has sent: this host's only if another one receives that, too.
+    Looped,
+}
+
 /// One flow whose owner is looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Query {
@@ -54,6 +66,8 @@ pub struct Query {
     attempts: u8,
     /// Whether the flow cannot be another host's or a container's, as far as that is known.
     pub(super) is_own: bool,
+    /// Whose the flow's local end is.
+    pub(super) local_end: LocalEnd,
     /// Whether the key has the endpoints of the socket in place of those on the wire.
     is_translated: bool,
     /// Whether it is to be given up soon.
@@ -74,10 +88,16 @@ impl Query {
             due: first_seen,
             attempts: 0,
             is_own: true,
+            local_end: LocalEnd::Own,
             is_translated: false,
             is_hurried: false,
             was_missing: false,
         }
+    }
+
+    /// The same with a local end that may be none of this host's; then the answer is [`Unowned::NotLocal`].
+    pub fn with_local_end(self, local_end: LocalEnd) -> Query {
+        Query { local_end, ..self }
     }
 
     /// When the flow's first packet was seen.

@@ -34,8 +34,8 @@ pub(super) struct Search {
     holders: Holders,
     /// Whether every end of a process is told of, so that a pid stands for one process until then.
     is_told_of_ends: bool,
-    /// Room for suggestions of three kinds.
-    suggestions: [Vec<i32>; 3],
+    /// Room for suggestions of four kinds.
+    suggestions: [Vec<i32>; 4],
     found: Vec<Holding>,
     entries: Vec<u8>,
     stat: Vec<u8>,
@@ -129,7 +129,7 @@ impl Search {
 
     fn search_suggested(
         &mut self,
-        [at_end, new, acquainted]: &mut [Vec<i32>; 3],
+        [at_end, siblings, new, acquainted]: &mut [Vec<i32>; 4],
         sought: &Sought,
         now: Instant,
     ) -> Option<(i32, i32)> {
@@ -137,7 +137,9 @@ impl Search {
         let mut effort = EFFORT;
         self.likely.at_end(&end, at_end);
         self.likely.newest(now, new);
-        let mut found = self.by_descriptors(at_end.iter().chain(new.iter()), &end, inode, &mut effort);
+        self.likely.siblings(at_end, siblings);
+        let by_number = at_end.iter().chain(new.iter()).chain(siblings.iter());
+        let mut found = self.by_descriptors(by_number, &end, inode, &mut effort);
         // What is new has few descriptors.
         found = found.or_else(|| self.in_directories(new.iter().chain(at_end.iter()), inode, &mut effort));
         if found.is_none() && effort > 0 {
@@ -156,9 +158,10 @@ impl Search {
         found
     }
 
-    /// Looks for the socket among the descriptors of these processes that are likely to be it.
+    /// Looks for the socket among the descriptors of these processes that are likely to be it. Other sockets that are found
+    /// are remembered: they may be the next that is sought.
     fn by_descriptors<'a>(
-        &self,
+        &mut self,
         pids: impl Iterator<Item = &'a i32>,
         end: &End,
         inode: u64,
@@ -167,8 +170,12 @@ impl Search {
         for &pid in pids {
             for descriptor in self.likely.descriptors(pid, end) {
                 *effort = effort.checked_sub(1)?;
-                if self.holds(pid, descriptor, inode) {
-                    return Some((pid, descriptor));
+                match proc_fd::socket_of(&self.root, pid, descriptor) {
+                    Ok(Some(other)) if other == inode => return Some((pid, descriptor)),
+                    Ok(Some(other)) => {
+                        self.holders.record(Holding { inode: other, pid, descriptor }, || false)
+                    }
+                    _ => {}
                 }
             }
         }

@@ -5,7 +5,8 @@
 //! sockets share a port (`SO_REUSEPORT`, groups). Such lists are read at most once for all flows of a round.
 //!
 //! Sockets bound to a device are not found by an exact look-up, which names no device. For datagrams, and for connections
-//! between link-local addresses, which the kernel always binds to their device, the list has them.
+//! between link-local addresses, which the kernel always binds to their device, the list has them. For other connections
+//! there is a list of those that are bound, read every few seconds while flows without a socket are asked about.
 
 use super::index::{Index, Kind, NO_RANK};
 use super::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, Turn};
@@ -23,6 +24,9 @@ const PROBES: u16 = 6;
 
 /// For a hint at who may have accepted a connection the list of listeners may be this old.
 const HINT_AGE: Duration = Duration::from_secs(1);
+
+/// The list of connections that are bound to a device may be this old: less than a flow is asked about.
+const BOUND_AGE: Duration = Duration::from_secs(3);
 
 /// A list that is read faster than this is not worth being put off, since it is read some twenty times a second at most.
 const SHORT: Duration = Duration::from_micros(500);
@@ -42,6 +46,8 @@ const NEW_SYN_RECV: u8 = 12;
 struct List {
     protocol: Protocol,
     states: u32,
+    /// Whether it has only sockets that are bound to a device.
+    is_of_bound: bool,
     index: Index,
     read_at: Option<Instant>,
     /// How long it took to read it.
@@ -53,6 +59,8 @@ pub(super) struct SockDiag {
     diag: InetDiag,
     listeners: List,
     connections: List,
+    /// Connections that are bound to a device.
+    bound: List,
     udp: List,
     udplite: List,
     lists: u64,
@@ -69,6 +77,7 @@ impl SockDiag {
             protocol,
             states,
             index: Index::new(kind),
+            is_of_bound: false,
             read_at: None,
             took: Duration::ZERO,
         };
@@ -76,6 +85,7 @@ impl SockDiag {
             diag,
             listeners: list(Protocol::TCP, 1 << LISTEN, Kind::Tcp),
             connections: list(Protocol::TCP, u32::MAX, Kind::Tcp),
+            bound: List { is_of_bound: true, ..list(Protocol::TCP, u32::MAX, Kind::Tcp) },
             udp: list(Protocol::UDP, u32::MAX, Kind::Datagram),
             udplite: list(Protocol::UDPLITE, u32::MAX, Kind::Datagram),
             lists: 0,
@@ -112,6 +122,7 @@ impl SockDiag {
         let exact = found.filter(|socket| socket.inode != 0 && socket.state != LISTEN);
         let exact = match exact.map(|socket| Socket { inode: socket.inode, uid: socket.uid }) {
             None if key.local.address.is_link_local_v6() => self.listed_connection(key, since, turn)?,
+            None => self.bound_connection(key, turn),
             exact => exact,
         };
         if let Some(socket) = exact {
@@ -147,6 +158,17 @@ impl SockDiag {
         let mut found = Vec::new();
         connections.index.connected(key, 1, &mut found);
         Ok(found.pop())
+    }
+
+    /// A connection that is bound to a device, as their list has it. One that is new is found when it is asked for again.
+    fn bound_connection(&mut self, key: &FlowKey, turn: &Turn<'_>) -> Option<Socket> {
+        let SockDiag { diag, bound, lists, .. } = self;
+        let oldest = turn.now.checked_sub(BOUND_AGE).unwrap_or(turn.now);
+        // While it may not be read, what it had serves.
+        let _ = bound.refresh(diag, oldest, turn, lists);
+        let mut found = Vec::new();
+        bound.index.connected(key, 1, &mut found);
+        found.pop()
     }
 
     fn datagram(
@@ -256,9 +278,12 @@ impl List {
         }
         let began = Instant::now();
         self.index.clear();
-        let index = &mut self.index;
+        let (index, is_of_bound) = (&mut self.index, self.is_of_bound);
         let dumped = diag.dump(self.protocol, self.states, |socket| {
-            let InetSocket { local, remote, state, uid, inode, .. } = *socket;
+            let InetSocket { local, remote, state, uid, inode, interface, .. } = *socket;
+            if is_of_bound && interface == 0 {
+                return;
+            }
             index.insert(&SocketRow { local, remote, state, uid, inode });
         });
         *lists += 1;
@@ -293,13 +318,30 @@ impl SocketSource for SockDiag {
         looked.unwrap_or_else(|looked| looked)
     }
 
+    fn takes(&mut self, key: &FlowKey) -> Option<bool> {
+        let socket = match self.find(key).ok()? {
+            Some(socket) if socket.state != LISTEN => socket,
+            _ => return Some(false),
+        };
+        let is_connected = socket.remote.port != 0;
+        Some(is_connected || socket.is_transparent || socket.local.address == key.local.address)
+    }
+
+    fn loops(&mut self, key: &FlowKey) -> Option<bool> {
+        if !matches!(key.protocol, Protocol::UDP | Protocol::UDPLITE) {
+            return None;
+        }
+        let sender = FlowKey { local: key.remote, remote: key.local, ..*key };
+        Some(self.find(&sender).ok()?.is_none_or(|socket| socket.loops_multicast))
+    }
+
     fn report(&self, report: &mut Report) {
         let fault = self
             .fault
             .map(|errno| Error::system(Code::SystemResource, "asking for sockets by sock_diag", errno));
         report.sources.push(SourceStatus { name: "sock_diag", fault });
         report.table_loads += self.lists;
-        report.dropped_rows += [&self.listeners, &self.connections, &self.udp, &self.udplite]
+        report.dropped_rows += [&self.listeners, &self.connections, &self.bound, &self.udp, &self.udplite]
             .map(|list| list.index.dropped())
             .iter()
             .sum::<u64>();

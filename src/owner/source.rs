@@ -79,6 +79,18 @@ pub(super) trait SocketSource: Send {
         sockets: &mut Vec<Socket>,
     ) -> Looked;
 
+    /// Whether packets to a flow's local end, which are forwarded unless somebody here takes them, have a socket: their
+    /// connection's, or one for just such packets. `None` where this source cannot tell.
+    fn takes(&mut self, _key: &FlowKey) -> Option<bool> {
+        None
+    }
+
+    /// Whether the socket at the remote end of a flow, which has sent to the group at the local one, has its packets
+    /// delivered here as well (`IP_MULTICAST_LOOP`). `None` where this source cannot tell.
+    fn loops(&mut self, _key: &FlowKey) -> Option<bool> {
+        None
+    }
+
     /// What this source is and what is wrong with it.
     fn report(&self, report: &mut Report);
 }

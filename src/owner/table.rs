@@ -115,7 +115,7 @@ fn parse_endpoint(field: &[u8]) -> Option<Endpoint> {
 }
 
 #[inline]
-fn hex_word(digits: &[u8; 8]) -> Option<u32> {
+pub(super) fn hex_word(digits: &[u8; 8]) -> Option<u32> {
     let mut number = 0;
     for &digit in digits {
         number = number << 4 | u32::from(nibble(digit)?);

@@ -1,5 +1,6 @@
 //! The rules of finding an owner, each on a made-up tree.
 
+mod conditional;
 mod matching;
 mod reading;
 mod sharing;

@@ -207,6 +207,7 @@ mod tests {
             kind: Kind::Plain,
             mtu: None,
             lost_by_device: 0,
+            carried: 0,
         };
         Opening { ticket, entry: None, interface, ring: TapOptions::MIN_BUFFER }
     }

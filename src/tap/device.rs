@@ -71,6 +71,8 @@ pub(super) struct Device {
     pub ready: bool,
     /// When its ring has been read to the end, of a device that is gone.
     pub leaves: Option<Instant>,
+    /// Bytes that it had carried when it was opened.
+    pub carried_before: u64,
     capture: Ring,
     reading: Reading,
     dropped: u64,
@@ -128,7 +130,7 @@ impl Device {
                 })
             }),
         };
-        let capture = outcome.map_err(|refusal| match refusal {
+        let (capture, carried_before) = outcome.map_err(|refusal| match refusal {
             Refusal::Down => Unopened::Down,
             Refusal::Failed(error) => {
                 let code = match error.code {
@@ -144,6 +146,7 @@ impl Device {
             ring: *ring,
             ready: true,
             leaves: None,
+            carried_before,
             capture,
             reading: Reading {
                 namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),

@@ -30,6 +30,8 @@ pub struct FirstPackets {
 pub struct FirstPacket<'a> {
     /// The packet from its IP header on, cut short.
     pub data: &'a [u8],
+    /// The index of the device that it passed.
+    pub device: u32,
     /// Which way it went; `None` on loopback, where it goes both.
     pub direction: Option<Direction>,
 }
@@ -86,7 +88,9 @@ impl FirstPackets {
                 libc::PACKET_OUTGOING => Some(Direction::Send),
                 _ => Some(Direction::Receive),
             };
-            each(FirstPacket { data: self.buffer.get(..received).unwrap_or_default(), direction });
+            let device = u32::try_from(from.sll_ifindex).unwrap_or(0);
+            let data = self.buffer.get(..received).unwrap_or_default();
+            each(FirstPacket { data, device, direction });
         }
         Ok(limit)
     }

@@ -87,6 +87,7 @@ impl Live {
         live.sites.iter().try_for_each(|site| await_news(site, bell))?;
         // A namespace that was chosen must work.
         let shut = live.follow_namespaces(bell, notes).into_iter().next();
+        live.sites.iter_mut().try_for_each(Site::begin)?;
         if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
             return Err(error.into());
         }

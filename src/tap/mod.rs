@@ -7,6 +7,7 @@
 //! Of live capture the tap promises that a packet is shown once, though it may pass several devices on its way
 //! through the machine. See the `plan` module for how.
 
+mod before;
 mod beside;
 mod common;
 mod device;

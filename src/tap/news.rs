@@ -3,7 +3,8 @@
 //! The kernel sends a notice before the first packet of what it is about. Whoever reads the notices before the frames that
 //! wait in the rings therefore knows of every device and address that a frame can have come by.
 
-use super::route::{insert_address, insert_route};
+use super::plan::Interface;
+use super::route::{LocalRoute, insert_address, interface, local_route};
 use crate::error::{Code, Error, Result};
 use crate::model::LocalAddresses;
 use crate::netlink::{MESSAGE_HEADER, Socket, attach_filter, u32_at};
@@ -29,8 +30,12 @@ const BUFFER: usize = 32 << 10;
 pub(super) struct Heard {
     /// The indices of devices that are up, and have come or changed.
     pub up: Vec<u32>,
-    /// The indices of devices that are gone.
-    pub gone: Vec<u32>,
+    /// Devices that are gone, as they were in the end.
+    pub gone: Vec<Interface>,
+    /// The indices of devices that are ports of others.
+    pub enslaved: Vec<u32>,
+    /// A route has gone by which addresses were local for packets that a routing rule selects.
+    pub condition_gone: bool,
     /// Another network namespace got a number here, as when a device is made with its other end there.
     pub namespaces: bool,
     /// Notices were lost: anything may have changed.
@@ -69,9 +74,12 @@ impl News {
                 let link = message.payload;
                 // A bridge tells of its ports in a family of its own, also when one leaves it.
                 let is_whole = link.first() == Some(&(libc::AF_UNSPEC as u8));
+                let changed = interface(link).filter(|_| is_whole);
                 let is_up = u32_at(link, LINK_FLAGS).is_some_and(|flags| flags & libc::IFF_UP as u32 != 0);
+                let port = changed.as_ref().filter(|interface| interface.master.is_some());
+                heard.enslaved.extend(port.map(|interface| interface.index));
                 match message.kind {
-                    libc::RTM_DELLINK if is_whole => heard.gone.extend(u32_at(link, LINK_INDEX)),
+                    libc::RTM_DELLINK => heard.gone.extend(changed),
                     libc::RTM_NEWLINK if is_up => heard.up.extend(u32_at(link, LINK_INDEX)),
                     _ => {}
                 }
@@ -80,7 +88,14 @@ impl News {
                 insert_address(come, message.payload);
             }
             libc::RTM_NEWROUTE => {
-                insert_route(come, message.payload);
+                if let Some(route) = local_route(message.payload) {
+                    route.insert_unconditional(come);
+                    route.insert_conditional(come);
+                }
+            }
+            libc::RTM_DELROUTE => {
+                heard.condition_gone |=
+                    local_route(message.payload).as_ref().is_some_and(LocalRoute::is_conditional);
             }
             NEW_NAMESPACE => heard.namespaces = true,
             _ => {}

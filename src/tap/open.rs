@@ -11,6 +11,7 @@ use super::options::TapOptions;
 use super::pcapng;
 use super::plan::{Frames, Interface};
 use super::ring::{Ring, set_option};
+use super::route::Route;
 use crate::error::{Code, Error, Result};
 use crate::model::LinkType;
 use crate::netlink::attach_filter;
@@ -56,13 +57,13 @@ fn text_of(buffer: &[u8; ERROR_TEXT]) -> String {
 }
 
 /// Opens an interface of the calling thread's network namespace, for a ring of `buffer` bytes. Of what it shows, `program`
-/// decides.
+/// decides. Returns also what the device had carried by then.
 pub(super) fn live(
     interface: &Interface,
     buffer: u32,
     options: &TapOptions,
     program: &[libc::sock_filter],
-) -> std::result::Result<Ring, Refusal> {
+) -> std::result::Result<(Ring, u64), Refusal> {
     let failed = |tried: &'static str| {
         move |errno: Errno| Refusal::Failed(Error::system(Code::OpenDevice, tried, errno))
     };
@@ -95,9 +96,12 @@ pub(super) fn live(
         set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &member).map_err(failed("promiscuous mode"))?;
     }
     let ring = Ring::new(socket, buffer, options.timeout, is_ethernet).map_err(failed("its ring"))?;
+    // Where that cannot be told nothing is missing as far as is known.
+    let carried = Route::open().ok().and_then(|mut route| route.interface(interface.index).ok().flatten());
+    let carried = carried.map_or(0, |interface| interface.carried);
     bind_to(ring.as_fd(), interface.index).map_err(failed("a packet socket"))?;
     match ring.take_error() {
-        None => Ok(ring),
+        None => Ok((ring, carried)),
         Some(Errno::ENETDOWN) => Err(Refusal::Down),
         Some(errno) => Err(failed("a packet socket")(errno)),
     }

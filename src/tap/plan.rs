@@ -71,6 +71,8 @@ pub(super) struct Interface {
     pub mtu: Option<u32>,
     /// Frames that the device has lost for want of room since it exists.
     pub lost_by_device: u64,
+    /// Bytes that have passed it since it exists, each packet of loopback once.
+    pub carried: u64,
 }
 
 /// A device to capture on.
@@ -189,6 +191,7 @@ mod tests {
             kind: Kind::Plain,
             mtu: Some(1500),
             lost_by_device: 0,
+            carried: 0,
         }
     }
 

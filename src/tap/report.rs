@@ -48,6 +48,9 @@ pub struct TapStats {
     /// Frames that the devices themselves lost for want of room: their `rx_fifo_errors` and `rx_missed_errors`, as
     /// of the last refresh.
     pub dropped_by_device: u64,
+    /// Bytes that devices had carried before they were captured on, or by their end if they never were: of those that have
+    /// come since the start, as far as others do not stand for them.
+    pub bytes_before_capture: u64,
     /// Devices that are open now.
     pub devices_open: u32,
     /// Devices that are being opened or closed now, by other threads.

@@ -10,6 +10,7 @@ use crate::netlink::{Exchange, MESSAGE_HEADER, attributes, put, text, u16_at, u3
 use nix::errno::Errno;
 
 const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
+const LINK_INDEX: usize = 4;
 /// `struct ifaddrmsg` of linux/if_addr.h.
 const ADDRESS_HEADER: usize = 8;
 /// Bytes of `struct rtmsg` of linux/rtnetlink.h, and where table and type stand in it.
@@ -30,8 +31,10 @@ const IFF_TAP: u8 = 2;
 const ARPHRD_IEEE802154_MONITOR: u16 = 805;
 const ARPHRD_NETLINK: u16 = 824;
 const ARPHRD_VSOCKMON: u16 = 826;
-/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device lost for want of room, the sum that
+/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device carried, and lost for want of room, the sum that
 /// libpcap calls `ps_ifdrop`. Not `rx_dropped`, which also counts what nobody wanted.
+const RX_BYTES: usize = 2;
+const TX_BYTES: usize = 3;
 const RX_FIFO_ERRORS: usize = 14;
 const RX_MISSED_ERRORS: usize = 15;
 /// The kernel answers in messages of at most 32 KiB unless one row alone needs more.
@@ -69,6 +72,17 @@ impl Route {
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
     }
 
+    /// The interface with this index, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says, and what sending and receiving says.
+    pub(super) fn interface(&mut self, index: u32) -> nix::Result<Option<Interface>> {
+        let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
+        put(&mut message, MESSAGE_HEADER + LINK_INDEX, &index.to_ne_bytes());
+        let (kind, flags) = (libc::RTM_GETLINK, libc::NLM_F_REQUEST);
+        self.exchange.ask(&mut message, kind, flags, |message| Some(Ok(interface(message.payload))))?
+    }
+
     /// Every address of the namespace, with the broadcast addresses and those that are local by route.
     ///
     /// # Errors
@@ -85,12 +99,35 @@ impl Route {
     /// Adds what routes of the table `local` make local, in particular whole networks. Nothing before Linux 4.20, which would
     /// list the routes of all tables.
     fn add_routes(&mut self, addresses: &mut LocalAddresses) -> nix::Result<bool> {
+        self.each_local_route(libc::RT_TABLE_LOCAL, |route| route.insert_unconditional(addresses))
+    }
+
+    /// The networks that routes of other tables make local for packets which a routing rule selects. The kernel looks at all
+    /// routes that it has, so this is not for every refresh. Nothing before Linux 4.20.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer.
+    pub(super) fn conditional(&mut self) -> Result<LocalAddresses> {
+        let mut networks = LocalAddresses::default();
+        if self.lists_routes {
+            // What changes meanwhile is told by news.
+            self.each_local_route(libc::RT_TABLE_UNSPEC, |route| route.insert_conditional(&mut networks))
+                .map_err(|errno| {
+                    Error::system(Code::SystemResource, "listing the local routes of all tables", errno)
+                })?;
+        }
+        Ok(networks)
+    }
+
+    /// Hands on the routes of the type `local` of one table, or of all. Returns whether they are of one moment.
+    fn each_local_route(&mut self, table: u8, mut each: impl FnMut(LocalRoute)) -> nix::Result<bool> {
         let mut is_consistent = true;
         for family in [libc::AF_INET, libc::AF_INET6] {
             let mut header = [0; ROUTE_HEADER];
-            (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) =
-                (family as u8, libc::RT_TABLE_LOCAL, libc::RTN_LOCAL);
-            match self.dump(libc::RTM_GETROUTE, &header, |row| insert_route(addresses, row)) {
+            (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) = (family as u8, table, libc::RTN_LOCAL);
+            match self
+                .dump(libc::RTM_GETROUTE, &header, |row| local_route(row).into_iter().for_each(&mut each))
+            {
                 Ok(whole) => is_consistent &= whole,
                 // A kernel without the family or without such a table.
                 Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => {}
@@ -120,12 +157,12 @@ fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> 
 }
 
 /// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
-fn interface(row: &[u8]) -> Option<Interface> {
+pub(super) fn interface(row: &[u8]) -> Option<Interface> {
     let (header, rest) = row.split_at_checked(LINK_HEADER)?;
     let flags = u32_at(header, 8)? as i32;
     let hardware = u16_at(header, 2)?;
     let mut interface = Interface {
-        index: u32_at(header, 4)?,
+        index: u32_at(header, LINK_INDEX)?,
         name: String::new(),
         up: flags & libc::IFF_UP != 0,
         loopback: flags & libc::IFF_LOOPBACK != 0,
@@ -137,6 +174,7 @@ fn interface(row: &[u8]) -> Option<Interface> {
         kind: Kind::Plain,
         mtu: None,
         lost_by_device: 0,
+        carried: 0,
     };
     let mut lower_elsewhere = false;
     for (kind, value) in attributes(rest) {
@@ -155,6 +193,9 @@ fn interface(row: &[u8]) -> Option<Interface> {
                 let lost =
                     [RX_FIFO_ERRORS, RX_MISSED_ERRORS].map(|place| u64_at(value, place * 8).unwrap_or(0));
                 interface.lost_by_device = lost[0].saturating_add(lost[1]);
+                let [received, sent] =
+                    [RX_BYTES, TX_BYTES].map(|place| u64_at(value, place * 8).unwrap_or(0));
+                interface.carried = received.saturating_add(if interface.loopback { 0 } else { sent });
             }
             _ => {}
         }
@@ -250,29 +291,55 @@ pub(super) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
     }
 }
 
-/// Takes in the payload of an `RTM_NEWROUTE` message, if the route is one of the type and table `local`.
-pub(super) fn insert_route(addresses: &mut LocalAddresses, row: &[u8]) {
-    let Some((header, rest)) = row.split_first_chunk::<ROUTE_HEADER>() else { return };
+/// A route of the type `local`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LocalRoute {
+    address: Address,
+    /// Bits of the prefix.
+    length: u8,
+    table: u32,
+}
+
+impl LocalRoute {
+    /// Whether only packets that a routing rule selects go by it.
+    pub(super) fn is_conditional(&self) -> bool {
+        self.table != u32::from(libc::RT_TABLE_LOCAL)
+    }
+
+    /// Adds what it makes local, if that is so for all packets.
+    pub(super) fn insert_unconditional(&self, addresses: &mut LocalAddresses) {
+        if !self.is_conditional() && !self.address.is_loopback() {
+            addresses.insert_network(&self.address, self.length);
+        }
+    }
+
+    /// Adds what it makes local, if that is so for some packets.
+    pub(super) fn insert_conditional(&self, addresses: &mut LocalAddresses) {
+        if self.is_conditional() {
+            addresses.insert_conditional_network(&self.address, self.length);
+        }
+    }
+}
+
+/// The route of the type `local` in the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE` message, if it is one.
+pub(super) fn local_route(row: &[u8]) -> Option<LocalRoute> {
+    let (header, rest) = row.split_first_chunk::<ROUTE_HEADER>()?;
     let [family, length, ..] = *header;
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     // Numbers of tables that need more than a byte stand in an attribute.
     let table = find(ROUTE_TABLE_NUMBER).and_then(|value| u32_at(value, 0));
     let table = table.unwrap_or_else(|| header[ROUTE_TABLE].into());
-    if header[ROUTE_TYPE] != libc::RTN_LOCAL || table != u32::from(libc::RT_TABLE_LOCAL) {
-        return;
+    if header[ROUTE_TYPE] != libc::RTN_LOCAL {
+        return None;
     }
     // One without a destination is a default route.
     let destination = find(ROUTE_DESTINATION);
     let address = match i32::from(family) {
         libc::AF_INET => destination.map_or(Ok([0; 4]), <[u8; 4]>::try_from).map(Address::v4),
         libc::AF_INET6 => destination.map_or(Ok([0; 16]), <[u8; 16]>::try_from).map(Address::v6),
-        _ => return,
+        _ => return None,
     };
-    if let Ok(address) = address
-        && !address.is_loopback()
-    {
-        addresses.insert_network(&address, length);
-    }
+    Some(LocalRoute { address: address.ok()?, length, table })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The devices of one network namespace: opened, closed and opened again as its interfaces change.
 
+use super::before::BeforeCapture;
 use super::beside::{Helpers, Opened};
 use super::common::Common;
 use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened, token};
@@ -53,6 +54,11 @@ pub(super) struct Site {
     hardware_addresses: Arc<HardwareAddresses>,
     news: News,
     local: Local,
+    before: BeforeCapture,
+    /// Networks that are local for packets which a routing rule selects.
+    conditional: LocalAddresses,
+    /// Whether these are to be listed anew.
+    lists_conditional: bool,
     /// Whether there was news since the last refresh that takes another.
     is_stale: bool,
     refreshed: Instant,
@@ -89,6 +95,9 @@ impl Site {
             hardware_addresses: Arc::default(),
             news,
             local: Local::default(),
+            before: BeforeCapture::default(),
+            conditional: LocalAddresses::default(),
+            lists_conditional: true,
             is_stale: false,
             refreshed: Instant::now(),
             leaves: None,
@@ -124,9 +133,15 @@ impl Site {
         let mut come = LocalAddresses::default();
         let heard = self.news.read(&mut come);
         self.local.add(&come);
+        self.conditional.extend_conditional(&come);
+        self.lists_conditional |= heard.lost || heard.condition_gone;
         let last = Instant::now() + options.timeout + BLOCK_SLACK;
-        for device in self.devices.iter_mut().filter(|device| heard.gone.contains(&device.index)) {
-            device.leaves.get_or_insert(last);
+        heard.enslaved.iter().for_each(|index| self.before.leave_out(*index));
+        for gone in &heard.gone {
+            match self.devices.iter_mut().find(|device| device.index == gone.index) {
+                Some(device) => drop(device.leaves.get_or_insert(last)),
+                None => self.count_unopened(gone, options),
+            }
         }
         // A listing waits for whatever changes devices now, so only what may have to be opened is worth one at once.
         let is_known = |index: &u32| {
@@ -137,6 +152,23 @@ impl Site {
         };
         self.is_stale |= heard.lost || heard.up.iter().any(|index| !is_known(index));
         heard
+    }
+
+    /// Counts what a device has carried that was never captured on.
+    fn count_unopened(&mut self, interface: &Interface, options: &TapOptions) {
+        let is_decoded = !matches!(interface.frames, Frames::Others(_));
+        if is_decoded && (options.every_device() || options.devices.contains(&interface.name)) {
+            self.before.count(interface.index, interface.carried);
+        }
+    }
+
+    /// Leaves out what the devices that are there have carried so far: the capture begins now.
+    ///
+    /// # Errors
+    /// `SystemResource` when they cannot be listed.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.route.interfaces()?.iter().for_each(|interface| self.before.leave_out(interface.index));
+        Ok(())
     }
 
     /// When it is to be refreshed for news.
@@ -205,6 +237,7 @@ impl Site {
             }
         }
         self.refused.retain(|index, _| by_index.contains_key(index));
+        self.before.keep(&interfaces);
         for (index, refused) in &mut self.refused {
             // One that went down and comes back is tried at once.
             let up = by_index.get(index).is_some_and(|interface| interface.up);
@@ -252,7 +285,13 @@ impl Site {
     }
 
     fn read_addresses(&mut self) -> Result<()> {
-        self.local.set(self.route.addresses()?, Instant::now());
+        let mut addresses = self.route.addresses()?;
+        if self.lists_conditional {
+            self.conditional = self.route.conditional()?;
+            self.lists_conditional = false;
+        }
+        addresses.extend_conditional(&self.conditional);
+        self.local.set(addresses, Instant::now());
         Ok(())
     }
 
@@ -292,6 +331,7 @@ impl Site {
                 None => self.close(place, common, "another device stands for it"),
             }
         }
+        plan.covered.iter().for_each(|(one, _)| self.before.leave_out(one.index));
         self.note_covered(&plan.covered, common.notes);
         // What is being opened and not wanted any more is closed when it comes.
         self.awaited.retain(|index, awaited| {
@@ -346,6 +386,7 @@ impl Site {
             return Err(Unopened::Failed(Error::system(Code::SystemResource, tried, errno)));
         }
         self.refused.remove(&device.index);
+        self.before.count(device.index, device.carried_before);
         common.books.counted.devices_opened += 1;
         self.devices.push(device);
         Ok(())
@@ -410,6 +451,10 @@ impl Site {
     /// Closes all devices; with the site, everything is closed soon that keeps the namespace alive.
     pub(super) fn close_all(mut self, common: &mut Common<'_>) {
         common.bell.remove(self.news.descriptor());
+        for interface in self.route.interfaces().unwrap_or_default() {
+            self.count_unopened(&interface, common.options);
+        }
+        common.books.counted.bytes_before_capture += self.before.bytes();
         while !self.devices.is_empty() {
             self.close(0, common, "its network namespace is gone");
         }
@@ -444,6 +489,7 @@ impl Site {
     pub(super) fn add_losses(&mut self, stats: &mut TapStats) {
         stats.devices_open =
             stats.devices_open.saturating_add(u32::try_from(self.devices.len()).unwrap_or(u32::MAX));
+        stats.bytes_before_capture += self.before.bytes();
         for device in &mut self.devices {
             let (by_kernel, by_device) = device.losses();
             stats.dropped_by_kernel += by_kernel;

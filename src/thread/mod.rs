@@ -3,10 +3,12 @@
 
 mod context;
 mod leave;
+mod prompt;
 mod table;
 mod worker;
 
 pub use context::{Context, on_host};
+pub use prompt::be_prompt;
 pub use table::PrivateTable;
 pub use worker::Worker;
 

@@ -207,7 +207,7 @@ fn structures() -> Vec<Frozen> {
             packet_limit: 32, "uint64_t";
             flow: 40, "CaptureFlowHandler";
         }),
-        frozen!(CaptureStats, 392, {
+        frozen!(CaptureStats, 400, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -259,6 +259,7 @@ fn structures() -> Vec<Frozen> {
             socket_probes: 380, "CaptureProbeState";
             sample_probes: 384, "CaptureProbeState";
             socket_programs: 388, "uint32_t";
+            bytes_before_capture: 392, "uint64_t";
         }),
     ]
 }

@@ -46,6 +46,38 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
     });
 }
 
+fn is_conditional(tap: &Tap, text: &str) -> bool {
+    let address = Address::from(text.parse::<IpAddr>().unwrap());
+    tap.local_addresses().iter().any(|(_, addresses)| addresses.is_conditional(&address))
+}
+
+#[test]
+fn routes_of_other_tables_make_addresses_local_for_some_packets_needs_root() {
+    in_namespace(|| {
+        ip("route add local 10.95.0.0/16 dev lo table 100");
+        ip("route add local fd00:95::/64 dev lo table 1000");
+        ip("route add 10.94.0.0/16 dev lo table 100");
+        let mut tap = open(&[]);
+        for text in ["10.95.0.1", "fd00:95::1"] {
+            assert!(is_conditional(&tap, text) && !is_local(&tap, text), "{text}");
+        }
+        assert!(!is_conditional(&tap, "10.94.0.1"));
+        ip("route add local default dev lo table 101");
+        assert!(tap.hear() && is_conditional(&tap, "203.0.113.7") && !is_local(&tap, "203.0.113.7"));
+        ip("addr add 203.0.113.7/24 dev lo");
+        assert!(tap.hear() && !is_conditional(&tap, "203.0.113.7") && is_local(&tap, "203.0.113.7"));
+        tap.begin_refresh().unwrap();
+        assert!(is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
+        ip("route del local default dev lo table 101");
+        let deadline = Instant::now() + PATIENCE;
+        while is_conditional(&tap, "203.0.114.7") && Instant::now() < deadline {
+            tap.wait(TURN).unwrap();
+            tap.begin_refresh().unwrap();
+        }
+        assert!(!is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
+    });
+}
+
 #[test]
 fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end_needs_root() {
     in_namespace(|| {
@@ -80,5 +112,89 @@ fn routes_of_other_types_are_no_news_needs_root() {
         tap.begin_refresh().unwrap();
         println!("a refresh beside 20,000 routes: {:?}", before.elapsed());
         assert!(!tap.hear() && !is_local(&tap, "20.1.2.3"));
+    });
+}
+
+/// Makes a device that takes what is sent to 10.9.4.2, and nothing else is.
+fn make_device() {
+    for which in ["all", "default"] {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
+    }
+    // A bridge without ports sends to nobody.
+    ip("link add short type bridge");
+    configure("short", 4);
+}
+
+/// Ethernet 14, IPv4 20, UDP 8.
+fn length(text: &str, count: u64) -> u64 {
+    count * (14 + 20 + 8 + text.len() as u64)
+}
+
+/// The kernel may report the groups of a new device by itself (IGMP).
+fn is_about(found: u64, truth: u64) -> bool {
+    (truth..truth + 500).contains(&found)
+}
+
+#[test]
+fn what_a_new_device_carries_before_its_capture_is_counted_needs_root() {
+    in_namespace(|| {
+        let early = send("127.0.0.1:9", 10);
+        let mut tap = open(&[]);
+        make_device();
+        let before = send("10.9.4.2:9", 500);
+        await_devices(&mut tap, 2);
+        settle(&mut tap);
+        let missed = tap.stats().bytes_before_capture;
+        assert!(is_about(missed, length(&before, 500)), "{missed}");
+        let after = send("10.9.4.2:9", 300);
+        assert_eq!((count(&mut tap, &after, 300), count(&mut tap, &early, 0)), (300, 0));
+        ip("link del short");
+        await_devices(&mut tap, 1);
+        let counted = tap.stats().bytes_before_capture;
+        assert_eq!(counted, missed, "neither what was captured, nor what is older than the tap");
+    });
+}
+
+#[test]
+fn what_a_device_has_carried_that_was_never_captured_on_is_counted_needs_root() {
+    in_namespace(|| {
+        let mut tap = open(&[]);
+        make_device();
+        let text = send("10.9.4.2:9", 500);
+        ip("link del short");
+        let deadline = Instant::now() + PATIENCE;
+        while tap.stats().bytes_before_capture == 0 && Instant::now() < deadline {
+            tap.wait(TURN).unwrap();
+            tap.read(64, |_| ()).unwrap();
+        }
+        let missed = tap.stats().bytes_before_capture;
+        assert!(is_about(missed, length(&text, 500)), "{missed}");
+        assert_eq!(tap.stats().devices_opened, 1);
+
+        // A bridge shows what its port carries.
+        ip("link add bridge type bridge");
+        ip("link set bridge up");
+        let elsewhere = Elsewhere::new();
+        elsewhere.link("port");
+        configure("port", 5);
+        let text = send("10.9.5.2:9", 100);
+        settle(&mut tap);
+        let before = tap.stats().bytes_before_capture;
+        ip("link set port master bridge");
+        ip("link del port");
+        settle(&mut tap);
+        assert_eq!(tap.stats().bytes_before_capture, before, "{text}");
+    });
+}
+
+#[test]
+fn what_is_not_to_be_captured_is_not_missing_needs_root() {
+    in_namespace(|| {
+        let mut tap = open(&["lo"]);
+        make_device();
+        send("10.9.4.2:9", 500);
+        ip("link del short");
+        settle(&mut tap);
+        assert_eq!(tap.stats().bytes_before_capture, 0);
     });
 }

@@ -2,13 +2,15 @@
 
 use super::counting::{expect, me, on};
 use super::lab::{Host, Lab, run};
+use super::nat::Way;
 use super::{Watch, options, with};
 use capture::config::{Engine, Options};
 use capture::model::Unowned;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 /// Sets the type of a TUN device (include/uapi/linux/if_tun.h).
 const TUNSETLINK: u64 = 0x4004_54cd;
@@ -188,4 +190,42 @@ fn what_is_mirrored_is_counted_once_root() {
     counted_once_in_spite_of(&["ingress mirror dev copies"]);
     counted_once_in_spite_of(&["egress mirror dev copies"]);
     counted_once_in_spite_of(&["ingress mirror dev copies", "egress mirror dev copies"]);
+}
+
+/// A TCP connection of this process from host A that is bound to a device (SO_BINDTODEVICE).
+fn bound_to_device(lab: &Lab, target: &str) -> TcpStream {
+    on(lab, Host::A, || {
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+        };
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&socket, sockopt::BindToDevice, &"veth0".into()).unwrap();
+        let target: std::net::SocketAddrV4 = target.parse().unwrap();
+        connect(socket.as_raw_fd(), &SockaddrIn::from(target)).unwrap();
+        TcpStream::from(socket)
+    })
+}
+
+/// Its owner is found at its first packet and, if it was there before the session, by the list of such connections.
+#[test]
+fn a_connection_that_is_bound_to_a_device_has_its_owner_root() {
+    for way in Way::ALL {
+        for is_there_before in [false, true] {
+            with(super::nat::lab, |lab| {
+                println!("{way:?}, there before the session: {is_there_before}");
+                let listener = on(&lab, Host::B, || TcpListener::bind("10.77.0.2:7090").unwrap());
+                let connect = || bound_to_device(&lab, "10.77.0.2:7090");
+                let before = is_there_before.then(connect);
+                lab.count_port(Host::A, "tcp", 7090);
+                let mut watch = Watch::with(&lab, Host::A, way.options());
+                let mut client = before.unwrap_or_else(connect);
+                let mut server = listener.accept().unwrap().0;
+                client.write_all(&[7; 100_000]).unwrap();
+                server.read_exact(&mut [0; 100_000]).unwrap();
+                let truth = lab.counted(Host::A).both();
+                assert!(truth.0 > 100_000);
+                watch.expect_all_within(Duration::from_secs(20), me(), truth);
+            });
+        }
+    }
 }

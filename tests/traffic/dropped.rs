@@ -102,3 +102,34 @@ fn too_small_a_queue(lab: &Lab) {
     let limits = "rate 100mbit burst 400 limit 100000";
     on(lab, Host::A, || drop(run(&format!("tc qdisc add dev veth0 root tbf {limits}"))));
 }
+
+/// A program sends far more than a queue passes on: `pcap` counts what has left the device, `kernel` what was sent.
+#[test]
+fn of_a_shaped_flood_each_engine_counts_its_part_root() {
+    const FLOOD: u64 = 8000;
+    const PORT: u16 = 7062;
+    for engine in [Engine::Pcap, Engine::Kernel] {
+        with_lab(|lab| {
+            let limits = "rate 8mbit burst 8kb limit 16kb";
+            on(&lab, Host::A, || drop(run(&format!("tc qdisc add dev veth0 root tbf {limits}"))));
+            lab.count_port(Host::A, "udp", PORT);
+            let mut watch = Watch::with(&lab, Host::A, options(engine));
+            if watch.session.stats_reader().read().engine != engine {
+                assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "engine kernel is required");
+                eprintln!("not run: needs engine kernel");
+                return;
+            }
+            let sender = socket(&lab, Host::A, "10.77.0.1:0");
+            let _receiver = socket(&lab, Host::B, &format!("{V4}:{PORT}"));
+            for _ in 0..FLOOD {
+                sender.send_to(&[7; DROPPED * 2], (V4, PORT)).unwrap();
+            }
+            let left = lab.counted(Host::A).both().0;
+            let sent = FLOOD * (DROPPED * 2 + HEADERS) as u64;
+            assert!(left > 0 && left < sent / 2, "{left} of {sent}");
+            let counted = if engine == Engine::Pcap { left } else { sent };
+            println!("{engine:?}: sent {sent}, left the device {left}, counted {counted}");
+            expect(&mut watch, vec![(me(), counted, 0)]);
+        });
+    }
+}

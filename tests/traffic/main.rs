@@ -4,16 +4,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod burst;
 mod changing;
 mod counting;
 mod devices;
 mod dropped;
 mod ended;
+mod groups;
 mod handed;
 #[allow(dead_code, reason = "the accuracy program uses the rest of it")]
 mod lab;
 mod nat;
 mod offload;
+mod routes;
 
 use capture::config::{Engine, Options};
 use capture::engine::Session;

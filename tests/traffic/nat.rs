@@ -21,29 +21,29 @@ const RATE: u64 = 4_000_000;
 
 /// How owners are found: by programs in the kernel, without them, or where the kernel counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+pub enum Way {
     Owners,
     Portable,
     Kernel,
 }
 
 impl Way {
-    const ALL: [Way; 3] = [Way::Owners, Way::Portable, Way::Kernel];
+    pub const ALL: [Way; 3] = [Way::Owners, Way::Portable, Way::Kernel];
 
-    fn options(self) -> Options {
+    pub fn options(self) -> Options {
         let engine = if self == Way::Kernel { Engine::Kernel } else { Engine::Pcap };
         Options { probes: self != Way::Portable, ..options(engine) }
     }
 }
 
 /// A container of host A: a namespace whose traffic goes by way of the host. It vanishes with this.
-struct Container {
-    name: String,
+pub struct Container {
+    pub name: String,
 }
 
 impl Container {
     /// 10.78.0.2 behind 10.78.0.1, an address of host A.
-    fn of(lab: &Lab) -> Container {
+    pub fn of(lab: &Lab) -> Container {
         let (host, container) = (lab.name(Host::A), Container { name: format!("{}-c", lab.name(Host::A)) });
         let name = &container.name;
         run(&format!("ip netns add {name}"));
@@ -88,14 +88,14 @@ fn without_offloads(namespace: &str, device: &str) {
 }
 
 /// A lab in which a packet of the counters is one on the wire.
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     [Host::A, Host::B].iter().for_each(|host| without_offloads(lab.name(*host), "veth0"));
     lab
 }
 
 /// Counts in a namespace what programs there send to an address and receive from it, from here on.
-fn count(namespace: &str, peer: &str) {
+pub fn count(namespace: &str, peer: &str) {
     nft(
         namespace,
         &format!(
@@ -112,7 +112,7 @@ fn count(namespace: &str, peer: &str) {
 }
 
 /// Bytes sent and received since [`count`], with a link header for each packet, once they stand still.
-fn counted(namespace: &str) -> (u64, u64) {
+pub fn counted(namespace: &str) -> (u64, u64) {
     let read = |name: &str| {
         let text = run(&format!("ip netns exec {namespace} nft list counter inet counted {name}"));
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -140,7 +140,7 @@ fn idle(lab: &Lab, port: u16) -> (TcpListener, UdpSocket) {
     })
 }
 
-fn unowned(watch: &Watch, reason: Unowned) -> u64 {
+pub fn unowned(watch: &Watch, reason: Unowned) -> u64 {
     watch.session.stats_reader().read().bytes.unowned[reason as usize]
 }
 

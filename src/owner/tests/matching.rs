@@ -199,10 +199,10 @@ fn a_group_is_received_by_every_socket_of_the_port() {
     tree.table("udp", &[group, other_group]);
     assert_eq!(tree.first(flow), owned(20, 200, Guessed));
     tree.table("udp", &[wildcard, group]);
-    assert_eq!(tree.first(flow), None(Unowned::Ambiguous), "both receive it; the specific one does not win");
+    assert_eq!(tree.first(flow), owned(20, 200, Shared), "both receive it: the youngest process");
     tree.table("udp", &[wildcard]);
     tree.table("udp6", &[row("[::]:5353", "[::]:0", UNCONNECTED, 2)]);
-    assert_eq!(tree.first(flow), None(Unowned::Ambiguous));
+    assert_eq!(tree.first(flow), owned(20, 200, Shared));
 }
 
 #[test]

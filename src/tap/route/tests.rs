@@ -42,6 +42,8 @@ fn vlan_row() -> Vec<u8> {
         [attribute(1, &5u16.to_ne_bytes()), attribute(2, &[0; 8]), attribute(5, &[0x88, 0xa8])].concat();
     let info = [attribute(1, b"vlan\0"), attribute(2 | 0x8000, &data)].concat();
     let mut stats = vec![0u8; 200];
+    stats[2 * 8..3 * 8].copy_from_slice(&100u64.to_ne_bytes());
+    stats[3 * 8..4 * 8].copy_from_slice(&200u64.to_ne_bytes());
     stats[14 * 8..15 * 8].copy_from_slice(&3u64.to_ne_bytes());
     stats[15 * 8..16 * 8].copy_from_slice(&4u64.to_ne_bytes());
     link_row(
@@ -74,6 +76,7 @@ fn a_vlan_device_is_understood() {
         kind: Kind::Vlan(Vlan { protocol: 0x88a8, id: 5 }),
         mtu: Some(1400),
         lost_by_device: 7,
+        carried: 300,
     };
     assert_eq!(interface(&vlan_row()), Some(expected));
 }

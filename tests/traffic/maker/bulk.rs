@@ -75,6 +75,7 @@ fn receive_all(socket: &UdpSocket, bytes: u64) -> Outcome<Report> {
 pub fn udp_source(orders: &Orders) -> Outcome<Report> {
     let any = if orders.address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any)?;
+    socket.set_broadcast(true)?;
     socket.connect(&orders.address)?;
     let segment = orders.number("segment", 0) as usize;
     let mut length = DATAGRAM;

@@ -1,0 +1,51 @@
+//! Which of the processes that hold the sockets of a flow is its owner.
+
+use super::source::{Held, Holder, Match, Sharing, Socket, Wanted};
+use crate::model::{Owner, Quality, Unowned};
+use std::time::Duration;
+
+/// What the holders of a flow's sockets leave.
+pub(super) enum Decision {
+    /// An owner, which holds a socket in this way.
+    Owner(Owner, Holder),
+    /// No owner, for this reason.
+    None(Unowned),
+    /// The budget is used up; ask again after this long.
+    Busy(Duration),
+}
+
+/// The owner that the holders of all the sockets that match a flow leave, if they leave one. Of what a group receives each
+/// socket has a copy, so that the youngest of their processes is taken for all.
+pub(super) fn decide(by: Match, is_group: bool, candidates: &[Socket], wanted: &[Wanted]) -> Decision {
+    let mut owner: Option<Holder> = None;
+    let (mut is_contested, mut is_shared, mut with_init) = (false, false, false);
+    for candidate in candidates {
+        let at = wanted.binary_search_by_key(&candidate.inode, |wanted| wanted.socket.inode);
+        let held = at.ok().and_then(|at| wanted.get(at)).map_or(Held::Unknown, |wanted| wanted.held);
+        let holder = match held {
+            Held::By(holder) => holder,
+            Held::Busy(after) => return Decision::Busy(after),
+            Held::Nobody(_) | Held::Unknown if is_group && candidates.len() > 1 => continue,
+            Held::Nobody(reason) => return Decision::None(reason),
+            Held::Unknown => return Decision::None(Unowned::NoHolder),
+        };
+        is_contested |= owner.is_some_and(|first| first.process != holder.process);
+        is_shared |= holder.sharing == Sharing::Several;
+        with_init |= holder.sharing == Sharing::WithInit;
+        let age = |holder: &Holder| (holder.process.start_ticks, holder.process.pid);
+        owner = owner.into_iter().chain([holder]).max_by_key(age);
+    }
+    let Some(holder) = owner else { return Decision::None(Unowned::NoHolder) };
+    let is_of_several = is_contested || is_shared && candidates.len() > 1;
+    if is_of_several && !is_group {
+        return Decision::None(Unowned::Ambiguous);
+    }
+    let quality = match by {
+        _ if is_shared || is_contested => Quality::Shared,
+        Match::Indirect | Match::Listening => Quality::Guessed,
+        _ if with_init => Quality::Shared,
+        Match::Own => Quality::Exact,
+        Match::Bound => Quality::Guessed,
+    };
+    Decision::Owner(Owner { process: holder.process, quality }, holder)
+}
