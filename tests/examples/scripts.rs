@@ -9,8 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-const SCRIPTS: [&str; 8] =
-    ["accuracy", "bpf", "collectd-e2e", "demo", "install", "package", "prerequisites", "test"];
+const SCRIPTS: [&str; 10] = [
+    "accuracy",
+    "bpf",
+    "collectd-e2e",
+    "demo",
+    "flood",
+    "install",
+    "package",
+    "prerequisites",
+    "soak",
+    "test",
+];
 
 /// A script, called from a directory that is not the source tree's.
 fn script(name: &str) -> Command {
