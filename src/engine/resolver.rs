@@ -216,8 +216,7 @@ impl Resolver {
             for (request, asked) in new {
                 self.requests.push(request);
                 let mut query = Query::new(request.key, asked);
-                if !request.is_over
-                    && let Some(early) = self.early.get(&request.key, request.first)
+                if let Some(early) = self.early.get(&request.key, request.first, request.is_over)
                     && self.finder.learn(&request.key, &early, now)
                 {
                     query.outcome = Outcome::Owned(early.owner);
@@ -294,7 +293,7 @@ impl Resolver {
         }
     }
 
-    /// Nothing but the records tells of a flow that is over.
+    /// Nothing but the records and what was found early tells of a flow that is over.
     fn drop_those_over(&mut self, now: Instant) {
         let asked = self.queries.iter_mut().zip(&self.requests);
         for (query, _) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
