@@ -14,6 +14,7 @@ mod handed;
 mod lab;
 mod nat;
 mod offload;
+mod reuse;
 
 use capture::config::{Engine, Options};
 use capture::engine::Session;
