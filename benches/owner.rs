@@ -4,9 +4,9 @@
 #![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
 #![allow(missing_docs)]
 
-use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
+use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol, Timestamp};
 use capture::netlink::InetDiag;
-use capture::owner::{EarlyOwners, FirstLook, Hints, Side, Translations};
+use capture::owner::{EarlyOwners, FirstLook, Hints, Opening, Side, Translations};
 use capture::process::ProcRoot;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::fs::{File, read_link};
@@ -57,7 +57,8 @@ fn first_look(criterion: &mut Criterion) {
             bencher.iter(|| {
                 // The same packet again within a moment would be passed over.
                 now += Duration::from_secs(1);
-                look.packet(key, Side::Opener, 0, now);
+                let time = Timestamp::now();
+                look.packet(Opening { key, side: Side::Opener, device: 0, sequence: Some(1), time }, now);
                 let mut found = false;
                 look.look(now, |_, _| found = true);
                 assert!(found);

@@ -65,6 +65,15 @@ pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
     })
 }
 
+/// The sequence number of a TCP segment in a frame that [`decode`] can read; `None` if it is cut or there is none.
+pub fn sequence_number(link: LinkType, data: &[u8]) -> Option<u32> {
+    let (network, _) = link::network(link, data).ok()?;
+    let datagram = ip::datagram(network).ok()?;
+    let is_tcp = Protocol(datagram.protocol) == Protocol::TCP;
+    let has_header = is_tcp && !matches!(datagram.fragment, Fragment::Later { .. });
+    has_header.then(|| transport::sequence_number(datagram.payload)).flatten()
+}
+
 /// Whether a frame that [`decode`] can read carries data for a program: of TCP, a segment with payload; of other
 /// protocols, any packet. A TCP segment cut before the length of its header counts as having none.
 pub fn has_payload(link: LinkType, data: &[u8]) -> bool {

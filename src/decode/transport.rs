@@ -71,6 +71,11 @@ pub(super) fn header_len(protocol: u8, payload: &[u8]) -> usize {
     }
 }
 
+/// The sequence number of a TCP header (RFC 9293, 3.1).
+pub(super) fn sequence_number(payload: &[u8]) -> Option<u32> {
+    payload.get(4..8)?.try_into().ok().map(u32::from_be_bytes)
+}
+
 /// The largest segment that the sender of a TCP header accepts, as far as the header was captured and says so (RFC 9293,
 /// 3.7.1). Its headers are not part of it.
 pub(super) fn segment_limit(payload: &[u8]) -> Option<u16> {
@@ -173,6 +178,13 @@ mod tests {
         assert_eq!(flags(&header[..14]), TcpFlags::SYN | TcpFlags::ACK);
         assert_eq!(flags(&header[..13]), TcpFlags::default(), "cut before its flags");
         assert_eq!(read(17, &header).unwrap().flags, TcpFlags::default(), "not TCP");
+    }
+
+    #[test]
+    fn the_sequence_number_follows_the_ports() {
+        let header = [0, 1, 0, 2, 0xfe, 3, 4, 5, 6];
+        assert_eq!(sequence_number(&header), Some(0xfe03_0405));
+        assert_eq!(sequence_number(&header[..7]), None, "cut");
     }
 
     #[test]

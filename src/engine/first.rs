@@ -6,12 +6,12 @@ use super::governor::Governor;
 use super::introduce::Introducer;
 use super::latest::{LatestIdentities, changes_identity};
 use super::ledger::Ledger;
-use crate::decode::decode;
+use crate::decode::{decode, sequence_number};
 use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
 use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
-use crate::owner::{FirstLook, FirstStats, Side, Translations};
+use crate::owner::{FirstLook, FirstStats, Opening, Side, Translations};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPackets};
 use crate::thread::be_prompt;
@@ -206,13 +206,15 @@ fn take(
     }
     governor.count(&decoded);
     let (source, destination, protocol) = (decoded.source, decoded.destination, decoded.protocol);
+    let &FirstPacket { data, device, time, .. } = packet;
+    let sequence = sequence_number(LinkType::RawIp, data);
     if packet.direction != Some(Direction::Receive) {
         let key = FlowKey { local: source, remote: destination, protocol, namespace };
-        look.packet(key, Side::Opener, packet.device, now);
+        look.packet(Opening { key, side: Side::Opener, device, sequence, time }, now);
     }
     if packet.direction != Some(Direction::Send) {
         let key = FlowKey { local: destination, remote: source, protocol, namespace };
-        look.packet(key, Side::Called, packet.device, now);
+        look.packet(Opening { key, side: Side::Called, device, sequence, time }, now);
     }
 }
 

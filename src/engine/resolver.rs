@@ -226,8 +226,8 @@ impl Resolver {
                 // A socket that was found by the local end alone need not have what is another's.
                 let is_own = request.local_end == LocalEnd::Own;
                 let may_be = |early: &Early| is_own || early.owner.quality != Quality::Guessed;
-                if !request.is_over
-                    && let Some(early) = self.early.get(&request.key, request.first).filter(may_be)
+                let early = self.early.get(&request.key, request.first, request.is_over);
+                if let Some(early) = early.filter(may_be)
                     && self.finder.learn(&request.key, &early, now)
                 {
                     query.outcome = Outcome::Owned(early.owner);
@@ -313,7 +313,7 @@ impl Resolver {
         }
     }
 
-    /// Nothing but the records tells of a flow that is over.
+    /// Nothing but the records and what was found early tells of a flow that is over.
     fn drop_those_over(&mut self, now: Instant) {
         let asked = self.queries.iter_mut().zip(&self.requests);
         for (query, request) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {

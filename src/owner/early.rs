@@ -1,18 +1,24 @@
 //! Owners found at the first packet of their flow, kept until the capture's batch brings the question.
+//!
+//! Connections may follow one another between the same endpoints within a batch. Each has its own entry, by the time of its
+//! first packet.
 
 use super::likely::Side;
-use crate::model::{FlowKey, Owner, Timestamp};
+use crate::model::{FlowKey, Owner, Protocol, Timestamp};
 use crate::sync::Mutex;
-use foldhash::fast::RandomState;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-/// Flows remembered at once, about 170 bytes each, 11 MiB in all; the oldest make room. At 2,000 new flows a second the
+/// Flows remembered at once, about 240 bytes each, 15 MiB in all; the oldest make room. At 2,000 new flows a second the
 /// batches may be half a minute apart.
 const LIMIT: usize = 65_536;
 
-/// How much earlier than the capture's first packet of a flow its owner may have been found: the same packet is stamped
-/// for each of its readers, and no other connection between the same endpoints follows within this time.
+/// How much earlier than the capture's first packet of a flow its owner may have been found: the capture may see the packet
+/// on a later one of the devices that it passes.
 const EARLIER_NS: u64 = 50_000_000;
+
+/// How much later the same packet may have been stamped for the search than for the capture. The kernel stamps it once for
+/// all readers, but for those that read when it began to stamp.
+const SAME_PACKET_NS: u64 = 20_000;
 
 /// An owner found early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,7 +27,7 @@ pub struct Early {
     pub owner: Owner,
     /// Which end of the flow is on this host.
     pub side: Side,
-    /// When the packet was seen at which it was found.
+    /// When the packet was captured at which it was found.
     pub seen: Timestamp,
 }
 
@@ -31,34 +37,77 @@ pub struct EarlyOwners {
     table: Mutex<Table>,
 }
 
+/// A flow, and when its first packet was captured.
+type Place = (FlowKey, Timestamp);
+
 #[derive(Default, Debug)]
 struct Table {
-    owners: HashMap<FlowKey, Early, RandomState>,
-    order: VecDeque<FlowKey>,
+    /// `None` for a connection that was looked for in vain, among others between its endpoints.
+    owners: BTreeMap<Place, Option<Early>>,
+    order: VecDeque<Place>,
     evicted: u64,
 }
 
-impl EarlyOwners {
-    /// Keeps the owner of a flow.
-    pub fn insert(&self, key: FlowKey, early: Early) {
-        let mut table = self.table.lock();
-        if table.owners.insert(key, early).is_none() {
-            table.order.push_back(key);
+impl Table {
+    fn insert(&mut self, place: Place, early: Option<Early>) {
+        if self.owners.insert(place, early).is_none() {
+            self.order.push_back(place);
         }
-        if table.order.len() > LIMIT
-            && let Some(oldest) = table.order.pop_front()
+        if self.order.len() > LIMIT
+            && let Some(oldest) = self.order.pop_front()
+            && self.owners.remove(&oldest).flatten().is_some()
         {
-            table.owners.remove(&oldest);
-            table.evicted += 1;
+            self.evicted += 1;
         }
     }
 
-    /// The owner of a flow whose first packet was captured at `first`, if it was found at that packet or later. What
-    /// was found for an earlier connection between the same endpoints is no answer.
-    pub fn get(&self, key: &FlowKey, first: Timestamp) -> Option<Early> {
+    /// The first entry of a flow from `from` on.
+    fn next(&self, key: &FlowKey, from: Timestamp) -> Option<&Option<Early>> {
+        Some(self.owners.range((*key, from)..=(*key, Timestamp(u64::MAX))).next()?.1)
+    }
+
+    /// The last entry of a flow from `from` to `to`.
+    fn last(&self, key: &FlowKey, from: Timestamp, to: Timestamp) -> Option<&Option<Early>> {
+        Some(self.owners.range((*key, from)..=(*key, to)).next_back()?.1)
+    }
+}
+
+impl EarlyOwners {
+    /// Keeps the owner of a flow. Of other flows than connections it takes the place of the one known before.
+    pub fn insert(&self, key: FlowKey, early: Early) {
+        let begins = if key.protocol == Protocol::TCP { early.seen } else { Timestamp::default() };
+        self.table.lock().insert((key, begins), Some(early));
+    }
+
+    /// Notes that the owner of a connection which began at `seen` was not found, so that one before or after it is not taken
+    /// for it.
+    pub fn miss(&self, key: FlowKey, seen: Timestamp) {
+        if key.protocol != Protocol::TCP {
+            return;
+        }
+        let mut table = self.table.lock();
+        let before = table.last(&key, Timestamp(seen.0.saturating_sub(EARLIER_NS)), seen);
+        let after = table.next(&key, seen);
+        if before.into_iter().chain(after).any(Option::is_some) {
+            table.insert((key, seen), None);
+        }
+    }
+
+    /// The owner of a flow whose first packet was captured at `first`, if it was found at that packet, or, of one that is not
+    /// over, at a later one. What was found for another connection between the same endpoints is no answer.
+    pub fn get(&self, key: &FlowKey, first: Timestamp, is_over: bool) -> Option<Early> {
         let table = self.table.lock();
-        let early = table.owners.get(key)?;
-        (early.seen.0.saturating_add(EARLIER_NS) >= first.0).then_some(*early)
+        let earliest = Timestamp(first.0.saturating_sub(EARLIER_NS));
+        let latest = Timestamp(first.0.saturating_add(SAME_PACKET_NS));
+        if key.protocol != Protocol::TCP {
+            let early = table.next(key, Timestamp::default()).copied().flatten();
+            return early.filter(|early| early.seen >= earliest && (early.seen <= latest || !is_over));
+        }
+        match table.last(key, earliest, latest) {
+            Some(early) => *early,
+            None if is_over => None,
+            None => table.next(key, first).copied().flatten(),
+        }
     }
 
     /// Owners forgotten for want of room.
@@ -70,37 +119,105 @@ impl EarlyOwners {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ProcId, Protocol, Quality};
+    use crate::model::{ProcId, Quality};
     use crate::owner::made_up::key;
 
-    const EARLY: Early = Early {
-        owner: Owner { process: ProcId { pid: 7, start_ticks: 70 }, quality: Quality::Exact },
-        side: Side::Opener,
-        seen: Timestamp(1_000_000_000),
-    };
+    const MS: u64 = 1_000_000;
+    /// When the first packet was captured of what the tests are about.
+    const START: u64 = 1_000 * MS;
+
+    fn early(pid: i32, seen: u64) -> Early {
+        let process = ProcId { pid, start_ticks: 70 };
+        let owner = Owner { process, quality: Quality::Exact };
+        Early { owner, side: Side::Opener, seen: Timestamp(seen) }
+    }
+
+    fn flow(protocol: Protocol) -> FlowKey {
+        key(protocol, "10.0.0.1:4000", "10.0.0.2:80")
+    }
 
     #[test]
     fn an_owner_answers_for_its_own_connection_only() {
-        let early = EarlyOwners::default();
-        let flow = key(Protocol::TCP, "10.0.0.1:4000", "10.0.0.2:80");
-        early.insert(flow, EARLY);
-        assert_eq!(early.get(&flow, Timestamp(1_000_000_100)), Some(EARLY));
-        assert_eq!(early.get(&flow, Timestamp(900_000_000)), Some(EARLY), "found at a later packet");
-        assert_eq!(early.get(&flow, Timestamp(2_000_000_000)), None, "another connection, a second later");
-        let other = key(Protocol::UDP, "10.0.0.1:4000", "10.0.0.2:80");
-        assert_eq!(early.get(&other, Timestamp(0)), None);
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            let owners = EarlyOwners::default();
+            let (flow, found) = (flow(protocol), early(7, START));
+            owners.insert(flow, found);
+            let get = |first, is_over| owners.get(&flow, Timestamp(first), is_over);
+            for is_over in [false, true] {
+                assert_eq!(get(START, is_over), Some(found));
+                assert_eq!(get(START + 10 * MS, is_over), Some(found), "it has passed another device since");
+                assert_eq!(get(2 * START, is_over), None, "another connection, a second later");
+            }
+            assert_eq!(get(START - 100 * MS, false), Some(found), "found at a later packet");
+            assert_eq!(get(START - 100 * MS, true), None, "it may have been over by then");
+            let other = key(protocol, "10.0.0.1:4001", "10.0.0.2:80");
+            assert_eq!(owners.get(&other, Timestamp(0), false), None);
+        }
+    }
+
+    #[test]
+    fn connections_that_follow_one_another_have_their_own_owners() {
+        let (owners, flow) = (EarlyOwners::default(), flow(Protocol::TCP));
+        let begins = |number: i32| START + number as u64 * MS;
+        // What is found for one may come after what is found for the next.
+        let (even, odd): (Vec<i32>, Vec<i32>) = (0..100).partition(|number| number % 2 == 0);
+        for number in odd.into_iter().chain(even) {
+            owners.insert(flow, early(number, begins(number)));
+        }
+        for number in 0..100 {
+            for is_over in [false, true] {
+                let found = owners.get(&flow, Timestamp(begins(number)), is_over);
+                assert_eq!(found, Some(early(number, begins(number))));
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_was_not_found_is_not_the_one_before_or_after_it() {
+        let (owners, flow) = (EarlyOwners::default(), flow(Protocol::TCP));
+        owners.miss(flow, Timestamp(START - MS));
+        assert!(owners.table.lock().owners.is_empty(), "there is none to be mistaken for it");
+        owners.insert(flow, early(7, START));
+        owners.insert(flow, early(8, START + 2 * MS));
+        owners.miss(flow, Timestamp(START + MS));
+        for is_over in [false, true] {
+            assert_eq!(owners.get(&flow, Timestamp(START + MS), is_over), None);
+            assert_eq!(owners.get(&flow, Timestamp(START), is_over), Some(early(7, START)));
+        }
+    }
+
+    #[test]
+    fn datagrams_of_a_flow_have_one_place() {
+        let (owners, flow) = (EarlyOwners::default(), flow(Protocol::UDP));
+        for number in 0..10 {
+            owners.insert(flow, early(number as i32, START + number * 100 * MS));
+        }
+        owners.miss(flow, Timestamp(3 * START));
+        assert_eq!(owners.get(&flow, Timestamp(START), false), Some(early(9, START + 900 * MS)));
+        assert_eq!(owners.table.lock().order.len(), 1);
     }
 
     #[test]
     fn the_oldest_make_room() {
-        let early = EarlyOwners::default();
+        let owners = EarlyOwners::default();
         for port in 0..=u16::MAX {
             for protocol in [Protocol::TCP, Protocol::UDP] {
-                early.insert(key(protocol, &format!("10.0.0.1:{port}"), "10.0.0.2:80"), EARLY);
+                owners.insert(key(protocol, &format!("10.0.0.1:{port}"), "10.0.0.2:80"), early(7, START));
             }
         }
-        let table = early.table.lock();
-        assert_eq!((table.owners.len(), table.order.len()), (LIMIT, LIMIT));
-        assert_eq!(table.evicted, LIMIT as u64);
+        let size = || {
+            let table = owners.table.lock();
+            (table.owners.len(), table.order.len(), table.evicted)
+        };
+        assert_eq!(size(), (LIMIT, LIMIT, LIMIT as u64));
+        let flow = flow(Protocol::TCP);
+        let evicted = owners.evicted();
+        owners.insert(flow, early(8, START));
+        (1..=LIMIT as u64).for_each(|number| owners.miss(flow, Timestamp(START + number)));
+        assert_eq!(
+            size(),
+            (LIMIT, LIMIT, evicted + 2),
+            "what was missed after what was missed needs no place"
+        );
     }
 }

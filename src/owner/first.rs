@@ -52,21 +52,32 @@ pub struct FirstStats {
     pub crowded_out: u64,
 }
 
+/// The first packet of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// The flow.
+    pub key: FlowKey,
+    /// Which end of it is on this host.
+    pub side: Side,
+    /// The index of the device on which the packet was seen, or 0.
+    pub device: u32,
+    /// The sequence number of TCP, by which a repeated packet differs from another connection's.
+    pub sequence: Option<u32>,
+    /// When the packet was captured.
+    pub time: Timestamp,
+}
+
 /// A flow that is to be looked at.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    key: FlowKey,
-    side: Side,
-    /// The device on which the packet was seen, or 0.
-    device: u32,
+    opening: Opening,
     first: Instant,
-    seen: Timestamp,
     looks: usize,
 }
 
 impl Waiting {
     fn schedule(&self) -> &'static [Duration] {
-        match self.side {
+        match self.opening.side {
             Side::Opener => &OPENER,
             Side::Called => &CALLED,
         }
@@ -120,7 +131,7 @@ pub struct FirstLook {
     search: Search,
     waiting: BTreeMap<(Instant, u64), Waiting>,
     number: u64,
-    seen: VecDeque<(FlowKey, Instant)>,
+    seen: VecDeque<(Opening, Instant)>,
     stats: FirstStats,
 }
 
@@ -196,22 +207,24 @@ impl FirstLook {
         taken.busy.into_iter().for_each(|busy| likely.set_busy(busy));
     }
 
-    /// A first packet of a flow was seen just now, on the device with this index, or 0. It is looked at in [`FirstLook::look`].
-    pub fn packet(&mut self, key: FlowKey, side: Side, device: u32, now: Instant) {
-        let is_recent = |(_, at): &&(FlowKey, Instant)| now.saturating_duration_since(*at) < REPEATED;
-        if self.seen.iter().rev().take_while(is_recent).any(|(known, _)| *known == key) {
+    /// A first packet of a flow was seen just now. It is looked at in [`FirstLook::look`].
+    pub fn packet(&mut self, opening: Opening, now: Instant) {
+        let is_recent = |(_, at): &&(Opening, Instant)| now.saturating_duration_since(*at) < REPEATED;
+        let is_same = |known: &Opening| (known.key, known.sequence) == (opening.key, opening.sequence);
+        if self.seen.iter().rev().take_while(is_recent).any(|(known, _)| is_same(known)) {
             return;
         }
-        self.seen.push_back((key, now));
+        self.seen.push_back((opening, now));
         if self.seen.len() > MOST_SEEN {
             self.seen.pop_front();
         }
         self.stats.packets += 1;
         if self.waiting.len() >= MOST_WAITING {
             self.stats.crowded_out += 1;
+            self.early.miss(opening.key, opening.time);
             return;
         }
-        self.wait(Waiting { key, side, device, first: now, seen: Timestamp::now(), looks: 0 });
+        self.wait(Waiting { opening, first: now, looks: 0 });
     }
 
     /// Looks at the flows that are due at `now`, hands each owner found to `each`, and returns when to look again.
@@ -223,12 +236,16 @@ impl FirstLook {
             }
             let mut waiting = entry.remove();
             match self.sight(&waiting, now) {
-                Sight::Owner(owner) => {
+                Sight::Owner(owner) if !self.is_followed(&waiting.opening) => {
                     self.stats.found += 1;
-                    self.early.insert(waiting.key, Early { owner, side: waiting.side, seen: waiting.seen });
-                    each(&waiting.key, &owner);
+                    let Opening { key, side, time, .. } = waiting.opening;
+                    self.early.insert(key, Early { owner, side, seen: time });
+                    each(&key, &owner);
                 }
-                Sight::Gone => self.stats.too_late += 1,
+                Sight::Owner(_) | Sight::Gone => {
+                    self.stats.too_late += 1;
+                    self.early.miss(waiting.opening.key, waiting.opening.time);
+                }
                 Sight::Later => {
                     waiting.looks += 1;
                     self.wait(waiting);
@@ -246,25 +263,29 @@ impl FirstLook {
     fn wait(&mut self, waiting: Waiting) {
         let Some(due) = waiting.due() else {
             self.stats.not_found += 1;
+            self.early.miss(waiting.opening.key, waiting.opening.time);
             return;
         };
         self.number += 1;
         self.waiting.insert((due, self.number), waiting);
     }
 
+    /// Whether another connection has begun since between the same endpoints: the socket there is its own.
+    fn is_followed(&self, opening: &Opening) -> bool {
+        let latest = self.seen.iter().rev().find(|(known, _)| known.key == opening.key);
+        latest.is_some_and(|(latest, _)| latest.sequence != opening.sequence)
+    }
+
     fn sight(&mut self, waiting: &Waiting, now: Instant) -> Sight {
-        let Some(sockets) = self.sockets.get_mut(&waiting.key.namespace) else { return Sight::Gone };
-        let Some((socket, key)) = sockets.find(&waiting.key, waiting.device, now) else { return Sight::Gone };
+        let Opening { key, side, device, .. } = waiting.opening;
+        let Some(sockets) = self.sockets.get_mut(&key.namespace) else { return Sight::Gone };
+        let Some((socket, key)) = sockets.find(&key, device, now) else { return Sight::Gone };
         if socket.inode == 0 {
-            return if waiting.side == Side::Called && is_opening(&socket) {
-                Sight::Later
-            } else {
-                Sight::Gone
-            };
+            return if side == Side::Called && is_opening(&socket) { Sight::Later } else { Sight::Gone };
         }
         let quality = if socket.remote.port == 0 { Quality::Guessed } else { Quality::Exact };
         let (inode, uid) = (socket.inode, socket.uid);
-        match self.search.holder(&Sought { key, side: waiting.side, inode, uid }, now) {
+        match self.search.holder(&Sought { key, side, inode, uid }, now) {
             Some((process, true)) if quality == Quality::Exact => {
                 Sight::Owner(Owner { process, quality: Quality::Shared })
             }
@@ -274,7 +295,8 @@ impl FirstLook {
     }
 }
 
-/// A packet of the same flow within this time is the same packet on another device, or repeats it.
+/// A packet of the same flow, and of the same sequence number, within this time is the same packet on another device, or
+/// repeats it.
 const REPEATED: Duration = Duration::from_millis(50);
 
 /// Whether a socket without an inode is one that a server has yet to accept.

@@ -45,6 +45,17 @@ impl Lab {
         self.look.search.likely.set_crowd(vec![(1, 0), (self.own.pid, nix::unistd::geteuid().as_raw())]);
     }
 
+    /// The first packet of a flow was seen, which is always the same one.
+    fn packet(&mut self, key: FlowKey, side: Side, now: Instant) {
+        self.opening(key, side, 1, now);
+    }
+
+    /// The first packet of a connection was seen, with this sequence number.
+    fn opening(&mut self, key: FlowKey, side: Side, sequence: u32, now: Instant) {
+        let (sequence, time) = (Some(sequence), Timestamp::now());
+        self.look.packet(Opening { key, side, device: NO_DEVICE, sequence, time }, now);
+    }
+
     /// Looks until there is nothing more to wait for, and returns what was found.
     fn found(&mut self) -> Vec<(FlowKey, Owner)> {
         let mut found = Vec::new();
@@ -84,17 +95,49 @@ fn both_ends_of_a_connection_are_found_while_it_lives_root() {
         let (_client, flow) = connect(&listener);
         let (_server, _) = listener.accept().unwrap();
         let now = Instant::now();
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, now);
-        lab.look.packet(other_end(&flow), Side::Called, NO_DEVICE, now);
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, now);
+        lab.packet(flow, Side::Opener, now);
+        lab.packet(other_end(&flow), Side::Called, now);
+        lab.packet(flow, Side::Opener, now);
         let owner = lab.exactly_this_process();
         assert_eq!(lab.found(), [(flow, owner), (other_end(&flow), owner)]);
-        assert_eq!(lab.early.get(&flow, Timestamp::now()).unwrap().owner, owner, "it is kept past the close");
+        assert_eq!(
+            lab.early.get(&flow, Timestamp::now(), false).unwrap().owner,
+            owner,
+            "it is kept past the close"
+        );
         assert_eq!(
             (lab.look.stats().packets, lab.look.stats().found),
             (2, 2),
             "a repeated packet is looked at once"
         );
+    });
+}
+
+#[test]
+fn connections_that_follow_one_another_are_told_apart_root() {
+    alone(|mut lab| {
+        lab.tell_of_this_process();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, flow) = connect(&listener);
+        let (owner, now) = (lab.exactly_this_process(), Instant::now());
+        lab.opening(flow, Side::Opener, 1, now);
+        std::thread::sleep(Duration::from_millis(1));
+        lab.opening(flow, Side::Opener, 2, now);
+        lab.opening(flow, Side::Opener, 2, now);
+        assert_eq!(lab.found(), [(flow, owner)], "the socket is the second one's");
+        let times: Vec<Timestamp> = lab.look.seen.iter().map(|(opening, _)| opening.time).collect();
+        let found: Vec<bool> = times.iter().map(|&time| lab.early.get(&flow, time, true).is_some()).collect();
+        assert_eq!((lab.look.stats().too_late, found), (1, vec![false, true]));
+        drop((client, listener.accept().unwrap()));
+        lab.opening(flow, Side::Opener, 3, now);
+        assert_eq!(lab.found(), []);
+        let [_, second, third] =
+            lab.look.seen.iter().map(|(opening, _)| opening.time).collect::<Vec<_>>()[..]
+        else {
+            panic!("three are looked for")
+        };
+        assert_eq!(lab.early.get(&flow, second, true).unwrap().owner, owner, "it is kept");
+        assert_eq!(lab.early.get(&flow, third, true), None, "and is no other one's");
     });
 }
 
@@ -105,7 +148,7 @@ fn an_accepted_socket_is_waited_for_root() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (_client, flow) = connect(&listener);
         let start = Instant::now();
-        lab.look.packet(other_end(&flow), Side::Called, NO_DEVICE, start);
+        lab.packet(other_end(&flow), Side::Called, start);
         let nothing = |_: &FlowKey, _: &Owner| panic!("it is nobody's yet");
         let again = lab.look.look(start + CALLED[0], nothing).unwrap();
         let (_server, _) = listener.accept().unwrap();
@@ -122,11 +165,11 @@ fn what_is_over_is_too_late_root() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, flow) = connect(&listener);
         drop((client, listener.accept().unwrap()));
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
-        lab.look.packet(other_end(&flow), Side::Called, NO_DEVICE, Instant::now());
+        lab.packet(flow, Side::Opener, Instant::now());
+        lab.packet(other_end(&flow), Side::Called, Instant::now());
         assert_eq!(lab.found(), []);
         assert_eq!(lab.look.stats().too_late, 2);
-        assert_eq!(lab.early.get(&flow, Timestamp(0)), None);
+        assert_eq!(lab.early.get(&flow, Timestamp(0), false), None);
     });
 }
 
@@ -136,10 +179,10 @@ fn the_sender_of_a_datagram_is_found_root() {
         lab.tell_of_this_process();
         let [socket, peer] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let flow = key(Protocol::UDP, socket.local_addr().unwrap(), peer.local_addr().unwrap());
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
+        lab.packet(flow, Side::Opener, Instant::now());
         assert_eq!(lab.found(), [(flow, Owner { process: lab.own, quality: Quality::Guessed })]);
         socket.connect(peer.local_addr().unwrap()).unwrap();
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now() + REPEATED);
+        lab.packet(flow, Side::Opener, Instant::now() + REPEATED);
         assert_eq!(lab.found(), [(flow, lab.exactly_this_process())]);
     });
 }
@@ -157,7 +200,7 @@ fn a_process_of_many_descriptors_is_learned_bit_by_bit_root() {
             loop {
                 tries += 1;
                 let (_client, flow) = connect(&listener);
-                lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
+                lab.packet(flow, Side::Opener, Instant::now());
                 if lab.found() == [(flow, lab.exactly_this_process())] {
                     return tries;
                 }
@@ -182,7 +225,7 @@ fn a_socket_that_a_child_inherited_is_shared_root() {
         let pid = child.id() as i32;
         let event = |happening| ProcessEvent { pid, happening, at_ns: 0 };
         lab.look.process_event(&event(Happening::Fork { parent: lab.own.pid }), Instant::now());
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now());
+        lab.packet(flow, Side::Opener, Instant::now());
         let found = lab.found();
         let held = std::fs::read_link(format!("/proc/{pid}/fd/{}", client.as_raw_fd()));
         child.kill().unwrap();
@@ -190,7 +233,7 @@ fn a_socket_that_a_child_inherited_is_shared_root() {
         assert!(held.unwrap().to_string_lossy().starts_with("socket:"), "the child has inherited it");
         assert_eq!((found[0].1.process.pid, found[0].1.quality), (pid, Quality::Shared));
         lab.look.process_event(&event(Happening::Exit), Instant::now());
-        lab.look.packet(flow, Side::Opener, NO_DEVICE, Instant::now() + REPEATED);
+        lab.packet(flow, Side::Opener, Instant::now() + REPEATED);
         assert_eq!(lab.found(), [(flow, lab.exactly_this_process())]);
     });
 }
@@ -201,7 +244,7 @@ fn what_waits_is_bounded_root() {
         for port in 0..MOST_WAITING + 10 {
             let end = |port| SocketAddr::from(([127, 0, 0, 1], port));
             let flow = key(Protocol::TCP, end(port as u16), end(1));
-            lab.look.packet(flow, Side::Called, NO_DEVICE, Instant::now());
+            lab.packet(flow, Side::Called, Instant::now());
         }
         assert_eq!(lab.look.stats().crowded_out, 10);
         assert_eq!(lab.found(), []);

@@ -75,7 +75,7 @@ mod made_up;
 
 pub use budget::{Budget, Meter, ThreadMeter};
 pub use early::{Early, EarlyOwners};
-pub use first::{FirstLook, FirstStats};
+pub use first::{FirstLook, FirstStats, Opening};
 pub use hints::Hints;
 pub use likely::Side;
 pub use query::{LocalEnd, Outcome, Query};

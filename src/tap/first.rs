@@ -7,7 +7,7 @@
 use super::first_filter::{Choice, MOST_PORTS, SNAPLEN, program};
 use super::open::bind_to;
 use crate::error::{Code, Error, Result};
-use crate::model::Direction;
+use crate::model::{Direction, Timestamp};
 use crate::netlink::attach_filter;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
@@ -34,6 +34,8 @@ pub struct FirstPacket<'a> {
     pub device: u32,
     /// Which way it went; `None` on loopback, where it goes both.
     pub direction: Option<Direction>,
+    /// When the kernel stamped it, for this reader and for the capture alike.
+    pub time: Timestamp,
 }
 
 impl FirstPackets {
@@ -50,6 +52,7 @@ impl FirstPackets {
             // Without CAP_NET_ADMIN the system's limit holds, which will do.
             let _ = setsockopt(&socket, sockopt::RcvBuf, &BUFFER);
         }
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true).map_err(refused)?;
         let choice = Choice { ports: Vec::new(), openings: u32::MAX, datagrams: u32::MAX };
         attach_filter(socket.as_fd(), &program(&choice)).map_err(refused)?;
         bind_to(socket.as_fd(), 0).map_err(refused)?;
@@ -62,21 +65,20 @@ impl FirstPackets {
     /// What the system says of the socket; `ENETDOWN` of one device's end is none.
     pub fn read(&mut self, limit: usize, mut each: impl FnMut(FirstPacket<'_>)) -> nix::Result<usize> {
         for count in 0..limit {
-            // SAFETY: an all-zero address is a valid one of this plain structure.
-            let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            // SAFETY: the kernel writes at most the given lengths to the buffer and the address, both exclusively
-            // borrowed for the length of the call; the descriptor is ours and open.
-            let received = unsafe {
-                libc::recvfrom(
-                    self.socket.as_raw_fd(),
-                    self.buffer.as_mut_ptr().cast(),
-                    self.buffer.len(),
-                    0,
-                    (&raw mut from).cast(),
-                    &raw mut length,
-                )
-            };
+            // SAFETY: all-zero values are valid ones of these plain structures.
+            let (mut from, mut message): (libc::sockaddr_ll, libc::msghdr) = unsafe { std::mem::zeroed() };
+            let mut data =
+                libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };
+            let mut control = [0_u64; 8];
+            message.msg_name = (&raw mut from).cast();
+            message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            message.msg_iov = &raw mut data;
+            message.msg_iovlen = 1;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&control) as _;
+            // SAFETY: the kernel writes at most the given lengths to the buffer, the address and the control data, all
+            // exclusively borrowed for the length of the call; the descriptor is ours and open.
+            let received = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
             let received = match Errno::result(received) {
                 Ok(received) => usize::try_from(received).unwrap_or(0),
                 Err(Errno::EAGAIN) => return Ok(count),
@@ -89,8 +91,10 @@ impl FirstPackets {
                 _ => Some(Direction::Receive),
             };
             let device = u32::try_from(from.sll_ifindex).unwrap_or(0);
+            // SAFETY: the kernel has just filled in the message and its control data, which lives.
+            let time = unsafe { stamp(&message) }.unwrap_or_else(Timestamp::now);
             let data = self.buffer.get(..received).unwrap_or_default();
-            each(FirstPacket { data, device, direction });
+            each(FirstPacket { data, device, direction, time });
         }
         Ok(limit)
     }
@@ -112,6 +116,22 @@ impl FirstPackets {
         }
         Ok(())
     }
+}
+
+/// The time stamp in a message's control data.
+///
+/// # Safety
+/// The control data is as the kernel has left it.
+unsafe fn stamp(message: &libc::msghdr) -> Option<Timestamp> {
+    // SAFETY: by the caller's promise the first header is null or within the control data.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref()? };
+    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
+        return None;
+    }
+    // SAFETY: a header of this type is followed by a `timespec`.
+    let time = unsafe { libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned() };
+    let nanoseconds = u64::try_from(time.tv_nsec).ok()?;
+    Some(Timestamp(u64::try_from(time.tv_sec).ok()?.saturating_mul(1_000_000_000) + nanoseconds))
 }
 
 /// What is not seen of first packets, so that they are not too many.

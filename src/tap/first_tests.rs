@@ -1,7 +1,7 @@
 //! Tests of the socket for first packets, on the loopback device of a network namespace of their own.
 
 use super::*;
-use crate::decode::decode;
+use crate::decode::{decode, sequence_number};
 use crate::model::{LinkType, Packet, Protocol};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -55,6 +55,35 @@ fn a_connection_shows_its_first_packet_only_root() {
             assert_eq!((seen[0].source.address.ip(), seen[0].protocol), (ends.0.ip(), Protocol::TCP));
         });
     }
+}
+
+/// The stamps are of the moment when a packet passed, not of when it is read.
+#[test]
+fn packets_bear_times_and_sequence_numbers_root() {
+    alone(|| {
+        let mut first = FirstPackets::open().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let connect = || drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        // The kernel begins to stamp a moment after it was asked to.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let begin = Timestamp::now();
+        connect();
+        let between = Timestamp::now();
+        connect();
+        datagrams.send_to(b"x", listener.local_addr().unwrap()).unwrap();
+        let end = Timestamp::now();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let mut seen = Vec::new();
+        let note = |packet: FirstPacket<'_>| {
+            seen.push((packet.time, sequence_number(LinkType::RawIp, packet.data)));
+        };
+        first.read(1000, note).unwrap();
+        let [one, two, datagram] = seen[..] else { panic!("{seen:?}") };
+        assert!(begin <= one.0 && one.0 <= between && between <= two.0 && two.0 <= datagram.0, "{seen:?}");
+        assert!(datagram.0 <= end, "{seen:?}");
+        assert!(one.1.is_some() && two.1.is_some() && one.1 != two.1 && datagram.1.is_none(), "{seen:?}");
+    });
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod handed;
 mod lab;
 mod nat;
 mod offload;
+mod reuse;
 mod routes;
 
 use capture::config::{Engine, Options};
