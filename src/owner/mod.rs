@@ -45,7 +45,7 @@
 //! # Memory
 //!
 //! At most 262,144 sockets of each table (14 MiB a table; tables are read when a flow asks for one), 262,144
-//! holdings for each of the two searches (8.5 MiB each), 65,536 owners found early (11 MiB), 16,384 ends with the
+//! holdings for each of the two searches (8.5 MiB each), 65,536 owners found early (15 MiB), 16,384 ends with the
 //! process seen there (2 MiB), and for the length of one call what its queries need: at most 128 candidates each. What
 //! found no room is counted in the [`Report`] and in [`EarlyOwners::evicted`].
 
