@@ -42,8 +42,8 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 /// would count twice, so it is as long as the most that a busy machine may make the kernel's timers late.
 const COMPARE_AFTER: Duration = Duration::from_secs(1);
 
-/// How much longer a flow that has ended stays in the table than until it is compared: packets that are repeated since the
-/// first one was lost come within this time.
+/// The time for which a flow that has ended stays in the table after it was to be compared: packets that are repeated since
+/// the first one was lost come within it.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest wait when nothing happens, so that old flows are let go on an idle machine, too.

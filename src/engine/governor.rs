@@ -33,7 +33,7 @@ const LEAST: f64 = 1.0 / 1024.0;
 pub struct Governor {
     meter: Box<dyn Meter>,
     used: Duration,
-    /// What looking had brought when it was last judged.
+    /// The outcome of looking when it was last judged.
     judged: FirstStats,
     share: f64,
     openings: u32,

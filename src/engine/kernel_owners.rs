@@ -38,11 +38,10 @@ impl KernelOwners {
     /// # Errors
     /// The system's error.
     pub fn sweep(&self, clocks: &Clocks, waited: Duration) -> std::io::Result<()> {
-        let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        self.owners.sweep(clocks.now_ns, clocks.now_ns.saturating_sub(waited_ns))
+        self.owners.sweep(clocks.now_ns, clocks.before(waited))
     }
 
-    /// Who uses the socket that a question is about, which was asked `waited` ago.
+    /// The user of the socket that a question is about, which was asked `waited` ago.
     pub fn find(&self, request: &Request, clocks: &Clocks, waited: Duration) -> Option<Found> {
         let Request { key, first, .. } = request;
         let netns = *self.inodes.get(&key.namespace)?;

@@ -33,18 +33,18 @@ impl Locality {
         }
     }
 
-    /// Whether an address is the namespace's for all packets.
+    /// True of an address that is the namespace's for all packets.
     pub fn is_local(&self, namespace: Namespace, address: &Address) -> bool {
         self.devices(namespace).contains(address)
             || namespace == Namespace::HOME && self.also_local.contains(address)
     }
 
-    /// Whether an address is the namespace's for some packets, and others to it are forwarded.
+    /// True of an address that is the namespace's for some packets, while others to it are forwarded.
     pub fn is_conditional(&self, namespace: Namespace, address: &Address) -> bool {
         self.devices(namespace).is_conditional(address) && !self.is_local(namespace, address)
     }
 
-    /// Whether the sender of a packet that passed a device is here, and whether its receiver is. With `takes_conditional` also
+    /// The ends that are here, sender and receiver, of a packet that passed a device. With `takes_conditional` also
     /// where that depends on a socket.
     pub fn ends_here(
         &self,
@@ -75,7 +75,7 @@ impl Locality {
         }
     }
 
-    /// Whether an address is that of a group which the namespace may be in: multicast or broadcast.
+    /// True of the address of a group which the namespace may be in: multicast or broadcast.
     pub fn is_group(&self, namespace: Namespace, address: &Address) -> bool {
         self.devices(namespace).is_group(address)
     }

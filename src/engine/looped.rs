@@ -14,7 +14,7 @@ use std::collections::HashMap;
 /// Groups with a sender and port that are known at once, some 130 bytes each. What is sent to others is received by nobody.
 const LIMIT: usize = 1024;
 
-/// How long an answer holds, in nanoseconds: receivers come, and leave their groups.
+/// The time for which an answer holds, in nanoseconds: receivers come, and leave their groups.
 const VALIDITY: u64 = 1_000_000_000;
 
 /// For how long after its last question a group is known, in nanoseconds.

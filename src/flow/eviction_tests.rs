@@ -1,20 +1,11 @@
 //! Tests of floods of flows that nobody answers.
 
+use super::super::made_up::key;
 use super::*;
-use crate::model::{Address, Endpoint, FlowKey, Namespace, Protocol, TcpFlags};
+use crate::model::{Protocol, TcpFlags};
 use Direction::{Receive, Send};
 
 const FLOWS: u32 = 200_000;
-
-fn key(protocol: Protocol, number: u32) -> FlowKey {
-    let [a, b, c, d] = number.to_be_bytes();
-    FlowKey {
-        local: Endpoint::new(Address::v4([10, 0, 0, 1]), 1_000),
-        remote: Endpoint::new(Address::v4([11, a, b, c]), u16::from(d)),
-        protocol,
-        namespace: Namespace::HOME,
-    }
-}
 
 /// Whatever is opened and not answered, from here or from elsewhere, takes 16 MiB and leaves the rest alone.
 #[test]

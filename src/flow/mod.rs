@@ -16,6 +16,8 @@ mod state;
 mod table;
 
 #[cfg(test)]
+mod made_up;
+#[cfg(test)]
 mod model_tests;
 
 pub use detail::Detail;

@@ -1,9 +1,9 @@
 //! The table against naive models of it, and the course of single flows through it.
 
+use super::made_up::{departed, fresh, key};
 use super::*;
 use crate::model::{
-    Address, Direction, Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality, TcpFlags, Timestamp,
-    Traffic, Unowned,
+    Direction, FlowKey, Owner, ProcId, Protocol, Quality, TcpFlags, Timestamp, Traffic, Unowned,
 };
 use Direction::{Receive, Send};
 use proptest::prelude::*;
@@ -11,16 +11,6 @@ use std::collections::{HashMap, HashSet};
 
 const SECOND: u64 = 1_000_000_000;
 const OWNER: Owner = Owner { process: ProcId { pid: 7, start_ticks: 70 }, quality: Quality::Exact };
-
-fn key(protocol: Protocol, number: u32) -> FlowKey {
-    let [a, b, c, d] = number.to_be_bytes();
-    FlowKey {
-        local: Endpoint::new(Address::v4([10, 0, 0, 1]), 1_000),
-        remote: Endpoint::new(Address::v4([11, a, b, c]), u16::from(d)),
-        protocol,
-        namespace: Namespace::HOME,
-    }
-}
 
 fn udp(number: u32) -> FlowKey {
     key(Protocol::UDP, number)
@@ -32,18 +22,6 @@ fn seconds(seconds: u64) -> Timestamp {
 
 fn traffic(send_bytes: u64, send_packets: u64) -> Traffic {
     Traffic { send_bytes, send_packets, ..Traffic::default() }
-}
-
-fn fresh(table: &mut FlowTable) -> Vec<FlowId> {
-    let mut ids = Vec::new();
-    table.drain_fresh(|id, _| ids.push(id));
-    ids
-}
-
-fn departed(table: &mut FlowTable) -> Vec<Departed> {
-    let mut all = Vec::new();
-    table.drain_departed(|one| all.push(one));
-    all
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Tests of connections that have ended: when they leave the table, and where their late packets go.
 
-use super::super::entry::Departed;
+use super::super::made_up::{departed, fresh};
 use super::*;
 use crate::model::{Address, Direction, Endpoint, Namespace, ProcId, Quality};
 use Direction::{Receive, Send};
@@ -34,18 +34,6 @@ fn course(table: &mut FlowTable, port: u16, milliseconds: u64, answer: Result<Ow
     table.drain_fresh(|_, flow| flow.bind(answer));
     table.drain_dirty(|_, flow, _| _ = flow.take_pending());
     ids[4]
-}
-
-fn fresh(table: &mut FlowTable) -> Vec<FlowId> {
-    let mut ids = Vec::new();
-    table.drain_fresh(|id, _| ids.push(id));
-    ids
-}
-
-fn departed(table: &mut FlowTable) -> Vec<Departed> {
-    let mut all = Vec::new();
-    table.drain_departed(|one| all.push(one));
-    all
 }
 
 #[test]

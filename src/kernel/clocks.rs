@@ -27,11 +27,15 @@ impl Clocks {
         Clocks { now_ns, epoch_ns: Timestamp::now().0.saturating_sub(now_ns) }
     }
 
-    /// When a packet was captured, in nanoseconds since boot, by the time of day that it bears. It was asked about `waited`
+    /// The time so long before now, in nanoseconds since boot.
+    pub fn before(&self, waited: Duration) -> u64 {
+        self.now_ns.saturating_sub(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The time when a packet was captured, in nanoseconds since boot, by the time of day that it bears. It was asked about `waited`
     /// ago, a moment after that; where it bears another time the clock was set meanwhile.
     pub fn captured(&self, time: Timestamp, waited: Duration) -> u64 {
-        let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        let asked_ns = self.now_ns.saturating_sub(waited_ns);
+        let asked_ns = self.before(waited);
         let by_clock = time.0.checked_sub(self.epoch_ns);
         let is_possible = |&ns: &u64| ns <= asked_ns && asked_ns - ns <= LONGEST_BATCH_NS;
         by_clock.filter(is_possible).unwrap_or(asked_ns.saturating_sub(USUAL_BATCH_NS))

@@ -135,7 +135,7 @@ impl Site {
         self.local.add(&come);
         self.conditional.extend_conditional(&come);
         self.lists_conditional |= heard.lost || heard.condition_gone;
-        let last = Instant::now() + options.timeout + BLOCK_SLACK;
+        let last = last_block(options);
         heard.enslaved.iter().for_each(|index| self.before.leave_out(*index));
         for gone in &heard.gone {
             match self.devices.iter_mut().find(|device| device.index == gone.index) {
@@ -191,7 +191,7 @@ impl Site {
 
     /// When it is to be closed, if its namespace is gone. From then on it is only read.
     pub(super) fn leave(&mut self, options: &TapOptions) -> Instant {
-        *self.leaves.get_or_insert_with(|| Instant::now() + options.timeout + BLOCK_SLACK)
+        *self.leaves.get_or_insert_with(|| last_block(options))
     }
 
     /// Whether its namespace is gone.
@@ -308,7 +308,7 @@ impl Site {
         let mut targets: HashMap<u32, _> =
             plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
         let (mut place, now) = (0, Instant::now());
-        let last = now + common.options.timeout + BLOCK_SLACK;
+        let last = last_block(common.options);
         while let Some(device) = self.devices.get_mut(place) {
             if !interfaces.iter().any(|interface| interface.index == device.index) {
                 device.leaves.get_or_insert(last);
@@ -498,7 +498,12 @@ impl Site {
     }
 }
 
-/// What tells of the devices and addresses of the calling thread's namespace. News first, so that nothing changes unheard.
+/// The time by which the kernel has handed over the last block of a ring that gets nothing any more.
+fn last_block(options: &TapOptions) -> Instant {
+    Instant::now() + options.timeout + BLOCK_SLACK
+}
+
+/// Sockets that tell of the devices and addresses of the calling thread's namespace. News first, so that nothing changes unheard.
 fn open_sockets() -> Result<(News, Route)> {
     Ok((News::open()?, Route::open()?))
 }

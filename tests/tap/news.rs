@@ -1,14 +1,32 @@
 //! Devices and addresses that come and go while the tap is read, without a refresh.
 
 use crate::machine::*;
-use capture::model::Address;
+use capture::model::{Address, LocalAddresses};
 use capture::tap::Tap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-fn is_local(tap: &Tap, text: &str) -> bool {
+/// True where the addresses of any namespace say so of this one.
+fn any(tap: &Tap, text: &str, say: impl Fn(&LocalAddresses, &Address) -> bool) -> bool {
     let address = Address::from(text.parse::<IpAddr>().unwrap());
-    tap.local_addresses().iter().any(|(_, addresses)| addresses.contains(&address))
+    tap.local_addresses().iter().any(|(_, addresses)| say(addresses, &address))
+}
+
+fn is_local(tap: &Tap, text: &str) -> bool {
+    any(tap, text, LocalAddresses::contains)
+}
+
+fn is_conditional(tap: &Tap, text: &str) -> bool {
+    any(tap, text, LocalAddresses::is_conditional)
+}
+
+/// Refreshes while something holds, for as long as a test waits for anything.
+fn refresh_while(tap: &mut Tap, holds: impl Fn(&Tap) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while holds(tap) && Instant::now() < deadline {
+        tap.wait(TURN).unwrap();
+        tap.begin_refresh().unwrap();
+    }
 }
 
 #[test]
@@ -37,18 +55,9 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
         ip("route del local 10.98.0.0/16 dev lo");
         tap.hear();
         assert!(is_local(&tap, "10.98.1.2"));
-        let deadline = Instant::now() + PATIENCE;
-        while is_local(&tap, "10.98.1.2") && Instant::now() < deadline {
-            tap.wait(TURN).unwrap();
-            tap.begin_refresh().unwrap();
-        }
+        refresh_while(&mut tap, |tap| is_local(tap, "10.98.1.2"));
         assert!(!is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7") && is_local(&tap, "10.99.0.1"));
     });
-}
-
-fn is_conditional(tap: &Tap, text: &str) -> bool {
-    let address = Address::from(text.parse::<IpAddr>().unwrap());
-    tap.local_addresses().iter().any(|(_, addresses)| addresses.is_conditional(&address))
 }
 
 #[test]
@@ -69,11 +78,7 @@ fn routes_of_other_tables_make_addresses_local_for_some_packets_needs_root() {
         tap.begin_refresh().unwrap();
         assert!(is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
         ip("route del local default dev lo table 101");
-        let deadline = Instant::now() + PATIENCE;
-        while is_conditional(&tap, "203.0.114.7") && Instant::now() < deadline {
-            tap.wait(TURN).unwrap();
-            tap.begin_refresh().unwrap();
-        }
+        refresh_while(&mut tap, |tap| is_conditional(tap, "203.0.114.7"));
         assert!(!is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
     });
 }

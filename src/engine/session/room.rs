@@ -3,8 +3,9 @@
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::unistd::{SysconfVar, sysconf};
 
-/// What glibc reserves for each thread that allocates (`HEAP_MAX_SIZE` of malloc/arena.c).
+/// Address space that glibc reserves for each thread that allocates (`HEAP_MAX_SIZE` of malloc/arena.c).
 const HEAP_BYTES: u64 = 64 << 20;
 
 /// Threads of a session that do, where the kernel counts and where packets are captured.
@@ -50,9 +51,8 @@ fn needed(options: &Options) -> u64 {
 fn taken() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
-    // SAFETY: the call takes no pointers.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    pages.saturating_mul(u64::try_from(page).unwrap_or(4096))
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
+    pages.saturating_mul(page.unwrap_or(4096))
 }
 
 #[cfg(test)]

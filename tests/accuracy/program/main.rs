@@ -138,6 +138,14 @@ fn engines(wanted: &[Engine]) -> Result<Vec<Engine>, String> {
     }
 }
 
+/// Why a comparison of all engines cannot be made.
+fn lacks_engine() -> Option<String> {
+    Engine::ALL.into_iter().find_map(|engine| {
+        let reason = engine.unavailable()?;
+        Some(format!("the engine {} is not available: {reason}", engine.name()))
+    })
+}
+
 /// The engines, each with the reason for which it is not available, if so.
 fn list_engines() {
     for engine in Engine::ALL {

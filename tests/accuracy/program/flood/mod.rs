@@ -7,8 +7,7 @@ mod rate;
 mod spread;
 mod stream;
 
-use super::engines::Engine;
-use super::{failure, guard, lacks, table};
+use super::{failure, guard, lacks, lacks_engine, table};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,12 +27,8 @@ pub fn main() -> ExitCode {
         Ok(wishes) => wishes,
         Err(text) => return failure(&text),
     };
-    if let Some(text) = lacks(true) {
+    if let Some(text) = lacks(true).or_else(lacks_engine) {
         return failure(&text);
-    }
-    let missing = Engine::ALL.into_iter().find_map(|engine| Some((engine.name(), engine.unavailable()?)));
-    if let Some((name, text)) = missing {
-        return failure(&format!("the engine {name} is not available: {text}"));
     }
     guard::start();
     guard::allow(ALLOWANCE);

@@ -10,7 +10,7 @@ use super::judge::{End, Verdict, judge, percent};
 use super::lab::{Host, Lab, Maker, Offloads, Report};
 use super::scenarios::{Address, Protocol};
 use super::watcher::{Sighting, hear};
-use super::{failure, guard, lacks, table};
+use super::{failure, guard, lacks, lacks_engine, table};
 use churn::Churn;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -34,12 +34,8 @@ pub fn main() -> ExitCode {
         Ok(length) => length,
         Err(text) => return failure(&text),
     };
-    if let Some(text) = lacks(false) {
+    if let Some(text) = lacks(false).or_else(lacks_engine) {
         return failure(&text);
-    }
-    let missing = Engine::ALL.into_iter().find_map(|engine| Some((engine.name(), engine.unavailable()?)));
-    if let Some((name, text)) = missing {
-        return failure(&format!("the engine {name} is not available: {text}"));
     }
     guard::start();
     guard::allow(length.as_secs() + ALLOWANCE);
