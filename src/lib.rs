@@ -15,6 +15,7 @@ pub mod flow;
 pub mod kernel;
 pub mod log;
 pub mod model;
+mod mountinfo;
 pub mod namespace;
 pub mod netlink;
 pub mod owner;

@@ -5,16 +5,14 @@
 
 use super::Fault;
 use crate::model::ProbeState;
+use crate::mountinfo::mounts;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 /// Inode number of the root in every kernel (kernfs_create_root() in fs/kernfs/dir.c).
 const ROOT_INODE: u64 = 1;
@@ -26,9 +24,10 @@ const ROOT_INODE: u64 = 1;
 /// The hierarchy is not mounted, or only a part of it can be reached.
 pub(super) fn open_cgroup_root() -> Result<File, Fault> {
     let missing = |text: String| Fault { state: ProbeState::NoCgroup, text };
-    let mounts = std::fs::read("/proc/self/mountinfo")
+    let text = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| missing(format!("/proc/self/mountinfo cannot be read: {error}")))?;
-    let opened: Vec<File> = cgroup_mounts(&mounts).filter_map(|path| File::open(path).ok()).collect();
+    let of_cgroups = mounts(&text).filter(|mount| mount.kind == b"cgroup2");
+    let opened: Vec<File> = of_cgroups.filter_map(|mount| File::open(mount.point()).ok()).collect();
     if let Some(root) = opened.iter().find(|file| is_root(file)) {
         return root
             .try_clone()
@@ -106,44 +105,4 @@ fn mount_cgroups() -> io::Result<File> {
     // Attaching takes a descriptor that is open for reading, and not only of the path.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok(openat(&mount, ".", flags, Mode::empty())?.into())
-}
-
-/// The mount points of the cgroup v2 hierarchy in a mountinfo file, proc_pid_mountinfo(5).
-fn cgroup_mounts(mounts: &[u8]) -> impl Iterator<Item = PathBuf> {
-    mounts.split(|&byte| byte == b'\n').filter_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
-        let separator = fields.iter().position(|field| *field == b"-")?;
-        (*fields.get(separator + 1)? == b"cgroup2").then(|| unescaped(fields.get(4)?)).flatten()
-    })
-}
-
-/// A path with its escapes (a backslash and three octal digits) resolved.
-fn unescaped(path: &[u8]) -> Option<PathBuf> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| byte == b'\\');
-        let number = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(number.unwrap_or(byte));
-        rest = if number.is_some() { after.get(3..)? } else { after };
-    }
-    CString::new(bytes).ok().map(|path| Path::new(OsStr::from_bytes(path.as_bytes())).to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mounts_are_found_by_type_with_escapes_resolved() {
-        let mounts = b"23 28 0:21 / /proc rw,relatime shared:12 - proc proc rw\n\
-            30 23 0:26 / /sys/fs/cgroup/a\\040b\\134c rw shared:4 master:1 - cgroup2 cgroup2 rw\n\
-            31 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\nodd line\n\
-            32 23 0:26 /x /mnt/caf\xe9 rw - cgroup2 none rw\n";
-        let found: Vec<_> = cgroup_mounts(mounts).collect();
-        assert_eq!(
-            found,
-            [Path::new("/sys/fs/cgroup/a b\\c"), Path::new(OsStr::from_bytes(b"/mnt/caf\xe9"))]
-        );
-    }
 }

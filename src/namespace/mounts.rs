@@ -1,14 +1,13 @@
 //! The network namespaces that are mounted somewhere, as `ip netns` and container runtimes do to name them.
 
+use crate::mountinfo::{Mount, mounts};
 use crate::process::{ProcRoot, network_namespace};
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What is mounted, read again only when the kernel says that mounts have changed.
@@ -35,7 +34,7 @@ impl Mounts {
             return;
         }
         if let Ok(text) = root.read(c"thread-self/mountinfo", &mut self.buffer) {
-            self.by_inode = text.split(|&byte| byte == b'\n').filter_map(namespace_of).collect();
+            self.by_inode = mounts(text).filter_map(namespace_of).collect();
         }
     }
 
@@ -45,27 +44,10 @@ impl Mounts {
     }
 }
 
-/// The network namespace and the path of a line of `mountinfo`, if it is of one.
-fn namespace_of(line: &[u8]) -> Option<(u64, Arc<Path>)> {
-    // proc_pid_mountinfo(5): id, parent, device, root, mount point, options, optional fields, "-", type, ...
-    let mut fields = line.split(|&byte| byte == b' ');
-    let inode = network_namespace(fields.nth(3)?)?;
-    let point = unescaped(fields.next()?);
-    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
-    (after.next()? == b"nsfs").then(|| (inode, PathBuf::from(OsString::from_vec(point)).into()))
-}
-
-/// A field with its octal escapes resolved: `\040` for a space.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.first_chunk::<3>().filter(|_| byte == b'\\');
-        let code = octal.and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
-        plain.push(code.unwrap_or(byte));
-        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    plain
+/// The network namespace and the path of a mount, if it is of one.
+fn namespace_of(mount: Mount<'_>) -> Option<(u64, Arc<Path>)> {
+    let inode = network_namespace(mount.root)?;
+    (mount.kind == b"nsfs").then(|| (inode, mount.point().into()))
 }
 
 #[cfg(test)]
@@ -75,7 +57,9 @@ mod tests {
     #[test]
     fn lines_of_namespaces_are_told_from_others() {
         let of = |line: &str| {
-            namespace_of(line.as_bytes()).map(|(inode, path)| (inode, path.display().to_string()))
+            mounts(line.as_bytes())
+                .find_map(namespace_of)
+                .map(|(inode, path)| (inode, path.display().to_string()))
         };
         assert_eq!(
             of("611 24 0:4 net:[4026532281] /run/netns/my\\040blue rw shared:9 - nsfs nsfs rw"),
@@ -85,6 +69,5 @@ mod tests {
         assert_eq!(of("611 24 8:1 net:[4026532281] /run/x rw - ext4 /dev/sda rw"), None);
         assert_eq!(of("22 1 8:1 / / rw,relatime - ext4 /dev/sda rw"), None);
         assert_eq!(of(""), None);
-        assert_eq!(unescaped(b"a\\134b\\09\\"), b"a\\b\\09\\");
     }
 }
