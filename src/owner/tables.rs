@@ -51,7 +51,15 @@ struct Table {
     index: Index,
     /// When its latest reading began.
     read_at: Option<Instant>,
-    fault: Option<Error>,
+    state: State,
+}
+
+/// Whether a table can be read.
+enum State {
+    Readable,
+    /// The process that shows it has ended, which is no fault.
+    Gone,
+    Faulty(Error),
 }
 
 /// The tables, each read when a flow asks for it.
@@ -82,12 +90,12 @@ impl Tables {
         let tables = NAMES.map(|(name, kind)| {
             let path = [directory.to_bytes(), b"/", name.as_bytes()].concat();
             let path = CString::new(path).unwrap_or_default();
-            Table { name, path, index: Index::new(kind), read_at: None, fault: None }
+            Table { name, path, index: Index::new(kind), read_at: None, state: State::Readable }
         });
         let mut tables = Tables { directory, tables, piece: vec![0; PIECE], loads: 0, malformed: 0 };
         for table in &mut tables.tables {
             let opened = open(root, &table.path).map(drop);
-            table.fault = fault(root, &tables.directory, &table.path, opened);
+            table.state = state(root, &tables.directory, &table.path, opened);
         }
         tables
     }
@@ -108,9 +116,9 @@ impl Tables {
                 table.index.clear();
             }
             table.index.arrange();
-            table.fault = fault(turn.root, directory, &table.path, read.map(drop));
+            table.state = state(turn.root, directory, &table.path, read.map(drop));
         }
-        if table.fault.is_some() { Err(Looked::Failed) } else { Ok(()) }
+        if matches!(table.state, State::Readable) { Ok(()) } else { Err(Looked::Failed) }
     }
 
     /// A connection, or else the listeners of its port.
@@ -241,7 +249,11 @@ impl SocketSource for Tables {
 
     fn report(&self, report: &mut Report) {
         for table in &self.tables {
-            report.sources.push(SourceStatus { name: table.name, fault: table.fault.clone() });
+            let fault = match &table.state {
+                State::Faulty(error) => Some(error.clone()),
+                State::Readable | State::Gone => None,
+            };
+            report.sources.push(SourceStatus { name: table.name, fault });
             report.dropped_rows += table.index.dropped();
         }
         report.table_loads += self.loads;
@@ -278,15 +290,19 @@ fn open(root: &ProcRoot, path: &CStr) -> nix::Result<OwnedFd> {
     openat(root.directory(), path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// What is wrong with a table. One that does not exist, in a directory that does, has no sockets: the kernel was
-/// built or booted without its protocol.
-fn fault(root: &ProcRoot, directory: &CStr, path: &CStr, read: nix::Result<()>) -> Option<Error> {
-    let errno = read.err()?;
-    if errno == Errno::ENOENT && root.stat(directory).is_ok() {
-        return None;
+/// The state of a table after its reading. One that does not exist, in a directory that does, has no sockets: the kernel was
+/// built or booted without its protocol. A process that ends has no such directory any more.
+fn state(root: &ProcRoot, directory: &CStr, path: &CStr, read: nix::Result<()>) -> State {
+    let Err(errno) = read else { return State::Readable };
+    let is_of_process = directory.to_bytes().first().is_some_and(u8::is_ascii_digit);
+    match errno {
+        Errno::ENOENT if root.stat(directory).is_ok() => State::Readable,
+        Errno::ENOENT | Errno::ESRCH if is_of_process => State::Gone,
+        errno => {
+            let tried = format!("reading the socket table {}", path.to_string_lossy());
+            State::Faulty(Error::system(Code::ProcessOpen, tried, errno))
+        }
     }
-    let tried = format!("reading the socket table {}", path.to_string_lossy());
-    Some(Error::system(Code::ProcessOpen, tried, errno))
 }
 
 /// Reads a table piece by piece into `index`. Returns how many lines made no sense.

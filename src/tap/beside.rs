@@ -192,14 +192,14 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    /// A device that no machine has: its opening fails with any privilege.
+    /// A device whose frames are not decoded: its opening fails with any privilege.
     fn nowhere(ticket: u64) -> Opening {
         let interface = Interface {
             index: u32::MAX,
-            name: "no such device".into(),
+            name: "wpan0".into(),
             up: true,
             loopback: false,
-            frames: Frames::Ethernet,
+            frames: Frames::Others(804),
             address: None,
             tells_passage: true,
             master: None,
@@ -227,7 +227,7 @@ mod tests {
             helpers.wait();
             for opened in helpers.take_opened() {
                 let Err(Unopened::Failed(error)) = opened.outcome else { panic!("opened") };
-                assert!(error.text.contains("no such device"), "{error}");
+                assert!(error.text.contains("wpan0"), "{error}");
                 assert_eq!(opened.ring, TapOptions::MIN_BUFFER);
                 assert!(tickets.insert(opened.ticket), "once");
             }

@@ -21,7 +21,7 @@ pub(super) type HardwareAddresses = HashSet<HardwareAddress, foldhash::fast::Fix
 /// Why a device is not captured on.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Unopened {
-    /// It is not up.
+    /// It is not up, or gone.
     Down,
     /// `OpenDevice`, `CompileFilter` or `SetFilter`, naming the device.
     Failed(Error),

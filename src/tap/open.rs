@@ -46,7 +46,7 @@ const ERROR_TEXT: usize = 256;
 /// Why a device did not open.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
-    /// It is not up: it can be opened when it comes up.
+    /// It is not up, or gone by now: it can be opened when it is up.
     Down,
     /// Anything else.
     Failed(Error),
@@ -65,7 +65,10 @@ pub(super) fn live(
     program: &[libc::sock_filter],
 ) -> std::result::Result<(Ring, u64), Refusal> {
     let failed = |tried: &'static str| {
-        move |errno: Errno| Refusal::Failed(Error::system(Code::OpenDevice, tried, errno))
+        move |errno: Errno| match errno {
+            Errno::ENETDOWN | Errno::ENODEV => Refusal::Down,
+            errno => Refusal::Failed(Error::system(Code::OpenDevice, tried, errno)),
+        }
     };
     let is_ethernet = match interface.frames {
         Frames::Ethernet => true,
@@ -102,7 +105,6 @@ pub(super) fn live(
     bind_to(ring.as_fd(), interface.index).map_err(failed("a packet socket"))?;
     match ring.take_error() {
         None => Ok((ring, carried)),
-        Some(Errno::ENETDOWN) => Err(Refusal::Down),
         Some(errno) => Err(failed("a packet socket")(errno)),
     }
 }
