@@ -511,7 +511,8 @@ typedef struct CaptureOptions {
     uint32_t interval_ms;
     // Capture buffer of each device, bytes, 524288 to 1073741824; 0 for 8388608.
     uint64_t buffer_bytes;
-    // Most flows held at once, up to 16777216; 0 for 1000000.
+    // Most flows held at once, up to 16777216; 0 for 1000000, or in a control group whose memory is limited for as many as
+    // take a quarter of it, at least 2048.
     uint64_t flow_limit;
     // Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
     uint64_t packet_bytes;
@@ -528,8 +529,9 @@ typedef struct CaptureOptions {
     // 1 to record flows, for the flow handler and for the `connections` of processes. Costs some 170 bytes of memory
     // more for each flow, and with live capture a look at all TCP sockets with each update.
     uint32_t flows;
-    // Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536. What
-    // comes on top takes the place of the oldest.
+    // Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536, or in a
+    // control group whose memory is limited for as many as take a sixteenth of it, at least 2048. What comes on top takes
+    // the place of the oldest.
     uint32_t ended_flow_limit;
     // What to do besides: CAPTURE_MORE_ bits.
     uint32_t more;

@@ -49,13 +49,15 @@ pub struct Options {
     /// Which processes are delivered.
     pub selection: Selection,
     /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear,
-    /// and 170 more where they are recorded.
-    pub flow_limit: usize,
+    /// and 850 more where they are recorded and delivered. Defaults to 1,000,000, or in a control group whose memory is limited to as
+    /// many as take a quarter of it.
+    pub flow_limit: Option<usize>,
     /// Whether flows are recorded, to be delivered one by one and counted for each process.
     pub flows: bool,
     /// Most records of ended flows held for delivery, 1 to 16,777,216, some 250 bytes each; what comes on top takes the
-    /// place of the oldest.
-    pub ended_flow_limit: usize,
+    /// place of the oldest. Defaults to 65,536, or in a control group whose memory is limited to as many as take a
+    /// sixteenth of it.
+    pub ended_flow_limit: Option<usize>,
     /// Most bytes of packets held for delivery between two updates; 0 keeps none.
     pub packet_bytes: usize,
     /// An update in which processes have ended waits until their last packets have been counted, no longer than the
@@ -79,9 +81,9 @@ impl Default for Options {
             local_addresses: Vec::new(),
             sample: SampleSet::USUAL,
             selection: Selection::default(),
-            flow_limit: 1_000_000,
+            flow_limit: None,
             flows: false,
-            ended_flow_limit: 65_536,
+            ended_flow_limit: None,
             packet_bytes: 0,
             wait_for_ended: false,
             interval: None,
@@ -104,8 +106,9 @@ impl Options {
             return Err(Error::new(Code::InvalidArgument, text));
         }
         self.capture.check()?;
-        in_range("flow_limit", self.flow_limit as u128, 1, 1 << 24)?;
-        in_range("ended_flow_limit", self.ended_flow_limit as u128, 1, 1 << 24)?;
+        for (name, limit) in [("flow_limit", self.flow_limit), ("ended_flow_limit", self.ended_flow_limit)] {
+            limit.map_or(Ok(()), |limit| in_range(name, limit as u128, 1, 1 << 24))?;
+        }
         in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;
         if let Some(interval) = self.interval {
             in_range("interval in milliseconds", interval.as_millis(), 1, 86_400_000)?;
@@ -148,8 +151,8 @@ mod tests {
         let no_snaplen = TapOptions { snaplen: 0, ..TapOptions::default() };
         let bad = [
             ("snaplen", Options { capture: no_snaplen, ..Options::default() }),
-            ("flow_limit", Options { flow_limit: 0, ..Options::default() }),
-            ("ended_flow_limit", Options { ended_flow_limit: 0, ..Options::default() }),
+            ("flow_limit", Options { flow_limit: Some(0), ..Options::default() }),
+            ("ended_flow_limit", Options { ended_flow_limit: Some(0), ..Options::default() }),
             ("packet_bytes", Options { packet_bytes: (1 << 30) + 1, ..Options::default() }),
             ("interval", Options { interval: Some(Duration::ZERO), ..Options::default() }),
         ];

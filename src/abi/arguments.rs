@@ -89,12 +89,12 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     options.selection = unsafe { selection(&given)? };
     options.capture.promiscuous = flag("promiscuous", given.promiscuous)?;
     options.flows = flag("flows", given.flows)?;
-    set(&mut options.ended_flow_limit, given.ended_flow_limit as usize);
+    options.ended_flow_limit = (given.ended_flow_limit > 0).then_some(given.ended_flow_limit as usize);
     // SAFETY: as above.
     options.capture.namespaces = NamespaceChoice::from_words(unsafe { path_of(given.namespaces) }.as_deref());
     set(&mut options.capture.snaplen, given.snaplen);
     set(&mut options.capture.buffer_bytes, narrow("buffer_bytes", given.buffer_bytes)?);
-    set(&mut options.flow_limit, narrow("flow_limit", given.flow_limit)?);
+    options.flow_limit = Some(narrow("flow_limit", given.flow_limit)?).filter(|limit| *limit > 0);
     set(&mut options.packet_bytes, narrow("packet_bytes", given.packet_bytes)?);
     set(&mut options.capture.timeout, Duration::from_millis(given.timeout_ms.into()));
     options.interval = (given.interval_ms != 0).then(|| Duration::from_millis(given.interval_ms.into()));

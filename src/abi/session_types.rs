@@ -173,7 +173,8 @@ pub struct CaptureOptions {
     pub interval_ms: u32,
     /// Capture buffer of each device, bytes, 524288 to 1073741824; 0 for 8388608.
     pub buffer_bytes: u64,
-    /// Most flows held at once, up to 16777216; 0 for 1000000.
+    /// Most flows held at once, up to 16777216; 0 for 1000000, or in a control group whose memory is limited for as many as
+    /// take a quarter of it, at least 2048.
     pub flow_limit: u64,
     /// Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
     pub packet_bytes: u64,
@@ -190,8 +191,9 @@ pub struct CaptureOptions {
     /// 1 to record flows, for the flow handler and for the `connections` of processes. Costs some 170 bytes of memory
     /// more for each flow, and with live capture a look at all TCP sockets with each update.
     pub flows: u32,
-    /// Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536. What
-    /// comes on top takes the place of the oldest.
+    /// Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536, or in a
+    /// control group whose memory is limited for as many as take a sixteenth of it, at least 2048. What comes on top takes
+    /// the place of the oldest.
     pub ended_flow_limit: u32,
     /// What to do besides: CAPTURE_MORE_ bits.
     pub more: u32,

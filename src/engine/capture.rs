@@ -6,24 +6,26 @@ use super::ended::EndedQueue;
 use super::flows::FlowDesk;
 use super::latest::LatestIdentities;
 use super::ledger::Ledger;
+use super::limits::FlowLimits;
 use super::packets::PacketQueue;
 use super::pipeline::{FrameCounts, Pipeline};
 use super::poll::Poll;
-use super::resolver::{Desk, RESERVED};
+use super::resolver::Desk;
 use super::supervision::Supervision;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
-use crate::model::Timestamp;
+use crate::model::{Frame, LocalAddresses, Namespace, Timestamp};
+use crate::namespace::Known;
 use crate::owner::FirstStats;
 use crate::sync::Mutex;
-use crate::tap::{Tap, TapStats};
+use crate::tap::{FrameHandler, Note, Tap, TapStats};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-/// Frames read from one device before the batch is published.
+/// Frames read from one device before the batch is published, at most.
 const FRAMES_PER_BATCH: usize = 8192;
 
 /// How often devices and addresses are looked at again.
@@ -32,8 +34,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long beyond the read timeout the kernel may take to hand over a block.
 const TIMEOUT_SLACK: Duration = Duration::from_millis(10);
 
-/// Questions that a batch can bring up: each frame can be the first of a flow at both its ends.
-const QUESTIONS_PER_BATCH: usize = 2 * FRAMES_PER_BATCH;
+/// Questions that a frame can bring up: it can be the first of a flow at both its ends.
+const QUESTIONS_PER_FRAME: usize = 2;
 
 /// How often to look whether there is room for more questions.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
@@ -64,6 +66,8 @@ pub struct CaptureCounts {
 
 /// What the capture thread shares with the session.
 pub struct CaptureShared {
+    /// How many flows and questions there may be.
+    limits: FlowLimits,
     /// Bytes by owner.
     pub ledger: Ledger,
     /// Questions and answers.
@@ -89,16 +93,17 @@ pub struct CaptureShared {
 }
 
 impl CaptureShared {
-    /// Nothing captured yet, with room for the records of `ended_flows`.
+    /// Nothing captured yet.
     ///
     /// # Errors
     /// `SystemResource` when no descriptor is left.
-    pub fn new(ended_flows: usize) -> Result<CaptureShared> {
+    pub fn new(limits: FlowLimits) -> Result<CaptureShared> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::system(Code::SystemResource, "creating an eventfd", errno))?;
         Ok(CaptureShared {
+            limits,
             ledger: Ledger::default(),
-            desk: Desk::default(),
+            desk: Desk::new(limits.questions),
             activity: Activity::default(),
             ended: Arc::default(),
             first: Mutex::default(),
@@ -106,7 +111,7 @@ impl CaptureShared {
             failure: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop_event: Mutex::new(Some(Arc::new(event))),
-            flows: Arc::new(FlowDesk::new(ended_flows)),
+            flows: Arc::new(FlowDesk::new(limits.ended)),
             latest: Arc::default(),
         })
     }
@@ -148,6 +153,10 @@ pub struct Capture {
     pipeline: Box<Pipeline>,
     /// Longest time a captured frame stays in the kernel before it can be read.
     latency: Duration,
+    /// Frames read from one device before the batch is published: no more than there is room for the questions of.
+    frames_per_batch: usize,
+    /// Room for questions without which the next frames of a savefile wait.
+    room_per_batch: usize,
     shared: Arc<CaptureShared>,
     packets: Arc<PacketQueue>,
     poll: Arc<Poll>,
@@ -169,13 +178,27 @@ impl Capture {
         poll: Arc<Poll>,
         supervision: Arc<Supervision>,
     ) -> Capture {
-        let (latency, refreshed) = (timeout + TIMEOUT_SLACK, Instant::now());
-        Capture { tap, pipeline, latency, shared, packets, poll, supervision, refreshed, drained: None }
+        let limits = shared.limits;
+        // A savefile is read on while half of the room is taken.
+        let frames_per_batch = (limits.questions - limits.reserved()) / 2 / QUESTIONS_PER_FRAME;
+        let frames_per_batch = frames_per_batch.min(FRAMES_PER_BATCH);
+        Capture {
+            tap,
+            pipeline,
+            latency: timeout + TIMEOUT_SLACK,
+            frames_per_batch,
+            room_per_batch: frames_per_batch * QUESTIONS_PER_FRAME + limits.reserved(),
+            shared,
+            packets,
+            poll,
+            supervision,
+            refreshed: Instant::now(),
+            drained: None,
+        }
     }
 
     /// Captures until told to stop, or until a savefile has been read and the owners of its flows are known.
     pub fn run(mut self) {
-        self.learn_namespaces();
         let ended = self.read_until_end();
         // What was read before a failure counts, too.
         self.settle();
@@ -196,10 +219,9 @@ impl Capture {
                 self.tap.wait(self.longest_wait())?;
             }
             let began = Instant::now();
-            if self.tap.hear() {
-                self.learn_namespaces();
-            }
-            let progress = self.tap.read(FRAMES_PER_BATCH, |frame| self.pipeline.frame(&frame))?;
+            let known = self.tap.known_namespaces().clone();
+            let mut intake = Intake { pipeline: &mut self.pipeline, known };
+            let progress = self.tap.read(self.frames_per_batch, &mut intake)?;
             if !progress.more
                 && let Some(moment) = began.checked_sub(self.latency + COMPARE_AFTER)
             {
@@ -231,7 +253,7 @@ impl Capture {
     /// A savefile can wait, and so that its figures do not depend on how fast owners are found, it does.
     fn await_room(&self) {
         while !self.tap.is_live()
-            && self.shared.desk.room() < QUESTIONS_PER_BATCH + RESERVED
+            && self.shared.desk.room() < self.room_per_batch
             && !self.shared.stopping.load(Ordering::Acquire)
         {
             std::thread::sleep(ROOM_INTERVAL);
@@ -300,22 +322,31 @@ impl Capture {
         }
     }
 
-    fn learn_namespaces(&mut self) {
-        self.pipeline.set_device_addresses(self.tap.local_addresses());
-        if let Some(recorder) = self.pipeline.recorder() {
-            recorder.set_namespaces(&self.tap.known_namespaces().snapshot());
-        }
-    }
-
     fn refresh(&mut self) {
         self.refreshed = Instant::now();
         self.supervision.check(self.refreshed);
         if let Err(error) = self.tap.begin_refresh() {
             warn!("devices cannot be looked at: {error}");
         }
-        self.learn_namespaces();
-        for note in self.tap.take_notes() {
-            warn!("{note}");
+        self.tap.take_notes().iter().for_each(Note::log);
+    }
+}
+
+/// Hands what the tap gives to the pipeline.
+struct Intake<'a> {
+    pipeline: &'a mut Pipeline,
+    known: Known,
+}
+
+impl FrameHandler for Intake<'_> {
+    fn frame(&mut self, frame: Frame<'_>) {
+        self.pipeline.frame(&frame);
+    }
+
+    fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
+        self.pipeline.set_device_addresses(addresses);
+        if let Some(recorder) = self.pipeline.recorder() {
+            recorder.set_namespaces(&self.known.snapshot());
         }
     }
 }

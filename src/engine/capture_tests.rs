@@ -2,7 +2,7 @@
 
 use super::super::frames::{Carries, Packet, Wire};
 use super::super::introduce::Introducer;
-use super::super::resolver::{QUEUE_LIMIT, Resolver};
+use super::super::resolver::Resolver;
 use super::super::savefile::{Format, Record, link_type, savefile};
 use super::super::tree::{Tree, UNCONNECTED};
 use super::*;
@@ -13,6 +13,12 @@ use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::process::ProcRoot;
 use std::io::Write;
 use std::thread::JoinHandle;
+
+/// Questions that may be open at once.
+const QUESTIONS: usize = 4096;
+
+/// Less room than that, and a savefile is not read on: what is reserved, and half of the rest.
+const ROOM: usize = QUESTIONS / 4 + QUESTIONS * 3 / 4 / 2;
 
 /// Far beyond what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -29,9 +35,11 @@ impl Replay {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let tap = Tap::savefile(file.path(), None).unwrap();
-        let (shared, packets) = (Arc::new(CaptureShared::new(1).unwrap()), Arc::new(PacketQueue::new(0)));
+        let limits = FlowLimits { held: 1 << 18, ended: 1, questions: QUESTIONS };
+        let (shared, packets) =
+            (Arc::new(CaptureShared::new(limits).unwrap()), Arc::new(PacketQueue::new(0)));
         shared.activity.set_waker(tap.waker());
-        let pipeline = Pipeline::new(1 << 18, &[], Arc::clone(&packets)).unwrap();
+        let pipeline = Pipeline::new(limits, &[], Arc::clone(&packets)).unwrap();
         let poll = Arc::new(Poll::new(None));
         let capture = Capture::new(
             Box::new(tap),
@@ -98,18 +106,18 @@ fn saved(records: &[Record]) -> Vec<u8> {
 
 #[test]
 fn a_savefile_is_read_no_faster_than_owners_can_be_asked_for() {
-    const CLIENTS: u32 = 2 * QUEUE_LIMIT as u32;
+    const CLIENTS: u32 = 2 * QUESTIONS as u32;
     let tree = Tree::new();
     tree.process(1, "init", 1, &[]);
     tree.process(53, "server", 1, &[530]);
     tree.socket("udp", "0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 530);
     let records = datagrams(CLIENTS);
     let replay = Replay::start(&saved(&records));
-    replay.wait(|shared| shared.desk.room() < QUESTIONS_PER_BATCH + RESERVED);
+    replay.wait(|shared| shared.desk.room() < ROOM);
     // Time enough to read on, if it did.
     std::thread::sleep(Duration::from_millis(200));
     let shared = Arc::clone(&replay.shared);
-    assert!(shared.desk.waiting() <= QUEUE_LIMIT && !shared.activity.has_ended());
+    assert!(shared.desk.waiting() <= QUESTIONS && !shared.activity.has_ended());
     replay.resolve(&tree);
     let totals = shared.ledger.lock().totals();
     let bytes: u64 = records.iter().map(|record| u64::from(record.wire_len)).sum();
@@ -137,10 +145,10 @@ fn a_replay_ends_when_its_questions_are_answered_also_when_the_file_is_damaged()
 
 #[test]
 fn a_replay_can_be_stopped_at_any_time() {
-    let many = saved(&datagrams(2 * QUEUE_LIMIT as u32));
+    let many = saved(&datagrams(2 * QUESTIONS as u32));
     Replay::start(&many).stop();
     let full = Replay::start(&many);
-    full.wait(|shared| shared.desk.room() < QUESTIONS_PER_BATCH + RESERVED);
+    full.wait(|shared| shared.desk.room() < ROOM);
     full.stop();
     let unanswered = Replay::start(&saved(&datagrams(3)));
     unanswered.wait(|shared| shared.desk.waiting() == 3);

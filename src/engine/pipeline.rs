@@ -8,11 +8,12 @@ use super::completion::{Completion, CompletionStats};
 use super::ended::EndedQueue;
 use super::flows::Recorder;
 use super::ledger::{Books, Ledger};
+use super::limits::FlowLimits;
 use super::locality::Locality;
 use super::looped::Looped;
 use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
-use super::resolver::{Answer, RESERVED, Request};
+use super::resolver::{Answer, Request};
 use super::settle::{Orphans, credit_course, rebind};
 use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
@@ -62,6 +63,8 @@ pub struct Pipeline {
     /// Bytes without a flow since the last batch, by reason.
     without_flow: [u64; Unowned::COUNT],
     orphans: Orphans,
+    /// The part of the room for questions that is left to flows that were answered.
+    reserved: usize,
     /// Flows that found the queue of questions full, the oldest first.
     turned_away: VecDeque<FlowId>,
     completion: Completion,
@@ -72,14 +75,14 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with room for `flow_limit` flows. `also_local` are this host's addresses in the session's own
+    /// A pipeline within these limits. `also_local` are this host's addresses in the session's own
     /// namespace besides those of its devices.
     ///
     /// # Errors
     /// `SystemResource` when memory for the flow table cannot be reserved.
-    pub fn new(flow_limit: usize, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
+    pub fn new(limits: FlowLimits, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
         Ok(Pipeline {
-            flows: FlowTable::new(flow_limit)?,
+            flows: FlowTable::new(limits.held)?,
             fragments: FragmentTable::default(),
             locality: Locality::new(also_local),
             looped: Looped::default(),
@@ -88,7 +91,8 @@ impl Pipeline {
             batch: PacketBatch::default(),
             counts: FrameCounts::default(),
             without_flow: [0; Unowned::COUNT],
-            orphans: Orphans::default(),
+            orphans: Orphans::new(limits.questions),
+            reserved: limits.reserved(),
             turned_away: VecDeque::new(),
             completion: Completion::default(),
             again: SecondLooks::default(),
@@ -309,13 +313,13 @@ impl Pipeline {
         self.ask_for_answered(&mut books);
         self.sweep();
         self.settle_departed(&mut books, room, requests);
-        let locality = &self.locality;
+        let (locality, reserved) = (&self.locality, self.reserved);
         self.flows.drain_fresh(|id, flow| {
             let key = *flow.key();
             let local_end = locality.local_end(&key);
             let is_answered = flow.state().is_answered();
             let is_last = !is_answered || local_end != LocalEnd::Own;
-            let reserved = if is_last { RESERVED } else { 0 };
+            let reserved = if is_last { reserved } else { 0 };
             if flow.is_unanswered() {
                 let is_own = local_end == LocalEnd::Own;
                 let reason = if is_own { Unowned::NoSocket } else { Unowned::NotLocal };
@@ -341,12 +345,12 @@ impl Pipeline {
 
     /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
     fn settle_departed(&mut self, books: &mut Books, room: usize, requests: &mut Vec<Request>) {
-        let Pipeline { flows, orphans, recorder, locality, .. } = self;
+        let Pipeline { flows, orphans, recorder, locality, reserved, .. } = self;
         flows.drain_departed(|mut departed| {
             let key = departed.key;
             let is_unanswered = departed.state == FlowState::SynReceived;
             let is_answered = departed.state.is_answered();
-            let reserved = if is_answered { 0 } else { RESERVED };
+            let reserved = if is_answered { 0 } else { *reserved };
             if departed.binding == Binding::Unasked && !is_unanswered && requests.len() + reserved < room {
                 departed.binding = Binding::Asked;
                 requests.push(Request {

@@ -39,12 +39,20 @@ struct Bench {
     fetched: BTreeMap<ProcId, Traffic>,
 }
 
+/// The usual ones, with so many flows.
+fn limits(held: usize) -> FlowLimits {
+    FlowLimits { held, ..FlowLimits::default() }
+}
+
+/// Room for questions that is left to flows that were answered.
+const RESERVED: usize = 16_384;
+
 impl Bench {
     fn new(flow_limit: usize) -> Bench {
         let packets = Arc::new(PacketQueue::new(1 << 20));
         let local = [HOST, "2001:db8::1"].map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
         Bench {
-            pipeline: Pipeline::new(flow_limit, &local, Arc::clone(&packets)).unwrap(),
+            pipeline: Pipeline::new(limits(flow_limit), &local, Arc::clone(&packets)).unwrap(),
             ledger: Ledger::default(),
             packets,
             asked: Vec::new(),
@@ -427,7 +435,7 @@ fn packets_are_held_as_captured_if_they_are_wanted() {
     let held: Vec<_> = batches.iter().flat_map(PacketBatch::iter).collect();
     assert_eq!((held.len(), u64::from(held[0].0.wire_len), held[0].1.len() as u64), (1, length, length));
     let unwanted = Arc::new(PacketQueue::new(0));
-    bench.pipeline = Pipeline::new(8, &[], Arc::clone(&unwanted)).unwrap();
+    bench.pipeline = Pipeline::new(limits(8), &[], Arc::clone(&unwanted)).unwrap();
     bench.packet(udp("127.0.0.1:10", "127.0.0.1:2"));
     bench.publish(&[], 8);
     assert!(!unwanted.has_packets() && unwanted.lost() == 0);

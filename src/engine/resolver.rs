@@ -17,12 +17,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
-/// Questions that may wait at once; flows that come on top are told that the queue is full.
-pub const QUEUE_LIMIT: usize = 65_536;
-
-/// The part of these that is left to other flows by those that nobody has answered.
-pub const RESERVED: usize = QUEUE_LIMIT / 4;
-
 /// Open questions beyond which those about flows that nobody has answered are given up soon.
 const CROWD: usize = 4096;
 
@@ -63,8 +57,9 @@ pub struct Answer {
 }
 
 /// The desk between the capture thread and the resolver.
-#[derive(Default)]
 pub struct Desk {
+    /// Questions that may be open at once; flows that come on top are told that the queue is full.
+    limit: usize,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     answers: Mutex<Vec<Answer>>,
@@ -92,9 +87,23 @@ struct Inbox {
 }
 
 impl Desk {
+    /// A desk for `limit` open questions.
+    pub fn new(limit: usize) -> Desk {
+        Desk {
+            limit,
+            inbox: Mutex::default(),
+            arrived: Condvar::default(),
+            answers: Mutex::default(),
+            open: AtomicUsize::default(),
+            handed_in: AtomicU64::default(),
+            tried: AtomicU64::default(),
+            under_way: Mutex::default(),
+        }
+    }
+
     /// How many more questions may be handed in.
     pub fn room(&self) -> usize {
-        QUEUE_LIMIT.saturating_sub(self.open.load(Ordering::Relaxed))
+        self.limit.saturating_sub(self.open.load(Ordering::Relaxed))
     }
 
     /// Hands in questions, leaving `requests` empty.

@@ -7,6 +7,9 @@ use crate::model::{Address, Direction, Endpoint, Namespace, ProcId, Protocol, Qu
 use crate::owner::Budget;
 use crate::process::ProcRoot;
 
+/// Questions that may be open at once.
+const QUEUE_LIMIT: usize = 65_536;
+
 /// Far beyond what any look-up here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,7 +48,7 @@ struct Office {
 
 impl Office {
     fn open(tree: &Tree) -> Office {
-        let (desk, ledger) = (Arc::new(Desk::default()), Arc::new(Ledger::default()));
+        let (desk, ledger) = (Arc::new(Desk::new(QUEUE_LIMIT)), Arc::new(Ledger::default()));
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let (its_desk, its_ledger) = (Arc::clone(&desk), Arc::clone(&ledger));
         let work = move || {
@@ -75,7 +78,7 @@ impl Drop for Office {
 
 #[test]
 fn room_is_what_is_not_waiting() {
-    let desk = Desk::default();
+    let desk = Desk::new(QUEUE_LIMIT);
     assert_eq!((desk.room(), desk.waiting(), desk.handed_in(), desk.is_idle()), (QUEUE_LIMIT, 0, 0, true));
     desk.ask(&mut Vec::new());
     let mut asked = requests(1..4);
@@ -90,7 +93,7 @@ fn room_is_what_is_not_waiting() {
 
 #[test]
 fn questions_are_taken_in_order_and_in_bounds() {
-    let desk = Desk::default();
+    let desk = Desk::new(QUEUE_LIMIT);
     desk.ask(&mut requests(1..6));
     let take = |most| {
         let taken = desk.take_requests(Some(Instant::now()), most)?;

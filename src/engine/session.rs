@@ -9,6 +9,7 @@ mod units;
 pub use units::Units;
 
 use self::core::Core;
+use super::limits::FlowLimits;
 use super::packets::PacketBatch;
 use super::poll::{Poll, SessionDescriptor};
 use super::stats::StatsReader;
@@ -49,12 +50,13 @@ impl Session {
     /// of the address space (`RLIMIT_AS`) is too low.
     pub fn open(options: Options) -> Result<Session> {
         options.check()?;
-        room::check(&options)?;
+        let limits = FlowLimits::of(&options);
+        room::check(&options, limits)?;
         let table = PrivateTable::of_thread()?;
         let thread = table.start_worker("capture-session")?;
         let poll = Arc::new(Poll::new(options.interval));
         let (shared, shared_because) = (Arc::clone(&poll), table.shared_because());
-        let open = move || Core::open(options, shared, shared_because).map(Box::new);
+        let open = move || Core::open(options, limits, shared, shared_because).map(Box::new);
         let core = thread.run(open).unwrap_or_else(|| Err(has_failed()))?;
         Ok(Session {
             process: std::process::id(),

@@ -8,12 +8,11 @@ use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Flows kept that left the table while their owner was being looked for.
-const LIMIT: usize = 65_536;
-
 /// Flows that left the table while their owner was being looked for.
-#[derive(Default)]
-pub struct Orphans(HashMap<FlowId, Departed, RandomState>);
+pub struct Orphans {
+    limit: usize,
+    flows: HashMap<FlowId, Departed, RandomState>,
+}
 
 /// Gives a flow that was asked about a reason for having no owner; its bytes move to that reason.
 pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut Books) {
@@ -35,6 +34,11 @@ pub fn credit_course(detail: &mut Detail, owner: Option<Owner>, books: &mut Book
 }
 
 impl Orphans {
+    /// Keeps at most `limit`.
+    pub fn new(limit: usize) -> Orphans {
+        Orphans { limit, flows: HashMap::default() }
+    }
+
     /// Books what a flow had not had booked when it left the table, or keeps it while its owner is being looked for.
     pub fn settle(&mut self, departed: Departed, books: &mut Books, recorder: Option<&mut Recorder>) {
         let pending = departed.pending;
@@ -56,7 +60,7 @@ impl Orphans {
             }
             Binding::Asked => {
                 books.count_unowned(Unowned::Pending, unreported);
-                if self.0.len() < LIMIT {
+                if self.flows.len() < self.limit {
                     self.keep(departed);
                 } else {
                     books.uncount_unowned(Unowned::Pending, pending.bytes());
@@ -70,11 +74,11 @@ impl Orphans {
     /// Whether nothing is kept.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.flows.is_empty()
     }
 
     fn keep(&mut self, departed: Departed) {
-        match self.0.entry(departed.id) {
+        match self.flows.entry(departed.id) {
             Entry::Vacant(place) => {
                 place.insert(departed);
             }
@@ -95,7 +99,7 @@ impl Orphans {
         books: &mut Books,
         recorder: Option<&mut Recorder>,
     ) {
-        let Some(orphan) = self.0.remove(&flow) else { return };
+        let Some(orphan) = self.flows.remove(&flow) else { return };
         books.uncount_unowned(Unowned::Pending, orphan.pending.bytes());
         match answer {
             Ok(owner) => {

@@ -1,7 +1,18 @@
-//! Reading frames from an open libpcap handle of a savefile.
+//! What frames are handed to, and reading them from an open libpcap handle of a savefile.
 
-use crate::model::{Frame, LinkType, Namespace, Passage, Timestamp};
+use crate::model::{Frame, LinkType, LocalAddresses, Namespace, Passage, Timestamp};
 use pcap::{Activated, Capture, Packet};
+use std::sync::Arc;
+
+/// What a tap hands its frames to.
+pub trait FrameHandler {
+    /// Takes a frame.
+    fn frame(&mut self, frame: Frame<'_>);
+
+    /// Takes the addresses of each namespace, the own one first, when they have changed: before the first frame that comes by
+    /// a new one.
+    fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]);
+}
 
 /// What all frames of a capture have in common.
 #[derive(Clone, Copy)]

@@ -2,6 +2,7 @@
 
 use super::beside::Helpers;
 use super::common::{Books, Common};
+use super::frames::FrameHandler;
 use super::open;
 use super::options::TapOptions;
 use super::report::{Notes, TapError, TapStats};
@@ -9,7 +10,7 @@ use super::site::{RETRY, Site};
 use super::wake::Bell;
 use crate::capability;
 use crate::error::{Code, Error, Result};
-use crate::model::{Frame, LocalAddresses, Namespace};
+use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, NamespaceFinder};
 use crate::thread::both;
 use nix::errno::Errno;
@@ -111,7 +112,7 @@ impl Live {
         }
         if none {
             open::try_filter(options.filter.as_deref().unwrap_or_default())?;
-            notes.add("no device to capture on is up yet".into());
+            notes.inform("no device to capture on is up yet".into());
         }
         Ok(live)
     }
@@ -195,7 +196,7 @@ impl Live {
         (self.seeks_namespaces, self.sought) = (false, Instant::now());
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
-        registry.take_notes().into_iter().for_each(|note| notes.add(note));
+        registry.take_notes().into_iter().for_each(|note| notes.warn(note));
         let Live { sites, books, options, shut, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
         let mut by_number: HashMap<Namespace, &Entry> =
@@ -232,14 +233,14 @@ impl Live {
                 Err(EnterError::Gone) => {}
                 Err(EnterError::Refused(error)) => {
                     *wait = RETRY;
-                    common.notes.add(format!("not captured in: {error}"));
+                    common.notes.warn(format!("not captured in: {error}"));
                     failures.push(error);
                 }
             }
         }
         for mut site in fresh {
             if let Err(error) = site.refresh(&mut common) {
-                common.notes.add(format!("in the network namespace {}: {error}", site.namespace().0));
+                common.notes.warn(format!("in the network namespace {}: {error}", site.namespace().0));
             }
             sites.push(site);
         }
@@ -259,7 +260,7 @@ impl Live {
             if site.namespace() == Namespace::HOME {
                 outcome = refreshed;
             } else if let Err(error) = refreshed {
-                common.notes.add(format!("in the network namespace {}: {error}", site.namespace().0));
+                common.notes.warn(format!("in the network namespace {}: {error}", site.namespace().0));
             }
         }
         outcome
@@ -313,11 +314,11 @@ impl Live {
         limit: usize,
         bell: &Bell,
         notes: &mut Notes,
-        mut handler: impl FnMut(Frame<'_>),
+        handler: &mut impl FrameHandler,
     ) -> usize {
         let Live { sites, books, options, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
-        sites.iter_mut().map(|site| site.read(limit, &mut common, &mut handler)).sum()
+        sites.iter_mut().map(|site| site.read(limit, &mut common, handler)).sum()
     }
 
     /// The counters, those of closed devices included.

@@ -32,7 +32,8 @@ mod source;
 mod wake;
 
 pub use first::{FirstPacket, FirstPackets, Thinning};
+pub use frames::FrameHandler;
 pub use options::TapOptions;
-pub use report::{TapError, TapStats};
+pub use report::{Note, TapError, TapStats};
 pub use source::{Progress, Tap};
 pub use wake::Waker;

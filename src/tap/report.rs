@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use std::fmt;
+use tracing::{info, warn};
 
 /// Why a live capture did not start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,21 +67,51 @@ pub struct TapStats {
     pub namespaces_left_out: u32,
 }
 
+/// A line for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Note {
+    /// Whether it is about something that was to be captured and is not.
+    pub is_fault: bool,
+    /// The line.
+    pub text: String,
+}
+
+impl Note {
+    /// Writes it to the log: at WARN if it is a fault, else at INFO.
+    pub fn log(&self) {
+        let text = &self.text;
+        match self.is_fault {
+            true => warn!("{text}"),
+            false => info!("{text}"),
+        }
+    }
+}
+
 /// Lines for the log, until the owner takes them.
 #[derive(Default)]
-pub(super) struct Notes(Vec<String>);
+pub(super) struct Notes(Vec<Note>);
 
 impl Notes {
     /// More than this are not kept, should the owner not take them.
     const MOST: usize = 256;
 
-    pub(super) fn add(&mut self, note: String) {
+    /// Adds a fault.
+    pub(super) fn warn(&mut self, text: String) {
+        self.add(Note { is_fault: true, text });
+    }
+
+    /// Adds something that is as it should be.
+    pub(super) fn inform(&mut self, text: String) {
+        self.add(Note { is_fault: false, text });
+    }
+
+    fn add(&mut self, note: Note) {
         if self.0.len() < Self::MOST {
             self.0.push(note);
         }
     }
 
-    pub(super) fn take(&mut self) -> Vec<String> {
+    pub(super) fn take(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.0)
     }
 }

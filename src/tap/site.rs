@@ -4,6 +4,7 @@ use super::before::BeforeCapture;
 use super::beside::{Helpers, Opened};
 use super::common::Common;
 use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened, token};
+use super::frames::FrameHandler;
 use super::local::Local;
 use super::news::{Heard, News};
 use super::options::TapOptions;
@@ -11,7 +12,7 @@ use super::plan::{Frames, Interface, Plan, Target, plan};
 use super::report::{Notes, TapStats};
 use super::route::Route;
 use crate::error::{Code, Error, Result};
-use crate::model::{Frame, LocalAddresses, Namespace};
+use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, enter};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
@@ -274,7 +275,7 @@ impl Site {
             }
         }
         if !names.is_empty() {
-            common.notes.add(format!("capturing on {}{}", names.join(", "), self.place()));
+            common.notes.inform(format!("capturing on {}{}", names.join(", "), self.place()));
         }
         // A device that does not open cannot stand for another: it is planned again without it. Each time refuses at
         // least one more, so this ends. Where interfaces cannot be listed now, the next refresh does it.
@@ -401,7 +402,7 @@ impl Site {
         let reason = error.as_ref().map_or_else(String::new, |error| error.text.clone());
         let before = self.refused.insert(index, Refused { reason: reason.clone(), wait });
         let error = error.filter(|_| before.is_none_or(|before| before.reason != reason))?;
-        notes.add(format!("not captured{}: {error}", self.place()));
+        notes.warn(format!("not captured{}: {error}", self.place()));
         Some(error)
     }
 
@@ -425,7 +426,7 @@ impl Site {
         }
         for (other, ones) in fresh {
             let (ones, place) = (ones.join(", "), self.place());
-            notes.add(format!("not captured, since {other} shows the same packets: {ones}{place}"));
+            notes.inform(format!("not captured, since {other} shows the same packets: {ones}{place}"));
         }
         self.covered = covered.iter().map(|(one, _)| one.index).collect();
     }
@@ -439,7 +440,7 @@ impl Site {
         common.books.counted.devices_closed += 1;
         common.books.rings = common.books.rings.saturating_sub(device.ring.into());
         common.bell.remove(device.descriptor());
-        common.notes.add(format!("no longer capturing on {}{}: {why}", device.name, self.place()));
+        common.notes.inform(format!("no longer capturing on {}{}: {why}", device.name, self.place()));
         common.helpers.close(device);
     }
 
@@ -465,7 +466,7 @@ impl Site {
         &mut self,
         limit: usize,
         common: &mut Common<'_>,
-        handler: &mut impl FnMut(Frame<'_>),
+        handler: &mut impl FrameHandler,
     ) -> usize {
         let (mut frames, mut place) = (0, 0);
         while let Some(device) = self.devices.get_mut(place) {
@@ -473,13 +474,15 @@ impl Site {
             if !device.ready {
                 continue;
             }
-            let batch = device.read(limit, &mut *handler);
+            let batch = device.read(limit, |frame| handler.frame(frame));
             frames += batch.frames;
             common.books.counted.received += batch.frames as u64;
             common.books.counted.left_to_vlans += batch.skipped as u64;
             if let Some(why) = batch.failure {
                 place -= 1;
-                self.close(place, common, &why);
+                let name = device.name.clone();
+                common.notes.warn(format!("reading the device {name}{}: {why}", self.place()));
+                self.close(place, common, "it cannot be read");
             }
         }
         frames

@@ -1,13 +1,14 @@
 //! The tap: one interface to live devices and savefiles, owned and driven by one thread.
 
+use super::frames::FrameHandler;
 use super::live::Live;
 use super::options::TapOptions;
-use super::report::{Notes, TapError, TapStats};
+use super::report::{Note, Notes, TapError, TapStats};
 use super::route::Route;
 use super::savefile::Replay;
 use super::wake::{Bell, Waker};
 use crate::error::Result;
-use crate::model::{Frame, LocalAddresses, Namespace};
+use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::Known;
 use std::fmt;
 use std::path::Path;
@@ -43,7 +44,7 @@ pub struct Tap {
     addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
     known: Known,
     notes: Notes,
-    /// Whether the addresses have changed since their owner asked.
+    /// Whether the addresses have changed since a handler was given them.
     is_changed: bool,
 }
 
@@ -74,7 +75,7 @@ impl Tap {
         let mut notes = Notes::default();
         let live = Live::start(options, proc_path, &bell, &mut notes)?;
         let (addresses, known) = (owned(&live), live.known());
-        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes, is_changed: false })
+        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes, is_changed: true })
     }
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
@@ -88,12 +89,12 @@ impl Tap {
         let replay = Replay::open(path, filter)?;
         let mut notes = Notes::default();
         let addresses = Route::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
-            notes.add(format!("no local addresses are known: {error}"));
+            notes.warn(format!("no local addresses are known: {error}"));
             LocalAddresses::default()
         });
         let (source, bell) = (Source::Savefile(replay), Bell::new()?);
         let addresses = vec![(Namespace::HOME, Arc::new(addresses))];
-        Ok(Tap { source, bell, addresses, known: Known::default(), notes, is_changed: false })
+        Ok(Tap { source, bell, addresses, known: Known::default(), notes, is_changed: true })
     }
 
     /// A handle by which any thread can end this tap's [`Tap::wait`].
@@ -117,13 +118,14 @@ impl Tap {
             if let Source::Live(live) = source {
                 live.ready(token);
             }
-        })?;
-        self.take_up();
-        Ok(())
+        })
     }
 
     /// Hands what is there now to `handler`, without blocking and without a system call per frame: at most `limit`
     /// frames (at least 1) of each device, so that the owner gets to do other things in between.
+    ///
+    /// Live, the news of devices, addresses and namespaces is taken in first, which costs a system call for each namespace: the
+    /// kernel tells of what a frame comes by before the frame, so that an address counts from its first packet on.
     ///
     /// A savefile with a filter is read on to the `limit`th frame that passes it. When `handler` panics, the tap
     /// stays usable and goes on with the next frame.
@@ -131,40 +133,42 @@ impl Tap {
     /// # Errors
     /// `Savefile`, once, where a savefile is damaged; what comes before was handed on. `SystemResource` as in
     /// [`Tap::wait`]. A live device that fails is closed, with a note, and is no error.
-    pub fn read(&mut self, limit: usize, handler: impl FnMut(Frame<'_>)) -> Result<Progress> {
+    pub fn read(&mut self, limit: usize, handler: &mut impl FrameHandler) -> Result<Progress> {
         let limit = limit.max(1);
-        match self.more() {
-            true => self.take_up(),
-            false => self.wait(Duration::ZERO)?,
+        if !self.more() {
+            self.wait(Duration::ZERO)?;
+        }
+        self.take_up();
+        if std::mem::take(&mut self.is_changed) {
+            handler.set_addresses(&self.addresses);
         }
         let frames = match &mut self.source {
             Source::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
-            Source::Savefile(replay) => replay.read(limit, handler)?,
+            Source::Savefile(replay) => replay.read(limit, |frame| handler.frame(frame))?,
         };
         let ended = matches!(&self.source, Source::Savefile(replay) if replay.ended());
         Ok(Progress { frames, more: self.more(), ended })
     }
 
-    /// Takes in the news of devices, addresses and namespaces, as [`Tap::wait`] and [`Tap::read`] do, too. To be called right
-    /// before [`Tap::read`]: the kernel tells of what a frame comes by before the frame, so that it counts from its first packet
-    /// on. Returns whether [`Tap::local_addresses`] have changed since the last call. Without news it costs a system call for
-    /// each namespace. Does nothing for a savefile.
-    pub fn hear(&mut self) -> bool {
-        self.take_up();
-        std::mem::take(&mut self.is_changed)
-    }
-
     /// Takes up the news, and the devices that have been opened meanwhile.
     fn take_up(&mut self) {
-        let Source::Live(live) = &mut self.source else { return };
-        live.hear(&self.bell, &mut self.notes);
-        live.take_up(&self.bell, &mut self.notes);
-        let now = owned(live);
-        let is_same = |(one, other): (&(Namespace, Arc<LocalAddresses>), &(Namespace, _))| {
-            one.0 == other.0 && Arc::ptr_eq(&one.1, &other.1)
+        if let Source::Live(live) = &mut self.source {
+            live.hear(&self.bell, &mut self.notes);
+            live.take_up(&self.bell, &mut self.notes);
+        }
+        self.compare_addresses();
+    }
+
+    /// Finds out whether the addresses have changed.
+    fn compare_addresses(&mut self) {
+        let Source::Live(live) = &self.source else { return };
+        let is_same = |((namespace, addresses), known): (_, &(Namespace, Arc<LocalAddresses>))| {
+            namespace == known.0 && Arc::ptr_eq(addresses, &known.1)
         };
-        if now.len() != self.addresses.len() || !now.iter().zip(&self.addresses).all(is_same) {
-            (self.addresses, self.is_changed) = (now, true);
+        if live.addresses().count() != self.addresses.len()
+            || !live.addresses().zip(&self.addresses).all(is_same)
+        {
+            (self.addresses, self.is_changed) = (owned(live), true);
         }
     }
 
@@ -203,7 +207,7 @@ impl Tap {
     pub fn begin_refresh(&mut self) -> Result<()> {
         let Source::Live(live) = &mut self.source else { return Ok(()) };
         let refreshed = live.refresh(&self.bell, &mut self.notes);
-        self.addresses = owned(live);
+        self.compare_addresses();
         refreshed
     }
 
@@ -233,7 +237,7 @@ impl Tap {
     }
 
     /// Takes the lines for the log that have come up: devices opened, closed, left out, and why.
-    pub fn take_notes(&mut self) -> Vec<String> {
+    pub fn take_notes(&mut self) -> Vec<Note> {
         self.notes.take()
     }
 }

@@ -163,8 +163,8 @@ struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
     /// `None` where no memory controller can be used.
-    fn new(bytes: u64) -> Option<MemoryGroup> {
-        let name = format!("capture-test-{}", std::process::id());
+    fn new(name: &str, bytes: u64) -> Option<MemoryGroup> {
+        let name = format!("capture-test-{name}-{}", std::process::id());
         let hierarchies =
             [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
         hierarchies.into_iter().find_map(|(root, limit)| {
@@ -174,6 +174,14 @@ impl MemoryGroup {
             write(group.0.join(limit), bytes.to_string()).ok()?;
             Some(group)
         })
+    }
+
+    /// Runs a scenario in it, which finds in its environment the way out.
+    fn run(&self, scenario: &str) {
+        let outside = self.0.with_file_name("cgroup.procs");
+        let enter = "echo $$ >\"$0/cgroup.procs\" && CAPTURE_OTHER_GROUP=$1 && export CAPTURE_OTHER_GROUP && shift && exec \"$@\"";
+        let (group, outside) = (self.0.display().to_string(), outside.display().to_string());
+        Program::new("guest.c").run_under(&["sh", "-c", enter, &group, &outside], &[scenario]);
     }
 }
 
@@ -192,10 +200,21 @@ fn sixty_four_mebibytes_of_memory_are_enough_as_root() {
     if !is_root() {
         return;
     }
-    let Some(group) = MemoryGroup::new(64 << 20) else {
+    let Some(group) = MemoryGroup::new("counts", 64 << 20) else {
         left_out("no control group with a limit of memory can be made");
         return;
     };
-    let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.0.display());
-    Program::new("guest.c").run_under(&["sh", "-c", &enter, "sh"], &["counts"]);
+    group.run("counts");
+}
+
+#[test]
+fn a_group_of_sixty_four_mebibytes_outlives_the_flows_of_others_as_root() {
+    if !is_root() {
+        return;
+    }
+    let Some(group) = MemoryGroup::new("flows", 64 << 20) else {
+        left_out("no control group with a limit of memory can be made");
+        return;
+    };
+    group.run("amid_flows");
 }

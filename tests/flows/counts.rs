@@ -127,7 +127,7 @@ fn records_of_ended_flows_are_bounded_root() {
     const FLOWS: u64 = 20_000;
     const LIMIT: usize = 1_000;
     with_lab(|lab, engine| {
-        let options = Options { flows: true, engine, ended_flow_limit: LIMIT, ..Options::default() };
+        let options = Options { flows: true, engine, ended_flow_limit: Some(LIMIT), ..Options::default() };
         let mut watch = Watch::with(lab, Host::A, options);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();

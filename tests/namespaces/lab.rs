@@ -3,7 +3,7 @@
 use capture::decode::decode;
 use capture::model::{Frame, LocalAddresses, Namespace};
 use capture::namespace::NamespaceChoice;
-use capture::tap::{Tap, TapOptions};
+use capture::tap::{FrameHandler, Tap, TapOptions};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -236,22 +236,30 @@ pub struct Seen {
 #[derive(Default)]
 pub struct Accounts {
     pub by_namespace: BTreeMap<Namespace, Seen>,
+    local: BTreeMap<Namespace, Arc<LocalAddresses>>,
 }
 
 impl Accounts {
     /// Reads until nothing comes any more.
     pub fn read(&mut self, tap: &mut Tap) {
-        let local: BTreeMap<Namespace, Arc<LocalAddresses>> = tap.local_addresses().iter().cloned().collect();
+        self.set_addresses(tap.local_addresses());
         let mut idle = 0;
         while idle < 5 {
             tap.wait(Duration::from_millis(50)).unwrap();
-            let progress = tap.read(256, |frame| self.frame(&frame, &local)).unwrap();
+            let progress = tap.read(256, self).unwrap();
             idle = if progress.frames == 0 { idle + 1 } else { 0 };
         }
     }
 
-    fn frame(&mut self, frame: &Frame<'_>, local: &BTreeMap<Namespace, Arc<LocalAddresses>>) {
-        let (local, bytes) = (&local[&frame.namespace], u64::from(frame.wire_len));
+    /// What was seen in a namespace.
+    pub fn of(&self, namespace: Namespace) -> Seen {
+        self.by_namespace.get(&namespace).copied().unwrap_or_default()
+    }
+}
+
+impl FrameHandler for Accounts {
+    fn frame(&mut self, frame: Frame<'_>) {
+        let (local, bytes) = (&self.local[&frame.namespace], u64::from(frame.wire_len));
         let packet = decode(frame.link, frame.data).unwrap();
         let (from, to) =
             (local.contains(&packet.source.address), local.contains(&packet.destination.address));
@@ -262,9 +270,8 @@ impl Accounts {
         seen.not_local += if from || to { 0 } else { bytes };
     }
 
-    /// What was seen in a namespace.
-    pub fn of(&self, namespace: Namespace) -> Seen {
-        self.by_namespace.get(&namespace).copied().unwrap_or_default()
+    fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
+        self.local = addresses.iter().cloned().collect();
     }
 }
 

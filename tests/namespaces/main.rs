@@ -16,14 +16,14 @@ mod validity;
 use capture::config::Options;
 use capture::engine::Session;
 use capture::error::Code;
-use capture::model::Namespace;
+use capture::model::{Frame, LocalAddresses, Namespace};
 use capture::namespace::NamespaceChoice;
-use capture::tap::{Tap, TapOptions};
+use capture::tap::{FrameHandler, Tap, TapOptions};
 use counters::*;
 use lab::*;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 /// Where nobody answers.
@@ -317,6 +317,17 @@ fn fifty_namespaces_leave_nothing_behind_root() {
     });
 }
 
+/// Counts the frames of the own namespace that are as long as the datagrams of the sender.
+struct HomeFrames(usize);
+
+impl FrameHandler for HomeFrames {
+    fn frame(&mut self, frame: Frame<'_>) {
+        self.0 += usize::from(frame.namespace == Namespace::HOME && frame.wire_len == 142);
+    }
+
+    fn set_addresses(&mut self, _: &[(Namespace, Arc<LocalAddresses>)]) {}
+}
+
 /// While devices of many containers are opened and closed, which takes some 10 and 25 ms for each, the others are read on.
 #[test]
 fn nothing_is_lost_while_many_containers_come_and_go_root() {
@@ -343,14 +354,11 @@ fn nothing_is_lost_while_many_containers_come_and_go_root() {
                 nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
                 paced();
             });
-            let (mut frames, mut containers, mut opened) = (0, Some(containers), 0);
+            let (mut home, mut containers, mut opened) = (HomeFrames(0), Some(containers), 0);
             let mut read = |tap: &mut Tap| {
                 tap.wait(Duration::from_millis(20)).unwrap();
-                let count = |frame: capture::model::Frame<'_>| {
-                    frames += usize::from(frame.namespace == Namespace::HOME && frame.wire_len == 142);
-                };
-                tap.read(8192, count).unwrap();
-                frames
+                tap.read(8192, &mut home).unwrap();
+                home.0
             };
             while !sender.is_finished() {
                 tap.begin_refresh().unwrap();

@@ -58,7 +58,7 @@ fn the_flows_of_a_process_have_all_of_its_bytes() {
 #[test]
 fn flows_that_make_room_for_others_are_told_with_all_their_bytes() {
     for limit in [1, 2, 5, 4_096] {
-        let (session, living, ended) = recorded(&records(20), |given| given.flow_limit = limit);
+        let (session, living, ended) = recorded(&records(20), |given| given.flow_limit = Some(limit));
         let all: u64 = living.iter().chain(&ended).map(|record| record.traffic.bytes()).sum();
         assert_eq!(all, in_flows(&session), "with room for {limit}");
         assert!(living.len() <= limit);
@@ -73,7 +73,7 @@ fn flows_that_make_room_for_others_are_told_with_all_their_bytes() {
 
 #[test]
 fn records_that_nobody_takes_are_lost_and_counted() {
-    let change = |given: &mut Options| (given.flow_limit, given.ended_flow_limit) = (1, 4);
+    let change = |given: &mut Options| (given.flow_limit, given.ended_flow_limit) = (Some(1), Some(4));
     let (session, _, ended) = recorded(&records(20), change);
     let flows = session.stats_reader().read();
     assert_eq!(ended.len(), 4);

@@ -31,7 +31,7 @@ fn a_full_table_lets_flows_go_but_no_bytes() {
     let tree = machine::tree();
     let records = requests(CLIENTS);
     let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
-    let session = replay(Options { flow_limit: LIMIT, ..options(saved.path(), &tree) });
+    let session = replay(Options { flow_limit: Some(LIMIT), ..options(saved.path(), &tree) });
     let mut session = session.unwrap();
     session.update().unwrap();
     let stats = session.stats_reader().read();
@@ -55,7 +55,7 @@ fn more_flows_than_the_resolver_can_be_asked_about_at_once_all_find_their_owner(
     let records = requests(CLIENTS);
     let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
     for _ in 0..2 {
-        let session = replay(Options { flow_limit: 200_000, ..options(saved.path(), &tree) });
+        let session = replay(Options { flow_limit: Some(200_000), ..options(saved.path(), &tree) });
         let mut session = session.unwrap();
         session.update().unwrap();
         let stats = session.stats_reader().read();

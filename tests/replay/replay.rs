@@ -27,7 +27,7 @@ pub fn options(savefile: &Path, tree: &Tree) -> Options {
         source: Source::Savefile(savefile.to_owned()),
         local_addresses: machine::addresses(),
         proc_root: tree.path().to_owned(),
-        flow_limit: 4096,
+        flow_limit: Some(4096),
         ..Options::default()
     }
 }

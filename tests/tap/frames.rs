@@ -49,12 +49,15 @@ fn each_frame_says_which_way_it_went_needs_root() {
             let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
             while seen < 10 && Instant::now() < deadline {
                 tap.wait(TURN).unwrap();
-                tap.read(64, |frame| {
-                    if bears(&frame, text) {
-                        assert_eq!(frame.passage, expected);
-                        seen += 1;
-                    }
-                })
+                tap.read(
+                    64,
+                    &mut each(|frame| {
+                        if bears(&frame, text) {
+                            assert_eq!(frame.passage, expected);
+                            seen += 1;
+                        }
+                    }),
+                )
                 .unwrap();
             }
             assert_eq!(seen, 10, "{expected:?}");
@@ -83,13 +86,14 @@ fn a_tag_that_the_kernel_keeps_apart_is_put_back_needs_root() {
         while seen == 0 && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
             let is_ours = |data: &[u8]| data == frame;
-            tap.read(64, |got| seen += usize::from(is_ours(got.data) && got.wire_len == 80)).unwrap();
+            tap.read(64, &mut each(|got| seen += usize::from(is_ours(got.data) && got.wire_len == 80)))
+                .unwrap();
         }
         assert_eq!(seen, 1);
         let mut tagged = 0;
         while tagged == 0 && Instant::now() < deadline {
             wanted.wait(TURN).unwrap();
-            wanted.read(64, |got| tagged += usize::from(got.data == frame)).unwrap();
+            wanted.read(64, &mut each(|got| tagged += usize::from(got.data == frame))).unwrap();
         }
         settle(&mut unwanted);
         assert_eq!((tagged, wanted.stats().received, unwanted.stats().received), (1, 1, 0));

@@ -1,10 +1,11 @@
 //! Network namespaces with devices and traffic, and a tap on them.
 
-use capture::model::Frame;
-use capture::tap::{Tap, TapOptions};
+use capture::model::{Frame, LocalAddresses, Namespace};
+use capture::tap::{FrameHandler, Tap, TapOptions};
 use nix::errno::Errno;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -127,6 +128,21 @@ pub fn bears(frame: &Frame<'_>, text: &str) -> bool {
     udp && frame.data.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
+/// Takes frames with a closure, and no addresses.
+pub struct Each<F>(F);
+
+pub fn each<F: FnMut(Frame<'_>)>(take: F) -> Each<F> {
+    Each(take)
+}
+
+impl<F: FnMut(Frame<'_>)> FrameHandler for Each<F> {
+    fn frame(&mut self, frame: Frame<'_>) {
+        (self.0)(frame);
+    }
+
+    fn set_addresses(&mut self, _: &[(Namespace, Arc<LocalAddresses>)]) {}
+}
+
 pub fn options() -> TapOptions {
     TapOptions { timeout: Duration::from_millis(10), buffer_bytes: 2 << 20, ..TapOptions::default() }
 }
@@ -143,7 +159,7 @@ pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
     let deadline = Instant::now() + PATIENCE;
     while (seen < expected || idle < 5) && Instant::now() < deadline {
         tap.wait(TURN).unwrap();
-        let progress = tap.read(64, |frame| seen += usize::from(bears(&frame, text))).unwrap();
+        let progress = tap.read(64, &mut each(|frame| seen += usize::from(bears(&frame, text)))).unwrap();
         assert!(!progress.ended, "live capture does not end");
         idle = if progress.frames == 0 { idle + 1 } else { 0 };
     }
@@ -155,7 +171,7 @@ pub fn await_devices(tap: &mut Tap, expected: u32) {
     let deadline = Instant::now() + PATIENCE;
     while tap.stats().devices_open != expected && Instant::now() < deadline {
         tap.wait(TURN).unwrap();
-        tap.read(64, |_| ()).unwrap();
+        tap.read(64, &mut each(|_| ())).unwrap();
     }
     assert_eq!(tap.stats().devices_open, expected);
 }
@@ -166,7 +182,7 @@ pub fn settle(tap: &mut Tap) {
 }
 
 pub fn said(tap: &mut Tap, words: &[&str]) -> bool {
-    tap.take_notes().iter().any(|note| words.iter().all(|word| note.contains(word)))
+    tap.take_notes().iter().any(|note| words.iter().all(|word| note.text.contains(word)))
 }
 
 /// Takes CAP_NET_RAW from the calling thread.

@@ -31,14 +31,17 @@ fn loopback_shows_each_packet_once_needs_root() {
             while idle < 5 {
                 tap.wait(TURN).unwrap();
                 let progress = tap
-                    .read(64, |frame| match bears(&frame, &text) {
-                        // Ethernet 14, IPv4 20, UDP 8.
-                        true => {
-                            assert_eq!(frame.wire_len as usize, 14 + 20 + 8 + text.len());
-                            seen += 1;
-                        }
-                        false => others += 1,
-                    })
+                    .read(
+                        64,
+                        &mut each(|frame| match bears(&frame, &text) {
+                            // Ethernet 14, IPv4 20, UDP 8.
+                            true => {
+                                assert_eq!(frame.wire_len as usize, 14 + 20 + 8 + text.len());
+                                seen += 1;
+                            }
+                            false => others += 1,
+                        }),
+                    )
                     .unwrap();
                 assert!(progress.frames <= 64, "the limit holds");
                 idle = if progress.frames == 0 { idle + 1 } else { 0 };
@@ -326,7 +329,7 @@ fn a_filter_need_not_suit_every_link_type_needs_root() {
         for _ in 0..150 {
             tap.refresh().unwrap();
         }
-        assert_eq!(tap.take_notes(), [] as [String; 0], "said once");
+        assert_eq!(tap.take_notes(), [], "said once");
         let tunnel = TapOptions { devices: vec!["tun0".into()], ..ethernet };
         assert_eq!(Error::from(Tap::live(&tunnel).unwrap_err()).code, Code::CompileFilter);
     });
@@ -341,12 +344,15 @@ fn frames_are_cut_to_the_snaplen_needs_root() {
         let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
         while seen == 0 && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
-            tap.read(64, |frame| {
-                if frame.wire_len == 14 + 20 + 8 + 20_000 {
-                    assert_eq!(frame.data.len(), 60);
-                    seen += 1;
-                }
-            })
+            tap.read(
+                64,
+                &mut each(|frame| {
+                    if frame.wire_len == 14 + 20 + 8 + 20_000 {
+                        assert_eq!(frame.data.len(), 60);
+                        seen += 1;
+                    }
+                }),
+            )
             .unwrap();
         }
         assert_eq!(seen, 1);
@@ -362,7 +368,7 @@ fn a_panic_of_the_handler_passes_through_needs_root() {
         let panicked = loop {
             assert!(Instant::now() < deadline);
             tap.wait(TURN).unwrap();
-            let read = catch_unwind(AssertUnwindSafe(|| tap.read(64, |_| panic!("on purpose"))));
+            let read = catch_unwind(AssertUnwindSafe(|| tap.read(64, &mut each(|_| panic!("on purpose")))));
             if let Err(panic) = read {
                 break panic;
             }

@@ -1,10 +1,49 @@
 //! Devices and addresses that come and go while the tap is read, without a refresh.
 
 use crate::machine::*;
-use capture::model::{Address, LocalAddresses};
-use capture::tap::Tap;
+use capture::model::{Address, Frame, LocalAddresses, Namespace};
+use capture::tap::{FrameHandler, Tap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
+
+/// What is handed over, with the frames that bear `text`.
+struct Reader<'a> {
+    text: &'a str,
+    address: Address,
+    /// Whether addresses have been handed over, and whether the one is among the latest.
+    heard: bool,
+    is_local: bool,
+    /// Frames that were handed over before the address, and after.
+    before: usize,
+    after: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str, address: &str) -> Reader<'a> {
+        let address = Address::from(address.parse::<IpAddr>().unwrap());
+        Reader { text, address, heard: false, is_local: false, before: 0, after: 0 }
+    }
+}
+
+impl FrameHandler for Reader<'_> {
+    fn frame(&mut self, frame: Frame<'_>) {
+        let of = if self.is_local { &mut self.after } else { &mut self.before };
+        *of += usize::from(bears(&frame, self.text));
+    }
+
+    fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
+        self.heard = true;
+        self.is_local = addresses.iter().any(|(_, addresses)| addresses.contains(&self.address));
+    }
+}
+
+/// Reads what there is. Returns whether other addresses were handed over.
+fn hear(tap: &mut Tap) -> bool {
+    let mut reader = Reader::new("nothing bears this", "127.0.0.1");
+    tap.read(64, &mut reader).unwrap();
+    reader.heard
+}
 
 /// True where the addresses of any namespace say so of this one.
 fn any(tap: &Tap, text: &str, say: impl Fn(&LocalAddresses, &Address) -> bool) -> bool {
@@ -25,6 +64,7 @@ fn refresh_while(tap: &mut Tap, holds: impl Fn(&Tap) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while holds(tap) && Instant::now() < deadline {
         tap.wait(TURN).unwrap();
+        hear(tap);
         tap.begin_refresh().unwrap();
     }
 }
@@ -39,21 +79,21 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
             assert!(is_local(&tap, text), "{text}");
         }
         assert!(!is_local(&tap, "10.98.0.77") && !is_local(&tap, "10.99.1.77"));
-        assert!(!tap.hear(), "nothing has changed");
+        assert!(hear(&mut tap) && !hear(&mut tap), "the first are handed over once");
         ip("route add local 10.98.0.0/16 dev lo");
         ip("addr add 10.7.7.7/24 dev lo");
-        assert!(tap.hear() && is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7"));
+        assert!(hear(&mut tap) && is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7"));
         // Other types and other tables make nothing local.
         ip("route add 10.97.0.0/16 dev lo");
         ip("route add unreachable 10.96.0.0/16");
         ip("route add local 10.95.0.0/16 dev lo table 100");
-        tap.hear();
+        hear(&mut tap);
         for text in ["10.97.0.1", "10.96.0.1", "10.95.0.1"] {
             assert!(!is_local(&tap, text), "{text}");
         }
         // What is gone counts a little longer, for the frames that wait.
         ip("route del local 10.98.0.0/16 dev lo");
-        tap.hear();
+        hear(&mut tap);
         assert!(is_local(&tap, "10.98.1.2"));
         refresh_while(&mut tap, |tap| is_local(tap, "10.98.1.2"));
         assert!(!is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7") && is_local(&tap, "10.99.0.1"));
@@ -71,10 +111,11 @@ fn routes_of_other_tables_make_addresses_local_for_some_packets_needs_root() {
             assert!(is_conditional(&tap, text) && !is_local(&tap, text), "{text}");
         }
         assert!(!is_conditional(&tap, "10.94.0.1"));
+        hear(&mut tap);
         ip("route add local default dev lo table 101");
-        assert!(tap.hear() && is_conditional(&tap, "203.0.113.7") && !is_local(&tap, "203.0.113.7"));
+        assert!(hear(&mut tap) && is_conditional(&tap, "203.0.113.7") && !is_local(&tap, "203.0.113.7"));
         ip("addr add 203.0.113.7/24 dev lo");
-        assert!(tap.hear() && !is_conditional(&tap, "203.0.113.7") && is_local(&tap, "203.0.113.7"));
+        assert!(hear(&mut tap) && !is_conditional(&tap, "203.0.113.7") && is_local(&tap, "203.0.113.7"));
         tap.begin_refresh().unwrap();
         assert!(is_conditional(&tap, "203.0.114.7") && is_conditional(&tap, "10.95.0.1"));
         ip("route del local default dev lo table 101");
@@ -103,6 +144,26 @@ fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end
 }
 
 #[test]
+fn an_address_is_handed_over_before_the_frames_that_bear_it_needs_root() {
+    in_namespace(|| {
+        let mut tap = open(&[]);
+        settle(&mut tap);
+        for round in 0..20 {
+            let address = format!("10.7.{round}.7");
+            ip(&format!("addr add {address}/24 dev lo"));
+            let text = send(&format!("{address}:9"), 10);
+            let mut reader = Reader::new(&text, &address);
+            let deadline = Instant::now() + PATIENCE;
+            while reader.before + reader.after < 10 && Instant::now() < deadline {
+                tap.wait(TURN).unwrap();
+                tap.read(64, &mut reader).unwrap();
+            }
+            assert_eq!((reader.before, reader.after), (0, 10), "{address}");
+        }
+    });
+}
+
+#[test]
 fn routes_of_other_types_are_no_news_needs_root() {
     in_namespace(|| {
         let mut tap = open(&[]);
@@ -112,11 +173,11 @@ fn routes_of_other_types_are_no_news_needs_root() {
             (0..20_000).map(|i| format!("route add 20.{}.{}.0/24 dev lo\n", i >> 8, i & 255)).collect();
         std::fs::write(&file, routes).unwrap();
         ip(&format!("-batch {}", file.path().display()));
-        assert!(!tap.hear());
+        assert!(!hear(&mut tap));
         let before = Instant::now();
         tap.begin_refresh().unwrap();
         println!("a refresh beside 20,000 routes: {:?}", before.elapsed());
-        assert!(!tap.hear() && !is_local(&tap, "20.1.2.3"));
+        assert!(!hear(&mut tap) && !is_local(&tap, "20.1.2.3"));
     });
 }
 
@@ -170,7 +231,7 @@ fn what_a_device_has_carried_that_was_never_captured_on_is_counted_needs_root() 
         let deadline = Instant::now() + PATIENCE;
         while tap.stats().bytes_before_capture == 0 && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
-            tap.read(64, |_| ()).unwrap();
+            tap.read(64, &mut each(|_| ())).unwrap();
         }
         let missed = tap.stats().bytes_before_capture;
         assert!(is_about(missed, length(&text, 500)), "{missed}");

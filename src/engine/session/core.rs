@@ -7,6 +7,7 @@ use crate::config::{Engine, Options, Source};
 use crate::engine::capture::CaptureShared;
 use crate::engine::counting::Counting;
 use crate::engine::flows::FlowView;
+use crate::engine::limits::FlowLimits;
 use crate::engine::merge::Merge;
 use crate::engine::packets::{PacketBatch, PacketQueue};
 use crate::engine::poll::Poll;
@@ -74,7 +75,12 @@ impl Core {
     ///
     /// # Errors
     /// As [`super::Session::open`].
-    pub(super) fn open(options: Options, poll: Arc<Poll>, shared_because: Option<Errno>) -> Result<Core> {
+    pub(super) fn open(
+        options: Options,
+        limits: FlowLimits,
+        poll: Arc<Poll>,
+        shared_because: Option<Errno>,
+    ) -> Result<Core> {
         let log = Arc::new(Log::open(&options.log)?);
         let _entered = log.enter();
         if let Some(errno) = shared_because {
@@ -117,7 +123,7 @@ impl Core {
             merge: Merge::default(),
             removed: Vec::new(),
             sampled_at: Instant::now(),
-            shared: Arc::new(CaptureShared::new(options.ended_flow_limit)?),
+            shared: Arc::new(CaptureShared::new(limits)?),
             early: Arc::default(),
             packets,
             poll,
@@ -142,7 +148,7 @@ impl Core {
         };
         explanations(core.missing_capabilities).for_each(|text| warn!("{text}"));
         if let Some(tap) = tap {
-            core.start(tap, owners)?;
+            core.start(tap, owners, limits)?;
         }
         if let Some(counters) = counters {
             core.start_counting(counters)?;

@@ -33,11 +33,14 @@ pub(super) fn open_sources(
     what: SampleSet,
     log: &Log,
 ) -> Result<Sources> {
+    if options.source == Source::Live {
+        // Before anything is loaded or opened for it.
+        options.capture.namespaces.check_present()?;
+    }
     let ticks_per_second = root.facts().ticks_per_second;
     let mut probes = Probes::new(what);
     let counters = probes.for_counting(options, ticks_per_second);
     if counters.is_some() {
-        options.capture.namespaces.check_present()?;
         return Ok(Sources { probes, counters, owners: None, tap: None });
     }
     if options.source != Source::Live {

@@ -1,6 +1,7 @@
 //! Whether the process may have as much address space as a session can come to take.
 
 use crate::config::{Engine, Options, Source};
+use crate::engine::limits::FlowLimits;
 use crate::error::{Code, Error, Result};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::{SysconfVar, sysconf};
@@ -20,12 +21,12 @@ const COURSE_BYTES: u64 = 170;
 ///
 /// # Errors
 /// `SystemResource`, with the limit.
-pub(super) fn check(options: &Options) -> Result<()> {
+pub(super) fn check(options: &Options, limits: FlowLimits) -> Result<()> {
     let (limit, _) = getrlimit(Resource::RLIMIT_AS).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
     if limit == RLIM_INFINITY {
         return Ok(());
     }
-    let (needed, taken) = (needed(options), taken());
+    let (needed, taken) = (needed(options, limits), taken());
     if taken.saturating_add(needed) <= limit {
         return Ok(());
     }
@@ -39,8 +40,8 @@ pub(super) fn check(options: &Options) -> Result<()> {
     ))
 }
 
-fn needed(options: &Options) -> u64 {
-    let flows = options.flow_limit as u64;
+fn needed(options: &Options, limits: FlowLimits) -> u64 {
+    let flows = limits.held as u64;
     let captures = options.engine != Engine::Kernel && options.source != Source::None;
     let tables = if captures { flows * FLOW_BYTES } else { 0 };
     let courses = if captures && options.flows { flows * COURSE_BYTES } else { 0 };
@@ -65,6 +66,7 @@ mod tests {
         let flows = Options { flows: true, ..Options::default() };
         let packets = Options { packet_bytes: 64 << 20, ..Options::default() };
         let kernel = Options { engine: Engine::Kernel, flows: true, ..Options::default() };
+        let needed = |options: &Options| needed(options, FlowLimits::default());
         assert_eq!(needed(&usual), (512 << 20) + 160_000_000);
         assert_eq!(needed(&flows) - needed(&usual), 170_000_000);
         assert_eq!(needed(&packets) - needed(&usual), 64 << 20);

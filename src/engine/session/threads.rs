@@ -11,6 +11,7 @@ use crate::engine::governor::Governor;
 use crate::engine::introduce::Introducer;
 use crate::engine::kernel_owners::KernelOwners;
 use crate::engine::latest::follow_identities;
+use crate::engine::limits::FlowLimits;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::resolver::Resolver;
 use crate::error::{Code, Error, Result};
@@ -21,7 +22,7 @@ use crate::netlink::{InetDiag, ProcessEvents};
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter, Translations};
 use crate::process::ProcRoot;
 use crate::sync::Mutex;
-use crate::tap::{FirstPackets, Tap};
+use crate::tap::{FirstPackets, Note, Tap};
 use crate::thread::spawn;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -30,11 +31,16 @@ use tracing::{info, warn};
 
 impl Core {
     /// Starts the threads. What was started is ended by dropping the core.
-    pub(super) fn start(&mut self, mut tap: Box<Tap>, owners: Option<KernelOwners>) -> Result<()> {
-        tap.take_notes().iter().for_each(|note| info!("{note}"));
-        let (flow_limit, timeout) = (self.options.flow_limit, self.options.capture.timeout);
+    pub(super) fn start(
+        &mut self,
+        mut tap: Box<Tap>,
+        owners: Option<KernelOwners>,
+        limits: FlowLimits,
+    ) -> Result<()> {
+        tap.take_notes().iter().for_each(Note::log);
+        let timeout = self.options.capture.timeout;
         let mut pipeline =
-            Box::new(Pipeline::new(flow_limit, &self.options.local_addresses, Arc::clone(&self.packets))?);
+            Box::new(Pipeline::new(limits, &self.options.local_addresses, Arc::clone(&self.packets))?);
         if self.options.flows {
             self.record_flows(&tap, &mut pipeline)?;
         }

@@ -235,6 +235,79 @@ static void counts(void) {
     is_counted(CAPTURE_ENGINE_KERNEL, 0);
 }
 
+/* Sockets whose every pair is a flow at both its ends. */
+#define NEIGHBOURS 400
+
+/* Moves to the control group whose file is named by CAPTURE_OTHER_GROUP and sends between all sockets, both ways. */
+static void converse(void) {
+    const char *group = getenv("CAPTURE_OTHER_GROUP");
+    FILE *file = fopen(group == NULL ? "" : group, "we");
+    int sockets[NEIGHBOURS];
+    struct sockaddr_in addresses[NEIGHBOURS];
+    CHECK(file != NULL);
+    CHECK(fprintf(file, "%d", (int)getpid()) > 0 && fclose(file) == 0);
+    for (int i = 0; i < NEIGHBOURS; i++) {
+        socklen_t size = sizeof addresses[i];
+        memset(&addresses[i], 0, sizeof addresses[i]);
+        addresses[i].sin_family = AF_INET;
+        addresses[i].sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        sockets[i] = socket(AF_INET, SOCK_DGRAM, 0);
+        CHECK(sockets[i] >= 0 && bind(sockets[i], (struct sockaddr *)&addresses[i], size) == 0);
+        CHECK(getsockname(sockets[i], (struct sockaddr *)&addresses[i], &size) == 0);
+    }
+    for (int i = 0; i < NEIGHBOURS; i++) {
+        for (int j = 0; j < i; j++) {
+            /* What finds no room at its receiver is a flow, too. */
+            (void)sendto(sockets[i], "a", 1, 0, (struct sockaddr *)&addresses[j], sizeof addresses[j]);
+            (void)sendto(sockets[j], "b", 1, 0, (struct sockaddr *)&addresses[i], sizeof addresses[i]);
+        }
+        usleep(10000);
+    }
+    _exit(0);
+}
+
+static void on_flow(void *user_data, CaptureAction action, const CaptureFlow *flows, size_t count, size_t element_size) {
+    (void)action;
+    (void)flows;
+    (void)element_size;
+    *(size_t *)user_data += count;
+}
+
+/* However many flows others make, no more are held than memory allows, and it goes on. */
+static void amid_flows(void) {
+    own_network();
+    for (int i = 0; i < 2; i++) {
+        CaptureOptions given = options();
+        CaptureSession *session;
+        CaptureStats stats;
+        size_t count = 0;
+        int status;
+        CaptureHandlers wanted = handlers(NULL, NULL, &count);
+        pid_t child;
+        wanted.flow = on_flow;
+        given.skip = i == 0 ? CAPTURE_SKIP_PROBES : 0;
+        given.flows = 1;
+        session = opened(&given);
+        child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            converse();
+        }
+        while (waitpid(child, &status, WNOHANG) == 0) {
+            SUCCEEDS(CaptureSessionUpdate(session, &wanted));
+            usleep(100000);
+        }
+        CHECK_EQUAL(status, 0);
+        SUCCEEDS(CaptureSessionUpdate(session, &wanted));
+        stats = stats_of(session);
+        CHECK(count > 0);
+        CHECK(stats.flows_evicted > 0);
+        /* A quarter of 64 MiB, 1,050 bytes each. */
+        CHECK(stats.flows <= 15978);
+        SUCCEEDS(CaptureSessionClose(session));
+    }
+}
+
 /* It does so with 64 descriptors. */
 static void few_descriptors(void) {
     limit_descriptors(64);
@@ -295,4 +368,4 @@ static void little_address_space(void) {
 SCENARIOS({"small_stack", small_stack}, {"own_table", own_table}, {"closefrom", closefrom_by_host},
           {"children", children}, {"closed_while_forked", closed_while_forked},
           {"counts", counts}, {"few_descriptors", few_descriptors}, {"too_few_descriptors", too_few_descriptors},
-          {"little_address_space", little_address_space})
+          {"little_address_space", little_address_space}, {"amid_flows", amid_flows})
