@@ -2,7 +2,7 @@
 
 use super::frames::Wire;
 use super::machine::{self, Bytes};
-use super::replay::{accounted, bytes, file, options, replay, wait};
+use super::replay::{accounted, at_once, bytes, file, options, replay, wait};
 use super::savefile::{Format, Record, link_type, savefile};
 use capture::engine::{Session, Stats};
 use capture::model::{Quality, Selection, Undecoded, Unowned, Validity};
@@ -18,7 +18,7 @@ fn ownerless(records: &[Record]) -> (u64, u64) {
 fn every_process_gets_its_bytes_over_every_link() {
     let tree = machine::tree();
     let packets = machine::packets();
-    for wire in Wire::ALL {
+    at_once(Wire::ALL, |wire| {
         let mut records = machine::records(wire, &packets);
         // A frame put together by offloading is longer than anything that was captured of it.
         records[0].wire_len = 64_000;
@@ -42,7 +42,7 @@ fn every_process_gets_its_bytes_over_every_link() {
         unowned[Unowned::NotLocal as usize] = forwarded;
         assert_eq!(stats.bytes.unowned, unowned, "{wire:?}");
         session.health().unwrap();
-    }
+    });
 }
 
 #[test]
@@ -71,14 +71,16 @@ fn the_quality_of_an_owner_follows_its_socket() {
 fn the_form_of_the_file_makes_no_difference_and_neither_does_a_second_replay() {
     let tree = machine::tree();
     let records = machine::records(Wire::Ethernet, &machine::packets());
-    let mut first: Option<(BTreeMap<i32, Bytes>, Stats)> = None;
-    for format in Format::ALL.into_iter().chain(Format::ALL) {
+    let figures = at_once(Format::ALL.into_iter().chain(Format::ALL), |format| {
         let saved = file(&savefile(format, link_type(Wire::Ethernet), &records));
         let mut session = replay(options(saved.path(), &tree)).unwrap();
         session.update().unwrap();
         let stats = Stats { update_ns: 0, ..session.stats_reader().read() };
-        let figures = (bytes(session.processes()), stats);
-        assert_eq!(first.get_or_insert_with(|| figures.clone()), &figures, "{format:?}");
+        (format, bytes(session.processes()), stats)
+    });
+    let (_, bytes, stats) = &figures[0];
+    for (format, of_this, stats_of_this) in &figures {
+        assert_eq!((bytes, stats), (of_this, stats_of_this), "{format:?}");
     }
 }
 

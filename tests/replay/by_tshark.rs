@@ -42,14 +42,15 @@ fn ends(file: &Path) -> Result<Vec<(IpAddr, IpAddr, u64)>, String> {
 #[test]
 fn the_figures_are_those_of_tshark() {
     let tree = machine::tree();
-    for (wire, format) in [
+    let files = [
         (Wire::Ethernet, Format::Little),
         (Wire::Tagged, Format::Pcapng),
         (Wire::DoublyTagged, Format::Big),
         (Wire::Cooked1, Format::Nanoseconds),
         (Wire::Cooked2, Format::Little),
         (Wire::RawIp, Format::Pcapng),
-    ] {
+    ];
+    at_once(files, |(wire, format)| {
         let records = machine::records(wire, &machine::packets());
         let saved = file(&savefile(format, link_type(wire), &records));
         let (totals, ends) = match (totals(saved.path()), ends(saved.path())) {
@@ -68,7 +69,7 @@ fn the_figures_are_those_of_tshark() {
         let on_link = |(from, to, length)| (from, to, wire.link_len(length as u32).into());
         let expected = machine::expected(ends.into_iter().map(on_link));
         assert_eq!(bytes(session.processes()), expected, "{wire:?}");
-    }
+    });
 }
 
 /// Files that mergecap makes of others, whose interfaces differ in link type or snapshot length.

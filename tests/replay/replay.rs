@@ -32,6 +32,19 @@ pub fn options(savefile: &Path, tree: &Tree) -> Options {
     }
 }
 
+/// Runs a test with each of several inputs at the same time, and returns what it returns in their order: for the most part a
+/// replay waits for owners that are looked for in vain.
+pub fn at_once<T: Send, R: Send>(
+    inputs: impl IntoIterator<Item = T>,
+    test: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let test = &test;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = inputs.into_iter().map(|input| scope.spawn(move || test(input))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
 /// Opens a session and waits until its savefile has been counted.
 pub fn replay(options: Options) -> capture::error::Result<Session> {
     let session = Session::open(options)?;
