@@ -3,33 +3,20 @@
 use super::resolver::Request;
 use crate::kernel::{Clocks, Found, Owners};
 use crate::model::Namespace;
-use crate::namespace::{Changes, current_inode};
-use std::collections::HashMap;
+use crate::namespace::{Follower, current_inode};
 use std::time::Duration;
 
-/// The records, and by which inode each namespace goes in them.
+/// The records, and the inode of the session's own namespace in them.
 #[derive(Clone)]
 pub struct KernelOwners {
     owners: Owners,
-    inodes: HashMap<Namespace, u32>,
+    home: u64,
 }
 
 impl KernelOwners {
     /// For the flows of the namespace of the calling thread. `None` when that cannot be told.
     pub fn new(owners: Owners) -> Option<KernelOwners> {
-        let home = current_inode().ok().and_then(|inode| u32::try_from(inode).ok())?;
-        Some(KernelOwners { owners, inodes: HashMap::from([(Namespace::HOME, home)]) })
-    }
-
-    /// Takes in which namespaces have come and gone.
-    pub fn follow(&mut self, changes: &Changes) {
-        for gone in &changes.gone {
-            self.inodes.remove(gone);
-        }
-        // Numbers of namespaces have 32 bits (`ns_common.inum`).
-        let come =
-            changes.come.iter().filter_map(|entry| Some((entry.namespace, entry.inode.try_into().ok()?)));
-        self.inodes.extend(come);
+        Some(KernelOwners { owners, home: current_inode().ok()? })
     }
 
     /// Releases, now and then, what is noted of sockets that ended a while ago. Questions that have waited for so long are
@@ -41,10 +28,22 @@ impl KernelOwners {
         self.owners.sweep(clocks.now_ns, clocks.before(waited))
     }
 
-    /// The user of the socket that a question is about, which was asked `waited` ago.
-    pub fn find(&self, request: &Request, clocks: &Clocks, waited: Duration) -> Option<Found> {
+    /// The user of the socket that a question is about, which was asked `waited` ago. The records of a namespace outlive it, for
+    /// what is asked about its last packets.
+    pub fn find(
+        &self,
+        request: &Request,
+        namespaces: &Follower,
+        clocks: &Clocks,
+        waited: Duration,
+    ) -> Option<Found> {
         let Request { key, first, .. } = request;
-        let netns = *self.inodes.get(&key.namespace)?;
+        let inode = match key.namespace {
+            Namespace::HOME => self.home,
+            other => namespaces.inode(other)?,
+        };
+        // Numbers of namespaces have 32 bits (`ns_common.inum`).
+        let netns = u32::try_from(inode).ok()?;
         self.owners.find(key, netns, clocks.captured(*first, waited))
     }
 }

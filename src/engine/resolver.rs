@@ -299,7 +299,10 @@ impl Resolver {
         {
             // By the endpoints of the socket, where the wire has others.
             let question = Request { key: query.key, ..*request };
-            let Some(found) = kernel.find(&question, &clocks, query.first_seen().elapsed()) else { continue };
+            let Some(found) = kernel.find(&question, &self.follower, &clocks, query.first_seen().elapsed())
+            else {
+                continue;
+            };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
                 Claim::Listener if !request.is_over => listeners.push((index, found)),
@@ -334,9 +337,6 @@ impl Resolver {
 
     fn follow_namespaces(&mut self) {
         let changes = self.follower.changes();
-        if let Some(kernel) = &mut self.kernel {
-            kernel.follow(&changes);
-        }
         for gone in &changes.gone {
             self.finder.remove_namespace(*gone);
         }

@@ -91,7 +91,8 @@ pub enum Passage {
     Incoming,
     /// It left: it can have a sender here, and its receiver is counted where it arrives.
     Outgoing,
-    /// It is another device's frame, copied or redirected to this one: neither end is counted here.
+    /// It is another device's frame, copied or redirected to this one, or one for another host that only passes by: neither
+    /// end is counted here.
     Copied,
 }
 
@@ -157,7 +158,11 @@ impl Frame<'_> {
     pub fn stated_passage(&self) -> Passage {
         match self.cooked() {
             Some(Cooked { hardware, packet_type }) if hardware != libc::ARPHRD_LOOPBACK => {
-                if packet_type == libc::PACKET_OUTGOING { Passage::Outgoing } else { Passage::Incoming }
+                match packet_type {
+                    libc::PACKET_OUTGOING => Passage::Outgoing,
+                    libc::PACKET_OTHERHOST => Passage::Copied,
+                    _ => Passage::Incoming,
+                }
             }
             _ => Passage::Unknown,
         }
@@ -203,10 +208,14 @@ mod tests {
 
     #[test]
     fn a_cooked_header_tells_the_passage_and_stands_for_the_links_own() {
-        use libc::{ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, ARPHRD_PPP, PACKET_HOST, PACKET_OUTGOING};
+        use libc::{
+            ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_NONE, ARPHRD_PPP, PACKET_HOST, PACKET_OTHERHOST,
+            PACKET_OUTGOING,
+        };
         for version in [1, 2] {
             assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_OUTGOING), (Passage::Outgoing, 114));
             assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_HOST), (Passage::Incoming, 114));
+            assert_eq!(cooked(version, ARPHRD_ETHER, PACKET_OTHERHOST), (Passage::Copied, 114));
             assert_eq!(cooked(version, ARPHRD_LOOPBACK, PACKET_HOST), (Passage::Unknown, 114));
             assert_eq!(cooked(version, ARPHRD_PPP, PACKET_OUTGOING), (Passage::Outgoing, 100));
             assert_eq!(cooked(version, ARPHRD_NONE, PACKET_HOST), (Passage::Incoming, 100));

@@ -31,6 +31,11 @@ impl Follower {
         !self.told.is_empty()
     }
 
+    /// The inode of the namespace that has this number, or had it last, whether it was told of or not.
+    pub fn inode(&self, namespace: Namespace) -> Option<u64> {
+        self.known.inode(namespace)
+    }
+
     /// What has changed since the last call; costs one lock when nothing has.
     pub fn changes(&mut self) -> Changes {
         let now = self.known.snapshot();
@@ -102,5 +107,6 @@ mod tests {
         known.show(vec![entry(2, 71, 7), entry(3, 72, 8)]);
         known.show(vec![entry(2, 71, 7)]);
         assert_eq!(follower.changes(), Changes::default());
+        assert_eq!([1, 2, 3, 4].map(|n| follower.inode(Namespace(n))), [Some(71), Some(71), Some(72), None]);
     }
 }

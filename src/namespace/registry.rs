@@ -44,12 +44,25 @@ pub struct Entry {
 
 /// What a registry has found, for all threads. Clones show the same.
 #[derive(Clone, Debug)]
-pub struct Known(Arc<Mutex<Arc<[Entry]>>>);
+pub struct Known(Arc<Mutex<Shown>>);
+
+#[derive(Debug)]
+struct Shown {
+    entries: Arc<[Entry]>,
+    /// The inode of each number: of the last namespace that had it, also when that is gone.
+    inodes: [u64; 1 << u8::BITS],
+}
 
 impl Known {
     /// The namespaces there are besides the session's own, as of the last refresh, by number. Costs one lock.
     pub fn snapshot(&self) -> Arc<[Entry]> {
-        Arc::clone(&self.0.lock())
+        Arc::clone(&self.0.lock().entries)
+    }
+
+    /// The inode of the namespace that has this number, or had it last. `None` for one that none has had.
+    pub fn inode(&self, namespace: Namespace) -> Option<u64> {
+        let inode = self.0.lock().inodes[usize::from(namespace.0)];
+        (inode != 0).then_some(inode)
     }
 
     /// The namespace that has this number now.
@@ -62,16 +75,19 @@ impl Known {
     /// Shows these, which are in the order of their numbers, if they differ. Returns what is shown.
     pub(super) fn show(&self, entries: Vec<Entry>) -> Arc<[Entry]> {
         let mut shown = self.0.lock();
-        if **shown != *entries {
-            *shown = entries.into();
+        if *shown.entries != *entries {
+            for entry in &entries {
+                shown.inodes[usize::from(entry.namespace.0)] = entry.inode;
+            }
+            shown.entries = entries.into();
         }
-        Arc::clone(&shown)
+        Arc::clone(&shown.entries)
     }
 }
 
 impl Default for Known {
     fn default() -> Known {
-        Known(Arc::new(Mutex::new(Arc::default())))
+        Known(Arc::new(Mutex::new(Shown { entries: Arc::default(), inodes: [0; 1 << u8::BITS] })))
     }
 }
 

@@ -15,8 +15,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The addresses of all Ethernet devices of a namespace that are captured on.
-pub(super) type HardwareAddresses = HashSet<HardwareAddress, foldhash::fast::FixedState>;
+/// The addresses of the Ethernet devices of a namespace.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct HardwareAddresses {
+    /// Of those that are captured on.
+    pub captured: HashSet<HardwareAddress, foldhash::fast::FixedState>,
+    /// Of those that these stand for, such as macvlan devices.
+    pub covered: HashSet<HardwareAddress, foldhash::fast::FixedState>,
+}
 
 /// Why a device is not captured on.
 #[derive(PartialEq, Eq, Debug)]
@@ -91,7 +97,7 @@ struct Reading {
     filter: Option<Filter>,
     packet_limit: u32,
     surroundings: Surroundings,
-    /// The addresses of all devices that are captured on in the namespace.
+    /// The addresses of all devices in the namespace.
     others: Arc<HardwareAddresses>,
 }
 
@@ -181,7 +187,7 @@ impl Device {
         self.reading.surroundings = surroundings;
     }
 
-    /// Sets the addresses of all devices that are captured on in its namespace.
+    /// Sets the addresses of all devices in its namespace.
     pub(super) fn know(&mut self, addresses: &Arc<HardwareAddresses>) {
         self.reading.others = Arc::clone(addresses);
     }
@@ -261,7 +267,8 @@ impl Reading {
 
     /// Which way a frame has passed. One that leaves with another captured device's address as its source, or arrives for
     /// that, is a copy or was redirected (tc-mirred(8)), and that device shows it. So does a PPP device what a session of
-    /// PPPoE carries.
+    /// PPPoE carries. One that arrives for a stranger is dropped before anything asks for its addresses (ip_rcv_core in
+    /// net/ipv4/ip_input.c), unless a device takes it that this one stands for.
     #[inline]
     fn passage(&self, packet_type: u8, data: &[u8]) -> Passage {
         if !self.tells_passage {
@@ -273,7 +280,10 @@ impl Reading {
         };
         let address = address.and_then(|address| <&HardwareAddress>::try_from(address).ok());
         let is_elsewhere = |address: &HardwareAddress| {
-            self.surroundings.address.is_some_and(|own| own != *address) && self.others.contains(address)
+            let is_others = || self.surroundings.address.is_some_and(|own| own != *address);
+            let is_strangers =
+                packet_type == libc::PACKET_OTHERHOST && !self.others.covered.contains(address);
+            is_strangers || is_others() && self.others.captured.contains(address)
         };
         let is_copy =
             || address.is_some_and(is_elsewhere) || self.surroundings.has_ppp && is_of_session(data);
@@ -329,6 +339,7 @@ mod tests {
     const OWN: HardwareAddress = [2, 0, 0, 0, 0, 1];
     const OTHER: HardwareAddress = [2, 0, 0, 0, 0, 2];
     const STRANGER: HardwareAddress = [2, 0, 0, 0, 0, 3];
+    const COVERED: HardwareAddress = [2, 0, 0, 0, 0, 4];
 
     fn reading(interface: impl FnOnce(&mut Reading)) -> Reading {
         let mut reading = Reading {
@@ -340,7 +351,10 @@ mod tests {
             filter: None,
             packet_limit: 1514,
             surroundings: Surroundings { address: Some(OWN), ..Surroundings::default() },
-            others: Arc::new([OWN, OTHER].into_iter().collect()),
+            others: Arc::new(HardwareAddresses {
+                captured: [OWN, OTHER].into_iter().collect(),
+                covered: [COVERED].into_iter().collect(),
+            }),
         };
         interface(&mut reading);
         reading
@@ -376,7 +390,8 @@ mod tests {
             (PACKET_HOST, OWN, STRANGER, Passage::Incoming),
             (PACKET_HOST, OWN, OTHER, Passage::Incoming),
             (PACKET_BROADCAST, BROADCAST, OTHER, Passage::Incoming),
-            (PACKET_OTHERHOST, STRANGER, STRANGER, Passage::Incoming),
+            (PACKET_OTHERHOST, STRANGER, STRANGER, Passage::Copied),
+            (PACKET_OTHERHOST, COVERED, STRANGER, Passage::Incoming),
             (PACKET_OTHERHOST, OTHER, STRANGER, Passage::Copied),
             (PACKET_HOST, OTHER, STRANGER, Passage::Copied),
         ] {

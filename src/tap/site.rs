@@ -351,8 +351,13 @@ impl Site {
     }
 
     fn follow_hardware_addresses(&mut self, plan: &Plan<'_>) {
-        let targets = plan.targets.iter().filter(|target| target.interface.frames == Frames::Ethernet);
-        let addresses: HardwareAddresses = targets.filter_map(|target| target.interface.address).collect();
+        let targets = plan.targets.iter().map(|target| target.interface);
+        let address =
+            |interface: &Interface| interface.address.filter(|_| interface.frames == Frames::Ethernet);
+        let addresses = HardwareAddresses {
+            captured: targets.filter_map(address).collect(),
+            covered: plan.covered.iter().filter_map(|(one, _)| address(one)).collect(),
+        };
         if addresses != *self.hardware_addresses {
             self.hardware_addresses = Arc::new(addresses);
         }

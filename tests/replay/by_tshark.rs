@@ -2,7 +2,7 @@
 
 use super::frames::Wire;
 use super::machine;
-use super::replay::{bytes, file, options, replay};
+use super::replay::{at_once, bytes, file, options, replay};
 use super::savefile::{Format, link_type, savefile};
 use std::net::IpAddr;
 use std::path::Path;

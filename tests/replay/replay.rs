@@ -7,6 +7,7 @@ use capture::engine::Session;
 use capture::model::ProcessRecord;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;

@@ -192,6 +192,44 @@ fn what_is_mirrored_is_counted_once_root() {
     counted_once_in_spite_of(&["ingress mirror dev copies", "egress mirror dev copies"]);
 }
 
+/// A frame that bears another host's hardware address passes by, whoever has the address in its packet; one for a macvlan
+/// device, which another shows, does not.
+#[test]
+fn frames_for_another_hardware_address_are_not_received_root() {
+    with_each_engine(|lab, options| {
+        let (a, b) = (lab.name(Host::A), lab.name(Host::B));
+        on(lab, Host::A, || std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap());
+        run(&format!(
+            "ip -n {a} link add link veth0 own0 address 02:00:00:00:02:00 type macvlan mode bridge"
+        ));
+        run(&format!("ip -n {a} addr add 10.77.0.3/32 dev own0"));
+        run(&format!("ip -n {a} link set own0 up"));
+        let wire = run(&format!("ip -n {b} -o route get 10.77.0.1"));
+        let wire = wire.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap();
+        for (address, hardware) in [("10.77.0.1", "02:00:00:00:02:99"), ("10.77.0.3", "02:00:00:00:02:00")] {
+            run(&format!("ip -n {b} neigh replace {address} lladdr {hardware} dev {wire} nud permanent"));
+        }
+        let engine = options.engine;
+        let Some(mut watch) = watch(lab, options) else { return };
+        let passed_by = UdpSocket::bind("10.77.0.1:7105").unwrap();
+        let reached = UdpSocket::bind("10.77.0.3:7106").unwrap();
+        let sender = on(lab, Host::B, || UdpSocket::bind("10.77.0.2:7107").unwrap());
+        for _ in 0..DATAGRAMS {
+            sender.send_to(&[7; PAYLOAD], "10.77.0.1:7105").unwrap();
+            sender.send_to(&[7; PAYLOAD], "10.77.0.3:7106").unwrap();
+            assert_eq!(reached.recv(&mut [0; 2048]).unwrap(), PAYLOAD);
+        }
+        passed_by.set_nonblocking(true).unwrap();
+        assert!(passed_by.recv(&mut [0; 2048]).is_err(), "the kernel drops what is another host's");
+        let truth = (DATAGRAMS * (PAYLOAD + HEADERS)) as u64 + DATAGRAMS as u64 * ETHERNET;
+        let stats = expect(&mut watch, vec![(me(), 0, truth)]);
+        if engine == Engine::Pcap {
+            let passed = stats.bytes.unowned[Unowned::NotLocal as usize];
+            assert!(passed >= truth, "{passed}: seen, and said to be none of ours");
+        }
+    });
+}
+
 /// A TCP connection of this process from host A that is bound to a device (SO_BINDTODEVICE).
 fn bound_to_device(lab: &Lab, target: &str) -> TcpStream {
     on(lab, Host::A, || {
