@@ -7,6 +7,7 @@
 
 mod absence;
 mod again;
+mod busy;
 mod cgroups;
 #[path = "../process/children.rs"]
 #[allow(dead_code, reason = "the tests of processes use the rest of it")]

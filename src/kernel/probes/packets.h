@@ -185,8 +185,10 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *r
 		return 0;
 	last = tally->cookie;
 	if (last && !(last & CLOSED)) {
-		if (!tally->is_used)
+		if (!tally->is_used) {
 			close_tally(tally, last);
+			relieve(last, tally);
+		}
 		tally->is_used = 0;
 		return 0;
 	}
@@ -195,7 +197,7 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *r
 	if (free_ns == ~0ULL || (last_cookie != cookie && free_ns > bpf_ktime_get_boot_ns()) ||
 	    __sync_val_compare_and_swap(&tally->free_ns, free_ns, ~0ULL) != free_ns)
 		return 0;
-	bring_up_to_date(bpf_map_lookup_elem(&sockets, &last_cookie), tally);
+	relieve(last_cookie, tally);
 	if (last_cookie != cookie) {
 		/* What is left is that of a socket without a record. */
 		tally->sent = tally->received = 0;
@@ -207,6 +209,10 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *r
 	tally->calls.unanswered = record->calls.unanswered;
 	tally->is_used = 1;
 	__atomic_exchange_n(&tally->cookie, cookie, __ATOMIC_SEQ_CST);
+	if (UNLIKELY(record->flags & ENDED)) {
+		retire_tally(cookie, record);
+		return 0;
+	}
 	if (keep_records)
 		bpf_sk_storage_get(&busy, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	return 0;
@@ -281,13 +287,6 @@ static ALWAYS_INLINE void count_at_record(struct __sk_buff *skb, __u64 cookie, s
 	add_way(way_of(record, direction), &wire);
 }
 
-/* Empties a tally into its record before its numbers hold no more: half of the packets that they do have passed since it
- * was read. */
-SUBPROGRAM int relieve(__u64 cookie, struct tally *tally)
-{
-	return bring_up_to_date(bpf_map_lookup_elem(&sockets, &cookie), tally);
-}
-
 /* Counts at its tally a packet of a busy socket. False where the record is needed. */
 static ALWAYS_INLINE int count_at_tally(struct __sk_buff *skb, __u64 cookie, struct tally *tally, int direction)
 {
@@ -307,7 +306,9 @@ static ALWAYS_INLINE int count_at_tally(struct __sk_buff *skb, __u64 cookie, str
 	wire = measure(skb, direction == SENT ? &tally->sent_link : &tally->received_link);
 	before = __sync_fetch_and_add(direction == SENT ? &tally->sent : &tally->received,
 				      wire.packets << PACKED_BYTES | wire.bytes);
-	if (UNLIKELY(before >> 63))
+	/* The number has room for only as many packets again; or the tally was closed, and maybe emptied for the last time,
+	 * before this packet was added. */
+	if (UNLIKELY(before >> 63 || tally->cookie != cookie))
 		relieve(cookie, tally);
 	return 1;
 }

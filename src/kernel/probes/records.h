@@ -181,16 +181,12 @@ SUBPROGRAM int stop_listening(__u64 cookie, struct record *record)
 /* Marks a record as that of a socket that is gone. */
 SUBPROGRAM int end_record(__u64 cookie, struct record *record)
 {
-	struct tally *tally = tally_of(cookie);
 	struct tuple tuple;
 
 	if (!record || record->flags & ENDED)
 		return 0;
 	tuple = record->tuple;
-	if (tally) {
-		close_tally(tally, cookie);
-		bring_up_to_date(record, tally);
-	}
+	retire_tally(cookie, record);
 	/* A connection may have ended before its socket did. */
 	if (!record->ended_ns)
 		record->ended_ns = bpf_ktime_get_boot_ns();
@@ -199,6 +195,9 @@ SUBPROGRAM int end_record(__u64 cookie, struct record *record)
 	if (record->flags & LISTENER)
 		stop_listening(cookie, record);
 	set_flags(record, ENDED);
+	/* From here on the reader may delete the record, so the tally is emptied before. One that began meanwhile is closed
+	 * here, or by begin_tally(), which checks the flag. */
+	retire_tally(cookie, record);
 	if (!keep_records)
 		bpf_map_delete_elem(&sockets, &cookie);
 	return 0;

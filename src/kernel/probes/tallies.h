@@ -33,7 +33,16 @@ static ALWAYS_INLINE struct tally *tally_of(__u64 cookie)
 	return tally && tally->cookie == cookie ? tally : 0;
 }
 
-/* Takes a tally from its socket. What is still added to it is not lost: bring_up_to_date() comes by again. */
+/* The tally that a socket has, or had last while no other socket has taken the place. */
+static ALWAYS_INLINE struct tally *last_tally_of(__u64 cookie)
+{
+	struct tally *tally = place_of(cookie);
+
+	return tally && (tally->cookie & ~CLOSED) == cookie ? tally : 0;
+}
+
+/* Takes a tally from its socket. The caller must bring the record up to date after that: the socket may end, or change its
+ * owner, before the next reading. A program that adds a packet still later moves it by itself: count_at_tally(). */
 static ALWAYS_INLINE void close_tally(struct tally *tally, __u64 cookie)
 {
 	if (__sync_val_compare_and_swap(&tally->cookie, cookie, cookie | CLOSED) == cookie)
@@ -84,6 +93,23 @@ SUBPROGRAM int bring_up_to_date(struct record *record, struct tally *tally)
 	add(&record->calls.sends, tally->flags & DATAGRAM ? packets : take(&tally->calls.sends));
 	add(&record->calls.receives, take(&tally->calls.receives));
 	return 0;
+}
+
+/* Empties a tally into the record of its socket. */
+SUBPROGRAM int relieve(__u64 cookie, struct tally *tally)
+{
+	return bring_up_to_date(bpf_map_lookup_elem(&sockets, &cookie), tally);
+}
+
+/* Closes the tally of a socket, if it has or had one, and adds its counts to the record. */
+static ALWAYS_INLINE void retire_tally(__u64 cookie, struct record *record)
+{
+	struct tally *tally = last_tally_of(cookie);
+
+	if (!tally)
+		return;
+	close_tally(tally, cookie);
+	bring_up_to_date(record, tally);
 }
 
 static ALWAYS_INLINE void note_tcp(struct record *record, struct sock *sk)
