@@ -21,7 +21,7 @@ pub struct Detail {
     owner: Option<Owner>,
     role: Role,
     reason: CloseReason,
-    marks: u8,
+    marks: u16,
     /// Since the counts were last taken: data sent, data received, and responses by their time.
     sends: u32,
     receives: u32,
@@ -29,18 +29,24 @@ pub struct Detail {
 }
 
 /// The opening was seen.
-const OPENING: u8 = 0x01;
+const OPENING: u16 = 0x01;
 /// To be counted when the counts are taken.
-const CONNECT: u8 = 0x02;
-const ACCEPT: u8 = 0x04;
-const CLOSE: u8 = 0x08;
-const RESPONSES: u8 = 0x10;
+const CONNECT: u16 = 0x02;
+const ACCEPT: u16 = 0x04;
+const CLOSE: u16 = 0x08;
+const RESPONSES: u16 = 0x10;
 /// Its closing was counted or is to be.
-const CLOSING: u8 = 0x20;
+const CLOSING: u16 = 0x20;
 /// Its end was noticed by whoever reports it.
-const NOTICED: u8 = 0x40;
+const NOTICED: u16 = 0x40;
 /// Its last record was made.
-const TOLD: u8 = 0x80;
+const TOLD: u16 = 0x80;
+/// Something was sent since the last receive that the other end has to answer, or that answers nothing, as a probe.
+const UNANSWERED: u16 = 0x100;
+/// What was received last is to be acknowledged.
+const OWES_ACK: u16 = 0x200;
+/// Its first packet was an RST.
+const BEGAN_RESET: u16 = 0x400;
 
 impl Detail {
     /// That of a flow whose first packet, which took it to `state`, is yet to be counted.
@@ -50,6 +56,7 @@ impl Detail {
             FlowState::SynReceived => (Role::Accepted, 0),
             FlowState::SendOnly => (Role::Opened, OPENING),
             FlowState::ReceiveOnly => (Role::Accepted, OPENING),
+            FlowState::Reset => (Role::Unknown, BEGAN_RESET),
             _ => (Role::Unknown, 0),
         };
         Detail {
@@ -87,7 +94,7 @@ impl Detail {
         }
         match state {
             FlowState::SendOnly | FlowState::ReceiveOnly | FlowState::TwoWay => {}
-            _ => self.segment(state, direction, flags, now),
+            _ => self.segment(state, direction, flags, has_payload, now),
         }
     }
 
@@ -111,7 +118,14 @@ impl Detail {
         }
     }
 
-    fn segment(&mut self, state: FlowState, direction: Direction, flags: TcpFlags, now: Timestamp) {
+    fn segment(
+        &mut self,
+        state: FlowState,
+        direction: Direction,
+        flags: TcpFlags,
+        has_payload: bool,
+        now: Timestamp,
+    ) {
         let is_answer = flags.has(TcpFlags::SYN | TcpFlags::ACK);
         if flags.has(TcpFlags::SYN) && !is_answer {
             self.marks |= OPENING;
@@ -138,11 +152,36 @@ impl Detail {
             let never_was = self.established == Timestamp(0) && self.role == Role::Opened;
             self.reason = match (state, direction) {
                 (FlowState::Closed, _) => CloseReason::Orderly,
+                // What was broken off was not seen: it may have been a connection or only the attempt of one.
+                _ if self.marks & BEGAN_RESET != 0 => CloseReason::Unknown,
                 (_, Direction::Receive) if never_was => CloseReason::Refused,
                 (_, Direction::Receive) => CloseReason::Reset,
-                (_, Direction::Send) => CloseReason::Aborted,
+                (_, Direction::Send) if self.is_abort(flags) => CloseReason::Aborted,
+                (_, Direction::Send) => CloseReason::Unknown,
             };
             self.ended = now;
+        }
+        if !breaks_off {
+            self.note_answer(direction, flags.has(TcpFlags::SYN) || flags.has(TcpFlags::FIN) || has_payload);
+        }
+    }
+
+    /// Whether an RST that was sent can only mean that the process broke the connection off. The kernel sends one as well
+    /// when the other end has not answered for too long, and, without an ACK, to what comes for a socket that is gone.
+    fn is_abort(&self, flags: TcpFlags) -> bool {
+        let was_open = self.established != Timestamp(0) || self.role == Role::Unknown;
+        was_open && flags.has(TcpFlags::ACK) && self.marks & UNANSWERED == 0
+    }
+
+    /// Notes whether one end owes the other an answer, after a packet that has to be acknowledged or not.
+    fn note_answer(&mut self, direction: Direction, takes_space: bool) {
+        match direction {
+            Direction::Receive if takes_space => {
+                self.marks = self.marks & !UNANSWERED | OWES_ACK;
+            }
+            Direction::Receive => self.marks &= !(UNANSWERED | OWES_ACK),
+            Direction::Send if takes_space || self.marks & OWES_ACK == 0 => self.marks |= UNANSWERED,
+            Direction::Send => self.marks &= !OWES_ACK,
         }
     }
 
@@ -231,7 +270,7 @@ impl Detail {
 
     /// Moves what was counted since the last call to the counts of a process.
     pub fn take_counts(&mut self, into: &mut Connections) {
-        let marked = |mark: u8| u64::from(self.marks & mark != 0);
+        let marked = |mark: u16| u64::from(self.marks & mark != 0);
         into.connects += marked(CONNECT);
         into.accepts += marked(ACCEPT);
         into.closes += marked(CLOSE);

@@ -9,6 +9,7 @@ const ACK: u8 = 0x10;
 const SYN_ACK: u8 = 0x12;
 const FIN_ACK: u8 = 0x11;
 const RST: u8 = 0x04;
+const RST_ACK: u8 = 0x14;
 /// An acknowledgement that carries data.
 const DATA: u8 = 0x18;
 
@@ -89,9 +90,8 @@ fn reasons_by_who_breaks_off_and_when() {
     let opened = [(0, Send, SYN), (1, Receive, SYN_ACK), (1, Send, ACK)];
     let with = |rest: &[(u64, Direction, u8)]| walk(&[&opened[..], rest].concat()).end();
     assert_eq!(walk(&[(0, Send, SYN), (5, Receive, RST)]).end(), Some((at(5), CloseReason::Refused)));
-    assert_eq!(walk(&[(0, Receive, SYN), (5, Send, RST)]).end(), Some((at(5), CloseReason::Aborted)));
     assert_eq!(with(&[(5, Receive, RST)]), Some((at(5), CloseReason::Reset)));
-    assert_eq!(with(&[(5, Send, RST)]), Some((at(5), CloseReason::Aborted)));
+    assert_eq!(with(&[(5, Send, RST_ACK)]), Some((at(5), CloseReason::Aborted)));
     assert_eq!(with(&[(5, Receive, FIN_ACK), (6, Receive, RST)]), Some((at(6), CloseReason::Reset)));
     let orderly = with(&[(5, Receive, FIN_ACK), (6, Send, FIN_ACK), (7, Receive, RST)]);
     assert_eq!(
@@ -100,6 +100,27 @@ fn reasons_by_who_breaks_off_and_when() {
         "a reset after both ends have finished ends nothing"
     );
     assert_eq!(walk(&[(0, Send, ACK), (5, Receive, RST)]).end(), Some((at(5), CloseReason::Reset)));
+}
+
+#[test]
+fn a_reset_that_may_be_the_kernels_has_no_reason() {
+    let opened = [(0, Send, SYN), (1, Receive, SYN_ACK), (1, Send, ACK)];
+    let reason = |packets: &[(u64, Direction, u8)]| walk(packets).end().unwrap().1;
+    let with = |rest: &[(u64, Direction, u8)]| reason(&[&opened[..], rest].concat());
+    // Nobody answers keep-alive probes, however few.
+    assert_eq!(with(&[(2, Send, ACK), (3, Send, ACK), (4, Send, RST_ACK)]), CloseReason::Unknown);
+    let probed = [(2, Send, DATA), (3, Receive, ACK), (4, Send, ACK), (5, Send, RST_ACK)];
+    assert_eq!(with(&probed), CloseReason::Unknown);
+    // Data is sent in vain, until the socket is gone and the other end comes back.
+    assert_eq!(with(&[(2, Send, DATA), (3, Send, DATA), (4, Send, RST_ACK)]), CloseReason::Unknown);
+    assert_eq!(with(&[(2, Send, DATA), (9, Receive, FIN_ACK), (9, Send, RST)]), CloseReason::Unknown);
+    // A process that leaves data unread.
+    assert_eq!(with(&[(2, Receive, DATA), (2, Send, ACK), (3, Send, RST_ACK)]), CloseReason::Aborted);
+    assert_eq!(with(&[(2, Receive, DATA), (3, Send, RST_ACK)]), CloseReason::Aborted);
+    // Nobody listens, and who called was not seen.
+    assert_eq!(reason(&[(0, Receive, SYN), (0, Send, RST_ACK)]), CloseReason::Unknown);
+    assert_eq!(reason(&[(0, Receive, RST_ACK)]), CloseReason::Unknown);
+    assert_eq!(reason(&[(0, Send, RST_ACK)]), CloseReason::Unknown);
 }
 
 #[test]

@@ -36,6 +36,10 @@ pub(super) struct Account {
     others: Vec<User>,
     /// What users who have left were credited with beyond what the kernel held as theirs.
     surplus: Counts,
+    /// What the kernel held for users whose accounts it no longer keeps.
+    closed: Counts,
+    /// The highest total that was returned for the socket.
+    total: Counts,
     /// The owner, and its part of what is in the record of the socket, as of the reading `recorded`.
     own: Option<(Process, Counts)>,
     /// The last reading in which the kernel had a record of the socket.
@@ -119,11 +123,16 @@ impl Accounts {
         more
     }
 
-    /// What the kernel holds apart at a socket for all of its users.
-    pub(super) fn apart(&self, cookie: u64) -> Counts {
-        let account = self.sockets.get(&cookie);
-        let users = account.iter().flat_map(|account| account.first.iter().chain(&account.others));
-        users.fold(Counts::default(), |sum, user| sum.plus(&user.share_in(self.reading)))
+    /// Returns what has passed through a socket, of which so much is in its record to nobody else's account.
+    ///
+    /// It never falls: closed accounts stay part of it, and bytes that move from the record to an account between the two
+    /// readings are missed by one reading only.
+    pub(super) fn total(&mut self, cookie: u64, in_record: &Counts) -> Counts {
+        let account = self.sockets.entry(cookie).or_default();
+        let sum = account.closed.plus(in_record);
+        let users = account.first.iter().chain(&account.others);
+        account.total = users.fold(sum, |sum, user| sum.plus(&user.share)).at_least(&account.total);
+        account.total
     }
 
     /// How many users a socket has had, as far as is known.
@@ -143,7 +152,7 @@ impl Accounts {
         let mut late = Vec::new();
         sockets.retain(|&cookie, account| {
             let is_recorded = account.recorded == *reading;
-            let (mut surplus, mut unpaid) = (account.surplus, Counts::default());
+            let (mut surplus, mut unpaid, mut closed) = (account.surplus, Counts::default(), account.closed);
             let mut stays = |user: &User| {
                 if user.shared != *reading {
                     // An owner's part is in the record.
@@ -156,6 +165,7 @@ impl Accounts {
                 let key = ShareKey { owner: user.process, cookie };
                 let share = take_out(&key);
                 let last = share.map_or(user.share, |share| share.traffic);
+                closed = closed.plus(&last);
                 // What was there before has been settled.
                 let more = possible(last.beyond(&user.share), refused);
                 let credited = user.credited.plus(&more);
@@ -170,7 +180,7 @@ impl Accounts {
             account.others.retain(&mut stays);
             // The first place is free for a new user only where there is no other.
             account.first = account.first.or_else(|| account.others.pop());
-            account.surplus = surplus;
+            (account.surplus, account.closed) = (surplus, closed);
             account.write_off(unpaid, *reading);
             is_recorded || account.first.is_some() || !account.others.is_empty()
         });
@@ -271,6 +281,10 @@ impl Counts {
 
     fn at_most(&self, other: &Counts) -> Counts {
         self.each(other, u64::min)
+    }
+
+    fn at_least(&self, other: &Counts) -> Counts {
+        self.each(other, u64::max)
     }
 
     pub(super) fn traffic(&self) -> Traffic {

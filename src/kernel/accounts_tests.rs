@@ -80,6 +80,31 @@ fn a_quiet_account_is_closed_and_opens_anew() {
 }
 
 #[test]
+fn the_total_of_a_socket_keeps_closed_accounts() {
+    let mut accounts = Accounts::default();
+    for _ in 0..=QUIET_READINGS {
+        accounts.begin();
+        accounts.share(&key(1), counts(400, 200));
+        accounts.own(&key(2), counts(100, 0));
+        accounts.settle(&key(1));
+        assert_eq!(accounts.total(7, &counts(100, 0)), counts(500, 200));
+        accounts.close(|_| Some(Share { traffic: counts(500, 200), ..Share::default() }));
+    }
+    // The account is closed with what was added to it after it was read; another one begins at nothing.
+    accounts.begin();
+    accounts.own(&key(2), counts(100, 0));
+    assert_eq!(accounts.total(7, &counts(100, 0)), counts(600, 200));
+    accounts.close(|_| None);
+    accounts.begin();
+    accounts.share(&key(1), counts(300, 0));
+    accounts.own(&key(2), counts(100, 0));
+    assert_eq!(accounts.total(7, &counts(100, 0)), counts(900, 200));
+    // Bytes of the record are on their way to an account that was read before.
+    accounts.own(&key(2), Counts::default());
+    assert_eq!(accounts.total(7, &Counts::default()), counts(900, 200));
+}
+
+#[test]
 fn a_share_is_not_credited_again_after_its_bytes_were() {
     let mut accounts = Accounts::default();
     accounts.begin();

@@ -252,7 +252,7 @@ impl Drain {
                 }
                 changed_ns = account.changed_ns;
             }
-            let total = accounts.apart(cookie).plus(&left);
+            let total = accounts.total(cookie, &left);
             let seen =
                 Observation { cookie, record, total, quality, changed_ns, is_over, is_settled, is_unused };
             match &mut view {

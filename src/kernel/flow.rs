@@ -98,7 +98,6 @@ pub(super) fn flow(
     let is_over = is_over(record);
     let time = |since_boot| Timestamp(epoch_ns.saturating_add(since_boot));
     (flow.cookie, flow.owner, flow.traffic) = (cookie, owner, total.traffic());
-    flow.last = time(changed_ns);
     flow.namespace_inode = netns.into();
     flow.phase = phase(record, total, is_tcp);
     flow.valid =
@@ -114,6 +113,8 @@ pub(super) fn flow(
         flow.valid |= FlowValidity::ROLE;
     }
     let opened_ns = if record.connecting_ns != 0 { record.connecting_ns } else { record.opened_ns };
+    // The reading that saw a packet bears the time of its beginning, and the socket may be younger than that.
+    flow.last = time(changed_ns.max(opened_ns).max(record.established_ns));
     if opened_ns != 0 {
         let until = if is_over { record.ended_ns } else { now_ns };
         (flow.opened, flow.duration_ns) = (time(opened_ns), until.saturating_sub(opened_ns));
@@ -222,5 +223,25 @@ mod tests {
         assert_eq!((flow.connect_latency_ns, flow.duration_ns), (50, 200));
         assert!(flow.valid.has(FlowValidity::CONNECT_LATENCY | FlowValidity::DURATION));
         assert!(!is_flow(&record(LISTENER, 10, 7, 0)));
+    }
+
+    #[test]
+    fn the_last_packet_is_not_before_the_connection() {
+        let mut socket = record(CONNECTED, 1, 2, 0);
+        (socket.opened_ns, socket.connecting_ns) = (100, 200);
+        for (established_ns, changed_ns, last_ns) in
+            [(0, 150, 200), (0, 0, 200), (250, 150, 250), (250, 300, 300)]
+        {
+            socket.established_ns = established_ns;
+            let flow = flow(
+                7,
+                &socket,
+                &Counts::default(),
+                None,
+                changed_ns,
+                Clocks { now_ns: 150, epoch_ns: 1_000 },
+            );
+            assert_eq!(flow.last, Timestamp(1_000 + last_ns), "{established_ns} {changed_ns}");
+        }
     }
 }

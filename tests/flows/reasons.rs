@@ -3,6 +3,7 @@
 use crate::lab::{Host, Lab, run};
 use crate::watch::{Watch, assert_known};
 use crate::{beside_others, with_lab};
+use capture::config::Engine;
 use capture::model::{CloseReason, FlowPhase, FlowRecord, FlowValidity as V, Role};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
@@ -53,6 +54,34 @@ fn orderly_reset_aborted_and_refused_root() {
         let far = TcpListener::bind(LOOPBACK).unwrap().local_addr().unwrap();
         let (near, seen) = connect_failing(far, None);
         assert_end(&watch.last(near, far), Role::Opened, CloseReason::Refused, seen as i32);
+    });
+}
+
+#[test]
+fn a_call_that_icmp_refuses_without_waiting_has_the_error_of_the_process_root() {
+    with_lab(|lab, engine| {
+        let mut watch = Watch::on(lab, Host::A, engine);
+        run("nft add table inet refuse");
+        run("nft add chain inet refuse input { type filter hook input priority 0 ; }");
+        for (port, kind) in
+            [(7010, "admin-prohibited"), (7011, "net-unreachable"), (7012, "port-unreachable")]
+        {
+            run(&format!("nft add rule inet refuse input tcp dport {port} reject with icmp type {kind}"));
+            let far: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+            let socket = bound(&format!("127.0.0.1:{}", port + 800));
+            nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+            let begun = nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(far));
+            assert_eq!(begun, Err(Errno::EINPROGRESS));
+            let stream = TcpStream::from(socket);
+            let near = stream.local_addr().unwrap();
+            let seen = stream.take_error().unwrap().unwrap().raw_os_error().unwrap();
+            drop(stream);
+            let record = watch.last(near, far);
+            let is_known = record.valid.has(V::ERRNO);
+            assert!(is_known || engine == Engine::Pcap, "{record:?}");
+            assert!(!is_known || record.errno == seen, "{record:?} but {seen}");
+            assert!(record.reason != CloseReason::Aborted, "{record:?}");
+        }
     });
 }
 

@@ -177,10 +177,12 @@ struct socket;
 struct sock {
 	struct sock_common __sk_common;
 	struct sk_buff_head sk_receive_queue;
+	struct sk_buff_head sk_error_queue;
 	struct socket *sk_socket;
 	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;
+	int sk_err_soft;
 	__u8 sk_kern_sock : 1;
 };
 
@@ -223,7 +225,17 @@ struct net_device {
 	possible_net_t nd_net;
 };
 
+struct sock_extended_err {
+	__u32 ee_errno;
+	__u8 ee_origin;
+};
+
+struct sock_exterr_skb {
+	struct sock_extended_err ee;
+};
+
 struct sk_buff {
+	char cb[48];
 	struct sock *sk;
 	struct net_device *dev;
 	unsigned int len;

@@ -9,6 +9,10 @@
 #include "calls.h"
 #include "packets.h"
 
+/* Origins of a message in a queue of errors: linux/errqueue.h. */
+#define ORIGIN_ICMP 2
+#define ORIGIN_ICMP6 3
+
 /* The network namespace of the current process. */
 static ALWAYS_INLINE __u32 current_netns(void)
 {
@@ -53,6 +57,27 @@ int capture_release(struct bpf_sock *context)
 	if (record && !(context->protocol == IPPROTO_TCP && context->type == SOCK_STREAM))
 		end_record(cookie, record);
 	return 1;
+}
+
+/* What an ICMP message says of a connection that is being opened: to a socket that is locked as it comes, the kernel gives
+ * the error by the way, and it is no more where it was once the process has asked for it (SO_ERROR). The message stays in the
+ * queue of errors, among packets that bear timestamps. */
+static ALWAYS_INLINE __u32 opening_error(struct sock *sk)
+{
+	struct sk_buff *message = 0;
+	__u8 origin = 0;
+	__u32 error = 0;
+
+	if (sk->sk_err_soft)
+		return sk->sk_err_soft;
+	if (!sk->sk_error_queue.qlen || !HAS_MEMBER(((struct sock_exterr_skb *)0)->ee))
+		return 0;
+	/* A queue begins with the pointer to its first packet. */
+	bpf_probe_read_kernel(&message, sizeof(message), &sk->sk_error_queue);
+	READ(origin, ((struct sock_exterr_skb *)&message->cb)->ee.ee_origin);
+	if (origin == ORIGIN_ICMP || origin == ORIGIN_ICMP6)
+		READ(error, ((struct sock_exterr_skb *)&message->cb)->ee.ee_errno);
+	return error;
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -118,6 +143,8 @@ int capture_state(__u64 *context)
 			return 0;
 		if (now == BPF_TCP_CLOSE) {
 			record->error = sk->sk_err;
+			if (!record->error && before == BPF_TCP_SYN_SENT)
+				record->error = opening_error(sk);
 			record->ended_ns = bpf_ktime_get_boot_ns();
 			note_tcp(record, sk);
 		}
