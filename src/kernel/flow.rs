@@ -19,6 +19,7 @@ const CLOSE_WAIT: u8 = 8;
 pub(super) struct Told {
     sends: u64,
     receives: u64,
+    connects: u16,
     flags: u32,
     is_over: bool,
     /// Whether the last record of its flow was handed out.
@@ -41,17 +42,18 @@ impl Told {
 
     /// What the socket's user has done since, and from now on has been told of.
     pub(super) fn news(&mut self, record: &Record) -> Connections {
-        let begun = |flag| u64::from(record.flags & flag != 0 && self.flags & flag == 0);
+        let is_accepted = record.flags & ACCEPTED != 0 && self.flags & ACCEPTED == 0;
         let closes = is_connection(record) && is_over(record) && !self.is_over;
         let news = Connections {
-            connects: begun(CONNECTED),
-            accepts: begun(ACCEPTED),
+            connects: record.connects.wrapping_sub(self.connects).into(),
+            accepts: is_accepted.into(),
             closes: closes.into(),
             sends: record.calls.sends.saturating_sub(self.sends),
             receives: record.calls.receives.saturating_sub(self.receives),
             ..Connections::default()
         };
-        (self.sends, self.receives, self.flags) = (record.calls.sends, record.calls.receives, record.flags);
+        (self.sends, self.receives) = (record.calls.sends, record.calls.receives);
+        (self.connects, self.flags) = (record.connects, record.flags);
         self.is_over = is_over(record);
         self.is_delivered &= self.is_over;
         news
@@ -202,12 +204,16 @@ mod tests {
     fn each_deed_is_told_once() {
         let mut told = Told::default();
         let mut socket = record(CONNECTED, 1, 2, 0);
-        (socket.calls.sends, socket.calls.receives) = (3, 2);
+        (socket.calls.sends, socket.calls.receives, socket.connects) = (3, 2, 1);
         let news = told.news(&socket);
         assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [1, 0, 0, 3, 2]);
-        (socket.calls.sends, socket.flags) = (5, CONNECTED | ENDED);
+        (socket.calls.sends, socket.connects, socket.flags) = (5, 4, CONNECTED | ENDED);
         let news = told.news(&socket);
-        assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [0, 0, 1, 2, 0]);
+        assert_eq!(
+            [news.connects, news.accepts, news.closes, news.sends, news.receives],
+            [3, 0, 1, 2, 0],
+            "it connected again"
+        );
         assert_eq!(told.news(&socket), Connections::default());
     }
 

@@ -135,7 +135,7 @@ pub(super) struct Record {
     pub ended_ns: u64,
     pub state: u8,
     pub last_state: u8,
-    pub padding: [u8; 2],
+    pub connects: u16,
     pub entered: u32,
 }
 

@@ -42,6 +42,21 @@ print("done", flush=True)
 sys.stdin.readline()
 "#;
 
+/// Connects one socket again and again: in vain, then to a listener; then waits for a word and ends.
+const RECONNECTING: &str = r#"
+import socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+stream = socket.socket()
+stream.bind(("127.0.0.1", 0))
+for _ in range(3):
+    assert stream.connect_ex(("127.0.0.1", 1)) != 0
+stream.connect(listener.getsockname())
+listener.accept()[0].close()
+stream.close()
+print("done", flush=True)
+sys.stdin.readline()
+"#;
+
 struct Program {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -108,7 +123,9 @@ fn processes_have_done_what_they_did_root() {
         });
         client.end();
         server.end();
-        watch.until("the end of both", |watch| (watch.removed.len() >= 2).then_some(()));
+        watch.until("the end of both", |watch| {
+            pids.iter().all(|pid| watch.removed.contains_key(pid)).then_some(())
+        });
         for (pid, expected) in pids.into_iter().zip([of_client, of_server]) {
             assert_eq!(counts(&watch.removed[&pid]), expected, "figures survive the process");
         }
@@ -119,6 +136,19 @@ fn processes_have_done_what_they_did_root() {
             };
             (pids.map(of) == [CONNECTIONS, CONNECTIONS]).then_some(())
         });
+    });
+}
+
+#[test]
+fn a_socket_that_connects_again_counts_each_time_root() {
+    with_lab(|lab, engine| {
+        let mut watch = Watch::on(lab, Host::A, engine);
+        let mut program = Program::start(RECONNECTING, &[]);
+        assert_eq!(program.line(), "done");
+        let pid = program.pid();
+        program.end();
+        watch.until("the end of it", |watch| watch.removed.contains_key(&pid).then_some(()));
+        assert_eq!(counts(&watch.removed[&pid])[0], 4);
     });
 }
 

@@ -114,6 +114,7 @@ int capture_state(__u64 *context)
 			stop_listening(cookie, record);
 		record->established_ns = record->ended_ns = 0;
 		clear_flags(record, NAMED | LISTENER);
+		record->connects++;
 		set_flags(record, CONNECTED);
 		break;
 	case BPF_TCP_ESTABLISHED:

@@ -122,7 +122,8 @@ struct record {
 	/* The states before and at the last change of state. */
 	__u8 state;
 	__u8 last_state;
-	__u8 padding[2];
+	/* How often connect(2) has sent a SYN. */
+	__u16 connects;
 	__u32 entered;
 };
 
