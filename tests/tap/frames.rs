@@ -35,24 +35,26 @@ fn a_device_may_bear_any_name_needs_root() {
 #[test]
 fn each_frame_says_which_way_it_went_needs_root() {
     in_namespace(|| {
-        ip("link add va type veth peer name vb");
+        // The first bears the address of its neighbour, the second a stranger's.
+        ip("link add va type veth peer name vb address 02:00:00:00:00:01");
         configure("va", 1);
+        ip("neigh replace 10.9.1.3 lladdr 02:00:00:00:00:99 dev va nud permanent");
         ip("link set vb up");
-        let (mut va, mut vb, mut lo) = (open(&["va"]), open(&["vb"]), open(&["lo"]));
-        let text = send("10.9.1.2:9", 10);
-        let unheard = send("127.0.0.1:9", 10);
-        for (tap, text, expected) in [
-            (&mut va, &text, Passage::Outgoing),
-            (&mut vb, &text, Passage::Incoming),
-            (&mut lo, &unheard, Passage::Unknown),
+        for (device, to, expected) in [
+            ("va", "10.9.1.2:9", Passage::Outgoing),
+            ("vb", "10.9.1.2:9", Passage::Incoming),
+            ("vb", "10.9.1.3:9", Passage::Copied),
+            ("lo", "127.0.0.1:9", Passage::Unknown),
         ] {
+            let mut tap = open(&[device]);
+            let text = send(to, 10);
             let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
             while seen < 10 && Instant::now() < deadline {
                 tap.wait(TURN).unwrap();
                 tap.read(
                     64,
                     &mut each(|frame| {
-                        if bears(&frame, text) {
+                        if bears(&frame, &text) {
                             assert_eq!(frame.passage, expected);
                             seen += 1;
                         }
