@@ -49,6 +49,10 @@ fn readings_of_steady_processes(source: Source, sampler: &mut capture::process::
         if record.sample != then.sample || !Arc::ptr_eq(&record.identity, &then.identity) || stat.ppid == me {
             continue;
         }
+        // Of one whose main thread has ended the figures are those of another thread, and the crate's those of the main one.
+        if stat.state == 'Z' && stat.num_threads > 1 {
+            continue;
+        }
         let (sample, identity) = (&record.sample, &record.identity);
         let has_io = sample.valid.has(Validity::IO);
         let page = procfs::page_size();
