@@ -48,9 +48,9 @@ pub struct Options {
     pub sample: SampleSet,
     /// Which processes are delivered.
     pub selection: Selection,
-    /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear,
-    /// and 850 more where they are recorded and delivered. Defaults to 1,000,000, or in a control group whose memory is limited to as
-    /// many as take a quarter of it.
+    /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear, and 850 more where they are
+    /// recorded and delivered. Defaults to 1,000,000, or in a control group whose memory is limited to as many as take a
+    /// quarter of it.
     pub flow_limit: Option<usize>,
     /// Whether flows are recorded, to be delivered one by one and counted for each process.
     pub flows: bool,

@@ -14,11 +14,10 @@ use super::resolver::Desk;
 use super::supervision::Supervision;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
-use crate::model::{Frame, LocalAddresses, Namespace, Timestamp};
-use crate::namespace::Known;
+use crate::model::Timestamp;
 use crate::owner::FirstStats;
 use crate::sync::Mutex;
-use crate::tap::{FrameHandler, Note, Tap, TapStats};
+use crate::tap::{Note, Tap, TapStats};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +65,7 @@ pub struct CaptureCounts {
 
 /// What the capture thread shares with the session.
 pub struct CaptureShared {
-    /// How many flows and questions there may be.
+    /// The limits of flows and questions.
     limits: FlowLimits,
     /// Bytes by owner.
     pub ledger: Ledger,
@@ -219,9 +218,7 @@ impl Capture {
                 self.tap.wait(self.longest_wait())?;
             }
             let began = Instant::now();
-            let known = self.tap.known_namespaces().clone();
-            let mut intake = Intake { pipeline: &mut self.pipeline, known };
-            let progress = self.tap.read(self.frames_per_batch, &mut intake)?;
+            let progress = self.tap.read(self.frames_per_batch, &mut *self.pipeline)?;
             if !progress.more
                 && let Some(moment) = began.checked_sub(self.latency + COMPARE_AFTER)
             {
@@ -329,25 +326,6 @@ impl Capture {
             warn!("devices cannot be looked at: {error}");
         }
         self.tap.take_notes().iter().for_each(Note::log);
-    }
-}
-
-/// Hands what the tap gives to the pipeline.
-struct Intake<'a> {
-    pipeline: &'a mut Pipeline,
-    known: Known,
-}
-
-impl FrameHandler for Intake<'_> {
-    fn frame(&mut self, frame: Frame<'_>) {
-        self.pipeline.frame(&frame);
-    }
-
-    fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
-        self.pipeline.set_device_addresses(addresses);
-        if let Some(recorder) = self.pipeline.recorder() {
-            recorder.set_namespaces(&self.known.snapshot());
-        }
     }
 }
 

@@ -17,7 +17,7 @@ const QUESTION_BYTES: u64 = 700;
 /// Bytes on top for the course and the record of a flow that has left the table with its question open.
 const QUESTION_RECORDED_BYTES: u64 = 500;
 
-/// How many there may be at once.
+/// The limits of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowLimits {
     /// Flows in the table.

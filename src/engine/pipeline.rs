@@ -23,6 +23,7 @@ use crate::model::{
     Timestamp, Undecoded, Unowned, WireSize,
 };
 use crate::owner::LocalEnd;
+use crate::tap::FrameHandler;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,6 +75,16 @@ pub struct Pipeline {
     swept: Timestamp,
 }
 
+impl FrameHandler for Pipeline {
+    fn frame(&mut self, frame: Frame<'_>) {
+        Pipeline::frame(self, &frame);
+    }
+
+    fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
+        self.set_device_addresses(addresses);
+    }
+}
+
 impl Pipeline {
     /// A pipeline within these limits. `also_local` are this host's addresses in the session's own
     /// namespace besides those of its devices.
@@ -110,11 +121,6 @@ impl Pipeline {
         self.flows.keep_details()?;
         self.recorder = Some(recorder);
         Ok(())
-    }
-
-    /// What records flows, if anything does.
-    pub fn recorder(&mut self) -> Option<&mut Recorder> {
-        self.recorder.as_mut()
     }
 
     /// Tells of all flows that have ended, after the last batch.

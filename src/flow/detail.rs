@@ -43,7 +43,7 @@ const NOTICED: u16 = 0x40;
 const TOLD: u16 = 0x80;
 /// Something was sent since the last receive that the other end has to answer, or that answers nothing, as a probe.
 const UNANSWERED: u16 = 0x100;
-/// What was received last is to be acknowledged.
+/// The mark of a flow whose latest packet received is to be acknowledged.
 const OWES_ACK: u16 = 0x200;
 /// Its first packet was an RST.
 const BEGAN_RESET: u16 = 0x400;
@@ -166,7 +166,7 @@ impl Detail {
         }
     }
 
-    /// Whether an RST that was sent can only mean that the process broke the connection off. The kernel sends one as well
+    /// Returns true if an RST that was sent can only mean that the process broke the connection off. The kernel sends one as well
     /// when the other end has not answered for too long, and, without an ACK, to what comes for a socket that is gone.
     fn is_abort(&self, flags: TcpFlags) -> bool {
         let was_open = self.established != Timestamp(0) || self.role == Role::Unknown;

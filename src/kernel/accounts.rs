@@ -36,7 +36,7 @@ pub(super) struct Account {
     others: Vec<User>,
     /// What users who have left were credited with beyond what the kernel held as theirs.
     surplus: Counts,
-    /// What the kernel held for users whose accounts it no longer keeps.
+    /// The bytes and packets of users whose accounts the kernel no longer keeps.
     closed: Counts,
     /// The highest total that was returned for the socket.
     total: Counts,

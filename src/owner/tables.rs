@@ -54,7 +54,7 @@ struct Table {
     state: State,
 }
 
-/// Whether a table can be read.
+/// The state of a table as of its latest reading.
 enum State {
     Readable,
     /// The process that shows it has ended, which is no fault.

@@ -1,10 +1,10 @@
-//! What frames are handed to, and reading them from an open libpcap handle of a savefile.
+//! The handler of frames, and the reading of them from an open libpcap handle of a savefile.
 
 use crate::model::{Frame, LinkType, LocalAddresses, Namespace, Passage, Timestamp};
 use pcap::{Activated, Capture, Packet};
 use std::sync::Arc;
 
-/// What a tap hands its frames to.
+/// The receiver of a tap's frames.
 pub trait FrameHandler {
     /// Takes a frame.
     fn frame(&mut self, frame: Frame<'_>);

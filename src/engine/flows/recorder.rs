@@ -4,7 +4,7 @@ use super::desk::{FlowDesk, Seen, SocketEnd};
 use super::record::Sight;
 use crate::flow::{Binding, Departed, Detail, FlowId, FlowState, FlowTable};
 use crate::model::{CloseReason, FlowKey, FlowRecord, Namespace, Owner, Timestamp, Unowned};
-use crate::namespace::Entry;
+use crate::namespace::Known;
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,14 +22,13 @@ const NOTICE_KEPT: u64 = 2_000 * MILLISECOND;
 /// Flows and notices that wait; of each at most so many.
 const WAITING_LIMIT: usize = 65_536;
 
-/// As many as there are numbers for.
-const NAMESPACES: usize = 1 << u8::BITS;
-
 /// The recorder of one capture.
 pub struct Recorder {
     desk: Arc<FlowDesk>,
-    /// The inodes of the namespaces, by their numbers; 0 where there is none.
-    inodes: Box<[u64; NAMESPACES]>,
+    /// The inode of the own namespace; 0 where that is not known.
+    home_inode: u64,
+    /// The namespaces besides.
+    known: Known,
     /// Flows that have ended, and when they are to be told.
     ending: VecDeque<(FlowId, Timestamp)>,
     notices: HashMap<FlowKey, SocketEnd, RandomState>,
@@ -41,23 +40,15 @@ pub struct Recorder {
 
 impl Recorder {
     /// A recorder for a capture whose own namespace has this inode; 0 where that is not known.
-    pub fn new(desk: Arc<FlowDesk>, home_inode: u64) -> Recorder {
-        let mut inodes = Box::new([0; NAMESPACES]);
-        inodes[usize::from(Namespace::HOME.0)] = home_inode;
+    pub fn new(desk: Arc<FlowDesk>, home_inode: u64, known: Known) -> Recorder {
         Recorder {
             desk,
-            inodes,
+            home_inode,
+            known,
             ending: VecDeque::new(),
             notices: HashMap::default(),
             order: VecDeque::new(),
             batch: Vec::new(),
-        }
-    }
-
-    /// Notes which namespaces there are. One that has gone keeps its place until another has its number.
-    pub fn set_namespaces(&mut self, entries: &[Entry]) {
-        for entry in entries {
-            self.inodes[usize::from(entry.namespace.0)] = entry.inode;
         }
     }
 
@@ -190,7 +181,10 @@ impl Recorder {
     }
 
     fn inode(&self, key: &FlowKey) -> u64 {
-        self.inodes[usize::from(key.namespace.0)]
+        match key.namespace {
+            Namespace::HOME => self.home_inode,
+            other => self.known.inode(other).unwrap_or(0),
+        }
     }
 
     fn add(&mut self, key: &FlowKey, record: FlowRecord) {

@@ -7,6 +7,7 @@ use crate::model::{
     Address, CloseReason, Direction, Endpoint, FlowKey, FlowPhase, FlowRecord, FlowValidity, Namespace,
     Owner, ProcId, Protocol, Quality, TcpFlags, Timestamp, Unowned,
 };
+use crate::namespace::Known;
 use crate::netlink::TcpInfo;
 use Direction::{Receive, Send};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl Bench {
         let mut flows = FlowTable::new(64).unwrap();
         flows.keep_details().unwrap();
         let desk = Arc::new(FlowDesk::new(limit));
-        Bench { flows, recorder: Recorder::new(Arc::clone(&desk), INODE), desk }
+        Bench { flows, recorder: Recorder::new(Arc::clone(&desk), INODE, Known::default()), desk }
     }
 
     fn packet(&mut self, port: u16, millisecond: u64, direction: Direction, flags: u8) -> FlowId {

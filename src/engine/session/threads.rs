@@ -142,7 +142,8 @@ impl Core {
     fn record_flows(&mut self, tap: &Tap, pipeline: &mut Pipeline) -> Result<()> {
         let desk = Arc::clone(&self.shared.flows);
         let home = tap.is_live().then(|| current_inode().ok()).flatten();
-        pipeline.record_flows(Recorder::new(Arc::clone(&desk), home.unwrap_or(0)))?;
+        let known = tap.known_namespaces().clone();
+        pipeline.record_flows(Recorder::new(Arc::clone(&desk), home.unwrap_or(0), known))?;
         let open = || {
             let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
             opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
