@@ -304,3 +304,43 @@ fn a_device_without_a_link_header_adds_none_root() {
         assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), (10, 10 * 100));
     });
 }
+
+/// A bridge on host A's wire, with its address, and the end of another host on it.
+fn bridge_the_wire(lab: &Lab) {
+    let name = lab.name(Host::A);
+    for command in [
+        "link add bridge0 type bridge",
+        "addr del 10.77.0.1/24 dev veth0",
+        "link set veth0 master bridge0",
+        "link set bridge0 up",
+        "addr add 10.77.0.1/24 dev bridge0",
+    ] {
+        crate::lab::run(&format!("ip -n {name} {command}"));
+    }
+}
+
+/// What the kernel sends for a connection that its process has closed passes several devices here.
+#[test]
+fn acknowledgements_without_a_socket_are_counted_at_one_device_root() {
+    const CONNECTIONS: u64 = 50;
+    with_session(|lab, mut session| {
+        bridge_the_wire(lab);
+        let listener = TcpListener::bind("10.77.0.1:7300").unwrap();
+        lab.count_port(Host::A, "tcp", 7300);
+        for _ in 0..CONNECTIONS {
+            let connect = || TcpStream::connect("10.77.0.1:7300").unwrap();
+            let mut far = crate::lab::enter(lab.name(Host::B), connect);
+            let (server, _) = listener.accept().unwrap();
+            drop(server);
+            assert_eq!(far.read(&mut [0]).unwrap(), 0);
+            // The FIN of the server is acknowledged by itself only if the other end does not close at once.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (sent, received) = lab.counted(Host::A).both();
+        let record =
+            until(&mut session, std::process::id() as i32, |record| record.traffic.send_bytes >= sent);
+        std::thread::sleep(Duration::from_millis(200));
+        session.update().unwrap();
+        assert_eq!((record.traffic.send_bytes, record.traffic.receive_bytes), (sent, received));
+    });
+}

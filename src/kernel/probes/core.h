@@ -244,6 +244,7 @@ struct sk_buff {
 	__u16 network_header;
 	__u16 transport_header;
 	__be16 protocol;
+	int skb_iif;
 };
 
 enum skb_drop_reason {

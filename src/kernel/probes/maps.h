@@ -108,6 +108,14 @@ struct {
 	MAP_TYPE(value, __u64);
 } parents SEC(".maps");
 
+/* The packet for a connection in TIME_WAIT that was last counted on each processor. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, struct late);
+} last_late SEC(".maps");
+
 /* Times from request to answer, of each process, until the reader takes them out. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);

@@ -364,6 +364,32 @@ int capture_ingress(struct __sk_buff *skb)
 	return count_packet(skb, RECEIVED);
 }
 
+/* How long after a packet another one of the same connection may be at the same place in memory: a repeated FIN, which is
+ * what is answered, comes milliseconds later. */
+#define STACKED_NS 1000000ULL
+
+/* Whether an acknowledgement for a connection in TIME_WAIT has been seen at another device: each of those that are built
+ * upon each other (bridge, bond, VLAN, tunnel) says that it sends it, one from within the other, and so does a bridge that
+ * has received it. */
+static ALWAYS_INLINE int is_seen_again(struct sk_buff *skb, __u64 cookie)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+	__u32 zero = 0;
+	struct late *last;
+
+	if (skb->skb_iif)
+		return 1;
+	last = bpf_map_lookup_elem(&last_late, &zero);
+	if (!last)
+		return 0;
+	if (last->packet == (__u64)skb && last->cookie == cookie && now - last->sent_ns < STACKED_NS)
+		return 1;
+	last->packet = (__u64)skb;
+	last->cookie = cookie;
+	last->sent_ns = now;
+	return 0;
+}
+
 /* Adds a packet of a connection that has no socket any more to the record of the one it had. */
 static ALWAYS_INLINE void count_late(__u64 cookie, int direction, __u64 bytes)
 {
@@ -409,13 +435,16 @@ int capture_xmit(__u64 *context)
 {
 	struct sk_buff *skb = (struct sk_buff *)context[0];
 	struct sock *sk = skb->sk;
+	__u64 cookie;
 
 	if (!sk)
 		return 0;
-	if (UNLIKELY(sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT))
-		count_late(sk->__sk_common.skc_cookie.counter, SENT, skb->len);
-	else if (UNLIKELY(want_peers && sk->__sk_common.skc_family == AF_PACKET))
-		note_packet_socket(skb, sk->__sk_common.skc_cookie.counter);
+	cookie = sk->__sk_common.skc_cookie.counter;
+	if (UNLIKELY(sk->__sk_common.skc_state == BPF_TCP_TIME_WAIT)) {
+		if (!is_seen_again(skb, cookie))
+			count_late(cookie, SENT, skb->len);
+	} else if (UNLIKELY(want_peers && sk->__sk_common.skc_family == AF_PACKET))
+		note_packet_socket(skb, cookie);
 	return 0;
 }
 

@@ -127,6 +127,13 @@ struct record {
 	__u32 entered;
 };
 
+/* A packet that the kernel has sent for a connection in TIME_WAIT. */
+struct late {
+	__u64 packet;
+	__u64 cookie;
+	__u64 sent_ns;
+};
+
 /* How many sockets can have a tally: a power of two. */
 #define TALLIES 1024
 /* In the cookie of a tally: its socket has it no more, so that another socket's may take its place. */
