@@ -7,6 +7,7 @@
  * Only the reader removes records: one of a socket that is gone stays, marked ENDED, until it has been read. */
 
 #include "calls.h"
+#include "late.h"
 #include "packets.h"
 
 /* Origins of a message in a queue of errors: linux/errqueue.h. */
