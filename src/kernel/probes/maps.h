@@ -68,7 +68,7 @@ struct {
 /* The same for the peers of sockets that are not connected. A socket may have any number of them: the latest stay. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 8192);
+	MAP_NUMBER(max_entries, 4096);
 	MAP_TYPE(key, struct tuple);
 	MAP_TYPE(value, struct owned);
 } peers SEC(".maps");
@@ -77,7 +77,7 @@ struct {
  * were captured before may be asked about after. The latest stay. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 4096);
+	MAP_NUMBER(max_entries, 2048);
 	MAP_TYPE(key, __u64);
 	MAP_TYPE(value, struct owned);
 } formers SEC(".maps");
