@@ -171,7 +171,7 @@ fn so_many_are_asked_about_a_second_and_new_flows_come_first() {
 fn who_has_ended_is_not_found_again_by_what_was_known_of_the_first_packet() {
     let mut bench = Bench::new(8);
     bench.begin(exact(1));
-    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 });
+    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 }, std::time::Instant::now());
     let (_, asked) = bench.more();
     assert_eq!(asked.len(), 1);
     assert!(asked[0].first.0 >= bench.now, "the first look has found the one that has ended");
@@ -185,7 +185,7 @@ fn an_owner_that_ends_while_its_flow_is_asked_about_again_leaves_one_answer() {
     let (bytes, again) = bench.more();
     before += bytes;
     bench.fetch();
-    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 });
+    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 }, std::time::Instant::now());
     let (late, ended) = bench.more();
     assert_eq!((again.len(), ended.len()), (1, 1));
     bench.publish(&[answer(&again[0], exact(2)), answer(&ended[0], exact(3))], usize::MAX);

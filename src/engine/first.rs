@@ -91,6 +91,7 @@ impl First {
             let passed = now.saturating_duration_since(governed);
             if passed >= GOVERNING_INTERVAL || self.governor.is_flooded() {
                 self.govern(passed);
+                self.look.expire(now);
                 self.follow_namespaces();
                 governed = now;
             }

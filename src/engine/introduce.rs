@@ -9,8 +9,10 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Processes remembered for having been introduced.
-const KNOWN_LIMIT: usize = 16_384;
+/// Most processes recorded for having been introduced, of the current and of the previous period each, and the length of a
+/// period. One that owns no new flow for so long is introduced once more.
+const KNOWN_LIMIT: usize = 8192;
+const KNOWN_PERIOD: Duration = Duration::from_secs(60);
 
 /// Processes remembered for having been met: those of the last seconds.
 const MET_LIMIT: usize = 1024;
@@ -28,7 +30,9 @@ pub struct Introducer {
     identities: IdentityReader,
     /// Who reads for a thread that may not be left behind.
     helper: Option<Helper<IdentityReader, Errand<IdentityReader>>>,
-    known: HashSet<ProcId, RandomState>,
+    /// Those of the current period, and those of the previous one.
+    known: [HashSet<ProcId, RandomState>; 2],
+    known_since: Instant,
     /// Latest last.
     met: VecDeque<(ProcId, Arc<Identity>)>,
     met_in_interval: u32,
@@ -43,7 +47,8 @@ impl Introducer {
             root,
             identities: IdentityReader::default(),
             helper: None,
-            known: HashSet::default(),
+            known: Default::default(),
+            known_since: Instant::now(),
             met: VecDeque::new(),
             met_in_interval: 0,
             interval: None,
@@ -69,7 +74,9 @@ impl Introducer {
         self.met_in_interval += 1;
         let (process, identity) = self.read(pid)?;
         // It is somebody else now than it was before.
-        self.known.remove(&process);
+        self.known.iter_mut().for_each(|known| {
+            known.remove(&process);
+        });
         if self.met.len() >= MET_LIMIT {
             self.met.pop_front();
         }
@@ -80,7 +87,7 @@ impl Introducer {
 
     /// Whether a process has been introduced, as far as is remembered.
     pub fn knows(&self, process: &ProcId) -> bool {
-        self.known.contains(process)
+        self.known.iter().any(|known| known.contains(process))
     }
 
     /// Introduces a process, if it is new and was met or still lives.
@@ -100,13 +107,9 @@ impl Introducer {
         ledger: &Ledger,
         or: impl FnOnce(&mut IdentityReader) -> Option<Identity>,
     ) {
-        if self.known.contains(&process) {
+        if !self.is_new(process, Instant::now()) {
             return;
         }
-        if self.known.len() >= KNOWN_LIMIT {
-            self.known.clear();
-        }
-        self.known.insert(process);
         if let Some((_, identity)) = self.met.iter().rev().find(|(met, _)| *met == process) {
             ledger.lock().introduce(process, Arc::clone(identity));
             return;
@@ -116,6 +119,16 @@ impl Introducer {
         if let Some(identity) = found.or_else(|| or(&mut self.identities)) {
             ledger.lock().introduce(process, Arc::new(identity));
         }
+    }
+
+    /// Whether a process has not been introduced yet, as far as is recorded; records that it has.
+    fn is_new(&mut self, process: ProcId, now: Instant) -> bool {
+        let [current, previous] = &mut self.known;
+        if current.len() >= KNOWN_LIMIT || now.saturating_duration_since(self.known_since) >= KNOWN_PERIOD {
+            *previous = std::mem::take(current);
+            self.known_since = now;
+        }
+        current.insert(process) && !previous.contains(&process)
     }
 
     /// Describes the process that has this pid now.
@@ -133,5 +146,31 @@ impl Introducer {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tree::Tree;
+
+    #[test]
+    fn a_process_is_new_once_for_as_long_as_it_is_met() {
+        let tree = Tree::new();
+        let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
+        let mut introducer = Introducer::new(root, SampleSet::ALL);
+        let began = Instant::now();
+        let process = |pid| ProcId { pid, start_ticks: 1 };
+        assert!(introducer.is_new(process(1), began) && introducer.is_new(process(2), began));
+        for period in 1..10 {
+            let now = began + KNOWN_PERIOD * period + Duration::from_secs(1);
+            assert!(!introducer.is_new(process(1), now) && introducer.knows(&process(1)));
+        }
+        assert!(!introducer.knows(&process(2)));
+        let now = began + KNOWN_PERIOD * 10;
+        for pid in 0..4 * KNOWN_LIMIT as i32 {
+            introducer.is_new(process(pid), now);
+        }
+        assert!(introducer.known.iter().all(|known| known.len() <= KNOWN_LIMIT));
     }
 }

@@ -16,8 +16,15 @@ const MAX_HELD: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Merge {
     /// Accounts of processes that no sample has seen.
-    unclaimed: HashMap<ProcId, Account, foldhash::fast::RandomState>,
+    unclaimed: HashMap<ProcId, Unclaimed, foldhash::fast::RandomState>,
     closing: BTreeMap<ProcId, Closing>,
+}
+
+#[derive(Default)]
+struct Unclaimed {
+    account: Account,
+    /// Whether the process was alive after an update.
+    was_alive: bool,
 }
 
 struct Closing {
@@ -32,18 +39,22 @@ impl Merge {
     /// Adds what the ledger holds to the records of the sampler and of the processes that are closing.
     pub fn collect(&mut self, ledger: &Ledger, sampler: &mut Sampler, selection: &Selection) {
         let drained = ledger.lock().drain();
-        for (process, account) in std::mem::take(&mut self.unclaimed).into_iter().chain(drained) {
+        let drained = drained.map(|(process, account)| (process, Unclaimed { account, was_alive: false }));
+        for (process, unclaimed) in std::mem::take(&mut self.unclaimed).into_iter().chain(drained) {
+            let Unclaimed { account, was_alive } = unclaimed;
             let record = sampler
                 .get_mut(&process)
                 .or(self.closing.get_mut(&process).map(|closing| &mut closing.record));
             match record {
                 Some(record) => {
                     record.traffic += account.traffic;
-                    record.uncertain_bytes += account.uncertain_bytes;
+                    record.uncertain_bytes += account.uncertain_bytes();
                     add_connections(&mut record.connections, account.connections);
                 }
                 None if selection.matches_pid(process.pid) => {
-                    self.unclaimed.entry(process).or_default().merge(account);
+                    let known = self.unclaimed.entry(process).or_default();
+                    known.was_alive |= was_alive;
+                    known.account.merge(account);
                 }
                 None => {}
             }
@@ -52,7 +63,15 @@ impl Merge {
 
     /// Takes up the processes that have ended: those the sampler says, and those that no sample has seen and that are
     /// gone. Returns when the last of all that are closing was found to have ended.
-    pub fn take_up_ended(&mut self, sampler: &mut Sampler, selection: &Selection) -> Option<Instant> {
+    ///
+    /// Bytes of a process that may have been removed so long ago that the ledger has no record of it go back to the ledger:
+    /// a socket has outlived it.
+    pub fn take_up_ended(
+        &mut self,
+        sampler: &mut Sampler,
+        selection: &Selection,
+        ledger: &Ledger,
+    ) -> Option<Instant> {
         let found = Instant::now();
         for record in sampler.take_ended() {
             self.closing.insert(record.sample.id, Closing { record, was_sampled: true, found });
@@ -60,12 +79,19 @@ impl Merge {
         let gone = sampler.gone(self.unclaimed.keys().copied());
         let found = Instant::now();
         for id in gone {
-            let Some(account) = self.unclaimed.remove(&id) else { continue };
+            let Some(Unclaimed { account, was_alive }) = self.unclaimed.remove(&id) else { continue };
+            let mut books = ledger.lock();
+            if !was_alive && books.was_released(id) {
+                books.revoke(id, &account, found);
+                continue;
+            }
+            drop(books);
             let record = record_of(id, account);
             if selection.matches(id.pid, &record.identity) {
                 self.closing.insert(id, Closing { record, was_sampled: false, found });
             }
         }
+        self.unclaimed.values_mut().for_each(|unclaimed| unclaimed.was_alive = true);
         self.closing.values().map(|closing| closing.found).max()
     }
 
@@ -95,7 +121,7 @@ impl Merge {
             let held = now.saturating_duration_since(closing.found);
             let is_final = Some(closing.found) <= complete || held > timeout + MAX_HELD;
             if is_final {
-                books.close(*id);
+                books.close(*id, now);
                 into.push(closing.record.clone());
             }
             !is_final
@@ -105,6 +131,7 @@ impl Merge {
 
 /// The record of a process that came and went between two samples: who it was, and its traffic.
 fn record_of(id: ProcId, account: Account) -> ProcessRecord {
+    let uncertain_bytes = account.uncertain_bytes();
     let valid = match &account.identity {
         Some(known) if !known.cgroup.is_empty() => Validity::NETWORK | Validity::USER | Validity::CGROUP,
         Some(_) => Validity::NETWORK | Validity::USER,
@@ -115,7 +142,7 @@ fn record_of(id: ProcId, account: Account) -> ProcessRecord {
         identity: account.identity.unwrap_or_default(),
         cpu_percent: 0.0,
         traffic: account.traffic,
-        uncertain_bytes: account.uncertain_bytes,
+        uncertain_bytes,
         network_namespace: 0,
         connections: account.connections,
         valid,

@@ -41,7 +41,7 @@ impl Update {
     fn collect(&mut self) -> bool {
         self.sampler.sample().unwrap();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
-        self.merge.take_up_ended(&mut self.sampler, &self.selection).is_some()
+        self.merge.take_up_ended(&mut self.sampler, &self.selection, &self.ledger).is_some()
     }
 
     /// The second half, with everything counted or with nothing; those delivered as removed.
@@ -183,7 +183,10 @@ fn bytes_of_a_process_that_is_younger_than_the_sample_wait_for_the_next_one() {
     update.tree.process(7, "young", 1, &[]);
     update.credit(id(7, 1), 100);
     update.merge.collect(&update.ledger, &mut update.sampler, &update.selection);
-    assert!(update.merge.take_up_ended(&mut update.sampler, &update.selection).is_none(), "it lives");
+    assert!(
+        update.merge.take_up_ended(&mut update.sampler, &update.selection, &update.ledger).is_none(),
+        "it lives"
+    );
     assert!(update.finish(true).is_empty());
     update.credit(id(7, 1), 1);
     assert!(update.update().is_empty());
@@ -207,4 +210,19 @@ fn what_is_not_selected_is_not_delivered() {
     let removed = by_name.update();
     assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 1)));
     assert!(by_name.update().is_empty());
+}
+
+#[test]
+fn a_process_removed_long_ago_is_not_removed_again() {
+    let mut update = Update::new(Selection::default());
+    let long_ago = Instant::now();
+    update.ledger.lock().close(id(7, 5), long_ago);
+    // Its record is released.
+    update.ledger.lock().close(id(8, 6), long_ago + Duration::from_secs(3600));
+    assert!(update.credit(id(7, 5), 100), "as far as the ledger knows");
+    assert!(update.credit(id(7, 6), 30), "younger than all that were released");
+    let removed = update.update();
+    assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 6)));
+    assert_eq!(update.owner_ended(), 100);
+    assert!(!update.credit(id(7, 5), 1), "it is known again");
 }

@@ -150,7 +150,7 @@ proptest! {
                 }
                 Step::End { pid } => {
                     bench.fetch();
-                    bench.ledger.lock().close(ProcId { pid, start_ticks: 1 });
+                    bench.ledger.lock().close(ProcId { pid, start_ticks: 1 }, std::time::Instant::now());
                     ended.push((pid, bench.credited(pid)));
                 }
                 Step::Fetch => bench.fetch(),

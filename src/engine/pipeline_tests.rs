@@ -398,7 +398,7 @@ fn an_owner_that_was_removed_gets_nothing_more_and_the_flow_is_asked_about_again
     let mut bench = Bench::new(8);
     let first = bench.packet(udp(here, there));
     bench.answer_all(|_| exact(1));
-    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 });
+    bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 }, std::time::Instant::now());
     assert_eq!(bench.credited(1), (first, 0));
     let late = bench.packet(udp(here, there));
     bench.answer_all(|_| exact(2));

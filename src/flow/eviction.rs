@@ -20,6 +20,9 @@ const UNANSWERED_BYTES: usize = 16 << 20;
 /// What a flow takes besides its slot: its places in the index and in the lists.
 const PLACES_BYTES: usize = 40;
 
+/// How many flows that began unanswered are listed at least before those that are no longer are dropped from the lists.
+pub(super) const MIN_UNANSWERED_REVIEW: usize = 4096;
+
 /// How long an unanswered flow of several datagrams is kept at least, nanoseconds: it may be one that needs no answer.
 const UNANSWERED_IDLE: u64 = 1_000_000_000;
 
@@ -66,7 +69,11 @@ impl FlowTable {
         self.unanswered[opener as usize].push_back(FlowId { index: slot, generation });
         let details = if self.keeps_details { size_of::<Detail>() } else { 0 };
         let limit = UNANSWERED_BYTES / (size_of::<Flow>() + PLACES_BYTES + details);
-        let [sent, received] = self.unanswered.each_ref().map(VecDeque::len);
+        let listed = |lists: &[VecDeque<FlowId>; 2]| lists.each_ref().map(VecDeque::len);
+        if listed(&self.unanswered).iter().sum::<usize>() >= self.unanswered_review {
+            self.review_unanswered();
+        }
+        let [sent, received] = listed(&self.unanswered);
         if sent + received <= limit {
             return;
         }
@@ -83,6 +90,22 @@ impl FlowTable {
             self.remove(id.index);
             self.vacant.push(id.index);
         }
+    }
+
+    /// Drops flows from the lists of those unanswered that have left or were answered. The next time is when there are twice
+    /// as many, so that each flow costs the same however many there are.
+    #[cold]
+    fn review_unanswered(&mut self) {
+        let FlowTable { unanswered, slots, .. } = self;
+        for list in unanswered.iter_mut() {
+            list.retain(|id| {
+                let flow = slots.get(id.index as usize).filter(|flow| flow.generation() == id.generation);
+                flow.is_some_and(|flow| flow.is_unanswered() || !flow.state().is_answered())
+            });
+            list.shrink_to(2 * list.len());
+        }
+        let left: usize = self.unanswered.iter().map(VecDeque::len).sum();
+        self.unanswered_review = MIN_UNANSWERED_REVIEW.max(2 * left);
     }
 }
 

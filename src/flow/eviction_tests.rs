@@ -53,3 +53,20 @@ fn datagrams_that_go_on_without_an_answer_stay() {
     }
     assert!(table.get(log).is_none(), "it has not gone on");
 }
+
+/// Flows that were answered leave the lists of those that were not, and the lists stay as small as what is on them.
+#[test]
+fn lists_of_unanswered_flows_do_not_grow_with_those_answered() {
+    let mut table = FlowTable::new(1_000_000).unwrap();
+    let now = Timestamp(1_000_000_000);
+    let silent = table.record(&key(Protocol::UDP, 1), Send, 60, TcpFlags(0), now);
+    for number in 2..FLOWS {
+        let flow = key(Protocol::UDP, number);
+        table.record(&flow, Send, 60, TcpFlags(0), now);
+        table.record(&flow, Receive, 60, TcpFlags(0), now);
+    }
+    let [sent, received] = &table.unanswered;
+    assert!(sent.contains(&silent) && received.is_empty());
+    assert!(sent.capacity() <= 2 * MIN_UNANSWERED_REVIEW, "{}", sent.capacity());
+    assert_eq!((table.stats().held, table.stats().evicted), (u64::from(FLOWS) - 1, 0));
+}

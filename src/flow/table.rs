@@ -2,6 +2,7 @@
 
 use super::detail::Detail;
 use super::entry::{Binding, Departed, Flow, FlowId};
+use super::eviction::MIN_UNANSWERED_REVIEW;
 use super::index::{Index, KeyHash};
 use super::late::LateOwners;
 use super::offload::Offloads;
@@ -53,9 +54,11 @@ pub struct FlowTable {
     dirty: Vec<u32>,
     fresh: Vec<u32>,
     departed: Vec<Departed>,
-    /// Flows that began unanswered, by the direction of their first packet, the oldest first; those that have left or were
-    /// answered since included.
+    /// Flows that began unanswered, by the direction of their first packet, the oldest first; some of those that have left
+    /// or were answered since included.
     pub(super) unanswered: [VecDeque<FlowId>; 2],
+    /// How many there are when the latter are next dropped.
+    pub(super) unanswered_review: usize,
     /// Flows that have ended, and since when they are to wait for packets that come late.
     pub(super) ended: VecDeque<(FlowId, Timestamp)>,
     /// Owners of those that were let go.
@@ -92,6 +95,7 @@ impl FlowTable {
             fresh: reserve(limit).map_err(refused)?,
             departed: Vec::new(),
             unanswered: [VecDeque::new(), VecDeque::new()],
+            unanswered_review: MIN_UNANSWERED_REVIEW,
             ended: VecDeque::new(),
             late: LateOwners::default(),
             answered: Vec::new(),

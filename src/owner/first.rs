@@ -221,10 +221,10 @@ impl FirstLook {
         self.stats.packets += 1;
         if self.waiting.len() >= MOST_WAITING {
             self.stats.crowded_out += 1;
-            self.early.miss(opening.key, opening.time);
+            self.early.miss(opening.key, opening.time, now);
             return;
         }
-        self.wait(Waiting { opening, first: now, looks: 0 });
+        self.wait(Waiting { opening, first: now, looks: 0 }, now);
     }
 
     /// Looks at the flows that are due at `now`, hands each owner found to `each`, and returns when to look again.
@@ -239,20 +239,25 @@ impl FirstLook {
                 Sight::Owner(owner) if !self.is_followed(&waiting.opening) => {
                     self.stats.found += 1;
                     let Opening { key, side, time, .. } = waiting.opening;
-                    self.early.insert(key, Early { owner, side, seen: time });
+                    self.early.insert(key, Early { owner, side, seen: time }, now);
                     each(&key, &owner);
                 }
                 Sight::Owner(_) | Sight::Gone => {
                     self.stats.too_late += 1;
-                    self.early.miss(waiting.opening.key, waiting.opening.time);
+                    self.early.miss(waiting.opening.key, waiting.opening.time, now);
                 }
                 Sight::Later => {
                     waiting.looks += 1;
-                    self.wait(waiting);
+                    self.wait(waiting, now);
                 }
             }
         }
         None
+    }
+
+    /// Releases the owners that no question will be asked about any more.
+    pub fn expire(&self, now: Instant) {
+        self.early.expire(now);
     }
 
     /// What was done so far.
@@ -260,10 +265,10 @@ impl FirstLook {
         self.stats
     }
 
-    fn wait(&mut self, waiting: Waiting) {
+    fn wait(&mut self, waiting: Waiting, now: Instant) {
         let Some(due) = waiting.due() else {
             self.stats.not_found += 1;
-            self.early.miss(waiting.opening.key, waiting.opening.time);
+            self.early.miss(waiting.opening.key, waiting.opening.time, now);
             return;
         };
         self.number += 1;

@@ -187,7 +187,7 @@ impl Core {
         }
         let Core { sampler, merge, shared, options, sampled_at, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
-        if let Some(ended) = merge.take_up_ended(sampler, &options.selection) {
+        if let Some(ended) = merge.take_up_ended(sampler, &options.selection, &shared.ledger) {
             merge.take_latest(&shared.latest, *sampled_at);
             let (now, timeout) = (Instant::now(), options.capture.timeout);
             let complete = match &self.counting {

@@ -2,11 +2,11 @@
 
 use super::engines::Engine;
 use capture::engine::{Session, Stats};
-use capture::model::{ProcId, ProcessRecord, Unowned};
+use capture::model::{ProcessRecord, Unowned};
 use capture::namespace::NamespaceChoice;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::collections::BTreeMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Seek, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -34,8 +34,31 @@ const REASONS: [Unowned; 11] = [
 /// How often it is asked whether all devices are being captured on.
 const DEVICES_POLL: Duration = Duration::from_millis(20);
 
-/// Figures of a process: bytes sent, received, and of both those whose owner is not exact.
-pub type Figures = [u64; 3];
+/// The lines of the report about processes, in a file: they may be many, and the memory of this process is watched.
+pub struct Figures {
+    lines: BufWriter<File>,
+}
+
+impl Figures {
+    pub fn new() -> Figures {
+        Figures { lines: BufWriter::new(tempfile::tempfile().unwrap()) }
+    }
+
+    fn add(&mut self, record: &ProcessRecord) {
+        let (traffic, id) = (&record.traffic, record.sample.id);
+        if !traffic.is_empty() {
+            let (sent, received) = (traffic.send_bytes, traffic.receive_bytes);
+            let uncertain = record.uncertain_bytes;
+            writeln!(self.lines, "process {} {} {sent} {received} {uncertain}", id.pid, id.start_ticks)
+                .unwrap();
+        }
+    }
+
+    /// Adds the processes that live. Only at the end.
+    pub fn add_living(&mut self, session: &Session) {
+        session.processes().for_each(|record| self.add(record));
+    }
+}
 
 /// Opens a session with the options of the engine, or, given a filter, with all namespaces and, where packets are
 /// captured, this filter. It says `ready`, updates until it reads a line and then until all is told, and says `settled`. At another line it reports:
@@ -49,8 +72,8 @@ pub fn run(engine: Engine, filter: Option<String>) {
         options.capture.namespaces = NamespaceChoice::All;
     }
     let mut session = Session::open(options).unwrap();
-    let mut ended = BTreeMap::new();
-    update(&mut session, &mut ended);
+    let mut figures = Figures::new();
+    update(&mut session, &mut figures);
     let stats = session.stats_reader();
     let is_starting = |stats: Stats| stats.devices == 0 || stats.devices_pending > 0;
     let fault = engine.fault(&stats.read());
@@ -60,40 +83,25 @@ pub fn run(engine: Engine, filter: Option<String>) {
     }
     println!("ready");
     while !told_within(INTERVAL) {
-        update(&mut session, &mut ended);
+        update(&mut session, &mut figures);
     }
     read_line();
     for _ in 0..SETTLING {
         std::thread::sleep(INTERVAL);
-        update(&mut session, &mut ended);
+        update(&mut session, &mut figures);
     }
     println!("settled");
     read_line();
     let stats = stats.read();
-    add_living(&session, &mut ended);
-    report(&ended, &stats);
+    figures.add_living(&session);
+    report(figures, &stats);
 }
 
 /// Updates, and adds the figures of processes that have ended.
-pub fn update(session: &mut Session, ended: &mut BTreeMap<ProcId, Figures>) {
+pub fn update(session: &mut Session, figures: &mut Figures) {
     session.update().unwrap();
     session.health().unwrap();
-    session.take_removed().iter().for_each(|record| add(ended, record));
-}
-
-/// Adds the figures of processes that live.
-pub fn add_living(session: &Session, all: &mut BTreeMap<ProcId, Figures>) {
-    session.processes().for_each(|record| add(all, record));
-}
-
-fn add(all: &mut BTreeMap<ProcId, Figures>, record: &ProcessRecord) {
-    let traffic = &record.traffic;
-    if !traffic.is_empty() {
-        let figures = all.entry(record.sample.id).or_default();
-        figures[0] += traffic.send_bytes;
-        figures[1] += traffic.receive_bytes;
-        figures[2] += record.uncertain_bytes;
-    }
+    session.take_removed().iter().for_each(|record| figures.add(record));
 }
 
 /// Whether a line comes, or the end of the input, within so long.
@@ -109,11 +117,11 @@ pub fn read_line() {
 }
 
 /// Prints the report.
-pub fn report(all: &BTreeMap<ProcId, Figures>, stats: &Stats) {
+pub fn report(figures: Figures, stats: &Stats) {
     let mut out = std::io::stdout().lock();
-    for (id, [sent, received, uncertain]) in all {
-        writeln!(out, "process {} {} {sent} {received} {uncertain}", id.pid, id.start_ticks).unwrap();
-    }
+    let mut lines = figures.lines.into_inner().unwrap();
+    lines.rewind().unwrap();
+    std::io::copy(&mut lines, &mut out).unwrap();
     for (number, bytes) in stats.bytes.unowned.iter().enumerate() {
         let reason = REASONS.get(number).map_or(format!("Reason{number}"), |reason| format!("{reason:?}"));
         writeln!(out, "unowned {reason} {bytes}").unwrap();

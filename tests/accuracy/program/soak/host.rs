@@ -5,9 +5,7 @@ use super::super::engines::Engine;
 use super::super::monitor;
 use capture::engine::Session;
 use capture::log::LogOptions;
-use capture::model::ProcId;
 use capture::namespace::NamespaceChoice;
-use std::collections::BTreeMap;
 use std::fs::read_dir;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +25,7 @@ extern "C" fn count_signal(_: libc::c_int) {
 
 /// What a session has told at its end.
 struct Told {
-    figures: BTreeMap<ProcId, monitor::Figures>,
+    figures: monitor::Figures,
     stats: capture::engine::Stats,
     errors: Vec<String>,
 }
@@ -62,7 +60,7 @@ pub fn run(filter: &str, other: &str) {
     let (opened, mut errors) = passing.join().unwrap();
     println!("settled");
     for told in told {
-        monitor::report(&told.figures, &told.stats);
+        monitor::report(told.figures, &told.stats);
         errors.extend(told.errors);
     }
     println!(
@@ -94,7 +92,7 @@ fn open(engine: Engine, filter: &str, other: &str) -> (Session, Engine) {
 
 /// Updates a session once a second until all is over.
 fn follow(mut session: Session, engine: Engine, is_over: &AtomicBool) -> Told {
-    let mut figures = BTreeMap::new();
+    let mut figures = monitor::Figures::new();
     let mut errors = Vec::new();
     let mut once = |session: &mut Session| {
         std::thread::sleep(monitor::INTERVAL);
@@ -106,7 +104,7 @@ fn follow(mut session: Session, engine: Engine, is_over: &AtomicBool) -> Told {
     }
     (0..monitor::SETTLING).for_each(|_| once(&mut session));
     let stats = session.stats_reader().read();
-    monitor::add_living(&session, &mut figures);
+    figures.add_living(&session);
     Told { figures, stats, errors }
 }
 
