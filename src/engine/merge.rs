@@ -3,9 +3,10 @@
 
 use super::latest::LatestIdentities;
 use super::ledger::{Account, Ledger, add_connections};
-use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
+use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Selection, Traffic, Validity};
 use crate::process::Sampler;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest time that an ended process is held back, beyond the capture's read timeout.
@@ -33,14 +34,17 @@ impl Merge {
     pub fn collect(&mut self, ledger: &Ledger, sampler: &mut Sampler, selection: &Selection) {
         let drained = ledger.lock().drain();
         for (process, account) in std::mem::take(&mut self.unclaimed).into_iter().chain(drained) {
-            let record = sampler
-                .get_mut(&process)
-                .or(self.closing.get_mut(&process).map(|closing| &mut closing.record));
-            match record {
-                Some(record) => {
-                    record.traffic += account.traffic;
-                    record.uncertain_bytes += account.uncertain_bytes;
-                    add_connections(&mut record.connections, account.connections);
+            if let Some(record) = sampler.get_mut(&process) {
+                add(record, account);
+                continue;
+            }
+            match self.closing.get_mut(&process) {
+                Some(closing) => {
+                    // Who it was may become known with its last bytes.
+                    if !closing.was_sampled && !closing.record.valid.has(Validity::USER) {
+                        name(&mut closing.record, account.identity.as_ref());
+                    }
+                    add(&mut closing.record, account);
                 }
                 None if selection.matches_pid(process.pid) => {
                     self.unclaimed.entry(process).or_default().merge(account);
@@ -52,7 +56,7 @@ impl Merge {
 
     /// Takes up the processes that have ended: those the sampler says, and those that no sample has seen and that are
     /// gone. Returns when the last of all that are closing was found to have ended.
-    pub fn take_up_ended(&mut self, sampler: &mut Sampler, selection: &Selection) -> Option<Instant> {
+    pub fn take_up_ended(&mut self, sampler: &mut Sampler) -> Option<Instant> {
         let found = Instant::now();
         for record in sampler.take_ended() {
             self.closing.insert(record.sample.id, Closing { record, was_sampled: true, found });
@@ -61,17 +65,20 @@ impl Merge {
         let found = Instant::now();
         for id in gone {
             let Some(account) = self.unclaimed.remove(&id) else { continue };
-            let record = record_of(id, account);
-            if selection.matches(id.pid, &record.identity) {
-                self.closing.insert(id, Closing { record, was_sampled: false, found });
-            }
+            self.closing.insert(id, Closing { record: record_of(id, account), was_sampled: false, found });
         }
         self.closing.values().map(|closing| closing.found).max()
     }
 
-    /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later.
-    pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant) {
-        self.closing.values_mut().for_each(|closing| latest.update(&mut closing.record, since));
+    /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later, and the
+    /// names that the kernel's programs say they were given last.
+    pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant, sampler: &Sampler) {
+        for (id, Closing { record, .. }) in &mut self.closing {
+            latest.update(record, since);
+            if let Some(name) = sampler.given_name(id).filter(|name| *name != record.identity.name) {
+                record.identity = Arc::new(Identity { name, ..Identity::clone(&record.identity) });
+            }
+        }
     }
 
     /// Whether a process is closing that ended after the sample, maybe after it was last counted what it did.
@@ -81,13 +88,14 @@ impl Merge {
 
     /// Removes the ended processes whose figures are final: those found before `complete`, up to which everything captured
     /// was counted when it was last collected, and those held back for longer than `timeout` and 2 s. No byte is credited to
-    /// them any more.
+    /// them any more. Those that no sample has seen are delivered if they are selected as what they were last.
     pub fn take_final(
         &mut self,
         complete: Option<Instant>,
         now: Instant,
         timeout: Duration,
         ledger: &Ledger,
+        selection: &Selection,
         into: &mut Vec<ProcessRecord>,
     ) {
         let mut books = ledger.lock();
@@ -95,8 +103,11 @@ impl Merge {
             let held = now.saturating_duration_since(closing.found);
             let is_final = Some(closing.found) <= complete || held > timeout + MAX_HELD;
             if is_final {
-                books.close(*id);
-                into.push(closing.record.clone());
+                let record = &closing.record;
+                if closing.was_sampled || selection.matches(id.pid, &record.identity) {
+                    books.close(*id);
+                    into.push(record.clone());
+                }
             }
             !is_final
         });
@@ -105,21 +116,36 @@ impl Merge {
 
 /// The record of a process that came and went between two samples: who it was, and its traffic.
 fn record_of(id: ProcId, account: Account) -> ProcessRecord {
-    let valid = match &account.identity {
-        Some(known) if !known.cgroup.is_empty() => Validity::NETWORK | Validity::USER | Validity::CGROUP,
-        Some(_) => Validity::NETWORK | Validity::USER,
-        None => Validity::NETWORK,
-    };
-    ProcessRecord {
+    let mut record = ProcessRecord {
         sample: ProcessSample::unknown(id),
-        identity: account.identity.unwrap_or_default(),
+        identity: Arc::default(),
         cpu_percent: 0.0,
-        traffic: account.traffic,
-        uncertain_bytes: account.uncertain_bytes,
+        traffic: Traffic::default(),
+        uncertain_bytes: 0,
         network_namespace: 0,
-        connections: account.connections,
-        valid,
+        connections: None,
+        valid: Validity::NETWORK,
+    };
+    name(&mut record, account.identity.as_ref());
+    add(&mut record, account);
+    record
+}
+
+/// Takes in who a process was that no sample has seen, if that is known.
+fn name(record: &mut ProcessRecord, identity: Option<&Arc<Identity>>) {
+    let Some(identity) = identity else { return };
+    record.valid |= Validity::USER;
+    if !identity.cgroup.is_empty() {
+        record.valid |= Validity::CGROUP;
     }
+    record.identity = Arc::clone(identity);
+}
+
+/// Adds what a process is owed to its record.
+fn add(record: &mut ProcessRecord, account: Account) {
+    record.traffic += account.traffic;
+    record.uncertain_bytes += account.uncertain_bytes;
+    add_connections(&mut record.connections, account.connections);
 }
 
 #[cfg(test)]
