@@ -3,9 +3,10 @@
 
 use super::latest::LatestIdentities;
 use super::ledger::{Account, Ledger, add_connections};
-use crate::model::{ProcId, ProcessRecord, ProcessSample, Selection, Validity};
+use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Selection, Traffic, Validity};
 use crate::process::Sampler;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest time that an ended process is held back, beyond the capture's read timeout.
@@ -42,14 +43,17 @@ impl Merge {
         let drained = drained.map(|(process, account)| (process, Unclaimed { account, was_alive: false }));
         for (process, unclaimed) in std::mem::take(&mut self.unclaimed).into_iter().chain(drained) {
             let Unclaimed { account, was_alive } = unclaimed;
-            let record = sampler
-                .get_mut(&process)
-                .or(self.closing.get_mut(&process).map(|closing| &mut closing.record));
-            match record {
-                Some(record) => {
-                    record.traffic += account.traffic;
-                    record.uncertain_bytes += account.uncertain_bytes();
-                    add_connections(&mut record.connections, account.connections);
+            if let Some(record) = sampler.get_mut(&process) {
+                add(record, account);
+                continue;
+            }
+            match self.closing.get_mut(&process) {
+                Some(closing) => {
+                    // Who it was may become known with its last bytes.
+                    if !closing.was_sampled && !closing.record.valid.has(Validity::USER) {
+                        name(&mut closing.record, account.identity.as_ref());
+                    }
+                    add(&mut closing.record, account);
                 }
                 None if selection.matches_pid(process.pid) => {
                     let known = self.unclaimed.entry(process).or_default();
@@ -66,12 +70,7 @@ impl Merge {
     ///
     /// Bytes of a process that may have been removed so long ago that the ledger has no record of it go back to the ledger:
     /// a socket has outlived it.
-    pub fn take_up_ended(
-        &mut self,
-        sampler: &mut Sampler,
-        selection: &Selection,
-        ledger: &Ledger,
-    ) -> Option<Instant> {
+    pub fn take_up_ended(&mut self, sampler: &mut Sampler, ledger: &Ledger) -> Option<Instant> {
         let found = Instant::now();
         for record in sampler.take_ended() {
             self.closing.insert(record.sample.id, Closing { record, was_sampled: true, found });
@@ -86,18 +85,21 @@ impl Merge {
                 continue;
             }
             drop(books);
-            let record = record_of(id, account);
-            if selection.matches(id.pid, &record.identity) {
-                self.closing.insert(id, Closing { record, was_sampled: false, found });
-            }
+            self.closing.insert(id, Closing { record: record_of(id, account), was_sampled: false, found });
         }
         self.unclaimed.values_mut().for_each(|unclaimed| unclaimed.was_alive = true);
         self.closing.values().map(|closing| closing.found).max()
     }
 
-    /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later.
-    pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant) {
-        self.closing.values_mut().for_each(|closing| latest.update(&mut closing.record, since));
+    /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later, and the
+    /// names that the kernel's programs say they were given last.
+    pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant, sampler: &Sampler) {
+        for (id, Closing { record, .. }) in &mut self.closing {
+            latest.update(record, since);
+            if let Some(name) = sampler.given_name(id).filter(|name| *name != record.identity.name) {
+                record.identity = Arc::new(Identity { name, ..Identity::clone(&record.identity) });
+            }
+        }
     }
 
     /// Whether a process is closing that ended after the sample, maybe after it was last counted what it did.
@@ -107,13 +109,14 @@ impl Merge {
 
     /// Removes the ended processes whose figures are final: those found before `complete`, up to which everything captured
     /// was counted when it was last collected, and those held back for longer than `timeout` and 2 s. No byte is credited to
-    /// them any more.
+    /// them any more. Those that no sample has seen are delivered if they are selected as what they were last.
     pub fn take_final(
         &mut self,
         complete: Option<Instant>,
         now: Instant,
         timeout: Duration,
         ledger: &Ledger,
+        selection: &Selection,
         into: &mut Vec<ProcessRecord>,
     ) {
         let mut books = ledger.lock();
@@ -121,8 +124,11 @@ impl Merge {
             let held = now.saturating_duration_since(closing.found);
             let is_final = Some(closing.found) <= complete || held > timeout + MAX_HELD;
             if is_final {
-                books.close(*id, now);
-                into.push(closing.record.clone());
+                let record = &closing.record;
+                if closing.was_sampled || selection.matches(id.pid, &record.identity) {
+                    books.close(*id, now);
+                    into.push(record.clone());
+                }
             }
             !is_final
         });
@@ -131,22 +137,36 @@ impl Merge {
 
 /// The record of a process that came and went between two samples: who it was, and its traffic.
 fn record_of(id: ProcId, account: Account) -> ProcessRecord {
-    let uncertain_bytes = account.uncertain_bytes();
-    let valid = match &account.identity {
-        Some(known) if !known.cgroup.is_empty() => Validity::NETWORK | Validity::USER | Validity::CGROUP,
-        Some(_) => Validity::NETWORK | Validity::USER,
-        None => Validity::NETWORK,
-    };
-    ProcessRecord {
+    let mut record = ProcessRecord {
         sample: ProcessSample::unknown(id),
-        identity: account.identity.unwrap_or_default(),
+        identity: Arc::default(),
         cpu_percent: 0.0,
-        traffic: account.traffic,
-        uncertain_bytes,
+        traffic: Traffic::default(),
+        uncertain_bytes: 0,
         network_namespace: 0,
-        connections: account.connections,
-        valid,
+        connections: None,
+        valid: Validity::NETWORK,
+    };
+    name(&mut record, account.identity.as_ref());
+    add(&mut record, account);
+    record
+}
+
+/// Takes in who a process was that no sample has seen, if that is known.
+fn name(record: &mut ProcessRecord, identity: Option<&Arc<Identity>>) {
+    let Some(identity) = identity else { return };
+    record.valid |= Validity::USER;
+    if !identity.cgroup.is_empty() {
+        record.valid |= Validity::CGROUP;
     }
+    record.identity = Arc::clone(identity);
+}
+
+/// Adds what a process is owed to its record.
+fn add(record: &mut ProcessRecord, account: Account) {
+    record.traffic += account.traffic;
+    record.uncertain_bytes += account.uncertain_bytes();
+    add_connections(&mut record.connections, account.connections);
 }
 
 #[cfg(test)]

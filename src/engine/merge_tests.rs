@@ -2,6 +2,7 @@
 
 use super::super::tree::Tree;
 use super::*;
+use crate::kernel::{Fault, GivenName, Task, TaskSource};
 use crate::model::{Identity, Owner, Quality, SampleSet, Traffic, Unowned};
 use crate::process::ProcRoot;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ impl Update {
     fn collect(&mut self) -> bool {
         self.sampler.sample().unwrap();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
-        self.merge.take_up_ended(&mut self.sampler, &self.selection, &self.ledger).is_some()
+        self.merge.take_up_ended(&mut self.sampler, &self.ledger).is_some()
     }
 
     /// The second half, with everything counted or with nothing; those delivered as removed.
@@ -54,7 +55,8 @@ impl Update {
     fn finish_at(&mut self, complete: Option<Instant>, now: Instant) -> Vec<ProcessRecord> {
         let mut removed = Vec::new();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
-        self.merge.take_final(complete, now, TIMEOUT, &self.ledger, &mut removed);
+        self.merge.take_latest(&LatestIdentities::default(), now, &self.sampler);
+        self.merge.take_final(complete, now, TIMEOUT, &self.ledger, &self.selection, &mut removed);
         removed
     }
 
@@ -103,6 +105,58 @@ fn one_whose_name_nobody_read_says_so() {
     update.credit(id(7, 1), 100);
     let removed = update.update();
     assert_eq!((removed[0].valid, removed[0].identity.name.len()), (Validity::NETWORK, 0));
+}
+
+/// A connection may be reported before its bytes, and its process with these.
+#[test]
+fn one_that_becomes_known_with_its_last_bytes_has_its_name_and_is_selected_by_it() {
+    for wanted in ["brief", "other"] {
+        let mut update = Update::new(Selection { names: vec![wanted.into()], ..Selection::default() });
+        update.ledger.lock().connections(id(7, 1)).unwrap().connects += 1;
+        assert!(update.collect());
+        update.introduce(id(7, 1), "brief");
+        update.credit(id(7, 1), 20);
+        let removed = update.finish(true);
+        let told: Vec<_> = removed
+            .iter()
+            .map(|record| {
+                let connects = record.connections.as_ref().map(|connections| connections.connects);
+                (&record.identity.name[..], record.traffic.receive_bytes, connects, record.valid)
+            })
+            .collect();
+        let all = (&b"brief"[..], 20, Some(1), Validity::NETWORK | Validity::USER);
+        assert_eq!(told, if wanted == "brief" { vec![all] } else { vec![] });
+    }
+}
+
+/// Processes 7 and 8 were given this name; the one with the number 8 started half a second after boot.
+#[derive(Debug)]
+struct Renamed(&'static str);
+
+impl TaskSource for Renamed {
+    fn walk(&mut self, _each: &mut dyn FnMut(&Task<'_>)) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn given_name(&self, pid: u32) -> Option<GivenName> {
+        let mut name = [0; 16];
+        name[..self.0.len()].copy_from_slice(self.0.as_bytes());
+        let start_ns = if pid == 7 { 0 } else { 500_000_000 };
+        Some(GivenName { start_ns, name })
+    }
+}
+
+#[test]
+fn one_that_was_given_another_name_after_the_sample_has_that_but_not_its_predecessors() {
+    let mut update = Update::new(Selection::default());
+    update.sampler.take_from(Box::new(Renamed("late")));
+    for pid in [7, 8] {
+        update.introduce(id(pid, 0), "early");
+        update.credit(id(pid, 0), 1);
+    }
+    let removed = update.update();
+    let told: Vec<_> = removed.iter().map(|record| (record.sample.id, &record.identity.name[..])).collect();
+    assert_eq!(told, [(id(7, 0), &b"late"[..]), (id(8, 0), &b"early"[..])]);
 }
 
 #[test]
@@ -183,10 +237,7 @@ fn bytes_of_a_process_that_is_younger_than_the_sample_wait_for_the_next_one() {
     update.tree.process(7, "young", 1, &[]);
     update.credit(id(7, 1), 100);
     update.merge.collect(&update.ledger, &mut update.sampler, &update.selection);
-    assert!(
-        update.merge.take_up_ended(&mut update.sampler, &update.selection, &update.ledger).is_none(),
-        "it lives"
-    );
+    assert!(update.merge.take_up_ended(&mut update.sampler, &update.ledger).is_none(), "it lives");
     assert!(update.finish(true).is_empty());
     update.credit(id(7, 1), 1);
     assert!(update.update().is_empty());

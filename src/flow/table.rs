@@ -40,7 +40,8 @@ pub struct FlowStats {
 ///
 /// Address space for `limit` flows is reserved at once, so that flows never move; memory is used as flows come, 128
 /// bytes for each and 10 to 30 for its place in the index and the lists; at most 100 more for one whose packets are
-/// captured as frames of many. What flows have used is kept for others.
+/// captured as frames of many. What flows have used is kept for others. The lists grow as they need: room of some MB that
+/// is reserved and given back soon is taken from the allocator's heaps from then on, where it scatters what comes after.
 pub struct FlowTable {
     limit: usize,
     pub(super) slots: Vec<Flow>,
@@ -90,9 +91,9 @@ impl FlowTable {
             keeps_details: false,
             offloads: Offloads::default(),
             index: Index::new(),
-            vacant: reserve(limit).map_err(refused)?,
-            dirty: reserve(limit).map_err(refused)?,
-            fresh: reserve(limit).map_err(refused)?,
+            vacant: Vec::new(),
+            dirty: Vec::new(),
+            fresh: Vec::new(),
             departed: Vec::new(),
             unanswered: [VecDeque::new(), VecDeque::new()],
             unanswered_review: MIN_UNANSWERED_REVIEW,

@@ -38,19 +38,8 @@ impl Place {
 
     /// Attaches a program that was loaded for this place. Closing the result detaches it.
     fn link(self, program: BorrowedFd<'_>, cgroups: &File) -> io::Result<OwnedFd> {
-        /// The part of `union bpf_attr` that attaching to a point in the kernel's code takes.
-        #[repr(C)]
-        struct Point {
-            name: u64,
-            program: u32,
-            padding: u32,
-        }
         let kind = match self {
-            Place::Code(_) => {
-                let point = Point { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
-                // SAFETY: the attributes hold no pointer; the program knows its attach point.
-                return Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?);
-            }
+            Place::Code(_) => return link_to_code(program),
             Place::Packets(direction) => direction.into(),
             Place::Sockets(moment) => moment.into(),
         };
@@ -73,6 +62,20 @@ impl Place {
             None => error.into(),
         }
     }
+}
+
+/// Attaches a program to the point in the kernel's code that it was loaded for. Closing the result detaches it.
+fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// The part of `union bpf_attr` that this takes.
+    #[repr(C)]
+    struct Point {
+        name: u64,
+        program: u32,
+        padding: u32,
+    }
+    let point = Point { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
+    // SAFETY: the attributes hold no pointer; the program knows its attach point.
+    Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?)
 }
 
 /// Returns the number of a program that allows no other at the root of the control groups, bpf(2), BPF_PROG_QUERY.
@@ -158,6 +161,24 @@ pub(super) fn attach(
         Ok(())
     };
     attach().map_err(|error| fault(name, &*error))
+}
+
+/// Loads a program of `object` and attaches it to a tracepoint; its link goes with the object.
+///
+/// # Errors
+/// The kernel refuses it.
+pub(super) fn attach_to_tracepoint(
+    object: &mut LoadedObject,
+    name: &str,
+    point: &str,
+    types: &KernelTypes,
+) -> Result<(), Fault> {
+    object.load_program(name, Some(point), types).map_err(|error| fault(name, &*error))?;
+    if let Some(program) = object.program(name) {
+        let link = link_to_code(program).map_err(|error| fault(name, &error))?;
+        object.keep(name, link);
+    }
+    Ok(())
 }
 
 /// Loads an iterator.

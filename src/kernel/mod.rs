@@ -22,6 +22,8 @@ mod drain;
 #[cfg(feature = "ebpf")]
 mod flow;
 #[cfg(feature = "ebpf")]
+mod given_names;
+#[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
 mod object;
@@ -65,7 +67,7 @@ use tasks::Tasks;
 pub use traffic::Counters;
 
 pub use clocks::Clocks;
-pub use task::{CgroupPaths, Figures, RawProcess, Task, TaskSource, UNCOUNTED};
+pub use task::{CgroupPaths, Figures, GivenName, RawProcess, Task, TaskSource, UNCOUNTED};
 
 #[cfg(feature = "ebpf")]
 use crate::shared;

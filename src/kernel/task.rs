@@ -145,4 +145,25 @@ pub trait TaskSource: Debug + Send {
     /// # Errors
     /// Why the walk could not be made or broke off. Processes told before it stay told.
     fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> Result<(), Fault>;
+
+    /// The last name that the process with this number was given while names are recorded, by executing a program or
+    /// otherwise. `None` if it was given none, if others have displaced it since, or if names are not recorded.
+    fn given_name(&self, pid: u32) -> Option<GivenName>;
+}
+
+/// A name that a process was given.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GivenName {
+    /// When the process started, nanoseconds since boot.
+    pub start_ns: u64,
+    /// The name, ended by NUL.
+    pub(crate) name: [u8; 16],
+}
+
+impl GivenName {
+    /// The name.
+    pub fn name(&self) -> &[u8] {
+        self.name.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
 }

@@ -2,10 +2,11 @@
 
 use super::Fault;
 use super::cgroups::{Cgroups, leave_out, namespace};
+use super::given_names::{GivenNames, RENAME};
 use super::load::{check_numbers, fault, load_iterator, load_object, start_walk, walk_link};
 use super::object::{LoadedObject, Loader};
 use super::shared::{PerProcess, Shared};
-use super::task::{CgroupPaths, Figures, RawProcess, Task, TaskSource};
+use super::task::{CgroupPaths, Figures, GivenName, RawProcess, Task, TaskSource};
 use super::types::TypeCache;
 use crate::model::{ProbeState, SampleSet};
 use crate::thread::Context;
@@ -15,6 +16,7 @@ use nix::errno::Errno;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use tracing::info;
 
 /// The compiled program.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
@@ -22,7 +24,7 @@ static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
 /// The kind of objects that the iterator walks over.
 const OVER: &str = "task";
 
-/// The kernel types that the program needs.
+/// The kernel types that the programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
 /// The descriptor table that a program is in, the groups of figures that it tells, and the cgroup namespace in which paths
@@ -90,15 +92,17 @@ struct Sum {
     torn: bool,
 }
 
-/// The program that tells of tasks, loaded. Dropping it unloads it.
+/// The programs that tell of tasks, loaded. Dropping them unloads them.
 struct TaskProgram {
     object: LoadedObject,
     cgroups: Option<Cgroups>,
+    /// The names that processes were given, where the kernel takes the program that records them.
+    names: Option<GivenNames>,
 }
 
 impl TaskProgram {
     fn load(groups: u32, has_paths: bool) -> Result<TaskProgram, Fault> {
-        let types = TYPES.get().get(OBJECT, [OVER])?;
+        let types = TYPES.get().get(OBJECT, [OVER, RENAME])?;
         let processors = processors()?;
         let mut loader = Loader::new(OBJECT);
         loader.set_global("groups", &groups).set_global("processors", &processors);
@@ -108,7 +112,12 @@ impl TaskProgram {
         let mut object = load_object(loader, &types)?;
         load_iterator(&mut object, "capture_tasks", OVER, &types)?;
         let cgroups = has_paths.then(|| Cgroups::of(&mut object)).flatten();
-        Ok(TaskProgram { object, cgroups })
+        let names = GivenNames::attach(&mut object, &types)
+            .inspect_err(|fault| {
+                info!("names that processes are given between samples are not recorded: {fault}")
+            })
+            .ok();
+        Ok(TaskProgram { object, cgroups, names })
     }
 }
 
@@ -240,6 +249,10 @@ impl TaskSource for Tasks {
         }
         self.tell_held(each);
         Ok(())
+    }
+
+    fn given_name(&self, pid: u32) -> Option<GivenName> {
+        self.program.names.as_ref()?.last(pid)
     }
 }
 

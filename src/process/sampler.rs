@@ -309,6 +309,14 @@ impl Sampler {
         self.books.table.take_ended()
     }
 
+    /// The last name of a process that was given one since walks over the kernel's tasks began, whether it lives or has
+    /// ended since the latest sample. `None` where there are no such walks, or where later names have displaced it.
+    pub fn given_name(&self, id: &ProcId) -> Option<Vec<u8>> {
+        let given = self.tasks.as_ref()?.given_name(id.pid.unsigned_abs())?;
+        let is_its = task::start_ticks(given.start_ns, self.books.observer.facts()) == id.start_ticks;
+        is_its.then(|| given.name().to_vec())
+    }
+
     /// The figures of the machine as of the latest sample.
     pub fn machine(&self) -> &Machine {
         &self.machine

@@ -1,7 +1,7 @@
 //! Tests of the sampler on made-up walks over tasks, beside a made-up tree.
 
 use super::*;
-use crate::kernel::{CgroupPaths, Figures, RawProcess, Task, UNCOUNTED};
+use crate::kernel::{CgroupPaths, Figures, GivenName, RawProcess, Task, UNCOUNTED};
 use crate::model::ProbeState;
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -27,6 +27,10 @@ impl TaskSource for Walks {
         let cgroups: Option<&dyn CgroupPaths> = Some(&*script);
         script.tasks.iter().take(told).for_each(|(raw, name)| each(&Task { raw, name, cgroups }));
         script.fault.clone().map_or(Ok(()), Err)
+    }
+
+    fn given_name(&self, _pid: u32) -> Option<GivenName> {
+        None
     }
 }
 

@@ -118,7 +118,12 @@ pub fn pid(raw: &RawProcess) -> i32 {
 
 /// Whose figures these are.
 pub fn id(raw: &RawProcess, facts: &SystemFacts) -> ProcId {
-    ProcId { pid: number(raw.pid), start_ticks: ticks(raw.start_ns, facts.ticks_per_second) }
+    ProcId { pid: number(raw.pid), start_ticks: start_ticks(raw.start_ns, facts) }
+}
+
+/// The start of a process, nanoseconds since boot, in the ticks of `/proc`.
+pub fn start_ticks(start_ns: u64, facts: &SystemFacts) -> u64 {
+    ticks(start_ns, facts.ticks_per_second)
 }
 
 /// Whether a process's descriptors have still to be counted.

@@ -97,11 +97,12 @@ impl Host {
         self.told("watched").next().map(|bytes| bytes.parse().unwrap())
     }
 
-    /// Whether it holds nothing but the one program that samples processes, which takes less, if that is at work.
+    /// Whether it holds nothing but the two programs that sample processes and record their names, which take less, if these
+    /// are at work.
     pub fn has_no_socket_probes(&self) -> bool {
         let samples = self.told("samples").next().unwrap() == "Active";
         let objects = self.objects();
-        objects.count("prog") == usize::from(samples) && objects.is_empty() != samples
+        objects.count("prog") == 2 * usize::from(samples) && objects.is_empty() != samples
     }
 
     /// What counts for it.

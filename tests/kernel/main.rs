@@ -29,6 +29,7 @@ mod hosting;
 mod lab;
 mod links;
 mod maps;
+mod names;
 mod parts;
 mod privilege;
 mod reading;

@@ -1,6 +1,7 @@
 //! Processes that talk to each other: this program again, running the ignored test below in a namespace.
 
 use super::lab::Container;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -24,6 +25,12 @@ impl Talker {
     /// Starts one that asks at `address` so many times, from this port where it asks by UDP, and waits for the answers.
     pub fn ask(inside: Option<&Container>, address: &str, count: usize, length: usize, port: u16) -> Talker {
         Talker::start(inside, &format!("ask {address} {count} {length} {port}"))
+    }
+
+    /// Starts one in a container that connects so many times, with a question and an answer each time, and then ends. It
+    /// resets the connections, after which nothing comes.
+    pub fn ask_and_end(inside: &Container, address: &str, count: usize, length: usize) -> Talker {
+        Talker::start(Some(inside), &format!("brief {address} {count} {length}"))
     }
 
     fn start(inside: Option<&Container>, what: &str) -> Talker {
@@ -78,12 +85,11 @@ fn talk() {
     let Ok(what) = std::env::var("NAMESPACES_TALK") else { return };
     let words: Vec<&str> = what.split(' ').collect();
     let address: SocketAddr = words[1].parse().unwrap();
+    let numbers: Vec<usize> = words[2..].iter().map(|word| word.parse().unwrap()).collect();
     let _kept = match words[0] {
         "serve" => serve(address),
-        _ => {
-            let numbers: Vec<usize> = words[2..].iter().map(|word| word.parse().unwrap()).collect();
-            ask(address, numbers[0], numbers[1], numbers[2])
-        }
+        "brief" => return ask_and_end(address, numbers[0], numbers[1]),
+        _ => ask(address, numbers[0], numbers[1], numbers[2]),
     };
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
@@ -119,6 +125,19 @@ fn serve(address: SocketAddr) -> Kept {
     });
     say("ready");
     (None, None)
+}
+
+fn ask_and_end(address: SocketAddr, count: usize, length: usize) {
+    say("ready");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    for _ in 0..count {
+        let mut tcp = TcpStream::connect(address).unwrap();
+        tcp.write_all(&vec![1; length]).unwrap();
+        tcp.read_exact(&mut [0; ANSWER]).unwrap();
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&tcp, sockopt::Linger, &at_once).unwrap();
+    }
+    say("done");
 }
 
 fn ask(address: SocketAddr, count: usize, length: usize, port: usize) -> Kept {

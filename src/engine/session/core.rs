@@ -187,8 +187,7 @@ impl Core {
         }
         let Core { sampler, merge, shared, options, sampled_at, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
-        if let Some(ended) = merge.take_up_ended(sampler, &options.selection, &shared.ledger) {
-            merge.take_latest(&shared.latest, *sampled_at);
+        if let Some(ended) = merge.take_up_ended(sampler, &shared.ledger) {
             let (now, timeout) = (Instant::now(), options.capture.timeout);
             let complete = match &self.counting {
                 // What the kernel counts is complete as soon as it is read, which it was after the sample.
@@ -209,7 +208,9 @@ impl Core {
                 }
             };
             merge.collect(&shared.ledger, sampler, &options.selection);
-            merge.take_final(complete, now, timeout, &shared.ledger, &mut self.removed);
+            merge.take_latest(&shared.latest, *sampled_at, sampler);
+            let (ledger, selection) = (&shared.ledger, &options.selection);
+            merge.take_final(complete, now, timeout, ledger, selection, &mut self.removed);
         }
         self.shared.latest.release(began);
         self.sampled_at = began;

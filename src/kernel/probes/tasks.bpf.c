@@ -590,5 +590,30 @@ int capture_tasks(struct bpf_iter__task *context)
 	return 0;
 }
 
+/* The names that processes were given last, by their numbers. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, 2048);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, struct given_name);
+} names SEC(".maps");
+
+/* A process executes a program or changes its name: it may end before the next walk. */
+SEC("tp_btf/task_rename")
+int capture_rename(__u64 *context)
+{
+	struct task_struct___tasks *task = (struct task_struct___tasks *)context[0];
+	struct given_name given = {};
+	__u32 pid = task->tgid;
+
+	/* The name of another thread is not the process's. */
+	if ((__u32)task->pid != pid)
+		return 0;
+	given.start_ns = task->start_boottime;
+	bpf_probe_read_kernel_str(given.name, sizeof(given.name), (const void *)context[1]);
+	bpf_map_update_elem(&names, &pid, &given, BPF_ANY);
+	return 0;
+}
+
 /* Several of the helpers are only for programs that are offered under the GPL too. */
 char licence[] SEC("license") = "Dual MIT/GPL";

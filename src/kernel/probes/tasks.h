@@ -94,4 +94,11 @@ struct name {
 	char work[32];
 };
 
+/* A name that a process was given while the programs were loaded. */
+struct given_name {
+	__u64 start_ns;
+	/* Ended by NUL. */
+	char name[16];
+};
+
 #endif

@@ -8,6 +8,7 @@ mod again;
 mod churn;
 mod hammer;
 mod handing;
+mod names;
 mod processes;
 mod reading;
 mod together;
@@ -52,6 +53,8 @@ fn main() -> Outcome<()> {
         "again" => again::run(&orders)?,
         "reading" => reading::run(&orders)?,
         "hammer" => hammer::run(&orders)?,
+        "names" => names::run(&orders)?,
+        "names-again" => names::again(&orders)?,
         "drain" => reading::drain(&orders)?,
         other => return Err(format!("{other} is no mode").into()),
     }
