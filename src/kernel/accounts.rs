@@ -7,6 +7,7 @@ use super::records::{Buckets, Counts, Process, Share, ShareKey, Way};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
+use std::hash::Hash;
 
 /// How many readings an account in the kernel may stay as it is before it is closed: few, since thousands of short-lived
 /// processes may use one socket.
@@ -18,6 +19,9 @@ const UNREAD_NS: u64 = 10_000_000_000;
 
 /// No socket carries as many bytes between two readings: a figure that says so is wrong.
 const IMPOSSIBLE_BYTES: u64 = 1 << 44;
+
+/// So much room maps keep whatever is in them.
+const SPARE_ENTRIES: usize = 4_096;
 
 /// The accounts of all sockets.
 #[derive(Default)]
@@ -184,6 +188,7 @@ impl Accounts {
             account.write_off(unpaid, *reading);
             is_recorded || account.first.is_some() || !account.others.is_empty()
         });
+        give_back(sockets);
         late
     }
 
@@ -231,6 +236,13 @@ impl User {
 
     fn share_in(&self, reading: u64) -> Counts {
         if self.shared == reading { self.share } else { Counts::default() }
+    }
+}
+
+/// Gives back the room that a peak has left in a map: it would be held for ever, and walked over with every reading.
+pub(super) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>) {
+    if map.capacity() > SPARE_ENTRIES.max(8 * map.len()) {
+        map.shrink_to(2 * map.len());
     }
 }
 

@@ -36,6 +36,22 @@ fn what_an_owner_was_credited_with_is_not_the_next_owners() {
 }
 
 #[test]
+fn a_peak_of_sockets_leaves_no_room_behind() {
+    let mut accounts = Accounts::default();
+    accounts.begin();
+    for cookie in 0..100_000 {
+        accounts.recorded(cookie);
+    }
+    accounts.close(|_| None);
+    assert!(accounts.sockets.capacity() >= 100_000);
+    accounts.begin();
+    accounts.recorded(7);
+    accounts.close(|_| None);
+    assert!(accounts.sockets.contains_key(&7) && accounts.sockets.len() == 1);
+    assert!(accounts.sockets.capacity() <= SPARE_ENTRIES, "{}", accounts.sockets.capacity());
+}
+
+#[test]
 fn impossible_figures_are_refused() {
     let mut accounts = Accounts::default();
     accounts.begin();

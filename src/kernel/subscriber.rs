@@ -1,5 +1,6 @@
 //! What one session has not been handed out yet of the bytes, flows and times that the socket probes have counted.
 
+use super::accounts::give_back;
 use super::cgroups::Cgroups;
 use super::flow::{Told, flow, is_flow};
 use super::records::*;
@@ -298,6 +299,10 @@ impl Subscriber {
             (view.take)(Credit::Unowned(*reason, lost.counts.traffic()));
             false
         });
+        give_back(&mut self.credits);
+        if let Some(flows) = &mut self.flows {
+            give_back(&mut flows.told);
+        }
         for (process, buckets) in self.flows.iter_mut().flat_map(|flows| flows.times.drain()) {
             let mut news = Connections::default();
             news.response.0 = buckets.0;
