@@ -2,11 +2,15 @@
 //! it exists, since frames that wait in a ring still bear it.
 
 use crate::model::LocalAddresses;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long addresses count at least that are gone: longer than any frame stays in a ring. Then until the next listing.
 const KEPT: Duration = Duration::from_millis(500);
+
+/// Listings within so short a time share an entry of what is gone.
+const SHARED: Duration = Duration::from_millis(50);
 
 /// The local addresses that are shown, and what they are made of.
 #[derive(Default)]
@@ -14,8 +18,16 @@ pub(super) struct Local {
     shown: Arc<LocalAddresses>,
     /// Those of the last listing, and those that have come since.
     known: LocalAddresses,
-    /// Those that may be gone, and when they were last known to exist.
-    gone: Option<(LocalAddresses, Instant)>,
+    /// Those that may be gone, the oldest first.
+    gone: VecDeque<Gone>,
+}
+
+/// Addresses some of which were missing in a listing.
+struct Gone {
+    addresses: LocalAddresses,
+    /// When the first and the last of them were found to be missing.
+    first: Instant,
+    last: Instant,
 }
 
 impl Local {
@@ -36,19 +48,20 @@ impl Local {
 
     /// Takes in a listing.
     pub(super) fn set(&mut self, listed: LocalAddresses, now: Instant) {
+        self.gone.retain(|gone| now.saturating_duration_since(gone.last) < KEPT);
         if !listed.covers(&self.known) {
-            let mut gone = std::mem::take(&mut self.known);
-            if let Some((earlier, _)) = &self.gone {
-                gone.extend(earlier);
+            let addresses = std::mem::take(&mut self.known);
+            match self.gone.back_mut() {
+                Some(gone) if now.saturating_duration_since(gone.first) < SHARED => {
+                    gone.addresses.extend(&addresses);
+                    gone.last = now;
+                }
+                _ => self.gone.push_back(Gone { addresses, first: now, last: now }),
             }
-            self.gone = Some((gone, now));
         }
         self.known = listed;
-        self.gone.take_if(|(_, at)| now.saturating_duration_since(*at) >= KEPT);
         let mut all = self.known.clone();
-        if let Some((gone, _)) = &self.gone {
-            all.extend(gone);
-        }
+        self.gone.iter().for_each(|gone| all.extend(&gone.addresses));
         if all != *self.shown {
             self.shown = Arc::new(all);
         }
@@ -79,6 +92,20 @@ mod tests {
         assert!(local.shown().contains(&B));
         local.set(of(&[A]), start + KEPT);
         assert!(local.shown().contains(&A) && !local.shown().contains(&B));
+    }
+
+    #[test]
+    fn addresses_that_come_and_go_all_the_time_are_let_go_too() {
+        let start = Instant::now();
+        let mut local = Local::default();
+        let address = |number: u32| Address::v4([10, 1, (number / 250) as u8, (number % 250) as u8]);
+        for number in 0..2_000 {
+            local.add(&of(&[address(number)]));
+            local.set(of(&[A]), start + number * KEPT / 100);
+        }
+        assert!(local.shown().contains(&address(1_999)) && local.shown().contains(&address(1_901)));
+        assert!(!local.shown().contains(&address(1_800)) && !local.shown().contains(&address(0)));
+        assert!(local.gone.len() <= 11, "{}", local.gone.len());
     }
 
     #[test]
