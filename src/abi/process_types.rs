@@ -66,7 +66,7 @@ pub struct CaptureProcess {
     /// these.
     pub state: u32,
     /// Name. A process that executes a program or renames itself after an update and ends before the next is delivered with
-    /// its last name where programs in the kernel sample processes (`sample_probes` in CaptureStats), unless some 8,000
+    /// its last name where programs in the kernel sample processes (`sample_probes` in CaptureStats), unless some 2,000
     /// others have changed theirs since. It has its last command line, and elsewhere also its last name, where the kernel
     /// tells of processes' events: to programs with CAP_NET_ADMIN in the first PID namespace, with network figures, for at
     /// most 256 such changes in a quarter of a second. Otherwise it has those of the former update.

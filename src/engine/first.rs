@@ -31,6 +31,9 @@ const PACKETS_PER_TURN: usize = 64;
 /// How often the filters are reconsidered.
 const GOVERNING_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A turn that took so long was not load: the process had been stopped.
+const STOPPED: Duration = Duration::from_secs(5);
+
 /// Longest wait when nothing happens, so that namespaces are followed on an idle machine, too.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -91,7 +94,10 @@ impl First {
             let passed = now.saturating_duration_since(governed);
             if passed >= GOVERNING_INTERVAL || self.governor.is_flooded() {
                 self.govern(passed);
-                self.look.expire(now);
+                // Questions about what was found before a long stop are asked now.
+                if passed < STOPPED {
+                    self.look.expire(now);
+                }
                 self.follow_namespaces();
                 governed = now;
             }

@@ -85,9 +85,17 @@ impl Introducer {
         Some((process, identity))
     }
 
-    /// Whether a process has been introduced, as far as is remembered.
-    pub fn knows(&self, process: &ProcId) -> bool {
-        self.known.iter().any(|known| known.contains(process))
+    /// Whether a process has been introduced, as far as is recorded; who is asked about stays recorded.
+    pub fn knows(&mut self, process: &ProcId) -> bool {
+        let [current, previous] = &mut self.known;
+        if current.contains(process) {
+            return true;
+        }
+        let is_known = previous.contains(process);
+        if is_known && current.len() < KNOWN_LIMIT {
+            current.insert(*process);
+        }
+        is_known
     }
 
     /// Introduces a process, if it is new and was met or still lives.
@@ -153,6 +161,24 @@ impl Introducer {
 mod tests {
     use super::*;
     use crate::engine::tree::Tree;
+
+    #[test]
+    fn one_that_is_asked_about_in_every_period_stays_known() {
+        let tree = Tree::new();
+        let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
+        let mut introducer = Introducer::new(root, SampleSet::ALL);
+        let began = Instant::now();
+        let process = |pid| ProcId { pid, start_ticks: 1 };
+        introducer.is_new(process(1), began);
+        for period in 1..10 {
+            // Another one begins the period.
+            introducer.is_new(
+                process(100 + period as i32),
+                began + (KNOWN_PERIOD + Duration::from_secs(1)) * period,
+            );
+            assert!(introducer.knows(&process(1)), "in period {period}");
+        }
+    }
 
     #[test]
     fn a_process_is_new_once_for_as_long_as_it_is_met() {

@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 /// Longest time that an ended process is held back, beyond the capture's read timeout.
 const MAX_HELD: Duration = Duration::from_secs(2);
 
+/// Most processes recorded that have ended and were not selected, of each period, and the length of a period: their last bytes
+/// may select them yet.
+const PASSED_LIMIT: usize = 8192;
+const PASSED_PERIOD: Duration = Duration::from_secs(60);
+
 /// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
 /// bytes.
 #[derive(Default)]
@@ -19,6 +24,10 @@ pub struct Merge {
     /// Accounts of processes that no sample has seen.
     unclaimed: HashMap<ProcId, Unclaimed, foldhash::fast::RandomState>,
     closing: BTreeMap<ProcId, Closing>,
+    /// Processes that samples knew, which have ended and were not selected, and who they were: those of the current period,
+    /// and those of the previous one.
+    passed: [HashMap<ProcId, Arc<Identity>, foldhash::fast::RandomState>; 2],
+    passed_since: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -69,36 +78,58 @@ impl Merge {
     /// gone. Returns when the last of all that are closing was found to have ended.
     ///
     /// Bytes of a process that may have been removed so long ago that the ledger has no record of it go back to the ledger:
-    /// a socket has outlived it.
-    pub fn take_up_ended(&mut self, sampler: &mut Sampler, ledger: &Ledger) -> Option<Instant> {
+    /// a socket has outlived it. `latest` has the identities recorded at `since` or later.
+    pub fn take_up_ended(
+        &mut self,
+        sampler: &mut Sampler,
+        ledger: &Ledger,
+        selection: &Selection,
+        latest: &LatestIdentities,
+        since: Instant,
+    ) -> Option<Instant> {
         let found = Instant::now();
+        self.record_passed(sampler, found);
         for record in sampler.take_ended() {
             self.closing.insert(record.sample.id, Closing { record, was_sampled: true, found });
         }
-        let gone = sampler.gone(self.unclaimed.keys().copied());
-        let found = Instant::now();
-        for id in gone {
-            let Some(Unclaimed { account, was_alive }) = self.unclaimed.remove(&id) else { continue };
-            let mut books = ledger.lock();
-            if !was_alive && books.was_released(id) {
-                books.revoke(id, &account, found);
-                continue;
+        if let Some(gone) = sampler.gone(self.unclaimed.keys().copied()) {
+            let found = Instant::now();
+            for id in gone {
+                let Some(Unclaimed { account, was_alive }) = self.unclaimed.remove(&id) else { continue };
+                let passed = self.passed.iter().find_map(|passed| passed.get(&id));
+                let mut books = ledger.lock();
+                if !was_alive && passed.is_none() && books.was_released(id) {
+                    books.revoke(id, &account, found);
+                    continue;
+                }
+                drop(books);
+                let mut record = record_of(id, account, passed);
+                make_latest(&mut record, latest, since, sampler);
+                // Nobody waits for one that is known not to be selected.
+                if !record.valid.has(Validity::USER) || selection.matches(id.pid, &record.identity) {
+                    self.closing.insert(id, Closing { record, was_sampled: false, found });
+                }
             }
-            drop(books);
-            self.closing.insert(id, Closing { record: record_of(id, account), was_sampled: false, found });
+            self.unclaimed.values_mut().for_each(|unclaimed| unclaimed.was_alive = true);
         }
-        self.unclaimed.values_mut().for_each(|unclaimed| unclaimed.was_alive = true);
         self.closing.values().map(|closing| closing.found).max()
+    }
+
+    fn record_passed(&mut self, sampler: &mut Sampler, now: Instant) {
+        let [current, previous] = &mut self.passed;
+        let since = *self.passed_since.get_or_insert(now);
+        if current.len() >= PASSED_LIMIT || now.saturating_duration_since(since) >= PASSED_PERIOD {
+            *previous = std::mem::take(current);
+            self.passed_since = Some(now);
+        }
+        current.extend(sampler.take_passed());
     }
 
     /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later, and the
     /// names that the kernel's programs say they were given last.
     pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant, sampler: &Sampler) {
-        for (id, Closing { record, .. }) in &mut self.closing {
-            latest.update(record, since);
-            if let Some(name) = sampler.given_name(id).filter(|name| *name != record.identity.name) {
-                record.identity = Arc::new(Identity { name, ..Identity::clone(&record.identity) });
-            }
+        for Closing { record, .. } in self.closing.values_mut() {
+            make_latest(record, latest, since, sampler);
         }
     }
 
@@ -135,8 +166,18 @@ impl Merge {
     }
 }
 
-/// The record of a process that came and went between two samples: who it was, and its traffic.
-fn record_of(id: ProcId, account: Account) -> ProcessRecord {
+/// Gives the record of a process that has ended the identity and the name that it had last.
+fn make_latest(record: &mut ProcessRecord, latest: &LatestIdentities, since: Instant, sampler: &Sampler) {
+    latest.update(record, since);
+    let given = sampler.given_name(&record.sample.id);
+    if let Some(name) = given.filter(|name| *name != record.identity.name) {
+        record.identity = Arc::new(Identity { name, ..Identity::clone(&record.identity) });
+    }
+}
+
+/// The record of a process that came and went between two samples, or was not selected by them: who it was, `passed` by what
+/// samples knew, and its traffic.
+fn record_of(id: ProcId, account: Account, passed: Option<&Arc<Identity>>) -> ProcessRecord {
     let mut record = ProcessRecord {
         sample: ProcessSample::unknown(id),
         identity: Arc::default(),
@@ -147,7 +188,7 @@ fn record_of(id: ProcId, account: Account) -> ProcessRecord {
         connections: None,
         valid: Validity::NETWORK,
     };
-    name(&mut record, account.identity.as_ref());
+    name(&mut record, account.identity.as_ref().or(passed));
     add(&mut record, account);
     record
 }

@@ -42,7 +42,12 @@ impl Update {
     fn collect(&mut self) -> bool {
         self.sampler.sample().unwrap();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
-        self.merge.take_up_ended(&mut self.sampler, &self.ledger).is_some()
+        self.take_up_ended().is_some()
+    }
+
+    fn take_up_ended(&mut self) -> Option<Instant> {
+        let Update { merge, sampler, ledger, selection, .. } = self;
+        merge.take_up_ended(sampler, ledger, selection, &LatestIdentities::default(), Instant::now())
     }
 
     /// The second half, with everything counted or with nothing; those delivered as removed.
@@ -237,7 +242,7 @@ fn bytes_of_a_process_that_is_younger_than_the_sample_wait_for_the_next_one() {
     update.tree.process(7, "young", 1, &[]);
     update.credit(id(7, 1), 100);
     update.merge.collect(&update.ledger, &mut update.sampler, &update.selection);
-    assert!(update.merge.take_up_ended(&mut update.sampler, &update.ledger).is_none(), "it lives");
+    assert!(update.take_up_ended().is_none(), "it lives");
     assert!(update.finish(true).is_empty());
     update.credit(id(7, 1), 1);
     assert!(update.update().is_empty());
@@ -276,4 +281,28 @@ fn a_process_removed_long_ago_is_not_removed_again() {
     assert_eq!((removed.len(), removed[0].sample.id), (1, id(7, 6)));
     assert_eq!(update.owner_ended(), 100);
     assert!(!update.credit(id(7, 5), 1), "it is known again");
+}
+
+/// A shell that becomes another program just before its end, long after others that started later were removed.
+#[test]
+fn one_that_samples_knew_is_delivered_however_old_it_is() {
+    let mut update = Update::new(Selection { names: vec![b"late".to_vec()], ..Selection::default() });
+    for pid in [7, 8] {
+        update.tree.process(pid, "early", 0, &[]);
+    }
+    assert!(update.update().is_empty());
+    // A walk that finds nobody any more.
+    update.sampler.take_from(Box::new(Renamed("late")));
+    let long_ago = Instant::now();
+    update.ledger.lock().close(id(9, 1), long_ago);
+    update.ledger.lock().close(id(10, 2), long_ago + Duration::from_secs(3600));
+    assert!(update.ledger.lock().was_released(id(7, 0)));
+    for pid in [7, 8] {
+        std::fs::remove_dir_all(update.tree.path().join(pid.to_string())).unwrap();
+        update.credit(id(pid, 0), 20);
+    }
+    let removed = update.update();
+    let told: Vec<_> = removed.iter().map(|record| (record.sample.id, &record.identity.name[..])).collect();
+    assert_eq!(told, [(id(7, 0), &b"late"[..])]);
+    assert_eq!(update.owner_ended(), 0);
 }

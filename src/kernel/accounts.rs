@@ -188,7 +188,8 @@ impl Accounts {
             account.write_off(unpaid, *reading);
             is_recorded || account.first.is_some() || !account.others.is_empty()
         });
-        give_back(sockets);
+        let held = sockets.len();
+        give_back(sockets, held);
         late
     }
 
@@ -240,9 +241,10 @@ impl User {
 }
 
 /// Gives back the room that a peak has left in a map: it would be held for ever, and walked over with every reading.
-pub(super) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>) {
-    if map.capacity() > SPARE_ENTRIES.max(8 * map.len()) {
-        map.shrink_to(2 * map.len());
+/// `needed` is how many entries there usually are.
+pub(super) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>, needed: usize) {
+    if map.capacity() > SPARE_ENTRIES.max(8 * needed) {
+        map.shrink_to(2 * needed);
     }
 }
 

@@ -65,6 +65,7 @@ impl<'a> Loader<'a> {
             if let Some(&entries) = self.capacities.get(name.as_str()) {
                 definition.set_max_entries(entries);
             }
+            widen(&mut definition)?;
             let map = make_map(&name, &definition, own_types.as_ref().map(AsFd::as_fd))?;
             made.push((name, definition, map));
         }
@@ -238,6 +239,19 @@ fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<
         unsafe { bpf(MAP_FREEZE, &attributes.map) }.map_err(io::Error::from)?;
     }
     Ok(map)
+}
+
+/// Gives each processor its share of an LRU map. A processor takes 128 free entries at a time (up to Linux 6.16, whatever the
+/// size); where there are fewer than all of them take, the late ones have one entry each (kernel/bpf/bpf_lru_list.c).
+fn widen(definition: &mut aya_obj::Map) -> Outcome<()> {
+    const EACH: usize = 256;
+    let is_lru = definition.map_type() == bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
+    if is_lru && definition.max_entries() > 1 {
+        let count = aya::util::nr_cpus().map_err(|(file, error)| format!("{file}: {error}"))?;
+        let least = u32::try_from(count.saturating_mul(EACH)).unwrap_or(u32::MAX);
+        definition.set_max_entries(definition.max_entries().max(least));
+    }
+    Ok(())
 }
 
 /// The map by its type.

@@ -123,7 +123,7 @@ const DROP_WITH_SOCKET: &str = "sk_skb_reason_drop";
 
 /// Entries of maps where owners are asked for: the records of sockets that have ended are not kept, and nothing is counted.
 const OWNERS_CAPACITIES: &[(&str, u32)] =
-    &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1)];
+    &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1), ("losses", 1)];
 
 /// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
 const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1), ("formers", 1)];

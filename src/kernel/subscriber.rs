@@ -280,6 +280,7 @@ impl Subscriber {
     /// Hands out bytes and times.
     pub(super) fn hand_out(&mut self, clocks: Clocks, view: &mut View<'_>) {
         let ticks_per_second = view.ticks_per_second;
+        let held = self.credits.len();
         self.credits.retain(|(process, netns, quality), kept| {
             if !view.sees(*netns) {
                 return is_kept(&mut kept.since_ns, clocks);
@@ -299,9 +300,10 @@ impl Subscriber {
             (view.take)(Credit::Unowned(*reason, lost.counts.traffic()));
             false
         });
-        give_back(&mut self.credits);
+        give_back(&mut self.credits, held);
         if let Some(flows) = &mut self.flows {
-            give_back(&mut flows.told);
+            let held = flows.told.len();
+            give_back(&mut flows.told, held);
         }
         for (process, buckets) in self.flows.iter_mut().flat_map(|flows| flows.times.drain()) {
             let mut news = Connections::default();

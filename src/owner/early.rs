@@ -16,9 +16,9 @@ const LIMIT: usize = 65_536;
 /// Room for the order of the flows that is kept when fewer are recorded.
 const MIN_CAPACITY: usize = 1024;
 
-/// How long an owner is kept. Its question comes with the capture's next batch, a fraction of a second later; it is late by
-/// as much as the capture, the queue of questions and the retries take under load.
-const KEPT: Duration = Duration::from_secs(30);
+/// How long an owner is kept. Its question comes with the capture's next batch, at most the longest read timeout (60 s) later;
+/// it is late by as much as the capture, the queue of questions and the retries take under load.
+const KEPT: Duration = Duration::from_secs(90);
 
 /// How much earlier than the capture's first packet of a flow its owner may have been found: the capture may see the packet
 /// on a later one of the devices that it passes.
@@ -269,23 +269,23 @@ mod tests {
             owners.insert(port(number), early(7, START), at(0));
         }
         let last = port(30_000);
-        owners.insert(last, early(8, START), at(20));
+        owners.insert(last, early(8, START), at(60));
         let datagrams = flow(Protocol::UDP);
         owners.insert(datagrams, early(9, START), at(0));
-        owners.insert(datagrams, early(9, 2 * START), at(25));
+        owners.insert(datagrams, early(9, 2 * START), at(75));
         owners.expire(began + KEPT);
         assert_eq!(
             owners.get(&port(0), Timestamp(START), false),
             Some(early(7, START)),
             "as long as it says"
         );
-        owners.expire(at(50));
+        owners.expire(at(110));
         assert_eq!(owners.get(&port(0), Timestamp(START), false), None);
         assert_eq!(owners.get(&last, Timestamp(START), false), Some(early(8, START)));
         assert_eq!(owners.get(&datagrams, Timestamp(2 * START), false), Some(early(9, 2 * START)), "renewed");
         let room = owners.table.lock().order.capacity();
         assert!(room <= 2 * MIN_CAPACITY, "{room}");
-        owners.expire(at(60));
+        owners.expire(at(180));
         let table = owners.table.lock();
         assert_eq!((table.owners.len(), table.order.len(), table.evicted), (0, 0, 0));
     }

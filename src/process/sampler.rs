@@ -9,7 +9,7 @@ use super::task;
 use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Fault, TaskSource};
-use crate::model::{ProcId, ProcessRecord, SampleSet, Selection};
+use crate::model::{Identity, ProcId, ProcessRecord, SampleSet, Selection};
 use crate::sync::Mutex;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -269,16 +269,15 @@ impl Sampler {
         }
     }
 
-    /// Those of these processes that have ended.
-    pub fn gone(&mut self, processes: impl Iterator<Item = ProcId>) -> Vec<ProcId> {
+    /// Those of these processes that have ended. `None` where it cannot be told now.
+    pub fn gone(&mut self, processes: impl Iterator<Item = ProcId>) -> Option<Vec<ProcId>> {
         let processes: Vec<ProcId> = processes.collect();
         if processes.is_empty() {
-            return processes;
+            return Some(processes);
         }
         match self.run(|| Part::Ends(processes.clone())) {
-            Ok(Part::Ends(gone)) => gone,
-            // It cannot be told now.
-            _ => Vec::new(),
+            Ok(Part::Ends(gone)) => Some(gone),
+            _ => None,
         }
     }
 
@@ -307,6 +306,11 @@ impl Sampler {
     /// Hands over the same.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
         self.books.table.take_ended()
+    }
+
+    /// Hands over who was found to have ended since this was last asked and was never selected, and who that was last.
+    pub fn take_passed(&mut self) -> Vec<(ProcId, Arc<Identity>)> {
+        self.books.table.take_passed()
     }
 
     /// The last name of a process that was given one since walks over the kernel's tasks began, whether it lives or has

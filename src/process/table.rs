@@ -104,6 +104,8 @@ pub struct Table {
     started: Vec<Tracked>,
     /// Found to have ended in this round, by id.
     ended: Vec<ProcessRecord>,
+    /// Those of them that were never delivered, and who they were.
+    passed: Vec<(ProcId, Arc<Identity>)>,
     round: u32,
     /// Where the next pid is expected, if pids ascend.
     next: usize,
@@ -176,6 +178,7 @@ impl Table {
     /// Begins a round of visits. Those that ended in the former round are forgotten.
     pub fn begin(&mut self) {
         self.ended.clear();
+        self.passed.clear();
         self.round = self.round.wrapping_add(1);
         (self.next, self.visited, self.ending) = (0, 0, 0);
     }
@@ -236,8 +239,12 @@ impl Table {
     pub fn finish(&mut self) {
         self.next = 0;
         if self.ending > 0 {
-            let ended = self.entries.extract_if(.., |entry| entry.ended);
-            self.ended.extend(ended.filter(|entry| entry.delivered).map(Tracked::into_record));
+            for entry in self.entries.extract_if(.., |entry| entry.ended) {
+                match entry.delivered {
+                    true => self.ended.push(entry.into_record()),
+                    false => self.passed.push((entry.id(), entry.into_record().identity)),
+                }
+            }
         }
         if !self.started.is_empty() {
             self.started.iter_mut().for_each(|entry| entry.round = self.round);
@@ -301,5 +308,10 @@ impl Table {
     /// Hands them over.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
         std::mem::take(&mut self.ended)
+    }
+
+    /// Hands over who has ended and was never delivered.
+    pub fn take_passed(&mut self) -> Vec<(ProcId, Arc<Identity>)> {
+        std::mem::take(&mut self.passed)
     }
 }

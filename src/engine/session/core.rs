@@ -187,7 +187,9 @@ impl Core {
         }
         let Core { sampler, merge, shared, options, sampled_at, .. } = self;
         merge.collect(&shared.ledger, sampler, &options.selection);
-        if let Some(ended) = merge.take_up_ended(sampler, &shared.ledger) {
+        if let Some(ended) =
+            merge.take_up_ended(sampler, &shared.ledger, &options.selection, &shared.latest, *sampled_at)
+        {
             let (now, timeout) = (Instant::now(), options.capture.timeout);
             let complete = match &self.counting {
                 // What the kernel counts is complete as soon as it is read, which it was after the sample.

@@ -129,7 +129,7 @@ struct {
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 2048);
+	MAP_NUMBER(max_entries, 8192);
 	MAP_TYPE(key, struct loss_key);
 	MAP_TYPE(value, struct traffic);
 } losses SEC(".maps");

@@ -606,8 +606,8 @@ int capture_rename(__u64 *context)
 	struct given_name given = {};
 	__u32 pid = task->tgid;
 
-	/* The name of another thread is not the process's. */
-	if ((__u32)task->pid != pid)
+	/* The name of another thread is not the process's, and a thread of the kernel is told by more than this. */
+	if ((__u32)task->pid != pid || task->flags & PF_KTHREAD)
 		return 0;
 	given.start_ns = task->start_boottime;
 	bpf_probe_read_kernel_str(given.name, sizeof(given.name), (const void *)context[1]);
