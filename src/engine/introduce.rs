@@ -85,7 +85,7 @@ impl Introducer {
         Some((process, identity))
     }
 
-    /// Whether a process has been introduced, as far as is recorded; who is asked about stays recorded.
+    /// Returns true if a process is recorded for having been introduced, and keeps it recorded.
     pub fn knows(&mut self, process: &ProcId) -> bool {
         let [current, previous] = &mut self.known;
         if current.contains(process) {
@@ -129,7 +129,7 @@ impl Introducer {
         }
     }
 
-    /// Whether a process has not been introduced yet, as far as is recorded; records that it has.
+    /// Records that a process is introduced. Returns true if it was not recorded for that.
     fn is_new(&mut self, process: ProcId, now: Instant) -> bool {
         let [current, previous] = &mut self.known;
         if current.len() >= KNOWN_LIMIT || now.saturating_duration_since(self.known_since) >= KNOWN_PERIOD {
@@ -162,11 +162,15 @@ mod tests {
     use super::*;
     use crate::engine::tree::Tree;
 
+    /// Of an empty tree: nobody is read.
+    fn introducer() -> Introducer {
+        let tree = Tree::new();
+        Introducer::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
+    }
+
     #[test]
     fn one_that_is_asked_about_in_every_period_stays_known() {
-        let tree = Tree::new();
-        let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
-        let mut introducer = Introducer::new(root, SampleSet::ALL);
+        let mut introducer = introducer();
         let began = Instant::now();
         let process = |pid| ProcId { pid, start_ticks: 1 };
         introducer.is_new(process(1), began);
@@ -182,9 +186,7 @@ mod tests {
 
     #[test]
     fn a_process_is_new_once_for_as_long_as_it_is_met() {
-        let tree = Tree::new();
-        let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
-        let mut introducer = Introducer::new(root, SampleSet::ALL);
+        let mut introducer = introducer();
         let began = Instant::now();
         let process = |pid| ProcId { pid, start_ticks: 1 };
         assert!(introducer.is_new(process(1), began) && introducer.is_new(process(2), began));

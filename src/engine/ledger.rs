@@ -14,7 +14,7 @@ const ACCOUNT_LIMIT: usize = 65_536;
 /// Most removed processes recorded, so that late bytes of theirs are not taken for a new process.
 const ENDED_LIMIT: usize = 65_536;
 
-/// How long they are kept: longer than a packet, the search for its owner, and the owner of a connection that has left the
+/// The time for which they are kept: longer than a packet, the search for its owner, and the owner of a connection that has left the
 /// flow table (80 s) can be late. A flow or a socket that outlives its owner brings bytes later still; see
 /// [`Books::was_released`].
 const ENDED_KEPT: Duration = Duration::from_secs(120);
@@ -164,7 +164,7 @@ impl Books {
         }
     }
 
-    /// Whether a process is old enough to have been delivered as removed so long ago that this is no longer recorded.
+    /// Returns true if a process is old enough to have been delivered as removed so long ago that this is no longer recorded.
     pub fn was_released(&self, process: ProcId) -> bool {
         self.released_through >= Some(process.start_ticks)
     }

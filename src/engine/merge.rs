@@ -33,7 +33,7 @@ pub struct Merge {
 #[derive(Default)]
 struct Unclaimed {
     account: Account,
-    /// Whether the process was alive after an update.
+    /// True if the process was alive after an update.
     was_alive: bool,
 }
 

@@ -20,7 +20,7 @@ const UNANSWERED_BYTES: usize = 16 << 20;
 /// What a flow takes besides its slot: its places in the index and in the lists.
 const PLACES_BYTES: usize = 40;
 
-/// How many flows that began unanswered are listed at least before those that are no longer are dropped from the lists.
+/// The least length of the lists of unanswered flows at which those that are no longer are dropped from them.
 pub(super) const MIN_UNANSWERED_REVIEW: usize = 4096;
 
 /// How long an unanswered flow of several datagrams is kept at least, nanoseconds: it may be one that needs no answer.

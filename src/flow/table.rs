@@ -58,7 +58,7 @@ pub struct FlowTable {
     /// Flows that began unanswered, by the direction of their first packet, the oldest first; some of those that have left
     /// or were answered since included.
     pub(super) unanswered: [VecDeque<FlowId>; 2],
-    /// How many there are when the latter are next dropped.
+    /// The length of both together at which the latter are dropped next.
     pub(super) unanswered_review: usize,
     /// Flows that have ended, and since when they are to wait for packets that come late.
     pub(super) ended: VecDeque<(FlowId, Timestamp)>,

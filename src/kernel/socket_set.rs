@@ -126,8 +126,7 @@ const OWNERS_CAPACITIES: &[(&str, u32)] =
     &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1), ("losses", 1)];
 
 /// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
-const BYTES_CAPACITIES: &[(&str, u32)] =
-    &[("tuples", 131_072), ("peers", 1), ("formers", 1), ("latencies", 8192)];
+const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1), ("formers", 1)];
 
 /// The kernel types that the programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();

@@ -155,7 +155,7 @@ pub trait TaskSource: Debug + Send {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GivenName {
-    /// When the process started, nanoseconds since boot.
+    /// The start of the process, nanoseconds since boot.
     pub start_ns: u64,
     /// The name, ended by NUL.
     pub(crate) name: [u8; 16],

@@ -120,7 +120,7 @@ struct {
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 16384);
+	MAP_NUMBER(max_entries, 8192);
 	MAP_TYPE(key, struct process);
 	MAP_TYPE(value, struct histogram);
 } latencies SEC(".maps");
