@@ -156,6 +156,27 @@ fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
     });
 }
 
+/// The kernel then refuses what the reader would find a busy socket's counters by. Before, all but 64 of the packets were
+/// counted nowhere.
+#[test]
+fn a_busy_socket_without_memory_for_options_is_counted_to_the_last_packet_root() {
+    const EACH: u64 = 5_000;
+    with_session(|lab, mut session| {
+        let _sink = bound_on_b(lab);
+        crate::lab::run(&format!("ip netns exec {} sysctl -q net.core.optmem_max=0", lab.name(Host::A)));
+        let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+        socket.connect("10.77.0.2:7000").unwrap();
+        let before = sent_by_device("veth0");
+        (0..EACH).for_each(|_| drop(socket.send(&[0; 58])));
+        let sent = sent_by_device("veth0") - before;
+        assert!((EACH..EACH + 100).contains(&sent), "{sent}");
+        let pid = std::process::id() as i32;
+        let record = until(&mut session, pid, |record| record.traffic.send_packets >= EACH);
+        assert_eq!((record.traffic.send_packets, record.traffic.send_bytes), (EACH, EACH * 100));
+        assert_eq!(record.connections.unwrap().sends, EACH);
+    });
+}
+
 /// What the kernel says of a connection, `struct tcp_info` in include/uapi/linux/tcp.h: segments sent, and bytes of payload
 /// in them.
 fn sent_by_connection(stream: &TcpStream) -> (u64, u64) {

@@ -192,6 +192,9 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *r
 		tally->is_used = 0;
 		return 0;
 	}
+	/* By it the reader finds the tally. There is none where the memory for options is used up (net.core.optmem_max). */
+	if (keep_records && !bpf_sk_storage_get(&busy, sk, 0, BPF_SK_STORAGE_GET_F_CREATE))
+		return 0;
 	last_cookie = last & ~CLOSED;
 	free_ns = tally->free_ns;
 	if (free_ns == ~0ULL || (last_cookie != cookie && free_ns > bpf_ktime_get_boot_ns()) ||
@@ -209,12 +212,8 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *r
 	tally->calls.unanswered = record->calls.unanswered;
 	tally->is_used = 1;
 	__atomic_exchange_n(&tally->cookie, cookie, __ATOMIC_SEQ_CST);
-	if (UNLIKELY(record->flags & ENDED)) {
+	if (UNLIKELY(record->flags & ENDED))
 		retire_tally(cookie, record);
-		return 0;
-	}
-	if (keep_records)
-		bpf_sk_storage_get(&busy, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	return 0;
 }
 
