@@ -4,7 +4,7 @@ use super::resolver::Request;
 use crate::kernel::{Clocks, Found, Owners};
 use crate::model::Namespace;
 use crate::namespace::{Follower, current_inode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The records, and the inode of the session's own namespace in them.
 #[derive(Clone)]
@@ -28,14 +28,14 @@ impl KernelOwners {
         self.owners.sweep(clocks.now_ns, clocks.before(waited))
     }
 
-    /// The user of the socket that a question is about, which was asked `waited` ago. The records of a namespace outlive it, for
+    /// The user of the socket that a question is about, which was asked at `asked`. The records of a namespace outlive it, for
     /// what is asked about its last packets.
     pub fn find(
         &self,
         request: &Request,
         namespaces: &Follower,
         clocks: &Clocks,
-        waited: Duration,
+        asked: Instant,
     ) -> Option<Found> {
         let Request { key, first, .. } = request;
         let inode = match key.namespace {
@@ -44,6 +44,6 @@ impl KernelOwners {
         };
         // Numbers of namespaces have 32 bits (`ns_common.inum`).
         let netns = u32::try_from(inode).ok()?;
-        self.owners.find(key, netns, clocks.captured(*first, waited))
+        self.owners.find(key, netns, clocks.captured(*first, asked))
     }
 }

@@ -299,8 +299,7 @@ impl Resolver {
         {
             // By the endpoints of the socket, where the wire has others.
             let question = Request { key: query.key, ..*request };
-            let Some(found) = kernel.find(&question, &self.follower, &clocks, query.first_seen().elapsed())
-            else {
+            let Some(found) = kernel.find(&question, &self.follower, &clocks, query.first_seen()) else {
                 continue;
             };
             match found.claim {

@@ -91,7 +91,7 @@ pub(super) fn flow(
     changed_ns: u64,
     clocks: Clocks,
 ) -> FlowRecord {
-    let Clocks { now_ns, epoch_ns } = clocks;
+    let Clocks { now_ns, epoch_ns, .. } = clocks;
     let Tuple { local, remote, local_port, remote_port, protocol, netns, .. } = record.tuple;
     let end = |address: [u8; 16], port| Endpoint::new(Address::v6(address), port);
     let mut flow =
@@ -175,6 +175,7 @@ fn reason(record: &Record) -> CloseReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     fn record(flags: u32, state: u8, last_state: u8, error: u32) -> Record {
         let tuple = Tuple { protocol: 6, remote_port: 80, ..Tuple::default() };
@@ -195,7 +196,14 @@ mod tests {
         ] {
             let over = record(CONNECTED | ENDED, CLOSE, last_state, error as u32);
             assert_eq!(reason(&over), expected, "{last_state} {error}");
-            let flow = flow(7, &over, &Counts::default(), None, 0, Clocks { now_ns: 0, epoch_ns: 0 });
+            let flow = flow(
+                7,
+                &over,
+                &Counts::default(),
+                None,
+                0,
+                Clocks { now_ns: 0, epoch_ns: 0, at: Instant::now() },
+            );
             assert_eq!((flow.phase, flow.reason, flow.errno), (FlowPhase::Ended, expected, error));
         }
     }
@@ -221,7 +229,14 @@ mod tests {
     fn times_are_of_the_connection_and_not_of_its_socket() {
         let mut socket = record(CONNECTED, 1, 2, 0);
         (socket.opened_ns, socket.connecting_ns, socket.established_ns) = (100, 200, 250);
-        let flow = flow(7, &socket, &Counts::default(), None, 300, Clocks { now_ns: 400, epoch_ns: 1_000 });
+        let flow = flow(
+            7,
+            &socket,
+            &Counts::default(),
+            None,
+            300,
+            Clocks { now_ns: 400, epoch_ns: 1_000, at: Instant::now() },
+        );
         assert_eq!(
             (flow.opened, flow.established, flow.last),
             (Timestamp(1_200), Timestamp(1_250), Timestamp(1_300))
@@ -245,7 +260,7 @@ mod tests {
                 &Counts::default(),
                 None,
                 changed_ns,
-                Clocks { now_ns: 150, epoch_ns: 1_000 },
+                Clocks { now_ns: 150, epoch_ns: 1_000, at: Instant::now() },
             );
             assert_eq!(flow.last, Timestamp(1_000 + last_ns), "{established_ns} {changed_ns}");
         }
