@@ -3,15 +3,11 @@
 //! What was credited belongs to the socket: when it changes hands, the next owner gets what is left of the socket's bytes,
 //! however much the owner before was credited with.
 
-use super::records::{Buckets, Counts, Process, Share, ShareKey, Way};
+use super::records::{Buckets, Counts, Process, ShareKey, Way};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::hash::Hash;
-
-/// How many readings an account in the kernel may stay as it is before it is closed: few, since thousands of short-lived
-/// processes may use one socket.
-const QUIET_READINGS: u8 = 5;
 
 /// How long received bytes may lie unread until they count for the socket's owner all the same: its program takes no notice
 /// of them, or takes them in a way that no program in the kernel sees (splice(2), mapped memory).
@@ -48,6 +44,8 @@ pub(super) struct Account {
     own: Option<(Process, Counts)>,
     /// The last reading in which the kernel had a record of the socket.
     recorded: u64,
+    /// The last reading in which the record was being changed, so that nobody's part of it is known.
+    changing: u64,
     /// When its counts had changed last, in nanoseconds since boot.
     pub(super) changed_ns: u64,
     /// Bytes that no process has read, and since when they have been the same.
@@ -58,12 +56,15 @@ pub(super) struct Account {
 #[derive(Clone, Copy)]
 struct User {
     process: Process,
-    /// What the kernel holds apart as the user's own.
+    /// What the kernel held apart as the user's own in periods that are over, and the last of these.
+    settled: Counts,
+    through: Option<u32>,
+    /// The same with what it holds in other periods, as of the reading `shared`.
     share: Counts,
-    /// The last reading in which it did.
     shared: u64,
+    /// The last reading in which there was such a period.
+    kept: u64,
     credited: Counts,
-    quiet: u8,
 }
 
 impl Accounts {
@@ -72,18 +73,26 @@ impl Accounts {
         self.reading += 1;
     }
 
-    /// Takes in what the kernel holds apart for a process. Returns whether something of it may have to be credited, which
-    /// [`Accounts::settle`] says after the records of this reading.
-    pub(super) fn share(&mut self, key: &ShareKey, share: Counts) -> bool {
+    /// Takes in what the kernel holds apart for a process in a period, and whether that is over, so that it is to be deleted.
+    /// Returns whether something of it may have to be credited, which [`Accounts::settle`] says after the records of this
+    /// reading.
+    pub(super) fn share(&mut self, key: &ShareKey, share: Counts, is_over: bool) -> bool {
         let Accounts { sockets, reading, refused } = self;
         let user = sockets.entry(key.cookie).or_default().user(key.owner);
-        let more = share.beyond(&user.share);
-        if possible(more, refused) != more {
+        if user.through.is_some_and(|through| key.period <= through) {
+            // It was not deleted.
             return false;
         }
-        user.quiet = if more == Counts::default() { user.quiet.saturating_add(1) } else { 0 };
-        (user.share, user.shared) = (share, *reading);
-        share.beyond(&user.credited) != Counts::default()
+        let share = possible(share, refused);
+        user.share = user.share_in(*reading).plus(&share);
+        user.shared = *reading;
+        if is_over {
+            user.settled = user.settled.plus(&share);
+            user.through = Some(key.period);
+        } else {
+            user.kept = *reading;
+        }
+        user.share.beyond(&user.credited) != Counts::default()
     }
 
     /// The account of a socket of which the kernel has a record.
@@ -91,6 +100,18 @@ impl Accounts {
         let account = self.sockets.entry(cookie).or_default();
         account.recorded = self.reading;
         account
+    }
+
+    /// Takes in that the record of a socket is being changed. It is whole in another reading, and until then nothing of the
+    /// socket is credited.
+    pub(super) fn changing(&mut self, cookie: u64) {
+        let reading = self.reading;
+        self.recorded(cookie).changing = reading;
+    }
+
+    /// Whether it is so in this reading.
+    pub(super) fn is_changing(&self, cookie: u64) -> bool {
+        self.sockets.get(&cookie).is_some_and(|account| account.changing == self.reading)
     }
 
     /// Whether so many bytes have lain unread at a socket for so long that nobody need be waited for.
@@ -104,24 +125,24 @@ impl Accounts {
 
     /// Takes in that `own` is the owner's part of what a socket has carried, after the shares of this reading; returns
     /// what is to be credited to the owner.
-    pub(super) fn own(&mut self, key: &ShareKey, own: Counts) -> Counts {
-        self.recorded(key.cookie).own = Some((key.owner, own));
-        self.settle(key)
+    pub(super) fn own(&mut self, cookie: u64, owner: Process, own: Counts) -> Counts {
+        self.recorded(cookie).own = Some((owner, own));
+        self.settle(cookie, owner)
     }
 
     /// What is to be credited to a process of what it has at a socket: never more than what the socket has carried beyond
     /// what was credited to all of its users.
-    pub(super) fn settle(&mut self, key: &ShareKey) -> Counts {
+    pub(super) fn settle(&mut self, cookie: u64, process: Process) -> Counts {
         let Accounts { sockets, reading, refused } = self;
-        let account = sockets.entry(key.cookie).or_default();
+        let account = sockets.entry(cookie).or_default();
         let own = account.own.filter(|_| account.recorded == *reading);
         let in_record = own.map(|(_, own)| own).unwrap_or_default();
-        account.user(key.owner);
+        account.user(process);
         let users = || account.first.iter().chain(&account.others);
         let there = users().fold(in_record, |sum, user| sum.plus(&user.share_in(*reading)));
         let credited = users().fold(account.surplus, |sum, user| sum.plus(&user.credited));
         let left = there.beyond(&credited);
-        let user = account.user(key.owner);
+        let user = account.user(process);
         let more = possible(user.part(own, *reading).beyond(&user.credited).at_most(&left), refused);
         user.credited = user.credited.plus(&more);
         more
@@ -135,49 +156,36 @@ impl Accounts {
         let account = self.sockets.entry(cookie).or_default();
         let sum = account.closed.plus(in_record);
         let users = account.first.iter().chain(&account.others);
-        account.total = users.fold(sum, |sum, user| sum.plus(&user.share)).at_least(&account.total);
+        let sum = users.fold(sum, |sum, user| sum.plus(&user.share_in(self.reading)));
+        account.total = sum.at_least(&account.total);
         account.total
     }
 
     /// How many users a socket has had, as far as is known.
     pub(super) fn is_shared(&self, cookie: u64) -> bool {
         self.sockets.get(&cookie).is_some_and(|account| {
-            account.others.iter().chain(&account.first).any(|user| user.shared == self.reading)
+            account.others.iter().chain(&account.first).any(|user| user.has_share(self.reading))
         })
     }
 
-    /// Closes accounts after a reading. Those that the kernel need not keep are taken out of it by `take_out`, which returns
-    /// what was in them; returned is what of that is still to be credited.
-    pub(super) fn close(
-        &mut self,
-        mut take_out: impl FnMut(&ShareKey) -> Option<Share>,
-    ) -> Vec<(ShareKey, Share, Counts)> {
-        let Accounts { sockets, reading, refused } = self;
-        let mut late = Vec::new();
-        sockets.retain(|&cookie, account| {
+    /// Closes, after a reading, the accounts of users of whom the kernel holds nothing apart any more.
+    pub(super) fn close(&mut self) {
+        let Accounts { sockets, reading, .. } = self;
+        sockets.retain(|_, account| {
             let is_recorded = account.recorded == *reading;
+            let is_changing = account.changing == *reading;
             let (mut surplus, mut unpaid, mut closed) = (account.surplus, Counts::default(), account.closed);
             let mut stays = |user: &User| {
-                if user.shared != *reading {
+                if !user.has_share(*reading) {
                     // An owner's part is in the record.
                     return is_recorded;
                 }
-                // Nobody uses a socket any more that has no record.
-                if user.quiet < if is_recorded { QUIET_READINGS } else { 2 } {
+                if user.kept == *reading || is_changing {
                     return true;
                 }
-                let key = ShareKey { owner: user.process, cookie };
-                let share = take_out(&key);
-                let last = share.map_or(user.share, |share| share.traffic);
-                closed = closed.plus(&last);
-                // What was there before has been settled.
-                let more = possible(last.beyond(&user.share), refused);
-                let credited = user.credited.plus(&more);
-                surplus = surplus.plus(&credited.beyond(&last));
-                unpaid = unpaid.plus(&last.beyond(&credited));
-                if let Some(share) = share.filter(|_| more != Counts::default()) {
-                    late.push((key, share, more));
-                }
+                closed = closed.plus(&user.settled);
+                surplus = surplus.plus(&user.credited.beyond(&user.settled));
+                unpaid = unpaid.plus(&user.settled.beyond(&user.credited));
                 false
             };
             account.first = account.first.filter(&mut stays);
@@ -190,7 +198,6 @@ impl Accounts {
         });
         let held = sockets.len();
         give_back(sockets, held);
-        late
     }
 
     /// How many figures that cannot be have been refused.
@@ -213,8 +220,9 @@ impl Account {
     }
 
     fn user(&mut self, process: Process) -> &mut User {
+        let none = Counts::default();
         let new =
-            User { process, share: Counts::default(), shared: 0, credited: Counts::default(), quiet: 0 };
+            User { process, settled: none, through: None, share: none, shared: 0, kept: 0, credited: none };
         if self.first.get_or_insert(new).process == process {
             // It was put there in the line above, if it was not there.
             return self.first.get_or_insert(new);
@@ -236,7 +244,12 @@ impl User {
     }
 
     fn share_in(&self, reading: u64) -> Counts {
-        if self.shared == reading { self.share } else { Counts::default() }
+        if self.shared == reading { self.share } else { self.settled }
+    }
+
+    /// Whether the kernel holds something apart as the user's own, or did.
+    fn has_share(&self, reading: u64) -> bool {
+        self.shared == reading || self.through.is_some()
     }
 }
 

@@ -7,8 +7,9 @@ fn process(tgid: u32) -> Process {
     Process { start_ns: 1, tgid, padding: 0 }
 }
 
-fn key(tgid: u32) -> ShareKey {
-    ShareKey { owner: process(tgid), cookie: 7 }
+/// The key of a process's share in a period.
+fn key(tgid: u32, period: u32) -> ShareKey {
+    ShareKey { owner: process(tgid), cookie: 7, period, padding: 0 }
 }
 
 fn counts(sent: u64, received: u64) -> Counts {
@@ -21,18 +22,18 @@ fn what_an_owner_was_credited_with_is_not_the_next_owners() {
     let mut accounts = Accounts::default();
     accounts.begin();
     accounts.recorded(7);
-    assert_eq!(accounts.own(&key(1), counts(0, 5_000)), counts(0, 5_000));
-    accounts.close(|_| None);
+    assert_eq!(accounts.own(7, process(1), counts(0, 5_000)), counts(0, 5_000));
+    accounts.close();
     // The first owner had read nothing of it, as it turns out when another reads.
     accounts.begin();
-    assert!(!accounts.share(&key(1), counts(0, 0)));
+    assert!(!accounts.share(&key(1, 0), counts(0, 0), false));
     accounts.recorded(7);
-    assert_eq!(accounts.own(&key(2), counts(0, 5_000)), counts(0, 0));
-    accounts.close(|_| None);
+    assert_eq!(accounts.own(7, process(2), counts(0, 5_000)), counts(0, 0));
+    accounts.close();
     accounts.begin();
-    accounts.share(&key(1), counts(0, 0));
+    accounts.share(&key(1, 0), counts(0, 0), false);
     accounts.recorded(7);
-    assert_eq!(accounts.own(&key(2), counts(0, 5_300)), counts(0, 300));
+    assert_eq!(accounts.own(7, process(2), counts(0, 5_300)), counts(0, 300));
 }
 
 #[test]
@@ -42,11 +43,11 @@ fn a_peak_of_sockets_leaves_no_room_behind() {
     for cookie in 0..100_000 {
         accounts.recorded(cookie);
     }
-    accounts.close(|_| None);
+    accounts.close();
     assert!(accounts.sockets.capacity() >= 100_000);
     accounts.begin();
     accounts.recorded(7);
-    accounts.close(|_| None);
+    accounts.close();
     assert!(accounts.sockets.contains_key(&7) && accounts.sockets.len() == 1);
     assert!(accounts.sockets.capacity() <= SPARE_ENTRIES, "{}", accounts.sockets.capacity());
 }
@@ -55,130 +56,154 @@ fn a_peak_of_sockets_leaves_no_room_behind() {
 fn impossible_figures_are_refused() {
     let mut accounts = Accounts::default();
     accounts.begin();
-    assert!(!accounts.share(&key(1), counts(u64::MAX - 5, 0)));
-    assert_eq!(accounts.settle(&key(1)), Counts::default());
-    assert_eq!(accounts.own(&key(2), counts(0, u64::MAX / 2)), Counts::default());
+    assert!(!accounts.share(&key(1, 0), counts(u64::MAX - 5, 0), false));
+    assert_eq!(accounts.settle(7, process(1)), Counts::default());
+    assert_eq!(accounts.own(7, process(2), counts(0, u64::MAX / 2)), Counts::default());
     assert_eq!(accounts.refused(), 2);
 }
 
 #[test]
-fn a_quiet_account_is_closed_and_opens_anew() {
+fn an_account_goes_on_from_period_to_period_and_is_closed_when_there_is_none() {
     let mut accounts = Accounts::default();
-    for reading in 0..=u64::from(QUIET_READINGS) {
+    let read = |accounts: &mut Accounts, shares: &[(u32, u64, bool)]| {
         accounts.begin();
-        accounts.share(&key(1), counts(400, 0));
-        accounts.recorded(7);
-        accounts.own(&key(2), counts(100, 0));
-        let more = accounts.settle(&key(1));
-        assert_eq!(more, if reading == 0 { counts(400, 0) } else { Counts::default() });
-        accounts.recorded(7);
-        accounts.own(&key(2), counts(100, 0));
-        let mut taken_out = 0;
-        let late = accounts.close(|_| {
-            taken_out += 1;
-            // A little has been added since it was read.
-            Some(Share { traffic: counts(500, 0), ..Share::default() })
-        });
-        assert_eq!(taken_out, usize::from(reading == u64::from(QUIET_READINGS)));
-        assert!(late.iter().all(|(of, _, more)| *of == key(1) && *more == counts(100, 0)));
-        assert_eq!(late.len(), taken_out);
-    }
-    accounts.begin();
-    assert!(accounts.share(&key(1), counts(200, 0)));
-    accounts.recorded(7);
-    assert_eq!(accounts.own(&key(2), counts(100, 0)), Counts::default());
-    assert_eq!(accounts.settle(&key(1)), counts(200, 0));
-    accounts.close(|_| None);
+        for &(period, bytes, is_over) in shares {
+            accounts.share(&key(1, period), counts(bytes, 0), is_over);
+        }
+        accounts.own(7, process(2), counts(100, 0));
+        let more = accounts.settle(7, process(1)).sent.bytes;
+        accounts.close();
+        more
+    };
+    assert_eq!(read(&mut accounts, &[(3, 400, false)]), 400);
+    assert_eq!(read(&mut accounts, &[(4, 100, false), (3, 500, false)]), 200);
+    assert_eq!(read(&mut accounts, &[(3, 600, true), (4, 100, false)]), 100);
+    // The kernel has not deleted it after all.
+    assert_eq!(read(&mut accounts, &[(4, 300, false), (3, 600, true)]), 200);
+    assert_eq!(read(&mut accounts, &[(4, 300, true)]), 0);
+    assert!(!accounts.is_shared(7), "it is closed");
+    assert_eq!(read(&mut accounts, &[(6, 200, false)]), 200);
+    assert!(accounts.is_shared(7));
+    assert_eq!(read(&mut accounts, &[(6, 250, true)]), 50);
+    assert!(!accounts.is_shared(7));
     // Nothing is left once the kernel knows neither.
     accounts.begin();
-    accounts.close(|_| None);
+    accounts.close();
     assert!(accounts.sockets.is_empty());
+}
+
+/// What a process had in the record stands in its account after another has taken over, and a record that is being changed
+/// does not tell so.
+#[test]
+fn nothing_is_credited_while_the_record_is_being_changed() {
+    let mut accounts = Accounts::default();
+    accounts.begin();
+    assert_eq!(accounts.own(7, process(1), counts(1_000, 0)), counts(1_000, 0));
+    accounts.close();
+    for period in [0, 1] {
+        accounts.begin();
+        // Also where its period is over, and it is read only this once.
+        accounts.share(&key(1, 0), counts(1_500, 0), period == 1);
+        accounts.changing(7);
+        assert!(accounts.is_changing(7));
+        accounts.close();
+        assert!(accounts.is_shared(7));
+    }
+    accounts.begin();
+    assert!(!accounts.is_changing(7));
+    assert_eq!(accounts.own(7, process(2), counts(200, 0)), counts(200, 0));
+    assert_eq!(accounts.settle(7, process(1)), counts(500, 0));
+    accounts.close();
+    assert!(!accounts.is_shared(7));
 }
 
 #[test]
 fn the_total_of_a_socket_keeps_closed_accounts() {
     let mut accounts = Accounts::default();
-    for _ in 0..=QUIET_READINGS {
+    for is_over in [false, true] {
         accounts.begin();
-        accounts.share(&key(1), counts(400, 200));
-        accounts.own(&key(2), counts(100, 0));
-        accounts.settle(&key(1));
+        accounts.share(&key(1, 0), counts(400, 200), is_over);
+        accounts.own(7, process(2), counts(100, 0));
+        accounts.settle(7, process(1));
         assert_eq!(accounts.total(7, &counts(100, 0)), counts(500, 200));
-        accounts.close(|_| Some(Share { traffic: counts(500, 200), ..Share::default() }));
+        accounts.close();
     }
-    // The account is closed with what was added to it after it was read; another one begins at nothing.
     accounts.begin();
-    accounts.own(&key(2), counts(100, 0));
-    assert_eq!(accounts.total(7, &counts(100, 0)), counts(600, 200));
-    accounts.close(|_| None);
+    accounts.own(7, process(2), counts(100, 0));
+    assert_eq!(accounts.total(7, &counts(100, 0)), counts(500, 200));
+    accounts.close();
     accounts.begin();
-    accounts.share(&key(1), counts(300, 0));
-    accounts.own(&key(2), counts(100, 0));
-    assert_eq!(accounts.total(7, &counts(100, 0)), counts(900, 200));
+    accounts.share(&key(1, 2), counts(300, 0), false);
+    accounts.own(7, process(2), counts(100, 0));
+    assert_eq!(accounts.total(7, &counts(100, 0)), counts(800, 200));
     // Bytes of the record are on their way to an account that was read before.
-    accounts.own(&key(2), Counts::default());
-    assert_eq!(accounts.total(7, &Counts::default()), counts(900, 200));
+    accounts.own(7, process(2), Counts::default());
+    assert_eq!(accounts.total(7, &Counts::default()), counts(800, 200));
 }
 
 #[test]
 fn a_share_is_not_credited_again_after_its_bytes_were() {
     let mut accounts = Accounts::default();
     accounts.begin();
-    assert_eq!(accounts.own(&key(1), counts(100, 0)), counts(100, 0));
-    accounts.close(|_| None);
+    assert_eq!(accounts.own(7, process(1), counts(100, 0)), counts(100, 0));
+    accounts.close();
     for owner in [2, 3, 3] {
         accounts.begin();
-        accounts.share(&key(1), counts(60, 0));
+        accounts.share(&key(1, 0), counts(60, 0), false);
         if owner == 3 {
-            accounts.share(&key(2), counts(40, 0));
+            accounts.share(&key(2, 0), counts(40, 0), false);
         }
         let own = if owner == 2 { counts(40, 0) } else { Counts::default() };
-        assert_eq!(accounts.own(&key(owner), own), Counts::default());
-        assert_eq!(accounts.settle(&key(1)), Counts::default());
-        assert_eq!(accounts.settle(&key(2)), Counts::default());
-        accounts.close(|_| None);
+        assert_eq!(accounts.own(7, process(owner), own), Counts::default());
+        assert_eq!(accounts.settle(7, process(1)), Counts::default());
+        assert_eq!(accounts.settle(7, process(2)), Counts::default());
+        accounts.close();
     }
 }
 
 proptest! {
-    /// Whatever changes of hands a socket sees and whenever it is read, all of its bytes are credited once.
+    /// Whatever changes of hands a socket sees, whenever it is read and a period begins, all of its bytes are credited once.
     #[test]
     fn all_is_credited_once(
-        steps in prop::collection::vec((0u32..4, 0u64..2_000, any::<bool>(), 0u64..3_000), 1..60)
+        steps in prop::collection::vec((0u32..4, 0u64..2_000, 0u8..4, 0u64..3_000), 1..60)
     ) {
         let (mut accounts, mut total, mut apart) = (Accounts::default(), 0, 0);
-        let mut shares = [0u64; 4];
-        let (mut owner, mut credited) = (0, 0);
-        for (user, bytes, is_read, unclaimed) in steps {
+        // What the kernel holds, by process and period.
+        let mut shares = std::collections::BTreeMap::new();
+        let (mut owner, mut credited, mut period, mut due) = (0, 0, 0u32, Vec::new());
+        for (user, bytes, what, unclaimed) in steps {
             total += bytes;
             if user != owner {
                 // What came after the last call of the owner is the next one's.
                 let part = (total - apart).saturating_sub(unclaimed);
-                shares[owner as usize] += part;
+                *shares.entry((owner, period)).or_insert(0) += part;
                 apart += part;
                 owner = user;
             }
-            if !is_read {
+            if what == 0 {
                 continue;
             }
             accounts.begin();
-            let shared = || (0..).zip(shares).filter(|(_, share)| *share > 0);
-            for (user, share) in shared() {
-                accounts.share(&key(user), counts(share, 0));
+            for (&(user, of), &share) in &shares {
+                if accounts.share(&key(user, of), counts(share, 0), of < period) {
+                    due.push(user);
+                }
+            }
+            shares.retain(|&(_, of), _| of == period);
+            if what == 1 {
+                // The record was being changed.
+                accounts.changing(7);
+                accounts.close();
+                continue;
             }
             accounts.recorded(7);
-            credited += accounts.own(&key(owner), counts(total - apart, 0)).sent.bytes;
-            for (user, _) in shared() {
-                credited += accounts.settle(&key(user)).sent.bytes;
+            credited += accounts.own(7, process(owner), counts(total - apart, 0)).sent.bytes;
+            for user in due.drain(..) {
+                credited += accounts.settle(7, process(user)).sent.bytes;
             }
-            // What the kernel held of a user begins at nothing after it was taken out.
-            let late = accounts.close(|closed| {
-                let held = shares.get_mut(closed.owner.tgid as usize)?;
-                let traffic = counts(std::mem::take(held), 0);
-                Some(Share { traffic, ..Share::default() })
-            });
-            prop_assert!(late.is_empty());
+            accounts.close();
             prop_assert_eq!(credited, total);
+            period += u32::from(what == 3);
         }
         prop_assert_eq!(accounts.refused(), 0);
     }

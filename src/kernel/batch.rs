@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const BATCH: usize = 512;
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
-const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
@@ -80,23 +79,6 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
 
 /// The value of one entry; `None` where there is none. Both types are laid out as the map's own.
 pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
-    entry(BPF_MAP_LOOKUP_ELEM, map, key)
-}
-
-/// Deletes an entry and returns the value that it had in the end. Before Linux 5.14 that is the value a moment before.
-pub(super) fn take_out<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
-    entry(BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, key).or_else(|| {
-        let value = lookup(map, key);
-        delete(map, std::slice::from_ref(key));
-        value
-    })
-}
-
-fn entry<K: aya::Pod, V: aya::Pod + Default>(
-    command: libc::c_long,
-    map: BorrowedFd<'_>,
-    key: &K,
-) -> Option<V> {
     /// The part of `union bpf_attr` that commands on one entry take.
     #[repr(C)]
     struct Entry {
@@ -116,8 +98,9 @@ fn entry<K: aya::Pod, V: aya::Pod + Default>(
     };
     // SAFETY: key and value are of the map's sizes, which were compared when the map was opened by type, and outlive the
     // call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(&entry), size_of::<Entry>()) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, std::ptr::from_ref(&entry), size_of::<Entry>())
+    };
     (result == 0).then_some(value)
 }
 

@@ -1,17 +1,19 @@
 //! Takes out of the kernel what the socket probes have counted, for all sessions that share the probes.
 //!
-//! Reading deletes: records of sockets that have ended, accounts in which nothing happens any more. So there is one reader,
-//! and each session subscribes to it.
+//! Reading deletes: records of sockets that have ended, accounts of periods that are over. So there is one reader, and each
+//! session subscribes to it.
 
 use super::Clocks;
 use super::accounts::Accounts;
-use super::batch::{Batch, delete, take_out};
+use super::batch::{Batch, delete};
 use super::flow;
 use super::load::walk;
+use super::periods::{Growing, Periods};
 use super::records::*;
 use super::socket_set::Maps;
 use super::subscriber::{Increment, Observation, Subscriber, View, Who};
 use crate::model::{Quality, Unowned};
+use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::io;
@@ -20,9 +22,6 @@ use std::os::fd::{AsFd, OwnedFd};
 /// How long the record of a socket that has ended is kept for the packets that still come: the last ones of a TCP
 /// connection do so within a round trip or two.
 const GRACE_NS: u64 = 2_000_000_000;
-
-/// How many readings the times of a process may stay as they are before the kernel need not keep them.
-const QUIET_READINGS: u8 = 60;
 
 /// How long a connection that a listener made may wait for its first use until its holder is looked for: programs may accept
 /// it and splice from it, say.
@@ -47,17 +46,16 @@ pub(super) struct Drain {
     looked_ns: u64,
     /// Whether the kernel tells when something is read from a socket.
     knows_reads: bool,
-    histograms: Batch<Process, Buckets>,
-    /// What was read of each process's times, and for how many readings there was nothing new.
-    timed: HashMap<Process, (Buckets, u8), RandomState>,
+    /// Tells the programs which period it is.
+    control: Array<MapData, Control>,
+    periods: Periods,
+    histograms: Growing<LatencyKey, Buckets>,
     records: Batch<u64, Record>,
     shares: Batch<ShareKey, Share>,
-    /// Shares of which something is to be credited in this reading.
+    /// Shares of which something is to be credited.
     due: Vec<(ShareKey, Share)>,
     accounts: Accounts,
-    losses: Batch<LossKey, Counts>,
-    /// What was read of each kind of losses, and for how many readings there was nothing new.
-    lost: HashMap<LossKey, (Counts, u8), RandomState>,
+    losses: Growing<LossKey, Counts>,
     held: u64,
     subscribers: HashMap<u64, Subscriber, RandomState>,
     /// How many there have been.
@@ -65,20 +63,25 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    pub(super) fn new(collect: OwnedFd, holders: OwnedFd, knows_reads: bool) -> Drain {
+    pub(super) fn new(
+        collect: OwnedFd,
+        holders: OwnedFd,
+        knows_reads: bool,
+        control: Array<MapData, Control>,
+    ) -> Drain {
         Drain {
             holders,
             looked_ns: 0,
             collect,
             knows_reads,
-            histograms: Batch::new(),
-            timed: HashMap::default(),
+            control,
+            periods: Periods::new(Clocks::now().now_ns),
+            histograms: Growing::new(),
             records: Batch::new(),
             shares: Batch::new(),
             due: Vec::new(),
             accounts: Accounts::default(),
-            losses: Batch::new(),
-            lost: HashMap::default(),
+            losses: Growing::new(),
             held: 0,
             subscribers: HashMap::default(),
             subscriptions: 0,
@@ -155,6 +158,7 @@ impl Drain {
         view: Option<&mut View<'_>>,
     ) -> io::Result<bool> {
         self.accounts.begin();
+        self.periods.begin(clocks.now_ns);
         walk(self.collect.as_fd())?;
         // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
         // are never seen twice.
@@ -165,40 +169,53 @@ impl Drain {
             walk(self.holders.as_fd())?;
         }
         self.settle_shares(own);
-        self.close_shares(maps, own);
+        self.accounts.close();
         if own.wants_flows() || self.subscribers.values().any(Subscriber::wants_flows) {
             self.read_times(maps, own)?;
         }
         self.read_losses(maps, own)?;
+        self.begin_period()?;
         Ok(are_whole)
     }
 
+    /// Has the programs begin a new period, if it is time.
+    fn begin_period(&mut self) -> io::Result<()> {
+        let Some(next) = self.periods.next() else { return Ok(()) };
+        let has_room = self.held < CAPACITY / 10 * 9;
+        let is_full = if has_room { 0 } else { self.control.get(&0, 0).map_err(other)?.is_full };
+        self.control.set(0, Control { period: next.current(), is_full }, 0).map_err(other)?;
+        self.periods = next;
+        Ok(())
+    }
+
     fn read_shares(&mut self, maps: &Maps) -> io::Result<()> {
-        let Drain { shares, accounts, due, .. } = self;
-        due.clear();
+        let Drain { shares, accounts, due, periods, .. } = self;
+        let mut over = Vec::new();
         shares.read(maps.shares.fd().as_fd(), |key, share| {
-            if accounts.share(key, share.traffic) {
+            let is_over = periods.is_over(key.period);
+            if accounts.share(key, share.traffic, is_over) {
                 due.push((*key, *share));
             }
-        })
+            if is_over {
+                over.push(*key);
+            }
+        })?;
+        delete(maps.shares.fd().as_fd(), &over);
+        Ok(())
     }
 
     /// Credits what is due of the shares, now that the records are known.
     fn settle_shares(&mut self, own: &mut Subscriber) {
         let Drain { due, accounts, subscribers, .. } = self;
-        for (key, share) in due.drain(..) {
-            let counts = accounts.settle(&key);
+        due.retain(|(key, share)| {
+            if accounts.is_changing(key.cookie) {
+                return true;
+            }
+            let counts = accounts.settle(key.cookie, key.owner);
             let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
-            credit(&Increment::of_share(&key, &share, quality, counts), own, subscribers);
-        }
-    }
-
-    /// Takes accounts out of the kernel that nothing comes to any more. What has come since they were read is credited.
-    fn close_shares(&mut self, maps: &Maps, own: &mut Subscriber) {
-        let shares = maps.shares.fd().as_fd();
-        for (key, share, counts) in self.accounts.close(|key| take_out(shares, key)) {
-            credit(&Increment::of_share(&key, &share, Quality::Shared, counts), own, &mut self.subscribers);
-        }
+            credit(&Increment::of_share(key, share, quality, counts), own, subscribers);
+            false
+        });
     }
 
     /// Returns whether none was being changed, and whether a connection has waited for its first use for long.
@@ -217,9 +234,8 @@ impl Drain {
         records.read(maps.sockets.fd().as_fd(), |&cookie, record| {
             *held += 1;
             if !record.is_whole() {
-                // It is being changed at this moment, and comes with the next reading.
                 are_whole = false;
-                accounts.recorded(cookie);
+                accounts.changing(cookie);
                 return;
             }
             let is_over = flow::is_over(record);
@@ -242,7 +258,7 @@ impl Drain {
             let mut changed_ns = 0;
             if !is_unused {
                 let &Record { owner: process, name, uid, gid, cgroup, .. } = record;
-                let counts = accounts.own(&ShareKey { owner: process, cookie }, used);
+                let counts = accounts.own(cookie, process, used);
                 let netns = record.tuple.netns;
                 let who = Who { name, uid, gid, cgroup };
                 credit(&Increment { cookie, process, quality, netns, who, counts }, own, subscribers);
@@ -271,66 +287,33 @@ impl Drain {
 
     /// Reads how long processes waited for answers.
     fn read_times(&mut self, maps: &Maps, own: &mut Subscriber) -> io::Result<()> {
-        let Drain { histograms, timed, subscribers, .. } = self;
-        let mut present = HashMap::with_capacity_and_hasher(timed.len(), RandomState::default());
-        let mut quiet_ones = Vec::new();
-        histograms.read(maps.latencies.fd().as_fd(), |process, now| {
-            let (before, quiet) = timed.get(process).copied().unwrap_or_default();
-            let news = now.beyond(&before);
-            let is_quiet = news == Buckets::default();
-            if is_quiet && quiet >= QUIET_READINGS {
-                quiet_ones.push(*process);
-                return;
-            }
-            present.insert(*process, (*now, if is_quiet { quiet + 1 } else { 0 }));
-            if !is_quiet {
-                own.add_times(process, &news);
-                subscribers.values_mut().for_each(|subscriber| subscriber.add_times(process, &news));
-            }
-        })?;
-        delete(maps.latencies.fd().as_fd(), &quiet_ones);
-        *timed = present;
-        Ok(())
+        let Drain { histograms, periods, subscribers, .. } = self;
+        let is_over = |key: &LatencyKey| periods.is_over(key.period);
+        histograms.read(maps.latencies.fd().as_fd(), is_over, Buckets::beyond, |key, news| {
+            own.add_times(&key.owner, news);
+            subscribers.values_mut().for_each(|subscriber| subscriber.add_times(&key.owner, news));
+        })
     }
 
     fn read_losses(&mut self, maps: &Maps, own: &mut Subscriber) -> io::Result<()> {
-        let Drain { losses, lost, subscribers, held, .. } = self;
-        let has_room = *held < CAPACITY / 10 * 9;
-        let mut over = Vec::new();
-        let mut lose = |key: &LossKey, more: &Counts| {
+        let Drain { losses, periods, subscribers, .. } = self;
+        let is_over = |key: &LossKey| periods.is_over(key.period);
+        losses.read(maps.losses.fd().as_fd(), is_over, Counts::beyond, |key, news| {
             let reason = match key.why {
                 LOSS_UNKNOWN => Unowned::NoHolder,
                 LOSS_ANSWERED => Unowned::NoPorts,
                 // There was no room for a record or an account.
                 _ => Unowned::QueueFull,
             };
-            own.lose(reason, key.netns, more);
-            subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, key.netns, more));
-        };
-        losses.read(maps.losses.fd().as_fd(), |key, now| {
-            if key.why == LOSS_REFUSED {
-                if has_room {
-                    over.push(*key);
-                }
-                return;
-            }
-            let (before, quiet) = lost.entry(*key).or_default();
-            let more = now.beyond(before);
-            *quiet = if more == Counts::default() { quiet.saturating_add(1) } else { 0 };
-            *before = *now;
-            lose(key, &more);
-            if *quiet >= QUIET_READINGS {
-                over.push(*key);
-            }
-        })?;
-        for key in over {
-            let last: Option<Counts> = take_out(maps.losses.fd().as_fd(), &key);
-            if let Some((before, _)) = lost.remove(&key) {
-                lose(&key, &last.unwrap_or_default().beyond(&before));
-            }
-        }
-        Ok(())
+            own.lose(reason, key.netns, news);
+            subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, key.netns, news));
+        })
     }
+}
+
+/// The error of the system behind one of the library's.
+fn other(error: aya::maps::MapError) -> io::Error {
+    io::Error::other(error)
 }
 
 /// Credits an increment in the view of every subscriber.

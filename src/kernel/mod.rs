@@ -32,6 +32,8 @@ mod owners;
 #[cfg(feature = "ebpf")]
 mod page_buffer;
 #[cfg(feature = "ebpf")]
+mod periods;
+#[cfg(feature = "ebpf")]
 mod permission;
 #[cfg(feature = "ebpf")]
 mod program;

@@ -33,8 +33,6 @@ pub(super) const NAME: usize = 16;
 pub(super) const LOSS_UNKNOWN: u32 = 0;
 /// The kernel has answered an ICMP message by itself.
 pub(super) const LOSS_ANSWERED: u32 = 2;
-/// No bytes: the packets sent are the records for which there was no room since the slot was reset.
-pub(super) const LOSS_REFUSED: u32 = 3;
 
 /// Number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
@@ -147,12 +145,32 @@ impl Record {
     }
 }
 
+/// What the reader sets for the programs.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Control {
+    /// In which accounts are kept now.
+    pub period: u32,
+    /// Whether there was no room for a record.
+    pub is_full: u32,
+}
+
 /// Where bytes went that are in no record, and in which network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct LossKey {
     pub netns: u32,
     pub why: u32,
+    pub period: u32,
+}
+
+/// Whose times from a request to its answer.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct LatencyKey {
+    pub owner: Process,
+    pub period: u32,
+    pub padding: u32,
 }
 
 /// A user's account at a socket that others use too.
@@ -161,6 +179,8 @@ pub(super) struct LossKey {
 pub(super) struct ShareKey {
     pub owner: Process,
     pub cookie: u64,
+    pub period: u32,
+    pub padding: u32,
 }
 
 /// What stands in it.
@@ -219,11 +239,15 @@ unsafe impl Pod for ShareKey {}
 // SAFETY: as above.
 unsafe impl Pod for LossKey {}
 // SAFETY: as above.
+unsafe impl Pod for LatencyKey {}
+// SAFETY: as above.
+unsafe impl Pod for Control {}
+// SAFETY: as above.
 unsafe impl Pod for Share {}
 // SAFETY: as above.
 unsafe impl Pod for Owned {}
 
 const _: () = {
     assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 304 && size_of::<Owned>() == 80);
-    assert!(size_of::<ShareKey>() == 24 && size_of::<Share>() == 72);
+    assert!(size_of::<ShareKey>() == 32 && size_of::<Share>() == 72);
 };

@@ -7,14 +7,14 @@ use super::drain::Drain;
 use super::load::{Place, attach, fault, load_iterator, load_object, walk, walk_link};
 use super::object::{LoadedObject, Loader};
 use super::program::KERNEL_PACKET;
-use super::records::{Buckets, Counts, LossKey, Owned, Process, Record, Share, ShareKey, Tuple};
+use super::records::{Buckets, Control, Counts, LatencyKey, LossKey, Owned, Record, Share, ShareKey, Tuple};
 use super::shared::PerProcess;
 use super::sweep::Sweep;
 use super::types::{KernelTypes, TypeCache};
 use super::{Fault, Wants};
 use crate::model::{ProbeState, ProgramSet};
 use crate::sync::Mutex;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::{Pod, include_bytes_aligned};
 use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
 use std::fs::File;
@@ -128,6 +128,9 @@ const OWNERS_CAPACITIES: &[(&str, u32)] =
 /// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
 const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1), ("formers", 1)];
 
+/// The map of the programs' variables, of which `control` is the only one.
+const CONTROL: &str = ".bss";
+
 /// The kernel types that the programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
@@ -211,14 +214,17 @@ impl SocketSet {
             Wants::Owners => None,
             Wants::Bytes => {
                 let collect = collect(&mut object)?;
-                Some(Mutex::new(Drain::new(collect, holders, active.has(ProgramSet::RECEIVES))))
+                let control = take(&mut object, CONTROL)?;
+                let control =
+                    Array::<_, Control>::try_from(control).map_err(|error| fault(CONTROL, &error))?;
+                Some(Mutex::new(Drain::new(collect, holders, active.has(ProgramSet::RECEIVES), control)))
             }
         };
         let maps = Maps {
             sockets: entries::<u64, Record>(&mut object, "sockets")?,
             shares: entries::<ShareKey, Share>(&mut object, "shares")?,
             losses: entries::<LossKey, Counts>(&mut object, "losses")?,
-            latencies: entries::<Process, Buckets>(&mut object, "latencies")?,
+            latencies: entries::<LatencyKey, Buckets>(&mut object, "latencies")?,
             tuples: entries::<Tuple, Owned>(&mut object, "tuples")?,
             peers: entries::<Tuple, Owned>(&mut object, "peers")?,
             formers: entries::<u64, Owned>(&mut object, "formers")?,

@@ -96,11 +96,11 @@ SUBPROGRAM int note_answer(struct record *record, __u64 time_ns)
 {
 	struct histogram *histogram;
 	struct latency *latency;
-	struct process owner;
+	struct latency_key key = {.period = control.period};
 
 	if (!record)
 		return 0;
-	owner = record->owner;
+	key.owner = record->owner;
 	latency = &record->latency;
 	if (!latency->count || time_ns < latency->least_ns)
 		latency->least_ns = time_ns;
@@ -108,12 +108,12 @@ SUBPROGRAM int note_answer(struct record *record, __u64 time_ns)
 		latency->most_ns = time_ns;
 	add(&latency->sum_ns, time_ns);
 	add(&latency->count, 1);
-	histogram = bpf_map_lookup_elem(&latencies, &owner);
+	histogram = bpf_map_lookup_elem(&latencies, &key);
 	if (!histogram) {
 		static const struct histogram empty = {};
 
-		bpf_map_update_elem(&latencies, &owner, &empty, BPF_NOEXIST);
-		histogram = bpf_map_lookup_elem(&latencies, &owner);
+		bpf_map_update_elem(&latencies, &key, &empty, BPF_NOEXIST);
+		histogram = bpf_map_lookup_elem(&latencies, &key);
 		if (!histogram)
 			return 0;
 	}

@@ -21,6 +21,8 @@ const volatile __u8 tells_receiver = 0;
 /* Whether anybody asks for cgroups. */
 const volatile __u8 want_cgroups = 0;
 
+volatile struct control control = {};
+
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
@@ -47,7 +49,7 @@ struct {
 	MAP_TYPE(value, __u32);
 } busy SEC(".maps");
 
-/* What earlier users of a shared socket have to their account, and the senders on packet sockets. */
+/* What earlier users of a shared socket have to their account, and the senders on packet sockets; by periods. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
@@ -116,16 +118,16 @@ struct {
 	MAP_TYPE(value, struct late);
 } last_late SEC(".maps");
 
-/* Times from request to answer, of each process, until the reader takes them out. */
+/* Times from request to answer of each process, by periods. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	MAP_NUMBER(max_entries, 8192);
-	MAP_TYPE(key, struct process);
+	MAP_TYPE(key, struct latency_key);
 	MAP_TYPE(value, struct histogram);
 } latencies SEC(".maps");
 
-/* What could not be put to any socket's account. The reader takes out what nothing is added to any more. */
+/* What could not be put to any socket's account, by periods. */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
@@ -153,7 +155,7 @@ static ALWAYS_INLINE struct way *way_of(struct record *record, int direction)
 SUBPROGRAM int count_lost(__u32 why, __u32 netns, int direction, const struct way *what)
 {
 	static const struct traffic none = {};
-	struct loss_key key = {.netns = netns, .why = why};
+	struct loss_key key = {.netns = netns, .why = why, .period = control.period};
 	struct traffic *loss;
 
 	if (!what)
@@ -171,17 +173,12 @@ SUBPROGRAM int count_lost(__u32 why, __u32 netns, int direction, const struct wa
 /* Notes that there was no room for a record, so that packets of its socket are told from those of unknown sockets. */
 static ALWAYS_INLINE void note_refused(void)
 {
-	struct way one = {.packets = 1};
-
-	count_lost(LOSS_REFUSED, 0, SENT, &one);
+	control.is_full = 1;
 }
 
 static ALWAYS_INLINE void count_unknown_socket(__u32 netns, int direction, const struct way *what, __u32 why)
 {
-	struct loss_key refused = {.why = LOSS_REFUSED};
-	struct traffic *loss = bpf_map_lookup_elem(&losses, &refused);
-
-	count_lost(loss && loss->way[SENT].packets ? LOSS_TABLE_FULL : why, netns, direction, what);
+	count_lost(control.is_full ? LOSS_TABLE_FULL : why, netns, direction, what);
 }
 
 #endif

@@ -72,7 +72,7 @@ static ALWAYS_INLINE struct share *open_share(const struct share_key *key, int *
 static ALWAYS_INLINE struct share *share_of_current(__u64 cookie, __u32 netns)
 {
 	struct task_struct *leader = current_leader();
-	struct share_key key = {.cookie = cookie};
+	struct share_key key = {.cookie = cookie, .period = control.period};
 	struct share *share;
 	int is_new = 0;
 
@@ -106,7 +106,7 @@ static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const str
 SUBPROGRAM int set_apart(__u64 cookie, struct record *record, const struct way *later_sent,
 			 const struct way *later_received)
 {
-	struct share_key key = {.cookie = cookie};
+	struct share_key key = {.cookie = cookie, .period = control.period};
 	struct way sent, received;
 	struct share *share;
 	int is_new = 0;

@@ -29,7 +29,6 @@
 #define LOSS_UNKNOWN 0	  /* the socket has no record: the kernel's own, or older than the probes and held by nobody */
 #define LOSS_TABLE_FULL 1 /* there was no room for a record */
 #define LOSS_ANSWERED 2	  /* the kernel has answered an ICMP message by itself */
-#define LOSS_REFUSED 3	  /* no bytes: the packets are the records for which there was no room since the reader reset it */
 
 #define NAME 16
 #define BUCKETS 32
@@ -170,15 +169,33 @@ struct tally {
 	__u64 to_last_line_end[4];
 };
 
-/* Where bytes went that are in no record, in which network namespace: 0 for the records that found no room. */
+/* What the reader sets for the programs. What is deleted while a program adds to it takes that with it. So what processes and
+ * namespaces have to their accounts is kept by periods, and deleted when the next period has lasted for so long that no
+ * program can still be adding to it. */
+struct control {
+	__u32 period;
+	/* Set where there is no room for a record, until there is again. */
+	__u32 is_full;
+};
+
+/* Where bytes went that are in no record, and in which network namespace. */
 struct loss_key {
 	__u32 netns;
 	__u32 why;
+	__u32 period;
 };
 
 struct share_key {
 	struct process owner;
 	__u64 cookie;
+	__u32 period;
+	__u32 padding;
+};
+
+struct latency_key {
+	struct process owner;
+	__u32 period;
+	__u32 padding;
 };
 
 struct share {
