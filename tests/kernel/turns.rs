@@ -265,13 +265,23 @@ fn headers_before_the_message_hide_no_endpoints_root() {
     });
 }
 
-/// Sends through a packet socket to whose packets the device adds its header (packet(7), SOCK_DGRAM). Says its pid.
+/// Sends ten datagrams of UDP through a packet socket to whose packets the device adds its header (packet(7), SOCK_DGRAM), past
+/// the queues if the argument is 1, and one through the UDP socket that has their endpoints. Says its pid.
 const PACKETS: &str = r#"
-import os, socket, sys
+import os, socket, struct, sys
+SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("10.77.0.1", 6200))
+datagrams.connect(("10.77.0.2", 7000))
 packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+packets.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, int(sys.argv[1]))
+ends = socket.inet_aton("10.77.0.1") + socket.inet_aton("10.77.0.2")
+packet = struct.pack("!BBHHHBBH", 0x45, 0, 300, 0, 0, 64, 17, 0) + ends
+packet += struct.pack("!HHHH", 6200, 7000, 280, 0) + b"x" * 272
 sys.stdin.readline()
 for _ in range(10):
-    packets.sendto(b"x" * 300, ("veth0", 0x88B5, 0, 0, b"\2\0\0\0\0\2"))
+    packets.sendto(packet, ("veth0", 0x0800, 0, 0, b"\2\0\0\0\0\2"))
+datagrams.send(b"x" * 58)
 print(os.getpid(), flush=True)
 sys.stdin.readline()
 "#;
@@ -279,22 +289,32 @@ sys.stdin.readline()
 #[test]
 fn a_packet_sockets_datagrams_have_a_link_header_root() {
     with_lab(|lab| {
-        let mut watch = Watch::new(lab, options(Engine::Kernel));
         let sent_by_device = || {
             let name = lab.name(Host::A);
             let shown = crate::lab::run(&format!("ip -n {name} -s -j link show veth0"));
             let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
             shown[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
         };
-        let mut sender = python(lab, Host::A, PACKETS, &[]);
-        let before = sent_by_device();
-        sender.start();
-        let pid = numbers(&mut sender)[0] as i32;
-        let sent = sent_by_device() - before;
-        // Neighbours may have said hello meanwhile.
-        assert!((10 * 314..20 * 314).contains(&sent), "{sent}");
-        watch.until("all is the sender's", |watch| watch.traffic(pid).send_bytes == 10 * 314);
-        sender.end();
+        for (engine, past_queues, expected) in [
+            (Engine::Kernel, "0", 10 * 314 + 100),
+            (Engine::Kernel, "1", 10 * 314 + 100),
+            (Engine::Pcap, "0", 10 * 314 + 100),
+            // The kernel shows no capture what is sent so.
+            (Engine::Pcap, "1", 100),
+        ] {
+            let mut watch = Watch::new(lab, options(engine));
+            let mut sender = python(lab, Host::A, PACKETS, &[past_queues]);
+            let before = sent_by_device();
+            sender.start();
+            let pid = numbers(&mut sender)[0] as i32;
+            let sent = sent_by_device() - before;
+            // Neighbours may have said hello meanwhile.
+            assert!((10 * 314 + 100..20 * 314).contains(&sent), "{sent}");
+            watch.until(&format!("{engine:?} {past_queues}: {expected} bytes are the sender's"), |watch| {
+                watch.traffic(pid).send_bytes == expected
+            });
+            sender.end();
+        }
     });
 }
 
