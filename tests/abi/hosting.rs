@@ -158,6 +158,13 @@ fn too_little_address_space_has_a_code_of_its_own_as_root() {
     }
 }
 
+#[test]
+fn locked_memory_is_as_much_as_documented_as_root() {
+    if is_root() {
+        as_a_guest("locked");
+    }
+}
+
 /// A control group whose memory is limited.
 struct MemoryGroup(PathBuf);
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -365,7 +366,34 @@ static void little_address_space(void) {
     }
 }
 
+/* The resident set, in megabytes. */
+static unsigned long resident_megabytes(void) {
+    unsigned long kilobytes = 0;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    CHECK(status != NULL);
+    while (fgets(line, sizeof line, status) && sscanf(line, "VmRSS: %lu kB", &kilobytes) != 1) {
+    }
+    (void)fclose(status);
+    CHECK(kilobytes > 0);
+    return kilobytes / 1024;
+}
+
+/* What is reserved and hardly used is resident where all that is mapped is locked. */
+static void locked(void) {
+    CaptureOptions given = options();
+    CaptureSession *session;
+    given.flows = 1;
+    own_network();
+    CHECK(mlockall(MCL_CURRENT | MCL_FUTURE) == 0);
+    session = opened(&given);
+    SUCCEEDS(CaptureSessionUpdate(session, NULL));
+    CHECK(resident_megabytes() > 100);
+    CHECK(resident_megabytes() < 450);
+    SUCCEEDS(CaptureSessionClose(session));
+}
+
 SCENARIOS({"small_stack", small_stack}, {"own_table", own_table}, {"closefrom", closefrom_by_host},
           {"children", children}, {"closed_while_forked", closed_while_forked},
           {"counts", counts}, {"few_descriptors", few_descriptors}, {"too_few_descriptors", too_few_descriptors},
-          {"little_address_space", little_address_space}, {"amid_flows", amid_flows})
+          {"little_address_space", little_address_space}, {"amid_flows", amid_flows}, {"locked", locked})
