@@ -43,6 +43,11 @@ impl Clocks {
         best
     }
 
+    /// The time of day.
+    pub fn time_of_day(&self) -> Timestamp {
+        Timestamp(self.epoch_ns.saturating_add(self.now_ns))
+    }
+
     /// The time so long before now, in nanoseconds since boot.
     pub fn before(&self, waited: Duration) -> u64 {
         self.now_ns.saturating_sub(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX))
