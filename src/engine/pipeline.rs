@@ -474,7 +474,7 @@ impl Pipeline {
     /// Compares connections that have ended before `moment`, up to which all that was captured has been counted.
     pub fn complete(&mut self, ended: &EndedQueue, moment: Instant) {
         self.completion.take_in(ended.take(self.completion.room()));
-        self.completion.compare(&mut self.flows, moment);
+        self.completion.compare(&mut self.flows, moment, &Clocks::now());
     }
 
     /// What comparing ended connections has brought.
