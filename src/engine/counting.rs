@@ -146,6 +146,12 @@ impl Counting {
         }
     }
 
+    /// Whether sockets changed hands before the last reading, so that bytes of processes that have ended since may come with the
+    /// next.
+    pub fn has_moved(&self) -> bool {
+        self.counters.has_moved()
+    }
+
     /// The namespaces that were counted in at the last reading.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage

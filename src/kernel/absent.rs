@@ -63,6 +63,11 @@ impl Counters {
         match self.0 {}
     }
 
+    /// Whether sockets changed hands before the last reading.
+    pub fn has_moved(&self) -> bool {
+        match self.0 {}
+    }
+
     /// Bytes of connections that no process has used yet.
     pub fn pending(&self) -> u64 {
         match self.0 {}

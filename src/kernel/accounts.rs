@@ -44,6 +44,8 @@ pub(super) struct Account {
     own: Option<(Process, Counts)>,
     /// The last reading in which the kernel had a record of the socket.
     recorded: u64,
+    /// The version of the record when it was read last, if several processes have used the socket.
+    pub(super) version: u32,
     /// The last reading in which the record was being changed, so that nobody's part of it is known.
     changing: u64,
     /// When its counts had changed last, in nanoseconds since boot.
@@ -64,6 +66,10 @@ struct User {
     shared: u64,
     /// The last reading in which there was such a period.
     kept: u64,
+    /// The last reading in which the kernel had an entry of any.
+    seen: u64,
+    /// The last reading in which the record named it as the owner.
+    owned: u64,
     credited: Counts,
 }
 
@@ -79,6 +85,7 @@ impl Accounts {
     pub(super) fn share(&mut self, key: &ShareKey, share: Counts, is_over: bool) -> bool {
         let Accounts { sockets, reading, refused } = self;
         let user = sockets.entry(key.cookie).or_default().user(key.owner);
+        user.seen = *reading;
         if user.through.is_some_and(|through| key.period <= through) {
             // It was not deleted.
             return false;
@@ -126,7 +133,10 @@ impl Accounts {
     /// Takes in that `own` is the owner's part of what a socket has carried, after the shares of this reading; returns
     /// what is to be credited to the owner.
     pub(super) fn own(&mut self, cookie: u64, owner: Process, own: Counts) -> Counts {
-        self.recorded(cookie).own = Some((owner, own));
+        let reading = self.reading;
+        let account = self.recorded(cookie);
+        account.own = Some((owner, own));
+        account.user(owner).owned = reading;
         self.settle(cookie, owner)
     }
 
@@ -168,14 +178,16 @@ impl Accounts {
         })
     }
 
-    /// Closes, after a reading, the accounts of users of whom the kernel holds nothing apart any more.
+    /// Closes, after a reading, the accounts of users of whom the kernel holds nothing apart any more. An owner, or who was it at
+    /// the last reading, has part of what it was credited with in the record, or on its way from there to its account: it
+    /// keeps that.
     pub(super) fn close(&mut self) {
         let Accounts { sockets, reading, .. } = self;
         sockets.retain(|_, account| {
             let is_recorded = account.recorded == *reading;
             let is_changing = account.changing == *reading;
             let (mut surplus, mut unpaid, mut closed) = (account.surplus, Counts::default(), account.closed);
-            let mut stays = |user: &User| {
+            let mut stays = |user: &mut User| {
                 if !user.has_share(*reading) {
                     // An owner's part is in the record.
                     return is_recorded;
@@ -183,13 +195,22 @@ impl Accounts {
                 if user.kept == *reading || is_changing {
                     return true;
                 }
+                let none = Counts::default();
+                let excess = user.credited.beyond(&user.settled);
+                let is_owner = is_recorded && user.owned + 1 >= *reading;
                 closed = closed.plus(&user.settled);
-                surplus = surplus.plus(&user.credited.beyond(&user.settled));
                 unpaid = unpaid.plus(&user.settled.beyond(&user.credited));
-                false
+                surplus = surplus.plus(if is_owner { &none } else { &excess });
+                (user.settled, user.share) = (none, none);
+                user.credited = if is_owner { excess } else { none };
+                // An entry that could not be deleted is known by it.
+                user.through = user.through.filter(|_| user.seen == *reading);
+                is_owner || user.through.is_some()
             };
-            account.first = account.first.filter(&mut stays);
-            account.others.retain(&mut stays);
+            if account.first.as_mut().is_some_and(|user| !stays(user)) {
+                account.first = None;
+            }
+            account.others.retain_mut(&mut stays);
             // The first place is free for a new user only where there is no other.
             account.first = account.first.or_else(|| account.others.pop());
             (account.surplus, account.closed) = (surplus, closed);
@@ -220,9 +241,7 @@ impl Account {
     }
 
     fn user(&mut self, process: Process) -> &mut User {
-        let none = Counts::default();
-        let new =
-            User { process, settled: none, through: None, share: none, shared: 0, kept: 0, credited: none };
+        let new = User::of(process);
         if self.first.get_or_insert(new).process == process {
             // It was put there in the line above, if it was not there.
             return self.first.get_or_insert(new);
@@ -236,6 +255,22 @@ impl Account {
 }
 
 impl User {
+    /// One that has nothing yet.
+    fn of(process: Process) -> User {
+        let none = Counts::default();
+        User {
+            process,
+            settled: none,
+            through: None,
+            share: none,
+            shared: 0,
+            kept: 0,
+            seen: 0,
+            owned: 0,
+            credited: none,
+        }
+    }
+
     /// What it has in its account, and in the record of the socket if it is the owner.
     fn part(&self, own: Option<(Process, Counts)>, reading: u64) -> Counts {
         let of_record =

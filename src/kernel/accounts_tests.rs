@@ -81,10 +81,14 @@ fn an_account_goes_on_from_period_to_period_and_is_closed_when_there_is_none() {
     // The kernel has not deleted it after all.
     assert_eq!(read(&mut accounts, &[(4, 300, false), (3, 600, true)]), 200);
     assert_eq!(read(&mut accounts, &[(4, 300, true)]), 0);
+    assert_eq!(read(&mut accounts, &[(4, 300, true)]), 0, "nor this");
+    assert!(accounts.is_shared(7));
+    assert_eq!(read(&mut accounts, &[]), 0);
     assert!(!accounts.is_shared(7), "it is closed");
     assert_eq!(read(&mut accounts, &[(6, 200, false)]), 200);
     assert!(accounts.is_shared(7));
     assert_eq!(read(&mut accounts, &[(6, 250, true)]), 50);
+    assert_eq!(read(&mut accounts, &[]), 0);
     assert!(!accounts.is_shared(7));
     // Nothing is left once the kernel knows neither.
     accounts.begin();
@@ -117,6 +121,34 @@ fn nothing_is_credited_while_the_record_is_being_changed() {
     assert!(!accounts.is_shared(7));
 }
 
+/// Part of what the present owner was credited with is in the record when its account is closed.
+#[test]
+fn an_owner_keeps_what_it_was_credited_with_when_its_account_is_closed() {
+    for readings_between in [1, 2, 5] {
+        let mut accounts = Accounts::default();
+        accounts.begin();
+        accounts.share(&key(1, 0), counts(1_000, 0), true);
+        accounts.share(&key(2, 0), counts(10, 0), true);
+        assert_eq!(accounts.own(7, process(1), counts(500, 0)), counts(1_500, 0));
+        assert_eq!(accounts.settle(7, process(1)), Counts::default());
+        assert_eq!(accounts.settle(7, process(2)), counts(10, 0));
+        accounts.close();
+        for _ in 0..readings_between {
+            accounts.begin();
+            assert_eq!(accounts.own(7, process(1), counts(500, 0)), Counts::default());
+            accounts.close();
+        }
+        // Another takes over for 70 bytes, and the owner takes it back for 30.
+        accounts.begin();
+        accounts.share(&key(1, 2), counts(500, 0), false);
+        accounts.share(&key(2, 2), counts(70, 0), false);
+        assert_eq!(accounts.own(7, process(1), counts(30, 0)), counts(30, 0));
+        assert_eq!(accounts.settle(7, process(1)), Counts::default());
+        assert_eq!(accounts.settle(7, process(2)), counts(70, 0));
+        accounts.close();
+    }
+}
+
 #[test]
 fn the_total_of_a_socket_keeps_closed_accounts() {
     let mut accounts = Accounts::default();
@@ -132,6 +164,7 @@ fn the_total_of_a_socket_keeps_closed_accounts() {
     accounts.own(7, process(2), counts(100, 0));
     assert_eq!(accounts.total(7, &counts(100, 0)), counts(500, 200));
     accounts.close();
+    assert!(!accounts.is_shared(7));
     accounts.begin();
     accounts.share(&key(1, 2), counts(300, 0), false);
     accounts.own(7, process(2), counts(100, 0));
@@ -161,50 +194,70 @@ fn a_share_is_not_credited_again_after_its_bytes_were() {
     }
 }
 
+/// What happens at a socket: who uses it then, how many bytes the owner before carries until that, what is done after, and how
+/// many of the bytes are the next owner's although it has not taken over yet.
+type Step = (u32, u64, u8, u64);
+
+/// Plays the kernel's part and reads now and then. Returns what each process was credited with and what it carried.
+fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
+    let (mut accounts, mut total, mut apart) = (Accounts::default(), 0, 0);
+    // What the kernel holds, by process and period.
+    let mut shares = std::collections::BTreeMap::new();
+    let (mut owner, mut period, mut due) = (0, 0u32, Vec::new());
+    let (mut credited, mut carried) = ([0; 4], [0; 4]);
+    for (user, bytes, what, unclaimed) in steps {
+        total += bytes;
+        carried[owner as usize] += bytes;
+        if user != owner {
+            let part = (total - apart).saturating_sub(unclaimed);
+            *shares.entry((owner, period)).or_insert(0) += part;
+            apart += part;
+            owner = user;
+        }
+        if what == 0 {
+            continue;
+        }
+        accounts.begin();
+        for (&(user, of), &share) in &shares {
+            if accounts.share(&key(user, of), counts(share, 0), of < period) {
+                due.push(user);
+            }
+        }
+        shares.retain(|&(_, of), _| of == period);
+        if what == 1 {
+            // The record was being changed.
+            accounts.changing(7);
+            accounts.close();
+            continue;
+        }
+        credited[owner as usize] += accounts.own(7, process(owner), counts(total - apart, 0)).sent.bytes;
+        for user in due.drain(..) {
+            credited[user as usize] += accounts.settle(7, process(user)).sent.bytes;
+        }
+        accounts.close();
+        assert_eq!(credited.iter().sum::<u64>(), total, "all is credited once");
+        period += u32::from(what == 3);
+    }
+    assert_eq!(accounts.refused(), 0);
+    (credited, carried)
+}
+
 proptest! {
-    /// Whatever changes of hands a socket sees, whenever it is read and a period begins, all of its bytes are credited once.
+    /// Whatever changes of hands a socket sees, whenever it is read and a period begins.
     #[test]
     fn all_is_credited_once(
         steps in prop::collection::vec((0u32..4, 0u64..2_000, 0u8..4, 0u64..3_000), 1..60)
     ) {
-        let (mut accounts, mut total, mut apart) = (Accounts::default(), 0, 0);
-        // What the kernel holds, by process and period.
-        let mut shares = std::collections::BTreeMap::new();
-        let (mut owner, mut credited, mut period, mut due) = (0, 0, 0u32, Vec::new());
-        for (user, bytes, what, unclaimed) in steps {
-            total += bytes;
-            if user != owner {
-                // What came after the last call of the owner is the next one's.
-                let part = (total - apart).saturating_sub(unclaimed);
-                *shares.entry((owner, period)).or_insert(0) += part;
-                apart += part;
-                owner = user;
-            }
-            if what == 0 {
-                continue;
-            }
-            accounts.begin();
-            for (&(user, of), &share) in &shares {
-                if accounts.share(&key(user, of), counts(share, 0), of < period) {
-                    due.push(user);
-                }
-            }
-            shares.retain(|&(_, of), _| of == period);
-            if what == 1 {
-                // The record was being changed.
-                accounts.changing(7);
-                accounts.close();
-                continue;
-            }
-            accounts.recorded(7);
-            credited += accounts.own(7, process(owner), counts(total - apart, 0)).sent.bytes;
-            for user in due.drain(..) {
-                credited += accounts.settle(7, process(user)).sent.bytes;
-            }
-            accounts.close();
-            prop_assert_eq!(credited, total);
-            period += u32::from(what == 3);
-        }
-        prop_assert_eq!(accounts.refused(), 0);
+        play(steps);
+    }
+
+    /// Where it is known whose each byte is, each process has its own.
+    #[test]
+    fn each_is_credited_with_its_own(
+        steps in prop::collection::vec((0u32..4, 0u64..2_000, 0u8..4, Just(0)), 1..60)
+    ) {
+        let last = steps.last().map_or(0, |step| step.0);
+        let (credited, carried) = play(steps.into_iter().chain([(last, 0, 2, 0)]).collect());
+        prop_assert_eq!(credited, carried);
     }
 }

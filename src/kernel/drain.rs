@@ -57,6 +57,7 @@ pub(super) struct Drain {
     accounts: Accounts,
     losses: Growing<LossKey, Counts>,
     held: u64,
+    has_moved: bool,
     subscribers: HashMap<u64, Subscriber, RandomState>,
     /// How many there have been.
     subscriptions: u64,
@@ -83,6 +84,7 @@ impl Drain {
             accounts: Accounts::default(),
             losses: Growing::new(),
             held: 0,
+            has_moved: false,
             subscribers: HashMap::default(),
             subscriptions: 0,
         }
@@ -124,6 +126,12 @@ impl Drain {
         self.held
     }
 
+    /// Whether sockets changed hands before the last reading, maybe amid it: bytes that were on their way from a record to a
+    /// share come with the next.
+    pub(super) fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
     /// Figures that cannot be and were not handed out, since the beginning.
     pub(super) fn refused(&self) -> u64 {
         self.accounts.refused()
@@ -158,7 +166,7 @@ impl Drain {
         view: Option<&mut View<'_>>,
     ) -> io::Result<bool> {
         self.accounts.begin();
-        self.periods.begin(clocks.now_ns);
+        self.periods.read_at(clocks.now_ns);
         walk(self.collect.as_fd())?;
         // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
         // are never seen twice.
@@ -183,8 +191,8 @@ impl Drain {
         let Some(next) = self.periods.next() else { return Ok(()) };
         let has_room = self.held < CAPACITY / 10 * 9;
         let is_full = if has_room { 0 } else { self.control.get(&0, 0).map_err(other)?.is_full };
-        self.control.set(0, Control { period: next.current(), is_full }, 0).map_err(other)?;
-        self.periods = next;
+        self.control.set(0, Control { period: next, is_full }, 0).map_err(other)?;
+        self.periods.begin(Clocks::now().now_ns);
         Ok(())
     }
 
@@ -227,16 +235,20 @@ impl Drain {
         mut view: Option<&mut View<'_>>,
     ) -> io::Result<(bool, bool)> {
         let now_ns = clocks.now_ns;
-        let Drain { records, accounts, subscribers, held, knows_reads, .. } = self;
+        let Drain { records, accounts, subscribers, held, has_moved, knows_reads, .. } = self;
         let (mut ended, mut are_whole, mut is_waited_for) = (Vec::new(), true, false);
-        *held = 0;
+        (*held, *has_moved) = (0, false);
         own.pending = 0;
-        records.read(maps.sockets.fd().as_fd(), |&cookie, record| {
+        let result = records.read(maps.sockets.fd().as_fd(), |&cookie, record| {
             *held += 1;
             if !record.is_whole() {
-                are_whole = false;
+                (are_whole, *has_moved) = (false, true);
                 accounts.changing(cookie);
                 return;
+            }
+            if record.flags & SWITCHED != 0 {
+                *has_moved |= std::mem::replace(&mut accounts.recorded(cookie).version, record.version)
+                    != record.version;
             }
             let is_over = flow::is_over(record);
             let is_settled = record.ended_ns.saturating_add(GRACE_NS) < now_ns;
@@ -264,7 +276,8 @@ impl Drain {
                 credit(&Increment { cookie, process, quality, netns, who, counts }, own, subscribers);
                 let account = accounts.recorded(cookie);
                 if counts != Counts::default() {
-                    account.changed_ns = now_ns;
+                    // Another session may have read its clock before.
+                    account.changed_ns = account.changed_ns.max(now_ns);
                 }
                 changed_ns = account.changed_ns;
             }
@@ -280,8 +293,10 @@ impl Drain {
                 own.forget(cookie);
                 subscribers.values_mut().for_each(|subscriber| subscriber.keep_ended(&seen));
             }
-        })?;
+        });
+        // Also where the reading did not get to the end: what ended is told, and would be told again.
         delete(maps.sockets.fd().as_fd(), &ended);
+        result?;
         Ok((are_whole, is_waited_for))
     }
 

@@ -13,7 +13,7 @@ use aya_obj::generated::bpf_attach_type;
 use aya_obj::programs::{CgroupSkbAttachType, CgroupSockAttachType};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Where a program is to be attached.
@@ -230,8 +230,14 @@ pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// # Errors
 /// What opening the walk or read(2) returns.
 pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
-    // As nothing is written, the first read gets to the end.
-    File::from(start_walk(link)?).read(&mut [0; 64]).map(drop)
+    let mut objects = File::from(start_walk(link)?);
+    loop {
+        // As nothing is written, a read gets to the end, or as far as one may go: a million objects.
+        match objects.read(&mut [0; 64]) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// The part of `union bpf_attr` that making links and walks takes.

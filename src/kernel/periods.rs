@@ -32,25 +32,26 @@ impl Periods {
         Periods { current: 0, began_ns: now_ns, now_ns }
     }
 
-    /// Its number.
-    pub(super) fn current(self) -> u32 {
-        self.current
+    /// Begins a reading, with a clock that may have been read before the period began.
+    pub(super) fn read_at(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
     }
 
-    /// Begins a reading.
-    pub(super) fn begin(&mut self, now_ns: u64) {
-        self.now_ns = self.now_ns.max(now_ns);
-    }
-
-    /// Whether nothing more is added to what is kept by a period.
+    /// Returns whether nothing more is added to entries of a period.
     pub(super) fn is_over(self, period: u32) -> bool {
-        period != self.current && self.now_ns - self.began_ns >= PROGRAM_NS
+        period != self.current && self.now_ns.saturating_sub(self.began_ns) >= PROGRAM_NS
     }
 
-    /// What comes after, once this one has lasted for long enough. All before it are over then.
-    pub(super) fn next(self) -> Option<Periods> {
-        let is_due = self.now_ns - self.began_ns >= PERIOD_NS;
-        is_due.then(|| Periods { current: self.current + 1, began_ns: self.now_ns, ..self })
+    /// Returns the number of the next one, once this one has lasted for long enough. All before it are over then.
+    pub(super) fn next(self) -> Option<u32> {
+        let is_due = self.now_ns.saturating_sub(self.began_ns) >= PERIOD_NS;
+        is_due.then(|| self.current + 1)
+    }
+
+    /// Begins the next one. The programs know it, and the clock was read after that.
+    pub(super) fn begin(&mut self, now_ns: u64) {
+        self.current += 1;
+        self.began_ns = now_ns;
     }
 }
 
@@ -112,18 +113,19 @@ mod tests {
     fn a_period_is_over_when_the_next_one_has_lasted() {
         let mut periods = Periods::new(100 * SECOND);
         assert!(!periods.is_over(0) && periods.next().is_none());
-        periods.begin(101 * SECOND);
+        periods.read_at(101 * SECOND);
         assert!(!periods.is_over(0) && periods.next().is_none());
-        periods.begin(102 * SECOND);
-        periods = periods.next().unwrap();
-        assert_eq!(periods.current(), 1);
+        periods.read_at(102 * SECOND);
+        assert_eq!(periods.next(), Some(1));
+        // The reading took a while.
+        periods.begin(105 * SECOND);
         assert!(!periods.is_over(0), "a program may have just found an entry of it");
         assert!(periods.next().is_none());
-        periods.begin(103 * SECOND);
-        assert!(periods.is_over(0) && !periods.is_over(1));
         // Another session has read the clock before.
-        periods.begin(102 * SECOND);
-        assert!(periods.is_over(0));
+        periods.read_at(104 * SECOND);
+        assert!(!periods.is_over(0) && periods.next().is_none());
+        periods.read_at(106 * SECOND);
+        assert!(periods.is_over(0) && !periods.is_over(1));
     }
 
     /// However rare the readings are.
@@ -131,10 +133,12 @@ mod tests {
     fn each_reading_releases_what_the_one_before_has_ended() {
         let mut periods = Periods::new(0);
         for reading in 1..100 {
-            periods.begin(reading * 60 * SECOND);
-            assert!((0..periods.current()).all(|before| periods.is_over(before)));
-            assert!(!periods.is_over(periods.current()));
-            periods = periods.next().unwrap();
+            let now_ns = u64::from(reading) * 60 * SECOND;
+            periods.read_at(now_ns);
+            assert!((0..reading - 1).all(|before| periods.is_over(before)));
+            assert!(!periods.is_over(reading - 1));
+            assert_eq!(periods.next(), Some(reading));
+            periods.begin(now_ns);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Takes out of the kernel the endpoints of sockets that have ended.
 
 use super::Wants;
-use super::batch::{Batch, delete};
+use super::batch::{Batch, delete, lookup};
 use super::records::{Owned, Tuple};
 use aya::maps::MapData;
 use std::io;
@@ -15,6 +15,9 @@ const QUESTIONS_NS: u64 = 10_000_000_000;
 
 /// The same for packets that come late, where nobody asks.
 const LATE_PACKETS_NS: u64 = 4_000_000_000;
+
+/// How many endpoints are deleted at a time, a moment after they have been looked at once more.
+const CHUNK: usize = 64;
 
 /// How far who asks may be behind until the endpoints are released all the same.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -72,12 +75,19 @@ impl Sweep {
         }
         self.last_ns = now_ns;
         let (mut ended, kept_ns, asked_ns) = (Vec::new(), self.kept_ns, self.asked_ns(now_ns));
+        let is_over =
+            |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns.saturating_add(kept_ns) < asked_ns;
         self.endpoints.read(tuples.fd().as_fd(), |tuple, owned| {
-            if owned.ended_ns != 0 && owned.ended_ns.saturating_add(kept_ns) < asked_ns {
+            if is_over(owned) {
                 ended.push(*tuple);
             }
         })?;
-        delete(tuples.fd().as_fd(), &ended);
+        for few in ended.chunks(CHUNK) {
+            // The endpoints may be another socket's by now.
+            let still =
+                few.iter().filter(|tuple| lookup(tuples.fd().as_fd(), *tuple).as_ref().is_some_and(is_over));
+            delete(tuples.fd().as_fd(), &still.copied().collect::<Vec<Tuple>>());
+        }
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ pub struct Counters {
     namespaces: Option<HashSet<u64>>,
     ticks_per_second: u64,
     held: u64,
+    has_moved: bool,
     pending: u64,
     refused: u64,
     flows_lost: u64,
@@ -36,6 +37,7 @@ impl Counters {
             namespaces: None,
             ticks_per_second,
             held: 0,
+            has_moved: false,
             pending: 0,
             refused: 0,
             flows_lost: 0,
@@ -50,6 +52,12 @@ impl Counters {
     /// Sockets with a record, as of the last reading.
     pub fn held(&self) -> u64 {
         self.held
+    }
+
+    /// Whether sockets changed hands before the last reading, maybe amid it: bytes that were on their way from one account to
+    /// another come with the next.
+    pub fn has_moved(&self) -> bool {
+        self.has_moved
     }
 
     /// Bytes of connections that no process has used yet, and received ones that none has read, as of the last reading.
@@ -81,7 +89,7 @@ impl Counters {
             take: &mut take,
         };
         let result = drain.read(maps, self.subscription, clocks, view);
-        (self.held, self.refused) = (drain.held(), drain.refused());
+        (self.held, self.has_moved, self.refused) = (drain.held(), drain.has_moved(), drain.refused());
         (self.pending, self.flows_lost) = drain.waiting(self.subscription);
         drop(drain);
         result?;

@@ -194,8 +194,9 @@ impl Core {
             let complete = match &self.counting {
                 // What the kernel counts is complete as soon as it is read, which it was after the sample.
                 Some(counting) => {
-                    if merge.ended_since_sample() {
-                        counting.lock().read(shared);
+                    let mut counting = counting.lock();
+                    if merge.ended_since_sample() || counting.has_moved() {
+                        counting.read(shared);
                     }
                     Some(now)
                 }

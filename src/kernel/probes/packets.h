@@ -192,13 +192,14 @@ SUBPROGRAM int begin_tally(struct __sk_buff *skb, __u64 cookie, struct record *r
 		tally->is_used = 0;
 		return 0;
 	}
+	last_cookie = last & ~CLOSED;
+	free_ns = tally->free_ns;
+	if (free_ns == ~0ULL || (last_cookie != cookie && free_ns > bpf_ktime_get_boot_ns()))
+		return 0;
 	/* By it the reader finds the tally. There is none where the memory for options is used up (net.core.optmem_max). */
 	if (keep_records && !bpf_sk_storage_get(&busy, sk, 0, BPF_SK_STORAGE_GET_F_CREATE))
 		return 0;
-	last_cookie = last & ~CLOSED;
-	free_ns = tally->free_ns;
-	if (free_ns == ~0ULL || (last_cookie != cookie && free_ns > bpf_ktime_get_boot_ns()) ||
-	    __sync_val_compare_and_swap(&tally->free_ns, free_ns, ~0ULL) != free_ns)
+	if (__sync_val_compare_and_swap(&tally->free_ns, free_ns, ~0ULL) != free_ns)
 		return 0;
 	relieve(last_cookie, tally);
 	if (last_cookie != cookie) {

@@ -114,16 +114,14 @@ SUBPROGRAM int set_apart(__u64 cookie, struct record *record, const struct way *
 	if (!record || !later_sent || !later_received)
 		return 0;
 	key.owner = record->owner;
+	share = open_share(&key, &is_new);
+	/* Without room all stays in the record: the reader credits the next owner with what it has not credited to this one. */
+	if (!share)
+		return 0;
 	sent = part_of_owner(&record->sent, &record->sent_apart, later_sent);
 	received = part_of_owner(&record->received, &record->received_apart, later_received);
 	add_way(&record->sent_apart, &sent);
 	add_way(&record->received_apart, &received);
-	share = open_share(&key, &is_new);
-	if (!share) {
-		count_lost(LOSS_TABLE_FULL, record->tuple.netns, SENT, &sent);
-		count_lost(LOSS_TABLE_FULL, record->tuple.netns, RECEIVED, &received);
-		return 0;
-	}
 	if (is_new) {
 		share->uid = record->uid;
 		share->gid = record->gid;

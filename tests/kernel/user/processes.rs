@@ -79,7 +79,7 @@ impl Board {
 
 /// Waits actively, so that processes go on at the same moment, but leaves the processor to others now and then.
 pub fn wait_for(is_so: impl Fn() -> bool) {
-    for attempt in 1_u32.. {
+    for attempt in 1_u64.. {
         if is_so() {
             return;
         }
