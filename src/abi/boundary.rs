@@ -1,7 +1,7 @@
 //! The one boundary between C and Rust: no panic crosses it, and every failure leaves its text.
 
-use crate::engine::catch_quietly;
 use crate::error::{Code, Error, Result};
+use crate::session::catch_quietly;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;

@@ -2,9 +2,9 @@
 
 use crate::lab::{Host, Lab};
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{FlowRecord, FlowValidity, ProcessRecord};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

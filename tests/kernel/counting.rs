@@ -4,9 +4,9 @@
 use crate::lab::{Host, Lab};
 use crate::may_run;
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{ProcessRecord, Quality};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use capture::tap::TapOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

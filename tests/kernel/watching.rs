@@ -3,10 +3,10 @@
 use crate::lab::{Counted, Host, Lab, Maker, built_example};
 use crate::may_run;
 use capture::config::{Engine, Options};
-use capture::engine::{Session, Stats};
 use capture::log::LogOptions;
 use capture::model::{ProcessRecord, Traffic, Unowned};
 use capture::namespace::NamespaceChoice;
+use capture::session::{Session, Stats};
 use capture::tap::TapOptions;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

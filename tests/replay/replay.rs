@@ -3,8 +3,8 @@
 use super::machine::{self, Bytes};
 use super::tree::Tree;
 use capture::config::{Options, Source};
-use capture::engine::Session;
 use capture::model::ProcessRecord;
+use capture::session::Session;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::panic::resume_unwind;

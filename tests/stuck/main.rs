@@ -12,9 +12,9 @@ mod victim;
 
 use capture::blocking::abandoned;
 use capture::config::{Engine, Options, Source};
-use capture::engine::Session;
 use capture::error::Code;
 use capture::model::{ProcessRecord, SampleSet, Validity};
+use capture::session::Session;
 use children::{Child, is_root, left_out};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};

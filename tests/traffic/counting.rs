@@ -3,8 +3,8 @@
 
 use super::lab::{Host, Lab, Maker, run, traffic_maker};
 use super::{V4, V6, Watch, has_python, with_lab};
-use capture::engine::Stats;
 use capture::model::{Traffic, Unowned};
+use capture::session::Stats;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};

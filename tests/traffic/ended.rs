@@ -4,9 +4,9 @@
 use super::lab::{Host, Lab, Maker};
 use super::{V4, V6, Watch, with_lab};
 use capture::config::Options;
-use capture::engine::Stats;
 use capture::model::Traffic;
 use capture::namespace::NamespaceChoice;
+use capture::session::Stats;
 use capture::tap::TapOptions;
 use std::time::{Duration, Instant};
 

@@ -5,9 +5,9 @@
 use super::lab::{Host, Lab, Maker, Offloads, run};
 use super::{V4, V6, Watch, options, with};
 use capture::config::{Engine, Options};
-use capture::engine::{Session, Stats};
 use capture::model::Traffic;
 use capture::namespace::NamespaceChoice;
+use capture::session::{Session, Stats};
 use capture::tap::TapOptions;
 use std::collections::HashMap;
 use std::net::SocketAddr;

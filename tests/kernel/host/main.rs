@@ -19,9 +19,9 @@
 mod conditions;
 
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::log::LogOptions;
 use capture::model::Validity;
+use capture::session::Session;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::collections::VecDeque;
