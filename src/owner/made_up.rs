@@ -1,7 +1,7 @@
 //! Made-up `/proc` trees for tests: socket tables, and processes with descriptors.
 
 use super::budget::tests::Costly;
-use super::table::tests::{HEADING, render};
+use super::sockets::{HEADING, render};
 use super::{Budget, Finder, Outcome, Query, SocketRow};
 use crate::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use crate::process::ProcRoot;
@@ -47,7 +47,7 @@ impl Tree {
     pub fn new() -> Tree {
         let tree = Tree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
         fs::create_dir(tree.path("net")).unwrap();
-        for (name, _) in super::tables::NAMES {
+        for (name, _) in super::sockets::NAMES {
             tree.table(name, &[]);
         }
         tree.process(1, 0, 1, &[]);

@@ -51,54 +51,40 @@
 
 mod budget;
 mod decision;
-mod descriptors;
 mod early;
-mod first;
-mod groups;
-mod hints;
+mod endpoint_owners;
 mod holders;
-mod index;
-mod likely;
-mod proc_fd;
 mod query;
-mod search;
-mod similar;
-mod sock_diag;
+mod search_exchange;
+mod sockets;
 mod source;
-mod table;
-mod tables;
-mod thread_tables;
 mod translation;
 
 #[cfg(test)]
 mod made_up;
 
 pub use budget::{Budget, Meter, ThreadMeter};
-pub use early::{Early, EarlyOwners};
-pub use first::{FirstLook, FirstStats, Opening};
-pub use hints::Hints;
-pub use likely::Side;
+pub use early::{Early, EarlyOwners, FirstLook, FirstStats, Opening, Side};
 pub use query::{LocalEnd, Outcome, Query};
+pub use search_exchange::Hints;
+pub use sockets::{SocketRow, parse_table};
 pub use source::{Report, SourceStatus};
-pub use table::{SocketRow, parse_table};
 pub use translation::{Behind, Translations};
 
 use crate::model::{Address, FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
 use crate::netlink::InetDiag;
 use crate::process::{ProcRoot, proc_id};
 use decision::{Decision, decide};
-use descriptors::Descriptors;
-use groups::Groups;
-use hints::Finding;
+use endpoint_owners::Similar;
+use holders::Descriptors;
 use query::Tries;
-use similar::Similar;
-use sock_diag::SockDiag;
+use search_exchange::Finding;
+use sockets::{Groups, SockDiag, Tables};
 use source::{Held, Holder, HolderSource, Looked, Match, Socket, SocketSource, Turn, Wanted};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-use tables::Tables;
 
 /// Finds the owners of flows. One thread at a time calls it, always in the home namespace.
 pub struct Finder {

@@ -1,7 +1,7 @@
 //! A savefile as a source of frames, replayed as fast as it can be read.
 
 use super::frames::{Origin, drain, words};
-use super::open::{self, Savefile};
+use super::open_savefile::{self, Savefile};
 use super::options::check_filter;
 use super::pcapng::Pcapng;
 use crate::error::{Code, Error, Result};
@@ -30,7 +30,7 @@ impl Replay {
     /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter.
     pub(super) fn open(path: &Path, filter: Option<&str>) -> Result<Replay> {
         filter.map_or(Ok(()), check_filter)?;
-        let file = match open::savefile(path)? {
+        let file = match open_savefile::savefile(path)? {
             Savefile::Pcapng(file) => {
                 let file = Pcapng::open(file, filter).map_err(|error| {
                     let text = format!("opening the savefile {}: {}", path.display(), error.text);
@@ -45,7 +45,7 @@ impl Replay {
                     Error::new(Code::Savefile, text)
                 })?;
                 if let Some(filter) = filter {
-                    open::set_filter(&mut capture, filter)?;
+                    open_savefile::set_filter(&mut capture, filter)?;
                 }
                 OpenFile::Pcap(capture, link)
             }

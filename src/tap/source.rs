@@ -2,11 +2,11 @@
 
 use super::frames::FrameHandler;
 use super::live::Live;
+use super::live::Route;
 use super::options::TapOptions;
+use super::poller::{Bell, Waker};
 use super::report::{Note, Notes, TapError, TapStats};
-use super::route::Route;
 use super::savefile::Replay;
-use super::wake::{Bell, Waker};
 use crate::error::Result;
 use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::Known;
