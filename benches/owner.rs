@@ -7,7 +7,7 @@
 use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol, Timestamp};
 use capture::netlink::InetDiag;
 use capture::owner::{EarlyOwners, FirstLook, Hints, Opening, Side, Translations};
-use capture::process::ProcRoot;
+use capture::proc::ProcRoot;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::fs::{File, read_link};
 use std::hint::black_box;

@@ -54,7 +54,7 @@ pub(super) fn namespace_at(path: &Path) -> nix::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::network_namespace_at;
+    use crate::proc::network_namespace_at;
     use std::os::fd::AsFd;
 
     #[test]

@@ -8,7 +8,7 @@ use super::scan::{Scan, namespace_of};
 use crate::capability;
 use crate::error::{Code, Error, Result};
 use crate::model::Namespace;
-use crate::process::{ProcRoot, network_namespace_at};
+use crate::proc::{ProcRoot, network_namespace_at};
 use crate::sync::Mutex;
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -8,7 +8,7 @@
 //!   found after as many calls as there are slices.
 
 use crate::blocking::{Kind, guarded};
-use crate::process::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
+use crate::proc::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::{AsFd, OwnedFd};

@@ -5,9 +5,11 @@ mod conntrack;
 mod ended;
 mod exchange;
 mod inet_diag;
+mod interface;
 mod message;
 mod process_events;
 mod routing;
+mod rtnetlink;
 mod socket;
 mod tcp_info;
 
@@ -18,10 +20,11 @@ pub use process_events::{Happening, ProcessEvent, ProcessEvents};
 pub use routing::Routing;
 pub use tcp_info::TcpInfo;
 
-pub(crate) use exchange::Exchange;
+pub(crate) use interface::{FrameKind, HardwareAddress, Interface, InterfaceKind, Vlan};
 #[cfg(test)]
 pub(crate) use message::begin;
-pub(crate) use message::{MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
+pub(crate) use message::{MESSAGE_HEADER, u32_at};
+pub(crate) use rtnetlink::{LocalRoute, Rtnetlink, insert_address, interface, local_route};
 pub(crate) use socket::{Socket, attach_filter};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::budget::tests::Costly;
 use super::sockets::{HEADING, render};
 use super::{Budget, Finder, Outcome, Query, SocketRow};
 use crate::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;

@@ -73,7 +73,8 @@ pub use translation::{Behind, Translations};
 
 use crate::model::{Address, FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
 use crate::netlink::InetDiag;
-use crate::process::{ProcRoot, proc_id};
+use crate::proc::ProcRoot;
+use crate::process::proc_id;
 use decision::{Decision, decide};
 use endpoint_owners::Similar;
 use holders::Descriptors;

@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use crate::error::Error;
 use crate::model::{FlowKey, ProcId, Unowned};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::time::{Duration, Instant};
 
 /// What one round of look-ups is done with.

@@ -2,9 +2,9 @@
 
 use super::parse;
 use super::reading::{Core, ProcessDirectory};
-use super::root::ProcRoot;
 use crate::blocking::Kind;
 use crate::model::SampleSet;
+use crate::proc::ProcRoot;
 
 /// What the kernel writes behind the path of a group that was removed while a process that had ended was left in it.
 const REMOVED: &[u8] = b" (deleted)";

@@ -2,11 +2,11 @@
 
 use super::cgroup::{CgroupReader, Place};
 use super::reading::{Core, ProcessDirectory};
-use super::root::ProcRoot;
 use super::stand_in::StandIns;
 use super::users::UserNames;
 use crate::blocking::Kind;
 use crate::model::{Identity, NAME_BYTES, ProcId, SampleSet};
+use crate::proc::ProcRoot;
 use std::path::Path;
 use std::time::Instant;
 

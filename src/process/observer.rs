@@ -5,11 +5,11 @@
 use super::identity::IdentityReader;
 use super::plan::{Files, Plan, identity_validity, set_network, take_command_line, take_identity};
 use super::reading::{Core, Failure};
-use super::root::SystemFacts;
 use super::table::{CommandLine, Origin, Outcome, Tracked};
 use super::task::{self, CpuTimes};
 use crate::kernel::Task;
 use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
+use crate::proc::SystemFacts;
 use std::sync::Arc;
 
 /// In how many samples every command line is read again at least once, for a process may overwrite its own, and the

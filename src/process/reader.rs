@@ -2,19 +2,19 @@
 //! behind a lock that is never held while something is read.
 
 use super::cgroup::CgroupReader;
-use super::directory::Listing;
 use super::identity::IdentityReader;
 use super::machine::Machine;
 use super::observer::{Considered, Observer};
 use super::parse;
 use super::plan::{Files, Plan};
 use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
-use super::root::ProcRoot;
 use super::stand_in::StandIns;
 use super::table::{Outcome, Table};
 use crate::blocking::{Kind, guarded};
 use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
+use crate::proc::Listing;
+use crate::proc::ProcRoot;
 use crate::sync::Mutex;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -3,12 +3,12 @@
 //! All files of a process are opened relative to a descriptor of its directory, which stays that process's even
 //! when its pid is reused meanwhile: what is read always belongs together.
 
-use super::directory::Listing;
-use super::link::network_namespace_at;
 use super::parse::{self, Stat};
-use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
 use crate::blocking::{Kind, Tree, guarded};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity, last_part};
+use crate::proc::Listing;
+use crate::proc::network_namespace_at;
+use crate::proc::{PidPath, ProcRoot, SystemFacts, read_record_at};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat};

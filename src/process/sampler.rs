@@ -1,15 +1,15 @@
 //! Sampling of all processes: lists them, reads them, and keeps one record for each as long as it lives.
 
-use super::directory::open_directory;
 use super::machine::Machine;
 use super::observer::Observer;
 use super::reader::{Books, FileReader, Part, Reading, SharedBooks};
-use super::root::ProcRoot;
 use super::task;
 use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Fault, TaskSource};
 use crate::model::{Identity, ProcId, ProcessRecord, SampleSet, Selection};
+use crate::proc::ProcRoot;
+use crate::proc::open_directory;
 use crate::sync::Mutex;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};

@@ -3,8 +3,8 @@
 use super::*;
 use crate::model::ProcessSample;
 use crate::model::Validity;
+use crate::proc::SystemFacts;
 use crate::process::identity::COMMAND_LINE_LIMIT;
-use crate::process::root::SystemFacts;
 use std::path::PathBuf;
 
 #[path = "sampler_cgroup_tests.rs"]

@@ -1,11 +1,11 @@
 //! The live thread that stands in for a main thread that has ended: memory, descriptors, arguments and namespaces are
 //! then those of the other threads, and the files of the process itself show none.
 
-use super::directory::{Listing, open_directory};
 use super::parse::{self, Stat};
 use super::reading::ProcessDirectory;
-use super::root::PidPath;
 use crate::blocking::Kind;
+use crate::proc::PidPath;
+use crate::proc::{Listing, open_directory};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::os::fd::AsFd;

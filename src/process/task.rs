@@ -2,9 +2,9 @@
 
 use super::parse::Stat;
 use super::reading::Core;
-use super::root::SystemFacts;
 use crate::kernel::{Figures, RawProcess, Task, UNCOUNTED};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
+use crate::proc::SystemFacts;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 

@@ -3,20 +3,21 @@
 use super::opening::{Sources, open_sources, tasks_of};
 use super::units::Units;
 use crate::blocking::bounded;
+use crate::capability::{BPF, NET_RAW, PERFMON, bit, explanations, missing_capabilities};
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
 use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::namespace::{Coverage, Known};
 use crate::owner::{EarlyOwners, Hints};
-use crate::process::{ProcRoot, Sampler, told_by_kernel};
+use crate::proc::ProcRoot;
+use crate::process::{Sampler, told_by_kernel};
 use crate::session::accounting::Merge;
 use crate::session::flows::FlowView;
 use crate::session::kernel_counters::Counting;
 use crate::session::limits::FlowLimits;
 use crate::session::pipeline::CaptureShared;
 use crate::session::pipeline::{PacketBatch, PacketQueue};
-use crate::session::privilege::{CAP_BPF, CAP_NET_RAW, CAP_PERFMON, explanations, missing_capabilities};
 use crate::session::probes::Probes;
 use crate::session::session_fd::Poll;
 use crate::session::stats::{StatsReader, UpdateCounts};
@@ -369,10 +370,10 @@ impl Drop for Core {
 fn useful_capabilities(options: &Options, is_counting: bool) -> u64 {
     let mut useful = u64::MAX;
     if options.source != Source::Live || is_counting {
-        useful &= !(1 << CAP_NET_RAW);
+        useful &= !bit(NET_RAW);
     }
     if !options.probes || !cfg!(feature = "ebpf") {
-        useful &= !(1 << CAP_BPF | 1 << CAP_PERFMON);
+        useful &= !(bit(BPF) | bit(PERFMON));
     }
     useful
 }

@@ -1,7 +1,7 @@
 //! The memory that control groups allow this process: cgroups(7), and in the kernel's documentation
 //! admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/memory.rst.
 
-use crate::mountinfo::{Mount, mounts, path};
+use crate::proc::{Mount, mounts, path};
 use std::ffi::OsStr;
 use std::fs::{read, read_to_string};
 use std::os::unix::ffi::OsStrExt;

@@ -16,7 +16,6 @@ mod lookup;
 mod memory;
 mod opening;
 mod pipeline;
-mod privilege;
 mod probes;
 mod room;
 mod session_fd;

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::kernel::{Counters, TaskSource, load_tasks};
 use crate::log::Log;
 use crate::model::{ProbeState, SampleSet};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use crate::session::lookup::KernelOwners;
 use crate::session::probes::Probes;
 use crate::tap::{Tap, TapError};

@@ -8,7 +8,7 @@ use crate::model::{Namespace, SampleSet};
 use crate::namespace::{Follower, Known, current_inode};
 use crate::netlink::{InetDiag, ProcessEvents};
 use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter, Translations};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use crate::session::flows::EndedReader;
 use crate::session::flows::{FlowView, Recorder, TcpReader};
 use crate::session::kernel_counters::{Counting, keep_reading};

@@ -2,7 +2,6 @@
 
 use super::frames::FrameHandler;
 use super::live::Live;
-use super::live::Route;
 use super::options::TapOptions;
 use super::poller::{Bell, Waker};
 use super::report::{Note, Notes, TapError, TapStats};
@@ -10,6 +9,7 @@ use super::savefile::Replay;
 use crate::error::Result;
 use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::Known;
+use crate::netlink::Rtnetlink;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl Tap {
     pub fn savefile(path: &Path, filter: Option<&str>) -> Result<Tap> {
         let replay = Replay::open(path, filter)?;
         let mut notes = Notes::default();
-        let addresses = Route::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
+        let addresses = Rtnetlink::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
             notes.warn(format!("no local addresses are known: {error}"));
             LocalAddresses::default()
         });

@@ -3,7 +3,8 @@
 use super::{PATIENCE, alone, bounded, held, settle};
 use capture::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
 use capture::model::{SampleSet, Selection, Validity};
-use capture::process::{ProcRoot, Sampler, SystemFacts};
+use capture::proc::{ProcRoot, SystemFacts};
+use capture::process::Sampler;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::io::Write;

@@ -11,7 +11,7 @@ use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
 use crate::owner::search_exchange::{Finding, Hints};
 use crate::owner::translation::{Behind, Translations};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,7 +4,7 @@ use super::candidates::{End, Likely, Side};
 use crate::model::{FlowKey, ProcId};
 use crate::owner::holders::proc_fd;
 use crate::owner::holders::{Holders, Holding};
-use crate::process::{PidPath, ProcRoot, open_directory};
+use crate::proc::{PidPath, ProcRoot, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::{AsFd, OwnedFd};

@@ -19,7 +19,7 @@ use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
 use crate::owner::search_exchange::Hints;
 use crate::owner::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
-use crate::process::{PidPath, ProcRoot, open_directory};
+use crate::proc::{PidPath, ProcRoot, open_directory};
 use hashbrown::HashMap;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;

@@ -4,7 +4,7 @@
 use crate::blocking::progress;
 use crate::model::ProcId;
 use crate::owner::sockets::decimal;
-use crate::process::{PidPath, ProcRoot};
+use crate::proc::{PidPath, ProcRoot};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::io::Write as _;
@@ -133,7 +133,7 @@ mod tests {
         std::fs::write(tree.path().join("12x"), "").unwrap();
         std::fs::write(tree.path().join("99999999999"), "").unwrap();
         let root = ProcRoot::open(tree.path()).unwrap();
-        let directory = crate::process::open_directory(root.directory(), c".").unwrap();
+        let directory = crate::proc::open_directory(root.directory(), c".").unwrap();
         let mut seen = BTreeSet::new();
         for_each_number(directory.as_fd(), &mut [0; 512], |name, number| {
             assert_eq!(name.to_str().unwrap(), number.to_string());

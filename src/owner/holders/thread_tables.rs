@@ -6,7 +6,7 @@
 
 use super::proc_fd;
 use crate::blocking::progress;
-use crate::process::{PidPath, ProcRoot, open_directory};
+use crate::proc::{PidPath, ProcRoot, open_directory};
 use nix::errno::Errno;
 use std::os::fd::AsFd;
 

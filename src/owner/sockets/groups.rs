@@ -2,7 +2,7 @@
 
 use super::table::hex_word;
 use crate::model::Address;
-use crate::process::{PidPath, ProcRoot};
+use crate::proc::{PidPath, ProcRoot};
 use std::ffi::{CStr, CString};
 use std::time::Instant;
 

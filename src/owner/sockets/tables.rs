@@ -12,7 +12,7 @@ use super::table::parse_table;
 use crate::error::{Code, Error};
 use crate::model::{FlowKey, Protocol};
 use crate::owner::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, Turn};
-use crate::process::{PidPath, ProcRoot};
+use crate::proc::{PidPath, ProcRoot};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;

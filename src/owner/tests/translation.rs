@@ -6,7 +6,7 @@ use crate::netlink::testing::alone;
 use crate::owner::Outcome::Unowned as None;
 use crate::owner::made_up::{ESTABLISHED, NOW, Tree, UNCONNECTED, key, owned, row};
 use crate::owner::{Behind, Outcome, Query, SocketRow, Translations};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;

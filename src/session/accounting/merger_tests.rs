@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernel::{Fault, GivenName, Task, TaskSource};
 use crate::model::{Identity, Owner, Quality, SampleSet, Traffic, Unowned};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use crate::session::tree::Tree;
 use std::sync::Arc;
 

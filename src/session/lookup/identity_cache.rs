@@ -2,7 +2,8 @@
 
 use crate::blocking::{Abandoned, Errand, Helper};
 use crate::model::{Identity, ProcId, SampleSet};
-use crate::process::{IdentityReader, ProcRoot};
+use crate::proc::ProcRoot;
+use crate::process::IdentityReader;
 use crate::session::accounting::Ledger;
 use foldhash::fast::RandomState;
 use std::collections::{HashSet, VecDeque};

@@ -4,7 +4,7 @@ use super::*;
 use crate::flow::FlowTable;
 use crate::model::{Address, Direction, Endpoint, Namespace, ProcId, Protocol, Quality, SampleSet, TcpFlags};
 use crate::owner::Budget;
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use crate::session::tree::{ESTABLISHED, Tree, UNCONNECTED};
 
 /// Questions that may be open at once.

@@ -5,7 +5,7 @@ use crate::error::Code;
 use crate::model::{SampleSet, Unowned};
 use crate::namespace::Follower;
 use crate::owner::{Budget, Finder, ThreadMeter};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use crate::session::frames::{Carries, Packet, Wire};
 use crate::session::lookup::Introducer;
 use crate::session::lookup::Resolver;

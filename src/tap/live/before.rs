@@ -1,6 +1,6 @@
 //! What devices have carried before they were captured on, of those that have come since the capture began.
 
-use super::plan::Interface;
+use crate::netlink::Interface;
 use std::collections::HashSet;
 
 /// The devices of one namespace.

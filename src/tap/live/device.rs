@@ -3,11 +3,11 @@
 use super::loss::Gain;
 use super::packet_socket;
 use super::packet_socket::Refusal;
-use super::plan::{Frames, HardwareAddress, Interface, Vlan};
 use super::ring::{Captured, Ring};
 use crate::error::{Code, Error};
 use crate::model::{Frame, LinkType, Namespace, Passage};
 use crate::namespace::{EnterError, Entry, enter};
+use crate::netlink::{FrameKind, HardwareAddress, Interface, Vlan};
 use crate::tap::filter::{Filter, asks_for_tags, everything};
 use crate::tap::options::TapOptions;
 use nix::errno::Errno;
@@ -111,7 +111,7 @@ impl Device {
     pub(in crate::tap) fn open(opening: &Opening, options: &TapOptions) -> Result<Device, Unopened> {
         let Opening { entry, interface, ring, .. } = opening;
         let name = &interface.name;
-        let is_ethernet = interface.frames == Frames::Ethernet;
+        let is_ethernet = interface.frames == FrameKind::Ethernet;
         let link = if is_ethernet { LinkType::Ethernet } else { LinkType::RawIp };
         let expression = options.filter.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let filter = expression.map(|text| Filter::compile(text, link)).transpose().map_err(|error| {

@@ -15,8 +15,6 @@ mod opener;
 mod packet_socket;
 mod plan;
 mod ring;
-mod route;
 
 pub(super) use live_capture::Live;
 pub(super) use packet_socket::bind_to;
-pub(super) use route::Route;

@@ -6,11 +6,12 @@ use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened, 
 use super::local::Local;
 use super::news::{Heard, News};
 use super::opener::{Helpers, Opened};
-use super::plan::{Frames, Interface, Plan, Target, plan};
-use super::route::Route;
+use super::plan::{Plan, Target, plan};
 use crate::error::{Code, Error, Result};
 use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Entry, enter};
+use crate::netlink::Rtnetlink;
+use crate::netlink::{FrameKind, Interface};
 use crate::tap::frames::FrameHandler;
 use crate::tap::options::TapOptions;
 use crate::tap::report::{Notes, TapStats};
@@ -46,7 +47,7 @@ struct Awaited {
 pub(in crate::tap) struct Site {
     /// What it is and how to get there; `None` for the one that the tap was opened in.
     entry: Option<Entry>,
-    route: Route,
+    route: Rtnetlink,
     devices: Vec<Device>,
     awaited: HashMap<u32, Awaited>,
     refused: HashMap<u32, Refused>,
@@ -85,7 +86,7 @@ impl Site {
         Site::with(Some(entry.clone()), sockets).map_err(EnterError::Refused)
     }
 
-    fn with(entry: Option<Entry>, (news, route): (News, Route)) -> Result<Site> {
+    fn with(entry: Option<Entry>, (news, route): (News, Rtnetlink)) -> Result<Site> {
         let mut site = Site {
             entry,
             route,
@@ -157,7 +158,7 @@ impl Site {
 
     /// Counts what a device has carried that was never captured on.
     fn count_unopened(&mut self, interface: &Interface, options: &TapOptions) {
-        let is_decoded = !matches!(interface.frames, Frames::Others(_));
+        let is_decoded = !matches!(interface.frames, FrameKind::Others(_));
         if is_decoded && (options.every_device() || options.devices.contains(&interface.name)) {
             self.before.count(interface.index, interface.carried);
         }
@@ -305,7 +306,7 @@ impl Site {
     fn follow_plan(&mut self, interfaces: &[Interface], common: &mut Common<'_>) {
         let plan = plan(interfaces, |interface| self.wants(interface, common.options));
         self.follow_hardware_addresses(&plan);
-        let has_ppp = plan.targets.iter().any(|target| target.interface.frames == Frames::Ppp);
+        let has_ppp = plan.targets.iter().any(|target| target.interface.frames == FrameKind::Ppp);
         let mut targets: HashMap<u32, _> =
             plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
         let (mut place, now) = (0, Instant::now());
@@ -353,7 +354,7 @@ impl Site {
     fn follow_hardware_addresses(&mut self, plan: &Plan<'_>) {
         let targets = plan.targets.iter().map(|target| target.interface);
         let address =
-            |interface: &Interface| interface.address.filter(|_| interface.frames == Frames::Ethernet);
+            |interface: &Interface| interface.address.filter(|_| interface.frames == FrameKind::Ethernet);
         let addresses = HardwareAddresses {
             captured: targets.filter_map(address).collect(),
             covered: plan.covered.iter().filter_map(|(one, _)| address(one)).collect(),
@@ -512,8 +513,8 @@ fn last_block(options: &TapOptions) -> Instant {
 }
 
 /// Sockets that tell of the devices and addresses of the calling thread's namespace. News first, so that nothing changes unheard.
-fn open_sockets() -> Result<(News, Route)> {
-    Ok((News::open()?, Route::open()?))
+fn open_sockets() -> Result<(News, Rtnetlink)> {
+    Ok((News::open()?, Rtnetlink::open()?))
 }
 
 fn surroundings_of(target: Target<'_>, has_ppp: bool) -> Surroundings {

@@ -3,10 +3,10 @@
 //! The kernel sends a notice before the first packet of what it is about. Whoever reads the notices before the frames that
 //! wait in the rings therefore knows of every device and address that a frame can have come by.
 
-use super::plan::Interface;
-use super::route::{LocalRoute, insert_address, interface, local_route};
 use crate::error::{Code, Error, Result};
 use crate::model::LocalAddresses;
+use crate::netlink::Interface;
+use crate::netlink::{LocalRoute, insert_address, interface, local_route};
 use crate::netlink::{MESSAGE_HEADER, Socket, attach_filter, u32_at};
 use std::os::fd::{AsFd, BorrowedFd};
 

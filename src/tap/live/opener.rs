@@ -187,7 +187,7 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tap::live::plan::{Frames, Interface, Kind};
+    use crate::netlink::{FrameKind, Interface, InterfaceKind};
     use crate::tap::poller::Bell;
     use std::collections::BTreeSet;
     use std::time::Duration;
@@ -199,12 +199,12 @@ mod tests {
             name: "wpan0".into(),
             up: true,
             loopback: false,
-            frames: Frames::Others(804),
+            frames: FrameKind::Others(804),
             address: None,
             tells_passage: true,
             master: None,
             lower: None,
-            kind: Kind::Plain,
+            kind: InterfaceKind::Plain,
             mtu: None,
             lost_by_device: 0,
             carried: 0,

@@ -4,11 +4,11 @@
 //! gives some devices a link header of its own making, and takes the names of others (`any`, `nflog`, `usbmon1`) for
 //! sources of its own.
 
-use super::plan::{Frames, Interface};
 use super::ring::{Ring, set_option};
-use super::route::Route;
 use crate::error::{Code, Error};
+use crate::netlink::Rtnetlink;
 use crate::netlink::attach_filter;
+use crate::netlink::{FrameKind, Interface};
 use crate::tap::options::TapOptions;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -38,9 +38,9 @@ pub(in crate::tap) fn open(
         }
     };
     let is_ethernet = match interface.frames {
-        Frames::Ethernet => true,
-        Frames::Datagrams | Frames::Ppp => false,
-        Frames::Others(hardware) => {
+        FrameKind::Ethernet => true,
+        FrameKind::Datagrams | FrameKind::Ppp => false,
+        FrameKind::Others(hardware) => {
             let text = format!("frames of the hardware type {hardware} (linux/if_arp.h) are not decoded");
             return Err(Refusal::Failed(Error::new(Code::OpenDevice, text)));
         }
@@ -67,7 +67,8 @@ pub(in crate::tap) fn open(
     }
     let ring = Ring::new(socket, buffer, options.timeout, is_ethernet).map_err(failed("its ring"))?;
     // Where that cannot be told nothing is missing as far as is known.
-    let carried = Route::open().ok().and_then(|mut route| route.interface(interface.index).ok().flatten());
+    let carried =
+        Rtnetlink::open().ok().and_then(|mut route| route.interface(interface.index).ok().flatten());
     let carried = carried.map_or(0, |interface| interface.carried);
     bind_to(ring.as_fd(), interface.index).map_err(failed("a packet socket"))?;
     match ring.take_error() {

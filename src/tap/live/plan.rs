@@ -10,70 +10,8 @@
 //! The exceptions are macvlan and ipvlan, whose frames their lower device shows as they are: that one is captured.
 //! The inside and the outside of a tunnel are two packets of different endpoints and are both captured.
 
+use crate::netlink::{Interface, InterfaceKind, Vlan};
 use std::collections::{HashMap, HashSet};
-
-/// An 802.1Q or 802.1ad tag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::tap) struct Vlan {
-    /// The tag protocol identifier, such as 0x8100.
-    pub protocol: u16,
-    /// 0-4094.
-    pub id: u16,
-}
-
-/// What an interface is, as far as it matters here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::tap) enum Kind {
-    Plain,
-    /// Stands for the frames of its lower device that bear this tag.
-    Vlan(Vlan),
-    /// macvlan and ipvlan: its frames pass its lower device as they are.
-    SharesLower,
-    /// An internal port of Open vSwitch, or the master of all ports.
-    OpenVswitch,
-}
-
-/// The frames of an interface, as far as they are decoded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::tap) enum Frames {
-    Ethernet,
-    /// Datagrams, without a link header that is decoded or counted.
-    Datagrams,
-    /// The same of PPP, which the device of a PPPoE session shows once more, in frames of its own.
-    Ppp,
-    /// None that are decoded, with the type that the interface has in `linux/if_arp.h`.
-    Others(u16),
-}
-
-/// An Ethernet address.
-pub(in crate::tap) type HardwareAddress = [u8; 6];
-
-/// An interface of the namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::tap) struct Interface {
-    /// Its index, unique in the namespace. A device made anew under an old name has another one.
-    pub index: u32,
-    pub name: String,
-    /// `IFF_UP`: only then can it be opened.
-    pub up: bool,
-    pub loopback: bool,
-    pub frames: Frames,
-    /// The address that its frames bear, if it is Ethernet's.
-    pub address: Option<HardwareAddress>,
-    /// Whether the kernel tells which of its frames have arrived and which have left.
-    pub tells_passage: bool,
-    /// The index of the device that it is enslaved to.
-    pub master: Option<u32>,
-    /// The index of the device that it stands on, if that is in the same namespace.
-    pub lower: Option<u32>,
-    pub kind: Kind,
-    /// The longest IP datagram that it transmits as one packet; `None` if it states none.
-    pub mtu: Option<u32>,
-    /// Frames that the device has lost for want of room since it exists.
-    pub lost_by_device: u64,
-    /// Bytes that have passed it since it exists, each packet of loopback once.
-    pub carried: u64,
-}
 
 /// A device to capture on.
 #[derive(PartialEq, Eq, Debug)]
@@ -102,8 +40,8 @@ pub(in crate::tap) fn plan(interfaces: &[Interface], wanted: impl Fn(&Interface)
         interfaces,
         by_index: interfaces.iter().map(|interface| (interface.index, interface)).collect(),
         wanted: interfaces.iter().filter(|other| wanted(other)).map(|other| other.index).collect(),
-        vlans: interfaces.iter().filter(|other| matches!(other.kind, Kind::Vlan(_))).collect(),
-        internal_ports: interfaces.iter().filter(|other| other.kind == Kind::OpenVswitch).collect(),
+        vlans: interfaces.iter().filter(|other| matches!(other.kind, InterfaceKind::Vlan(_))).collect(),
+        internal_ports: interfaces.iter().filter(|other| other.kind == InterfaceKind::OpenVswitch).collect(),
     };
     let mut plan = Plan { targets: Vec::new(), covered: Vec::new() };
     for interface in interfaces.iter().filter(|interface| stack.wants(interface)) {
@@ -130,7 +68,7 @@ impl<'i> Stack<'i> {
     /// The nearest wanted device that shows what `interface` shows, if there is one.
     fn cover(&self, interface: &Interface, depth: usize) -> Option<&'i Interface> {
         let depth = depth.checked_sub(1)?;
-        let lower = interface.lower.filter(|_| interface.kind == Kind::SharesLower);
+        let lower = interface.lower.filter(|_| interface.kind == InterfaceKind::SharesLower);
         for index in [interface.master, lower].into_iter().flatten() {
             let Some(&other) = self.by_index.get(&index) else { continue };
             if self.wants(other) {
@@ -141,7 +79,7 @@ impl<'i> Stack<'i> {
             }
         }
         // A port of a switch, for which the internal ports of the same switch stand.
-        if interface.master.is_none() || interface.kind == Kind::OpenVswitch {
+        if interface.master.is_none() || interface.kind == InterfaceKind::OpenVswitch {
             return None;
         }
         let mut internal = self.internal_ports.iter().filter(|other| other.master == interface.master);
@@ -165,7 +103,9 @@ impl<'i> Stack<'i> {
         let above = self.vlans.iter().filter(|other| other.lower == Some(interface.index));
         above
             .filter_map(|other| match other.kind {
-                Kind::Vlan(vlan) if self.wants(other) || self.cover(other, DEPTH).is_some() => Some(vlan),
+                InterfaceKind::Vlan(vlan) if self.wants(other) || self.cover(other, DEPTH).is_some() => {
+                    Some(vlan)
+                }
                 _ => None,
             })
             .collect()
@@ -175,6 +115,7 @@ impl<'i> Stack<'i> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::FrameKind;
     use proptest::prelude::*;
 
     fn device(index: u32, name: &str) -> Interface {
@@ -183,12 +124,12 @@ mod tests {
             name: name.into(),
             up: true,
             loopback: name == "lo",
-            frames: Frames::Ethernet,
+            frames: FrameKind::Ethernet,
             address: None,
             tells_passage: true,
             master: None,
             lower: None,
-            kind: Kind::Plain,
+            kind: InterfaceKind::Plain,
             mtu: Some(1500),
             lost_by_device: 0,
             carried: 0,
@@ -200,7 +141,7 @@ mod tests {
     }
 
     fn vlan(index: u32, name: &str, lower: u32, id: u16) -> Interface {
-        let kind = Kind::Vlan(Vlan { protocol: 0x8100, id });
+        let kind = InterfaceKind::Vlan(Vlan { protocol: 0x8100, id });
         Interface { lower: Some(lower), kind, ..device(index, name) }
     }
 
@@ -263,7 +204,7 @@ mod tests {
 
     #[test]
     fn macvlan_is_left_to_the_lower_device() {
-        let macvlan = |lower| Interface { kind: Kind::SharesLower, lower, ..device(2, "mv0") };
+        let macvlan = |lower| Interface { kind: InterfaceKind::SharesLower, lower, ..device(2, "mv0") };
         assert_eq!(names(&[device(1, "eth0"), macvlan(Some(1))]), ["eth0"]);
         assert_eq!(names(&[device(1, "eth0"), macvlan(None)]), ["eth0", "mv0"], "lower device elsewhere");
         assert_eq!(named(&[device(1, "eth0"), macvlan(Some(1))], |i| i.name == "mv0"), ["mv0"]);
@@ -296,7 +237,7 @@ mod tests {
 
     #[test]
     fn internal_ports_stand_for_a_switch() {
-        let ovs = |interface| Interface { kind: Kind::OpenVswitch, ..interface };
+        let ovs = |interface| Interface { kind: InterfaceKind::OpenVswitch, ..interface };
         let switch = [down(ovs(device(1, "ovs-system"))), ovs(slave(2, "br-ex", 1)), slave(3, "eth0", 1)];
         assert_eq!(names(&switch), ["br-ex"]);
         assert_eq!(names(&[switch[0].clone(), switch[2].clone()]), ["eth0"]);
@@ -320,10 +261,10 @@ mod tests {
         ) {
             let interfaces: Vec<Interface> = (0u32..).zip(rows).map(|(index, (up, master, lower, kind))| {
                 let kind = match kind {
-                    0 => Kind::Plain,
-                    1 => Kind::SharesLower,
-                    2 => Kind::OpenVswitch,
-                    _ => Kind::Vlan(Vlan { protocol: 0x8100, id: index as u16 }),
+                    0 => InterfaceKind::Plain,
+                    1 => InterfaceKind::SharesLower,
+                    2 => InterfaceKind::OpenVswitch,
+                    _ => InterfaceKind::Vlan(Vlan { protocol: 0x8100, id: index as u16 }),
                 };
                 Interface { up, master, lower, kind, ..device(index, &index.to_string()) }
             }).collect();

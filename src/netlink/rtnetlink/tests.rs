@@ -68,12 +68,12 @@ fn a_vlan_device_is_understood() {
         name: "eth0.5".into(),
         up: true,
         loopback: false,
-        frames: Frames::Ethernet,
+        frames: FrameKind::Ethernet,
         address: Some([2, 0, 0, 0, 0, 9]),
         tells_passage: true,
         master: Some(7),
         lower: Some(2),
-        kind: Kind::Vlan(Vlan { protocol: 0x88a8, id: 5 }),
+        kind: InterfaceKind::Vlan(Vlan { protocol: 0x88a8, id: 5 }),
         mtu: Some(1400),
         lost_by_device: 7,
         carried: 300,
@@ -86,7 +86,7 @@ fn a_lower_device_elsewhere_is_none_of_ours() {
     let info = attribute(18, &attribute(1, b"macvlan"));
     let lower = attribute(5, &2u32.to_ne_bytes());
     let here = interface(&link_row(3, 0, &[lower.clone(), info.clone()])).unwrap();
-    assert_eq!((here.kind, here.lower, here.up), (Kind::SharesLower, Some(2), false));
+    assert_eq!((here.kind, here.lower, here.up), (InterfaceKind::SharesLower, Some(2), false));
     let elsewhere = interface(&link_row(3, 8, &[lower, attribute(37, &[0; 4]), info])).unwrap();
     assert_eq!((elsewhere.lower, elsewhere.loopback), (None, true));
 }
@@ -99,14 +99,15 @@ fn frames_are_those_of_the_type_unless_the_kind_says_more() {
     let tun =
         |mode: u8| attribute(18, &[attribute(1, b"tun"), attribute(2, &attribute(3, &[mode]))].concat());
     // Ethernet and loopback; PPP, tunnels of IPv4 and IPv6, GRE, bare IP; 802.11 with radiotap headers, nlmon.
-    for (hardware, frames) in [(1, Frames::Ethernet), (772, Frames::Ethernet), (803, Frames::Others(803))]
-        .into_iter()
-        .chain([(824, Frames::Others(824)), (512, Frames::Ppp)])
-        .chain([768, 769, 776, 778, 823, 519, 65_534].map(|hardware| (hardware, Frames::Datagrams)))
+    for (hardware, frames) in
+        [(1, FrameKind::Ethernet), (772, FrameKind::Ethernet), (803, FrameKind::Others(803))]
+            .into_iter()
+            .chain([(824, FrameKind::Others(824)), (512, FrameKind::Ppp)])
+            .chain([768, 769, 776, 778, 823, 519, 65_534].map(|hardware| (hardware, FrameKind::Datagrams)))
     {
         assert_eq!(of(hardware, &[]), Some(frames), "{hardware}");
-        assert_eq!(of(hardware, &[tun(1)]), Some(Frames::Datagrams), "{hardware}");
-        assert_eq!(of(hardware, &[tun(2)]), Some(Frames::Ethernet), "{hardware}");
+        assert_eq!(of(hardware, &[tun(1)]), Some(FrameKind::Datagrams), "{hardware}");
+        assert_eq!(of(hardware, &[tun(2)]), Some(FrameKind::Ethernet), "{hardware}");
     }
     let address = |value: &[u8]| interface(&link_row(3, 0, &[attribute(1, value)])).unwrap().address;
     assert_eq!(address(&[2, 0, 0, 0, 0, 1]), Some([2, 0, 0, 0, 0, 1]));
@@ -147,7 +148,7 @@ fn own_addresses_and_broadcasts_are_told_apart() {
 
 #[test]
 fn the_running_kernel_agrees_with_getifaddrs() {
-    let mut route = Route::open().unwrap();
+    let mut route = Rtnetlink::open().unwrap();
     let names: BTreeSet<String> = route.interfaces().unwrap().into_iter().map(|i| i.name).collect();
     let index_names: BTreeSet<String> = nix::net::if_::if_nameindex()
         .unwrap()

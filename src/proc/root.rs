@@ -156,7 +156,7 @@ fn open_file(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedFd> {
 }
 
 /// Reads a file of one record relative to any directory, stopping once at least `limit` bytes were read.
-pub(super) fn read_record_at(
+pub(crate) fn read_record_at(
     directory: BorrowedFd<'_>,
     path: &CStr,
     buffer: &mut Vec<u8>,

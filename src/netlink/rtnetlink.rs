@@ -3,10 +3,11 @@
 //! Not `/sys/class/net`, which shows the namespace of whoever mounted it, and not `getifaddrs(3)`, which knows
 //! nothing of masters and VLANs. The socket belongs to the namespace of the thread that opened it, for good.
 
-use super::plan::{Frames, Interface, Kind, Vlan};
+use super::exchange::Exchange;
+use super::interface::{FrameKind, Interface, InterfaceKind, Vlan};
+use super::message::{MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
 use crate::error::{Code, Error, Result};
 use crate::model::{Address, LocalAddresses};
-use crate::netlink::{Exchange, MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
 use nix::errno::Errno;
 
 const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
@@ -43,29 +44,29 @@ const BUFFER: usize = 64 << 10;
 const ATTEMPTS: usize = 5;
 
 /// A socket to ask the kernel for its interfaces and addresses.
-pub(in crate::tap) struct Route {
+pub(crate) struct Rtnetlink {
     exchange: Exchange,
     /// Whether the kernel lists the routes of one table alone.
     lists_routes: bool,
 }
 
-impl Route {
+impl Rtnetlink {
     /// Opens the socket in the network namespace of the calling thread.
     ///
     /// # Errors
     /// `SystemResource` when the system refuses it.
-    pub(in crate::tap) fn open() -> Result<Route> {
+    pub(crate) fn open() -> Result<Rtnetlink> {
         let refused = |errno| Error::system(Code::SystemResource, "opening a route netlink socket", errno);
         let exchange = Exchange::open(libc::NETLINK_ROUTE, BUFFER).map_err(refused)?;
         let lists_routes = exchange.be_strict().is_ok();
-        Ok(Route { exchange, lists_routes })
+        Ok(Rtnetlink { exchange, lists_routes })
     }
 
     /// Every interface of the namespace.
     ///
     /// # Errors
     /// `SystemResource` when the kernel does not answer, or not in full.
-    pub(in crate::tap) fn interfaces(&mut self) -> Result<Vec<Interface>> {
+    pub(crate) fn interfaces(&mut self) -> Result<Vec<Interface>> {
         consistent(|interfaces: &mut Vec<Interface>| {
             self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], |row| interfaces.extend(interface(row)))
         })
@@ -76,7 +77,7 @@ impl Route {
     ///
     /// # Errors
     /// What the kernel says, and what sending and receiving says.
-    pub(in crate::tap) fn interface(&mut self, index: u32) -> nix::Result<Option<Interface>> {
+    pub(crate) fn interface(&mut self, index: u32) -> nix::Result<Option<Interface>> {
         let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
         put(&mut message, MESSAGE_HEADER + LINK_INDEX, &index.to_ne_bytes());
         let (kind, flags) = (libc::RTM_GETLINK, libc::NLM_F_REQUEST);
@@ -87,7 +88,7 @@ impl Route {
     ///
     /// # Errors
     /// `SystemResource` when the kernel does not answer, or not in full.
-    pub(in crate::tap) fn addresses(&mut self) -> Result<LocalAddresses> {
+    pub(crate) fn addresses(&mut self) -> Result<LocalAddresses> {
         consistent(|addresses: &mut LocalAddresses| {
             let header = &[0; ADDRESS_HEADER];
             let listed = self.dump(libc::RTM_GETADDR, header, |row| insert_address(addresses, row))?;
@@ -107,7 +108,7 @@ impl Route {
     ///
     /// # Errors
     /// `SystemResource` when the kernel does not answer.
-    pub(in crate::tap) fn conditional(&mut self) -> Result<LocalAddresses> {
+    pub(crate) fn conditional(&mut self) -> Result<LocalAddresses> {
         let mut networks = LocalAddresses::default();
         if self.lists_routes {
             // What changes meanwhile is told by news.
@@ -157,7 +158,7 @@ fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> 
 }
 
 /// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
-pub(in crate::tap) fn interface(row: &[u8]) -> Option<Interface> {
+pub(crate) fn interface(row: &[u8]) -> Option<Interface> {
     let (header, rest) = row.split_at_checked(LINK_HEADER)?;
     let flags = u32_at(header, 8)? as i32;
     let hardware = u16_at(header, 2)?;
@@ -171,7 +172,7 @@ pub(in crate::tap) fn interface(row: &[u8]) -> Option<Interface> {
         tells_passage: true,
         master: None,
         lower: None,
-        kind: Kind::Plain,
+        kind: InterfaceKind::Plain,
         mtu: None,
         lost_by_device: 0,
         carried: 0,
@@ -208,9 +209,9 @@ pub(in crate::tap) fn interface(row: &[u8]) -> Option<Interface> {
 }
 
 /// The frames of an interface of this type (linux/if_arp.h), unless its kind says more.
-fn frames_of(hardware: u16) -> Frames {
+fn frames_of(hardware: u16) -> FrameKind {
     match hardware {
-        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Frames::Ethernet,
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => FrameKind::Ethernet,
         // Radio frames with headers of their own, and messages that are no network's.
         libc::ARPHRD_CAN
         | libc::ARPHRD_IEEE80211
@@ -219,9 +220,9 @@ fn frames_of(hardware: u16) -> Frames {
         | libc::ARPHRD_IEEE802154
         | ARPHRD_IEEE802154_MONITOR
         | ARPHRD_NETLINK
-        | ARPHRD_VSOCKMON => Frames::Others(hardware),
-        libc::ARPHRD_PPP => Frames::Ppp,
-        _ => Frames::Datagrams,
+        | ARPHRD_VSOCKMON => FrameKind::Others(hardware),
+        libc::ARPHRD_PPP => FrameKind::Ppp,
+        _ => FrameKind::Datagrams,
     }
 }
 
@@ -230,15 +231,17 @@ fn take_link_info(interface: &mut Interface, link_info: &[u8]) {
     let find = |wanted| attributes(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     let data = find(libc::IFLA_INFO_DATA);
     match find(libc::IFLA_INFO_KIND).map(text).as_deref() {
-        Some("vlan") => interface.kind = data.and_then(vlan_of).map_or(Kind::Plain, Kind::Vlan),
-        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => interface.kind = Kind::SharesLower,
-        Some("openvswitch") => interface.kind = Kind::OpenVswitch,
+        Some("vlan") => {
+            interface.kind = data.and_then(vlan_of).map_or(InterfaceKind::Plain, InterfaceKind::Vlan)
+        }
+        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => interface.kind = InterfaceKind::SharesLower,
+        Some("openvswitch") => interface.kind = InterfaceKind::OpenVswitch,
         // Any type can be set for such a device (TUNSETLINK), which changes nothing of its frames.
         Some("tun") => {
             let stated = data.and_then(|data| attributes(data).find(|&(kind, _)| kind == TUN_TYPE));
             match stated.and_then(|(_, value)| value.first()) {
-                Some(&IFF_TUN) => interface.frames = Frames::Datagrams,
-                Some(&IFF_TAP) => interface.frames = Frames::Ethernet,
+                Some(&IFF_TUN) => interface.frames = FrameKind::Datagrams,
+                Some(&IFF_TAP) => interface.frames = FrameKind::Ethernet,
                 _ => {}
             }
         }
@@ -261,7 +264,7 @@ fn vlan_of(data: &[u8]) -> Option<Vlan> {
 }
 
 /// Takes in the payload of an `RTM_NEWADDR` message; what is not an IP address is skipped.
-pub(in crate::tap) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
+pub(crate) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
     let Some((&[family, prefix, ..], rest)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is ours.
@@ -293,7 +296,7 @@ pub(in crate::tap) fn insert_address(addresses: &mut LocalAddresses, row: &[u8])
 
 /// A route of the type `local`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::tap) struct LocalRoute {
+pub(crate) struct LocalRoute {
     address: Address,
     /// Bits of the prefix.
     length: u8,
@@ -302,19 +305,19 @@ pub(in crate::tap) struct LocalRoute {
 
 impl LocalRoute {
     /// Whether only packets that a routing rule selects go by it.
-    pub(in crate::tap) fn is_conditional(&self) -> bool {
+    pub(crate) fn is_conditional(&self) -> bool {
         self.table != u32::from(libc::RT_TABLE_LOCAL)
     }
 
     /// Adds what it makes local, if that is so for all packets.
-    pub(in crate::tap) fn insert_unconditional(&self, addresses: &mut LocalAddresses) {
+    pub(crate) fn insert_unconditional(&self, addresses: &mut LocalAddresses) {
         if !self.is_conditional() && !self.address.is_loopback() {
             addresses.insert_network(&self.address, self.length);
         }
     }
 
     /// Adds what it makes local, if that is so for some packets.
-    pub(in crate::tap) fn insert_conditional(&self, addresses: &mut LocalAddresses) {
+    pub(crate) fn insert_conditional(&self, addresses: &mut LocalAddresses) {
         if self.is_conditional() {
             addresses.insert_conditional_network(&self.address, self.length);
         }
@@ -322,7 +325,7 @@ impl LocalRoute {
 }
 
 /// The route of the type `local` in the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE` message, if it is one.
-pub(in crate::tap) fn local_route(row: &[u8]) -> Option<LocalRoute> {
+pub(crate) fn local_route(row: &[u8]) -> Option<LocalRoute> {
     let (header, rest) = row.split_first_chunk::<ROUTE_HEADER>()?;
     let [family, length, ..] = *header;
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
