@@ -33,23 +33,23 @@ pub struct Helper<S, J> {
     name: &'static str,
     make: Box<dyn Fn() -> S + Send>,
     work: fn(&mut S, &mut J),
-    worker: Option<Worker<J>>,
+    worker: Option<HelperThread<J>>,
 }
 
-struct Worker<J> {
+struct HelperThread<J> {
     watch: Arc<Watch>,
-    desk: Arc<Desk<J>>,
+    desk: Arc<JobSlot<J>>,
     thread: JoinHandle<()>,
     /// The process that has the thread.
     process: u32,
 }
 
-struct Desk<J> {
-    state: Mutex<State<J>>,
+struct JobSlot<J> {
+    state: Mutex<JobState<J>>,
     changed: Condvar,
 }
 
-struct State<J> {
+struct JobState<J> {
     job: Option<J>,
     done: Option<J>,
     is_closed: bool,
@@ -80,7 +80,7 @@ impl<S: Send + 'static, J: Send + 'static> Helper<S, J> {
     pub fn run(&mut self, hurry: Hurry, job: J) -> Result<J, Abandoned> {
         let worker = match self.worker.take() {
             Some(worker) => worker,
-            None => Worker::start(self.name, (self.make)(), self.work).map_err(Abandoned::NoThread)?,
+            None => HelperThread::start(self.name, (self.make)(), self.work).map_err(Abandoned::NoThread)?,
         };
         worker.watch.hurry(hurry);
         worker.hand_over(job);
@@ -135,15 +135,15 @@ pub fn bounded<R: Send + 'static>(
     Helper::of_errands(name, || ()).call(|()| errand())
 }
 
-impl<J: Send + 'static> Worker<J> {
+impl<J: Send + 'static> HelperThread<J> {
     fn start<S: Send + 'static>(
         name: &'static str,
         mut own: S,
         work: fn(&mut S, &mut J),
-    ) -> Result<Worker<J>, Error> {
+    ) -> Result<HelperThread<J>, Error> {
         let watch = Watch::new();
-        let state = State { job: None, done: None, is_closed: false, panic: None };
-        let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::default() });
+        let state = JobState { job: None, done: None, is_closed: false, panic: None };
+        let desk = Arc::new(JobSlot { state: Mutex::new(state), changed: Condvar::default() });
         let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&desk));
         let failed = Arc::clone(&desk);
         let body = move || {
@@ -161,7 +161,7 @@ impl<J: Send + 'static> Worker<J> {
             failed.changed.notify_all();
         };
         let thread = spawn(name, body, on_panic)?;
-        Ok(Worker { watch, desk, thread, process: std::process::id() })
+        Ok(HelperThread { watch, desk, thread, process: std::process::id() })
     }
 
     fn hand_over(&self, job: J) {
@@ -189,7 +189,7 @@ impl<J: Send + 'static> Worker<J> {
     }
 }
 
-impl<J> Desk<J> {
+impl<J> JobSlot<J> {
     /// The next job, waited for; `None` when there will be none.
     fn next(&self) -> Option<J> {
         let mut state = self.state.lock();

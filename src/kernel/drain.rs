@@ -11,7 +11,7 @@ use super::load::walk;
 use super::periods::{Growing, Periods};
 use super::records::*;
 use super::socket_set::Maps;
-use super::subscriber::{Increment, Observation, Subscriber, View, Who};
+use super::subscriber::{DrainScope, Increment, Observation, Subscriber, Who};
 use crate::model::{Quality, Unowned};
 use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
@@ -50,7 +50,7 @@ pub(super) struct Drain {
     control: Array<MapData, Control>,
     periods: Periods,
     histograms: Growing<LatencyKey, Buckets>,
-    records: Batch<u64, Record>,
+    records: Batch<u64, SocketRecord>,
     shares: Batch<ShareKey, Share>,
     /// Shares of which something is to be credited.
     due: Vec<(ShareKey, Share)>,
@@ -138,7 +138,7 @@ impl Drain {
         maps: &Maps,
         subscription: u64,
         clocks: Clocks,
-        mut view: View<'_>,
+        mut view: DrainScope<'_>,
     ) -> io::Result<()> {
         let Some(mut own) = self.subscribers.remove(&subscription) else { return Ok(()) };
         own.hand_out_ended(clocks, &mut view);
@@ -155,7 +155,7 @@ impl Drain {
         maps: &Maps,
         own: &mut Subscriber,
         clocks: Clocks,
-        view: Option<&mut View<'_>>,
+        view: Option<&mut DrainScope<'_>>,
     ) -> io::Result<bool> {
         self.accounts.begin();
         self.periods.begin(clocks.now_ns);
@@ -224,7 +224,7 @@ impl Drain {
         maps: &Maps,
         own: &mut Subscriber,
         clocks: Clocks,
-        mut view: Option<&mut View<'_>>,
+        mut view: Option<&mut DrainScope<'_>>,
     ) -> io::Result<(bool, bool)> {
         let now_ns = clocks.now_ns;
         let Drain { records, accounts, subscribers, held, knows_reads, .. } = self;
@@ -257,7 +257,7 @@ impl Drain {
             };
             let mut changed_ns = 0;
             if !is_unused {
-                let &Record { owner: process, name, uid, gid, cgroup, .. } = record;
+                let &SocketRecord { owner: process, name, uid, gid, cgroup, .. } = record;
                 let counts = accounts.own(cookie, process, used);
                 let netns = record.tuple.netns;
                 let who = Who { name, uid, gid, cgroup };

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Where a program is to be attached.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum AttachPoint {
     /// A tracepoint or a function of the kernel, by its name.
     Code(&'static str),
     /// Where the IP layer hands packets to the sockets of all control groups, or takes them from these.
@@ -27,21 +27,21 @@ pub(super) enum Place {
     Sockets(CgroupSockAttachType),
 }
 
-impl Place {
+impl AttachPoint {
     /// The name of the attach point in the kernel's code, if it is one.
     pub(super) fn point(self) -> Option<&'static str> {
         match self {
-            Place::Code(name) => Some(name),
-            Place::Packets(_) | Place::Sockets(_) => None,
+            AttachPoint::Code(name) => Some(name),
+            AttachPoint::Packets(_) | AttachPoint::Sockets(_) => None,
         }
     }
 
     /// Attaches a program that was loaded for this place. Closing the result detaches it.
     fn link(self, program: BorrowedFd<'_>, cgroups: &File) -> io::Result<OwnedFd> {
         let kind = match self {
-            Place::Code(_) => return link_to_code(program),
-            Place::Packets(direction) => direction.into(),
-            Place::Sockets(moment) => moment.into(),
+            AttachPoint::Code(_) => return link_to_code(program),
+            AttachPoint::Packets(direction) => direction.into(),
+            AttachPoint::Sockets(moment) => moment.into(),
         };
         let target = cgroups.as_raw_fd().unsigned_abs();
         let attributes = Attributes { target, ..Attributes::of(program, kind) };
@@ -52,9 +52,9 @@ impl Place {
     /// The error of attaching a program here, with its cause if that is another program.
     fn explain(self, error: io::Error, cgroups: &File) -> Box<dyn std::error::Error> {
         let kind: Option<bpf_attach_type> = match self {
-            Place::Code(_) => None,
-            Place::Packets(direction) => Some(direction.into()),
-            Place::Sockets(moment) => Some(moment.into()),
+            AttachPoint::Code(_) => None,
+            AttachPoint::Packets(direction) => Some(direction.into()),
+            AttachPoint::Sockets(moment) => Some(moment.into()),
         };
         let is_refused = error.raw_os_error() == Some(libc::EPERM);
         match kind.filter(|_| is_refused).and_then(|kind| exclusive_program(cgroups, kind)) {
@@ -148,7 +148,7 @@ pub(super) fn load_object(loader: Loader<'_>, types: &KernelTypes) -> Result<Loa
 pub(super) fn attach(
     object: &mut LoadedObject,
     name: &str,
-    place: Place,
+    place: AttachPoint,
     types: &KernelTypes,
     cgroups: &File,
 ) -> Result<(), Fault> {

@@ -82,7 +82,10 @@ impl<'a> Loader<'a> {
             // No two programs have the same function: they differ in section or address.
             let function = object.functions.remove(&(program.section_index, program.address));
             let function = function.ok_or_else(|| format!("program {name} has no code"))?;
-            programs.insert(name, Program { section: program.section, code: Code::Ready(function) });
+            programs.insert(
+                name,
+                ObjectProgram { section: program.section, code: ProgramState::Ready(function) },
+            );
         }
         Ok(LoadedObject {
             license: object.license.to_bytes_with_nul().to_vec(),
@@ -99,16 +102,16 @@ pub(super) struct LoadedObject {
     license: Vec<u8>,
     own_types: Option<OwnedFd>,
     maps: HashMap<String, Map>,
-    programs: HashMap<String, Program>,
+    programs: HashMap<String, ObjectProgram>,
     links: Vec<OwnedFd>,
 }
 
-struct Program {
+struct ObjectProgram {
     section: ProgramSection,
-    code: Code,
+    code: ProgramState,
 }
 
-enum Code {
+enum ProgramState {
     Ready(Function),
     Loaded(OwnedFd),
     /// A link keeps it.
@@ -125,15 +128,15 @@ impl LoadedObject {
     pub(super) fn keep(&mut self, name: &str, link: OwnedFd) {
         self.links.push(link);
         if let Some(program) = self.programs.get_mut(name) {
-            program.code = Code::Linked;
+            program.code = ProgramState::Linked;
         }
     }
 
     /// A loaded program.
     pub(super) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         match &self.programs.get(name)?.code {
-            Code::Ready(_) | Code::Linked => None,
-            Code::Loaded(descriptor) => Some(descriptor.as_fd()),
+            ProgramState::Ready(_) | ProgramState::Linked => None,
+            ProgramState::Loaded(descriptor) => Some(descriptor.as_fd()),
         }
     }
 
@@ -148,11 +151,11 @@ impl LoadedObject {
         types: &KernelTypes,
     ) -> Outcome<()> {
         let program = self.programs.get(name).ok_or("there is no such program")?;
-        if let Code::Ready(function) = &program.code {
+        if let ProgramState::Ready(function) = &program.code {
             let (license, own_types) = (&self.license, self.own_types.as_ref());
             let loaded = program::load(name, &program.section, function, point, license, own_types, types)?;
             if let Some(program) = self.programs.get_mut(name) {
-                program.code = Code::Loaded(loaded);
+                program.code = ProgramState::Loaded(loaded);
             }
         }
         Ok(())
@@ -171,7 +174,9 @@ impl LoadedObject {
             loop {
                 let next = wanted.lock().next();
                 let Some((name, point)) = next else { return loaded };
-                let Some(Program { section, code: Code::Ready(function) }) = self.programs.get(name) else {
+                let Some(ObjectProgram { section, code: ProgramState::Ready(function) }) =
+                    self.programs.get(name)
+                else {
                     continue;
                 };
                 let (license, own_types) = (&self.license, self.own_types.as_ref());
@@ -182,7 +187,7 @@ impl LoadedObject {
         let (some, others) = both("capture-load", load, load);
         for (name, descriptor) in some.into_iter().chain(others) {
             if let Some(program) = self.programs.get_mut(name) {
-                program.code = Code::Loaded(descriptor);
+                program.code = ProgramState::Loaded(descriptor);
             }
         }
     }

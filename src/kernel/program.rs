@@ -1,6 +1,6 @@
 //! Handing one program of an object to the kernel, which verifies it.
 
-use super::btf::Kind;
+use super::btf::TypeKind;
 use super::syscall::{PROGRAM_LOAD, make};
 use super::types::KernelTypes;
 use aya_obj::generated::{
@@ -62,7 +62,7 @@ pub(super) fn load(
     for (to, from) in attributes.name.iter_mut().take(NAME - 1).zip(name.bytes()) {
         *to = from;
     }
-    let number = types.point(Kind::Func, KERNEL_PACKET);
+    let number = types.point(TypeKind::Func, KERNEL_PACKET);
     let full = number.and_then(|number| fill_in(function, Some(number)));
     // Where the kernel has the function, it may be for programs of other kinds only.
     if let Some(loaded) = full.and_then(|function| attributes.load(&function, own_types).ok()) {
@@ -98,7 +98,7 @@ struct Shape {
     kind: bpf_prog_type,
     attach_kind: bpf_attach_type,
     /// The kind of type that stands for its attach point, and the prefix of that type's name.
-    point: Option<(Kind, &'static str)>,
+    point: Option<(TypeKind, &'static str)>,
     is_sleepable: bool,
 }
 
@@ -118,13 +118,16 @@ impl Shape {
         };
         let grouped = |kind, attach_kind| Shape { kind, attach_kind, point: None, is_sleepable: false };
         Some(match *section {
-            ProgramSection::BtfTracePoint => traced(BPF_TRACE_RAW_TP, Kind::Typedef, "btf_trace_", false),
-            ProgramSection::FEntry { sleepable } => traced(BPF_TRACE_FENTRY, Kind::Func, "", sleepable),
-            ProgramSection::FExit { sleepable } => traced(BPF_TRACE_FEXIT, Kind::Func, "", sleepable),
-            ProgramSection::Iter { sleepable } => traced(BPF_TRACE_ITER, Kind::Func, "bpf_iter_", sleepable),
-            ProgramSection::Lsm { sleepable } => {
-                Shape { kind: BPF_PROG_TYPE_LSM, ..traced(BPF_LSM_MAC, Kind::Func, "bpf_lsm_", sleepable) }
+            ProgramSection::BtfTracePoint => traced(BPF_TRACE_RAW_TP, TypeKind::Typedef, "btf_trace_", false),
+            ProgramSection::FEntry { sleepable } => traced(BPF_TRACE_FENTRY, TypeKind::Func, "", sleepable),
+            ProgramSection::FExit { sleepable } => traced(BPF_TRACE_FEXIT, TypeKind::Func, "", sleepable),
+            ProgramSection::Iter { sleepable } => {
+                traced(BPF_TRACE_ITER, TypeKind::Func, "bpf_iter_", sleepable)
             }
+            ProgramSection::Lsm { sleepable } => Shape {
+                kind: BPF_PROG_TYPE_LSM,
+                ..traced(BPF_LSM_MAC, TypeKind::Func, "bpf_lsm_", sleepable)
+            },
             ProgramSection::CgroupSkb { attach_type: Some(place) } => {
                 grouped(BPF_PROG_TYPE_CGROUP_SKB, place.into())
             }

@@ -2,7 +2,7 @@
 
 use super::Wants;
 use super::batch::{Batch, delete};
-use super::records::{Owned, Tuple};
+use super::records::{EndpointOwner, Tuple};
 use aya::maps::MapData;
 use std::io;
 use std::os::fd::AsFd;
@@ -32,7 +32,7 @@ impl Asked {
 
 /// Sweeps the endpoints now and then.
 pub(super) struct Sweep {
-    endpoints: Batch<Tuple, Owned>,
+    endpoints: Batch<Tuple, EndpointOwner>,
     kept_ns: u64,
     last_ns: u64,
     /// Those who ask: what one of them has still to ask about stays.

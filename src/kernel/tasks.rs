@@ -29,10 +29,10 @@ static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
 /// The descriptor table that a program is in, the groups of figures that it tells, and the cgroup namespace in which paths
 /// begin, if they are among them.
-type Key = (u64, u32, Option<u64>);
+type TaskKey = (u64, u32, Option<u64>);
 
 /// The programs of all sessions.
-static PROGRAMS: PerProcess<Shared<Key, TaskProgram>> = PerProcess::new();
+static PROGRAMS: PerProcess<Shared<TaskKey, TaskProgram>> = PerProcess::new();
 
 /// What a record is.
 const PROCESS: u32 = 1;

@@ -1,8 +1,8 @@
 //! Sockets and codec of netlink(7), shared by what the kernel tells over it: interfaces and addresses, the sockets of
 //! sock_diag(7), translated connections, routes, the ends of sockets, and the lives of processes.
 
+mod close_notices;
 mod conntrack;
-mod ended;
 mod exchange;
 mod inet_diag;
 mod interface;
@@ -13,8 +13,8 @@ mod rtnetlink;
 mod socket;
 mod tcp_info;
 
+pub use close_notices::CloseNotices;
 pub use conntrack::Conntrack;
-pub use ended::Ended;
 pub use inet_diag::{InetDiag, InetSocket};
 pub use process_events::{Happening, ProcessEvent, ProcessEvents};
 pub use routing::Routing;

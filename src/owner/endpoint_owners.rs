@@ -25,11 +25,11 @@ enum Callers {
 
 /// The callers of endpoints.
 #[derive(Default, Debug)]
-pub(super) struct Similar {
+pub(super) struct EndpointOwners {
     ends: HashMap<End, Callers, RandomState>,
 }
 
-impl Similar {
+impl EndpointOwners {
     /// A process was found to own a flow; `None`: some process that could not be found has one.
     pub fn note(&mut self, key: &FlowKey, side: Side, process: Option<ProcId>, now: Instant) {
         if self.ends.len() >= LIMIT {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_guess_needs_a_single_caller() {
-        let mut similar = Similar::default();
+        let mut similar = EndpointOwners::default();
         let start = Instant::now();
         let flow = |port| key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80");
         assert_eq!(similar.only(&flow(1), start), None);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn whoever_was_called_is_remembered_by_the_local_end() {
-        let mut similar = Similar::default();
+        let mut similar = EndpointOwners::default();
         let start = Instant::now();
         similar.note(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.2:4000"), Side::Called, Some(ONE), start);
         assert_eq!(
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded() {
-        let mut similar = Similar::default();
+        let mut similar = EndpointOwners::default();
         let start = Instant::now();
         for number in 0..LIMIT + 10 {
             let remote = format!("10.0.{}.{}:80", number >> 8, number & 255);

@@ -16,7 +16,7 @@ pub const MS: Duration = Duration::from_millis(1);
 /// No time after the start of a test.
 pub const NOW: Duration = Duration::ZERO;
 
-pub struct Tree {
+pub struct OwnerTree {
     directory: tempfile::TempDir,
     pub start: Instant,
 }
@@ -42,10 +42,10 @@ pub fn row(local: &str, remote: &str, state: u8, inode: u64) -> SocketRow {
 pub const ESTABLISHED: u8 = 1;
 pub const UNCONNECTED: u8 = 7;
 
-impl Tree {
+impl OwnerTree {
     /// A tree with a process 1 that holds nothing, and empty tables of every protocol.
-    pub fn new() -> Tree {
-        let tree = Tree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
+    pub fn new() -> OwnerTree {
+        let tree = OwnerTree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
         fs::create_dir(tree.path("net")).unwrap();
         for (name, _) in super::sockets::NAMES {
             tree.table(name, &[]);

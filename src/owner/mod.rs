@@ -1,10 +1,10 @@
 //! Who owns a flow: finds the process behind the local end of a flow.
 //!
 //! A flow's local end has a socket, and the socket has holders: processes with a descriptor of it. Two searches share
-//! what they learn through [`Hints`], each on a thread of its own:
+//! what they learn through [`SearchExchange`], each on a thread of its own:
 //!
-//! - [`FirstLook`] is told of each flow's first packet at once. It asks the kernel for that socket and looks for it where
-//!   it is likely to be, within some hundred system calls, and leaves what it finds in [`EarlyOwners`].
+//! - [`EarlyLookup`] is told of each flow's first packet at once. It asks the kernel for that socket and looks for it where
+//!   it is likely to be, within some hundred system calls, and leaves what it finds in [`EarlyOwnerCache`].
 //! - [`Finder`] answers what is left, through a chain of sources of sockets (sock_diag(7), the tables of `/proc/net`) and
 //!   of holders (the descriptors of `/proc/<pid>/fd`), best first; each is probed at start, and one that fails passes the
 //!   question on to the next. All is read within a [`Budget`] of CPU time; nothing here waits.
@@ -47,7 +47,7 @@
 //! At most 262,144 sockets of each table (14 MiB a table; tables are read when a flow asks for one), 262,144
 //! holdings for each of the two searches (8.5 MiB each), 65,536 owners found early (15 MiB), 16,384 ends with the
 //! process seen there (2 MiB), and for the length of one call what its queries need: at most 128 candidates each. What
-//! found no room is counted in the [`Report`] and in [`EarlyOwners::evicted`].
+//! found no room is counted in the [`Report`] and in [`EarlyOwnerCache::evicted`].
 
 mod budget;
 mod decision;
@@ -64,9 +64,9 @@ mod translation;
 mod made_up;
 
 pub use budget::{Budget, Meter, ThreadMeter};
-pub use early::{Early, EarlyOwners, FirstLook, FirstStats, Opening, Side};
+pub use early::{EarlyLookup, EarlyLookupStats, EarlyOwner, EarlyOwnerCache, Opening, Side};
 pub use query::{LocalEnd, Outcome, Query};
-pub use search_exchange::Hints;
+pub use search_exchange::SearchExchange;
 pub use sockets::{SocketRow, parse_table};
 pub use source::{Report, SourceStatus};
 pub use translation::{Behind, Translations};
@@ -76,12 +76,12 @@ use crate::netlink::InetDiag;
 use crate::proc::ProcRoot;
 use crate::process::proc_id;
 use decision::{Decision, decide};
-use endpoint_owners::Similar;
+use endpoint_owners::EndpointOwners;
 use holders::Descriptors;
-use query::Tries;
+use query::RetryPolicy;
 use search_exchange::Finding;
 use sockets::{Groups, SockDiag, Tables};
-use source::{Held, Holder, HolderSource, Looked, Match, Socket, SocketSource, Turn, Wanted};
+use source::{CandidateSocket, Held, Holder, HolderSource, Looked, Match, SocketSource, Turn, Wanted};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -91,16 +91,16 @@ use std::time::Instant;
 pub struct Finder {
     root: Arc<ProcRoot>,
     budget: Budget,
-    hints: Arc<Hints>,
-    similar: Similar,
+    hints: Arc<SearchExchange>,
+    similar: EndpointOwners,
     sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
     translations: HashMap<Namespace, Translations>,
     groups: HashMap<Namespace, Groups>,
-    plans: Vec<Plan>,
+    plans: Vec<CandidateSockets>,
     /// Queries of flows without a socket.
     missing: Vec<usize>,
-    candidates: Vec<Socket>,
+    candidates: Vec<CandidateSocket>,
     wanted: Vec<Wanted>,
     /// The process that was looked at last, when that was, and whether it lived.
     lived: Option<(ProcId, Instant, bool)>,
@@ -108,7 +108,7 @@ pub struct Finder {
 }
 
 /// The sockets that may own a query's flow.
-struct Plan {
+struct CandidateSockets {
     query: usize,
     by: Match,
     listener: Option<u64>,
@@ -118,7 +118,7 @@ struct Plan {
 impl Finder {
     /// Probes the sources of a `/proc` tree. What cannot be read is in the [`Report`]; with nothing readable every
     /// flow gets a reason for having no owner. `hints` connects it with the look at first packets.
-    pub fn new(root: Arc<ProcRoot>, budget: Budget, hints: Arc<Hints>) -> Finder {
+    pub fn new(root: Arc<ProcRoot>, budget: Budget, hints: Arc<SearchExchange>) -> Finder {
         let sockets: Vec<Box<dyn SocketSource>> = vec![Box::new(Tables::of_this_thread(&root))];
         let holders: Vec<Box<dyn HolderSource>> =
             vec![Box::new(Descriptors::probe(&root, Arc::clone(&hints)))];
@@ -128,7 +128,7 @@ impl Finder {
     fn with_sources(
         root: Arc<ProcRoot>,
         budget: Budget,
-        hints: Arc<Hints>,
+        hints: Arc<SearchExchange>,
         sockets: Vec<Box<dyn SocketSource>>,
         holders: Vec<Box<dyn HolderSource>>,
     ) -> Finder {
@@ -137,7 +137,7 @@ impl Finder {
             root,
             budget,
             hints,
-            similar: Similar::default(),
+            similar: EndpointOwners::default(),
             sockets: HashMap::from([(Namespace::HOME, sockets)]),
             holders,
             translations: HashMap::new(),
@@ -195,7 +195,7 @@ impl Finder {
 
     /// Takes in that the owner of a flow was found early, and says whether it is right. A socket that was found by the
     /// local end alone may have other flows than one whose addresses are translated.
-    pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) -> bool {
+    pub fn learn(&mut self, key: &FlowKey, early: &EarlyOwner, now: Instant) -> bool {
         let is_right = early.owner.quality != Quality::Guessed
             || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
         if is_right {
@@ -251,7 +251,7 @@ impl Finder {
                 Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
                 Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                 // A process that is ending cannot be read any more, and its sockets will be gone in a moment.
-                Decision::None(reason) => query.failed(reason, Tries::Usual, now),
+                Decision::None(reason) => query.failed(reason, RetryPolicy::Usual, now),
                 Decision::Busy(after) => query.put_off(after),
             }
             // What is bound only may be called by many and call many.
@@ -369,17 +369,22 @@ impl Finder {
                     Looked::Crowd => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                     Looked::NoPorts => query.outcome = Outcome::Unowned(Unowned::NoPorts),
                     Looked::Failed | Looked::Elsewhere => {
-                        query.failed(Unowned::Unreadable, Tries::Usual, now)
+                        query.failed(Unowned::Unreadable, RetryPolicy::Usual, now)
                     }
                     Looked::Busy(after) => query.put_off(after),
                     Looked::Listener { .. } | Looked::Found { .. } => {
-                        query.failed(Unowned::NoSocket, Tries::Usual, now);
+                        query.failed(Unowned::NoSocket, RetryPolicy::Usual, now);
                     }
                 }
                 return false;
             }
         };
-        self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
+        self.plans.push(CandidateSockets {
+            query: index,
+            by,
+            listener,
+            candidates: start..self.candidates.len(),
+        });
         false
     }
 

@@ -29,12 +29,12 @@ pub(super) struct Taken {
 
 /// The desk between the two.
 #[derive(Default, Debug)]
-pub struct Hints {
-    told: Mutex<Told>,
+pub struct SearchExchange {
+    told: Mutex<Exchanged>,
 }
 
 #[derive(Default, Debug)]
-struct Told {
+struct Exchanged {
     findings: Vec<Finding>,
     crowd: Option<Vec<(i32, u32)>>,
     busy: Option<Vec<i32>>,
@@ -46,7 +46,7 @@ struct Told {
     is_told: bool,
 }
 
-impl Hints {
+impl SearchExchange {
     pub(super) fn add_finding(&self, finding: Finding) {
         let mut told = self.told.lock();
         if told.findings.len() < LIMIT {

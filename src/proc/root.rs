@@ -1,7 +1,7 @@
 //! The one way into a `/proc` tree, real or made up: its root, the system facts needed to read it, and reads
 //! into reused buffers.
 
-use crate::blocking::{Kind, Tree, guarded};
+use crate::blocking::{ProcTree, ReadKind, guarded};
 use crate::error::{Code, Error, Result};
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
@@ -30,7 +30,7 @@ pub struct SystemFacts {
 pub struct ProcRoot {
     directory: OwnedFd,
     facts: SystemFacts,
-    tree: Tree,
+    tree: ProcTree,
 }
 
 impl ProcRoot {
@@ -61,7 +61,8 @@ impl ProcRoot {
         let directory = nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| {
             Error::system(Code::OpenDirectory, format_args!("opening {}", path.display()), errno)
         })?;
-        let tree = fstat(&directory).map_or(Tree::default(), |stat| Tree(stat.st_dev ^ stat.st_ino << 8));
+        let tree =
+            fstat(&directory).map_or(ProcTree::default(), |stat| ProcTree(stat.st_dev ^ stat.st_ino << 8));
         Ok(ProcRoot { directory, facts, tree })
     }
 
@@ -76,7 +77,7 @@ impl ProcRoot {
     }
 
     /// Which tree this is, for reads that may not return.
-    pub fn tree(&self) -> Tree {
+    pub fn tree(&self) -> ProcTree {
         self.tree
     }
 
@@ -85,7 +86,7 @@ impl ProcRoot {
     /// # Errors
     /// The system's error number; `ENOENT` and `ESRCH` mean that the process is gone.
     pub fn read<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        guarded(self.tree, 0, Kind::Root, || {
+        guarded(self.tree, 0, ReadKind::Root, || {
             let file = open_file(self.directory(), path)?;
             buffer.clear();
             while read_more(&file, buffer)? != 0 {}
@@ -100,7 +101,7 @@ impl ProcRoot {
     /// # Errors
     /// As [`ProcRoot::read`].
     pub fn read_record<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        guarded(self.tree, 0, Kind::Root, || read_record_at(self.directory(), path, buffer, usize::MAX))?;
+        guarded(self.tree, 0, ReadKind::Root, || read_record_at(self.directory(), path, buffer, usize::MAX))?;
         Ok(buffer)
     }
 
@@ -117,7 +118,7 @@ impl ProcRoot {
 
     /// Whether reads of what is no process's are made at present.
     pub fn is_readable(&self) -> bool {
-        guarded(self.tree, 0, Kind::Root, || Ok(())).is_ok()
+        guarded(self.tree, 0, ReadKind::Root, || Ok(())).is_ok()
     }
 
     /// Makes a read of the process with this pid that may not return; see [`guarded`].
@@ -125,7 +126,7 @@ impl ProcRoot {
     /// # Errors
     /// As [`guarded`].
     pub fn guarded<T>(&self, pid: i32, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
-        guarded(self.tree, pid, Kind::Process, read)
+        guarded(self.tree, pid, ReadKind::Process, read)
     }
 
     /// `stat(2)` of `path`, without opening it.

@@ -3,9 +3,9 @@
 //! Nothing is read here, so that it can be done under a lock.
 
 use super::identity::IdentityReader;
-use super::plan::{Files, Plan, identity_validity, set_network, take_command_line, take_identity};
-use super::reading::{Core, Failure};
-use super::table::{CommandLine, Origin, Outcome, Tracked};
+use super::plan::{Files, ReadPlan, identity_validity, set_network, take_command_line, take_identity};
+use super::reading::{CoreFigures, Failure};
+use super::table::{CommandLine, IdentityOrigin, SampleOutcome, Tracked};
 use super::task::{self, CpuTimes};
 use crate::kernel::Task;
 use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection, Traffic, Validity};
@@ -18,7 +18,7 @@ const ROUNDS: u32 = 16;
 
 /// Where what is not in the core of a process comes from.
 #[derive(Clone, Copy)]
-enum View<'v> {
+enum FigureSource<'v> {
     /// The files of its directory.
     Files,
     /// What a walk over the kernel's tasks has told of it.
@@ -28,7 +28,7 @@ enum View<'v> {
 /// What is to be done with a process whose core was read.
 pub struct Considered {
     /// What is to be read.
-    pub plan: Plan,
+    pub plan: ReadPlan,
     /// Its entry, if it is new.
     pub started: Option<Box<Tracked>>,
     /// Whether it has still to be found out that this is a process and not a thread of one.
@@ -98,7 +98,11 @@ impl Observer {
 
     /// Takes over what a walk over the kernel's tasks tells of a process, which `known` was at the last sample, and what
     /// is to be read of it besides.
-    pub fn take(&mut self, task: &Task<'_>, known: Option<&mut Tracked>) -> (Outcome, Option<Plan>) {
+    pub fn take(
+        &mut self,
+        task: &Task<'_>,
+        known: Option<&mut Tracked>,
+    ) -> (SampleOutcome, Option<ReadPlan>) {
         let (raw, facts) = (task.raw, self.facts);
         let id = task::id(raw, &facts);
         let known = known.filter(|known| known.record.sample.id == id);
@@ -107,30 +111,30 @@ impl Observer {
         let (outcome, plan) = match known {
             Some(known) => {
                 known.cpu = cpu;
-                let plan = self.update(View::Task(task), &core, known);
+                let plan = self.update(FigureSource::Task(task), &core, known);
                 self.finish_task(task, &core, known, true);
-                (Outcome::Unchanged, plan)
+                (SampleOutcome::Unchanged, plan)
             }
             None => {
-                let (mut started, plan) = self.start(View::Task(task), &core);
+                let (mut started, plan) = self.start(FigureSource::Task(task), &core);
                 started.cpu = cpu;
                 self.finish_task(task, &core, &mut started, false);
-                (Outcome::Started(started), plan)
+                (SampleOutcome::Started(started), plan)
             }
         };
-        (outcome, Some(plan).filter(Plan::reads_files))
+        (outcome, Some(plan).filter(ReadPlan::reads_files))
     }
 
     /// Decides what is to be read of a process whose core was read, which `known` was at the last sample.
-    pub fn consider(&mut self, core: &mut Core<'_>, known: Option<&mut Tracked>) -> Considered {
+    pub fn consider(&mut self, core: &mut CoreFigures<'_>, known: Option<&mut Tracked>) -> Considered {
         match known.filter(|known| known.record.sample.id == core.id()) {
             Some(known) => {
                 known.cpu.keep_up(&mut core.stat, self.facts.ticks_per_second);
-                let plan = self.update(View::Files, core, known);
+                let plan = self.update(FigureSource::Files, core, known);
                 Considered { plan, started: None, is_maybe_thread: false }
             }
             None => {
-                let (started, plan) = self.start(View::Files, core);
+                let (started, plan) = self.start(FigureSource::Files, core);
                 let is_maybe_thread = !self.selection.pids.is_empty();
                 Considered { plan, started: Some(started), is_maybe_thread }
             }
@@ -140,10 +144,10 @@ impl Observer {
     /// Takes in what was read of the files of a process; `sample` has its figures.
     pub fn take_files(
         &self,
-        core: &Core<'_>,
+        core: &CoreFigures<'_>,
         sample: &ProcessSample,
         files: &Files<'_>,
-        plan: Plan,
+        plan: ReadPlan,
         tracked: &mut Tracked,
         is_known: bool,
     ) {
@@ -153,7 +157,7 @@ impl Observer {
     }
 
     /// Decides whether a process is selected that depends on the whole of its name, if that was read.
-    fn decide(&self, core: &Core<'_>, tracked: &mut Tracked) {
+    fn decide(&self, core: &CoreFigures<'_>, tracked: &mut Tracked) {
         let identity = &tracked.record.identity;
         let is_known = tracked.command_line == CommandLine::Known || !identity.program.is_empty();
         if tracked.is_candidate && is_known {
@@ -165,10 +169,10 @@ impl Observer {
     /// Takes in what was read of a process besides what a walk has told.
     pub fn add_files(
         &self,
-        core: &Core<'_>,
+        core: &CoreFigures<'_>,
         sample: &ProcessSample,
         files: &Files<'_>,
-        plan: Plan,
+        plan: ReadPlan,
         tracked: &mut Tracked,
     ) {
         take_identity(core, files, plan, tracked);
@@ -188,26 +192,27 @@ impl Observer {
         tracked.record.valid |= bits;
     }
 
-    fn start(&mut self, view: View<'_>, core: &Core<'_>) -> (Box<Tracked>, Plan) {
-        let mut tracked = Tracked::new(blank_record(core.sample()), Origin::new(core), self.machine_ticks);
+    fn start(&mut self, view: FigureSource<'_>, core: &CoreFigures<'_>) -> (Box<Tracked>, ReadPlan) {
+        let mut tracked =
+            Tracked::new(blank_record(core.sample()), IdentityOrigin::new(core), self.machine_ticks);
         let identity = self.identities.describe(&Identity::default(), core);
         tracked.names_generation = self.identities.generation();
         self.select(core, &identity, &mut tracked);
         tracked.record.identity = Arc::new(identity);
         let plan = match tracked.selected || tracked.is_candidate {
             true => self.plan(view, core, &mut tracked, true, true),
-            false => Plan::default(),
+            false => ReadPlan::default(),
         };
         (Box::new(tracked), plan)
     }
 
-    fn update(&mut self, view: View<'_>, core: &Core<'_>, known: &mut Tracked) -> Plan {
+    fn update(&mut self, view: FigureSource<'_>, core: &CoreFigures<'_>, known: &mut Tracked) -> ReadPlan {
         let new_image = !known.origin.same_image(core);
         let stale = known.names_generation != self.identities.generation();
         let renamed = !known.origin.same_name_and_owner(core);
         let mut changed = new_image;
         if new_image || renamed {
-            known.origin = Origin::new(core);
+            known.origin = IdentityOrigin::new(core);
         }
         if stale || renamed {
             let identity = self.identities.describe(&known.record.identity, core);
@@ -223,7 +228,7 @@ impl Observer {
             self.select(core, &identity, known);
         }
         if !known.selected && !known.is_candidate {
-            return Plan::default();
+            return ReadPlan::default();
         }
         self.plan(view, core, known, new_image, changed || known.is_candidate)
     }
@@ -231,22 +236,22 @@ impl Observer {
     /// What is to be read of a selected process.
     fn plan(
         &self,
-        view: View<'_>,
-        core: &Core<'_>,
+        view: FigureSource<'_>,
+        core: &CoreFigures<'_>,
         tracked: &mut Tracked,
         is_new_image: bool,
         has_changed: bool,
-    ) -> Plan {
-        let mut plan = Plan {
+    ) -> ReadPlan {
+        let mut plan = ReadPlan {
             is_new_image,
-            figures: matches!(view, View::Files),
+            figures: matches!(view, FigureSource::Files),
             program: tracked.is_candidate,
-            ..Plan::default()
+            ..ReadPlan::default()
         };
         self.plan_command_line(view, core, tracked, has_changed, &mut plan);
         self.plan_cgroup(view, tracked, &mut plan);
         self.plan_network(view, core, tracked, has_changed, &mut plan);
-        if let View::Task(task) = view {
+        if let FigureSource::Task(task) = view {
             plan.descriptors = task::lacks_descriptors(task.raw, self.what);
             plan.proportional = self.what.has(SampleSet::PROPORTIONAL);
         }
@@ -254,7 +259,7 @@ impl Observer {
     }
 
     /// Decides whether a process is selected, or takes it for a candidate.
-    fn select(&self, core: &Core<'_>, identity: &Identity, tracked: &mut Tracked) {
+    fn select(&self, core: &CoreFigures<'_>, identity: &Identity, tracked: &mut Tracked) {
         let owner_known = core.owner.is_some() || self.selection.users.is_empty();
         let pid = core.stat.pid;
         tracked.is_candidate = owner_known && self.selection.depends_on_whole_name(pid, identity);
@@ -262,7 +267,7 @@ impl Observer {
     }
 
     /// Stores the sample of a walk.
-    fn finish_task(&self, task: &Task<'_>, core: &Core<'_>, tracked: &mut Tracked, is_known: bool) {
+    fn finish_task(&self, task: &Task<'_>, core: &CoreFigures<'_>, tracked: &mut Tracked, is_known: bool) {
         let mut sample = core.sample();
         if tracked.selected || tracked.is_candidate {
             task::add_figures(task.raw, self.what, &self.facts, &mut sample);
@@ -289,27 +294,27 @@ impl Observer {
 
     /// Not all processes' turns come in the same sample. One without a command line may be within an exec, which
     /// is not over before the arguments are there.
-    fn command_line_is_due(&self, view: View<'_>, core: &Core<'_>, known: &Tracked) -> bool {
+    fn command_line_is_due(&self, view: FigureSource<'_>, core: &CoreFigures<'_>, known: &Tracked) -> bool {
         let has_run = match view {
-            View::Files => true,
+            FigureSource::Files => true,
             // Who has not run has not written to its memory either.
-            View::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
+            FigureSource::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
         };
         has_run && self.has_turn(core) || known.command_line != CommandLine::Known
     }
 
     /// Whether it is this process's turn to be read what seldom changes.
-    fn has_turn(&self, core: &Core<'_>) -> bool {
+    fn has_turn(&self, core: &CoreFigures<'_>) -> bool {
         core.stat.pid.unsigned_abs().wrapping_add(self.round).is_multiple_of(ROUNDS)
     }
 
     fn plan_command_line(
         &self,
-        view: View<'_>,
-        core: &Core<'_>,
+        view: FigureSource<'_>,
+        core: &CoreFigures<'_>,
         tracked: &mut Tracked,
         has_changed: bool,
-        plan: &mut Plan,
+        plan: &mut ReadPlan,
     ) {
         let is_due = has_changed || self.command_line_is_due(view, core, tracked);
         if !self.what.has(SampleSet::COMMAND_LINE) || !is_due {
@@ -327,7 +332,7 @@ impl Observer {
             // Until it has been read.
             tracked.command_line = CommandLine::Unknown;
         }
-        if let View::Task(task) = view {
+        if let FigureSource::Task(task) = view {
             tracked.command_line_runtime = task.raw.figures.runtime_ns;
         }
     }
@@ -335,19 +340,19 @@ impl Observer {
     /// A process is moved to another group without a trace in what else is read of it: its file is read every time,
     /// unless a walk tells in which group it is. A group of the unified hierarchy keeps its path, and no other ever has
     /// its number.
-    fn plan_cgroup(&self, view: View<'_>, tracked: &mut Tracked, plan: &mut Plan) {
+    fn plan_cgroup(&self, view: FigureSource<'_>, tracked: &mut Tracked, plan: &mut ReadPlan) {
         if !self.what.has(SampleSet::CGROUP) {
             return;
         }
         plan.group_number = match view {
-            View::Files => 0,
-            View::Task(task) => task.raw.cgroup,
+            FigureSource::Files => 0,
+            FigureSource::Task(task) => task.raw.cgroup,
         };
         let number = plan.group_number;
         if number != 0 && number == tracked.cgroup {
             return;
         }
-        if let View::Task(Task { cgroups: Some(cgroups), .. }) = view
+        if let FigureSource::Task(Task { cgroups: Some(cgroups), .. }) = view
             && let Some(path) = cgroups.path(number)
         {
             tracked.set_cgroup(Some(&path), number);
@@ -361,18 +366,18 @@ impl Observer {
     /// known of it, for one that ends has none any more.
     fn plan_network(
         &self,
-        view: View<'_>,
-        core: &Core<'_>,
+        view: FigureSource<'_>,
+        core: &CoreFigures<'_>,
         tracked: &mut Tracked,
         has_changed: bool,
-        plan: &mut Plan,
+        plan: &mut ReadPlan,
     ) {
         if !self.follows_networks {
             return;
         }
         match view {
-            View::Task(task) => set_network(tracked, task.raw.network_namespace.into()),
-            View::Files => plan.network = has_changed || self.has_turn(core),
+            FigureSource::Task(task) => set_network(tracked, task.raw.network_namespace.into()),
+            FigureSource::Files => plan.network = has_changed || self.has_turn(core),
         }
     }
 }

@@ -6,11 +6,11 @@ use super::identity::IdentityReader;
 use super::machine::Machine;
 use super::observer::{Considered, Observer};
 use super::parse;
-use super::plan::{Files, Plan};
-use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
+use super::plan::{Files, ReadPlan};
+use super::reading::{CoreFigures, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::stand_in::StandIns;
-use super::table::{Outcome, Table};
-use crate::blocking::{Kind, guarded};
+use super::table::{ProcessTable, SampleOutcome};
+use crate::blocking::{ReadKind, guarded};
 use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
 use crate::proc::Listing;
@@ -21,50 +21,50 @@ use std::sync::Arc;
 
 /// What is known of the processes, and which are still to be read in this sample.
 #[derive(Debug)]
-pub struct Books {
+pub struct SampleProgress {
     /// Decides what is read, and takes in what was.
     pub observer: Observer,
     /// The processes.
-    pub table: Table,
+    pub table: ProcessTable,
     /// Processes to be read, the next one last; with what a walk has told of the program it runs, if it has.
     pub due: Vec<(i32, Option<u64>)>,
     /// What is to be read besides of processes that a walk has told of, the next one last.
-    pub extras: Vec<(ProcId, Plan)>,
+    pub extras: Vec<(ProcId, ReadPlan)>,
 }
 
-impl Books {
-    /// Books without processes.
-    pub fn new(observer: Observer) -> Books {
-        Books { observer, table: Table::default(), due: Vec::new(), extras: Vec::new() }
+impl SampleProgress {
+    /// A sample in progress without processes.
+    pub fn new(observer: Observer) -> SampleProgress {
+        SampleProgress { observer, table: ProcessTable::default(), due: Vec::new(), extras: Vec::new() }
     }
 }
 
 /// The books, while a thread reads for them.
-pub type SharedBooks = Arc<Mutex<Books>>;
+pub type SharedSampleProgress = Arc<Mutex<SampleProgress>>;
 
 /// What a [`FileReader`] is handed.
-pub struct Reading {
+pub struct ReadTask {
     /// The tree.
     pub root: Arc<ProcRoot>,
     /// What is to be read.
-    pub part: Part,
+    pub part: SamplePart,
 }
 
 /// A part of a sample.
-pub enum Part {
+pub enum SamplePart {
     /// The figures of the machine; none when they cannot be read at present.
     Machine(Option<(Machine, Option<Error>)>),
     /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
     Processes {
-        /// Books without processes that are due.
-        books: SharedBooks,
+        /// A sample in progress without processes that are due.
+        books: SharedSampleProgress,
         /// The directory that is listed, from where it was left.
         listing: Option<Arc<OwnedFd>>,
         /// Whether it could be listed to its end.
         listed: nix::Result<()>,
     },
     /// What is to be read besides.
-    Extras(SharedBooks),
+    Extras(SharedSampleProgress),
     /// Processes, of which those that are there are left out.
     Ends(Vec<ProcId>),
 }
@@ -99,13 +99,13 @@ impl FileReader {
     }
 
     /// Reads what is asked for.
-    pub fn work(&mut self, reading: &mut Reading) {
+    pub fn work(&mut self, reading: &mut ReadTask) {
         let root = &reading.root;
         match &mut reading.part {
-            Part::Machine(machine) => {
+            SamplePart::Machine(machine) => {
                 *machine = root.is_readable().then(|| Machine::read(root, &mut self.text));
             }
-            Part::Processes { books, listing, listed } => {
+            SamplePart::Processes { books, listing, listed } => {
                 self.read_due(root, books);
                 if let Some(directory) = listing {
                     *listed = self.list(root, directory, books);
@@ -115,22 +115,27 @@ impl FileReader {
                     self.read_due(root, books);
                 }
             }
-            Part::Extras(books) => self.read_extras(root, books),
-            Part::Ends(processes) => processes.retain(|id| has_ended(root, *id, &mut self.text)),
+            SamplePart::Extras(books) => self.read_extras(root, books),
+            SamplePart::Ends(processes) => processes.retain(|id| has_ended(root, *id, &mut self.text)),
         }
     }
 
     /// Reads the processes that the tree lists and that have not been visited yet.
-    fn list(&mut self, root: &ProcRoot, directory: &OwnedFd, books: &SharedBooks) -> nix::Result<()> {
+    fn list(
+        &mut self,
+        root: &ProcRoot,
+        directory: &OwnedFd,
+        books: &SharedSampleProgress,
+    ) -> nix::Result<()> {
         loop {
             let FileReader { listing, pids, .. } = self;
             pids.clear();
-            let more = guarded(root.tree(), 0, Kind::Root, || {
+            let more = guarded(root.tree(), 0, ReadKind::Root, || {
                 listing.next_names(directory.as_fd(), |name| pids.extend(pid(name)))
             })?;
             // The next one is last.
             with(books, |books| {
-                let Books { table, due, .. } = books;
+                let SampleProgress { table, due, .. } = books;
                 let listed = pids.iter().rev().filter(|&&pid| !table.was_visited(pid));
                 due.extend(listed.map(|&pid| (pid, None)));
             });
@@ -141,17 +146,17 @@ impl FileReader {
         }
     }
 
-    fn read_due(&mut self, root: &ProcRoot, books: &SharedBooks) {
+    fn read_due(&mut self, root: &ProcRoot, books: &SharedSampleProgress) {
         let mut next = with(books, |books| books.due.last().copied());
         while let Some((pid, image)) = next {
             let looked = self.look(root, pid, image, books);
             next = with(books, |books| {
                 match looked {
                     Ok(()) => {}
-                    Err(Failure::Gone) => books.table.settle(pid, Outcome::Gone),
+                    Err(Failure::Gone) => books.table.settle(pid, SampleOutcome::Gone),
                     Err(failure) => {
                         books.observer.failed(failure, books.table.known(pid));
-                        books.table.settle(pid, Outcome::Unchanged);
+                        books.table.settle(pid, SampleOutcome::Unchanged);
                     }
                 }
                 // Only now: if the thread is left behind in this process, another one takes it up again.
@@ -168,7 +173,7 @@ impl FileReader {
         root: &ProcRoot,
         pid: i32,
         image: Option<u64>,
-        books: &SharedBooks,
+        books: &SharedSampleProgress,
     ) -> std::result::Result<(), Failure> {
         let directory = ProcessDirectory::open(root, pid)?;
         let mut stat = std::mem::take(&mut self.stat);
@@ -190,8 +195,8 @@ impl FileReader {
         &mut self,
         root: &ProcRoot,
         (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
-        core: &mut Core<'_>,
-        books: &SharedBooks,
+        core: &mut CoreFigures<'_>,
+        books: &SharedSampleProgress,
     ) -> std::result::Result<(), Failure> {
         let pid = core.stat.pid;
         let Considered { plan, mut started, is_maybe_thread } =
@@ -202,7 +207,7 @@ impl FileReader {
         let mut sample = core.sample();
         let files = self.files(root, (directory, live), core, plan, &mut sample)?;
         with(books, |books| {
-            let Books { observer, table, .. } = books;
+            let SampleProgress { observer, table, .. } = books;
             match &mut started {
                 Some(tracked) => observer.take_files(core, &sample, &files, plan, tracked, false),
                 None => {
@@ -211,7 +216,7 @@ impl FileReader {
                     }
                 }
             }
-            table.settle(pid, started.map_or(Outcome::Unchanged, Outcome::Started));
+            table.settle(pid, started.map_or(SampleOutcome::Unchanged, SampleOutcome::Started));
         });
         Ok(())
     }
@@ -221,8 +226,8 @@ impl FileReader {
         &'r mut self,
         root: &ProcRoot,
         (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
-        core: &Core<'_>,
-        plan: Plan,
+        core: &CoreFigures<'_>,
+        plan: ReadPlan,
         sample: &mut ProcessSample,
     ) -> std::result::Result<Files<'r>, Failure> {
         let FileReader { figures, identities, cgroups, program, .. } = self;
@@ -253,7 +258,7 @@ impl FileReader {
         Ok(files)
     }
 
-    fn read_extras(&mut self, root: &ProcRoot, books: &SharedBooks) {
+    fn read_extras(&mut self, root: &ProcRoot, books: &SharedSampleProgress) {
         while let Some((id, plan)) = with(books, |books| books.extras.last().copied()) {
             let mut stat = std::mem::take(&mut self.stat);
             // One that is gone, or hidden, stays as the walk has told.
@@ -267,9 +272,9 @@ impl FileReader {
         &mut self,
         root: &ProcRoot,
         id: ProcId,
-        plan: Plan,
+        plan: ReadPlan,
         stat: &mut Vec<u8>,
-        books: &SharedBooks,
+        books: &SharedSampleProgress,
     ) -> std::result::Result<(), Failure> {
         let directory = ProcessDirectory::open(root, id.pid)?;
         let core = directory.core(stat)?;
@@ -279,7 +284,7 @@ impl FileReader {
         let mut sample = ProcessSample::unknown(id);
         let files = self.files(root, (&directory, None), &core, plan, &mut sample)?;
         with(books, |books| {
-            let Books { observer, table, .. } = books;
+            let SampleProgress { observer, table, .. } = books;
             if let Some(tracked) = table.tracked_mut(&id) {
                 observer.add_files(&core, &sample, &files, plan, tracked);
             }
@@ -288,7 +293,7 @@ impl FileReader {
     }
 }
 
-fn with<T>(books: &SharedBooks, work: impl FnOnce(&mut Books) -> T) -> T {
+fn with<T>(books: &SharedSampleProgress, work: impl FnOnce(&mut SampleProgress) -> T) -> T {
     work(&mut books.lock())
 }
 

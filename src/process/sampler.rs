@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::observer::Observer;
-use super::reader::{Books, FileReader, Part, Reading, SharedBooks};
+use super::reader::{FileReader, ReadTask, SamplePart, SampleProgress, SharedSampleProgress};
 use super::task;
 use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
@@ -35,10 +35,10 @@ pub struct Sampler {
     root: Arc<ProcRoot>,
     /// The listing; none after one that did not return.
     directory: Option<Arc<OwnedFd>>,
-    reader: Helper<FileReader, Reading>,
-    books: Books,
+    reader: Helper<FileReader, ReadTask>,
+    books: SampleProgress,
     /// Where the books are while the reader has them, and none otherwise.
-    lent: SharedBooks,
+    lent: SharedSampleProgress,
     machine: Machine,
     /// Why a figure of the machine is not known.
     machine_fault: Option<Error>,
@@ -81,8 +81,8 @@ impl Sampler {
             root,
             directory: Some(Arc::new(directory)),
             reader: Helper::new("capture-files", move || FileReader::new(what), FileReader::work),
-            books: Books::new(observer),
-            lent: Arc::new(Mutex::new(Books::new(none))),
+            books: SampleProgress::new(observer),
+            lent: Arc::new(Mutex::new(SampleProgress::new(none))),
             machine: Machine::default(),
             machine_fault: None,
             tasks: None,
@@ -153,7 +153,7 @@ impl Sampler {
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
     fn walk(&mut self) -> bool {
         let Sampler { books, selected, tasks: Some(tasks), .. } = self else { return false };
-        let Books { observer, table, due, extras } = books;
+        let SampleProgress { observer, table, due, extras } = books;
         let walked = tasks.walk(&mut |task| {
             let pid = task::pid(task.raw);
             if !selected.is_empty() && selected.binary_search(&pid).is_err() {
@@ -182,7 +182,7 @@ impl Sampler {
         let listed = if self.selected.is_empty() {
             self.open_listing().and_then(|directory| self.read(Some(directory)))
         } else {
-            let Books { table, due, .. } = &mut self.books;
+            let SampleProgress { table, due, .. } = &mut self.books;
             // The next one is last.
             let selected = self.selected.iter().rev().filter(|&&pid| !table.was_visited(pid));
             due.extend(selected.map(|&pid| (pid, None)));
@@ -208,9 +208,9 @@ impl Sampler {
         if listing.is_none() && self.books.due.is_empty() && !self.books.table.has_unvisited() {
             return Ok(());
         }
-        let part = |books| Part::Processes { books, listing: listing.clone(), listed: Ok(()) };
+        let part = |books| SamplePart::Processes { books, listing: listing.clone(), listed: Ok(()) };
         match self.read_books(part)? {
-            Part::Processes { listed: Err(errno), .. } => {
+            SamplePart::Processes { listed: Err(errno), .. } => {
                 if errno == Errno::EAGAIN {
                     // The thread that lists it may have it for long.
                     self.directory = None;
@@ -225,12 +225,12 @@ impl Sampler {
         if self.books.extras.is_empty() {
             return Ok(());
         }
-        self.read_books(Part::Extras).map(|_| ())
+        self.read_books(SamplePart::Extras).map(|_| ())
     }
 
     /// Reads the figures of the machine, if they can be read now. What is missing is logged when that changes.
     fn read_machine(&mut self) -> Result<bool> {
-        let Part::Machine(Some((machine, fault))) = self.run(|| Part::Machine(None))? else {
+        let SamplePart::Machine(Some((machine, fault))) = self.run(|| SamplePart::Machine(None))? else {
             return Ok(false);
         };
         self.machine = machine;
@@ -245,7 +245,7 @@ impl Sampler {
     }
 
     /// Lends the books out for a reading.
-    fn read_books(&mut self, part: impl Fn(SharedBooks) -> Part) -> Result<Part> {
+    fn read_books(&mut self, part: impl Fn(SharedSampleProgress) -> SamplePart) -> Result<SamplePart> {
         let lent = Arc::clone(&self.lent);
         std::mem::swap(&mut self.books, &mut *lent.lock());
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run(|| part(Arc::clone(&lent)))));
@@ -254,14 +254,14 @@ impl Sampler {
     }
 
     /// Has the reader work until it is done, with another thread whenever one is left behind.
-    fn run(&mut self, part: impl Fn() -> Part) -> Result<Part> {
+    fn run(&mut self, part: impl Fn() -> SamplePart) -> Result<SamplePart> {
         loop {
             let hurry = match self.waits {
                 ..MAX_WAITS => Hurry::None,
                 MAX_WAITS..MAX_WAITS_AT_ALL => Hurry::Locks,
                 _ => Hurry::All,
             };
-            match self.reader.run(hurry, Reading { root: Arc::clone(&self.root), part: part() }) {
+            match self.reader.run(hurry, ReadTask { root: Arc::clone(&self.root), part: part() }) {
                 Ok(reading) => return Ok(reading.part),
                 Err(Abandoned::Reading) => self.waits += 1,
                 Err(Abandoned::NoThread(error)) => return Err(error),
@@ -275,8 +275,8 @@ impl Sampler {
         if processes.is_empty() {
             return Some(processes);
         }
-        match self.run(|| Part::Ends(processes.clone())) {
-            Ok(Part::Ends(gone)) => Some(gone),
+        match self.run(|| SamplePart::Ends(processes.clone())) {
+            Ok(SamplePart::Ends(gone)) => Some(gone),
             _ => None,
         }
     }

@@ -9,17 +9,17 @@ use crate::error::{Code, Error, Result};
 use crate::log::{Log, LogLine};
 use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::namespace::{Coverage, Known};
-use crate::owner::{EarlyOwners, Hints};
+use crate::owner::{EarlyOwnerCache, SearchExchange};
 use crate::proc::ProcRoot;
 use crate::process::{Sampler, told_by_kernel};
-use crate::session::accounting::Merge;
+use crate::session::accounting::AccountMerger;
 use crate::session::flows::FlowView;
-use crate::session::kernel_counters::Counting;
+use crate::session::kernel_counters::KernelCounterReader;
 use crate::session::limits::FlowLimits;
 use crate::session::pipeline::CaptureShared;
 use crate::session::pipeline::{PacketBatch, PacketQueue};
 use crate::session::probes::Probes;
-use crate::session::session_fd::Poll;
+use crate::session::session_fd::Readiness;
 use crate::session::stats::{StatsReader, UpdateCounts};
 use crate::session::supervision::Supervision;
 use crate::sync::Mutex;
@@ -43,14 +43,14 @@ pub(super) struct Core {
     sampler: Sampler,
     /// As of the opening: start times name processes, so they do not follow when the system's clock is set.
     boot_time_ns: u64,
-    merge: Merge,
+    merge: AccountMerger,
     removed: Vec<ProcessRecord>,
     /// When the last sample began.
     sampled_at: Instant,
     pub(super) shared: Arc<CaptureShared>,
-    pub(super) early: Arc<EarlyOwners>,
+    pub(super) early: Arc<EarlyOwnerCache>,
     pub(super) packets: Arc<PacketQueue>,
-    pub(super) poll: Arc<Poll>,
+    pub(super) poll: Arc<Readiness>,
     updates: Arc<UpdateCounts>,
     missing_capabilities: u64,
     engine: Engine,
@@ -59,13 +59,13 @@ pub(super) struct Core {
     pub(super) captured: Option<(u64, Known)>,
     /// The flows, if they were asked for and packets are captured.
     pub(super) flows: Option<FlowView>,
-    pub(super) hints: Arc<Hints>,
+    pub(super) hints: Arc<SearchExchange>,
     /// Shares of the CPU and pids, for the time of an update.
     busy: Vec<(f64, i32)>,
     /// They end with the session.
     pub(super) probes: Probes,
     /// What reads the kernel's counters, where the kernel counts.
-    pub(super) counting: Option<Arc<Mutex<Counting>>>,
+    pub(super) counting: Option<Arc<Mutex<KernelCounterReader>>>,
     pub(super) threads: Vec<JoinHandle<()>>,
     /// Threads that read `/proc` by themselves.
     pub(super) supervision: Arc<Supervision>,
@@ -79,7 +79,7 @@ impl Core {
     pub(super) fn open(
         options: Options,
         limits: FlowLimits,
-        poll: Arc<Poll>,
+        poll: Arc<Readiness>,
         shared_because: Option<Errno>,
     ) -> Result<Core> {
         let log = Arc::new(Log::open(&options.log)?);
@@ -121,7 +121,7 @@ impl Core {
         let mut core = Core {
             boot_time_ns: sampler.machine().boot_time_ns,
             sampler,
-            merge: Merge::default(),
+            merge: AccountMerger::default(),
             removed: Vec::new(),
             sampled_at: Instant::now(),
             shared: Arc::new(CaptureShared::new(limits)?),

@@ -4,7 +4,7 @@ use super::core::Core;
 use super::limits::FlowLimits;
 use super::pipeline::PacketBatch;
 use super::room;
-use super::session_fd::{Poll, SessionDescriptor};
+use super::session_fd::{Readiness, SessionFd};
 use super::stats::StatsReader;
 use super::units::Units;
 use crate::config::Options;
@@ -27,7 +27,7 @@ pub struct Session {
     core: Option<Box<Core>>,
     units: Units,
     stats: StatsReader,
-    descriptor: Arc<SessionDescriptor>,
+    descriptor: Arc<SessionFd>,
     thread: Worker,
     table: Option<Arc<PrivateTable>>,
 }
@@ -48,7 +48,7 @@ impl Session {
         room::check(&options, limits)?;
         let table = PrivateTable::of_thread()?;
         let thread = table.start_worker("capture-session")?;
-        let poll = Arc::new(Poll::new(options.interval));
+        let poll = Arc::new(Readiness::new(options.interval));
         let (shared, shared_because) = (Arc::clone(&poll), table.shared_because());
         let open = move || Core::open(options, limits, shared, shared_because).map(Box::new);
         let core = thread.run(open).unwrap_or_else(|| Err(has_failed()))?;
@@ -56,7 +56,7 @@ impl Session {
             process: std::process::id(),
             units: core.units(),
             stats: core.stats_reader(),
-            descriptor: Arc::new(SessionDescriptor::new(poll)),
+            descriptor: Arc::new(SessionFd::new(poll)),
             core: Some(core),
             thread,
             table: Some(table),
@@ -161,7 +161,7 @@ impl Session {
     }
 
     /// The descriptor, for other threads.
-    pub fn shared_descriptor(&self) -> Arc<SessionDescriptor> {
+    pub fn shared_descriptor(&self) -> Arc<SessionFd> {
         Arc::clone(&self.descriptor)
     }
 

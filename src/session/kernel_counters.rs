@@ -1,8 +1,8 @@
 //! Bytes that the kernel counts at sockets: brought to the ledger at every update, and in between often enough that no
 //! record of a socket that has ended waits for long.
 
-use super::flows::{FlowDesk, Seen};
-use super::lookup::Introducer;
+use super::flows::{FlowMailbox, NamespacedRecord};
+use super::lookup::IdentityCache;
 use super::pipeline::CaptureShared;
 use crate::blocking::bounded;
 use crate::error::{Code, Error, Result};
@@ -21,9 +21,9 @@ use tracing::warn;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads what the kernel has counted.
-pub struct Counting {
+pub struct KernelCounterReader {
     counters: Counters,
-    introducer: Introducer,
+    introducer: IdentityCache,
     /// Inode of the home namespace.
     home: u64,
     choice: NamespaceChoice,
@@ -39,27 +39,27 @@ pub struct Counting {
     /// Ended flows that the reader has lost so far.
     flows_lost: u64,
     /// Where flows go, if they were asked for.
-    flows: Option<Arc<FlowDesk>>,
+    flows: Option<Arc<FlowMailbox>>,
     /// Processes credited in this reading that have not been introduced.
     credited: Vec<(ProcId, Identity)>,
 }
 
-impl Counting {
+impl KernelCounterReader {
     /// Counts in the network namespaces that are chosen, the calling thread's being the session's own.
     ///
     /// # Errors
     /// `SystemResource`.
     pub fn new(
         counters: Counters,
-        introducer: Introducer,
+        introducer: IdentityCache,
         choice: NamespaceChoice,
-        flows: Option<Arc<FlowDesk>>,
-    ) -> Result<Counting> {
+        flows: Option<Arc<FlowMailbox>>,
+    ) -> Result<KernelCounterReader> {
         let home = current_inode().map_err(|errno| {
             Error::system(Code::SystemResource, "reading /proc/thread-self/ns/net", errno)
         })?;
         let now = Instant::now();
-        let mut counting = Counting {
+        let mut counting = KernelCounterReader {
             counters,
             introducer,
             home,
@@ -86,7 +86,7 @@ impl Counting {
             self.refreshed = now;
             self.refresh();
         }
-        let Counting { counters, introducer, credited, pending, flows, flows_lost, .. } = self;
+        let KernelCounterReader { counters, introducer, credited, pending, flows, flows_lost, .. } = self;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         let mut sum = Traffic::default();
         let mut books = shared.ledger.lock();
@@ -110,7 +110,7 @@ impl Counting {
             }
             Credit::Flow(record) => {
                 let of = if record.phase == FlowPhase::Ended { &mut ended } else { &mut living };
-                of.push(Seen { namespace: Namespace::HOME, record });
+                of.push(NamespacedRecord { namespace: Namespace::HOME, record });
             }
         });
         if let Some(flows) = flows {
@@ -170,7 +170,7 @@ impl Counting {
 }
 
 /// Reads now and then until the session is to end.
-pub fn keep_reading(counting: &Mutex<Counting>, shared: &Arc<CaptureShared>) {
+pub fn keep_reading(counting: &Mutex<KernelCounterReader>, shared: &Arc<CaptureShared>) {
     let Some(stop) = shared.stop_event() else { return };
     while !shared.stopping.load(Ordering::Acquire) {
         let mut stop = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];

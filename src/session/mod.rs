@@ -38,6 +38,6 @@ mod tree;
 pub use crate::thread::catch_quietly;
 pub use handle::Session;
 pub use pipeline::{PacketBatch, PacketEntry};
-pub use session_fd::SessionDescriptor;
+pub use session_fd::SessionFd;
 pub use stats::{Stats, StatsReader};
 pub use units::Units;

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 /// Whether there is something to deliver, shared by all threads of a session.
 #[derive(Debug)]
-pub struct Poll {
-    state: Mutex<State>,
+pub struct Readiness {
+    state: Mutex<FdState>,
     changed: Condvar,
     interval: Option<Duration>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FdState {
     is_due: bool,
     /// When the interval is over.
     due: Option<Instant>,
@@ -30,12 +30,12 @@ struct State {
     is_closed: bool,
 }
 
-impl Poll {
-    /// Due on [`Poll::notify`], and `interval` after each [`SessionDescriptor::restart`].
-    pub fn new(interval: Option<Duration>) -> Poll {
+impl Readiness {
+    /// Due on [`Readiness::notify`], and `interval` after each [`SessionFd::restart`].
+    pub fn new(interval: Option<Duration>) -> Readiness {
         let due = interval.and_then(|interval| Instant::now().checked_add(interval));
-        let state = State { is_due: false, due, is_shown: false, is_closed: false };
-        Poll { state: Mutex::new(state), changed: Condvar::default(), interval }
+        let state = FdState { is_due: false, due, is_shown: false, is_closed: false };
+        Readiness { state: Mutex::new(state), changed: Condvar::default(), interval }
     }
 
     /// Makes the descriptor readable.
@@ -64,25 +64,25 @@ impl Poll {
 
 /// A session's descriptor. It belongs to the descriptor table of the thread that first asks for it.
 #[derive(Debug)]
-pub struct SessionDescriptor {
-    poll: Arc<Poll>,
-    shown: OnceLock<Shown>,
+pub struct SessionFd {
+    poll: Arc<Readiness>,
+    shown: OnceLock<EventThread>,
     making: Mutex<()>,
     process: u32,
 }
 
 /// The descriptor, and the thread that makes it readable.
 #[derive(Debug)]
-struct Shown {
+struct EventThread {
     event: Arc<EventFd>,
     thread: JoinHandle<()>,
 }
 
-impl SessionDescriptor {
+impl SessionFd {
     /// None yet.
-    pub fn new(poll: Arc<Poll>) -> SessionDescriptor {
+    pub fn new(poll: Arc<Readiness>) -> SessionFd {
         let process = std::process::id();
-        SessionDescriptor { poll, shown: OnceLock::new(), making: Mutex::new(()), process }
+        SessionFd { poll, shown: OnceLock::new(), making: Mutex::new(()), process }
     }
 
     /// The descriptor, made when it is first asked for.
@@ -99,7 +99,7 @@ impl SessionDescriptor {
         let event = Arc::new(event);
         let (poll, shown) = (Arc::clone(&self.poll), Arc::clone(&event));
         let thread = spawn("capture-poll", move || poll.show(&shown), |_| ())?;
-        Ok(self.shown.get_or_init(|| Shown { event, thread }).event.as_fd())
+        Ok(self.shown.get_or_init(|| EventThread { event, thread }).event.as_fd())
     }
 
     /// Makes the descriptor readable before this returns. For threads in the host's descriptor table.
@@ -115,7 +115,7 @@ impl SessionDescriptor {
 
     /// Makes the descriptor unreadable and starts the interval anew.
     pub fn restart(&self) {
-        let Poll { state, changed, interval } = &*self.poll;
+        let Readiness { state, changed, interval } = &*self.poll;
         let mut state = state.lock();
         if let Some(shown) = self.shown.get() {
             // Nothing to read is what is wanted.
@@ -128,9 +128,9 @@ impl SessionDescriptor {
     }
 }
 
-impl Drop for SessionDescriptor {
+impl Drop for SessionFd {
     fn drop(&mut self) {
-        let Some(Shown { event, thread }) = self.shown.take() else { return };
+        let Some(EventThread { event, thread }) = self.shown.take() else { return };
         if self.process == std::process::id() {
             self.poll.state.lock().is_closed = true;
             self.poll.changed.notify_all();
@@ -149,15 +149,15 @@ mod tests {
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-    fn is_readable(descriptor: &SessionDescriptor, within: u16) -> bool {
+    fn is_readable(descriptor: &SessionFd, within: u16) -> bool {
         let mut fds = [PollFd::new(descriptor.get().unwrap(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::from(within)).unwrap() == 1
     }
 
     #[test]
     fn readable_from_a_notice_to_the_next_restart() {
-        let shared = Arc::new(Poll::new(None));
-        let descriptor = SessionDescriptor::new(Arc::clone(&shared));
+        let shared = Arc::new(Readiness::new(None));
+        let descriptor = SessionFd::new(Arc::clone(&shared));
         assert!(!is_readable(&descriptor, 0));
         shared.notify();
         shared.notify();
@@ -170,14 +170,14 @@ mod tests {
 
     #[test]
     fn a_notice_before_the_descriptor_is_asked_for_is_kept() {
-        let shared = Arc::new(Poll::new(None));
+        let shared = Arc::new(Readiness::new(None));
         shared.notify();
-        assert!(is_readable(&SessionDescriptor::new(shared), 10_000));
+        assert!(is_readable(&SessionFd::new(shared), 10_000));
     }
 
     #[test]
     fn readable_when_the_interval_is_over() {
-        let interval = |duration| SessionDescriptor::new(Arc::new(Poll::new(Some(duration))));
+        let interval = |duration| SessionFd::new(Arc::new(Readiness::new(Some(duration))));
         let descriptor = interval(Duration::from_millis(20));
         assert!(is_readable(&descriptor, 10_000));
         descriptor.restart();

@@ -6,7 +6,7 @@ use super::pipeline::PacketQueue;
 use crate::config::Engine;
 use crate::log::Log;
 use crate::model::{ProbeState, ProgramSet, Undecoded};
-use crate::owner::{EarlyOwners, FirstStats};
+use crate::owner::{EarlyLookupStats, EarlyOwnerCache};
 use crate::sync::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +51,7 @@ pub struct Stats {
     /// Bytes with and without an owner.
     pub bytes: LedgerTotals,
     /// What was found at the first packets of flows, as they came.
-    pub first: FirstStats,
+    pub first: EarlyLookupStats,
     /// Owners found so that were forgotten for want of room, maybe before their flow was captured.
     pub first_forgotten: u64,
     /// TCP connections whose end showed whether all of their bytes had been captured.
@@ -92,7 +92,7 @@ pub struct UpdateCounts {
 #[derive(Clone)]
 pub struct StatsReader {
     pub(super) shared: Arc<CaptureShared>,
-    pub(super) early: Arc<EarlyOwners>,
+    pub(super) early: Arc<EarlyOwnerCache>,
     pub(super) packets: Arc<PacketQueue>,
     pub(super) log: Arc<Log>,
     pub(super) updates: Arc<UpdateCounts>,

@@ -7,22 +7,22 @@ use crate::kernel::Counters;
 use crate::model::{Namespace, SampleSet};
 use crate::namespace::{Follower, Known, current_inode};
 use crate::netlink::{InetDiag, ProcessEvents};
-use crate::owner::{Budget, EarlyOwners, Finder, FirstLook, Hints, ThreadMeter, Translations};
+use crate::owner::{Budget, EarlyLookup, EarlyOwnerCache, Finder, SearchExchange, ThreadMeter, Translations};
 use crate::proc::ProcRoot;
 use crate::session::flows::EndedReader;
 use crate::session::flows::{FlowView, Recorder, TcpReader};
-use crate::session::kernel_counters::{Counting, keep_reading};
+use crate::session::kernel_counters::{KernelCounterReader, keep_reading};
 use crate::session::limits::FlowLimits;
-use crate::session::lookup::Governor;
-use crate::session::lookup::Introducer;
+use crate::session::lookup::FirstPacketThrottle;
+use crate::session::lookup::IdentityCache;
 use crate::session::lookup::KernelOwners;
 use crate::session::lookup::Resolver;
 use crate::session::lookup::follow_identities;
-use crate::session::lookup::{First, open_events};
+use crate::session::lookup::{EarlyLookupThread, open_events};
 use crate::session::pipeline::Pipeline;
 use crate::session::pipeline::{Capture, CaptureShared};
 use crate::sync::Mutex;
-use crate::tap::{FirstPackets, Note, Tap};
+use crate::tap::{FirstPacketSocket, Note, Tap};
 use crate::thread::spawn;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Core {
             if is_live {
                 finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
             }
-            let introducer = Introducer::new(Arc::clone(&root), what);
+            let introducer = IdentityCache::new(Arc::clone(&root), what);
             let mut resolver =
                 Resolver::new(finder, Arc::clone(&early), introducer, Follower::new(known.clone()));
             owners.iter().for_each(|owners| resolver.ask_records(owners.clone()));
@@ -107,11 +107,11 @@ impl Core {
     pub(super) fn start_counting(&mut self, counters: Counters) -> Result<()> {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         self.start_following(&root)?;
-        let introducer = Introducer::with_helper(root, self.options.sample);
+        let introducer = IdentityCache::with_helper(root, self.options.sample);
         let choice = self.options.capture.namespaces.clone();
         let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
         self.flows = flows.clone().map(|desk| FlowView::new(desk, None));
-        let counting = Arc::new(Mutex::new(Counting::new(counters, introducer, choice, flows)?));
+        let counting = Arc::new(Mutex::new(KernelCounterReader::new(counters, introducer, choice, flows)?));
         self.counting = Some(Arc::clone(&counting));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-kernel", move || {
@@ -129,7 +129,7 @@ impl Core {
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.supervise("capture-events", move || {
             let _entered = log.enter();
-            let introducer = Introducer::new(Arc::clone(&root), what);
+            let introducer = IdentityCache::new(Arc::clone(&root), what);
             let Some(bell) = shared.stop_event() else { return };
             let opened = events.lock().take();
             if let Some(events) = opened.or_else(open) {
@@ -209,35 +209,35 @@ struct FirstOpener {
     /// Whether flows are recorded.
     records: bool,
     root: Arc<ProcRoot>,
-    early: Arc<EarlyOwners>,
-    hints: Arc<Hints>,
+    early: Arc<EarlyOwnerCache>,
+    hints: Arc<SearchExchange>,
     shared: Arc<CaptureShared>,
     known: Known,
 }
 
 impl FirstOpener {
-    fn open(&self) -> Option<First> {
+    fn open(&self) -> Option<EarlyLookupThread> {
         let FirstOpener { root, early, hints, shared, known, .. } = self;
-        let mut look = FirstLook::new(Arc::clone(root), Arc::clone(early), Arc::clone(hints));
+        let mut look = EarlyLookup::new(Arc::clone(root), Arc::clone(early), Arc::clone(hints));
         let diag = InetDiag::open().ok()?;
         look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
-        let sockets = match self.looks.then(FirstPackets::open).transpose() {
+        let sockets = match self.looks.then(FirstPacketSocket::open).transpose() {
             Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
             Err(error) => {
                 warn!("first packets are not looked at: {error}");
                 return None;
             }
         };
-        Some(First {
+        Some(EarlyLookupThread {
             looks: self.looks,
             sockets,
             events: open_events(ProcessEvents::open),
             look,
-            introducer: Introducer::new(Arc::clone(root), self.what),
+            introducer: IdentityCache::new(Arc::clone(root), self.what),
             to_meet: Vec::new(),
             latest: Arc::clone(&shared.latest),
             bell: shared.stop_event()?,
-            governor: Governor::new(Box::new(ThreadMeter)),
+            governor: FirstPacketThrottle::new(Box::new(ThreadMeter)),
             ended: self.open_ended(),
             follower: Follower::new(known.clone()),
         })

@@ -19,7 +19,7 @@ mod report;
 mod savefile;
 mod source;
 
-pub use first_packet::{FirstPacket, FirstPackets, Thinning};
+pub use first_packet::{FirstPacket, FirstPacketSocket, SamplingRate};
 pub use frames::FrameHandler;
 pub use options::TapOptions;
 pub use poller::Waker;

@@ -27,24 +27,24 @@ const WAKER: u64 = u64::MAX;
 const EVENTS: usize = 64;
 
 /// The set of descriptors that are waited for.
-pub(super) struct Bell {
+pub(super) struct Poller {
     epoll: Epoll,
     rung: Arc<EventFd>,
     events: [EpollEvent; EVENTS],
 }
 
-impl Bell {
+impl Poller {
     /// A set with nothing but its waker.
     ///
     /// # Errors
     /// `SystemResource` when the process or the system has no descriptor left.
-    pub(super) fn new() -> Result<Bell> {
+    pub(super) fn new() -> Result<Poller> {
         let refused = |errno| Error::system(Code::SystemResource, "creating an epoll set", errno);
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
         let rung = Arc::new(EventFd::from_flags(flags).map_err(refused)?);
         epoll.add(&*rung, EpollEvent::new(EpollFlags::EPOLLIN, WAKER)).map_err(refused)?;
-        Ok(Bell { epoll, rung, events: [EpollEvent::empty(); EVENTS] })
+        Ok(Poller { epoll, rung, events: [EpollEvent::empty(); EVENTS] })
     }
 
     pub(super) fn waker(&self) -> Waker {
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_wake_before_or_during_the_wait_ends_it_once() {
-        let mut bell = Bell::new().unwrap();
+        let mut bell = Poller::new().unwrap();
         let waker = bell.waker();
         waker.wake();
         waker.wake();
@@ -115,14 +115,14 @@ mod tests {
 
     #[test]
     fn a_waker_outlives_its_bell() {
-        let waker = Bell::new().unwrap().waker();
+        let waker = Poller::new().unwrap().waker();
         waker.clone().wake();
         waker.wake();
     }
 
     #[test]
     fn ready_descriptors_are_named_until_removed() {
-        let mut bell = Bell::new().unwrap();
+        let mut bell = Poller::new().unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
         bell.add(reader.as_fd(), 7).unwrap();
         std::io::Write::write_all(&mut &writer, b"x").unwrap();

@@ -1,6 +1,6 @@
 //! A savefile as a source of frames, replayed as fast as it can be read.
 
-use super::frames::{Origin, drain, words};
+use super::frames::{FrameOrigin, drain, words};
 use super::open_savefile::{self, Savefile};
 use super::options::check_filter;
 use super::pcapng::Pcapng;
@@ -77,7 +77,7 @@ impl Replay {
         let (count, error) = match file {
             OpenFile::Pcap(capture, link) => {
                 // No format tells the MTU of the device that the frames were recorded on.
-                let origin = Origin { link: *link, namespace: Namespace::HOME, packet_limit: u32::MAX };
+                let origin = FrameOrigin { link: *link, namespace: Namespace::HOME, packet_limit: u32::MAX };
                 let (count, error) = drain(capture, origin, limit, handler);
                 (count, error.map(words))
             }

@@ -3,7 +3,7 @@
 use super::frames::FrameHandler;
 use super::live::Live;
 use super::options::TapOptions;
-use super::poller::{Bell, Waker};
+use super::poller::{Poller, Waker};
 use super::report::{Note, Notes, TapError, TapStats};
 use super::savefile::Replay;
 use crate::error::Result;
@@ -26,7 +26,7 @@ pub struct Progress {
     pub ended: bool,
 }
 
-enum Source {
+enum FrameSource {
     Live(Box<Live>),
     Savefile(Replay),
 }
@@ -39,8 +39,8 @@ enum Source {
 /// start. So are devices opened and closed, which takes some 10 and 25 ms for each; dropping the tap waits for these
 /// threads.
 pub struct Tap {
-    source: Source,
-    bell: Bell,
+    source: FrameSource,
+    bell: Poller,
     addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
     known: Known,
     notes: Notes,
@@ -71,11 +71,11 @@ impl Tap {
     /// # Errors
     /// As [`Tap::live`]; `OpenDirectory` when the tree cannot be opened.
     pub fn live_beside(options: &TapOptions, proc_path: &Path) -> std::result::Result<Tap, TapError> {
-        let bell = Bell::new()?;
+        let bell = Poller::new()?;
         let mut notes = Notes::default();
         let live = Live::start(options, proc_path, &bell, &mut notes)?;
         let (addresses, known) = (owned(&live), live.known());
-        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes, is_changed: true })
+        Ok(Tap { source: FrameSource::Live(Box::new(live)), bell, addresses, known, notes, is_changed: true })
     }
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
@@ -92,7 +92,7 @@ impl Tap {
             notes.warn(format!("no local addresses are known: {error}"));
             LocalAddresses::default()
         });
-        let (source, bell) = (Source::Savefile(replay), Bell::new()?);
+        let (source, bell) = (FrameSource::Savefile(replay), Poller::new()?);
         let addresses = vec![(Namespace::HOME, Arc::new(addresses))];
         Ok(Tap { source, bell, addresses, known: Known::default(), notes, is_changed: true })
     }
@@ -109,13 +109,13 @@ impl Tap {
     /// `SystemResource` when the system refuses to wait.
     pub fn wait(&mut self, max: Duration) -> Result<()> {
         let due = match &self.source {
-            Source::Live(live) => live.due().map(|due| due.saturating_duration_since(Instant::now())),
-            Source::Savefile(_) => None,
+            FrameSource::Live(live) => live.due().map(|due| due.saturating_duration_since(Instant::now())),
+            FrameSource::Savefile(_) => None,
         };
         let max = if self.more() { Duration::ZERO } else { due.map_or(max, |due| due.min(max)) };
         let source = &mut self.source;
         self.bell.wait(max, |token| {
-            if let Source::Live(live) = source {
+            if let FrameSource::Live(live) = source {
                 live.ready(token);
             }
         })
@@ -143,16 +143,16 @@ impl Tap {
             handler.set_addresses(&self.addresses);
         }
         let frames = match &mut self.source {
-            Source::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
-            Source::Savefile(replay) => replay.read(limit, |frame| handler.frame(frame))?,
+            FrameSource::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
+            FrameSource::Savefile(replay) => replay.read(limit, |frame| handler.frame(frame))?,
         };
-        let ended = matches!(&self.source, Source::Savefile(replay) if replay.ended());
+        let ended = matches!(&self.source, FrameSource::Savefile(replay) if replay.ended());
         Ok(Progress { frames, more: self.more(), ended })
     }
 
     /// Takes up the news, and the devices that have been opened meanwhile.
     fn take_up(&mut self) {
-        if let Source::Live(live) = &mut self.source {
+        if let FrameSource::Live(live) = &mut self.source {
             live.hear(&self.bell, &mut self.notes);
             live.take_up(&self.bell, &mut self.notes);
         }
@@ -161,7 +161,7 @@ impl Tap {
 
     /// Finds out whether the addresses have changed.
     fn compare_addresses(&mut self) {
-        let Source::Live(live) = &self.source else { return };
+        let FrameSource::Live(live) = &self.source else { return };
         let is_same = |((namespace, addresses), known): (_, &(Namespace, Arc<LocalAddresses>))| {
             namespace == known.0 && Arc::ptr_eq(addresses, &known.1)
         };
@@ -175,8 +175,8 @@ impl Tap {
     /// Whether frames are known to be there.
     fn more(&self) -> bool {
         match &self.source {
-            Source::Live(live) => live.any_ready(),
-            Source::Savefile(replay) => !replay.ended(),
+            FrameSource::Live(live) => live.any_ready(),
+            FrameSource::Savefile(replay) => !replay.ended(),
         }
     }
 
@@ -187,7 +187,7 @@ impl Tap {
     /// As [`Tap::begin_refresh`].
     pub fn refresh(&mut self) -> Result<()> {
         let refreshed = self.begin_refresh();
-        if let Source::Live(live) = &mut self.source {
+        if let FrameSource::Live(live) = &mut self.source {
             live.finish(&self.bell, &mut self.notes);
         }
         refreshed
@@ -205,7 +205,7 @@ impl Tap {
     /// # Errors
     /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
     pub fn begin_refresh(&mut self) -> Result<()> {
-        let Source::Live(live) = &mut self.source else { return Ok(()) };
+        let FrameSource::Live(live) = &mut self.source else { return Ok(()) };
         let refreshed = live.refresh(&self.bell, &mut self.notes);
         self.compare_addresses();
         refreshed
@@ -213,7 +213,7 @@ impl Tap {
 
     /// Whether frames arrive as they are captured, and not as fast as they can be read.
     pub fn is_live(&self) -> bool {
-        matches!(self.source, Source::Live(_))
+        matches!(self.source, FrameSource::Live(_))
     }
 
     /// The addresses of each namespace as of the last refresh, with the broadcast addresses of its networks; those of
@@ -231,8 +231,8 @@ impl Tap {
     /// The counters. Costs a few system calls per device.
     pub fn stats(&mut self) -> TapStats {
         match &mut self.source {
-            Source::Live(live) => live.stats(),
-            Source::Savefile(replay) => TapStats { received: replay.frames(), ..TapStats::default() },
+            FrameSource::Live(live) => live.stats(),
+            FrameSource::Savefile(replay) => TapStats { received: replay.frames(), ..TapStats::default() },
         }
     }
 
@@ -249,7 +249,7 @@ fn owned(live: &Live) -> Vec<(Namespace, Arc<LocalAddresses>)> {
 
 impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self.source, Source::Live(_)) { "live" } else { "savefile" };
+        let kind = if matches!(self.source, FrameSource::Live(_)) { "live" } else { "savefile" };
         write!(f, "Tap({kind})")
     }
 }

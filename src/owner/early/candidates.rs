@@ -73,7 +73,7 @@ struct AtEnd {
 
 /// The suggestions.
 #[derive(Default, Debug)]
-pub(in crate::owner) struct Likely {
+pub(in crate::owner) struct Candidates {
     /// Latest last.
     young: VecDeque<Young>,
     trails: HashMap<i32, Trail, RandomState>,
@@ -93,7 +93,7 @@ pub(in crate::owner) struct Likely {
     next_young: usize,
 }
 
-impl Likely {
+impl Candidates {
     /// A process was forked.
     pub fn forked(&mut self, pid: i32, parent: i32, now: Instant) {
         self.forget(pid);
@@ -307,31 +307,31 @@ mod tests {
         key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80")
     }
 
-    fn at_end(likely: &Likely) -> Vec<i32> {
+    fn at_end(likely: &Candidates) -> Vec<i32> {
         let mut pids = Vec::new();
         likely.at_end(&End::of(&flow(1), Side::Opener), &mut pids);
         pids
     }
 
-    fn new(likely: &Likely, now: Instant) -> Vec<i32> {
+    fn new(likely: &Candidates, now: Instant) -> Vec<i32> {
         let mut pids = Vec::new();
         likely.newest(now, &mut pids);
         pids
     }
 
-    fn acquainted(likely: &Likely, uid: u32) -> Vec<i32> {
+    fn acquainted(likely: &Candidates, uid: u32) -> Vec<i32> {
         let mut pids = Vec::new();
         likely.acquainted(uid, &mut pids);
         pids
     }
 
-    fn descriptors(likely: &Likely, pid: i32) -> Vec<i32> {
+    fn descriptors(likely: &Candidates, pid: i32) -> Vec<i32> {
         likely.descriptors(pid, &End::of(&flow(1), Side::Opener)).collect()
     }
 
     #[test]
     fn young_processes_of_the_same_parent_are_siblings() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
+        let (mut likely, start) = (Candidates::default(), Instant::now());
         for (pid, parent) in [(30, 1), (31, 1), (40, 2), (32, 1)] {
             likely.forked(pid, parent, start);
         }
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_likeliest_comes_first_and_each_once() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
+        let (mut likely, start) = (Candidates::default(), Instant::now());
         likely.set_crowd(vec![(50, 7), (51, 8), (10, 7)]);
         likely.forked(30, 1, start);
         let elsewhere = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.3:80");
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_new_process_has_the_descriptors_of_others_that_did_the_same() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
+        let (mut likely, start) = (Candidates::default(), Instant::now());
         likely.forked(30, 1, start);
         assert_eq!(descriptors(&likely, 30), [0; 0]);
         likely.found(&flow(2), Side::Opener, 20, 3, 7);
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn who_a_process_is_is_known_until_it_ends() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
+        let (mut likely, start) = (Candidates::default(), Instant::now());
         let process = ProcId { pid: 30, start_ticks: 7 };
         likely.forked(30, 1, start);
         likely.identify(process);
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_process_that_becomes_another_stays_young_and_forgets() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
+        let (mut likely, start) = (Candidates::default(), Instant::now());
         likely.forked(30, 1, start);
         likely.forked(31, 1, start);
         likely.found(&flow(1), Side::Opener, 30, 5, 0);
@@ -409,8 +409,8 @@ mod tests {
 
     #[test]
     fn all_take_their_turn() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
-        let round = |likely: &mut Likely| -> Vec<i32> {
+        let (mut likely, start) = (Candidates::default(), Instant::now());
+        let round = |likely: &mut Candidates| -> Vec<i32> {
             let mut pids: Vec<i32> = std::iter::from_fn(|| likely.next_in_turn(7)).collect();
             pids.sort_unstable();
             pids
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn everything_is_bounded() {
-        let (mut likely, start) = (Likely::default(), Instant::now());
+        let (mut likely, start) = (Candidates::default(), Instant::now());
         for number in 0..40_000 {
             likely.forked(number, 1, start);
             let remote = format!("10.{}.{}.{}:80", number >> 16, (number >> 8) & 255, number & 255);

@@ -5,11 +5,11 @@
 //! thorough search of [`crate::owner::Finder`], whose findings in turn are the hints of this one.
 
 use super::candidates::Side;
-use super::owner_cache::{Early, EarlyOwners};
+use super::owner_cache::{EarlyOwner, EarlyOwnerCache};
 use super::search::{Search, Sought};
 use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
-use crate::owner::search_exchange::{Finding, Hints};
+use crate::owner::search_exchange::{Finding, SearchExchange};
 use crate::owner::translation::{Behind, Translations};
 use crate::proc::ProcRoot;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,7 +39,7 @@ const LISTEN: u8 = 10;
 
 /// What was done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FirstStats {
+pub struct EarlyLookupStats {
     /// First packets seen.
     pub packets: u64,
     /// Owners found.
@@ -90,7 +90,7 @@ impl Waiting {
 }
 
 /// What one look has shown.
-enum Sight {
+enum LookupResult {
     Owner(Owner),
     /// There is no such socket, and there will not be.
     Gone,
@@ -99,12 +99,12 @@ enum Sight {
 }
 
 /// What is asked for the sockets of a namespace.
-struct Sockets {
+struct NamespaceSockets {
     diag: InetDiag,
     translations: Translations,
 }
 
-impl Sockets {
+impl NamespaceSockets {
     /// The socket of a flow, also behind translated addresses or bound to the device, and the endpoints by which it was
     /// found.
     fn find(&mut self, key: &FlowKey, device: u32, now: Instant) -> Option<(InetSocket, FlowKey)> {
@@ -123,22 +123,22 @@ impl Sockets {
 }
 
 /// The search. One thread has it.
-pub struct FirstLook {
-    early: Arc<EarlyOwners>,
-    hints: Arc<Hints>,
+pub struct EarlyLookup {
+    early: Arc<EarlyOwnerCache>,
+    hints: Arc<SearchExchange>,
     root: Arc<ProcRoot>,
-    sockets: HashMap<Namespace, Sockets>,
+    sockets: HashMap<Namespace, NamespaceSockets>,
     search: Search,
     waiting: BTreeMap<(Instant, u64), Waiting>,
     number: u64,
     seen: VecDeque<(Opening, Instant)>,
-    stats: FirstStats,
+    stats: EarlyLookupStats,
 }
 
-impl FirstLook {
+impl EarlyLookup {
     /// A search in a `/proc` tree that leaves what it finds in `early`.
-    pub fn new(root: Arc<ProcRoot>, early: Arc<EarlyOwners>, hints: Arc<Hints>) -> FirstLook {
-        FirstLook {
+    pub fn new(root: Arc<ProcRoot>, early: Arc<EarlyOwnerCache>, hints: Arc<SearchExchange>) -> EarlyLookup {
+        EarlyLookup {
             early,
             hints,
             root: Arc::clone(&root),
@@ -147,7 +147,7 @@ impl FirstLook {
             waiting: BTreeMap::new(),
             number: 0,
             seen: VecDeque::new(),
-            stats: FirstStats::default(),
+            stats: EarlyLookupStats::default(),
         }
     }
 
@@ -158,7 +158,7 @@ impl FirstLook {
 
     /// Looks up sockets of this namespace with `diag` from now on, and behind its `translations`.
     pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag, translations: Translations) {
-        self.sockets.insert(namespace, Sockets { diag, translations });
+        self.sockets.insert(namespace, NamespaceSockets { diag, translations });
     }
 
     /// Forgets a namespace and closes its sockets.
@@ -166,7 +166,7 @@ impl FirstLook {
         self.sockets.remove(&namespace);
     }
 
-    /// Whether [`FirstLook::process_event`] is told of every event from now on.
+    /// Whether [`EarlyLookup::process_event`] is told of every event from now on.
     pub fn tell_events(&mut self, are_told: bool) {
         self.search.tell_ends(are_told);
         self.hints.tell_starts(are_told);
@@ -207,7 +207,7 @@ impl FirstLook {
         taken.busy.into_iter().for_each(|busy| likely.set_busy(busy));
     }
 
-    /// A first packet of a flow was seen just now. It is looked at in [`FirstLook::look`].
+    /// A first packet of a flow was seen just now. It is looked at in [`EarlyLookup::look`].
     pub fn packet(&mut self, opening: Opening, now: Instant) {
         let is_recent = |(_, at): &&(Opening, Instant)| now.saturating_duration_since(*at) < REPEATED;
         let is_same = |known: &Opening| (known.key, known.sequence) == (opening.key, opening.sequence);
@@ -236,17 +236,17 @@ impl FirstLook {
             }
             let mut waiting = entry.remove();
             match self.sight(&waiting, now) {
-                Sight::Owner(owner) if !self.is_followed(&waiting.opening) => {
+                LookupResult::Owner(owner) if !self.is_followed(&waiting.opening) => {
                     self.stats.found += 1;
                     let Opening { key, side, time, .. } = waiting.opening;
-                    self.early.insert(key, Early { owner, side, seen: time }, now);
+                    self.early.insert(key, EarlyOwner { owner, side, seen: time }, now);
                     each(&key, &owner);
                 }
-                Sight::Owner(_) | Sight::Gone => {
+                LookupResult::Owner(_) | LookupResult::Gone => {
                     self.stats.too_late += 1;
                     self.early.miss(waiting.opening.key, waiting.opening.time, now);
                 }
-                Sight::Later => {
+                LookupResult::Later => {
                     waiting.looks += 1;
                     self.wait(waiting, now);
                 }
@@ -261,7 +261,7 @@ impl FirstLook {
     }
 
     /// What was done so far.
-    pub fn stats(&self) -> FirstStats {
+    pub fn stats(&self) -> EarlyLookupStats {
         self.stats
     }
 
@@ -281,21 +281,25 @@ impl FirstLook {
         latest.is_some_and(|(latest, _)| latest.sequence != opening.sequence)
     }
 
-    fn sight(&mut self, waiting: &Waiting, now: Instant) -> Sight {
+    fn sight(&mut self, waiting: &Waiting, now: Instant) -> LookupResult {
         let Opening { key, side, device, .. } = waiting.opening;
-        let Some(sockets) = self.sockets.get_mut(&key.namespace) else { return Sight::Gone };
-        let Some((socket, key)) = sockets.find(&key, device, now) else { return Sight::Gone };
+        let Some(sockets) = self.sockets.get_mut(&key.namespace) else { return LookupResult::Gone };
+        let Some((socket, key)) = sockets.find(&key, device, now) else { return LookupResult::Gone };
         if socket.inode == 0 {
-            return if side == Side::Called && is_opening(&socket) { Sight::Later } else { Sight::Gone };
+            return if side == Side::Called && is_opening(&socket) {
+                LookupResult::Later
+            } else {
+                LookupResult::Gone
+            };
         }
         let quality = if socket.remote.port == 0 { Quality::Guessed } else { Quality::Exact };
         let (inode, uid) = (socket.inode, socket.uid);
         match self.search.holder(&Sought { key, side, inode, uid }, now) {
             Some((process, true)) if quality == Quality::Exact => {
-                Sight::Owner(Owner { process, quality: Quality::Shared })
+                LookupResult::Owner(Owner { process, quality: Quality::Shared })
             }
-            Some((process, _)) => Sight::Owner(Owner { process, quality }),
-            None => Sight::Later,
+            Some((process, _)) => LookupResult::Owner(Owner { process, quality }),
+            None => LookupResult::Later,
         }
     }
 }

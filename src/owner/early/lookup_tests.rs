@@ -14,8 +14,8 @@ const NO_DEVICE: u32 = 0;
 const LATER: Duration = Duration::from_millis(30);
 
 struct Lab {
-    look: FirstLook,
-    early: Arc<EarlyOwners>,
+    look: EarlyLookup,
+    early: Arc<EarlyOwnerCache>,
     own: ProcId,
 }
 
@@ -31,8 +31,8 @@ fn alone(test: impl FnOnce(Lab) + Send) {
         assert!(up.success());
         let root = Arc::new(ProcRoot::open(Path::new("/proc")).unwrap());
         let own = proc_id(&root, std::process::id() as i32, &mut Vec::new()).unwrap();
-        let early = Arc::new(EarlyOwners::default());
-        let mut look = FirstLook::new(Arc::clone(&root), Arc::clone(&early), Arc::default());
+        let early = Arc::new(EarlyOwnerCache::default());
+        let mut look = EarlyLookup::new(Arc::clone(&root), Arc::clone(&early), Arc::default());
         look.add_namespace(Namespace::HOME, InetDiag::open().unwrap(), Translations::open(root, true));
         test(Lab { look, early, own });
     };

@@ -10,5 +10,5 @@ mod search;
 
 pub(super) use candidates::End;
 pub use candidates::Side;
-pub use lookup::{FirstLook, FirstStats, Opening};
-pub use owner_cache::{Early, EarlyOwners};
+pub use lookup::{EarlyLookup, EarlyLookupStats, Opening};
+pub use owner_cache::{EarlyOwner, EarlyOwnerCache};

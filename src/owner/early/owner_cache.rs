@@ -30,7 +30,7 @@ const SAME_PACKET_NS: u64 = 20_000;
 
 /// An owner found early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Early {
+pub struct EarlyOwner {
     /// The owner.
     pub owner: Owner,
     /// Which end of the flow is on this host.
@@ -41,24 +41,24 @@ pub struct Early {
 
 /// The table, shared by the thread that fills it and the one that answers questions.
 #[derive(Default, Debug)]
-pub struct EarlyOwners {
-    table: Mutex<Table>,
+pub struct EarlyOwnerCache {
+    table: Mutex<OwnerTable>,
 }
 
 /// A flow, and when its first packet was captured.
-type Place = (FlowKey, Timestamp);
+type CacheKey = (FlowKey, Timestamp);
 
 #[derive(Default, Debug)]
-struct Table {
+struct OwnerTable {
     /// `None` for a connection that was looked for in vain, among others between its endpoints; with the time of the record.
-    owners: BTreeMap<Place, (Option<Early>, Instant)>,
+    owners: BTreeMap<CacheKey, (Option<EarlyOwner>, Instant)>,
     /// The same, the oldest first, since when they are kept at least.
-    order: VecDeque<(Instant, Place)>,
+    order: VecDeque<(Instant, CacheKey)>,
     evicted: u64,
 }
 
-impl Table {
-    fn insert(&mut self, place: Place, early: Option<Early>, now: Instant) {
+impl OwnerTable {
+    fn insert(&mut self, place: CacheKey, early: Option<EarlyOwner>, now: Instant) {
         if self.owners.insert(place, (early, now)).is_none() {
             self.order.push_back((now, place));
         }
@@ -90,21 +90,21 @@ impl Table {
     }
 
     /// The first entry of a flow from `from` on.
-    fn next(&self, key: &FlowKey, from: Timestamp) -> Option<Option<Early>> {
+    fn next(&self, key: &FlowKey, from: Timestamp) -> Option<Option<EarlyOwner>> {
         let (_, (early, _)) = self.owners.range((*key, from)..=(*key, Timestamp(u64::MAX))).next()?;
         Some(*early)
     }
 
     /// The last entry of a flow from `from` to `to`.
-    fn last(&self, key: &FlowKey, from: Timestamp, to: Timestamp) -> Option<Option<Early>> {
+    fn last(&self, key: &FlowKey, from: Timestamp, to: Timestamp) -> Option<Option<EarlyOwner>> {
         let (_, (early, _)) = self.owners.range((*key, from)..=(*key, to)).next_back()?;
         Some(*early)
     }
 }
 
-impl EarlyOwners {
+impl EarlyOwnerCache {
     /// Keeps the owner of a flow. Of other flows than connections it takes the place of the one known before.
-    pub fn insert(&self, key: FlowKey, early: Early, now: Instant) {
+    pub fn insert(&self, key: FlowKey, early: EarlyOwner, now: Instant) {
         let begins = if key.protocol == Protocol::TCP { early.seen } else { Timestamp::default() };
         self.table.lock().insert((key, begins), Some(early), now);
     }
@@ -130,7 +130,7 @@ impl EarlyOwners {
 
     /// The owner of a flow whose first packet was captured at `first`, if it was found at that packet, or, of one that is not
     /// over, at a later one. What was found for another connection between the same endpoints is no answer.
-    pub fn get(&self, key: &FlowKey, first: Timestamp, is_over: bool) -> Option<Early> {
+    pub fn get(&self, key: &FlowKey, first: Timestamp, is_over: bool) -> Option<EarlyOwner> {
         let table = self.table.lock();
         let earliest = Timestamp(first.0.saturating_sub(EARLIER_NS));
         let latest = Timestamp(first.0.saturating_add(SAME_PACKET_NS));
@@ -161,10 +161,10 @@ mod tests {
     /// When the first packet was captured of what the tests are about.
     const START: u64 = 1_000 * MS;
 
-    fn early(pid: i32, seen: u64) -> Early {
+    fn early(pid: i32, seen: u64) -> EarlyOwner {
         let process = ProcId { pid, start_ticks: 70 };
         let owner = Owner { process, quality: Quality::Exact };
-        Early { owner, side: Side::Opener, seen: Timestamp(seen) }
+        EarlyOwner { owner, side: Side::Opener, seen: Timestamp(seen) }
     }
 
     fn flow(protocol: Protocol) -> FlowKey {
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn an_owner_answers_for_its_own_connection_only() {
         for protocol in [Protocol::TCP, Protocol::UDP] {
-            let owners = EarlyOwners::default();
+            let owners = EarlyOwnerCache::default();
             let (flow, found) = (flow(protocol), early(7, START));
             owners.insert(flow, found, Instant::now());
             let get = |first, is_over| owners.get(&flow, Timestamp(first), is_over);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn connections_that_follow_one_another_have_their_own_owners() {
-        let (owners, flow) = (EarlyOwners::default(), flow(Protocol::TCP));
+        let (owners, flow) = (EarlyOwnerCache::default(), flow(Protocol::TCP));
         let begins = |number: i32| START + number as u64 * MS;
         // What is found for one may come after what is found for the next.
         let (even, odd): (Vec<i32>, Vec<i32>) = (0..100).partition(|number| number % 2 == 0);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn one_that_was_not_found_is_not_the_one_before_or_after_it() {
-        let (owners, flow) = (EarlyOwners::default(), flow(Protocol::TCP));
+        let (owners, flow) = (EarlyOwnerCache::default(), flow(Protocol::TCP));
         owners.miss(flow, Timestamp(START - MS), Instant::now());
         assert!(owners.table.lock().owners.is_empty(), "there is none to be mistaken for it");
         owners.insert(flow, early(7, START), Instant::now());
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn datagrams_of_a_flow_have_one_place() {
-        let (owners, flow) = (EarlyOwners::default(), flow(Protocol::UDP));
+        let (owners, flow) = (EarlyOwnerCache::default(), flow(Protocol::UDP));
         for number in 0..10 {
             owners.insert(flow, early(number as i32, START + number * 100 * MS), Instant::now());
         }
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room() {
-        let owners = EarlyOwners::default();
+        let owners = EarlyOwnerCache::default();
         for port in 0..=u16::MAX {
             for protocol in [Protocol::TCP, Protocol::UDP] {
                 owners.insert(
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn owners_are_released_when_their_questions_have_been_asked() {
-        let (owners, began) = (EarlyOwners::default(), Instant::now());
+        let (owners, began) = (EarlyOwnerCache::default(), Instant::now());
         let at = |second| began + Duration::from_secs(second);
         let port = |port| key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80");
         for number in 0..20_000 {

@@ -1,9 +1,9 @@
 //! A short search for the process that holds a socket, where it is likely to be.
 
-use super::candidates::{End, Likely, Side};
+use super::candidates::{Candidates, End, Side};
 use crate::model::{FlowKey, ProcId};
 use crate::owner::holders::proc_fd;
-use crate::owner::holders::{Holders, Holding};
+use crate::owner::holders::{HolderTable, Holding};
 use crate::proc::{PidPath, ProcRoot, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -30,8 +30,8 @@ pub(in crate::owner) struct Sought {
 pub(in crate::owner) struct Search {
     root: Arc<ProcRoot>,
     /// Where to look first.
-    pub likely: Likely,
-    holders: Holders,
+    pub likely: Candidates,
+    holders: HolderTable,
     /// Whether every end of a process is told of, so that a pid stands for one process until then.
     is_told_of_ends: bool,
     /// Room for suggestions of four kinds.
@@ -46,8 +46,8 @@ impl Search {
     pub fn new(root: Arc<ProcRoot>) -> Search {
         Search {
             root,
-            likely: Likely::default(),
-            holders: Holders::default(),
+            likely: Candidates::default(),
+            holders: HolderTable::default(),
             is_told_of_ends: false,
             suggestions: Default::default(),
             found: Vec::new(),
@@ -56,7 +56,7 @@ impl Search {
         }
     }
 
-    /// Whether [`Likely`] is told of every process's end from now on.
+    /// Whether [`Candidates`] is told of every process's end from now on.
     pub fn tell_ends(&mut self, are_told: bool) {
         self.is_told_of_ends = are_told;
         self.likely.forget_identities();

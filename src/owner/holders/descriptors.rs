@@ -9,15 +9,15 @@
 //! The directory of another user's process opens with `CAP_DAC_READ_SEARCH`, and its links are read with
 //! `CAP_SYS_PTRACE` (capabilities(7), proc_pid_fd(5)).
 
-use super::holder_table::{Holders, Holding};
+use super::holder_table::{HolderTable, Holding};
 use super::proc_fd;
 use super::proc_fd::ENTRIES;
 use super::thread_tables::ThreadTables;
-use crate::blocking::{Kind, guarded};
+use crate::blocking::{ReadKind, guarded};
 use crate::capability;
 use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
-use crate::owner::search_exchange::Hints;
+use crate::owner::search_exchange::SearchExchange;
 use crate::owner::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
 use crate::proc::{PidPath, ProcRoot, open_directory};
 use hashbrown::HashMap;
@@ -68,8 +68,8 @@ struct Scanned {
 
 /// The descriptors of all processes.
 pub(in crate::owner) struct Descriptors {
-    hints: Arc<Hints>,
-    holders: Holders,
+    hints: Arc<SearchExchange>,
+    holders: HolderTable,
     /// Every process at the time of the latest listing, sorted.
     pids: Vec<i32>,
     listed_at: Option<Instant>,
@@ -96,10 +96,10 @@ pub(in crate::owner) struct Descriptors {
 
 impl Descriptors {
     /// Finds out whether processes can be listed. `hints` tells which have started, and takes what scans show.
-    pub fn probe(root: &ProcRoot, hints: Arc<Hints>) -> Descriptors {
+    pub fn probe(root: &ProcRoot, hints: Arc<SearchExchange>) -> Descriptors {
         let mut descriptors = Descriptors {
             hints,
-            holders: Holders::default(),
+            holders: HolderTable::default(),
             pids: Vec::new(),
             listed_at: None,
             scanned_at: None,
@@ -127,7 +127,7 @@ impl Descriptors {
     fn list_pids(&mut self, root: &ProcRoot) -> nix::Result<()> {
         self.pids.clear();
         let (pids, entries) = (&mut self.pids, &mut self.pid_entries);
-        guarded(root.tree(), 0, Kind::Root, || {
+        guarded(root.tree(), 0, ReadKind::Root, || {
             let directory = open_directory(root.directory(), c".")?;
             proc_fd::for_each_number(directory.as_fd(), entries, |_, pid| {
                 pids.push(pid);

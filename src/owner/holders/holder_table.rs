@@ -22,13 +22,13 @@ pub(in crate::owner) const HOLDERS: usize = 64;
 
 /// The table. Several entries of one socket stand under one hash.
 #[derive(Default)]
-pub(in crate::owner) struct Holders {
+pub(in crate::owner) struct HolderTable {
     entries: HashTable<Holding>,
     hasher: RandomState,
     forgotten: u64,
 }
 
-impl Holders {
+impl HolderTable {
     /// Remembers a holding. In a full table only what is `wanted` finds room.
     pub fn record(&mut self, holding: Holding, wanted: impl FnOnce() -> bool) {
         let hash = self.hasher.hash_one(holding.inode);
@@ -109,7 +109,7 @@ impl Holders {
 mod tests {
     use super::*;
 
-    fn pids(holders: &Holders, inode: u64) -> Vec<i32> {
+    fn pids(holders: &HolderTable, inode: u64) -> Vec<i32> {
         let mut found = Vec::new();
         holders.of(inode, &mut found);
         let mut pids: Vec<i32> = found.iter().map(|holding| holding.pid).collect();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_process_is_remembered_once_for_a_socket() {
-        let mut holders = Holders::default();
+        let mut holders = HolderTable::default();
         let holding = Holding { inode: 5, pid: 10, descriptor: 3 };
         holders.record(holding, || false);
         holders.record(Holding { descriptor: 4, ..holding }, || false);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn of_a_crowd_the_highest_pids_stay() {
-        let mut holders = Holders::default();
+        let mut holders = HolderTable::default();
         for pid in (1..=200).rev().chain(201..=300) {
             holders.record(Holding { inode: 7, pid, descriptor: 0 }, || true);
         }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_full_table_takes_only_what_is_wanted() {
-        let mut holders = Holders::default();
+        let mut holders = HolderTable::default();
         for inode in 0..LIMIT as u64 + 10 {
             holders.record(Holding { inode, pid: 1, descriptor: 0 }, || false);
         }

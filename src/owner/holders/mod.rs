@@ -9,4 +9,4 @@ pub(super) mod proc_fd;
 mod thread_tables;
 
 pub(super) use descriptors::Descriptors;
-pub(super) use holder_table::{Holders, Holding};
+pub(super) use holder_table::{HolderTable, Holding};

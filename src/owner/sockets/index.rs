@@ -2,7 +2,7 @@
 
 use super::table::SocketRow;
 use crate::model::{Address, Endpoint, FlowKey};
-use crate::owner::source::Socket;
+use crate::owner::source::CandidateSocket;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
 
@@ -12,7 +12,7 @@ pub(in crate::owner) const LIMIT: usize = 1 << 18;
 
 /// What the columns of a table mean.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::owner) enum Kind {
+pub(in crate::owner) enum TableKind {
     /// Connections, and listeners, which are told by their state.
     Tcp,
     /// Ports at both ends (UDP, UDP-Lite).
@@ -34,8 +34,8 @@ struct Row {
 
 /// The sockets of one table, sorted by local port, remote port and a hash of the remote address, in that order;
 /// sockets that are not connected therefore stand first of their port.
-pub(in crate::owner) struct Index {
-    kind: Kind,
+pub(in crate::owner) struct SocketIndex {
+    kind: TableKind,
     rows: Vec<Row>,
     hasher: RandomState,
     dropped: u64,
@@ -44,9 +44,9 @@ pub(in crate::owner) struct Index {
 /// How well a socket's local address suits a flow's; lower is better.
 type Rank = u8;
 
-impl Index {
-    pub fn new(kind: Kind) -> Index {
-        Index { kind, rows: Vec::new(), hasher: RandomState::default(), dropped: 0 }
+impl SocketIndex {
+    pub fn new(kind: TableKind) -> SocketIndex {
+        SocketIndex { kind, rows: Vec::new(), hasher: RandomState::default(), dropped: 0 }
     }
 
     /// Forgets the rows, to be filled anew.
@@ -54,11 +54,11 @@ impl Index {
         self.rows.clear();
     }
 
-    /// Takes up a row, if a process can have its socket. [`Index::arrange`] must follow before anything is found.
+    /// Takes up a row, if a process can have its socket. [`SocketIndex::arrange`] must follow before anything is found.
     pub fn insert(&mut self, row: &SocketRow) {
         let SocketRow { local, mut remote, state, uid, inode } = *row;
         let connected = !is_unconnected(&remote);
-        let usable = inode != 0 && (self.kind != Kind::Tcp || connected || state == SocketRow::LISTEN);
+        let usable = inode != 0 && (self.kind != TableKind::Tcp || connected || state == SocketRow::LISTEN);
         if !usable {
             return;
         }
@@ -66,14 +66,14 @@ impl Index {
             self.dropped += 1;
             return;
         }
-        if self.kind == Kind::Ping && connected {
+        if self.kind == TableKind::Ping && connected {
             remote.port = 0;
         }
         let order = self.order(local.port, &remote);
         self.rows.push(Row { order, inode, uid, local: local.address, remote: remote.address });
     }
 
-    /// Makes the rows taken up since [`Index::clear`] ready to be found.
+    /// Makes the rows taken up since [`SocketIndex::clear`] ready to be found.
     pub fn arrange(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.order);
     }
@@ -84,7 +84,7 @@ impl Index {
     }
 
     /// Adds the sockets connected to the flow's remote end, at most `most`.
-    pub fn connected(&self, flow: &FlowKey, most: usize, sockets: &mut Vec<Socket>) {
+    pub fn connected(&self, flow: &FlowKey, most: usize, sockets: &mut Vec<CandidateSocket>) {
         if is_unconnected(&flow.remote) {
             return;
         }
@@ -104,7 +104,7 @@ impl Index {
         all: bool,
         most: usize,
         (start, best): (usize, &mut Rank),
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) {
         for row in self.equal(u64::from(flow.local.port) << 48) {
             let Some(rank) = rank(&row.local, &flow.local.address) else { continue };
@@ -135,8 +135,8 @@ impl Index {
 }
 
 impl Row {
-    fn socket(&self) -> Socket {
-        Socket { inode: self.inode, uid: self.uid }
+    fn socket(&self) -> CandidateSocket {
+        CandidateSocket { inode: self.inode, uid: self.uid }
     }
 }
 

@@ -8,13 +8,13 @@
 //! between link-local addresses, which the kernel always binds to their device, the list has them. For other connections
 //! there is a list of those that are bound, read every few seconds while flows without a socket are asked about.
 
-use super::index::{Index, Kind, NO_RANK};
+use super::index::{NO_RANK, SocketIndex, TableKind};
 use super::table::SocketRow;
 use super::tables::CROWD;
 use crate::error::{Code, Error};
 use crate::model::{FlowKey, Protocol};
 use crate::netlink::{InetDiag, InetSocket};
-use crate::owner::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, Turn};
+use crate::owner::source::{CandidateSocket, Looked, Match, Report, SocketSource, SourceStatus, Turn};
 use nix::errno::Errno;
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ struct List {
     states: u32,
     /// Whether it has only sockets that are bound to a device.
     is_of_bound: bool,
-    index: Index,
+    index: SocketIndex,
     read_at: Option<Instant>,
     /// How long it took to read it.
     took: Duration,
@@ -76,18 +76,18 @@ impl SockDiag {
         let list = |protocol, states, kind| List {
             protocol,
             states,
-            index: Index::new(kind),
+            index: SocketIndex::new(kind),
             is_of_bound: false,
             read_at: None,
             took: Duration::ZERO,
         };
         SockDiag {
             diag,
-            listeners: list(Protocol::TCP, 1 << LISTEN, Kind::Tcp),
-            connections: list(Protocol::TCP, u32::MAX, Kind::Tcp),
-            bound: List { is_of_bound: true, ..list(Protocol::TCP, u32::MAX, Kind::Tcp) },
-            udp: list(Protocol::UDP, u32::MAX, Kind::Datagram),
-            udplite: list(Protocol::UDPLITE, u32::MAX, Kind::Datagram),
+            listeners: list(Protocol::TCP, 1 << LISTEN, TableKind::Tcp),
+            connections: list(Protocol::TCP, u32::MAX, TableKind::Tcp),
+            bound: List { is_of_bound: true, ..list(Protocol::TCP, u32::MAX, TableKind::Tcp) },
+            udp: list(Protocol::UDP, u32::MAX, TableKind::Datagram),
+            udplite: list(Protocol::UDPLITE, u32::MAX, TableKind::Datagram),
             lists: 0,
             round: None,
             questions: 0,
@@ -116,11 +116,11 @@ impl SockDiag {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Result<Looked, Looked> {
         let found = self.find(key)?;
         let exact = found.filter(|socket| socket.inode != 0 && socket.state != LISTEN);
-        let exact = match exact.map(|socket| Socket { inode: socket.inode, uid: socket.uid }) {
+        let exact = match exact.map(|socket| CandidateSocket { inode: socket.inode, uid: socket.uid }) {
             None if key.local.address.is_link_local_v6() => self.listed_connection(key, since, turn)?,
             None => self.bound_connection(key, turn),
             exact => exact,
@@ -150,7 +150,7 @@ impl SockDiag {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-    ) -> Result<Option<Socket>, Looked> {
+    ) -> Result<Option<CandidateSocket>, Looked> {
         let SockDiag { diag, connections, lists, .. } = self;
         if let Err(refused) = connections.refresh(diag, since, turn, lists) {
             return Err(self.refused(refused));
@@ -161,7 +161,7 @@ impl SockDiag {
     }
 
     /// A connection that is bound to a device, as their list has it. One that is new is found when it is asked for again.
-    fn bound_connection(&mut self, key: &FlowKey, turn: &Turn<'_>) -> Option<Socket> {
+    fn bound_connection(&mut self, key: &FlowKey, turn: &Turn<'_>) -> Option<CandidateSocket> {
         let SockDiag { diag, bound, lists, .. } = self;
         let oldest = turn.now.checked_sub(BOUND_AGE).unwrap_or(turn.now);
         // While it may not be read, what it had serves.
@@ -176,17 +176,17 @@ impl SockDiag {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Result<Looked, Looked> {
         let is_group = key.local.address.is_multicast();
         let is_listed = is_group || self.prefers_list(key.protocol, turn);
         if !is_listed && let Some(socket) = self.find(key)? {
             if socket.remote.port != 0 {
-                sockets.push(Socket { inode: socket.inode, uid: socket.uid });
+                sockets.push(CandidateSocket { inode: socket.inode, uid: socket.uid });
                 return Ok(Looked::Found { by: Match::Own, listener: None });
             }
             if self.is_alone(key, &socket)? {
-                sockets.push(Socket { inode: socket.inode, uid: socket.uid });
+                sockets.push(CandidateSocket { inode: socket.inode, uid: socket.uid });
                 return Ok(Looked::Found { by: Match::Bound, listener: None });
             }
         }
@@ -237,7 +237,7 @@ impl SockDiag {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Result<(), Looked> {
         let SockDiag { diag, listeners, lists, .. } = self;
         if let Err(refused) = listeners.refresh(diag, since, turn, lists) {
@@ -247,15 +247,15 @@ impl SockDiag {
         Ok(())
     }
 
-    fn refused(&mut self, refused: Refused) -> Looked {
+    fn refused(&mut self, refused: ListRefusal) -> Looked {
         match refused {
-            Refused::Busy(after) => Looked::Busy(after),
-            Refused::Failed(errno) => self.elsewhere(errno),
+            ListRefusal::Busy(after) => Looked::Busy(after),
+            ListRefusal::Failed(errno) => self.elsewhere(errno),
         }
     }
 }
 
-enum Refused {
+enum ListRefusal {
     Busy(Duration),
     Failed(Errno),
 }
@@ -268,13 +268,13 @@ impl List {
         since: Instant,
         turn: &Turn<'_>,
         lists: &mut u64,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), ListRefusal> {
         if self.read_at.is_some_and(|at| at >= since) {
             return Ok(());
         }
         // A short list may be read when the budget is used up by others, too.
         if self.took >= SHORT {
-            turn.budget.allow().map_err(Refused::Busy)?;
+            turn.budget.allow().map_err(ListRefusal::Busy)?;
         }
         let began = Instant::now();
         self.index.clear();
@@ -290,7 +290,7 @@ impl List {
         self.index.arrange();
         self.took = began.elapsed();
         self.read_at = dumped.is_ok().then_some(turn.now);
-        dumped.map_err(Refused::Failed)
+        dumped.map_err(ListRefusal::Failed)
     }
 }
 
@@ -300,7 +300,7 @@ impl SocketSource for SockDiag {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Looked {
         let mut own = Vec::new();
         let looked = match key.protocol {

@@ -52,7 +52,7 @@ fn is_heading(line: &[u8]) -> bool {
 }
 
 fn parse_row(line: &[u8]) -> Option<SocketRow> {
-    let mut fields = Fields(line);
+    let mut fields = RowFields(line);
     fields.next()?.strip_suffix(b":")?;
     let local = fields.next()?;
     let remote = fields.next()?;
@@ -74,9 +74,9 @@ fn parse_row(line: &[u8]) -> Option<SocketRow> {
 }
 
 /// The fields of a line, which any number of spaces part.
-struct Fields<'a>(&'a [u8]);
+struct RowFields<'a>(&'a [u8]);
 
-impl<'a> Iterator for Fields<'a> {
+impl<'a> Iterator for RowFields<'a> {
     type Item = &'a [u8];
 
     #[inline]

@@ -7,11 +7,11 @@
 //! The kernel walks a UDP table from its start again for every 4 KiB that are read (`udp_get_idx` in net/ipv4/udp.c), so
 //! that its cost grows with the square of the number of sockets: 200 ms for 20,000. Only the budget contains that.
 
-use super::index::{Index, Kind, NO_RANK};
+use super::index::{NO_RANK, SocketIndex, TableKind};
 use super::table::parse_table;
 use crate::error::{Code, Error};
 use crate::model::{FlowKey, Protocol};
-use crate::owner::source::{Looked, Match, Report, Socket, SocketSource, SourceStatus, Turn};
+use crate::owner::source::{CandidateSocket, Looked, Match, Report, SocketSource, SourceStatus, Turn};
 use crate::proc::{PidPath, ProcRoot};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -27,17 +27,17 @@ const PIECE: usize = 64 * 1024;
 pub(in crate::owner) const CROWD: usize = 128;
 
 /// The names of the tables, and what their columns mean. Each family's table is followed by its IPv6 sibling.
-pub(in crate::owner) const NAMES: [(&str, Kind); 10] = [
-    ("tcp", Kind::Tcp),
-    ("tcp6", Kind::Tcp),
-    ("udp", Kind::Datagram),
-    ("udp6", Kind::Datagram),
-    ("udplite", Kind::Datagram),
-    ("udplite6", Kind::Datagram),
-    ("icmp", Kind::Ping),
-    ("icmp6", Kind::Ping),
-    ("raw", Kind::Raw),
-    ("raw6", Kind::Raw),
+pub(in crate::owner) const NAMES: [(&str, TableKind); 10] = [
+    ("tcp", TableKind::Tcp),
+    ("tcp6", TableKind::Tcp),
+    ("udp", TableKind::Datagram),
+    ("udp6", TableKind::Datagram),
+    ("udplite", TableKind::Datagram),
+    ("udplite6", TableKind::Datagram),
+    ("icmp", TableKind::Ping),
+    ("icmp6", TableKind::Ping),
+    ("raw", TableKind::Raw),
+    ("raw6", TableKind::Raw),
 ];
 const TCP: usize = 0;
 const UDP: usize = 2;
@@ -45,17 +45,17 @@ const UDPLITE: usize = 4;
 const ICMP: usize = 6;
 const RAW: usize = 8;
 
-struct Table {
+struct SocketTable {
     name: &'static str,
     path: CString,
-    index: Index,
+    index: SocketIndex,
     /// When its latest reading began.
     read_at: Option<Instant>,
-    state: State,
+    state: TableState,
 }
 
 /// The state of a table as of its latest reading.
-enum State {
+enum TableState {
     Readable,
     /// The process that shows it has ended, which is no fault.
     Gone,
@@ -65,7 +65,7 @@ enum State {
 /// The tables, each read when a flow asks for it.
 pub(in crate::owner) struct Tables {
     directory: CString,
-    tables: [Table; NAMES.len()],
+    tables: [SocketTable; NAMES.len()],
     piece: Vec<u8>,
     loads: u64,
     malformed: u64,
@@ -90,7 +90,13 @@ impl Tables {
         let tables = NAMES.map(|(name, kind)| {
             let path = [directory.to_bytes(), b"/", name.as_bytes()].concat();
             let path = CString::new(path).unwrap_or_default();
-            Table { name, path, index: Index::new(kind), read_at: None, state: State::Readable }
+            SocketTable {
+                name,
+                path,
+                index: SocketIndex::new(kind),
+                read_at: None,
+                state: TableState::Readable,
+            }
         });
         let mut tables = Tables { directory, tables, piece: vec![0; PIECE], loads: 0, malformed: 0 };
         for table in &mut tables.tables {
@@ -118,7 +124,7 @@ impl Tables {
             table.index.arrange();
             table.state = state(turn.root, directory, &table.path, read.map(drop));
         }
-        if matches!(table.state, State::Readable) { Ok(()) } else { Err(Looked::Failed) }
+        if matches!(table.state, TableState::Readable) { Ok(()) } else { Err(Looked::Failed) }
     }
 
     /// A connection, or else the listeners of its port.
@@ -127,7 +133,7 @@ impl Tables {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Looked {
         let start = sockets.len();
         let mut worst = None;
@@ -159,7 +165,7 @@ impl Tables {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Looked {
         let start = sockets.len();
         let mut worst = None;
@@ -185,7 +191,13 @@ impl Tables {
     }
 
     /// Raw sockets, each of which receives every packet of its protocol that its addresses let in.
-    fn raw(&mut self, key: &FlowKey, since: Instant, turn: &Turn<'_>, sockets: &mut Vec<Socket>) -> Looked {
+    fn raw(
+        &mut self,
+        key: &FlowKey,
+        since: Instant,
+        turn: &Turn<'_>,
+        sockets: &mut Vec<CandidateSocket>,
+    ) -> Looked {
         let start = sockets.len();
         let mut key = *key;
         key.local.port = u16::from(key.protocol.0);
@@ -203,7 +215,7 @@ impl Tables {
         }
     }
 
-    fn bound(&self, tables: &[usize], key: &FlowKey, all: bool, sockets: &mut Vec<Socket>) {
+    fn bound(&self, tables: &[usize], key: &FlowKey, all: bool, sockets: &mut Vec<CandidateSocket>) {
         let start = sockets.len();
         let mut best = NO_RANK;
         for table in tables {
@@ -218,7 +230,7 @@ impl SocketSource for Tables {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Looked {
         let start = sockets.len();
         let looked = match key.protocol {
@@ -250,8 +262,8 @@ impl SocketSource for Tables {
     fn report(&self, report: &mut Report) {
         for table in &self.tables {
             let fault = match &table.state {
-                State::Faulty(error) => Some(error.clone()),
-                State::Readable | State::Gone => None,
+                TableState::Faulty(error) => Some(error.clone()),
+                TableState::Readable | TableState::Gone => None,
             };
             report.sources.push(SourceStatus { name: table.name, fault });
             report.dropped_rows += table.index.dropped();
@@ -273,7 +285,7 @@ fn family(first: usize, key: &FlowKey) -> usize {
     if key.local.address.is_v4() { first } else { first + 1 }
 }
 
-fn remove_repeated(start: usize, sockets: &mut Vec<Socket>) {
+fn remove_repeated(start: usize, sockets: &mut Vec<CandidateSocket>) {
     let Some(added) = sockets.get_mut(start..).filter(|added| added.len() > 1) else { return };
     added.sort_unstable_by_key(|socket| socket.inode);
     let mut kept = start;
@@ -292,21 +304,21 @@ fn open(root: &ProcRoot, path: &CStr) -> nix::Result<OwnedFd> {
 
 /// The state of a table after its reading. One that does not exist, in a directory that does, has no sockets: the kernel was
 /// built or booted without its protocol. A process that ends has no such directory any more.
-fn state(root: &ProcRoot, directory: &CStr, path: &CStr, read: nix::Result<()>) -> State {
-    let Err(errno) = read else { return State::Readable };
+fn state(root: &ProcRoot, directory: &CStr, path: &CStr, read: nix::Result<()>) -> TableState {
+    let Err(errno) = read else { return TableState::Readable };
     let is_of_process = directory.to_bytes().first().is_some_and(u8::is_ascii_digit);
     match errno {
-        Errno::ENOENT if root.stat(directory).is_ok() => State::Readable,
-        Errno::ENOENT | Errno::ESRCH if is_of_process => State::Gone,
+        Errno::ENOENT if root.stat(directory).is_ok() => TableState::Readable,
+        Errno::ENOENT | Errno::ESRCH if is_of_process => TableState::Gone,
         errno => {
             let tried = format!("reading the socket table {}", path.to_string_lossy());
-            State::Faulty(Error::system(Code::ProcessOpen, tried, errno))
+            TableState::Faulty(Error::system(Code::ProcessOpen, tried, errno))
         }
     }
 }
 
 /// Reads a table piece by piece into `index`. Returns how many lines made no sense.
-fn read_table(root: &ProcRoot, path: &CStr, piece: &mut [u8], index: &mut Index) -> nix::Result<u64> {
+fn read_table(root: &ProcRoot, path: &CStr, piece: &mut [u8], index: &mut SocketIndex) -> nix::Result<u64> {
     let file = open(root, path)?;
     let mut malformed = 0;
     // Bytes at the start of `piece` that begin a line whose end has not been read yet.

@@ -16,7 +16,7 @@ const ENDED_LIMIT: usize = 65_536;
 
 /// The time for which they are kept: longer than a packet, the search for its owner, and the owner of a connection that has left the
 /// flow table (80 s) can be late. A flow or a socket that outlives its owner brings bytes later still; see
-/// [`Books::was_released`].
+/// [`LedgerContents::was_released`].
 const ENDED_KEPT: Duration = Duration::from_secs(120);
 
 /// Room for removed processes that is kept when fewer are recorded.
@@ -71,12 +71,12 @@ pub struct LedgerTotals {
 /// The ledger, shared by the capture thread, the resolver and the update.
 #[derive(Default)]
 pub struct Ledger {
-    books: Mutex<Books>,
+    books: Mutex<LedgerContents>,
 }
 
 /// The ledger's contents while it is locked.
 #[derive(Default)]
-pub struct Books {
+pub struct LedgerContents {
     accounts: HashMap<ProcId, Account, foldhash::fast::RandomState>,
     ended: HashSet<ProcId, foldhash::fast::RandomState>,
     ended_order: VecDeque<(Instant, ProcId)>,
@@ -87,12 +87,12 @@ pub struct Books {
 
 impl Ledger {
     /// Locks the ledger, for a whole batch.
-    pub fn lock(&self) -> MutexGuard<'_, Books> {
+    pub fn lock(&self) -> MutexGuard<'_, LedgerContents> {
         self.books.lock()
     }
 }
 
-impl Books {
+impl LedgerContents {
     /// Credits traffic to an owner. Returns whether the owner still lives as far as the update knows; if not, the
     /// bytes are counted under [`Unowned::OwnerEnded`].
     pub fn credit(&mut self, owner: &Owner, traffic: Traffic) -> bool {

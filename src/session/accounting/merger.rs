@@ -20,7 +20,7 @@ const PASSED_PERIOD: Duration = Duration::from_secs(60);
 /// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
 /// bytes.
 #[derive(Default)]
-pub struct Merge {
+pub struct AccountMerger {
     /// Accounts of processes that no sample has seen.
     unclaimed: HashMap<ProcId, Unclaimed, foldhash::fast::RandomState>,
     closing: BTreeMap<ProcId, Closing>,
@@ -45,7 +45,7 @@ struct Closing {
     found: Instant,
 }
 
-impl Merge {
+impl AccountMerger {
     /// Adds what the ledger holds to the records of the sampler and of the processes that are closing.
     pub fn collect(&mut self, ledger: &Ledger, sampler: &mut Sampler, selection: &Selection) {
         let drained = ledger.lock().drain();

@@ -16,7 +16,7 @@ struct Update {
     sampler: Sampler,
     selection: Selection,
     ledger: Ledger,
-    merge: Merge,
+    merge: AccountMerger,
 }
 
 impl Update {
@@ -24,7 +24,7 @@ impl Update {
         let tree = Tree::new();
         let root = ProcRoot::open(tree.path()).unwrap();
         let sampler = Sampler::new(root, SampleSet::ALL, selection.clone()).unwrap();
-        Update { tree, sampler, selection, ledger: Ledger::default(), merge: Merge::default() }
+        Update { tree, sampler, selection, ledger: Ledger::default(), merge: AccountMerger::default() }
     }
 
     fn credit(&self, id: ProcId, bytes: u64) -> bool {

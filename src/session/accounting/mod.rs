@@ -6,5 +6,5 @@
 mod ledger;
 mod merger;
 
-pub use ledger::{Books, Ledger, LedgerTotals};
-pub use merger::Merge;
+pub use ledger::{Ledger, LedgerContents, LedgerTotals};
+pub use merger::AccountMerger;

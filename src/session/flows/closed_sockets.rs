@@ -3,10 +3,10 @@
 //!
 //! It is a part of the thread that looks at first packets, which has sockets in all those namespaces already.
 
-use super::{FlowDesk, SocketEnd};
+use super::{FlowMailbox, SocketEnd};
 use crate::model::{FlowKey, Namespace, Protocol, Timestamp};
 use crate::namespace::{Follower, enter};
-use crate::netlink::{Ended, InetDiag, InetSocket, TcpInfo};
+use crate::netlink::{CloseNotices, InetDiag, InetSocket, TcpInfo};
 use crate::sync::Mutex;
 use nix::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -81,24 +81,24 @@ impl EndedQueue {
 }
 
 /// What tells of ended connections in one namespace.
-struct Source {
+struct NoticeSource {
     namespace: Namespace,
-    ended: Ended,
+    ended: CloseNotices,
     diag: InetDiag,
     all_told_since: Timestamp,
 }
 
-impl Source {
+impl NoticeSource {
     /// In the namespace of the calling thread, which the caller names.
-    fn open(namespace: Namespace) -> Result<Source> {
-        let (ended, diag) = (Ended::open()?, InetDiag::open()?);
-        Ok(Source { namespace, ended, diag, all_told_since: Timestamp::now() })
+    fn open(namespace: Namespace) -> Result<NoticeSource> {
+        let (ended, diag) = (CloseNotices::open()?, InetDiag::open()?);
+        Ok(NoticeSource { namespace, ended, diag, all_told_since: Timestamp::now() })
     }
 
     /// Reads what there is; of attempts that no connection came of only if `wants_attempts`. Returns how many notices were
     /// lost, those that nothing can be said of included.
     fn read(&mut self, wants_attempts: bool, into: &mut Vec<Connection>) -> Result<u64> {
-        let Source { namespace, ended, diag, all_told_since } = self;
+        let NoticeSource { namespace, ended, diag, all_told_since } = self;
         let first = into.len();
         let mut obscure = 0;
         let dropped = ended.read(|socket, info| {
@@ -161,12 +161,12 @@ fn lives(socket: &InetSocket) -> bool {
 
 /// Reads the notices of all namespaces.
 pub struct EndedReader {
-    sources: Vec<Source>,
+    sources: Vec<NoticeSource>,
     follower: Follower,
     /// Where connections go that are to be compared, if any are.
     queue: Option<Arc<EndedQueue>>,
     /// Where they go to complete the records of flows, if these are wanted.
-    flows: Option<Arc<FlowDesk>>,
+    flows: Option<Arc<FlowMailbox>>,
     batch: Vec<Connection>,
     next: Instant,
 }
@@ -179,9 +179,9 @@ impl EndedReader {
     pub fn open(
         follower: Follower,
         queue: Option<Arc<EndedQueue>>,
-        flows: Option<Arc<FlowDesk>>,
+        flows: Option<Arc<FlowMailbox>>,
     ) -> Result<EndedReader> {
-        let sources = vec![Source::open(Namespace::HOME)?];
+        let sources = vec![NoticeSource::open(Namespace::HOME)?];
         Ok(EndedReader { sources, follower, queue, flows, batch: Vec::new(), next: Instant::now() })
     }
 
@@ -238,7 +238,7 @@ impl EndedReader {
         let changes = self.follower.changes();
         self.sources.retain(|source| !changes.gone.contains(&source.namespace));
         for entry in &changes.come {
-            match enter(entry, || Source::open(entry.namespace)) {
+            match enter(entry, || NoticeSource::open(entry.namespace)) {
                 Ok(Ok(source)) => self.sources.push(source),
                 Ok(Err(errno)) => {
                     info!("connections in {} are not compared: {errno}", entry.path.display())

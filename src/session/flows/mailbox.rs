@@ -12,12 +12,12 @@ const NOTICE_LIMIT: usize = 65_536;
 
 /// A flow's record, and the number of its namespace in this session.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct NamespacedRecord {
     pub namespace: Namespace,
     pub record: FlowRecord,
 }
 
-impl Seen {
+impl NamespacedRecord {
     /// The flow's name among those that live.
     pub fn key(&self) -> FlowKey {
         let FlowRecord { local, remote, protocol, .. } = self.record;
@@ -39,10 +39,10 @@ pub struct SocketEnd {
 }
 
 /// The desk itself.
-pub struct FlowDesk {
+pub struct FlowMailbox {
     /// Most records of ended flows that wait to be taken.
     limit: usize,
-    ended: Mutex<Ended>,
+    ended: Mutex<EndedFlows>,
     notices: Mutex<Vec<SocketEnd>>,
     living: Mutex<Living>,
     shown: Condvar,
@@ -50,8 +50,8 @@ pub struct FlowDesk {
 
 /// The records of ended flows, the oldest first.
 #[derive(Default)]
-struct Ended {
-    records: VecDeque<Seen>,
+struct EndedFlows {
+    records: VecDeque<NamespacedRecord>,
     /// How many there have been, and how many of these there were when the living ones were seen last. Only those may be
     /// taken: others may have been seen as living.
     added: u64,
@@ -64,15 +64,15 @@ struct Ended {
 struct Living {
     is_wanted: bool,
     /// With how many records of ended flows there had been then.
-    filled: Option<(Vec<Seen>, u64)>,
+    filled: Option<(Vec<NamespacedRecord>, u64)>,
     /// Whether those filled are the last, for the capture has ended.
     is_over: bool,
 }
 
-impl FlowDesk {
+impl FlowMailbox {
     /// A desk with room for the records of `limit` ended flows.
-    pub fn new(limit: usize) -> FlowDesk {
-        FlowDesk {
+    pub fn new(limit: usize) -> FlowMailbox {
+        FlowMailbox {
             limit,
             ended: Mutex::default(),
             notices: Mutex::default(),
@@ -82,7 +82,7 @@ impl FlowDesk {
     }
 
     /// Leaves records of flows that have ended, leaving none. The oldest make room.
-    pub fn add_ended(&self, records: &mut Vec<Seen>) {
+    pub fn add_ended(&self, records: &mut Vec<NamespacedRecord>) {
         let mut ended = self.ended.lock();
         ended.added += records.len() as u64;
         ended.records.extend(records.drain(..));
@@ -97,20 +97,20 @@ impl FlowDesk {
     }
 
     /// Leaves the living flows without having been asked.
-    pub fn put(&self, records: Vec<Seen>) {
+    pub fn put(&self, records: Vec<NamespacedRecord>) {
         let mut living = self.living.lock();
         living.filled = Some((records, self.ended.lock().added));
     }
 
     /// Takes the living flows that were left last.
-    pub(super) fn left(&self) -> Option<Vec<Seen>> {
+    pub(super) fn left(&self) -> Option<Vec<NamespacedRecord>> {
         let (records, added) = self.living.lock().filled.take()?;
         self.ended.lock().shown = added;
         Some(records)
     }
 
     /// Takes the records of flows that had ended when the living ones were seen last, the oldest first.
-    pub(super) fn take_ended(&self) -> VecDeque<Seen> {
+    pub(super) fn take_ended(&self) -> VecDeque<NamespacedRecord> {
         let mut ended = self.ended.lock();
         let later = usize::try_from(ended.added - ended.shown).unwrap_or(usize::MAX);
         let count = ended.records.len().saturating_sub(later);
@@ -137,7 +137,7 @@ impl FlowDesk {
 
     /// Asks for the living flows and waits until `deadline`. `wake` is called once the question stands. `None`: they did
     /// not come in time, or the capture has ended and they are those that came last.
-    pub(super) fn living(&self, deadline: Instant, wake: impl FnOnce()) -> Option<Vec<Seen>> {
+    pub(super) fn living(&self, deadline: Instant, wake: impl FnOnce()) -> Option<Vec<NamespacedRecord>> {
         let mut living = self.living.lock();
         if !living.is_over {
             living.filled = None;
@@ -154,7 +154,7 @@ impl FlowDesk {
     }
 
     /// Shows the living flows to whoever has asked, if anybody has; or because they are the last.
-    pub(super) fn show(&self, is_last: bool, records: impl FnOnce() -> Vec<Seen>) {
+    pub(super) fn show(&self, is_last: bool, records: impl FnOnce() -> Vec<NamespacedRecord>) {
         if !self.living.lock().is_wanted && !is_last {
             return;
         }

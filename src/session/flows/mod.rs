@@ -1,7 +1,7 @@
 //! Records of flows, for sessions that ask for them, and the notices of sockets that have closed.
 //!
 //! The capture thread has a [`Recorder`]. It notices flows that end, waits a moment for their owner and for the kernel's
-//! notice of the end, and leaves the last record in the [`FlowDesk`], where the update takes it. Of the flows that live
+//! notice of the end, and leaves the last record in the [`FlowMailbox`], where the update takes it. Of the flows that live
 //! it makes records when the update asks for them through its [`FlowView`], which adds what the kernel knows of the sockets.
 
 mod closed_sockets;
@@ -15,7 +15,7 @@ mod view;
 mod tests;
 
 pub use closed_sockets::{Carried, Connection, EndedQueue, EndedReader};
-pub use mailbox::{FlowDesk, Seen, SocketEnd};
+pub use mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 pub use recorder::Recorder;
 pub use tcp_reader::TcpReader;
 pub use view::FlowView;

@@ -1,14 +1,14 @@
 //! From what the flow table holds of a flow, and what the kernel knew of its socket, to its record.
 
 use super::mailbox::SocketEnd;
-use crate::flow::{Binding, Departed, Detail, Flow, FlowId, FlowState};
+use crate::flow::{Binding, Departed, Flow, FlowId, FlowMetrics, FlowState};
 use crate::model::{
     CloseReason, FlowKey, FlowPhase, FlowRecord, FlowValidity, Owner, Protocol, Role, Timestamp, Traffic,
 };
 use crate::netlink::TcpInfo;
 
 /// What the table holds of a flow, whether it is still there or has just left.
-pub struct Sight<'a> {
+pub struct TableFlow<'a> {
     pub id: FlowId,
     pub key: &'a FlowKey,
     pub state: FlowState,
@@ -16,13 +16,13 @@ pub struct Sight<'a> {
     pub last: Timestamp,
     pub totals: Traffic,
     pub owner: Option<Owner>,
-    pub detail: &'a Detail,
+    pub detail: &'a FlowMetrics,
 }
 
-impl<'a> Sight<'a> {
+impl<'a> TableFlow<'a> {
     /// Of a flow that is in the table.
-    pub fn held(id: FlowId, flow: &'a Flow, detail: &'a Detail) -> Sight<'a> {
-        Sight {
+    pub fn held(id: FlowId, flow: &'a Flow, detail: &'a FlowMetrics) -> TableFlow<'a> {
+        TableFlow {
             id,
             key: flow.key(),
             state: flow.state(),
@@ -35,9 +35,9 @@ impl<'a> Sight<'a> {
     }
 
     /// Of one that has left it.
-    pub fn departed(departed: &'a Departed, detail: &'a Detail) -> Sight<'a> {
+    pub fn departed(departed: &'a Departed, detail: &'a FlowMetrics) -> TableFlow<'a> {
         let &Departed { id, ref key, binding, totals, first, last, state, .. } = departed;
-        Sight { id, key, state, first, last, totals, owner: owner(binding).or(detail.owner()), detail }
+        TableFlow { id, key, state, first, last, totals, owner: owner(binding).or(detail.owner()), detail }
     }
 
     /// Its record at the moment `now`, in the namespace of this inode; 0 where that is not known.

@@ -1,8 +1,8 @@
 //! The capture thread's part: notices flows that end, and makes the records.
 
-use super::mailbox::{FlowDesk, Seen, SocketEnd};
-use super::record::Sight;
-use crate::flow::{Binding, Departed, Detail, FlowId, FlowState, FlowTable};
+use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
+use super::record::TableFlow;
+use crate::flow::{Binding, Departed, FlowId, FlowMetrics, FlowState, FlowTable};
 use crate::model::{CloseReason, FlowKey, FlowRecord, Namespace, Owner, Timestamp, Unowned};
 use crate::namespace::Known;
 use foldhash::fast::RandomState;
@@ -24,7 +24,7 @@ const WAITING_LIMIT: usize = 65_536;
 
 /// The recorder of one capture.
 pub struct Recorder {
-    desk: Arc<FlowDesk>,
+    desk: Arc<FlowMailbox>,
     /// The inode of the own namespace; 0 where that is not known.
     home_inode: u64,
     /// The namespaces besides.
@@ -35,12 +35,12 @@ pub struct Recorder {
     /// The same in the order in which they were told.
     order: VecDeque<(Timestamp, FlowKey)>,
     /// Records on their way to the desk.
-    batch: Vec<Seen>,
+    batch: Vec<NamespacedRecord>,
 }
 
 impl Recorder {
     /// A recorder for a capture whose own namespace has this inode; 0 where that is not known.
-    pub fn new(desk: Arc<FlowDesk>, home_inode: u64, known: Known) -> Recorder {
+    pub fn new(desk: Arc<FlowMailbox>, home_inode: u64, known: Known) -> Recorder {
         Recorder {
             desk,
             home_inode,
@@ -54,7 +54,7 @@ impl Recorder {
 
     /// Looks whether a flow that has counted something has ended by that.
     #[inline]
-    pub fn look(&mut self, id: FlowId, detail: &mut Detail, now: Timestamp) {
+    pub fn look(&mut self, id: FlowId, detail: &mut FlowMetrics, now: Timestamp) {
         // One that finds no room is told when it leaves the table.
         if detail.notice_end() && self.ending.len() < WAITING_LIMIT {
             self.ending.push_back((id, Timestamp(now.0.saturating_add(SETTLING))));
@@ -64,7 +64,7 @@ impl Recorder {
     /// Tells of a flow that has left the table, unless it has been told of; its owner may have been found since.
     pub fn depart(&mut self, departed: &Departed, owner: Option<Owner>) {
         let Some(detail) = departed.detail.as_ref().filter(|detail| !detail.is_told()) else { return };
-        let mut sight = Sight::departed(departed, detail);
+        let mut sight = TableFlow::departed(departed, detail);
         sight.owner = owner.or(sight.owner);
         let record = sight.last_record(self.inode(&departed.key), self.notice_of(sight.key, sight.first));
         self.add(&departed.key, record);
@@ -98,11 +98,11 @@ impl Recorder {
     }
 
     /// Those that there is memory for: the others are seen again later.
-    fn living(&self, flows: &FlowTable, now: Timestamp) -> Vec<Seen> {
+    fn living(&self, flows: &FlowTable, now: Timestamp) -> Vec<NamespacedRecord> {
         let seen = |(id, flow, detail)| {
-            let sight = Sight::held(id, flow, detail);
+            let sight = TableFlow::held(id, flow, detail);
             let record = sight.record(self.inode(sight.key), now);
-            Seen { namespace: sight.key.namespace, record }
+            NamespacedRecord { namespace: sight.key.namespace, record }
         };
         let mut living = Vec::new();
         for flow in flows.detailed().filter(|(_, _, detail)| !detail.is_told()) {
@@ -140,7 +140,7 @@ impl Recorder {
     fn tell(&mut self, flows: &mut FlowTable, id: FlowId) {
         let Some((flow, detail)) = flows.detail_mut(id) else { return };
         if detail.tell() {
-            let sight = Sight::held(id, flow, detail);
+            let sight = TableFlow::held(id, flow, detail);
             let record = sight.last_record(self.inode(sight.key), self.notice_of(sight.key, sight.first));
             self.add(flow.key(), record);
         }
@@ -188,7 +188,7 @@ impl Recorder {
     }
 
     fn add(&mut self, key: &FlowKey, record: FlowRecord) {
-        self.batch.push(Seen { namespace: key.namespace, record });
+        self.batch.push(NamespacedRecord { namespace: key.namespace, record });
     }
 }
 

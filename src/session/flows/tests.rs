@@ -1,6 +1,6 @@
 //! The recorder with made-up flows and notices, and the desk between the threads.
 
-use super::mailbox::{FlowDesk, Seen, SocketEnd};
+use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::recorder::Recorder;
 use crate::flow::{FlowId, FlowTable};
 use crate::model::{
@@ -30,18 +30,18 @@ fn key(port: u16) -> FlowKey {
     }
 }
 
-struct Bench {
+struct RecorderFixture {
     flows: FlowTable,
     recorder: Recorder,
-    desk: Arc<FlowDesk>,
+    desk: Arc<FlowMailbox>,
 }
 
-impl Bench {
-    fn new(limit: usize) -> Bench {
+impl RecorderFixture {
+    fn new(limit: usize) -> RecorderFixture {
         let mut flows = FlowTable::new(64).unwrap();
         flows.keep_details().unwrap();
-        let desk = Arc::new(FlowDesk::new(limit));
-        Bench { flows, recorder: Recorder::new(Arc::clone(&desk), INODE, Known::default()), desk }
+        let desk = Arc::new(FlowMailbox::new(limit));
+        RecorderFixture { flows, recorder: Recorder::new(Arc::clone(&desk), INODE, Known::default()), desk }
     }
 
     fn packet(&mut self, port: u16, millisecond: u64, direction: Direction, flags: u8) -> FlowId {
@@ -74,7 +74,7 @@ impl Bench {
     /// Ends a batch at a moment. What can be taken then.
     fn publish(&mut self, millisecond: u64) -> Vec<FlowRecord> {
         let now = at(millisecond);
-        let Bench { flows, recorder, .. } = self;
+        let RecorderFixture { flows, recorder, .. } = self;
         flows.drain_departed(|departed| recorder.depart(&departed, None));
         flows.drain_dirty(|id, flow, detail| {
             flow.take_pending();
@@ -87,7 +87,7 @@ impl Bench {
     }
 
     fn living(&mut self, millisecond: u64) -> Vec<FlowRecord> {
-        let Bench { flows, recorder, desk } = self;
+        let RecorderFixture { flows, recorder, desk } = self;
         let wake = || recorder.publish(flows, at(millisecond));
         let shown = desk.living(Instant::now() + Duration::from_secs(60), wake).unwrap();
         shown.into_iter().map(|seen| seen.record).collect()
@@ -96,7 +96,7 @@ impl Bench {
 
 #[test]
 fn a_flow_is_told_of_once_when_its_owner_is_known_and_the_kernel_had_its_time() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     let id = bench.open(1, 0);
     bench.close(1, 50);
     bench.bind(id, Ok(OWNER));
@@ -121,7 +121,7 @@ fn a_flow_is_told_of_once_when_its_owner_is_known_and_the_kernel_had_its_time() 
 
 #[test]
 fn an_owner_is_waited_for_but_not_for_ever() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     for (port, found) in [(1, true), (2, false)] {
         let id = bench.open(port, 0);
         bench.close(port, 10);
@@ -145,7 +145,7 @@ fn an_owner_is_waited_for_but_not_for_ever() {
 
 #[test]
 fn an_owner_that_has_ended_is_not_forgotten() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     let id = bench.open(1, 0);
     bench.flows.detail_mut(id).unwrap().1.set_owner(OWNER);
     bench.bind(id, Err(Unowned::NoSocket));
@@ -156,7 +156,7 @@ fn an_owner_that_has_ended_is_not_forgotten() {
 
 #[test]
 fn what_leaves_the_table_is_told_of_at_once() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     bench.open(1, 0);
     bench.flows.sweep(Timestamp(u64::MAX), usize::MAX);
     let told = bench.publish(20);
@@ -181,7 +181,7 @@ fn a_socket_that_goes_without_a_packet_ends_its_flow() {
         (retrying, 400, CloseReason::Unknown),
         (TcpInfo { retrying: 0, ..retrying }, 805, CloseReason::Unknown),
     ] {
-        let mut bench = Bench::new(10);
+        let mut bench = RecorderFixture::new(10);
         let id = bench.open(1, 0);
         bench.bind(id, Ok(OWNER));
         bench.gone(1, 5 + told, info);
@@ -198,7 +198,7 @@ fn a_socket_that_goes_without_a_packet_ends_its_flow() {
 
 #[test]
 fn a_notice_ends_no_flow_that_ends_by_itself_or_began_later() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     // The kernel waits for the other end without the socket.
     let waiting = bench.open(1, 0);
     bench.packet(1, 10, Send, 0x11);
@@ -222,7 +222,7 @@ fn a_notice_ends_no_flow_that_ends_by_itself_or_began_later() {
 
 #[test]
 fn the_end_of_the_capture_tells_all_that_has_ended_and_shows_the_rest() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     let id = bench.open(1, 0);
     bench.open(2, 0);
     bench.close(1, 10);
@@ -237,11 +237,11 @@ fn the_end_of_the_capture_tells_all_that_has_ended_and_shows_the_rest() {
 
 #[test]
 fn the_oldest_records_make_room_and_are_counted() {
-    let desk = FlowDesk::new(3);
-    let mut records: Vec<Seen> = (0..5)
+    let desk = FlowMailbox::new(3);
+    let mut records: Vec<NamespacedRecord> = (0..5)
         .map(|id| {
             let FlowKey { local, remote, protocol, namespace } = key(1);
-            Seen { namespace, record: FlowRecord::unknown(id, protocol, local, remote) }
+            NamespacedRecord { namespace, record: FlowRecord::unknown(id, protocol, local, remote) }
         })
         .collect();
     let mut late = records.split_off(4);
@@ -250,7 +250,7 @@ fn the_oldest_records_make_room_and_are_counted() {
     let see = || assert_eq!(desk.living(Instant::now(), || desk.show(true, Vec::new)).unwrap().len(), 0);
     see();
     desk.add_ended(&mut late);
-    let ids = |taken: std::collections::VecDeque<Seen>| -> Vec<u64> {
+    let ids = |taken: std::collections::VecDeque<NamespacedRecord>| -> Vec<u64> {
         taken.into_iter().map(|seen| seen.record.id).collect()
     };
     assert_eq!((ids(desk.take_ended()), desk.lost()), (vec![2, 3], 2));
@@ -261,7 +261,7 @@ fn the_oldest_records_make_room_and_are_counted() {
 
 #[test]
 fn notices_are_bounded() {
-    let mut bench = Bench::new(10);
+    let mut bench = RecorderFixture::new(10);
     for number in 0..100_000_u32 {
         let mut key = key(1);
         key.remote.port = number as u16;

@@ -1,11 +1,11 @@
 //! The update's part: asks for the living flows, and completes records with what the kernel knows.
 
-use super::mailbox::{FlowDesk, Seen, SocketEnd};
+use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::record::complete;
 use super::tcp_reader::TcpReader;
 use crate::model::{FlowKey, FlowRecord, Namespace, Protocol, Timestamp};
 use crate::netlink::TcpInfo;
-use crate::session::pipeline::Activity;
+use crate::session::pipeline::DrainBarrier;
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What the kernel knew of a flow's socket.
 #[derive(Clone, Copy)]
-struct Figures {
+struct SocketFigures {
     flow: u64,
     cookie: u64,
     info: TcpInfo,
 }
 
-type AllFigures = HashMap<FlowKey, Figures, RandomState>;
+type AllFigures = HashMap<FlowKey, SocketFigures, RandomState>;
 
 /// The flows as of the last update.
 pub struct FlowView {
-    desk: Arc<FlowDesk>,
-    living: Vec<Seen>,
+    desk: Arc<FlowMailbox>,
+    living: Vec<NamespacedRecord>,
     kernel: Option<TcpReader>,
     /// Of the flows that lived at the last update, and at the one before it: those that ended in between are told of
     /// only now.
@@ -37,12 +37,12 @@ pub struct FlowView {
 
 impl FlowView {
     /// Nothing seen yet. Without a reader the records are of what was captured only.
-    pub fn new(desk: Arc<FlowDesk>, kernel: Option<TcpReader>) -> FlowView {
+    pub fn new(desk: Arc<FlowMailbox>, kernel: Option<TcpReader>) -> FlowView {
         FlowView { desk, living: Vec::new(), kernel, figures: Default::default() }
     }
 
     /// Looks at the living flows anew.
-    pub fn update(&mut self, activity: &Activity) {
+    pub fn update(&mut self, activity: &DrainBarrier) {
         let deadline = Instant::now() + PATIENCE;
         if let Some(living) = self.desk.living(deadline, || activity.wake()) {
             self.living = living;
@@ -64,7 +64,7 @@ impl FlowView {
 
     /// Takes the last records of those that have ended, the oldest first.
     pub fn take_ended(&mut self) -> Vec<FlowRecord> {
-        let complete_one = |mut seen: Seen| {
+        let complete_one = |mut seen: NamespacedRecord| {
             let key = seen.key();
             let known = self.figures.iter().filter_map(|figures| figures.get(&key));
             if let Some(figures) = known.into_iter().find(|figures| figures.flow == seen.record.id) {
@@ -89,7 +89,7 @@ impl FlowView {
             |key, socket, info| {
                 if let Some(record) = wanted.remove(&key) {
                     complete(record, socket.cookie, info);
-                    latest.insert(key, Figures { flow: record.id, cookie: socket.cookie, info: *info });
+                    latest.insert(key, SocketFigures { flow: record.id, cookie: socket.cookie, info: *info });
                 }
             },
         );

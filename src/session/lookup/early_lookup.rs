@@ -1,19 +1,19 @@
 //! The thread that looks at the first packets of flows: finds their owners while the sockets live, and leaves them for
 //! the resolver.
 
-use super::identity_cache::Introducer;
+use super::identity_cache::IdentityCache;
 use super::latest_identities::{LatestIdentities, changes_identity};
-use super::throttle::Governor;
+use super::throttle::FirstPacketThrottle;
 use crate::decode::{decode, sequence_number};
 use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
 use crate::namespace::{Follower, enter, enter_initial};
 use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
-use crate::owner::{FirstLook, FirstStats, Opening, Side, Translations};
+use crate::owner::{EarlyLookup, EarlyLookupStats, Opening, Side, Translations};
 use crate::session::accounting::Ledger;
 use crate::session::flows::EndedReader;
 use crate::sync::Mutex;
-use crate::tap::{FirstPacket, FirstPackets};
+use crate::tap::{FirstPacket, FirstPacketSocket};
 use crate::thread::be_prompt;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -38,17 +38,17 @@ const STOPPED: Duration = Duration::from_secs(5);
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// The thread's own state.
-pub struct First {
+pub struct EarlyLookupThread {
     /// Whether first packets are looked at; else only the rest is done.
     pub looks: bool,
     /// The sockets for first packets, each with the namespace that it is in.
-    pub sockets: Vec<(Namespace, FirstPackets)>,
+    pub sockets: Vec<(Namespace, FirstPacketSocket)>,
     /// What happens to processes, where that is told.
     pub events: Option<ProcessEvents>,
     /// The search.
-    pub look: FirstLook,
+    pub look: EarlyLookup,
     /// Tells the ledger who owners are.
-    pub introducer: Introducer,
+    pub introducer: IdentityCache,
     /// Processes that have just become other programs, or changed their names.
     pub to_meet: Vec<i32>,
     /// What they have become.
@@ -56,16 +56,16 @@ pub struct First {
     /// Rung to end the thread.
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
-    pub governor: Governor,
+    pub governor: FirstPacketThrottle,
     /// The other namespaces that are captured in.
     pub follower: Follower,
     /// Reads which connections have ended, where that is wanted and told.
     pub ended: Option<EndedReader>,
 }
 
-impl First {
+impl EarlyLookupThread {
     /// Looks until `stopping` is set and the bell rung.
-    pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger, stats: &Mutex<FirstStats>) {
+    pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger, stats: &Mutex<EarlyLookupStats>) {
         let mut due = None;
         let mut governed = Instant::now();
         // What is due in a moment is due then, not with other timers.
@@ -157,7 +157,7 @@ impl First {
     }
 
     fn read_packets(&mut self, now: Instant) {
-        let First { look, governor, .. } = self;
+        let EarlyLookupThread { look, governor, .. } = self;
         self.sockets.retain_mut(|(namespace, socket)| {
             let read = socket.read(PACKETS_PER_TURN, |packet| take(look, governor, *namespace, &packet, now));
             read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
@@ -175,7 +175,7 @@ impl First {
         }
         for entry in changes.come.iter().filter(|_| self.looks) {
             let root = Arc::clone(self.look.root());
-            let open = || Ok((FirstPackets::open()?, InetDiag::open(), Translations::open(root, false)));
+            let open = || Ok((FirstPacketSocket::open()?, InetDiag::open(), Translations::open(root, false)));
             match enter(entry, open) {
                 Ok(Ok((socket, Ok(diag), translations))) => {
                     self.sockets.push((entry.namespace, socket));
@@ -201,8 +201,8 @@ impl First {
 
 /// Hands a packet's local ends to the search. Whether an end is local is not asked: who is not has no socket.
 fn take(
-    look: &mut FirstLook,
-    governor: &mut Governor,
+    look: &mut EarlyLookup,
+    governor: &mut FirstPacketThrottle,
     namespace: Namespace,
     packet: &FirstPacket<'_>,
     now: Instant,

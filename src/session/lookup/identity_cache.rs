@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const MAX_READS: usize = 4;
 
 /// Introduces each process once, as long as it is remembered.
-pub struct Introducer {
+pub struct IdentityCache {
     root: Arc<ProcRoot>,
     identities: IdentityReader,
     /// Who reads for a thread that may not be left behind.
@@ -41,10 +41,10 @@ pub struct Introducer {
     what: SampleSet,
 }
 
-impl Introducer {
+impl IdentityCache {
     /// Nobody introduced yet. `what` says whether command lines and control groups are wanted.
-    pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> Introducer {
-        Introducer {
+    pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> IdentityCache {
+        IdentityCache {
             root,
             identities: IdentityReader::default(),
             helper: None,
@@ -58,9 +58,9 @@ impl Introducer {
     }
 
     /// The same for a thread that cannot be left behind in a read that does not return.
-    pub fn with_helper(root: Arc<ProcRoot>, what: SampleSet) -> Introducer {
+    pub fn with_helper(root: Arc<ProcRoot>, what: SampleSet) -> IdentityCache {
         let helper = Helper::of_errands("capture-names", IdentityReader::default);
-        Introducer { helper: Some(helper), ..Introducer::new(root, what) }
+        IdentityCache { helper: Some(helper), ..IdentityCache::new(root, what) }
     }
 
     /// Asks a process that has just become another program, or changed its name, who it is: it may be gone by the time it is to be
@@ -164,9 +164,9 @@ mod tests {
     use crate::session::tree::Tree;
 
     /// Of an empty tree: nobody is read.
-    fn introducer() -> Introducer {
+    fn introducer() -> IdentityCache {
         let tree = Tree::new();
-        Introducer::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
+        IdentityCache::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
     }
 
     #[test]

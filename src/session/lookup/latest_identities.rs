@@ -1,7 +1,7 @@
 //! The latest identities of processes that have executed a program or changed their name since the last sample: one that has
 //! ended by the next one has its last name and command line there.
 
-use super::identity_cache::Introducer;
+use super::identity_cache::IdentityCache;
 use crate::model::{Identity, ProcId, ProcessRecord, Validity};
 use crate::netlink::{Happening, ProcessEvent, ProcessEvents};
 use crate::sync::Mutex;
@@ -66,7 +66,7 @@ pub fn changes_identity(event: &ProcessEvent) -> bool {
 /// Records identities until `stopping` is set and the bell rung, for a session without a thread that hears of events anyway.
 pub fn follow_identities(
     mut events: ProcessEvents,
-    mut introducer: Introducer,
+    mut introducer: IdentityCache,
     latest: &LatestIdentities,
     stopping: &AtomicBool,
     bell: BorrowedFd<'_>,

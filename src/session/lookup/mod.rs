@@ -10,9 +10,9 @@ mod latest_identities;
 mod resolver;
 mod throttle;
 
-pub use early_lookup::{First, open_events};
-pub use identity_cache::Introducer;
+pub use early_lookup::{EarlyLookupThread, open_events};
+pub use identity_cache::IdentityCache;
 pub use kernel_owners::KernelOwners;
 pub use latest_identities::{LatestIdentities, follow_identities};
-pub use resolver::{Answer, Desk, Request, Resolver};
-pub use throttle::Governor;
+pub use resolver::{Answer, LookupQueue, Request, Resolver};
+pub use throttle::FirstPacketThrottle;

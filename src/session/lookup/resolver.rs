@@ -1,16 +1,18 @@
 //! The thread that finds owners, beside the capture: it takes questions, asks the owner chain in batches, and leaves
 //! answers for the capture thread to fetch.
 
-use super::identity_cache::Introducer;
+use super::identity_cache::IdentityCache;
 use super::kernel_owners::KernelOwners;
 use crate::flow::FlowId;
 use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{FlowKey, Owner, Quality, Timestamp, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
-use crate::owner::{Early, EarlyOwners, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations};
+use crate::owner::{
+    EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations,
+};
 use crate::session::accounting::Ledger;
-use crate::session::pipeline::Activity;
+use crate::session::pipeline::DrainBarrier;
 use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -57,7 +59,7 @@ pub struct Answer {
 }
 
 /// The desk between the capture thread and the resolver.
-pub struct Desk {
+pub struct LookupQueue {
     /// Questions that may be open at once; flows that come on top are told that the queue is full.
     limit: usize,
     inbox: Mutex<Inbox>,
@@ -86,10 +88,10 @@ struct Inbox {
     stopping: bool,
 }
 
-impl Desk {
+impl LookupQueue {
     /// A desk for `limit` open questions.
-    pub fn new(limit: usize) -> Desk {
-        Desk {
+    pub fn new(limit: usize) -> LookupQueue {
+        LookupQueue {
             limit,
             inbox: Mutex::default(),
             arrived: Condvar::default(),
@@ -190,8 +192,8 @@ impl Desk {
 /// The resolver's own state.
 pub struct Resolver {
     finder: Finder,
-    early: Arc<EarlyOwners>,
-    introducer: Introducer,
+    early: Arc<EarlyOwnerCache>,
+    introducer: IdentityCache,
     follower: Follower,
     /// What the kernel notes of sockets' users, where it does.
     kernel: Option<KernelOwners>,
@@ -206,8 +208,8 @@ impl Resolver {
     /// A resolver that answers from `early`, and else by `finder`, also for the namespaces that `follower` tells of.
     pub fn new(
         finder: Finder,
-        early: Arc<EarlyOwners>,
-        introducer: Introducer,
+        early: Arc<EarlyOwnerCache>,
+        introducer: IdentityCache,
         follower: Follower,
     ) -> Resolver {
         let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
@@ -220,7 +222,7 @@ impl Resolver {
     }
 
     /// Answers questions until the desk is closed, first those that a resolver before this one has left.
-    pub fn run(mut self, desk: &Desk, ledger: &Ledger, activity: &Activity) {
+    pub fn run(mut self, desk: &LookupQueue, ledger: &Ledger, activity: &DrainBarrier) {
         desk.recover();
         self.finder.prepare(Instant::now());
         self.log_faults();
@@ -234,7 +236,7 @@ impl Resolver {
                 let mut query = Query::new(request.key, asked).with_local_end(request.local_end);
                 // A socket that was found by the local end alone need not have what is another's.
                 let is_own = request.local_end == LocalEnd::Own;
-                let may_be = |early: &Early| is_own || early.owner.quality != Quality::Guessed;
+                let may_be = |early: &EarlyOwner| is_own || early.owner.quality != Quality::Guessed;
                 let early = self.early.get(&request.key, request.first, request.is_over);
                 if let Some(early) = early.filter(may_be)
                     && self.finder.learn(&request.key, &early, now)
@@ -317,7 +319,7 @@ impl Resolver {
     }
 
     /// Releases what the kernel has recorded and nobody will ask about.
-    fn release_records(&self, desk: &Desk) {
+    fn release_records(&self, desk: &LookupQueue) {
         let Some(kernel) = &self.kernel else { return };
         if let Err(error) = kernel.sweep(&Clocks::now(), desk.waited()) {
             debug!("the kernel's records of ended sockets cannot be released: {error}");
@@ -350,7 +352,7 @@ impl Resolver {
     }
 
     /// Leaves the final answers at the desk and keeps the rest.
-    fn hand_out(&mut self, desk: &Desk, untried: usize) {
+    fn hand_out(&mut self, desk: &LookupQueue, untried: usize) {
         let mut answers = Vec::new();
         let mut index = 0;
         let mut under_way = desk.under_way.lock();

@@ -41,25 +41,30 @@ fn requests(ports: impl IntoIterator<Item = u16>) -> Vec<Request> {
 
 /// A resolver at work behind a desk, until this is dropped.
 struct Office {
-    desk: Arc<Desk>,
+    desk: Arc<LookupQueue>,
     ledger: Arc<Ledger>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Office {
     fn open(tree: &Tree) -> Office {
-        let (desk, ledger) = (Arc::new(Desk::new(QUEUE_LIMIT)), Arc::new(Ledger::default()));
+        let (desk, ledger) = (Arc::new(LookupQueue::new(QUEUE_LIMIT)), Arc::new(Ledger::default()));
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let (its_desk, its_ledger) = (Arc::clone(&desk), Arc::clone(&ledger));
         let work = move || {
             let finder = Finder::new(Arc::clone(&root), Budget::default(), Arc::default());
-            Resolver::new(finder, Arc::default(), Introducer::new(root, SampleSet::ALL), Follower::default())
-                .run(&its_desk, &its_ledger, &Activity::default())
+            Resolver::new(
+                finder,
+                Arc::default(),
+                IdentityCache::new(root, SampleSet::ALL),
+                Follower::default(),
+            )
+            .run(&its_desk, &its_ledger, &DrainBarrier::default())
         };
         Office { desk, ledger, thread: Some(std::thread::spawn(work)) }
     }
 
-    fn wait(&self, until: impl Fn(&Desk) -> bool) {
+    fn wait(&self, until: impl Fn(&LookupQueue) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !until(&self.desk) {
             assert!(Instant::now() < deadline, "no answer");
@@ -78,7 +83,7 @@ impl Drop for Office {
 
 #[test]
 fn room_is_what_is_not_waiting() {
-    let desk = Desk::new(QUEUE_LIMIT);
+    let desk = LookupQueue::new(QUEUE_LIMIT);
     assert_eq!((desk.room(), desk.waiting(), desk.handed_in(), desk.is_idle()), (QUEUE_LIMIT, 0, 0, true));
     desk.ask(&mut Vec::new());
     let mut asked = requests(1..4);
@@ -93,7 +98,7 @@ fn room_is_what_is_not_waiting() {
 
 #[test]
 fn questions_are_taken_in_order_and_in_bounds() {
-    let desk = Desk::new(QUEUE_LIMIT);
+    let desk = LookupQueue::new(QUEUE_LIMIT);
     desk.ask(&mut requests(1..6));
     let take = |most| {
         let taken = desk.take_requests(Some(Instant::now()), most)?;

@@ -1,8 +1,8 @@
 //! Keeps the looking at first packets within its share of a core, by letting fewer of them through.
 
 use crate::model::{Packet, Protocol};
-use crate::owner::{FirstStats, Meter};
-use crate::tap::Thinning;
+use crate::owner::{EarlyLookupStats, Meter};
+use crate::tap::SamplingRate;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,11 +30,11 @@ const LEFT_OUT: Duration = Duration::from_secs(10);
 const LEAST: f64 = 1.0 / 1024.0;
 
 /// Counts what comes, and decides what is to come.
-pub struct Governor {
+pub struct FirstPacketThrottle {
     meter: Box<dyn Meter>,
     used: Duration,
     /// The outcome of looking when it was last judged.
-    judged: FirstStats,
+    judged: EarlyLookupStats,
     share: f64,
     openings: u32,
     datagrams: u32,
@@ -43,24 +43,24 @@ pub struct Governor {
     left_out: HashMap<u16, Duration, RandomState>,
     /// Time since the beginning.
     now: Duration,
-    thinning: Thinning,
+    thinning: SamplingRate,
 }
 
-impl Governor {
+impl FirstPacketThrottle {
     /// One that lets everything through. `meter` tells the thread's CPU time.
-    pub fn new(mut meter: Box<dyn Meter>) -> Governor {
+    pub fn new(mut meter: Box<dyn Meter>) -> FirstPacketThrottle {
         let used = meter.cpu_time();
-        Governor {
+        FirstPacketThrottle {
             meter,
             used,
-            judged: FirstStats::default(),
+            judged: EarlyLookupStats::default(),
             share: SHARE,
             openings: 0,
             datagrams: 0,
             ports: HashMap::default(),
             left_out: HashMap::default(),
             now: Duration::ZERO,
-            thinning: Thinning::default(),
+            thinning: SamplingRate::default(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Governor {
     }
 
     /// Judges by what looking has brought so far how much of it is worth while.
-    pub fn judge(&mut self, stats: &FirstStats) {
+    pub fn judge(&mut self, stats: &EarlyLookupStats) {
         let since = |now: u64, then: u64| now.saturating_sub(then);
         let found = since(stats.found, self.judged.found);
         let in_vain =
@@ -92,13 +92,13 @@ impl Governor {
     }
 
     /// Ends an interval of the given length. Returns what is to be let through from now on, when that has changed.
-    pub fn govern(&mut self, passed: Duration) -> Option<Thinning> {
+    pub fn govern(&mut self, passed: Duration) -> Option<SamplingRate> {
         let used = self.meter.cpu_time();
         let share =
             used.saturating_sub(self.used).as_secs_f64() / passed.as_secs_f64().max(f64::MIN_POSITIVE);
         self.used = used;
         self.now += passed;
-        let mut next = Thinning { ports: self.choose_ports(), ..self.thinning };
+        let mut next = SamplingRate { ports: self.choose_ports(), ..self.thinning };
         // What there is more of makes the cost.
         let (more, less) = if self.datagrams > self.openings {
             (&mut next.datagrams, &mut next.openings)
@@ -131,7 +131,7 @@ impl Governor {
             .map(|(port, count)| (*count, *port))
             .collect();
         busy.sort_unstable_by(|one, other| other.cmp(one));
-        let room = Thinning::MOST_PORTS.saturating_sub(self.left_out.len());
+        let room = SamplingRate::MOST_PORTS.saturating_sub(self.left_out.len());
         self.left_out.extend(busy.into_iter().take(room).map(|(_, port)| (port, now + LEFT_OUT)));
         let mut ports: Vec<u16> = self.left_out.keys().copied().collect();
         ports.sort_unstable();
@@ -158,15 +158,15 @@ mod tests {
         }
     }
 
-    fn governor() -> (Governor, Moved) {
+    fn governor() -> (FirstPacketThrottle, Moved) {
         let meter = Moved::default();
-        (Governor::new(Box::new(meter.clone())), meter)
+        (FirstPacketThrottle::new(Box::new(meter.clone())), meter)
     }
 
     #[test]
     fn looks_in_vain_are_to_cost_less_than_others() {
         let (mut governor, meter) = governor();
-        let mut stats = FirstStats::default();
+        let mut stats = EarlyLookupStats::default();
         let mut openings = |found, too_late, milliseconds| {
             (stats.found, stats.too_late) = (stats.found + found, stats.too_late + too_late);
             governor.judge(&stats);
@@ -247,7 +247,7 @@ mod tests {
             }
         }
         let ports = governor.govern(INTERVAL).unwrap().ports;
-        assert_eq!(ports.len(), Thinning::MOST_PORTS);
+        assert_eq!(ports.len(), SamplingRate::MOST_PORTS);
         assert!(ports.contains(&700), "the busiest are");
     }
 }

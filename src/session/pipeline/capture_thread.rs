@@ -1,20 +1,20 @@
 //! The capture thread: waits for frames, runs the pipeline over them, and publishes once a batch.
 
-use super::drain_barrier::Activity;
+use super::drain_barrier::DrainBarrier;
 use super::frame_pipeline::{FrameCounts, Pipeline};
 use super::packet_queue::PacketQueue;
-use super::tcp_reconciler::CompletionStats;
+use super::tcp_reconciler::ReconcilerStats;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
 use crate::model::Timestamp;
-use crate::owner::FirstStats;
+use crate::owner::EarlyLookupStats;
 use crate::session::accounting::Ledger;
 use crate::session::flows::EndedQueue;
-use crate::session::flows::FlowDesk;
+use crate::session::flows::FlowMailbox;
 use crate::session::limits::FlowLimits;
-use crate::session::lookup::Desk;
 use crate::session::lookup::LatestIdentities;
-use crate::session::session_fd::Poll;
+use crate::session::lookup::LookupQueue;
+use crate::session::session_fd::Readiness;
 use crate::session::supervision::Supervision;
 use crate::sync::Mutex;
 use crate::tap::{Note, Tap, TapStats};
@@ -60,7 +60,7 @@ pub struct CaptureCounts {
     /// The devices.
     pub tap: TapStats,
     /// Connections compared.
-    pub completion: CompletionStats,
+    pub completion: ReconcilerStats,
 }
 
 /// What the capture thread shares with the session.
@@ -70,13 +70,13 @@ pub struct CaptureShared {
     /// Bytes by owner.
     pub ledger: Ledger,
     /// Questions and answers.
-    pub desk: Desk,
+    pub desk: LookupQueue,
     /// Waking and waiting.
-    pub activity: Activity,
+    pub activity: DrainBarrier,
     /// Connections that have ended.
     pub ended: Arc<EndedQueue>,
     /// What the look at first packets has done.
-    pub first: Mutex<FirstStats>,
+    pub first: Mutex<EarlyLookupStats>,
     /// Counters of the last batch.
     pub counts: Mutex<CaptureCounts>,
     /// Why the capture ended before it was told to.
@@ -86,7 +86,7 @@ pub struct CaptureShared {
     /// Ends the wait of the thread that looks at first packets, and of the one that reads the kernel's counters.
     stop_event: Mutex<Option<Arc<EventFd>>>,
     /// Records of flows.
-    pub flows: Arc<FlowDesk>,
+    pub flows: Arc<FlowMailbox>,
     /// What processes have become since the last sample.
     pub latest: Arc<LatestIdentities>,
 }
@@ -102,15 +102,15 @@ impl CaptureShared {
         Ok(CaptureShared {
             limits,
             ledger: Ledger::default(),
-            desk: Desk::new(limits.questions),
-            activity: Activity::default(),
+            desk: LookupQueue::new(limits.questions),
+            activity: DrainBarrier::default(),
             ended: Arc::default(),
             first: Mutex::default(),
             counts: Mutex::default(),
             failure: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop_event: Mutex::new(Some(Arc::new(event))),
-            flows: Arc::new(FlowDesk::new(limits.ended)),
+            flows: Arc::new(FlowMailbox::new(limits.ended)),
             latest: Arc::default(),
         })
     }
@@ -158,7 +158,7 @@ pub struct Capture {
     room_per_batch: usize,
     shared: Arc<CaptureShared>,
     packets: Arc<PacketQueue>,
-    poll: Arc<Poll>,
+    poll: Arc<Readiness>,
     supervision: Arc<Supervision>,
     refreshed: Instant,
     /// A moment before which everything captured has been read, and the questions that had been handed in by then, while
@@ -174,7 +174,7 @@ impl Capture {
         timeout: Duration,
         shared: Arc<CaptureShared>,
         packets: Arc<PacketQueue>,
-        poll: Arc<Poll>,
+        poll: Arc<Readiness>,
         supervision: Arc<Supervision>,
     ) -> Capture {
         let limits = shared.limits;

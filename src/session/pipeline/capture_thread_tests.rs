@@ -7,7 +7,7 @@ use crate::namespace::Follower;
 use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::proc::ProcRoot;
 use crate::session::frames::{Carries, Packet, Wire};
-use crate::session::lookup::Introducer;
+use crate::session::lookup::IdentityCache;
 use crate::session::lookup::Resolver;
 use crate::session::savefile::{Format, Record, link_type, savefile};
 use crate::session::tree::{Tree, UNCONNECTED};
@@ -24,14 +24,14 @@ const ROOM: usize = QUESTIONS / 4 + QUESTIONS * 3 / 4 / 2;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A capture of a savefile with nobody at the desk.
-struct Replay {
+struct ReplayFixture {
     shared: Arc<CaptureShared>,
-    poll: Arc<Poll>,
+    poll: Arc<Readiness>,
     thread: JoinHandle<()>,
 }
 
-impl Replay {
-    fn start(bytes: &[u8]) -> Replay {
+impl ReplayFixture {
+    fn start(bytes: &[u8]) -> ReplayFixture {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let tap = Tap::savefile(file.path(), None).unwrap();
@@ -40,7 +40,7 @@ impl Replay {
             (Arc::new(CaptureShared::new(limits).unwrap()), Arc::new(PacketQueue::new(0)));
         shared.activity.set_waker(tap.waker());
         let pipeline = Pipeline::new(limits, &[], Arc::clone(&packets)).unwrap();
-        let poll = Arc::new(Poll::new(None));
+        let poll = Arc::new(Readiness::new(None));
         let capture = Capture::new(
             Box::new(tap),
             Box::new(pipeline),
@@ -51,7 +51,7 @@ impl Replay {
             Arc::default(),
         );
         let thread = std::thread::spawn(|| capture.run());
-        Replay { shared, poll, thread }
+        ReplayFixture { shared, poll, thread }
     }
 
     fn wait(&self, until: impl Fn(&CaptureShared) -> bool) {
@@ -69,7 +69,7 @@ impl Replay {
         let resolver = std::thread::spawn(move || {
             let budget = Budget::new(1.0, PATIENCE, Box::new(ThreadMeter));
             let finder = Finder::new(Arc::clone(&root), budget, Arc::default());
-            let introducer = Introducer::new(root, SampleSet::ALL);
+            let introducer = IdentityCache::new(root, SampleSet::ALL);
             Resolver::new(finder, Arc::default(), introducer, Follower::default()).run(
                 &shared.desk,
                 &shared.ledger,
@@ -112,7 +112,7 @@ fn a_savefile_is_read_no_faster_than_owners_can_be_asked_for() {
     tree.process(53, "server", 1, &[530]);
     tree.socket("udp", "0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 530);
     let records = datagrams(CLIENTS);
-    let replay = Replay::start(&saved(&records));
+    let replay = ReplayFixture::start(&saved(&records));
     replay.wait(|shared| shared.desk.room() < ROOM);
     // Time enough to read on, if it did.
     std::thread::sleep(Duration::from_millis(200));
@@ -129,7 +129,7 @@ fn a_replay_ends_when_its_questions_are_answered_also_when_the_file_is_damaged()
     let tree = Tree::new();
     for cut in [0, 5] {
         let whole = saved(&datagrams(3));
-        let replay = Replay::start(&whole[..whole.len() - cut]);
+        let replay = ReplayFixture::start(&whole[..whole.len() - cut]);
         let expected = if cut == 0 { 3 } else { 2 };
         replay.wait(|shared| shared.counts.lock().frames.frames == expected);
         replay.wait(|shared| shared.desk.waiting() as u64 == expected);
@@ -146,19 +146,19 @@ fn a_replay_ends_when_its_questions_are_answered_also_when_the_file_is_damaged()
 #[test]
 fn a_replay_can_be_stopped_at_any_time() {
     let many = saved(&datagrams(2 * QUESTIONS as u32));
-    Replay::start(&many).stop();
-    let full = Replay::start(&many);
+    ReplayFixture::start(&many).stop();
+    let full = ReplayFixture::start(&many);
     full.wait(|shared| shared.desk.room() < ROOM);
     full.stop();
-    let unanswered = Replay::start(&saved(&datagrams(3)));
+    let unanswered = ReplayFixture::start(&saved(&datagrams(3)));
     unanswered.wait(|shared| shared.desk.waiting() == 3);
     unanswered.stop();
 }
 
-fn is_readable(poll: &Arc<Poll>) -> bool {
-    use crate::session::session_fd::SessionDescriptor;
+fn is_readable(poll: &Arc<Readiness>) -> bool {
+    use crate::session::session_fd::SessionFd;
     use nix::poll::{PollFd, PollFlags, PollTimeout};
-    let descriptor = SessionDescriptor::new(Arc::clone(poll));
+    let descriptor = SessionFd::new(Arc::clone(poll));
     let mut fds = [PollFd::new(descriptor.get().unwrap(), PollFlags::POLLIN)];
     nix::poll::poll(&mut fds, PollTimeout::from(10_000u16)).unwrap() == 1
 }

@@ -6,8 +6,8 @@ const ELSEWHERE: &str = "203.0.113.7:80";
 const CLIENT: &str = "198.51.100.1:4000";
 
 /// A pipeline on a host where a rule can send any packet to a table that makes all addresses local.
-fn bench(flow_limit: usize) -> Bench {
-    let mut bench = Bench::new(flow_limit);
+fn bench(flow_limit: usize) -> PipelineFixture {
+    let mut bench = PipelineFixture::new(flow_limit);
     let mut devices = LocalAddresses::default();
     devices.insert_conditional_network(&Address::v4([0; 4]), 0);
     bench.pipeline.set_device_addresses(&[(Namespace::HOME, Arc::new(devices))]);
@@ -15,7 +15,7 @@ fn bench(flow_limit: usize) -> Bench {
 }
 
 /// A packet from the client that arrives, and one back that leaves.
-fn both_ways(bench: &mut Bench, flags: u8) -> (u64, u64) {
+fn both_ways(bench: &mut PipelineFixture, flags: u8) -> (u64, u64) {
     let home = Namespace::HOME;
     let received = bench.packet_passing(Passage::Incoming, home, tcp(flags, CLIENT, ELSEWHERE));
     (bench.packet_passing(Passage::Outgoing, home, tcp(flags, ELSEWHERE, CLIENT)), received)

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 /// The capture's side of the arrangement between the threads.
 #[derive(Default)]
-pub struct Activity {
+pub struct DrainBarrier {
     waker: Mutex<Option<Waker>>,
-    state: Mutex<State>,
+    state: Mutex<BarrierState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct BarrierState {
     /// The latest moment that an update asked about.
     asked: Option<Instant>,
     /// Everything captured before this moment has been counted, as far as an owner could be found.
@@ -21,7 +21,7 @@ struct State {
     ended: bool,
 }
 
-impl Activity {
+impl DrainBarrier {
     /// Notes how the capture thread is woken.
     pub fn set_waker(&self, waker: Waker) {
         *self.waker.lock() = Some(waker);
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_is_released_when_his_moment_is_reached() {
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(DrainBarrier::default());
         let start = Instant::now();
         let [early, late] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
         let wait = |moment| {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_request_does_not_wait() {
-        let activity = Activity::default();
+        let activity = DrainBarrier::default();
         let moment = Instant::now();
         let later = moment + LONG;
         assert_eq!(activity.complete(later), None);
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn patience_ends() {
-        let activity = Activity::default();
+        let activity = DrainBarrier::default();
         let moment = Instant::now();
         assert!(!activity.complete_through(moment, Duration::ZERO));
         assert_eq!(activity.asked(), Some(moment), "it is still wanted");
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_end_releases_everybody_for_ever() {
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(DrainBarrier::default());
         let moment = Instant::now() + LONG;
         let waiting = {
             let activity = Arc::clone(&activity);

@@ -14,7 +14,7 @@ fn there(number: u32) -> String {
 
 #[test]
 fn what_the_kernel_alone_answers_is_not_asked_about() {
-    let mut bench = Bench::new(100_000);
+    let mut bench = PipelineFixture::new(100_000);
     let mut bytes = 0;
     for number in 0..1000 {
         bytes += bench.packet(tcp(SYN, &there(number), HERE));
@@ -37,7 +37,7 @@ fn what_the_kernel_alone_answers_is_not_asked_about() {
 #[test]
 fn a_connection_is_asked_about_once_its_handshake_is_complete_and_has_all_of_its_bytes() {
     for publishes_between in [false, true] {
-        let mut bench = Bench::new(100_000);
+        let mut bench = PipelineFixture::new(100_000);
         let mut flood = 0;
         for number in 1..1000 {
             flood += bench.packet(tcp(SYN, &there(number), HERE));
@@ -64,7 +64,7 @@ fn a_connection_is_asked_about_once_its_handshake_is_complete_and_has_all_of_its
 
 #[test]
 fn datagrams_that_nobody_answers_leave_room_for_other_questions() {
-    let mut bench = Bench::new(100_000);
+    let mut bench = PipelineFixture::new(100_000);
     for number in 0..20 {
         bench.packet(udp(&there(number), "192.0.2.1:53"));
     }
@@ -83,7 +83,7 @@ fn datagrams_that_nobody_answers_leave_room_for_other_questions() {
 
 #[test]
 fn what_has_been_given_up_is_asked_about_when_it_is_answered() {
-    let mut bench = Bench::new(100_000);
+    let mut bench = PipelineFixture::new(100_000);
     let sent = bench.packet(udp(HERE, PEER_END));
     let opened = bench.packet(tcp(SYN, HERE, PEER_END));
     bench.answer_all(|_| Err(Unowned::NoSocket));
@@ -97,7 +97,7 @@ fn what_has_been_given_up_is_asked_about_when_it_is_answered() {
 
 #[test]
 fn attempts_that_nobody_answers_leave_room_for_connections() {
-    let mut bench = Bench::new(100_000);
+    let mut bench = PipelineFixture::new(100_000);
     for number in 0..20 {
         bench.packet(tcp(SYN, HERE, &there(number)));
         bench.packet(udp(HERE, &there(number)));

@@ -11,18 +11,18 @@ const PLACES: usize = 256;
 
 /// Between whom packets pass, and the flows that count them.
 #[derive(Clone, Copy)]
-struct Path {
+struct CacheEntry {
     source: Endpoint,
     destination: Endpoint,
     protocol: Protocol,
     namespace: Namespace,
     passage: Passage,
-    flows: Flows,
+    flows: PacketFlows,
 }
 
 /// The flows that count a packet: for its sender, for its receiver, or for both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flows {
+pub struct PacketFlows {
     /// The sender's, if it is on this host.
     pub send: Option<FlowId>,
     /// The receiver's, if it is on this host.
@@ -32,20 +32,20 @@ pub struct Flows {
 }
 
 /// What is remembered.
-pub struct Paths {
-    places: Box<[Option<Path>; PLACES]>,
+pub struct FlowCache {
+    places: Box<[Option<CacheEntry>; PLACES]>,
 }
 
-impl Default for Paths {
-    fn default() -> Paths {
-        Paths { places: Box::new([None; PLACES]) }
+impl Default for FlowCache {
+    fn default() -> FlowCache {
+        FlowCache { places: Box::new([None; PLACES]) }
     }
 }
 
-impl Paths {
+impl FlowCache {
     /// The flows that counted the latest packet with the same endpoints that passed the same way.
     #[inline]
-    pub fn get(&self, packet: &Packet, namespace: Namespace, passage: Passage) -> Option<Flows> {
+    pub fn get(&self, packet: &Packet, namespace: Namespace, passage: Passage) -> Option<PacketFlows> {
         let path = self.places[place(packet)].as_ref()?;
         let is_same = path.source == packet.source
             && path.destination == packet.destination
@@ -56,9 +56,10 @@ impl Paths {
     }
 
     /// Remembers which flows have counted a packet.
-    pub fn set(&mut self, packet: &Packet, namespace: Namespace, passage: Passage, flows: Flows) {
+    pub fn set(&mut self, packet: &Packet, namespace: Namespace, passage: Passage, flows: PacketFlows) {
         let &Packet { source, destination, protocol, .. } = packet;
-        self.places[place(packet)] = Some(Path { source, destination, protocol, namespace, passage, flows });
+        self.places[place(packet)] =
+            Some(CacheEntry { source, destination, protocol, namespace, passage, flows });
     }
 
     /// Forgets everything.
@@ -101,8 +102,8 @@ mod tests {
         let (one, namespace, passage) = (packet(1), Namespace::HOME, Passage::Outgoing);
         let key = FlowKey { local: one.source, remote: one.destination, protocol: one.protocol, namespace };
         let send = flows.record(&key, Direction::Send, 60, TcpFlags::ACK, Timestamp(1));
-        let found = Flows { send: Some(send), receive: None, may_loop: false };
-        let mut paths = Paths::default();
+        let found = PacketFlows { send: Some(send), receive: None, may_loop: false };
+        let mut paths = FlowCache::default();
         assert_eq!(paths.get(&one, namespace, passage), None);
         paths.set(&one, namespace, passage, found);
         assert_eq!(paths.get(&one, namespace, passage), Some(found));

@@ -3,13 +3,13 @@
 //! It belongs to the capture thread. Per frame it takes no lock, makes no system call and allocates nothing but
 //! room for packets that are to be delivered; everything shared is touched once a batch, in [`Pipeline::publish`].
 
-use super::flow_cache::{Flows, Paths};
+use super::flow_cache::{FlowCache, PacketFlows};
 use super::locality::Locality;
 use super::looped::Looped;
 use super::packet_queue::{PacketBatch, PacketQueue};
-use super::pending_departures::{Orphans, credit_course, rebind};
-use super::recheck::{SecondLooks, is_to_replace};
-use super::tcp_reconciler::{Completion, CompletionStats};
+use super::pending_departures::{PendingDepartures, credit_course, rebind};
+use super::recheck::{OwnerRecheck, is_to_replace};
+use super::tcp_reconciler::{ReconcilerStats, TcpReconciler};
 use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowState, FlowStats, FlowTable, FragmentTable};
@@ -18,7 +18,7 @@ use crate::model::{
     Timestamp, Undecoded, Unowned, WireSize,
 };
 use crate::owner::LocalEnd;
-use crate::session::accounting::{Books, Ledger};
+use crate::session::accounting::{Ledger, LedgerContents};
 use crate::session::flows::EndedQueue;
 use crate::session::flows::Recorder;
 use crate::session::limits::FlowLimits;
@@ -57,19 +57,19 @@ pub struct Pipeline {
     fragments: FragmentTable,
     locality: Locality,
     looped: Looped,
-    paths: Paths,
+    paths: FlowCache,
     packets: Arc<PacketQueue>,
     batch: PacketBatch,
     counts: FrameCounts,
     /// Bytes without a flow since the last batch, by reason.
     without_flow: [u64; Unowned::COUNT],
-    orphans: Orphans,
+    orphans: PendingDepartures,
     /// The part of the room for questions that is left to flows that were answered.
     reserved: usize,
     /// Flows that found the queue of questions full, the oldest first.
     turned_away: VecDeque<FlowId>,
-    completion: Completion,
-    again: SecondLooks,
+    completion: TcpReconciler,
+    again: OwnerRecheck,
     recorder: Option<Recorder>,
     latest: Timestamp,
     swept: Timestamp,
@@ -97,16 +97,16 @@ impl Pipeline {
             fragments: FragmentTable::default(),
             locality: Locality::new(also_local),
             looped: Looped::default(),
-            paths: Paths::default(),
+            paths: FlowCache::default(),
             packets,
             batch: PacketBatch::default(),
             counts: FrameCounts::default(),
             without_flow: [0; Unowned::COUNT],
-            orphans: Orphans::new(limits.questions),
+            orphans: PendingDepartures::new(limits.questions),
             reserved: limits.reserved(),
             turned_away: VecDeque::new(),
-            completion: Completion::default(),
-            again: SecondLooks::default(),
+            completion: TcpReconciler::default(),
+            again: OwnerRecheck::default(),
             recorder: None,
             latest: Timestamp::default(),
             swept: Timestamp::default(),
@@ -206,7 +206,8 @@ impl Pipeline {
         self.counts.offloaded += 1;
         self.counts.offloaded_packets += u64::from(size.packets);
         self.counts.estimated_bytes += u64::from(estimated.bytes);
-        let Some(Flows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+        let Some(PacketFlows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage)
+        else {
             return;
         };
         for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
@@ -217,7 +218,7 @@ impl Pipeline {
     }
 
     /// The flows that have counted packets with the same endpoints, if there are any.
-    fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> Option<Flows> {
+    fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> Option<PacketFlows> {
         let &Frame { namespace, passage, .. } = frame;
         if let Some(flows) = self.paths.get(packet, namespace, passage) {
             return Some(flows);
@@ -225,7 +226,7 @@ impl Pipeline {
         let &Packet { source, destination, protocol, .. } = packet;
         let send = self.flows.find(&FlowKey { local: source, remote: destination, protocol, namespace });
         let receive = self.flows.find(&FlowKey { local: destination, remote: source, protocol, namespace });
-        (send.is_some() || receive.is_some()).then_some(Flows { send, receive, may_loop: false })
+        (send.is_some() || receive.is_some()).then_some(PacketFlows { send, receive, may_loop: false })
     }
 
     /// Counts a frame for each of its ends that is in the namespace where it was captured.
@@ -251,7 +252,8 @@ impl Pipeline {
 
     /// Notes the course of the flows that have just counted a packet.
     fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let Some(Flows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage) else {
+        let Some(PacketFlows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage)
+        else {
             return;
         };
         let has_payload = has_payload(frame.link, frame.data);
@@ -287,7 +289,7 @@ impl Pipeline {
         }
         if from_here || to_here {
             let may_loop = is_sent_to_group && !is_looped;
-            self.paths.set(packet, namespace, passage, Flows { send, receive, may_loop });
+            self.paths.set(packet, namespace, passage, PacketFlows { send, receive, may_loop });
         } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }
@@ -350,7 +352,7 @@ impl Pipeline {
     }
 
     /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
-    fn settle_departed(&mut self, books: &mut Books, room: usize, requests: &mut Vec<Request>) {
+    fn settle_departed(&mut self, books: &mut LedgerContents, room: usize, requests: &mut Vec<Request>) {
         let Pipeline { flows, orphans, recorder, locality, reserved, .. } = self;
         flows.drain_departed(|mut departed| {
             let key = departed.key;
@@ -373,7 +375,7 @@ impl Pipeline {
     }
 
     /// Puts the first `room` flows that found the queue full on the list of those to be asked about.
-    fn ask_for_turned_away(&mut self, room: usize, books: &mut Books) {
+    fn ask_for_turned_away(&mut self, room: usize, books: &mut LedgerContents) {
         let count = self.turned_away.len().min(room);
         for id in self.turned_away.drain(..count) {
             let Some(flow) = self.flows.get_mut(id) else { continue };
@@ -386,7 +388,7 @@ impl Pipeline {
     }
 
     /// Puts flows that nobody was asked about, since they were unanswered, on the list of those to be asked about.
-    fn ask_for_answered(&mut self, books: &mut Books) {
+    fn ask_for_answered(&mut self, books: &mut LedgerContents) {
         for id in self.flows.take_answered() {
             let Some(flow) = self.flows.get_mut(id) else { continue };
             if let Binding::Unowned(reason @ (Unowned::NoSocket | Unowned::NotLocal)) = flow.binding() {
@@ -398,7 +400,7 @@ impl Pipeline {
     }
 
     /// Credits every flow that counted something.
-    fn credit_flows(&mut self, books: &mut Books) {
+    fn credit_flows(&mut self, books: &mut LedgerContents) {
         let mut ask_again = Vec::new();
         self.flows.drain_dirty(|id, flow, detail| {
             let owner = match flow.binding() {
@@ -430,7 +432,7 @@ impl Pipeline {
         }
     }
 
-    fn apply(&mut self, answer: Answer, books: &mut Books) {
+    fn apply(&mut self, answer: Answer, books: &mut LedgerContents) {
         if self.looped.answer(answer.flow, &answer.owner, &mut self.flows) {
             return;
         }
@@ -468,7 +470,7 @@ impl Pipeline {
     }
 
     /// What comparing ended connections has brought.
-    pub fn completion_stats(&self) -> CompletionStats {
+    pub fn completion_stats(&self) -> ReconcilerStats {
         self.completion.stats()
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 /// One thing that happens to a pipeline.
 #[derive(Clone, Debug)]
-enum Step {
+enum TrafficStep {
     /// A packet from one of the endpoints to another.
     Packet { carries: Carries, from: usize, to: usize, payload: usize, part: Option<Part> },
     /// A batch ends, with so much room for questions.
@@ -33,7 +33,7 @@ const ENDPOINTS: [&str; 9] = [
     "224.0.0.1:9",
 ];
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = TrafficStep> {
     let flags = prop::sample::select(vec![0x02, 0x12, 0x10, 0x11, 0x04]);
     let carries = prop_oneof![flags.prop_map(Carries::Tcp), Just(Carries::Udp), Just(Carries::Echo)];
     let part = (0u16..3, 0u16..3, any::<bool>());
@@ -42,15 +42,15 @@ fn step() -> impl Strategy<Value = Step> {
     let packet = (carries, 0..ENDPOINTS.len(), 0..ENDPOINTS.len(), 0usize..900, part);
     prop_oneof![
         12 => packet.prop_map(|(carries, from, to, payload, part)| {
-            Step::Packet { carries, from, to, payload, part }
+            TrafficStep::Packet { carries, from, to, payload, part }
         }),
-        3 => prop_oneof![Just(0usize), 1usize..4, Just(100)].prop_map(|room| Step::Publish { room }),
+        3 => prop_oneof![Just(0usize), 1usize..4, Just(100)].prop_map(|room| TrafficStep::Publish { room }),
         4 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, again)| {
-            Step::Answer { which, again }
+            TrafficStep::Answer { which, again }
         }),
-        1 => (1i32..5).prop_map(|pid| Step::End { pid }),
-        1 => Just(Step::Fetch),
-        1 => (1u64..200).prop_map(|seconds| Step::Pause { seconds }),
+        1 => (1i32..5).prop_map(|pid| TrafficStep::End { pid }),
+        1 => Just(TrafficStep::Fetch),
+        1 => (1u64..200).prop_map(|seconds| TrafficStep::Pause { seconds }),
     ]
 }
 
@@ -95,13 +95,13 @@ proptest! {
 
     #[test]
     fn every_byte_is_counted_once(steps in prop::collection::vec(step(), 1..120), limit in 1usize..6) {
-        let mut bench = Bench::new(limit);
+        let mut bench = PipelineFixture::new(limit);
         let (mut worth, mut strays) = (Worth::default(), 0);
         let (mut due, mut ended) = (Vec::new(), Vec::new());
         let mut answered = Vec::new();
         for step in steps {
             match step {
-                Step::Packet { carries, from, to, payload, part } => {
+                TrafficStep::Packet { carries, from, to, payload, part } => {
                     // An echo has one identifier for both its ends; later parts have no ports at all.
                     let mut packet = Packet::new(carries, ENDPOINTS[from], ENDPOINTS[to], payload);
                     if carries == Carries::Echo {
@@ -127,7 +127,7 @@ proptest! {
                         worth.add(&packet, bytes);
                     }
                 }
-                Step::Publish { room } => {
+                TrafficStep::Publish { room } => {
                     let answers = std::mem::take(&mut due);
                     let mut fresh = std::mem::take(&mut bench.asked);
                     bench.publish(&answers, room);
@@ -138,7 +138,7 @@ proptest! {
                     prop_assert_eq!(bench.unowned(Unowned::NotLocal), worth.of_others);
                     prop_assert_eq!(bench.unowned(Unowned::Fragment), strays);
                 }
-                Step::Answer { which, again } => {
+                TrafficStep::Answer { which, again } => {
                     if again && !answered.is_empty() {
                         let request: &Request = which.get(&answered);
                         due.push(answer_by(request, owner_of));
@@ -148,13 +148,13 @@ proptest! {
                         answered.push(request);
                     }
                 }
-                Step::End { pid } => {
+                TrafficStep::End { pid } => {
                     bench.fetch();
                     bench.ledger.lock().close(ProcId { pid, start_ticks: 1 }, std::time::Instant::now());
                     ended.push((pid, bench.credited(pid)));
                 }
-                Step::Fetch => bench.fetch(),
-                Step::Pause { seconds } => {
+                TrafficStep::Fetch => bench.fetch(),
+                TrafficStep::Pause { seconds } => {
                     bench.now += seconds * 1_000_000_000;
                     bench.pipeline.set_time(Timestamp(bench.now));
                 }

@@ -29,7 +29,7 @@ const PEER: &str = "198.51.100.1";
 const ETHERNET_LIMIT: u32 = 1514;
 
 /// A pipeline with its ledger, and the questions it has asked.
-struct Bench {
+struct PipelineFixture {
     pipeline: Pipeline,
     ledger: Ledger,
     packets: Arc<PacketQueue>,
@@ -47,11 +47,11 @@ fn limits(held: usize) -> FlowLimits {
 /// Room for questions that is left to flows that were answered.
 const RESERVED: usize = 16_384;
 
-impl Bench {
-    fn new(flow_limit: usize) -> Bench {
+impl PipelineFixture {
+    fn new(flow_limit: usize) -> PipelineFixture {
         let packets = Arc::new(PacketQueue::new(1 << 20));
         let local = [HOST, "2001:db8::1"].map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
-        Bench {
+        PipelineFixture {
             pipeline: Pipeline::new(limits(flow_limit), &local, Arc::clone(&packets)).unwrap(),
             ledger: Ledger::default(),
             packets,
@@ -161,7 +161,7 @@ fn the_link_makes_no_difference_but_for_its_length() {
             Wire::Null => LinkType::Null,
             Wire::Loop => LinkType::Loop,
         };
-        let mut bench = Bench::new(8);
+        let mut bench = PipelineFixture::new(8);
         let mut expected = [0, 0];
         let packets = [udp("192.0.2.1:10", "198.51.100.1:2"), udp("[2001:db8::2]:5", "[2001:db8::1]:10")];
         for (packet, expected) in packets.iter().zip(&mut expected) {
@@ -185,7 +185,7 @@ fn the_link_makes_no_difference_but_for_its_length() {
 
 #[test]
 fn a_loopback_packet_counts_at_both_its_ends() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let bytes = bench.packet(udp("127.0.0.1:10", "127.0.0.1:20"));
     let more = bench.packet(udp("192.0.2.1:10", "192.0.2.1:20"));
     bench.answer_all(by_port);
@@ -195,7 +195,7 @@ fn a_loopback_packet_counts_at_both_its_ends() {
 
 #[test]
 fn a_socket_that_talks_to_itself_has_sent_and_received() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let bytes = bench.packet(udp("127.0.0.1:10", "127.0.0.1:10"));
     bench.answer_all(by_port);
     assert_eq!(bench.credited(10), (bytes, bytes));
@@ -203,7 +203,7 @@ fn a_socket_that_talks_to_itself_has_sent_and_received() {
 
 #[test]
 fn groups_are_received_from_others_only() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let broadcast = Address::v4([192, 0, 2, 255]);
     let mut devices = LocalAddresses::default();
     devices.insert_broadcast(broadcast);
@@ -220,7 +220,7 @@ fn groups_are_received_from_others_only() {
 
 #[test]
 fn what_is_not_this_hosts_is_counted_as_that() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let bytes = bench.packet(udp("198.51.100.1:1", "203.0.113.1:2"));
     bench.answer_all(by_port);
     assert_eq!((bench.unowned(Unowned::NotLocal), bench.accounted()), (bytes, bytes));
@@ -230,7 +230,7 @@ fn what_is_not_this_hosts_is_counted_as_that() {
 
 #[test]
 fn addresses_of_devices_count_as_soon_as_they_are_known() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let before = bench.packet(udp("203.0.113.1:10", "198.51.100.1:2"));
     let devices: LocalAddresses = [Address::v4([203, 0, 113, 1])].into_iter().collect();
     bench.pipeline.set_device_addresses(&[(Namespace::HOME, Arc::new(devices))]);
@@ -247,7 +247,7 @@ fn addresses(number: u8, texts: &[&str]) -> (Namespace, Arc<LocalAddresses>) {
 
 #[test]
 fn the_same_addresses_in_two_namespaces_stay_apart() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.pipeline.set_device_addresses(&[addresses(1, &["10.0.0.2"]), addresses(2, &["10.0.0.2"])]);
     let there = "198.51.100.1:2";
     let one = bench.packet_in(Namespace(1), udp("10.0.0.2:10", there));
@@ -272,7 +272,7 @@ fn the_same_addresses_in_two_namespaces_stay_apart() {
 
 #[test]
 fn a_packet_between_two_namespaces_counts_at_each_end_once() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let home = addresses(0, &["10.0.0.1"]);
     bench.pipeline.set_device_addresses(&[home, addresses(1, &["10.0.0.2"]), addresses(2, &["10.0.0.3"])]);
     let owner = |key: &FlowKey| exact(100 + i32::from(key.namespace.0));
@@ -300,7 +300,7 @@ fn a_packet_between_two_namespaces_counts_at_each_end_once() {
 
 #[test]
 fn addresses_given_besides_are_of_the_own_namespace_only() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let elsewhere = bench.packet_in(Namespace(1), udp(&format!("{HOST}:10"), "198.51.100.1:2"));
     let here = bench.packet(udp(&format!("{HOST}:10"), "198.51.100.1:2"));
     bench.answer_all(by_port);
@@ -309,7 +309,7 @@ fn addresses_given_besides_are_of_the_own_namespace_only() {
 
 #[test]
 fn a_namespace_that_is_gone_leaves_no_addresses() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.pipeline.set_device_addresses(&[addresses(1, &["10.0.0.2"])]);
     bench.pipeline.set_device_addresses(&[addresses(2, &["10.0.0.3"])]);
     let bytes = bench.packet_in(Namespace(1), udp("10.0.0.2:10", "198.51.100.1:2"));
@@ -319,7 +319,7 @@ fn a_namespace_that_is_gone_leaves_no_addresses() {
 
 #[test]
 fn later_fragments_belong_to_the_flow_of_the_first() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let part = |id, offset, more| Packet {
         part: Some(Part { id, offset, more }),
         ..udp("192.0.2.1:10", "198.51.100.1:2")
@@ -333,7 +333,7 @@ fn later_fragments_belong_to_the_flow_of_the_first() {
 
 #[test]
 fn what_cannot_be_decoded_is_counted_by_its_reason() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let arp = Wire::Ethernet.arp().unwrap();
     let whole = Wire::Ethernet.frame(&udp("192.0.2.1:10", "198.51.100.1:2").bytes());
     for data in [&arp[..], &whole[..20]] {
@@ -361,7 +361,7 @@ fn what_cannot_be_decoded_is_counted_by_its_reason() {
 fn bytes_wait_for_an_answer_and_follow_it_also_when_the_flow_has_left() {
     // A table of one flow: whatever comes next has the flow before let go.
     for leaves_before_publish in [true, false] {
-        let mut bench = Bench::new(1);
+        let mut bench = PipelineFixture::new(1);
         let first = bench.packet(udp("192.0.2.1:10", "198.51.100.1:2"));
         bench.publish(&[], usize::MAX);
         let request = bench.asked[0];
@@ -382,7 +382,7 @@ fn bytes_wait_for_an_answer_and_follow_it_also_when_the_flow_has_left() {
 #[test]
 fn a_port_that_is_used_again_is_asked_about_again() {
     let (here, there) = ("192.0.2.1:10", "198.51.100.1:2");
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let mut old = bench.packet(tcp(0x02, here, there));
     bench.answer_all(|_| exact(1));
     old += bench.packet(tcp(0x04, here, there));
@@ -395,7 +395,7 @@ fn a_port_that_is_used_again_is_asked_about_again() {
 #[test]
 fn an_owner_that_was_removed_gets_nothing_more_and_the_flow_is_asked_about_again() {
     let (here, there) = ("192.0.2.1:10", "198.51.100.1:2");
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let first = bench.packet(udp(here, there));
     bench.answer_all(|_| exact(1));
     bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 }, std::time::Instant::now());
@@ -410,7 +410,7 @@ fn an_owner_that_was_removed_gets_nothing_more_and_the_flow_is_asked_about_again
 
 #[test]
 fn a_flow_that_found_the_queue_full_is_asked_about_when_there_is_room() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let mut bytes = [10, 20, 30].map(|port| bench.packet(udp(&format!("{HOST}:{port}"), "198.51.100.1:2")));
     bench.publish(&[], RESERVED + 1);
     assert_eq!(bench.asked.len(), 1);
@@ -428,7 +428,7 @@ fn a_flow_that_found_the_queue_full_is_asked_about_when_there_is_room() {
 
 #[test]
 fn packets_are_held_as_captured_if_they_are_wanted() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let length = bench.packet(udp("192.0.2.1:10", "198.51.100.1:2"));
     bench.publish(&[], 8);
     let batches = bench.packets.take(9);

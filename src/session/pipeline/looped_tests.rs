@@ -6,12 +6,12 @@ const GROUP: &str = "239.1.2.3:20";
 const SENDER: &str = "192.0.2.1:10";
 
 /// Sends a packet to the group.
-fn send(bench: &mut Bench) -> u64 {
+fn send(bench: &mut PipelineFixture) -> u64 {
     bench.packet_passing(Passage::Outgoing, Namespace::HOME, udp(SENDER, GROUP))
 }
 
 /// Answers the questions, that about the copies so.
-fn answer_looped(bench: &mut Bench, copies: std::result::Result<Owner, Unowned>) -> usize {
+fn answer_looped(bench: &mut PipelineFixture, copies: std::result::Result<Owner, Unowned>) -> usize {
     let asked = std::mem::take(&mut bench.asked);
     let of = |it: &Request| if it.local_end == LocalEnd::Looped { copies } else { by_port(&it.key) };
     let answers: Vec<Answer> = asked.iter().map(|it| answer(it, of(it))).collect();
@@ -22,7 +22,7 @@ fn answer_looped(bench: &mut Bench, copies: std::result::Result<Owner, Unowned>)
 #[test]
 fn a_receiver_on_this_host_has_all_from_the_first_packet_on() {
     for copies in [exact(20), Err(Unowned::NoHolder)] {
-        let mut bench = Bench::new(8);
+        let mut bench = PipelineFixture::new(8);
         let mut bytes = send(&mut bench) + send(&mut bench);
         bench.publish(&[], usize::MAX);
         bytes += send(&mut bench);
@@ -36,7 +36,7 @@ fn a_receiver_on_this_host_has_all_from_the_first_packet_on() {
 
 #[test]
 fn what_nobody_here_receives_is_sent_only_and_is_asked_about_again_a_second_later() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let mut bytes = 0;
     for _ in 0..3 {
         bytes += send(&mut bench);
@@ -57,7 +57,7 @@ fn what_nobody_here_receives_is_sent_only_and_is_asked_about_again_a_second_late
 
 #[test]
 fn groups_that_are_known_are_bounded() {
-    let mut bench = Bench::new(8192);
+    let mut bench = PipelineFixture::new(8192);
     for port in 1..=3000 {
         bench.packet_passing(Passage::Outgoing, Namespace::HOME, udp(SENDER, &format!("239.1.2.3:{port}")));
     }

@@ -16,6 +16,6 @@ mod recheck;
 mod tcp_reconciler;
 
 pub use capture_thread::{Capture, CaptureShared};
-pub use drain_barrier::Activity;
+pub use drain_barrier::DrainBarrier;
 pub use frame_pipeline::Pipeline;
 pub use packet_queue::{PacketBatch, PacketEntry, PacketQueue};

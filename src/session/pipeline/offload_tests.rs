@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 const HEADERS: u64 = 54;
 const SEGMENT: u64 = 1460;
 
-impl Bench {
+impl PipelineFixture {
     /// Takes in a packet as a frame of which only the headers are captured, with so much payload.
     fn offloaded(&mut self, packet: Packet, payload: u64) {
         self.now += 1_000;
@@ -44,7 +44,7 @@ fn endpoint(text: &str) -> Endpoint {
 
 #[test]
 fn an_offloaded_frame_counts_as_the_packets_it_is_on_the_wire() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));
     bench.offloaded(tcp(0x18, own, peer), 10 * SEGMENT);
     bench.offloaded(tcp(0x18, own, peer), SEGMENT);
@@ -61,7 +61,7 @@ fn an_offloaded_frame_counts_as_the_packets_it_is_on_the_wire() {
 
 #[test]
 fn what_is_only_passing_counts_as_packets_too() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.offloaded(tcp(0x18, "203.0.113.1:10", "203.0.113.2:2"), 4 * SEGMENT);
     bench.answer_all(by_port);
     assert_eq!(bench.unowned(Unowned::NotLocal), 4 * (SEGMENT + HEADERS));
@@ -69,7 +69,7 @@ fn what_is_only_passing_counts_as_packets_too() {
 
 #[test]
 fn a_packet_between_two_processes_here_is_as_many_at_both() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.offloaded(tcp(0x18, &format!("{HOST}:10"), &format!("{HOST}:20")), 3 * SEGMENT);
     bench.answer_all(by_port);
     let bytes = 3 * (SEGMENT + HEADERS);
@@ -87,7 +87,7 @@ fn estimated_headers_do_not_hide_what_was_lost() {
         protocol: Protocol::TCP,
         namespace: Namespace::HOME,
     };
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     for (flags, from, to) in [(0x02, own, peer), (0x12, peer, own), (0x10, own, peer)] {
         bench.offloaded(tcp(flags, from, to), 0);
     }
@@ -108,7 +108,7 @@ fn estimated_headers_do_not_hide_what_was_lost() {
 /// Both ends of a connection say in their SYN what they accept; neither sends more.
 #[test]
 fn segments_are_no_larger_than_both_ends_accept() {
-    let mut bench = Bench::new(2000);
+    let mut bench = PipelineFixture::new(2000);
     let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));
     let mut syn = |flags: u8, from: &str, to: &str, limit: u16| {
         let mut data = Wire::Ethernet.frame(&Packet::new(Carries::Tcp(flags), from, to, 4).bytes());

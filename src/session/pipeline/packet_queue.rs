@@ -82,11 +82,11 @@ impl PacketBatch {
 /// The queue between the capture thread and the update.
 pub struct PacketQueue {
     limit: usize,
-    held: Mutex<Held>,
+    held: Mutex<QueuedPackets>,
 }
 
 #[derive(Default)]
-struct Held {
+struct QueuedPackets {
     batches: VecDeque<PacketBatch>,
     weight: usize,
     lost: u64,

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn each_end_is_counted_where_the_packet_passes_it() {
     let (leaves, arrives) = (Passage::Outgoing, Passage::Incoming);
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let both = [[192, 0, 2, 1], [192, 0, 2, 2]].map(Address::v4);
     bench.pipeline.set_device_addresses(&[(Namespace::HOME, Arc::new(both.into_iter().collect()))]);
     let ask = || udp("192.0.2.1:10", "192.0.2.2:53");
@@ -28,7 +28,7 @@ fn each_end_is_counted_where_the_packet_passes_it() {
 /// for a copy.
 #[test]
 fn copies_count_for_neither_end() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let (sent, received) =
         (|| udp("192.0.2.1:10", "198.51.100.1:2"), || udp("198.51.100.1:2", "192.0.2.1:10"));
     let once = (
@@ -46,7 +46,7 @@ fn copies_count_for_neither_end() {
 /// A host that asks for its address has none: what leaves without is its own, what arrives so is another's.
 #[test]
 fn what_leaves_without_an_address_is_sent_from_here() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let ask = || udp("0.0.0.0:68", "255.255.255.255:67");
     let sent = bench.packet_passing(Passage::Outgoing, Namespace::HOME, ask());
     let received = bench.packet_passing(Passage::Incoming, Namespace::HOME, ask());

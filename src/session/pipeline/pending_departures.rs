@@ -1,21 +1,21 @@
 //! Booking what flows have counted: to their owners, or by the reason why there is none.
 
-use crate::flow::{Binding, Departed, Detail, Flow, FlowId};
+use crate::flow::{Binding, Departed, Flow, FlowId, FlowMetrics};
 use crate::model::{Owner, Unowned};
-use crate::session::accounting::Books;
+use crate::session::accounting::LedgerContents;
 use crate::session::flows::Recorder;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 /// Flows that left the table while their owner was being looked for.
-pub struct Orphans {
+pub struct PendingDepartures {
     limit: usize,
     flows: HashMap<FlowId, Departed, RandomState>,
 }
 
 /// Gives a flow that was asked about a reason for having no owner; its bytes move to that reason.
-pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut Books) {
+pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut LedgerContents) {
     let reported = flow.reported();
     books.uncount_unowned(Unowned::Pending, reported);
     flow.bind(Err(reason));
@@ -23,7 +23,7 @@ pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut Books) {
 }
 
 /// Counts what a flow did for its owner, where courses are kept. Without an owner it waits.
-pub fn credit_course(detail: &mut Detail, owner: Option<Owner>, books: &mut Books) {
+pub fn credit_course(detail: &mut FlowMetrics, owner: Option<Owner>, books: &mut LedgerContents) {
     let Some(owner) = owner else { return };
     detail.set_owner(owner);
     if detail.has_counts()
@@ -33,14 +33,19 @@ pub fn credit_course(detail: &mut Detail, owner: Option<Owner>, books: &mut Book
     }
 }
 
-impl Orphans {
+impl PendingDepartures {
     /// Keeps at most `limit`.
-    pub fn new(limit: usize) -> Orphans {
-        Orphans { limit, flows: HashMap::default() }
+    pub fn new(limit: usize) -> PendingDepartures {
+        PendingDepartures { limit, flows: HashMap::default() }
     }
 
     /// Books what a flow had not had booked when it left the table, or keeps it while its owner is being looked for.
-    pub fn settle(&mut self, departed: Departed, books: &mut Books, recorder: Option<&mut Recorder>) {
+    pub fn settle(
+        &mut self,
+        departed: Departed,
+        books: &mut LedgerContents,
+        recorder: Option<&mut Recorder>,
+    ) {
         let pending = departed.pending;
         let unreported = pending.bytes() - departed.reported;
         match departed.binding {
@@ -96,7 +101,7 @@ impl Orphans {
         &mut self,
         flow: FlowId,
         answer: Result<Owner, Unowned>,
-        books: &mut Books,
+        books: &mut LedgerContents,
         recorder: Option<&mut Recorder>,
     ) {
         let Some(orphan) = self.flows.remove(&flow) else { return };
@@ -112,7 +117,12 @@ impl Orphans {
 }
 
 /// Makes the last record of a flow that has left the table.
-fn conclude(mut flow: Departed, owner: Option<Owner>, books: &mut Books, recorder: Option<&mut Recorder>) {
+fn conclude(
+    mut flow: Departed,
+    owner: Option<Owner>,
+    books: &mut LedgerContents,
+    recorder: Option<&mut Recorder>,
+) {
     if let (Some(detail), Some(recorder)) = (&mut flow.detail, recorder) {
         credit_course(detail, owner, books);
         recorder.depart(&flow, owner);

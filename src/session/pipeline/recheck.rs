@@ -22,7 +22,7 @@ const PER_SECOND: u64 = 250;
 
 /// Which flows are to be asked about again, and which have been.
 #[derive(Default)]
-pub struct SecondLooks {
+pub struct OwnerRecheck {
     /// What may still be asked.
     allowance: u64,
     refilled: Timestamp,
@@ -32,7 +32,7 @@ pub struct SecondLooks {
     asked: HashSet<FlowId, foldhash::fast::RandomState>,
 }
 
-impl SecondLooks {
+impl OwnerRecheck {
     /// Allows as many questions as the time is worth that has passed. Without this nothing is ever asked.
     pub fn refill(&mut self, now: Timestamp) {
         let nanoseconds = now.since(self.refilled).min(1_000 * MILLISECOND);

@@ -13,7 +13,7 @@ fn with(pid: i32, quality: Quality) -> std::result::Result<Owner, Unowned> {
     Ok(Owner { process: ProcId { pid, start_ticks: 1 }, quality })
 }
 
-impl Bench {
+impl PipelineFixture {
     /// Lets so much time pass, as the capture thread tells of it.
     fn pass(&mut self, milliseconds: u64) {
         self.now += milliseconds * 1_000_000;
@@ -37,7 +37,7 @@ impl Bench {
 
 #[test]
 fn a_connection_that_is_handed_on_is_the_new_owners_from_the_answer_on() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let mut before = bench.begin(exact(1));
     bench.pass(1_000);
     let (bytes, asked) = bench.more();
@@ -64,7 +64,7 @@ fn a_connection_that_is_handed_on_is_the_new_owners_from_the_answer_on() {
 
 #[test]
 fn what_is_silent_or_over_or_in_a_savefile_is_not_asked_about() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.begin(exact(1));
     bench.pass(2_000);
     bench.publish(&[], usize::MAX);
@@ -72,7 +72,7 @@ fn what_is_silent_or_over_or_in_a_savefile_is_not_asked_about() {
     bench.packet(tcp(RST, HERE, THERE));
     bench.publish(&[], usize::MAX);
     assert!(bench.asked.is_empty(), "over");
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.begin(exact(1));
     bench.now += 2_000_000_000;
     assert!(bench.more().1.is_empty(), "nobody has told of time");
@@ -80,7 +80,7 @@ fn what_is_silent_or_over_or_in_a_savefile_is_not_asked_about() {
 
 #[test]
 fn a_flow_is_asked_about_thrice_at_most() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.begin(exact(1));
     let mut ages = Vec::new();
     for half_seconds in 1..200 {
@@ -109,7 +109,7 @@ fn an_answer_that_says_less_changes_nothing() {
         (with(1, Exact), with(2, Shared), [1, 2]),
     ];
     for (known, found, owners) in cases {
-        let mut bench = Bench::new(8);
+        let mut bench = PipelineFixture::new(8);
         bench.begin(known);
         for (wait, owner) in [1_600, 4_000].into_iter().zip(owners) {
             bench.pass(wait);
@@ -125,7 +125,7 @@ fn an_answer_that_says_less_changes_nothing() {
 
 #[test]
 fn what_turns_out_to_be_shared_is_flagged_at_once() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.begin(with(1, Quality::Exact));
     bench.pass(1_600);
     let (_, asked) = bench.more();
@@ -137,8 +137,8 @@ fn what_turns_out_to_be_shared_is_flagged_at_once() {
 #[test]
 fn so_many_are_asked_about_a_second_and_new_flows_come_first() {
     const FLOWS: u16 = 1_000;
-    let mut bench = Bench::new(2_048);
-    let carry = |bench: &mut Bench, ports: std::ops::Range<u16>| {
+    let mut bench = PipelineFixture::new(2_048);
+    let carry = |bench: &mut PipelineFixture, ports: std::ops::Range<u16>| {
         for port in ports {
             bench.packet(udp(&format!("{HOST}:{port}"), THERE));
         }
@@ -146,7 +146,7 @@ fn so_many_are_asked_about_a_second_and_new_flows_come_first() {
     carry(&mut bench, 1..FLOWS + 1);
     bench.answer_all(|_| exact(1));
     bench.pass(10_000);
-    let round = |bench: &mut Bench, room| {
+    let round = |bench: &mut PipelineFixture, room| {
         carry(bench, 1..FLOWS + 1);
         bench.publish(&[], room);
         std::mem::take(&mut bench.asked).len()
@@ -169,7 +169,7 @@ fn so_many_are_asked_about_a_second_and_new_flows_come_first() {
 
 #[test]
 fn who_has_ended_is_not_found_again_by_what_was_known_of_the_first_packet() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     bench.begin(exact(1));
     bench.ledger.lock().close(ProcId { pid: 1, start_ticks: 1 }, std::time::Instant::now());
     let (_, asked) = bench.more();
@@ -179,7 +179,7 @@ fn who_has_ended_is_not_found_again_by_what_was_known_of_the_first_packet() {
 
 #[test]
 fn an_owner_that_ends_while_its_flow_is_asked_about_again_leaves_one_answer() {
-    let mut bench = Bench::new(8);
+    let mut bench = PipelineFixture::new(8);
     let mut before = bench.begin(exact(1));
     bench.pass(2_000);
     let (bytes, again) = bench.more();

@@ -24,7 +24,7 @@ const TCP_HEADER: u64 = 20;
 
 /// What comparing has brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct CompletionStats {
+pub struct ReconcilerStats {
     /// Connections compared.
     pub checked: u64,
     /// Those of which something was missing.
@@ -35,14 +35,14 @@ pub struct CompletionStats {
 
 /// The connections that are to be compared. The capture thread has them.
 #[derive(Default)]
-pub struct Completion {
+pub struct TcpReconciler {
     waiting: VecDeque<Connection>,
     /// How many are waiting with the same endpoints.
     alike: HashMap<FlowKey, usize, RandomState>,
-    stats: CompletionStats,
+    stats: ReconcilerStats,
 }
 
-impl Completion {
+impl TcpReconciler {
     /// How many more connections can be taken in.
     pub fn room(&self) -> usize {
         LIMIT.saturating_sub(self.waiting.len())
@@ -80,7 +80,7 @@ impl Completion {
     }
 
     /// What comparing has brought.
-    pub fn stats(&self) -> CompletionStats {
+    pub fn stats(&self) -> ReconcilerStats {
         self.stats
     }
 }

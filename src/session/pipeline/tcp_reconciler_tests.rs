@@ -22,17 +22,17 @@ fn key(port: u16) -> FlowKey {
     }
 }
 
-struct Bench {
+struct ReconcilerFixture {
     flows: FlowTable,
-    completion: Completion,
+    completion: TcpReconciler,
     start: Instant,
 }
 
-impl Bench {
-    fn new() -> Bench {
-        Bench {
+impl ReconcilerFixture {
+    fn new() -> ReconcilerFixture {
+        ReconcilerFixture {
             flows: FlowTable::new(64).unwrap(),
-            completion: Completion::default(),
+            completion: TcpReconciler::default(),
             start: Instant::now() + Duration::from_secs(1000),
         }
     }
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// Takes in ends and compares them all.
-    fn compare(&mut self, ends: Vec<Connection>) -> CompletionStats {
+    fn compare(&mut self, ends: Vec<Connection>) -> ReconcilerStats {
         self.completion.take_in(ends);
         self.completion.compare(&mut self.flows, self.start + Duration::from_nanos(1));
         self.completion.stats()
@@ -83,13 +83,13 @@ impl Bench {
     }
 }
 
-fn stats(checked: u64, short: u64, bytes: u64) -> CompletionStats {
-    CompletionStats { checked, short, bytes }
+fn stats(checked: u64, short: u64, bytes: u64) -> ReconcilerStats {
+    ReconcilerStats { checked, short, bytes }
 }
 
 #[test]
 fn nothing_is_added_to_what_was_seen_whole() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     bench.connection(&key(1), 5_000, 20_000, BEGIN);
     // Sent again, and seen twice.
     bench.connection(&key(2), 8_000, 20_000, BEGIN);
@@ -101,7 +101,7 @@ fn nothing_is_added_to_what_was_seen_whole() {
 
 #[test]
 fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     bench.connection(&key(1), 5_000, 20_000, BEGIN);
     let before = bench.totals(&key(1));
     bench.flows.drain_dirty(|_, flow, _| assert_eq!(flow.take_pending(), before));
@@ -127,7 +127,7 @@ fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
 fn a_frame_of_many_segments_is_compared_as_it_was_captured() {
     const SEGMENTS: u32 = 44;
     const LOST: u64 = 5_000;
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     bench.connection(&key(1), 0, 0, BEGIN);
     let payload = SEGMENTS * 1_448;
     let size = WireSize { bytes: payload + SEGMENTS * WIRE_HEADERS, packets: SEGMENTS };
@@ -144,7 +144,7 @@ fn a_frame_of_many_segments_is_compared_as_it_was_captured() {
 
 #[test]
 fn headers_are_those_of_the_version_of_ip() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     let six = |last| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
     let key = FlowKey { local: Endpoint::new(six(1), 1), remote: Endpoint::new(six(2), 80), ..key(1) };
     bench.connection(&key, 0, 0, BEGIN);
@@ -155,7 +155,7 @@ fn headers_are_those_of_the_version_of_ip() {
 
 #[test]
 fn a_connection_waits_until_all_of_it_has_been_read() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     bench.connection(&key(1), 1_000, 0, BEGIN);
     bench.completion.take_in(vec![bench.end(key(1), 50_000, 0)]);
     bench.completion.compare(&mut bench.flows, bench.start);
@@ -169,7 +169,7 @@ fn a_connection_waits_until_all_of_it_has_been_read() {
 
 #[test]
 fn only_what_was_seen_from_its_opening_on_is_compared() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     bench.packet(&key(1), Send, 0x18, 1_000, BEGIN);
     bench.packet(&key(1), Receive, 0x10, 0, BEGIN);
     bench.packet(&key(2), Receive, 0x02, 0, BEGIN);
@@ -183,7 +183,7 @@ fn only_what_was_seen_from_its_opening_on_is_compared() {
 
 #[test]
 fn another_connection_between_the_same_endpoints_is_not_taken_for_the_one_that_ended() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     // It began after the notice had come.
     bench.connection(&key(1), 1_000, 0, Timestamp(TOLD.0 + 1));
     // Two have ended, and it is one of them.
@@ -201,7 +201,7 @@ fn another_connection_between_the_same_endpoints_is_not_taken_for_the_one_that_e
 
 #[test]
 fn what_cannot_be_judged_leaves_nothing_to_compare_with() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     for port in 1..=2 {
         bench.connection(&key(port), 1_000, 0, BEGIN);
     }
@@ -216,7 +216,7 @@ fn what_cannot_be_judged_leaves_nothing_to_compare_with() {
 
 #[test]
 fn the_same_endpoints_in_two_namespaces_stay_apart() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     let there = FlowKey { namespace: Namespace(1), ..key(1) };
     bench.connection(&key(1), 1_000, 0, BEGIN);
     bench.connection(&there, 50_000, 0, BEGIN);
@@ -226,7 +226,7 @@ fn the_same_endpoints_in_two_namespaces_stay_apart() {
 
 #[test]
 fn no_more_are_held_than_there_is_room_for() {
-    let mut bench = Bench::new();
+    let mut bench = ReconcilerFixture::new();
     let end = bench.end(key(1), 1, 1);
     bench.completion.take_in(vec![end; LIMIT]);
     assert_eq!(bench.completion.room(), 0);

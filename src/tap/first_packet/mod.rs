@@ -5,4 +5,4 @@
 mod filter;
 mod socket;
 
-pub use socket::{FirstPacket, FirstPackets, Thinning};
+pub use socket::{FirstPacket, FirstPacketSocket, SamplingRate};

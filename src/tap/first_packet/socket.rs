@@ -19,7 +19,7 @@ const BUFFER: usize = 4 << 20;
 
 /// A packet socket for first packets. It belongs to the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct FirstPackets {
+pub struct FirstPacketSocket {
     socket: OwnedFd,
     choice: Choice,
     buffer: [u8; SNAPLEN as usize],
@@ -38,12 +38,12 @@ pub struct FirstPacket<'a> {
     pub time: Timestamp,
 }
 
-impl FirstPackets {
+impl FirstPacketSocket {
     /// Opens the socket on all devices of the calling thread's network namespace. Needs CAP_NET_RAW.
     ///
     /// # Errors
     /// `OpenDevice` when the system refuses it.
-    pub fn open() -> Result<FirstPackets> {
+    pub fn open() -> Result<FirstPacketSocket> {
         let refused = |errno| Error::system(Code::OpenDevice, "opening a socket for first packets", errno);
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         // Without a protocol it receives nothing until it is bound, by when it has its filter.
@@ -56,7 +56,7 @@ impl FirstPackets {
         let choice = Choice { ports: Vec::new(), openings: u32::MAX, datagrams: u32::MAX };
         attach_filter(socket.as_fd(), &program(&choice)).map_err(refused)?;
         bind_to(socket.as_fd(), 0).map_err(refused)?;
-        Ok(FirstPackets { socket, choice, buffer: [0; SNAPLEN as usize] })
+        Ok(FirstPacketSocket { socket, choice, buffer: [0; SNAPLEN as usize] })
     }
 
     /// Hands on what is there, at most `limit` packets, without blocking. Returns how many.
@@ -103,10 +103,10 @@ impl FirstPackets {
     ///
     /// # Errors
     /// What the system says of the filter; the old one stays then.
-    pub fn thin(&mut self, thinning: &Thinning) -> nix::Result<()> {
+    pub fn thin(&mut self, thinning: &SamplingRate) -> nix::Result<()> {
         let of_all = |share: f64| (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         let choice = Choice {
-            ports: thinning.ports.iter().copied().take(Thinning::MOST_PORTS).collect(),
+            ports: thinning.ports.iter().copied().take(SamplingRate::MOST_PORTS).collect(),
             openings: of_all(thinning.openings),
             datagrams: of_all(thinning.datagrams),
         };
@@ -136,8 +136,8 @@ unsafe fn stamp(message: &libc::msghdr) -> Option<Timestamp> {
 
 /// What is not seen of first packets, so that they are not too many.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Thinning {
-    /// Local UDP ports whose packets are left out, at most [`Thinning::MOST_PORTS`].
+pub struct SamplingRate {
+    /// Local UDP ports whose packets are left out, at most [`SamplingRate::MOST_PORTS`].
     pub ports: Vec<u16>,
     /// The share of TCP's opening packets that is seen, 0 to 1, chosen at random.
     pub openings: f64,
@@ -145,18 +145,18 @@ pub struct Thinning {
     pub datagrams: f64,
 }
 
-impl Thinning {
+impl SamplingRate {
     /// Most ports that can be left out.
     pub const MOST_PORTS: usize = MOST_PORTS;
 }
 
-impl Default for Thinning {
-    fn default() -> Thinning {
-        Thinning { ports: Vec::new(), openings: 1.0, datagrams: 1.0 }
+impl Default for SamplingRate {
+    fn default() -> SamplingRate {
+        SamplingRate { ports: Vec::new(), openings: 1.0, datagrams: 1.0 }
     }
 }
 
-impl AsFd for FirstPackets {
+impl AsFd for FirstPacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

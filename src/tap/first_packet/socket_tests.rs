@@ -23,7 +23,7 @@ fn alone(test: impl FnOnce() + Send) {
 }
 
 /// The packets there are. They are queued before the call that sent them returns.
-fn packets(first: &mut FirstPackets) -> Vec<Packet> {
+fn packets(first: &mut FirstPacketSocket) -> Vec<Packet> {
     let mut found = Vec::new();
     first
         .read(1000, |packet| {
@@ -42,7 +42,7 @@ fn local_port(socket: &UdpSocket) -> u16 {
 fn a_connection_shows_its_first_packet_only_root() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         alone(|| {
-            let mut first = FirstPackets::open().unwrap();
+            let mut first = FirstPacketSocket::open().unwrap();
             let listener = TcpListener::bind(address).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (mut server, _) = listener.accept().unwrap();
@@ -61,7 +61,7 @@ fn a_connection_shows_its_first_packet_only_root() {
 #[test]
 fn packets_bear_times_and_sequence_numbers_root() {
     alone(|| {
-        let mut first = FirstPackets::open().unwrap();
+        let mut first = FirstPacketSocket::open().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
         let connect = || drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
@@ -90,7 +90,7 @@ fn packets_bear_times_and_sequence_numbers_root() {
 fn datagrams_are_seen_but_for_ports_left_out_root() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         alone(|| {
-            let mut first = FirstPackets::open().unwrap();
+            let mut first = FirstPacketSocket::open().unwrap();
             let [one, two] = [(); 2].map(|()| UdpSocket::bind(address).unwrap());
             one.send_to(b"x", two.local_addr().unwrap()).unwrap();
             two.send_to(b"x", one.local_addr().unwrap()).unwrap();
@@ -98,11 +98,11 @@ fn datagrams_are_seen_but_for_ports_left_out_root() {
             assert_eq!(ports(packets(&mut first)), [local_port(&one), local_port(&two)]);
             let mut others: Vec<u16> = (1..MOST_PORTS as u16).collect();
             others.push(local_port(&one));
-            first.thin(&Thinning { ports: others, ..Thinning::default() }).unwrap();
+            first.thin(&SamplingRate { ports: others, ..SamplingRate::default() }).unwrap();
             one.send_to(b"x", two.local_addr().unwrap()).unwrap();
             two.send_to(b"x", one.local_addr().unwrap()).unwrap();
             assert_eq!(ports(packets(&mut first)), [local_port(&two)]);
-            first.thin(&Thinning { datagrams: 0.25, ..Thinning::default() }).unwrap();
+            first.thin(&SamplingRate { datagrams: 0.25, ..SamplingRate::default() }).unwrap();
             for _ in 0..400 {
                 one.send_to(b"x", two.local_addr().unwrap()).unwrap();
             }

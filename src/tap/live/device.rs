@@ -6,7 +6,7 @@ use super::packet_socket::Refusal;
 use super::ring::{Captured, Ring};
 use crate::error::{Code, Error};
 use crate::model::{Frame, LinkType, Namespace, Passage};
-use crate::namespace::{EnterError, Entry, enter};
+use crate::namespace::{EnterError, NamespaceEntry, enter};
 use crate::netlink::{FrameKind, HardwareAddress, Interface, Vlan};
 use crate::tap::filter::{Filter, asks_for_tags, everything};
 use crate::tap::options::TapOptions;
@@ -35,18 +35,18 @@ pub(in crate::tap) enum Unopened {
 }
 
 /// A device that is to be opened.
-pub(in crate::tap) struct Opening {
+pub(in crate::tap) struct DeviceOpening {
     /// What names this opening among all of a tap.
     pub ticket: u64,
     /// The namespace that it is in; `None` for that of the calling thread.
-    pub entry: Option<Entry>,
+    pub entry: Option<NamespaceEntry>,
     pub interface: Interface,
     /// Bytes of its ring.
     pub ring: u32,
 }
 
 /// What one reading of a device gave.
-pub(in crate::tap) struct Batch {
+pub(in crate::tap) struct DeviceRead {
     /// Frames handed on.
     pub frames: usize,
     /// Frames left to the device of their VLAN.
@@ -81,13 +81,13 @@ pub(in crate::tap) struct Device {
     /// Bytes that it had carried when it was opened.
     pub carried_before: u64,
     capture: Ring,
-    reading: Reading,
+    reading: FrameReader,
     dropped: u64,
     by_device: Gain,
 }
 
 /// How its frames are read.
-struct Reading {
+struct FrameReader {
     namespace: Namespace,
     is_ethernet: bool,
     is_loopback: bool,
@@ -108,8 +108,8 @@ impl Device {
     ///
     /// # Errors
     /// As [`Unopened`] says; its frames may also be ones that are not decoded.
-    pub(in crate::tap) fn open(opening: &Opening, options: &TapOptions) -> Result<Device, Unopened> {
-        let Opening { entry, interface, ring, .. } = opening;
+    pub(in crate::tap) fn open(opening: &DeviceOpening, options: &TapOptions) -> Result<Device, Unopened> {
+        let DeviceOpening { entry, interface, ring, .. } = opening;
         let name = &interface.name;
         let is_ethernet = interface.frames == FrameKind::Ethernet;
         let link = if is_ethernet { LinkType::Ethernet } else { LinkType::RawIp };
@@ -155,7 +155,7 @@ impl Device {
             leaves: None,
             carried_before,
             capture,
-            reading: Reading {
+            reading: FrameReader {
                 namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),
                 is_ethernet,
                 is_loopback: interface.loopback,
@@ -194,23 +194,23 @@ impl Device {
     }
 
     /// Reads at most `limit` frames without blocking and hands on those that no other device shows.
-    pub(in crate::tap) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Batch {
+    pub(in crate::tap) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> DeviceRead {
         let (mut frames, mut skipped) = (0, 0);
         let reading = &self.reading;
         let count = self.capture.read(limit, |captured| match reading.frame(&captured) {
-            Seen::Frame(frame) => {
+            RingFrame::Frame(frame) => {
                 frames += 1;
                 handler(frame);
             }
-            Seen::OfVlan => skipped += 1,
-            Seen::Unwanted => {}
+            RingFrame::OfVlan => skipped += 1,
+            RingFrame::Unwanted => {}
         });
         self.ready = count == limit;
         // A socket with an error is ready until that is taken. The device may come up again; whether it is gone is
         // found by the next refresh.
         let error = if count == 0 { self.capture.take_error() } else { None };
         let failure = error.filter(|errno| *errno != Errno::ENETDOWN).map(|errno| errno.to_string());
-        Batch { frames, skipped, failure }
+        DeviceRead { frames, skipped, failure }
     }
 
     /// Takes in the device's own counter of lost frames, as its interface shows it now.
@@ -231,7 +231,7 @@ pub(in crate::tap) fn token(namespace: Namespace, index: u32) -> u64 {
 }
 
 /// What a frame of the ring is.
-enum Seen<'a> {
+enum RingFrame<'a> {
     Frame(Frame<'a>),
     /// Left to the device of its VLAN.
     OfVlan,
@@ -239,21 +239,21 @@ enum Seen<'a> {
     Unwanted,
 }
 
-impl Reading {
+impl FrameReader {
     #[inline]
-    fn frame<'a>(&self, captured: &Captured<'a>) -> Seen<'a> {
+    fn frame<'a>(&self, captured: &Captured<'a>) -> RingFrame<'a> {
         let &Captured { time, len, packet_type, protocol, mut data } = captured;
         if self.is_loopback && packet_type == libc::PACKET_OUTGOING {
-            return Seen::Unwanted;
+            return RingFrame::Unwanted;
         }
         if let Some(filter) = &self.filter {
             if !filter.matches(data, len) {
-                return Seen::Unwanted;
+                return RingFrame::Unwanted;
             }
             data = &data[..data.len().min(self.snaplen)];
         }
         if bears_tag_of(&self.surroundings.vlans, data) {
-            return Seen::OfVlan;
+            return RingFrame::OfVlan;
         }
         let link = match i32::from(protocol) {
             _ if self.is_ethernet => LinkType::Ethernet,
@@ -263,7 +263,7 @@ impl Reading {
         };
         let (namespace, packet_limit) = (self.namespace, self.packet_limit);
         let passage = self.passage(packet_type, data);
-        Seen::Frame(Frame { time, wire_len: len, packet_limit, link, namespace, passage, data })
+        RingFrame::Frame(Frame { time, wire_len: len, packet_limit, link, namespace, passage, data })
     }
 
     /// Which way a frame has passed. One that leaves with another captured device's address as its source, or arrives for
@@ -342,8 +342,8 @@ mod tests {
     const STRANGER: HardwareAddress = [2, 0, 0, 0, 0, 3];
     const COVERED: HardwareAddress = [2, 0, 0, 0, 0, 4];
 
-    fn reading(interface: impl FnOnce(&mut Reading)) -> Reading {
-        let mut reading = Reading {
+    fn reading(interface: impl FnOnce(&mut FrameReader)) -> FrameReader {
+        let mut reading = FrameReader {
             namespace: Namespace::HOME,
             is_ethernet: true,
             is_loopback: false,
@@ -362,11 +362,11 @@ mod tests {
     }
 
     /// How a frame is read that has gone from one address to another with this EtherType and a few bytes more.
-    fn read<'a>(reading: &Reading, packet_type: u8, protocol: u16, data: &'a [u8]) -> Option<Frame<'a>> {
+    fn read<'a>(reading: &FrameReader, packet_type: u8, protocol: u16, data: &'a [u8]) -> Option<Frame<'a>> {
         let time = crate::model::Timestamp(1);
         match reading.frame(&Captured { time, len: 100, packet_type, protocol, data }) {
-            Seen::Frame(frame) => Some(frame),
-            Seen::OfVlan | Seen::Unwanted => None,
+            RingFrame::Frame(frame) => Some(frame),
+            RingFrame::OfVlan | RingFrame::Unwanted => None,
         }
     }
 
@@ -379,7 +379,7 @@ mod tests {
         use libc::{PACKET_BROADCAST, PACKET_HOST, PACKET_OTHERHOST, PACKET_OUTGOING};
         const IPV4: &[u8] = &[0x08, 0x00, 0x45];
         const BROADCAST: HardwareAddress = [0xff; 6];
-        let passage = |reading: &Reading, packet_type, data: &[u8]| {
+        let passage = |reading: &FrameReader, packet_type, data: &[u8]| {
             read(reading, packet_type, 0x0800, data).map(|frame| frame.passage)
         };
         let plain = reading(|_| ());
@@ -414,7 +414,7 @@ mod tests {
         let session = |tags: &[u8]| frame(STRANGER, OWN, &[tags, &[0x88, 0x64, 0x11, 0x00]].concat());
         let others = frame(STRANGER, OWN, &[0x08, 0x00, 0x45]);
         let with_ppp = reading(|reading| reading.surroundings.has_ppp = true);
-        let passage = |reading: &Reading, data: &[u8]| {
+        let passage = |reading: &FrameReader, data: &[u8]| {
             read(reading, libc::PACKET_OUTGOING, 0x8864, data).map(|frame| frame.passage)
         };
         for tags in [&[][..], &[0x81, 0x00, 0x00, 0x07], &[0x88, 0xa8, 0x00, 0x07]] {

@@ -1,16 +1,16 @@
 //! A live capture: the namespaces that are captured in, found, entered and left as they come and go.
 
-use super::common::{Books, Common};
-use super::namespace_capture::{RETRY, Site};
-use super::opener::Helpers;
+use super::common::{Common, DeviceTotals};
+use super::namespace_capture::{NamespaceCapture, RETRY};
+use super::opener::OpenerPool;
 use crate::capability;
 use crate::error::{Code, Error, Result};
 use crate::model::{LocalAddresses, Namespace};
-use crate::namespace::{EnterError, Entry, Known, NamespaceChoice, NamespaceFinder};
+use crate::namespace::{EnterError, Known, NamespaceChoice, NamespaceEntry, NamespaceFinder};
 use crate::tap::frames::FrameHandler;
 use crate::tap::open_savefile;
 use crate::tap::options::TapOptions;
-use crate::tap::poller::Bell;
+use crate::tap::poller::Poller;
 use crate::tap::report::{Notes, TapError, TapStats};
 use crate::thread::both;
 use nix::errno::Errno;
@@ -30,11 +30,11 @@ pub(in crate::tap) struct Live {
     /// `None` when no other namespace is asked for.
     registry: Option<NamespaceFinder>,
     /// The session's own namespace first, then the others.
-    sites: Vec<Site>,
+    sites: Vec<NamespaceCapture>,
     /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
     shut: HashMap<u64, u32>,
-    books: Books,
-    helpers: Helpers,
+    books: DeviceTotals,
+    helpers: OpenerPool,
     /// Whether there was news that may be of namespaces, and when they were last looked for.
     seeks_namespaces: bool,
     sought: Instant,
@@ -50,7 +50,7 @@ impl Live {
     pub(in crate::tap) fn start(
         options: &TapOptions,
         proc_path: &Path,
-        bell: &Bell,
+        bell: &Poller,
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {
         options.check()?;
@@ -72,23 +72,23 @@ impl Live {
     fn open_all(
         options: &TapOptions,
         registry: Option<NamespaceFinder>,
-        bell: &Bell,
+        bell: &Poller,
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {
         let mut live = Live {
             options: options.clone(),
             registry,
-            sites: vec![Site::home()?],
+            sites: vec![NamespaceCapture::home()?],
             shut: HashMap::new(),
-            books: Books::default(),
-            helpers: Helpers::new(options.clone(), bell.waker()),
+            books: DeviceTotals::default(),
+            helpers: OpenerPool::new(options.clone(), bell.waker()),
             seeks_namespaces: false,
             sought: Instant::now(),
         };
         live.sites.iter().try_for_each(|site| await_news(site, bell))?;
         // A namespace that was chosen must work.
         let shut = live.follow_namespaces(bell, notes).into_iter().next();
-        live.sites.iter_mut().try_for_each(Site::begin)?;
+        live.sites.iter_mut().try_for_each(NamespaceCapture::begin)?;
         if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
             return Err(error.into());
         }
@@ -96,8 +96,9 @@ impl Live {
         live.refresh_sites(bell, notes)?;
         // Of all namespaces there may be hundreds, and nobody has named them: their devices are opened while the own
         // ones are captured on.
-        let must_be_open =
-            |site: &Site| site.namespace() == Namespace::HOME || options.namespaces != NamespaceChoice::All;
+        let must_be_open = |site: &NamespaceCapture| {
+            site.namespace() == Namespace::HOME || options.namespaces != NamespaceChoice::All
+        };
         let mut failures = Vec::new();
         while live.sites.iter().any(|site| must_be_open(site) && site.is_waiting()) {
             live.helpers.wait();
@@ -121,14 +122,14 @@ impl Live {
     ///
     /// # Errors
     /// `SystemResource` when interfaces or addresses of the own namespace cannot be listed; all goes on as it was.
-    pub(in crate::tap) fn refresh(&mut self, bell: &Bell, notes: &mut Notes) -> Result<()> {
+    pub(in crate::tap) fn refresh(&mut self, bell: &Poller, notes: &mut Notes) -> Result<()> {
         self.follow_namespaces(bell, notes);
         self.refresh_sites(bell, notes)
     }
 
     /// Reads the news of all namespaces and acts on it. It is to be done before frames are read, since it tells of addresses
     /// that they bear.
-    pub(in crate::tap) fn hear(&mut self, bell: &Bell, notes: &mut Notes) {
+    pub(in crate::tap) fn hear(&mut self, bell: &Poller, notes: &mut Notes) {
         let has_registry = self.registry.is_some();
         for site in &mut self.sites {
             let heard = site.hear(&self.options);
@@ -151,8 +152,9 @@ impl Live {
 
     /// When there is something to do other than reading frames and news.
     pub(in crate::tap) fn due(&self) -> Option<Instant> {
-        let closings = self.sites.iter().filter_map(Site::closing_due);
-        let refreshes = self.sites.iter().filter(|site| !site.is_leaving()).filter_map(Site::refresh_due);
+        let closings = self.sites.iter().filter_map(NamespaceCapture::closing_due);
+        let refreshes =
+            self.sites.iter().filter(|site| !site.is_leaving()).filter_map(NamespaceCapture::refresh_due);
         closings.chain(refreshes).chain(self.namespaces_due()).min()
     }
 
@@ -161,7 +163,7 @@ impl Live {
     }
 
     /// Waits until all that was begun to be opened and closed is.
-    pub(in crate::tap) fn finish(&mut self, bell: &Bell, notes: &mut Notes) {
+    pub(in crate::tap) fn finish(&mut self, bell: &Poller, notes: &mut Notes) {
         while self.helpers.pending() > 0 {
             self.helpers.wait();
             self.take_up(bell, notes);
@@ -170,7 +172,7 @@ impl Live {
 
     /// Takes up the devices that have been opened. Returns why devices of the own namespace did not open that had not
     /// been refused before; what is refused in others is noted only. Costs one lock when there are none.
-    pub(in crate::tap) fn take_up(&mut self, bell: &Bell, notes: &mut Notes) -> Vec<Error> {
+    pub(in crate::tap) fn take_up(&mut self, bell: &Poller, notes: &mut Notes) -> Vec<Error> {
         let mut opened = self.helpers.take_opened();
         let mut outcome = Vec::new();
         if opened.is_empty() {
@@ -192,14 +194,14 @@ impl Live {
     }
 
     /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
-    fn follow_namespaces(&mut self, bell: &Bell, notes: &mut Notes) -> Vec<Error> {
+    fn follow_namespaces(&mut self, bell: &Poller, notes: &mut Notes) -> Vec<Error> {
         (self.seeks_namespaces, self.sought) = (false, Instant::now());
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
         registry.take_notes().into_iter().for_each(|note| notes.warn(note));
         let Live { sites, books, options, shut, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
-        let mut by_number: HashMap<Namespace, &Entry> =
+        let mut by_number: HashMap<Namespace, &NamespaceEntry> =
             entries.iter().map(|entry| (entry.namespace, entry)).collect();
         let mut place = 1;
         while let Some(site) = sites.get_mut(place) {
@@ -221,7 +223,7 @@ impl Live {
             if *wait > 0 {
                 continue;
             }
-            match Site::elsewhere(entry) {
+            match NamespaceCapture::elsewhere(entry) {
                 Ok(site) => {
                     shut.remove(&entry.inode);
                     match await_news(&site, bell) {
@@ -251,7 +253,7 @@ impl Live {
     ///
     /// # Errors
     /// `SystemResource` of the own one; what is refused in others is noted only.
-    fn refresh_sites(&mut self, bell: &Bell, notes: &mut Notes) -> Result<()> {
+    fn refresh_sites(&mut self, bell: &Poller, notes: &mut Notes) -> Result<()> {
         let Live { sites, books, options, helpers, .. } = self;
         let mut common = Common { options, bell, notes, books, helpers };
         let mut outcome = Ok(());
@@ -312,7 +314,7 @@ impl Live {
     pub(in crate::tap) fn read(
         &mut self,
         limit: usize,
-        bell: &Bell,
+        bell: &Poller,
         notes: &mut Notes,
         handler: &mut impl FrameHandler,
     ) -> usize {
@@ -344,7 +346,7 @@ impl Drop for Live {
 }
 
 /// Has the news of a namespace waited for.
-fn await_news(site: &Site, bell: &Bell) -> Result<()> {
+fn await_news(site: &NamespaceCapture, bell: &Poller) -> Result<()> {
     let (descriptor, token) = site.news();
     bell.add(descriptor, token)
         .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))

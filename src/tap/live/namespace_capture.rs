@@ -2,14 +2,14 @@
 
 use super::before::BeforeCapture;
 use super::common::Common;
-use super::device::{Device, HardwareAddresses, Opening, Surroundings, Unopened, token};
+use super::device::{Device, DeviceOpening, HardwareAddresses, Surroundings, Unopened, token};
 use super::local::Local;
 use super::news::{Heard, News};
-use super::opener::{Helpers, Opened};
+use super::opener::{Opened, OpenerPool};
 use super::plan::{Plan, Target, plan};
 use crate::error::{Code, Error, Result};
 use crate::model::{LocalAddresses, Namespace};
-use crate::namespace::{EnterError, Entry, enter};
+use crate::namespace::{EnterError, NamespaceEntry, enter};
 use crate::netlink::Rtnetlink;
 use crate::netlink::{FrameKind, Interface};
 use crate::tap::frames::FrameHandler;
@@ -30,7 +30,7 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 const BLOCK_SLACK: Duration = Duration::from_millis(50);
 
 /// A device that did not open.
-struct Refused {
+struct RefusedDevice {
     reason: String,
     /// Refreshes until it is tried again.
     wait: u32,
@@ -44,13 +44,13 @@ struct Awaited {
 }
 
 /// A namespace that is captured in.
-pub(in crate::tap) struct Site {
+pub(in crate::tap) struct NamespaceCapture {
     /// What it is and how to get there; `None` for the one that the tap was opened in.
-    entry: Option<Entry>,
+    entry: Option<NamespaceEntry>,
     route: Rtnetlink,
     devices: Vec<Device>,
     awaited: HashMap<u32, Awaited>,
-    refused: HashMap<u32, Refused>,
+    refused: HashMap<u32, RefusedDevice>,
     /// Devices that others stand for, once that has been noted.
     covered: HashSet<u32>,
     hardware_addresses: Arc<HardwareAddresses>,
@@ -68,26 +68,28 @@ pub(in crate::tap) struct Site {
     leaves: Option<Instant>,
 }
 
-impl Site {
+impl NamespaceCapture {
     /// The namespace of the calling thread.
     ///
     /// # Errors
     /// `SystemResource` when its interfaces or addresses cannot be listed.
-    pub(in crate::tap) fn home() -> Result<Site> {
-        Site::with(None, open_sockets()?)
+    pub(in crate::tap) fn home() -> Result<NamespaceCapture> {
+        NamespaceCapture::with(None, open_sockets()?)
     }
 
     /// Another namespace.
     ///
     /// # Errors
     /// What [`enter`] returns, and `SystemResource` when its interfaces or addresses cannot be listed.
-    pub(in crate::tap) fn elsewhere(entry: &Entry) -> std::result::Result<Site, EnterError> {
+    pub(in crate::tap) fn elsewhere(
+        entry: &NamespaceEntry,
+    ) -> std::result::Result<NamespaceCapture, EnterError> {
         let sockets = enter(entry, open_sockets)?.map_err(EnterError::Refused)?;
-        Site::with(Some(entry.clone()), sockets).map_err(EnterError::Refused)
+        NamespaceCapture::with(Some(entry.clone()), sockets).map_err(EnterError::Refused)
     }
 
-    fn with(entry: Option<Entry>, (news, route): (News, Rtnetlink)) -> Result<Site> {
-        let mut site = Site {
+    fn with(entry: Option<NamespaceEntry>, (news, route): (News, Rtnetlink)) -> Result<NamespaceCapture> {
+        let mut site = NamespaceCapture {
             entry,
             route,
             devices: Vec::new(),
@@ -114,8 +116,8 @@ impl Site {
     }
 
     /// Takes over another way in, if `entry` is one into this very namespace. Returns whether it is.
-    pub(in crate::tap) fn is_reached_by(&mut self, entry: &Entry) -> bool {
-        let same = |own: &Entry| (own.namespace, own.inode) == (entry.namespace, entry.inode);
+    pub(in crate::tap) fn is_reached_by(&mut self, entry: &NamespaceEntry) -> bool {
+        let same = |own: &NamespaceEntry| (own.namespace, own.inode) == (entry.namespace, entry.inode);
         let own = self.entry.as_mut().filter(|own| same(own));
         own.map(|own| own.clone_from(entry)).is_some()
     }
@@ -372,7 +374,7 @@ impl Site {
         let ticket = common.books.openings;
         let (name, surroundings) = (interface.name.clone(), surroundings_of(target, has_ppp));
         self.awaited.insert(interface.index, Awaited { ticket, name, surroundings });
-        let opening = Opening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
+        let opening = DeviceOpening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
         // Of the own namespace, what stands for others is missed at once when those have been closed.
         common.helpers.open(opening, self.entry.is_none());
     }
@@ -406,7 +408,7 @@ impl Site {
             Unopened::Failed(error) => (RETRY, Some(error)),
         };
         let reason = error.as_ref().map_or_else(String::new, |error| error.text.clone());
-        let before = self.refused.insert(index, Refused { reason: reason.clone(), wait });
+        let before = self.refused.insert(index, RefusedDevice { reason: reason.clone(), wait });
         let error = error.filter(|_| before.is_none_or(|before| before.reason != reason))?;
         notes.warn(format!("not captured{}: {error}", self.place()));
         Some(error)
@@ -451,7 +453,7 @@ impl Site {
     }
 
     /// Gives up its devices to be closed, with nothing said of them.
-    pub(in crate::tap) fn surrender(self, helpers: &mut Helpers) {
+    pub(in crate::tap) fn surrender(self, helpers: &mut OpenerPool) {
         self.devices.into_iter().for_each(|device| helpers.close(device));
     }
 

@@ -4,7 +4,7 @@
 //! and some 25 ms for its closing (`synchronize_net` in net/packet/af_packet.c), in which the rings of other devices
 //! could overflow. Such waits are shared by those that wait at the same time, so that a few threads do more than one.
 
-use super::device::{Device, Opening, Unopened};
+use super::device::{Device, DeviceOpening, Unopened};
 use crate::error::{Code, Error};
 use crate::sync::{Condvar, Mutex};
 use crate::tap::options::TapOptions;
@@ -31,7 +31,7 @@ pub(in crate::tap) struct Opened {
 /// What is to be done, and what was.
 #[derive(Default)]
 struct Work {
-    openings: VecDeque<Opening>,
+    openings: VecDeque<DeviceOpening>,
     closings: Vec<Device>,
     opened: Vec<Opened>,
     /// Openings and closings that a thread is at.
@@ -39,7 +39,7 @@ struct Work {
     threads: usize,
 }
 
-struct Desk {
+struct OpenerQueue {
     options: TapOptions,
     /// Ends the wait of the tap when a device has been opened.
     waker: Waker,
@@ -49,25 +49,25 @@ struct Desk {
 }
 
 enum Job {
-    Open(Box<Opening>),
+    Open(Box<DeviceOpening>),
     Close(Box<Device>),
 }
 
 /// The threads that open and close. Dropping it closes what is to be closed and joins them.
-pub(in crate::tap) struct Helpers {
-    desk: Arc<Desk>,
+pub(in crate::tap) struct OpenerPool {
+    desk: Arc<OpenerQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Helpers {
+impl OpenerPool {
     /// Nothing to do yet, and no thread. Devices are opened with these options, and `waker` is rung for each.
-    pub(in crate::tap) fn new(options: TapOptions, waker: Waker) -> Helpers {
-        let desk = Desk { options, waker, work: Mutex::default(), done: Condvar::default() };
-        Helpers { desk: Arc::new(desk), threads: Vec::new() }
+    pub(in crate::tap) fn new(options: TapOptions, waker: Waker) -> OpenerPool {
+        let desk = OpenerQueue { options, waker, work: Mutex::default(), done: Condvar::default() };
+        OpenerPool { desk: Arc::new(desk), threads: Vec::new() }
     }
 
     /// Has a device opened, before others if that is `urgent`.
-    pub(in crate::tap) fn open(&mut self, opening: Opening, urgent: bool) {
+    pub(in crate::tap) fn open(&mut self, opening: DeviceOpening, urgent: bool) {
         let mut work = self.desk.work.lock();
         match urgent {
             true => work.openings.push_front(opening),
@@ -125,7 +125,7 @@ impl Helpers {
     }
 }
 
-impl Drop for Helpers {
+impl Drop for OpenerPool {
     fn drop(&mut self) {
         self.desk.work.lock().openings.clear();
         for thread in self.threads.drain(..) {
@@ -141,7 +141,7 @@ impl Work {
     }
 }
 
-impl Desk {
+impl OpenerQueue {
     /// Does what there is to do.
     fn run(&self) {
         while let Some(job) = self.next() {
@@ -176,7 +176,7 @@ impl Desk {
         job
     }
 
-    fn open(&self, opening: &Opening) -> Opened {
+    fn open(&self, opening: &DeviceOpening) -> Opened {
         let outcome = catch_quietly(|| Device::open(opening, &self.options));
         let outcome =
             outcome.unwrap_or_else(|text| Err(Unopened::Failed(Error::new(Code::OpenDevice, text))));
@@ -188,12 +188,12 @@ impl Desk {
 mod tests {
     use super::*;
     use crate::netlink::{FrameKind, Interface, InterfaceKind};
-    use crate::tap::poller::Bell;
+    use crate::tap::poller::Poller;
     use std::collections::BTreeSet;
     use std::time::Duration;
 
     /// A device whose frames are not decoded: its opening fails with any privilege.
-    fn nowhere(ticket: u64) -> Opening {
+    fn nowhere(ticket: u64) -> DeviceOpening {
         let interface = Interface {
             index: u32::MAX,
             name: "wpan0".into(),
@@ -209,13 +209,13 @@ mod tests {
             lost_by_device: 0,
             carried: 0,
         };
-        Opening { ticket, entry: None, interface, ring: TapOptions::MIN_BUFFER }
+        DeviceOpening { ticket, entry: None, interface, ring: TapOptions::MIN_BUFFER }
     }
 
     #[test]
     fn every_opening_is_answered_and_rings_the_tap() {
-        let mut bell = Bell::new().unwrap();
-        let mut helpers = Helpers::new(TapOptions::default(), bell.waker());
+        let mut bell = Poller::new().unwrap();
+        let mut helpers = OpenerPool::new(TapOptions::default(), bell.waker());
         helpers.wait();
         for ticket in 0..50 {
             helpers.open(nowhere(ticket), ticket % 2 == 0);
@@ -242,8 +242,8 @@ mod tests {
 
     #[test]
     fn dropping_it_waits_for_nothing_that_has_not_begun() {
-        let bell = Bell::new().unwrap();
-        let mut helpers = Helpers::new(TapOptions::default(), bell.waker());
+        let bell = Poller::new().unwrap();
+        let mut helpers = OpenerPool::new(TapOptions::default(), bell.waker());
         (0..1000).for_each(|ticket| helpers.open(nowhere(ticket), false));
         let desk = Arc::clone(&helpers.desk);
         drop(helpers);

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 type Notice = (InetSocket, [u64; 2]);
 
 /// Runs a test with notices of a network namespace where it is alone.
-fn alone(test: impl FnOnce(Ended) + Send) {
-    super::super::testing::alone(|| test(Ended::open().unwrap()));
+fn alone(test: impl FnOnce(CloseNotices) + Send) {
+    super::super::testing::alone(|| test(CloseNotices::open().unwrap()));
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
@@ -23,7 +23,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
 }
 
 /// The notices of sockets with these cookies. The kernel sends them from a work queue, soon after the end.
-fn notices<const N: usize>(ended: &mut Ended, cookies: [u64; N]) -> [Notice; N] {
+fn notices<const N: usize>(ended: &mut CloseNotices, cookies: [u64; N]) -> [Notice; N] {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut seen: Vec<Notice> = Vec::new();
     loop {

@@ -16,22 +16,22 @@ const BUFFER: usize = 4 << 10;
 
 /// Notices of TCP sockets of one network namespace that have ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CloseNotices {
     socket: Socket,
     buffer: Vec<u8>,
     /// Notices dropped, as the kernel has counted them so far.
     dropped: u32,
 }
 
-impl Ended {
+impl CloseNotices {
     /// Begins to listen in the network namespace of the calling thread, without blocking. Any thread may read then.
     /// The room for notices that wait to be read is larger with CAP_NET_ADMIN.
     ///
     /// # Errors
     /// What the system says; `EPERM` where the kernel wants CAP_NET_ADMIN for it.
-    pub fn open() -> nix::Result<Ended> {
+    pub fn open() -> nix::Result<CloseNotices> {
         let socket = Socket::for_notices(libc::NETLINK_SOCK_DIAG, GROUPS)?;
-        Ok(Ended { socket, buffer: vec![0; BUFFER], dropped: 0 })
+        Ok(CloseNotices { socket, buffer: vec![0; BUFFER], dropped: 0 })
     }
 
     /// Hands on the notices that are there, without blocking; the descriptor stays readable while there are more.
@@ -57,7 +57,7 @@ impl Ended {
     }
 }
 
-impl AsFd for Ended {
+impl AsFd for CloseNotices {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -78,5 +78,5 @@ fn parse(payload: &[u8]) -> Option<(InetSocket, TcpInfo)> {
 }
 
 #[cfg(test)]
-#[path = "ended_tests.rs"]
+#[path = "close_notices_tests.rs"]
 mod tests;

@@ -14,11 +14,11 @@ const RST_ACK: u8 = 0x14;
 const DATA: u8 = 0x18;
 
 /// Walks a TCP flow through packets, each at a time in milliseconds.
-fn walk(packets: &[(u64, Direction, u8)]) -> Detail {
-    let mut course: Option<(FlowState, Detail)> = None;
+fn walk(packets: &[(u64, Direction, u8)]) -> FlowMetrics {
+    let mut course: Option<(FlowState, FlowMetrics)> = None;
     for &(millisecond, direction, flags) in packets {
         let first = || FlowState::first(Protocol::TCP, direction, TcpFlags(flags));
-        let (state, mut detail) = course.take().unwrap_or_else(|| (first(), Detail::new(first())));
+        let (state, mut detail) = course.take().unwrap_or_else(|| (first(), FlowMetrics::new(first())));
         let state = state.next(direction, TcpFlags(flags));
         detail.observe(state, direction, TcpFlags(flags), flags == DATA, at(millisecond));
         course = Some((state, detail));
@@ -30,7 +30,7 @@ fn at(millisecond: u64) -> Timestamp {
     Timestamp(1_000_000 * (1_000 + millisecond))
 }
 
-fn counts(detail: &mut Detail) -> [u64; 6] {
+fn counts(detail: &mut FlowMetrics) -> [u64; 6] {
     let mut all = Connections::default();
     detail.take_counts(&mut all);
     [all.connects, all.accepts, all.closes, all.sends, all.receives, all.response.total()]
@@ -146,11 +146,11 @@ fn an_end_is_noticed_and_told_once() {
 
 #[test]
 fn datagrams_have_a_role_and_responses_but_no_connection() {
-    let mut detail = Detail::new(FlowState::SendOnly);
+    let mut detail = FlowMetrics::new(FlowState::SendOnly);
     detail.observe(FlowState::SendOnly, Send, TcpFlags(0), true, at(0));
     detail.observe(FlowState::TwoWay, Receive, TcpFlags(0), true, at(3));
     assert_eq!((detail.role(), detail.end(), detail.established()), (Role::Opened, None, None));
     assert_eq!((detail.response().minimum_ns, counts(&mut detail)), (3_000_000, [0, 0, 0, 1, 1, 1]));
-    assert_eq!(Detail::new(FlowState::ReceiveOnly).role(), Role::Accepted);
-    assert_eq!(Detail::new(FlowState::Midstream).role(), Role::Unknown);
+    assert_eq!(FlowMetrics::new(FlowState::ReceiveOnly).role(), Role::Accepted);
+    assert_eq!(FlowMetrics::new(FlowState::Midstream).role(), Role::Unknown);
 }

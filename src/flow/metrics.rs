@@ -7,7 +7,7 @@ use crate::model::{
 
 /// One flow's course. It belongs to a slot of the table as the flow does.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Detail {
+pub struct FlowMetrics {
     /// When it was answered, of a connection that this end opened; 0 before.
     answered: Timestamp,
     /// When its handshake was complete; 0 before.
@@ -48,9 +48,9 @@ const OWES_ACK: u16 = 0x200;
 /// Its first packet was an RST.
 const BEGAN_RESET: u16 = 0x400;
 
-impl Detail {
+impl FlowMetrics {
     /// That of a flow whose first packet, which took it to `state`, is yet to be counted.
-    pub(super) fn new(state: FlowState) -> Detail {
+    pub(super) fn new(state: FlowState) -> FlowMetrics {
         let (role, marks) = match state {
             FlowState::SynSent => (Role::Opened, CONNECT),
             FlowState::SynReceived => (Role::Accepted, 0),
@@ -59,7 +59,7 @@ impl Detail {
             FlowState::Reset => (Role::Unknown, BEGAN_RESET),
             _ => (Role::Unknown, 0),
         };
-        Detail {
+        FlowMetrics {
             answered: Timestamp(0),
             established: Timestamp(0),
             ended: Timestamp(0),
@@ -76,8 +76,8 @@ impl Detail {
     }
 
     /// That of a flow in this state whose last record was made, and whose end was counted.
-    pub(super) fn reported(state: FlowState) -> Detail {
-        Detail { marks: CLOSING | NOTICED | TOLD, ..Detail::new(state) }
+    pub(super) fn reported(state: FlowState) -> FlowMetrics {
+        FlowMetrics { marks: CLOSING | NOTICED | TOLD, ..FlowMetrics::new(state) }
     }
 
     /// Notes one packet, which has taken the flow to `state`.
@@ -286,5 +286,5 @@ impl Detail {
 }
 
 #[cfg(test)]
-#[path = "detail_tests.rs"]
+#[path = "metrics_tests.rs"]
 mod tests;
