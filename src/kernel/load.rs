@@ -44,7 +44,7 @@ impl AttachPoint {
             AttachPoint::Sockets(moment) => moment.into(),
         };
         let target = cgroups.as_raw_fd().unsigned_abs();
-        let attributes = Attributes { target, ..Attributes::of(program, kind) };
+        let attributes = LinkAttr { target, ..LinkAttr::of(program, kind) };
         // SAFETY: no pointer is among the attributes.
         Ok(unsafe { make(LINK_CREATE, &attributes) }?)
     }
@@ -68,12 +68,12 @@ impl AttachPoint {
 fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     /// The part of `union bpf_attr` that this takes.
     #[repr(C)]
-    struct Point {
+    struct TracepointAttr {
         name: u64,
         program: u32,
         padding: u32,
     }
-    let point = Point { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
+    let point = TracepointAttr { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
     // SAFETY: the attributes hold no pointer; the program knows its attach point.
     Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?)
 }
@@ -82,7 +82,7 @@ fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
     /// As in `union bpf_attr`.
     #[repr(C)]
-    struct Query {
+    struct QueryAttr {
         target: u32,
         kind: u32,
         flags: u32,
@@ -94,7 +94,7 @@ fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
     /// BPF_F_ALLOW_MULTI.
     const ALLOWS_OTHERS: u32 = 2;
     let mut number = 0u32;
-    let query = Query {
+    let query = QueryAttr {
         target: cgroups.as_raw_fd().unsigned_abs(),
         kind: kind as u32,
         flags: 0,
@@ -106,7 +106,7 @@ fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
     let query = std::cell::UnsafeCell::new(query);
     // SAFETY: the kernel writes at most one number where `numbers` says, and into the query itself, which nothing refers to.
     unsafe { bpf(PROGRAM_QUERY, &query) }.ok()?;
-    let Query { attach_flags, count, .. } = query.into_inner();
+    let QueryAttr { attach_flags, count, .. } = query.into_inner();
     (count > 0 && attach_flags & ALLOWS_OTHERS == 0).then_some(number)
 }
 
@@ -206,7 +206,7 @@ pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>
     })?;
     // The beginning of union bpf_iter_link_info.
     let over = map.map(|map| map.fd().as_fd().as_raw_fd());
-    let mut attributes = Attributes::of(program, bpf_attach_type::BPF_TRACE_ITER);
+    let mut attributes = LinkAttr::of(program, bpf_attach_type::BPF_TRACE_ITER);
     if let Some(over) = &over {
         (attributes.over, attributes.over_length) =
             (std::ptr::from_ref(over) as u64, size_of_val(over) as u32);
@@ -220,7 +220,7 @@ pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>
 /// # Errors
 /// The system's error number.
 pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
-    let attributes = Attributes { descriptor: link.as_raw_fd().unsigned_abs(), ..Attributes::default() };
+    let attributes = LinkAttr { descriptor: link.as_raw_fd().unsigned_abs(), ..LinkAttr::default() };
     // SAFETY: no pointer is among the attributes.
     unsafe { make(ITERATOR_CREATE, &attributes) }
 }
@@ -237,7 +237,7 @@ pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
 /// The part of `union bpf_attr` that making links and walks takes.
 #[repr(C)]
 #[derive(Default)]
-struct Attributes {
+struct LinkAttr {
     descriptor: u32,
     target: u32,
     kind: u32,
@@ -247,10 +247,10 @@ struct Attributes {
     padding: u32,
 }
 
-impl Attributes {
-    fn of(program: BorrowedFd<'_>, kind: bpf_attach_type) -> Attributes {
+impl LinkAttr {
+    fn of(program: BorrowedFd<'_>, kind: bpf_attach_type) -> LinkAttr {
         let descriptor = program.as_raw_fd().unsigned_abs();
-        Attributes { descriptor, kind: kind as u32, ..Attributes::default() }
+        LinkAttr { descriptor, kind: kind as u32, ..LinkAttr::default() }
     }
 }
 

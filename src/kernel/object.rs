@@ -3,7 +3,7 @@
 //! `aya-obj` parses and relocates the object. The loader of `aya` is not used: creating one parses all of the kernel's
 //! type information, which takes longer than all other steps together and 33 MB of memory.
 
-use super::program;
+use super::program::{self, LoadResult};
 use super::syscall::{MAP_FREEZE, MAP_UPDATE, TYPES_LOAD, bpf, make};
 use super::types::KernelTypes;
 use crate::sync::Mutex;
@@ -15,8 +15,6 @@ use aya_obj::{EbpfSectionKind, Function, Object, ProgramSection};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Loads an object with changed constants and map sizes.
 pub(super) struct Loader<'a> {
@@ -49,7 +47,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// The object is malformed, or the kernel refuses a map.
-    pub(super) fn load(self, types: &KernelTypes) -> Outcome<LoadedObject> {
+    pub(super) fn load(self, types: &KernelTypes) -> LoadResult<LoadedObject> {
         let mut object = Object::parse(self.object)?;
         object.patch_map_data(self.globals)?;
         let features = aya::features();
@@ -149,7 +147,7 @@ impl LoadedObject {
         name: &str,
         point: Option<&str>,
         types: &KernelTypes,
-    ) -> Outcome<()> {
+    ) -> LoadResult<()> {
         let program = self.programs.get(name).ok_or("there is no such program")?;
         if let ProgramState::Ready(function) = &program.code {
             let (license, own_types) = (&self.license, self.own_types.as_ref());
@@ -196,7 +194,7 @@ impl LoadedObject {
 /// Loads the object's own type information.
 fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
     #[repr(C)]
-    struct Attributes {
+    struct TypesAttr {
         types: u64,
         log: u64,
         size: u32,
@@ -204,7 +202,7 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
         log_level: u32,
         padding: u32,
     }
-    let attributes = Attributes {
+    let attributes = TypesAttr {
         types: types.as_ptr().addr() as u64,
         log: 0,
         size: types.len() as u32,
@@ -217,9 +215,9 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Creates a map, and fills it if it is a data section.
-fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<'_>>) -> Outcome<MapData> {
+fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<'_>>) -> LoadResult<MapData> {
     #[repr(C)]
-    struct Attributes {
+    struct ElementAttr {
         map: u32,
         padding: u32,
         key: u64,
@@ -228,7 +226,7 @@ fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<
     }
     let map = MapData::create(definition.clone(), name, own_types)?;
     let key = 0u32;
-    let attributes = Attributes {
+    let attributes = ElementAttr {
         map: map.fd().as_fd().as_raw_fd().unsigned_abs(),
         padding: 0,
         key: std::ptr::from_ref(&key).addr() as u64,
@@ -248,7 +246,7 @@ fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<
 
 /// Gives each processor its share of an LRU map. A processor takes 128 free entries at a time (up to Linux 6.16, whatever the
 /// size); where there are fewer than all of them take, the late ones have one entry each (kernel/bpf/bpf_lru_list.c).
-fn widen(definition: &mut aya_obj::Map) -> Outcome<()> {
+fn widen(definition: &mut aya_obj::Map) -> LoadResult<()> {
     const EACH: usize = 256;
     let is_lru = definition.map_type() == bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
     if is_lru && definition.max_entries() > 1 {

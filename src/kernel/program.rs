@@ -12,7 +12,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+/// A result whose error is only ever shown.
+pub(super) type LoadResult<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// `BPF_F_SLEEPABLE`, include/uapi/linux/bpf.h.
 const SLEEPABLE: u32 = 1 << 4;
@@ -41,7 +42,7 @@ pub(super) fn load(
     license: &[u8],
     own_types: Option<&OwnedFd>,
     types: &KernelTypes,
-) -> Outcome<OwnedFd> {
+) -> LoadResult<OwnedFd> {
     let shape = Shape::of(section).ok_or("programs of this kind are unsupported")?;
     let point = match (shape.point, point) {
         (Some((kind, prefix)), Some(point)) => {
@@ -51,13 +52,13 @@ pub(super) fn load(
         (None, _) => 0,
         (Some(_), None) => return Err("it needs an attach point".into()),
     };
-    let mut attributes = Attributes {
+    let mut attributes = ProgramAttr {
         kind: shape.kind as u32,
         license: license.as_ptr().addr() as u64,
         flags: if shape.is_sleepable { SLEEPABLE } else { 0 },
         attach_kind: shape.attach_kind as u32,
         point,
-        ..Attributes::default()
+        ..ProgramAttr::default()
     };
     for (to, from) in attributes.name.iter_mut().take(NAME - 1).zip(name.bytes()) {
         *to = from;
@@ -142,7 +143,7 @@ impl Shape {
 /// The part of `union bpf_attr` that loading a program takes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Attributes {
+struct ProgramAttr {
     kind: u32,
     instruction_count: u32,
     instructions: u64,
@@ -167,7 +168,7 @@ struct Attributes {
     padding: u32,
 }
 
-impl Attributes {
+impl ProgramAttr {
     /// Loads a function. Only a refusal is repeated with the verifier's log.
     fn load(mut self, function: &Function, own_types: Option<&OwnedFd>) -> Result<OwnedFd, Refused> {
         self.instruction_count = function.instructions.len() as u32;
@@ -222,4 +223,4 @@ impl std::error::Error for Refused {
     }
 }
 
-const _: () = assert!(size_of::<bpf_insn>() == 8 && size_of::<Attributes>() == 120);
+const _: () = assert!(size_of::<bpf_insn>() == 8 && size_of::<ProgramAttr>() == 120);

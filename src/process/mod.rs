@@ -7,7 +7,6 @@
 mod cgroup;
 mod identity;
 mod machine;
-mod observer;
 mod parse;
 mod plan;
 mod reader;
@@ -16,6 +15,7 @@ mod sampler;
 mod stand_in;
 mod table;
 mod task;
+mod updater;
 mod users;
 
 pub use cgroup::told_by_kernel;

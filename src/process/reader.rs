@@ -4,12 +4,12 @@
 use super::cgroup::CgroupReader;
 use super::identity::IdentityReader;
 use super::machine::Machine;
-use super::observer::{Considered, Observer};
 use super::parse;
 use super::plan::{Files, ReadPlan};
 use super::reading::{CoreFigures, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::stand_in::StandIns;
 use super::table::{ProcessTable, SampleOutcome};
+use super::updater::{Considered, ProcessUpdater};
 use crate::blocking::{ReadKind, guarded};
 use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct SampleProgress {
     /// Decides what is read, and takes in what was.
-    pub observer: Observer,
+    pub updater: ProcessUpdater,
     /// The processes.
     pub table: ProcessTable,
     /// Processes to be read, the next one last; with what a walk has told of the program it runs, if it has.
@@ -34,8 +34,8 @@ pub struct SampleProgress {
 
 impl SampleProgress {
     /// A sample in progress without processes.
-    pub fn new(observer: Observer) -> SampleProgress {
-        SampleProgress { observer, table: ProcessTable::default(), due: Vec::new(), extras: Vec::new() }
+    pub fn new(updater: ProcessUpdater) -> SampleProgress {
+        SampleProgress { updater, table: ProcessTable::default(), due: Vec::new(), extras: Vec::new() }
     }
 }
 
@@ -149,13 +149,13 @@ impl FileReader {
     fn read_due(&mut self, root: &ProcRoot, books: &SharedSampleProgress) {
         let mut next = with(books, |books| books.due.last().copied());
         while let Some((pid, image)) = next {
-            let looked = self.look(root, pid, image, books);
+            let looked = self.read_process(root, pid, image, books);
             next = with(books, |books| {
                 match looked {
                     Ok(()) => {}
                     Err(Failure::Gone) => books.table.settle(pid, SampleOutcome::Gone),
                     Err(failure) => {
-                        books.observer.failed(failure, books.table.known(pid));
+                        books.updater.failed(failure, books.table.known(pid));
                         books.table.settle(pid, SampleOutcome::Unchanged);
                     }
                 }
@@ -168,7 +168,7 @@ impl FileReader {
 
     /// Reads the process's files; where a walk has told of it as well, the program it runs is known from there. The table
     /// is told unless this fails.
-    fn look(
+    fn read_process(
         &mut self,
         root: &ProcRoot,
         pid: i32,
@@ -183,7 +183,7 @@ impl FileReader {
                 if let Some(image) = image {
                     core.stat.layout = [image, 0];
                 }
-                self.look_closely(root, (&directory, live.as_ref()), &mut core, books)
+                self.read_files(root, (&directory, live.as_ref()), &mut core, books)
             }
             Err(failure) => Err(failure),
         };
@@ -191,7 +191,7 @@ impl FileReader {
         looked
     }
 
-    fn look_closely(
+    fn read_files(
         &mut self,
         root: &ProcRoot,
         (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
@@ -200,19 +200,19 @@ impl FileReader {
     ) -> std::result::Result<(), Failure> {
         let pid = core.stat.pid;
         let Considered { plan, mut started, is_maybe_thread } =
-            with(books, |books| books.observer.consider(core, books.table.known(pid)));
+            with(books, |books| books.updater.consider(core, books.table.known(pid)));
         if is_maybe_thread && directory.is_other_thread(&mut self.text) {
             return Err(Failure::Gone);
         }
         let mut sample = core.sample();
         let files = self.files(root, (directory, live), core, plan, &mut sample)?;
         with(books, |books| {
-            let SampleProgress { observer, table, .. } = books;
+            let SampleProgress { updater, table, .. } = books;
             match &mut started {
-                Some(tracked) => observer.take_files(core, &sample, &files, plan, tracked, false),
+                Some(tracked) => updater.apply_files(core, &sample, &files, plan, tracked, false),
                 None => {
                     if let Some(known) = table.known(pid) {
-                        observer.take_files(core, &sample, &files, plan, known, true);
+                        updater.apply_files(core, &sample, &files, plan, known, true);
                     }
                 }
             }
@@ -284,9 +284,9 @@ impl FileReader {
         let mut sample = ProcessSample::unknown(id);
         let files = self.files(root, (&directory, None), &core, plan, &mut sample)?;
         with(books, |books| {
-            let SampleProgress { observer, table, .. } = books;
+            let SampleProgress { updater, table, .. } = books;
             if let Some(tracked) = table.tracked_mut(&id) {
-                observer.add_files(&core, &sample, &files, plan, tracked);
+                updater.add_files(&core, &sample, &files, plan, tracked);
             }
         });
         Ok(())

@@ -1,9 +1,9 @@
 //! Sampling of all processes: lists them, reads them, and keeps one record for each as long as it lives.
 
 use super::machine::Machine;
-use super::observer::Observer;
 use super::reader::{FileReader, ReadTask, SamplePart, SampleProgress, SharedSampleProgress};
 use super::task;
+use super::updater::ProcessUpdater;
 use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Fault, TaskSource};
@@ -75,13 +75,13 @@ impl Sampler {
         selection.pids.dedup();
         let selected = selection.pids.clone();
         let directory = open_directory(root.directory(), c".").map_err(listing_failed)?;
-        let observer = Observer::new(*root.facts(), what, selection);
-        let none = Observer::new(*root.facts(), SampleSet::default(), Selection::default());
+        let updater = ProcessUpdater::new(*root.facts(), what, selection);
+        let none = ProcessUpdater::new(*root.facts(), SampleSet::default(), Selection::default());
         let mut sampler = Sampler {
             root,
             directory: Some(Arc::new(directory)),
             reader: Helper::new("capture-files", move || FileReader::new(what), FileReader::work),
-            books: SampleProgress::new(observer),
+            books: SampleProgress::new(updater),
             lent: Arc::new(Mutex::new(SampleProgress::new(none))),
             machine: Machine::default(),
             machine_fault: None,
@@ -108,7 +108,7 @@ impl Sampler {
 
     /// From now on also tells which network namespace each process is in.
     pub fn follow_networks(&mut self) {
-        self.books.observer.follow_networks();
+        self.books.updater.follow_networks();
     }
 
     /// Why the walks over the kernel's tasks have ended, once.
@@ -130,7 +130,7 @@ impl Sampler {
         blocking::sweep();
         // Where they cannot be read now, no time has passed.
         self.read_machine()?;
-        self.books.observer.begin(self.machine.cpu_ticks);
+        self.books.updater.begin(self.machine.cpu_ticks);
         self.books.table.begin();
         self.books.due.clear();
         self.books.extras.clear();
@@ -153,7 +153,7 @@ impl Sampler {
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
     fn walk(&mut self) -> bool {
         let Sampler { books, selected, tasks: Some(tasks), .. } = self else { return false };
-        let SampleProgress { observer, table, due, extras } = books;
+        let SampleProgress { updater, table, due, extras } = books;
         let walked = tasks.walk(&mut |task| {
             let pid = task::pid(task.raw);
             if !selected.is_empty() && selected.binary_search(&pid).is_err() {
@@ -166,8 +166,8 @@ impl Sampler {
                 return;
             }
             table.visit(pid, |_, known| {
-                let (outcome, plan) = observer.take(task, known);
-                extras.extend(plan.map(|plan| (task::id(task.raw, observer.facts()), plan)));
+                let (outcome, plan) = updater.apply_task(task, known);
+                extras.extend(plan.map(|plan| (task::id(task.raw, updater.facts()), plan)));
                 outcome
             });
         });
@@ -317,7 +317,7 @@ impl Sampler {
     /// ended since the latest sample. `None` where there are no such walks, or where later names have displaced it.
     pub fn given_name(&self, id: &ProcId) -> Option<Vec<u8>> {
         let given = self.tasks.as_ref()?.given_name(id.pid.unsigned_abs())?;
-        let is_its = task::start_ticks(given.start_ns, self.books.observer.facts()) == id.start_ticks;
+        let is_its = task::start_ticks(given.start_ns, self.books.updater.facts()) == id.start_ticks;
         is_its.then(|| given.name().to_vec())
     }
 
@@ -334,7 +334,7 @@ impl Sampler {
     /// How often a process was there but its `stat` could not be read (not permitted, out of descriptors, not in
     /// the format), since the sampler was made.
     pub fn unreadable(&self) -> u64 {
-        self.books.observer.unreadable()
+        self.books.updater.unreadable()
     }
 }
 

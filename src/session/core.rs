@@ -183,7 +183,7 @@ impl Core {
                 counting.lock().read(&self.shared);
                 flows.iter_mut().for_each(FlowView::take_left);
             }
-            (None, Some(flows)) => flows.update(&self.shared.activity),
+            (None, Some(flows)) => flows.update(&self.shared.barrier),
             (None, None) => {}
         }
         let Core { sampler, merge, shared, options, sampled_at, .. } = self;
@@ -203,11 +203,11 @@ impl Core {
                 None if !self.has_network => Some(now),
                 None => {
                     if options.wait_for_ended {
-                        shared.activity.complete_through(ended, timeout + PATIENCE);
+                        shared.barrier.complete_through(ended, timeout + PATIENCE);
                     } else {
-                        shared.activity.request(ended);
+                        shared.barrier.request(ended);
                     }
-                    shared.activity.complete(now)
+                    shared.barrier.complete(now)
                 }
             };
             merge.collect(&shared.ledger, sampler, &options.selection);
@@ -336,7 +336,7 @@ impl Core {
 
     /// Whether all of a savefile has been counted, or the capture has failed.
     pub(super) fn has_ended(&self) -> bool {
-        self.shared.activity.has_ended()
+        self.shared.barrier.has_ended()
     }
 
     /// Ends the capture and joins the threads, once. Returns the last lines of the log.

@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Reads what the kernel has counted.
 pub struct KernelCounterReader {
     counters: Counters,
-    introducer: IdentityCache,
+    identity_cache: IdentityCache,
     /// Inode of the home namespace.
     home: u64,
     choice: NamespaceChoice,
@@ -51,7 +51,7 @@ impl KernelCounterReader {
     /// `SystemResource`.
     pub fn new(
         counters: Counters,
-        introducer: IdentityCache,
+        identity_cache: IdentityCache,
         choice: NamespaceChoice,
         flows: Option<Arc<FlowMailbox>>,
     ) -> Result<KernelCounterReader> {
@@ -61,7 +61,7 @@ impl KernelCounterReader {
         let now = Instant::now();
         let mut counting = KernelCounterReader {
             counters,
-            introducer,
+            identity_cache,
             home,
             coverage: Coverage::Every,
             choice,
@@ -86,7 +86,7 @@ impl KernelCounterReader {
             self.refreshed = now;
             self.refresh();
         }
-        let KernelCounterReader { counters, introducer, credited, pending, flows, flows_lost, .. } = self;
+        let KernelCounterReader { counters, identity_cache, credited, pending, flows, flows_lost, .. } = self;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         let mut sum = Traffic::default();
         let mut books = shared.ledger.lock();
@@ -95,7 +95,7 @@ impl KernelCounterReader {
                 sum += traffic;
                 books.credit(&owner, traffic);
                 let is_last = credited.last().is_some_and(|(last, _)| *last == owner.process);
-                if !is_last && !introducer.knows(&owner.process) {
+                if !is_last && !identity_cache.knows(&owner.process) {
                     credited.push((owner.process, identity()));
                 }
             }
@@ -128,7 +128,7 @@ impl KernelCounterReader {
         counts.flows.held = counters.held();
         drop(counts);
         for (process, identity) in self.credited.drain(..) {
-            self.introducer.introduce_as(process, identity, &shared.ledger);
+            self.identity_cache.publish_as(process, identity, &shared.ledger);
         }
         let refused = std::mem::replace(&mut self.refused, self.counters.refused());
         if refused == 0 && self.refused > 0 {

@@ -124,7 +124,7 @@ impl StatsReader {
             flows: flows.held,
             flows_expired: flows.expired,
             flows_evicted: flows.evicted,
-            flows_waiting: self.shared.desk.waiting() as u64,
+            flows_waiting: self.shared.lookup_queue.waiting() as u64,
             bytes: self.shared.ledger.lock().totals(),
             first: *self.shared.first.lock(),
             first_forgotten: self.early.evicted(),

@@ -44,7 +44,7 @@ impl Core {
         if self.options.flows {
             self.record_flows(&tap, &mut pipeline)?;
         }
-        self.shared.activity.set_waker(tap.waker());
+        self.shared.barrier.set_waker(tap.waker());
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         let known = tap.known_namespaces().clone();
         if tap.is_live() {
@@ -90,16 +90,16 @@ impl Core {
             if is_live {
                 finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
             }
-            let introducer = IdentityCache::new(Arc::clone(&root), what);
+            let identity_cache = IdentityCache::new(Arc::clone(&root), what);
             let mut resolver =
-                Resolver::new(finder, Arc::clone(&early), introducer, Follower::new(known.clone()));
+                Resolver::new(finder, Arc::clone(&early), identity_cache, Follower::new(known.clone()));
             owners.iter().for_each(|owners| resolver.ask_records(owners.clone()));
             resolver
         };
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.supervise("capture-owner", move || {
             let _entered = log.enter();
-            resolver().run(&shared.desk, &shared.ledger, &shared.activity);
+            resolver().run(&shared.lookup_queue, &shared.ledger, &shared.barrier);
         })
     }
 
@@ -107,11 +107,12 @@ impl Core {
     pub(super) fn start_counting(&mut self, counters: Counters) -> Result<()> {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         self.start_following(&root)?;
-        let introducer = IdentityCache::with_helper(root, self.options.sample);
+        let identity_cache = IdentityCache::with_helper(root, self.options.sample);
         let choice = self.options.capture.namespaces.clone();
         let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
-        self.flows = flows.clone().map(|desk| FlowView::new(desk, None));
-        let counting = Arc::new(Mutex::new(KernelCounterReader::new(counters, introducer, choice, flows)?));
+        self.flows = flows.clone().map(|mailbox| FlowView::new(mailbox, None));
+        let counting =
+            Arc::new(Mutex::new(KernelCounterReader::new(counters, identity_cache, choice, flows)?));
         self.counting = Some(Arc::clone(&counting));
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.spawn("capture-kernel", move || {
@@ -129,26 +130,26 @@ impl Core {
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
         self.supervise("capture-events", move || {
             let _entered = log.enter();
-            let introducer = IdentityCache::new(Arc::clone(&root), what);
+            let identity_cache = IdentityCache::new(Arc::clone(&root), what);
             let Some(bell) = shared.stop_event() else { return };
             let opened = events.lock().take();
             if let Some(events) = opened.or_else(open) {
-                follow_identities(events, introducer, &shared.latest, &shared.stopping, bell.as_fd());
+                follow_identities(events, identity_cache, &shared.latest, &shared.stopping, bell.as_fd());
             }
         })
     }
 
     /// Has flows recorded; live ones also as the kernel knows them, where it tells.
     fn record_flows(&mut self, tap: &Tap, pipeline: &mut Pipeline) -> Result<()> {
-        let desk = Arc::clone(&self.shared.flows);
+        let mailbox = Arc::clone(&self.shared.flows);
         let home = tap.is_live().then(|| current_inode().ok()).flatten();
         let known = tap.known_namespaces().clone();
-        pipeline.record_flows(Recorder::new(Arc::clone(&desk), home.unwrap_or(0), known))?;
+        pipeline.record_flows(Recorder::new(Arc::clone(&mailbox), home.unwrap_or(0), known))?;
         let open = || {
             let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
             opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
         };
-        self.flows = Some(FlowView::new(desk, tap.is_live().then(open).flatten()));
+        self.flows = Some(FlowView::new(mailbox, tap.is_live().then(open).flatten()));
         Ok(())
     }
 
@@ -233,11 +234,11 @@ impl FirstOpener {
             sockets,
             events: open_events(ProcessEvents::open),
             look,
-            introducer: IdentityCache::new(Arc::clone(root), self.what),
+            identity_cache: IdentityCache::new(Arc::clone(root), self.what),
             to_meet: Vec::new(),
             latest: Arc::clone(&shared.latest),
             bell: shared.stop_event()?,
-            governor: FirstPacketThrottle::new(Box::new(ThreadMeter)),
+            throttle: FirstPacketThrottle::new(Box::new(ThreadMeter)),
             ended: self.open_ended(),
             follower: Follower::new(known.clone()),
         })

@@ -99,18 +99,18 @@ mod tests {
 
     #[test]
     fn a_wake_before_or_during_the_wait_ends_it_once() {
-        let mut bell = Poller::new().unwrap();
-        let waker = bell.waker();
+        let mut poller = Poller::new().unwrap();
+        let waker = poller.waker();
         waker.wake();
         waker.wake();
-        bell.wait(LONG, |_| panic!("no device is ready")).unwrap();
+        poller.wait(LONG, |_| panic!("no device is ready")).unwrap();
         let other = std::thread::spawn(move || waker.wake());
-        bell.wait(LONG, |_| panic!("no device is ready")).unwrap();
+        poller.wait(LONG, |_| panic!("no device is ready")).unwrap();
         other.join().unwrap();
         let mut events = 0;
-        bell.wait(Duration::ZERO, |_| events += 1).unwrap();
+        poller.wait(Duration::ZERO, |_| events += 1).unwrap();
         assert_eq!(events, 0);
-        assert_eq!(bell.rung.read(), Err(Errno::EAGAIN), "the wait has taken the wakes back");
+        assert_eq!(poller.rung.read(), Err(Errno::EAGAIN), "the wait has taken the wakes back");
     }
 
     #[test]
@@ -122,16 +122,16 @@ mod tests {
 
     #[test]
     fn ready_descriptors_are_named_until_removed() {
-        let mut bell = Poller::new().unwrap();
+        let mut poller = Poller::new().unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
-        bell.add(reader.as_fd(), 7).unwrap();
+        poller.add(reader.as_fd(), 7).unwrap();
         std::io::Write::write_all(&mut &writer, b"x").unwrap();
         let mut seen = Vec::new();
-        bell.wait(LONG, |token| seen.push(token)).unwrap();
-        bell.wait(LONG, |token| seen.push(token)).unwrap();
+        poller.wait(LONG, |token| seen.push(token)).unwrap();
+        poller.wait(LONG, |token| seen.push(token)).unwrap();
         assert_eq!(seen, [7, 7]);
-        bell.remove(reader.as_fd());
-        bell.wait(Duration::ZERO, |token| seen.push(token)).unwrap();
+        poller.remove(reader.as_fd());
+        poller.wait(Duration::ZERO, |token| seen.push(token)).unwrap();
         assert_eq!(seen, [7, 7]);
     }
 }

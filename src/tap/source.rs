@@ -40,7 +40,7 @@ enum FrameSource {
 /// threads.
 pub struct Tap {
     source: FrameSource,
-    bell: Poller,
+    poller: Poller,
     addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
     known: Known,
     notes: Notes,
@@ -71,11 +71,18 @@ impl Tap {
     /// # Errors
     /// As [`Tap::live`]; `OpenDirectory` when the tree cannot be opened.
     pub fn live_beside(options: &TapOptions, proc_path: &Path) -> std::result::Result<Tap, TapError> {
-        let bell = Poller::new()?;
+        let poller = Poller::new()?;
         let mut notes = Notes::default();
-        let live = Live::start(options, proc_path, &bell, &mut notes)?;
+        let live = Live::start(options, proc_path, &poller, &mut notes)?;
         let (addresses, known) = (owned(&live), live.known());
-        Ok(Tap { source: FrameSource::Live(Box::new(live)), bell, addresses, known, notes, is_changed: true })
+        Ok(Tap {
+            source: FrameSource::Live(Box::new(live)),
+            poller,
+            addresses,
+            known,
+            notes,
+            is_changed: true,
+        })
     }
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
@@ -92,14 +99,14 @@ impl Tap {
             notes.warn(format!("no local addresses are known: {error}"));
             LocalAddresses::default()
         });
-        let (source, bell) = (FrameSource::Savefile(replay), Poller::new()?);
+        let (source, poller) = (FrameSource::Savefile(replay), Poller::new()?);
         let addresses = vec![(Namespace::HOME, Arc::new(addresses))];
-        Ok(Tap { source, bell, addresses, known: Known::default(), notes, is_changed: true })
+        Ok(Tap { source, poller, addresses, known: Known::default(), notes, is_changed: true })
     }
 
     /// A handle by which any thread can end this tap's [`Tap::wait`].
     pub fn waker(&self) -> Waker {
-        self.bell.waker()
+        self.poller.waker()
     }
 
     /// Blocks until there are frames to read, the waker was rung, or `max` has passed; a signal may end it early.
@@ -114,7 +121,7 @@ impl Tap {
         };
         let max = if self.more() { Duration::ZERO } else { due.map_or(max, |due| due.min(max)) };
         let source = &mut self.source;
-        self.bell.wait(max, |token| {
+        self.poller.wait(max, |token| {
             if let FrameSource::Live(live) = source {
                 live.ready(token);
             }
@@ -143,7 +150,7 @@ impl Tap {
             handler.set_addresses(&self.addresses);
         }
         let frames = match &mut self.source {
-            FrameSource::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
+            FrameSource::Live(live) => live.read(limit, &self.poller, &mut self.notes, handler),
             FrameSource::Savefile(replay) => replay.read(limit, |frame| handler.frame(frame))?,
         };
         let ended = matches!(&self.source, FrameSource::Savefile(replay) if replay.ended());
@@ -153,8 +160,8 @@ impl Tap {
     /// Takes up the news, and the devices that have been opened meanwhile.
     fn take_up(&mut self) {
         if let FrameSource::Live(live) = &mut self.source {
-            live.hear(&self.bell, &mut self.notes);
-            live.take_up(&self.bell, &mut self.notes);
+            live.hear(&self.poller, &mut self.notes);
+            live.take_up(&self.poller, &mut self.notes);
         }
         self.compare_addresses();
     }
@@ -188,7 +195,7 @@ impl Tap {
     pub fn refresh(&mut self) -> Result<()> {
         let refreshed = self.begin_refresh();
         if let FrameSource::Live(live) = &mut self.source {
-            live.finish(&self.bell, &mut self.notes);
+            live.finish(&self.poller, &mut self.notes);
         }
         refreshed
     }
@@ -206,7 +213,7 @@ impl Tap {
     /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
     pub fn begin_refresh(&mut self) -> Result<()> {
         let FrameSource::Live(live) = &mut self.source else { return Ok(()) };
-        let refreshed = live.refresh(&self.bell, &mut self.notes);
+        let refreshed = live.refresh(&self.poller, &mut self.notes);
         self.compare_addresses();
         refreshed
     }

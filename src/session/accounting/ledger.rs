@@ -121,7 +121,7 @@ impl LedgerContents {
     }
 
     /// Notes who a process is, before it can vanish.
-    pub fn introduce(&mut self, process: ProcId, identity: Arc<Identity>) {
+    pub fn set_identity(&mut self, process: ProcId, identity: Arc<Identity>) {
         if self.accounts.len() < ACCOUNT_LIMIT && !self.ended.contains(&process) {
             self.accounts.entry(process).or_default().identity = Some(identity);
         }
@@ -218,7 +218,7 @@ mod tests {
         let old = owner(1, Quality::Exact);
         books.close(old.process, Instant::now());
         assert!(!books.credit(&old, sent(5)));
-        books.introduce(old.process, Arc::default());
+        books.set_identity(old.process, Arc::default());
         assert_eq!(books.drain().count(), 0);
         assert_eq!(books.totals().unowned[Unowned::OwnerEnded as usize], 5);
         let new = Owner { process: ProcId { pid: 1, start_ticks: 8 }, quality: Quality::Exact };

@@ -35,7 +35,7 @@ impl Update {
 
     fn introduce(&self, id: ProcId, name: &str) {
         let identity = Identity { name: name.into(), ..Identity::default() };
-        self.ledger.lock().introduce(id, Arc::new(identity));
+        self.ledger.lock().set_identity(id, Arc::new(identity));
     }
 
     /// The first half of an update; whether any process is closing.

@@ -1,4 +1,4 @@
-//! The desk between the threads: records of flows that have ended, those of living ones on request, and the kernel's
+//! The mailbox between the threads: records of flows that have ended, those of living ones on request, and the kernel's
 //! notices of sockets that have gone.
 
 use crate::model::{FlowKey, FlowRecord, Namespace, Timestamp};
@@ -38,7 +38,7 @@ pub struct SocketEnd {
     pub info: TcpInfo,
 }
 
-/// The desk itself.
+/// The mailbox itself.
 pub struct FlowMailbox {
     /// Most records of ended flows that wait to be taken.
     limit: usize,
@@ -70,7 +70,7 @@ struct Living {
 }
 
 impl FlowMailbox {
-    /// A desk with room for the records of `limit` ended flows.
+    /// A mailbox with room for the records of `limit` ended flows.
     pub fn new(limit: usize) -> FlowMailbox {
         FlowMailbox {
             limit,

@@ -24,7 +24,7 @@ const WAITING_LIMIT: usize = 65_536;
 
 /// The recorder of one capture.
 pub struct Recorder {
-    desk: Arc<FlowMailbox>,
+    mailbox: Arc<FlowMailbox>,
     /// The inode of the own namespace; 0 where that is not known.
     home_inode: u64,
     /// The namespaces besides.
@@ -34,15 +34,15 @@ pub struct Recorder {
     notices: HashMap<FlowKey, SocketEnd, RandomState>,
     /// The same in the order in which they were told.
     order: VecDeque<(Timestamp, FlowKey)>,
-    /// Records on their way to the desk.
+    /// Records on their way to the mailbox.
     batch: Vec<NamespacedRecord>,
 }
 
 impl Recorder {
     /// A recorder for a capture whose own namespace has this inode; 0 where that is not known.
-    pub fn new(desk: Arc<FlowMailbox>, home_inode: u64, known: Known) -> Recorder {
+    pub fn new(mailbox: Arc<FlowMailbox>, home_inode: u64, known: Known) -> Recorder {
         Recorder {
-            desk,
+            mailbox,
             home_inode,
             known,
             ending: VecDeque::new(),
@@ -72,14 +72,14 @@ impl Recorder {
 
     /// At the end of a batch: tells of the flows whose time has come, and shows the living ones to whoever asks.
     pub fn publish(&mut self, flows: &mut FlowTable, now: Timestamp) {
-        for notice in self.desk.take_notices() {
+        for notice in self.mailbox.take_notices() {
             self.notices.insert(notice.key, notice);
             self.order.push_back((notice.told, notice.key));
         }
         self.tell_ended(flows, now);
         self.drop_notices(flows, now);
         self.hand_over();
-        self.desk.show(false, || self.living(flows, now));
+        self.mailbox.show(false, || self.living(flows, now));
     }
 
     /// After the last batch: tells of all flows that have ended, and shows the living ones for the last time.
@@ -88,12 +88,12 @@ impl Recorder {
             self.tell(flows, id);
         }
         self.hand_over();
-        self.desk.show(true, || self.living(flows, now));
+        self.mailbox.show(true, || self.living(flows, now));
     }
 
     fn hand_over(&mut self) {
         if !self.batch.is_empty() {
-            self.desk.add_ended(&mut self.batch);
+            self.mailbox.add_ended(&mut self.batch);
         }
     }
 

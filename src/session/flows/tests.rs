@@ -1,4 +1,4 @@
-//! The recorder with made-up flows and notices, and the desk between the threads.
+//! The recorder with made-up flows and notices, and the mailbox between the threads.
 
 use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::recorder::Recorder;
@@ -33,15 +33,19 @@ fn key(port: u16) -> FlowKey {
 struct RecorderFixture {
     flows: FlowTable,
     recorder: Recorder,
-    desk: Arc<FlowMailbox>,
+    mailbox: Arc<FlowMailbox>,
 }
 
 impl RecorderFixture {
     fn new(limit: usize) -> RecorderFixture {
         let mut flows = FlowTable::new(64).unwrap();
         flows.keep_details().unwrap();
-        let desk = Arc::new(FlowMailbox::new(limit));
-        RecorderFixture { flows, recorder: Recorder::new(Arc::clone(&desk), INODE, Known::default()), desk }
+        let mailbox = Arc::new(FlowMailbox::new(limit));
+        RecorderFixture {
+            flows,
+            recorder: Recorder::new(Arc::clone(&mailbox), INODE, Known::default()),
+            mailbox,
+        }
     }
 
     fn packet(&mut self, port: u16, millisecond: u64, direction: Direction, flags: u8) -> FlowId {
@@ -68,7 +72,7 @@ impl RecorderFixture {
 
     fn gone(&self, port: u16, millisecond: u64, info: TcpInfo) {
         let notice = SocketEnd { key: key(port), told: at(millisecond), cookie: 9, info };
-        self.desk.add_notices(std::iter::once(notice));
+        self.mailbox.add_notices(std::iter::once(notice));
     }
 
     /// Ends a batch at a moment. What can be taken then.
@@ -83,13 +87,13 @@ impl RecorderFixture {
         flows.drain_fresh(|_, _| ());
         recorder.publish(flows, now);
         self.living(millisecond);
-        self.desk.take_ended().into_iter().map(|seen| seen.record).collect()
+        self.mailbox.take_ended().into_iter().map(|seen| seen.record).collect()
     }
 
     fn living(&mut self, millisecond: u64) -> Vec<FlowRecord> {
-        let RecorderFixture { flows, recorder, desk } = self;
+        let RecorderFixture { flows, recorder, mailbox } = self;
         let wake = || recorder.publish(flows, at(millisecond));
-        let shown = desk.living(Instant::now() + Duration::from_secs(60), wake).unwrap();
+        let shown = mailbox.living(Instant::now() + Duration::from_secs(60), wake).unwrap();
         shown.into_iter().map(|seen| seen.record).collect()
     }
 }
@@ -229,15 +233,15 @@ fn the_end_of_the_capture_tells_all_that_has_ended_and_shows_the_rest() {
     bench.bind(id, Ok(OWNER));
     assert_eq!(bench.publish(11), []);
     bench.recorder.finish(&mut bench.flows, at(11));
-    let shown = bench.desk.living(Instant::now(), || panic!("nobody is there to be woken")).unwrap();
+    let shown = bench.mailbox.living(Instant::now(), || panic!("nobody is there to be woken")).unwrap();
     assert_eq!((shown.len(), shown[0].key()), (1, key(2)));
-    assert_eq!(bench.desk.take_ended().len(), 1);
-    assert!(bench.desk.living(Instant::now(), || ()).is_none(), "shown once");
+    assert_eq!(bench.mailbox.take_ended().len(), 1);
+    assert!(bench.mailbox.living(Instant::now(), || ()).is_none(), "shown once");
 }
 
 #[test]
 fn the_oldest_records_make_room_and_are_counted() {
-    let desk = FlowMailbox::new(3);
+    let mailbox = FlowMailbox::new(3);
     let mut records: Vec<NamespacedRecord> = (0..5)
         .map(|id| {
             let FlowKey { local, remote, protocol, namespace } = key(1);
@@ -245,18 +249,19 @@ fn the_oldest_records_make_room_and_are_counted() {
         })
         .collect();
     let mut late = records.split_off(4);
-    desk.add_ended(&mut records);
-    assert!(records.is_empty() && desk.take_ended().is_empty(), "the living were not seen since");
-    let see = || assert_eq!(desk.living(Instant::now(), || desk.show(true, Vec::new)).unwrap().len(), 0);
+    mailbox.add_ended(&mut records);
+    assert!(records.is_empty() && mailbox.take_ended().is_empty(), "the living were not seen since");
+    let see =
+        || assert_eq!(mailbox.living(Instant::now(), || mailbox.show(true, Vec::new)).unwrap().len(), 0);
     see();
-    desk.add_ended(&mut late);
+    mailbox.add_ended(&mut late);
     let ids = |taken: std::collections::VecDeque<NamespacedRecord>| -> Vec<u64> {
         taken.into_iter().map(|seen| seen.record.id).collect()
     };
-    assert_eq!((ids(desk.take_ended()), desk.lost()), (vec![2, 3], 2));
-    desk.show(true, Vec::new);
+    assert_eq!((ids(mailbox.take_ended()), mailbox.lost()), (vec![2, 3], 2));
+    mailbox.show(true, Vec::new);
     see();
-    assert_eq!((ids(desk.take_ended()), desk.lost()), (vec![4], 2));
+    assert_eq!((ids(mailbox.take_ended()), mailbox.lost()), (vec![4], 2));
 }
 
 #[test]
@@ -267,7 +272,7 @@ fn notices_are_bounded() {
         key.remote.port = number as u16;
         key.local.port = (number >> 16) as u16;
         let (told, info) = (at(0), TcpInfo::default());
-        bench.desk.add_notices(std::iter::once(SocketEnd { key, told, cookie: 0, info }));
+        bench.mailbox.add_notices(std::iter::once(SocketEnd { key, told, cookie: 0, info }));
         if number % 50_000 == 49_999 {
             bench.publish(1);
         }

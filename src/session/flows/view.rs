@@ -27,7 +27,7 @@ type AllFigures = HashMap<FlowKey, SocketFigures, RandomState>;
 
 /// The flows as of the last update.
 pub struct FlowView {
-    desk: Arc<FlowMailbox>,
+    mailbox: Arc<FlowMailbox>,
     living: Vec<NamespacedRecord>,
     kernel: Option<TcpReader>,
     /// Of the flows that lived at the last update, and at the one before it: those that ended in between are told of
@@ -37,22 +37,22 @@ pub struct FlowView {
 
 impl FlowView {
     /// Nothing seen yet. Without a reader the records are of what was captured only.
-    pub fn new(desk: Arc<FlowMailbox>, kernel: Option<TcpReader>) -> FlowView {
-        FlowView { desk, living: Vec::new(), kernel, figures: Default::default() }
+    pub fn new(mailbox: Arc<FlowMailbox>, kernel: Option<TcpReader>) -> FlowView {
+        FlowView { mailbox, living: Vec::new(), kernel, figures: Default::default() }
     }
 
     /// Looks at the living flows anew.
-    pub fn update(&mut self, activity: &DrainBarrier) {
+    pub fn update(&mut self, barrier: &DrainBarrier) {
         let deadline = Instant::now() + PATIENCE;
-        if let Some(living) = self.desk.living(deadline, || activity.wake()) {
+        if let Some(living) = self.mailbox.living(deadline, || barrier.wake()) {
             self.living = living;
         }
         self.read_kernel();
     }
 
-    /// Looks at the living flows that were left on the desk unasked.
+    /// Looks at the living flows that were left in the mailbox unasked.
     pub fn take_left(&mut self) {
-        if let Some(living) = self.desk.left() {
+        if let Some(living) = self.mailbox.left() {
             self.living = living;
         }
     }
@@ -72,11 +72,13 @@ impl FlowView {
             }
             seen.record
         };
-        self.desk.take_ended().into_iter().map(complete_one).collect()
+        self.mailbox.take_ended().into_iter().map(complete_one).collect()
     }
 
     fn read_kernel(&mut self) {
-        let FlowView { desk, living, kernel: Some(kernel), figures: [latest, before] } = self else { return };
+        let FlowView { mailbox, living, kernel: Some(kernel), figures: [latest, before] } = self else {
+            return;
+        };
         kernel.follow_namespaces();
         std::mem::swap(latest, before);
         latest.clear();
@@ -105,6 +107,6 @@ impl FlowView {
                 latest.insert(key, known);
             }
         }
-        desk.add_notices(gone.into_iter());
+        mailbox.add_notices(gone.into_iter());
     }
 }

@@ -48,7 +48,7 @@ pub struct EarlyLookupThread {
     /// The search.
     pub look: EarlyLookup,
     /// Tells the ledger who owners are.
-    pub introducer: IdentityCache,
+    pub identity_cache: IdentityCache,
     /// Processes that have just become other programs, or changed their names.
     pub to_meet: Vec<i32>,
     /// What they have become.
@@ -56,7 +56,7 @@ pub struct EarlyLookupThread {
     /// Rung to end the thread.
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
-    pub governor: FirstPacketThrottle,
+    pub throttle: FirstPacketThrottle,
     /// The other namespaces that are captured in.
     pub follower: Follower,
     /// Reads which connections have ended, where that is wanted and told.
@@ -84,15 +84,15 @@ impl EarlyLookupThread {
             self.read_events(now);
             self.look.learn();
             self.read_packets(now);
-            let introducer = &mut self.introducer;
-            due = self.look.look(Instant::now(), |_, owner| introducer.introduce(owner.process, ledger));
+            let identity_cache = &mut self.identity_cache;
+            due = self.look.look(Instant::now(), |_, owner| identity_cache.publish(owner.process, ledger));
             self.meet(now);
             *stats.lock() = self.look.stats();
             if let Some(ended) = &mut self.ended {
                 ended.read(Instant::now());
             }
             let passed = now.saturating_duration_since(governed);
-            if passed >= GOVERNING_INTERVAL || self.governor.is_flooded() {
+            if passed >= GOVERNING_INTERVAL || self.throttle.is_flooded() {
                 self.govern(passed);
                 // Questions about what was found before a long stop are asked now.
                 if passed < STOPPED {
@@ -149,7 +149,7 @@ impl EarlyLookupThread {
     /// Asks new programs who they are. It takes longer than what else is done, and comes last.
     fn meet(&mut self, now: Instant) {
         for pid in self.to_meet.drain(..) {
-            if let Some((process, identity)) = self.introducer.meet(pid, now) {
+            if let Some((process, identity)) = self.identity_cache.prefetch(pid, now) {
                 self.look.identify(process);
                 self.latest.record(process, identity);
             }
@@ -157,9 +157,9 @@ impl EarlyLookupThread {
     }
 
     fn read_packets(&mut self, now: Instant) {
-        let EarlyLookupThread { look, governor, .. } = self;
+        let EarlyLookupThread { look, throttle, .. } = self;
         self.sockets.retain_mut(|(namespace, socket)| {
-            let read = socket.read(PACKETS_PER_TURN, |packet| take(look, governor, *namespace, &packet, now));
+            let read = socket.read(PACKETS_PER_TURN, |packet| take(look, throttle, *namespace, &packet, now));
             read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
         });
     }
@@ -189,8 +189,8 @@ impl EarlyLookupThread {
     }
 
     fn govern(&mut self, passed: Duration) {
-        self.governor.judge(&self.look.stats());
-        let Some(thinning) = self.governor.govern(passed) else { return };
+        self.throttle.judge(&self.look.stats());
+        let Some(thinning) = self.throttle.govern(passed) else { return };
         for (_, socket) in &mut self.sockets {
             if let Err(errno) = socket.thin(&thinning) {
                 warn!("the filter of first packets cannot be changed: {errno}");
@@ -202,7 +202,7 @@ impl EarlyLookupThread {
 /// Hands a packet's local ends to the search. Whether an end is local is not asked: who is not has no socket.
 fn take(
     look: &mut EarlyLookup,
-    governor: &mut FirstPacketThrottle,
+    throttle: &mut FirstPacketThrottle,
     namespace: Namespace,
     packet: &FirstPacket<'_>,
     now: Instant,
@@ -211,7 +211,7 @@ fn take(
     if matches!(decoded.fragment, Fragment::Later { .. }) {
         return;
     }
-    governor.count(&decoded);
+    throttle.count(&decoded);
     let (source, destination, protocol) = (decoded.source, decoded.destination, decoded.protocol);
     let &FirstPacket { data, device, time, .. } = packet;
     let sequence = sequence_number(LinkType::RawIp, data);

@@ -65,7 +65,7 @@ impl IdentityCache {
 
     /// Asks a process that has just become another program, or changed its name, who it is: it may be gone by the time it is to be
     /// introduced. `None` when it is gone already, or when too many are met at once.
-    pub fn meet(&mut self, pid: i32, now: Instant) -> Option<(ProcId, Arc<Identity>)> {
+    pub fn prefetch(&mut self, pid: i32, now: Instant) -> Option<(ProcId, Arc<Identity>)> {
         if self.interval.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
             (self.interval, self.met_in_interval) = (Some(now), 0);
         }
@@ -100,17 +100,17 @@ impl IdentityCache {
     }
 
     /// Introduces a process, if it is new and was met or still lives.
-    pub fn introduce(&mut self, process: ProcId, ledger: &Ledger) {
-        self.introduce_or(process, ledger, |_| None);
+    pub fn publish(&mut self, process: ProcId, ledger: &Ledger) {
+        self.publish_or(process, ledger, |_| None);
     }
 
     /// Introduces a process, if it is new; as `identity`, to which the names of its user and group are added, if it was
     /// not met and is gone.
-    pub fn introduce_as(&mut self, process: ProcId, identity: Identity, ledger: &Ledger) {
-        self.introduce_or(process, ledger, |identities| Some(identities.name(identity)));
+    pub fn publish_as(&mut self, process: ProcId, identity: Identity, ledger: &Ledger) {
+        self.publish_or(process, ledger, |identities| Some(identities.name(identity)));
     }
 
-    fn introduce_or(
+    fn publish_or(
         &mut self,
         process: ProcId,
         ledger: &Ledger,
@@ -120,13 +120,13 @@ impl IdentityCache {
             return;
         }
         if let Some((_, identity)) = self.met.iter().rev().find(|(met, _)| *met == process) {
-            ledger.lock().introduce(process, Arc::clone(identity));
+            ledger.lock().set_identity(process, Arc::clone(identity));
             return;
         }
         let found = self.read(process.pid);
         let found = found.filter(|(found, _)| *found == process).map(|(_, identity)| identity);
         if let Some(identity) = found.or_else(|| or(&mut self.identities)) {
-            ledger.lock().introduce(process, Arc::new(identity));
+            ledger.lock().set_identity(process, Arc::new(identity));
         }
     }
 
@@ -164,42 +164,42 @@ mod tests {
     use crate::session::tree::Tree;
 
     /// Of an empty tree: nobody is read.
-    fn introducer() -> IdentityCache {
+    fn empty_cache() -> IdentityCache {
         let tree = Tree::new();
         IdentityCache::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
     }
 
     #[test]
     fn one_that_is_asked_about_in_every_period_stays_known() {
-        let mut introducer = introducer();
+        let mut identity_cache = empty_cache();
         let began = Instant::now();
         let process = |pid| ProcId { pid, start_ticks: 1 };
-        introducer.is_new(process(1), began);
+        identity_cache.is_new(process(1), began);
         for period in 1..10 {
             // Another one begins the period.
-            introducer.is_new(
+            identity_cache.is_new(
                 process(100 + period as i32),
                 began + (KNOWN_PERIOD + Duration::from_secs(1)) * period,
             );
-            assert!(introducer.knows(&process(1)), "in period {period}");
+            assert!(identity_cache.knows(&process(1)), "in period {period}");
         }
     }
 
     #[test]
     fn a_process_is_new_once_for_as_long_as_it_is_met() {
-        let mut introducer = introducer();
+        let mut identity_cache = empty_cache();
         let began = Instant::now();
         let process = |pid| ProcId { pid, start_ticks: 1 };
-        assert!(introducer.is_new(process(1), began) && introducer.is_new(process(2), began));
+        assert!(identity_cache.is_new(process(1), began) && identity_cache.is_new(process(2), began));
         for period in 1..10 {
             let now = began + KNOWN_PERIOD * period + Duration::from_secs(1);
-            assert!(!introducer.is_new(process(1), now) && introducer.knows(&process(1)));
+            assert!(!identity_cache.is_new(process(1), now) && identity_cache.knows(&process(1)));
         }
-        assert!(!introducer.knows(&process(2)));
+        assert!(!identity_cache.knows(&process(2)));
         let now = began + KNOWN_PERIOD * 10;
         for pid in 0..4 * KNOWN_LIMIT as i32 {
-            introducer.is_new(process(pid), now);
+            identity_cache.is_new(process(pid), now);
         }
-        assert!(introducer.known.iter().all(|known| known.len() <= KNOWN_LIMIT));
+        assert!(identity_cache.known.iter().all(|known| known.len() <= KNOWN_LIMIT));
     }
 }

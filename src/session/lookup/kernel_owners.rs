@@ -1,6 +1,6 @@
 //! Asks the kernel's own records who uses the socket of a flow, before anything is searched for.
 
-use super::resolver::Request;
+use super::lookup_queue::Request;
 use crate::kernel::{Clocks, Found, Owners};
 use crate::model::Namespace;
 use crate::namespace::{Follower, current_inode};

@@ -66,7 +66,7 @@ pub fn changes_identity(event: &ProcessEvent) -> bool {
 /// Records identities until `stopping` is set and the bell rung, for a session without a thread that hears of events anyway.
 pub fn follow_identities(
     mut events: ProcessEvents,
-    mut introducer: IdentityCache,
+    mut identity_cache: IdentityCache,
     latest: &LatestIdentities,
     stopping: &AtomicBool,
     bell: BorrowedFd<'_>,
@@ -83,7 +83,7 @@ pub fn follow_identities(
             return;
         }
         for pid in changed.drain(..) {
-            if let Some((process, identity)) = introducer.meet(pid, Instant::now()) {
+            if let Some((process, identity)) = identity_cache.prefetch(pid, Instant::now()) {
                 latest.record(process, identity);
             }
         }

@@ -7,6 +7,7 @@ mod early_lookup;
 mod identity_cache;
 mod kernel_owners;
 mod latest_identities;
+mod lookup_queue;
 mod resolver;
 mod throttle;
 
@@ -14,5 +15,6 @@ pub use early_lookup::{EarlyLookupThread, open_events};
 pub use identity_cache::IdentityCache;
 pub use kernel_owners::KernelOwners;
 pub use latest_identities::{LatestIdentities, follow_identities};
-pub use resolver::{Answer, LookupQueue, Request, Resolver};
+pub use lookup_queue::{Answer, LookupQueue, Request};
+pub use resolver::Resolver;
 pub use throttle::FirstPacketThrottle;

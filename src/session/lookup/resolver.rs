@@ -3,9 +3,9 @@
 
 use super::identity_cache::IdentityCache;
 use super::kernel_owners::KernelOwners;
-use crate::flow::FlowId;
+use super::lookup_queue::{Answer, LookupQueue, Request};
 use crate::kernel::{Claim, Clocks, Found};
-use crate::model::{FlowKey, Owner, Quality, Timestamp, Unowned};
+use crate::model::{Quality, Unowned};
 use crate::namespace::{Follower, enter};
 use crate::netlink::InetDiag;
 use crate::owner::{
@@ -13,9 +13,8 @@ use crate::owner::{
 };
 use crate::session::accounting::Ledger;
 use crate::session::pipeline::DrainBarrier;
-use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
@@ -31,169 +30,11 @@ const HOLDING_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait while the kernel notes sockets, whose records are released now and then.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Which flow is to be asked about.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// The flow's name in its table.
-    pub flow: FlowId,
-    /// Its protocol and endpoints.
-    pub key: FlowKey,
-    /// When the first packet was captured that the question is about: the flow's first one, or a later one when its owner
-    /// may have changed since. An owner found at an earlier packet is no answer.
-    pub first: Timestamp,
-    /// Whether the flow was over before anybody could ask: sockets that are there now are no answer.
-    pub is_over: bool,
-    /// Whether both ends have taken part in the flow. Where there are many questions, others come after these.
-    pub is_answered: bool,
-    /// Whose the local end is.
-    pub local_end: LocalEnd,
-}
-
-/// What was found out.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    /// The flow's name in its table.
-    pub flow: FlowId,
-    /// Its owner, or why there is none.
-    pub owner: Result<Owner, Unowned>,
-}
-
-/// The desk between the capture thread and the resolver.
-pub struct LookupQueue {
-    /// Questions that may be open at once; flows that come on top are told that the queue is full.
-    limit: usize,
-    inbox: Mutex<Inbox>,
-    arrived: Condvar,
-    answers: Mutex<Vec<Answer>>,
-    /// Questions not finally answered, those that wait to be tried again included.
-    open: AtomicUsize,
-    /// Questions handed in so far, and those of them that have been tried once, in the same order.
-    handed_in: AtomicU64,
-    tried: AtomicU64,
-    under_way: Mutex<UnderWay>,
-}
-
-/// The questions that a resolver has taken, for another one to take if it is left behind.
-#[derive(Default)]
-struct UnderWay {
-    /// In the resolver's own order.
-    requests: Vec<(Request, Instant)>,
-    /// How many of them have not been tried once.
-    untried: usize,
-}
-
-#[derive(Default)]
-struct Inbox {
-    requests: Vec<(Request, Instant)>,
-    stopping: bool,
-}
-
-impl LookupQueue {
-    /// A desk for `limit` open questions.
-    pub fn new(limit: usize) -> LookupQueue {
-        LookupQueue {
-            limit,
-            inbox: Mutex::default(),
-            arrived: Condvar::default(),
-            answers: Mutex::default(),
-            open: AtomicUsize::default(),
-            handed_in: AtomicU64::default(),
-            tried: AtomicU64::default(),
-            under_way: Mutex::default(),
-        }
-    }
-
-    /// How many more questions may be handed in.
-    pub fn room(&self) -> usize {
-        self.limit.saturating_sub(self.open.load(Ordering::Relaxed))
-    }
-
-    /// Hands in questions, leaving `requests` empty.
-    pub fn ask(&self, requests: &mut Vec<Request>) {
-        if requests.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        self.open.fetch_add(requests.len(), Ordering::Relaxed);
-        self.handed_in.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        self.inbox.lock().requests.extend(requests.drain(..).map(|request| (request, now)));
-        self.arrived.notify_one();
-    }
-
-    /// Takes the answers there are.
-    pub fn take_answers(&self) -> Vec<Answer> {
-        std::mem::take(&mut *self.answers.lock())
-    }
-
-    /// How many questions have been handed in so far.
-    pub fn handed_in(&self) -> u64 {
-        self.handed_in.load(Ordering::Relaxed)
-    }
-
-    /// How many of the questions handed in have been tried once, the first ones. Their answers, where they are final, can
-    /// be fetched.
-    pub fn tried(&self) -> u64 {
-        self.tried.load(Ordering::Acquire)
-    }
-
-    /// Whether every question was finally answered and every answer fetched.
-    pub fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Acquire) == 0 && self.answers.lock().is_empty()
-    }
-
-    /// Questions not finally answered.
-    pub fn waiting(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// How long the oldest of the questions has waited that nobody has taken.
-    fn waited(&self) -> Duration {
-        self.inbox.lock().requests.first().map_or(Duration::ZERO, |(_, asked)| asked.elapsed())
-    }
-
-    /// Makes [`Resolver::run`] return.
-    pub fn stop(&self) {
-        self.inbox.lock().stopping = true;
-        self.arrived.notify_all();
-    }
-
-    /// Waits for questions until `deadline`, and takes up to `most`. `None` when the desk is closed.
-    fn take_requests(&self, deadline: Option<Instant>, most: usize) -> Option<Vec<(Request, Instant)>> {
-        let mut inbox = self.inbox.lock();
-        while inbox.requests.is_empty() && !inbox.stopping {
-            inbox = match deadline {
-                None => self.arrived.wait(inbox),
-                Some(deadline) if Instant::now() < deadline => self.arrived.wait_until(inbox, deadline),
-                Some(_) => break,
-            };
-        }
-        if inbox.stopping {
-            return None;
-        }
-        let count = inbox.requests.len().min(most);
-        let taken: Vec<_> = inbox.requests.drain(..count).collect();
-        let mut under_way = self.under_way.lock();
-        under_way.untried += taken.len();
-        under_way.requests.extend(&taken);
-        Some(taken)
-    }
-
-    /// Puts the questions of a resolver that was left behind on the desk again.
-    fn recover(&self) {
-        let mut inbox = self.inbox.lock();
-        let mut under_way = self.under_way.lock();
-        let tried = under_way.requests.len() - under_way.untried;
-        self.handed_in.fetch_add(tried as u64, Ordering::Relaxed);
-        under_way.untried = 0;
-        inbox.requests.append(&mut under_way.requests);
-    }
-}
-
 /// The resolver's own state.
 pub struct Resolver {
     finder: Finder,
     early: Arc<EarlyOwnerCache>,
-    introducer: IdentityCache,
+    identity_cache: IdentityCache,
     follower: Follower,
     /// What the kernel notes of sockets' users, where it does.
     kernel: Option<KernelOwners>,
@@ -209,11 +50,11 @@ impl Resolver {
     pub fn new(
         finder: Finder,
         early: Arc<EarlyOwnerCache>,
-        introducer: IdentityCache,
+        identity_cache: IdentityCache,
         follower: Follower,
     ) -> Resolver {
         let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
-        Resolver { finder, early, introducer, follower, kernel: None, requests, queries, sources }
+        Resolver { finder, early, identity_cache, follower, kernel: None, requests, queries, sources }
     }
 
     /// Asks the kernel's records before anything else from now on.
@@ -221,13 +62,13 @@ impl Resolver {
         self.kernel = Some(kernel);
     }
 
-    /// Answers questions until the desk is closed, first those that a resolver before this one has left.
-    pub fn run(mut self, desk: &LookupQueue, ledger: &Ledger, activity: &DrainBarrier) {
-        desk.recover();
+    /// Answers questions until the queue is closed, first those that a resolver before this one has left.
+    pub fn run(mut self, queue: &LookupQueue, ledger: &Ledger, barrier: &DrainBarrier) {
+        queue.recover();
         self.finder.prepare(Instant::now());
         self.log_faults();
         let mut deadline = self.kernel.is_some().then(|| Instant::now() + SWEEP_INTERVAL);
-        while let Some(new) = desk.take_requests(deadline, BATCH) {
+        while let Some(new) = queue.take_requests(deadline, BATCH) {
             let untried = new.len();
             self.follow_namespaces();
             let now = Instant::now();
@@ -255,18 +96,18 @@ impl Resolver {
                 if let Some(query) = self.queries.get_mut(index)
                     && !matches!(query.outcome, Outcome::Owned(_))
                 {
-                    self.introducer.introduce_as(found.owner.process, found.identity, ledger);
+                    self.identity_cache.publish_as(found.owner.process, found.identity, ledger);
                     query.outcome = Outcome::Owned(found.owner);
                 }
             }
             for query in &self.queries {
                 if let Outcome::Owned(owner) = query.outcome {
-                    self.introducer.introduce(owner.process, ledger);
+                    self.identity_cache.publish(owner.process, ledger);
                 }
             }
-            self.hand_out(desk, untried);
-            self.release_records(desk);
-            activity.wake();
+            self.hand_out(queue, untried);
+            self.release_records(queue);
+            barrier.wake();
             let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
             let sweep = self.kernel.is_some().then(|| now + SWEEP_INTERVAL);
             deadline = self.next_look(now).into_iter().chain(let_go).chain(sweep).min();
@@ -309,7 +150,7 @@ impl Resolver {
                 Claim::Listener if !request.is_over => listeners.push((index, found)),
                 Claim::Creator if !query.is_seasoned() => {}
                 _ => {
-                    self.introducer.introduce_as(found.owner.process, found.identity, ledger);
+                    self.identity_cache.publish_as(found.owner.process, found.identity, ledger);
                     query.outcome = Outcome::Owned(found.owner);
                 }
             }
@@ -319,9 +160,9 @@ impl Resolver {
     }
 
     /// Releases what the kernel has recorded and nobody will ask about.
-    fn release_records(&self, desk: &LookupQueue) {
+    fn release_records(&self, queue: &LookupQueue) {
         let Some(kernel) = &self.kernel else { return };
-        if let Err(error) = kernel.sweep(&Clocks::now(), desk.waited()) {
+        if let Err(error) = kernel.sweep(&Clocks::now(), queue.waited()) {
             debug!("the kernel's records of ended sockets cannot be released: {error}");
         }
     }
@@ -351,11 +192,11 @@ impl Resolver {
         }
     }
 
-    /// Leaves the final answers at the desk and keeps the rest.
-    fn hand_out(&mut self, desk: &LookupQueue, untried: usize) {
+    /// Leaves the final answers in the queue and keeps the rest.
+    fn hand_out(&mut self, queue: &LookupQueue, untried: usize) {
         let mut answers = Vec::new();
         let mut index = 0;
-        let mut under_way = desk.under_way.lock();
+        let mut under_way = queue.under_way.lock();
         under_way.untried -= untried;
         while let (Some(query), Some(request)) = (self.queries.get(index), self.requests.get(index)) {
             let owner = match query.outcome {
@@ -377,9 +218,9 @@ impl Resolver {
         }
         let answered = answers.len();
         // Answers are there before their questions stop counting; see `tried` and `is_idle`.
-        desk.answers.lock().append(&mut answers);
-        desk.open.fetch_sub(answered, Ordering::Release);
-        desk.tried.fetch_add(untried as u64, Ordering::Release);
+        queue.answers.lock().append(&mut answers);
+        queue.open.fetch_sub(answered, Ordering::Release);
+        queue.tried.fetch_add(untried as u64, Ordering::Release);
     }
 
     /// When the first of the waiting questions is to be tried again.

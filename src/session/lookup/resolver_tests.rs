@@ -1,8 +1,10 @@
-//! Tests of the desk and of the thread behind it, on made-up trees.
+//! Tests of the queue and of the thread behind it, on made-up trees.
 
 use super::*;
 use crate::flow::FlowTable;
-use crate::model::{Address, Direction, Endpoint, Namespace, ProcId, Protocol, Quality, SampleSet, TcpFlags};
+use crate::model::{
+    Address, Direction, Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, SampleSet, TcpFlags, Timestamp,
+};
 use crate::owner::Budget;
 use crate::proc::ProcRoot;
 use crate::session::tree::{ESTABLISHED, Tree, UNCONNECTED};
@@ -39,18 +41,18 @@ fn requests(ports: impl IntoIterator<Item = u16>) -> Vec<Request> {
     .collect()
 }
 
-/// A resolver at work behind a desk, until this is dropped.
+/// A resolver at work behind a queue, until this is dropped.
 struct Office {
-    desk: Arc<LookupQueue>,
+    queue: Arc<LookupQueue>,
     ledger: Arc<Ledger>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Office {
     fn open(tree: &Tree) -> Office {
-        let (desk, ledger) = (Arc::new(LookupQueue::new(QUEUE_LIMIT)), Arc::new(Ledger::default()));
+        let (queue, ledger) = (Arc::new(LookupQueue::new(QUEUE_LIMIT)), Arc::new(Ledger::default()));
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
-        let (its_desk, its_ledger) = (Arc::clone(&desk), Arc::clone(&ledger));
+        let (its_queue, its_ledger) = (Arc::clone(&queue), Arc::clone(&ledger));
         let work = move || {
             let finder = Finder::new(Arc::clone(&root), Budget::default(), Arc::default());
             Resolver::new(
@@ -59,14 +61,14 @@ impl Office {
                 IdentityCache::new(root, SampleSet::ALL),
                 Follower::default(),
             )
-            .run(&its_desk, &its_ledger, &DrainBarrier::default())
+            .run(&its_queue, &its_ledger, &DrainBarrier::default())
         };
-        Office { desk, ledger, thread: Some(std::thread::spawn(work)) }
+        Office { queue, ledger, thread: Some(std::thread::spawn(work)) }
     }
 
     fn wait(&self, until: impl Fn(&LookupQueue) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while !until(&self.desk) {
+        while !until(&self.queue) {
             assert!(Instant::now() < deadline, "no answer");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -75,7 +77,7 @@ impl Office {
 
 impl Drop for Office {
     fn drop(&mut self) {
-        self.desk.stop();
+        self.queue.stop();
         let ended = self.thread.take().unwrap().join();
         assert!(ended.is_ok() || std::thread::panicking());
     }
@@ -83,34 +85,37 @@ impl Drop for Office {
 
 #[test]
 fn room_is_what_is_not_waiting() {
-    let desk = LookupQueue::new(QUEUE_LIMIT);
-    assert_eq!((desk.room(), desk.waiting(), desk.handed_in(), desk.is_idle()), (QUEUE_LIMIT, 0, 0, true));
-    desk.ask(&mut Vec::new());
+    let queue = LookupQueue::new(QUEUE_LIMIT);
+    assert_eq!(
+        (queue.room(), queue.waiting(), queue.handed_in(), queue.is_idle()),
+        (QUEUE_LIMIT, 0, 0, true)
+    );
+    queue.ask(&mut Vec::new());
     let mut asked = requests(1..4);
-    desk.ask(&mut asked);
+    queue.ask(&mut asked);
     assert!(asked.is_empty());
-    assert_eq!((desk.room(), desk.waiting()), (QUEUE_LIMIT - 3, 3));
-    assert!((desk.handed_in(), desk.tried()) == (3, 0) && !desk.is_idle());
+    assert_eq!((queue.room(), queue.waiting()), (QUEUE_LIMIT - 3, 3));
+    assert!((queue.handed_in(), queue.tried()) == (3, 0) && !queue.is_idle());
     let many = requests([1])[0];
-    desk.ask(&mut vec![many; QUEUE_LIMIT + 5]);
-    assert_eq!(desk.room(), 0);
+    queue.ask(&mut vec![many; QUEUE_LIMIT + 5]);
+    assert_eq!(queue.room(), 0);
 }
 
 #[test]
 fn questions_are_taken_in_order_and_in_bounds() {
-    let desk = LookupQueue::new(QUEUE_LIMIT);
-    desk.ask(&mut requests(1..6));
+    let queue = LookupQueue::new(QUEUE_LIMIT);
+    queue.ask(&mut requests(1..6));
     let take = |most| {
-        let taken = desk.take_requests(Some(Instant::now()), most)?;
+        let taken = queue.take_requests(Some(Instant::now()), most)?;
         Some(taken.iter().map(|(request, _)| request.key.local.port).collect::<Vec<_>>())
     };
     assert_eq!(
         (take(2), take(2), take(2), take(2)),
         (Some(vec![1, 2]), Some(vec![3, 4]), Some(vec![5]), Some(vec![]))
     );
-    desk.ask(&mut requests(1..2));
-    desk.stop();
-    assert_eq!(take(1), None, "a closed desk takes nothing on");
+    queue.ask(&mut requests(1..2));
+    queue.stop();
+    assert_eq!(take(1), None, "a closed queue takes nothing on");
 }
 
 #[test]
@@ -123,12 +128,12 @@ fn answers_come_with_owners_and_who_they_are() {
     tree.socket("udp", "192.0.2.1:30", "198.51.100.1:2", ESTABLISHED, 999);
     let office = Office::open(&tree);
     let asked = requests([10, 20, 30, 40]);
-    office.desk.ask(&mut asked.clone());
-    office.wait(|desk| desk.waiting() == 0);
-    assert!(!office.desk.is_idle(), "nobody has fetched the answers");
-    let answers = office.desk.take_answers();
-    assert!(office.desk.tried() == 4 && office.desk.is_idle());
-    assert_eq!(office.desk.room(), QUEUE_LIMIT);
+    office.queue.ask(&mut asked.clone());
+    office.wait(|queue| queue.waiting() == 0);
+    assert!(!office.queue.is_idle(), "nobody has fetched the answers");
+    let answers = office.queue.take_answers();
+    assert!(office.queue.tried() == 4 && office.queue.is_idle());
+    assert_eq!(office.queue.room(), QUEUE_LIMIT);
     let process = ProcId { pid: 70, start_ticks: 5 };
     let expected = [
         Ok(Owner { process, quality: Quality::Exact }),
@@ -150,11 +155,11 @@ fn answers_come_with_owners_and_who_they_are() {
 fn questions_are_tried_before_they_are_answered() {
     let tree = Tree::new();
     let office = Office::open(&tree);
-    office.desk.ask(&mut requests([10]));
+    office.queue.ask(&mut requests([10]));
     // No socket is found at first; before that is final it is looked for again.
-    office.wait(|desk| desk.tried() == desk.handed_in());
-    office.wait(|desk| desk.waiting() == 0);
-    assert!(!office.desk.is_idle());
-    assert_eq!(office.desk.take_answers()[0].owner, Err(Unowned::NoSocket));
-    assert!(office.desk.is_idle());
+    office.wait(|queue| queue.tried() == queue.handed_in());
+    office.wait(|queue| queue.waiting() == 0);
+    assert!(!office.queue.is_idle());
+    assert_eq!(office.queue.take_answers()[0].owner, Err(Unowned::NoSocket));
+    assert!(office.queue.is_idle());
 }

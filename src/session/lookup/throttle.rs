@@ -158,21 +158,21 @@ mod tests {
         }
     }
 
-    fn governor() -> (FirstPacketThrottle, Moved) {
+    fn throttle() -> (FirstPacketThrottle, Moved) {
         let meter = Moved::default();
         (FirstPacketThrottle::new(Box::new(meter.clone())), meter)
     }
 
     #[test]
     fn looks_in_vain_are_to_cost_less_than_others() {
-        let (mut governor, meter) = governor();
+        let (mut throttle, meter) = throttle();
         let mut stats = EarlyLookupStats::default();
         let mut openings = |found, too_late, milliseconds| {
             (stats.found, stats.too_late) = (stats.found + found, stats.too_late + too_late);
-            governor.judge(&stats);
+            throttle.judge(&stats);
             meter.0.fetch_add(milliseconds, Ordering::Relaxed);
-            governor.count(&packet(Protocol::TCP, 1));
-            governor.govern(INTERVAL).map(|thinning| thinning.openings)
+            throttle.count(&packet(Protocol::TCP, 1));
+            throttle.govern(INTERVAL).map(|thinning| thinning.openings)
         };
         assert_eq!(openings(100, 900, 20), Some(0.375), "20 ms of 250 are above 3 %");
         assert_eq!(openings(1, 100, 7), None, "too few to judge by");
@@ -194,59 +194,59 @@ mod tests {
 
     #[test]
     fn what_costs_too_much_is_thinned_until_it_costs_less() {
-        let (mut governor, meter) = governor();
-        governor.count(&packet(Protocol::TCP, 1));
+        let (mut throttle, meter) = throttle();
+        throttle.count(&packet(Protocol::TCP, 1));
         meter.0.fetch_add(20, Ordering::Relaxed);
-        assert_eq!(governor.govern(INTERVAL), None, "20 ms of 250 are within a tenth");
-        governor.count(&packet(Protocol::TCP, 1));
+        assert_eq!(throttle.govern(INTERVAL), None, "20 ms of 250 are within a tenth");
+        throttle.count(&packet(Protocol::TCP, 1));
         meter.0.fetch_add(50, Ordering::Relaxed);
-        let thinned = governor.govern(INTERVAL).unwrap();
+        let thinned = throttle.govern(INTERVAL).unwrap();
         assert!((thinned.openings - 0.5).abs() < 1e-9 && thinned.datagrams == 1.0, "{thinned:?}");
         for _ in 0..40 {
-            governor.count(&packet(Protocol::UDP, 1));
+            throttle.count(&packet(Protocol::UDP, 1));
             meter.0.fetch_add(250, Ordering::Relaxed);
-            governor.govern(INTERVAL);
+            throttle.govern(INTERVAL);
         }
-        assert_eq!(governor.thinning.datagrams, LEAST, "never nothing");
+        assert_eq!(throttle.thinning.datagrams, LEAST, "never nothing");
         for _ in 0..10 {
-            governor.govern(INTERVAL);
+            throttle.govern(INTERVAL);
         }
-        assert_eq!((governor.thinning.datagrams, governor.thinning.openings), (1.0, 1.0));
+        assert_eq!((throttle.thinning.datagrams, throttle.thinning.openings), (1.0, 1.0));
     }
 
     #[test]
     fn busy_ports_are_left_out_for_a_while() {
-        let (mut governor, _) = governor();
+        let (mut throttle, _) = throttle();
         for _ in 0..ENOUGH {
-            governor.count(&packet(Protocol::UDP, 53));
+            throttle.count(&packet(Protocol::UDP, 53));
         }
-        governor.count(&packet(Protocol::UDP, 54));
-        assert_eq!(governor.govern(INTERVAL).unwrap().ports, [53]);
-        assert_eq!(governor.govern(LEFT_OUT - INTERVAL), None);
-        assert!(governor.govern(INTERVAL).unwrap().ports.is_empty());
+        throttle.count(&packet(Protocol::UDP, 54));
+        assert_eq!(throttle.govern(INTERVAL).unwrap().ports, [53]);
+        assert_eq!(throttle.govern(LEFT_OUT - INTERVAL), None);
+        assert!(throttle.govern(INTERVAL).unwrap().ports.is_empty());
     }
 
     #[test]
     fn a_flood_is_noticed() {
-        let (mut governor, _) = governor();
+        let (mut throttle, _) = throttle();
         for number in 0..FLOOD {
-            assert!(!governor.is_flooded());
-            governor.count(&packet(if number % 2 == 0 { Protocol::UDP } else { Protocol::TCP }, 53));
+            assert!(!throttle.is_flooded());
+            throttle.count(&packet(if number % 2 == 0 { Protocol::UDP } else { Protocol::TCP }, 53));
         }
-        assert!(governor.is_flooded());
-        assert_eq!(governor.govern(Duration::from_millis(1)).unwrap().ports, [53]);
-        assert!(!governor.is_flooded());
+        assert!(throttle.is_flooded());
+        assert_eq!(throttle.govern(Duration::from_millis(1)).unwrap().ports, [53]);
+        assert!(!throttle.is_flooded());
     }
 
     #[test]
     fn no_more_ports_are_left_out_than_a_filter_holds() {
-        let (mut governor, _) = governor();
+        let (mut throttle, _) = throttle();
         for port in 0..1000 {
             for _ in 0..ENOUGH + u32::from(port == 700) {
-                governor.count(&packet(Protocol::UDP, port));
+                throttle.count(&packet(Protocol::UDP, port));
             }
         }
-        let ports = governor.govern(INTERVAL).unwrap().ports;
+        let ports = throttle.govern(INTERVAL).unwrap().ports;
         assert_eq!(ports.len(), SamplingRate::MOST_PORTS);
         assert!(ports.contains(&700), "the busiest are");
     }

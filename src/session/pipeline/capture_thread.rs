@@ -70,9 +70,9 @@ pub struct CaptureShared {
     /// Bytes by owner.
     pub ledger: Ledger,
     /// Questions and answers.
-    pub desk: LookupQueue,
+    pub lookup_queue: LookupQueue,
     /// Waking and waiting.
-    pub activity: DrainBarrier,
+    pub barrier: DrainBarrier,
     /// Connections that have ended.
     pub ended: Arc<EndedQueue>,
     /// What the look at first packets has done.
@@ -102,8 +102,8 @@ impl CaptureShared {
         Ok(CaptureShared {
             limits,
             ledger: Ledger::default(),
-            desk: LookupQueue::new(limits.questions),
-            activity: DrainBarrier::default(),
+            lookup_queue: LookupQueue::new(limits.questions),
+            barrier: DrainBarrier::default(),
             ended: Arc::default(),
             first: Mutex::default(),
             counts: Mutex::default(),
@@ -123,8 +123,8 @@ impl CaptureShared {
     /// Has all threads end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        self.activity.wake();
-        self.desk.stop();
+        self.barrier.wake();
+        self.lookup_queue.stop();
         if let Some(event) = &*self.stop_event.lock() {
             // It fails only with EAGAIN, when 2^64 - 2 wakes are unread: then the wait ends anyway.
             let _ = event.write(1);
@@ -133,7 +133,7 @@ impl CaptureShared {
 
     /// Closes the descriptors. The rest can be read from threads that have other descriptor tables.
     pub fn release_descriptors(&self) {
-        self.activity.clear_waker();
+        self.barrier.clear_waker();
         *self.stop_event.lock() = None;
     }
 
@@ -141,7 +141,7 @@ impl CaptureShared {
     pub fn fail(&self, error: Error) {
         error!("{error}");
         *self.failure.lock() = Some(error);
-        self.activity.end();
+        self.barrier.end();
     }
 }
 
@@ -203,7 +203,7 @@ impl Capture {
         self.settle();
         self.pipeline.finish_flows();
         match ended {
-            Ok(()) => self.shared.activity.end(),
+            Ok(()) => self.shared.barrier.end(),
             Err(error) => self.shared.fail(error),
         }
         self.poll.notify();
@@ -225,7 +225,7 @@ impl Capture {
                 self.pipeline.complete(&self.shared.ended, moment);
             }
             // Before their answers are fetched.
-            let tried = self.shared.desk.tried();
+            let tried = self.shared.lookup_queue.tried();
             self.publish();
             // What is still to be read may belong to a connection that is to be compared.
             if !progress.more || !self.tap.is_live() {
@@ -250,7 +250,7 @@ impl Capture {
     /// A savefile can wait, and so that its figures do not depend on how fast owners are found, it does.
     fn await_room(&self) {
         while !self.tap.is_live()
-            && self.shared.desk.room() < self.room_per_batch
+            && self.shared.lookup_queue.room() < self.room_per_batch
             && !self.shared.stopping.load(Ordering::Acquire)
         {
             std::thread::sleep(ROOM_INTERVAL);
@@ -261,7 +261,7 @@ impl Capture {
     fn settle(&mut self) {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.publish();
-            if self.shared.desk.is_idle() {
+            if self.shared.lookup_queue.is_idle() {
                 return;
             }
             self.supervision.check(Instant::now());
@@ -273,13 +273,18 @@ impl Capture {
 
     /// Applies answers, credits bytes and hands in questions.
     fn publish(&mut self) {
-        let CaptureShared { ledger, desk, counts, .. } = &*self.shared;
+        let CaptureShared { ledger, lookup_queue, counts, .. } = &*self.shared;
         if self.tap.is_live() {
             self.pipeline.set_time(Timestamp::now());
         }
         let mut requests = Vec::new();
-        self.pipeline.publish(ledger, desk.take_answers().into_iter(), desk.room(), &mut requests);
-        desk.ask(&mut requests);
+        self.pipeline.publish(
+            ledger,
+            lookup_queue.take_answers().into_iter(),
+            lookup_queue.room(),
+            &mut requests,
+        );
+        lookup_queue.ask(&mut requests);
         if self.packets.has_packets() {
             self.poll.notify();
         }
@@ -294,22 +299,22 @@ impl Capture {
     /// Reports how far everything captured has been counted, while an update asks for it. `began` is when the read began
     /// that has just found nothing more, `tried` the number of questions whose answers have been applied.
     fn report_complete(&mut self, began: Instant, tried: u64) {
-        if self.shared.activity.asked().is_none() {
+        if self.shared.barrier.asked().is_none() {
             self.drained = None;
             return;
         }
         // New questions come all the time, so only those that had been handed in are waited for.
-        let read = || Some((began.checked_sub(self.latency)?, self.shared.desk.handed_in()));
+        let read = || Some((began.checked_sub(self.latency)?, self.shared.lookup_queue.handed_in()));
         let Some((moment, questions)) = self.drained.or_else(read) else { return };
         self.drained = Some((moment, questions));
         if tried >= questions {
-            self.shared.activity.completed(moment);
+            self.shared.barrier.completed(moment);
             self.drained = None;
         }
     }
 
     fn longest_wait(&self) -> Duration {
-        match self.shared.activity.asked() {
+        match self.shared.barrier.asked() {
             // While the resolver's answers are waited for, it wakes this thread.
             Some(asked) if self.drained.is_none() => {
                 let due = asked + self.latency;

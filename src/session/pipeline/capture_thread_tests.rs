@@ -23,7 +23,7 @@ const ROOM: usize = QUESTIONS / 4 + QUESTIONS * 3 / 4 / 2;
 /// Far beyond what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A capture of a savefile with nobody at the desk.
+/// A capture of a savefile with no resolver behind its queue.
 struct ReplayFixture {
     shared: Arc<CaptureShared>,
     poll: Arc<Readiness>,
@@ -38,7 +38,7 @@ impl ReplayFixture {
         let limits = FlowLimits { held: 1 << 18, ended: 1, questions: QUESTIONS };
         let (shared, packets) =
             (Arc::new(CaptureShared::new(limits).unwrap()), Arc::new(PacketQueue::new(0)));
-        shared.activity.set_waker(tap.waker());
+        shared.barrier.set_waker(tap.waker());
         let pipeline = Pipeline::new(limits, &[], Arc::clone(&packets)).unwrap();
         let poll = Arc::new(Readiness::new(None));
         let capture = Capture::new(
@@ -69,22 +69,22 @@ impl ReplayFixture {
         let resolver = std::thread::spawn(move || {
             let budget = Budget::new(1.0, PATIENCE, Box::new(ThreadMeter));
             let finder = Finder::new(Arc::clone(&root), budget, Arc::default());
-            let introducer = IdentityCache::new(root, SampleSet::ALL);
-            Resolver::new(finder, Arc::default(), introducer, Follower::default()).run(
-                &shared.desk,
+            let identity_cache = IdentityCache::new(root, SampleSet::ALL);
+            Resolver::new(finder, Arc::default(), identity_cache, Follower::default()).run(
+                &shared.lookup_queue,
                 &shared.ledger,
-                &shared.activity,
+                &shared.barrier,
             );
         });
-        self.wait(|shared| shared.activity.has_ended());
-        self.shared.desk.stop();
+        self.wait(|shared| shared.barrier.has_ended());
+        self.shared.lookup_queue.stop();
         resolver.join().unwrap();
         self.thread.join().unwrap();
     }
 
     fn stop(self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.shared.activity.wake();
+        self.shared.barrier.wake();
         self.thread.join().unwrap();
     }
 }
@@ -113,11 +113,11 @@ fn a_savefile_is_read_no_faster_than_owners_can_be_asked_for() {
     tree.socket("udp", "0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 530);
     let records = datagrams(CLIENTS);
     let replay = ReplayFixture::start(&saved(&records));
-    replay.wait(|shared| shared.desk.room() < ROOM);
+    replay.wait(|shared| shared.lookup_queue.room() < ROOM);
     // Time enough to read on, if it did.
     std::thread::sleep(Duration::from_millis(200));
     let shared = Arc::clone(&replay.shared);
-    assert!(shared.desk.waiting() <= QUESTIONS && !shared.activity.has_ended());
+    assert!(shared.lookup_queue.waiting() <= QUESTIONS && !shared.barrier.has_ended());
     replay.resolve(&tree);
     let totals = shared.ledger.lock().totals();
     let bytes: u64 = records.iter().map(|record| u64::from(record.wire_len)).sum();
@@ -132,8 +132,8 @@ fn a_replay_ends_when_its_questions_are_answered_also_when_the_file_is_damaged()
         let replay = ReplayFixture::start(&whole[..whole.len() - cut]);
         let expected = if cut == 0 { 3 } else { 2 };
         replay.wait(|shared| shared.counts.lock().frames.frames == expected);
-        replay.wait(|shared| shared.desk.waiting() as u64 == expected);
-        assert!(!replay.shared.activity.has_ended());
+        replay.wait(|shared| shared.lookup_queue.waiting() as u64 == expected);
+        assert!(!replay.shared.barrier.has_ended());
         let (shared, poll) = (Arc::clone(&replay.shared), Arc::clone(&replay.poll));
         replay.resolve(&tree);
         assert_eq!(shared.ledger.lock().totals().unowned[Unowned::Pending as usize], 0);
@@ -148,10 +148,10 @@ fn a_replay_can_be_stopped_at_any_time() {
     let many = saved(&datagrams(2 * QUESTIONS as u32));
     ReplayFixture::start(&many).stop();
     let full = ReplayFixture::start(&many);
-    full.wait(|shared| shared.desk.room() < ROOM);
+    full.wait(|shared| shared.lookup_queue.room() < ROOM);
     full.stop();
     let unanswered = ReplayFixture::start(&saved(&datagrams(3)));
-    unanswered.wait(|shared| shared.desk.waiting() == 3);
+    unanswered.wait(|shared| shared.lookup_queue.waiting() == 3);
     unanswered.stop();
 }
 

@@ -105,77 +105,77 @@ mod tests {
 
     #[test]
     fn whoever_waits_is_released_when_his_moment_is_reached() {
-        let activity = Arc::new(DrainBarrier::default());
+        let barrier = Arc::new(DrainBarrier::default());
         let start = Instant::now();
         let [early, late] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
         let wait = |moment| {
-            let activity = Arc::clone(&activity);
-            thread::spawn(move || activity.complete_through(moment, LONG))
+            let barrier = Arc::clone(&barrier);
+            thread::spawn(move || barrier.complete_through(moment, LONG))
         };
         let waiting = [wait(early), wait(late)];
-        while activity.asked() != Some(late) {
+        while barrier.asked() != Some(late) {
             thread::yield_now();
         }
-        activity.completed(start);
-        activity.completed(early);
-        assert_eq!(activity.asked(), Some(late));
+        barrier.completed(start);
+        barrier.completed(early);
+        assert_eq!(barrier.asked(), Some(late));
         let [first, second] = waiting;
         assert!(first.join().unwrap());
         assert!(!second.is_finished(), "a moment before his own does not release him");
-        activity.completed(late);
+        barrier.completed(late);
         assert!(second.join().unwrap());
-        assert_eq!(activity.asked(), None);
+        assert_eq!(barrier.asked(), None);
     }
 
     #[test]
     fn a_request_does_not_wait() {
-        let activity = DrainBarrier::default();
+        let barrier = DrainBarrier::default();
         let moment = Instant::now();
         let later = moment + LONG;
-        assert_eq!(activity.complete(later), None);
-        activity.request(moment);
-        assert_eq!((activity.asked(), activity.complete(later)), (Some(moment), None));
-        activity.request(moment - Duration::from_nanos(1));
-        assert_eq!(activity.asked(), Some(moment));
-        activity.completed(moment);
-        assert_eq!((activity.asked(), activity.complete(later)), (None, Some(moment)));
-        activity.end();
-        assert_eq!(activity.complete(later), Some(later));
+        assert_eq!(barrier.complete(later), None);
+        barrier.request(moment);
+        assert_eq!((barrier.asked(), barrier.complete(later)), (Some(moment), None));
+        barrier.request(moment - Duration::from_nanos(1));
+        assert_eq!(barrier.asked(), Some(moment));
+        barrier.completed(moment);
+        assert_eq!((barrier.asked(), barrier.complete(later)), (None, Some(moment)));
+        barrier.end();
+        assert_eq!(barrier.complete(later), Some(later));
     }
 
     #[test]
     fn patience_ends() {
-        let activity = DrainBarrier::default();
+        let barrier = DrainBarrier::default();
         let moment = Instant::now();
-        assert!(!activity.complete_through(moment, Duration::ZERO));
-        assert_eq!(activity.asked(), Some(moment), "it is still wanted");
-        activity.completed(moment);
-        assert!(activity.complete_through(moment, Duration::ZERO));
+        assert!(!barrier.complete_through(moment, Duration::ZERO));
+        assert_eq!(barrier.asked(), Some(moment), "it is still wanted");
+        barrier.completed(moment);
+        assert!(barrier.complete_through(moment, Duration::ZERO));
         let later = moment + Duration::from_nanos(1);
-        assert!(!activity.complete_through(later, Duration::ZERO));
-        assert!(activity.complete_through(moment, Duration::ZERO));
-        assert_eq!(activity.asked(), Some(later), "an earlier question does not take back a later one");
-        activity.completed(later);
-        activity.completed(moment);
-        assert!(activity.complete_through(later, Duration::ZERO), "what was reached is never taken back");
-        assert_eq!(activity.asked(), None);
+        assert!(!barrier.complete_through(later, Duration::ZERO));
+        assert!(barrier.complete_through(moment, Duration::ZERO));
+        assert_eq!(barrier.asked(), Some(later), "an earlier question does not take back a later one");
+        barrier.completed(later);
+        barrier.completed(moment);
+        assert!(barrier.complete_through(later, Duration::ZERO), "what was reached is never taken back");
+        assert_eq!(barrier.asked(), None);
     }
 
     #[test]
     fn the_end_releases_everybody_for_ever() {
-        let activity = Arc::new(DrainBarrier::default());
+        let barrier = Arc::new(DrainBarrier::default());
         let moment = Instant::now() + LONG;
         let waiting = {
-            let activity = Arc::clone(&activity);
-            thread::spawn(move || activity.complete_through(moment, LONG))
+            let barrier = Arc::clone(&barrier);
+            thread::spawn(move || barrier.complete_through(moment, LONG))
         };
-        while activity.asked().is_none() {
+        while barrier.asked().is_none() {
             thread::yield_now();
         }
-        assert!(!activity.has_ended());
-        activity.end();
-        assert!(waiting.join().unwrap() && activity.has_ended());
-        assert!(activity.complete_through(moment + LONG, Duration::ZERO));
-        activity.wake();
+        assert!(!barrier.has_ended());
+        barrier.end();
+        assert!(waiting.join().unwrap() && barrier.has_ended());
+        assert!(barrier.complete_through(moment + LONG, Duration::ZERO));
+        barrier.wake();
     }
 }

@@ -8,10 +8,10 @@ use crate::tap::report::{Notes, TapStats};
 /// What all namespaces share.
 pub(in crate::tap) struct Common<'a> {
     pub options: &'a TapOptions,
-    pub bell: &'a Poller,
+    pub poller: &'a Poller,
     pub notes: &'a mut Notes,
     pub books: &'a mut DeviceTotals,
-    pub helpers: &'a mut OpenerPool,
+    pub opener: &'a mut OpenerPool,
 }
 
 /// What is kept of all devices together.

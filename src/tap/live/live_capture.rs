@@ -34,7 +34,7 @@ pub(in crate::tap) struct Live {
     /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
     shut: HashMap<u64, u32>,
     books: DeviceTotals,
-    helpers: OpenerPool,
+    opener: OpenerPool,
     /// Whether there was news that may be of namespaces, and when they were last looked for.
     seeks_namespaces: bool,
     sought: Instant,
@@ -50,7 +50,7 @@ impl Live {
     pub(in crate::tap) fn start(
         options: &TapOptions,
         proc_path: &Path,
-        bell: &Poller,
+        poller: &Poller,
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {
         options.check()?;
@@ -66,13 +66,13 @@ impl Live {
         };
         // The kernel lets nobody close a packet socket before all processors have seen it (synchronize_net), which takes as
         // long as opening a device does.
-        both("capture-devices", move || drop(probe), || Live::open_all(options, registry, bell, notes)).1
+        both("capture-devices", move || drop(probe), || Live::open_all(options, registry, poller, notes)).1
     }
 
     fn open_all(
         options: &TapOptions,
         registry: Option<NamespaceFinder>,
-        bell: &Poller,
+        poller: &Poller,
         notes: &mut Notes,
     ) -> std::result::Result<Live, TapError> {
         let mut live = Live {
@@ -81,19 +81,19 @@ impl Live {
             sites: vec![NamespaceCapture::home()?],
             shut: HashMap::new(),
             books: DeviceTotals::default(),
-            helpers: OpenerPool::new(options.clone(), bell.waker()),
+            opener: OpenerPool::new(options.clone(), poller.waker()),
             seeks_namespaces: false,
             sought: Instant::now(),
         };
-        live.sites.iter().try_for_each(|site| await_news(site, bell))?;
+        live.sites.iter().try_for_each(|site| await_news(site, poller))?;
         // A namespace that was chosen must work.
-        let shut = live.follow_namespaces(bell, notes).into_iter().next();
+        let shut = live.follow_namespaces(poller, notes).into_iter().next();
         live.sites.iter_mut().try_for_each(NamespaceCapture::begin)?;
         if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
             return Err(error.into());
         }
         live.check_names()?;
-        live.refresh_sites(bell, notes)?;
+        live.refresh_sites(poller, notes)?;
         // Of all namespaces there may be hundreds, and nobody has named them: their devices are opened while the own
         // ones are captured on.
         let must_be_open = |site: &NamespaceCapture| {
@@ -101,8 +101,8 @@ impl Live {
         };
         let mut failures = Vec::new();
         while live.sites.iter().any(|site| must_be_open(site) && site.is_waiting()) {
-            live.helpers.wait();
-            failures.extend(live.take_up(bell, notes));
+            live.opener.wait();
+            failures.extend(live.take_up(poller, notes));
         }
         // A device that was named must work, but a filter need not suit the link type of every device.
         let named = !options.every_device();
@@ -122,14 +122,14 @@ impl Live {
     ///
     /// # Errors
     /// `SystemResource` when interfaces or addresses of the own namespace cannot be listed; all goes on as it was.
-    pub(in crate::tap) fn refresh(&mut self, bell: &Poller, notes: &mut Notes) -> Result<()> {
-        self.follow_namespaces(bell, notes);
-        self.refresh_sites(bell, notes)
+    pub(in crate::tap) fn refresh(&mut self, poller: &Poller, notes: &mut Notes) -> Result<()> {
+        self.follow_namespaces(poller, notes);
+        self.refresh_sites(poller, notes)
     }
 
     /// Reads the news of all namespaces and acts on it. It is to be done before frames are read, since it tells of addresses
     /// that they bear.
-    pub(in crate::tap) fn hear(&mut self, bell: &Poller, notes: &mut Notes) {
+    pub(in crate::tap) fn hear(&mut self, poller: &Poller, notes: &mut Notes) {
         let has_registry = self.registry.is_some();
         for site in &mut self.sites {
             let heard = site.hear(&self.options);
@@ -137,10 +137,10 @@ impl Live {
         }
         let now = Instant::now();
         if self.namespaces_due().is_some_and(|due| due <= now) {
-            self.follow_namespaces(bell, notes);
+            self.follow_namespaces(poller, notes);
         }
-        let Live { sites, books, options, helpers, .. } = self;
-        let mut common = Common { options, bell, notes, books, helpers };
+        let Live { sites, books, options, opener, .. } = self;
+        let mut common = Common { options, poller, notes, books, opener };
         for site in sites {
             site.close_gone(now, &mut common);
             if !site.is_leaving() && site.refresh_due().is_some_and(|due| due <= now) {
@@ -163,23 +163,23 @@ impl Live {
     }
 
     /// Waits until all that was begun to be opened and closed is.
-    pub(in crate::tap) fn finish(&mut self, bell: &Poller, notes: &mut Notes) {
-        while self.helpers.pending() > 0 {
-            self.helpers.wait();
-            self.take_up(bell, notes);
+    pub(in crate::tap) fn finish(&mut self, poller: &Poller, notes: &mut Notes) {
+        while self.opener.pending() > 0 {
+            self.opener.wait();
+            self.take_up(poller, notes);
         }
     }
 
     /// Takes up the devices that have been opened. Returns why devices of the own namespace did not open that had not
     /// been refused before; what is refused in others is noted only. Costs one lock when there are none.
-    pub(in crate::tap) fn take_up(&mut self, bell: &Poller, notes: &mut Notes) -> Vec<Error> {
-        let mut opened = self.helpers.take_opened();
+    pub(in crate::tap) fn take_up(&mut self, poller: &Poller, notes: &mut Notes) -> Vec<Error> {
+        let mut opened = self.opener.take_opened();
         let mut outcome = Vec::new();
         if opened.is_empty() {
             return outcome;
         }
-        let Live { sites, books, options, helpers, .. } = self;
-        let mut common = Common { options, bell, notes, books, helpers };
+        let Live { sites, books, options, opener, .. } = self;
+        let mut common = Common { options, poller, notes, books, opener };
         for site in sites {
             let failures = site.take_up(&mut opened, &mut common);
             if site.namespace() == Namespace::HOME {
@@ -188,19 +188,19 @@ impl Live {
         }
         for late in opened {
             common.books.rings = common.books.rings.saturating_sub(late.ring.into());
-            late.outcome.into_iter().for_each(|device| common.helpers.close(device));
+            late.outcome.into_iter().for_each(|device| common.opener.close(device));
         }
         outcome
     }
 
     /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
-    fn follow_namespaces(&mut self, bell: &Poller, notes: &mut Notes) -> Vec<Error> {
+    fn follow_namespaces(&mut self, poller: &Poller, notes: &mut Notes) -> Vec<Error> {
         (self.seeks_namespaces, self.sought) = (false, Instant::now());
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
         registry.take_notes().into_iter().for_each(|note| notes.warn(note));
-        let Live { sites, books, options, shut, helpers, .. } = self;
-        let mut common = Common { options, bell, notes, books, helpers };
+        let Live { sites, books, options, shut, opener, .. } = self;
+        let mut common = Common { options, poller, notes, books, opener };
         let mut by_number: HashMap<Namespace, &NamespaceEntry> =
             entries.iter().map(|entry| (entry.namespace, entry)).collect();
         let mut place = 1;
@@ -226,7 +226,7 @@ impl Live {
             match NamespaceCapture::elsewhere(entry) {
                 Ok(site) => {
                     shut.remove(&entry.inode);
-                    match await_news(&site, bell) {
+                    match await_news(&site, poller) {
                         Ok(()) => fresh.push(site),
                         Err(error) => failures.push(error),
                     }
@@ -253,9 +253,9 @@ impl Live {
     ///
     /// # Errors
     /// `SystemResource` of the own one; what is refused in others is noted only.
-    fn refresh_sites(&mut self, bell: &Poller, notes: &mut Notes) -> Result<()> {
-        let Live { sites, books, options, helpers, .. } = self;
-        let mut common = Common { options, bell, notes, books, helpers };
+    fn refresh_sites(&mut self, poller: &Poller, notes: &mut Notes) -> Result<()> {
+        let Live { sites, books, options, opener, .. } = self;
+        let mut common = Common { options, poller, notes, books, opener };
         let mut outcome = Ok(());
         for site in sites.iter_mut().filter(|site| !site.is_leaving()) {
             let refreshed = site.refresh(&mut common);
@@ -314,12 +314,12 @@ impl Live {
     pub(in crate::tap) fn read(
         &mut self,
         limit: usize,
-        bell: &Poller,
+        poller: &Poller,
         notes: &mut Notes,
         handler: &mut impl FrameHandler,
     ) -> usize {
-        let Live { sites, books, options, helpers, .. } = self;
-        let mut common = Common { options, bell, notes, books, helpers };
+        let Live { sites, books, options, opener, .. } = self;
+        let mut common = Common { options, poller, notes, books, opener };
         sites.iter_mut().map(|site| site.read(limit, &mut common, handler)).sum()
     }
 
@@ -328,7 +328,7 @@ impl Live {
         let mut stats = TapStats {
             namespaces: u32::try_from(self.sites.len() - 1).unwrap_or(u32::MAX),
             namespaces_left_out: self.registry.as_ref().map_or(0, |registry| registry.stats().left_out),
-            devices_pending: u32::try_from(self.helpers.pending()).unwrap_or(u32::MAX),
+            devices_pending: u32::try_from(self.opener.pending()).unwrap_or(u32::MAX),
             ..self.books.counted
         };
         self.sites.iter_mut().for_each(|site| site.add_losses(&mut stats));
@@ -340,15 +340,16 @@ impl Drop for Live {
     /// Has all devices closed at once, which takes far less time than one after the other.
     fn drop(&mut self) {
         for site in self.sites.drain(..) {
-            site.surrender(&mut self.helpers);
+            site.surrender(&mut self.opener);
         }
     }
 }
 
 /// Has the news of a namespace waited for.
-fn await_news(site: &NamespaceCapture, bell: &Poller) -> Result<()> {
+fn await_news(site: &NamespaceCapture, poller: &Poller) -> Result<()> {
     let (descriptor, token) = site.news();
-    bell.add(descriptor, token)
+    poller
+        .add(descriptor, token)
         .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))
 }
 

@@ -346,7 +346,7 @@ impl NamespaceCapture {
         let mut targets: Vec<_> = targets.into_values().collect();
         targets.sort_unstable_by_key(|target| target.interface.index);
         for target in targets {
-            if common.helpers.is_behind() {
+            if common.opener.is_behind() {
                 return;
             }
             self.begin_to_open(target, has_ppp, common);
@@ -376,7 +376,7 @@ impl NamespaceCapture {
         self.awaited.insert(interface.index, Awaited { ticket, name, surroundings });
         let opening = DeviceOpening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
         // Of the own namespace, what stands for others is missed at once when those have been closed.
-        common.helpers.open(opening, self.entry.is_none());
+        common.opener.open(opening, self.entry.is_none());
     }
 
     fn index_of(&self, ticket: u64) -> Option<u32> {
@@ -389,9 +389,9 @@ impl NamespaceCapture {
         device: Device,
         common: &mut Common<'_>,
     ) -> std::result::Result<(), Unopened> {
-        if let Err(errno) = common.bell.add(device.descriptor(), device.token()) {
+        if let Err(errno) = common.poller.add(device.descriptor(), device.token()) {
             let tried = format_args!("waiting for the device {}", device.name).to_string();
-            common.helpers.close(device);
+            common.opener.close(device);
             return Err(Unopened::Failed(Error::system(Code::SystemResource, tried, errno)));
         }
         self.refused.remove(&device.index);
@@ -447,19 +447,19 @@ impl NamespaceCapture {
         common.books.counted.dropped_by_device += by_device;
         common.books.counted.devices_closed += 1;
         common.books.rings = common.books.rings.saturating_sub(device.ring.into());
-        common.bell.remove(device.descriptor());
+        common.poller.remove(device.descriptor());
         common.notes.inform(format!("no longer capturing on {}{}: {why}", device.name, self.place()));
-        common.helpers.close(device);
+        common.opener.close(device);
     }
 
     /// Gives up its devices to be closed, with nothing said of them.
-    pub(in crate::tap) fn surrender(self, helpers: &mut OpenerPool) {
-        self.devices.into_iter().for_each(|device| helpers.close(device));
+    pub(in crate::tap) fn surrender(self, opener: &mut OpenerPool) {
+        self.devices.into_iter().for_each(|device| opener.close(device));
     }
 
     /// Closes all devices; with the site, everything is closed soon that keeps the namespace alive.
     pub(in crate::tap) fn close_all(mut self, common: &mut Common<'_>) {
-        common.bell.remove(self.news.descriptor());
+        common.poller.remove(self.news.descriptor());
         for interface in self.route.interfaces().unwrap_or_default() {
             self.count_unopened(&interface, common.options);
         }

@@ -214,18 +214,18 @@ mod tests {
 
     #[test]
     fn every_opening_is_answered_and_rings_the_tap() {
-        let mut bell = Poller::new().unwrap();
-        let mut helpers = OpenerPool::new(TapOptions::default(), bell.waker());
-        helpers.wait();
+        let mut poller = Poller::new().unwrap();
+        let mut opener = OpenerPool::new(TapOptions::default(), poller.waker());
+        opener.wait();
         for ticket in 0..50 {
-            helpers.open(nowhere(ticket), ticket % 2 == 0);
-            assert!(helpers.desk.work.lock().threads <= THREADS);
+            opener.open(nowhere(ticket), ticket % 2 == 0);
+            assert!(opener.desk.work.lock().threads <= THREADS);
         }
         let mut tickets = BTreeSet::new();
-        while helpers.pending() > 0 {
-            bell.wait(Duration::from_secs(600), |_| panic!("no device is open")).unwrap();
-            helpers.wait();
-            for opened in helpers.take_opened() {
+        while opener.pending() > 0 {
+            poller.wait(Duration::from_secs(600), |_| panic!("no device is open")).unwrap();
+            opener.wait();
+            for opened in opener.take_opened() {
                 let Err(Unopened::Failed(error)) = opened.outcome else { panic!("opened") };
                 assert!(error.text.contains("wpan0"), "{error}");
                 assert_eq!(opened.ring, TapOptions::MIN_BUFFER);
@@ -233,20 +233,20 @@ mod tests {
             }
         }
         assert_eq!(tickets, (0..50).collect());
-        helpers.wait();
+        opener.wait();
         // A thread ends with its work, and another is had when there is more.
-        helpers.open(nowhere(50), false);
-        helpers.wait();
-        assert_eq!(helpers.take_opened().len(), 1);
+        opener.open(nowhere(50), false);
+        opener.wait();
+        assert_eq!(opener.take_opened().len(), 1);
     }
 
     #[test]
     fn dropping_it_waits_for_nothing_that_has_not_begun() {
-        let bell = Poller::new().unwrap();
-        let mut helpers = OpenerPool::new(TapOptions::default(), bell.waker());
-        (0..1000).for_each(|ticket| helpers.open(nowhere(ticket), false));
-        let desk = Arc::clone(&helpers.desk);
-        drop(helpers);
+        let poller = Poller::new().unwrap();
+        let mut opener = OpenerPool::new(TapOptions::default(), poller.waker());
+        (0..1000).for_each(|ticket| opener.open(nowhere(ticket), false));
+        let desk = Arc::clone(&opener.desk);
+        drop(opener);
         let work = desk.work.lock();
         assert_eq!((work.openings.len(), work.under_way, work.threads), (0, 0, 0));
         drop(work);

@@ -37,7 +37,7 @@ pub struct Considered {
 
 /// What decides, and counters of that.
 #[derive(Debug)]
-pub struct Observer {
+pub struct ProcessUpdater {
     facts: SystemFacts,
     what: SampleSet,
     selection: Selection,
@@ -49,10 +49,10 @@ pub struct Observer {
     follows_networks: bool,
 }
 
-impl Observer {
-    /// An observer of the groups of figures in `what`, read for processes of the selection.
-    pub fn new(facts: SystemFacts, what: SampleSet, selection: Selection) -> Observer {
-        Observer {
+impl ProcessUpdater {
+    /// An updater of the groups of figures in `what`, read for processes of the selection.
+    pub fn new(facts: SystemFacts, what: SampleSet, selection: Selection) -> ProcessUpdater {
+        ProcessUpdater {
             facts,
             what,
             selection,
@@ -98,7 +98,7 @@ impl Observer {
 
     /// Takes over what a walk over the kernel's tasks tells of a process, which `known` was at the last sample, and what
     /// is to be read of it besides.
-    pub fn take(
+    pub fn apply_task(
         &mut self,
         task: &Task<'_>,
         known: Option<&mut Tracked>,
@@ -142,7 +142,7 @@ impl Observer {
     }
 
     /// Takes in what was read of the files of a process; `sample` has its figures.
-    pub fn take_files(
+    pub fn apply_files(
         &self,
         core: &CoreFigures<'_>,
         sample: &ProcessSample,
