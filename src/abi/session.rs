@@ -284,7 +284,7 @@ pub unsafe extern "C" fn CaptureSessionStats(
         }
         // Only the size is an input: the rest may hold anything, such as what the last call filled in.
         // SAFETY: the caller vouches for the structure.
-        let size = unsafe { read_size("CaptureStats", stats, LEAST_STATS)? };
+        let size = unsafe { read_size("CaptureStats", stats, MIN_STATS)? };
         let mut filled = stats_record(&session.stats.read());
         filled.size = size;
         let known = size.min(size_of::<CaptureStats>());
@@ -335,7 +335,7 @@ impl Drop for Released {
 }
 
 /// The statistics and the handlers of the first version of the interface.
-const LEAST_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
+const MIN_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
 const FIRST_HANDLERS: usize = std::mem::offset_of!(CaptureHandlers, flow);
 
 fn no_session() -> Error {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How long after each fruitless look-up to try again. An accepted connection gets its inode only when the server
 /// calls accept(2); after three of these it is taken to be over. What is over may still be guessed once its like has
 /// been found.
-const PATIENCE: [Duration; 5] = [
+const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_millis(1000),
@@ -23,7 +23,7 @@ pub(super) enum RetryPolicy {
     /// Three more: what is looked for may be yet to come.
     Usual = 3,
     /// As many as there are: the owner of flows like it may be yet to be found.
-    All = PATIENCE.len() as isize,
+    All = RETRY_DELAYS.len() as isize,
 }
 
 /// What is known of a flow's owner.
@@ -137,7 +137,7 @@ impl Query {
         } else if self.is_seasoned() {
             self.outcome = Outcome::Unowned(Unowned::NoSocket);
         } else {
-            let after = PATIENCE.iter().take(usize::from(SEASONED)).sum();
+            let after = RETRY_DELAYS.iter().take(usize::from(SEASONED)).sum();
             (self.attempts, self.due) = (SEASONED, now + after);
             self.outcome = Outcome::Retry { reason: Unowned::NoSocket, after };
         }
@@ -164,7 +164,7 @@ impl Query {
 
     /// The look-up was in vain.
     pub(super) fn failed(&mut self, reason: Unowned, tries: RetryPolicy, now: Instant) {
-        let waits = PATIENCE.get(..tries as usize).unwrap_or_default();
+        let waits = RETRY_DELAYS.get(..tries as usize).unwrap_or_default();
         self.outcome = match waits.get(usize::from(self.attempts)) {
             Some(&after) => {
                 self.attempts += 1;

@@ -8,7 +8,7 @@ use crate::sync::Mutex;
 const LIMIT: usize = 16_384;
 
 /// Of the processes that used the CPU so many are told of.
-const MOST_BUSY: usize = 16;
+const MAX_BUSY: usize = 16;
 
 /// Where the thorough search has found a flow's socket.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ impl SearchExchange {
 
     /// The processes that used the CPU lately, the busiest first. Only the first few are taken.
     pub fn set_busy(&self, pids: impl Iterator<Item = i32>) {
-        self.told.lock().busy = Some(pids.take(MOST_BUSY).collect());
+        self.told.lock().busy = Some(pids.take(MAX_BUSY).collect());
     }
 
     /// What is meant for the look at first packets since the last time.

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 /// How long an update waits for the last bytes of processes that ended, where it does, beyond the capture's read timeout.
-const PATIENCE: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A running session. All of it works in the descriptor table of the thread that opens it, and is dropped there; other
 /// threads only read what it has gathered.
@@ -203,7 +203,7 @@ impl Core {
                 None if !self.has_network => Some(now),
                 None => {
                     if options.wait_for_ended {
-                        shared.barrier.complete_through(ended, timeout + PATIENCE);
+                        shared.barrier.complete_through(ended, timeout + TIMEOUT);
                     } else {
                         shared.barrier.request(ended);
                     }

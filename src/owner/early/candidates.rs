@@ -9,19 +9,19 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Processes known to be young, and for how long a process is; it opens its first sockets soon after its start.
-const MOST_YOUNG: usize = 1024;
+const MAX_YOUNG: usize = 1024;
 const YOUNG: Duration = Duration::from_secs(10);
 /// Processes remembered for having owned sockets lately.
-const MOST_TRAILS: usize = 1024;
+const MAX_TRAILS: usize = 1024;
 /// Processes remembered for one endpoint.
-const MOST_AT_END: usize = 8;
+const MAX_AT_END: usize = 8;
 /// Endpoints for which processes are remembered.
-const MOST_ENDS: usize = 16_384;
+const MAX_ENDS: usize = 16_384;
 /// Descriptors remembered of one process or endpoint. Numbers are given out lowest first, so that they come again and
 /// again.
-const MOST_DESCRIPTORS: usize = 4;
+const MAX_DESCRIPTORS: usize = 4;
 /// Processes of which it is remembered who they are.
-const MOST_IDENTITIES: usize = 4096;
+const MAX_IDENTITIES: usize = 4096;
 
 /// Which end of a connection is on this host, as far as its owner is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -99,7 +99,7 @@ impl Candidates {
         self.forget(pid);
         self.young.push_back(Young { pid, parent, since: now });
         let is_old = |young: &Young| now.saturating_duration_since(young.since) > YOUNG;
-        while self.young.len() > MOST_YOUNG || self.young.front().is_some_and(is_old) {
+        while self.young.len() > MAX_YOUNG || self.young.front().is_some_and(is_old) {
             self.young.pop_front();
         }
     }
@@ -131,7 +131,7 @@ impl Candidates {
 
     /// Remembers who a process is until it ends. Only where ends are told of may this be called.
     pub fn identify(&mut self, process: ProcId) {
-        if self.identities.len() >= MOST_IDENTITIES && !self.identities.contains_key(&process.pid) {
+        if self.identities.len() >= MAX_IDENTITIES && !self.identities.contains_key(&process.pid) {
             self.identities.clear();
         }
         self.identities.insert(process.pid, process);
@@ -160,18 +160,18 @@ impl Candidates {
     /// A socket of this flow was found in a process.
     pub fn found(&mut self, key: &FlowKey, side: Side, pid: i32, descriptor: i32, uid: u32) {
         let end = End::of(key, side);
-        if self.ends.len() >= MOST_ENDS && !self.ends.contains_key(&end) {
+        if self.ends.len() >= MAX_ENDS && !self.ends.contains_key(&end) {
             self.ends.clear();
         }
         let at_end = self.ends.entry(end).or_default();
-        touch(&mut at_end.processes, pid, MOST_AT_END);
-        touch(&mut at_end.descriptors, descriptor, MOST_DESCRIPTORS);
-        if let Some(forgotten) = touch(&mut self.used, pid, MOST_TRAILS) {
+        touch(&mut at_end.processes, pid, MAX_AT_END);
+        touch(&mut at_end.descriptors, descriptor, MAX_DESCRIPTORS);
+        if let Some(forgotten) = touch(&mut self.used, pid, MAX_TRAILS) {
             self.trails.remove(&forgotten);
         }
         let trail = self.trails.entry(pid).or_default();
         trail.uid = uid;
-        touch(&mut trail.descriptors, descriptor, MOST_DESCRIPTORS);
+        touch(&mut trail.descriptors, descriptor, MAX_DESCRIPTORS);
     }
 
     /// The descriptors of a process that are likely to be a socket at this end, the likeliest first: those that were
@@ -190,7 +190,7 @@ impl Candidates {
 
     /// Reading a process's descriptors is to go on here.
     pub fn set_cursor(&mut self, pid: i32, cursor: i32) {
-        if self.cursors.len() >= MOST_TRAILS && !self.cursors.contains_key(&pid) {
+        if self.cursors.len() >= MAX_TRAILS && !self.cursors.contains_key(&pid) {
             self.cursors.clear();
         }
         self.cursors.insert(pid, cursor);
@@ -209,7 +209,7 @@ impl Candidates {
 
     /// A process was seen to have opened a socket a moment ago.
     pub fn saw_opening(&mut self, pid: i32) {
-        touch(&mut self.opening, pid, MOST_AT_END);
+        touch(&mut self.opening, pid, MAX_AT_END);
     }
 
     /// The processes that held sockets at this end before, latest first.
@@ -225,23 +225,23 @@ impl Candidates {
         into.clear();
         let parents: Vec<i32> = of.iter().filter_map(|pid| self.parent(*pid)).collect();
         let is_sibling = |young: &&Young| parents.contains(&young.parent) && !of.contains(&young.pid);
-        into.extend(self.young.iter().rev().filter(is_sibling).take(MOST_SIBLINGS).map(|young| young.pid));
+        into.extend(self.young.iter().rev().filter(is_sibling).take(MAX_SIBLINGS).map(|young| young.pid));
     }
 
     /// The processes started a moment ago, latest first.
     pub fn newest(&self, now: Instant, into: &mut Vec<i32>) {
         into.clear();
         let is_new = |young: &&Young| now.saturating_duration_since(young.since) < NEW;
-        into.extend(self.young.iter().rev().take_while(is_new).take(MOST_OF_A_KIND).map(|young| young.pid));
+        into.extend(self.young.iter().rev().take_while(is_new).take(MAX_OF_A_KIND).map(|young| young.pid));
     }
 
     /// Processes that open sockets as this user, or may well do so, each once.
     pub fn acquainted(&self, uid: u32, into: &mut Vec<i32>) {
         into.clear();
         let of_user = |pid: &&i32| self.trails.get(pid).is_some_and(|trail| trail.uid == uid);
-        let used = self.used.iter().rev().filter(of_user).take(MOST_OF_A_KIND).copied();
+        let used = self.used.iter().rev().filter(of_user).take(MAX_OF_A_KIND).copied();
         let of_user = |(pid, user): &(i32, u32)| (*user == uid).then_some(*pid);
-        let fresh = self.crowd.iter().take(MOST_OF_A_KIND).filter_map(of_user);
+        let fresh = self.crowd.iter().take(MAX_OF_A_KIND).filter_map(of_user);
         let opening = self.opening.iter().rev().copied();
         for pid in opening.chain(self.busy.iter().copied()).chain(used).chain(fresh) {
             if !into.contains(&pid) {
@@ -282,9 +282,9 @@ impl Candidates {
 /// How long a process is likelier than all others to hold a new socket.
 const NEW: Duration = Duration::from_millis(100);
 /// More suggestions of a kind than this are not worth reading for one socket.
-const MOST_OF_A_KIND: usize = 16;
+const MAX_OF_A_KIND: usize = 16;
 /// Of siblings a descriptor or two are read, not all.
-const MOST_SIBLINGS: usize = 64;
+const MAX_SIBLINGS: usize = 64;
 
 /// Puts `value` last and keeps at most `most`; returns the one forgotten for it.
 fn touch(queue: &mut VecDeque<i32>, value: i32, most: usize) -> Option<i32> {
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(siblings, [32, 30]);
         (100..300).for_each(|pid| likely.forked(pid, 1, start));
         likely.siblings(&[31], &mut siblings);
-        assert_eq!((siblings.len(), siblings[0]), (MOST_SIBLINGS, 299));
+        assert_eq!((siblings.len(), siblings[0]), (MAX_SIBLINGS, 299));
     }
 
     #[test]
@@ -435,13 +435,13 @@ mod tests {
             likely.saw_opening(number + 1_000_000);
             likely.identify(ProcId { pid: number, start_ticks: 1 });
         }
-        assert_eq!(likely.young.len(), MOST_YOUNG);
-        assert_eq!((likely.trails.len(), likely.used.len()), (MOST_TRAILS, MOST_TRAILS));
-        assert!(likely.ends.len() <= MOST_ENDS && likely.cursors.len() <= MOST_TRAILS);
-        assert!(likely.identities.len() <= MOST_IDENTITIES);
-        assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].processes.len(), MOST_AT_END);
-        assert_eq!(new(&likely, start).len(), MOST_OF_A_KIND);
-        assert_eq!(acquainted(&likely, 0).len(), MOST_OF_A_KIND + MOST_AT_END);
+        assert_eq!(likely.young.len(), MAX_YOUNG);
+        assert_eq!((likely.trails.len(), likely.used.len()), (MAX_TRAILS, MAX_TRAILS));
+        assert!(likely.ends.len() <= MAX_ENDS && likely.cursors.len() <= MAX_TRAILS);
+        assert!(likely.identities.len() <= MAX_IDENTITIES);
+        assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].processes.len(), MAX_AT_END);
+        assert_eq!(new(&likely, start).len(), MAX_OF_A_KIND);
+        assert_eq!(acquainted(&likely, 0).len(), MAX_OF_A_KIND + MAX_AT_END);
         likely.forked(1, 1, start + YOUNG * 2);
         assert_eq!(likely.young.len(), 1, "the others are old");
     }

@@ -30,9 +30,9 @@ const CALLED: [Duration; 6] = [
     Duration::from_millis(20),
 ];
 /// Flows that wait for a further look. What comes on top is left to the thorough search.
-const MOST_WAITING: usize = 4096;
+const MAX_WAITING: usize = 4096;
 /// Flows whose first packet was seen lately, so that a packet that passes several devices is looked at once.
-const MOST_SEEN: usize = 1024;
+const MAX_SEEN: usize = 1024;
 
 /// `TCP_LISTEN` of include/net/tcp_states.h.
 const LISTEN: u8 = 10;
@@ -215,11 +215,11 @@ impl EarlyLookup {
             return;
         }
         self.seen.push_back((opening, now));
-        if self.seen.len() > MOST_SEEN {
+        if self.seen.len() > MAX_SEEN {
             self.seen.pop_front();
         }
         self.stats.packets += 1;
-        if self.waiting.len() >= MOST_WAITING {
+        if self.waiting.len() >= MAX_WAITING {
             self.stats.crowded_out += 1;
             self.early.miss(opening.key, opening.time, now);
             return;

@@ -241,13 +241,13 @@ fn a_socket_that_a_child_inherited_is_shared_root() {
 #[test]
 fn what_waits_is_bounded_root() {
     alone(|mut lab| {
-        for port in 0..MOST_WAITING + 10 {
+        for port in 0..MAX_WAITING + 10 {
             let end = |port| SocketAddr::from(([127, 0, 0, 1], port));
             let flow = key(Protocol::TCP, end(port as u16), end(1));
             lab.packet(flow, Side::Called, Instant::now());
         }
         assert_eq!(lab.look.stats().crowded_out, 10);
         assert_eq!(lab.found(), []);
-        assert_eq!(lab.look.stats().too_late, MOST_WAITING as u64);
+        assert_eq!(lab.look.stats().too_late, MAX_WAITING as u64);
     });
 }

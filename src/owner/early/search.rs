@@ -15,7 +15,7 @@ use std::time::Instant;
 /// turn because nothing else is known, and those for the descriptors of any one process.
 const EFFORT: u32 = 256;
 const EFFORT_IN_TURN: u32 = 64;
-const MOST_OF_A_PROCESS: u32 = 96;
+const MAX_OF_A_PROCESS: u32 = 96;
 
 /// A socket whose holder is looked for, and the flow that it has.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +112,7 @@ impl Search {
         let holds = |pid| self.holds(pid, descriptor, inode);
         let mut youngest = (pid, self.likely.parent(pid).is_some_and(holds));
         while let Some(child) =
-            self.likely.children(youngest.0).take(MOST_CHILDREN).find(|&child| holds(child))
+            self.likely.children(youngest.0).take(MAX_CHILDREN).find(|&child| holds(child))
         {
             youngest = (child, true);
         }
@@ -190,7 +190,7 @@ impl Search {
         effort: &mut u32,
     ) -> Option<(i32, i32)> {
         pids.find_map(|&pid| {
-            let mut most = (*effort).min(MOST_OF_A_PROCESS);
+            let mut most = (*effort).min(MAX_OF_A_PROCESS);
             *effort -= most;
             let found = self.descriptor_of(pid, inode, &mut most).map(|descriptor| (pid, descriptor));
             *effort += most;
@@ -264,4 +264,4 @@ const FEW_ENTRIES: usize = 2 * 1024;
 /// Opening and listing a directory costs about as much as so many links.
 const OPENING: u32 = 4;
 /// So many of a process's youngest children are asked whether they inherited a socket.
-const MOST_CHILDREN: usize = 16;
+const MAX_CHILDREN: usize = 16;

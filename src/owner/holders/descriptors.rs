@@ -32,20 +32,20 @@ use std::time::{Duration, Instant};
 /// A process opens its first sockets soon after its start; it is looked at again until it is this old.
 const YOUNG: Duration = Duration::from_secs(10);
 /// Young processes looked at again, the youngest; after a burst of forks the others must wait for a full scan.
-const MOST_YOUNG: usize = 256;
+const MAX_YOUNG: usize = 256;
 /// Processes remembered for having owned a flow lately.
-const MOST_RECENT: usize = 64;
+const MAX_RECENT: usize = 64;
 /// For so long a socket that a full scan has found without a holder is not worth another full scan.
 const MISSED: Duration = Duration::from_secs(10);
 /// Sockets remembered for that.
-const MOST_MISSED: usize = 4096;
+const MAX_MISSED: usize = 4096;
 /// After a full scan that found nothing of what was wanted, the next one waits this many times as long as it took, twice
 /// as long after each further one, and at most the longest rest: sockets that live shorter than a scan takes are not to
 /// be found by scans.
 const REST: u32 = 50;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// What is wanted meanwhile is asked about again after this time at the latest.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What became of reading processes' descriptors since the last full scan began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -178,8 +178,8 @@ impl Descriptors {
         {
             self.young.pop_front();
         }
-        for &pid in self.likely.iter().rev().take(MOST_YOUNG).rev() {
-            if self.young.len() >= MOST_YOUNG {
+        for &pid in self.likely.iter().rev().take(MAX_YOUNG).rev() {
+            if self.young.len() >= MAX_YOUNG {
                 self.young.pop_front();
             }
             self.young.push_back((pid, turn.now));
@@ -325,7 +325,7 @@ impl Descriptors {
                 wanted.held = Held::By(holder);
                 let recent = (holder.process.pid, wanted.socket.uid);
                 self.recent.retain(|known| *known != recent);
-                if self.recent.len() >= MOST_RECENT {
+                if self.recent.len() >= MAX_RECENT {
                     self.recent.pop_front();
                 }
                 self.recent.push_back(recent);
@@ -371,7 +371,7 @@ impl Descriptors {
             return;
         }
         for missed in wanted.iter().filter(|wanted| wanted.held == Held::Unknown) {
-            if self.missed.len() >= MOST_MISSED {
+            if self.missed.len() >= MAX_MISSED {
                 self.missed.clear();
             }
             self.missed.insert(missed.socket.inode, now);
@@ -438,7 +438,7 @@ impl HolderSource for Descriptors {
         if wanted.iter().any(|wanted| unsettled(self, wanted)) {
             match turn.budget.allow() {
                 Ok(()) => match self.rest(turn.now) {
-                    Some(rest) => put_off(wanted, rest.min(PATIENCE), |wanted| unsettled(self, wanted)),
+                    Some(rest) => put_off(wanted, rest.min(TIMEOUT), |wanted| unsettled(self, wanted)),
                     None => self.scan_for(wanted, turn),
                 },
                 Err(after) => put_off(wanted, after, |wanted| !self.is_settled(wanted, turn.now)),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// How long an update waits for the capture thread to show the living flows. It is busy for a few milliseconds at most
 /// unless the machine is.
-const PATIENCE: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What the kernel knew of a flow's socket.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ impl FlowView {
 
     /// Looks at the living flows anew.
     pub fn update(&mut self, barrier: &DrainBarrier) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         if let Some(living) = self.mailbox.living(deadline, || barrier.wake()) {
             self.living = living;
         }

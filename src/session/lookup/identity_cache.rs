@@ -19,7 +19,7 @@ const KNOWN_PERIOD: Duration = Duration::from_secs(60);
 const MET_LIMIT: usize = 1024;
 
 /// Processes met within [`INTERVAL`], some 20 µs each. Where more are started they are not met but asked when needed.
-const MOST_MET: u32 = 256;
+const MAX_MET: u32 = 256;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often a process is read whose reads do not return: for each kind of them, and once more.
@@ -69,7 +69,7 @@ impl IdentityCache {
         if self.interval.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
             (self.interval, self.met_in_interval) = (Some(now), 0);
         }
-        if self.met_in_interval >= MOST_MET {
+        if self.met_in_interval >= MAX_MET {
             return None;
         }
         self.met_in_interval += 1;

@@ -13,7 +13,7 @@ use crate::session::tree::{ESTABLISHED, Tree, UNCONNECTED};
 const QUEUE_LIMIT: usize = 65_536;
 
 /// Far beyond what any look-up here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn endpoint(text: &str) -> Endpoint {
     let socket: std::net::SocketAddr = text.parse().unwrap();
@@ -67,7 +67,7 @@ impl Office {
     }
 
     fn wait(&self, until: impl Fn(&LookupQueue) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !until(&self.queue) {
             assert!(Instant::now() < deadline, "no answer");
             std::thread::sleep(Duration::from_millis(1));

@@ -131,7 +131,7 @@ impl FirstPacketThrottle {
             .map(|(port, count)| (*count, *port))
             .collect();
         busy.sort_unstable_by(|one, other| other.cmp(one));
-        let room = SamplingRate::MOST_PORTS.saturating_sub(self.left_out.len());
+        let room = SamplingRate::MAX_PORTS.saturating_sub(self.left_out.len());
         self.left_out.extend(busy.into_iter().take(room).map(|(_, port)| (port, now + LEFT_OUT)));
         let mut ports: Vec<u16> = self.left_out.keys().copied().collect();
         ports.sort_unstable();
@@ -247,7 +247,7 @@ mod tests {
             }
         }
         let ports = throttle.govern(INTERVAL).unwrap().ports;
-        assert_eq!(ports.len(), SamplingRate::MOST_PORTS);
+        assert_eq!(ports.len(), SamplingRate::MAX_PORTS);
         assert!(ports.contains(&700), "the busiest are");
     }
 }

@@ -21,7 +21,7 @@ const QUESTIONS: usize = 4096;
 const ROOM: usize = QUESTIONS / 4 + QUESTIONS * 3 / 4 / 2;
 
 /// Far beyond what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A capture of a savefile with no resolver behind its queue.
 struct ReplayFixture {
@@ -44,7 +44,7 @@ impl ReplayFixture {
         let capture = Capture::new(
             Box::new(tap),
             Box::new(pipeline),
-            PATIENCE,
+            TIMEOUT,
             Arc::clone(&shared),
             packets,
             Arc::clone(&poll),
@@ -55,7 +55,7 @@ impl ReplayFixture {
     }
 
     fn wait(&self, until: impl Fn(&CaptureShared) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !until(&self.shared) {
             assert!(Instant::now() < deadline, "nothing happens");
             std::thread::sleep(Duration::from_millis(1));
@@ -67,7 +67,7 @@ impl ReplayFixture {
         let shared = Arc::clone(&self.shared);
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let resolver = std::thread::spawn(move || {
-            let budget = Budget::new(1.0, PATIENCE, Box::new(ThreadMeter));
+            let budget = Budget::new(1.0, TIMEOUT, Box::new(ThreadMeter));
             let finder = Finder::new(Arc::clone(&root), budget, Arc::default());
             let identity_cache = IdentityCache::new(root, SampleSet::ALL);
             Resolver::new(finder, Arc::default(), identity_cache, Follower::default()).run(

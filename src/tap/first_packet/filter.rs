@@ -9,7 +9,7 @@ use libc::{
 };
 
 /// Most local ports that a program leaves out: a conditional jump reaches 255 instructions.
-pub(in crate::tap) const MOST_PORTS: usize = 160;
+pub(in crate::tap) const MAX_PORTS: usize = 160;
 
 /// Bytes of a packet that are passed on: IPv4 or IPv6, and TCP up to the flags.
 pub(in crate::tap) const SNAPLEN: u32 = 128;
@@ -82,7 +82,7 @@ impl Assembler {
         let labels = self.labels;
         let offset = |at: usize, to: To| {
             let place = labels.iter().find(|(label, _)| *label == to).map_or(at + 1, |(_, place)| *place);
-            // No program is so long that this does not fit; see MOST_PORTS.
+            // No program is so long that this does not fit; see MAX_PORTS.
             u8::try_from(place.saturating_sub(at + 1)).unwrap_or(u8::MAX)
         };
         let instructions = self.code.iter().enumerate();
@@ -136,7 +136,7 @@ pub(in crate::tap) fn program(choice: &Choice) -> Vec<sock_filter> {
     a.op(BPF_LD | BPF_W | BPF_ABS, AD_RANDOM);
     a.jump(BPF_JGT, choice.datagrams, To::Drop, To::Next);
     a.op(BPF_LD | BPF_H | BPF_IND, 0);
-    for &port in choice.ports.iter().take(MOST_PORTS) {
+    for &port in choice.ports.iter().take(MAX_PORTS) {
         a.jump(BPF_JEQ, port.into(), To::Drop, To::Next);
     }
     a.label(To::Pass);

@@ -4,7 +4,7 @@
 //! The capture proper hands over batches, too late for a connection that lives for a millisecond. This socket sees the
 //! same packets when they are sent or arrive, but only those that begin something.
 
-use super::filter::{Choice, MOST_PORTS, SNAPLEN, program};
+use super::filter::{Choice, MAX_PORTS, SNAPLEN, program};
 use crate::error::{Code, Error, Result};
 use crate::model::{Direction, Timestamp};
 use crate::netlink::attach_filter;
@@ -106,7 +106,7 @@ impl FirstPacketSocket {
     pub fn thin(&mut self, thinning: &SamplingRate) -> nix::Result<()> {
         let of_all = |share: f64| (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         let choice = Choice {
-            ports: thinning.ports.iter().copied().take(SamplingRate::MOST_PORTS).collect(),
+            ports: thinning.ports.iter().copied().take(SamplingRate::MAX_PORTS).collect(),
             openings: of_all(thinning.openings),
             datagrams: of_all(thinning.datagrams),
         };
@@ -137,7 +137,7 @@ unsafe fn stamp(message: &libc::msghdr) -> Option<Timestamp> {
 /// What is not seen of first packets, so that they are not too many.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SamplingRate {
-    /// Local UDP ports whose packets are left out, at most [`SamplingRate::MOST_PORTS`].
+    /// Local UDP ports whose packets are left out, at most [`SamplingRate::MAX_PORTS`].
     pub ports: Vec<u16>,
     /// The share of TCP's opening packets that is seen, 0 to 1, chosen at random.
     pub openings: f64,
@@ -147,7 +147,7 @@ pub struct SamplingRate {
 
 impl SamplingRate {
     /// Most ports that can be left out.
-    pub const MOST_PORTS: usize = MOST_PORTS;
+    pub const MAX_PORTS: usize = MAX_PORTS;
 }
 
 impl Default for SamplingRate {

@@ -96,7 +96,7 @@ fn datagrams_are_seen_but_for_ports_left_out_root() {
             two.send_to(b"x", one.local_addr().unwrap()).unwrap();
             let ports = |seen: Vec<Packet>| seen.iter().map(|packet| packet.source.port).collect::<Vec<_>>();
             assert_eq!(ports(packets(&mut first)), [local_port(&one), local_port(&two)]);
-            let mut others: Vec<u16> = (1..MOST_PORTS as u16).collect();
+            let mut others: Vec<u16> = (1..MAX_PORTS as u16).collect();
             others.push(local_port(&one));
             first.thin(&SamplingRate { ports: others, ..SamplingRate::default() }).unwrap();
             one.send_to(b"x", two.local_addr().unwrap()).unwrap();
