@@ -3,15 +3,14 @@
 //! Reading deletes: records of sockets that have ended, accounts of periods that are over. So there is one reader, and each
 //! session subscribes to it.
 
-use super::Clocks;
 use super::accounts::Accounts;
 use super::batch::{Batch, delete};
-use super::flow;
 use super::load::walk;
 use super::periods::{Growing, Periods};
 use super::records::*;
 use super::socket_set::Maps;
 use super::subscriber::{DrainScope, Increment, Observation, Subscriber, Who};
+use super::{Clocks, flow};
 use crate::model::{Quality, Unowned};
 use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;

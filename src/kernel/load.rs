@@ -1,11 +1,10 @@
 //! Loading objects into the kernel and attaching their programs, with the reason where that fails.
 
-use super::Fault;
 use super::object::{LoadedObject, Loader};
-use super::permission;
 use super::program::Refused;
 use super::syscall::{ITERATOR_CREATE, LINK_CREATE, PROGRAM_QUERY, TRACEPOINT_OPEN, bpf, make};
 use super::types::KernelTypes;
+use super::{Fault, permission};
 use crate::error::exhausted;
 use crate::model::ProbeState;
 use aya::maps::MapData;

@@ -6,9 +6,7 @@
 use super::parse::{self, Stat};
 use crate::blocking::{ProcTree, ReadKind, guarded};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity, last_part};
-use crate::proc::Listing;
-use crate::proc::network_namespace_at;
-use crate::proc::{PidPath, ProcRoot, SystemFacts, read_record_at};
+use crate::proc::{Listing, PidPath, ProcRoot, SystemFacts, network_namespace_at, read_record_at};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat};

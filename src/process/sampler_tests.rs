@@ -1,8 +1,7 @@
 //! Tests of the sampler on made-up trees, where every figure is known.
 
 use super::*;
-use crate::model::ProcessSample;
-use crate::model::Validity;
+use crate::model::{ProcessSample, Validity};
 use crate::proc::SystemFacts;
 use crate::process::identity::COMMAND_LINE_LIMIT;
 use std::path::PathBuf;

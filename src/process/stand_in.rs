@@ -4,8 +4,7 @@
 use super::parse::{self, Stat};
 use super::reading::ProcessDirectory;
 use crate::blocking::ReadKind;
-use crate::proc::PidPath;
-use crate::proc::{Listing, open_directory};
+use crate::proc::{Listing, PidPath, open_directory};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::os::fd::AsFd;

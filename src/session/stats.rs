@@ -1,8 +1,7 @@
 //! What a session saw and what it lost, readable from any thread at any time.
 
 use super::accounting::LedgerTotals;
-use super::pipeline::CaptureShared;
-use super::pipeline::PacketQueue;
+use super::pipeline::{CaptureShared, PacketQueue};
 use crate::config::Engine;
 use crate::log::Log;
 use crate::model::{ProbeState, ProgramSet, Undecoded};

@@ -9,18 +9,14 @@ use crate::namespace::{Follower, Known, current_inode};
 use crate::netlink::{InetDiag, ProcessEvents};
 use crate::owner::{Budget, EarlyLookup, EarlyOwnerCache, Finder, SearchExchange, ThreadMeter, Translations};
 use crate::proc::ProcRoot;
-use crate::session::flows::EndedReader;
-use crate::session::flows::{FlowView, Recorder, TcpReader};
+use crate::session::flows::{EndedReader, FlowView, Recorder, TcpReader};
 use crate::session::kernel_counters::{KernelCounterReader, keep_reading};
 use crate::session::limits::FlowLimits;
-use crate::session::lookup::FirstPacketThrottle;
-use crate::session::lookup::IdentityCache;
-use crate::session::lookup::KernelOwners;
-use crate::session::lookup::Resolver;
-use crate::session::lookup::follow_identities;
-use crate::session::lookup::{EarlyLookupThread, open_events};
-use crate::session::pipeline::Pipeline;
-use crate::session::pipeline::{Capture, CaptureShared};
+use crate::session::lookup::{
+    EarlyLookupThread, FirstPacketThrottle, IdentityCache, KernelOwners, Resolver, follow_identities,
+    open_events,
+};
+use crate::session::pipeline::{CaptureShared, CaptureThread, FramePipeline};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacketSocket, Note, Tap};
 use crate::thread::spawn;
@@ -40,7 +36,7 @@ impl Core {
         tap.take_notes().iter().for_each(Note::log);
         let timeout = self.options.capture.timeout;
         let mut pipeline =
-            Box::new(Pipeline::new(limits, &self.options.local_addresses, Arc::clone(&self.packets))?);
+            Box::new(FramePipeline::new(limits, &self.options.local_addresses, Arc::clone(&self.packets))?);
         if self.options.flows {
             self.record_flows(&tap, &mut pipeline)?;
         }
@@ -56,7 +52,7 @@ impl Core {
         let (packets, poll) = (Arc::clone(&self.packets), Arc::clone(&self.poll));
         let supervision = Arc::clone(&self.supervision);
         let capture =
-            Capture::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll, supervision);
+            CaptureThread::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll, supervision);
         let log = Arc::clone(&self.log);
         self.spawn("capture-tap", move || {
             let _entered = log.enter();
@@ -140,7 +136,7 @@ impl Core {
     }
 
     /// Has flows recorded; live ones also as the kernel knows them, where it tells.
-    fn record_flows(&mut self, tap: &Tap, pipeline: &mut Pipeline) -> Result<()> {
+    fn record_flows(&mut self, tap: &Tap, pipeline: &mut FramePipeline) -> Result<()> {
         let mailbox = Arc::clone(&self.shared.flows);
         let home = tap.is_live().then(|| current_inode().ok()).flatten();
         let known = tap.known_namespaces().clone();

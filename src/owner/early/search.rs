@@ -2,8 +2,7 @@
 
 use super::candidates::{Candidates, End, Side};
 use crate::model::{FlowKey, ProcId};
-use crate::owner::holders::proc_fd;
-use crate::owner::holders::{HolderTable, Holding};
+use crate::owner::holders::{HolderTable, Holding, proc_fd};
 use crate::proc::{PidPath, ProcRoot, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};

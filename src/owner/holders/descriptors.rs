@@ -10,8 +10,7 @@
 //! `CAP_SYS_PTRACE` (capabilities(7), proc_pid_fd(5)).
 
 use super::holder_table::{HolderTable, Holding};
-use super::proc_fd;
-use super::proc_fd::ENTRIES;
+use super::proc_fd::{self, ENTRIES};
 use super::thread_tables::ThreadTables;
 use crate::blocking::{ReadKind, guarded};
 use crate::capability;

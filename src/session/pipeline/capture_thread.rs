@@ -1,7 +1,7 @@
 //! The capture thread: waits for frames, runs the pipeline over them, and publishes once a batch.
 
 use super::drain_barrier::DrainBarrier;
-use super::frame_pipeline::{FrameCounts, Pipeline};
+use super::frame_pipeline::{FrameCounts, FramePipeline};
 use super::packet_queue::PacketQueue;
 use super::tcp_reconciler::ReconcilerStats;
 use crate::error::{Code, Error, Result};
@@ -9,11 +9,9 @@ use crate::flow::FlowStats;
 use crate::model::Timestamp;
 use crate::owner::EarlyLookupStats;
 use crate::session::accounting::Ledger;
-use crate::session::flows::EndedQueue;
-use crate::session::flows::FlowMailbox;
+use crate::session::flows::{EndedQueue, FlowMailbox};
 use crate::session::limits::FlowLimits;
-use crate::session::lookup::LatestIdentities;
-use crate::session::lookup::LookupQueue;
+use crate::session::lookup::{LatestIdentities, LookupQueue};
 use crate::session::session_fd::Readiness;
 use crate::session::supervision::Supervision;
 use crate::sync::Mutex;
@@ -146,10 +144,10 @@ impl CaptureShared {
 }
 
 /// The capture thread's own state.
-pub struct Capture {
+pub struct CaptureThread {
     /// Apart, like the pipeline: both are large, and what moves them takes as much stack.
     tap: Box<Tap>,
-    pipeline: Box<Pipeline>,
+    pipeline: Box<FramePipeline>,
     /// Longest time a captured frame stays in the kernel before it can be read.
     latency: Duration,
     /// Frames read from one device before the batch is published: no more than there is room for the questions of.
@@ -166,22 +164,22 @@ pub struct Capture {
     drained: Option<(Instant, u64)>,
 }
 
-impl Capture {
+impl CaptureThread {
     /// A capture that has not read anything.
     pub fn new(
         tap: Box<Tap>,
-        pipeline: Box<Pipeline>,
+        pipeline: Box<FramePipeline>,
         timeout: Duration,
         shared: Arc<CaptureShared>,
         packets: Arc<PacketQueue>,
         poll: Arc<Readiness>,
         supervision: Arc<Supervision>,
-    ) -> Capture {
+    ) -> CaptureThread {
         let limits = shared.limits;
         // A savefile is read on while half of the room is taken.
         let frames_per_batch = (limits.questions - limits.reserved()) / 2 / QUESTIONS_PER_FRAME;
         let frames_per_batch = frames_per_batch.min(FRAMES_PER_BATCH);
-        Capture {
+        CaptureThread {
             tap,
             pipeline,
             latency: timeout + TIMEOUT_SLACK,

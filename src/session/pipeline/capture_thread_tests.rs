@@ -7,8 +7,7 @@ use crate::namespace::Follower;
 use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::proc::ProcRoot;
 use crate::session::frames::{Carries, Packet, Wire};
-use crate::session::lookup::IdentityCache;
-use crate::session::lookup::Resolver;
+use crate::session::lookup::{IdentityCache, Resolver};
 use crate::session::savefile::{Format, Record, link_type, savefile};
 use crate::session::tree::{Tree, UNCONNECTED};
 use std::io::Write;
@@ -39,9 +38,9 @@ impl ReplayFixture {
         let (shared, packets) =
             (Arc::new(CaptureShared::new(limits).unwrap()), Arc::new(PacketQueue::new(0)));
         shared.barrier.set_waker(tap.waker());
-        let pipeline = Pipeline::new(limits, &[], Arc::clone(&packets)).unwrap();
+        let pipeline = FramePipeline::new(limits, &[], Arc::clone(&packets)).unwrap();
         let poll = Arc::new(Readiness::new(None));
-        let capture = Capture::new(
+        let capture = CaptureThread::new(
             Box::new(tap),
             Box::new(pipeline),
             TIMEOUT,

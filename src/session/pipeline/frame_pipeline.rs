@@ -7,29 +7,22 @@ use super::flow_cache::{FlowCache, PacketFlows};
 use super::locality::Locality;
 use super::looped::Looped;
 use super::packet_queue::{PacketBatch, PacketQueue};
-use super::pending_departures::{PendingDepartures, credit_course, rebind};
-use super::recheck::{OwnerRecheck, is_to_replace};
+use super::pending_departures::PendingDepartures;
+use super::recheck::OwnerRecheck;
 use super::tcp_reconciler::{ReconcilerStats, TcpReconciler};
 use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
-use crate::flow::{Binding, FlowId, FlowState, FlowStats, FlowTable, FragmentTable};
+use crate::flow::{FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::model::{
     Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Protocol, TcpFlags,
     Timestamp, Undecoded, Unowned, WireSize,
 };
-use crate::owner::LocalEnd;
-use crate::session::accounting::{Ledger, LedgerContents};
-use crate::session::flows::EndedQueue;
-use crate::session::flows::Recorder;
+use crate::session::flows::{EndedQueue, Recorder};
 use crate::session::limits::FlowLimits;
-use crate::session::lookup::{Answer, Request};
 use crate::tap::FrameHandler;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Flows that wait for the question who owns them; at most so many.
-const TURNED_AWAY_LIMIT: usize = 65_536;
 
 /// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
@@ -52,32 +45,32 @@ pub struct FrameCounts {
 }
 
 /// The state between frames.
-pub struct Pipeline {
-    flows: FlowTable,
-    fragments: FragmentTable,
-    locality: Locality,
-    looped: Looped,
-    paths: FlowCache,
-    packets: Arc<PacketQueue>,
-    batch: PacketBatch,
-    counts: FrameCounts,
+pub struct FramePipeline {
+    pub(super) flows: FlowTable,
+    pub(super) fragments: FragmentTable,
+    pub(super) locality: Locality,
+    pub(super) looped: Looped,
+    pub(super) cache: FlowCache,
+    pub(super) packets: Arc<PacketQueue>,
+    pub(super) batch: PacketBatch,
+    pub(super) counts: FrameCounts,
     /// Bytes without a flow since the last batch, by reason.
-    without_flow: [u64; Unowned::COUNT],
-    orphans: PendingDepartures,
+    pub(super) without_flow: [u64; Unowned::COUNT],
+    pub(super) departures: PendingDepartures,
     /// The part of the room for questions that is left to flows that were answered.
-    reserved: usize,
+    pub(super) reserved: usize,
     /// Flows that found the queue of questions full, the oldest first.
-    turned_away: VecDeque<FlowId>,
-    completion: TcpReconciler,
-    again: OwnerRecheck,
-    recorder: Option<Recorder>,
-    latest: Timestamp,
-    swept: Timestamp,
+    pub(super) turned_away: VecDeque<FlowId>,
+    pub(super) reconciler: TcpReconciler,
+    pub(super) recheck: OwnerRecheck,
+    pub(super) recorder: Option<Recorder>,
+    pub(super) latest: Timestamp,
+    pub(super) swept: Timestamp,
 }
 
-impl FrameHandler for Pipeline {
+impl FrameHandler for FramePipeline {
     fn frame(&mut self, frame: Frame<'_>) {
-        Pipeline::frame(self, &frame);
+        FramePipeline::frame(self, &frame);
     }
 
     fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
@@ -85,28 +78,32 @@ impl FrameHandler for Pipeline {
     }
 }
 
-impl Pipeline {
+impl FramePipeline {
     /// A pipeline within these limits. `also_local` are this host's addresses in the session's own
     /// namespace besides those of its devices.
     ///
     /// # Errors
     /// `SystemResource` when memory for the flow table cannot be reserved.
-    pub fn new(limits: FlowLimits, also_local: &[Address], packets: Arc<PacketQueue>) -> Result<Pipeline> {
-        Ok(Pipeline {
+    pub fn new(
+        limits: FlowLimits,
+        also_local: &[Address],
+        packets: Arc<PacketQueue>,
+    ) -> Result<FramePipeline> {
+        Ok(FramePipeline {
             flows: FlowTable::new(limits.held)?,
             fragments: FragmentTable::default(),
             locality: Locality::new(also_local),
             looped: Looped::default(),
-            paths: FlowCache::default(),
+            cache: FlowCache::default(),
             packets,
             batch: PacketBatch::default(),
             counts: FrameCounts::default(),
             without_flow: [0; Unowned::COUNT],
-            orphans: PendingDepartures::new(limits.questions),
+            departures: PendingDepartures::new(limits.questions),
             reserved: limits.reserved(),
             turned_away: VecDeque::new(),
-            completion: TcpReconciler::default(),
-            again: OwnerRecheck::default(),
+            reconciler: TcpReconciler::default(),
+            recheck: OwnerRecheck::default(),
             recorder: None,
             latest: Timestamp::default(),
             swept: Timestamp::default(),
@@ -132,7 +129,7 @@ impl Pipeline {
 
     /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
     pub fn set_device_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
-        self.paths.clear();
+        self.cache.clear();
         self.locality.set(addresses);
     }
 
@@ -140,11 +137,11 @@ impl Pipeline {
     /// Not for savefiles: this machine's sockets do not change with the time of their packets.
     pub fn set_time(&mut self, now: Timestamp) {
         self.latest = now;
-        self.again.refill(now);
+        self.recheck.refill(now);
     }
 
     /// Lets old flows go, in as large a part of the table as time has passed.
-    fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         let passed = self.latest.since(self.swept).min(SWEEP_NANOSECONDS);
         let held = u128::from(self.flows.stats().slots);
         let slots = held * u128::from(passed) / u128::from(SWEEP_NANOSECONDS);
@@ -206,7 +203,7 @@ impl Pipeline {
         self.counts.offloaded += 1;
         self.counts.offloaded_packets += u64::from(size.packets);
         self.counts.estimated_bytes += u64::from(estimated.bytes);
-        let Some(PacketFlows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage)
+        let Some(PacketFlows { send, receive, .. }) = self.cache.get(packet, frame.namespace, frame.passage)
         else {
             return;
         };
@@ -220,7 +217,7 @@ impl Pipeline {
     /// The flows that have counted packets with the same endpoints, if there are any.
     fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> Option<PacketFlows> {
         let &Frame { namespace, passage, .. } = frame;
-        if let Some(flows) = self.paths.get(packet, namespace, passage) {
+        if let Some(flows) = self.cache.get(packet, namespace, passage) {
             return Some(flows);
         }
         let &Packet { source, destination, protocol, .. } = packet;
@@ -236,7 +233,7 @@ impl Pipeline {
     /// namespace a packet can pass several devices: where it leaves counts for its sender, where it arrives for its receiver.
     fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
-        let known = match self.paths.get(packet, namespace, passage) {
+        let known = match self.cache.get(packet, namespace, passage) {
             Some(flows) if !flows.may_loop => {
                 self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time)
             }
@@ -252,7 +249,7 @@ impl Pipeline {
 
     /// Notes the course of the flows that have just counted a packet.
     fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let Some(PacketFlows { send, receive, .. }) = self.paths.get(packet, frame.namespace, frame.passage)
+        let Some(PacketFlows { send, receive, .. }) = self.cache.get(packet, frame.namespace, frame.passage)
         else {
             return;
         };
@@ -289,189 +286,21 @@ impl Pipeline {
         }
         if from_here || to_here {
             let may_loop = is_sent_to_group && !is_looped;
-            self.paths.set(packet, namespace, passage, PacketFlows { send, receive, may_loop });
+            self.cache.set(packet, namespace, passage, PacketFlows { send, receive, may_loop });
         } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }
     }
 
-    /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions
-    /// about new flows, of which the first `room` are taken.
-    pub fn publish(
-        &mut self,
-        ledger: &Ledger,
-        answers: impl Iterator<Item = Answer>,
-        room: usize,
-        requests: &mut Vec<Request>,
-    ) {
-        self.packets.push(&mut self.batch);
-        let mut books = ledger.lock();
-        // First, for the answers may be about flows that have just left the table.
-        self.settle_departed(&mut books, room, requests);
-        for answer in answers {
-            self.apply(answer, &mut books);
-        }
-        for (reason, bytes) in UNOWNED_BEFORE_FLOWS.map(|reason| (reason, self.without_flow[reason as usize]))
-        {
-            books.count_unowned(reason, bytes);
-        }
-        self.without_flow = [0; Unowned::COUNT];
-        self.credit_flows(&mut books);
-        self.ask_for_turned_away(room, &mut books);
-        self.ask_for_answered(&mut books);
-        self.sweep();
-        self.settle_departed(&mut books, room, requests);
-        let (locality, reserved) = (&self.locality, self.reserved);
-        self.flows.drain_fresh(|id, flow| {
-            let key = *flow.key();
-            let local_end = locality.local_end(&key);
-            let is_answered = flow.state().is_answered();
-            let is_last = !is_answered || local_end != LocalEnd::Own;
-            let reserved = if is_last { reserved } else { 0 };
-            if flow.is_unanswered() {
-                let is_own = local_end == LocalEnd::Own;
-                let reason = if is_own { Unowned::NoSocket } else { Unowned::NotLocal };
-                rebind(flow, reason, &mut books);
-            } else if requests.len() + reserved < room {
-                // An owner that had it and has ended is not the answer.
-                let first = if flow.was_credited() { self.latest } else { flow.first() };
-                requests.push(Request { flow: id, key, first, is_over: false, is_answered, local_end });
-            } else {
-                rebind(flow, Unowned::QueueFull, &mut books);
-                if self.turned_away.len() < TURNED_AWAY_LIMIT {
-                    self.turned_away.push_back(id);
-                }
-            }
-        });
-        drop(books);
-        self.looped.ask(self.latest, room, requests);
-        self.again.ask(&mut self.flows, self.latest, room, requests);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.publish(&mut self.flows, self.latest);
-        }
-    }
-
-    /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
-    fn settle_departed(&mut self, books: &mut LedgerContents, room: usize, requests: &mut Vec<Request>) {
-        let Pipeline { flows, orphans, recorder, locality, reserved, .. } = self;
-        flows.drain_departed(|mut departed| {
-            let key = departed.key;
-            let is_unanswered = departed.state == FlowState::SynReceived;
-            let is_answered = departed.state.is_answered();
-            let reserved = if is_answered { 0 } else { *reserved };
-            if departed.binding == Binding::Unasked && !is_unanswered && requests.len() + reserved < room {
-                departed.binding = Binding::Asked;
-                requests.push(Request {
-                    flow: departed.id,
-                    key,
-                    first: departed.first,
-                    is_over: true,
-                    is_answered,
-                    local_end: locality.local_end(&key),
-                });
-            }
-            orphans.settle(departed, books, recorder.as_mut());
-        });
-    }
-
-    /// Puts the first `room` flows that found the queue full on the list of those to be asked about.
-    fn ask_for_turned_away(&mut self, room: usize, books: &mut LedgerContents) {
-        let count = self.turned_away.len().min(room);
-        for id in self.turned_away.drain(..count) {
-            let Some(flow) = self.flows.get_mut(id) else { continue };
-            if flow.binding() == Binding::Unowned(Unowned::QueueFull) {
-                books.uncount_unowned(Unowned::QueueFull, flow.reported());
-                books.count_unowned(Unowned::Pending, flow.reported());
-                self.flows.ask_again(id);
-            }
-        }
-    }
-
-    /// Puts flows that nobody was asked about, since they were unanswered, on the list of those to be asked about.
-    fn ask_for_answered(&mut self, books: &mut LedgerContents) {
-        for id in self.flows.take_answered() {
-            let Some(flow) = self.flows.get_mut(id) else { continue };
-            if let Binding::Unowned(reason @ (Unowned::NoSocket | Unowned::NotLocal)) = flow.binding() {
-                books.uncount_unowned(reason, flow.reported());
-                books.count_unowned(Unowned::Pending, flow.reported());
-                self.flows.ask_again(id);
-            }
-        }
-    }
-
-    /// Credits every flow that counted something.
-    fn credit_flows(&mut self, books: &mut LedgerContents) {
-        let mut ask_again = Vec::new();
-        self.flows.drain_dirty(|id, flow, detail| {
-            let owner = match flow.binding() {
-                Binding::Owned(owner) => {
-                    if books.credit(&owner, flow.take_pending()) {
-                        self.again.consider(id, flow, self.latest);
-                        Some(owner)
-                    } else {
-                        ask_again.push(id);
-                        None
-                    }
-                }
-                Binding::Unasked | Binding::Asked => {
-                    books.count_unowned(Unowned::Pending, flow.report_pending());
-                    None
-                }
-                Binding::Unowned(reason) => {
-                    books.count_unowned(reason, flow.report_pending());
-                    None
-                }
-            };
-            if let (Some(detail), Some(recorder)) = (detail, &mut self.recorder) {
-                credit_course(detail, owner, books);
-                recorder.look(id, detail, self.latest);
-            }
-        });
-        for id in ask_again {
-            self.flows.ask_again(id);
-        }
-    }
-
-    fn apply(&mut self, answer: Answer, books: &mut LedgerContents) {
-        if self.looped.answer(answer.flow, &answer.owner, &mut self.flows) {
-            return;
-        }
-        let was_asked_again = self.again.take_asked(answer.flow);
-        if let Some(flow) = self.flows.get_mut(answer.flow) {
-            match (flow.binding(), answer.owner) {
-                (Binding::Asked, Ok(owner)) => {
-                    books.uncount_unowned(Unowned::Pending, flow.reported());
-                    let pending = flow.take_pending();
-                    flow.bind(Ok(owner));
-                    books.credit(&owner, pending);
-                    if let Some((_, detail)) = self.flows.detail_mut(answer.flow) {
-                        credit_course(detail, Some(owner), books);
-                    }
-                }
-                (Binding::Asked, Err(reason)) => rebind(flow, reason, books),
-                (Binding::Owned(known), Ok(found))
-                    if was_asked_again && is_to_replace(flow, &known, &found) =>
-                {
-                    // What passed before the answer stays where it was.
-                    books.credit(&known, flow.take_pending());
-                    flow.bind(Ok(found));
-                }
-                _ => {}
-            }
-        } else {
-            self.orphans.answer(answer.flow, answer.owner, books, self.recorder.as_mut());
-        }
-    }
-
     /// Compares connections that have ended before `moment`, up to which all that was captured has been counted.
     pub fn complete(&mut self, ended: &EndedQueue, moment: Instant) {
-        self.completion.take_in(ended.take(self.completion.room()));
-        self.completion.compare(&mut self.flows, moment);
+        self.reconciler.take_in(ended.take(self.reconciler.room()));
+        self.reconciler.compare(&mut self.flows, moment);
     }
 
     /// What comparing ended connections has brought.
     pub fn completion_stats(&self) -> ReconcilerStats {
-        self.completion.stats()
+        self.reconciler.stats()
     }
 
     /// What was counted before any flow.
@@ -484,9 +313,6 @@ impl Pipeline {
         self.flows.stats()
     }
 }
-
-/// The reasons that bytes can have before they reach a flow.
-const UNOWNED_BEFORE_FLOWS: [Unowned; 2] = [Unowned::Fragment, Unowned::NotLocal];
 
 #[cfg(test)]
 #[path = "frame_pipeline_tests.rs"]

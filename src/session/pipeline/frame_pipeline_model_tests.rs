@@ -166,7 +166,7 @@ proptest! {
         bench.answer_all(owner_of);
         prop_assert_eq!(bench.accounted(), worth.at_ends + worth.of_others + strays);
         prop_assert_eq!(bench.unowned(Unowned::Pending), 0, "every question was answered");
-        prop_assert!(bench.pipeline.orphans.is_empty());
+        prop_assert!(bench.pipeline.departures.is_empty());
         bench.fetch();
         let owned: u64 = bench.ledger.lock().totals().owned.iter().sum();
         let credited: u64 = bench.fetched.values().map(Traffic::bytes).sum();

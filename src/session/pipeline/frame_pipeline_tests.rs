@@ -3,7 +3,10 @@
 
 use super::*;
 use crate::model::{LinkType, Owner, Passage, ProcId, Quality, Traffic};
+use crate::owner::LocalEnd;
+use crate::session::accounting::Ledger;
 use crate::session::frames::{Carries, Packet, Part, Wire};
+use crate::session::lookup::{Answer, Request};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -30,7 +33,7 @@ const ETHERNET_LIMIT: u32 = 1514;
 
 /// A pipeline with its ledger, and the questions it has asked.
 struct PipelineFixture {
-    pipeline: Pipeline,
+    pipeline: FramePipeline,
     ledger: Ledger,
     packets: Arc<PacketQueue>,
     asked: Vec<Request>,
@@ -52,7 +55,7 @@ impl PipelineFixture {
         let packets = Arc::new(PacketQueue::new(1 << 20));
         let local = [HOST, "2001:db8::1"].map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
         PipelineFixture {
-            pipeline: Pipeline::new(limits(flow_limit), &local, Arc::clone(&packets)).unwrap(),
+            pipeline: FramePipeline::new(limits(flow_limit), &local, Arc::clone(&packets)).unwrap(),
             ledger: Ledger::default(),
             packets,
             asked: Vec::new(),
@@ -435,7 +438,7 @@ fn packets_are_held_as_captured_if_they_are_wanted() {
     let held: Vec<_> = batches.iter().flat_map(PacketBatch::iter).collect();
     assert_eq!((held.len(), u64::from(held[0].0.wire_len), held[0].1.len() as u64), (1, length, length));
     let unwanted = Arc::new(PacketQueue::new(0));
-    bench.pipeline = Pipeline::new(limits(8), &[], Arc::clone(&unwanted)).unwrap();
+    bench.pipeline = FramePipeline::new(limits(8), &[], Arc::clone(&unwanted)).unwrap();
     bench.packet(udp("127.0.0.1:10", "127.0.0.1:2"));
     bench.publish(&[], 8);
     assert!(!unwanted.has_packets() && unwanted.lost() == 0);

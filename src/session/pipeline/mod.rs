@@ -4,6 +4,7 @@
 //! closed come from `flows` and are reconciled with what was counted. An update waits at the drain barrier until all that was
 //! captured before it is accounted.
 
+mod batch_end;
 mod capture_thread;
 mod drain_barrier;
 mod flow_cache;
@@ -15,7 +16,7 @@ mod pending_departures;
 mod recheck;
 mod tcp_reconciler;
 
-pub use capture_thread::{Capture, CaptureShared};
+pub use capture_thread::{CaptureShared, CaptureThread};
 pub use drain_barrier::DrainBarrier;
-pub use frame_pipeline::Pipeline;
+pub use frame_pipeline::FramePipeline;
 pub use packet_queue::{PacketBatch, PacketEntry, PacketQueue};

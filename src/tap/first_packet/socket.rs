@@ -1,5 +1,5 @@
 //! The first packets of flows, at once: a packet socket without a ring, which wakes its reader for every packet that
-//! the `first_filter` passes.
+//! the `filter` passes.
 //!
 //! The capture proper hands over batches, too late for a connection that lives for a millisecond. This socket sees the
 //! same packets when they are sent or arrive, but only those that begin something.

@@ -1,8 +1,7 @@
 //! One device that is captured on: its frames, and what was lost on it.
 
 use super::loss::Gain;
-use super::packet_socket;
-use super::packet_socket::Refusal;
+use super::packet_socket::{self, Refusal};
 use super::ring::{Captured, Ring};
 use crate::error::{Code, Error};
 use crate::model::{Frame, LinkType, Namespace, Passage};

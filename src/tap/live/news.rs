@@ -5,9 +5,10 @@
 
 use crate::error::{Code, Error, Result};
 use crate::model::LocalAddresses;
-use crate::netlink::Interface;
-use crate::netlink::{LocalRoute, insert_address, interface, local_route};
-use crate::netlink::{MESSAGE_HEADER, Socket, attach_filter, u32_at};
+use crate::netlink::{
+    Interface, LocalRoute, MESSAGE_HEADER, Socket, attach_filter, insert_address, interface, local_route,
+    u32_at,
+};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// The groups of devices, addresses, routes and of the numbers that other namespaces have in this one, as bits of

@@ -6,9 +6,7 @@
 
 use super::ring::{Ring, set_option};
 use crate::error::{Code, Error};
-use crate::netlink::Rtnetlink;
-use crate::netlink::attach_filter;
-use crate::netlink::{FrameKind, Interface};
+use crate::netlink::{FrameKind, Interface, Rtnetlink, attach_filter};
 use crate::tap::options::TapOptions;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
