@@ -6,6 +6,7 @@
 mod descriptors;
 mod holder_table;
 pub(super) mod proc_fd;
+mod scan;
 mod thread_tables;
 
 pub(super) use descriptors::Descriptors;

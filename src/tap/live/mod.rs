@@ -6,6 +6,7 @@
 mod before;
 mod common;
 mod device;
+mod follow_plan;
 mod live_capture;
 mod local;
 mod loss;

@@ -2,11 +2,10 @@
 
 use super::before::BeforeCapture;
 use super::common::Common;
-use super::device::{Device, DeviceOpening, HardwareAddresses, Surroundings, Unopened, token};
+use super::device::{Device, HardwareAddresses, Surroundings, Unopened, token};
 use super::local::Local;
 use super::news::{Heard, News};
 use super::opener::{Opened, OpenerPool};
-use super::plan::{Plan, Target, plan};
 use crate::error::{Code, Error, Result};
 use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::{EnterError, NamespaceEntry, enter};
@@ -14,7 +13,7 @@ use crate::netlink::{FrameKind, Interface, Rtnetlink};
 use crate::tap::frames::FrameHandler;
 use crate::tap::options::TapOptions;
 use crate::tap::report::{Notes, TapStats};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,33 +28,33 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 const BLOCK_SLACK: Duration = Duration::from_millis(50);
 
 /// A device that did not open.
-struct RefusedDevice {
+pub(super) struct RefusedDevice {
     reason: String,
     /// Refreshes until it is tried again.
-    wait: u32,
+    pub(super) wait: u32,
 }
 
 /// A device that is being opened.
-struct Awaited {
-    ticket: u64,
-    name: String,
-    surroundings: Surroundings,
+pub(super) struct Awaited {
+    pub(super) ticket: u64,
+    pub(super) name: String,
+    pub(super) surroundings: Surroundings,
 }
 
 /// A namespace that is captured in.
 pub(in crate::tap) struct NamespaceCapture {
     /// What it is and how to get there; `None` for the one that the tap was opened in.
-    entry: Option<NamespaceEntry>,
+    pub(super) entry: Option<NamespaceEntry>,
     route: Rtnetlink,
-    devices: Vec<Device>,
-    awaited: HashMap<u32, Awaited>,
-    refused: HashMap<u32, RefusedDevice>,
+    pub(super) devices: Vec<Device>,
+    pub(super) awaited: HashMap<u32, Awaited>,
+    pub(super) refused: HashMap<u32, RefusedDevice>,
     /// Devices that others stand for, once that has been noted.
-    covered: HashSet<u32>,
-    hardware_addresses: Arc<HardwareAddresses>,
+    pub(super) covered: HashSet<u32>,
+    pub(super) hardware_addresses: Arc<HardwareAddresses>,
     news: News,
     local: Local,
-    before: BeforeCapture,
+    pub(super) before: BeforeCapture,
     /// Networks that are local for packets which a routing rule selects.
     conditional: LocalAddresses,
     /// Whether these are to be listed anew.
@@ -299,83 +298,8 @@ impl NamespaceCapture {
     }
 
     /// Where it is, to be put behind the name of a device.
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         self.entry.as_ref().map_or_else(String::new, |entry| format!(" of {}", entry.path.display()))
-    }
-
-    /// Closes devices as the plan says, and begins to open others.
-    fn follow_plan(&mut self, interfaces: &[Interface], common: &mut Common<'_>) {
-        let plan = plan(interfaces, |interface| self.wants(interface, common.options));
-        self.follow_hardware_addresses(&plan);
-        let has_ppp = plan.targets.iter().any(|target| target.interface.frames == FrameKind::Ppp);
-        let mut targets: HashMap<u32, _> =
-            plan.targets.into_iter().map(|target| (target.interface.index, target)).collect();
-        let (mut place, now) = (0, Instant::now());
-        let last = last_block(common.options);
-        while let Some(device) = self.devices.get_mut(place) {
-            if !interfaces.iter().any(|interface| interface.index == device.index) {
-                device.leaves.get_or_insert(last);
-            }
-            if let Some(leaves) = device.leaves {
-                // One that came back needs another ring, under the same token.
-                match leaves <= now || targets.contains_key(&device.index) {
-                    true => self.close(place, common, "it is gone"),
-                    false => place += 1,
-                }
-                continue;
-            }
-            match targets.remove(&device.index) {
-                Some(target) => {
-                    device.name.clone_from(&target.interface.name);
-                    device.follow(surroundings_of(target, has_ppp));
-                    device.know(&self.hardware_addresses);
-                    place += 1;
-                }
-                None => self.close(place, common, "another device stands for it"),
-            }
-        }
-        plan.covered.iter().for_each(|(one, _)| self.before.leave_out(one.index));
-        self.note_covered(&plan.covered, common.notes);
-        // What is being opened and not wanted any more is closed when it comes.
-        self.awaited.retain(|index, awaited| {
-            let target = targets.remove(index);
-            target.map(|target| awaited.surroundings = surroundings_of(target, has_ppp)).is_some()
-        });
-        // In the order of the indices, which is that of age: the oldest devices get the largest rings.
-        let mut targets: Vec<_> = targets.into_values().collect();
-        targets.sort_unstable_by_key(|target| target.interface.index);
-        for target in targets {
-            if common.opener.is_behind() {
-                return;
-            }
-            self.begin_to_open(target, has_ppp, common);
-        }
-    }
-
-    fn follow_hardware_addresses(&mut self, plan: &Plan<'_>) {
-        let targets = plan.targets.iter().map(|target| target.interface);
-        let address =
-            |interface: &Interface| interface.address.filter(|_| interface.frames == FrameKind::Ethernet);
-        let addresses = HardwareAddresses {
-            captured: targets.filter_map(address).collect(),
-            covered: plan.covered.iter().filter_map(|(one, _)| address(one)).collect(),
-        };
-        if addresses != *self.hardware_addresses {
-            self.hardware_addresses = Arc::new(addresses);
-        }
-    }
-
-    fn begin_to_open(&mut self, target: Target<'_>, has_ppp: bool, common: &mut Common<'_>) {
-        let interface = target.interface;
-        let ring = common.options.next_buffer(common.books.rings);
-        common.books.rings += u64::from(ring);
-        common.books.openings += 1;
-        let ticket = common.books.openings;
-        let (name, surroundings) = (interface.name.clone(), surroundings_of(target, has_ppp));
-        self.awaited.insert(interface.index, Awaited { ticket, name, surroundings });
-        let opening = DeviceOpening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
-        // Of the own namespace, what stands for others is missed at once when those have been closed.
-        common.opener.open(opening, self.entry.is_none());
     }
 
     fn index_of(&self, ticket: u64) -> Option<u32> {
@@ -413,33 +337,8 @@ impl NamespaceCapture {
         Some(error)
     }
 
-    /// Whether the caller would have this interface captured, and it can be or is.
-    fn wants(&self, interface: &Interface, options: &TapOptions) -> bool {
-        let named = || options.devices.contains(&interface.name);
-        // An open device that is down stays open: it delivers from the moment it is up again, and still stands for
-        // others then.
-        let open = || self.devices.iter().any(|device| device.index == interface.index);
-        (options.every_device() || named())
-            && (interface.up || open())
-            && self.refused.get(&interface.index).is_none_or(|refused| refused.wait == 0)
-    }
-
-    fn note_covered(&mut self, covered: &[(&Interface, &Interface)], notes: &mut Notes) {
-        let mut fresh: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (one, other) in covered {
-            if !self.covered.contains(&one.index) {
-                fresh.entry(&other.name).or_default().push(&one.name);
-            }
-        }
-        for (other, ones) in fresh {
-            let (ones, place) = (ones.join(", "), self.place());
-            notes.inform(format!("not captured, since {other} shows the same packets: {ones}{place}"));
-        }
-        self.covered = covered.iter().map(|(one, _)| one.index).collect();
-    }
-
     /// Closes the device at `place`; what it has lost stays counted.
-    fn close(&mut self, place: usize, common: &mut Common<'_>, why: &str) {
+    pub(super) fn close(&mut self, place: usize, common: &mut Common<'_>, why: &str) {
         let mut device = self.devices.swap_remove(place);
         let (by_kernel, by_device) = device.losses();
         common.books.counted.dropped_by_kernel += by_kernel;
@@ -509,15 +408,11 @@ impl NamespaceCapture {
 }
 
 /// The time by which the kernel has handed over the last block of a ring that gets nothing any more.
-fn last_block(options: &TapOptions) -> Instant {
+pub(super) fn last_block(options: &TapOptions) -> Instant {
     Instant::now() + options.timeout + BLOCK_SLACK
 }
 
 /// Sockets that tell of the devices and addresses of the calling thread's namespace. News first, so that nothing changes unheard.
 fn open_sockets() -> Result<(News, Rtnetlink)> {
     Ok((News::open()?, Rtnetlink::open()?))
-}
-
-fn surroundings_of(target: Target<'_>, has_ppp: bool) -> Surroundings {
-    Surroundings { vlans: target.vlans, mtu: target.mtu, address: target.interface.address, has_ppp }
 }
