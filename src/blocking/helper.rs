@@ -38,7 +38,7 @@ pub struct Helper<S, J> {
 
 struct HelperThread<J> {
     watch: Arc<Watch>,
-    desk: Arc<JobSlot<J>>,
+    slot: Arc<JobSlot<J>>,
     thread: JoinHandle<()>,
     /// The process that has the thread.
     process: u32,
@@ -143,9 +143,9 @@ impl<J: Send + 'static> HelperThread<J> {
     ) -> Result<HelperThread<J>, Error> {
         let watch = Watch::new();
         let state = JobState { job: None, done: None, is_closed: false, panic: None };
-        let desk = Arc::new(JobSlot { state: Mutex::new(state), changed: Condvar::default() });
-        let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&desk));
-        let failed = Arc::clone(&desk);
+        let slot = Arc::new(JobSlot { state: Mutex::new(state), changed: Condvar::default() });
+        let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&slot));
+        let failed = Arc::clone(&slot);
         let body = move || {
             // One that was left behind has nothing to report.
             let _ = marks.run(|| {
@@ -161,18 +161,18 @@ impl<J: Send + 'static> HelperThread<J> {
             failed.changed.notify_all();
         };
         let thread = spawn(name, body, on_panic)?;
-        Ok(HelperThread { watch, desk, thread, process: std::process::id() })
+        Ok(HelperThread { watch, slot, thread, process: std::process::id() })
     }
 
     fn hand_over(&self, job: J) {
-        self.desk.state.lock().job = Some(job);
-        self.desk.changed.notify_all();
+        self.slot.state.lock().job = Some(job);
+        self.slot.changed.notify_all();
     }
 
     /// Waits until the work is done, or leaves the thread behind.
     fn wait(&self) -> Result<J, Abandoned> {
         let mut observed = Observed::default();
-        let mut state = self.desk.state.lock();
+        let mut state = self.slot.state.lock();
         loop {
             if let Some(job) = state.done.take() {
                 return Ok(job);
@@ -181,7 +181,7 @@ impl<J: Send + 'static> HelperThread<J> {
                 resume_unwind(Box::new(text));
             }
             let tick = Instant::now() + TICK;
-            state = self.desk.changed.wait_until(state, tick);
+            state = self.slot.changed.wait_until(state, tick);
             if Instant::now() >= tick && observed.is_stuck(&self.watch) {
                 return Err(Abandoned::Reading);
             }
@@ -213,8 +213,8 @@ impl<S, J> Drop for Helper<S, J> {
             std::mem::forget(worker);
             return;
         }
-        worker.desk.state.lock().is_closed = true;
-        worker.desk.changed.notify_all();
+        worker.slot.state.lock().is_closed = true;
+        worker.slot.changed.notify_all();
         // It has no work, so it ends at once; its panics were caught.
         let _ = worker.thread.join();
     }

@@ -91,8 +91,8 @@ use std::time::Instant;
 pub struct Finder {
     root: Arc<ProcRoot>,
     budget: Budget,
-    hints: Arc<SearchExchange>,
-    similar: EndpointOwners,
+    exchange: Arc<SearchExchange>,
+    endpoint_owners: EndpointOwners,
     sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
     translations: HashMap<Namespace, Translations>,
@@ -117,18 +117,18 @@ struct CandidateSockets {
 
 impl Finder {
     /// Probes the sources of a `/proc` tree. What cannot be read is in the [`Report`]; with nothing readable every
-    /// flow gets a reason for having no owner. `hints` connects it with the look at first packets.
-    pub fn new(root: Arc<ProcRoot>, budget: Budget, hints: Arc<SearchExchange>) -> Finder {
+    /// flow gets a reason for having no owner. `exchange` connects it with the look at first packets.
+    pub fn new(root: Arc<ProcRoot>, budget: Budget, exchange: Arc<SearchExchange>) -> Finder {
         let sockets: Vec<Box<dyn SocketSource>> = vec![Box::new(Tables::of_this_thread(&root))];
         let holders: Vec<Box<dyn HolderSource>> =
-            vec![Box::new(Descriptors::probe(&root, Arc::clone(&hints)))];
-        Finder::with_sources(root, budget, hints, sockets, holders)
+            vec![Box::new(Descriptors::probe(&root, Arc::clone(&exchange)))];
+        Finder::with_sources(root, budget, exchange, sockets, holders)
     }
 
     fn with_sources(
         root: Arc<ProcRoot>,
         budget: Budget,
-        hints: Arc<SearchExchange>,
+        exchange: Arc<SearchExchange>,
         sockets: Vec<Box<dyn SocketSource>>,
         holders: Vec<Box<dyn HolderSource>>,
     ) -> Finder {
@@ -136,8 +136,8 @@ impl Finder {
         Finder {
             root,
             budget,
-            hints,
-            similar: EndpointOwners::default(),
+            exchange,
+            endpoint_owners: EndpointOwners::default(),
             sockets: HashMap::from([(Namespace::HOME, sockets)]),
             holders,
             translations: HashMap::new(),
@@ -199,7 +199,7 @@ impl Finder {
         let is_right = early.owner.quality != Quality::Guessed
             || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
         if is_right {
-            self.similar.note(key, early.side, Some(early.owner.process), now);
+            self.endpoint_owners.note(key, early.side, Some(early.owner.process), now);
         }
         is_right
     }
@@ -245,7 +245,7 @@ impl Finder {
                 && let (Some(socket), true) = (candidates.first(), !is_indirect)
             {
                 let finding = Finding { key: query.key, side, pid: process.pid, descriptor, uid: socket.uid };
-                self.hints.add_finding(finding);
+                self.exchange.add_finding(finding);
             }
             match decision {
                 Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
@@ -258,11 +258,11 @@ impl Finder {
             if plan.by != Match::Bound {
                 match decision {
                     Decision::Owner(owner, _) => {
-                        self.similar.note(&query.key, side, Some(owner.process), now)
+                        self.endpoint_owners.note(&query.key, side, Some(owner.process), now)
                     }
                     // Else it may be a process that is ending.
                     Decision::None(_) if query.is_seasoned() => {
-                        self.similar.note(&query.key, side, None, now)
+                        self.endpoint_owners.note(&query.key, side, None, now)
                     }
                     Decision::None(_) | Decision::Busy(_) => {}
                 }
@@ -412,7 +412,7 @@ impl Finder {
         if !query.is_seasoned() || !query.is_own {
             return None;
         }
-        let (process, at) = self.similar.only(&query.key, now)?;
+        let (process, at) = self.endpoint_owners.only(&query.key, now)?;
         let has_lived = query.first_seen() <= at || self.lives(process, now);
         has_lived.then_some(Owner { process, quality: Quality::Guessed })
     }

@@ -27,7 +27,7 @@ pub(super) struct Taken {
     pub busy: Option<Vec<i32>>,
 }
 
-/// The desk between the two.
+/// The exchange between the early lookup and the thorough search.
 #[derive(Default, Debug)]
 pub struct SearchExchange {
     told: Mutex<Exchanged>,

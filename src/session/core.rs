@@ -58,7 +58,7 @@ pub(super) struct Core {
     pub(super) captured: Option<(u64, Known)>,
     /// The flows, if they were asked for and packets are captured.
     pub(super) flows: Option<FlowView>,
-    pub(super) hints: Arc<SearchExchange>,
+    pub(super) exchange: Arc<SearchExchange>,
     /// Shares of the CPU and pids, for the time of an update.
     busy: Vec<(f64, i32)>,
     /// They end with the session.
@@ -136,7 +136,7 @@ impl Core {
             has_network,
             captured: None,
             flows: None,
-            hints: Arc::default(),
+            exchange: Arc::default(),
             busy: Vec::new(),
             probes,
             counting: None,
@@ -262,7 +262,7 @@ impl Core {
         self.busy.clear();
         self.busy.extend(records.map(|record| (record.cpu_percent, record.sample.id.pid)));
         self.busy.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
-        self.hints.set_busy(self.busy.iter().map(|(_, pid)| *pid));
+        self.exchange.set_busy(self.busy.iter().map(|(_, pid)| *pid));
     }
 
     /// Why the capture has ended by itself, if it has.

@@ -68,14 +68,15 @@ impl Core {
         is_live: bool,
         owners: Option<KernelOwners>,
     ) -> Result<()> {
-        let (early, hints, what) = (Arc::clone(&self.early), Arc::clone(&self.hints), self.options.sample);
+        let (early, exchange, what) =
+            (Arc::clone(&self.early), Arc::clone(&self.exchange), self.options.sample);
         let resolver = move || {
             let budget = match is_live {
                 true => Budget::default(),
                 // Nothing but the caller waits for a replay.
                 false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
             };
-            let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&hints));
+            let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&exchange));
             match is_live.then(InetDiag::open) {
                 Some(Ok(diag)) => finder.ask_kernel(diag),
                 Some(Err(errno)) => {
@@ -159,7 +160,7 @@ impl Core {
             records: self.options.flows,
             root: Arc::clone(root),
             early: Arc::clone(&self.early),
-            hints: Arc::clone(&self.hints),
+            exchange: Arc::clone(&self.exchange),
             shared: Arc::clone(&self.shared),
             known,
         };
@@ -207,15 +208,15 @@ struct FirstOpener {
     records: bool,
     root: Arc<ProcRoot>,
     early: Arc<EarlyOwnerCache>,
-    hints: Arc<SearchExchange>,
+    exchange: Arc<SearchExchange>,
     shared: Arc<CaptureShared>,
     known: Known,
 }
 
 impl FirstOpener {
     fn open(&self) -> Option<EarlyLookupThread> {
-        let FirstOpener { root, early, hints, shared, known, .. } = self;
-        let mut look = EarlyLookup::new(Arc::clone(root), Arc::clone(early), Arc::clone(hints));
+        let FirstOpener { root, early, exchange, shared, known, .. } = self;
+        let mut look = EarlyLookup::new(Arc::clone(root), Arc::clone(early), Arc::clone(exchange));
         let diag = InetDiag::open().ok()?;
         look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
         let sockets = match self.looks.then(FirstPacketSocket::open).transpose() {

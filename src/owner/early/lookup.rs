@@ -125,7 +125,7 @@ impl NamespaceSockets {
 /// The search. One thread has it.
 pub struct EarlyLookup {
     early: Arc<EarlyOwnerCache>,
-    hints: Arc<SearchExchange>,
+    exchange: Arc<SearchExchange>,
     root: Arc<ProcRoot>,
     sockets: HashMap<Namespace, NamespaceSockets>,
     search: Search,
@@ -137,10 +137,14 @@ pub struct EarlyLookup {
 
 impl EarlyLookup {
     /// A search in a `/proc` tree that leaves what it finds in `early`.
-    pub fn new(root: Arc<ProcRoot>, early: Arc<EarlyOwnerCache>, hints: Arc<SearchExchange>) -> EarlyLookup {
+    pub fn new(
+        root: Arc<ProcRoot>,
+        early: Arc<EarlyOwnerCache>,
+        exchange: Arc<SearchExchange>,
+    ) -> EarlyLookup {
         EarlyLookup {
             early,
-            hints,
+            exchange,
             root: Arc::clone(&root),
             sockets: HashMap::new(),
             search: Search::new(root),
@@ -169,13 +173,13 @@ impl EarlyLookup {
     /// Whether [`EarlyLookup::process_event`] is told of every event from now on.
     pub fn tell_events(&mut self, are_told: bool) {
         self.search.tell_ends(are_told);
-        self.hints.tell_starts(are_told);
+        self.exchange.tell_starts(are_told);
     }
 
     /// Events were lost.
     pub fn missed_events(&mut self) {
         self.search.likely.forget_identities();
-        self.hints.missed_starts();
+        self.exchange.missed_starts();
     }
 
     /// Takes in who a process is that was told of a moment ago.
@@ -188,7 +192,7 @@ impl EarlyLookup {
         match event.happening {
             Happening::Fork { parent } => {
                 self.search.likely.forked(event.pid, parent, now);
-                self.hints.started(event.pid);
+                self.exchange.started(event.pid);
             }
             Happening::Exec => self.search.likely.became_another(event.pid, now),
             Happening::Ids | Happening::Renamed => {}
@@ -198,7 +202,7 @@ impl EarlyLookup {
 
     /// Takes in what the thorough search and the samples of processes have shown since the last time.
     pub fn learn(&mut self) {
-        let taken = self.hints.take();
+        let taken = self.exchange.take();
         let likely = &mut self.search.likely;
         for Finding { key, side, pid, descriptor, uid } in taken.findings {
             likely.found(&key, side, pid, descriptor, uid);

@@ -49,7 +49,7 @@ pub(super) struct Blind {
 
 /// The descriptors of all processes.
 pub(in crate::owner) struct Descriptors {
-    pub(super) hints: Arc<SearchExchange>,
+    pub(super) exchange: Arc<SearchExchange>,
     pub(super) holders: HolderTable,
     /// Every process at the time of the latest listing, sorted.
     pub(super) pids: Vec<i32>,
@@ -76,10 +76,10 @@ pub(in crate::owner) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Finds out whether processes can be listed. `hints` tells which have started, and takes what scans show.
-    pub fn probe(root: &ProcRoot, hints: Arc<SearchExchange>) -> Descriptors {
+    /// Finds out whether processes can be listed. `exchange` tells which have started, and takes what scans show.
+    pub fn probe(root: &ProcRoot, exchange: Arc<SearchExchange>) -> Descriptors {
         let mut descriptors = Descriptors {
-            hints,
+            exchange,
             holders: HolderTable::default(),
             pids: Vec::new(),
             listed_at: None,
@@ -217,7 +217,7 @@ impl Descriptors {
 impl HolderSource for Descriptors {
     fn prepare(&mut self, turn: &Turn<'_>) {
         self.listed_at = Some(turn.now);
-        self.hints.take_started();
+        self.exchange.take_started();
         if turn.budget.allow().is_ok() {
             self.scan_all(&[], turn);
         }

@@ -43,7 +43,7 @@ impl Descriptors {
 
     /// Scans the processes that have started since the last time, and forgets those that are gone.
     pub(super) fn catch_up(&mut self, wanted: &[Wanted], turn: &Turn<'_>) {
-        if let Some(started) = self.hints.take_started().filter(|_| !self.pids.is_empty()) {
+        if let Some(started) = self.exchange.take_started().filter(|_| !self.pids.is_empty()) {
             self.listed_at = Some(turn.now);
             self.likely = started;
             self.likely.sort_unstable();
@@ -197,6 +197,6 @@ impl Descriptors {
         }
         // Inode numbers grow, so that the highest one tells who opened a socket last.
         crowd.sort_unstable_by(|one, other| other.cmp(one));
-        self.hints.set_crowd(crowd.into_iter().map(|(_, pid, uid)| (pid, uid)).collect());
+        self.exchange.set_crowd(crowd.into_iter().map(|(_, pid, uid)| (pid, uid)).collect());
     }
 }

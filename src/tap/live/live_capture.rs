@@ -30,7 +30,7 @@ pub(in crate::tap) struct Live {
     /// `None` when no other namespace is asked for.
     registry: Option<NamespaceFinder>,
     /// The session's own namespace first, then the others.
-    sites: Vec<NamespaceCapture>,
+    captures: Vec<NamespaceCapture>,
     /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
     shut: HashMap<u64, u32>,
     books: DeviceTotals,
@@ -78,17 +78,17 @@ impl Live {
         let mut live = Live {
             options: options.clone(),
             registry,
-            sites: vec![NamespaceCapture::home()?],
+            captures: vec![NamespaceCapture::home()?],
             shut: HashMap::new(),
             books: DeviceTotals::default(),
             opener: OpenerPool::new(options.clone(), poller.waker()),
             seeks_namespaces: false,
             sought: Instant::now(),
         };
-        live.sites.iter().try_for_each(|site| await_news(site, poller))?;
+        live.captures.iter().try_for_each(|capture| await_news(capture, poller))?;
         // A namespace that was chosen must work.
         let shut = live.follow_namespaces(poller, notes).into_iter().next();
-        live.sites.iter_mut().try_for_each(NamespaceCapture::begin)?;
+        live.captures.iter_mut().try_for_each(NamespaceCapture::begin)?;
         if let (Some(error), NamespaceChoice::Chosen(_)) = (shut, &options.namespaces) {
             return Err(error.into());
         }
@@ -96,17 +96,17 @@ impl Live {
         live.refresh_sites(poller, notes)?;
         // Of all namespaces there may be hundreds, and nobody has named them: their devices are opened while the own
         // ones are captured on.
-        let must_be_open = |site: &NamespaceCapture| {
-            site.namespace() == Namespace::HOME || options.namespaces != NamespaceChoice::All
+        let must_be_open = |capture: &NamespaceCapture| {
+            capture.namespace() == Namespace::HOME || options.namespaces != NamespaceChoice::All
         };
         let mut failures = Vec::new();
-        while live.sites.iter().any(|site| must_be_open(site) && site.is_waiting()) {
+        while live.captures.iter().any(|capture| must_be_open(capture) && capture.is_waiting()) {
             live.opener.wait();
             failures.extend(live.take_up(poller, notes));
         }
         // A device that was named must work, but a filter need not suit the link type of every device.
         let named = !options.every_device();
-        let none = live.sites.iter().all(|site| site.devices().is_empty() && !site.is_waiting());
+        let none = live.captures.iter().all(|capture| capture.devices().is_empty() && !capture.is_waiting());
         let fatal = |error: &Error| none || named && error.code != Code::CompileFilter;
         if let Some(place) = failures.iter().position(fatal) {
             return Err(failures.swap_remove(place).into());
@@ -131,30 +131,33 @@ impl Live {
     /// that they bear.
     pub(in crate::tap) fn hear(&mut self, poller: &Poller, notes: &mut Notes) {
         let has_registry = self.registry.is_some();
-        for site in &mut self.sites {
-            let heard = site.hear(&self.options);
-            self.seeks_namespaces |= has_registry && (heard.namespaces || site.refresh_due().is_some());
+        for capture in &mut self.captures {
+            let heard = capture.hear(&self.options);
+            self.seeks_namespaces |= has_registry && (heard.namespaces || capture.refresh_due().is_some());
         }
         let now = Instant::now();
         if self.namespaces_due().is_some_and(|due| due <= now) {
             self.follow_namespaces(poller, notes);
         }
-        let Live { sites, books, options, opener, .. } = self;
+        let Live { captures, books, options, opener, .. } = self;
         let mut common = Common { options, poller, notes, books, opener };
-        for site in sites {
-            site.close_gone(now, &mut common);
-            if !site.is_leaving() && site.refresh_due().is_some_and(|due| due <= now) {
+        for capture in captures {
+            capture.close_gone(now, &mut common);
+            if !capture.is_leaving() && capture.refresh_due().is_some_and(|due| due <= now) {
                 // What cannot be listed now is listed within a second, or it is said then why not.
-                let _ = site.refresh(&mut common);
+                let _ = capture.refresh(&mut common);
             }
         }
     }
 
     /// When there is something to do other than reading frames and news.
     pub(in crate::tap) fn due(&self) -> Option<Instant> {
-        let closings = self.sites.iter().filter_map(NamespaceCapture::closing_due);
-        let refreshes =
-            self.sites.iter().filter(|site| !site.is_leaving()).filter_map(NamespaceCapture::refresh_due);
+        let closings = self.captures.iter().filter_map(NamespaceCapture::closing_due);
+        let refreshes = self
+            .captures
+            .iter()
+            .filter(|capture| !capture.is_leaving())
+            .filter_map(NamespaceCapture::refresh_due);
         closings.chain(refreshes).chain(self.namespaces_due()).min()
     }
 
@@ -178,11 +181,11 @@ impl Live {
         if opened.is_empty() {
             return outcome;
         }
-        let Live { sites, books, options, opener, .. } = self;
+        let Live { captures, books, options, opener, .. } = self;
         let mut common = Common { options, poller, notes, books, opener };
-        for site in sites {
-            let failures = site.take_up(&mut opened, &mut common);
-            if site.namespace() == Namespace::HOME {
+        for capture in captures {
+            let failures = capture.take_up(&mut opened, &mut common);
+            if capture.namespace() == Namespace::HOME {
                 outcome = failures;
             }
         }
@@ -199,20 +202,20 @@ impl Live {
         let Some(registry) = &mut self.registry else { return Vec::new() };
         let entries = registry.refresh();
         registry.take_notes().into_iter().for_each(|note| notes.warn(note));
-        let Live { sites, books, options, shut, opener, .. } = self;
+        let Live { captures, books, options, shut, opener, .. } = self;
         let mut common = Common { options, poller, notes, books, opener };
         let mut by_number: HashMap<Namespace, &NamespaceEntry> =
             entries.iter().map(|entry| (entry.namespace, entry)).collect();
         let mut place = 1;
-        while let Some(site) = sites.get_mut(place) {
-            let number = site.namespace();
-            if by_number.get(&number).is_some_and(|entry| site.is_reached_by(entry)) {
+        while let Some(capture) = captures.get_mut(place) {
+            let number = capture.namespace();
+            if by_number.get(&number).is_some_and(|entry| capture.is_reached_by(entry)) {
                 by_number.remove(&number);
                 place += 1;
-            } else if !by_number.contains_key(&number) && site.leave(common.options) > Instant::now() {
+            } else if !by_number.contains_key(&number) && capture.leave(common.options) > Instant::now() {
                 place += 1;
             } else {
-                sites.swap_remove(place).close_all(&mut common);
+                captures.swap_remove(place).close_all(&mut common);
             }
         }
         shut.retain(|inode, _| entries.iter().any(|entry| entry.inode == *inode));
@@ -224,10 +227,10 @@ impl Live {
                 continue;
             }
             match NamespaceCapture::elsewhere(entry) {
-                Ok(site) => {
+                Ok(capture) => {
                     shut.remove(&entry.inode);
-                    match await_news(&site, poller) {
-                        Ok(()) => fresh.push(site),
+                    match await_news(&capture, poller) {
+                        Ok(()) => fresh.push(capture),
                         Err(error) => failures.push(error),
                     }
                 }
@@ -240,11 +243,11 @@ impl Live {
                 }
             }
         }
-        for mut site in fresh {
-            if let Err(error) = site.refresh(&mut common) {
-                common.notes.warn(format!("in the network namespace {}: {error}", site.namespace().0));
+        for mut capture in fresh {
+            if let Err(error) = capture.refresh(&mut common) {
+                common.notes.warn(format!("in the network namespace {}: {error}", capture.namespace().0));
             }
-            sites.push(site);
+            captures.push(capture);
         }
         failures
     }
@@ -254,15 +257,15 @@ impl Live {
     /// # Errors
     /// `SystemResource` of the own one; what is refused in others is noted only.
     fn refresh_sites(&mut self, poller: &Poller, notes: &mut Notes) -> Result<()> {
-        let Live { sites, books, options, opener, .. } = self;
+        let Live { captures, books, options, opener, .. } = self;
         let mut common = Common { options, poller, notes, books, opener };
         let mut outcome = Ok(());
-        for site in sites.iter_mut().filter(|site| !site.is_leaving()) {
-            let refreshed = site.refresh(&mut common);
-            if site.namespace() == Namespace::HOME {
+        for capture in captures.iter_mut().filter(|capture| !capture.is_leaving()) {
+            let refreshed = capture.refresh(&mut common);
+            if capture.namespace() == Namespace::HOME {
                 outcome = refreshed;
             } else if let Err(error) = refreshed {
-                common.notes.warn(format!("in the network namespace {}: {error}", site.namespace().0));
+                common.notes.warn(format!("in the network namespace {}: {error}", capture.namespace().0));
             }
         }
         outcome
@@ -274,8 +277,8 @@ impl Live {
             return Ok(());
         }
         let mut names: Vec<String> = Vec::new();
-        for site in &mut self.sites {
-            for interface in site.interfaces()? {
+        for capture in &mut self.captures {
+            for interface in capture.interfaces()? {
                 if !names.contains(&interface.name) {
                     names.push(interface.name);
                 }
@@ -295,19 +298,19 @@ impl Live {
 
     /// The addresses of each namespace, the own one first.
     pub(in crate::tap) fn addresses(&self) -> impl Iterator<Item = (Namespace, &Arc<LocalAddresses>)> {
-        self.sites.iter().map(|site| (site.namespace(), site.addresses()))
+        self.captures.iter().map(|capture| (capture.namespace(), capture.addresses()))
     }
 
     /// Marks the device that has frames.
     pub(in crate::tap) fn ready(&mut self, token: u64) {
-        if let Some(device) = self.sites.iter_mut().find_map(|site| site.device_mut(token)) {
+        if let Some(device) = self.captures.iter_mut().find_map(|capture| capture.device_mut(token)) {
             device.ready = true;
         }
     }
 
     /// Whether a device is known to have frames.
     pub(in crate::tap) fn any_ready(&self) -> bool {
-        self.sites.iter().any(|site| site.devices().iter().any(|device| device.ready))
+        self.captures.iter().any(|capture| capture.devices().iter().any(|device| device.ready))
     }
 
     /// Reads at most `limit` frames from each ready device and returns how many. One that fails is closed.
@@ -318,20 +321,20 @@ impl Live {
         notes: &mut Notes,
         handler: &mut impl FrameHandler,
     ) -> usize {
-        let Live { sites, books, options, opener, .. } = self;
+        let Live { captures, books, options, opener, .. } = self;
         let mut common = Common { options, poller, notes, books, opener };
-        sites.iter_mut().map(|site| site.read(limit, &mut common, handler)).sum()
+        captures.iter_mut().map(|capture| capture.read(limit, &mut common, handler)).sum()
     }
 
     /// The counters, those of closed devices included.
     pub(in crate::tap) fn stats(&mut self) -> TapStats {
         let mut stats = TapStats {
-            namespaces: u32::try_from(self.sites.len() - 1).unwrap_or(u32::MAX),
+            namespaces: u32::try_from(self.captures.len() - 1).unwrap_or(u32::MAX),
             namespaces_left_out: self.registry.as_ref().map_or(0, |registry| registry.stats().left_out),
             devices_pending: u32::try_from(self.opener.pending()).unwrap_or(u32::MAX),
             ..self.books.counted
         };
-        self.sites.iter_mut().for_each(|site| site.add_losses(&mut stats));
+        self.captures.iter_mut().for_each(|capture| capture.add_losses(&mut stats));
         stats
     }
 }
@@ -339,15 +342,15 @@ impl Live {
 impl Drop for Live {
     /// Has all devices closed at once, which takes far less time than one after the other.
     fn drop(&mut self) {
-        for site in self.sites.drain(..) {
-            site.surrender(&mut self.opener);
+        for capture in self.captures.drain(..) {
+            capture.surrender(&mut self.opener);
         }
     }
 }
 
 /// Has the news of a namespace waited for.
-fn await_news(site: &NamespaceCapture, poller: &Poller) -> Result<()> {
-    let (descriptor, token) = site.news();
+fn await_news(capture: &NamespaceCapture, poller: &Poller) -> Result<()> {
+    let (descriptor, token) = capture.news();
     poller
         .add(descriptor, token)
         .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))

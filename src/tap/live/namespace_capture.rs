@@ -87,7 +87,7 @@ impl NamespaceCapture {
     }
 
     fn with(entry: Option<NamespaceEntry>, (news, route): (News, Rtnetlink)) -> Result<NamespaceCapture> {
-        let mut site = NamespaceCapture {
+        let mut capture = NamespaceCapture {
             entry,
             route,
             devices: Vec::new(),
@@ -104,8 +104,8 @@ impl NamespaceCapture {
             refreshed: Instant::now(),
             leaves: None,
         };
-        site.read_addresses()?;
-        Ok(site)
+        capture.read_addresses()?;
+        Ok(capture)
     }
 
     /// Its number.
@@ -355,7 +355,7 @@ impl NamespaceCapture {
         self.devices.into_iter().for_each(|device| opener.close(device));
     }
 
-    /// Closes all devices; with the site, everything is closed soon that keeps the namespace alive.
+    /// Closes all devices; with them, everything is closed soon that keeps the namespace alive.
     pub(in crate::tap) fn close_all(mut self, common: &mut Common<'_>) {
         common.poller.remove(self.news.descriptor());
         for interface in self.route.interfaces().unwrap_or_default() {

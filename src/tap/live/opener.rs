@@ -55,20 +55,20 @@ enum Job {
 
 /// The threads that open and close. Dropping it closes what is to be closed and joins them.
 pub(in crate::tap) struct OpenerPool {
-    desk: Arc<OpenerQueue>,
+    queue: Arc<OpenerQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl OpenerPool {
     /// Nothing to do yet, and no thread. Devices are opened with these options, and `waker` is rung for each.
     pub(in crate::tap) fn new(options: TapOptions, waker: Waker) -> OpenerPool {
-        let desk = OpenerQueue { options, waker, work: Mutex::default(), done: Condvar::default() };
-        OpenerPool { desk: Arc::new(desk), threads: Vec::new() }
+        let queue = OpenerQueue { options, waker, work: Mutex::default(), done: Condvar::default() };
+        OpenerPool { queue: Arc::new(queue), threads: Vec::new() }
     }
 
     /// Has a device opened, before others if that is `urgent`.
     pub(in crate::tap) fn open(&mut self, opening: DeviceOpening, urgent: bool) {
-        let mut work = self.desk.work.lock();
+        let mut work = self.queue.work.lock();
         match urgent {
             true => work.openings.push_front(opening),
             false => work.openings.push_back(opening),
@@ -79,55 +79,55 @@ impl OpenerPool {
 
     /// Has a device closed, once all that is to be opened is.
     pub(in crate::tap) fn close(&mut self, device: Device) {
-        self.desk.work.lock().closings.push(device);
+        self.queue.work.lock().closings.push(device);
         self.start();
     }
 
     /// Whether so many devices wait to be closed that no more should be opened.
     pub(in crate::tap) fn is_behind(&self) -> bool {
-        self.desk.work.lock().closings.len() >= BEHIND
+        self.queue.work.lock().closings.len() >= BEHIND
     }
 
     /// What has been opened since this was last called, or was refused.
     pub(in crate::tap) fn take_opened(&self) -> Vec<Opened> {
-        std::mem::take(&mut self.desk.work.lock().opened)
+        std::mem::take(&mut self.queue.work.lock().opened)
     }
 
     /// Devices that are being opened or closed, or wait for it.
     pub(in crate::tap) fn pending(&self) -> usize {
-        self.desk.work.lock().pending()
+        self.queue.work.lock().pending()
     }
 
     /// Waits until something is opened, or refused, that was not yet taken, or nothing is left to be done.
     pub(in crate::tap) fn wait(&self) {
-        let mut work = self.desk.work.lock();
+        let mut work = self.queue.work.lock();
         while work.opened.is_empty() && work.pending() > 0 {
-            work = self.desk.done.wait(work);
+            work = self.queue.done.wait(work);
         }
     }
 
     /// Has one more thread at work, if that is one too few.
     fn start(&mut self) {
-        let mut work = self.desk.work.lock();
+        let mut work = self.queue.work.lock();
         if work.threads == THREADS {
             return;
         }
         work.threads += 1;
         drop(work);
         self.threads.retain(|thread| !thread.is_finished());
-        let desk = Arc::clone(&self.desk);
+        let queue = Arc::clone(&self.queue);
         // A panic of a job is caught where it is known whose it is.
-        match spawn("capture-devices", move || desk.run(), |_| ()) {
+        match spawn("capture-devices", move || queue.run(), |_| ()) {
             Ok(thread) => self.threads.push(thread),
             // Where no thread can be had it is done here.
-            Err(_) => self.desk.run(),
+            Err(_) => self.queue.run(),
         }
     }
 }
 
 impl Drop for OpenerPool {
     fn drop(&mut self) {
-        self.desk.work.lock().openings.clear();
+        self.queue.work.lock().openings.clear();
         for thread in self.threads.drain(..) {
             // Its panics have been caught.
             let _ = thread.join();
@@ -219,7 +219,7 @@ mod tests {
         opener.wait();
         for ticket in 0..50 {
             opener.open(nowhere(ticket), ticket % 2 == 0);
-            assert!(opener.desk.work.lock().threads <= THREADS);
+            assert!(opener.queue.work.lock().threads <= THREADS);
         }
         let mut tickets = BTreeSet::new();
         while opener.pending() > 0 {
@@ -245,11 +245,11 @@ mod tests {
         let poller = Poller::new().unwrap();
         let mut opener = OpenerPool::new(TapOptions::default(), poller.waker());
         (0..1000).for_each(|ticket| opener.open(nowhere(ticket), false));
-        let desk = Arc::clone(&opener.desk);
+        let queue = Arc::clone(&opener.queue);
         drop(opener);
-        let work = desk.work.lock();
+        let work = queue.work.lock();
         assert_eq!((work.openings.len(), work.under_way, work.threads), (0, 0, 0));
         drop(work);
-        assert_eq!(Arc::strong_count(&desk), 1, "no thread is left");
+        assert_eq!(Arc::strong_count(&queue), 1, "no thread is left");
     }
 }
