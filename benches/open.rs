@@ -11,8 +11,8 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::ProbeState;
+use capture::session::Session;
 use std::fs::{read_dir, read_to_string, write};
 use std::path::PathBuf;
 use std::process::Command;

@@ -6,8 +6,8 @@
 
 use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol, Timestamp};
 use capture::netlink::InetDiag;
-use capture::owner::{EarlyOwners, FirstLook, Hints, Opening, Side, Translations};
-use capture::process::ProcRoot;
+use capture::owner::{EarlyLookup, EarlyOwnerCache, Opening, SearchExchange, Side, Translations};
+use capture::proc::ProcRoot;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::fs::{File, read_link};
 use std::hint::black_box;
@@ -45,9 +45,9 @@ fn first_look(criterion: &mut Criterion) {
             bencher.iter(|| (diag.find(black_box(&key)), read_link(&descriptor)));
         });
         let root = Arc::new(ProcRoot::open(Path::new("/proc")).expect("/proc"));
-        let hints = Arc::new(Hints::default());
+        let hints = Arc::new(SearchExchange::default());
         let mut look =
-            FirstLook::new(Arc::clone(&root), Arc::new(EarlyOwners::default()), Arc::clone(&hints));
+            EarlyLookup::new(Arc::clone(&root), Arc::new(EarlyOwnerCache::default()), Arc::clone(&hints));
         look.add_namespace(Namespace::HOME, diag, Translations::open(root, true));
         look.tell_events(true);
         hints.set_busy(std::iter::once(std::process::id() as i32));

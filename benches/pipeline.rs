@@ -13,12 +13,12 @@ mod tree;
 
 use capture::config::{Options, Source};
 use capture::decode::decode;
-use capture::engine::Session;
 use capture::flow::{FlowTable, FragmentTable};
 use capture::model::{
     Address, Direction, FlowKey, Fragment, Frame, LinkType, LocalAddresses, Namespace, Passage, Protocol,
     Timestamp, Traffic,
 };
+use capture::session::Session;
 use common::traffic::{Order, fixed_offsets, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::HashMap;

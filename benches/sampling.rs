@@ -15,7 +15,8 @@ mod common {
 
 use capture::kernel::{Fault, load_tasks};
 use capture::model::{SampleSet, Selection};
-use capture::process::{ProcRoot, Sampler};
+use capture::proc::ProcRoot;
+use capture::process::Sampler;
 use common::processes::{Floor, Sleepers, cpu_of, median};
 use std::path::Path;
 

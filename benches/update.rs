@@ -16,8 +16,8 @@ mod common {
 }
 
 use capture::config::{Options, Source};
-use capture::engine::Session;
 use capture::model::SampleSet;
+use capture::session::Session;
 use common::processes::{Floor, Sleepers, Turnover, cpu_ms_of, cpu_of, median};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The capabilities of the calling thread, and what to say where one is missing.
+//! The capabilities of the calling thread, and what each that is missing would bring.
 
 /// A capability: its number in `linux/capability.h`, and its name.
 pub type Capability = (u32, &'static str);
@@ -13,6 +13,24 @@ pub const NET_RAW: Capability = (13, "CAP_NET_RAW");
 pub const SYS_PTRACE: Capability = (19, "CAP_SYS_PTRACE");
 /// Enters namespaces, among much else.
 pub const SYS_ADMIN: Capability = (21, "CAP_SYS_ADMIN");
+
+/// Lets eBPF programs read the kernel's memory (since Linux 5.8).
+pub const PERFMON: Capability = (38, "CAP_PERFMON");
+/// Lets eBPF programs be loaded (since Linux 5.8).
+pub const BPF: Capability = (39, "CAP_BPF");
+
+/// What each capability would bring.
+const WANTED: [(Capability, &str); 6] = [
+    (DAC_READ_SEARCH, "descriptors of other users' processes, and so the owners of their sockets"),
+    (
+        NET_ADMIN,
+        "news of processes that start and end, and so the owners of short-lived ones; owners behind translated addresses",
+    ),
+    (NET_RAW, "packets, and so all network figures"),
+    (SYS_PTRACE, "I/O figures and descriptors of other users' processes"),
+    (PERFMON, "exact owners, and samples of all processes at once, from programs in the kernel"),
+    (BPF, "exact owners, and samples of all processes at once, from programs in the kernel"),
+];
 
 /// Returns what would permit what was refused: the capabilities that are missing, or that none is.
 pub fn advice(needed: &[Capability]) -> String {
@@ -51,9 +69,47 @@ pub fn effective() -> Option<u64> {
     (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
 }
 
+/// The bit of a capability in a set.
+pub const fn bit((number, _): Capability) -> u64 {
+    1 << number
+}
+
+/// The wanted capabilities that the calling thread does not have, one bit for each number.
+pub fn missing_capabilities() -> u64 {
+    effective().map_or(0, missing_in)
+}
+
+fn missing_in(effective: u64) -> u64 {
+    let has = |capability| effective & bit(capability) != 0;
+    let stands_in = |capability| (capability == PERFMON || capability == BPF) && has(SYS_ADMIN);
+    let missing = WANTED.iter().filter(|&&(capability, _)| !has(capability) && !stands_in(capability));
+    missing.map(|&(capability, _)| bit(capability)).sum()
+}
+
+/// What each of the capabilities in a set would bring, in words.
+pub fn explanations(missing: u64) -> impl Iterator<Item = String> {
+    let of_set = WANTED.iter().filter(move |&&(capability, _)| missing & bit(capability) != 0);
+    of_set.map(|((_, name), brings)| format!("{name} is missing; it would bring {brings}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_stands_for_others_is_taken_for_them() {
+        assert_eq!(missing_in(u64::MAX), 0);
+        assert_eq!(missing_in(!(bit(BPF) | bit(PERFMON))), 0);
+        let neither = !(bit(BPF) | bit(PERFMON) | bit(SYS_ADMIN));
+        assert_eq!(missing_in(neither), bit(BPF) | bit(PERFMON));
+    }
+
+    #[test]
+    fn each_missing_one_is_explained() {
+        let texts: Vec<String> = explanations(bit(NET_RAW) | bit(SYS_PTRACE) | 1 << 40).collect();
+        assert_eq!(texts.len(), 2);
+        assert!(texts[0].starts_with("CAP_NET_RAW") && texts[1].starts_with("CAP_SYS_PTRACE"));
+    }
 
     #[test]
     fn only_what_is_missing_is_advised() {

@@ -2,24 +2,24 @@
 //!
 //! Packets are captured on devices or read from savefiles, decoded to flows, and each flow's local end is matched to the process
 //! that holds its socket. The bytes meet samples of `/proc` at every update. C programs use the functions
-//! declared in `include/libcapture.h`; Rust programs use the session of the `engine` module.
+//! declared in `include/libcapture.h`; Rust programs use the session of the `session` module.
 
 pub mod abi;
 pub mod blocking;
 mod capability;
 pub mod config;
 pub mod decode;
-pub mod engine;
 pub mod error;
 pub mod flow;
 pub mod kernel;
 pub mod log;
 pub mod model;
-mod mountinfo;
 pub mod namespace;
 pub mod netlink;
 pub mod owner;
+pub mod proc;
 pub mod process;
+pub mod session;
 mod shared;
 pub mod sync;
 pub mod tap;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Weak};
 
 /// A static value of which a forked child gets one of its own: a lock in it may have been held at the fork by a thread that
 /// the child does not have.
-pub(crate) struct PerProcess<T>(AtomicPtr<Owned<T>>);
+pub(crate) struct PerProcess<T>(AtomicPtr<ProcessValue<T>>);
 
-struct Owned<T> {
+struct ProcessValue<T> {
     process: u32,
     value: T,
 }
@@ -24,7 +24,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
     pub(crate) fn get(&self) -> &'static T {
         let process = std::process::id();
         let mut current = self.0.load(Ordering::Acquire);
-        let mut new: *mut Owned<T> = ptr::null_mut();
+        let mut new: *mut ProcessValue<T> = ptr::null_mut();
         loop {
             // SAFETY: what the pointer was ever set to is never freed, and changed through its locks only.
             if let Some(owned) = unsafe { current.as_ref() }.filter(|owned| owned.process == process) {
@@ -35,7 +35,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
                 return &owned.value;
             }
             if new.is_null() {
-                new = Box::into_raw(Box::new(Owned { process, value: T::default() }));
+                new = Box::into_raw(Box::new(ProcessValue { process, value: T::default() }));
             }
             match self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {

@@ -7,7 +7,7 @@ mod threads;
 
 use capture::model::{Protocol, Quality, Unowned};
 use capture::owner::{Budget, Finder, Meter, Outcome, Query, ThreadMeter};
-use capture::process::ProcRoot;
+use capture::proc::ProcRoot;
 use live::{
     Failure, Holder, Live, Sockets, both_ends_of_a_link_local_connection_root, cannot, key, owned, ss_agrees,
     turn,

@@ -24,7 +24,8 @@ mod threads;
 
 use capture::kernel::load_tasks;
 use capture::model::{ProcessRecord, SampleSet, Selection, Validity};
-use capture::process::{ProcRoot, Sampler};
+use capture::proc::ProcRoot;
+use capture::process::Sampler;
 use children::{Child, is_root, left_out};
 use std::ffi::{CStr, CString, OsStr};
 use std::io::Write;
@@ -391,7 +392,7 @@ fn figures_are_those_of_ps_and_of_the_kernel(source: Source) {
     assert_eq!(sample.descriptors as usize, descriptors);
     assert_eq!(stat_field(pid, 22), sample.id.start_ticks);
 
-    let listing = capture::process::SystemFacts { descriptors_by_size: false, ..facts };
+    let listing = capture::proc::SystemFacts { descriptors_by_size: false, ..facts };
     let older = ProcRoot::with_facts(Path::new("/proc"), listing).unwrap();
     let selection = Selection { pids: vec![pid], ..Selection::default() };
     let mut older = Sampler::new(older, SampleSet::DESCRIPTORS, selection).unwrap();

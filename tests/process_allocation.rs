@@ -9,7 +9,8 @@ mod children;
 
 use capture::kernel::load_tasks;
 use capture::model::{SampleSet, Selection};
-use capture::process::{ProcRoot, Sampler, SystemFacts};
+use capture::proc::{ProcRoot, SystemFacts};
+use capture::process::Sampler;
 use children::{Child, is_root, left_out};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

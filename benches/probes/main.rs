@@ -22,7 +22,7 @@ mod programs;
 mod traffic;
 
 use capture::config::{Engine, Options};
-use capture::engine::Session;
+use capture::session::Session;
 use kernel_programs::{EmptyProgram, Hook, Statistics};
 use lab::Lab;
 use programs::{Counted, Programs};

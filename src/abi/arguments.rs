@@ -221,8 +221,8 @@ unsafe fn array<'a, T>(name: &str, given: *const T, count: usize) -> Result<&'a 
     if count == 0 {
         return Ok(&[]);
     }
-    if given.is_null() || count > MOST_SELECTED {
-        let text = format!("{name} is {given:?} with {count} entries; at most {MOST_SELECTED} can be given");
+    if given.is_null() || count > MAX_SELECTED {
+        let text = format!("{name} is {given:?} with {count} entries; at most {MAX_SELECTED} can be given");
         return Err(Error::new(Code::InvalidArgument, text));
     }
     // SAFETY: the caller vouches for `count` values.
@@ -230,7 +230,7 @@ unsafe fn array<'a, T>(name: &str, given: *const T, count: usize) -> Result<&'a 
 }
 
 /// Entries a list of processes to deliver may have; a larger count is a field that was not set.
-const MOST_SELECTED: usize = 1 << 20;
+const MAX_SELECTED: usize = 1 << 20;
 
 /// # Safety
 /// `text` is NULL or NUL-terminated.

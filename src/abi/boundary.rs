@@ -1,7 +1,7 @@
 //! The one boundary between C and Rust: no panic crosses it, and every failure leaves its text.
 
-use crate::engine::catch_quietly;
 use crate::error::{Code, Error, Result};
+use crate::session::catch_quietly;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -99,7 +99,7 @@ pub unsafe fn read_size<T>(name: &str, given: *const T, least: usize) -> Result<
     }
     // SAFETY: the caller vouches for the field; it is read without assuming that the caller aligned it.
     let size = unsafe { given.cast::<usize>().read_unaligned() };
-    if !(least..=MOST_PLAUSIBLE_SIZE).contains(&size) {
+    if !(least..=MAX_PLAUSIBLE_SIZE).contains(&size) {
         let known = size_of::<T>();
         let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
         return Err(Error::new(Code::InvalidArgument, text));
@@ -138,7 +138,7 @@ pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, least: usize) -> 
 }
 
 /// No structure of this interface will ever be larger; a larger size is a field that was not set.
-const MOST_PLAUSIBLE_SIZE: usize = 1 << 16;
+const MAX_PLAUSIBLE_SIZE: usize = 1 << 16;
 
 /// Copies text to an array of C characters: always NUL-terminated, cut where it does not fit but not inside a
 /// UTF-8 character. NULs inside it become spaces.
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn sizes_that_cannot_be_are_refused() {
-        for size in [0, 15, usize::MAX, MOST_PLAUSIBLE_SIZE + 1] {
+        for size in [0, 15, usize::MAX, MAX_PLAUSIBLE_SIZE + 1] {
             let error = read(&Sized2 { size, old: 0, new: 0 }, 16).unwrap_err();
             assert_eq!(error.code, Code::InvalidArgument);
             assert!(error.text.contains("sizeof(Sized2)"), "{error}");

@@ -4,9 +4,9 @@ use super::arguments::classic_options;
 use super::boundary::{busy, code_of, copy_text, forked, guarded};
 use super::classic_types::*;
 use super::records::{classic_packets, classic_process};
-use crate::engine::Session;
 use crate::error::{Code, Error, Result};
 use crate::model::ProcessRecord;
+use crate::session::Session;
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -175,15 +175,15 @@ impl Classic {
 
 /// The place of the session. A process that was forked from one with a session makes itself a new place: the lock
 /// of the old one may be held by a thread that does not exist in the child.
-struct Slot {
+struct SessionSlot {
     process: u32,
     state: Mutex<Option<Classic>>,
 }
 
-static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+static SLOT: AtomicPtr<SessionSlot> = AtomicPtr::new(std::ptr::null_mut());
 
 /// This process's slot, to be used by everything but `CaptureInit`.
-fn slot() -> Result<&'static Slot> {
+fn slot() -> Result<&'static SessionSlot> {
     // SAFETY: a slot, once stored, is never freed.
     match unsafe { SLOT.load(Ordering::Acquire).as_ref() } {
         None => Err(not_open()),
@@ -193,7 +193,7 @@ fn slot() -> Result<&'static Slot> {
 }
 
 /// This process's slot, made when there is none.
-fn slot_for_init() -> Result<&'static Slot> {
+fn slot_for_init() -> Result<&'static SessionSlot> {
     let current = SLOT.load(Ordering::Acquire);
     // SAFETY: a slot, once stored, is never freed.
     if let Some(slot) = unsafe { current.as_ref() }
@@ -201,7 +201,7 @@ fn slot_for_init() -> Result<&'static Slot> {
     {
         return Ok(slot);
     }
-    let made = Box::into_raw(Box::new(Slot { process: std::process::id(), state: Mutex::new(None) }));
+    let made = Box::into_raw(Box::new(SessionSlot { process: std::process::id(), state: Mutex::new(None) }));
     match SLOT.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire) {
         // SAFETY: `made` was stored for ever.
         Ok(_) => Ok(unsafe { &*made }),
@@ -213,7 +213,7 @@ fn slot_for_init() -> Result<&'static Slot> {
     }
 }
 
-fn lock(slot: &'static Slot) -> Result<MutexGuard<'static, Option<Classic>>> {
+fn lock(slot: &'static SessionSlot) -> Result<MutexGuard<'static, Option<Classic>>> {
     slot.state.try_lock().ok_or_else(busy)
 }
 

@@ -5,11 +5,11 @@ use super::classic_types::*;
 use super::flow_types::*;
 use super::process_types::*;
 use super::session_types::*;
-use crate::engine::{PacketBatch, Units};
 use crate::model::{
     CloseReason, Connections, Endpoint, FlowPhase, FlowRecord, ProcessRecord, Protocol, Quality, Role,
     Validity,
 };
+use crate::session::{PacketBatch, Units};
 use std::ffi::c_char;
 use std::fmt::Write as _;
 

@@ -8,10 +8,10 @@ use super::process_types::*;
 use super::records::{ProcessArray, session_flow, session_packets};
 use super::session_types::*;
 use crate::config::Engine;
-use crate::engine::{Session, SessionDescriptor, Stats, StatsReader, Units};
 use crate::error::{Code, Error, Result};
 use crate::log::LogLine;
 use crate::model::{FlowRecord, ProbeState, ProcessRecord, Quality, Undecoded, Unowned};
+use crate::session::{Session, SessionFd, Stats, StatsReader, Units};
 use crate::sync::{Mutex, MutexGuard};
 use std::ffi::{CString, c_void};
 use std::os::fd::AsRawFd;
@@ -20,21 +20,21 @@ use std::sync::Arc;
 /// A session. It belongs to the process that opened it, not to a process forked from that one.
 pub struct CaptureSession {
     process: u32,
-    descriptor: Arc<SessionDescriptor>,
+    descriptor: Arc<SessionFd>,
     stats: StatsReader,
     log_handler: CaptureLogHandler,
     log_user_data: *mut c_void,
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
 }
 
-struct State {
+struct SessionState {
     session: Session,
     removed: Vec<ProcessRecord>,
     array: ProcessArray,
 }
 
 impl CaptureSession {
-    fn lock(&self) -> Result<MutexGuard<'_, State>> {
+    fn lock(&self) -> Result<MutexGuard<'_, SessionState>> {
         if self.process != std::process::id() {
             return Err(forked(self.process));
         }
@@ -91,7 +91,11 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
             stats: opened.stats_reader(),
             log_handler,
             log_user_data,
-            state: Mutex::new(State { session: opened, removed: Vec::new(), array: ProcessArray::default() }),
+            state: Mutex::new(SessionState {
+                session: opened,
+                removed: Vec::new(),
+                array: ProcessArray::default(),
+            }),
         }))
     });
     match opened {
@@ -168,10 +172,10 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
     code_of(result)
 }
 
-impl State {
+impl SessionState {
     /// Runs the handlers. Not guarded: what they throw must pass.
     fn deliver(&mut self, handlers: &CaptureHandlers) {
-        let State { session, removed, array } = self;
+        let SessionState { session, removed, array } = self;
         let units = session.units();
         if let Some(handler) = handlers.process {
             let show = |action, array: &ProcessArray| {
@@ -280,7 +284,7 @@ pub unsafe extern "C" fn CaptureSessionStats(
         }
         // Only the size is an input: the rest may hold anything, such as what the last call filled in.
         // SAFETY: the caller vouches for the structure.
-        let size = unsafe { read_size("CaptureStats", stats, LEAST_STATS)? };
+        let size = unsafe { read_size("CaptureStats", stats, MIN_STATS)? };
         let mut filled = stats_record(&session.stats.read());
         filled.size = size;
         let known = size.min(size_of::<CaptureStats>());
@@ -331,7 +335,7 @@ impl Drop for Released {
 }
 
 /// The statistics and the handlers of the first version of the interface.
-const LEAST_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
+const MIN_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
 const FIRST_HANDLERS: usize = std::mem::offset_of!(CaptureHandlers, flow);
 
 fn no_session() -> Error {

@@ -2,7 +2,7 @@
 //!
 //! It is a table of atomics without a lock, so that a forked child can use it.
 
-use super::watch::{Kind, Subject};
+use super::watch::{ReadKind, Subject};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const MAX_REST: Duration = Duration::from_secs(300);
 const WAITING: u64 = u64::MAX;
 
 #[derive(Default)]
-struct Slot {
+struct SubjectSlot {
     /// The subject; 0 for none.
     subject: AtomicU64,
     /// Until when the subject rests, nanoseconds of [`now`]; [`WAITING`] while a thread waits for it.
@@ -40,7 +40,7 @@ struct Blocked {
     for_locks: AtomicUsize,
     /// Slots that were ever in use, so that a program in which no read was ever abandoned looks at none.
     used: AtomicUsize,
-    slots: [Slot; SLOTS],
+    slots: [SubjectSlot; SLOTS],
     /// The process whose threads these are.
     process: AtomicU32,
 }
@@ -49,8 +49,9 @@ static BLOCKED: Blocked = Blocked {
     abandoned: AtomicUsize::new(0),
     for_locks: AtomicUsize::new(0),
     used: AtomicUsize::new(0),
-    slots: [const { Slot { subject: AtomicU64::new(0), until: AtomicU64::new(0), times: AtomicU32::new(0) } };
-        SLOTS],
+    slots: [const {
+        SubjectSlot { subject: AtomicU64::new(0), until: AtomicU64::new(0), times: AtomicU32::new(0) }
+    }; SLOTS],
     process: AtomicU32::new(0),
 };
 
@@ -90,17 +91,17 @@ pub fn sweep() {
 
 /// True for a subject that is not to be read now.
 #[inline]
-pub(super) fn is_refused(subject: Subject, kind: Kind) -> bool {
+pub(super) fn is_refused(subject: Subject, kind: ReadKind) -> bool {
     BLOCKED.used.load(Ordering::Relaxed) > 0 && is_in_table(subject, kind)
 }
 
 #[cold]
-fn is_in_table(subject: Subject, kind: Kind) -> bool {
+fn is_in_table(subject: Subject, kind: ReadKind) -> bool {
     let is_full = match kind {
         // Of roots there are few, and without them nothing is known.
-        Kind::Root => false,
-        Kind::Process => abandoned() >= MAX_ABANDONED,
-        Kind::Memory | Kind::Groups => BLOCKED.for_locks.load(Ordering::Relaxed) >= MAX_FOR_LOCKS,
+        ReadKind::Root => false,
+        ReadKind::Process => abandoned() >= MAX_ABANDONED,
+        ReadKind::Memory | ReadKind::Groups => BLOCKED.for_locks.load(Ordering::Relaxed) >= MAX_FOR_LOCKS,
     };
     if is_full {
         return true;
@@ -144,12 +145,12 @@ pub(super) fn release(subject: Subject) {
     }
 }
 
-fn slot_of(subject: Subject) -> Option<&'static Slot> {
+fn slot_of(subject: Subject) -> Option<&'static SubjectSlot> {
     BLOCKED.slots.iter().find(|slot| slot.subject.load(Ordering::Acquire) == subject.0)
 }
 
 /// The subject's slot, or another that nothing is known of, or the one whose rest ended first.
-fn slot_for(subject: Subject) -> Option<&'static Slot> {
+fn slot_for(subject: Subject) -> Option<&'static SubjectSlot> {
     let known = slot_of(subject);
     if known.is_some() {
         return known;

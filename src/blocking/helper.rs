@@ -33,23 +33,23 @@ pub struct Helper<S, J> {
     name: &'static str,
     make: Box<dyn Fn() -> S + Send>,
     work: fn(&mut S, &mut J),
-    worker: Option<Worker<J>>,
+    worker: Option<HelperThread<J>>,
 }
 
-struct Worker<J> {
+struct HelperThread<J> {
     watch: Arc<Watch>,
-    desk: Arc<Desk<J>>,
+    slot: Arc<JobSlot<J>>,
     thread: JoinHandle<()>,
     /// The process that has the thread.
     process: u32,
 }
 
-struct Desk<J> {
-    state: Mutex<State<J>>,
+struct JobSlot<J> {
+    state: Mutex<JobState<J>>,
     changed: Condvar,
 }
 
-struct State<J> {
+struct JobState<J> {
     job: Option<J>,
     done: Option<J>,
     is_closed: bool,
@@ -80,7 +80,7 @@ impl<S: Send + 'static, J: Send + 'static> Helper<S, J> {
     pub fn run(&mut self, hurry: Hurry, job: J) -> Result<J, Abandoned> {
         let worker = match self.worker.take() {
             Some(worker) => worker,
-            None => Worker::start(self.name, (self.make)(), self.work).map_err(Abandoned::NoThread)?,
+            None => HelperThread::start(self.name, (self.make)(), self.work).map_err(Abandoned::NoThread)?,
         };
         worker.watch.hurry(hurry);
         worker.hand_over(job);
@@ -135,17 +135,17 @@ pub fn bounded<R: Send + 'static>(
     Helper::of_errands(name, || ()).call(|()| errand())
 }
 
-impl<J: Send + 'static> Worker<J> {
+impl<J: Send + 'static> HelperThread<J> {
     fn start<S: Send + 'static>(
         name: &'static str,
         mut own: S,
         work: fn(&mut S, &mut J),
-    ) -> Result<Worker<J>, Error> {
+    ) -> Result<HelperThread<J>, Error> {
         let watch = Watch::new();
-        let state = State { job: None, done: None, is_closed: false, panic: None };
-        let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::default() });
-        let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&desk));
-        let failed = Arc::clone(&desk);
+        let state = JobState { job: None, done: None, is_closed: false, panic: None };
+        let slot = Arc::new(JobSlot { state: Mutex::new(state), changed: Condvar::default() });
+        let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&slot));
+        let failed = Arc::clone(&slot);
         let body = move || {
             // One that was left behind has nothing to report.
             let _ = marks.run(|| {
@@ -161,18 +161,18 @@ impl<J: Send + 'static> Worker<J> {
             failed.changed.notify_all();
         };
         let thread = spawn(name, body, on_panic)?;
-        Ok(Worker { watch, desk, thread, process: std::process::id() })
+        Ok(HelperThread { watch, slot, thread, process: std::process::id() })
     }
 
     fn hand_over(&self, job: J) {
-        self.desk.state.lock().job = Some(job);
-        self.desk.changed.notify_all();
+        self.slot.state.lock().job = Some(job);
+        self.slot.changed.notify_all();
     }
 
     /// Waits until the work is done, or leaves the thread behind.
     fn wait(&self) -> Result<J, Abandoned> {
         let mut observed = Observed::default();
-        let mut state = self.desk.state.lock();
+        let mut state = self.slot.state.lock();
         loop {
             if let Some(job) = state.done.take() {
                 return Ok(job);
@@ -181,7 +181,7 @@ impl<J: Send + 'static> Worker<J> {
                 resume_unwind(Box::new(text));
             }
             let tick = Instant::now() + TICK;
-            state = self.desk.changed.wait_until(state, tick);
+            state = self.slot.changed.wait_until(state, tick);
             if Instant::now() >= tick && observed.is_stuck(&self.watch) {
                 return Err(Abandoned::Reading);
             }
@@ -189,7 +189,7 @@ impl<J: Send + 'static> Worker<J> {
     }
 }
 
-impl<J> Desk<J> {
+impl<J> JobSlot<J> {
     /// The next job, waited for; `None` when there will be none.
     fn next(&self) -> Option<J> {
         let mut state = self.state.lock();
@@ -213,8 +213,8 @@ impl<S, J> Drop for Helper<S, J> {
             std::mem::forget(worker);
             return;
         }
-        worker.desk.state.lock().is_closed = true;
-        worker.desk.changed.notify_all();
+        worker.slot.state.lock().is_closed = true;
+        worker.slot.changed.notify_all();
         // It has no work, so it ends at once; its panics were caught.
         let _ = worker.thread.join();
     }

@@ -23,7 +23,7 @@ mod watch;
 pub use blocked::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned, sweep};
 pub use helper::{Abandoned, Errand, Helper, bounded};
 pub use supervised::Supervised;
-pub use watch::{Hurry, Kind, Tree, Watch, guarded, progress};
+pub use watch::{Hurry, ProcTree, ReadKind, Watch, guarded, progress};
 
 #[cfg(test)]
 mod tests;

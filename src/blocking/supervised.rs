@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 /// The shortest time between two looks at a thread.
 const TICK: Duration = Duration::from_millis(10);
 /// A thread is left behind when two checks that far apart have found it in the same read.
-const PATIENCE: Duration = Duration::from_millis(250);
+const TIMEOUT: Duration = Duration::from_millis(250);
 /// The same where it runs, or would if it were given a processor.
-const RUNNING_PATIENCE: Duration = Duration::from_secs(2);
+const RUNNING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time between two looks for the end of a thread.
 const JOIN_TICK: Duration = Duration::from_millis(1);
 
@@ -68,7 +68,7 @@ impl Supervised {
             (Some(step), Some((known, since))) if step == known => {
                 let inside = now.saturating_duration_since(since);
                 // On a busy machine it may not have come to run.
-                let is_stuck = inside >= RUNNING_PATIENCE || inside >= PATIENCE && !watch.is_running();
+                let is_stuck = inside >= RUNNING_TIMEOUT || inside >= TIMEOUT && !watch.is_running();
                 if !is_stuck || !watch.abandon(step) {
                     return Ok(false);
                 }

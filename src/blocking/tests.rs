@@ -22,10 +22,10 @@ impl Gate {
     }
 
     /// The read.
-    fn read(&self, tree: Tree) -> impl Fn() -> nix::Result<()> + Send + Sync + 'static {
+    fn read(&self, tree: ProcTree) -> impl Fn() -> nix::Result<()> + Send + Sync + 'static {
         let opened = Arc::clone(&self.opened);
         move || {
-            guarded(tree, PID, Kind::Memory, || {
+            guarded(tree, PID, ReadKind::Memory, || {
                 let _ = opened.lock().unwrap().recv();
                 Ok(())
             })
@@ -41,7 +41,7 @@ fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn read_now(tree: Tree, kind: Kind) -> nix::Result<()> {
+fn read_now(tree: ProcTree, kind: ReadKind) -> nix::Result<()> {
     Helper::of_errands("capture-test", || ()).call(move |()| guarded(tree, PID, kind, || Ok(()))).unwrap()
 }
 
@@ -85,7 +85,7 @@ fn a_panic_goes_on_in_the_caller() {
 
 #[test]
 fn a_thread_that_does_not_return_is_left_behind_and_ends_without_going_on() {
-    let (tree, count) = (Tree(0xa1), Arc::new(AtomicU32::new(0)));
+    let (tree, count) = (ProcTree(0xa1), Arc::new(AtomicU32::new(0)));
     let mut gate = Gate::new();
     let states = Arc::clone(&count);
     let mut helper = Helper::of_errands("capture-test", move || Counted::new(&states));
@@ -100,20 +100,20 @@ fn a_thread_that_does_not_return_is_left_behind_and_ends_without_going_on() {
     let second = gate.read(tree);
     assert_eq!(helper.call(move |_| second()).unwrap(), Err(Errno::EAGAIN));
     assert_eq!(count.load(Ordering::Relaxed), 2);
-    assert_eq!(read_now(tree, Kind::Memory), Err(Errno::EAGAIN));
-    assert_eq!(read_now(tree, Kind::Process), Ok(()), "another kind of read");
-    assert_eq!(read_now(Tree(0xa2), Kind::Memory), Ok(()), "another tree");
+    assert_eq!(read_now(tree, ReadKind::Memory), Err(Errno::EAGAIN));
+    assert_eq!(read_now(tree, ReadKind::Process), Ok(()), "another kind of read");
+    assert_eq!(read_now(ProcTree(0xa2), ReadKind::Memory), Ok(()), "another tree");
     gate.open = None;
     until(|| count.load(Ordering::Relaxed) == 1);
     assert_eq!(went_on.load(Ordering::Relaxed), 0);
     // It rests, and can be read again.
-    assert_eq!(read_now(tree, Kind::Memory), Err(Errno::EAGAIN));
-    until(|| read_now(tree, Kind::Memory) == Ok(()));
+    assert_eq!(read_now(tree, ReadKind::Memory), Err(Errno::EAGAIN));
+    until(|| read_now(tree, ReadKind::Memory) == Ok(()));
 }
 
 #[test]
 fn what_is_in_a_locked_root_is_not_read() {
-    let tree = Tree(0xf1);
+    let tree = ProcTree(0xf1);
     let (open, opened) = channel::<()>();
     let opened = Mutex::new(opened);
     let wait = move || {
@@ -121,16 +121,16 @@ fn what_is_in_a_locked_root_is_not_read() {
         Ok(())
     };
     let mut helper = Helper::of_errands("capture-test", || ());
-    let left = helper.call(move |()| guarded(tree, 0, Kind::Root, wait));
+    let left = helper.call(move |()| guarded(tree, 0, ReadKind::Root, wait));
     assert!(matches!(left, Err(Abandoned::Reading)));
-    assert_eq!(read_now(tree, Kind::Process), Err(Errno::EAGAIN));
+    assert_eq!(read_now(tree, ReadKind::Process), Err(Errno::EAGAIN));
     drop(open);
-    until(|| read_now(tree, Kind::Process) == Ok(()));
+    until(|| read_now(tree, ReadKind::Process) == Ok(()));
 }
 
 #[test]
 fn a_subject_rests_longer_each_time() {
-    let tree = Tree(0xb1);
+    let tree = ProcTree(0xb1);
     let mut rests = Vec::new();
     for _ in 0..2 {
         let mut gate = Gate::new();
@@ -139,7 +139,7 @@ fn a_subject_rests_longer_each_time() {
         assert!(matches!(left, Err(Abandoned::Reading)));
         gate.open = None;
         let began = Instant::now();
-        until(|| read_now(tree, Kind::Memory) == Ok(()));
+        until(|| read_now(tree, ReadKind::Memory) == Ok(()));
         rests.push(began.elapsed());
     }
     assert!(rests[0] >= Duration::from_millis(900) && rests[1] >= Duration::from_millis(1900), "{rests:?}");
@@ -148,7 +148,7 @@ fn a_subject_rests_longer_each_time() {
 #[test]
 fn a_slow_read_of_many_parts_is_waited_for() {
     let slow = |()| {
-        guarded(Tree(0xc1), PID, Kind::Process, || {
+        guarded(ProcTree(0xc1), PID, ReadKind::Process, || {
             for _ in 0..40 {
                 std::thread::sleep(Duration::from_millis(20));
                 progress();
@@ -166,8 +166,8 @@ fn who_has_waited_long_enough_reads_less() {
         "capture-test",
         || (),
         |(), read: &mut Vec<bool>| {
-            let kinds = [Kind::Process, Kind::Root, Kind::Memory, Kind::Groups];
-            *read = kinds.map(|kind| guarded(Tree(0xd1), PID, kind, || Ok(())).is_ok()).to_vec();
+            let kinds = [ReadKind::Process, ReadKind::Root, ReadKind::Memory, ReadKind::Groups];
+            *read = kinds.map(|kind| guarded(ProcTree(0xd1), PID, kind, || Ok(())).is_ok()).to_vec();
         },
     );
     let mut read = |hurry| helper.run(hurry, Vec::new()).unwrap();
@@ -178,14 +178,14 @@ fn who_has_waited_long_enough_reads_less() {
 
 #[test]
 fn a_supervised_thread_is_replaced_and_the_end_does_not_wait() {
-    let (tree, count) = (Tree(0xe1), Arc::new(AtomicU32::new(0)));
+    let (tree, count) = (ProcTree(0xe1), Arc::new(AtomicU32::new(0)));
     let mut gate = Gate::new();
     let (read, bodies) = (gate.read(tree), Arc::clone(&count));
     let body = move || {
         let _counted = Counted::new(&bodies);
         let _ = read();
         // Whoever may not read has something else to do.
-        let _ = guarded(Tree(0xe2), PID, Kind::Memory, || {
+        let _ = guarded(ProcTree(0xe2), PID, ReadKind::Memory, || {
             read_until_ended(&bodies);
             Ok(())
         });

@@ -13,7 +13,7 @@ use tracing::warn;
 /// The process or lock that a read may have to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Kind {
+pub enum ReadKind {
     /// The process: an exec that does not end, or whoever lists one of its directories.
     Process = 1,
     /// The lock of its memory.
@@ -26,17 +26,17 @@ pub enum Kind {
 
 /// Which `/proc` tree is read, for short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tree(pub u64);
+pub struct ProcTree(pub u64);
 
 /// What is read: tree, process and kind in one word that is not 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Subject(pub(super) u64);
 
 impl Subject {
-    fn new(tree: Tree, pid: i32, kind: Kind) -> Subject {
+    fn new(tree: ProcTree, pid: i32, kind: ReadKind) -> Subject {
         let pid = match kind {
-            Kind::Process | Kind::Memory => pid.unsigned_abs(),
-            Kind::Groups | Kind::Root => 0,
+            ReadKind::Process | ReadKind::Memory => pid.unsigned_abs(),
+            ReadKind::Groups | ReadKind::Root => 0,
         };
         Subject(u64::from(pid) | u64::from(kind as u8) << 32 | tree.0 << 40)
     }
@@ -44,12 +44,12 @@ impl Subject {
     /// Whether it is the lock of memory or of control groups.
     pub(super) fn is_of_lock(self) -> bool {
         let kind = (self.0 >> 32) as u8;
-        kind == Kind::Memory as u8 || kind == Kind::Groups as u8
+        kind == ReadKind::Memory as u8 || kind == ReadKind::Groups as u8
     }
 
     /// The root of its tree.
     pub(super) fn root(self) -> Subject {
-        Subject::new(Tree(self.0 >> 40), 0, Kind::Root)
+        Subject::new(ProcTree(self.0 >> 40), 0, ReadKind::Root)
     }
 }
 
@@ -57,9 +57,9 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pid = self.0 as u32;
         match (self.0 >> 32) as u8 {
-            number if number == Kind::Memory as u8 => write!(f, "the command line of process {pid}"),
-            number if number == Kind::Groups as u8 => f.write_str("the control groups of processes"),
-            number if number == Kind::Root as u8 => f.write_str("the list of processes"),
+            number if number == ReadKind::Memory as u8 => write!(f, "the command line of process {pid}"),
+            number if number == ReadKind::Groups as u8 => f.write_str("the control groups of processes"),
+            number if number == ReadKind::Root as u8 => f.write_str("the list of processes"),
             _ => write!(f, "process {pid}"),
         }
     }
@@ -125,12 +125,12 @@ impl Watch {
         self.hurry.store(hurry as u8, Ordering::Relaxed);
     }
 
-    fn refuses(&self, kind: Kind) -> bool {
+    fn refuses(&self, kind: ReadKind) -> bool {
         let hurry = self.hurry.load(Ordering::Relaxed);
         match kind {
-            Kind::Root => false,
-            Kind::Process => hurry > Hurry::Locks as u8,
-            Kind::Memory | Kind::Groups => hurry > 0,
+            ReadKind::Root => false,
+            ReadKind::Process => hurry > Hurry::Locks as u8,
+            ReadKind::Memory | ReadKind::Groups => hurry > 0,
         }
     }
 
@@ -184,7 +184,12 @@ impl Watch {
 ///
 /// # Errors
 /// What the read returns; `EAGAIN` when it is not made, because such a read has not returned.
-pub fn guarded<T>(tree: Tree, pid: i32, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+pub fn guarded<T>(
+    tree: ProcTree,
+    pid: i32,
+    kind: ReadKind,
+    read: impl FnOnce() -> nix::Result<T>,
+) -> nix::Result<T> {
     CURRENT.with_borrow(|current| {
         let Some(watch) = current else { return read() };
         let subject = Subject::new(tree, pid, kind);

@@ -104,7 +104,7 @@ fn ports(payload: &[u8]) -> Result<Transport, Undecoded> {
 
 /// An ICMP message with an identifier.
 #[derive(Clone, Copy)]
-enum Exchange {
+enum EchoKind {
     Request,
     Reply,
 }
@@ -113,31 +113,31 @@ enum Exchange {
 /// socket has it for its port (icmp(7)), so it is the port of the end that asks. The end that answers, the kernel as a
 /// rule, has none: a process that asks is thereby told from the kernel that answers, also between the same addresses.
 #[inline]
-fn identifier(payload: &[u8], exchange: fn(u8) -> Option<Exchange>) -> Result<Transport, Undecoded> {
+fn identifier(payload: &[u8], exchange: fn(u8) -> Option<EchoKind>) -> Result<Transport, Undecoded> {
     let kind = *payload.first().ok_or(Undecoded::Truncated)?;
     let Some(exchange) = exchange(kind) else { return Ok(Transport::default()) };
     let (header, _) = payload.split_first_chunk::<6>().ok_or(Undecoded::Truncated)?;
     let id = u16::from_be_bytes([header[4], header[5]]);
     Ok(match exchange {
-        Exchange::Request => Transport { source: id, ..Transport::default() },
-        Exchange::Reply => Transport { destination: id, ..Transport::default() },
+        EchoKind::Request => Transport { source: id, ..Transport::default() },
+        EchoKind::Reply => Transport { destination: id, ..Transport::default() },
     })
 }
 
 /// Echo, timestamp and information (RFC 792), address mask (RFC 950), extended echo (RFC 8335).
-fn icmp_exchange(kind: u8) -> Option<Exchange> {
+fn icmp_exchange(kind: u8) -> Option<EchoKind> {
     match kind {
-        8 | 13 | 15 | 17 | 42 => Some(Exchange::Request),
-        0 | 14 | 16 | 18 | 43 => Some(Exchange::Reply),
+        8 | 13 | 15 | 17 | 42 => Some(EchoKind::Request),
+        0 | 14 | 16 | 18 | 43 => Some(EchoKind::Reply),
         _ => None,
     }
 }
 
 /// Echo (RFC 4443, 4) and extended echo (RFC 8335).
-fn icmpv6_exchange(kind: u8) -> Option<Exchange> {
+fn icmpv6_exchange(kind: u8) -> Option<EchoKind> {
     match kind {
-        128 | 160 => Some(Exchange::Request),
-        129 | 161 => Some(Exchange::Reply),
+        128 | 160 => Some(EchoKind::Request),
+        129 | 161 => Some(EchoKind::Reply),
         _ => None,
     }
 }

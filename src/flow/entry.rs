@@ -1,6 +1,6 @@
 //! One flow of the table, in two cache lines, and what remains of it when it leaves.
 
-use super::detail::Detail;
+use super::metrics::FlowMetrics;
 use super::state::FlowState;
 use crate::model::{
     Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned, WireSize,
@@ -41,7 +41,7 @@ pub enum Binding {
 pub struct Flow {
     key: FlowKey,
     state: FlowState,
-    tie: Tie,
+    tie: OwnerBits,
     generation: u32,
     pid: i32,
     last: Timestamp,
@@ -65,18 +65,18 @@ const UNANSWERED: i32 = -1;
 /// A `Binding` without its process, whether the flow is on the list of those that counted something, whether it is a
 /// TCP connection of which everything that passed since its opening was to be seen, and how far its owner was made sure of.
 #[derive(Clone, Copy)]
-struct Tie(u8);
+struct OwnerBits(u8);
 
-impl Tie {
+impl OwnerBits {
     const UNASKED: u8 = 0;
     const ASKED: u8 = 1;
     const OWNED: u8 = 2;
-    const UNOWNED: u8 = Tie::OWNED + Quality::COUNT as u8;
+    const UNOWNED: u8 = OwnerBits::OWNED + Quality::COUNT as u8;
     const DIRTY: u8 = 0x80;
     const WHOLE: u8 = 0x40;
     const LOOK: u8 = 0x10;
     const LOOKS: u8 = 0x30;
-    const MARKS: u8 = Tie::DIRTY | Tie::WHOLE | Tie::LOOKS;
+    const MARKS: u8 = OwnerBits::DIRTY | OwnerBits::WHOLE | OwnerBits::LOOKS;
 }
 
 /// The qualities and reasons by their numbers.
@@ -118,9 +118,9 @@ impl Flow {
         Flow {
             key,
             state,
-            tie: Tie(match state {
-                FlowState::SynSent | FlowState::SynReceived => Tie::UNASKED | Tie::WHOLE,
-                _ => Tie::UNASKED,
+            tie: OwnerBits(match state {
+                FlowState::SynSent | FlowState::SynReceived => OwnerBits::UNASKED | OwnerBits::WHOLE,
+                _ => OwnerBits::UNASKED,
             }),
             generation,
             pid: if state == FlowState::SynReceived { UNANSWERED } else { 0 },
@@ -195,14 +195,14 @@ impl Flow {
     /// What is known of its owner.
     #[inline]
     pub fn binding(&self) -> Binding {
-        match self.tie.0 & !Tie::MARKS {
-            Tie::UNASKED => Binding::Unasked,
-            Tie::ASKED => Binding::Asked,
+        match self.tie.0 & !OwnerBits::MARKS {
+            OwnerBits::UNASKED => Binding::Unasked,
+            OwnerBits::ASKED => Binding::Asked,
             code => {
-                let quality = QUALITIES.get(usize::from(code - Tie::OWNED));
+                let quality = QUALITIES.get(usize::from(code - OwnerBits::OWNED));
                 let process = ProcId { pid: self.pid, start_ticks: self.start_ticks_or_reported };
                 let owned = quality.map(|&quality| Binding::Owned(Owner { process, quality }));
-                let reason = REASONS.get(usize::from(code.saturating_sub(Tie::UNOWNED)));
+                let reason = REASONS.get(usize::from(code.saturating_sub(OwnerBits::UNOWNED)));
                 owned.unwrap_or(Binding::Unowned(reason.copied().unwrap_or(Unowned::Pending)))
             }
         }
@@ -214,10 +214,10 @@ impl Flow {
         match answer {
             Ok(Owner { process, quality }) => {
                 self.pid = process.pid;
-                self.set_tie(Tie::OWNED + quality as u8);
+                self.set_tie(OwnerBits::OWNED + quality as u8);
                 self.start_ticks_or_reported = process.start_ticks;
             }
-            Err(reason) => self.set_tie(Tie::UNOWNED + reason as u8),
+            Err(reason) => self.set_tie(OwnerBits::UNOWNED + reason as u8),
         }
     }
 
@@ -243,13 +243,13 @@ impl Flow {
     /// What [`Flow::set_looks`] has set, 0 for a new flow.
     #[inline]
     pub fn looks(&self) -> u8 {
-        (self.tie.0 & Tie::LOOKS) / Tie::LOOK
+        (self.tie.0 & OwnerBits::LOOKS) / OwnerBits::LOOK
     }
 
     /// Notes how far its owner has been made sure of after it had been found, from 0 to 3.
     pub fn set_looks(&mut self, looks: u8) {
-        let looks = looks.min(Tie::LOOKS / Tie::LOOK) * Tie::LOOK;
-        self.tie.0 = (self.tie.0 & !Tie::LOOKS) | looks;
+        let looks = looks.min(OwnerBits::LOOKS / OwnerBits::LOOK) * OwnerBits::LOOK;
+        self.tie.0 = (self.tie.0 & !OwnerBits::LOOKS) | looks;
     }
 
     /// Whether it has had an owner that was credited with some of its traffic.
@@ -259,13 +259,13 @@ impl Flow {
 
     #[inline]
     fn is_owned(&self) -> bool {
-        (Tie::OWNED..Tie::UNOWNED).contains(&(self.tie.0 & !Tie::MARKS))
+        (OwnerBits::OWNED..OwnerBits::UNOWNED).contains(&(self.tie.0 & !OwnerBits::MARKS))
     }
 
     /// Notes that nobody has been asked, or that somebody has.
     #[inline]
     pub(super) fn set_asked(&mut self, asked: bool) {
-        self.set_tie(if asked { Tie::ASKED } else { Tie::UNASKED });
+        self.set_tie(if asked { OwnerBits::ASKED } else { OwnerBits::UNASKED });
     }
 
     #[inline]
@@ -273,22 +273,22 @@ impl Flow {
         if self.is_owned() {
             self.start_ticks_or_reported = 0;
         }
-        self.tie = Tie(self.tie.0 & Tie::MARKS | code);
+        self.tie = OwnerBits(self.tie.0 & OwnerBits::MARKS | code);
     }
 
     /// Marks that it counted something; whether it was not marked before.
     #[inline]
     pub(super) fn set_dirty(&mut self) -> bool {
-        let was_clean = self.tie.0 & Tie::DIRTY == 0;
-        self.tie.0 |= Tie::DIRTY;
+        let was_clean = self.tie.0 & OwnerBits::DIRTY == 0;
+        self.tie.0 |= OwnerBits::DIRTY;
         was_clean
     }
 
     /// Clears the mark; whether there was one.
     #[inline]
     pub(super) fn clear_dirty(&mut self) -> bool {
-        let was_dirty = self.tie.0 & Tie::DIRTY != 0;
-        self.tie.0 &= !Tie::DIRTY;
+        let was_dirty = self.tie.0 & OwnerBits::DIRTY != 0;
+        self.tie.0 &= !OwnerBits::DIRTY;
         was_dirty
     }
 
@@ -312,7 +312,7 @@ impl Flow {
         *bytes += u64::from(size.bytes);
         if flags == TcpFlags::default() {
             // A later fragment, which has no TCP header, or a header that was cut.
-            self.tie.0 &= !Tie::WHOLE;
+            self.tie.0 &= !OwnerBits::WHOLE;
         }
         self.last = now;
         self.state = self.state.next(direction, flags);
@@ -332,8 +332,8 @@ impl Flow {
     /// Whether it is a TCP connection seen from its opening on, both ways, so that what its socket has carried can be
     /// compared with what was counted. Only the first call says so.
     pub fn take_whole(&mut self) -> bool {
-        let was_whole = self.tie.0 & Tie::WHOLE != 0;
-        self.tie.0 &= !Tie::WHOLE;
+        let was_whole = self.tie.0 & OwnerBits::WHOLE != 0;
+        self.tie.0 &= !OwnerBits::WHOLE;
         let totals = self.totals();
         was_whole && totals.send_packets > 0 && totals.receive_packets > 0
     }
@@ -341,7 +341,7 @@ impl Flow {
     /// Whether [`Flow::take_whole`] may still say so.
     #[inline]
     pub(super) fn may_be_whole(&self) -> bool {
-        self.tie.0 & Tie::WHOLE != 0
+        self.tie.0 & OwnerBits::WHOLE != 0
     }
 
     /// Counts bytes that have passed in packets which were not seen.
@@ -399,7 +399,7 @@ impl Flow {
     }
 
     /// Takes what is pending as a record of its own, if there is anything, with what else is to be reported of it.
-    pub(super) fn depart(&mut self, index: u32, detail: Option<Box<Detail>>) -> Option<Departed> {
+    pub(super) fn depart(&mut self, index: u32, detail: Option<Box<FlowMetrics>>) -> Option<Departed> {
         let reported = self.reported();
         let pending = self.take_pending();
         let id = FlowId { index, generation: self.generation };
@@ -444,7 +444,7 @@ pub struct Departed {
     /// How far it had come.
     pub state: FlowState,
     /// Its course, when the flow has left the table and the last of its course has not been reported.
-    pub detail: Option<Box<Detail>>,
+    pub detail: Option<Box<FlowMetrics>>,
 }
 
 #[cfg(test)]

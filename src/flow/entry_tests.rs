@@ -59,7 +59,7 @@ fn the_tables_follow_the_numbers() {
     for (number, reason) in REASONS.into_iter().enumerate() {
         assert_eq!(reason as usize, number);
     }
-    assert!(usize::from(Tie::UNOWNED) + Unowned::COUNT <= usize::from(Tie::LOOK));
+    assert!(usize::from(OwnerBits::UNOWNED) + Unowned::COUNT <= usize::from(OwnerBits::LOOK));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Makes room in the table of flows: for any flow when it is full, and among those that one end has opened and the other has
 //! not answered.
 
-use super::detail::Detail;
 use super::entry::{Flow, FlowId};
+use super::metrics::FlowMetrics;
 use super::state::FlowState;
 use super::table::FlowTable;
 use crate::model::{Direction, Timestamp};
@@ -67,7 +67,7 @@ impl FlowTable {
         };
         let generation = flow.generation();
         self.unanswered[opener as usize].push_back(FlowId { index: slot, generation });
-        let details = if self.keeps_details { size_of::<Detail>() } else { 0 };
+        let details = if self.keeps_details { size_of::<FlowMetrics>() } else { 0 };
         let limit = UNANSWERED_BYTES / (size_of::<Flow>() + PLACES_BYTES + details);
         let listed = |lists: &[VecDeque<FlowId>; 2]| lists.each_ref().map(VecDeque::len);
         if listed(&self.unanswered).iter().sum::<usize>() >= self.unanswered_review {

@@ -31,7 +31,7 @@ impl KeyHash {
 /// What the index holds of a flow: its slot and its hash. With the hash beside the slot a wrong candidate is almost
 /// always told without touching its flow, which in a large table is a miss of every cache.
 #[derive(Clone, Copy)]
-struct Entry {
+struct IndexEntry {
     slot: u32,
     hash: KeyHash,
 }
@@ -40,15 +40,15 @@ struct Entry {
 ///
 /// It takes memory as it fills: hashes fall everywhere, so that an index made for a million flows would be resident
 /// as a whole when it holds a hundredth of them.
-pub(super) struct Index {
-    parts: [HashTable<Entry>; PARTS],
+pub(super) struct FlowIndex {
+    parts: [HashTable<IndexEntry>; PARTS],
     seed: RandomState,
 }
 
-impl Index {
+impl FlowIndex {
     /// An empty index.
-    pub fn new() -> Index {
-        Index { parts: std::array::from_fn(|_| HashTable::new()), seed: RandomState::default() }
+    pub fn new() -> FlowIndex {
+        FlowIndex { parts: std::array::from_fn(|_| HashTable::new()), seed: RandomState::default() }
     }
 
     /// The key's hash.
@@ -83,7 +83,7 @@ impl Index {
     #[inline]
     pub fn insert(&mut self, hash: KeyHash, slot: u32) {
         let part = &mut self.parts[hash.part()];
-        part.insert_unique(hash.spread(), Entry { slot, hash }, |entry| entry.hash.spread());
+        part.insert_unique(hash.spread(), IndexEntry { slot, hash }, |entry| entry.hash.spread());
     }
 
     /// Removes a slot, if it is there.
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn finds_what_it_holds_and_nothing_else() {
-        let mut index = Index::new();
+        let mut index = FlowIndex::new();
         for slot in 0..100 {
             index.insert(index.hash(&key(slot)), u32::from(slot));
         }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn every_part_of_a_key_counts_in_its_hash() {
-        let index = Index::new();
+        let index = FlowIndex::new();
         let mut keys = vec![key(1)];
         let mut with = |change: fn(&mut FlowKey)| {
             let mut changed = key(1);
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn two_tables_hash_differently() {
-        let (one, other) = (Index::new(), Index::new());
+        let (one, other) = (FlowIndex::new(), FlowIndex::new());
         assert!((0..100).any(|number| one.hash(&key(number)) != other.hash(&key(number))));
     }
 }

@@ -27,15 +27,15 @@ const PARTS: usize = 64;
 
 /// A connection: 48 bits of the hash of its key, and the number of its owner within the period.
 #[derive(Clone, Copy)]
-struct Entry {
+struct LateEntry {
     high: u32,
     low: u16,
     owner: u16,
 }
 
-impl Entry {
-    fn new(hash: u64, owner: u16) -> Entry {
-        Entry { high: (hash >> 32) as u32, low: (hash >> 16) as u16, owner }
+impl LateEntry {
+    fn new(hash: u64, owner: u16) -> LateEntry {
+        LateEntry { high: (hash >> 32) as u32, low: (hash >> 16) as u16, owner }
     }
 
     fn is_of(&self, hash: u64) -> bool {
@@ -58,7 +58,7 @@ struct Period {
     began: Timestamp,
     owners: Vec<Owner>,
     numbers: HashMap<Owner, u16, RandomState>,
-    parts: Box<[HashTable<Entry>; PARTS]>,
+    parts: Box<[HashTable<LateEntry>; PARTS]>,
     held: usize,
 }
 
@@ -90,13 +90,13 @@ impl Period {
 
     fn insert(&mut self, hash: u64, owner: Owner) {
         let Some(number) = self.number(owner) else { return };
-        let entry = Entry::new(hash, number);
-        self.parts[entry.part()].insert_unique(entry.spread(), entry, Entry::spread);
+        let entry = LateEntry::new(hash, number);
+        self.parts[entry.part()].insert_unique(entry.spread(), entry, LateEntry::spread);
         self.held += 1;
     }
 
     fn take(&mut self, hash: u64) -> Option<Owner> {
-        let sought = Entry::new(hash, 0);
+        let sought = LateEntry::new(hash, 0);
         let part = &mut self.parts[sought.part()];
         let (entry, _) = part.find_entry(sought.spread(), |entry| entry.is_of(hash)).ok()?.remove();
         self.held -= 1;
@@ -224,6 +224,6 @@ mod tests {
             late.0.iter().flat_map(|period| period.parts.iter()).map(HashTable::allocation_size).sum();
         assert!(bytes <= 5 << 20, "{bytes}");
         assert_eq!(late.take(hash(0)), None, "the oldest have made room");
-        assert_eq!(size_of::<Entry>(), 8);
+        assert_eq!(size_of::<LateEntry>(), 8);
     }
 }

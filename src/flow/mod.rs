@@ -4,12 +4,12 @@
 //! cost per packet does not depend on how many flows it holds. It does not look for owners and does not retry:
 //! it says which flows are to be asked about and keeps what was answered.
 
-mod detail;
 mod entry;
 mod eviction;
 mod fragments;
 mod index;
 mod late;
+mod metrics;
 mod offload;
 mod release;
 mod state;
@@ -21,8 +21,8 @@ mod made_up;
 #[cfg(test)]
 mod model_tests;
 
-pub use detail::Detail;
 pub use entry::{Binding, Departed, Flow, FlowId};
 pub use fragments::FragmentTable;
+pub use metrics::FlowMetrics;
 pub use state::FlowState;
 pub use table::{FlowStats, FlowTable};

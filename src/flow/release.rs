@@ -1,7 +1,7 @@
 //! Releases flows soon after they have ended, and restores them for packets that come late.
 
-use super::detail::Detail;
 use super::entry::{Binding, Flow, FlowId};
+use super::metrics::FlowMetrics;
 use super::state::FlowState;
 use super::table::FlowTable;
 use crate::model::{FlowKey, Owner, Protocol, TcpFlags, Timestamp, Unowned};
@@ -19,7 +19,7 @@ impl FlowTable {
             }
             self.ended.pop_front();
             let Some(flow) = self.get(id) else { continue };
-            let is_reported = self.details.get(id.index as usize).is_none_or(Detail::is_told);
+            let is_reported = self.details.get(id.index as usize).is_none_or(FlowMetrics::is_told);
             if flow.idle(now) < idle || !is_answered(flow) || !is_reported {
                 self.ended.push_back((id, now));
                 continue;
@@ -59,7 +59,7 @@ impl FlowTable {
         flow.bind(Ok(owner));
         let id = FlowId { index: slot, generation: flow.generation() };
         if let Some(detail) = self.details.get_mut(slot as usize) {
-            *detail = Detail::reported(FlowState::Closed);
+            *detail = FlowMetrics::reported(FlowState::Closed);
         }
         self.ended.push_back((id, now));
     }

@@ -1,10 +1,10 @@
 //! The bounded table of flows: counting packets, handing out what is new or changed, and letting flows go.
 
-use super::detail::Detail;
 use super::entry::{Binding, Departed, Flow, FlowId};
 use super::eviction::MIN_UNANSWERED_REVIEW;
-use super::index::{Index, KeyHash};
+use super::index::{FlowIndex, KeyHash};
 use super::late::LateOwners;
+use super::metrics::FlowMetrics;
 use super::offload::Offloads;
 use super::state::FlowState;
 use crate::error::{Code, Error, Result};
@@ -46,11 +46,11 @@ pub struct FlowTable {
     limit: usize,
     pub(super) slots: Vec<Flow>,
     /// What is kept besides of the flow in each slot; empty where nothing is.
-    pub(super) details: Vec<Detail>,
+    pub(super) details: Vec<FlowMetrics>,
     pub(super) keeps_details: bool,
     /// By slot, for the flows that have something to keep there.
     pub(super) offloads: Offloads,
-    pub(super) index: Index,
+    pub(super) index: FlowIndex,
     pub(super) vacant: Vec<u32>,
     dirty: Vec<u32>,
     fresh: Vec<u32>,
@@ -90,7 +90,7 @@ impl FlowTable {
             details: Vec::new(),
             keeps_details: false,
             offloads: Offloads::default(),
-            index: Index::new(),
+            index: FlowIndex::new(),
             vacant: Vec::new(),
             dirty: Vec::new(),
             fresh: Vec::new(),
@@ -152,14 +152,14 @@ impl FlowTable {
     }
 
     /// A flow that is in the table, with its course.
-    pub fn detail_mut(&mut self, id: FlowId) -> Option<(&mut Flow, &mut Detail)> {
+    pub fn detail_mut(&mut self, id: FlowId) -> Option<(&mut Flow, &mut FlowMetrics)> {
         let slot = id.index as usize;
         let flow = self.slots.get_mut(slot).filter(|flow| flow.generation() == id.generation)?;
         Some((flow, self.details.get_mut(slot)?))
     }
 
     /// All flows of which the course is kept.
-    pub fn detailed(&self) -> impl Iterator<Item = (FlowId, &Flow, &Detail)> {
+    pub fn detailed(&self) -> impl Iterator<Item = (FlowId, &Flow, &FlowMetrics)> {
         let held = self.slots.iter().zip(&self.details).zip(0..).filter(|((flow, _), _)| flow.is_held());
         held.map(|((flow, detail), index)| (FlowId { index, generation: flow.generation() }, flow, detail))
     }
@@ -283,7 +283,7 @@ impl FlowTable {
     }
 
     /// Calls `visit` once for every flow that has counted a packet since the last drain, with its course if that is kept.
-    pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow, Option<&mut Detail>)) {
+    pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow, Option<&mut FlowMetrics>)) {
         for index in self.dirty.drain(..) {
             // A slot is listed twice when its flow left and another came since the last drain.
             let flow = &mut self.slots[index as usize];
@@ -376,7 +376,7 @@ impl FlowTable {
         } else if self.slots.len() < self.limit {
             self.slots.push(Flow::new(*key, state, now, 1));
             if self.keeps_details {
-                self.details.push(Detail::new(state));
+                self.details.push(FlowMetrics::new(state));
             }
             (self.slots.len() - 1) as u32
         } else {
@@ -408,7 +408,7 @@ impl FlowTable {
         let flow = &mut self.slots[slot as usize];
         *flow = Flow::new(key, state, now, flow.generation().wrapping_add(1));
         if let Some(detail) = self.details.get_mut(slot as usize) {
-            *detail = Detail::new(state);
+            *detail = FlowMetrics::new(state);
         }
     }
 

@@ -22,7 +22,7 @@ const SPARE_ENTRIES: usize = 4_096;
 /// The accounts of all sockets.
 #[derive(Default)]
 pub(super) struct Accounts {
-    sockets: HashMap<u64, Account, RandomState>,
+    sockets: HashMap<u64, SocketAccount, RandomState>,
     reading: u64,
     /// Figures that could not be.
     refused: u64,
@@ -30,7 +30,7 @@ pub(super) struct Accounts {
 
 /// The account of one socket.
 #[derive(Default)]
-pub(super) struct Account {
+pub(super) struct SocketAccount {
     /// Most sockets have one user.
     first: Option<User>,
     others: Vec<User>,
@@ -103,7 +103,7 @@ impl Accounts {
     }
 
     /// The account of a socket of which the kernel has a record.
-    pub(super) fn recorded(&mut self, cookie: u64) -> &mut Account {
+    pub(super) fn recorded(&mut self, cookie: u64) -> &mut SocketAccount {
         let account = self.sockets.entry(cookie).or_default();
         account.recorded = self.reading;
         account
@@ -227,7 +227,7 @@ impl Accounts {
     }
 }
 
-impl Account {
+impl SocketAccount {
     /// Takes in that users have left who were not credited with all that the kernel held as theirs: others had been, and
     /// that is theirs for good.
     fn write_off(&mut self, mut unpaid: Counts, reading: u64) {

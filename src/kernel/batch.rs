@@ -13,7 +13,7 @@ const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 /// The part of `union bpf_attr` that commands on batches take.
 #[repr(C)]
 #[derive(Default)]
-struct Attributes {
+struct BatchAttr {
     in_batch: u64,
     out_batch: u64,
     keys: u64,
@@ -44,14 +44,14 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
         let (mut place, mut next) = (0u32, 0u32);
         let mut is_first = true;
         loop {
-            let mut attributes = Attributes {
+            let mut attributes = BatchAttr {
                 in_batch: if is_first { 0 } else { (&raw const place) as u64 },
                 out_batch: (&raw mut next) as u64,
                 keys: self.keys.as_mut_ptr() as u64,
                 values: self.values.as_mut_ptr() as u64,
                 count: self.keys.len() as u32,
                 map: map.as_raw_fd() as u32,
-                ..Attributes::default()
+                ..BatchAttr::default()
             };
             // SAFETY: the buffers hold `count` keys and values of the map's sizes, which were compared when the map was
             // opened by type, and outlive the call.
@@ -81,7 +81,7 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
 pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
     /// The part of `union bpf_attr` that commands on one entry take.
     #[repr(C)]
-    struct Entry {
+    struct EntryAttr {
         map: u32,
         padding: u32,
         key: u64,
@@ -89,7 +89,7 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, ke
         flags: u64,
     }
     let mut value = V::default();
-    let entry = Entry {
+    let entry = EntryAttr {
         map: map.as_raw_fd().unsigned_abs(),
         padding: 0,
         key: std::ptr::from_ref(key) as u64,
@@ -99,7 +99,7 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, ke
     // SAFETY: key and value are of the map's sizes, which were compared when the map was opened by type, and outlive the
     // call.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, std::ptr::from_ref(&entry), size_of::<Entry>())
+        libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, std::ptr::from_ref(&entry), size_of::<EntryAttr>())
     };
     (result == 0).then_some(value)
 }
@@ -108,11 +108,11 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, ke
 pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) {
     let mut rest = keys;
     while !rest.is_empty() {
-        let mut attributes = Attributes {
+        let mut attributes = BatchAttr {
             keys: rest.as_ptr() as u64,
             count: rest.len() as u32,
             map: map.as_raw_fd() as u32,
-            ..Attributes::default()
+            ..BatchAttr::default()
         };
         // SAFETY: `keys` holds `count` keys of the map's size and outlives the call.
         let result = unsafe { command(BPF_MAP_DELETE_BATCH, &mut attributes) };
@@ -124,10 +124,10 @@ pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) {
 
 /// # Safety
 /// The pointers in `attributes` are valid for the command.
-unsafe fn command(command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
+unsafe fn command(command: libc::c_long, attributes: &mut BatchAttr) -> io::Result<()> {
     // SAFETY: the caller vouches for what the attributes point at; they themselves are as long as is said.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<Attributes>())
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<BatchAttr>())
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

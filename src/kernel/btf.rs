@@ -12,7 +12,7 @@ const COMMON: usize = 12;
 
 /// Kinds of types, by their numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Kind {
+pub(super) enum TypeKind {
     Int = 1,
     Ptr,
     Array,
@@ -34,56 +34,56 @@ pub(super) enum Kind {
     Enum64,
 }
 
-impl Kind {
-    const ALL: [Kind; 19] = [
-        Kind::Int,
-        Kind::Ptr,
-        Kind::Array,
-        Kind::Struct,
-        Kind::Union,
-        Kind::Enum,
-        Kind::Fwd,
-        Kind::Typedef,
-        Kind::Volatile,
-        Kind::Const,
-        Kind::Restrict,
-        Kind::Func,
-        Kind::FuncProto,
-        Kind::Var,
-        Kind::DataSec,
-        Kind::Float,
-        Kind::DeclTag,
-        Kind::TypeTag,
-        Kind::Enum64,
+impl TypeKind {
+    const ALL: [TypeKind; 19] = [
+        TypeKind::Int,
+        TypeKind::Ptr,
+        TypeKind::Array,
+        TypeKind::Struct,
+        TypeKind::Union,
+        TypeKind::Enum,
+        TypeKind::Fwd,
+        TypeKind::Typedef,
+        TypeKind::Volatile,
+        TypeKind::Const,
+        TypeKind::Restrict,
+        TypeKind::Func,
+        TypeKind::FuncProto,
+        TypeKind::Var,
+        TypeKind::DataSec,
+        TypeKind::Float,
+        TypeKind::DeclTag,
+        TypeKind::TypeTag,
+        TypeKind::Enum64,
     ];
 
-    fn of(info: u32) -> Option<Kind> {
+    fn of(info: u32) -> Option<TypeKind> {
         let number = (info >> 24 & 0x1f) as usize;
-        Kind::ALL.get(number.checked_sub(1)?).copied()
+        TypeKind::ALL.get(number.checked_sub(1)?).copied()
     }
 
     /// True for the kinds that an object finds in the kernel by name.
     pub(super) fn is_named_type(self) -> bool {
         matches!(
             self,
-            Kind::Int
-                | Kind::Struct
-                | Kind::Union
-                | Kind::Enum
-                | Kind::Enum64
-                | Kind::Fwd
-                | Kind::Typedef
-                | Kind::Float
+            TypeKind::Int
+                | TypeKind::Struct
+                | TypeKind::Union
+                | TypeKind::Enum
+                | TypeKind::Enum64
+                | TypeKind::Fwd
+                | TypeKind::Typedef
+                | TypeKind::Float
         )
     }
 
     /// The parts of a type that follow the common one: how many, and how long each is.
     fn parts(self, count: usize) -> (usize, usize) {
         match self {
-            Kind::Int | Kind::Var | Kind::DeclTag => (1, 4),
-            Kind::Array => (1, 12),
-            Kind::Struct | Kind::Union | Kind::DataSec | Kind::Enum64 => (count, 12),
-            Kind::Enum | Kind::FuncProto => (count, 8),
+            TypeKind::Int | TypeKind::Var | TypeKind::DeclTag => (1, 4),
+            TypeKind::Array => (1, 12),
+            TypeKind::Struct | TypeKind::Union | TypeKind::DataSec | TypeKind::Enum64 => (count, 12),
+            TypeKind::Enum | TypeKind::FuncProto => (count, 8),
             _ => (0, 0),
         }
     }
@@ -92,27 +92,27 @@ impl Kind {
     fn refers(self) -> bool {
         matches!(
             self,
-            Kind::Ptr
-                | Kind::Typedef
-                | Kind::Volatile
-                | Kind::Const
-                | Kind::Restrict
-                | Kind::Func
-                | Kind::FuncProto
-                | Kind::Var
-                | Kind::DeclTag
-                | Kind::TypeTag
+            TypeKind::Ptr
+                | TypeKind::Typedef
+                | TypeKind::Volatile
+                | TypeKind::Const
+                | TypeKind::Restrict
+                | TypeKind::Func
+                | TypeKind::FuncProto
+                | TypeKind::Var
+                | TypeKind::DeclTag
+                | TypeKind::TypeTag
         )
     }
 
     /// The words of a part that are names, and those that are types.
     fn words(self) -> (&'static [usize], &'static [usize]) {
         match self {
-            Kind::Struct | Kind::Union => (&[0], &[1]),
-            Kind::FuncProto => (&[0], &[1]),
-            Kind::Enum | Kind::Enum64 => (&[0], &[]),
-            Kind::Array => (&[], &[0, 1]),
-            Kind::DataSec => (&[], &[0]),
+            TypeKind::Struct | TypeKind::Union => (&[0], &[1]),
+            TypeKind::FuncProto => (&[0], &[1]),
+            TypeKind::Enum | TypeKind::Enum64 => (&[0], &[]),
+            TypeKind::Array => (&[], &[0, 1]),
+            TypeKind::DataSec => (&[], &[0]),
             _ => (&[], &[]),
         }
     }
@@ -145,7 +145,7 @@ impl std::error::Error for Malformed {}
 pub(super) struct Entry<'b> {
     /// Offset of its name.
     pub(super) name: u32,
-    pub(super) kind: Kind,
+    pub(super) kind: TypeKind,
     /// The common part and the others.
     bytes: &'b [u8],
 }
@@ -154,7 +154,7 @@ impl<'b> Entry<'b> {
     /// The type at the beginning of `bytes`.
     fn read(bytes: &'b [u8]) -> Option<Entry<'b>> {
         let (name, info) = (word(bytes, 0)?, word(bytes, 1)?);
-        let kind = Kind::of(info)?;
+        let kind = TypeKind::of(info)?;
         let (count, length) = kind.parts((info & 0xffff) as usize);
         Some(Entry { name, kind, bytes: bytes.get(..COMMON + count * length)? })
     }
@@ -306,13 +306,13 @@ impl<'b> Btf<'b> {
         // Comparing two types follows pointers, access to members does not.
         let mut work: Vec<(u32, bool)> = Vec::new();
         for id in roots {
-            work.push((id, self.entry(id)?.kind == Kind::Typedef));
+            work.push((id, self.entry(id)?.kind == TypeKind::Typedef));
         }
         let mut seen: HashSet<(u32, bool), RandomState> = work.iter().copied().collect();
         while let Some((id, by_pointer)) = work.pop() {
             let entry = self.entry(id)?;
-            let is_composite = matches!(entry.kind, Kind::Struct | Kind::Union);
-            let target = entry.target().filter(|_| entry.kind != Kind::Ptr || by_pointer);
+            let is_composite = matches!(entry.kind, TypeKind::Struct | TypeKind::Union);
+            let target = entry.target().filter(|_| entry.kind != TypeKind::Ptr || by_pointer);
             for next in target.into_iter().chain(entry.members()) {
                 let step = (next, by_pointer && !is_composite);
                 if next != 0 && seen.insert(step) {

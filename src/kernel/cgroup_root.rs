@@ -5,7 +5,7 @@
 
 use super::Fault;
 use crate::model::ProbeState;
-use crate::mountinfo::mounts;
+use crate::proc::mounts;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::File;

@@ -12,21 +12,21 @@ use std::sync::OnceLock;
 /// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Path {
+pub(super) struct RawCgroupPath {
     length: u32,
     names: [u8; 1024],
 }
 
-impl Default for Path {
-    fn default() -> Path {
-        Path { length: 0, names: [0; 1024] }
+impl Default for RawCgroupPath {
+    fn default() -> RawCgroupPath {
+        RawCgroupPath { length: 0, names: [0; 1024] }
     }
 }
 
 // SAFETY: it is made of integers, with no padding, so that every pattern of bits is a value.
-unsafe impl Pod for Path {}
+unsafe impl Pod for RawCgroupPath {}
 
-const _: () = assert!(size_of::<Path>() == 1028);
+const _: () = assert!(size_of::<RawCgroupPath>() == 1028);
 
 /// Name of the map of paths.
 const PATHS: &str = "paths";
@@ -49,7 +49,7 @@ impl Cgroups {
     /// A reader of what an object notes. `None` when it has no map for that, or a reader already.
     pub(super) fn of(object: &mut LoadedObject) -> Option<Cgroups> {
         let map = object.take_map(PATHS)?;
-        HashMap::<_, u64, Path>::try_from(&map).ok()?;
+        HashMap::<_, u64, RawCgroupPath>::try_from(&map).ok()?;
         let (Map::HashMap(paths) | Map::LruHashMap(paths)) = map else { return None };
         Some(Cgroups { paths, root: OnceLock::new() })
     }
@@ -58,7 +58,7 @@ impl Cgroups {
     pub(super) fn keep_root(&self) -> Option<&[Vec<u8>]> {
         if self.root.get().is_none() {
             // It stands under 0.
-            let path: Path = lookup(self.paths.fd().as_fd(), &0u64)?;
+            let path: RawCgroupPath = lookup(self.paths.fd().as_fd(), &0u64)?;
             // Whoever else kept it has the same.
             let _ = self.root.set(path.names().into_iter().map(<[u8]>::to_vec).collect());
         }
@@ -68,7 +68,8 @@ impl Cgroups {
 
 impl CgroupPaths for Cgroups {
     fn path(&self, number: u64) -> Option<Vec<u8>> {
-        let path: Path = (number != 0).then(|| lookup(self.paths.fd().as_fd(), &number)).flatten()?;
+        let path: RawCgroupPath =
+            (number != 0).then(|| lookup(self.paths.fd().as_fd(), &number)).flatten()?;
         Some(seen_from(self.keep_root()?, &path.names()))
     }
 }
@@ -78,7 +79,7 @@ pub(super) fn namespace() -> Option<u64> {
     std::fs::metadata("/proc/thread-self/ns/cgroup").ok().map(|file| file.ino())
 }
 
-impl Path {
+impl RawCgroupPath {
     /// The names from the topmost directory down.
     fn names(&self) -> Vec<&[u8]> {
         let names = self.names.get(..self.length as usize).unwrap_or_default();
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn names_are_put_in_order() {
-        let mut path = Path { length: 0, names: [0xff; 1024] };
+        let mut path = RawCgroupPath { length: 0, names: [0xff; 1024] };
         assert!(path.names().is_empty(), "the topmost has no name");
         path.names[..8].copy_from_slice(b"two\0one\0");
         path.length = 8;

@@ -3,15 +3,14 @@
 //! Reading deletes: records of sockets that have ended, accounts of periods that are over. So there is one reader, and each
 //! session subscribes to it.
 
-use super::Clocks;
 use super::accounts::Accounts;
 use super::batch::{Batch, delete};
-use super::flow;
 use super::load::walk;
 use super::periods::{Growing, Periods};
 use super::records::*;
 use super::socket_set::Maps;
-use super::subscriber::{Increment, Observation, Subscriber, View, Who};
+use super::subscriber::{DrainScope, Increment, Observation, Subscriber, Who};
+use super::{Clocks, flow};
 use crate::model::{Quality, Unowned};
 use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
@@ -50,7 +49,7 @@ pub(super) struct Drain {
     control: Array<MapData, Control>,
     periods: Periods,
     histograms: Growing<LatencyKey, Buckets>,
-    records: Batch<u64, Record>,
+    records: Batch<u64, SocketRecord>,
     shares: Batch<ShareKey, Share>,
     /// Shares of which something is to be credited.
     due: Vec<(ShareKey, Share)>,
@@ -146,7 +145,7 @@ impl Drain {
         maps: &Maps,
         subscription: u64,
         clocks: Clocks,
-        mut view: View<'_>,
+        mut view: DrainScope<'_>,
     ) -> io::Result<()> {
         let Some(mut own) = self.subscribers.remove(&subscription) else { return Ok(()) };
         own.hand_out_ended(clocks, &mut view);
@@ -163,7 +162,7 @@ impl Drain {
         maps: &Maps,
         own: &mut Subscriber,
         clocks: Clocks,
-        view: Option<&mut View<'_>>,
+        view: Option<&mut DrainScope<'_>>,
     ) -> io::Result<bool> {
         self.accounts.begin();
         self.periods.read_at(clocks.now_ns);
@@ -232,7 +231,7 @@ impl Drain {
         maps: &Maps,
         own: &mut Subscriber,
         clocks: Clocks,
-        mut view: Option<&mut View<'_>>,
+        mut view: Option<&mut DrainScope<'_>>,
     ) -> io::Result<(bool, bool)> {
         let now_ns = clocks.now_ns;
         let Drain { records, accounts, subscribers, held, has_moved, knows_reads, .. } = self;
@@ -269,7 +268,7 @@ impl Drain {
             };
             let mut changed_ns = 0;
             if !is_unused {
-                let &Record { owner: process, name, uid, gid, cgroup, .. } = record;
+                let &SocketRecord { owner: process, name, uid, gid, cgroup, .. } = record;
                 let counts = accounts.own(cookie, process, used);
                 let netns = record.tuple.netns;
                 let who = Who { name, uid, gid, cgroup };

@@ -16,7 +16,7 @@ const CLOSE_WAIT: u8 = 8;
 
 /// What a session was handed out of a socket's record before.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Delivered {
     sends: u64,
     receives: u64,
     connects: u16,
@@ -28,11 +28,11 @@ pub(super) struct Told {
     pub before: Counts,
 }
 
-impl Told {
+impl Delivered {
     /// What a session has to leave out that begins when so much has passed through a socket, and its user has done what
     /// the record says.
-    pub(super) fn from(record: Option<&Record>, before: Counts) -> Told {
-        let mut told = Told { before, ..Told::default() };
+    pub(super) fn from(record: Option<&SocketRecord>, before: Counts) -> Delivered {
+        let mut told = Delivered { before, ..Delivered::default() };
         if let Some(record) = record {
             told.news(record);
             told.is_delivered = told.is_over;
@@ -41,7 +41,7 @@ impl Told {
     }
 
     /// What the socket's user has done since, and from now on has been told of.
-    pub(super) fn news(&mut self, record: &Record) -> Connections {
+    pub(super) fn news(&mut self, record: &SocketRecord) -> Connections {
         let is_accepted = record.flags & ACCEPTED != 0 && self.flags & ACCEPTED == 0;
         let closes = is_connection(record) && is_over(record) && !self.is_over;
         let news = Connections {
@@ -61,7 +61,7 @@ impl Told {
 }
 
 /// Whether a socket is one end of a flow: others listen, or have not been used yet.
-pub(super) fn is_flow(record: &Record) -> bool {
+pub(super) fn is_flow(record: &SocketRecord) -> bool {
     record.flags & LISTENER == 0
         && (record.flags & (CONNECTED | ACCEPTED) != 0
             || record.total != Counts::default()
@@ -69,15 +69,15 @@ pub(super) fn is_flow(record: &Record) -> bool {
 }
 
 /// Whether a flow is over: its socket is gone, or its connection is, though the process keeps the socket.
-pub(super) fn is_over(record: &Record) -> bool {
+pub(super) fn is_over(record: &SocketRecord) -> bool {
     record.flags & ENDED != 0 || is_connection(record) && record.state == CLOSE && record.ended_ns != 0
 }
 
-fn is_connection(record: &Record) -> bool {
+fn is_connection(record: &SocketRecord) -> bool {
     record.tuple.protocol == Protocol::TCP.0 && record.flags & (CONNECTED | ACCEPTED) != 0
 }
 
-fn has_peer(record: &Record) -> bool {
+fn has_peer(record: &SocketRecord) -> bool {
     record.tuple.remote_port != 0
 }
 
@@ -85,7 +85,7 @@ fn has_peer(record: &Record) -> bool {
 /// nanoseconds after boot.
 pub(super) fn flow(
     cookie: u64,
-    record: &Record,
+    record: &SocketRecord,
     total: &Counts,
     owner: Option<Owner>,
     changed_ns: u64,
@@ -147,7 +147,7 @@ pub(super) fn flow(
     flow
 }
 
-fn phase(record: &Record, total: &Counts, is_tcp: bool) -> FlowPhase {
+fn phase(record: &SocketRecord, total: &Counts, is_tcp: bool) -> FlowPhase {
     match record.state {
         _ if is_over(record) => FlowPhase::Ended,
         SYN_SENT | SYN_RECV if is_tcp => FlowPhase::Opening,
@@ -160,7 +160,7 @@ fn phase(record: &Record, total: &Counts, is_tcp: bool) -> FlowPhase {
     }
 }
 
-fn reason(record: &Record) -> CloseReason {
+fn reason(record: &SocketRecord) -> CloseReason {
     match (record.error as i32, record.last_state) {
         (libc::ECONNREFUSED, _) => CloseReason::Refused,
         (libc::ECONNRESET | libc::EPIPE, _) => CloseReason::Reset,
@@ -177,9 +177,9 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    fn record(flags: u32, state: u8, last_state: u8, error: u32) -> Record {
+    fn record(flags: u32, state: u8, last_state: u8, error: u32) -> SocketRecord {
         let tuple = Tuple { protocol: 6, remote_port: 80, ..Tuple::default() };
-        Record { flags, state, last_state, error, tuple, ..Record::default() }
+        SocketRecord { flags, state, last_state, error, tuple, ..SocketRecord::default() }
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn each_deed_is_told_once() {
-        let mut told = Told::default();
+        let mut told = Delivered::default();
         let mut socket = record(CONNECTED, 1, 2, 0);
         (socket.calls.sends, socket.calls.receives, socket.connects) = (3, 2, 1);
         let news = told.news(&socket);

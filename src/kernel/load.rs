@@ -1,11 +1,10 @@
 //! Loading objects into the kernel and attaching their programs, with the reason where that fails.
 
-use super::Fault;
 use super::object::{LoadedObject, Loader};
-use super::permission;
 use super::program::Refused;
 use super::syscall::{ITERATOR_CREATE, LINK_CREATE, PROGRAM_QUERY, TRACEPOINT_OPEN, bpf, make};
 use super::types::KernelTypes;
+use super::{Fault, permission};
 use crate::error::exhausted;
 use crate::model::ProbeState;
 use aya::maps::MapData;
@@ -18,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Where a program is to be attached.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum AttachPoint {
     /// A tracepoint or a function of the kernel, by its name.
     Code(&'static str),
     /// Where the IP layer hands packets to the sockets of all control groups, or takes them from these.
@@ -27,24 +26,24 @@ pub(super) enum Place {
     Sockets(CgroupSockAttachType),
 }
 
-impl Place {
+impl AttachPoint {
     /// The name of the attach point in the kernel's code, if it is one.
     pub(super) fn point(self) -> Option<&'static str> {
         match self {
-            Place::Code(name) => Some(name),
-            Place::Packets(_) | Place::Sockets(_) => None,
+            AttachPoint::Code(name) => Some(name),
+            AttachPoint::Packets(_) | AttachPoint::Sockets(_) => None,
         }
     }
 
     /// Attaches a program that was loaded for this place. Closing the result detaches it.
     fn link(self, program: BorrowedFd<'_>, cgroups: &File) -> io::Result<OwnedFd> {
         let kind = match self {
-            Place::Code(_) => return link_to_code(program),
-            Place::Packets(direction) => direction.into(),
-            Place::Sockets(moment) => moment.into(),
+            AttachPoint::Code(_) => return link_to_code(program),
+            AttachPoint::Packets(direction) => direction.into(),
+            AttachPoint::Sockets(moment) => moment.into(),
         };
         let target = cgroups.as_raw_fd().unsigned_abs();
-        let attributes = Attributes { target, ..Attributes::of(program, kind) };
+        let attributes = LinkAttr { target, ..LinkAttr::of(program, kind) };
         // SAFETY: no pointer is among the attributes.
         Ok(unsafe { make(LINK_CREATE, &attributes) }?)
     }
@@ -52,9 +51,9 @@ impl Place {
     /// The error of attaching a program here, with its cause if that is another program.
     fn explain(self, error: io::Error, cgroups: &File) -> Box<dyn std::error::Error> {
         let kind: Option<bpf_attach_type> = match self {
-            Place::Code(_) => None,
-            Place::Packets(direction) => Some(direction.into()),
-            Place::Sockets(moment) => Some(moment.into()),
+            AttachPoint::Code(_) => None,
+            AttachPoint::Packets(direction) => Some(direction.into()),
+            AttachPoint::Sockets(moment) => Some(moment.into()),
         };
         let is_refused = error.raw_os_error() == Some(libc::EPERM);
         match kind.filter(|_| is_refused).and_then(|kind| exclusive_program(cgroups, kind)) {
@@ -68,12 +67,12 @@ impl Place {
 fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     /// The part of `union bpf_attr` that this takes.
     #[repr(C)]
-    struct Point {
+    struct TracepointAttr {
         name: u64,
         program: u32,
         padding: u32,
     }
-    let point = Point { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
+    let point = TracepointAttr { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
     // SAFETY: the attributes hold no pointer; the program knows its attach point.
     Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?)
 }
@@ -82,7 +81,7 @@ fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
     /// As in `union bpf_attr`.
     #[repr(C)]
-    struct Query {
+    struct QueryAttr {
         target: u32,
         kind: u32,
         flags: u32,
@@ -94,7 +93,7 @@ fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
     /// BPF_F_ALLOW_MULTI.
     const ALLOWS_OTHERS: u32 = 2;
     let mut number = 0u32;
-    let query = Query {
+    let query = QueryAttr {
         target: cgroups.as_raw_fd().unsigned_abs(),
         kind: kind as u32,
         flags: 0,
@@ -106,7 +105,7 @@ fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
     let query = std::cell::UnsafeCell::new(query);
     // SAFETY: the kernel writes at most one number where `numbers` says, and into the query itself, which nothing refers to.
     unsafe { bpf(PROGRAM_QUERY, &query) }.ok()?;
-    let Query { attach_flags, count, .. } = query.into_inner();
+    let QueryAttr { attach_flags, count, .. } = query.into_inner();
     (count > 0 && attach_flags & ALLOWS_OTHERS == 0).then_some(number)
 }
 
@@ -148,7 +147,7 @@ pub(super) fn load_object(loader: Loader<'_>, types: &KernelTypes) -> Result<Loa
 pub(super) fn attach(
     object: &mut LoadedObject,
     name: &str,
-    place: Place,
+    place: AttachPoint,
     types: &KernelTypes,
     cgroups: &File,
 ) -> Result<(), Fault> {
@@ -206,7 +205,7 @@ pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>
     })?;
     // The beginning of union bpf_iter_link_info.
     let over = map.map(|map| map.fd().as_fd().as_raw_fd());
-    let mut attributes = Attributes::of(program, bpf_attach_type::BPF_TRACE_ITER);
+    let mut attributes = LinkAttr::of(program, bpf_attach_type::BPF_TRACE_ITER);
     if let Some(over) = &over {
         (attributes.over, attributes.over_length) =
             (std::ptr::from_ref(over) as u64, size_of_val(over) as u32);
@@ -220,7 +219,7 @@ pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>
 /// # Errors
 /// The system's error number.
 pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
-    let attributes = Attributes { descriptor: link.as_raw_fd().unsigned_abs(), ..Attributes::default() };
+    let attributes = LinkAttr { descriptor: link.as_raw_fd().unsigned_abs(), ..LinkAttr::default() };
     // SAFETY: no pointer is among the attributes.
     unsafe { make(ITERATOR_CREATE, &attributes) }
 }
@@ -243,7 +242,7 @@ pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
 /// The part of `union bpf_attr` that making links and walks takes.
 #[repr(C)]
 #[derive(Default)]
-struct Attributes {
+struct LinkAttr {
     descriptor: u32,
     target: u32,
     kind: u32,
@@ -253,10 +252,10 @@ struct Attributes {
     padding: u32,
 }
 
-impl Attributes {
-    fn of(program: BorrowedFd<'_>, kind: bpf_attach_type) -> Attributes {
+impl LinkAttr {
+    fn of(program: BorrowedFd<'_>, kind: bpf_attach_type) -> LinkAttr {
         let descriptor = program.as_raw_fd().unsigned_abs();
-        Attributes { descriptor, kind: kind as u32, ..Attributes::default() }
+        LinkAttr { descriptor, kind: kind as u32, ..LinkAttr::default() }
     }
 }
 

@@ -4,8 +4,6 @@
 //! session goes on with what it can read otherwise. Programs, maps and links live exactly as long as the
 //! descriptors that hold them: nothing is pinned, so that the end of the process, however it comes, ends them too.
 
-#[cfg(not(feature = "ebpf"))]
-mod absent;
 #[cfg(feature = "ebpf")]
 mod accounts;
 #[cfg(feature = "ebpf")]
@@ -17,6 +15,8 @@ mod cgroup_root;
 #[cfg(feature = "ebpf")]
 mod cgroups;
 mod clocks;
+#[cfg(not(feature = "ebpf"))]
+mod disabled;
 #[cfg(feature = "ebpf")]
 mod drain;
 #[cfg(feature = "ebpf")]
@@ -58,7 +58,7 @@ mod traffic;
 mod types;
 
 #[cfg(not(feature = "ebpf"))]
-pub use absent::{Counters, Owners, Sockets};
+pub use disabled::{Counters, Owners, Sockets};
 #[cfg(feature = "ebpf")]
 pub use owners::Owners;
 #[cfg(feature = "ebpf")]

@@ -3,7 +3,7 @@
 //! `aya-obj` parses and relocates the object. The loader of `aya` is not used: creating one parses all of the kernel's
 //! type information, which takes longer than all other steps together and 33 MB of memory.
 
-use super::program;
+use super::program::{self, LoadResult};
 use super::syscall::{MAP_FREEZE, MAP_UPDATE, TYPES_LOAD, bpf, make};
 use super::types::KernelTypes;
 use crate::sync::Mutex;
@@ -15,8 +15,6 @@ use aya_obj::{EbpfSectionKind, Function, Object, ProgramSection};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Loads an object with changed constants and map sizes.
 pub(super) struct Loader<'a> {
@@ -49,7 +47,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// The object is malformed, or the kernel refuses a map.
-    pub(super) fn load(self, types: &KernelTypes) -> Outcome<LoadedObject> {
+    pub(super) fn load(self, types: &KernelTypes) -> LoadResult<LoadedObject> {
         let mut object = Object::parse(self.object)?;
         object.patch_map_data(self.globals)?;
         let features = aya::features();
@@ -82,7 +80,10 @@ impl<'a> Loader<'a> {
             // No two programs have the same function: they differ in section or address.
             let function = object.functions.remove(&(program.section_index, program.address));
             let function = function.ok_or_else(|| format!("program {name} has no code"))?;
-            programs.insert(name, Program { section: program.section, code: Code::Ready(function) });
+            programs.insert(
+                name,
+                ObjectProgram { section: program.section, code: ProgramState::Ready(function) },
+            );
         }
         Ok(LoadedObject {
             license: object.license.to_bytes_with_nul().to_vec(),
@@ -99,16 +100,16 @@ pub(super) struct LoadedObject {
     license: Vec<u8>,
     own_types: Option<OwnedFd>,
     maps: HashMap<String, Map>,
-    programs: HashMap<String, Program>,
+    programs: HashMap<String, ObjectProgram>,
     links: Vec<OwnedFd>,
 }
 
-struct Program {
+struct ObjectProgram {
     section: ProgramSection,
-    code: Code,
+    code: ProgramState,
 }
 
-enum Code {
+enum ProgramState {
     Ready(Function),
     Loaded(OwnedFd),
     /// A link keeps it.
@@ -125,15 +126,15 @@ impl LoadedObject {
     pub(super) fn keep(&mut self, name: &str, link: OwnedFd) {
         self.links.push(link);
         if let Some(program) = self.programs.get_mut(name) {
-            program.code = Code::Linked;
+            program.code = ProgramState::Linked;
         }
     }
 
     /// A loaded program.
     pub(super) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         match &self.programs.get(name)?.code {
-            Code::Ready(_) | Code::Linked => None,
-            Code::Loaded(descriptor) => Some(descriptor.as_fd()),
+            ProgramState::Ready(_) | ProgramState::Linked => None,
+            ProgramState::Loaded(descriptor) => Some(descriptor.as_fd()),
         }
     }
 
@@ -146,13 +147,13 @@ impl LoadedObject {
         name: &str,
         point: Option<&str>,
         types: &KernelTypes,
-    ) -> Outcome<()> {
+    ) -> LoadResult<()> {
         let program = self.programs.get(name).ok_or("there is no such program")?;
-        if let Code::Ready(function) = &program.code {
+        if let ProgramState::Ready(function) = &program.code {
             let (license, own_types) = (&self.license, self.own_types.as_ref());
             let loaded = program::load(name, &program.section, function, point, license, own_types, types)?;
             if let Some(program) = self.programs.get_mut(name) {
-                program.code = Code::Loaded(loaded);
+                program.code = ProgramState::Loaded(loaded);
             }
         }
         Ok(())
@@ -171,7 +172,9 @@ impl LoadedObject {
             loop {
                 let next = wanted.lock().next();
                 let Some((name, point)) = next else { return loaded };
-                let Some(Program { section, code: Code::Ready(function) }) = self.programs.get(name) else {
+                let Some(ObjectProgram { section, code: ProgramState::Ready(function) }) =
+                    self.programs.get(name)
+                else {
                     continue;
                 };
                 let (license, own_types) = (&self.license, self.own_types.as_ref());
@@ -182,7 +185,7 @@ impl LoadedObject {
         let (some, others) = both("capture-load", load, load);
         for (name, descriptor) in some.into_iter().chain(others) {
             if let Some(program) = self.programs.get_mut(name) {
-                program.code = Code::Loaded(descriptor);
+                program.code = ProgramState::Loaded(descriptor);
             }
         }
     }
@@ -191,7 +194,7 @@ impl LoadedObject {
 /// Loads the object's own type information.
 fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
     #[repr(C)]
-    struct Attributes {
+    struct TypesAttr {
         types: u64,
         log: u64,
         size: u32,
@@ -199,7 +202,7 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
         log_level: u32,
         padding: u32,
     }
-    let attributes = Attributes {
+    let attributes = TypesAttr {
         types: types.as_ptr().addr() as u64,
         log: 0,
         size: types.len() as u32,
@@ -212,9 +215,9 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Creates a map, and fills it if it is a data section.
-fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<'_>>) -> Outcome<MapData> {
+fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<'_>>) -> LoadResult<MapData> {
     #[repr(C)]
-    struct Attributes {
+    struct ElementAttr {
         map: u32,
         padding: u32,
         key: u64,
@@ -223,7 +226,7 @@ fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<
     }
     let map = MapData::create(definition.clone(), name, own_types)?;
     let key = 0u32;
-    let attributes = Attributes {
+    let attributes = ElementAttr {
         map: map.fd().as_fd().as_raw_fd().unsigned_abs(),
         padding: 0,
         key: std::ptr::from_ref(&key).addr() as u64,
@@ -243,7 +246,7 @@ fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<
 
 /// Gives each processor its share of an LRU map. A processor takes 128 free entries at a time (up to Linux 6.16, whatever the
 /// size); where there are fewer than all of them take, the late ones have one entry each (kernel/bpf/bpf_lru_list.c).
-fn widen(definition: &mut aya_obj::Map) -> Outcome<()> {
+fn widen(definition: &mut aya_obj::Map) -> LoadResult<()> {
     const EACH: usize = 256;
     let is_lru = definition.map_type() == bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
     if is_lru && definition.max_entries() > 1 {

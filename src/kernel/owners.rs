@@ -1,7 +1,7 @@
 //! Who uses the socket of a flow, as the socket probes have noted it.
 
 use super::batch::lookup;
-use super::records::{INHERITED, Owned, Process, Record, SEVERAL, Tuple, UNUSED};
+use super::records::{EndpointOwner, INHERITED, Process, SEVERAL, SocketRecord, Tuple, UNUSED};
 use super::socket_set::SocketSet;
 use super::subscriber::{Who, identity};
 use super::sweep::Asked;
@@ -44,10 +44,11 @@ impl Owners {
     pub fn find(&self, key: &FlowKey, netns: u32, first_ns: u64) -> Option<Found> {
         let tuple = tuple_of(key, netns);
         let SocketSet { maps, cgroups, .. } = &*self.set;
-        let had_ended = |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns < first_ns;
-        let before = |owned: &Owned| lookup::<_, Owned>(maps.formers.fd().as_fd(), &owned.former);
+        let had_ended = |owned: &EndpointOwner| owned.ended_ns != 0 && owned.ended_ns < first_ns;
+        let before =
+            |owned: &EndpointOwner| lookup::<_, EndpointOwner>(maps.formers.fd().as_fd(), &owned.former);
         let find = |map: &MapData| {
-            let mut owned = lookup::<_, Owned>(map.fd().as_fd(), &tuple)?;
+            let mut owned = lookup::<_, EndpointOwner>(map.fd().as_fd(), &tuple)?;
             for _ in 0..FORMERS {
                 // A connection comes in before its socket is made.
                 let former =
@@ -65,15 +66,17 @@ impl Owners {
             flags if flags & SEVERAL != 0 => Quality::Shared,
             _ => Quality::Exact,
         };
-        let is_gone =
-            || owned.ended_ns != 0 || lookup::<_, Record>(maps.sockets.fd().as_fd(), &owned.cookie).is_none();
+        let is_gone = || {
+            owned.ended_ns != 0
+                || lookup::<_, SocketRecord>(maps.sockets.fd().as_fd(), &owned.cookie).is_none()
+        };
         let claim = match owned.flags {
             // Whom the listener passes it to is seen when it is used for the first time.
             flags if flags & INHERITED != 0 && !is_gone() => Claim::Listener,
             flags if flags & UNUSED != 0 && !is_gone() => Claim::Creator,
             _ => Claim::User,
         };
-        let Owned { name, uid, gid, cgroup, .. } = owned;
+        let EndpointOwner { name, uid, gid, cgroup, .. } = owned;
         let identity = identity(&Who { name, uid, gid, cgroup }, cgroups.as_ref());
         Some(Found { owner: Owner { process, quality }, identity, claim })
     }

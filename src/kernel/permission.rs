@@ -47,7 +47,7 @@ fn is_locked_down(modes: &str) -> bool {
 pub(super) fn try_out() -> io::Result<()> {
     /// `union bpf_attr` for BPF_MAP_CREATE; what is not named is to be zero.
     #[repr(C)]
-    struct Map {
+    struct MapAttr {
         kind: u32,
         key_size: u32,
         value_size: u32,
@@ -58,7 +58,8 @@ pub(super) fn try_out() -> io::Result<()> {
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 
-    let map = Map { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
+    let map =
+        MapAttr { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
     // SAFETY: it holds numbers only.
     unsafe { make(BPF_MAP_CREATE, &map) }?;
     load_empty(BPF_PROG_TYPE_SOCKET_FILTER).map(drop)
@@ -71,7 +72,7 @@ pub(super) fn try_out() -> io::Result<()> {
 pub(super) fn load_empty(kind: u32) -> io::Result<OwnedFd> {
     /// `union bpf_attr` for BPF_PROG_LOAD; what is not named is to be zero.
     #[repr(C)]
-    struct Program {
+    struct LoadAttr {
         kind: u32,
         instruction_count: u32,
         instructions: u64,
@@ -81,7 +82,7 @@ pub(super) fn load_empty(kind: u32) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: i32 = 5;
     // r0 = 0; exit
     static INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    let program = Program {
+    let program = LoadAttr {
         kind,
         instruction_count: INSTRUCTIONS.len() as u32,
         instructions: INSTRUCTIONS.as_ptr().addr() as u64,

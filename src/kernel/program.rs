@@ -1,6 +1,6 @@
 //! Handing one program of an object to the kernel, which verifies it.
 
-use super::btf::Kind;
+use super::btf::TypeKind;
 use super::syscall::{PROGRAM_LOAD, make};
 use super::types::KernelTypes;
 use aya_obj::generated::{
@@ -12,7 +12,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+/// A result whose error is only ever shown.
+pub(super) type LoadResult<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// `BPF_F_SLEEPABLE`, include/uapi/linux/bpf.h.
 const SLEEPABLE: u32 = 1 << 4;
@@ -41,7 +42,7 @@ pub(super) fn load(
     license: &[u8],
     own_types: Option<&OwnedFd>,
     types: &KernelTypes,
-) -> Outcome<OwnedFd> {
+) -> LoadResult<OwnedFd> {
     let shape = Shape::of(section).ok_or("programs of this kind are unsupported")?;
     let point = match (shape.point, point) {
         (Some((kind, prefix)), Some(point)) => {
@@ -51,18 +52,18 @@ pub(super) fn load(
         (None, _) => 0,
         (Some(_), None) => return Err("it needs an attach point".into()),
     };
-    let mut attributes = Attributes {
+    let mut attributes = ProgramAttr {
         kind: shape.kind as u32,
         license: license.as_ptr().addr() as u64,
         flags: if shape.is_sleepable { SLEEPABLE } else { 0 },
         attach_kind: shape.attach_kind as u32,
         point,
-        ..Attributes::default()
+        ..ProgramAttr::default()
     };
     for (to, from) in attributes.name.iter_mut().take(NAME - 1).zip(name.bytes()) {
         *to = from;
     }
-    let number = types.point(Kind::Func, KERNEL_PACKET);
+    let number = types.point(TypeKind::Func, KERNEL_PACKET);
     let full = number.and_then(|number| fill_in(function, Some(number)));
     // Where the kernel has the function, it may be for programs of other kinds only.
     if let Some(loaded) = full.and_then(|function| attributes.load(&function, own_types).ok()) {
@@ -98,7 +99,7 @@ struct Shape {
     kind: bpf_prog_type,
     attach_kind: bpf_attach_type,
     /// The kind of type that stands for its attach point, and the prefix of that type's name.
-    point: Option<(Kind, &'static str)>,
+    point: Option<(TypeKind, &'static str)>,
     is_sleepable: bool,
 }
 
@@ -118,13 +119,16 @@ impl Shape {
         };
         let grouped = |kind, attach_kind| Shape { kind, attach_kind, point: None, is_sleepable: false };
         Some(match *section {
-            ProgramSection::BtfTracePoint => traced(BPF_TRACE_RAW_TP, Kind::Typedef, "btf_trace_", false),
-            ProgramSection::FEntry { sleepable } => traced(BPF_TRACE_FENTRY, Kind::Func, "", sleepable),
-            ProgramSection::FExit { sleepable } => traced(BPF_TRACE_FEXIT, Kind::Func, "", sleepable),
-            ProgramSection::Iter { sleepable } => traced(BPF_TRACE_ITER, Kind::Func, "bpf_iter_", sleepable),
-            ProgramSection::Lsm { sleepable } => {
-                Shape { kind: BPF_PROG_TYPE_LSM, ..traced(BPF_LSM_MAC, Kind::Func, "bpf_lsm_", sleepable) }
+            ProgramSection::BtfTracePoint => traced(BPF_TRACE_RAW_TP, TypeKind::Typedef, "btf_trace_", false),
+            ProgramSection::FEntry { sleepable } => traced(BPF_TRACE_FENTRY, TypeKind::Func, "", sleepable),
+            ProgramSection::FExit { sleepable } => traced(BPF_TRACE_FEXIT, TypeKind::Func, "", sleepable),
+            ProgramSection::Iter { sleepable } => {
+                traced(BPF_TRACE_ITER, TypeKind::Func, "bpf_iter_", sleepable)
             }
+            ProgramSection::Lsm { sleepable } => Shape {
+                kind: BPF_PROG_TYPE_LSM,
+                ..traced(BPF_LSM_MAC, TypeKind::Func, "bpf_lsm_", sleepable)
+            },
             ProgramSection::CgroupSkb { attach_type: Some(place) } => {
                 grouped(BPF_PROG_TYPE_CGROUP_SKB, place.into())
             }
@@ -139,7 +143,7 @@ impl Shape {
 /// The part of `union bpf_attr` that loading a program takes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Attributes {
+struct ProgramAttr {
     kind: u32,
     instruction_count: u32,
     instructions: u64,
@@ -164,7 +168,7 @@ struct Attributes {
     padding: u32,
 }
 
-impl Attributes {
+impl ProgramAttr {
     /// Loads a function. Only a refusal is repeated with the verifier's log.
     fn load(mut self, function: &Function, own_types: Option<&OwnedFd>) -> Result<OwnedFd, Refused> {
         self.instruction_count = function.instructions.len() as u32;
@@ -219,4 +223,4 @@ impl std::error::Error for Refused {
     }
 }
 
-const _: () = assert!(size_of::<bpf_insn>() == 8 && size_of::<Attributes>() == 120);
+const _: () = assert!(size_of::<bpf_insn>() == 8 && size_of::<ProgramAttr>() == 120);

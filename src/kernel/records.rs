@@ -108,7 +108,7 @@ pub(super) struct Calls {
 /// All that is known of a socket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Record {
+pub(super) struct SocketRecord {
     pub version: u32,
     pub flags: u32,
     pub owner: Process,
@@ -137,7 +137,7 @@ pub(super) struct Record {
     pub entered: u32,
 }
 
-impl Record {
+impl SocketRecord {
     /// Whether the copy was made while no program was changing the record. The kernel copies from front to back; the last
     /// field is the first that a change writes.
     pub(super) fn is_whole(&self) -> bool {
@@ -199,7 +199,7 @@ pub(super) struct Share {
 /// Whose a pair of endpoints is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Owned {
+pub(super) struct EndpointOwner {
     /// When the process started.
     pub start_ns: u64,
     pub cookie: u64,
@@ -233,7 +233,7 @@ unsafe impl Pod for Way {}
 // SAFETY: as above.
 unsafe impl Pod for Counts {}
 // SAFETY: as above.
-unsafe impl Pod for Record {}
+unsafe impl Pod for SocketRecord {}
 // SAFETY: as above.
 unsafe impl Pod for ShareKey {}
 // SAFETY: as above.
@@ -245,9 +245,9 @@ unsafe impl Pod for Control {}
 // SAFETY: as above.
 unsafe impl Pod for Share {}
 // SAFETY: as above.
-unsafe impl Pod for Owned {}
+unsafe impl Pod for EndpointOwner {}
 
 const _: () = {
-    assert!(size_of::<Tuple>() == 48 && size_of::<Record>() == 304 && size_of::<Owned>() == 80);
+    assert!(size_of::<Tuple>() == 48 && size_of::<SocketRecord>() == 304 && size_of::<EndpointOwner>() == 80);
     assert!(size_of::<ShareKey>() == 32 && size_of::<Share>() == 72);
 };

@@ -1,13 +1,15 @@
 //! The socket probes, loaded once for all sessions of the process that want the same of them.
 
-use super::btf::Kind;
+use super::btf::TypeKind;
 use super::cgroup_root::open_cgroup_root;
 use super::cgroups::{Cgroups, leave_out};
 use super::drain::Drain;
-use super::load::{Place, attach, fault, load_iterator, load_object, walk, walk_link};
+use super::load::{AttachPoint, attach, fault, load_iterator, load_object, walk, walk_link};
 use super::object::{LoadedObject, Loader};
 use super::program::KERNEL_PACKET;
-use super::records::{Buckets, Control, Counts, LatencyKey, LossKey, Owned, Record, Share, ShareKey, Tuple};
+use super::records::{
+    Buckets, Control, Counts, EndpointOwner, LatencyKey, LossKey, Share, ShareKey, SocketRecord, Tuple,
+};
 use super::shared::PerProcess;
 use super::sweep::Sweep;
 use super::types::{KernelTypes, TypeCache};
@@ -25,7 +27,7 @@ use tracing::debug;
 static OBJECT: &[u8] = include_bytes_aligned!("probes/sockets.bpf.o");
 
 /// A part of what is known of sockets, and the programs that tell it.
-struct Part {
+struct ProbeGroup {
     what: ProgramSet,
     /// Without it nothing is known.
     is_needed: bool,
@@ -33,84 +35,84 @@ struct Part {
     is_needed_to_count: bool,
     /// Ways to learn it, the best first. Of each the first program is indispensable; the others are for what not every
     /// kernel has.
-    ways: &'static [&'static [(&'static str, Place)]],
+    ways: &'static [&'static [(&'static str, AttachPoint)]],
 }
 
 /// Programs that make records come before those that count.
-const PARTS: &[Part] = &[
-    Part {
+const PARTS: &[ProbeGroup] = &[
+    ProbeGroup {
         what: ProgramSet::SOCKETS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_create", Place::Sockets(CgroupSockAttachType::SockCreate))]],
+        ways: &[&[("capture_create", AttachPoint::Sockets(CgroupSockAttachType::SockCreate))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::SOCKETS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_release", Place::Sockets(CgroupSockAttachType::SockRelease))]],
+        ways: &[&[("capture_release", AttachPoint::Sockets(CgroupSockAttachType::SockRelease))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::CONNECTIONS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_state", Place::Code("inet_sock_set_state"))]],
+        ways: &[&[("capture_state", AttachPoint::Code("inet_sock_set_state"))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::CONNECTIONS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_destroy", Place::Code("tcp_destroy_sock"))]],
+        ways: &[&[("capture_destroy", AttachPoint::Code("tcp_destroy_sock"))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::SENDS,
         is_needed: false,
         is_needed_to_count: true,
         ways: &[
-            &[("capture_send", Place::Code("sock_send_length"))],
+            &[("capture_send", AttachPoint::Code("sock_send_length"))],
             &[
-                ("capture_send4", Place::Code("inet_sendmsg")),
-                ("capture_send6", Place::Code("inet6_sendmsg")),
-                ("capture_sendpage", Place::Code("inet_sendpage")),
-                ("capture_send_packet", Place::Code("packet_sendmsg")),
+                ("capture_send4", AttachPoint::Code("inet_sendmsg")),
+                ("capture_send6", AttachPoint::Code("inet6_sendmsg")),
+                ("capture_sendpage", AttachPoint::Code("inet_sendpage")),
+                ("capture_send_packet", AttachPoint::Code("packet_sendmsg")),
             ],
         ],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::RECEIVES,
         is_needed: false,
         is_needed_to_count: true,
         ways: &[
-            &[("capture_receive", Place::Code("sock_recv_length"))],
+            &[("capture_receive", AttachPoint::Code("sock_recv_length"))],
             &[
-                ("capture_receive4", Place::Code("inet_recvmsg")),
-                ("capture_receive6", Place::Code("inet6_recvmsg")),
+                ("capture_receive4", AttachPoint::Code("inet_recvmsg")),
+                ("capture_receive6", AttachPoint::Code("inet6_recvmsg")),
             ],
         ],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::PACKETS,
         is_needed: false,
         is_needed_to_count: true,
-        ways: &[&[("capture_egress", Place::Packets(CgroupSkbAttachType::Egress))]],
+        ways: &[&[("capture_egress", AttachPoint::Packets(CgroupSkbAttachType::Egress))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::PACKETS,
         is_needed: false,
         is_needed_to_count: true,
-        ways: &[&[("capture_ingress", Place::Packets(CgroupSkbAttachType::Ingress))]],
+        ways: &[&[("capture_ingress", AttachPoint::Packets(CgroupSkbAttachType::Ingress))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::DIRECT_PACKETS,
         is_needed: false,
         is_needed_to_count: false,
-        ways: &[&[("capture_xmit", Place::Code("net_dev_queue"))]],
+        ways: &[&[("capture_xmit", AttachPoint::Code("net_dev_queue"))]],
     },
-    Part {
+    ProbeGroup {
         what: ProgramSet::LATE_PACKETS,
         is_needed: false,
         is_needed_to_count: false,
-        ways: &[&[("capture_drop", Place::Code("kfree_skb"))]],
+        ways: &[&[("capture_drop", AttachPoint::Code("kfree_skb"))]],
     },
 ];
 
@@ -179,7 +181,7 @@ impl SocketSet {
             TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1, KERNEL_PACKET, DROP_WITH_SOCKET]))?;
         let root = open_cgroup_root()?;
         let want_cgroups = u8::from(cgroups);
-        let tells_receiver = u8::from(types.point(Kind::Func, DROP_WITH_SOCKET).is_some());
+        let tells_receiver = u8::from(types.point(TypeKind::Func, DROP_WITH_SOCKET).is_some());
         let (keep_records, want_peers) = match wants {
             Wants::Owners => (&0u8, &1u8),
             Wants::Bytes => (&1, &0),
@@ -221,13 +223,13 @@ impl SocketSet {
             }
         };
         let maps = Maps {
-            sockets: entries::<u64, Record>(&mut object, "sockets")?,
+            sockets: entries::<u64, SocketRecord>(&mut object, "sockets")?,
             shares: entries::<ShareKey, Share>(&mut object, "shares")?,
             losses: entries::<LossKey, Counts>(&mut object, "losses")?,
             latencies: entries::<LatencyKey, Buckets>(&mut object, "latencies")?,
-            tuples: entries::<Tuple, Owned>(&mut object, "tuples")?,
-            peers: entries::<Tuple, Owned>(&mut object, "peers")?,
-            formers: entries::<u64, Owned>(&mut object, "formers")?,
+            tuples: entries::<Tuple, EndpointOwner>(&mut object, "tuples")?,
+            peers: entries::<Tuple, EndpointOwner>(&mut object, "peers")?,
+            formers: entries::<u64, EndpointOwner>(&mut object, "formers")?,
         };
         let cgroups = cgroups.then(|| Cgroups::of(&mut object)).flatten();
         let cgroups = cgroups.filter(|cgroups| cgroups.keep_root().is_some());
@@ -261,7 +263,13 @@ struct Programs {
 
 impl Programs {
     /// Attaches what tells a part, in the best way that there is.
-    fn add(&mut self, part: &Part, wants: Wants, types: &KernelTypes, root: &File) -> Result<(), Fault> {
+    fn add(
+        &mut self,
+        part: &ProbeGroup,
+        wants: Wants,
+        types: &KernelTypes,
+        root: &File,
+    ) -> Result<(), Fault> {
         let mut first_fault = None;
         for way in part.ways {
             let mut programs = way.iter();

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 /// The descriptor table that the probes are in, what they are loaded for, whether they tell the paths of control groups, and
 /// the cgroup namespace in which these begin then.
-type Key = (u64, Wants, bool, Option<u64>);
+type ProbeKey = (u64, Wants, bool, Option<u64>);
 
 /// The probes of all sessions.
-static SETS: PerProcess<Shared<Key, SocketSet>> = PerProcess::new();
+static SETS: PerProcess<Shared<ProbeKey, SocketSet>> = PerProcess::new();
 
 /// The socket probes at work for a session. When the last of all sessions is dropped they are detached.
 pub struct Sockets {

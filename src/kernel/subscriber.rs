@@ -2,7 +2,7 @@
 
 use super::accounts::give_back;
 use super::cgroups::Cgroups;
-use super::flow::{Told, flow, is_flow};
+use super::flow::{Delivered, flow, is_flow};
 use super::records::*;
 use super::task::CgroupPaths;
 use super::{Clocks, Credit};
@@ -53,7 +53,7 @@ impl Increment {
 /// The record of a socket as it was read.
 pub(super) struct Observation<'a> {
     pub(super) cookie: u64,
-    pub(super) record: &'a Record,
+    pub(super) record: &'a SocketRecord,
     /// What has passed through the socket.
     pub(super) total: Counts,
     pub(super) quality: Quality,
@@ -67,7 +67,7 @@ pub(super) struct Observation<'a> {
 }
 
 /// What a session looks at, and how.
-pub(super) struct View<'a> {
+pub(super) struct DrainScope<'a> {
     /// The network namespaces that are counted in, if not all.
     pub(super) namespaces: Option<&'a HashSet<u64>>,
     pub(super) cgroups: Option<&'a Cgroups>,
@@ -75,7 +75,7 @@ pub(super) struct View<'a> {
     pub(super) take: &'a mut dyn FnMut(Credit<'_>),
 }
 
-impl View<'_> {
+impl DrainScope<'_> {
     fn sees(&self, netns: u32) -> bool {
         self.namespaces.is_none_or(|chosen| chosen.contains(&netns.into()))
     }
@@ -83,13 +83,13 @@ impl View<'_> {
 
 /// The subscription of one session.
 pub(super) struct Subscriber {
-    credits: Map<(Process, u32, Quality), Kept>,
+    credits: Map<(Process, u32, Quality), PendingBytes>,
     /// Bytes of nobody, by reason and network namespace.
     lost: Map<(Unowned, u32), Lost>,
     /// Bytes of each socket that had arrived before the subscription and were not credited to anybody by then.
     before: Map<u64, Counts>,
     /// `None` if they are not asked for.
-    flows: Option<Flows>,
+    flows: Option<SocketFlows>,
     /// Bytes that wait for the first use of their socket, or for being read, as of the session's last reading.
     pub(super) pending: u64,
     /// Records of ended flows that were not kept.
@@ -97,7 +97,7 @@ pub(super) struct Subscriber {
 }
 
 /// Bytes that wait for the session to take them.
-struct Kept {
+struct PendingBytes {
     counts: Counts,
     who: Who,
     since_ns: u64,
@@ -120,16 +120,16 @@ fn is_kept(since_ns: &mut u64, clocks: Clocks) -> bool {
 }
 
 #[derive(Default)]
-struct Flows {
-    told: Map<u64, Told>,
-    ended: Vec<Ended>,
+struct SocketFlows {
+    told: Map<u64, Delivered>,
+    ended: Vec<ClosedSocket>,
     times: Map<Process, Buckets>,
 }
 
 /// The last record of a socket.
-struct Ended {
+struct ClosedSocket {
     cookie: u64,
-    record: Record,
+    record: SocketRecord,
     total: Counts,
     quality: Quality,
     changed_ns: u64,
@@ -141,7 +141,7 @@ impl Subscriber {
             credits: Map::default(),
             lost: Map::default(),
             before: Map::default(),
-            flows: flows.then(Flows::default),
+            flows: flows.then(SocketFlows::default),
             pending: 0,
             flows_lost: 0,
         }
@@ -159,7 +159,7 @@ impl Subscriber {
         if let Some(flows) = &mut self.flows {
             // What a listener has made is accepted when a process uses it.
             let record = (!seen.is_unused).then_some(seen.record);
-            flows.told.insert(seen.cookie, Told::from(record, seen.total));
+            flows.told.insert(seen.cookie, Delivered::from(record, seen.total));
         }
     }
 
@@ -187,7 +187,7 @@ impl Subscriber {
             self.lose(Unowned::QueueFull, increment.netns, &counts);
             return;
         }
-        let new = Kept { counts: Counts::default(), who: increment.who, since_ns: 0 };
+        let new = PendingBytes { counts: Counts::default(), who: increment.who, since_ns: 0 };
         let kept = self.credits.entry(key).or_insert(new);
         kept.counts = kept.counts.plus(&counts);
     }
@@ -217,7 +217,7 @@ impl Subscriber {
             return;
         }
         let &Observation { cookie, record, total, quality, changed_ns, .. } = seen;
-        flows.ended.push(Ended { cookie, record: *record, total, quality, changed_ns });
+        flows.ended.push(ClosedSocket { cookie, record: *record, total, quality, changed_ns });
     }
 
     /// Drops what is kept of a socket of which nothing more comes.
@@ -234,7 +234,7 @@ impl Subscriber {
         seen: &Observation<'_>,
         waiting: &Counts,
         clocks: Clocks,
-        view: &mut View<'_>,
+        view: &mut DrainScope<'_>,
     ) {
         let Observation { cookie, record, quality, is_over, is_settled, .. } = *seen;
         if !view.sees(record.tuple.netns) {
@@ -259,9 +259,9 @@ impl Subscriber {
     }
 
     /// Hands out the last records of sockets that another session's reading has removed from the kernel.
-    pub(super) fn hand_out_ended(&mut self, clocks: Clocks, view: &mut View<'_>) {
+    pub(super) fn hand_out_ended(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
         let Some(flows) = &mut self.flows else { return };
-        for Ended { cookie, record, total, quality, changed_ns } in std::mem::take(&mut flows.ended) {
+        for ClosedSocket { cookie, record, total, quality, changed_ns } in std::mem::take(&mut flows.ended) {
             let seen = Observation {
                 cookie,
                 record: &record,
@@ -278,7 +278,7 @@ impl Subscriber {
     }
 
     /// Hands out bytes and times.
-    pub(super) fn hand_out(&mut self, clocks: Clocks, view: &mut View<'_>) {
+    pub(super) fn hand_out(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
         let ticks_per_second = view.ticks_per_second;
         let held = self.credits.len();
         self.credits.retain(|(process, netns, quality), kept| {

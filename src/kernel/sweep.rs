@@ -2,7 +2,7 @@
 
 use super::Wants;
 use super::batch::{Batch, delete, lookup};
-use super::records::{Owned, Tuple};
+use super::records::{EndpointOwner, Tuple};
 use aya::maps::MapData;
 use std::io;
 use std::os::fd::AsFd;
@@ -35,7 +35,7 @@ impl Asked {
 
 /// Sweeps the endpoints now and then.
 pub(super) struct Sweep {
-    endpoints: Batch<Tuple, Owned>,
+    endpoints: Batch<Tuple, EndpointOwner>,
     kept_ns: u64,
     last_ns: u64,
     /// Those who ask: what one of them has still to ask about stays.
@@ -76,7 +76,7 @@ impl Sweep {
         self.last_ns = now_ns;
         let (mut ended, kept_ns, asked_ns) = (Vec::new(), self.kept_ns, self.asked_ns(now_ns));
         let is_over =
-            |owned: &Owned| owned.ended_ns != 0 && owned.ended_ns.saturating_add(kept_ns) < asked_ns;
+            |owned: &EndpointOwner| owned.ended_ns != 0 && owned.ended_ns.saturating_add(kept_ns) < asked_ns;
         self.endpoints.read(tuples.fd().as_fd(), |tuple, owned| {
             if is_over(owned) {
                 ended.push(*tuple);

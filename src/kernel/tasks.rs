@@ -29,10 +29,10 @@ static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
 /// The descriptor table that a program is in, the groups of figures that it tells, and the cgroup namespace in which paths
 /// begin, if they are among them.
-type Key = (u64, u32, Option<u64>);
+type TaskKey = (u64, u32, Option<u64>);
 
 /// The programs of all sessions.
-static PROGRAMS: PerProcess<Shared<Key, TaskProgram>> = PerProcess::new();
+static PROGRAMS: PerProcess<Shared<TaskKey, TaskProgram>> = PerProcess::new();
 
 /// What a record is.
 const PROCESS: u32 = 1;
@@ -44,7 +44,7 @@ const GROUPS: [(SampleSet, u32); 4] =
     [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4), (SampleSet::CGROUP, 8)];
 
 /// The most processors whose shares of the resident set are summed up.
-const MOST_PROCESSORS: u32 = 512;
+const MAX_PROCESSORS: u32 = 512;
 
 /// At least what the kernel hands over in one read, eight pages of 4 KiB.
 const READ_BYTES: usize = 64 * 1024;
@@ -264,10 +264,10 @@ fn broken(doing: &str, errno: Errno) -> Fault {
 fn processors() -> Result<u32, Fault> {
     let count = aya::util::nr_cpus().map_err(|(file, error)| fault(file, &error))?;
     let text =
-        || format!("there are {count} processors, and more than {MOST_PROCESSORS} are not provided for");
+        || format!("there are {count} processors, and more than {MAX_PROCESSORS} are not provided for");
     u32::try_from(count)
         .ok()
-        .filter(|&count| count <= MOST_PROCESSORS)
+        .filter(|&count| count <= MAX_PROCESSORS)
         .ok_or_else(|| Fault { state: ProbeState::NotSupported, text: text() })
 }
 

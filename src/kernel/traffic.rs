@@ -2,7 +2,7 @@
 
 use super::drain::Drain;
 use super::socket_set::SocketSet;
-use super::subscriber::View;
+use super::subscriber::DrainScope;
 use super::{Clocks, Credit};
 use crate::sync::Mutex;
 use std::collections::HashSet;
@@ -82,7 +82,7 @@ impl Counters {
     pub fn read(&mut self, clocks: Clocks, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         let SocketSet { maps, cgroups, sweep, .. } = &*self.set;
         let mut drain = drain(&self.set)?.lock();
-        let view = View {
+        let view = DrainScope {
             namespaces: self.namespaces.as_ref(),
             cgroups: cgroups.as_ref(),
             ticks_per_second: self.ticks_per_second,

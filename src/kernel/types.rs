@@ -5,7 +5,7 @@
 //! some kilobytes and is kept for the life of the process.
 
 use super::Fault;
-use super::btf::{Btf, Kind, Malformed, essential};
+use super::btf::{Btf, Malformed, TypeKind, essential};
 use super::page_buffer::PageBuffer;
 use crate::model::ProbeState;
 use crate::sync::Mutex;
@@ -19,12 +19,12 @@ use std::sync::Arc;
 /// The kernel's description of its types.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-type Map<K, V> = HashMap<K, V, RandomState>;
+type TypeMap<K, V> = HashMap<K, V, RandomState>;
 type Set<K> = HashSet<K, RandomState>;
 /// The type that stands for an attach point.
-type Point = (Kind, Vec<u8>);
+type Point = (TypeKind, Vec<u8>);
 /// The numbers of such.
-type Points = Map<Point, u32>;
+type Points = TypeMap<Point, u32>;
 
 /// The types and attach points of the kernel that one object needs.
 pub(super) struct KernelTypes {
@@ -84,7 +84,7 @@ impl KernelTypes {
     }
 
     /// The kernel's number of an attach point.
-    pub(super) fn point(&self, kind: Kind, name: &str) -> Option<u32> {
+    pub(super) fn point(&self, kind: TypeKind, name: &str) -> Option<u32> {
         self.points.get(&(kind, name.as_bytes().to_vec())).copied()
     }
 }
@@ -93,10 +93,10 @@ impl KernelTypes {
 /// modules, iterator.
 fn forms_of(name: &str) -> [Point; 4] {
     [
-        (Kind::Typedef, format!("btf_trace_{name}").into_bytes()),
-        (Kind::Func, name.into()),
-        (Kind::Func, format!("bpf_lsm_{name}").into_bytes()),
-        (Kind::Func, format!("bpf_iter_{name}").into_bytes()),
+        (TypeKind::Typedef, format!("btf_trace_{name}").into_bytes()),
+        (TypeKind::Func, name.into()),
+        (TypeKind::Func, format!("bpf_lsm_{name}").into_bytes()),
+        (TypeKind::Func, format!("bpf_iter_{name}").into_bytes()),
     ]
 }
 
@@ -113,7 +113,7 @@ fn find(kernel: &Btf<'_>, names: &Set<Vec<u8>>, points: &[Point]) -> Result<(Vec
     }
     let points: Set<&Point> = points.iter().collect();
     let point_names: Set<&[u8]> = points.iter().map(|(_, name)| name.as_slice()).collect();
-    let mut offsets: Map<u32, bool> = Map::default();
+    let mut offsets: TypeMap<u32, bool> = TypeMap::default();
     for (offset, name) in kernel.strings() {
         if starts.get(start(name)).is_some_and(|&start| start) {
             let is_type = names.contains(essential(name));
@@ -122,7 +122,7 @@ fn find(kernel: &Btf<'_>, names: &Set<Vec<u8>>, points: &[Point]) -> Result<(Vec
             }
         }
     }
-    let (mut roots, mut found) = (Vec::new(), Map::default());
+    let (mut roots, mut found) = (Vec::new(), TypeMap::default());
     for (id, entry) in kernel.entries() {
         let Some(&is_type) = offsets.get(&entry.name) else { continue };
         if is_type && entry.kind.is_named_type() {

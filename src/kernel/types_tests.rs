@@ -76,7 +76,7 @@ fn attach_points_have_the_kernels_numbers() {
     for point in POINTS {
         for (kind, name) in forms_of(point) {
             let name = String::from_utf8(name).unwrap();
-            let aya_kind = if kind == Kind::Func { BtfKind::Func } else { BtfKind::Typedef };
+            let aya_kind = if kind == TypeKind::Func { BtfKind::Func } else { BtfKind::Typedef };
             let expected = all.id_by_type_name_kind(&name, aya_kind).ok();
             assert_eq!(types.point(kind, &name), expected, "{name}");
             found += usize::from(expected.is_some());

@@ -1,10 +1,10 @@
 //! What users see of one flow from its opening to its end, and of all the flows of one process together.
 
 use super::address::Endpoint;
+use super::bits::bit_set;
 use super::flow::Owner;
 use super::frame::Timestamp;
 use super::packet::Protocol;
-use super::process::bit_set;
 use super::traffic::Traffic;
 
 bit_set! {

@@ -2,7 +2,7 @@
 
 use super::address::Endpoint;
 use super::packet::Protocol;
-use super::process::ProcId;
+use super::proc_id::ProcId;
 use std::fmt;
 
 /// A network namespace, by the number that the session has given it. Two namespaces may use the same addresses, so

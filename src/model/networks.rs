@@ -1,6 +1,6 @@
 //! Networks of IP addresses, each a prefix of some length, and whether an address is in one of them.
 
-use super::Address;
+use super::address::Address;
 use std::collections::{BTreeMap, HashSet};
 
 /// Bits before the IPv4 address in an address of 16 bytes.

@@ -1,54 +1,10 @@
 //! What is known of one process: its identity, one sample of its figures, and the record delivered to users.
 
+use super::bits::bit_set;
 use super::connection::Connections;
+use super::proc_id::ProcId;
 use super::traffic::Traffic;
 use std::sync::Arc;
-
-/// A process: a pid alone is reused, a pid with its start time is not.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ProcId {
-    /// The process id (thread group id).
-    pub pid: i32,
-    /// Clock ticks from boot to the start of the process (`starttime`, proc_pid_stat(5)).
-    pub start_ticks: u64,
-}
-
-/// A set of bits; which bit means what is said by the constants of the type.
-macro_rules! bit_set {
-    ($(#[$doc:meta])* $name:ident { $($(#[$bit_doc:meta])* $bit:ident = $value:expr;)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-        pub struct $name(pub u32);
-
-        impl $name {
-            $($(#[$bit_doc])* pub const $bit: $name = $name($value);)*
-            /// Every bit that has a meaning.
-            pub const ALL: $name = $name(0 $(| $value)*);
-
-            /// Whether every bit of `other` is set.
-            #[inline]
-            pub const fn has(self, other: $name) -> bool {
-                self.0 & other.0 == other.0
-            }
-        }
-
-        impl std::ops::BitOr for $name {
-            type Output = $name;
-            #[inline]
-            fn bitor(self, other: $name) -> $name {
-                $name(self.0 | other.0)
-            }
-        }
-
-        impl std::ops::BitOrAssign for $name {
-            #[inline]
-            fn bitor_assign(&mut self, other: $name) {
-                self.0 |= other.0;
-            }
-        }
-    };
-}
-pub(super) use bit_set;
 
 bit_set! {
     /// Which groups of figures are read for every process. Identity, state, threads, CPU time, page faults and start

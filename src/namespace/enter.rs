@@ -1,7 +1,7 @@
 //! Working inside another network namespace, on a thread that lives for that only.
 
 use super::links;
-use super::registry::Entry;
+use super::registry::NamespaceEntry;
 use crate::blocking::{Abandoned, bounded};
 use crate::capability::{self, Capability};
 use crate::error::{Code, Error};
@@ -42,7 +42,7 @@ impl std::error::Error for EnterError {}
 ///
 /// # Errors
 /// [`EnterError`]; entering takes CAP_SYS_ADMIN and CAP_SYS_PTRACE (setns(2), namespaces(7)).
-pub fn enter<T: Send>(entry: &Entry, work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
+pub fn enter<T: Send>(entry: &NamespaceEntry, work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
     enter_path(&entry.path, Some(entry.inode), work)
 }
 

@@ -1,7 +1,7 @@
 //! A registry that works on a thread of its own, since reading which namespaces processes are in may not return.
 
 use super::choice::NamespaceChoice;
-use super::registry::{Entry, Known, Registry, RegistryStats};
+use super::registry::{Known, NamespaceEntry, Registry, RegistryStats};
 use crate::blocking::{Abandoned, Errand, Helper};
 use crate::error::{Code, Error, Result};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ impl NamespaceFinder {
 
     /// Looks for namespaces that have come and gone; see [`Registry::refresh`]. Takes at most a quarter of a second longer
     /// than that where a read does not return, and then shows what was known.
-    pub fn refresh(&mut self) -> Arc<[Entry]> {
+    pub fn refresh(&mut self) -> Arc<[NamespaceEntry]> {
         let registry = self.registry.take();
         let (choice, path, known) = (self.choice.clone(), self.proc_path.clone(), self.known.clone());
         let refreshed = self.helper.call(move |()| {

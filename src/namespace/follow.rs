@@ -1,6 +1,6 @@
 //! Following the namespaces that a registry finds, for those who keep something open in each.
 
-use super::registry::{Entry, Known};
+use super::registry::{Known, NamespaceEntry};
 use crate::model::Namespace;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Follower {
     known: Known,
-    told: Arc<[Entry]>,
+    told: Arc<[NamespaceEntry]>,
 }
 
 /// What has changed for a follower.
@@ -17,7 +17,7 @@ pub struct Changes {
     /// Namespaces in which nothing may be kept open any more: they are gone, or another has their number.
     pub gone: Vec<Namespace>,
     /// Namespaces that have come.
-    pub come: Vec<Entry>,
+    pub come: Vec<NamespaceEntry>,
 }
 
 impl Follower {
@@ -42,7 +42,7 @@ impl Follower {
         if Arc::ptr_eq(&now, &self.told) {
             return Changes::default();
         }
-        let missing_in = |others: &[Entry], entry: &Entry| {
+        let missing_in = |others: &[NamespaceEntry], entry: &NamespaceEntry| {
             !others.iter().any(|other| (other.namespace, other.inode) == (entry.namespace, entry.inode))
         };
         let gone = self.told.iter().filter(|entry| missing_in(&now, entry)).map(|entry| entry.namespace);
@@ -58,9 +58,9 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn entry(number: u8, inode: u64, pid: i32) -> Entry {
+    fn entry(number: u8, inode: u64, pid: i32) -> NamespaceEntry {
         let path = Path::new("/proc").join(format!("{pid}/ns/net")).into();
-        Entry { namespace: Namespace(number), inode, pid: Some(pid), path }
+        NamespaceEntry { namespace: Namespace(number), inode, pid: Some(pid), path }
     }
 
     #[test]

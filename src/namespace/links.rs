@@ -1,6 +1,6 @@
 //! Which network namespace a path of the nsfs file system names, by opening it.
 
-use crate::blocking::{Kind, Tree, guarded};
+use crate::blocking::{ProcTree, ReadKind, guarded};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// In place of a tree, for reads by whole paths.
-const PATHS: Tree = Tree(1);
+const PATHS: ProcTree = ProcTree(1);
 
 /// `NS_GET_NSTYPE` of linux/nsfs.h: `_IO(0xb7, 3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
@@ -40,7 +40,7 @@ pub(super) fn guarded_path<T>(path: &Path, read: impl FnOnce(&Path) -> nix::Resu
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     let number = (hasher.finish() >> 33) as i32;
-    guarded(PATHS, number, Kind::Process, || read(path))
+    guarded(PATHS, number, ReadKind::Process, || read(path))
 }
 
 /// The network namespace at `path`, by its inode.
@@ -54,7 +54,7 @@ pub(super) fn namespace_at(path: &Path) -> nix::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::network_namespace_at;
+    use crate::proc::network_namespace_at;
     use std::os::fd::AsFd;
 
     #[test]

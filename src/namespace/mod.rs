@@ -24,7 +24,7 @@ pub use coverage::Coverage;
 pub use enter::{EnterError, enter, enter_initial};
 pub use finder::NamespaceFinder;
 pub use follow::{Changes, Follower};
-pub use registry::{Entry, Known, Registry, RegistryStats};
+pub use registry::{Known, NamespaceEntry, Registry, RegistryStats};
 
 /// The inode of the calling thread's network namespace.
 ///

@@ -1,7 +1,6 @@
 //! The network namespaces that are mounted somewhere, as `ip netns` and container runtimes do to name them.
 
-use crate::mountinfo::{Mount, mounts};
-use crate::process::{ProcRoot, network_namespace};
+use crate::proc::{Mount, ProcRoot, mounts, network_namespace};
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;

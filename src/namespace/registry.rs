@@ -8,7 +8,7 @@ use super::scan::{Scan, namespace_of};
 use crate::capability;
 use crate::error::{Code, Error, Result};
 use crate::model::Namespace;
-use crate::process::{ProcRoot, network_namespace_at};
+use crate::proc::{ProcRoot, network_namespace_at};
 use crate::sync::Mutex;
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,7 +31,7 @@ const DESCRIPTORS: u64 = 16;
 
 /// A network namespace and a way into it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct NamespaceEntry {
     /// Its number in this session, from 1.
     pub namespace: Namespace,
     /// Its inode in nsfs. A later namespace may have it again once this one is gone.
@@ -44,18 +44,18 @@ pub struct Entry {
 
 /// What a registry has found, for all threads. Clones show the same.
 #[derive(Clone, Debug)]
-pub struct Known(Arc<Mutex<Shown>>);
+pub struct Known(Arc<Mutex<KnownNamespaces>>);
 
 #[derive(Debug)]
-struct Shown {
-    entries: Arc<[Entry]>,
+struct KnownNamespaces {
+    entries: Arc<[NamespaceEntry]>,
     /// The inode of each number: of the last namespace that had it, also when that is gone.
     inodes: [u64; 1 << u8::BITS],
 }
 
 impl Known {
     /// The namespaces there are besides the session's own, as of the last refresh, by number. Costs one lock.
-    pub fn snapshot(&self) -> Arc<[Entry]> {
+    pub fn snapshot(&self) -> Arc<[NamespaceEntry]> {
         Arc::clone(&self.0.lock().entries)
     }
 
@@ -66,14 +66,14 @@ impl Known {
     }
 
     /// The namespace that has this number now.
-    pub fn get(&self, namespace: Namespace) -> Option<Entry> {
+    pub fn get(&self, namespace: Namespace) -> Option<NamespaceEntry> {
         let entries = self.snapshot();
         let place = entries.binary_search_by_key(&namespace, |entry| entry.namespace).ok()?;
         entries.get(place).cloned()
     }
 
     /// Shows these, which are in the order of their numbers, if they differ. Returns what is shown.
-    pub(super) fn show(&self, entries: Vec<Entry>) -> Arc<[Entry]> {
+    pub(super) fn show(&self, entries: Vec<NamespaceEntry>) -> Arc<[NamespaceEntry]> {
         let mut shown = self.0.lock();
         if *shown.entries != *entries {
             for entry in &entries {
@@ -87,7 +87,7 @@ impl Known {
 
 impl Default for Known {
     fn default() -> Known {
-        Known(Arc::new(Mutex::new(Shown { entries: Arc::default(), inodes: [0; 1 << u8::BITS] })))
+        Known(Arc::new(Mutex::new(KnownNamespaces { entries: Arc::default(), inodes: [0; 1 << u8::BITS] })))
     }
 }
 
@@ -101,7 +101,7 @@ pub struct RegistryStats {
 }
 
 /// One namespace as the registry keeps it.
-struct Held {
+struct TrackedNamespace {
     namespace: Namespace,
     /// Processes that were last seen in it.
     witnesses: Vec<i32>,
@@ -133,7 +133,7 @@ pub struct Registry {
     home: Option<u64>,
     /// Most namespaces that are taken up.
     most: u8,
-    held: BTreeMap<u64, Held>,
+    held: BTreeMap<u64, TrackedNamespace>,
     numbers: Numbers,
     scan: Scan,
     mounts: Mounts,
@@ -209,7 +209,7 @@ impl Registry {
             registry.numbers.reserve(entry.namespace);
             let shown = Some((entry.pid, Arc::clone(&entry.path)));
             let witnesses = entry.pid.into_iter().collect();
-            let held = Held { namespace: entry.namespace, witnesses, gone_after: None, shown };
+            let held = TrackedNamespace { namespace: entry.namespace, witnesses, gone_after: None, shown };
             registry.held.insert(entry.inode, held);
         }
         registry.known = known;
@@ -234,7 +234,7 @@ impl Registry {
     }
 
     /// Looks for namespaces that have come and gone. To be called about once a second. Returns what there is now.
-    pub fn refresh(&mut self) -> Arc<[Entry]> {
+    pub fn refresh(&mut self) -> Arc<[NamespaceEntry]> {
         match self.choice.clone() {
             NamespaceChoice::Usual | NamespaceChoice::Own => {}
             NamespaceChoice::All => self.follow_all(),
@@ -336,7 +336,7 @@ impl Registry {
     }
 
     /// The namespace with this inode, which gets a number if it is new; `None` when it gets none.
-    fn hold(&mut self, inode: u64) -> Option<&mut Held> {
+    fn hold(&mut self, inode: u64) -> Option<&mut TrackedNamespace> {
         if self.home == Some(inode) {
             return None;
         }
@@ -350,14 +350,14 @@ impl Registry {
                 }
                 return None;
             };
-            let held = Held { namespace, witnesses: Vec::new(), gone_after: None, shown: None };
+            let held = TrackedNamespace { namespace, witnesses: Vec::new(), gone_after: None, shown: None };
             self.held.insert(inode, held);
         }
         self.held.get_mut(&inode)
     }
 
     /// Lets go of those of which `gone` is true.
-    fn release(&mut self, gone: impl Fn(u64, &Held) -> bool) {
+    fn release(&mut self, gone: impl Fn(u64, &TrackedNamespace) -> bool) {
         let numbers = &mut self.numbers;
         self.held.retain(|&inode, held| {
             let gone = gone(inode, held);
@@ -379,13 +379,13 @@ impl Registry {
     }
 
     /// Shows what there is, if it has changed.
-    fn publish(&mut self) -> Arc<[Entry]> {
-        let mut entries: Vec<Entry> = self
+    fn publish(&mut self) -> Arc<[NamespaceEntry]> {
+        let mut entries: Vec<NamespaceEntry> = self
             .held
             .iter()
             .filter_map(|(&inode, held)| {
                 let (pid, path) = held.shown.clone()?;
-                Some(Entry { namespace: held.namespace, inode, pid, path })
+                Some(NamespaceEntry { namespace: held.namespace, inode, pid, path })
             })
             .collect();
         entries.sort_unstable_by_key(|entry| entry.namespace);
@@ -404,7 +404,7 @@ fn limit(most: u8) -> String {
 }
 
 /// Sets the way into a namespace.
-fn show(held: &mut Held, pid: Option<i32>, path: &Path) {
+fn show(held: &mut TrackedNamespace, pid: Option<i32>, path: &Path) {
     if held.shown.as_ref().is_none_or(|(shown, by)| *shown != pid || **by != *path) {
         held.shown = Some((pid, path.into()));
     }

@@ -6,13 +6,13 @@ use std::os::unix::fs::symlink;
 const HOME: u64 = 1;
 
 /// A `/proc` tree whose processes are in namespaces of the test's choosing.
-struct Tree {
+struct NamespaceTree {
     directory: tempfile::TempDir,
 }
 
-impl Tree {
-    fn new() -> Tree {
-        let tree = Tree { directory: tempfile::tempdir().unwrap() };
+impl NamespaceTree {
+    fn new() -> NamespaceTree {
+        let tree = NamespaceTree { directory: tempfile::tempdir().unwrap() };
         tree.put("thread-self", HOME);
         tree
     }
@@ -47,13 +47,13 @@ impl Tree {
 }
 
 /// Number, inode and process of each.
-fn shown(entries: &[Entry]) -> Vec<(u8, u64, Option<i32>)> {
+fn shown(entries: &[NamespaceEntry]) -> Vec<(u8, u64, Option<i32>)> {
     entries.iter().map(|entry| (entry.namespace.0, entry.inode, entry.pid)).collect()
 }
 
 #[test]
 fn namespaces_of_processes_are_found_once_and_without_the_own_one() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     (1..50).for_each(|pid| tree.at(pid, HOME));
     tree.at(60, 7);
     tree.at(61, 7);
@@ -74,7 +74,7 @@ fn namespaces_of_processes_are_found_once_and_without_the_own_one() {
 
 #[test]
 fn a_namespace_is_gone_with_its_last_process_and_not_before() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     (60..70).for_each(|pid| tree.at(pid, 7));
     let mut registry = tree.registry();
     let first = registry.refresh()[0].clone();
@@ -91,7 +91,7 @@ fn a_namespace_is_gone_with_its_last_process_and_not_before() {
 
 #[test]
 fn numbers_are_used_again_the_oldest_free_one_first() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     let mut registry = tree.registry();
     for inode in 2..=300u64 {
         tree.at(10, inode);
@@ -106,7 +106,7 @@ fn numbers_are_used_again_the_oldest_free_one_first() {
 
 #[test]
 fn more_than_there_are_numbers_for_are_left_out_until_one_is_free() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     (1..=260).for_each(|pid| tree.at(pid, 1000 + pid as u64));
     let mut registry = Registry::with_most(&NamespaceChoice::All, tree.directory.path(), 254).unwrap();
     assert_eq!(registry.refresh().len(), 254);
@@ -125,7 +125,7 @@ fn more_than_there_are_numbers_for_are_left_out_until_one_is_free() {
 
 #[test]
 fn descriptors_bound_how_many_are_taken_up() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     (1..=5).for_each(|pid| tree.at(pid, 1000 + pid as u64));
     let mut registry = Registry::with_most(&NamespaceChoice::All, tree.directory.path(), 3).unwrap();
     let first = registry.refresh();
@@ -162,7 +162,7 @@ fn without_knowing_the_own_one_no_other_is_looked_for() {
 
 #[test]
 fn a_mounted_namespace_needs_no_process() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     tree.mount(&[(7, "/run/netns/blue"), (HOME, "/run/netns/own")]);
     let mut registry = tree.registry();
     assert_eq!(shown(&registry.refresh()), [(1, 7, None)]);
@@ -175,7 +175,7 @@ fn a_mounted_namespace_needs_no_process() {
 
 #[test]
 fn off_looks_at_nothing() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     tree.at(5, 7);
     tree.mount(&[(8, "/run/netns/blue")]);
     let mut registry = Registry::open(&NamespaceChoice::Usual, tree.directory.path()).unwrap();
@@ -185,7 +185,7 @@ fn off_looks_at_nothing() {
 
 #[test]
 fn many_processes_are_looked_through_in_slices_and_the_doubtful_at_once() {
-    let tree = Tree::new();
+    let tree = NamespaceTree::new();
     (1..=4_500).for_each(|pid| tree.at(pid, HOME));
     tree.at(10_000, 7);
     tree.at(10_001, 7);

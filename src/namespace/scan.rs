@@ -7,8 +7,8 @@
 //! - of all processes a slice is looked at in turn, so that one which changes its namespace later in its life is
 //!   found after as many calls as there are slices.
 
-use crate::blocking::{Kind, guarded};
-use crate::process::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
+use crate::blocking::{ReadKind, guarded};
+use crate::proc::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::{AsFd, OwnedFd};
@@ -80,14 +80,14 @@ impl Scan {
     pub(super) fn slice(&mut self, root: &ProcRoot, most: usize, found: &mut impl FnMut(i32, u64)) {
         if self.directory.is_none() {
             let open = || open_directory(root.directory(), c".");
-            self.directory = guarded(root.tree(), 0, Kind::Root, open).ok();
+            self.directory = guarded(root.tree(), 0, ReadKind::Root, open).ok();
         }
         let Some(directory) = self.directory.take() else { return };
         let (mut pids, mut looked) = (Vec::new(), 0);
         self.at_start = false;
         while looked < most {
             pids.clear();
-            let step = guarded(root.tree(), 0, Kind::Root, || {
+            let step = guarded(root.tree(), 0, ReadKind::Root, || {
                 self.listing.next_names(directory.as_fd(), |name| {
                     pids.extend(str::from_utf8(name).ok().and_then(|name| name.parse::<i32>().ok()));
                 })

@@ -1,27 +1,30 @@
 //! Sockets and codec of netlink(7), shared by what the kernel tells over it: interfaces and addresses, the sockets of
 //! sock_diag(7), translated connections, routes, the ends of sockets, and the lives of processes.
 
+mod close_notices;
 mod conntrack;
-mod ended;
 mod exchange;
 mod inet_diag;
+mod interface;
 mod message;
 mod process_events;
 mod routing;
+mod rtnetlink;
 mod socket;
 mod tcp_info;
 
+pub use close_notices::CloseNotices;
 pub use conntrack::Conntrack;
-pub use ended::Ended;
 pub use inet_diag::{InetDiag, InetSocket};
 pub use process_events::{Happening, ProcessEvent, ProcessEvents};
 pub use routing::Routing;
 pub use tcp_info::TcpInfo;
 
-pub(crate) use exchange::Exchange;
+pub(crate) use interface::{FrameKind, HardwareAddress, Interface, InterfaceKind, Vlan};
 #[cfg(test)]
 pub(crate) use message::begin;
-pub(crate) use message::{MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
+pub(crate) use message::{MESSAGE_HEADER, u32_at};
+pub(crate) use rtnetlink::{LocalRoute, Rtnetlink, insert_address, interface, local_route};
 pub(crate) use socket::{Socket, attach_filter};
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const EXIT: u32 = 0x8000_0000;
 /// No event is longer.
 const BUFFER: usize = 256;
 /// How long the kernel may take to acknowledge.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What happened to a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +111,7 @@ impl ProcessEvents {
     /// Waits for the answer to the request with this number. The kernel tells every listener of its answers to
     /// anybody, and anybody may ask in vain, so that others must be passed over.
     fn await_acknowledgement(&mut self, number: u32) -> nix::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);

@@ -39,13 +39,13 @@ pub struct Budget {
 }
 
 /// Smaller shares would put a single scan's repayment off for hours; zero and NaN would never allow anything.
-const LEAST_SHARE: f64 = 0.001;
+const MIN_SHARE: f64 = 0.001;
 
 impl Budget {
     /// An account, full at first, that fills by `share` of wall time (0.05 is 5% of one core; at least 0.001) up
     /// to `burst`.
     pub fn new(share: f64, burst: Duration, meter: Box<dyn Meter>) -> Budget {
-        let share = if share > LEAST_SHARE { share } else { LEAST_SHARE };
+        let share = if share > MIN_SHARE { share } else { MIN_SHARE };
         let burst = nanoseconds(burst).max(1);
         Budget {
             meter,

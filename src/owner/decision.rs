@@ -1,6 +1,6 @@
 //! Which of the processes that hold the sockets of a flow is its owner.
 
-use super::source::{Held, Holder, Match, Sharing, Socket, Wanted};
+use super::source::{CandidateSocket, Held, Holder, Match, Sharing, Wanted};
 use crate::model::{Owner, Quality, Unowned};
 use std::time::Duration;
 
@@ -16,7 +16,12 @@ pub(super) enum Decision {
 
 /// The owner that the holders of all the sockets that match a flow leave, if they leave one. Of what a group receives each
 /// socket has a copy, so that the youngest of their processes is taken for all.
-pub(super) fn decide(by: Match, is_group: bool, candidates: &[Socket], wanted: &[Wanted]) -> Decision {
+pub(super) fn decide(
+    by: Match,
+    is_group: bool,
+    candidates: &[CandidateSocket],
+    wanted: &[Wanted],
+) -> Decision {
     let mut owner: Option<Holder> = None;
     let (mut is_contested, mut is_shared, mut with_init) = (false, false, false);
     for candidate in candidates {

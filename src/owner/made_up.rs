@@ -1,10 +1,10 @@
 //! Made-up `/proc` trees for tests: socket tables, and processes with descriptors.
 
 use super::budget::tests::Costly;
-use super::table::tests::{HEADING, render};
+use super::sockets::{HEADING, render};
 use super::{Budget, Finder, Outcome, Query, SocketRow};
 use crate::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ pub const MS: Duration = Duration::from_millis(1);
 /// No time after the start of a test.
 pub const NOW: Duration = Duration::ZERO;
 
-pub struct Tree {
+pub struct OwnerTree {
     directory: tempfile::TempDir,
     pub start: Instant,
 }
@@ -42,12 +42,12 @@ pub fn row(local: &str, remote: &str, state: u8, inode: u64) -> SocketRow {
 pub const ESTABLISHED: u8 = 1;
 pub const UNCONNECTED: u8 = 7;
 
-impl Tree {
+impl OwnerTree {
     /// A tree with a process 1 that holds nothing, and empty tables of every protocol.
-    pub fn new() -> Tree {
-        let tree = Tree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
+    pub fn new() -> OwnerTree {
+        let tree = OwnerTree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
         fs::create_dir(tree.path("net")).unwrap();
-        for (name, _) in super::tables::NAMES {
+        for (name, _) in super::sockets::NAMES {
             tree.table(name, &[]);
         }
         tree.process(1, 0, 1, &[]);

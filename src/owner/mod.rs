@@ -1,10 +1,10 @@
 //! Who owns a flow: finds the process behind the local end of a flow.
 //!
 //! A flow's local end has a socket, and the socket has holders: processes with a descriptor of it. Two searches share
-//! what they learn through [`Hints`], each on a thread of its own:
+//! what they learn through [`SearchExchange`], each on a thread of its own:
 //!
-//! - [`FirstLook`] is told of each flow's first packet at once. It asks the kernel for that socket and looks for it where
-//!   it is likely to be, within some hundred system calls, and leaves what it finds in [`EarlyOwners`].
+//! - [`EarlyLookup`] is told of each flow's first packet at once. It asks the kernel for that socket and looks for it where
+//!   it is likely to be, within some hundred system calls, and leaves what it finds in [`EarlyOwnerCache`].
 //! - [`Finder`] answers what is left, through a chain of sources of sockets (sock_diag(7), the tables of `/proc/net`) and
 //!   of holders (the descriptors of `/proc/<pid>/fd`), best first; each is probed at start, and one that fails passes the
 //!   question on to the next. All is read within a [`Budget`] of CPU time; nothing here waits.
@@ -47,73 +47,60 @@
 //! At most 262,144 sockets of each table (14 MiB a table; tables are read when a flow asks for one), 262,144
 //! holdings for each of the two searches (8.5 MiB each), 65,536 owners found early (15 MiB), 16,384 ends with the
 //! process seen there (2 MiB), and for the length of one call what its queries need: at most 128 candidates each. What
-//! found no room is counted in the [`Report`] and in [`EarlyOwners::evicted`].
+//! found no room is counted in the [`Report`] and in [`EarlyOwnerCache::evicted`].
 
 mod budget;
 mod decision;
-mod descriptors;
 mod early;
-mod first;
-mod groups;
-mod hints;
+mod endpoint_owners;
 mod holders;
-mod index;
-mod likely;
-mod proc_fd;
 mod query;
-mod search;
-mod similar;
-mod sock_diag;
+mod search_exchange;
+mod sockets;
 mod source;
-mod table;
-mod tables;
-mod thread_tables;
 mod translation;
 
 #[cfg(test)]
 mod made_up;
 
 pub use budget::{Budget, Meter, ThreadMeter};
-pub use early::{Early, EarlyOwners};
-pub use first::{FirstLook, FirstStats, Opening};
-pub use hints::Hints;
-pub use likely::Side;
+pub use early::{EarlyLookup, EarlyLookupStats, EarlyOwner, EarlyOwnerCache, Opening, Side};
 pub use query::{LocalEnd, Outcome, Query};
+pub use search_exchange::SearchExchange;
+pub use sockets::{SocketRow, parse_table};
 pub use source::{Report, SourceStatus};
-pub use table::{SocketRow, parse_table};
 pub use translation::{Behind, Translations};
 
 use crate::model::{Address, FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
 use crate::netlink::InetDiag;
-use crate::process::{ProcRoot, proc_id};
+use crate::proc::ProcRoot;
+use crate::process::proc_id;
 use decision::{Decision, decide};
-use descriptors::Descriptors;
-use groups::Groups;
-use hints::Finding;
-use query::Tries;
-use similar::Similar;
-use sock_diag::SockDiag;
-use source::{Held, Holder, HolderSource, Looked, Match, Socket, SocketSource, Turn, Wanted};
+use endpoint_owners::EndpointOwners;
+use holders::Descriptors;
+use query::RetryPolicy;
+use search_exchange::Finding;
+use sockets::{Groups, SockDiag, Tables};
+use source::{CandidateSocket, Held, Holder, HolderSource, Looked, Match, SocketSource, Turn, Wanted};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-use tables::Tables;
 
 /// Finds the owners of flows. One thread at a time calls it, always in the home namespace.
 pub struct Finder {
     root: Arc<ProcRoot>,
     budget: Budget,
-    hints: Arc<Hints>,
-    similar: Similar,
+    exchange: Arc<SearchExchange>,
+    endpoint_owners: EndpointOwners,
     sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
     holders: Vec<Box<dyn HolderSource>>,
     translations: HashMap<Namespace, Translations>,
     groups: HashMap<Namespace, Groups>,
-    plans: Vec<Plan>,
+    plans: Vec<CandidateSockets>,
     /// Queries of flows without a socket.
     missing: Vec<usize>,
-    candidates: Vec<Socket>,
+    candidates: Vec<CandidateSocket>,
     wanted: Vec<Wanted>,
     /// The process that was looked at last, when that was, and whether it lived.
     lived: Option<(ProcId, Instant, bool)>,
@@ -121,7 +108,7 @@ pub struct Finder {
 }
 
 /// The sockets that may own a query's flow.
-struct Plan {
+struct CandidateSockets {
     query: usize,
     by: Match,
     listener: Option<u64>,
@@ -130,18 +117,18 @@ struct Plan {
 
 impl Finder {
     /// Probes the sources of a `/proc` tree. What cannot be read is in the [`Report`]; with nothing readable every
-    /// flow gets a reason for having no owner. `hints` connects it with the look at first packets.
-    pub fn new(root: Arc<ProcRoot>, budget: Budget, hints: Arc<Hints>) -> Finder {
+    /// flow gets a reason for having no owner. `exchange` connects it with the look at first packets.
+    pub fn new(root: Arc<ProcRoot>, budget: Budget, exchange: Arc<SearchExchange>) -> Finder {
         let sockets: Vec<Box<dyn SocketSource>> = vec![Box::new(Tables::of_this_thread(&root))];
         let holders: Vec<Box<dyn HolderSource>> =
-            vec![Box::new(Descriptors::probe(&root, Arc::clone(&hints)))];
-        Finder::with_sources(root, budget, hints, sockets, holders)
+            vec![Box::new(Descriptors::probe(&root, Arc::clone(&exchange)))];
+        Finder::with_sources(root, budget, exchange, sockets, holders)
     }
 
     fn with_sources(
         root: Arc<ProcRoot>,
         budget: Budget,
-        hints: Arc<Hints>,
+        exchange: Arc<SearchExchange>,
         sockets: Vec<Box<dyn SocketSource>>,
         holders: Vec<Box<dyn HolderSource>>,
     ) -> Finder {
@@ -149,8 +136,8 @@ impl Finder {
         Finder {
             root,
             budget,
-            hints,
-            similar: Similar::default(),
+            exchange,
+            endpoint_owners: EndpointOwners::default(),
             sockets: HashMap::from([(Namespace::HOME, sockets)]),
             holders,
             translations: HashMap::new(),
@@ -208,11 +195,11 @@ impl Finder {
 
     /// Takes in that the owner of a flow was found early, and says whether it is right. A socket that was found by the
     /// local end alone may have other flows than one whose addresses are translated.
-    pub fn learn(&mut self, key: &FlowKey, early: &Early, now: Instant) -> bool {
+    pub fn learn(&mut self, key: &FlowKey, early: &EarlyOwner, now: Instant) -> bool {
         let is_right = early.owner.quality != Quality::Guessed
             || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
         if is_right {
-            self.similar.note(key, early.side, Some(early.owner.process), now);
+            self.endpoint_owners.note(key, early.side, Some(early.owner.process), now);
         }
         is_right
     }
@@ -258,24 +245,24 @@ impl Finder {
                 && let (Some(socket), true) = (candidates.first(), !is_indirect)
             {
                 let finding = Finding { key: query.key, side, pid: process.pid, descriptor, uid: socket.uid };
-                self.hints.add_finding(finding);
+                self.exchange.add_finding(finding);
             }
             match decision {
                 Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
                 Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                 // A process that is ending cannot be read any more, and its sockets will be gone in a moment.
-                Decision::None(reason) => query.failed(reason, Tries::Usual, now),
+                Decision::None(reason) => query.failed(reason, RetryPolicy::Usual, now),
                 Decision::Busy(after) => query.put_off(after),
             }
             // What is bound only may be called by many and call many.
             if plan.by != Match::Bound {
                 match decision {
                     Decision::Owner(owner, _) => {
-                        self.similar.note(&query.key, side, Some(owner.process), now)
+                        self.endpoint_owners.note(&query.key, side, Some(owner.process), now)
                     }
                     // Else it may be a process that is ending.
                     Decision::None(_) if query.is_seasoned() => {
-                        self.similar.note(&query.key, side, None, now)
+                        self.endpoint_owners.note(&query.key, side, None, now)
                     }
                     Decision::None(_) | Decision::Busy(_) => {}
                 }
@@ -382,17 +369,22 @@ impl Finder {
                     Looked::Crowd => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
                     Looked::NoPorts => query.outcome = Outcome::Unowned(Unowned::NoPorts),
                     Looked::Failed | Looked::Elsewhere => {
-                        query.failed(Unowned::Unreadable, Tries::Usual, now)
+                        query.failed(Unowned::Unreadable, RetryPolicy::Usual, now)
                     }
                     Looked::Busy(after) => query.put_off(after),
                     Looked::Listener { .. } | Looked::Found { .. } => {
-                        query.failed(Unowned::NoSocket, Tries::Usual, now);
+                        query.failed(Unowned::NoSocket, RetryPolicy::Usual, now);
                     }
                 }
                 return false;
             }
         };
-        self.plans.push(Plan { query: index, by, listener, candidates: start..self.candidates.len() });
+        self.plans.push(CandidateSockets {
+            query: index,
+            by,
+            listener,
+            candidates: start..self.candidates.len(),
+        });
         false
     }
 
@@ -420,7 +412,7 @@ impl Finder {
         if !query.is_seasoned() || !query.is_own {
             return None;
         }
-        let (process, at) = self.similar.only(&query.key, now)?;
+        let (process, at) = self.endpoint_owners.only(&query.key, now)?;
         let has_lived = query.first_seen() <= at || self.lives(process, now);
         has_lived.then_some(Owner { process, quality: Quality::Guessed })
     }

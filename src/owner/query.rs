@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How long after each fruitless look-up to try again. An accepted connection gets its inode only when the server
 /// calls accept(2); after three of these it is taken to be over. What is over may still be guessed once its like has
 /// been found.
-const PATIENCE: [Duration; 5] = [
+const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_millis(1000),
@@ -19,11 +19,11 @@ const SEASONED: u8 = 2;
 
 /// How many fruitless look-ups are followed by another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Tries {
+pub(super) enum RetryPolicy {
     /// Three more: what is looked for may be yet to come.
     Usual = 3,
     /// As many as there are: the owner of flows like it may be yet to be found.
-    All = PATIENCE.len() as isize,
+    All = RETRY_DELAYS.len() as isize,
 }
 
 /// What is known of a flow's owner.
@@ -133,11 +133,11 @@ impl Query {
     /// There is no socket. One that is hurried waits once more only, until others like it may have been found.
     pub(super) fn missed(&mut self, now: Instant) {
         if !self.is_hurried {
-            self.failed(Unowned::NoSocket, Tries::All, now);
+            self.failed(Unowned::NoSocket, RetryPolicy::All, now);
         } else if self.is_seasoned() {
             self.outcome = Outcome::Unowned(Unowned::NoSocket);
         } else {
-            let after = PATIENCE.iter().take(usize::from(SEASONED)).sum();
+            let after = RETRY_DELAYS.iter().take(usize::from(SEASONED)).sum();
             (self.attempts, self.due) = (SEASONED, now + after);
             self.outcome = Outcome::Retry { reason: Unowned::NoSocket, after };
         }
@@ -159,12 +159,12 @@ impl Query {
     }
 
     pub(super) fn is_last_try(&self) -> bool {
-        usize::from(self.attempts) >= Tries::Usual as usize
+        usize::from(self.attempts) >= RetryPolicy::Usual as usize
     }
 
     /// The look-up was in vain.
-    pub(super) fn failed(&mut self, reason: Unowned, tries: Tries, now: Instant) {
-        let waits = PATIENCE.get(..tries as usize).unwrap_or_default();
+    pub(super) fn failed(&mut self, reason: Unowned, tries: RetryPolicy, now: Instant) {
+        let waits = RETRY_DELAYS.get(..tries as usize).unwrap_or_default();
         self.outcome = match waits.get(usize::from(self.attempts)) {
             Some(&after) => {
                 self.attempts += 1;
@@ -177,7 +177,7 @@ impl Query {
 
     /// Who has the socket is not the one who will use it.
     pub fn not_yet(&mut self, now: Instant) {
-        self.failed(Unowned::Pending, Tries::Usual, now);
+        self.failed(Unowned::Pending, RetryPolicy::Usual, now);
     }
 
     /// The look-up could not be made within the budget.
@@ -202,7 +202,7 @@ mod tests {
         let mut now = start;
         let mut waits = Vec::new();
         while query.is_due(now) {
-            query.failed(Unowned::NoSocket, Tries::All, now);
+            query.failed(Unowned::NoSocket, RetryPolicy::All, now);
             if let Outcome::Retry { after, .. } = query.outcome {
                 waits.push(after.as_millis());
                 assert!(!query.is_due(now) && query.due() == now + after);
@@ -218,10 +218,10 @@ mod tests {
         hurried.missed(hurried.due());
         assert_eq!(hurried.outcome, Outcome::Unowned(Unowned::NoSocket));
         let mut usual = Query::new(query.key, start);
-        usual.failed(Unowned::NoHolder, Tries::Usual, start);
+        usual.failed(Unowned::NoHolder, RetryPolicy::Usual, start);
         usual.put_off(Duration::from_secs(9));
         assert_eq!((usual.attempts(), usual.due()), (1, start + Duration::from_millis(50)));
-        (0..3).for_each(|_| usual.failed(Unowned::NoHolder, Tries::Usual, start));
+        (0..3).for_each(|_| usual.failed(Unowned::NoHolder, RetryPolicy::Usual, start));
         assert_eq!(usual.outcome, Outcome::Unowned(Unowned::NoHolder));
     }
 }

@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use crate::error::Error;
 use crate::model::{FlowKey, ProcId, Unowned};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::time::{Duration, Instant};
 
 /// What one round of look-ups is done with.
@@ -16,7 +16,7 @@ pub(super) struct Turn<'a> {
 
 /// A socket that may own a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Socket {
+pub(super) struct CandidateSocket {
     pub inode: u64,
     pub uid: u32,
 }
@@ -76,7 +76,7 @@ pub(super) trait SocketSource: Send {
         key: &FlowKey,
         since: Instant,
         turn: &Turn<'_>,
-        sockets: &mut Vec<Socket>,
+        sockets: &mut Vec<CandidateSocket>,
     ) -> Looked;
 
     /// Whether packets to a flow's local end, which are forwarded unless somebody here takes them, have a socket: their
@@ -131,7 +131,7 @@ pub(super) enum Held {
 /// A socket whose holders are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Wanted {
-    pub socket: Socket,
+    pub socket: CandidateSocket,
     /// Holders as they were at this time or later.
     pub since: Instant,
     /// The socket that accepted this one, if known: its holders are likely to hold this one too.

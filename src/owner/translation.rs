@@ -11,7 +11,7 @@ use crate::capability;
 use crate::error::{Code, Error};
 use crate::model::{Address, FlowKey};
 use crate::netlink::{Conntrack, Routing};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use foldhash::fast::RandomState;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};

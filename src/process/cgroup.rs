@@ -1,10 +1,10 @@
 //! The control group of a process, read from `/proc/<pid>/cgroup`.
 
 use super::parse;
-use super::reading::{Core, ProcessDirectory};
-use super::root::ProcRoot;
-use crate::blocking::Kind;
+use super::reading::{CoreFigures, ProcessDirectory};
+use crate::blocking::ReadKind;
 use crate::model::SampleSet;
+use crate::proc::ProcRoot;
 
 /// What the kernel writes behind the path of a group that was removed while a process that had ended was left in it.
 const REMOVED: &[u8] = b" (deleted)";
@@ -35,7 +35,7 @@ pub fn told_by_kernel(what: SampleSet, root: &ProcRoot) -> SampleSet {
 
 /// Where a process is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place<'b> {
+pub struct CgroupPath<'b> {
     /// The path of its group.
     pub path: &'b [u8],
     /// Whether that is a group of the unified hierarchy.
@@ -60,18 +60,18 @@ impl CgroupReader {
         &mut self,
         root: &ProcRoot,
         directory: &ProcessDirectory,
-        core: &Core<'_>,
-    ) -> nix::Result<Option<Place<'_>>> {
+        core: &CoreFigures<'_>,
+    ) -> nix::Result<Option<CgroupPath<'_>>> {
         let prefers_unified = *self.prefers_unified.get_or_insert_with(|| has_unified_groups(root));
-        let text = directory.record_up_to(Kind::Groups, c"cgroup", &mut self.buffer, usize::MAX)?;
+        let text = directory.record_up_to(ReadKind::Groups, c"cgroup", &mut self.buffer, usize::MAX)?;
         let is_ending = core.stat.is_ending();
         let unified = prefers_unified.then(|| parse::cgroup(text, b"")).flatten();
         if let Some(path) = unified {
             // No process that goes on is in a group that was removed: there it would be part of the name.
             let path = path.strip_suffix(REMOVED).filter(|_| is_ending).unwrap_or(path);
-            return Ok(Some(Place { path, is_unified: true }));
+            return Ok(Some(CgroupPath { path, is_unified: true }));
         }
         let path = parse::cgroup(text, SYSTEMD).filter(|_| !is_ending);
-        Ok(path.map(|path| Place { path, is_unified: false }))
+        Ok(path.map(|path| CgroupPath { path, is_unified: false }))
     }
 }

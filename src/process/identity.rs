@@ -1,12 +1,12 @@
 //! Who a process is: its name, owner, command line and control group.
 
-use super::cgroup::{CgroupReader, Place};
-use super::reading::{Core, ProcessDirectory};
-use super::root::ProcRoot;
+use super::cgroup::{CgroupPath, CgroupReader};
+use super::reading::{CoreFigures, ProcessDirectory};
 use super::stand_in::StandIns;
 use super::users::UserNames;
-use crate::blocking::Kind;
+use crate::blocking::ReadKind;
 use crate::model::{Identity, NAME_BYTES, ProcId, SampleSet};
+use crate::proc::ProcRoot;
 use std::path::Path;
 use std::time::Instant;
 
@@ -82,7 +82,7 @@ impl IdentityReader {
     }
 
     /// `known` with the name and owner that were just read. An owner that could not be read stays.
-    pub(super) fn describe(&mut self, known: &Identity, core: &Core<'_>) -> Identity {
+    pub(super) fn describe(&mut self, known: &Identity, core: &CoreFigures<'_>) -> Identity {
         let mut identity = Identity { name: core.stat.name.to_vec(), ..known.clone() };
         if let Some((uid, gid)) = core.owner {
             identity.uid = uid;
@@ -98,14 +98,14 @@ impl IdentityReader {
         &mut self,
         root: &ProcRoot,
         directory: &ProcessDirectory,
-        core: &Core<'_>,
-    ) -> nix::Result<Option<Place<'_>>> {
+        core: &CoreFigures<'_>,
+    ) -> nix::Result<Option<CgroupPath<'_>>> {
         self.cgroups.read(root, directory, core)
     }
 
     /// Reads the command line: every argument ended by NUL, at most [`COMMAND_LINE_LIMIT`] bytes in all.
     pub(super) fn command_line(&mut self, directory: &ProcessDirectory) -> nix::Result<&[u8]> {
-        directory.record_up_to(Kind::Memory, c"cmdline", &mut self.buffer, COMMAND_LINE_LIMIT)?;
+        directory.record_up_to(ReadKind::Memory, c"cmdline", &mut self.buffer, COMMAND_LINE_LIMIT)?;
         self.buffer.truncate(COMMAND_LINE_LIMIT);
         if self.buffer.last().is_some_and(|&byte| byte != 0) {
             // Cut here, or by the kernel when the process overwrote its arguments.

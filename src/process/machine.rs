@@ -1,8 +1,8 @@
 //! Figures of the whole machine that those of processes are set against.
 
 use super::parse;
-use super::root::ProcRoot;
 use crate::error::{Code, Error, Result};
+use crate::proc::ProcRoot;
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::CStr;
 

@@ -5,27 +5,21 @@
 //! is odd, forbidden or gone fails a sample.
 
 mod cgroup;
-mod directory;
 mod identity;
-mod link;
 mod machine;
-mod observer;
 mod parse;
 mod plan;
 mod reader;
 mod reading;
-mod root;
 mod sampler;
 mod stand_in;
 mod table;
 mod task;
+mod updater;
 mod users;
 
 pub use cgroup::told_by_kernel;
-pub use directory::{Listing, open_directory};
 pub use identity::{COMMAND_LINE_LIMIT, IdentityReader};
-pub use link::{network_namespace, network_namespace_at};
 pub use machine::{Machine, ticks_to_ns};
 pub use reading::proc_id;
-pub use root::{PidPath, ProcRoot, SystemFacts};
 pub use sampler::Sampler;

@@ -1,14 +1,14 @@
 //! What is to be read of a process besides its core, what was, and what of that its entry keeps.
 
-use super::cgroup::Place;
-use super::reading::Core;
+use super::cgroup::CgroupPath;
+use super::reading::CoreFigures;
 use super::table::{CommandLine, Tracked};
 use crate::model::{Identity, Validity};
 use std::sync::Arc;
 
 /// What is to be read of a process besides its core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Plan {
+pub struct ReadPlan {
     /// All figures.
     pub figures: bool,
     /// The number of its descriptors alone.
@@ -29,7 +29,7 @@ pub struct Plan {
     pub group_number: u64,
 }
 
-impl Plan {
+impl ReadPlan {
     /// Whether there is anything to be read.
     pub fn reads_files(&self) -> bool {
         self.figures
@@ -48,7 +48,7 @@ pub struct Files<'r> {
     /// The command line, if it was to be read; then `None` if it could not be.
     pub command_line: Option<Option<&'r [u8]>>,
     /// The control group, likewise.
-    pub cgroup: Option<Option<Place<'r>>>,
+    pub cgroup: Option<Option<CgroupPath<'r>>>,
     /// The network namespace, if it was to be and could be read.
     pub network: Option<u64>,
     /// The name of the program's file, likewise.
@@ -56,14 +56,16 @@ pub struct Files<'r> {
 }
 
 /// Takes in what was read of what seldom changes.
-pub fn take_identity(core: &Core<'_>, files: &Files<'_>, plan: Plan, tracked: &mut Tracked) {
+pub fn take_identity(core: &CoreFigures<'_>, files: &Files<'_>, plan: ReadPlan, tracked: &mut Tracked) {
     if let Some(read) = files.command_line {
         take_command_line(read, plan.is_new_image, tracked);
     }
     match files.cgroup {
         None => {}
-        Some(Some(Place { path, is_unified: true })) => tracked.set_cgroup(Some(path), plan.group_number),
-        Some(Some(Place { path, is_unified: false })) => tracked.set_cgroup(Some(path), 0),
+        Some(Some(CgroupPath { path, is_unified: true })) => {
+            tracked.set_cgroup(Some(path), plan.group_number)
+        }
+        Some(Some(CgroupPath { path, is_unified: false })) => tracked.set_cgroup(Some(path), 0),
         // It keeps the one that it had.
         Some(None) if core.stat.is_ending() => {}
         Some(None) => tracked.set_cgroup(None, 0),

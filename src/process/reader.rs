@@ -2,69 +2,68 @@
 //! behind a lock that is never held while something is read.
 
 use super::cgroup::CgroupReader;
-use super::directory::Listing;
 use super::identity::IdentityReader;
 use super::machine::Machine;
-use super::observer::{Considered, Observer};
 use super::parse;
-use super::plan::{Files, Plan};
-use super::reading::{Core, Failure, FigureReader, ProcessDirectory, has_ended};
-use super::root::ProcRoot;
+use super::plan::{Files, ReadPlan};
+use super::reading::{CoreFigures, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::stand_in::StandIns;
-use super::table::{Outcome, Table};
-use crate::blocking::{Kind, guarded};
+use super::table::{ProcessTable, SampleOutcome};
+use super::updater::{Considered, ProcessUpdater};
+use crate::blocking::{ReadKind, guarded};
 use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
+use crate::proc::{Listing, ProcRoot};
 use crate::sync::Mutex;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// What is known of the processes, and which are still to be read in this sample.
 #[derive(Debug)]
-pub struct Books {
+pub struct SampleProgress {
     /// Decides what is read, and takes in what was.
-    pub observer: Observer,
+    pub updater: ProcessUpdater,
     /// The processes.
-    pub table: Table,
+    pub table: ProcessTable,
     /// Processes to be read, the next one last; with what a walk has told of the program it runs, if it has.
     pub due: Vec<(i32, Option<u64>)>,
     /// What is to be read besides of processes that a walk has told of, the next one last.
-    pub extras: Vec<(ProcId, Plan)>,
+    pub extras: Vec<(ProcId, ReadPlan)>,
 }
 
-impl Books {
-    /// Books without processes.
-    pub fn new(observer: Observer) -> Books {
-        Books { observer, table: Table::default(), due: Vec::new(), extras: Vec::new() }
+impl SampleProgress {
+    /// A sample in progress without processes.
+    pub fn new(updater: ProcessUpdater) -> SampleProgress {
+        SampleProgress { updater, table: ProcessTable::default(), due: Vec::new(), extras: Vec::new() }
     }
 }
 
 /// The books, while a thread reads for them.
-pub type SharedBooks = Arc<Mutex<Books>>;
+pub type SharedSampleProgress = Arc<Mutex<SampleProgress>>;
 
 /// What a [`FileReader`] is handed.
-pub struct Reading {
+pub struct ReadTask {
     /// The tree.
     pub root: Arc<ProcRoot>,
     /// What is to be read.
-    pub part: Part,
+    pub part: SamplePart,
 }
 
 /// A part of a sample.
-pub enum Part {
+pub enum SamplePart {
     /// The figures of the machine; none when they cannot be read at present.
     Machine(Option<(Machine, Option<Error>)>),
     /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
     Processes {
-        /// Books without processes that are due.
-        books: SharedBooks,
+        /// A sample in progress without processes that are due.
+        books: SharedSampleProgress,
         /// The directory that is listed, from where it was left.
         listing: Option<Arc<OwnedFd>>,
         /// Whether it could be listed to its end.
         listed: nix::Result<()>,
     },
     /// What is to be read besides.
-    Extras(SharedBooks),
+    Extras(SharedSampleProgress),
     /// Processes, of which those that are there are left out.
     Ends(Vec<ProcId>),
 }
@@ -99,13 +98,13 @@ impl FileReader {
     }
 
     /// Reads what is asked for.
-    pub fn work(&mut self, reading: &mut Reading) {
+    pub fn work(&mut self, reading: &mut ReadTask) {
         let root = &reading.root;
         match &mut reading.part {
-            Part::Machine(machine) => {
+            SamplePart::Machine(machine) => {
                 *machine = root.is_readable().then(|| Machine::read(root, &mut self.text));
             }
-            Part::Processes { books, listing, listed } => {
+            SamplePart::Processes { books, listing, listed } => {
                 self.read_due(root, books);
                 if let Some(directory) = listing {
                     *listed = self.list(root, directory, books);
@@ -115,22 +114,27 @@ impl FileReader {
                     self.read_due(root, books);
                 }
             }
-            Part::Extras(books) => self.read_extras(root, books),
-            Part::Ends(processes) => processes.retain(|id| has_ended(root, *id, &mut self.text)),
+            SamplePart::Extras(books) => self.read_extras(root, books),
+            SamplePart::Ends(processes) => processes.retain(|id| has_ended(root, *id, &mut self.text)),
         }
     }
 
     /// Reads the processes that the tree lists and that have not been visited yet.
-    fn list(&mut self, root: &ProcRoot, directory: &OwnedFd, books: &SharedBooks) -> nix::Result<()> {
+    fn list(
+        &mut self,
+        root: &ProcRoot,
+        directory: &OwnedFd,
+        books: &SharedSampleProgress,
+    ) -> nix::Result<()> {
         loop {
             let FileReader { listing, pids, .. } = self;
             pids.clear();
-            let more = guarded(root.tree(), 0, Kind::Root, || {
+            let more = guarded(root.tree(), 0, ReadKind::Root, || {
                 listing.next_names(directory.as_fd(), |name| pids.extend(pid(name)))
             })?;
             // The next one is last.
             with(books, |books| {
-                let Books { table, due, .. } = books;
+                let SampleProgress { table, due, .. } = books;
                 let listed = pids.iter().rev().filter(|&&pid| !table.was_visited(pid));
                 due.extend(listed.map(|&pid| (pid, None)));
             });
@@ -141,17 +145,17 @@ impl FileReader {
         }
     }
 
-    fn read_due(&mut self, root: &ProcRoot, books: &SharedBooks) {
+    fn read_due(&mut self, root: &ProcRoot, books: &SharedSampleProgress) {
         let mut next = with(books, |books| books.due.last().copied());
         while let Some((pid, image)) = next {
-            let looked = self.look(root, pid, image, books);
+            let looked = self.read_process(root, pid, image, books);
             next = with(books, |books| {
                 match looked {
                     Ok(()) => {}
-                    Err(Failure::Gone) => books.table.settle(pid, Outcome::Gone),
+                    Err(Failure::Gone) => books.table.settle(pid, SampleOutcome::Gone),
                     Err(failure) => {
-                        books.observer.failed(failure, books.table.known(pid));
-                        books.table.settle(pid, Outcome::Unchanged);
+                        books.updater.failed(failure, books.table.known(pid));
+                        books.table.settle(pid, SampleOutcome::Unchanged);
                     }
                 }
                 // Only now: if the thread is left behind in this process, another one takes it up again.
@@ -163,12 +167,12 @@ impl FileReader {
 
     /// Reads the process's files; where a walk has told of it as well, the program it runs is known from there. The table
     /// is told unless this fails.
-    fn look(
+    fn read_process(
         &mut self,
         root: &ProcRoot,
         pid: i32,
         image: Option<u64>,
-        books: &SharedBooks,
+        books: &SharedSampleProgress,
     ) -> std::result::Result<(), Failure> {
         let directory = ProcessDirectory::open(root, pid)?;
         let mut stat = std::mem::take(&mut self.stat);
@@ -178,7 +182,7 @@ impl FileReader {
                 if let Some(image) = image {
                     core.stat.layout = [image, 0];
                 }
-                self.look_closely(root, (&directory, live.as_ref()), &mut core, books)
+                self.read_files(root, (&directory, live.as_ref()), &mut core, books)
             }
             Err(failure) => Err(failure),
         };
@@ -186,32 +190,32 @@ impl FileReader {
         looked
     }
 
-    fn look_closely(
+    fn read_files(
         &mut self,
         root: &ProcRoot,
         (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
-        core: &mut Core<'_>,
-        books: &SharedBooks,
+        core: &mut CoreFigures<'_>,
+        books: &SharedSampleProgress,
     ) -> std::result::Result<(), Failure> {
         let pid = core.stat.pid;
         let Considered { plan, mut started, is_maybe_thread } =
-            with(books, |books| books.observer.consider(core, books.table.known(pid)));
+            with(books, |books| books.updater.consider(core, books.table.known(pid)));
         if is_maybe_thread && directory.is_other_thread(&mut self.text) {
             return Err(Failure::Gone);
         }
         let mut sample = core.sample();
         let files = self.files(root, (directory, live), core, plan, &mut sample)?;
         with(books, |books| {
-            let Books { observer, table, .. } = books;
+            let SampleProgress { updater, table, .. } = books;
             match &mut started {
-                Some(tracked) => observer.take_files(core, &sample, &files, plan, tracked, false),
+                Some(tracked) => updater.apply_files(core, &sample, &files, plan, tracked, false),
                 None => {
                     if let Some(known) = table.known(pid) {
-                        observer.take_files(core, &sample, &files, plan, known, true);
+                        updater.apply_files(core, &sample, &files, plan, known, true);
                     }
                 }
             }
-            table.settle(pid, started.map_or(Outcome::Unchanged, Outcome::Started));
+            table.settle(pid, started.map_or(SampleOutcome::Unchanged, SampleOutcome::Started));
         });
         Ok(())
     }
@@ -221,8 +225,8 @@ impl FileReader {
         &'r mut self,
         root: &ProcRoot,
         (directory, live): (&ProcessDirectory, Option<&ProcessDirectory>),
-        core: &Core<'_>,
-        plan: Plan,
+        core: &CoreFigures<'_>,
+        plan: ReadPlan,
         sample: &mut ProcessSample,
     ) -> std::result::Result<Files<'r>, Failure> {
         let FileReader { figures, identities, cgroups, program, .. } = self;
@@ -253,7 +257,7 @@ impl FileReader {
         Ok(files)
     }
 
-    fn read_extras(&mut self, root: &ProcRoot, books: &SharedBooks) {
+    fn read_extras(&mut self, root: &ProcRoot, books: &SharedSampleProgress) {
         while let Some((id, plan)) = with(books, |books| books.extras.last().copied()) {
             let mut stat = std::mem::take(&mut self.stat);
             // One that is gone, or hidden, stays as the walk has told.
@@ -267,9 +271,9 @@ impl FileReader {
         &mut self,
         root: &ProcRoot,
         id: ProcId,
-        plan: Plan,
+        plan: ReadPlan,
         stat: &mut Vec<u8>,
-        books: &SharedBooks,
+        books: &SharedSampleProgress,
     ) -> std::result::Result<(), Failure> {
         let directory = ProcessDirectory::open(root, id.pid)?;
         let core = directory.core(stat)?;
@@ -279,16 +283,16 @@ impl FileReader {
         let mut sample = ProcessSample::unknown(id);
         let files = self.files(root, (&directory, None), &core, plan, &mut sample)?;
         with(books, |books| {
-            let Books { observer, table, .. } = books;
+            let SampleProgress { updater, table, .. } = books;
             if let Some(tracked) = table.tracked_mut(&id) {
-                observer.add_files(&core, &sample, &files, plan, tracked);
+                updater.add_files(&core, &sample, &files, plan, tracked);
             }
         });
         Ok(())
     }
 }
 
-fn with<T>(books: &SharedBooks, work: impl FnOnce(&mut Books) -> T) -> T {
+fn with<T>(books: &SharedSampleProgress, work: impl FnOnce(&mut SampleProgress) -> T) -> T {
     work(&mut books.lock())
 }
 

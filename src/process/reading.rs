@@ -3,12 +3,10 @@
 //! All files of a process are opened relative to a descriptor of its directory, which stays that process's even
 //! when its pid is reused meanwhile: what is read always belongs together.
 
-use super::directory::Listing;
-use super::link::network_namespace_at;
 use super::parse::{self, Stat};
-use super::root::{PidPath, ProcRoot, SystemFacts, read_record_at};
-use crate::blocking::{Kind, Tree, guarded};
+use crate::blocking::{ProcTree, ReadKind, guarded};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity, last_part};
+use crate::proc::{Listing, PidPath, ProcRoot, SystemFacts, network_namespace_at, read_record_at};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, fstatat};
@@ -42,14 +40,14 @@ impl From<Errno> for Failure {
 pub struct ProcessDirectory {
     directory: OwnedFd,
     pid: i32,
-    tree: Tree,
+    tree: ProcTree,
     /// Whether it is that of one of the process's threads, which may end while the process goes on.
     is_thread: bool,
 }
 
 /// What is read of every process, selected or not.
 #[derive(Clone, Copy, Debug)]
-pub struct Core<'b> {
+pub struct CoreFigures<'b> {
     /// The parsed `stat`.
     pub stat: Stat<'b>,
     /// Effective user and group id, when they could be read.
@@ -77,16 +75,16 @@ impl ProcessDirectory {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn core<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<Core<'b>, Failure> {
+    pub fn core<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<CoreFigures<'b>, Failure> {
         // The directory always shows the effective ids; the files in it show root's once the process is not
         // dumpable (fs/proc/base.c, task_dump_owner). Asked before `stat` is read: of a process that has ended
         // the directory shows root's, of one whose `stat` can still be read it told the truth before.
-        let owner = self.guarded(Kind::Process, || {
+        let owner = self.guarded(ReadKind::Process, || {
             let owner = fstat(&self.directory).ok().map(|stat| (stat.st_uid, stat.st_gid));
             read_record_at(self.directory.as_fd(), c"stat", buffer, usize::MAX).map(|()| owner)
         })?;
         let stat = parse::stat(buffer).filter(|stat| stat.pid == self.pid).ok_or(Failure::Unreadable)?;
-        Ok(Core { stat, owner })
+        Ok(CoreFigures { stat, owner })
     }
 
     /// Reads a file of one record.
@@ -94,7 +92,7 @@ impl ProcessDirectory {
     /// # Errors
     /// The system's error number.
     pub fn record<'b>(&self, name: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
-        self.record_up_to(Kind::Process, name, buffer, usize::MAX)
+        self.record_up_to(ReadKind::Process, name, buffer, usize::MAX)
     }
 
     /// The same for a file whose reading may have to wait for what `kind` says, stopping once at least `limit` bytes were
@@ -104,7 +102,7 @@ impl ProcessDirectory {
     /// The system's error number.
     pub fn record_up_to<'b>(
         &self,
-        kind: Kind,
+        kind: ReadKind,
         name: &CStr,
         buffer: &'b mut Vec<u8>,
         limit: usize,
@@ -117,7 +115,7 @@ impl ProcessDirectory {
     ///
     /// # Errors
     /// As [`guarded`].
-    pub fn guarded<T>(&self, kind: Kind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+    pub fn guarded<T>(&self, kind: ReadKind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
         guarded(self.tree, self.pid, kind, read)
     }
 
@@ -133,7 +131,7 @@ impl ProcessDirectory {
     /// # Errors
     /// As [`network_namespace_at`].
     pub fn network_namespace(&self) -> nix::Result<u64> {
-        self.guarded(Kind::Process, || network_namespace_at(self.directory.as_fd(), c"ns/net"))
+        self.guarded(ReadKind::Process, || network_namespace_at(self.directory.as_fd(), c"ns/net"))
     }
 
     /// Reads the name of the file of the program that the process runs.
@@ -142,7 +140,7 @@ impl ProcessDirectory {
     /// The system's error number; `ENOENT` when it runs none any more.
     pub fn program<'b>(&self, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
         const REMOVED: &[u8] = b" (deleted)";
-        let path = self.guarded(Kind::Process, || readlinkat(&self.directory, c"exe"))?.into_vec();
+        let path = self.guarded(ReadKind::Process, || readlinkat(&self.directory, c"exe"))?.into_vec();
         buffer.clear();
         buffer.extend_from_slice(last_part(path.strip_suffix(REMOVED).unwrap_or(&path)));
         Ok(buffer)
@@ -150,7 +148,7 @@ impl ProcessDirectory {
 
     /// Number of open descriptors.
     fn descriptors(&self, facts: &SystemFacts, listing: &mut Listing) -> nix::Result<u32> {
-        self.guarded(Kind::Process, || {
+        self.guarded(ReadKind::Process, || {
             if facts.descriptors_by_size {
                 let stat = fstatat(&self.directory, c"fd", AtFlags::empty())?;
                 return Ok(u32::try_from(stat.st_size).unwrap_or_default());
@@ -162,7 +160,7 @@ impl ProcessDirectory {
     /// Whether the process is still there. A file may be missing from a kernel built without it.
     fn still_there(&self) -> bool {
         let status = || fstatat(&self.directory, c"stat", AtFlags::empty());
-        !matches!(self.guarded(Kind::Process, status), Err(Errno::ENOENT | Errno::ESRCH))
+        !matches!(self.guarded(ReadKind::Process, status), Err(Errno::ENOENT | Errno::ESRCH))
     }
 
     /// What a failed reading of one more file means: nothing to tell of it, or that the process has ended.
@@ -186,7 +184,7 @@ impl AsFd for ProcessDirectory {
     }
 }
 
-impl Core<'_> {
+impl CoreFigures<'_> {
     /// Whose reading this is.
     pub fn id(&self) -> ProcId {
         ProcId { pid: self.stat.pid, start_ticks: self.stat.start_ticks }
@@ -310,7 +308,7 @@ impl FigureReader {
             return;
         }
         // One that has just lost its memory has no such file any more, which is no end.
-        let read = directory.record_up_to(Kind::Memory, c"smaps_rollup", &mut self.buffer, usize::MAX);
+        let read = directory.record_up_to(ReadKind::Memory, c"smaps_rollup", &mut self.buffer, usize::MAX);
         if let Some(bytes) = read.ok().and_then(parse::proportional) {
             sample.proportional_bytes = bytes;
             sample.valid |= Validity::PROPORTIONAL;

@@ -1,15 +1,14 @@
 //! Sampling of all processes: lists them, reads them, and keeps one record for each as long as it lives.
 
-use super::directory::open_directory;
 use super::machine::Machine;
-use super::observer::Observer;
-use super::reader::{Books, FileReader, Part, Reading, SharedBooks};
-use super::root::ProcRoot;
+use super::reader::{FileReader, ReadTask, SamplePart, SampleProgress, SharedSampleProgress};
 use super::task;
+use super::updater::ProcessUpdater;
 use crate::blocking::{self, Abandoned, Helper, Hurry};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Fault, TaskSource};
 use crate::model::{Identity, ProcId, ProcessRecord, SampleSet, Selection};
+use crate::proc::{ProcRoot, open_directory};
 use crate::sync::Mutex;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -35,10 +34,10 @@ pub struct Sampler {
     root: Arc<ProcRoot>,
     /// The listing; none after one that did not return.
     directory: Option<Arc<OwnedFd>>,
-    reader: Helper<FileReader, Reading>,
-    books: Books,
+    reader: Helper<FileReader, ReadTask>,
+    books: SampleProgress,
     /// Where the books are while the reader has them, and none otherwise.
-    lent: SharedBooks,
+    lent: SharedSampleProgress,
     machine: Machine,
     /// Why a figure of the machine is not known.
     machine_fault: Option<Error>,
@@ -75,14 +74,14 @@ impl Sampler {
         selection.pids.dedup();
         let selected = selection.pids.clone();
         let directory = open_directory(root.directory(), c".").map_err(listing_failed)?;
-        let observer = Observer::new(*root.facts(), what, selection);
-        let none = Observer::new(*root.facts(), SampleSet::default(), Selection::default());
+        let updater = ProcessUpdater::new(*root.facts(), what, selection);
+        let none = ProcessUpdater::new(*root.facts(), SampleSet::default(), Selection::default());
         let mut sampler = Sampler {
             root,
             directory: Some(Arc::new(directory)),
             reader: Helper::new("capture-files", move || FileReader::new(what), FileReader::work),
-            books: Books::new(observer),
-            lent: Arc::new(Mutex::new(Books::new(none))),
+            books: SampleProgress::new(updater),
+            lent: Arc::new(Mutex::new(SampleProgress::new(none))),
             machine: Machine::default(),
             machine_fault: None,
             tasks: None,
@@ -108,7 +107,7 @@ impl Sampler {
 
     /// From now on also tells which network namespace each process is in.
     pub fn follow_networks(&mut self) {
-        self.books.observer.follow_networks();
+        self.books.updater.follow_networks();
     }
 
     /// Why the walks over the kernel's tasks have ended, once.
@@ -130,7 +129,7 @@ impl Sampler {
         blocking::sweep();
         // Where they cannot be read now, no time has passed.
         self.read_machine()?;
-        self.books.observer.begin(self.machine.cpu_ticks);
+        self.books.updater.begin(self.machine.cpu_ticks);
         self.books.table.begin();
         self.books.due.clear();
         self.books.extras.clear();
@@ -153,7 +152,7 @@ impl Sampler {
     /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
     fn walk(&mut self) -> bool {
         let Sampler { books, selected, tasks: Some(tasks), .. } = self else { return false };
-        let Books { observer, table, due, extras } = books;
+        let SampleProgress { updater, table, due, extras } = books;
         let walked = tasks.walk(&mut |task| {
             let pid = task::pid(task.raw);
             if !selected.is_empty() && selected.binary_search(&pid).is_err() {
@@ -166,8 +165,8 @@ impl Sampler {
                 return;
             }
             table.visit(pid, |_, known| {
-                let (outcome, plan) = observer.take(task, known);
-                extras.extend(plan.map(|plan| (task::id(task.raw, observer.facts()), plan)));
+                let (outcome, plan) = updater.apply_task(task, known);
+                extras.extend(plan.map(|plan| (task::id(task.raw, updater.facts()), plan)));
                 outcome
             });
         });
@@ -182,7 +181,7 @@ impl Sampler {
         let listed = if self.selected.is_empty() {
             self.open_listing().and_then(|directory| self.read(Some(directory)))
         } else {
-            let Books { table, due, .. } = &mut self.books;
+            let SampleProgress { table, due, .. } = &mut self.books;
             // The next one is last.
             let selected = self.selected.iter().rev().filter(|&&pid| !table.was_visited(pid));
             due.extend(selected.map(|&pid| (pid, None)));
@@ -208,9 +207,9 @@ impl Sampler {
         if listing.is_none() && self.books.due.is_empty() && !self.books.table.has_unvisited() {
             return Ok(());
         }
-        let part = |books| Part::Processes { books, listing: listing.clone(), listed: Ok(()) };
+        let part = |books| SamplePart::Processes { books, listing: listing.clone(), listed: Ok(()) };
         match self.read_books(part)? {
-            Part::Processes { listed: Err(errno), .. } => {
+            SamplePart::Processes { listed: Err(errno), .. } => {
                 if errno == Errno::EAGAIN {
                     // The thread that lists it may have it for long.
                     self.directory = None;
@@ -225,12 +224,12 @@ impl Sampler {
         if self.books.extras.is_empty() {
             return Ok(());
         }
-        self.read_books(Part::Extras).map(|_| ())
+        self.read_books(SamplePart::Extras).map(|_| ())
     }
 
     /// Reads the figures of the machine, if they can be read now. What is missing is logged when that changes.
     fn read_machine(&mut self) -> Result<bool> {
-        let Part::Machine(Some((machine, fault))) = self.run(|| Part::Machine(None))? else {
+        let SamplePart::Machine(Some((machine, fault))) = self.run(|| SamplePart::Machine(None))? else {
             return Ok(false);
         };
         self.machine = machine;
@@ -245,7 +244,7 @@ impl Sampler {
     }
 
     /// Lends the books out for a reading.
-    fn read_books(&mut self, part: impl Fn(SharedBooks) -> Part) -> Result<Part> {
+    fn read_books(&mut self, part: impl Fn(SharedSampleProgress) -> SamplePart) -> Result<SamplePart> {
         let lent = Arc::clone(&self.lent);
         std::mem::swap(&mut self.books, &mut *lent.lock());
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run(|| part(Arc::clone(&lent)))));
@@ -254,14 +253,14 @@ impl Sampler {
     }
 
     /// Has the reader work until it is done, with another thread whenever one is left behind.
-    fn run(&mut self, part: impl Fn() -> Part) -> Result<Part> {
+    fn run(&mut self, part: impl Fn() -> SamplePart) -> Result<SamplePart> {
         loop {
             let hurry = match self.waits {
                 ..MAX_WAITS => Hurry::None,
                 MAX_WAITS..MAX_WAITS_AT_ALL => Hurry::Locks,
                 _ => Hurry::All,
             };
-            match self.reader.run(hurry, Reading { root: Arc::clone(&self.root), part: part() }) {
+            match self.reader.run(hurry, ReadTask { root: Arc::clone(&self.root), part: part() }) {
                 Ok(reading) => return Ok(reading.part),
                 Err(Abandoned::Reading) => self.waits += 1,
                 Err(Abandoned::NoThread(error)) => return Err(error),
@@ -275,8 +274,8 @@ impl Sampler {
         if processes.is_empty() {
             return Some(processes);
         }
-        match self.run(|| Part::Ends(processes.clone())) {
-            Ok(Part::Ends(gone)) => Some(gone),
+        match self.run(|| SamplePart::Ends(processes.clone())) {
+            Ok(SamplePart::Ends(gone)) => Some(gone),
             _ => None,
         }
     }
@@ -317,7 +316,7 @@ impl Sampler {
     /// ended since the latest sample. `None` where there are no such walks, or where later names have displaced it.
     pub fn given_name(&self, id: &ProcId) -> Option<Vec<u8>> {
         let given = self.tasks.as_ref()?.given_name(id.pid.unsigned_abs())?;
-        let is_its = task::start_ticks(given.start_ns, self.books.observer.facts()) == id.start_ticks;
+        let is_its = task::start_ticks(given.start_ns, self.books.updater.facts()) == id.start_ticks;
         is_its.then(|| given.name().to_vec())
     }
 
@@ -334,7 +333,7 @@ impl Sampler {
     /// How often a process was there but its `stat` could not be read (not permitted, out of descriptors, not in
     /// the format), since the sampler was made.
     pub fn unreadable(&self) -> u64 {
-        self.books.observer.unreadable()
+        self.books.updater.unreadable()
     }
 }
 

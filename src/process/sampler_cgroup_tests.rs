@@ -22,7 +22,7 @@ fn known(path: &str) -> Option<String> {
 
 #[test]
 fn a_process_that_is_moved_is_noticed_at_once_and_keeps_the_rest() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.write("7/cmdline", "made\0-x\0");
     tree.write("7/cgroup", "0::/one\n");
@@ -48,7 +48,7 @@ fn a_process_that_is_moved_is_noticed_at_once_and_keeps_the_rest() {
 
 #[test]
 fn without_being_asked_for_it_is_not_read() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.write("7/cgroup", "0::/one\n");
     let mut sampler = tree.sampler(SampleSet::USUAL, Selection::default());
@@ -61,7 +61,7 @@ fn without_being_asked_for_it_is_not_read() {
 
 #[test]
 fn what_is_left_in_a_removed_group_has_the_path_that_it_had() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.write("7/cgroup", "0::/gone (deleted)\n");
     let mut sampler = tree.everything();
@@ -72,7 +72,7 @@ fn what_is_left_in_a_removed_group_has_the_path_that_it_had() {
 
 #[test]
 fn where_version_2_is_not_mounted_systemds_own_hierarchy_tells() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     std::fs::create_dir(tree.path("self")).unwrap();
     tree.write("self/cgroup", "1:name=systemd:/\n0::/\n");
@@ -97,7 +97,7 @@ fn where_version_2_is_not_mounted_systemds_own_hierarchy_tells() {
 
 #[test]
 fn a_walk_saves_the_reading_of_files_as_long_as_the_group_is_the_same() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     let mut sampler = tree.everything();
     let walks = Walks::default();

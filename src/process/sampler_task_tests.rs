@@ -50,7 +50,7 @@ impl Walks {
     }
 }
 
-fn sampler(tree: &Tree, selection: Selection) -> (Sampler, Walks) {
+fn sampler(tree: &SampleTree, selection: Selection) -> (Sampler, Walks) {
     let walks = Walks::default();
     let mut sampler = tree.sampler(SampleSet::ALL, selection);
     sampler.take_from(Box::new(walks.clone()));
@@ -89,7 +89,7 @@ pub(super) fn task() -> RawProcess {
 
 #[test]
 fn both_sources_make_the_same_record() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(Made { ticks: [30, 10], ..MADE });
     tree.write("7/cmdline", "made\0-x\0");
     let mut files = tree.sampler(SampleSet::USUAL | SampleSet::PROPORTIONAL, Selection::default());
@@ -105,7 +105,7 @@ fn both_sources_make_the_same_record() {
 
 #[test]
 fn what_was_not_asked_for_is_not_told() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     let mut sampler = tree.sampler(SampleSet::MEMORY, Selection::default());
     let walks = Walks::default();
     sampler.take_from(Box::new(walks.clone()));
@@ -119,7 +119,7 @@ fn what_was_not_asked_for_is_not_told() {
 
 #[test]
 fn io_of_children_is_taken_out_where_it_can_be() {
-    let (tree, mut figures) = (Tree::new(), task().figures);
+    let (tree, mut figures) = (SampleTree::new(), task().figures);
     (figures.read_chars, figures.write_chars) = (1000, 2000);
     (figures.read_bytes, figures.write_bytes) = (4096, 8192);
     let waited = RawProcess {
@@ -147,7 +147,7 @@ fn io_of_children_is_taken_out_where_it_can_be() {
 
 #[test]
 fn a_command_line_is_read_again_when_the_program_changes_or_may_have_written_to_it() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     let (mut sampler, walks) = sampler(&tree, Selection::default());
     let mut sampled = |raw: RawProcess, text: &str, times: usize| {
@@ -168,7 +168,7 @@ fn a_command_line_is_read_again_when_the_program_changes_or_may_have_written_to_
 
 #[test]
 fn pids_users_and_names_select() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     (1..=9).for_each(|pid| tree.process(Made { pid, ..MADE }));
     let tasks: Vec<_> = (1..=9).map(|pid| RawProcess { pid, uid: pid % 3, ..task() }).collect();
     let select = |selection: Selection| {
@@ -185,7 +185,7 @@ fn pids_users_and_names_select() {
 
 #[test]
 fn any_order_will_do_and_pids_are_reused() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     for pid in [3, 5, 9] {
         tree.process(Made { pid, ..MADE });
     }
@@ -208,7 +208,7 @@ fn any_order_will_do_and_pids_are_reused() {
 
 #[test]
 fn a_process_that_no_walk_tells_is_read_from_its_files() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     for pid in [1, 5, 9] {
         tree.process(Made { pid, ticks: [70, 80], ..MADE });
     }
@@ -231,7 +231,7 @@ fn a_process_that_no_walk_tells_is_read_from_its_files() {
 
 #[test]
 fn files_tell_what_a_walk_could_not() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(Made { ticks: [70, 80], ..MADE });
     tree.write("7/fd/0", "");
     tree.write("7/cmdline", "made\0");
@@ -256,7 +256,7 @@ fn files_tell_what_a_walk_could_not() {
 
 #[test]
 fn a_walk_that_fails_leaves_the_files() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     for pid in [3, 5] {
         tree.process(Made { pid, ticks: [70, 80], ..MADE });
     }

@@ -1,10 +1,9 @@
 //! Tests of the sampler on made-up trees, where every figure is known.
 
 use super::*;
-use crate::model::ProcessSample;
-use crate::model::Validity;
+use crate::model::{ProcessSample, Validity};
+use crate::proc::SystemFacts;
 use crate::process::identity::COMMAND_LINE_LIMIT;
-use crate::process::root::SystemFacts;
 use std::path::PathBuf;
 
 #[path = "sampler_cgroup_tests.rs"]
@@ -17,7 +16,7 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 const NO_EXEC_YET: u32 = 0x40;
 
 /// A made-up `/proc`.
-struct Tree(tempfile::TempDir);
+struct SampleTree(tempfile::TempDir);
 
 /// What is varied of a made-up process.
 #[derive(Clone, Copy)]
@@ -43,9 +42,9 @@ const MADE: Made = Made {
     stack: 1000,
 };
 
-impl Tree {
-    fn new() -> Tree {
-        let tree = Tree(tempfile::tempdir().unwrap());
+impl SampleTree {
+    fn new() -> SampleTree {
+        let tree = SampleTree(tempfile::tempdir().unwrap());
         tree.machine(1000);
         tree.write("meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
         tree
@@ -113,7 +112,7 @@ fn pids(sampler: &Sampler) -> Vec<i32> {
 
 #[test]
 fn all_figures_are_read() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(Made { ticks: [12, 34], ..MADE });
     tree.write("7/cmdline", "made\0-x\0");
     tree.write("7/fd/0", "");
@@ -150,7 +149,7 @@ fn all_figures_are_read() {
 
 #[test]
 fn the_cpu_share_is_of_the_time_between_two_samples() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     let mut sampler = tree.everything();
     let mut share = |ticks, machine| {
         tree.machine(machine);
@@ -170,7 +169,7 @@ fn the_cpu_share_is_of_the_time_between_two_samples() {
 
 #[test]
 fn a_reused_pid_is_another_process() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(Made { ticks: [50, 0], ..MADE });
     let mut sampler = tree.everything();
     sampler.sample().unwrap();
@@ -196,7 +195,7 @@ fn a_reused_pid_is_another_process() {
 
 #[test]
 fn the_ended_wait_until_the_next_sample() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     for pid in [9, 10, 100, 11] {
         tree.process(Made { pid, ..MADE });
     }
@@ -216,7 +215,7 @@ fn the_ended_wait_until_the_next_sample() {
 
 #[test]
 fn what_cannot_be_read_is_not_valid() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.remove("7/io");
     tree.remove("7/status");
@@ -238,7 +237,7 @@ fn what_cannot_be_read_is_not_valid() {
 
 #[test]
 fn what_is_not_asked_for_is_not_read() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.write("7/cmdline", "made\0");
     let mut sampler = tree.sampler(SampleSet::IO, Selection::default());
@@ -252,7 +251,7 @@ fn what_is_not_asked_for_is_not_read() {
 
 #[test]
 fn one_odd_process_does_not_fail_the_others() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     for pid in 1..=4 {
         tree.process(Made { pid, ticks: [5, 0], ..MADE });
     }
@@ -272,7 +271,7 @@ fn one_odd_process_does_not_fail_the_others() {
 
 #[test]
 fn an_unreadable_machine_has_no_shares_and_all_else() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.remove("stat");
     tree.remove("meminfo");
@@ -299,7 +298,7 @@ fn an_unreadable_machine_has_no_shares_and_all_else() {
 
 #[test]
 fn names_select() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(Made { pid: 1, ..MADE });
     tree.process(Made { pid: 2, name: b"other", ..MADE });
     tree.write("2/cmdline", "other\0");
@@ -333,7 +332,7 @@ fn names_select() {
 
 #[test]
 fn users_and_pids_select() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     for pid in 1..=5 {
         tree.process(Made { pid, ..MADE });
     }
@@ -356,7 +355,7 @@ fn users_and_pids_select() {
 
 #[test]
 fn the_command_line_is_read_again_within_sixteen_samples() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     tree.write("7/cmdline", "one\0");
     let mut sampler = tree.everything();
@@ -374,7 +373,7 @@ fn the_command_line_is_read_again_within_sixteen_samples() {
 
 #[test]
 fn an_exec_is_noticed_at_once() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     let mut sampler = tree.everything();
     let mut command_line = |made, text: &str| {
         tree.process(made);
@@ -398,7 +397,7 @@ fn an_exec_is_noticed_at_once() {
 
 #[test]
 fn long_and_unended_command_lines() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(MADE);
     for (length, expected) in [
         (COMMAND_LINE_LIMIT - 2, COMMAND_LINE_LIMIT - 1),
@@ -419,7 +418,7 @@ fn long_and_unended_command_lines() {
 
 #[test]
 fn kernel_threads_have_neither_memory_nor_arguments() {
-    let tree = Tree::new();
+    let tree = SampleTree::new();
     tree.process(Made { flags: KERNEL_THREAD, memory: 0, name: b"kworker/u4:2-events_unbound", ..MADE });
     tree.write("7/cmdline", "never read\0");
     let mut sampler = tree.everything();

@@ -1,11 +1,10 @@
 //! The live thread that stands in for a main thread that has ended: memory, descriptors, arguments and namespaces are
 //! then those of the other threads, and the files of the process itself show none.
 
-use super::directory::{Listing, open_directory};
 use super::parse::{self, Stat};
 use super::reading::ProcessDirectory;
-use super::root::PidPath;
-use crate::blocking::Kind;
+use crate::blocking::ReadKind;
+use crate::proc::{Listing, PidPath, open_directory};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::os::fd::AsFd;
@@ -37,7 +36,7 @@ impl StandIns {
         }
         let StandIns { listing, stat: text, threads } = self;
         threads.clear();
-        let directory = process.guarded(Kind::Process, || {
+        let directory = process.guarded(ReadKind::Process, || {
             let directory = open_directory(process.as_fd(), c"task")?;
             listing.names(directory.as_fd(), |name| {
                 let number = parse::decimal(name).and_then(|number| i32::try_from(number).ok());
@@ -49,7 +48,7 @@ impl StandIns {
         threads.iter().take(MAX_THREADS).find_map(|&thread| {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let open = || openat(&directory, PidPath::new(thread).directory(), flags, Mode::empty());
-            let thread = process.of_thread(process.guarded(Kind::Process, open).ok()?);
+            let thread = process.of_thread(process.guarded(ReadKind::Process, open).ok()?);
             let live = parse::stat(thread.record(c"stat", text).ok()?)?;
             if live.is_ending() || !live.has_memory() {
                 return None;

@@ -1,7 +1,7 @@
 //! The table of known processes, in the order of their pids, and of those that ended in the latest sample.
 
 use super::parse::Image;
-use super::reading::Core;
+use super::reading::CoreFigures;
 use super::task::CpuTimes;
 use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Validity};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub struct Tracked {
     /// What users see.
     pub record: ProcessRecord,
     /// What the identity was made of.
-    pub origin: Origin,
+    pub origin: IdentityOrigin,
     /// The machine's CPU time at the latest sample, clock ticks.
     pub machine_ticks: u64,
     /// The generation of user and group names its identity was made with.
@@ -55,7 +55,7 @@ pub enum CommandLine {
 /// What an identity was made of: a copy beside the figures, since to look into the identity itself for every process
 /// in every sample would cost more in memory accesses than all parsing.
 #[derive(Debug)]
-pub struct Origin {
+pub struct IdentityOrigin {
     image: Image,
     owner: Option<(u32, u32)>,
     name: [u8; NAME_BYTES],
@@ -65,29 +65,29 @@ pub struct Origin {
 /// The longest name there is, that of a kernel thread (`TASK_COMM_LEN` and fs/proc/array.c, proc_task_name).
 const NAME_BYTES: usize = 64;
 
-impl Origin {
+impl IdentityOrigin {
     /// Notes what was read.
-    pub fn new(core: &Core<'_>) -> Origin {
+    pub fn new(core: &CoreFigures<'_>) -> IdentityOrigin {
         let mut name = [0; NAME_BYTES];
         for (to, from) in name.iter_mut().zip(core.stat.name) {
             *to = *from;
         }
-        Origin { image: core.stat.image(), owner: core.owner, name, length: core.stat.name.len() }
+        IdentityOrigin { image: core.stat.image(), owner: core.owner, name, length: core.stat.name.len() }
     }
 
     /// Whether the process runs the same program as then, as far as can be told.
-    pub fn same_image(&self, core: &Core<'_>) -> bool {
+    pub fn same_image(&self, core: &CoreFigures<'_>) -> bool {
         self.image == core.stat.image()
     }
 
     /// Whether name and owner are the same as then. A name too long to be kept never is.
-    pub fn same_name_and_owner(&self, core: &Core<'_>) -> bool {
+    pub fn same_name_and_owner(&self, core: &CoreFigures<'_>) -> bool {
         self.owner == core.owner && self.name.get(..self.length).is_some_and(|name| name == core.stat.name)
     }
 }
 
 /// What came of looking at a process.
-pub enum Outcome {
+pub enum SampleOutcome {
     /// It goes on, or nothing can be told of it now.
     Unchanged,
     /// It has ended, or never was.
@@ -98,7 +98,7 @@ pub enum Outcome {
 
 /// The table.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct ProcessTable {
     entries: Vec<Tracked>,
     /// Found in this round, not yet among the entries.
     started: Vec<Tracked>,
@@ -116,7 +116,7 @@ pub struct Table {
 
 impl Tracked {
     /// An entry of a process just found.
-    pub fn new(record: ProcessRecord, origin: Origin, machine_ticks: u64) -> Tracked {
+    pub fn new(record: ProcessRecord, origin: IdentityOrigin, machine_ticks: u64) -> Tracked {
         Tracked {
             record,
             origin,
@@ -174,7 +174,7 @@ impl Tracked {
     }
 }
 
-impl Table {
+impl ProcessTable {
     /// Begins a round of visits. Those that ended in the former round are forgotten.
     pub fn begin(&mut self) {
         self.ended.clear();
@@ -184,13 +184,13 @@ impl Table {
     }
 
     /// Looks at the process that is listed with this pid. Pids that do not ascend take longer to find.
-    pub fn visit(&mut self, pid: i32, look: impl FnOnce(i32, Option<&mut Tracked>) -> Outcome) {
+    pub fn visit(&mut self, pid: i32, look: impl FnOnce(i32, Option<&mut Tracked>) -> SampleOutcome) {
         let next = self.find(pid);
         match self.entries.get_mut(next).filter(|entry| entry.id().pid == pid) {
             Some(entry) if entry.round == self.round => {}
             Some(_) => self.visit_at(next, look),
             None => {
-                if let Outcome::Started(tracked) = look(pid, None) {
+                if let SampleOutcome::Started(tracked) = look(pid, None) {
                     self.started.push(*tracked);
                 }
             }
@@ -211,7 +211,7 @@ impl Table {
     }
 
     /// Takes in what came of looking at a process, unless it was visited in this round already.
-    pub fn settle(&mut self, pid: i32, outcome: Outcome) {
+    pub fn settle(&mut self, pid: i32, outcome: SampleOutcome) {
         self.visit(pid, |_, _| outcome);
     }
 
@@ -256,14 +256,14 @@ impl Table {
         }
     }
 
-    fn visit_at(&mut self, position: usize, look: impl FnOnce(i32, Option<&mut Tracked>) -> Outcome) {
+    fn visit_at(&mut self, position: usize, look: impl FnOnce(i32, Option<&mut Tracked>) -> SampleOutcome) {
         let Some(entry) = self.entries.get_mut(position) else { return };
         entry.round = self.round;
         self.visited += 1;
         let outcome = look(entry.id().pid, Some(entry));
-        entry.ended = !matches!(outcome, Outcome::Unchanged);
+        entry.ended = !matches!(outcome, SampleOutcome::Unchanged);
         self.ending += usize::from(entry.ended);
-        if let Outcome::Started(tracked) = outcome {
+        if let SampleOutcome::Started(tracked) = outcome {
             self.started.push(*tracked);
         }
     }

@@ -1,10 +1,10 @@
 //! A process as a walk over the kernel's tasks tells it, in the terms of `/proc`.
 
 use super::parse::Stat;
-use super::reading::Core;
-use super::root::SystemFacts;
+use super::reading::CoreFigures;
 use crate::kernel::{Figures, RawProcess, Task, UNCOUNTED};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
+use crate::proc::SystemFacts;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -79,7 +79,7 @@ impl CpuTimes {
 }
 
 /// What `/proc/<pid>/stat` would say of the process, but for the CPU times, which are `cpu`'s.
-pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> Core<'t> {
+pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> CoreFigures<'t> {
     let raw = task.raw;
     let hertz = facts.ticks_per_second;
     let stat = Stat {
@@ -98,7 +98,7 @@ pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> Core<'t>
         virtual_bytes: raw.virtual_pages.saturating_mul(facts.page_size),
         layout: layout(raw),
     };
-    Core { stat, owner: Some((raw.uid, raw.gid)) }
+    CoreFigures { stat, owner: Some((raw.uid, raw.gid)) }
 }
 
 /// Whether the main thread has ended, or is about to, while others go on.

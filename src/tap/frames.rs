@@ -16,7 +16,7 @@ pub trait FrameHandler {
 
 /// What all frames of a capture have in common.
 #[derive(Clone, Copy)]
-pub(super) struct Origin {
+pub(super) struct FrameOrigin {
     pub link: LinkType,
     pub namespace: Namespace,
     /// As [`Frame::packet_limit`].
@@ -30,7 +30,7 @@ pub(super) struct Origin {
 /// where every frame needs a barrier against a panic, and a panic leaves a savefile's loop marked as broken off.
 pub(super) fn drain<T: Activated>(
     capture: &mut Capture<T>,
-    origin: Origin,
+    origin: FrameOrigin,
     limit: usize,
     mut each: impl FnMut(Frame<'_>),
 ) -> (usize, Option<pcap::Error>) {
@@ -47,10 +47,10 @@ pub(super) fn drain<T: Activated>(
 
 /// A frame in the library's terms. Handles are opened with nanosecond time stamps, so `tv_usec` holds nanoseconds.
 #[inline]
-fn frame<'a>(origin: Origin, packet: &Packet<'a>) -> Frame<'a> {
+fn frame<'a>(origin: FrameOrigin, packet: &Packet<'a>) -> Frame<'a> {
     let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(packet.header.ts.tv_usec).unwrap_or(0);
-    let Origin { link, namespace, packet_limit } = origin;
+    let FrameOrigin { link, namespace, packet_limit } = origin;
     let mut frame = Frame {
         time: Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)),
         // A damaged savefile may claim a wire length below the captured one.

@@ -5,35 +5,23 @@
 //! copied nor allocated for, and no lock is taken.
 //!
 //! Of live capture the tap promises that a packet is shown once, though it may pass several devices on its way
-//! through the machine. See the `plan` module for how.
+//! through the machine. See the module `live::plan` for how.
 
-mod before;
-mod beside;
-mod common;
-mod device;
 mod filter;
-mod first;
-mod first_filter;
+mod first_packet;
 mod frames;
 mod live;
-mod local;
-mod loss;
-mod news;
-mod open;
+mod open_savefile;
 mod options;
 mod pcapng;
-mod plan;
+mod poller;
 mod report;
-mod ring;
-mod route;
 mod savefile;
-mod site;
 mod source;
-mod wake;
 
-pub use first::{FirstPacket, FirstPackets, Thinning};
+pub use first_packet::{FirstPacket, FirstPacketSocket, SamplingRate};
 pub use frames::FrameHandler;
 pub use options::TapOptions;
+pub use poller::Waker;
 pub use report::{Note, TapError, TapStats};
 pub use source::{Progress, Tap};
-pub use wake::Waker;

@@ -21,7 +21,7 @@ const MAX_BLOCK: usize = 16 << 20;
 const OBSOLETE_PACKET: u32 = 2;
 
 /// How the frames of one interface are read.
-struct Interface {
+struct PcapngInterface {
     link: LinkType,
     snaplen: u32,
     filter: Option<Filter>,
@@ -44,11 +44,11 @@ pub(super) struct Pcapng {
     read: usize,
     expression: Option<String>,
     /// The interfaces of the section, or why one cannot be read.
-    interfaces: Vec<Result<Interface>>,
+    interfaces: Vec<Result<PcapngInterface>>,
 }
 
 /// What one block gave.
-enum Step {
+enum BlockResult {
     Frame,
     Nothing,
     End,
@@ -64,7 +64,7 @@ impl Pcapng {
         let expression = expression.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         let mut file = Pcapng { reader, capacity: BUFFER, read: 0, expression, interfaces: Vec::new() };
         while file.interfaces.is_empty() {
-            if let Step::End = file.step(&mut |_| ())? {
+            if let BlockResult::End = file.step(&mut |_| ())? {
                 return Err(Error::new(Code::Savefile, "it ends before it names an interface"));
             }
         }
@@ -82,9 +82,9 @@ impl Pcapng {
         let mut count = 0;
         while count < limit {
             match self.step(&mut each) {
-                Ok(Step::Frame) => count += 1,
-                Ok(Step::Nothing) => {}
-                Ok(Step::End) => return (count, None),
+                Ok(BlockResult::Frame) => count += 1,
+                Ok(BlockResult::Nothing) => {}
+                Ok(BlockResult::End) => return (count, None),
                 Err(error) => return (count, Some(error)),
             }
         }
@@ -92,7 +92,7 @@ impl Pcapng {
     }
 
     /// Reads one block.
-    fn step(&mut self, each: &mut impl FnMut(Frame<'_>)) -> Result<Step> {
+    fn step(&mut self, each: &mut impl FnMut(Frame<'_>)) -> Result<BlockResult> {
         self.reader.consume(std::mem::take(&mut self.read));
         match self.reader.next() {
             Ok((length, PcapBlockOwned::NG(block))) => {
@@ -102,9 +102,9 @@ impl Pcapng {
             }
             Ok((length, _)) => {
                 self.read = length;
-                return Ok(Step::Nothing);
+                return Ok(BlockResult::Nothing);
             }
-            Err(PcapError::Eof) => return Ok(Step::End),
+            Err(PcapError::Eof) => return Ok(BlockResult::End),
             Err(PcapError::Incomplete(_)) => {}
             Err(PcapError::BufferTooSmall) if self.capacity < MAX_BLOCK => {
                 self.capacity *= 2;
@@ -115,16 +115,16 @@ impl Pcapng {
             Err(error) => return Err(damage(&error)),
         }
         self.reader.refill().map_err(|error| damage(&error))?;
-        Ok(Step::Nothing)
+        Ok(BlockResult::Nothing)
     }
 }
 
 fn take_block(
     block: &Block<'_>,
-    interfaces: &mut Vec<Result<Interface>>,
+    interfaces: &mut Vec<Result<PcapngInterface>>,
     expression: Option<&str>,
     each: &mut impl FnMut(Frame<'_>),
-) -> Result<Step> {
+) -> Result<BlockResult> {
     match block {
         Block::SectionHeader(_) => interfaces.clear(),
         Block::InterfaceDescription(description) => {
@@ -151,30 +151,30 @@ fn take_block(
         }
         _ => {}
     }
-    Ok(Step::Nothing)
+    Ok(BlockResult::Nothing)
 }
 
 fn hand_on(
-    interface: &Interface,
+    interface: &PcapngInterface,
     time: Timestamp,
     length: u32,
     data: &[u8],
     each: &mut impl FnMut(Frame<'_>),
-) -> Step {
+) -> BlockResult {
     // A damaged savefile may claim a wire length below the captured one.
     let wire_len = length.max(u32::try_from(data.len()).unwrap_or(u32::MAX));
     if interface.filter.as_ref().is_some_and(|filter| !filter.matches(data, wire_len)) {
-        return Step::Nothing;
+        return BlockResult::Nothing;
     }
     let (link, namespace, passage) = (interface.link, Namespace::HOME, Passage::Unknown);
     // No format tells the MTU of the device that the frames were recorded on.
     let frame = Frame { time, wire_len, packet_limit: u32::MAX, link, namespace, passage, data };
     each(Frame { passage: frame.stated_passage(), ..frame });
-    Step::Frame
+    BlockResult::Frame
 }
 
 /// The interface of a frame.
-fn find(interfaces: &[Result<Interface>], number: u32) -> Result<&Interface> {
+fn find(interfaces: &[Result<PcapngInterface>], number: u32) -> Result<&PcapngInterface> {
     match interfaces.get(number as usize) {
         Some(Ok(interface)) => Ok(interface),
         Some(Err(error)) => Err(error.clone()),
@@ -189,7 +189,7 @@ fn interface(
     description: &InterfaceDescriptionBlock<'_>,
     number: usize,
     expression: Option<&str>,
-) -> Result<Interface> {
+) -> Result<PcapngInterface> {
     let dlt = pcap::Linktype(description.linktype.0);
     let link = LinkType::from_dlt(dlt.0).ok_or_else(|| {
         let text = format!("{} of interface {number} is not decoded", link_name(dlt));
@@ -201,7 +201,7 @@ fn interface(
         Error::new(Code::Savefile, text)
     })?;
     let clock = Clock { resolution, offset: description.if_tsoffset };
-    Ok(Interface { link, snaplen: description.snaplen, filter, clock })
+    Ok(PcapngInterface { link, snaplen: description.snaplen, filter, clock })
 }
 
 impl Clock {

@@ -1,7 +1,7 @@
 //! A savefile as a source of frames, replayed as fast as it can be read.
 
-use super::frames::{Origin, drain, words};
-use super::open::{self, Savefile};
+use super::frames::{FrameOrigin, drain, words};
+use super::open_savefile::{self, Savefile};
 use super::options::check_filter;
 use super::pcapng::Pcapng;
 use crate::error::{Code, Error, Result};
@@ -30,7 +30,7 @@ impl Replay {
     /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter.
     pub(super) fn open(path: &Path, filter: Option<&str>) -> Result<Replay> {
         filter.map_or(Ok(()), check_filter)?;
-        let file = match open::savefile(path)? {
+        let file = match open_savefile::savefile(path)? {
             Savefile::Pcapng(file) => {
                 let file = Pcapng::open(file, filter).map_err(|error| {
                     let text = format!("opening the savefile {}: {}", path.display(), error.text);
@@ -45,7 +45,7 @@ impl Replay {
                     Error::new(Code::Savefile, text)
                 })?;
                 if let Some(filter) = filter {
-                    open::set_filter(&mut capture, filter)?;
+                    open_savefile::set_filter(&mut capture, filter)?;
                 }
                 OpenFile::Pcap(capture, link)
             }
@@ -77,7 +77,7 @@ impl Replay {
         let (count, error) = match file {
             OpenFile::Pcap(capture, link) => {
                 // No format tells the MTU of the device that the frames were recorded on.
-                let origin = Origin { link: *link, namespace: Namespace::HOME, packet_limit: u32::MAX };
+                let origin = FrameOrigin { link: *link, namespace: Namespace::HOME, packet_limit: u32::MAX };
                 let (count, error) = drain(capture, origin, limit, handler);
                 (count, error.map(words))
             }

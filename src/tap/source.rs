@@ -3,13 +3,13 @@
 use super::frames::FrameHandler;
 use super::live::Live;
 use super::options::TapOptions;
+use super::poller::{Poller, Waker};
 use super::report::{Note, Notes, TapError, TapStats};
-use super::route::Route;
 use super::savefile::Replay;
-use super::wake::{Bell, Waker};
 use crate::error::Result;
 use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::Known;
+use crate::netlink::Rtnetlink;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Progress {
     pub ended: bool,
 }
 
-enum Source {
+enum FrameSource {
     Live(Box<Live>),
     Savefile(Replay),
 }
@@ -39,8 +39,8 @@ enum Source {
 /// start. So are devices opened and closed, which takes some 10 and 25 ms for each; dropping the tap waits for these
 /// threads.
 pub struct Tap {
-    source: Source,
-    bell: Bell,
+    source: FrameSource,
+    poller: Poller,
     addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
     known: Known,
     notes: Notes,
@@ -71,11 +71,18 @@ impl Tap {
     /// # Errors
     /// As [`Tap::live`]; `OpenDirectory` when the tree cannot be opened.
     pub fn live_beside(options: &TapOptions, proc_path: &Path) -> std::result::Result<Tap, TapError> {
-        let bell = Bell::new()?;
+        let poller = Poller::new()?;
         let mut notes = Notes::default();
-        let live = Live::start(options, proc_path, &bell, &mut notes)?;
+        let live = Live::start(options, proc_path, &poller, &mut notes)?;
         let (addresses, known) = (owned(&live), live.known());
-        Ok(Tap { source: Source::Live(Box::new(live)), bell, addresses, known, notes, is_changed: true })
+        Ok(Tap {
+            source: FrameSource::Live(Box::new(live)),
+            poller,
+            addresses,
+            known,
+            notes,
+            is_changed: true,
+        })
     }
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
@@ -88,18 +95,18 @@ impl Tap {
     pub fn savefile(path: &Path, filter: Option<&str>) -> Result<Tap> {
         let replay = Replay::open(path, filter)?;
         let mut notes = Notes::default();
-        let addresses = Route::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
+        let addresses = Rtnetlink::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
             notes.warn(format!("no local addresses are known: {error}"));
             LocalAddresses::default()
         });
-        let (source, bell) = (Source::Savefile(replay), Bell::new()?);
+        let (source, poller) = (FrameSource::Savefile(replay), Poller::new()?);
         let addresses = vec![(Namespace::HOME, Arc::new(addresses))];
-        Ok(Tap { source, bell, addresses, known: Known::default(), notes, is_changed: true })
+        Ok(Tap { source, poller, addresses, known: Known::default(), notes, is_changed: true })
     }
 
     /// A handle by which any thread can end this tap's [`Tap::wait`].
     pub fn waker(&self) -> Waker {
-        self.bell.waker()
+        self.poller.waker()
     }
 
     /// Blocks until there are frames to read, the waker was rung, or `max` has passed; a signal may end it early.
@@ -109,13 +116,13 @@ impl Tap {
     /// `SystemResource` when the system refuses to wait.
     pub fn wait(&mut self, max: Duration) -> Result<()> {
         let due = match &self.source {
-            Source::Live(live) => live.due().map(|due| due.saturating_duration_since(Instant::now())),
-            Source::Savefile(_) => None,
+            FrameSource::Live(live) => live.due().map(|due| due.saturating_duration_since(Instant::now())),
+            FrameSource::Savefile(_) => None,
         };
         let max = if self.more() { Duration::ZERO } else { due.map_or(max, |due| due.min(max)) };
         let source = &mut self.source;
-        self.bell.wait(max, |token| {
-            if let Source::Live(live) = source {
+        self.poller.wait(max, |token| {
+            if let FrameSource::Live(live) = source {
                 live.ready(token);
             }
         })
@@ -143,25 +150,25 @@ impl Tap {
             handler.set_addresses(&self.addresses);
         }
         let frames = match &mut self.source {
-            Source::Live(live) => live.read(limit, &self.bell, &mut self.notes, handler),
-            Source::Savefile(replay) => replay.read(limit, |frame| handler.frame(frame))?,
+            FrameSource::Live(live) => live.read(limit, &self.poller, &mut self.notes, handler),
+            FrameSource::Savefile(replay) => replay.read(limit, |frame| handler.frame(frame))?,
         };
-        let ended = matches!(&self.source, Source::Savefile(replay) if replay.ended());
+        let ended = matches!(&self.source, FrameSource::Savefile(replay) if replay.ended());
         Ok(Progress { frames, more: self.more(), ended })
     }
 
     /// Takes up the news, and the devices that have been opened meanwhile.
     fn take_up(&mut self) {
-        if let Source::Live(live) = &mut self.source {
-            live.hear(&self.bell, &mut self.notes);
-            live.take_up(&self.bell, &mut self.notes);
+        if let FrameSource::Live(live) = &mut self.source {
+            live.hear(&self.poller, &mut self.notes);
+            live.take_up(&self.poller, &mut self.notes);
         }
         self.compare_addresses();
     }
 
     /// Finds out whether the addresses have changed.
     fn compare_addresses(&mut self) {
-        let Source::Live(live) = &self.source else { return };
+        let FrameSource::Live(live) = &self.source else { return };
         let is_same = |((namespace, addresses), known): (_, &(Namespace, Arc<LocalAddresses>))| {
             namespace == known.0 && Arc::ptr_eq(addresses, &known.1)
         };
@@ -175,8 +182,8 @@ impl Tap {
     /// Whether frames are known to be there.
     fn more(&self) -> bool {
         match &self.source {
-            Source::Live(live) => live.any_ready(),
-            Source::Savefile(replay) => !replay.ended(),
+            FrameSource::Live(live) => live.any_ready(),
+            FrameSource::Savefile(replay) => !replay.ended(),
         }
     }
 
@@ -187,8 +194,8 @@ impl Tap {
     /// As [`Tap::begin_refresh`].
     pub fn refresh(&mut self) -> Result<()> {
         let refreshed = self.begin_refresh();
-        if let Source::Live(live) = &mut self.source {
-            live.finish(&self.bell, &mut self.notes);
+        if let FrameSource::Live(live) = &mut self.source {
+            live.finish(&self.poller, &mut self.notes);
         }
         refreshed
     }
@@ -205,15 +212,15 @@ impl Tap {
     /// # Errors
     /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
     pub fn begin_refresh(&mut self) -> Result<()> {
-        let Source::Live(live) = &mut self.source else { return Ok(()) };
-        let refreshed = live.refresh(&self.bell, &mut self.notes);
+        let FrameSource::Live(live) = &mut self.source else { return Ok(()) };
+        let refreshed = live.refresh(&self.poller, &mut self.notes);
         self.compare_addresses();
         refreshed
     }
 
     /// Whether frames arrive as they are captured, and not as fast as they can be read.
     pub fn is_live(&self) -> bool {
-        matches!(self.source, Source::Live(_))
+        matches!(self.source, FrameSource::Live(_))
     }
 
     /// The addresses of each namespace as of the last refresh, with the broadcast addresses of its networks; those of
@@ -231,8 +238,8 @@ impl Tap {
     /// The counters. Costs a few system calls per device.
     pub fn stats(&mut self) -> TapStats {
         match &mut self.source {
-            Source::Live(live) => live.stats(),
-            Source::Savefile(replay) => TapStats { received: replay.frames(), ..TapStats::default() },
+            FrameSource::Live(live) => live.stats(),
+            FrameSource::Savefile(replay) => TapStats { received: replay.frames(), ..TapStats::default() },
         }
     }
 
@@ -249,7 +256,7 @@ fn owned(live: &Live) -> Vec<(Namespace, Arc<LocalAddresses>)> {
 
 impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self.source, Source::Live(_)) { "live" } else { "savefile" };
+        let kind = if matches!(self.source, FrameSource::Live(_)) { "live" } else { "savefile" };
         write!(f, "Tap({kind})")
     }
 }

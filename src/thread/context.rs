@@ -1,6 +1,6 @@
 //! The descriptor table that a thread works in, and its way to the host's.
 
-use super::worker::{Errand, run_on};
+use super::worker::{WorkerJob, run_on};
 use crate::sync::Mutex;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::mpsc::Sender;
 pub struct Context {
     table: u64,
     /// Reaches a thread that works in the host's table, as long as that thread lives.
-    host: Mutex<Option<Sender<Errand>>>,
+    host: Mutex<Option<Sender<WorkerJob>>>,
 }
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 impl Context {
-    pub(super) fn new(table: u64, host: Sender<Errand>) -> Context {
+    pub(super) fn new(table: u64, host: Sender<WorkerJob>) -> Context {
         Context { table, host: Mutex::new(Some(host)) }
     }
 

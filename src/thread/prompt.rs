@@ -5,7 +5,7 @@ use nix::errno::Errno;
 /// `struct sched_attr` (linux/sched/types.h) in its first form.
 #[repr(C)]
 #[derive(Default)]
-struct Attributes {
+struct SchedAttributes {
     size: u32,
     policy: u32,
     flags: u64,
@@ -28,8 +28,8 @@ const NICENESS: i32 = -10;
 /// # Errors
 /// What sched_getattr(2) and sched_setattr(2) say.
 pub fn be_prompt() -> nix::Result<()> {
-    let size = size_of::<Attributes>() as u32;
-    let mut attributes = Attributes { size, ..Attributes::default() };
+    let size = size_of::<SchedAttributes>() as u32;
+    let mut attributes = SchedAttributes { size, ..SchedAttributes::default() };
     // SAFETY: the kernel writes at most the given size to the structure, which is exclusively borrowed for the call.
     let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
     Errno::result(got)?;
@@ -40,12 +40,12 @@ pub fn be_prompt() -> nix::Result<()> {
     let niceness = attributes.nice;
     (attributes.size, attributes.runtime, attributes.nice) = (size, SHORTEST, niceness.min(NICENESS));
     match set(&attributes) {
-        Err(Errno::EPERM) => set(&Attributes { nice: niceness, ..attributes }),
+        Err(Errno::EPERM) => set(&SchedAttributes { nice: niceness, ..attributes }),
         other => other,
     }
 }
 
-fn set(attributes: &Attributes) -> nix::Result<()> {
+fn set(attributes: &SchedAttributes) -> nix::Result<()> {
     // SAFETY: the kernel reads a structure of the size that it states, which lives through the call.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) };
     Errno::result(set).map(drop)

@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The tables of all sessions.
-static TABLES: PerProcess<Shared<Attributes, PrivateTable>> = PerProcess::new();
+static TABLES: PerProcess<Shared<InheritedAttributes, PrivateTable>> = PerProcess::new();
 
 /// The number of the latest table.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// What a thread inherits from the one that starts it, as the kernel tells it.
-type Attributes = Vec<Vec<u8>>;
+type InheritedAttributes = Vec<Vec<u8>>;
 
 /// A descriptor table, and the thread that starts others in it.
 #[derive(Debug)]
@@ -91,12 +91,12 @@ fn no_thread() -> Error {
 }
 
 /// The namespaces and privileges of the calling thread. `None` where they cannot be read.
-fn attributes() -> Option<Attributes> {
+fn attributes() -> Option<InheritedAttributes> {
     const NAMESPACES: [&str; 5] = ["net", "mnt", "pid", "user", "cgroup"];
     const LINES: [&[u8]; 6] = [b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp"];
     let status = read("/proc/thread-self/status").ok()?;
     let is_inherited = |line: &&[u8]| LINES.iter().any(|start| line.starts_with(start));
-    let mut all: Attributes =
+    let mut all: InheritedAttributes =
         status.split(|&byte| byte == b'\n').filter(is_inherited).map(<[u8]>::to_vec).collect();
     for name in NAMESPACES {
         let link = read_link(format!("/proc/thread-self/ns/{name}"));

@@ -7,13 +7,13 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// Work for a [`Worker`].
-pub type Errand = Box<dyn FnOnce() + Send>;
+pub type WorkerJob = Box<dyn FnOnce() + Send>;
 
 /// A thread that waits for errands. Dropping it waits until it has ended; in a forked child, where the thread does not
 /// exist, dropping it does nothing.
 #[derive(Debug)]
 pub struct Worker {
-    errands: Option<Sender<Errand>>,
+    errands: Option<Sender<WorkerJob>>,
     thread: Option<JoinHandle<()>>,
     process: u32,
 }
@@ -24,7 +24,7 @@ impl Worker {
     /// # Errors
     /// `Thread` when the system refuses another thread.
     pub fn start(name: &str) -> Result<Worker, Error> {
-        let (errands, queue) = channel::<Errand>();
+        let (errands, queue) = channel::<WorkerJob>();
         let work = move || queue.into_iter().for_each(|errand| errand());
         let thread = spawn(name, work, |_| ())?;
         Ok(Worker { errands: Some(errands), thread: Some(thread), process: std::process::id() })
@@ -39,14 +39,14 @@ impl Worker {
     }
 
     /// Returns another sender of errands. The thread ends when all senders are gone.
-    pub(super) fn sender(&self) -> Option<Sender<Errand>> {
+    pub(super) fn sender(&self) -> Option<Sender<WorkerJob>> {
         self.errands.clone()
     }
 }
 
 /// Runs an errand on the thread behind `errands` and waits for it. Returns `None` when that thread has ended.
 pub(super) fn run_on<T: Send + 'static>(
-    errands: &Sender<Errand>,
+    errands: &Sender<WorkerJob>,
     errand: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (report, reported) = sync_channel(1);

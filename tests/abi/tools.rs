@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long any program may run, unless its test says otherwise: far longer than one does on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a program exits with when the machine or the user does not allow what it wants to test.
 const LEFT_OUT: i32 = 77;
@@ -94,9 +94,9 @@ impl Program {
             Link::Itself => &mut compile,
         };
         compile.arg("-ldl");
-        let compiled = finished(&mut compile, PATIENCE);
+        let compiled = finished(&mut compile, TIMEOUT);
         assert_eq!(compiled.code, 0, "{compile:?}\n{}{}", compiled.stdout, compiled.stderr);
-        Program { folder, name: name.to_owned(), limit: PATIENCE }
+        Program { folder, name: name.to_owned(), limit: TIMEOUT }
     }
 
     /// Gives the program another limit of time.
@@ -201,7 +201,7 @@ fn text_of(mut file: std::fs::File) -> String {
 
 /// What a tool prints; the tool must succeed.
 pub fn printed(tool: &str, arguments: &[&OsStr]) -> String {
-    let ended = finished(Command::new(tool).args(arguments), PATIENCE);
+    let ended = finished(Command::new(tool).args(arguments), TIMEOUT);
     assert_eq!(ended.code, 0, "{tool} {arguments:?}: {}", ended.stderr);
     ended.stdout
 }

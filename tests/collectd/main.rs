@@ -36,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime};
 use workshop::{has_tools, left_out};
 
 /// When a test gives up on what should long have happened.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Held by all tests with daemons, by one with very many processes alone: each collectd sees all of them.
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -74,7 +74,7 @@ fn requires_all() -> bool {
 /// Waits until something is so; what it shows otherwise is in the message.
 #[track_caller]
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool, shown: impl Fn() -> String) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}\n{}", shown());
         std::thread::sleep(Duration::from_millis(100));

@@ -2,15 +2,15 @@
 
 use crate::lab::{Host, Lab};
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{FlowRecord, FlowValidity, ProcessRecord};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// When a test gives up on what should long have happened.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A session with what its updates said.
 pub struct Watch {
@@ -48,7 +48,7 @@ impl Watch {
     /// Updates until `found` finds something.
     #[track_caller]
     pub fn until<T>(&mut self, what: &str, mut found: impl FnMut(&mut Watch) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.update();
             if let Some(found) = found(self) {

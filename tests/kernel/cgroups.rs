@@ -4,8 +4,8 @@ use crate::group::Group;
 use crate::lab::{Host, Lab};
 use crate::may_run;
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{ProbeState, ProcessRecord, SampleSet, Validity};
+use capture::session::Session;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, write};
@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs a test with a session on host A, in a thread that may change its network namespace.
 fn with_session(options: Options, test: impl FnOnce(Session) + Send) {
@@ -50,7 +50,7 @@ fn send_from(group: &Group) -> i32 {
 
 /// Updates until the process is told to have ended.
 fn removed(session: &mut Session, pid: i32) -> ProcessRecord {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         session.update().unwrap();
         assert!(session.processes().all(|record| record.sample.id.pid != pid), "no sample is to see it");

@@ -3,14 +3,14 @@
 
 use crate::lab::{Host, Lab};
 use crate::maps::growing;
-use crate::watching::{B, PATIENCE, Watch, options, user, with_lab};
+use crate::watching::{B, TIMEOUT, Watch, options, user, with_lab};
 use capture::config::Engine;
 use capture::model::Unowned;
 use std::time::{Duration, Instant};
 
 /// Endpoints are kept for some 15 s, records for 2 s.
 fn expect_nothing(lab: &Lab, watch: &mut Watch) {
-    let deadline = Instant::now() + PATIENCE + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT + TIMEOUT;
     loop {
         watch.update();
         let left = growing(lab, Host::A);

@@ -4,9 +4,9 @@
 use crate::lab::{Host, Lab};
 use crate::may_run;
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{ProcessRecord, Quality};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use capture::tap::TapOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs a test with a session on host A, in a thread that may change its network namespace.
 fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
@@ -37,7 +37,7 @@ fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
 
 /// Updates until a process's record is as wanted.
 fn until(session: &mut Session, pid: i32, wanted: impl Fn(&ProcessRecord) -> bool) -> ProcessRecord {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         session.update().unwrap();
         let record = session.processes().find(|record| record.sample.id.pid == pid).cloned();

@@ -3,7 +3,7 @@
 use crate::lab::{Host, Maker};
 use crate::maps::growing;
 use crate::watching::{
-    B, PATIENCE, Watch, count_all, options, said_until, truth, user, with_lab, without_offloads,
+    B, TIMEOUT, Watch, count_all, options, said_until, truth, user, with_lab, without_offloads,
 };
 use capture::config::Engine;
 use capture::model::Unowned;
@@ -43,7 +43,7 @@ fn all_is_counted_once_whatever_happens_root() {
         assert_eq!(done.len(), 8);
         hammer.end();
         // Until the last connections have ended.
-        let deadline = Instant::now() + PATIENCE + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT + TIMEOUT;
         loop {
             watch.update();
             let left = growing(lab, Host::A);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// When a test gives up on what should long have happened; two hundred rounds on a busy machine take a minute.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The program where every user may run it, built like this one.
 fn program() -> &'static Path {
@@ -66,7 +66,7 @@ impl Host {
 
     /// Waits for a line and keeps those before it.
     pub fn wait_for(&mut self, wanted: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(patience) {
@@ -154,7 +154,7 @@ impl Host {
 
     /// Waits until it has made an object. It has not ended by then.
     pub fn wait_for_objects(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.objects().is_empty() {
             assert!(Instant::now() < deadline, "it makes none");
         }
@@ -262,9 +262,9 @@ fn listing(kind: &str) -> String {
 
 /// Waits for something to become true.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

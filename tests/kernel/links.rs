@@ -2,8 +2,7 @@
 
 use crate::lab::{Host, Lab, run};
 use crate::watching::{Watch, options, with_lab};
-use capture::config::Engine;
-use capture::config::Options;
+use capture::config::{Engine, Options};
 use capture::namespace::NamespaceChoice;
 use capture::tap::TapOptions;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};

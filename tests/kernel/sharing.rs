@@ -4,15 +4,15 @@ use crate::hosting::{Host as Program, Objects};
 use crate::lab::{Host, Lab};
 use crate::{at_best, may_run};
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{FlowPhase, Unowned};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use capture::tap::TapOptions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const PORT: u16 = 7000;
 /// Of the short connections: each message fits into a packet.
 const SIZES: [(&str, u64); 2] = [("request", 500), ("response", 1000)];
@@ -112,7 +112,7 @@ impl View {
     /// Updates until so many bytes have an owner and so many flows have ended, and the bytes of all flows are as many.
     #[track_caller]
     fn expect(&mut self, bytes: u64, ended: usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.update();
             let living: u64 = self

@@ -3,10 +3,10 @@
 use crate::lab::{Counted, Host, Lab, Maker, built_example};
 use crate::may_run;
 use capture::config::{Engine, Options};
-use capture::engine::{Session, Stats};
 use capture::log::LogOptions;
 use capture::model::{ProcessRecord, Traffic, Unowned};
 use capture::namespace::NamespaceChoice;
+use capture::session::{Session, Stats};
 use capture::tap::TapOptions;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// When a test gives up on what should long have happened.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// The other host, where answers come from.
 pub const B: &str = "10.77.0.2";
 pub const B6: &str = "fd77::2";
@@ -167,7 +167,7 @@ impl Watch {
     /// Updates until something is so.
     #[track_caller]
     pub fn until(&mut self, what: &str, is_so: impl Fn(&Watch) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         self.update();
         while !is_so(self) {
             if Instant::now() >= deadline {

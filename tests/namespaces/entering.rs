@@ -2,7 +2,7 @@
 
 use super::lab::*;
 use capture::model::Namespace;
-use capture::namespace::{EnterError, Entry, NamespaceChoice, Registry, enter, enter_initial};
+use capture::namespace::{EnterError, NamespaceChoice, NamespaceEntry, Registry, enter, enter_initial};
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
@@ -10,9 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// The entry of a container's namespace.
-fn entry(container: &Container) -> Entry {
+fn entry(container: &Container) -> NamespaceEntry {
     let path = container.path().into();
-    Entry { namespace: Namespace(1), inode: container.inode(), pid: Some(container.pid()), path }
+    NamespaceEntry { namespace: Namespace(1), inode: container.inode(), pid: Some(container.pid()), path }
 }
 
 #[test]
@@ -45,13 +45,13 @@ fn a_way_that_leads_elsewhere_is_noticed_root() {
     in_namespace(|| {
         let (container, other) = (Container::start(), Container::start());
         // As if the number of the process had become another's.
-        let reused = Entry { inode: other.inode(), ..entry(&container) };
+        let reused = NamespaceEntry { inode: other.inode(), ..entry(&container) };
         assert_eq!(enter(&reused, || panic!("entered")), Err(EnterError::Gone));
         let ended = entry(&container);
         container.end();
         assert_eq!(enter(&ended, || panic!("entered")), Err(EnterError::Gone));
         for path in ["/proc/self/ns/mnt", "/nonexistent", "/etc/passwd"] {
-            let wrong = Entry { path: Path::new(path).into(), ..ended.clone() };
+            let wrong = NamespaceEntry { path: Path::new(path).into(), ..ended.clone() };
             assert_eq!(enter(&wrong, || panic!("entered")), Err(EnterError::Gone), "{path}");
         }
     });

@@ -14,10 +14,10 @@ mod talking;
 mod validity;
 
 use capture::config::Options;
-use capture::engine::Session;
 use capture::error::Code;
 use capture::model::{Frame, LocalAddresses, Namespace};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use capture::tap::{FrameHandler, Tap, TapOptions};
 use counters::*;
 use lab::*;

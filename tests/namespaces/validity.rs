@@ -3,9 +3,9 @@
 use super::lab::*;
 use super::talking::Talker;
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{ProcessRecord, Validity};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use capture::tap::TapOptions;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};

@@ -4,7 +4,7 @@
 use capture::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use capture::netlink::InetDiag;
 use capture::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
-use capture::process::ProcRoot;
+use capture::proc::ProcRoot;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -295,8 +295,8 @@ fn another_user_is_told_what_cannot_be_read_root() {
             libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534);
         }
         let facts = *root().facts();
-        let listing = capture::process::SystemFacts { descriptors_by_size: false, ..facts };
-        let older = capture::process::ProcRoot::with_facts("/proc".as_ref(), listing).unwrap();
+        let listing = capture::proc::SystemFacts { descriptors_by_size: false, ..facts };
+        let older = capture::proc::ProcRoot::with_facts("/proc".as_ref(), listing).unwrap();
         let selection = capture::model::Selection { pids: vec![pid], ..Default::default() };
         let mut older = capture::process::Sampler::new(older, SampleSet::ALL, selection).unwrap();
         (sampled(&mut sampler(Source::Files, &[pid]), pid), sampled(&mut older, pid))

@@ -3,9 +3,9 @@
 
 use super::children::{is_root, left_out};
 use capture::config::{Options, Source};
-use capture::engine::Session;
 use capture::log::LogOptions;
 use capture::model::{ProcessRecord, Validity};
+use capture::session::Session;
 use std::path::Path;
 use std::process::Command;
 

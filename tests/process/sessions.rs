@@ -3,8 +3,8 @@
 use super::children::{Child, is_root, left_out};
 use super::{Source, proc_file};
 use capture::config::{Engine, Options, Source as Packets};
-use capture::engine::Session;
 use capture::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
+use capture::session::Session;
 use std::process::Command;
 use std::time::Duration;
 

@@ -4,8 +4,8 @@ use super::frames::Wire;
 use super::machine::{self, Bytes};
 use super::replay::{accounted, at_once, bytes, file, options, replay, wait};
 use super::savefile::{Format, Record, link_type, savefile};
-use capture::engine::{Session, Stats};
 use capture::model::{Quality, Selection, Undecoded, Unowned, Validity};
+use capture::session::{Session, Stats};
 use std::collections::BTreeMap;
 
 /// Bytes of the packets that have no owner, and of those that are not this host's.

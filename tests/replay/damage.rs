@@ -5,8 +5,8 @@ use super::machine;
 use super::replay::{accounted, bytes, file, options, replay};
 use super::savefile::{FILE_HEADER, Format, RECORD_HEADER, Record, link_type, savefile};
 use super::tree::Tree;
-use capture::engine::Session;
 use capture::error::Code;
+use capture::session::Session;
 use proptest::prelude::*;
 
 const SMALL: [Wire; 2] = [Wire::Ethernet, Wire::Cooked2];

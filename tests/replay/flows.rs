@@ -5,8 +5,8 @@ use super::machine;
 use super::replay::{accounted, file, options, replay};
 use super::savefile::{Format, Record, link_type, savefile};
 use capture::config::Options;
-use capture::engine::Session;
 use capture::model::{FlowPhase, FlowRecord, FlowValidity, ProcId, Traffic, Unowned, Validity};
+use capture::session::Session;
 use std::collections::{HashMap, HashSet};
 
 /// The packets of the made-up machine, over and over.

@@ -3,8 +3,8 @@
 use super::machine::{self, Bytes};
 use super::tree::Tree;
 use capture::config::{Options, Source};
-use capture::engine::Session;
 use capture::model::ProcessRecord;
+use capture::session::Session;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::panic::resume_unwind;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 /// Far beyond what any replay here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A file with these bytes, removed when dropped.
 pub fn file(bytes: &[u8]) -> NamedTempFile {
@@ -55,7 +55,7 @@ pub fn replay(options: Options) -> capture::error::Result<Session> {
 
 /// Waits until the savefile of a session has been counted.
 pub fn wait(session: &Session) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !session.has_ended() {
         assert!(Instant::now() < deadline, "the savefile does not end");
         std::thread::sleep(Duration::from_millis(1));

@@ -1,9 +1,10 @@
 //! More stuck processes than threads are left behind for, on a made-up tree: opening a pipe waits until somebody writes.
 
-use super::{PATIENCE, alone, bounded, held, settle};
+use super::{TIMEOUT, alone, bounded, held, settle};
 use capture::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
 use capture::model::{SampleSet, Selection, Validity};
-use capture::process::{ProcRoot, Sampler, SystemFacts};
+use capture::proc::{ProcRoot, SystemFacts};
+use capture::process::Sampler;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::io::Write;
@@ -70,7 +71,7 @@ fn fill_and_release(pipe: &str, text: &str, most: usize, check: impl Fn(&Sampler
         })));
     }
     release(tree.path(), pipe, text);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while known(&one) != (PROCESSES as usize, PROCESSES as usize) {
         assert!(Instant::now() < deadline, "{:?}", known(&one));
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -131,7 +132,7 @@ fn a_process_that_ends_while_it_cannot_be_read_has_its_last_figures() {
     let pipe = std::fs::OpenOptions::new().read(true).write(true).open(&stat).unwrap();
     std::fs::remove_dir_all(tree.path().join("7")).unwrap();
     drop(pipe);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while one.ended().is_empty() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(std::time::Duration::from_millis(50));

@@ -12,9 +12,9 @@ mod victim;
 
 use capture::blocking::abandoned;
 use capture::config::{Engine, Options, Source};
-use capture::engine::Session;
 use capture::error::Code;
 use capture::model::{ProcessRecord, SampleSet, Validity};
+use capture::session::Session;
 use children::{Child, is_root, left_out};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use victim::{Victim, returns};
 
 /// Far beyond what anything here takes, and far below for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Threads that wait are counted for the whole program, so that one test runs at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -34,7 +34,7 @@ fn alone() -> MutexGuard<'static, ()> {
 fn bounded<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (report, reported) = channel();
     std::thread::spawn(move || report.send(work()));
-    reported.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} does not return"))
+    reported.recv_timeout(TIMEOUT).unwrap_or_else(|_| panic!("{what} does not return"))
 }
 
 fn update(session: Session) -> Session {
@@ -51,7 +51,7 @@ fn record(session: &Session, pid: i32) -> Option<ProcessRecord> {
 
 /// Waits until something is so, updating in between.
 fn until(mut session: Session, what: &str, is_so: impl Fn(&Session) -> bool) -> Session {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_so(&session) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(50));
@@ -70,7 +70,7 @@ fn held() -> (usize, usize) {
 
 /// Waits until the library holds no more than before.
 fn settle(before: (usize, usize)) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let now = held();
         if now.0 <= before.0 && now.1 <= before.1 && abandoned() == 0 {
@@ -240,7 +240,7 @@ fn a_tree_that_cannot_be_listed_fails_updates_until_it_can_root() {
     let pid = victim.pid();
     let session = bounded("an update", move || {
         let mut session = session;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while session.update().is_err() {
             assert!(Instant::now() < deadline);
             std::thread::sleep(Duration::from_millis(50));

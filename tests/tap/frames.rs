@@ -48,7 +48,7 @@ fn each_frame_says_which_way_it_went_needs_root() {
         ] {
             let mut tap = open(&[device]);
             let text = send(to, 10);
-            let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
+            let (mut seen, deadline) = (0, Instant::now() + TIMEOUT);
             while seen < 10 && Instant::now() < deadline {
                 tap.wait(TURN).unwrap();
                 tap.read(
@@ -84,7 +84,7 @@ fn a_tag_that_the_kernel_keeps_apart_is_put_back_needs_root() {
         frame.resize(80, 0x5a);
         let mut sender = pcap::Capture::from_device("vb").unwrap().open().unwrap();
         sender.sendpacket(&frame[..]).unwrap();
-        let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
+        let (mut seen, deadline) = (0, Instant::now() + TIMEOUT);
         while seen == 0 && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
             let is_ours = |data: &[u8]| data == frame;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub const TURN: Duration = Duration::from_millis(50);
 /// When a test gives up on what should long have happened.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Says why a test does not run; fails where everything is required to.
 pub fn excuse(why: &str) {
@@ -156,7 +156,7 @@ pub fn open(devices: &[&str]) -> Tap {
 /// comes twice would come then. Returns how many came.
 pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
     let (mut seen, mut idle) = (0, 0);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while (seen < expected || idle < 5) && Instant::now() < deadline {
         tap.wait(TURN).unwrap();
         let progress = tap.read(64, &mut each(|frame| seen += usize::from(bears(&frame, text)))).unwrap();
@@ -168,7 +168,7 @@ pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
 
 /// Reads until so many devices are open.
 pub fn await_devices(tap: &mut Tap, expected: u32) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while tap.stats().devices_open != expected && Instant::now() < deadline {
         tap.wait(TURN).unwrap();
         tap.read(64, &mut each(|_| ())).unwrap();

@@ -291,7 +291,7 @@ fn addresses_are_followed_needs_root() {
         tap.refresh().unwrap();
         assert!(Arc::ptr_eq(&after, &tap.local_addresses()[0].1), "unchanged");
         ip("addr del 10.9.1.1/24 dev va");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while tap.local_addresses()[0].1.contains(&of("10.9.1.1")) && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
             tap.refresh().unwrap();
@@ -341,7 +341,7 @@ fn frames_are_cut_to_the_snaplen_needs_root() {
         let mut tap = Tap::live(&TapOptions { snaplen: 60, ..options() }).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.send_to(&[7; 20_000], "127.0.0.1:9").unwrap();
-        let (mut seen, deadline) = (0, Instant::now() + PATIENCE);
+        let (mut seen, deadline) = (0, Instant::now() + TIMEOUT);
         while seen == 0 && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
             tap.read(
@@ -364,7 +364,7 @@ fn a_panic_of_the_handler_passes_through_needs_root() {
     in_namespace(|| {
         let mut tap = open(&["lo"]);
         let text = send("127.0.0.1:9", 10);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let panicked = loop {
             assert!(Instant::now() < deadline);
             tap.wait(TURN).unwrap();

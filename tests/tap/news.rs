@@ -61,7 +61,7 @@ fn is_conditional(tap: &Tap, text: &str) -> bool {
 
 /// Refreshes while something holds, for as long as a test waits for anything.
 fn refresh_while(tap: &mut Tap, holds: impl Fn(&Tap) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while holds(tap) && Instant::now() < deadline {
         tap.wait(TURN).unwrap();
         hear(tap);
@@ -153,7 +153,7 @@ fn an_address_is_handed_over_before_the_frames_that_bear_it_needs_root() {
             ip(&format!("addr add {address}/24 dev lo"));
             let text = send(&format!("{address}:9"), 10);
             let mut reader = Reader::new(&text, &address);
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             while reader.before + reader.after < 10 && Instant::now() < deadline {
                 tap.wait(TURN).unwrap();
                 tap.read(64, &mut reader).unwrap();
@@ -228,7 +228,7 @@ fn what_a_device_has_carried_that_was_never_captured_on_is_counted_needs_root() 
         make_device();
         let text = send("10.9.4.2:9", 500);
         ip("link del short");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while tap.stats().bytes_before_capture == 0 && Instant::now() < deadline {
             tap.wait(TURN).unwrap();
             tap.read(64, &mut each(|_| ())).unwrap();

@@ -5,7 +5,7 @@ use super::{Watch, with_lab};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A datagram's payload, and its length on the link.
 const LENGTH: usize = 500;
@@ -26,7 +26,7 @@ fn is_counted(lab: &Lab, watch: &mut Watch, from: &str, to: &str) {
     };
     let socket = std::thread::scope(|scope| scope.spawn(open).join().unwrap());
     let send = || assert_eq!(socket.send_to(&[7; LENGTH], (to, 7051)).unwrap(), LENGTH);
-    let (before, deadline) = (sent(watch), Instant::now() + PATIENCE);
+    let (before, deadline) = (sent(watch), Instant::now() + TIMEOUT);
     let mut number = 0;
     while sent(watch) == before {
         assert!(Instant::now() < deadline, "{from} is not counted");

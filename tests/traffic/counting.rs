@@ -3,15 +3,15 @@
 
 use super::lab::{Host, Lab, Maker, run, traffic_maker};
 use super::{V4, V6, Watch, has_python, with_lab};
-use capture::engine::Stats;
 use capture::model::{Traffic, Unowned};
+use capture::session::Stats;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Far beyond the time in which a socket is looked for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Lengths of headers.
 const ETHERNET: u64 = 14;
@@ -55,7 +55,7 @@ fn bytes(watch: &Watch) -> Vec<(i32, u64, u64)> {
 #[track_caller]
 pub fn expect(watch: &mut Watch, mut expected: Vec<(i32, u64, u64)>) -> Stats {
     expected.sort_unstable();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         std::thread::sleep(Duration::from_millis(100));
         watch.update();
@@ -104,7 +104,7 @@ fn fragments(watched: Host, address: &str, any: &str) {
         let (sender, receiver) =
             (socket(&lab, Host::A, any), socket(&lab, Host::B, &SocketAddr::to_string(&target)));
         sender.connect(target).unwrap();
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut watch = Watch::on(&lab, watched);
         let mut room = [0; LENGTH];
         for _ in 0..DATAGRAMS {
@@ -146,7 +146,7 @@ fn what_the_kernel_answers_is_nobodys_root() {
         let (sent, received) = counted.both();
         // Five replies, a reset, and an error.
         assert!(sent > 5 * 1000 + 40 + 500 && received > 5 * 1000 + 40 + 500, "{counted:?}");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let stats = expect(&mut watch, vec![]);
             let unowned: u64 = stats.bytes.unowned.iter().sum();
@@ -182,7 +182,7 @@ fn what_is_forwarded_is_told_as_that_root() {
         }
         // Each comes to the router and leaves it.
         let truth = 2 * DATAGRAMS * (LENGTH + UDP + IPV4 + ETHERNET);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let stats = expect(&mut watch, vec![]);
             let unowned = stats.bytes.unowned;
@@ -260,7 +260,7 @@ fn a_tunnel_of_the_kernel_does_not_count_twice_root() {
             run(&format!("ip -n {name} neigh add {neighbour} nud permanent"));
         }
         let receiver = socket(&lab, Host::B, "10.66.0.2:7036");
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut watch = Watch::on(&lab, Host::A);
         let sender = socket(&lab, Host::A, "10.66.0.1:0");
         for _ in 0..DATAGRAMS {
@@ -268,7 +268,7 @@ fn a_tunnel_of_the_kernel_does_not_count_twice_root() {
             assert_eq!(receiver.recv(&mut [0; LENGTH as usize]).unwrap() as u64, LENGTH);
         }
         let inner = LENGTH + UDP + IPV4 + ETHERNET;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let stats = expect(&mut watch, vec![(me(), DATAGRAMS * inner, 0)]);
             // The outside has a header of 8 bytes more between its own and the inner frame.
@@ -330,7 +330,7 @@ fn a_pid_that_is_used_again_is_another_process_root() {
         let (pid, first) = moved(0, None, 1_000_000);
         let (_, second) = moved(1, Some(pid), 3_000_000);
         let mut found = Vec::new();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while found.len() < 2 {
             assert!(Instant::now() < deadline, "{found:?}");
             watch.session.update().unwrap();

@@ -4,14 +4,14 @@
 use super::lab::{Host, Lab, Maker};
 use super::{V4, V6, Watch, with_lab};
 use capture::config::Options;
-use capture::engine::Stats;
 use capture::model::Traffic;
 use capture::namespace::NamespaceChoice;
+use capture::session::Stats;
 use capture::tap::TapOptions;
 use std::time::{Duration, Instant};
 
 /// Far beyond the second or two after which connections are compared.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn with(capture: TapOptions) -> Options {
     Options { capture, ..Options::default() }
@@ -21,7 +21,7 @@ impl Watch {
     /// Updates until the statistics are as they are wanted.
     #[track_caller]
     fn wait(&mut self, mut wanted: impl FnMut(&Stats) -> bool) -> Stats {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.update();
             let stats = self.session.stats_reader().read();
@@ -113,7 +113,7 @@ fn nothing_is_added_where_nothing_was_lost_root() {
         let target = format!("{V4}:7012");
         let _server = server(&lab, &target);
         // The other namespace is followed a moment after the opening.
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * TIMEOUT;
         let (mut before, mut now) = (0, 0);
         while now - before < 2 {
             assert!(Instant::now() < deadline, "both ends of a connection were never compared");

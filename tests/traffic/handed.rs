@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Far beyond the few seconds after which an owner is made sure of.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server of one connection. It reads until it is given a line; then it hands the connection on, and the process that
 /// has it says so, reads the rest, and ends with it.
@@ -100,7 +100,7 @@ fn handed_on(how: &str, port: u16) {
         server.start();
         let other = number(&server.line(), "serving");
         assert_ne!(parent, other);
-        let (handed, deadline) = (Instant::now(), Instant::now() + PATIENCE);
+        let (handed, deadline) = (Instant::now(), Instant::now() + TIMEOUT);
         while !watch.traffic().contains_key(&other) {
             assert!(Instant::now() < deadline, "{how}: {:?}", watch.traffic());
             stream.write_all(&[7; 100]).unwrap();
@@ -115,7 +115,7 @@ fn handed_on(how: &str, port: u16) {
         };
         let whole = |counted: Counted| counted.both().0 + counted.both().1;
         let settle = |watch: &mut Watch, counted: Counted| {
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             while all(watch) != whole(counted) {
                 assert!(Instant::now() < deadline, "{how}: {:?}, truth {counted:?}", watch.traffic());
                 std::thread::sleep(Duration::from_millis(50));

@@ -20,9 +20,9 @@ mod reuse;
 mod routes;
 
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::model::{ProcessRecord, Traffic};
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use capture::tap::TapOptions;
 use lab::{Host, Lab, Maker, Offloads};
 use std::collections::HashMap;

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Far beyond what finding an owner takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Payload of each flow.
 const BYTES: u64 = 1_000_000;
@@ -194,7 +194,7 @@ fn a_published_port_is_the_servers_in_the_container_and_not_an_idle_listeners_ro
             let truth = (now.0 - before.0, now.1 - before.1);
             assert!(truth.1 > BYTES);
             if with_container {
-                watch.expect_all_within(PATIENCE, sink.pid(), truth);
+                watch.expect_all_within(TIMEOUT, sink.pid(), truth);
             } else {
                 expect_nothing(&mut watch, way, truth.0 + truth.1);
             }
@@ -206,7 +206,7 @@ fn a_published_port_is_the_servers_in_the_container_and_not_an_idle_listeners_ro
 #[track_caller]
 fn expect_nothing(watch: &mut Watch, way: Way, passed: u64) {
     let is_done = |watch: &Watch| way == Way::Kernel || unowned(watch, Unowned::NotLocal) >= 2 * passed;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         watch.update();
         if is_done(watch) && unowned(watch, Unowned::Pending) == 0 {
@@ -245,7 +245,7 @@ fn a_masqueraded_connection_is_not_that_of_a_process_that_has_called_the_same_se
         let _other = moved(container.maker(&source, "10.77.0.2:443", &NUMBERS), listening);
         let (sent, received) = counted(&container.name);
         assert!(sent > BYTES);
-        watch.expect_all_within(PATIENCE, host.pid(), truth);
+        watch.expect_all_within(TIMEOUT, host.pid(), truth);
         if way != Way::Kernel {
             // On both devices that it passes.
             let passed = 2 * (sent + received);
@@ -305,7 +305,7 @@ fn a_process_has_the_bytes_of_its_socket_whatever_the_wire_says_root() {
             let [source, sink] = moved(source, sink);
             let now = counted(host);
             let pid = if *client_host == Host::A { source.pid() } else { sink.pid() };
-            watch.expect_all_within(PATIENCE, pid, (now.0 - before.0, now.1 - before.1));
+            watch.expect_all_within(TIMEOUT, pid, (now.0 - before.0, now.1 - before.1));
         }
     });
 }
@@ -336,7 +336,7 @@ fn the_kernels_echo_replies_are_not_a_raw_sockets_root() {
                 assert!(run(&words).contains("100 received"));
                 // The engine of the kernel sees the replies alone.
                 let truth = 100 * (1_000 + headers) * if way == Way::Kernel { 1 } else { 2 };
-                let deadline = Instant::now() + PATIENCE;
+                let deadline = Instant::now() + TIMEOUT;
                 while Instant::now() < deadline {
                     watch.update();
                     if unowned(&watch, Unowned::NoPorts) - before >= truth {

@@ -5,9 +5,9 @@
 use super::lab::{Host, Lab, Maker, Offloads, run};
 use super::{V4, V6, Watch, options, with};
 use capture::config::{Engine, Options};
-use capture::engine::{Session, Stats};
 use capture::model::Traffic;
 use capture::namespace::NamespaceChoice;
+use capture::session::{Session, Stats};
 use capture::tap::TapOptions;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const ENGINES: [Engine; 2] = [Engine::Pcap, Engine::Kernel];
 
 /// Far beyond the time in which bytes find their owner.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What may be missing of the truth, or be too much: packets under way that found a queue full.
 const TOLERANCE: f64 = 0.001;
@@ -123,7 +123,7 @@ fn played([mut server, mut client]: [Maker; 2], watch: &mut Watch, lab: &Lab, ho
 
 /// The traffic of a process once it stands still; no other process has any.
 fn settled(watch: &mut Watch, pid: i32) -> (Traffic, Stats) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut before = None;
     loop {
         std::thread::sleep(Duration::from_millis(500));

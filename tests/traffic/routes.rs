@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Far beyond what finding an owner takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Payload that a connection carries to the proxy.
 const BYTES: usize = 1_000_000;
@@ -82,7 +82,7 @@ fn a_transparent_proxy_has_the_bytes_of_its_connections_root() {
             assert_eq!(sent.join().unwrap(), BYTES);
             let truth = counted(lab.name(Host::A));
             assert!(truth.0 > BYTES as u64 && truth.1 > BYTES as u64);
-            watch.expect_all_within(PATIENCE, me(), truth);
+            watch.expect_all_within(TIMEOUT, me(), truth);
         });
     }
 }
@@ -101,7 +101,7 @@ fn what_such_a_host_forwards_is_not_a_servers_on_the_same_port_root() {
             let mut watch = Watch::with(&lab, Host::A, way.options());
             let inside = super::lab::enter(&container.name, || UdpSocket::bind("0.0.0.0:53").unwrap());
             let client = on(&lab, Host::B, || UdpSocket::bind("10.77.0.2:0").unwrap());
-            inside.set_read_timeout(Some(PATIENCE)).unwrap();
+            inside.set_read_timeout(Some(TIMEOUT)).unwrap();
             for _ in 0..200 {
                 client.send_to(&[7; 500], "10.78.0.2:53").unwrap();
                 let (count, from) = inside.recv_from(&mut [0; 500]).unwrap();
@@ -110,7 +110,7 @@ fn what_such_a_host_forwards_is_not_a_servers_on_the_same_port_root() {
             let (sent, received) = counted(&container.name);
             // On both devices that it passes.
             let passed = 2 * (sent + received);
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             loop {
                 watch.update();
                 let found = unowned(&watch, Unowned::NotLocal);

@@ -3,7 +3,7 @@
 use crate::model::{Protocol, Unowned};
 use crate::netlink::InetDiag;
 use crate::netlink::testing::alone;
-use crate::owner::made_up::{NOW, Tree, key};
+use crate::owner::made_up::{NOW, OwnerTree, key};
 use crate::owner::{LocalEnd, Outcome};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -52,7 +52,7 @@ fn only_a_socket_that_takes_just_such_packets_makes_a_flow_this_hosts_root() {
             (key(Protocol::UDP, "127.0.0.1:55", "127.0.0.1:56"), true),
             (key(Protocol(47), "203.0.113.7:0", "198.51.100.1:0"), false),
         ];
-        let tree = Tree::new();
+        let tree = OwnerTree::new();
         let mut finder = tree.finder();
         finder.ask_kernel(InetDiag::open().unwrap());
         for (flow, is_taken) in flows {

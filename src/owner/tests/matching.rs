@@ -4,15 +4,15 @@ use crate::model::Quality::{Exact, Guessed, Shared};
 use crate::model::{Protocol, Unowned};
 use crate::owner::Outcome::{Retry, Unowned as None};
 use crate::owner::SocketRow;
-use crate::owner::made_up::{ESTABLISHED, MS, NOW, Tree, UNCONNECTED, key, owned, row};
+use crate::owner::made_up::{ESTABLISHED, MS, NOW, OwnerTree, UNCONNECTED, key, owned, row};
 
 const LISTEN: u8 = SocketRow::LISTEN;
 const SYN_RECV: u8 = 3;
 const TIME_WAIT: u8 = 6;
 
 /// A tree in which process 10·n holds socket n, and started at 100·n.
-fn tree(sockets: u64) -> Tree {
-    let tree = Tree::new();
+fn tree(sockets: u64) -> OwnerTree {
+    let tree = OwnerTree::new();
     for n in 1..=sockets {
         tree.process(10 * n as i32, 1, 100 * n, &[n]);
     }
@@ -167,7 +167,7 @@ fn several_sockets_of_one_port_are_an_owner_only_if_one_process_has_them() {
 
 #[test]
 fn a_crowd_is_not_told_apart() {
-    let tree = Tree::new();
+    let tree = OwnerTree::new();
     let inodes: Vec<u64> = (1..=500).collect();
     tree.process(10, 1, 100, &inodes);
     let rows: Vec<SocketRow> =

@@ -4,8 +4,8 @@ use crate::model::Quality::{Exact, Guessed};
 use crate::model::{FlowKey, Namespace, Protocol, Unowned};
 use crate::owner::Outcome::{Retry, Unowned as None};
 use crate::owner::budget::tests::Costly;
-use crate::owner::made_up::{ESTABLISHED, MS, NOW, Tree, UNCONNECTED, key, owned, row};
-use crate::owner::source::{Looked, Report, Socket, SocketSource, SourceStatus, Turn};
+use crate::owner::made_up::{ESTABLISHED, MS, NOW, OwnerTree, UNCONNECTED, key, owned, row};
+use crate::owner::source::{CandidateSocket, Looked, Report, SocketSource, SourceStatus, Turn};
 use crate::owner::{Budget, Finder, Query};
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -15,8 +15,8 @@ fn flow() -> FlowKey {
     key(Protocol::TCP, "10.0.0.1:80", "10.0.0.9:5000")
 }
 
-fn tree() -> Tree {
-    let tree = Tree::new();
+fn tree() -> OwnerTree {
+    let tree = OwnerTree::new();
     tree.process(20, 1, 200, &[1]);
     tree.table("tcp", &[row("10.0.0.1:80", "10.0.0.9:5000", ESTABLISHED, 1)]);
     tree
@@ -151,7 +151,7 @@ fn a_malformed_row_is_counted_and_the_rest_is_read() {
 
 #[test]
 fn a_table_longer_than_a_piece_is_read_whole() {
-    let tree = Tree::new();
+    let tree = OwnerTree::new();
     let inodes: Vec<u64> = (1..=3000).collect();
     tree.process(20, 1, 200, &inodes);
     let rows: Vec<_> = inodes
@@ -216,9 +216,15 @@ fn home(finder: &mut Finder) -> &mut Vec<Box<dyn SocketSource>> {
 struct Always(Looked);
 
 impl SocketSource for Always {
-    fn look_up(&mut self, _: &FlowKey, _: Instant, _: &Turn<'_>, sockets: &mut Vec<Socket>) -> Looked {
+    fn look_up(
+        &mut self,
+        _: &FlowKey,
+        _: Instant,
+        _: &Turn<'_>,
+        sockets: &mut Vec<CandidateSocket>,
+    ) -> Looked {
         if let Looked::Found { .. } = self.0 {
-            sockets.push(Socket { inode: 1, uid: 0 });
+            sockets.push(CandidateSocket { inode: 1, uid: 0 });
         }
         self.0
     }

@@ -4,7 +4,7 @@ use crate::model::Quality::{Exact, Guessed, Shared};
 use crate::model::{FlowKey, Protocol, Unowned};
 use crate::owner::Outcome::{Retry, Unowned as None};
 use crate::owner::SocketRow;
-use crate::owner::made_up::{ESTABLISHED, MS, NOW, Tree, UNCONNECTED, key, owned, row};
+use crate::owner::made_up::{ESTABLISHED, MS, NOW, OwnerTree, UNCONNECTED, key, owned, row};
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -14,8 +14,8 @@ fn flow(n: u64) -> FlowKey {
 }
 
 /// A tree with connections of inodes 1 to 9.
-fn tree() -> Tree {
-    let tree = Tree::new();
+fn tree() -> OwnerTree {
+    let tree = OwnerTree::new();
     let rows: Vec<SocketRow> =
         (1..10).map(|n| row(&format!("10.0.0.1:{n}"), "10.0.0.9:5000", ESTABLISHED, n)).collect();
     tree.table("tcp", &rows);

@@ -4,9 +4,9 @@ use crate::model::Quality::{Exact, Guessed};
 use crate::model::{Namespace, Protocol, Unowned};
 use crate::netlink::testing::alone;
 use crate::owner::Outcome::Unowned as None;
-use crate::owner::made_up::{ESTABLISHED, NOW, Tree, UNCONNECTED, key, owned, row};
+use crate::owner::made_up::{ESTABLISHED, NOW, OwnerTree, UNCONNECTED, key, owned, row};
 use crate::owner::{Behind, Outcome, Query, SocketRow, Translations};
-use crate::process::ProcRoot;
+use crate::proc::ProcRoot;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -33,7 +33,7 @@ fn forward(value: &str) {
 
 /// What is said in the end of each of these flows, asked about at the same times.
 fn last<const N: usize>(
-    tree: &Tree,
+    tree: &OwnerTree,
     translations: Translations,
     flows: [crate::model::FlowKey; N],
 ) -> [Outcome; N] {
@@ -52,7 +52,7 @@ fn last<const N: usize>(
 fn without_knowledge_of_translations_nothing_is_guessed_where_packets_are_forwarded_root() {
     alone(|| {
         ip("address add 10.0.0.1/24 dev lo");
-        let tree = Tree::new();
+        let tree = OwnerTree::new();
         (1..=3).for_each(|n| tree.process(10 * n as i32, 1, 100 * n, &[n]));
         tree.table(
             "tcp",

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use std::io::Write;
 
 /// A frame as it was written: seconds, fraction of a second in the file's unit, wire length, captured bytes.
-type Record<'a> = (u32, u32, u32, &'a [u8]);
+type WrittenFrame<'a> = (u32, u32, u32, &'a [u8]);
 
 /// What a reading gave of a frame: nanoseconds, wire length, captured bytes.
-type Seen = (u64, u32, Vec<u8>);
+type ReadFrame = (u64, u32, Vec<u8>);
 
 #[derive(Clone, Copy, Debug)]
 struct Format {
@@ -30,7 +30,7 @@ impl Format {
     }
 
     /// As pcap-savefile(5) has it.
-    fn pcap(self, records: &[Record<'_>]) -> Vec<u8> {
+    fn pcap(self, records: &[WrittenFrame<'_>]) -> Vec<u8> {
         let mut file = self.u32(if self.nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 }).to_vec();
         file.extend(self.u16(2));
         file.extend(self.u16(4));
@@ -47,7 +47,7 @@ impl Format {
     }
 
     /// As draft-ietf-opsawg-pcapng has it: a section header, an interface, and enhanced packet blocks.
-    fn pcapng(self, records: &[Record<'_>]) -> Vec<u8> {
+    fn pcapng(self, records: &[WrittenFrame<'_>]) -> Vec<u8> {
         let mut section = self.u32(0x1a2b_3c4d).to_vec();
         section.extend(self.u16(1));
         section.extend(self.u16(0));
@@ -82,12 +82,12 @@ impl Format {
     }
 }
 
-const RECORDS: [Record<'_>; 3] =
+const RECORDS: [WrittenFrame<'_>; 3] =
     [(1_700_000_000, 999_999, 60, &[1; 60]), (0, 0, 65_000, &[2; 10]), (i32::MAX as u32, 1, 1, &[3])];
 
-fn expected(records: &[Record<'_>], nanoseconds: bool) -> Vec<Seen> {
+fn expected(records: &[WrittenFrame<'_>], nanoseconds: bool) -> Vec<ReadFrame> {
     let unit = if nanoseconds { 1 } else { 1000 };
-    let seen = |&(seconds, fraction, wire_len, data): &Record<'_>| {
+    let seen = |&(seconds, fraction, wire_len, data): &WrittenFrame<'_>| {
         (u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * unit, wire_len, data.to_vec())
     };
     records.iter().map(seen).collect()
@@ -100,7 +100,7 @@ fn write(bytes: &[u8]) -> tempfile::NamedTempFile {
 }
 
 /// Reads a file to its end: the frames, and the error if there was one, which comes once.
-fn read_all(bytes: &[u8], filter: Option<&str>) -> Result<(Vec<Seen>, Option<Error>)> {
+fn read_all(bytes: &[u8], filter: Option<&str>) -> Result<(Vec<ReadFrame>, Option<Error>)> {
     let file = write(bytes);
     let mut replay = Replay::open(file.path(), filter)?;
     let (mut seen, mut failure) = (Vec::new(), None);

@@ -13,7 +13,7 @@
 #define LEFT_OUT 77
 
 /* How long any condition is waited for, seconds. */
-#define PATIENCE 30
+#define TIMEOUT 30
 
 #define CHECK(...)                                                                                       \
     do {                                                                                                 \
@@ -85,7 +85,7 @@ static inline double now(void) {
 /* Waits a little for something to happen, but fails when `began` is too long ago. */
 #define WAIT_SINCE(began)                                                                                \
     do {                                                                                                 \
-        CHECK(now() - (began) < PATIENCE);                                                               \
+        CHECK(now() - (began) < TIMEOUT);                                                               \
         nap(10);                                                                                         \
     } while (0)
 

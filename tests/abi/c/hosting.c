@@ -153,7 +153,7 @@ static void signals(void) {
     struct sigaction action;
     const pid_t self = (pid_t)syscall(SYS_gettid);
     sigset_t some;
-    struct timespec patience = {PATIENCE, 0};
+    struct timespec patience = {TIMEOUT, 0};
     char log[4200];
     CaptureInitt config;
     load();
@@ -280,7 +280,7 @@ static void into_the_background(void) {
     child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        alarm(PATIENCE);
+        alarm(TIMEOUT);
         CHECK_EQUAL(setsid(), getpid());
         CHECK_EQUAL(capture_update(-1), 102);
         CHECK_EQUAL(capture_exit(), 102);

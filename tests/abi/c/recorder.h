@@ -5,8 +5,8 @@
 #include "old_interface.h"
 #include <pthread.h>
 
-#define MOST_PROCESSES 32768
-#define MOST_PACKETS 64
+#define MAX_PROCESSES 32768
+#define MAX_PACKETS 64
 
 /* What the last update has shown. */
 static struct {
@@ -15,10 +15,10 @@ static struct {
     size_t call_count;
     Process_t removed[4096];
     size_t removed_count;
-    Process_t live[MOST_PROCESSES];
+    Process_t live[MAX_PROCESSES];
     size_t live_count;
-    Packet_t packets[MOST_PACKETS];
-    unsigned char bytes[MOST_PACKETS][2048];
+    Packet_t packets[MAX_PACKETS];
+    unsigned char bytes[MAX_PACKETS][2048];
     size_t packet_count;
 } shown;
 
@@ -51,7 +51,7 @@ static inline void on_process(CaptureAction action, const Process_t *processes, 
         shown.removed[shown.removed_count++] = processes[0];
     } else {
         CHECK_EQUAL(action, ACTION_UPDATE);
-        CHECK(*size > 0 && *size <= MOST_PROCESSES);
+        CHECK(*size > 0 && *size <= MAX_PROCESSES);
         shown.live_count = *size;
         memcpy(shown.live, processes, *size * sizeof *processes);
     }
@@ -61,7 +61,7 @@ static inline void on_packets(const Packet_t *packets, uint32_t *size) {
     note_call('P');
     CHECK(*size > 0);
     shown.packet_count = *size;
-    for (uint32_t i = 0; i < *size && i < MOST_PACKETS; i++) {
+    for (uint32_t i = 0; i < *size && i < MAX_PACKETS; i++) {
         const uint32_t length = packets[i].packetSize < snaplen ? packets[i].packetSize : snaplen;
         CHECK(memchr(packets[i].hash, 0, sizeof packets[i].hash) != NULL);
         shown.packets[i] = packets[i];

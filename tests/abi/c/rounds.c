@@ -12,7 +12,7 @@
 /* How much memory may have grown, kB: the allocator's own unevenness. */
 #define SLACK 512
 
-#define MOST_SESSIONS 4
+#define MAX_SESSIONS 4
 
 static int lives;
 static struct pair pair;
@@ -45,7 +45,7 @@ static void classic_round(void) {
 
 /* Several sessions that are open at the same time. */
 static void sessions_round(int count) {
-    CaptureSession *sessions[MOST_SESSIONS];
+    CaptureSession *sessions[MAX_SESSIONS];
     CaptureHandlers who = handlers(on_processes, NULL, NULL);
     CaptureOptions given = options();
     given.packet_bytes = 1 << 20;
@@ -70,7 +70,7 @@ static void session_round(void) {
 }
 
 static void several_round(void) {
-    sessions_round(MOST_SESSIONS);
+    sessions_round(MAX_SESSIONS);
 }
 
 /* Rounds that fail late, when much has been set up. */

@@ -46,7 +46,7 @@ static void defaults(void) {
     status_line("/proc/self/status", "VmRSS:", line, sizeof line);
     CHECK_NEAR(self()->resident_bytes, strtoull(line, NULL, 10) * 1024, 1 << 20);
     clock_gettime(CLOCK_REALTIME, &time);
-    CHECK_NEAR((double)self()->start_time_ns / 1e9, time.tv_sec, PATIENCE + 5);
+    CHECK_NEAR((double)self()->start_time_ns / 1e9, time.tv_sec, TIMEOUT + 5);
     CHECK(seen.live_count > 1 && seen.packet_count == 0);
     CHECK_EQUAL(stats_of(session).frames, 3);
     CHECK_EQUAL(stats_of(session).frame_bytes, 3 * (HEADERS_V4 + 100));
@@ -187,7 +187,7 @@ static void descriptor(void) {
     given.interval_ms = 50;
     session = opened(&given);
     for (int i = 0; i < 3; i++) {
-        CHECK_EQUAL(readable(session, PATIENCE * 1000), 1);
+        CHECK_EQUAL(readable(session, TIMEOUT * 1000), 1);
         CHECK_EQUAL(readable(session, 0), 1);
         update(session);
     }
@@ -203,7 +203,7 @@ static void descriptor(void) {
     update(session);
     CHECK_EQUAL(readable(session, 0), 0);
     send_datagram(&pair, 0, 10);
-    CHECK_EQUAL(readable(session, PATIENCE * 1000), 1);
+    CHECK_EQUAL(readable(session, TIMEOUT * 1000), 1);
     update(session);
     CHECK_EQUAL(seen.packet_count, 1);
     /* A notice may have come between the beginning of the update and the taking; it may wake the host in vain. */

@@ -87,7 +87,7 @@ static void savefile(void) {
     given.packet_bytes = 1 << 20;
     session = opened(&given);
     for (double began = now(); stats_of(session).frames < 5;) {
-        CHECK_EQUAL(readable(session, PATIENCE * 1000), 1);
+        CHECK_EQUAL(readable(session, TIMEOUT * 1000), 1);
         WAIT_SINCE(began);
     }
     update(session);
@@ -115,7 +115,7 @@ static void savefile(void) {
     size_t shown = 0;
     int32_t code = CAPTURE_OK;
     for (double began = now(); code == CAPTURE_OK;) {
-        CHECK_EQUAL(readable(session, PATIENCE * 1000), 1);
+        CHECK_EQUAL(readable(session, TIMEOUT * 1000), 1);
         code = try_update(session, 0);
         shown += seen.packet_count;
         WAIT_SINCE(began);

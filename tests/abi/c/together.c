@@ -199,7 +199,7 @@ static void in_the_child(void) {
     CaptureSession *own;
     CaptureStats stats;
     double began = now();
-    alarm(PATIENCE);
+    alarm(TIMEOUT);
     CHECK_EQUAL(CaptureUpdate(-1), CAPTURE_CODE_FORKED);
     CHECK_HOLDS(CaptureErrorText(), "fork");
     CHECK_EQUAL(CaptureExit(), CAPTURE_CODE_FORKED);
@@ -209,7 +209,7 @@ static void in_the_child(void) {
     stats.size = sizeof stats;
     CHECK_EQUAL(CaptureSessionStats(session, &stats), CAPTURE_CODE_FORKED);
     CHECK_EQUAL(CaptureSessionClose(session), CAPTURE_CODE_FORKED);
-    CHECK(now() - began < PATIENCE / 2);
+    CHECK(now() - began < TIMEOUT / 2);
     SUCCEEDS(CaptureInit(NULL, ignore, NULL));
     SUCCEEDS(CaptureUpdate(-1));
     SUCCEEDS(CaptureExit());

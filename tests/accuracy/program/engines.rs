@@ -1,10 +1,10 @@
 //! The ways in which the library can count, which the table compares.
 
 use capture::config::{Engine as Counting, Options};
-use capture::engine::{Session, Stats};
 use capture::log::LogOptions;
 use capture::model::ProbeState;
 use capture::namespace::NamespaceChoice;
+use capture::session::{Session, Stats};
 use capture::tap::TapOptions;
 use std::process::{Command, Stdio};
 use std::str::FromStr;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const TOO_LONG: i32 = 3;
 
 /// How long killed processes may take to end; one with many thousands of descriptors takes a while.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long no namespace of the worker may appear until the janitor believes that none will: when the keeper was
 /// killed, commands of the worker may still be at work.
@@ -62,7 +62,7 @@ fn keep(worker: i32, signals: &SigSet) -> i32 {
             signal => Some(128 + signal as i32),
         };
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         let left: Vec<i32> = children().into_iter().filter(|&child| child != janitor.pid).collect();
         if left.is_empty() {

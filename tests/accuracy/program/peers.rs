@@ -18,7 +18,7 @@ const START: Duration = Duration::from_millis(1500);
 pub const SETTLING: Duration = Duration::from_millis(2500);
 
 /// How long it may take to end when told to.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What it calls those of whom it knows no name.
 const UNKNOWN: &str = "<UNKNOWN>";
@@ -120,7 +120,7 @@ impl Peer {
     fn end(&mut self) -> bool {
         // It may have ended by itself.
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             if self.child.try_wait().unwrap().is_some() {
                 return true;

@@ -19,9 +19,9 @@
 mod conditions;
 
 use capture::config::{Engine, Options};
-use capture::engine::Session;
 use capture::log::LogOptions;
 use capture::model::Validity;
+use capture::session::Session;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::collections::VecDeque;
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// How long to wait for traffic to be counted.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Rounds after which memory, descriptors and threads are what they stay.
 const WARM_UP: u32 = 20;
 /// Bytes of a datagram.
@@ -128,7 +128,7 @@ fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let address = socket.local_addr()?;
     let own = i32::try_from(std::process::id())?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut before = None;
     while Instant::now() < deadline {
         socket.send_to(&[0; PAYLOAD], address)?;
@@ -150,7 +150,7 @@ fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
 
 /// Waits until a process that sends all the time has sent something, and says how many bytes; 0 when none are counted.
 fn count_other(session: &mut Session, pid: i32) -> Outcome<u64> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         session.update()?;
         let record = session.processes().find(|record| record.sample.id.pid == pid);

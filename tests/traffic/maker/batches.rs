@@ -13,7 +13,7 @@ const BATCH: usize = 16;
 const DATAGRAM: usize = 1200;
 
 /// How long an answer may take that is still missing.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Room for a batch of datagrams with their addresses.
 struct Batch {
@@ -92,7 +92,7 @@ pub fn clients(orders: &Orders) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
     socket.connect(address)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     let rate = orders.number("rate", 1000) as f64;
     let length = Duration::from_millis(orders.number("milliseconds", 1000));
     say("ready")?;
@@ -101,7 +101,7 @@ pub fn clients(orders: &Orders) -> Outcome<Report> {
     let mut moved = Moved { connections: 1, ..Moved::default() };
     for number in 0.. {
         let due = Duration::from_secs_f64((number * BATCH) as f64 / rate);
-        if due >= length || began.elapsed() > length + PATIENCE {
+        if due >= length || began.elapsed() > length + TIMEOUT {
             break;
         }
         std::thread::sleep(due.saturating_sub(began.elapsed()));

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the last clients may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Workers of the pre-fork server.
 const WORKERS: usize = 8;
@@ -98,7 +98,7 @@ pub fn processes(orders: &Orders) -> Outcome<Report> {
     let due = |number: u64| Duration::from_secs_f64(number as f64 / rate);
     let mut started = 0;
     while started < count || !running.is_empty() {
-        if began.elapsed() > due(count) + PATIENCE {
+        if began.elapsed() > due(count) + TIMEOUT {
             break;
         }
         while started < count && due(started) <= began.elapsed() {

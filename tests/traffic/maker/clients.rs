@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// How long the last connections may take beyond the time of the last opening.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Connection {
     socket: OwnedFd,
@@ -65,7 +65,7 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
             clients.open(opened)?;
             opened += 1;
         }
-        let deadline = if opened < count { due(opened) } else { due(count) + PATIENCE };
+        let deadline = if opened < count { due(opened) } else { due(count) + TIMEOUT };
         let left = deadline.saturating_sub(began.elapsed());
         if opened == count && (clients.open.is_empty() || left.is_zero()) {
             break;

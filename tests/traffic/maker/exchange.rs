@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How much later than planned the last connection may begin.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way of using sockets; what it does not say is done by the usual calls.
 pub trait Way {
@@ -99,7 +99,7 @@ pub fn clients(orders: &Orders, mut way: impl Way) -> Outcome<Report> {
     for number in 0..count {
         let due = Duration::from_secs_f64(number as f64 / rate);
         std::thread::sleep(due.saturating_sub(began.elapsed()));
-        if began.elapsed() > length + PATIENCE {
+        if began.elapsed() > length + TIMEOUT {
             break;
         }
         moved.connections += 1;

@@ -17,7 +17,7 @@ const DATAGRAM: u64 = 1200;
 const BUFFER: usize = 4 << 20;
 
 /// How long answers may take that are still missing.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One socket, from its first question to its last answer.
 struct Conversation {
@@ -66,7 +66,7 @@ pub fn clients(orders: &Orders) -> Outcome<Report> {
             clients.ask((turn % sockets as u64) as usize)?;
             turn += 1;
         }
-        let deadline = if turn < count { due(turn) } else { due(count) + PATIENCE };
+        let deadline = if turn < count { due(turn) } else { due(count) + TIMEOUT };
         let left = deadline.saturating_sub(began.elapsed());
         if turn == count && (left.is_zero() || clients.has_all()) {
             break;
@@ -94,7 +94,7 @@ impl Clients {
     fn ask(&mut self, place: usize) -> Outcome<()> {
         let mut conversation = match self.places[place].take() {
             Some(conversation) if self.length == 0 || conversation.asked < self.length => conversation,
-            Some(waiting) if waiting.last.elapsed() < PATIENCE => {
+            Some(waiting) if waiting.last.elapsed() < TIMEOUT => {
                 self.places[place] = Some(waiting);
                 return Ok(());
             }

@@ -3,9 +3,9 @@
 
 use super::super::engines::Engine;
 use super::super::monitor;
-use capture::engine::Session;
 use capture::log::LogOptions;
 use capture::namespace::NamespaceChoice;
+use capture::session::Session;
 use std::fs::read_dir;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +26,7 @@ extern "C" fn count_signal(_: libc::c_int) {
 /// What a session has told at its end.
 struct Told {
     figures: monitor::Figures,
-    stats: capture::engine::Stats,
+    stats: capture::session::Stats,
     errors: Vec<String>,
 }
 

@@ -1,0 +1,349 @@
+//! The interfaces and addresses of a network namespace, as rtnetlink(7) states them.
+//!
+//! Not `/sys/class/net`, which shows the namespace of whoever mounted it, and not `getifaddrs(3)`, which knows
+//! nothing of masters and VLANs. The socket belongs to the namespace of the thread that opened it, for good.
+
+use super::exchange::Exchange;
+use super::interface::{FrameKind, Interface, InterfaceKind, Vlan};
+use super::message::{MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
+use crate::error::{Code, Error, Result};
+use crate::model::{Address, LocalAddresses};
+use nix::errno::Errno;
+
+const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
+const LINK_INDEX: usize = 4;
+/// `struct ifaddrmsg` of linux/if_addr.h.
+const ADDRESS_HEADER: usize = 8;
+/// Bytes of `struct rtmsg` of linux/rtnetlink.h, and where table and type stand in it.
+const ROUTE_HEADER: usize = 12;
+const ROUTE_TABLE: usize = 4;
+const ROUTE_TYPE: usize = 7;
+/// `RTA_DST` and `RTA_TABLE`.
+const ROUTE_DESTINATION: u16 = 1;
+const ROUTE_TABLE_NUMBER: u16 = 15;
+/// `IFLA_VLAN_ID` and `IFLA_VLAN_PROTOCOL` of linux/if_link.h.
+const VLAN_ID: u16 = 1;
+const VLAN_PROTOCOL: u16 = 5;
+/// `IFLA_TUN_TYPE` of linux/if_link.h, and its values of linux/if_tun.h.
+const TUN_TYPE: u16 = 3;
+const IFF_TUN: u8 = 1;
+const IFF_TAP: u8 = 2;
+/// Types of linux/if_arp.h that the `libc` crate does not have.
+const ARPHRD_IEEE802154_MONITOR: u16 = 805;
+const ARPHRD_NETLINK: u16 = 824;
+const ARPHRD_VSOCKMON: u16 = 826;
+/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device carried, and lost for want of room, the sum that
+/// libpcap calls `ps_ifdrop`. Not `rx_dropped`, which also counts what nobody wanted.
+const RX_BYTES: usize = 2;
+const TX_BYTES: usize = 3;
+const RX_FIFO_ERRORS: usize = 14;
+const RX_MISSED_ERRORS: usize = 15;
+/// The kernel answers in messages of at most 32 KiB unless one row alone needs more.
+const BUFFER: usize = 64 << 10;
+/// How often a listing is begun anew because something changed while it was read.
+const ATTEMPTS: usize = 5;
+
+/// A socket to ask the kernel for its interfaces and addresses.
+pub(crate) struct Rtnetlink {
+    exchange: Exchange,
+    /// Whether the kernel lists the routes of one table alone.
+    lists_routes: bool,
+}
+
+impl Rtnetlink {
+    /// Opens the socket in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// `SystemResource` when the system refuses it.
+    pub(crate) fn open() -> Result<Rtnetlink> {
+        let refused = |errno| Error::system(Code::SystemResource, "opening a route netlink socket", errno);
+        let exchange = Exchange::open(libc::NETLINK_ROUTE, BUFFER).map_err(refused)?;
+        let lists_routes = exchange.be_strict().is_ok();
+        Ok(Rtnetlink { exchange, lists_routes })
+    }
+
+    /// Every interface of the namespace.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer, or not in full.
+    pub(crate) fn interfaces(&mut self) -> Result<Vec<Interface>> {
+        consistent(|interfaces: &mut Vec<Interface>| {
+            self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], |row| interfaces.extend(interface(row)))
+        })
+        .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
+    }
+
+    /// The interface with this index, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says, and what sending and receiving says.
+    pub(crate) fn interface(&mut self, index: u32) -> nix::Result<Option<Interface>> {
+        let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
+        put(&mut message, MESSAGE_HEADER + LINK_INDEX, &index.to_ne_bytes());
+        let (kind, flags) = (libc::RTM_GETLINK, libc::NLM_F_REQUEST);
+        self.exchange.ask(&mut message, kind, flags, |message| Some(Ok(interface(message.payload))))?
+    }
+
+    /// Every address of the namespace, with the broadcast addresses and those that are local by route.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer, or not in full.
+    pub(crate) fn addresses(&mut self) -> Result<LocalAddresses> {
+        consistent(|addresses: &mut LocalAddresses| {
+            let header = &[0; ADDRESS_HEADER];
+            let listed = self.dump(libc::RTM_GETADDR, header, |row| insert_address(addresses, row))?;
+            Ok((!self.lists_routes || self.add_routes(addresses)?) && listed)
+        })
+        .map_err(|errno| Error::system(Code::SystemResource, "listing the network addresses", errno))
+    }
+
+    /// Adds what routes of the table `local` make local, in particular whole networks. Nothing before Linux 4.20, which would
+    /// list the routes of all tables.
+    fn add_routes(&mut self, addresses: &mut LocalAddresses) -> nix::Result<bool> {
+        self.each_local_route(libc::RT_TABLE_LOCAL, |route| route.insert_unconditional(addresses))
+    }
+
+    /// The networks that routes of other tables make local for packets which a routing rule selects. The kernel looks at all
+    /// routes that it has, so this is not for every refresh. Nothing before Linux 4.20.
+    ///
+    /// # Errors
+    /// `SystemResource` when the kernel does not answer.
+    pub(crate) fn conditional(&mut self) -> Result<LocalAddresses> {
+        let mut networks = LocalAddresses::default();
+        if self.lists_routes {
+            // What changes meanwhile is told by news.
+            self.each_local_route(libc::RT_TABLE_UNSPEC, |route| route.insert_conditional(&mut networks))
+                .map_err(|errno| {
+                    Error::system(Code::SystemResource, "listing the local routes of all tables", errno)
+                })?;
+        }
+        Ok(networks)
+    }
+
+    /// Hands on the routes of the type `local` of one table, or of all. Returns whether they are of one moment.
+    fn each_local_route(&mut self, table: u8, mut each: impl FnMut(LocalRoute)) -> nix::Result<bool> {
+        let mut is_consistent = true;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut header = [0; ROUTE_HEADER];
+            (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) = (family as u8, table, libc::RTN_LOCAL);
+            match self
+                .dump(libc::RTM_GETROUTE, &header, |row| local_route(row).into_iter().for_each(&mut each))
+            {
+                Ok(whole) => is_consistent &= whole,
+                // A kernel without the family or without such a table.
+                Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(is_consistent)
+    }
+
+    /// One dump. Returns whether it was consistent.
+    fn dump(&mut self, request: u16, header: &[u8], row: impl FnMut(&[u8])) -> nix::Result<bool> {
+        let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
+        put(&mut message, MESSAGE_HEADER, header);
+        self.exchange.list(&mut message[..MESSAGE_HEADER + header.len()], request, row)
+    }
+}
+
+/// Makes a listing, anew whenever the kernel says that something changed under its hands.
+fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> nix::Result<T> {
+    for _ in 0..ATTEMPTS {
+        let mut collection = T::default();
+        if list(&mut collection)? {
+            return Ok(collection);
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
+pub(crate) fn interface(row: &[u8]) -> Option<Interface> {
+    let (header, rest) = row.split_at_checked(LINK_HEADER)?;
+    let flags = u32_at(header, 8)? as i32;
+    let hardware = u16_at(header, 2)?;
+    let mut interface = Interface {
+        index: u32_at(header, LINK_INDEX)?,
+        name: String::new(),
+        up: flags & libc::IFF_UP != 0,
+        loopback: flags & libc::IFF_LOOPBACK != 0,
+        frames: frames_of(hardware),
+        address: None,
+        tells_passage: true,
+        master: None,
+        lower: None,
+        kind: InterfaceKind::Plain,
+        mtu: None,
+        lost_by_device: 0,
+        carried: 0,
+    };
+    let mut lower_elsewhere = false;
+    for (kind, value) in attributes(rest) {
+        match kind {
+            // A name need not be UTF-8; it is only shown.
+            libc::IFLA_IFNAME => interface.name = text(value),
+            libc::IFLA_ADDRESS => {
+                interface.address = value.try_into().ok().filter(|address| *address != [0; 6])
+            }
+            libc::IFLA_MASTER => interface.master = u32_at(value, 0),
+            libc::IFLA_MTU => interface.mtu = u32_at(value, 0).filter(|mtu| *mtu > 0),
+            libc::IFLA_LINK => interface.lower = u32_at(value, 0),
+            libc::IFLA_LINK_NETNSID => lower_elsewhere = true,
+            libc::IFLA_LINKINFO => take_link_info(&mut interface, value),
+            libc::IFLA_STATS64 => {
+                let lost =
+                    [RX_FIFO_ERRORS, RX_MISSED_ERRORS].map(|place| u64_at(value, place * 8).unwrap_or(0));
+                interface.lost_by_device = lost[0].saturating_add(lost[1]);
+                let [received, sent] =
+                    [RX_BYTES, TX_BYTES].map(|place| u64_at(value, place * 8).unwrap_or(0));
+                interface.carried = received.saturating_add(if interface.loopback { 0 } else { sent });
+            }
+            _ => {}
+        }
+    }
+    if lower_elsewhere {
+        // The index is one of another namespace and would name a stranger here.
+        interface.lower = None;
+    }
+    Some(interface)
+}
+
+/// The frames of an interface of this type (linux/if_arp.h), unless its kind says more.
+fn frames_of(hardware: u16) -> FrameKind {
+    match hardware {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => FrameKind::Ethernet,
+        // Radio frames with headers of their own, and messages that are no network's.
+        libc::ARPHRD_CAN
+        | libc::ARPHRD_IEEE80211
+        | libc::ARPHRD_IEEE80211_PRISM
+        | libc::ARPHRD_IEEE80211_RADIOTAP
+        | libc::ARPHRD_IEEE802154
+        | ARPHRD_IEEE802154_MONITOR
+        | ARPHRD_NETLINK
+        | ARPHRD_VSOCKMON => FrameKind::Others(hardware),
+        libc::ARPHRD_PPP => FrameKind::Ppp,
+        _ => FrameKind::Datagrams,
+    }
+}
+
+/// Takes in the kind of an interface, and what depends on it.
+fn take_link_info(interface: &mut Interface, link_info: &[u8]) {
+    let find = |wanted| attributes(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    let data = find(libc::IFLA_INFO_DATA);
+    match find(libc::IFLA_INFO_KIND).map(text).as_deref() {
+        Some("vlan") => {
+            interface.kind = data.and_then(vlan_of).map_or(InterfaceKind::Plain, InterfaceKind::Vlan)
+        }
+        Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => interface.kind = InterfaceKind::SharesLower,
+        Some("openvswitch") => interface.kind = InterfaceKind::OpenVswitch,
+        // Any type can be set for such a device (TUNSETLINK), which changes nothing of its frames.
+        Some("tun") => {
+            let stated = data.and_then(|data| attributes(data).find(|&(kind, _)| kind == TUN_TYPE));
+            match stated.and_then(|(_, value)| value.first()) {
+                Some(&IFF_TUN) => interface.frames = FrameKind::Datagrams,
+                Some(&IFF_TAP) => interface.frames = FrameKind::Ethernet,
+                _ => {}
+            }
+        }
+        // What arrives for such a device is shown as if it left (dev_queue_xmit_nit in drivers/net/vrf.c).
+        Some("vrf") => interface.tells_passage = false,
+        _ => {}
+    }
+}
+
+fn vlan_of(data: &[u8]) -> Option<Vlan> {
+    let mut vlan = Vlan { protocol: 0x8100, id: 0 };
+    for (kind, value) in attributes(data) {
+        match kind {
+            VLAN_ID => vlan.id = u16_at(value, 0)?,
+            VLAN_PROTOCOL => vlan.protocol = u16::from_be(u16_at(value, 0)?),
+            _ => {}
+        }
+    }
+    Some(vlan)
+}
+
+/// Takes in the payload of an `RTM_NEWADDR` message; what is not an IP address is skipped.
+pub(crate) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
+    let Some((&[family, prefix, ..], rest)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
+    let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is ours.
+    let Some(own) = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS)) else { return };
+    match i32::from(family) {
+        libc::AF_INET => {
+            let Ok(own) = <[u8; 4]>::try_from(own) else { return };
+            addresses.insert(Address::v4(own));
+            let stated = find(libc::IFA_BROADCAST).and_then(|value| <[u8; 4]>::try_from(value).ok());
+            if let Some(broadcast) = stated {
+                addresses.insert_broadcast(Address::v4(broadcast));
+            }
+            // Whatever was configured, the kernel also takes the last address of a network for a broadcast, except
+            // where there is no room for one (net/ipv4/fib_frontend.c, fib_add_ifaddr; RFC 3021).
+            if prefix < 31 {
+                let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                let last = u32::from_be_bytes(own) | hosts;
+                addresses.insert_broadcast(Address::v4(last.to_be_bytes()));
+            }
+        }
+        libc::AF_INET6 => {
+            if let Ok(own) = <[u8; 16]>::try_from(own) {
+                addresses.insert(Address::v6(own));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A route of the type `local`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LocalRoute {
+    address: Address,
+    /// Bits of the prefix.
+    length: u8,
+    table: u32,
+}
+
+impl LocalRoute {
+    /// Whether only packets that a routing rule selects go by it.
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.table != u32::from(libc::RT_TABLE_LOCAL)
+    }
+
+    /// Adds what it makes local, if that is so for all packets.
+    pub(crate) fn insert_unconditional(&self, addresses: &mut LocalAddresses) {
+        if !self.is_conditional() && !self.address.is_loopback() {
+            addresses.insert_network(&self.address, self.length);
+        }
+    }
+
+    /// Adds what it makes local, if that is so for some packets.
+    pub(crate) fn insert_conditional(&self, addresses: &mut LocalAddresses) {
+        if self.is_conditional() {
+            addresses.insert_conditional_network(&self.address, self.length);
+        }
+    }
+}
+
+/// The route of the type `local` in the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE` message, if it is one.
+pub(crate) fn local_route(row: &[u8]) -> Option<LocalRoute> {
+    let (header, rest) = row.split_first_chunk::<ROUTE_HEADER>()?;
+    let [family, length, ..] = *header;
+    let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
+    // Numbers of tables that need more than a byte stand in an attribute.
+    let table = find(ROUTE_TABLE_NUMBER).and_then(|value| u32_at(value, 0));
+    let table = table.unwrap_or_else(|| header[ROUTE_TABLE].into());
+    if header[ROUTE_TYPE] != libc::RTN_LOCAL {
+        return None;
+    }
+    // One without a destination is a default route.
+    let destination = find(ROUTE_DESTINATION);
+    let address = match i32::from(family) {
+        libc::AF_INET => destination.map_or(Ok([0; 4]), <[u8; 4]>::try_from).map(Address::v4),
+        libc::AF_INET6 => destination.map_or(Ok([0; 16]), <[u8; 16]>::try_from).map(Address::v6),
+        _ => return None,
+    };
+    Some(LocalRoute { address: address.ok()?, length, table })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! Finding the owner at a flow's first packet, while its socket lives: an exact look-up of the socket, then a short
+//! search for the process where it is likely to be.
+//!
+//! Each look takes some microseconds and a bounded number of system calls. What is not found so quickly is left to the
+//! thorough search of [`crate::owner::Finder`], whose findings in turn are the hints of this one.
+
+use super::candidates::Side;
+use super::owner_cache::{EarlyOwner, EarlyOwnerCache};
+use super::search::{Search, Sought};
+use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
+use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
+use crate::owner::search_exchange::{Finding, SearchExchange};
+use crate::owner::translation::{Behind, Translations};
+use crate::proc::ProcRoot;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// When to look at an opening connection's socket, counted from its first packet: at once, since it may be over in a
+/// moment; and again for when the search for its process was cut short.
+const OPENER: [Duration; 3] = [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(5)];
+/// When to look at the called end: a socket gets its inode when the server accepts the connection, which may be over a
+/// tenth of a millisecond later.
+const CALLED: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_micros(60),
+    Duration::from_micros(130),
+    Duration::from_micros(300),
+    Duration::from_millis(2),
+    Duration::from_millis(20),
+];
+/// Flows that wait for a further look. What comes on top is left to the thorough search.
+const MAX_WAITING: usize = 4096;
+/// Flows whose first packet was seen lately, so that a packet that passes several devices is looked at once.
+const MAX_SEEN: usize = 1024;
+
+/// `TCP_LISTEN` of include/net/tcp_states.h.
+const LISTEN: u8 = 10;
+
+/// What was done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EarlyLookupStats {
+    /// First packets seen.
+    pub packets: u64,
+    /// Owners found.
+    pub found: u64,
+    /// Flows whose socket was gone already.
+    pub too_late: u64,
+    /// Flows whose socket was there, but not its process where it was looked for.
+    pub not_found: u64,
+    /// First packets for which there was no room to wait.
+    pub crowded_out: u64,
+}
+
+/// The first packet of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// The flow.
+    pub key: FlowKey,
+    /// Which end of it is on this host.
+    pub side: Side,
+    /// The index of the device on which the packet was seen, or 0.
+    pub device: u32,
+    /// The sequence number of TCP, by which a repeated packet differs from another connection's.
+    pub sequence: Option<u32>,
+    /// When the packet was captured.
+    pub time: Timestamp,
+}
+
+/// A flow that is to be looked at.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    opening: Opening,
+    first: Instant,
+    looks: usize,
+}
+
+impl Waiting {
+    fn schedule(&self) -> &'static [Duration] {
+        match self.opening.side {
+            Side::Opener => &OPENER,
+            Side::Called => &CALLED,
+        }
+    }
+
+    /// When to look next; `None` when it was looked at often enough.
+    fn due(&self) -> Option<Instant> {
+        self.schedule().get(self.looks).map(|&delay| self.first + delay)
+    }
+}
+
+/// What one look has shown.
+enum LookupResult {
+    Owner(Owner),
+    /// There is no such socket, and there will not be.
+    Gone,
+    /// Not accepted yet, or not found yet.
+    Later,
+}
+
+/// What is asked for the sockets of a namespace.
+struct NamespaceSockets {
+    diag: InetDiag,
+    translations: Translations,
+}
+
+impl NamespaceSockets {
+    /// The socket of a flow, also behind translated addresses or bound to the device, and the endpoints by which it was
+    /// found.
+    fn find(&mut self, key: &FlowKey, device: u32, now: Instant) -> Option<(InetSocket, FlowKey)> {
+        let devices = if device == 0 { 1 } else { 2 };
+        for device in [0, device].into_iter().take(devices) {
+            let found = self.diag.find_on(key, device).ok()?;
+            if let Some(socket) = found.filter(|socket| socket.state != LISTEN) {
+                return Some((socket, *key));
+            }
+        }
+        // A connection that is being opened would have been found instead of the listener.
+        let Behind::Socket(own) = self.translations.behind(key, now) else { return None };
+        let found = self.diag.find(&own).ok()??;
+        (found.state != LISTEN).then_some((found, own))
+    }
+}
+
+/// The search. One thread has it.
+pub struct EarlyLookup {
+    early: Arc<EarlyOwnerCache>,
+    exchange: Arc<SearchExchange>,
+    root: Arc<ProcRoot>,
+    sockets: HashMap<Namespace, NamespaceSockets>,
+    search: Search,
+    waiting: BTreeMap<(Instant, u64), Waiting>,
+    number: u64,
+    seen: VecDeque<(Opening, Instant)>,
+    stats: EarlyLookupStats,
+}
+
+impl EarlyLookup {
+    /// A search in a `/proc` tree that leaves what it finds in `early`.
+    pub fn new(
+        root: Arc<ProcRoot>,
+        early: Arc<EarlyOwnerCache>,
+        exchange: Arc<SearchExchange>,
+    ) -> EarlyLookup {
+        EarlyLookup {
+            early,
+            exchange,
+            root: Arc::clone(&root),
+            sockets: HashMap::new(),
+            search: Search::new(root),
+            waiting: BTreeMap::new(),
+            number: 0,
+            seen: VecDeque::new(),
+            stats: EarlyLookupStats::default(),
+        }
+    }
+
+    /// The `/proc` tree that is searched.
+    pub fn root(&self) -> &Arc<ProcRoot> {
+        &self.root
+    }
+
+    /// Looks up sockets of this namespace with `diag` from now on, and behind its `translations`.
+    pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag, translations: Translations) {
+        self.sockets.insert(namespace, NamespaceSockets { diag, translations });
+    }
+
+    /// Forgets a namespace and closes its sockets.
+    pub fn remove_namespace(&mut self, namespace: Namespace) {
+        self.sockets.remove(&namespace);
+    }
+
+    /// Whether [`EarlyLookup::process_event`] is told of every event from now on.
+    pub fn tell_events(&mut self, are_told: bool) {
+        self.search.tell_ends(are_told);
+        self.exchange.tell_starts(are_told);
+    }
+
+    /// Events were lost.
+    pub fn missed_events(&mut self) {
+        self.search.likely.forget_identities();
+        self.exchange.missed_starts();
+    }
+
+    /// Takes in who a process is that was told of a moment ago.
+    pub fn identify(&mut self, process: ProcId) {
+        self.search.identify(process);
+    }
+
+    /// Takes in what has happened to a process.
+    pub fn process_event(&mut self, event: &ProcessEvent, now: Instant) {
+        match event.happening {
+            Happening::Fork { parent } => {
+                self.search.likely.forked(event.pid, parent, now);
+                self.exchange.started(event.pid);
+            }
+            Happening::Exec => self.search.likely.became_another(event.pid, now),
+            Happening::Ids | Happening::Renamed => {}
+            Happening::Exit => self.search.likely.ended(event.pid),
+        }
+    }
+
+    /// Takes in what the thorough search and the samples of processes have shown since the last time.
+    pub fn learn(&mut self) {
+        let taken = self.exchange.take();
+        let likely = &mut self.search.likely;
+        for Finding { key, side, pid, descriptor, uid } in taken.findings {
+            likely.found(&key, side, pid, descriptor, uid);
+        }
+        taken.crowd.into_iter().for_each(|crowd| likely.set_crowd(crowd));
+        taken.busy.into_iter().for_each(|busy| likely.set_busy(busy));
+    }
+
+    /// A first packet of a flow was seen just now. It is looked at in [`EarlyLookup::look`].
+    pub fn packet(&mut self, opening: Opening, now: Instant) {
+        let is_recent = |(_, at): &&(Opening, Instant)| now.saturating_duration_since(*at) < REPEATED;
+        let is_same = |known: &Opening| (known.key, known.sequence) == (opening.key, opening.sequence);
+        if self.seen.iter().rev().take_while(is_recent).any(|(known, _)| is_same(known)) {
+            return;
+        }
+        self.seen.push_back((opening, now));
+        if self.seen.len() > MAX_SEEN {
+            self.seen.pop_front();
+        }
+        self.stats.packets += 1;
+        if self.waiting.len() >= MAX_WAITING {
+            self.stats.crowded_out += 1;
+            self.early.miss(opening.key, opening.time, now);
+            return;
+        }
+        self.wait(Waiting { opening, first: now, looks: 0 }, now);
+    }
+
+    /// Looks at the flows that are due at `now`, hands each owner found to `each`, and returns when to look again.
+    pub fn look(&mut self, now: Instant, mut each: impl FnMut(&FlowKey, &Owner)) -> Option<Instant> {
+        while let Some(entry) = self.waiting.first_entry() {
+            let (due, _) = *entry.key();
+            if due > now {
+                return Some(due);
+            }
+            let mut waiting = entry.remove();
+            match self.sight(&waiting, now) {
+                LookupResult::Owner(owner) if !self.is_followed(&waiting.opening) => {
+                    self.stats.found += 1;
+                    let Opening { key, side, time, .. } = waiting.opening;
+                    self.early.insert(key, EarlyOwner { owner, side, seen: time }, now);
+                    each(&key, &owner);
+                }
+                LookupResult::Owner(_) | LookupResult::Gone => {
+                    self.stats.too_late += 1;
+                    self.early.miss(waiting.opening.key, waiting.opening.time, now);
+                }
+                LookupResult::Later => {
+                    waiting.looks += 1;
+                    self.wait(waiting, now);
+                }
+            }
+        }
+        None
+    }
+
+    /// Releases the owners that no question will be asked about any more.
+    pub fn expire(&self, now: Instant) {
+        self.early.expire(now);
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> EarlyLookupStats {
+        self.stats
+    }
+
+    fn wait(&mut self, waiting: Waiting, now: Instant) {
+        let Some(due) = waiting.due() else {
+            self.stats.not_found += 1;
+            self.early.miss(waiting.opening.key, waiting.opening.time, now);
+            return;
+        };
+        self.number += 1;
+        self.waiting.insert((due, self.number), waiting);
+    }
+
+    /// Whether another connection has begun since between the same endpoints: the socket there is its own.
+    fn is_followed(&self, opening: &Opening) -> bool {
+        let latest = self.seen.iter().rev().find(|(known, _)| known.key == opening.key);
+        latest.is_some_and(|(latest, _)| latest.sequence != opening.sequence)
+    }
+
+    fn sight(&mut self, waiting: &Waiting, now: Instant) -> LookupResult {
+        let Opening { key, side, device, .. } = waiting.opening;
+        let Some(sockets) = self.sockets.get_mut(&key.namespace) else { return LookupResult::Gone };
+        let Some((socket, key)) = sockets.find(&key, device, now) else { return LookupResult::Gone };
+        if socket.inode == 0 {
+            return if side == Side::Called && is_opening(&socket) {
+                LookupResult::Later
+            } else {
+                LookupResult::Gone
+            };
+        }
+        let quality = if socket.remote.port == 0 { Quality::Guessed } else { Quality::Exact };
+        let (inode, uid) = (socket.inode, socket.uid);
+        match self.search.holder(&Sought { key, side, inode, uid }, now) {
+            Some((process, true)) if quality == Quality::Exact => {
+                LookupResult::Owner(Owner { process, quality: Quality::Shared })
+            }
+            Some((process, _)) => LookupResult::Owner(Owner { process, quality }),
+            None => LookupResult::Later,
+        }
+    }
+}
+
+/// A packet of the same flow, and of the same sequence number, within this time is the same packet on another device, or
+/// repeats it.
+const REPEATED: Duration = Duration::from_millis(50);
+
+/// Whether a socket without an inode is one that a server has yet to accept.
+fn is_opening(socket: &InetSocket) -> bool {
+    const ESTABLISHED: u8 = 1;
+    const SYN_RECV: u8 = 3;
+    const CLOSE_WAIT: u8 = 8;
+    const NEW_SYN_RECV: u8 = 12;
+    matches!(socket.state, ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV)
+}
+
+#[cfg(test)]
+#[path = "lookup_tests.rs"]
+mod tests;

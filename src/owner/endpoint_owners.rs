@@ -1,0 +1,133 @@
+//! Who called an endpoint lately, or was called there: a guess at the owner of a connection that was over before its
+//! socket, or its listener's, was looked up.
+//!
+//! A guess is made only when one process alone was seen to do so within the last minute. Whoever asks makes sure that it
+//! lived when the connection began.
+
+use super::early::{End, Side};
+use crate::model::{FlowKey, ProcId};
+use foldhash::fast::RandomState;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// For how long a caller is remembered.
+const MEMORY: Duration = Duration::from_secs(60);
+/// Endpoints remembered, about 130 bytes each, 2 MiB in all. In a full table those not called lately make room.
+const LIMIT: usize = 16_384;
+
+/// Processes seen to call one endpoint, or to be called there.
+#[derive(Clone, Copy, Debug)]
+enum Callers {
+    One(ProcId, Instant),
+    /// Several, or one that could not be found; the last of them at this time.
+    Several(Instant),
+}
+
+/// The callers of endpoints.
+#[derive(Default, Debug)]
+pub(super) struct EndpointOwners {
+    ends: HashMap<End, Callers, RandomState>,
+}
+
+impl EndpointOwners {
+    /// A process was found to own a flow; `None`: some process that could not be found has one.
+    pub fn note(&mut self, key: &FlowKey, side: Side, process: Option<ProcId>, now: Instant) {
+        if self.ends.len() >= LIMIT {
+            self.ends.retain(|_, callers| callers.age(now) < MEMORY);
+        }
+        if self.ends.len() >= LIMIT {
+            self.ends.clear();
+        }
+        let now = process.map_or(Callers::Several(now), |process| Callers::One(process, now));
+        let known = self.ends.entry(End::of(key, side)).or_insert(now);
+        *known = match (*known, now) {
+            (old, now) if old.age(now.at()) >= MEMORY => now,
+            (Callers::One(one, _), Callers::One(other, _)) if one == other => now,
+            _ => Callers::Several(now.at()),
+        };
+    }
+
+    /// The only process that was lately called at this flow's local end, or else has called its remote end, and when it
+    /// was last seen to.
+    pub fn only(&self, key: &FlowKey, now: Instant) -> Option<(ProcId, Instant)> {
+        let known =
+            [Side::Called, Side::Opener].into_iter().find_map(|side| self.ends.get(&End::of(key, side)));
+        match known {
+            Some(&Callers::One(process, at)) if now.saturating_duration_since(at) < MEMORY => {
+                Some((process, at))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Callers {
+    fn at(&self) -> Instant {
+        let (Callers::One(_, at) | Callers::Several(at)) = self;
+        *at
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.at())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+    use crate::owner::made_up::key;
+
+    const ONE: ProcId = ProcId { pid: 1, start_ticks: 10 };
+    const OTHER: ProcId = ProcId { pid: 2, start_ticks: 20 };
+
+    #[test]
+    fn a_guess_needs_a_single_caller() {
+        let mut similar = EndpointOwners::default();
+        let start = Instant::now();
+        let flow = |port| key(Protocol::TCP, &format!("10.0.0.1:{port}"), "10.0.0.2:80");
+        assert_eq!(similar.only(&flow(1), start), None);
+        similar.note(&flow(1), Side::Opener, Some(ONE), start);
+        similar.note(&flow(2), Side::Opener, Some(ONE), start);
+        assert_eq!(similar.only(&flow(3), start + MEMORY / 2), Some((ONE, start)));
+        assert_eq!(similar.only(&flow(3), start + MEMORY), None, "it is long ago");
+        let elsewhere = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.3:80");
+        assert_eq!(similar.only(&elsewhere, start), None);
+        similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY / 2);
+        similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY / 2);
+        assert_eq!(similar.only(&flow(5), start + MEMORY / 2), None, "there are two");
+        let unknown = key(Protocol::TCP, "10.0.0.1:9", "10.0.0.4:80");
+        similar.note(&unknown, Side::Opener, Some(ONE), start);
+        similar.note(&unknown, Side::Opener, None, start);
+        assert_eq!(similar.only(&unknown, start), None, "there is another, whoever it is");
+        similar.note(&flow(4), Side::Opener, Some(OTHER), start + MEMORY * 2);
+        assert_eq!(
+            similar.only(&flow(5), start + MEMORY * 2),
+            Some((OTHER, start + MEMORY * 2)),
+            "the other is forgotten"
+        );
+    }
+
+    #[test]
+    fn whoever_was_called_is_remembered_by_the_local_end() {
+        let mut similar = EndpointOwners::default();
+        let start = Instant::now();
+        similar.note(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.2:4000"), Side::Called, Some(ONE), start);
+        assert_eq!(
+            similar.only(&key(Protocol::TCP, "10.0.0.1:80", "10.0.0.3:5000"), start),
+            Some((ONE, start))
+        );
+        assert_eq!(similar.only(&key(Protocol::TCP, "10.0.0.1:81", "10.0.0.2:4000"), start), None);
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let mut similar = EndpointOwners::default();
+        let start = Instant::now();
+        for number in 0..LIMIT + 10 {
+            let remote = format!("10.0.{}.{}:80", number >> 8, number & 255);
+            similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, Some(ONE), start);
+        }
+        assert!(similar.ends.len() <= LIMIT);
+    }
+}

@@ -1,0 +1,108 @@
+//! Descriptor tables that are not the main thread's: of threads that have left it (`CLONE_FILES`, unshare(2)), and of those
+//! that go on after the main thread has ended, which has none any more.
+//!
+//! Which threads share a table only kcmp(2) tells, for those whose descriptors may be read as well and by the numbers of the
+//! own PID namespace. Elsewhere the first thread stands for all where the main thread has ended.
+
+use super::proc_fd;
+use crate::blocking::progress;
+use crate::proc::{PidPath, ProcRoot, open_directory};
+use nix::errno::Errno;
+use std::os::fd::AsFd;
+
+/// Compares the descriptor tables of two tasks (`KCMP_FILES`, include/uapi/linux/kcmp.h).
+const COMPARE_TABLES: libc::c_int = 2;
+
+/// Tables of one process that are read beside the main thread's.
+const MAX_TABLES: usize = 16;
+
+/// Room for the entries of one getdents64 call: most processes have fewer threads.
+const FEW_ENTRIES: usize = 4096;
+
+/// Finds them.
+pub(in crate::owner) struct ThreadTables {
+    /// Whether threads can be compared by the numbers of the tree.
+    can_compare: bool,
+    entries: Vec<u8>,
+    threads: Vec<i32>,
+    found: Vec<i32>,
+}
+
+impl ThreadTables {
+    /// A search in this tree.
+    pub fn new(root: &ProcRoot) -> ThreadTables {
+        let me = std::process::id() as i32;
+        let can_compare = root.tells_own_numbers() && have_one_table(me, me) == Ok(true);
+        ThreadTables { can_compare, entries: vec![0; FEW_ENTRIES], threads: Vec::new(), found: Vec::new() }
+    }
+
+    /// Finds one thread for each such table of a process. To be called in a guarded read.
+    pub fn find(&mut self, root: &ProcRoot, pid: i32) {
+        self.found.clear();
+        // The directory has a link for each thread and two of its own.
+        let has_several = root.stat(PidPath::new(pid).file("task")).is_ok_and(|stat| stat.st_nlink > 3);
+        progress();
+        if !has_several || self.list(root, pid).is_err() {
+            return;
+        }
+        let ThreadTables { threads, found, .. } = self;
+        if !self.can_compare {
+            let has_ended = main_thread_has_ended(root, pid, &mut self.entries);
+            found.extend(threads.first().filter(|_| has_ended));
+            return;
+        }
+        for &thread in &*threads {
+            let is_known =
+                [pid].iter().chain(&*found).any(|&other| have_one_table(other, thread) != Ok(false));
+            if !is_known && found.len() < MAX_TABLES {
+                found.push(thread);
+            }
+        }
+    }
+
+    /// The threads that were found.
+    pub fn found(&self) -> &[i32] {
+        &self.found
+    }
+
+    /// Whether a process has this socket at this number in such a table.
+    pub fn hold(&mut self, root: &ProcRoot, pid: i32, descriptor: i32, inode: u64) -> bool {
+        let found = root.guarded(pid, || {
+            self.find(root, pid);
+            Ok(())
+        });
+        let mut holds = |&thread: &i32| proc_fd::socket_of(root, thread, descriptor) == Ok(Some(inode));
+        found.is_ok() && self.found.iter().any(&mut holds)
+    }
+
+    fn list(&mut self, root: &ProcRoot, pid: i32) -> nix::Result<()> {
+        self.threads.clear();
+        let directory = open_directory(root.directory(), PidPath::new(pid).file("task"))?;
+        proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |_, thread| {
+            self.threads.extend(Some(thread).filter(|&thread| thread != pid));
+            Ok(())
+        })
+    }
+}
+
+/// Whether two tasks have one descriptor table; one without a table has another than each that has one.
+///
+/// # Errors
+/// The system's error number: `EPERM` where it may not be known, `ESRCH` when one has ended.
+fn have_one_table(one: i32, other: i32) -> nix::Result<bool> {
+    // SAFETY: the call takes numbers only.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, COMPARE_TABLES, 0, 0) };
+    progress();
+    Ok(Errno::result(order)? == 0)
+}
+
+fn main_thread_has_ended(root: &ProcRoot, pid: i32, entries: &mut [u8]) -> bool {
+    let mut is_empty = true;
+    let listed = open_directory(root.directory(), PidPath::new(pid).file("fd")).and_then(|directory| {
+        proc_fd::for_each_number(directory.as_fd(), entries, |_, _| {
+            is_empty = false;
+            Ok(())
+        })
+    });
+    listed.is_ok() && is_empty
+}

@@ -1,0 +1,112 @@
+//! The update's part: asks for the living flows, and completes records with what the kernel knows.
+
+use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
+use super::record::complete;
+use super::tcp_reader::TcpReader;
+use crate::model::{FlowKey, FlowRecord, Namespace, Protocol, Timestamp};
+use crate::netlink::TcpInfo;
+use crate::session::pipeline::DrainBarrier;
+use foldhash::fast::RandomState;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an update waits for the capture thread to show the living flows. It is busy for a few milliseconds at most
+/// unless the machine is.
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What the kernel knew of a flow's socket.
+#[derive(Clone, Copy)]
+struct SocketFigures {
+    flow: u64,
+    cookie: u64,
+    info: TcpInfo,
+}
+
+type AllFigures = HashMap<FlowKey, SocketFigures, RandomState>;
+
+/// The flows as of the last update.
+pub struct FlowView {
+    mailbox: Arc<FlowMailbox>,
+    living: Vec<NamespacedRecord>,
+    kernel: Option<TcpReader>,
+    /// Of the flows that lived at the last update, and at the one before it: those that ended in between are told of
+    /// only now.
+    figures: [AllFigures; 2],
+}
+
+impl FlowView {
+    /// Nothing seen yet. Without a reader the records are of what was captured only.
+    pub fn new(mailbox: Arc<FlowMailbox>, kernel: Option<TcpReader>) -> FlowView {
+        FlowView { mailbox, living: Vec::new(), kernel, figures: Default::default() }
+    }
+
+    /// Looks at the living flows anew.
+    pub fn update(&mut self, barrier: &DrainBarrier) {
+        let deadline = Instant::now() + TIMEOUT;
+        if let Some(living) = self.mailbox.living(deadline, || barrier.wake()) {
+            self.living = living;
+        }
+        self.read_kernel();
+    }
+
+    /// Looks at the living flows that were left in the mailbox unasked.
+    pub fn take_left(&mut self) {
+        if let Some(living) = self.mailbox.left() {
+            self.living = living;
+        }
+    }
+
+    /// The flows that live.
+    pub fn living(&self) -> impl Iterator<Item = &FlowRecord> {
+        self.living.iter().map(|seen| &seen.record)
+    }
+
+    /// Takes the last records of those that have ended, the oldest first.
+    pub fn take_ended(&mut self) -> Vec<FlowRecord> {
+        let complete_one = |mut seen: NamespacedRecord| {
+            let key = seen.key();
+            let known = self.figures.iter().filter_map(|figures| figures.get(&key));
+            if let Some(figures) = known.into_iter().find(|figures| figures.flow == seen.record.id) {
+                complete(&mut seen.record, figures.cookie, &figures.info);
+            }
+            seen.record
+        };
+        self.mailbox.take_ended().into_iter().map(complete_one).collect()
+    }
+
+    fn read_kernel(&mut self) {
+        let FlowView { mailbox, living, kernel: Some(kernel), figures: [latest, before] } = self else {
+            return;
+        };
+        kernel.follow_namespaces();
+        std::mem::swap(latest, before);
+        latest.clear();
+        let of_tcp = living.iter_mut().filter(|seen| seen.record.protocol == Protocol::TCP);
+        let mut wanted: HashMap<FlowKey, &mut FlowRecord, RandomState> =
+            of_tcp.map(|seen| (seen.key(), &mut seen.record)).collect();
+        let namespaces: HashSet<Namespace> = wanted.keys().map(|key| key.namespace).collect();
+        kernel.read(
+            |namespace| namespaces.contains(&namespace),
+            |key, socket, info| {
+                if let Some(record) = wanted.remove(&key) {
+                    complete(record, socket.cookie, info);
+                    latest.insert(key, SocketFigures { flow: record.id, cookie: socket.cookie, info: *info });
+                }
+            },
+        );
+        // Those whose socket was there and is not any more.
+        let mut gone = Vec::new();
+        for (key, record) in wanted {
+            let Some(&known) = before.get(&key).filter(|known| known.flow == record.id) else { continue };
+            complete(record, known.cookie, &known.info);
+            if kernel.is_gone(&key, known.cookie) {
+                // Told once: the next time it is in neither map.
+                gone.push(SocketEnd { key, told: Timestamp::now(), cookie: known.cookie, info: known.info });
+            } else {
+                latest.insert(key, known);
+            }
+        }
+        mailbox.add_notices(gone.into_iter());
+    }
+}

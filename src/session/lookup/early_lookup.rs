@@ -1,0 +1,237 @@
+//! The thread that looks at the first packets of flows: finds their owners while the sockets live, and leaves them for
+//! the resolver.
+
+use super::identity_cache::IdentityCache;
+use super::latest_identities::{LatestIdentities, changes_identity};
+use super::throttle::FirstPacketThrottle;
+use crate::decode::{decode, sequence_number};
+use crate::error::Error;
+use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
+use crate::namespace::{Follower, enter, enter_initial};
+use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
+use crate::owner::{EarlyLookup, EarlyLookupStats, Opening, Side, Translations};
+use crate::session::accounting::Ledger;
+use crate::session::flows::EndedReader;
+use crate::sync::Mutex;
+use crate::tap::{FirstPacket, FirstPacketSocket};
+use crate::thread::be_prompt;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::time::TimeSpec;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+/// Packets read from one socket before what is due is looked at.
+const PACKETS_PER_TURN: usize = 64;
+
+/// How often the filters are reconsidered.
+const GOVERNING_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A turn that took so long was not load: the process had been stopped.
+const STOPPED: Duration = Duration::from_secs(5);
+
+/// Longest wait when nothing happens, so that namespaces are followed on an idle machine, too.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// The thread's own state.
+pub struct EarlyLookupThread {
+    /// Whether first packets are looked at; else only the rest is done.
+    pub looks: bool,
+    /// The sockets for first packets, each with the namespace that it is in.
+    pub sockets: Vec<(Namespace, FirstPacketSocket)>,
+    /// What happens to processes, where that is told.
+    pub events: Option<ProcessEvents>,
+    /// The search.
+    pub look: EarlyLookup,
+    /// Tells the ledger who owners are.
+    pub identity_cache: IdentityCache,
+    /// Processes that have just become other programs, or changed their names.
+    pub to_meet: Vec<i32>,
+    /// What they have become.
+    pub latest: Arc<LatestIdentities>,
+    /// Rung to end the thread.
+    pub bell: Arc<EventFd>,
+    /// Keeps the cost within bounds.
+    pub throttle: FirstPacketThrottle,
+    /// The other namespaces that are captured in.
+    pub follower: Follower,
+    /// Reads which connections have ended, where that is wanted and told.
+    pub ended: Option<EndedReader>,
+}
+
+impl EarlyLookupThread {
+    /// Looks until `stopping` is set and the bell rung.
+    pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger, stats: &Mutex<EarlyLookupStats>) {
+        let mut due = None;
+        let mut governed = Instant::now();
+        // What is due in a moment is due then, not with other timers.
+        let _ = nix::sys::prctl::set_timerslack(1);
+        // Sockets can be gone by the time that a thread of many has its turn.
+        if let Err(errno) = be_prompt() {
+            debug!("first packets are looked at with the usual delay: {errno}");
+        }
+        self.look.tell_events(self.events.is_some());
+        while !stopping.load(Ordering::Acquire) {
+            if let Err(errno) = self.wait(due) {
+                warn!("first packets are not looked at any more: {errno}");
+                return;
+            }
+            let now = Instant::now();
+            self.read_events(now);
+            self.look.learn();
+            self.read_packets(now);
+            let identity_cache = &mut self.identity_cache;
+            due = self.look.look(Instant::now(), |_, owner| identity_cache.publish(owner.process, ledger));
+            self.meet(now);
+            *stats.lock() = self.look.stats();
+            if let Some(ended) = &mut self.ended {
+                ended.read(Instant::now());
+            }
+            let passed = now.saturating_duration_since(governed);
+            if passed >= GOVERNING_INTERVAL || self.throttle.is_flooded() {
+                self.govern(passed);
+                // Questions about what was found before a long stop are asked now.
+                if passed < STOPPED {
+                    self.look.expire(now);
+                }
+                self.follow_namespaces();
+                governed = now;
+            }
+        }
+    }
+
+    /// Waits for packets, events, the bell, or until `due`.
+    fn wait(&self, due: Option<Instant>) -> nix::Result<()> {
+        let bell = std::iter::once(self.bell.as_fd());
+        let events = self.events.as_ref().map(AsFd::as_fd);
+        let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
+        let now = Instant::now();
+        let rest = self.ended.as_ref().and_then(|ended| ended.rest(now));
+        let ended = self.ended.iter().filter(|_| rest.is_none()).flat_map(EndedReader::descriptors);
+        let mut watched: Vec<PollFd<'_>> = bell
+            .chain(events)
+            .chain(sockets)
+            .chain(ended)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let due = due.map(|due| due.saturating_duration_since(now));
+        let patience = due.into_iter().chain(rest).fold(IDLE_WAIT, Duration::min);
+        match ppoll(&mut watched, Some(TimeSpec::from_duration(patience)), None) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn read_events(&mut self, now: Instant) {
+        let Some(events) = &mut self.events else { return };
+        let (look, to_meet) = (&mut self.look, &mut self.to_meet);
+        let take = |event: ProcessEvent| {
+            look.process_event(&event, now);
+            if changes_identity(&event) {
+                to_meet.push(event.pid);
+            }
+        };
+        match events.read(take) {
+            Ok(false) => {}
+            Ok(true) => self.look.missed_events(),
+            Err(errno) => {
+                warn!("processes' events are not told any more: {errno}");
+                self.events = None;
+                self.look.tell_events(false);
+            }
+        }
+    }
+
+    /// Asks new programs who they are. It takes longer than what else is done, and comes last.
+    fn meet(&mut self, now: Instant) {
+        for pid in self.to_meet.drain(..) {
+            if let Some((process, identity)) = self.identity_cache.prefetch(pid, now) {
+                self.look.identify(process);
+                self.latest.record(process, identity);
+            }
+        }
+    }
+
+    fn read_packets(&mut self, now: Instant) {
+        let EarlyLookupThread { look, throttle, .. } = self;
+        self.sockets.retain_mut(|(namespace, socket)| {
+            let read = socket.read(PACKETS_PER_TURN, |packet| take(look, throttle, *namespace, &packet, now));
+            read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
+        });
+    }
+
+    fn follow_namespaces(&mut self) {
+        if let Some(ended) = &mut self.ended {
+            ended.follow_namespaces();
+        }
+        let changes = self.follower.changes();
+        for gone in &changes.gone {
+            self.sockets.retain(|(namespace, _)| namespace != gone);
+            self.look.remove_namespace(*gone);
+        }
+        for entry in changes.come.iter().filter(|_| self.looks) {
+            let root = Arc::clone(self.look.root());
+            let open = || Ok((FirstPacketSocket::open()?, InetDiag::open(), Translations::open(root, false)));
+            match enter(entry, open) {
+                Ok(Ok((socket, Ok(diag), translations))) => {
+                    self.sockets.push((entry.namespace, socket));
+                    self.look.add_namespace(entry.namespace, diag, translations);
+                }
+                Ok(Ok((_, Err(errno), _))) => warn!("first packets in {}: {errno}", entry.path.display()),
+                Ok(Err::<_, Error>(error)) => warn!("first packets in {}: {error}", entry.path.display()),
+                Err(error) => info!("{}: {error}", entry.path.display()),
+            }
+        }
+    }
+
+    fn govern(&mut self, passed: Duration) {
+        self.throttle.judge(&self.look.stats());
+        let Some(thinning) = self.throttle.govern(passed) else { return };
+        for (_, socket) in &mut self.sockets {
+            if let Err(errno) = socket.thin(&thinning) {
+                warn!("the filter of first packets cannot be changed: {errno}");
+            }
+        }
+    }
+}
+
+/// Hands a packet's local ends to the search. Whether an end is local is not asked: who is not has no socket.
+fn take(
+    look: &mut EarlyLookup,
+    throttle: &mut FirstPacketThrottle,
+    namespace: Namespace,
+    packet: &FirstPacket<'_>,
+    now: Instant,
+) {
+    let Ok(decoded) = decode(LinkType::RawIp, packet.data) else { return };
+    if matches!(decoded.fragment, Fragment::Later { .. }) {
+        return;
+    }
+    throttle.count(&decoded);
+    let (source, destination, protocol) = (decoded.source, decoded.destination, decoded.protocol);
+    let &FirstPacket { data, device, time, .. } = packet;
+    let sequence = sequence_number(LinkType::RawIp, data);
+    if packet.direction != Some(Direction::Receive) {
+        let key = FlowKey { local: source, remote: destination, protocol, namespace };
+        look.packet(Opening { key, side: Side::Opener, device, sequence, time }, now);
+    }
+    if packet.direction != Some(Direction::Send) {
+        let key = FlowKey { local: destination, remote: source, protocol, namespace };
+        look.packet(Opening { key, side: Side::Called, device, sequence, time }, now);
+    }
+}
+
+/// Opens what tells of processes' events. It speaks only to the initial network namespace.
+pub fn open_events(open: fn() -> nix::Result<ProcessEvents>) -> Option<ProcessEvents> {
+    // Where this process may not enter that namespace it may be in it.
+    let opened = enter_initial(open).unwrap_or_else(|_| open());
+    opened
+        .inspect_err(|errno| {
+            info!("processes' events are not told ({errno}); new processes are listed instead")
+        })
+        .ok()
+}

@@ -1,0 +1,205 @@
+//! Tells the ledger who the owners of flows are, while they live to be asked.
+
+use crate::blocking::{Abandoned, Errand, Helper};
+use crate::model::{Identity, ProcId, SampleSet};
+use crate::proc::ProcRoot;
+use crate::process::IdentityReader;
+use crate::session::accounting::Ledger;
+use foldhash::fast::RandomState;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Most processes recorded for having been introduced, of the current and of the previous period each, and the length of a
+/// period. One that owns no new flow for so long is introduced once more.
+const KNOWN_LIMIT: usize = 8192;
+const KNOWN_PERIOD: Duration = Duration::from_secs(60);
+
+/// Processes remembered for having been met: those of the last seconds.
+const MET_LIMIT: usize = 1024;
+
+/// Processes met within [`INTERVAL`], some 20 µs each. Where more are started they are not met but asked when needed.
+const MAX_MET: u32 = 256;
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often a process is read whose reads do not return: for each kind of them, and once more.
+const MAX_READS: usize = 4;
+
+/// Introduces each process once, as long as it is remembered.
+pub struct IdentityCache {
+    root: Arc<ProcRoot>,
+    identities: IdentityReader,
+    /// Who reads for a thread that may not be left behind.
+    helper: Option<Helper<IdentityReader, Errand<IdentityReader>>>,
+    /// Those of the current period, and those of the previous one.
+    known: [HashSet<ProcId, RandomState>; 2],
+    known_since: Instant,
+    /// Latest last.
+    met: VecDeque<(ProcId, Arc<Identity>)>,
+    met_in_interval: u32,
+    interval: Option<Instant>,
+    what: SampleSet,
+}
+
+impl IdentityCache {
+    /// Nobody introduced yet. `what` says whether command lines and control groups are wanted.
+    pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> IdentityCache {
+        IdentityCache {
+            root,
+            identities: IdentityReader::default(),
+            helper: None,
+            known: Default::default(),
+            known_since: Instant::now(),
+            met: VecDeque::new(),
+            met_in_interval: 0,
+            interval: None,
+            what,
+        }
+    }
+
+    /// The same for a thread that cannot be left behind in a read that does not return.
+    pub fn with_helper(root: Arc<ProcRoot>, what: SampleSet) -> IdentityCache {
+        let helper = Helper::of_errands("capture-names", IdentityReader::default);
+        IdentityCache { helper: Some(helper), ..IdentityCache::new(root, what) }
+    }
+
+    /// Asks a process that has just become another program, or changed its name, who it is: it may be gone by the time it is to be
+    /// introduced. `None` when it is gone already, or when too many are met at once.
+    pub fn prefetch(&mut self, pid: i32, now: Instant) -> Option<(ProcId, Arc<Identity>)> {
+        if self.interval.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
+            (self.interval, self.met_in_interval) = (Some(now), 0);
+        }
+        if self.met_in_interval >= MAX_MET {
+            return None;
+        }
+        self.met_in_interval += 1;
+        let (process, identity) = self.read(pid)?;
+        // It is somebody else now than it was before.
+        self.known.iter_mut().for_each(|known| {
+            known.remove(&process);
+        });
+        if self.met.len() >= MET_LIMIT {
+            self.met.pop_front();
+        }
+        let identity = Arc::new(identity);
+        self.met.push_back((process, Arc::clone(&identity)));
+        Some((process, identity))
+    }
+
+    /// Returns true if a process is recorded for having been introduced, and keeps it recorded.
+    pub fn knows(&mut self, process: &ProcId) -> bool {
+        let [current, previous] = &mut self.known;
+        if current.contains(process) {
+            return true;
+        }
+        let is_known = previous.contains(process);
+        if is_known && current.len() < KNOWN_LIMIT {
+            current.insert(*process);
+        }
+        is_known
+    }
+
+    /// Introduces a process, if it is new and was met or still lives.
+    pub fn publish(&mut self, process: ProcId, ledger: &Ledger) {
+        self.publish_or(process, ledger, |_| None);
+    }
+
+    /// Introduces a process, if it is new; as `identity`, to which the names of its user and group are added, if it was
+    /// not met and is gone.
+    pub fn publish_as(&mut self, process: ProcId, identity: Identity, ledger: &Ledger) {
+        self.publish_or(process, ledger, |identities| Some(identities.name(identity)));
+    }
+
+    fn publish_or(
+        &mut self,
+        process: ProcId,
+        ledger: &Ledger,
+        or: impl FnOnce(&mut IdentityReader) -> Option<Identity>,
+    ) {
+        if !self.is_new(process, Instant::now()) {
+            return;
+        }
+        if let Some((_, identity)) = self.met.iter().rev().find(|(met, _)| *met == process) {
+            ledger.lock().set_identity(process, Arc::clone(identity));
+            return;
+        }
+        let found = self.read(process.pid);
+        let found = found.filter(|(found, _)| *found == process).map(|(_, identity)| identity);
+        if let Some(identity) = found.or_else(|| or(&mut self.identities)) {
+            ledger.lock().set_identity(process, Arc::new(identity));
+        }
+    }
+
+    /// Records that a process is introduced. Returns true if it was not recorded for that.
+    fn is_new(&mut self, process: ProcId, now: Instant) -> bool {
+        let [current, previous] = &mut self.known;
+        if current.len() >= KNOWN_LIMIT || now.saturating_duration_since(self.known_since) >= KNOWN_PERIOD {
+            *previous = std::mem::take(current);
+            self.known_since = now;
+        }
+        current.insert(process) && !previous.contains(&process)
+    }
+
+    /// Describes the process that has this pid now.
+    fn read(&mut self, pid: i32) -> Option<(ProcId, Identity)> {
+        let Some(helper) = &mut self.helper else {
+            return self.identities.read(&self.root, pid, self.what);
+        };
+        for _ in 0..MAX_READS {
+            let (root, what) = (Arc::clone(&self.root), self.what);
+            match helper.call(move |identities| identities.read(&root, pid, what)) {
+                Ok(found) => return found,
+                // What did not return is left out the next time.
+                Err(Abandoned::Reading) => {}
+                Err(Abandoned::NoThread(_)) => return None,
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tree::Tree;
+
+    /// Of an empty tree: nobody is read.
+    fn empty_cache() -> IdentityCache {
+        let tree = Tree::new();
+        IdentityCache::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
+    }
+
+    #[test]
+    fn one_that_is_asked_about_in_every_period_stays_known() {
+        let mut identity_cache = empty_cache();
+        let began = Instant::now();
+        let process = |pid| ProcId { pid, start_ticks: 1 };
+        identity_cache.is_new(process(1), began);
+        for period in 1..10 {
+            // Another one begins the period.
+            identity_cache.is_new(
+                process(100 + period as i32),
+                began + (KNOWN_PERIOD + Duration::from_secs(1)) * period,
+            );
+            assert!(identity_cache.knows(&process(1)), "in period {period}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_new_once_for_as_long_as_it_is_met() {
+        let mut identity_cache = empty_cache();
+        let began = Instant::now();
+        let process = |pid| ProcId { pid, start_ticks: 1 };
+        assert!(identity_cache.is_new(process(1), began) && identity_cache.is_new(process(2), began));
+        for period in 1..10 {
+            let now = began + KNOWN_PERIOD * period + Duration::from_secs(1);
+            assert!(!identity_cache.is_new(process(1), now) && identity_cache.knows(&process(1)));
+        }
+        assert!(!identity_cache.knows(&process(2)));
+        let now = began + KNOWN_PERIOD * 10;
+        for pid in 0..4 * KNOWN_LIMIT as i32 {
+            identity_cache.is_new(process(pid), now);
+        }
+        assert!(identity_cache.known.iter().all(|known| known.len() <= KNOWN_LIMIT));
+    }
+}

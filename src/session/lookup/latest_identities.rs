@@ -1,0 +1,138 @@
+//! The latest identities of processes that have executed a program or changed their name since the last sample: one that has
+//! ended by the next one has its last name and command line there.
+
+use super::identity_cache::IdentityCache;
+use crate::model::{Identity, ProcId, ProcessRecord, Validity};
+use crate::netlink::{Happening, ProcessEvent, ProcessEvents};
+use crate::sync::Mutex;
+use foldhash::fast::RandomState;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tracing::warn;
+
+/// Most identities that are kept until the next update.
+const LIMIT: usize = 4096;
+
+/// Longest wait for an event, milliseconds.
+const IDLE_WAIT: u16 = 1000;
+
+/// The identities, recorded by the thread that hears of events and taken by the update.
+#[derive(Default)]
+pub struct LatestIdentities {
+    known: Mutex<HashMap<ProcId, (Instant, Arc<Identity>), RandomState>>,
+}
+
+impl LatestIdentities {
+    /// Records what a process is from now on.
+    pub fn record(&self, process: ProcId, identity: Arc<Identity>) {
+        let mut known = self.known.lock();
+        if known.len() < LIMIT || known.contains_key(&process) {
+            known.insert(process, (Instant::now(), identity));
+        }
+    }
+
+    /// Gives the record of an ended process the identity that it had last, if that was recorded at `since` or later.
+    pub fn update(&self, record: &mut ProcessRecord, since: Instant) {
+        let known = self.known.lock();
+        let Some((_, latest)) = known.get(&record.sample.id).filter(|(at, _)| *at >= since) else { return };
+        let mut identity = Identity::clone(latest);
+        if identity.cgroup.is_empty() {
+            identity.cgroup.clone_from(&record.identity.cgroup);
+        }
+        if !identity.command_line.is_empty() {
+            record.valid |= Validity::COMMAND_LINE;
+        }
+        record.identity = Arc::new(identity);
+    }
+
+    /// Releases what was recorded before: samples have it.
+    pub fn release(&self, before: Instant) {
+        let mut known = self.known.lock();
+        if !known.is_empty() {
+            known.retain(|_, (at, _)| *at >= before);
+        }
+    }
+}
+
+/// Whether a process is called something else after an event.
+pub fn changes_identity(event: &ProcessEvent) -> bool {
+    matches!(event.happening, Happening::Exec | Happening::Renamed)
+}
+
+/// Records identities until `stopping` is set and the bell rung, for a session without a thread that hears of events anyway.
+pub fn follow_identities(
+    mut events: ProcessEvents,
+    mut identity_cache: IdentityCache,
+    latest: &LatestIdentities,
+    stopping: &AtomicBool,
+    bell: BorrowedFd<'_>,
+) {
+    let mut changed = Vec::new();
+    while !stopping.load(Ordering::Acquire) {
+        let mut watched =
+            [PollFd::new(bell, PollFlags::POLLIN), PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        // It fails only where it is interrupted, and the loop is right then, too.
+        let _ = poll(&mut watched, PollTimeout::from(IDLE_WAIT));
+        let read = events.read(|event| changed.extend(Some(event.pid).filter(|_| changes_identity(&event))));
+        if let Err(errno) = read {
+            warn!("what processes become is not told any more: {errno}");
+            return;
+        }
+        for pid in changed.drain(..) {
+            if let Some((process, identity)) = identity_cache.prefetch(pid, Instant::now()) {
+                latest.record(process, identity);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ProcessSample, Traffic};
+
+    fn record(pid: i32) -> ProcessRecord {
+        let identity = Identity { name: b"old".to_vec(), cgroup: b"/group".to_vec(), ..Identity::default() };
+        ProcessRecord {
+            sample: ProcessSample::unknown(ProcId { pid, start_ticks: 1 }),
+            identity: Arc::new(identity),
+            cpu_percent: 0.0,
+            traffic: Traffic::default(),
+            uncertain_bytes: 0,
+            network_namespace: 0,
+            connections: None,
+            valid: Validity::CPU,
+        }
+    }
+
+    #[test]
+    fn an_ended_process_has_what_was_recorded_since() {
+        let latest = LatestIdentities::default();
+        let began = Instant::now();
+        let new =
+            Identity { name: b"new".to_vec(), command_line: b"new\0-x\0".to_vec(), ..Identity::default() };
+        latest.record(record(7).sample.id, Arc::new(new));
+        let mut ended = record(7);
+        latest.update(&mut ended, began);
+        assert_eq!((&ended.identity.name[..], &ended.identity.cgroup[..]), (&b"new"[..], &b"/group"[..]));
+        assert_eq!(ended.valid, Validity::CPU | Validity::COMMAND_LINE);
+        let (mut other, mut late) = (record(8), record(7));
+        latest.update(&mut other, began);
+        latest.update(&mut late, Instant::now());
+        assert_eq!((&other.identity.name[..], &late.identity.name[..]), (&b"old"[..], &b"old"[..]));
+        latest.release(Instant::now());
+        latest.update(&mut late, began);
+        assert_eq!(late.identity.name, b"old");
+    }
+
+    #[test]
+    fn they_are_bounded() {
+        let latest = LatestIdentities::default();
+        (0..2 * LIMIT as i32).for_each(|pid| latest.record(record(pid).sample.id, Arc::default()));
+        assert_eq!(latest.known.lock().len(), LIMIT);
+    }
+}

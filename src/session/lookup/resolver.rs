@@ -1,0 +1,250 @@
+//! The thread that finds owners, beside the capture: it takes questions, asks the owner chain in batches, and leaves
+//! answers for the capture thread to fetch.
+
+use super::identity_cache::IdentityCache;
+use super::kernel_owners::KernelOwners;
+use super::lookup_queue::{Answer, LookupQueue, Request};
+use crate::kernel::{Claim, Clocks, Found};
+use crate::model::{Quality, Unowned};
+use crate::namespace::{Follower, enter};
+use crate::netlink::InetDiag;
+use crate::owner::{
+    EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations,
+};
+use crate::session::accounting::Ledger;
+use crate::session::pipeline::DrainBarrier;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tracing::{debug, warn};
+
+/// Open questions beyond which those about flows that nobody has answered are given up soon.
+const CROWD: usize = 4096;
+
+/// Questions asked together. A batch shares one reading of the tables.
+const BATCH: usize = 4096;
+
+/// Longest wait while a socket is held open in another namespace, which it keeps alive.
+const HOLDING_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest wait while the kernel notes sockets, whose records are released now and then.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The resolver's own state.
+pub struct Resolver {
+    finder: Finder,
+    early: Arc<EarlyOwnerCache>,
+    identity_cache: IdentityCache,
+    follower: Follower,
+    /// What the kernel notes of sockets' users, where it does.
+    kernel: Option<KernelOwners>,
+    /// Questions under way and the queries they became, index by index.
+    requests: Vec<Request>,
+    queries: Vec<Query>,
+    /// The sources as they were when their faults were last logged.
+    sources: Vec<SourceStatus>,
+}
+
+impl Resolver {
+    /// A resolver that answers from `early`, and else by `finder`, also for the namespaces that `follower` tells of.
+    pub fn new(
+        finder: Finder,
+        early: Arc<EarlyOwnerCache>,
+        identity_cache: IdentityCache,
+        follower: Follower,
+    ) -> Resolver {
+        let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
+        Resolver { finder, early, identity_cache, follower, kernel: None, requests, queries, sources }
+    }
+
+    /// Asks the kernel's records before anything else from now on.
+    pub fn ask_records(&mut self, kernel: KernelOwners) {
+        self.kernel = Some(kernel);
+    }
+
+    /// Answers questions until the queue is closed, first those that a resolver before this one has left.
+    pub fn run(mut self, queue: &LookupQueue, ledger: &Ledger, barrier: &DrainBarrier) {
+        queue.recover();
+        self.finder.prepare(Instant::now());
+        self.log_faults();
+        let mut deadline = self.kernel.is_some().then(|| Instant::now() + SWEEP_INTERVAL);
+        while let Some(new) = queue.take_requests(deadline, BATCH) {
+            let untried = new.len();
+            self.follow_namespaces();
+            let now = Instant::now();
+            for (request, asked) in new {
+                self.requests.push(request);
+                let mut query = Query::new(request.key, asked).with_local_end(request.local_end);
+                // A socket that was found by the local end alone need not have what is another's.
+                let is_own = request.local_end == LocalEnd::Own;
+                let may_be = |early: &EarlyOwner| is_own || early.owner.quality != Quality::Guessed;
+                let early = self.early.get(&request.key, request.first, request.is_over);
+                if let Some(early) = early.filter(may_be)
+                    && self.finder.learn(&request.key, &early, now)
+                {
+                    query.outcome = Outcome::Owned(early.owner);
+                }
+                self.queries.push(query);
+            }
+            self.hurry();
+            let mut listeners = self.ask_kernel(now, ledger);
+            while self.finder.find(&mut self.queries, now) {
+                listeners.extend(self.ask_kernel(now, ledger));
+            }
+            self.log_faults();
+            for (index, found) in listeners {
+                if let Some(query) = self.queries.get_mut(index)
+                    && !matches!(query.outcome, Outcome::Owned(_))
+                {
+                    self.identity_cache.publish_as(found.owner.process, found.identity, ledger);
+                    query.outcome = Outcome::Owned(found.owner);
+                }
+            }
+            for query in &self.queries {
+                if let Outcome::Owned(owner) = query.outcome {
+                    self.identity_cache.publish(owner.process, ledger);
+                }
+            }
+            self.hand_out(queue, untried);
+            self.release_records(queue);
+            barrier.wake();
+            let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
+            let sweep = self.kernel.is_some().then(|| now + SWEEP_INTERVAL);
+            deadline = self.next_look(now).into_iter().chain(let_go).chain(sweep).min();
+        }
+    }
+
+    /// In a crowd of questions, has those about flows that nobody has answered given up soon.
+    fn hurry(&mut self) {
+        let is_crowd = self.queries.len() > CROWD;
+        for (query, request) in self.queries.iter_mut().zip(&self.requests) {
+            query.set_hurried(is_crowd && !request.is_answered);
+        }
+    }
+
+    /// Takes from the kernel's records what is due and in them. A socket that nobody has used since its listener made it
+    /// is asked for again, like one that is not found; for one that nobody has used since it was created, whoever holds it
+    /// is looked for. In the end the records' answer stands, for the former if nobody holds them: these are returned with the
+    /// places of their queries.
+    fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) -> Vec<(usize, Found)> {
+        let mut listeners = Vec::new();
+        let Some(kernel) = &mut self.kernel else {
+            self.drop_those_over(now);
+            return listeners;
+        };
+        let clocks = Clocks::now();
+        for (index, (query, request)) in self
+            .queries
+            .iter_mut()
+            .zip(&self.requests)
+            .enumerate()
+            .filter(|(_, (query, _))| query.is_due(now) && !query.is_known_missing())
+        {
+            // By the endpoints of the socket, where the wire has others.
+            let question = Request { key: query.key, ..*request };
+            let Some(found) = kernel.find(&question, &self.follower, &clocks, query.first_seen()) else {
+                continue;
+            };
+            match found.claim {
+                Claim::Listener if !query.is_seasoned() => query.not_yet(now),
+                Claim::Listener if !request.is_over => listeners.push((index, found)),
+                Claim::Creator if !query.is_seasoned() => {}
+                _ => {
+                    self.identity_cache.publish_as(found.owner.process, found.identity, ledger);
+                    query.outcome = Outcome::Owned(found.owner);
+                }
+            }
+        }
+        self.drop_those_over(now);
+        listeners
+    }
+
+    /// Releases what the kernel has recorded and nobody will ask about.
+    fn release_records(&self, queue: &LookupQueue) {
+        let Some(kernel) = &self.kernel else { return };
+        if let Err(error) = kernel.sweep(&Clocks::now(), queue.waited()) {
+            debug!("the kernel's records of ended sockets cannot be released: {error}");
+        }
+    }
+
+    /// Nothing but the records and what was found early tells of a flow that is over.
+    fn drop_those_over(&mut self, now: Instant) {
+        let asked = self.queries.iter_mut().zip(&self.requests);
+        for (query, request) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
+            let reason =
+                if request.local_end == LocalEnd::Own { Unowned::NoSocket } else { Unowned::NotLocal };
+            query.outcome = Outcome::Unowned(reason);
+        }
+    }
+
+    fn follow_namespaces(&mut self) {
+        let changes = self.follower.changes();
+        for gone in &changes.gone {
+            self.finder.remove_namespace(*gone);
+        }
+        for entry in &changes.come {
+            let diag = enter(entry, InetDiag::open).ok().and_then(Result::ok);
+            self.finder.add_namespace(entry.namespace, diag, entry.pid);
+            let root = Arc::clone(self.finder.root());
+            if let Ok(translations) = enter(entry, || Translations::open(root, false)) {
+                self.finder.translate(entry.namespace, translations);
+            }
+        }
+    }
+
+    /// Leaves the final answers in the queue and keeps the rest.
+    fn hand_out(&mut self, queue: &LookupQueue, untried: usize) {
+        let mut answers = Vec::new();
+        let mut index = 0;
+        let mut under_way = queue.under_way.lock();
+        under_way.untried -= untried;
+        while let (Some(query), Some(request)) = (self.queries.get(index), self.requests.get(index)) {
+            let owner = match query.outcome {
+                Outcome::Owned(owner) => Ok(owner),
+                Outcome::Unowned(reason) => Err(reason),
+                Outcome::Retry { .. } => {
+                    index += 1;
+                    continue;
+                }
+            };
+            answers.push(Answer { flow: request.flow, owner });
+            self.queries.swap_remove(index);
+            self.requests.swap_remove(index);
+            under_way.requests.swap_remove(index);
+        }
+        drop(under_way);
+        if !answers.is_empty() {
+            debug!(answered = answers.len(), waiting = self.queries.len(), "owners looked up");
+        }
+        let answered = answers.len();
+        // Answers are there before their questions stop counting; see `tried` and `is_idle`.
+        queue.answers.lock().append(&mut answers);
+        queue.open.fetch_sub(answered, Ordering::Release);
+        queue.tried.fetch_add(untried as u64, Ordering::Release);
+    }
+
+    /// When the first of the waiting questions is to be tried again.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let waits = self.queries.iter().filter_map(|query| match query.outcome {
+            Outcome::Retry { after, .. } => Some(query.due().max(now + after)),
+            _ => None,
+        });
+        // Not sooner than a timer is worth setting for.
+        waits.min().map(|due| due.max(now + Duration::from_millis(1)))
+    }
+
+    /// Logs what is wrong with a source, once until it changes.
+    fn log_faults(&mut self) {
+        let sources = self.finder.report().sources;
+        for source in sources.iter().filter(|source| !self.sources.contains(source)) {
+            if let Some(fault) = &source.fault {
+                warn!(source = source.name, fault = %fault, "owners cannot be looked up completely");
+            }
+        }
+        self.sources = sources;
+    }
+}
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;

@@ -1,0 +1,43 @@
+//! Sessions: the only room that starts threads, and where bytes meet process samples.
+//!
+//! The threads of a [`Session`] have a descriptor table of their own ([`crate::thread`]). A frame goes through `pipeline`,
+//! which counts it in a flow and credits the flow's bytes in the ledger of `accounting`; `lookup` resolves the owner of the
+//! flow beside it. Where the kernel counts, `kernel_counters` fills the ledger instead. An update, for which the caller
+//! waits, samples the processes, joins the ledger's accounts to them, takes the records of `flows`, and delivers the result.
+//! Reads of `/proc` run on threads that can be abandoned ([`crate::blocking`]).
+
+mod accounting;
+mod core;
+mod flows;
+mod handle;
+mod kernel_counters;
+mod limits;
+mod lookup;
+mod memory;
+mod opening;
+mod pipeline;
+mod probes;
+mod room;
+mod session_fd;
+mod stats;
+mod supervision;
+mod threads;
+mod units;
+
+#[cfg(test)]
+#[path = "../../tests/replay/frames.rs"]
+mod frames;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of whole replays use every format")]
+#[path = "../../tests/replay/savefile.rs"]
+mod savefile;
+#[cfg(test)]
+#[path = "../../tests/replay/tree.rs"]
+mod tree;
+
+pub use crate::thread::catch_quietly;
+pub use handle::Session;
+pub use pipeline::{PacketBatch, PacketEntry};
+pub use session_fd::SessionFd;
+pub use stats::{Stats, StatsReader};
+pub use units::Units;

@@ -1,0 +1,130 @@
+//! Booking what flows have counted: to their owners, or by the reason why there is none.
+
+use crate::flow::{Binding, Departed, Flow, FlowId, FlowMetrics};
+use crate::model::{Owner, Unowned};
+use crate::session::accounting::LedgerContents;
+use crate::session::flows::Recorder;
+use foldhash::fast::RandomState;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// Flows that left the table while their owner was being looked for.
+pub struct PendingDepartures {
+    limit: usize,
+    flows: HashMap<FlowId, Departed, RandomState>,
+}
+
+/// Gives a flow that was asked about a reason for having no owner; its bytes move to that reason.
+pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut LedgerContents) {
+    let reported = flow.reported();
+    books.uncount_unowned(Unowned::Pending, reported);
+    flow.bind(Err(reason));
+    books.count_unowned(reason, reported + flow.report_pending());
+}
+
+/// Counts what a flow did for its owner, where courses are kept. Without an owner it waits.
+pub fn credit_course(detail: &mut FlowMetrics, owner: Option<Owner>, books: &mut LedgerContents) {
+    let Some(owner) = owner else { return };
+    detail.set_owner(owner);
+    if detail.has_counts()
+        && let Some(connections) = books.connections(owner.process)
+    {
+        detail.take_counts(connections);
+    }
+}
+
+impl PendingDepartures {
+    /// Keeps at most `limit`.
+    pub fn new(limit: usize) -> PendingDepartures {
+        PendingDepartures { limit, flows: HashMap::default() }
+    }
+
+    /// Books what a flow had not had booked when it left the table, or keeps it while its owner is being looked for.
+    pub fn settle(
+        &mut self,
+        departed: Departed,
+        books: &mut LedgerContents,
+        recorder: Option<&mut Recorder>,
+    ) {
+        let pending = departed.pending;
+        let unreported = pending.bytes() - departed.reported;
+        match departed.binding {
+            Binding::Owned(owner) => {
+                books.credit(&owner, pending);
+                conclude(departed, Some(owner), books, recorder);
+            }
+            Binding::Unowned(reason) => {
+                books.count_unowned(reason, unreported);
+                conclude(departed, None, books, recorder);
+            }
+            Binding::Unasked => {
+                // It came and went within a batch; nobody will ask any more.
+                books.uncount_unowned(Unowned::Pending, departed.reported);
+                books.count_unowned(Unowned::NoSocket, pending.bytes());
+                conclude(departed, None, books, recorder);
+            }
+            Binding::Asked => {
+                books.count_unowned(Unowned::Pending, unreported);
+                if self.flows.len() < self.limit {
+                    self.keep(departed);
+                } else {
+                    books.uncount_unowned(Unowned::Pending, pending.bytes());
+                    books.count_unowned(Unowned::QueueFull, pending.bytes());
+                    conclude(departed, None, books, recorder);
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is kept.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    fn keep(&mut self, departed: Departed) {
+        match self.flows.entry(departed.id) {
+            Entry::Vacant(place) => {
+                place.insert(departed);
+            }
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                let before = known.pending;
+                *known = departed;
+                known.pending += before;
+            }
+        }
+    }
+
+    /// Books what was kept of a flow, whose owner is known now, or why there is none.
+    pub fn answer(
+        &mut self,
+        flow: FlowId,
+        answer: Result<Owner, Unowned>,
+        books: &mut LedgerContents,
+        recorder: Option<&mut Recorder>,
+    ) {
+        let Some(orphan) = self.flows.remove(&flow) else { return };
+        books.uncount_unowned(Unowned::Pending, orphan.pending.bytes());
+        match answer {
+            Ok(owner) => {
+                books.credit(&owner, orphan.pending);
+            }
+            Err(reason) => books.count_unowned(reason, orphan.pending.bytes()),
+        }
+        conclude(orphan, answer.ok(), books, recorder);
+    }
+}
+
+/// Makes the last record of a flow that has left the table.
+fn conclude(
+    mut flow: Departed,
+    owner: Option<Owner>,
+    books: &mut LedgerContents,
+    recorder: Option<&mut Recorder>,
+) {
+    if let (Some(detail), Some(recorder)) = (&mut flow.detail, recorder) {
+        credit_course(detail, owner, books);
+        recorder.depart(&flow, owner);
+    }
+}

@@ -1,0 +1,144 @@
+//! What a session saw and what it lost, readable from any thread at any time.
+
+use super::accounting::LedgerTotals;
+use super::pipeline::{CaptureShared, PacketQueue};
+use crate::config::Engine;
+use crate::log::Log;
+use crate::model::{ProbeState, ProgramSet, Undecoded};
+use crate::owner::{EarlyLookupStats, EarlyOwnerCache};
+use crate::sync::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of a session since it was opened, unless they say otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Frames seen.
+    pub frames: u64,
+    /// Their bytes, as captured.
+    pub frame_bytes: u64,
+    /// Frames that could not be decoded, by reason.
+    pub undecoded: [u64; Undecoded::COUNT],
+    /// Frames that are several packets on the wire.
+    pub offloaded_frames: u64,
+    /// The packets that these are counted as, an estimate.
+    pub offloaded_packets: u64,
+    /// Bytes of the headers of these packets that the frames do not have, an estimate.
+    pub estimated_bytes: u64,
+    /// Frames lost because a capture buffer was full.
+    pub lost_in_kernel: u64,
+    /// Frames lost by a device or its driver.
+    pub lost_in_device: u64,
+    /// Packets lost because nobody took them in time.
+    pub lost_packets: u64,
+    /// Lines of the log lost because they were not taken in time, or could not be written.
+    pub lost_log_lines: u64,
+    /// Bytes that new devices had carried before they were captured on.
+    pub bytes_before_capture: u64,
+    /// Devices being captured now.
+    pub devices: u64,
+    /// Devices being opened or closed now, beside the capture.
+    pub devices_pending: u64,
+    /// Flows held now.
+    pub flows: u64,
+    /// Flows that ended by age.
+    pub flows_expired: u64,
+    /// Flows that made room for new ones.
+    pub flows_evicted: u64,
+    /// Flows waiting for their owner now.
+    pub flows_waiting: u64,
+    /// Bytes with and without an owner.
+    pub bytes: LedgerTotals,
+    /// What was found at the first packets of flows, as they came.
+    pub first: EarlyLookupStats,
+    /// Owners found so that were forgotten for want of room, maybe before their flow was captured.
+    pub first_forgotten: u64,
+    /// TCP connections whose end showed whether all of their bytes had been captured.
+    pub connections_checked: u64,
+    /// Those of which packets had been lost.
+    pub connections_short: u64,
+    /// Bytes of such packets, at the least, counted with those captured.
+    pub bytes_completed: u64,
+    /// Ends of connections that were not told of because too many came at once; these were not checked.
+    pub ends_lost: u64,
+    /// Records of ended flows that were lost because nobody took them in time.
+    pub lost_flows: u64,
+    /// Processes that could not be read or understood.
+    pub processes_skipped: u64,
+    /// How long the last update took, nanoseconds.
+    pub update_ns: u64,
+    /// Capabilities that would bring more, one bit for each number.
+    pub missing_capabilities: u64,
+    /// The engine at work; never [`Engine::Auto`].
+    pub engine: Engine,
+    /// The probes that tell who uses a socket and count what goes through it.
+    pub socket_probes: ProbeState,
+    /// The parts of what these can tell that are at work.
+    pub socket_programs: ProgramSet,
+    /// The probes that sample all processes at once.
+    pub sample_probes: ProbeState,
+}
+
+/// Counters that updates keep.
+#[derive(Default)]
+pub struct UpdateCounts {
+    pub(super) sample_probes: Mutex<ProbeState>,
+    pub(super) processes_skipped: AtomicU64,
+    pub(super) update_ns: AtomicU64,
+}
+
+/// Reads the statistics of a session, also while an update runs.
+#[derive(Clone)]
+pub struct StatsReader {
+    pub(super) shared: Arc<CaptureShared>,
+    pub(super) early: Arc<EarlyOwnerCache>,
+    pub(super) packets: Arc<PacketQueue>,
+    pub(super) log: Arc<Log>,
+    pub(super) updates: Arc<UpdateCounts>,
+    pub(super) missing_capabilities: u64,
+    pub(super) engine: Engine,
+    pub(super) socket_probes: ProbeState,
+    pub(super) socket_programs: ProgramSet,
+}
+
+impl StatsReader {
+    /// The statistics now; those of the capture as of its last batch.
+    pub fn read(&self) -> Stats {
+        let counts = *self.shared.counts.lock();
+        let (frames, flows, tap, completion) = (counts.frames, counts.flows, counts.tap, counts.completion);
+        Stats {
+            frames: frames.frames,
+            frame_bytes: frames.bytes,
+            undecoded: frames.undecoded,
+            offloaded_frames: frames.offloaded,
+            offloaded_packets: frames.offloaded_packets,
+            estimated_bytes: frames.estimated_bytes,
+            lost_in_kernel: tap.dropped_by_kernel,
+            lost_in_device: tap.dropped_by_device,
+            lost_packets: self.packets.lost(),
+            lost_log_lines: self.log.lost(),
+            bytes_before_capture: tap.bytes_before_capture,
+            devices: tap.devices_open.into(),
+            devices_pending: tap.devices_pending.into(),
+            flows: flows.held,
+            flows_expired: flows.expired,
+            flows_evicted: flows.evicted,
+            flows_waiting: self.shared.lookup_queue.waiting() as u64,
+            bytes: self.shared.ledger.lock().totals(),
+            first: *self.shared.first.lock(),
+            first_forgotten: self.early.evicted(),
+            connections_checked: completion.checked,
+            connections_short: completion.short,
+            bytes_completed: completion.bytes,
+            ends_lost: self.shared.ended.lost(),
+            lost_flows: self.shared.flows.lost(),
+            processes_skipped: self.updates.processes_skipped.load(Ordering::Relaxed),
+            update_ns: self.updates.update_ns.load(Ordering::Relaxed),
+            missing_capabilities: self.missing_capabilities,
+            engine: self.engine,
+            socket_probes: self.socket_probes,
+            socket_programs: self.socket_programs,
+            sample_probes: *self.updates.sample_probes.lock(),
+        }
+    }
+}

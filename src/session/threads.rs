@@ -1,0 +1,254 @@
+//! The threads of a session, and what each is given to work with.
+
+use super::core::Core;
+use crate::blocking::Supervised;
+use crate::error::{Code, Error, Result};
+use crate::kernel::Counters;
+use crate::model::{Namespace, SampleSet};
+use crate::namespace::{Follower, Known, current_inode};
+use crate::netlink::{InetDiag, ProcessEvents};
+use crate::owner::{Budget, EarlyLookup, EarlyOwnerCache, Finder, SearchExchange, ThreadMeter, Translations};
+use crate::proc::ProcRoot;
+use crate::session::flows::{EndedReader, FlowView, Recorder, TcpReader};
+use crate::session::kernel_counters::{KernelCounterReader, keep_reading};
+use crate::session::limits::FlowLimits;
+use crate::session::lookup::{
+    EarlyLookupThread, FirstPacketThrottle, IdentityCache, KernelOwners, Resolver, follow_identities,
+    open_events,
+};
+use crate::session::pipeline::{CaptureShared, CaptureThread, FramePipeline};
+use crate::sync::Mutex;
+use crate::tap::{FirstPacketSocket, Note, Tap};
+use crate::thread::spawn;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+
+impl Core {
+    /// Starts the threads. What was started is ended by dropping the core.
+    pub(super) fn start(
+        &mut self,
+        mut tap: Box<Tap>,
+        owners: Option<KernelOwners>,
+        limits: FlowLimits,
+    ) -> Result<()> {
+        tap.take_notes().iter().for_each(Note::log);
+        let timeout = self.options.capture.timeout;
+        let mut pipeline =
+            Box::new(FramePipeline::new(limits, &self.options.local_addresses, Arc::clone(&self.packets))?);
+        if self.options.flows {
+            self.record_flows(&tap, &mut pipeline)?;
+        }
+        self.shared.barrier.set_waker(tap.waker());
+        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
+        let known = tap.known_namespaces().clone();
+        if tap.is_live() {
+            // Without it, it cannot be told what is captured of whom.
+            self.captured = current_inode().ok().map(|home| (home, known.clone()));
+            self.start_first(&root, known.clone())?;
+        }
+        self.start_resolver(root, known, tap.is_live(), owners)?;
+        let (packets, poll) = (Arc::clone(&self.packets), Arc::clone(&self.poll));
+        let supervision = Arc::clone(&self.supervision);
+        let capture =
+            CaptureThread::new(tap, pipeline, timeout, Arc::clone(&self.shared), packets, poll, supervision);
+        let log = Arc::clone(&self.log);
+        self.spawn("capture-tap", move || {
+            let _entered = log.enter();
+            capture.run();
+        })
+    }
+
+    /// Starts the thread that finds owners.
+    fn start_resolver(
+        &mut self,
+        root: Arc<ProcRoot>,
+        known: Known,
+        is_live: bool,
+        owners: Option<KernelOwners>,
+    ) -> Result<()> {
+        let (early, exchange, what) =
+            (Arc::clone(&self.early), Arc::clone(&self.exchange), self.options.sample);
+        let resolver = move || {
+            let budget = match is_live {
+                true => Budget::default(),
+                // Nothing but the caller waits for a replay.
+                false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
+            };
+            let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&exchange));
+            match is_live.then(InetDiag::open) {
+                Some(Ok(diag)) => finder.ask_kernel(diag),
+                Some(Err(errno)) => {
+                    info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
+                }
+                None => {}
+            }
+            if is_live {
+                finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
+            }
+            let identity_cache = IdentityCache::new(Arc::clone(&root), what);
+            let mut resolver =
+                Resolver::new(finder, Arc::clone(&early), identity_cache, Follower::new(known.clone()));
+            owners.iter().for_each(|owners| resolver.ask_records(owners.clone()));
+            resolver
+        };
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.supervise("capture-owner", move || {
+            let _entered = log.enter();
+            resolver().run(&shared.lookup_queue, &shared.ledger, &shared.barrier);
+        })
+    }
+
+    /// Starts the thread that reads what the kernel counts.
+    pub(super) fn start_counting(&mut self, counters: Counters) -> Result<()> {
+        let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
+        self.start_following(&root)?;
+        let identity_cache = IdentityCache::with_helper(root, self.options.sample);
+        let choice = self.options.capture.namespaces.clone();
+        let flows = self.options.flows.then(|| Arc::clone(&self.shared.flows));
+        self.flows = flows.clone().map(|mailbox| FlowView::new(mailbox, None));
+        let counting =
+            Arc::new(Mutex::new(KernelCounterReader::new(counters, identity_cache, choice, flows)?));
+        self.counting = Some(Arc::clone(&counting));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.spawn("capture-kernel", move || {
+            let _entered = log.enter();
+            keep_reading(&counting, &shared);
+        })
+    }
+
+    /// Starts the thread that hears what processes become, where no other does.
+    fn start_following(&mut self, root: &Arc<ProcRoot>) -> Result<()> {
+        let (root, what) = (Arc::clone(root), self.options.sample);
+        let open = || open_events(ProcessEvents::open_for_names);
+        let Some(events) = open() else { return Ok(()) };
+        let events = Mutex::new(Some(events));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.supervise("capture-events", move || {
+            let _entered = log.enter();
+            let identity_cache = IdentityCache::new(Arc::clone(&root), what);
+            let Some(bell) = shared.stop_event() else { return };
+            let opened = events.lock().take();
+            if let Some(events) = opened.or_else(open) {
+                follow_identities(events, identity_cache, &shared.latest, &shared.stopping, bell.as_fd());
+            }
+        })
+    }
+
+    /// Has flows recorded; live ones also as the kernel knows them, where it tells.
+    fn record_flows(&mut self, tap: &Tap, pipeline: &mut FramePipeline) -> Result<()> {
+        let mailbox = Arc::clone(&self.shared.flows);
+        let home = tap.is_live().then(|| current_inode().ok()).flatten();
+        let known = tap.known_namespaces().clone();
+        pipeline.record_flows(Recorder::new(Arc::clone(&mailbox), home.unwrap_or(0), known))?;
+        let open = || {
+            let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
+            opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
+        };
+        self.flows = Some(FlowView::new(mailbox, tap.is_live().then(open).flatten()));
+        Ok(())
+    }
+
+    /// Starts looking at first packets, as far as that is possible; the capture does without it.
+    fn start_first(&mut self, root: &Arc<ProcRoot>, known: Known) -> Result<()> {
+        let opener = FirstOpener {
+            // What the kernel tells of sockets does not hurry.
+            looks: !self.probes.are_active(),
+            what: self.options.sample,
+            compares: self.options.capture.is_of_everything(),
+            records: self.options.flows,
+            root: Arc::clone(root),
+            early: Arc::clone(&self.early),
+            exchange: Arc::clone(&self.exchange),
+            shared: Arc::clone(&self.shared),
+            known,
+        };
+        let Some(first) = opener.open() else { return Ok(()) };
+        let first = Mutex::new(Some(first));
+        let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));
+        self.supervise("capture-first", move || {
+            let _entered = log.enter();
+            let opened = first.lock().take();
+            if let Some(first) = opened.or_else(|| opener.open()) {
+                first.run(&shared.stopping, &shared.ledger, &shared.first);
+            }
+        })
+    }
+
+    /// Starts a thread that reads `/proc` and may be replaced.
+    fn supervise(&mut self, name: &'static str, body: impl Fn() + Send + Sync + 'static) -> Result<()> {
+        let on_panic = self.on_panic(name);
+        self.supervision.add(Supervised::start(name, body, on_panic)?);
+        Ok(())
+    }
+
+    fn on_panic(&self, name: &'static str) -> impl Fn(String) + Send + Sync + 'static {
+        let (shared, poll) = (Arc::clone(&self.shared), Arc::clone(&self.poll));
+        move |text: String| {
+            shared.fail(Error::new(Code::SessionFailed, format!("the thread {name} has failed: {text}")));
+            poll.notify();
+        }
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let on_panic = self.on_panic(name);
+        self.threads.push(spawn(name, work, on_panic)?);
+        Ok(())
+    }
+}
+
+/// Opens what looks at first packets, at the start and when it has to be replaced.
+struct FirstOpener {
+    looks: bool,
+    what: SampleSet,
+    /// Whether connections that end are compared with what was captured of them.
+    compares: bool,
+    /// Whether flows are recorded.
+    records: bool,
+    root: Arc<ProcRoot>,
+    early: Arc<EarlyOwnerCache>,
+    exchange: Arc<SearchExchange>,
+    shared: Arc<CaptureShared>,
+    known: Known,
+}
+
+impl FirstOpener {
+    fn open(&self) -> Option<EarlyLookupThread> {
+        let FirstOpener { root, early, exchange, shared, known, .. } = self;
+        let mut look = EarlyLookup::new(Arc::clone(root), Arc::clone(early), Arc::clone(exchange));
+        let diag = InetDiag::open().ok()?;
+        look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
+        let sockets = match self.looks.then(FirstPacketSocket::open).transpose() {
+            Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
+            Err(error) => {
+                warn!("first packets are not looked at: {error}");
+                return None;
+            }
+        };
+        Some(EarlyLookupThread {
+            looks: self.looks,
+            sockets,
+            events: open_events(ProcessEvents::open),
+            look,
+            identity_cache: IdentityCache::new(Arc::clone(root), self.what),
+            to_meet: Vec::new(),
+            latest: Arc::clone(&shared.latest),
+            bell: shared.stop_event()?,
+            throttle: FirstPacketThrottle::new(Box::new(ThreadMeter)),
+            ended: self.open_ended(),
+            follower: Follower::new(known.clone()),
+        })
+    }
+
+    /// What tells of ended connections, where all their packets are to be captured or flows are recorded.
+    fn open_ended(&self) -> Option<EndedReader> {
+        let compared = self.compares.then(|| Arc::clone(&self.shared.ended));
+        let recorded = self.records.then(|| Arc::clone(&self.shared.flows));
+        if compared.is_none() && recorded.is_none() {
+            return None;
+        }
+        let opened = EndedReader::open(Follower::new(self.known.clone()), compared, recorded);
+        opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
+    }
+}

@@ -1,0 +1,123 @@
+//! The local addresses of a network namespace over time: one counts from the notice of it on, and for a moment longer than
+//! it exists, since frames that wait in a ring still bear it.
+
+use crate::model::LocalAddresses;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long addresses count at least that are gone: longer than any frame stays in a ring. Then until the next listing.
+const KEPT: Duration = Duration::from_millis(500);
+
+/// Listings within so short a time share an entry of what is gone.
+const SHARED: Duration = Duration::from_millis(50);
+
+/// The local addresses that are shown, and what they are made of.
+#[derive(Default)]
+pub(in crate::tap) struct Local {
+    shown: Arc<LocalAddresses>,
+    /// Those of the last listing, and those that have come since.
+    known: LocalAddresses,
+    /// Those that may be gone, the oldest first.
+    gone: VecDeque<Gone>,
+}
+
+/// Addresses some of which were missing in a listing.
+struct Gone {
+    addresses: LocalAddresses,
+    /// When the first and the last of them were found to be missing.
+    first: Instant,
+    last: Instant,
+}
+
+impl Local {
+    /// Those that count.
+    pub(in crate::tap) fn shown(&self) -> &Arc<LocalAddresses> {
+        &self.shown
+    }
+
+    /// Takes in those that have come.
+    pub(in crate::tap) fn add(&mut self, come: &LocalAddresses) {
+        if !self.known.covers(come) {
+            self.known.extend(come);
+        }
+        if !self.shown.covers(come) {
+            Arc::make_mut(&mut self.shown).extend(come);
+        }
+    }
+
+    /// Takes in a listing.
+    pub(in crate::tap) fn set(&mut self, listed: LocalAddresses, now: Instant) {
+        self.gone.retain(|gone| now.saturating_duration_since(gone.last) < KEPT);
+        if !listed.covers(&self.known) {
+            let addresses = std::mem::take(&mut self.known);
+            match self.gone.back_mut() {
+                Some(gone) if now.saturating_duration_since(gone.first) < SHARED => {
+                    gone.addresses.extend(&addresses);
+                    gone.last = now;
+                }
+                _ => self.gone.push_back(Gone { addresses, first: now, last: now }),
+            }
+        }
+        self.known = listed;
+        let mut all = self.known.clone();
+        self.gone.iter().for_each(|gone| all.extend(&gone.addresses));
+        if all != *self.shown {
+            self.shown = Arc::new(all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Address;
+
+    const A: Address = Address::v4([10, 0, 0, 1]);
+    const B: Address = Address::v4([10, 0, 0, 2]);
+
+    fn of(addresses: &[Address]) -> LocalAddresses {
+        addresses.iter().copied().collect()
+    }
+
+    #[test]
+    fn an_address_counts_for_a_moment_after_its_end() {
+        let start = Instant::now();
+        let mut local = Local::default();
+        local.set(of(&[A, B]), start);
+        assert!(local.shown().contains(&A));
+        local.set(of(&[A]), start);
+        assert!(local.shown().contains(&B));
+        local.set(of(&[A]), start + KEPT / 2);
+        assert!(local.shown().contains(&B));
+        local.set(of(&[A]), start + KEPT);
+        assert!(local.shown().contains(&A) && !local.shown().contains(&B));
+    }
+
+    #[test]
+    fn addresses_that_come_and_go_all_the_time_are_let_go_too() {
+        let start = Instant::now();
+        let mut local = Local::default();
+        let address = |number: u32| Address::v4([10, 1, (number / 250) as u8, (number % 250) as u8]);
+        for number in 0..2_000 {
+            local.add(&of(&[address(number)]));
+            local.set(of(&[A]), start + number * KEPT / 100);
+        }
+        assert!(local.shown().contains(&address(1_999)) && local.shown().contains(&address(1_901)));
+        assert!(!local.shown().contains(&address(1_800)) && !local.shown().contains(&address(0)));
+        assert!(local.gone.len() <= 11, "{}", local.gone.len());
+    }
+
+    #[test]
+    fn an_address_counts_from_its_notice_on() {
+        let mut local = Local::default();
+        local.set(of(&[A]), Instant::now());
+        let before = Arc::clone(local.shown());
+        local.add(&of(&[A]));
+        assert!(Arc::ptr_eq(&before, local.shown()), "nothing is new");
+        local.add(&of(&[B]));
+        assert!(local.shown().contains(&B));
+        local.set(of(&[A]), Instant::now());
+        assert!(local.shown().contains(&B), "one that has gone before it was listed");
+    }
+}
