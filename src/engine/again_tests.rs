@@ -14,12 +14,6 @@ fn with(pid: i32, quality: Quality) -> std::result::Result<Owner, Unowned> {
 }
 
 impl Bench {
-    /// Lets so much time pass, as the capture thread tells of it.
-    fn pass(&mut self, milliseconds: u64) {
-        self.now += milliseconds * 1_000_000;
-        self.pipeline.set_time(Timestamp(self.now));
-    }
-
     /// A connection that has just begun, and its owner.
     fn begin(&mut self, owner: std::result::Result<Owner, Unowned>) -> u64 {
         let bytes = self.packet(tcp(SYN, HERE, THERE));

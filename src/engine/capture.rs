@@ -14,7 +14,7 @@ use super::resolver::Desk;
 use super::supervision::Supervision;
 use crate::error::{Code, Error, Result};
 use crate::flow::FlowStats;
-use crate::model::Timestamp;
+use crate::kernel::Clocks;
 use crate::owner::FirstStats;
 use crate::sync::Mutex;
 use crate::tap::{Note, Tap, TapStats};
@@ -275,7 +275,7 @@ impl Capture {
     fn publish(&mut self) {
         let CaptureShared { ledger, desk, counts, .. } = &*self.shared;
         if self.tap.is_live() {
-            self.pipeline.set_time(Timestamp::now());
+            self.pipeline.set_time(&Clocks::now());
         }
         let mut requests = Vec::new();
         self.pipeline.publish(ledger, desk.take_answers().into_iter(), desk.room(), &mut requests);

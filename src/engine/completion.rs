@@ -8,6 +8,7 @@
 
 use super::ended::{Carried, Connection};
 use crate::flow::{FlowState, FlowTable};
+use crate::kernel::Clocks;
 use crate::model::{Address, FlowKey};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -57,8 +58,8 @@ impl Completion {
     }
 
     /// Compares the connections that were told before `moment`. All that was captured before then must have been
-    /// counted.
-    pub fn compare(&mut self, flows: &mut FlowTable, moment: Instant) {
+    /// counted. `clocks` are those of now.
+    pub fn compare(&mut self, flows: &mut FlowTable, moment: Instant, clocks: &Clocks) {
         while self.waiting.front().is_some_and(|connection| connection.told_at < moment)
             && let Some(connection) = self.waiting.pop_front()
         {
@@ -66,7 +67,7 @@ impl Completion {
             if alike > 1 {
                 self.alike.insert(connection.key, alike - 1);
             }
-            if let Some((sent, received)) = unseen(&connection, alike, flows) {
+            if let Some((sent, received)) = unseen(&connection, alike, flows, clocks) {
                 self.stats.checked += 1;
                 self.stats.short += u64::from(sent + received > 0);
                 self.stats.bytes += sent + received;
@@ -91,10 +92,19 @@ impl Completion {
 /// after the notice came, or when another notice has the same endpoints: each takes the flow, so that the next finds it
 /// taken. A notice that was lost could be of any flow that began before. And of a socket that its program resets
 /// (`SO_LINGER` of 0 seconds) the notice does not name the connection any more, so that those reset are left alone.
-fn unseen(connection: &Connection, alike: usize, flows: &mut FlowTable) -> Option<(u64, u64)> {
-    let Connection { key, carried, told, all_told_since, .. } = connection;
+///
+/// All of this goes by the time of day, which the flow's first packet bears. Where the clock was set back since the notice came,
+/// what seems to have begun before it may have begun after the step.
+fn unseen(
+    connection: &Connection,
+    alike: usize,
+    flows: &mut FlowTable,
+    clocks: &Clocks,
+) -> Option<(u64, u64)> {
+    let Connection { key, carried, told, told_at, all_told_since, .. } = connection;
+    let since = clocks.time_at(*told_at)..=clocks.time_of_day();
     let id = flows.find(key)?;
-    let flow = flows.get_mut(id).filter(|flow| flow.first() < *told)?;
+    let flow = flows.get_mut(id).filter(|flow| flow.first() < *told && !since.contains(&flow.first()))?;
     let is_its_own = flow.take_whole() && alike == 1 && flow.first() >= *all_told_since;
     if !is_its_own || flow.state() == FlowState::Reset {
         return None;

@@ -72,8 +72,15 @@ impl Bench {
 
     /// Takes in ends and compares them all.
     fn compare(&mut self, ends: Vec<Connection>) -> CompletionStats {
+        self.compare_by(ends, TOLD)
+    }
+
+    /// The same by a clock that has shown this time when the ends were told, as it is set now.
+    fn compare_by(&mut self, ends: Vec<Connection>, told: Timestamp) -> CompletionStats {
         self.completion.take_in(ends);
-        self.completion.compare(&mut self.flows, self.start + Duration::from_nanos(1));
+        let moment = self.start + Duration::from_secs(10);
+        let clocks = Clocks { now_ns: 10 * SECOND, epoch_ns: told.0, at: moment };
+        self.completion.compare(&mut self.flows, moment, &clocks);
         self.completion.stats()
     }
 
@@ -158,7 +165,7 @@ fn a_connection_waits_until_all_of_it_has_been_read() {
     let mut bench = Bench::new();
     bench.connection(&key(1), 1_000, 0, BEGIN);
     bench.completion.take_in(vec![bench.end(key(1), 50_000, 0)]);
-    bench.completion.compare(&mut bench.flows, bench.start);
+    bench.completion.compare(&mut bench.flows, bench.start, &Clocks::now());
     assert_eq!(bench.completion.stats(), stats(0, 0, 0));
     // The rest is read.
     for _ in 0..49 {
@@ -195,7 +202,8 @@ fn another_connection_between_the_same_endpoints_is_not_taken_for_the_one_that_e
     let ends = [1, 2, 2, 3].map(|port| bench.end(key(port), 50_000, 0)).to_vec();
     assert_eq!(bench.compare(ends), stats(1, 0, 0));
     // The one that began later is compared when it ends.
-    let later = Connection { told: Timestamp(TOLD.0 + SECOND), ..bench.end(key(1), 1_000, 0) };
+    let (told, told_at) = (Timestamp(TOLD.0 + SECOND), bench.start + Duration::from_secs(1));
+    let later = Connection { told, told_at, ..bench.end(key(1), 1_000, 0) };
     assert_eq!(bench.compare(vec![later]), stats(2, 0, 0));
 }
 
@@ -212,6 +220,24 @@ fn what_cannot_be_judged_leaves_nothing_to_compare_with() {
     assert_eq!(bench.compare(vec![lost]), stats(0, 0, 0));
     assert_eq!(bench.compare(vec![bound_to_a_device]), stats(0, 0, 0));
     assert_eq!(bench.compare(vec![again, after]), stats(0, 0, 0));
+}
+
+/// The clock is set after the notice. What has ended is compared by its time then. Another connection between the same endpoints
+/// that begins before the step or after it is not taken for it.
+#[test]
+fn the_clock_may_be_set_before_a_connection_is_compared() {
+    for step in [3_600, -3_600, -20] {
+        let (begin, told) = (Timestamp(100_000 * SECOND), Timestamp(100_001 * SECOND));
+        let now = told.moved(step * SECOND as i64);
+        let mut bench = Bench::new();
+        bench.connection(&key(1), 1_000, 0, begin);
+        bench.connection(&key(2), 1_000, 0, Timestamp(told.0 + 1));
+        bench.connection(&key(3), 1_000, 0, Timestamp(now.0 + SECOND));
+        let ends = [1, 2, 3].map(|port| Connection { told, ..bench.end(key(port), 50_000, 0) });
+        let compared = bench.compare_by(ends.to_vec(), now);
+        assert_eq!((compared.checked, compared.short), (1, 1), "{step}");
+        assert!(bench.totals(&key(1)).send_bytes >= 50_000, "{step}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! It is a part of the thread that looks at first packets, which has sockets in all those namespaces already.
 
 use super::flows::{FlowDesk, SocketEnd};
+use crate::kernel::Clocks;
 use crate::model::{FlowKey, Namespace, Protocol, Timestamp};
 use crate::namespace::{Follower, enter};
 use crate::netlink::{Ended, InetDiag, InetSocket, TcpInfo};
@@ -45,7 +46,7 @@ pub struct Connection {
     pub told: Timestamp,
     /// The same by the clock that is never set.
     pub told_at: Instant,
-    /// Since when every connection's end in this namespace has been told.
+    /// Since when every connection's end in this namespace has been told, by the clock as it was set at `told`.
     pub all_told_since: Timestamp,
 }
 
@@ -85,14 +86,14 @@ struct Source {
     namespace: Namespace,
     ended: Ended,
     diag: InetDiag,
-    all_told_since: Timestamp,
+    all_told_since: Instant,
 }
 
 impl Source {
     /// In the namespace of the calling thread, which the caller names.
     fn open(namespace: Namespace) -> Result<Source> {
         let (ended, diag) = (Ended::open()?, InetDiag::open()?);
-        Ok(Source { namespace, ended, diag, all_told_since: Timestamp::now() })
+        Ok(Source { namespace, ended, diag, all_told_since: Instant::now() })
     }
 
     /// Reads what there is; of attempts that no connection came of only if `wants_attempts`. Returns how many notices were
@@ -115,8 +116,8 @@ impl Source {
         })?;
         let lost = u64::from(dropped) + obscure;
         if lost > 0 {
-            *all_told_since = Timestamp::now();
-            into.iter_mut().skip(first).for_each(|new| new.all_told_since = *all_told_since);
+            *all_told_since = Instant::now();
+            into.iter_mut().skip(first).for_each(|new| new.all_told_since = Timestamp::now());
         }
         Ok(lost)
     }
@@ -127,7 +128,7 @@ fn connection(
     namespace: Namespace,
     socket: &InetSocket,
     info: &TcpInfo,
-    all_told_since: Timestamp,
+    all_told_since: Instant,
 ) -> Option<Connection> {
     let key = FlowKey { local: socket.local, remote: socket.remote, protocol: Protocol::TCP, namespace };
     // The SYN and the FIN may be counted with the bytes of the stream.
@@ -137,9 +138,16 @@ fn connection(
     };
     // Of one that was bound to a device the kernel does not say whether another lives in its place; see `InetDiag`.
     let carried = (socket.interface == 0).then_some(carried);
-    let (told, told_at) = (Timestamp::now(), Instant::now());
-    let (cookie, info) = (socket.cookie, *info);
-    let connection = Connection { key, carried, cookie, info, told, told_at, all_told_since };
+    let clocks = Clocks::now();
+    let connection = Connection {
+        key,
+        carried,
+        cookie: socket.cookie,
+        info: *info,
+        told: clocks.time_of_day(),
+        told_at: clocks.at,
+        all_told_since: clocks.time_at(all_told_since),
+    };
     (key.remote.port != 0).then_some(connection)
 }
 
@@ -228,7 +236,7 @@ impl EndedReader {
         };
         queue.lost.fetch_add(lost, Ordering::Relaxed);
         if !queue.add(batch) {
-            let now = Timestamp::now();
+            let now = Instant::now();
             sources.iter_mut().for_each(|source| source.all_told_since = now);
         }
     }

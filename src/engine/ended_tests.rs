@@ -47,6 +47,7 @@ fn connect_from(port: u16, target: SocketAddr) -> TcpStream {
 #[test]
 fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
     alone(|| {
+        let began = Timestamp::now();
         let mut reader = reader();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
@@ -74,6 +75,7 @@ fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
             // The SYN is not always counted with the rest.
             assert!((sent - 1..=sent).contains(&carried.sent), "{carried:?}");
             assert_eq!(carried.received, received);
+            assert!((began..end.told).contains(&end.all_told_since), "since the reader was opened");
         }
         assert_eq!(reader.queue.as_ref().unwrap().lost(), 0);
     });

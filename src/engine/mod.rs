@@ -33,6 +33,7 @@ mod resolver;
 mod session;
 mod settle;
 mod stats;
+mod steps;
 mod supervision;
 
 #[cfg(test)]

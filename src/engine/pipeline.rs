@@ -15,9 +15,11 @@ use super::packets::{PacketBatch, PacketQueue};
 use super::paths::{Flows, Paths};
 use super::resolver::{Answer, Request};
 use super::settle::{Orphans, credit_course, rebind};
+use super::steps::ClockSteps;
 use crate::decode::{decode, has_payload, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{Binding, FlowId, FlowState, FlowStats, FlowTable, FragmentTable};
+use crate::kernel::Clocks;
 use crate::model::{
     Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Protocol, TcpFlags,
     Timestamp, Undecoded, Unowned, WireSize,
@@ -71,6 +73,7 @@ pub struct Pipeline {
     completion: Completion,
     again: SecondLooks,
     recorder: Option<Recorder>,
+    steps: ClockSteps,
     latest: Timestamp,
     swept: Timestamp,
 }
@@ -108,6 +111,7 @@ impl Pipeline {
             completion: Completion::default(),
             again: SecondLooks::default(),
             recorder: None,
+            steps: ClockSteps::default(),
             latest: Timestamp::default(),
             swept: Timestamp::default(),
         })
@@ -136,9 +140,15 @@ impl Pipeline {
         self.locality.set(addresses);
     }
 
-    /// Moves time on without a frame, so that flows age on a quiet link, too, and allows owners to be made sure of.
+    /// Moves time on without a frame, so that flows age on a quiet link, too, and allows owners to be made sure of. Where the
+    /// clock was set, flows stay as old as they are.
     /// Not for savefiles: this machine's sockets do not change with the time of their packets.
-    pub fn set_time(&mut self, now: Timestamp) {
+    pub fn set_time(&mut self, clocks: &Clocks) {
+        let now = clocks.time_of_day();
+        if let Some(step) = self.steps.take(clocks) {
+            self.flows.step_clock(step, now);
+            self.swept = self.swept.moved(step);
+        }
         self.latest = now;
         self.again.refill(now);
     }
@@ -464,7 +474,7 @@ impl Pipeline {
     /// Compares connections that have ended before `moment`, up to which all that was captured has been counted.
     pub fn complete(&mut self, ended: &EndedQueue, moment: Instant) {
         self.completion.take_in(ended.take(self.completion.room()));
-        self.completion.compare(&mut self.flows, moment);
+        self.completion.compare(&mut self.flows, moment, &Clocks::now());
     }
 
     /// What comparing ended connections has brought.

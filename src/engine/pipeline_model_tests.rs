@@ -156,7 +156,7 @@ proptest! {
                 Step::Fetch => bench.fetch(),
                 Step::Pause { seconds } => {
                     bench.now += seconds * 1_000_000_000;
-                    bench.pipeline.set_time(Timestamp(bench.now));
+                    bench.pipeline.set_time(&bench.clocks());
                 }
             }
         }

@@ -21,6 +21,8 @@ mod model;
 mod offload;
 #[path = "passage_tests.rs"]
 mod passage;
+#[path = "step_tests.rs"]
+mod step;
 
 const HOST: &str = "192.0.2.1";
 const PEER: &str = "198.51.100.1";
@@ -35,6 +37,8 @@ struct Bench {
     packets: Arc<PacketQueue>,
     asked: Vec<Request>,
     now: u64,
+    /// The time of day at boot.
+    epoch: u64,
     /// What every process was credited with and the update has fetched.
     fetched: BTreeMap<ProcId, Traffic>,
 }
@@ -57,6 +61,7 @@ impl Bench {
             packets,
             asked: Vec::new(),
             now: 1_000_000_000,
+            epoch: 0,
             fetched: BTreeMap::new(),
         }
     }

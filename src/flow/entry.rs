@@ -379,11 +379,12 @@ impl Flow {
         self.idle(now) > self.state.timeout(self.key.protocol)
     }
 
-    /// Pulls a latest packet that lies in the future back to `now`. After the clock was set back an idle flow would
-    /// otherwise be kept until the clock had caught up.
+    /// Moves the time of the latest packet with a clock that was set forward by so many nanoseconds, and pulls one that lies
+    /// in the future back to `now`. After the clock was set back an idle flow would otherwise be kept until the clock had
+    /// caught up.
     #[inline]
-    pub(super) fn mend_clock(&mut self, now: Timestamp) {
-        self.last = self.last.min(now);
+    pub(super) fn mend_clock(&mut self, forward: i64, now: Timestamp) {
+        self.last = self.last.moved(forward).min(now);
     }
 
     /// Brings the packets pending for receipt to the most that can be counted.

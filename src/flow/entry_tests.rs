@@ -137,8 +137,8 @@ fn a_latest_packet_in_the_future_is_pulled_back() {
     let mut flow = flow();
     flow.last = Timestamp(1_000);
     assert_eq!(flow.idle(Timestamp(10)), 0);
-    flow.mend_clock(Timestamp(10));
+    flow.mend_clock(0, Timestamp(10));
     assert_eq!(flow.idle(Timestamp(30)), 20);
-    flow.mend_clock(Timestamp(30));
+    flow.mend_clock(0, Timestamp(30));
     assert_eq!(flow.last(), Timestamp(10));
 }

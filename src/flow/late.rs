@@ -138,6 +138,13 @@ impl LateOwners {
         }
     }
 
+    /// Moves all times with a clock that was set forward by `step` nanoseconds, back if negative.
+    pub fn step_clock(&mut self, step: i64) {
+        for period in &mut self.0 {
+            period.began = period.began.moved(step);
+        }
+    }
+
     /// Whether none is kept.
     #[inline]
     pub fn is_empty(&self) -> bool {

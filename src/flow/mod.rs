@@ -13,6 +13,7 @@ mod late;
 mod offload;
 mod release;
 mod state;
+mod step;
 mod table;
 
 #[cfg(test)]

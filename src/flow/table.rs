@@ -337,7 +337,7 @@ impl FlowTable {
             if !flow.is_held() {
                 continue;
             }
-            flow.mend_clock(now);
+            flow.mend_clock(0, now);
             if flow.is_expired(now) {
                 self.expired += 1;
                 self.remove(slot);

@@ -43,6 +43,19 @@ impl Clocks {
         best
     }
 
+    /// The time of day.
+    pub fn time_of_day(&self) -> Timestamp {
+        Timestamp(self.epoch_ns.saturating_add(self.now_ns))
+    }
+
+    /// The time of day at another moment, by the clock as it is set now.
+    pub fn time_at(&self, moment: Instant) -> Timestamp {
+        let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let after = nanoseconds(moment.saturating_duration_since(self.at));
+        let before = nanoseconds(self.at.saturating_duration_since(moment));
+        self.time_of_day().moved(after).moved(-before)
+    }
+
     /// The time so long before now, in nanoseconds since boot.
     pub fn before(&self, waited: Duration) -> u64 {
         self.now_ns.saturating_sub(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX))
@@ -101,6 +114,17 @@ mod tests {
         assert_eq!(captured(500 * SECOND, asked), usual);
         assert_eq!(captured(100 * SECOND, asked), usual, "it was set forward");
         assert_eq!(clocks.captured(Timestamp(7), asked), usual, "before this boot");
+    }
+
+    #[test]
+    fn other_moments_have_the_time_of_the_clock_as_it_is_set_now() {
+        let at = Instant::now() + Duration::from_secs(100);
+        let clocks = Clocks { now_ns: 500 * SECOND, epoch_ns: 1_700_000_000 * SECOND, at };
+        let seconds = |moment| clocks.time_at(moment).0 / SECOND;
+        assert_eq!(clocks.time_of_day(), clocks.time_at(at));
+        assert_eq!(seconds(at), 1_700_000_500);
+        assert_eq!(seconds(at + Duration::from_secs(7)), 1_700_000_507);
+        assert_eq!(seconds(at - Duration::from_secs(7)), 1_700_000_493);
     }
 
     /// However busy the machine is, what is derived from the clocks stays the same.

@@ -20,6 +20,11 @@ impl Timestamp {
     pub fn since(self, earlier: Timestamp) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The same moment by a clock that was set forward by so many nanoseconds, or back if negative.
+    pub fn moved(self, step: i64) -> Timestamp {
+        Timestamp(self.0.saturating_add_signed(step))
+    }
 }
 
 /// The link-layer header a frame begins with (pcap's `DLT_` values, pcap-linktype(7)).

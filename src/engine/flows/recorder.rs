@@ -146,10 +146,11 @@ impl Recorder {
         }
     }
 
-    /// Forgets old notices. A flow of theirs that has not ended is ended by them.
+    /// Forgets old notices, and those that lie in the future since the clock was set back. A flow of theirs that has not ended
+    /// is ended by them.
     fn drop_notices(&mut self, flows: &mut FlowTable, now: Timestamp) {
         while let Some(&(told, key)) = self.order.front()
-            && (now.since(told) > NOTICE_KEPT || self.order.len() > WAITING_LIMIT)
+            && (now.0.abs_diff(told.0) > NOTICE_KEPT || self.order.len() > WAITING_LIMIT)
         {
             self.order.pop_front();
             let Some(notice) = self.notices.get(&key).filter(|notice| notice.told == told).copied() else {

@@ -259,6 +259,27 @@ fn the_oldest_records_make_room_and_are_counted() {
     assert_eq!((ids(desk.take_ended()), desk.lost()), (vec![4], 2));
 }
 
+/// By a clock that was set back the notices would wait until it had caught up, and those that come later behind them.
+#[test]
+fn notices_do_not_wait_for_a_clock_that_was_set_back() {
+    let mut bench = Bench::new(10);
+    for port in [1, 2] {
+        let id = bench.open(port, 10_000_000);
+        bench.bind(id, Ok(OWNER));
+    }
+    bench.gone(1, 10_000_020, TcpInfo::default());
+    assert_eq!(bench.publish(10_000_030).len(), 0);
+    let told = bench.publish(3_000);
+    let ended: Vec<_> = told.iter().map(|record| (record.local, record.phase)).collect();
+    assert_eq!(ended, [(key(1).local, FlowPhase::Ended)]);
+    // What is told while the time is read is not in the future.
+    bench.gone(2, 3_030, TcpInfo::default());
+    bench.publish(3_020);
+    assert_eq!(bench.recorder.waiting(), (1, 1));
+    bench.publish(5_031);
+    assert_eq!(bench.recorder.waiting(), (0, 0));
+}
+
 #[test]
 fn notices_are_bounded() {
     let mut bench = Bench::new(10);
