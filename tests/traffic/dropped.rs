@@ -1,4 +1,4 @@
-//! What is dropped on its way, by the firewall or by a queue: which engine counts it. README states it.
+//! What is dropped on its way, by the firewall or by a queue: which engine counts it. `src/abi/README.md` states it.
 
 use super::counting::{expect, me, on, socket};
 use super::lab::{Host, Lab, nft, run};

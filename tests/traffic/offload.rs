@@ -234,7 +234,7 @@ fn the_mtu_is_followed_in_every_namespace_root() {
 }
 
 /// Datagrams that the sender has had cut (UDP_SEGMENT) or the receiver merged (UDP_GRO): engine `pcap` cannot know how
-/// long each was. README states how much is missing.
+/// long each was. `src/abi/README.md` states how much is missing.
 fn datagrams(segment: u64, host: Host, most: (f64, f64)) {
     let client = [("bytes", 20_000_000), ("rate", 10_000_000), ("segment", segment), ("segments", 40)];
     let talk = Talk {

@@ -1,4 +1,4 @@
-//! Shows outcomes: a line for each as it comes, floors that were missed, and the table for the README.
+//! Shows outcomes: a line for each as it comes, floors that were missed, and the table for benches/README.md.
 
 use super::judge::{percent, surplus};
 use super::peers::PeerKind;

@@ -53,7 +53,7 @@ fn load() -> String {
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// The lines of a table, the first of which are its titles, for the README or for a screen.
+/// The lines of a table, the first of which are its titles, for benches/README.md or for a screen.
 fn lines(rows: &[Vec<String>], is_markdown: bool) -> String {
     let width = |at: usize| rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
     let mut text = String::new();
