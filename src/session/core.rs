@@ -158,7 +158,7 @@ impl Core {
     }
 
     /// Samples the processes and adds what they sent and received. The result stays until the next update:
-    /// [`Session::processes`], [`Session::take_removed`], [`Session::take_packets`].
+    /// `Session::processes`, `Session::take_removed`, `Session::take_packets`.
     ///
     /// It does not wait for the last packets of processes that have ended, unless [`Options::wait_for_ended`] says so: such
     /// a process is removed by the first update that finds everything counted which was captured before its end, or after
