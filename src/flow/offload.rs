@@ -2,6 +2,7 @@
 //! and how much of their traffic is an estimate.
 
 use super::entry::{Flow, FlowId};
+use super::state::FlowState;
 use super::table::FlowTable;
 use crate::model::{Direction, Traffic, WireSize};
 use foldhash::fast::RandomState;
@@ -20,9 +21,11 @@ pub(super) struct Offload {
 }
 
 impl FlowTable {
-    /// Records the largest segment that an end of a TCP connection accepts; the smaller of both is kept.
+    /// Records the largest segment that an end of a TCP connection accepts, as its SYN says; the smaller of both is kept. A SYN on
+    /// a connection that is open already agrees on nothing (RFC 9293, 3.10.7.4): anybody may have sent it.
     pub fn limit_segments(&mut self, id: FlowId, limit: u16) {
-        if self.get(id).is_some() {
+        let is_opening = |flow: &Flow| matches!(flow.state(), FlowState::SynSent | FlowState::SynReceived);
+        if self.get(id).is_some_and(is_opening) {
             let known = &mut self.offloads.entry(id.index).or_default().segment;
             *known = Some(known.map_or(limit, |known| known.min(limit)));
         }

@@ -11,7 +11,7 @@ use super::records::*;
 use super::socket_set::Maps;
 use super::subscriber::{DrainScope, Increment, Observation, Subscriber, Who};
 use super::{Clocks, flow};
-use crate::model::{Quality, Unowned};
+use crate::model::{Protocol, Quality, Unowned};
 use aya::maps::{Array, MapData};
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -21,6 +21,10 @@ use std::os::fd::{AsFd, OwnedFd};
 /// How long the record of a socket that has ended is kept for the packets that still come: the last ones of a TCP
 /// connection do so within a round trip or two.
 const GRACE_NS: u64 = 2_000_000_000;
+
+/// The same for sockets of other protocols, which nothing reaches any more: the longest time that a program takes which has found
+/// the record before. A process that opens and closes 100,000 a second would else fill the table in a moment.
+const DATAGRAM_GRACE_NS: u64 = 200_000_000;
 
 /// How long a connection that a listener made may wait for its first use until its holder is looked for: programs may accept
 /// it and splice from it, say.
@@ -250,7 +254,9 @@ impl Drain {
                     != record.version;
             }
             let is_over = flow::is_over(record);
-            let is_settled = record.ended_ns.saturating_add(GRACE_NS) < now_ns;
+            let is_tcp = record.tuple.protocol == Protocol::TCP.0;
+            let grace_ns = if is_tcp { GRACE_NS } else { DATAGRAM_GRACE_NS };
+            let is_settled = record.ended_ns.saturating_add(grace_ns) < now_ns;
             let left = record.total.beyond(&record.apart);
             let is_unused = record.flags & INHERITED != 0 && !is_over;
             let mut used = left;

@@ -146,7 +146,8 @@ impl Core {
             let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
             opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
         };
-        self.flows = Some(FlowView::new(mailbox, tap.is_live().then(open).flatten()));
+        let reader = tap.is_live().then(open).flatten();
+        self.flows = Some(FlowView::new(mailbox, reader.map(|reader| Arc::new(Mutex::new(reader)))));
         Ok(())
     }
 
@@ -158,6 +159,7 @@ impl Core {
             what: self.options.sample,
             compares: self.options.capture.is_of_everything(),
             records: self.options.flows,
+            connections: self.flows.as_ref().and_then(FlowView::reader),
             root: Arc::clone(root),
             early: Arc::clone(&self.early),
             exchange: Arc::clone(&self.exchange),
@@ -206,6 +208,8 @@ struct FirstOpener {
     compares: bool,
     /// Whether flows are recorded.
     records: bool,
+    /// What the kernel knows of living connections is read by, if it is.
+    connections: Option<Arc<Mutex<TcpReader>>>,
     root: Arc<ProcRoot>,
     early: Arc<EarlyOwnerCache>,
     exchange: Arc<SearchExchange>,
@@ -237,6 +241,7 @@ impl FirstOpener {
             bell: shared.stop_event()?,
             throttle: FirstPacketThrottle::new(Box::new(ThreadMeter)),
             ended: self.open_ended(),
+            connections: self.connections.clone(),
             follower: Follower::new(known.clone()),
         })
     }

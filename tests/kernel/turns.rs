@@ -412,3 +412,58 @@ fn a_server_that_is_reloaded_has_what_each_of_its_processes_got_root() {
         }
     });
 }
+
+/// One of several servers at a UDP port. It reads first when datagrams are there, and says how many it has got.
+const WORKER: &str = r#"
+import os, socket, sys, time
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+datagrams.bind(("10.77.0.1", 7930))
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+time.sleep(0.5)
+datagrams.settimeout(1)
+count = 0
+try:
+    while True:
+        datagrams.recv(65536)
+        count += 1
+except TimeoutError:
+    print(count, flush=True)
+sys.stdin.readline()
+"#;
+
+/// Many clients send to them.
+const CLIENTS_OF_WORKERS: &str = r#"
+import socket, sys, time
+sys.stdin.readline()
+clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(40)]
+for _ in range(10):
+    for client in clients:
+        client.sendto(b"x" * 500, ("10.77.0.1", 7930))
+    time.sleep(0.1)
+print("0", flush=True)
+"#;
+
+/// Before, a client whose first datagram came before its server's first read was without an owner: which of the sockets at the
+/// port it had come to was looked up by the port alone.
+#[test]
+fn datagrams_to_one_of_several_sockets_at_a_port_are_its_process_root() {
+    with_lab(|lab| {
+        count_all(lab);
+        let mut watch = Watch::new(lab, options(Engine::Pcap));
+        let mut workers: Vec<Maker> = (0..4).map(|_| python(lab, Host::A, WORKER, &[])).collect();
+        let pids: Vec<u64> = workers.iter_mut().flat_map(numbers).collect();
+        let mut clients = python(lab, Host::B, CLIENTS_OF_WORKERS, &[]);
+        workers.iter_mut().chain([&mut clients]).for_each(Maker::start);
+        numbers(&mut clients);
+        let counts: Vec<u64> = workers.iter_mut().flat_map(numbers).collect();
+        assert_eq!(counts.iter().sum::<u64>(), 400, "{counts:?}");
+        watch.until(&format!("each of {pids:?} has {counts:?}"), |watch| {
+            pids.iter()
+                .zip(&counts)
+                .all(|(&pid, count)| watch.traffic(pid as i32).receive_bytes == count * (500 + UDP_HEADERS))
+        });
+        workers.iter_mut().for_each(Maker::end);
+    });
+}

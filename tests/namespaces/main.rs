@@ -232,18 +232,22 @@ fn containers_are_found_and_let_go_root() {
 #[test]
 fn a_session_lets_go_of_what_has_ended_root() {
     in_namespace(|| {
-        let container = Container::start();
-        container.join("va", "10.9.0.2");
-        let mut session =
-            Session::open(Options { capture: options(chosen(&[&container])), ..Options::default() }).unwrap();
-        let devices = || session.stats_reader().read().devices;
-        wait_until("all devices are captured", || devices() == 4 || devices() == 3);
-        container.inside(|| send("127.0.0.1:5000", "127.0.0.1:53", 100, 100));
-        wait_until("its frames are counted", || session.stats_reader().read().frames == 100);
-        container.end();
-        wait_until("the veth pair has gone", || !has_device("va"));
-        session.update().unwrap();
-        session.health().unwrap();
+        for flows in [false, true] {
+            let container = Container::start();
+            container.join("va", "10.9.0.2");
+            let capture = options(chosen(&[&container]));
+            let mut session = Session::open(Options { capture, flows, ..Options::default() }).unwrap();
+            let devices = || session.stats_reader().read().devices;
+            wait_until("all devices are captured", || devices() == 4 || devices() == 3);
+            container.inside(|| send("127.0.0.1:5000", "127.0.0.1:53", 100, 100));
+            wait_until("its frames are counted", || session.stats_reader().read().frames == 100);
+            session.update().unwrap();
+            container.end();
+            // A namespace lives as long as a socket in it, and with it this end of the pair. No update comes meanwhile.
+            wait_until("the veth pair has gone", || !has_device("va"));
+            session.update().unwrap();
+            session.health().unwrap();
+        }
     });
 }
 

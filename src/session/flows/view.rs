@@ -6,6 +6,7 @@ use super::tcp_reader::TcpReader;
 use crate::model::{FlowKey, FlowRecord, Namespace, Protocol, Timestamp};
 use crate::netlink::TcpInfo;
 use crate::session::pipeline::DrainBarrier;
+use crate::sync::Mutex;
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,7 +30,7 @@ type AllFigures = HashMap<FlowKey, SocketFigures, RandomState>;
 pub struct FlowView {
     mailbox: Arc<FlowMailbox>,
     living: Vec<NamespacedRecord>,
-    kernel: Option<TcpReader>,
+    kernel: Option<Arc<Mutex<TcpReader>>>,
     /// Of the flows that lived at the last update, and at the one before it: those that ended in between are told of
     /// only now.
     figures: [AllFigures; 2],
@@ -37,8 +38,14 @@ pub struct FlowView {
 
 impl FlowView {
     /// Nothing seen yet. Without a reader the records are of what was captured only.
-    pub fn new(mailbox: Arc<FlowMailbox>, kernel: Option<TcpReader>) -> FlowView {
+    pub fn new(mailbox: Arc<FlowMailbox>, kernel: Option<Arc<Mutex<TcpReader>>>) -> FlowView {
         FlowView { mailbox, living: Vec::new(), kernel, figures: Default::default() }
+    }
+
+    /// The reader of what the kernel knows, for the thread that follows namespaces between updates: a socket that is open in a
+    /// namespace keeps it alive.
+    pub fn reader(&self) -> Option<Arc<Mutex<TcpReader>>> {
+        self.kernel.clone()
     }
 
     /// Looks at the living flows anew.
@@ -79,6 +86,7 @@ impl FlowView {
         let FlowView { mailbox, living, kernel: Some(kernel), figures: [latest, before] } = self else {
             return;
         };
+        let mut kernel = kernel.lock();
         kernel.follow_namespaces();
         std::mem::swap(latest, before);
         latest.clear();
@@ -107,6 +115,7 @@ impl FlowView {
                 latest.insert(key, known);
             }
         }
+        drop(kernel);
         mailbox.add_notices(gone.into_iter());
     }
 }

@@ -11,7 +11,7 @@ use crate::namespace::{Follower, enter, enter_initial};
 use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
 use crate::owner::{EarlyLookup, EarlyLookupStats, Opening, Side, Translations};
 use crate::session::accounting::Ledger;
-use crate::session::flows::EndedReader;
+use crate::session::flows::{EndedReader, TcpReader};
 use crate::sync::Mutex;
 use crate::tap::{FirstPacket, FirstPacketSocket};
 use crate::thread::be_prompt;
@@ -61,6 +61,8 @@ pub struct EarlyLookupThread {
     pub follower: Follower,
     /// Reads which connections have ended, where that is wanted and told.
     pub ended: Option<EndedReader>,
+    /// The update's reader of living connections, which follows namespaces between updates, too.
+    pub connections: Option<Arc<Mutex<TcpReader>>>,
 }
 
 impl EarlyLookupThread {
@@ -167,6 +169,9 @@ impl EarlyLookupThread {
     fn follow_namespaces(&mut self) {
         if let Some(ended) = &mut self.ended {
             ended.follow_namespaces();
+        }
+        if let Some(connections) = &self.connections {
+            connections.lock().follow_namespaces();
         }
         let changes = self.follower.changes();
         for gone in &changes.gone {

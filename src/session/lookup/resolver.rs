@@ -41,6 +41,8 @@ pub struct Resolver {
     /// Questions under way and the queries they became, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
+    /// The places of those whose socket no process has used since it was created.
+    unused: Vec<usize>,
     /// The sources as they were when their faults were last logged.
     sources: Vec<SourceStatus>,
 }
@@ -53,8 +55,17 @@ impl Resolver {
         identity_cache: IdentityCache,
         follower: Follower,
     ) -> Resolver {
-        let (requests, queries, sources) = (Vec::new(), Vec::new(), Vec::new());
-        Resolver { finder, early, identity_cache, follower, kernel: None, requests, queries, sources }
+        Resolver {
+            finder,
+            early,
+            identity_cache,
+            follower,
+            kernel: None,
+            requests: Vec::new(),
+            queries: Vec::new(),
+            unused: Vec::new(),
+            sources: Vec::new(),
+        }
     }
 
     /// Asks the kernel's records before anything else from now on.
@@ -91,6 +102,7 @@ impl Resolver {
             while self.finder.find(&mut self.queries, now) {
                 listeners.extend(self.ask_kernel(now, ledger));
             }
+            self.retry_unused(now);
             self.log_faults();
             for (index, found) in listeners {
                 if let Some(query) = self.queries.get_mut(index)
@@ -148,7 +160,7 @@ impl Resolver {
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
                 Claim::Listener if !request.is_over => listeners.push((index, found)),
-                Claim::Creator if !query.is_seasoned() => {}
+                Claim::Creator if !query.is_seasoned() => self.unused.push(index),
                 _ => {
                     self.identity_cache.publish_as(found.owner.process, found.identity, ledger);
                     query.outcome = Outcome::Owned(found.owner);
@@ -157,6 +169,18 @@ impl Resolver {
         }
         self.drop_those_over(now);
         listeners
+    }
+
+    /// Retries the queries of sockets that no process has used yet and whose holder cannot be told, among others that are bound to
+    /// the same port: the first call on it will tell.
+    fn retry_unused(&mut self, now: Instant) {
+        for index in self.unused.drain(..) {
+            if let Some(query) = self.queries.get_mut(index)
+                && query.outcome == Outcome::Unowned(Unowned::Ambiguous)
+            {
+                query.not_yet(now);
+            }
+        }
     }
 
     /// Releases what the kernel has recorded and nobody will ask about.

@@ -110,7 +110,7 @@ fn estimated_headers_do_not_hide_what_was_lost() {
 fn segments_are_no_larger_than_both_ends_accept() {
     let mut bench = PipelineFixture::new(2000);
     let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));
-    let mut syn = |flags: u8, from: &str, to: &str, limit: u16| {
+    let syn = |bench: &mut PipelineFixture, flags: u8, from: &str, to: &str, limit: u16| {
         let mut data = Wire::Ethernet.frame(&Packet::new(Carries::Tcp(flags), from, to, 4).bytes());
         // A header of six words, the last of them the option.
         data[14 + 20 + 12] = 0x60;
@@ -126,8 +126,8 @@ fn segments_are_no_larger_than_both_ends_accept() {
             data: &data,
         });
     };
-    syn(0x02, own, peer, 1460);
-    syn(0x12, peer, own, 1000);
+    syn(&mut bench, 0x02, own, peer, 1460);
+    syn(&mut bench, 0x12, peer, own, 1000);
     // So many others that the path to the flow is forgotten.
     for port in 100..1000 {
         bench.packet(udp(&format!("{HOST}:{port}"), &format!("{PEER}:{port}")));
@@ -136,10 +136,15 @@ fn segments_are_no_larger_than_both_ends_accept() {
     bench.offloaded(tcp(0x18, peer, own), 5_000);
     bench.answer_all(by_port);
     assert_eq!(bench.credited_packets(10), (1 + 10, 1 + 5));
+    // Once the connection is open, a SYN is nobody's word: anybody may have sent it.
+    syn(&mut bench, 0x02, peer, own, 536);
+    bench.offloaded(tcp(0x18, own, peer), 10_000);
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited_packets(10), (11 + 10, 6 + 1));
     // Another connection knows nothing of it.
     bench.offloaded(tcp(0x14, own, peer), 0);
     bench.offloaded(tcp(0x02, own, peer), 0);
     bench.offloaded(tcp(0x18, own, peer), 10 * SEGMENT);
     bench.answer_all(by_port);
-    assert_eq!(bench.credited_packets(10), (11 + 2 + 10, 6));
+    assert_eq!(bench.credited_packets(10), (21 + 2 + 10, 7));
 }
