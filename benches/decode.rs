@@ -1,4 +1,5 @@
-//! What decoding costs per frame, beside the least that any decoder must do: read the 4-tuple where it stands.
+//! The cost of decoding per frame, compared with the minimum that any decoder must do: reading the 4-tuple
+//! at fixed offsets.
 
 #![allow(clippy::expect_used, missing_docs)] // A benchmark that cannot build its input has nothing to measure.
 
@@ -52,7 +53,7 @@ fn udp(ip: PacketBuilderStep<IpHeaders>) -> Vec<u8> {
     frame
 }
 
-/// The fixed inputs.
+/// Returns the fixed inputs.
 fn samples() -> Vec<Sample> {
     let ethernet = || PacketBuilder::ethernet2(SOURCE, DESTINATION);
     let vlan = VlanId::try_new(100).expect("below 4096");
@@ -76,7 +77,7 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-/// All inputs in an order that no branch predictor learns: a fixed linear congruential sequence.
+/// Returns all inputs in an order that no branch predictor learns: a fixed linear congruential sequence.
 fn mixed(samples: &[Sample]) -> Vec<(LinkType, Vec<u8>)> {
     let mut state = 1u64;
     (0..4096)
@@ -88,7 +89,7 @@ fn mixed(samples: &[Sample]) -> Vec<(LinkType, Vec<u8>)> {
         .collect()
 }
 
-/// Results are taken by reference: a caller looks into a packet where it was written, it does not copy it.
+/// Results are passed by reference: a caller reads a packet where it was written and does not copy it.
 fn benches(criterion: &mut Criterion) {
     let samples = samples();
     let mut group = criterion.benchmark_group("decode");

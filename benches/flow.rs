@@ -1,4 +1,5 @@
-//! What the flow table costs per packet, by the number of flows, against a bare hash map in the same run.
+//! The cost of the flow table per packet by the number of flows, compared with a bare hash map
+//! in the same run.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
 
@@ -16,10 +17,10 @@ use std::hint::black_box;
 /// Packets between two drains, as a capture delivers them.
 const BATCH: usize = 512;
 
-/// Packets in one measured run: enough that a million flows are each met once.
+/// Packets in one measured run: enough for each of a million flows to occur once.
 const PACKETS: usize = 1 << 20;
 
-/// One packet as the table is given it.
+/// One packet in the form that the table takes.
 struct Input {
     key: FlowKey,
     direction: Direction,
@@ -37,7 +38,7 @@ fn packets(flows: usize, order: Order) -> Vec<Input> {
         .collect()
 }
 
-/// Records packets in batches and takes what they brought, as the capture thread does.
+/// Records packets in batches and drains the results, as the capture thread does.
 fn record_all(table: &mut FlowTable, packets: &[Input], now: &mut u64) {
     for batch in packets.chunks(BATCH) {
         for packet in batch {
@@ -87,7 +88,7 @@ fn record(criterion: &mut Criterion) {
     }
 }
 
-/// Every packet is a flow of its own and the table is full: each one has another flow let go.
+/// Measures a full table in which every packet starts a new flow, so that each packet evicts another flow.
 fn churn(criterion: &mut Criterion) {
     const NEW: u32 = 100_000;
     let mut group = criterion.benchmark_group("churn");
@@ -121,7 +122,7 @@ fn churn(criterion: &mut Criterion) {
     }
 }
 
-/// What one slot costs the sweep when no flow is to go.
+/// Measures the cost of one slot for the sweep if no flow expires.
 fn sweep(criterion: &mut Criterion) {
     const SLOTS: usize = 4_096;
     let mut group = criterion.benchmark_group("sweep");

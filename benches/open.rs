@@ -1,13 +1,15 @@
-//! The cost of opening a session: time, resident set and its peak, threads, descriptors, and the kernel's memory for maps.
+//! The cost of opening a session: time, resident set and its peak, threads, descriptors, and the kernel's
+//! memory for maps.
 //!
-//! Each engine opens in a process of its own, so that nothing is warm, and so does each repetition; medians are printed.
-//! The capture buffers, which are shared with the kernel, are shown by themselves and are in no other figure but the
-//! peak, and so are the pages of files, which are the code of this program and its libraries as far as it has run: they
-//! stay when all is closed, and take no memory of their own. `closed` is the process when its only session is closed,
-//! `two` with two further ones at once, `again` when these and eight others have been opened and closed. The engines
-//! with eBPF programs need root.
+//! Each engine and each repetition opens in a process of its own, so that nothing is warm; medians are
+//! printed. The capture buffers, which are shared with the kernel, have a column of their own and are part of
+//! no other figure. File pages, which are the code of this program and its libraries as far as it has run,
+//! have a column of their own, too, and are otherwise only part of the peak: they stay resident after all
+//! sessions are closed, and take no memory of their own. `closed` is the process after its only session was
+//! closed, `two` with two further sessions at once, `again` after these and eight others were opened and
+//! closed. The engines with eBPF programs need root.
 
-// A measurement that cannot be made has to end loudly.
+// A measurement that cannot be made must fail loudly.
 #![allow(clippy::expect_used, clippy::panic)]
 
 use capture::config::{Engine, Options};
@@ -18,11 +20,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-/// Processes for each engine.
+/// The number of processes for each engine.
 const REPETITIONS: usize = 9;
-/// Sessions that are opened and closed before the last measurement.
+/// The number of sessions that are opened and closed before the last measurement.
 const MORE_SESSIONS: usize = 8;
-/// Marks a process that opens sessions, and says which.
+/// Marks a process that opens sessions, and names the engine.
 const ARGUMENT: &str = "--open=";
 
 const ENGINES: [&str; 3] = ["portable", "owners", "kernel"];
@@ -35,14 +37,14 @@ fn main() {
     }
 }
 
-/// The column of figures, in the order in which a process prints them.
+/// The moments of measurement, in the order in which a process prints them.
 const MOMENTS: [&str; 6] = ["before", "open", "updated", "closed", "two", "again"];
 
-/// The number of readings of each moment.
+/// The number of figures at each moment.
 const FIGURES: usize = 6;
 
 fn compare() {
-    // Cargo says `--bench` when the figures are wanted; otherwise this only has to show that it still runs.
+    // Cargo passes `--bench` to measure; otherwise this only checks that the benchmark still runs.
     let is_measuring = std::env::args().any(|argument| argument == "--bench");
     let repetitions = if is_measuring { REPETITIONS } else { 1 };
     for engine in ENGINES {
@@ -71,7 +73,7 @@ fn compare() {
     }
 }
 
-/// Opens sessions in another process; `None` if the engine does not work here.
+/// Opens sessions in another process; returns `None` if the engine is unavailable on this machine.
 fn run(engine: &str) -> Option<Vec<f64>> {
     let program = std::env::current_exe().expect("this program has a path");
     let output =
@@ -98,7 +100,7 @@ fn open_sessions(engine: &str) {
         (session, began.elapsed().as_secs_f64() * 1e3)
     };
     let before = Holdings::now((0.0, 0.0));
-    // Forgets the peak so far (proc_pid_clear_refs(5)).
+    // Resets the peak so far (proc_pid_clear_refs(5)).
     write("/proc/self/clear_refs", "5").expect("the peak can be reset");
     let (mut session, time) = open();
     let start = (before.own, before.code);
@@ -126,9 +128,9 @@ fn open_sessions(engine: &str) {
     }
 }
 
-/// Memory of the process, in MB.
+/// Resources of the process; memory in MB.
 struct Holdings {
-    /// Of the resident set what is in no file, above the start.
+    /// Anonymous part of the resident set, above the start.
     own: f64,
     /// Pages of files, above the start.
     code: f64,
@@ -145,7 +147,7 @@ impl Holdings {
         let (mut own, mut resident, mut rings, mut is_ring) = (0.0, 0.0, 0.0, false);
         let smaps = read_to_string("/proc/self/smaps").expect("own mappings can be read");
         for line in smaps.lines() {
-            // A mapping begins with its addresses, and its figures have names that end with a colon.
+            // A mapping begins with its addresses; the names of its figures end with a colon.
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
                 (Some("Rss:"), Some(kib)) => {
@@ -179,7 +181,7 @@ impl Holdings {
     }
 }
 
-/// The descriptor tables of this process: the host's, and that of the sessions' threads.
+/// Returns the descriptor tables of this process: the host's, and that of the sessions' threads.
 fn tables() -> Vec<PathBuf> {
     let threads = read_dir("/proc/self/task").expect("own threads can be read").flatten();
     let is_of_session = |thread: &PathBuf| {
@@ -194,7 +196,7 @@ fn status(field: &str) -> f64 {
     mb(status.lines().find_map(|line| line.strip_prefix(field)).expect("the field is there"))
 }
 
-/// MB from KiB as the kernel writes them.
+/// Converts KiB, as the kernel prints them, to MB.
 fn mb(kib: &str) -> f64 {
     kib.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") * 1024.0 / 1e6
 }

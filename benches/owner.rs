@@ -1,5 +1,5 @@
-//! What finding the owner of a connection costs at its first packet, against the two system calls that it cannot do
-//! without: asking the kernel for the socket, and reading one descriptor.
+//! The cost of finding the owner of a connection at its first packet, compared with the two system calls that
+//! are unavoidable: looking up the socket in the kernel, and reading one descriptor.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
 #![allow(missing_docs)]
@@ -17,10 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Descriptors that the process has open besides the connection.
+/// Descriptors that the process has open in addition to the connection.
 const OTHERS: [usize; 2] = [0, 900];
 
-/// A connection over loopback, and its flow at the end that opened it.
+/// Opens a connection over loopback; returns it with the flow of the opener's endpoint.
 fn connection() -> (TcpListener, TcpStream, FlowKey) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
@@ -55,7 +55,7 @@ fn first_look(criterion: &mut Criterion) {
         let mut now = Instant::now();
         group.bench_function(format!("owner, {others} other descriptors"), |bencher| {
             bencher.iter(|| {
-                // The same packet again within a moment would be passed over.
+                // The lookup ignores a repetition of the same packet within a moment.
                 now += Duration::from_secs(1);
                 let time = Timestamp::now();
                 look.packet(Opening { key, side: Side::Opener, device: 0, sequence: Some(1), time }, now);

@@ -1,5 +1,5 @@
-//! What a frame costs on its way from bytes to its flow, by the number of flows, against a bare hash map fed by reads
-//! at fixed offsets; and what a whole replay of a savefile costs.
+//! The cost of a frame from bytes to its flow by the number of flows, compared with a bare hash map that is
+//! fed by reads at fixed offsets; and the cost of a whole replay of a savefile.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
 #![allow(missing_docs)]
@@ -29,26 +29,27 @@ use std::time::Duration;
 /// Frames between two drains, as a capture delivers them.
 const BATCH: usize = 8192;
 
-/// Frames in one measured run: enough that a million flows are each met once.
+/// Frames in one measured run: enough for each of a million flows to occur once.
 const FRAMES: usize = 1 << 20;
 
-/// Bytes captured of each frame: Ethernet, IPv4, TCP.
+/// Captured bytes of each frame: Ethernet, IPv4, TCP.
 const LENGTH: usize = 54;
 
 const SERVER: [u8; 4] = [192, 0, 2, 1];
 
-/// The frames one behind the other, all of the same length.
+/// Consecutive frames, all of the same length.
 struct Frames {
     bytes: Vec<u8>,
 }
 
 impl Frames {
-    /// Frames of so many flows between clients and one server, each way by chance.
+    /// Makes frames of `flows` flows between clients and one server; the direction of each frame is random.
     fn new(flows: usize, order: Order, protocol: Protocol) -> Frames {
         let mut random = random();
         let mut bytes = Vec::with_capacity(FRAMES * LENGTH);
         for number in 0..FRAMES {
-            // An odd factor permutes the lower bits of the numbers: neighbours in number are not so in address.
+            // An odd factor permutes the lower bits of the numbers, so that consecutive numbers do not give
+            // adjacent addresses.
             let client = order.flow(number, flows, &mut random) as u32;
             let [_, b, c, d] = client.wrapping_mul(0x9e37_79b1).to_be_bytes();
             let there = [10, b, c, d];
@@ -68,7 +69,7 @@ impl Frames {
         self.bytes.chunks_exact(LENGTH)
     }
 
-    /// A pcap file of them, a microsecond apart.
+    /// Writes the frames to a pcap file, a microsecond apart.
     fn save(&self) -> tempfile::NamedTempFile {
         let mut file = BufWriter::new(tempfile::NamedTempFile::new().expect("a temporary file"));
         let mut write = |words: &[u32], frame: &[u8]| {
@@ -87,7 +88,7 @@ impl Frames {
     }
 }
 
-/// The accounting of a capture, made of its public parts.
+/// The accounting of a capture, built from its public parts.
 struct Accounting {
     flows: FlowTable,
     fragments: FragmentTable,
@@ -143,7 +144,7 @@ impl Accounting {
         }
     }
 
-    /// Takes in all frames batch by batch, and takes what they brought.
+    /// Records all frames batch by batch, and drains the results.
     fn run(&mut self, frames: &Frames) {
         for batch in frames.bytes.chunks(BATCH * LENGTH) {
             for data in batch.chunks_exact(LENGTH) {
@@ -172,7 +173,7 @@ impl Accounting {
     }
 }
 
-/// The floor: where the endpoints always stand, and a sum for each pair of them.
+/// Measures the floor: reads the endpoints at fixed offsets, and sums the bytes of each pair of endpoints.
 fn floor(sums: &mut HashMap<FlowKey, u64, foldhash::fast::RandomState>, frames: &Frames) {
     for frame in frames.iter() {
         let Some((source, destination)) = fixed_offsets(black_box(frame)) else { continue };
@@ -210,7 +211,8 @@ fn account(criterion: &mut Criterion) {
     }
 }
 
-/// A session from its opening to the end of a savefile, of which one process owns all flows, on a made-up machine.
+/// Measures a session from its opening to the end of a savefile, on a fixture in which one process
+/// owns all flows.
 fn replay(criterion: &mut Criterion) {
     let tree = tree::Tree::new();
     tree.process(1, "init", 1, &[]);

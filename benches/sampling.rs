@@ -1,12 +1,13 @@
-//! What sampling costs above or below the bare system calls: CPU time of a whole sample, from `/proc` and from the
-//! kernel's task iterator, set against a floor that only opens, reads and closes the same files of the same processes,
-//! and against the `procfs` crate for the same facts.
+//! The cost of sampling relative to the bare system calls: CPU time of a whole sample, from `/proc` and from
+//! the BPF iterator over tasks, compared with a floor that only opens, reads and closes the same files of the
+//! same processes, and with the `procfs` crate for the same facts.
 //!
-//! The floor is made of bare libc calls with reused buffers and paths made beforehand; it neither lists, parses nor
-//! keeps anything. Samplers and floor take turns in every round, and the median of the rounds' ratios is printed.
-//! CPU time is that of getrusage(2), user and system. Processes are forks of this program that sleep.
+//! The floor consists of bare libc calls with reused buffers and precomputed paths; it does not list,
+//! parse or keep anything. Samplers and floor alternate in every round, and the median of the rounds'
+//! ratios is printed. CPU time is that of getrusage(2), user and system. The processes are forks of this
+//! program that sleep.
 
-// A measurement that cannot be made has to end loudly.
+// A measurement that cannot be made must fail loudly.
 #![allow(clippy::expect_used)]
 
 mod common {
@@ -24,7 +25,7 @@ const SIZES: [usize; 2] = [2_000, 10_000];
 const ROUNDS: usize = 21;
 
 fn main() {
-    // Cargo says `--bench` when the figures are wanted; otherwise this only has to show that it still runs.
+    // Cargo passes `--bench` to measure; otherwise this only checks that the benchmark still runs.
     let measuring = std::env::args().any(|argument| argument == "--bench");
     let (sizes, rounds) = if measuring { (&SIZES[..], ROUNDS) } else { (&[50][..], 2) };
     for &size in sizes {
@@ -57,7 +58,7 @@ fn measure(size: usize, rounds: usize) {
     let mut floor_cost = Vec::new();
     for round in 0..rounds + 2 {
         for contender in &mut contenders {
-            // Each has its own run of the floor beside it, before or after by turns.
+            // Each contender has its own run of the floor, alternately before and after it.
             let (cost, base) = if round % 2 == 0 {
                 let base = cpu_of(|| floor.run());
                 (cpu_of(&mut contender.run), base)

@@ -1,14 +1,15 @@
-//! What one whole update of a session costs with many idle processes: CPU time, set against the floor of bare system
-//! calls that sampling has, and against `ps` for the same machine.
+//! The cost of one whole update of a session with many idle processes: CPU time, compared with the floor of
+//! bare system calls for sampling, and with `ps` on the same machine.
 //!
-//! Every contender has a run of the floor beside it in every round, before or after by turns, and the median of the
-//! rounds' ratios is printed. CPU time is that of getrusage(2), user and system: of this process with all its
-//! threads for the sessions and the floor, of the ended child for `ps`.
+//! Every contender has a run of the floor in every round, alternately before and after it, and the median of
+//! the rounds' ratios is printed. CPU time is that of getrusage(2), user and system: of this process with all
+//! its threads for the sessions and the floor, of the ended child for `ps`.
 //!
-//! After that, how long updates take four times a second while a hundred processes end each second: the median and the
-//! longest, for a session that waits for the last packets of processes that have ended, and for one that does not.
+//! After that, the duration of updates that are made four times a second while a hundred processes end each
+//! second: the median and the longest, for a session that waits for the last packets of ended processes, and
+//! for one that does not.
 
-// A measurement that cannot be made has to end loudly.
+// A measurement that cannot be made must fail loudly.
 #![allow(clippy::expect_used)]
 
 mod common {
@@ -29,7 +30,7 @@ const ROUNDS: usize = 21;
 const FIRST_ROUNDS: usize = 2;
 
 fn main() {
-    // Cargo says `--bench` when the figures are wanted; otherwise this only has to show that it still runs.
+    // Cargo passes `--bench` to measure; otherwise this only checks that the benchmark still runs.
     let measuring = std::env::args().any(|argument| argument == "--bench");
     let (processes, rounds) = if measuring { (PROCESSES, ROUNDS) } else { (50, 2) };
     let sleepers = Sleepers::start(processes);
@@ -40,7 +41,7 @@ fn main() {
     drop(sleepers);
 }
 
-/// Prints the median and the longest time of an update while processes end.
+/// Prints the median and the longest duration of an update while processes end.
 fn measure_length(processes: usize, updates: usize) {
     const INTERVAL: Duration = Duration::from_millis(250);
     println!("{processes} idle processes and {} that end each second", Turnover::RATE);
@@ -99,7 +100,7 @@ fn measure(processes: usize, rounds: usize) {
     }
 }
 
-/// Something that does the work once and returns the CPU time it took, milliseconds.
+/// A function that does the work once and returns the CPU time that it took, in milliseconds.
 type Run = Box<dyn FnMut() -> f64>;
 
 struct Contender {
@@ -115,13 +116,13 @@ impl Contender {
     }
 }
 
-/// Updates of a session; nothing when it cannot capture as it should.
+/// Returns a run of a session's updates, or `None` if the session cannot capture.
 fn updating(source: Source, sample: SampleSet) -> Option<Run> {
     let is_live = source == Source::Live;
     let mut session =
         Session::open(Options { source, sample, ..Options::default() }).expect("a session opens");
     session.update().expect("proc can be sampled");
-    // Processes in other network namespaces have none in any case.
+    // Processes in other network namespaces never have this bit.
     let is_own = |record: &capture::model::ProcessRecord| record.sample.id.pid == std::process::id() as i32;
     let own = session.processes().find(|record| is_own(record));
     if is_live && !own.is_some_and(|record| record.valid.has(capture::model::Validity::NETWORK)) {

@@ -1,25 +1,25 @@
-//! The capabilities of the calling thread, and what each that is missing would bring.
+//! The capabilities of the calling thread, and the benefit of each missing one.
 
 /// A capability: its number in `linux/capability.h`, and its name.
 pub type Capability = (u32, &'static str);
 
-/// Reads files whatever their modes say.
+/// Permits reading files regardless of their modes.
 pub const DAC_READ_SEARCH: Capability = (2, "CAP_DAC_READ_SEARCH");
-/// Configures networks.
+/// Permits configuring networks.
 pub const NET_ADMIN: Capability = (12, "CAP_NET_ADMIN");
-/// Captures packets.
+/// Permits capturing packets.
 pub const NET_RAW: Capability = (13, "CAP_NET_RAW");
-/// Looks into other processes.
+/// Permits inspecting other processes.
 pub const SYS_PTRACE: Capability = (19, "CAP_SYS_PTRACE");
-/// Enters namespaces, among much else.
+/// Permits entering namespaces, among much else.
 pub const SYS_ADMIN: Capability = (21, "CAP_SYS_ADMIN");
 
-/// Lets eBPF programs read the kernel's memory (since Linux 5.8).
+/// Permits eBPF programs to read the kernel's memory (since Linux 5.8).
 pub const PERFMON: Capability = (38, "CAP_PERFMON");
-/// Lets eBPF programs be loaded (since Linux 5.8).
+/// Permits loading eBPF programs (since Linux 5.8).
 pub const BPF: Capability = (39, "CAP_BPF");
 
-/// What each capability would bring.
+/// The capabilities that the library uses, each with its benefit.
 const WANTED: [(Capability, &str); 6] = [
     (DAC_READ_SEARCH, "descriptors of other users' processes, and so the owners of their sockets"),
     (
@@ -32,7 +32,7 @@ const WANTED: [(Capability, &str); 6] = [
     (BPF, "exact owners, and samples of all processes at once, from programs in the kernel"),
 ];
 
-/// Returns what would permit what was refused: the capabilities that are missing, or that none is.
+/// Returns advice for a refused operation: the missing capabilities, or the statement that none is missing.
 pub fn advice(needed: &[Capability]) -> String {
     effective().map_or_else(String::new, |held| advice_for(held, needed))
 }
@@ -51,9 +51,9 @@ fn advice_for(held: u64, needed: &[Capability]) -> String {
     format!("{} would permit it", missing.join(" and "))
 }
 
-/// The effective capabilities of the calling thread, a bit for each number (capget(2)).
+/// Returns the effective capabilities of the calling thread, one bit for each number (capget(2)).
 pub fn effective() -> Option<u64> {
-    /// As the kernel knows it under the name `__user_cap_data_struct`.
+    /// The kernel's `__user_cap_data_struct`.
     #[repr(C)]
     #[derive(Clone, Copy, Default)]
     struct Sets {
@@ -61,20 +61,20 @@ pub fn effective() -> Option<u64> {
         permitted: u32,
         inheritable: u32,
     }
-    // _LINUX_CAPABILITY_VERSION_3, whose sets are two words long, and the calling thread.
+    // _LINUX_CAPABILITY_VERSION_3, whose sets are two words long; 0 is the calling thread.
     let mut header: [u32; 2] = [0x2008_0522, 0];
     let mut sets = [Sets::default(); 2];
-    // SAFETY: the header and the sets are laid out as version 3 of the call has them and outlive it.
+    // SAFETY: the header and the sets have the layout of version 3 of the call, and outlive it.
     let result = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
     (result == 0).then(|| u64::from(sets[0].effective) | u64::from(sets[1].effective) << 32)
 }
 
-/// The bit of a capability in a set.
+/// Returns the bit of a capability in a set.
 pub const fn bit((number, _): Capability) -> u64 {
     1 << number
 }
 
-/// The wanted capabilities that the calling thread does not have, one bit for each number.
+/// Returns the wanted capabilities that the calling thread lacks, one bit for each number.
 pub fn missing_capabilities() -> u64 {
     effective().map_or(0, missing_in)
 }
@@ -86,7 +86,7 @@ fn missing_in(effective: u64) -> u64 {
     missing.map(|&(capability, _)| bit(capability)).sum()
 }
 
-/// What each of the capabilities in a set would bring, in words.
+/// Returns a line of text about the benefit of each capability in a set.
 pub fn explanations(missing: u64) -> impl Iterator<Item = String> {
     let of_set = WANTED.iter().filter(move |&&(capability, _)| missing & bit(capability) != 0);
     of_set.map(|((_, name), brings)| format!("{name} is missing; it would bring {brings}"))

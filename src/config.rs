@@ -1,4 +1,4 @@
-//! What a session is opened with: every option, its default and its range.
+//! The options of a session, with their defaults and ranges.
 
 use crate::error::{Code, Error, Result};
 use crate::log::LogOptions;
@@ -7,67 +7,69 @@ use crate::tap::TapOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where packets come from.
+/// The source of packets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// Live capture.
     Live,
     /// A savefile, replayed as fast as it can be read.
     Savefile(PathBuf),
-    /// No packets: processes are sampled, and their network figures marked unavailable.
+    /// No packets. Processes are sampled, and their network figures are marked unavailable.
     None,
 }
 
-/// How bytes are counted.
+/// The engine that counts bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Engine {
-    /// Packets are captured and each flow's owner is looked for.
+    /// Packets are captured, and the owner of each flow is looked up.
     #[default]
     Pcap,
-    /// The kernel counts at each socket; no packet is captured.
+    /// The kernel counts at each socket, and no packet is captured.
     Kernel,
-    /// As [`Engine::Kernel`] where that is possible and nobody asked for packets, a filter, devices or a savefile, else
-    /// as [`Engine::Pcap`].
+    /// As [`Engine::Kernel`] if that is possible and no packets, filter, devices or savefile were requested,
+    /// else as [`Engine::Pcap`].
     Auto,
 }
 
 /// The options of a session. `Options::default()` monitors everything on the running machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where packets come from.
+    /// The source of packets.
     pub source: Source,
-    /// How bytes are counted.
+    /// The engine that counts bytes.
     pub engine: Engine,
-    /// Whether programs may be loaded into the kernel: for owners, for [`Engine::Kernel`] and for samples.
+    /// True if eBPF programs may be loaded: for owners, for [`Engine::Kernel`] and for samples.
     pub probes: bool,
-    /// How packets are captured; of a savefile's only the filter counts.
+    /// The options of packet capture. For a savefile, only the filter applies.
     pub capture: TapOptions,
-    /// Addresses taken as this host's, besides those of its devices; needed for savefiles of other hosts.
+    /// Additional addresses that count as this host's, besides those of its devices. Savefiles of other hosts
+    /// need them.
     pub local_addresses: Vec<Address>,
-    /// Which groups of figures are read for every process.
+    /// The groups of figures that are read for every process.
     pub sample: SampleSet,
-    /// Which processes are delivered.
+    /// The processes that are delivered.
     pub selection: Selection,
-    /// Most flows held at once, 1 to 16,777,216; about 200 bytes each, used as flows appear, and 850 more where they are
-    /// recorded and delivered. Defaults to 1,000,000, or in a control group whose memory is limited to as many as take a
-    /// quarter of it.
+    /// The limit of flows held at once, 1 to 16,777,216. A flow takes about 200 bytes, which are used as
+    /// flows appear, and 850 more if flows are recorded and delivered. Defaults to 1,000,000 or, in a control
+    /// group with a memory limit, to as many as take a quarter of it.
     pub flow_limit: Option<usize>,
-    /// Whether flows are recorded, to be delivered one by one and counted for each process.
+    /// True if flows are recorded, delivered one by one and counted for each process.
     pub flows: bool,
-    /// Most records of ended flows held for delivery, 1 to 16,777,216, some 250 bytes each; what comes on top takes the
-    /// place of the oldest. Defaults to 65,536, or in a control group whose memory is limited to as many as take a
-    /// sixteenth of it.
+    /// The limit of ended flow records held for delivery, 1 to 16,777,216, of some 250 bytes each. Beyond it,
+    /// a new record replaces the oldest. Defaults to 65,536 or, in a control group with a memory limit, to as
+    /// many as take a sixteenth of it.
     pub ended_flow_limit: Option<usize>,
-    /// Most bytes of packets held for delivery between two updates; 0 keeps none.
+    /// The limit of packet bytes held for delivery between two updates. If it is 0, no packets are held.
     pub packet_bytes: usize,
-    /// An update in which processes have ended waits until their last packets have been counted, no longer than the
-    /// capture's read timeout and 100 ms; else they are removed by a later one.
+    /// True if an update in which processes have ended waits until their last packets have been counted, for
+    /// at most the capture's read timeout plus 100 ms. If their packets have not been counted by then, or if
+    /// this is false, a later update removes them.
     pub wait_for_ended: bool,
-    /// The session's descriptor becomes readable when this much time has passed since the last update.
+    /// The time since the last update after which the session's descriptor becomes readable.
     pub interval: Option<Duration>,
-    /// Where the log goes.
+    /// The options of the log.
     pub log: LogOptions,
-    /// The `/proc` tree that processes and sockets are read from.
+    /// The `/proc` tree from which processes and sockets are read.
     pub proc_root: PathBuf,
 }
 
@@ -97,7 +99,8 @@ impl Options {
     /// Checks every range.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the option, its value and its range.
+    /// Fails with `InvalidArgument` if an option is out of its range or needs packets that the engine does
+    /// not capture. The text names the option; for a range, it also gives the value and the range.
     pub fn check(&self) -> Result<()> {
         if self.engine == Engine::Kernel
             && let Some(option) = self.needs_packets()
@@ -118,7 +121,7 @@ impl Options {
 }
 
 impl Options {
-    /// The option that was set and means nothing without captured packets.
+    /// Returns the option that was set and has no meaning without captured packets, if there is one.
     pub fn needs_packets(&self) -> Option<&'static str> {
         match self {
             Options { source: Source::Savefile(_), .. } => Some("savefile"),

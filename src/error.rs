@@ -1,4 +1,4 @@
-//! What can go wrong: one table of codes, and an error that says what was tried and what would help.
+//! The table of error codes, and an error that states the failed operation and a remedy.
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -7,7 +7,8 @@ use std::ffi::CStr;
 use std::fmt;
 use std::io;
 
-/// Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
+/// The reason that a call failed. Functions return 0 for success. Numbers are never reused and never
+/// renumbered.
 /// cbindgen:prefix-with-name
 /// cbindgen:rename-all=ScreamingSnakeCase
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,7 +63,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// Every code there is.
+    /// Every code.
     pub const ALL: &'static [Code] = &[
         Code::NoDevice,
         Code::OpenDevice,
@@ -89,7 +90,7 @@ impl Code {
         Code::Internal,
     ];
 
-    /// What the code means, without the circumstances.
+    /// Returns the meaning of the code, without the circumstances.
     pub const fn description(self) -> &'static CStr {
         match self {
             Code::NoDevice => c"no device to capture on",
@@ -119,7 +120,7 @@ impl Code {
     }
 }
 
-/// A code with the circumstances: what was tried, on what, what the system said, and what would help.
+/// A code with the circumstances: the operation, its object, the system's reason, and a remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {
     /// The kind of failure.
@@ -132,13 +133,13 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error with this code and text.
+    /// Returns an error with this code and text.
     pub fn new(code: Code, text: impl Into<String>) -> Error {
         Error { code, text: text.into() }
     }
 
-    /// An error for a failed system call: what was tried, and the system's own words. Where a limit of descriptors is the
-    /// cause, the code is `SystemResource`, and the limit is named.
+    /// Returns an error for a failed system call, with the operation and the system's reason. If a limit of
+    /// descriptors is the cause, the code is `SystemResource`, and the text names the limit.
     pub fn system(code: Code, tried: impl fmt::Display, reason: impl Reason) -> Error {
         match reason.number().and_then(exhausted) {
             Some(limit) => Error::new(Code::SystemResource, format!("{tried}: {reason}; {limit}")),
@@ -149,7 +150,7 @@ impl Error {
 
 /// The system's reason for a failure.
 pub trait Reason: fmt::Display {
-    /// Its number, errno(3), if it has one.
+    /// Returns its error number (errno(3)), if it has one.
     fn number(&self) -> Option<i32>;
 }
 
@@ -171,7 +172,7 @@ impl Reason for TryReserveError {
     }
 }
 
-/// Returns which limit of descriptors is reached, if `errno` says so.
+/// Returns a text about the limit of descriptors that is reached, if `errno` reports one.
 pub fn exhausted(errno: i32) -> Option<String> {
     match errno {
         libc::EMFILE => {

@@ -1,8 +1,9 @@
 //! Per-process network bytes, CPU, memory, descriptors and I/O on Linux, as a library.
 //!
-//! Packets are captured on devices or read from savefiles, decoded to flows, and each flow's local end is matched to the process
-//! that holds its socket. The bytes meet samples of `/proc` at every update. C programs use the functions
-//! declared in `include/libcapture.h`; Rust programs use the session of the `session` module.
+//! Packets are captured on devices or read from savefiles and decoded to flows, and the local end of each
+//! flow is matched to the process that holds its socket. Each update joins the bytes with samples of `/proc`.
+//! C programs use the functions declared in `include/libcapture.h`. Rust programs use the session of the
+//! `session` module.
 
 pub mod abi;
 pub mod blocking;

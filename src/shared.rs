@@ -1,12 +1,13 @@
-//! What all sessions of a process have together: loaded when the first one needs it, released with the last.
+//! Values that all sessions of a process share. The first session that needs one loads it, and the last
+//! releases it.
 
 use crate::sync::Mutex;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Weak};
 
-/// A static value of which a forked child gets one of its own: a lock in it may have been held at the fork by a thread that
-/// the child does not have.
+/// A static value of which a forked child gets its own instance. A lock in the parent's value may have been
+/// held at the fork by a thread that does not exist in the child.
 pub(crate) struct PerProcess<T>(AtomicPtr<ProcessValue<T>>);
 
 struct ProcessValue<T> {
@@ -15,21 +16,24 @@ struct ProcessValue<T> {
 }
 
 impl<T: Default + Send + Sync + 'static> PerProcess<T> {
-    /// No value yet.
+    /// Returns a cell without a value.
     pub(crate) const fn new() -> PerProcess<T> {
         PerProcess(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// The value of the calling process. It is never freed: one for each process in a line of forks.
+    /// Returns the value of the calling process. It is never freed: there is one for each process in a line
+    /// of forks.
     pub(crate) fn get(&self) -> &'static T {
         let process = std::process::id();
         let mut current = self.0.load(Ordering::Acquire);
         let mut new: *mut ProcessValue<T> = ptr::null_mut();
         loop {
-            // SAFETY: what the pointer was ever set to is never freed, and changed through its locks only.
+            // SAFETY: values that the pointer was ever set to are never freed, and change only through their
+            // locks.
             if let Some(owned) = unsafe { current.as_ref() }.filter(|owned| owned.process == process) {
                 if !new.is_null() {
-                    // SAFETY: it was made below and given to nobody, since another thread was faster.
+                    // SAFETY: the value was made below and was not published, because another thread was
+                    // faster.
                     drop(unsafe { Box::from_raw(new) });
                 }
                 return &owned.value;
@@ -47,7 +51,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
     }
 }
 
-/// Values that sessions share, found by what they are for.
+/// Values that sessions share, found by key.
 pub(crate) struct Shared<K, T>(Mutex<Vec<(K, Weak<T>)>>);
 
 impl<K, T> Default for Shared<K, T> {
@@ -57,10 +61,11 @@ impl<K, T> Default for Shared<K, T> {
 }
 
 impl<K: PartialEq, T> Shared<K, T> {
-    /// Returns the value for `key`, loaded if no session has it. Two that ask at the same time get one: the later waits.
+    /// Returns the value for `key`, and loads it if no session has it. If two callers need it at the same
+    /// time, the later one waits, and both get the same value.
     ///
     /// # Errors
-    /// What `load` returns. The next call tries again.
+    /// Fails with the error of `load`. The next call retries.
     pub(crate) fn get<E>(&self, key: K, load: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
         let mut entries = self.0.lock();
         entries.retain(|(_, value)| value.strong_count() > 0);

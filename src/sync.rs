@@ -1,9 +1,10 @@
-//! Locks that a child can use after a fork: all there is of them lies in their own memory.
+//! Locks that a child can use after a fork, because their entire state is in their own memory.
 //!
-//! `parking_lot` keeps the waiting threads in a table of the whole process. A forked child inherits it with the parent's
-//! threads still in it, whose stacks the child's own threads reuse, and then hangs in a list that has become a circle.
-//! The locks of the standard library rest on futexes alone. A panic while one is held does not poison these: who
-//! panicked is told elsewhere, and whoever comes next must be able to close.
+//! `parking_lot` keeps the waiting threads in a table of the whole process. A forked child inherits it with
+//! the parent's threads still in it, whose stacks the child's own threads reuse. The child then hangs in a
+//! list that has become circular. The locks of the standard library use futexes alone. A panic while one of
+//! these is held does not poison it: the panic is reported elsewhere, and later callers must be able to close
+//! the session.
 
 use std::sync::{self, PoisonError, TryLockError};
 use std::time::Instant;
@@ -15,7 +16,7 @@ pub use std::sync::MutexGuard;
 pub struct Mutex<T>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// A lock around this value.
+    /// Returns a lock around this value.
     pub const fn new(value: T) -> Mutex<T> {
         Mutex(sync::Mutex::new(value))
     }
@@ -35,28 +36,28 @@ impl<T> Mutex<T> {
     }
 }
 
-/// What threads wait on for a value behind a lock to change.
+/// A condition variable: threads wait on it until a value behind a lock changes.
 #[derive(Default, Debug)]
 pub struct Condvar(sync::Condvar);
 
 impl Condvar {
-    /// Waits to be notified; may also return for no reason.
+    /// Waits for a notification. It may also return spuriously.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Condvar::wait`], but not beyond `deadline`.
+    /// Waits as [`Condvar::wait`] does, but not beyond `deadline`.
     pub fn wait_until<'a, T>(&self, guard: MutexGuard<'a, T>, deadline: Instant) -> MutexGuard<'a, T> {
         let patience = deadline.saturating_duration_since(Instant::now());
         self.0.wait_timeout(guard, patience).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Wakes one that waits.
+    /// Wakes one waiting thread.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    /// Wakes all that wait.
+    /// Wakes all waiting threads.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

@@ -1,5 +1,5 @@
-//! The examples, compiled as their users compile them, against traffic of this process whose size is known; and the
-//! scripts.
+//! The examples, compiled as their users compile them, and checked against traffic of this process whose size
+//! is known; and the scripts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
@@ -19,7 +19,7 @@ use std::process::Command;
 use traffic::{ALL_BYTES, BYTES_EACH_WAY, PACKETS_AWAY, PACKETS_EACH_WAY, Traffic};
 use workshop::{Workshop, has_tools, may_capture, source, turn};
 
-/// The columns that all examples begin with: state, pid, bytes received, bytes sent.
+/// Parses the columns that all examples begin with: state, pid, bytes received, bytes sent.
 fn row(state: &str, pid: u32, line: &str) -> Option<(usize, usize)> {
     let columns: Vec<&str> = line.split_whitespace().take(4).collect();
     match columns[..] {
@@ -30,8 +30,8 @@ fn row(state: &str, pid: u32, line: &str) -> Option<(usize, usize)> {
     }
 }
 
-/// Runs an example until it shows exactly what this process sends and received, then ends it with a signal. Returns
-/// all it printed.
+/// Runs an example until it shows exactly the bytes that this process sent and received, then ends it with a
+/// signal. Returns all that it printed.
 fn shows_the_traffic(command: &mut Command, signal: Signal) -> Vec<String> {
     let mut agent = Agent::start(command);
     agent.wait_for("the first round", |line| line == "round 1");
@@ -42,17 +42,18 @@ fn shows_the_traffic(command: &mut Command, signal: Signal) -> Vec<String> {
     }
     let (status, complaint) = agent.end(Some(signal));
     assert!(status.success(), "{status}: {complaint}");
-    // Warnings of the library may stand there, but no error of a callback, which would not end a Python program.
+    // The library may have logged warnings, but no callback may have raised an error, which would not end a
+    // Python program.
     assert!(!complaint.contains("Exception"), "{complaint}");
     std::mem::take(&mut agent.seen)
 }
 
-/// The row that an example has last shown of a process.
+/// Returns the last row that an example has shown of a process.
 fn last_row(lines: &[String], pid: u32) -> &str {
     lines.iter().rfind(|line| row("live", pid, line).is_some()).unwrap()
 }
 
-/// A row of the classic examples shows what /proc says, in the classic interface's units.
+/// Checks that a row of the classic examples agrees with /proc, in the units of the classic interface.
 fn agrees_with_proc(lines: &[String]) {
     let shown = last_row(lines, std::process::id());
     let columns: Vec<&str> = shown.split_whitespace().collect();
@@ -70,12 +71,13 @@ fn agrees_with_proc(lines: &[String]) {
         read_to_string("/proc/meminfo").unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
     let share = format!("{:.2}", memory as f64 * 100.0 / total as f64);
     assert_eq!(columns[5], share, "{memory} kB of {total} kB");
-    // Processes without traffic are there as well.
+    // Processes without traffic are shown as well.
     last_row(lines, 1);
     assert_eq!(row("live", 1, last_row(lines, 1)), Some((0, 0)));
 }
 
-/// Whether an example says how much all packets were, which are those of this process and any others.
+/// Returns true if an example reports the size of all packets, which are those of this process
+/// and any others.
 fn sums_up_packets(lines: &[String], bytes_before: &str, least: usize) -> bool {
     let sums = lines.iter().filter(|line| line.starts_with("packets: "));
     let numbers = sums
@@ -190,7 +192,7 @@ fn all_examples_end_after_their_rounds_and_tell_of_ended_processes() {
             line.starts_with("packets: ") || line.starts_with("frames: ")
         });
     }
-    // The next round finds that it has ended, and the one after that tells of it.
+    // The next round finds that it has ended, and the round after that reports it.
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     for (number, agent) in agents.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! Owners of live sockets, of this process and of children, against what `ss` says of them.
+//! Owners of live sockets of this process and of children, compared with the output of `ss`.
 
 #[path = "owner/live.rs"]
 mod live;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use threads::{a_process_whose_main_thread_has_ended, a_thread_with_a_table_of_its_own};
 
-/// Makes two tests of each function: by the tables, and by sock_diag.
+/// Makes two tests of each function: with the tables, and with sock_diag.
 macro_rules! by_every_source {
     ($($name:ident)*) => {
         mod by_tables {
@@ -54,7 +54,7 @@ by_every_source! {
     a_process_whose_main_thread_has_ended
 }
 
-/// Both ends of a new TCP connection: the client's and the server's.
+/// Opens a TCP connection and returns both ends: the client's and the server's.
 fn connect(listener: &TcpListener, to: IpAddr) -> Result<(TcpStream, TcpStream), Failure> {
     let client = TcpStream::connect((to, listener.local_addr()?.port()))?;
     Ok((client, listener.accept()?.0))
@@ -79,7 +79,7 @@ fn both_ends_of_tcp_connections(sockets: Sockets) -> Result<(), Failure> {
             assert_eq!(live.first(key(Protocol::TCP, local, remote)), expected, "{local}-{remote}");
             ss_agrees(Protocol::TCP, local, Some(remote), vec![me])?;
         }
-        // As packets show it: of a dual-stack listener too, the addresses are IPv4 ones.
+        // Packets show IPv4 addresses, even if the listener is a dual-stack socket.
         let plain = |socket: SocketAddr| SocketAddr::new(socket.ip().to_canonical(), socket.port());
         let flow = key(Protocol::TCP, plain(server.local_addr()?), plain(server.peer_addr()?));
         assert_eq!(live.first(flow), expected);
@@ -160,7 +160,7 @@ fn a_socket_shared_with_a_child_is_the_childs(sockets: Sockets) -> Result<(), Fa
     Ok(())
 }
 
-/// A UDP socket on this port with `SO_REUSEPORT`.
+/// Returns a UDP socket on this port with `SO_REUSEPORT`.
 fn reusing(port: u16) -> Result<UdpSocket, Failure> {
     use nix::sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
@@ -192,7 +192,7 @@ fn root_threads_own_network_namespace_and_raw_sockets(sockets: Sockets) -> Resul
     let _turn = turn();
     let thread = std::thread::spawn(move || -> Result<(), String> {
         let text = |error: Failure| error.to_string();
-        // SAFETY: unshare(2) changes the network namespace of this thread alone and touches no memory.
+        // SAFETY: unshare(2) changes the network namespace of this thread only and touches no memory.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
             let error = std::io::Error::last_os_error();
             return cannot(&format!("a network namespace of its own: {error}")).map_err(text);
@@ -223,7 +223,7 @@ fn root_threads_own_network_namespace_and_raw_sockets(sockets: Sockets) -> Resul
     Ok(thread.join().map_err(|_| "the thread panicked")??)
 }
 
-/// This program, running one of its ignored tests: a copy that every user may execute.
+/// Copies this program to where every user may execute it, to run one of its ignored tests.
 fn copy_of_this_program(directory: &Path) -> Result<std::path::PathBuf, Failure> {
     let copy = directory.join("owner-test");
     std::fs::copy(std::env::current_exe()?, &copy)?;
@@ -274,7 +274,8 @@ fn root_other_users_sockets_are_not_permitted() -> Result<(), Failure> {
 
 const MANY: u16 = 10_000;
 
-/// The local ends of the sockets of one of the holders of many: outside of the ports that the kernel gives away.
+/// Returns the local endpoints of the sockets of one of the holders of many, outside the range of
+/// ephemeral ports.
 fn many(holder: u8) -> impl Iterator<Item = SocketAddr> {
     (0..MANY).map(move |n| (Ipv4Addr::new(127, 77, holder, (n % 250) as u8), 20_000 + n / 250).into())
 }
@@ -352,7 +353,7 @@ fn twenty_thousand_sockets(sockets: Sockets) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A meter by which every round costs a second.
+/// A meter that charges a second for every round.
 struct Dear(u64);
 
 impl Meter for Dear {

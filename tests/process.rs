@@ -1,6 +1,6 @@
-//! Sampling of real processes, set against what the kernel, `ps` and the `procfs` crate say of them.
+//! Sampling of real processes, compared with the kernel, `ps` and the `procfs` crate.
 
-// Helpers of tests end loudly, as tests do.
+// Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used)]
 
 #[path = "process/cgroups.rs"]
@@ -39,7 +39,7 @@ fn root() -> ProcRoot {
     ProcRoot::open(Path::new("/proc")).unwrap()
 }
 
-/// Where the figures come from.
+/// The source of the figures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Source {
     Files,
@@ -47,7 +47,7 @@ enum Source {
 }
 
 impl Source {
-    /// Whether there is this source here; says so where not.
+    /// Returns true if this source is available, and reports it if not.
     fn is_there(self) -> bool {
         if self == Source::Files {
             return true;
@@ -63,7 +63,7 @@ impl Source {
     }
 }
 
-/// Runs every test with each source of figures.
+/// Makes a test of each function with each source of figures.
 macro_rules! with_each_source {
     ($($test:path as $from_files:ident, $from_tasks_root:ident;)*) => {
         $(
@@ -100,7 +100,7 @@ fn proc_file(pid: i32, name: &str) -> String {
     String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap()).into_owned()
 }
 
-/// Two programs whose names the kernel cuts to the same one, and a script with such a name.
+/// Two programs whose names the kernel truncates to the same one, and a script with such a name.
 fn long_names_select(source: Source) {
     let directory = tempfile::tempdir().unwrap();
     let [wanted, other, script] =
@@ -116,7 +116,6 @@ fn long_names_select(source: Source) {
     let start = |path: &Path, first: &str| {
         let mut command = std::process::Command::new(path);
         let stdin = std::process::Stdio::piped();
-        // SAFETY: nothing is done between fork and exec but what the standard library does.
         std::os::unix::process::CommandExt::arg0(&mut command, first).arg("100").stdin(stdin).spawn().unwrap()
     };
     let mut children = [
@@ -133,7 +132,7 @@ fn long_names_select(source: Source) {
         if source == Source::Tasks {
             sampler.take_from(load_tasks(SampleSet::MEMORY).unwrap());
         }
-        // What is within an exec has no arguments yet.
+        // A process in the middle of an exec has no arguments yet.
         std::thread::sleep(Duration::from_millis(100));
         let mut found = Vec::new();
         for _ in 0..2 {
@@ -160,15 +159,15 @@ fn long_names_select(source: Source) {
     }
 }
 
-/// Field `number` of `stat` behind the state, counted from 1 as proc_pid_stat(5) does.
+/// Returns field `number` of `stat` (after the state), counted from 1 as in proc_pid_stat(5).
 fn stat_field(pid: i32, number: usize) -> u64 {
     let text = proc_file(pid, "stat");
     let (_, fields) = text.rsplit_once(") ").unwrap();
     fields.split(' ').nth(number - 3).unwrap().parse().unwrap()
 }
 
-/// Copies a program by another process: a child that another test forks meanwhile would inherit the descriptor that is written
-/// to, and the copy could not be executed.
+/// Copies a program in another process. A child that another test forks meanwhile would inherit the
+/// descriptor that is open for writing, and the copy could not be executed.
 fn copy(from: &Path, to: &Path) {
     assert!(std::process::Command::new("cp").arg("--").args([from, to]).status().unwrap().success());
 }
@@ -201,7 +200,8 @@ fn odd_names_of_programs(source: Source) {
         });
         child.go();
         let mut sampler = sampler(source, &[child.pid()]);
-        // An exec sets the name first and the arguments last: those seen with the new name are none or the new ones.
+        // An exec sets the name first and the arguments last: a record with the new name has either no
+        // arguments or the new ones.
         let record = until(&mut sampler, child.pid(), |record| {
             record.identity.name == name.to_bytes() && !record.identity.command_line.is_empty()
         });
@@ -210,7 +210,7 @@ fn odd_names_of_programs(source: Source) {
     }
 }
 
-/// Samples until something holds, which it has to within ten seconds.
+/// Samples until `holds` returns true, which it must within ten seconds.
 fn until(sampler: &mut Sampler, pid: i32, holds: impl Fn(&ProcessRecord) -> bool) -> ProcessRecord {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -264,7 +264,7 @@ fn many_threads_are_one_process(source: Source) {
         })
         .collect();
     let mut sampler = sampler(source, &[]);
-    // Other tests' threads come and go meanwhile.
+    // Threads of other tests start and end meanwhile.
     let record = (0..1000).find_map(|_| {
         let before = stat_field(me, 20);
         let record = sampled(&mut sampler, me);
@@ -284,7 +284,7 @@ fn many_threads_are_one_process(source: Source) {
     threads.into_iter().for_each(|thread| assert!(thread.join().unwrap()));
 }
 
-/// Needs root, like all that change their user.
+/// Needs root, like all tests that change their user.
 fn a_change_of_user_is_noticed_at_once(source: Source) {
     if !is_root() {
         return;
@@ -313,10 +313,11 @@ fn a_change_of_user_is_noticed_at_once(source: Source) {
     assert_eq!(after.sample.id, before.sample.id);
 }
 
-// It is waited for as the adopted child.
+// The adopted child is waited for.
 #[allow(clippy::zombie_processes)]
 fn an_exec_keeps_the_process_and_changes_its_identity(source: Source) {
-    // The shell runs `exec` when a line comes: first another command line of the same program, then a program.
+    // The shell runs `exec` when it reads a line: first another command line of the same program, then
+    // another program.
     let script = "read x; exec sh -c 'read y; exec sleep 98'";
     let mut shell = std::process::Command::new("sh")
         .args(["-c", script])
@@ -333,7 +334,7 @@ fn an_exec_keeps_the_process_and_changes_its_identity(source: Source) {
         while std::fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap() != expected {
             assert!(Instant::now() < deadline);
         }
-        // One sample, so that it is not the regular reading again that finds the change.
+        // Takes one sample only, so that it is not the periodic rereading that finds the change.
         let record = sampled(&mut sampler, child.pid());
         assert_eq!(record.identity.command_line, expected);
         assert_eq!(record.sample.id, first.sample.id);
@@ -346,8 +347,8 @@ fn an_overwritten_command_line_is_noticed_within_sixteen_samples(source: Source)
     let start = stat_field(std::process::id() as i32, 48) as usize;
     let child = Child::new(|told| {
         told.next_step();
-        // SAFETY: the first argument of this program is longer than one byte and stands at this address, which is the
-        // same in the child; nothing else in the child looks at it.
+        // SAFETY: the first argument of this program is longer than one byte and is at this address, which is
+        // the same in the child; nothing else in the child reads it.
         unsafe { (start as *mut u8).write_volatile(b'#') };
         told.next_step();
     });
@@ -362,7 +363,7 @@ fn figures_are_those_of_ps_and_of_the_kernel(source: Source) {
     let directory = tempfile::tempdir().unwrap();
     let data = CString::new(directory.path().join("data").as_os_str().as_bytes()).unwrap();
     let child = Child::new(|told| {
-        // SAFETY: the paths are C strings that live during the calls, and the buffer is as long as is told.
+        // SAFETY: the paths are C strings that live during the calls, and the buffer has the given length.
         unsafe {
             let file = libc::open(data.as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600);
             libc::write(file, [7u8; 5000].as_ptr().cast(), 5000);
@@ -405,7 +406,7 @@ fn figures_are_those_of_ps_and_of_the_kernel(source: Source) {
     let ps = String::from_utf8(ps.stdout).unwrap();
     let fields: Vec<&str> = ps.split_whitespace().collect();
     assert_eq!(fields[0], record.identity.uid.to_string());
-    // ps takes it from counters that lag by some pages for every processor.
+    // ps reads it from counters that lag by some pages per CPU.
     let lag = 256 * 1024 * std::thread::available_parallelism().unwrap().get() as u64;
     assert!((fields[1].parse::<u64>().unwrap() * 1024).abs_diff(sample.resident_bytes) <= lag, "{ps}");
     assert_eq!(fields[2], sample.threads.to_string());

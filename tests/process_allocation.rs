@@ -1,6 +1,6 @@
-//! Samples that find nothing new allocate nothing.
+//! Samples that find nothing new do not allocate.
 
-// Helpers of tests end loudly, as tests do.
+// Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used)]
 #![allow(dead_code, reason = "not all of what children can do is needed here")]
 
@@ -19,20 +19,21 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting what the current thread asks for.
+/// The system's allocator, with a count of the current thread's allocations.
 struct Counting;
 
-// SAFETY: everything is left to the system's allocator; the counter is a plain cell of the thread that needs neither
-// allocation nor destruction. Growing goes through `alloc` by default and is counted there.
+// SAFETY: all work is delegated to the system's allocator. The counter is a plain cell of the thread that
+// needs neither allocation nor destruction. Growing goes through `alloc` by default and is counted there.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises on the layout are passed on.
+        // SAFETY: the caller's guarantees about the layout are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the pointer came from `alloc` above with this layout, so from the system's allocator.
+        // SAFETY: the pointer came from `alloc` above with this layout, and therefore from the
+        // system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -56,7 +57,7 @@ fn the_steady_state_allocates_nothing() {
     let root = ProcRoot::with_facts(tree.path(), facts).unwrap();
     write("stat", "cpu  1 1 1 1 1 1 1\nbtime 5\n");
     let mut sampler = Sampler::new(root, SampleSet::ALL, Selection::default()).unwrap();
-    // More rounds than it takes every command line to be read again.
+    // More rounds than it takes to reread every command line.
     for round in 0..40 {
         for pid in 1..=200 {
             let line = format!("{pid} (a) S 1 1 1 0 -1 0 0 0 0 0 {round} 0 0 0 20 0 1 0 5 8192 2 9 1 1 1\n");

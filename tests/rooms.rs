@@ -1,12 +1,12 @@
 //! Checks that imports point down: a room of `src/` uses only rooms below it.
 
-// Helpers of tests end loudly, as tests do.
+// Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules at the top of the crate, each above those that it may use.
+/// The top-level modules of the crate, each above those that it may use.
 const ORDER: [&str; 20] = [
     "abi",
     "session",
@@ -30,13 +30,13 @@ const ORDER: [&str; 20] = [
     "error",
 ];
 
-/// A source file and the module that it is, from the top of the crate.
+/// A source file and its module path from the root of the crate.
 struct Module {
     file: PathBuf,
     path: Vec<String>,
 }
 
-/// A path in the code, from the top of the crate.
+/// A path in the code, from the root of the crate.
 #[derive(PartialEq, Debug)]
 struct Import {
     line: usize,
@@ -120,14 +120,14 @@ fn child(file: &Path, path: &[String], name: &str, at: Option<&str>) -> Module {
     Module { file, path: path.iter().cloned().chain([name.to_owned()]).collect() }
 }
 
-/// Returns the paths in the code of a module that begin with `crate` or `super`. A tree of imports has several.
+/// Returns the paths in the code of a module that begin with `crate` or `super`. A nested import has several.
 fn imports(text: &str, module: &[String]) -> Vec<Import> {
     let mut found = Vec::new();
     let mut nested: Vec<String> = Vec::new();
     let mut offset = 0;
     for (number, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
-        // Code is formatted: a module with a body ends at a brace that is indented as its beginning is.
+        // The code is formatted: a module with a body ends at a brace with the indentation of its first line.
         let body = code.trim_start().strip_suffix(" {").and_then(|head| head.split_once("mod "));
         if let Some((_, name)) = body.filter(|(before, _)| is_visibility(before)) {
             nested.push(name.to_owned());
@@ -158,7 +158,7 @@ fn imports(text: &str, module: &[String]) -> Vec<Import> {
     found
 }
 
-/// Hands on the paths of the tree of imports at the beginning of `text`, and moves this behind it.
+/// Passes the paths of the nested import at the beginning of `text` to `each`, and advances `text` past it.
 fn expand(text: &mut &str, before: &[String], each: &mut impl FnMut(Vec<String>)) {
     if let Some(mut inner) = text.strip_prefix('{') {
         loop {

@@ -1,12 +1,12 @@
-//! Many processes to measure on, the floor of bare system calls for sampling them, and CPU time.
+//! Processes to measure on, the floor of bare system calls for sampling them, and CPU time.
 
-// A measurement that cannot be made has to end loudly.
+// A measurement that cannot be made must fail loudly.
 #![allow(clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "every bench uses a part of it")]
 
 use std::ffi::CString;
 
-/// The paths of all processes there are, and the bare calls on them.
+/// The paths of all processes, and the bare system calls on them.
 pub struct Floor {
     root: i32,
     paths: Vec<([CString; 3], CString)>,
@@ -14,7 +14,7 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Finds the processes there are now.
+    /// Finds the processes that exist now.
     pub fn new() -> Floor {
         let pids = std::fs::read_dir("/proc").expect("proc is mounted").flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -30,8 +30,8 @@ impl Floor {
     pub fn run(&mut self) {
         for (files, descriptors) in &self.paths {
             for file in files {
-                // SAFETY: the path is a C string that lives during the call; the kernel writes at most the
-                // buffer's length to it; the descriptor is the one just opened and is closed once.
+                // SAFETY: the path is a C string that lives during the call. The kernel writes at most the
+                // buffer's length to the buffer. The descriptor was just opened and is closed once.
                 unsafe {
                     let fd = libc::openat(self.root, file.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
                     if fd >= 0 {
@@ -40,8 +40,8 @@ impl Floor {
                     }
                 }
             }
-            // SAFETY: the path is a C string that lives during the call, and `stat`, for which all bits zero are
-            // valid, is written by the kernel only.
+            // SAFETY: the path is a C string that lives during the call. All bits zero are a valid `stat`,
+            // and only the kernel writes to it.
             unsafe {
                 let mut stat: libc::stat = std::mem::zeroed();
                 libc::fstatat(self.root, descriptors.as_ptr(), &mut stat, 0);
@@ -52,15 +52,15 @@ impl Floor {
     }
 }
 
-/// Processes that sleep until this is dropped, or this program ends in whatever way.
+/// Processes that sleep until this is dropped or this program ends in any way.
 pub struct Sleepers(Vec<libc::pid_t>);
 
 impl Sleepers {
-    /// Starts so many; the calling program must have one thread only.
+    /// Starts `count` processes. The calling program must have only one thread.
     pub fn start(count: usize) -> Sleepers {
         let mut sleepers = Sleepers(Vec::with_capacity(count));
         for _ in 0..count {
-            // SAFETY: this program has one thread, and the child makes nothing but system calls until it is killed.
+            // SAFETY: this program has one thread, and the child makes only system calls until it is killed.
             match unsafe { libc::fork() } {
                 0 => unsafe {
                     // SAFETY: system calls without pointers.
@@ -80,7 +80,8 @@ impl Sleepers {
 impl Drop for Sleepers {
     fn drop(&mut self) {
         for &pid in &self.0 {
-            // SAFETY: a system call without pointers; the pid is that of a child not yet waited for.
+            // SAFETY: a system call without pointers; the pid is that of a child that has not
+            // been waited for.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
         for &pid in &self.0 {
@@ -90,19 +91,20 @@ impl Drop for Sleepers {
     }
 }
 
-/// A process that starts a process every ten milliseconds, each of which ends after a second.
+/// A process that starts a child every ten milliseconds; each child ends after a second.
 pub struct Turnover(libc::pid_t);
 
 impl Turnover {
-    /// The processes that end each second.
+    /// The number of processes that end each second.
     pub const RATE: u32 = 100;
 
-    /// Starts it; the calling program must have one thread only.
+    /// Starts the process. The calling program must have only one thread.
     pub fn start() -> Turnover {
-        // SAFETY: this program has one thread, and neither the child nor its children make anything but system calls.
+        // SAFETY: this program has one thread, and the child and its children make only system calls.
         match unsafe { libc::fork() } {
             0 => loop {
-                // SAFETY: as above; a null status pointer is allowed (waitpid(2)).
+                // SAFETY: the child makes only system calls, as stated above; a null status pointer is
+                // allowed (waitpid(2)).
                 unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                     if libc::fork() == 0 {
@@ -121,7 +123,8 @@ impl Turnover {
 
 impl Drop for Turnover {
     fn drop(&mut self) {
-        // SAFETY: system calls without pointers but one that may be null; the pid is that of a child not yet waited for.
+        // SAFETY: the only pointer is the status pointer, which may be null (waitpid(2)). The pid is that of
+        // a child that has not been waited for.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -129,21 +132,21 @@ impl Drop for Turnover {
     }
 }
 
-/// CPU time of this process during `run`, milliseconds.
+/// Returns the CPU time of this process during `run`, in milliseconds.
 pub fn cpu_of(run: impl FnOnce()) -> f64 {
     let before = cpu_ms();
     run();
     cpu_ms() - before
 }
 
-/// CPU time of this process so far, milliseconds.
+/// Returns the CPU time of this process so far, in milliseconds.
 fn cpu_ms() -> f64 {
     cpu_ms_of(libc::RUSAGE_SELF)
 }
 
-/// CPU time so far of this process, or of its children that were waited for, milliseconds.
+/// Returns the CPU time so far, in milliseconds, of this process or of its children that were waited for.
 pub fn cpu_ms_of(who: libc::c_int) -> f64 {
-    // SAFETY: all bits zero are a valid `rusage`, and the kernel writes only to it.
+    // SAFETY: all bits zero are a valid `rusage`, and only the kernel writes to it.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(who, &mut usage);
@@ -153,7 +156,7 @@ pub fn cpu_ms_of(who: libc::c_int) -> f64 {
     ms(usage.ru_utime) + ms(usage.ru_stime)
 }
 
-/// The middle one of the values, which are sorted by this.
+/// Returns the median of the values, and sorts them.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -4,9 +4,9 @@
 
 use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
 
-/// The `number`th key: clients all over the IPv4 Internet of one local server.
+/// Returns the key of flow `number`: a client anywhere in the IPv4 Internet, connected to one local server.
 pub fn key(number: u32) -> FlowKey {
-    // An odd factor permutes the numbers, so that neighbours in number are not neighbours in address.
+    // An odd factor permutes the numbers, so that consecutive numbers do not give adjacent addresses.
     let [a, b, c, d] = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
     FlowKey {
         local: Endpoint::new(Address::v4([192, 0, 2, 1]), 443),
@@ -16,7 +16,7 @@ pub fn key(number: u32) -> FlowKey {
     }
 }
 
-/// xorshift64 (Marsaglia 2003): the same numbers in every run.
+/// xorshift64 (Marsaglia 2003): yields the same numbers in every run.
 pub fn random() -> impl FnMut() -> u64 {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     move || {
@@ -30,18 +30,18 @@ pub fn random() -> impl FnMut() -> u64 {
 /// The order in which flows get their packets.
 #[derive(Clone, Copy)]
 pub enum Order {
-    /// One after the other: what lies ahead can be fetched ahead.
+    /// One flow after the other: a prefetcher can fetch the next ones ahead of time.
     Sequential,
-    /// Any: every packet of a large table finds its flow in no cache.
+    /// Random: in a large table, the flow of a packet is in no cache.
     Random,
 }
 
 impl Order {
-    /// Both, with their names.
+    /// Both orders with their names.
     pub const ALL: [(&'static str, Order); 2] =
         [("sequential", Order::Sequential), ("random", Order::Random)];
 
-    /// The flow of the `number`th packet.
+    /// Returns the flow of packet `number`.
     pub fn flow(self, number: usize, flows: usize, random: &mut impl FnMut() -> u64) -> usize {
         match self {
             Order::Sequential => number % flows,
@@ -50,8 +50,8 @@ impl Order {
     }
 }
 
-/// Both endpoints of an untagged Ethernet frame with a plain IPv4 header, where they always stand there, and one check
-/// in all: the least that any decoder must do.
+/// Reads both endpoints of an untagged Ethernet frame with an IPv4 header without options at their fixed
+/// offsets, with a single bounds check: the minimum that any decoder must do.
 #[inline]
 pub fn fixed_offsets(frame: &[u8]) -> Option<(Endpoint, Endpoint)> {
     let header = frame.first_chunk::<38>()?;

@@ -1,9 +1,10 @@
-//! What each program in the kernel costs for each event, as the kernel's own statistics have it, on real traffic in
-//! network namespaces of its own. Needs root, ip and bpftool; takes about half a minute.
+//! The cost of each eBPF program per event, from the kernel's own statistics, on real traffic in network
+//! namespaces that the benchmark makes. Needs root, ip and bpftool; takes about half a minute.
 //!
-//! The kernel reads a clock before and after each run of a program, which is in the figures. What that comes to is the
-//! figure of the empty program, which is attached beside the others and runs for the packets that leave. In the last
-//! lines programs are run on one packet without statistics; what entering a program takes is in the empty one's figure.
+//! The figures include the clock reads that the kernel makes before and after each run of an eBPF program.
+//! The figure of the empty eBPF program, which is attached beside the others and runs for outgoing packets,
+//! shows the cost of these reads. For the last lines, eBPF programs run on one packet without statistics; the
+//! figure of the empty one shows the cost of entering an eBPF program.
 
 #![allow(
     clippy::expect_used,
@@ -28,7 +29,7 @@ use lab::Lab;
 use programs::{Counted, Programs};
 use traffic::TRAFFIC;
 
-/// What the programs are loaded for.
+/// The purposes for which the eBPF programs are loaded.
 const ENGINES: [(&str, Engine); 2] =
     [("owners for captured packets", Engine::Pcap), ("bytes counted in the kernel", Engine::Kernel)];
 
@@ -57,7 +58,7 @@ fn main() {
     }
 }
 
-/// What was added between two readings of the same programs.
+/// Returns the difference between two readings of the same eBPF programs.
 fn since(before: &[Counted], after: &[Counted]) -> Vec<Counted> {
     let pairs = before.iter().zip(after);
     pairs.map(|(before, after)| after.since(before)).collect()

@@ -1,4 +1,4 @@
-//! The kernel's programs that this process holds, and their statistics.
+//! The eBPF programs that this process holds, and their statistics.
 
 use super::kernel_programs::{EmptyProgram, bpf, field, halves};
 use std::collections::{BTreeSet, HashMap};
@@ -9,10 +9,10 @@ use std::process::Command;
 const BPF_PROG_TEST_RUN: i32 = 10;
 const BPF_PROG_GET_FD_BY_ID: i32 = 13;
 
-/// How often a program is run on one packet.
+/// The number of runs of an eBPF program on one packet.
 const REPEATS: u32 = 1_000_000;
 
-/// What a program has done.
+/// The statistics of one eBPF program.
 pub struct Counted {
     pub name: String,
     pub events: u64,
@@ -26,13 +26,15 @@ impl Counted {
     }
 }
 
-/// Those that threads of this process hold: a descriptor of each, opened here, and its name.
+/// The eBPF programs that threads of this process hold: for each, a descriptor that was opened
+/// here, and its name.
 pub struct Programs(Vec<(u32, String)>);
 
 impl Programs {
     pub fn of_this_process() -> Programs {
         let names = names();
-        // The library's threads have a descriptor table of their own, and some programs are held by their links alone.
+        // The library's threads have a descriptor table of their own, and some eBPF programs are held only
+        // by their links.
         let threads = read_dir("/proc/self/task").expect("/proc").flatten();
         let tables = threads.filter_map(|thread| read_dir(thread.path().join("fdinfo")).ok());
         let texts = tables.flatten().flatten().filter_map(|entry| read_to_string(entry.path()).ok());
@@ -44,7 +46,7 @@ impl Programs {
         Programs(opened.collect())
     }
 
-    /// What each has done so far.
+    /// Reads the statistics of each so far.
     pub fn read(&self) -> Vec<Counted> {
         let read = |(descriptor, name): &(u32, String)| {
             let text = read_to_string(format!("/proc/self/fdinfo/{descriptor}")).expect("held");
@@ -54,16 +56,18 @@ impl Programs {
         self.0.iter().map(read).collect()
     }
 
-    /// Runs those that see packets on one again and again, where the kernel allows that; the clock is then read only
-    /// before the first run and after the last. The packet's socket is none that a process has made.
+    /// Runs the eBPF programs that process packets repeatedly on one packet, where the kernel permits that.
+    /// The kernel then reads the clock only before the first run and after the last. The packet's socket is
+    /// not one that a process opened.
     pub fn run_on_one_packet(&self) -> Vec<Counted> {
         let mut packet = [0u8; 14 + 20 + 8 + 100];
-        // Ethernet with IPv4; IPv4 with 20 bytes of header; UDP.
+        // Ethernet with IPv4; IPv4 with a header of 20 bytes; UDP.
         packet[12..15].copy_from_slice(&[8, 0, 0x45]);
         packet[14 + 9] = 17;
         let [low, high] = halves(packet.as_ptr());
         let run = |(descriptor, name): &(u32, String)| {
-            // Program, its answer, length of the packet and of its copy, packet, copy, repeats, nanoseconds for each.
+            // Fields: program, its return value, length of the packet and of its copy, packet, copy, repeats,
+            // nanoseconds for each run.
             let mut run = [*descriptor, 0, packet.len() as u32, 0, low, high, 0, 0, REPEATS, 0];
             bpf(BPF_PROG_TEST_RUN, &mut run).ok()?;
             let time_ns = u64::from(run[9]) * u64::from(REPEATS);
@@ -76,7 +80,7 @@ impl Programs {
     }
 }
 
-/// The names of all programs by their numbers.
+/// Returns the names of all eBPF programs by their ids.
 fn names() -> HashMap<u64, String> {
     let output = Command::new("bpftool").args(["prog", "list"]).output().expect("bpftool");
     let name = |line: &str| {

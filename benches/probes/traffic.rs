@@ -4,10 +4,10 @@ use super::lab::{Host, Lab};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-/// What makes it, in namespaces where nothing else is.
+/// Makes the traffic, in namespaces that have no other traffic.
 type Traffic = fn(&Lab);
 
-/// Each kind with its name.
+/// Each kind of traffic with its name.
 pub const TRAFFIC: [(&str, Traffic); 4] = [
     ("UDP, 100 bytes, flood", udp_flood),
     ("UDP, 100 bytes, answered", udp_answered),
@@ -51,7 +51,7 @@ fn connected() -> UdpSocket {
     socket
 }
 
-/// Nobody reads: all that counts is that the datagrams arrive at a socket.
+/// Sends datagrams that no process reads: it is enough that they arrive at a socket.
 fn udp_flood(lab: &Lab) {
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let client = move || {

@@ -1,4 +1,4 @@
-//! Turning the option structures of C into the session's options.
+//! Conversion of the C option structures to the session's options.
 
 use super::boundary::{bytes_of, read_sized, text_of};
 use super::classic_types::*;
@@ -19,10 +19,10 @@ use tracing::level_filters::LevelFilter;
 /// Bytes of packets that the classic interface holds between two updates.
 const CLASSIC_PACKET_BYTES: usize = 64 << 20;
 
-/// Bytes of `CaptureOptions` in the first version.
+/// Size of `CaptureOptions` in the first version.
 const FIRST_OPTIONS: usize = std::mem::offset_of!(CaptureOptions, namespaces);
 
-/// The options that `CaptureInit` was given.
+/// Returns the options that the caller passed to `CaptureInit`.
 ///
 /// # Safety
 /// The strings are NULL or NUL-terminated.
@@ -32,7 +32,7 @@ pub unsafe fn classic_options(config: &CaptureInitt, wants_packets: bool) -> Res
         let text = format!("loop is {loop_type}; it must be SELECT (0), EPOLL (1) or NONE (2)");
         return Err(Error::new(Code::InvalidArgument, text));
     }
-    // SAFETY: the caller vouches for the strings.
+    // SAFETY: the caller guarantees that the strings are valid.
     let (filter, log_file) = unsafe { (text_of("fliter", config.fliter)?, path_of(config.logfile)) };
     let mut capture = TapOptions {
         filter: filter.map(str::to_owned),
@@ -51,18 +51,18 @@ pub unsafe fn classic_options(config: &CaptureInitt, wants_packets: bool) -> Res
     Ok(options)
 }
 
-/// The options that `CaptureSessionOpen` was given.
+/// Returns the options that the caller passed to `CaptureSessionOpen`.
 ///
 /// # Safety
-/// `given` is NULL or a structure as [`read_sized`] wants it; its pointers are NULL or valid.
+/// `given` is NULL or a structure that [`read_sized`] accepts; its pointers are NULL or valid.
 pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     let mut options = Options::default();
     if given.is_null() {
         return Ok(options);
     }
-    // SAFETY: the caller vouches for the structure, whose every field is valid when zero.
+    // SAFETY: the caller guarantees that the structure is readable; every field is valid when zero.
     let given = unsafe { read_sized("CaptureOptions", given, FIRST_OPTIONS)? };
-    // SAFETY: the caller vouches for the strings.
+    // SAFETY: the caller guarantees that the strings are valid.
     let (devices, filter, local) = unsafe {
         (
             text_of("devices", given.devices)?,
@@ -85,7 +85,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     apply_more(given.more, &mut options)?;
     options.capture.filter = filter.map(str::to_owned);
     options.local_addresses = listed(local.unwrap_or_default()).map(address).collect::<Result<_>>()?;
-    // SAFETY: the caller vouches for the arrays and what they hold.
+    // SAFETY: the caller guarantees that the arrays and their elements are valid.
     options.selection = unsafe { selection(&given)? };
     options.capture.promiscuous = flag("promiscuous", given.promiscuous)?;
     options.flows = flag("flows", given.flows)?;
@@ -100,7 +100,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     options.interval = (given.interval_ms != 0).then(|| Duration::from_millis(given.interval_ms.into()));
     options.engine = engine(enumeration(&given.engine))?;
     options.log = LogOptions {
-        // SAFETY: the caller vouches for the string.
+        // SAFETY: the caller guarantees that the string is valid.
         file: unsafe { path_of(given.log_file) },
         level: log_level(enumeration(&given.log_level))?,
         queue: given.log_handler.is_some(),
@@ -109,7 +109,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     Ok(options)
 }
 
-/// The number in a field that should hold one of a C enumeration's values, but may hold any.
+/// Returns the number in a field that should contain a value of a C enumeration but may contain any number.
 fn enumeration<T>(field: &std::mem::MaybeUninit<T>) -> u32 {
     const { assert!(size_of::<T>() == 4, "C enumerations are 4 bytes wide here") };
     // SAFETY: the field is 4 bytes that the caller has set, or zero; every pattern is a valid u32.
@@ -190,9 +190,9 @@ fn apply_skip(skip: u32, options: &mut Options) -> Result<()> {
 }
 
 /// # Safety
-/// The arrays have the lengths that go with them; the strings are NUL-terminated.
+/// The arrays have the lengths that the counts state; the strings are NUL-terminated.
 unsafe fn selection(given: &CaptureOptions) -> Result<Selection> {
-    // SAFETY: the caller vouches for the arrays.
+    // SAFETY: the caller guarantees that the arrays are valid.
     unsafe {
         Ok(Selection {
             pids: array("pids", given.pids, given.pid_count)?.to_vec(),
@@ -205,7 +205,7 @@ unsafe fn selection(given: &CaptureOptions) -> Result<Selection> {
 /// # Safety
 /// As [`selection`].
 unsafe fn texts(name: &str, given: *const *const c_char, count: usize) -> Result<Vec<Vec<u8>>> {
-    // SAFETY: the caller vouches for the array and its strings.
+    // SAFETY: the caller guarantees that the array and its strings are valid.
     let texts = unsafe { array(name, given, count)?.iter().map(|&text| bytes_of(text).map(<[u8]>::to_vec)) };
     texts
         .enumerate()
@@ -225,17 +225,18 @@ unsafe fn array<'a, T>(name: &str, given: *const T, count: usize) -> Result<&'a 
         let text = format!("{name} is {given:?} with {count} entries; at most {MAX_SELECTED} can be given");
         return Err(Error::new(Code::InvalidArgument, text));
     }
-    // SAFETY: the caller vouches for `count` values.
+    // SAFETY: the caller guarantees `count` values.
     Ok(unsafe { std::slice::from_raw_parts(given, count) })
 }
 
-/// Entries a list of processes to deliver may have; a larger count is a field that was not set.
+/// Number of entries that a list of processes to deliver may have. A larger count is a field that was not
+/// set.
 const MAX_SELECTED: usize = 1 << 20;
 
 /// # Safety
 /// `text` is NULL or NUL-terminated.
 unsafe fn path_of(text: *const c_char) -> Option<PathBuf> {
-    // SAFETY: the caller vouches for the string.
+    // SAFETY: the caller guarantees that the string is valid.
     let bytes = unsafe { bytes_of(text) }.filter(|bytes| !bytes.is_empty())?;
     Some(PathBuf::from(OsStr::from_bytes(bytes)))
 }
@@ -255,7 +256,7 @@ fn non_negative(name: &str, value: i32) -> Result<u32> {
         .map_err(|_| Error::new(Code::InvalidArgument, format!("{name} is {value}; it must not be negative")))
 }
 
-/// An option that is on or off.
+/// Parses an option that is on or off.
 fn flag(name: &str, value: u32) -> Result<bool> {
     match value {
         0 => Ok(false),

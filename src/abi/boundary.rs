@@ -1,4 +1,4 @@
-//! The one boundary between C and Rust: no panic crosses it, and every failure leaves its text.
+//! The boundary between C and Rust: no panic crosses it, and the text of every failure is kept.
 
 use crate::error::{Code, Error, Result};
 use crate::session::catch_quietly;
@@ -11,7 +11,7 @@ thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
-/// Runs `body`; a panic in it becomes an error.
+/// Runs `body` and turns a panic in it into an error.
 pub fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_quietly(body).unwrap_or_else(|text| {
         Err(Error::new(Code::Internal, format!("a fault of the library itself: {text}")))
@@ -29,12 +29,12 @@ pub fn code_of(result: Result<()>) -> i32 {
     }
 }
 
-/// The error of a call while another one runs.
+/// Returns the error of a call made while another one runs.
 pub fn busy() -> Error {
     Error::new(Code::Busy, "another call on this session is running, in this thread or in another one")
 }
 
-/// The error of a call in a child of the process that opened the session.
+/// Returns the error of a call in a child of the process that opened the session.
 pub fn forked(opener: u32) -> Error {
     let text = format!("the session was opened by process {opener} before a fork; open one in this process");
     Error::new(Code::Forked, text)
@@ -42,7 +42,8 @@ pub fn forked(opener: u32) -> Error {
 
 fn remember(text: &str) {
     let bytes: Vec<u8> = text.bytes().filter(|&byte| byte != 0).collect();
-    // A host may call while its thread is ending and thread-local storage is gone; the text is then not kept.
+    // The host may call while its thread is ending and thread-local storage is gone. The text is then not
+    // kept.
     let _ = LAST_ERROR.try_with(|last| {
         if let (Ok(mut last), Ok(text)) = (last.try_borrow_mut(), CString::new(bytes)) {
             *last = text;
@@ -50,14 +51,14 @@ fn remember(text: &str) {
     });
 }
 
-/// The text of this thread's last failure; valid until its next failure.
+/// Returns the text of this thread's last failure, which is valid until its next failure.
 pub fn last_error() -> *const c_char {
     LAST_ERROR
         .try_with(|last| last.try_borrow().map_or(c"".as_ptr(), |text| text.as_ptr()))
         .unwrap_or(c"".as_ptr())
 }
 
-/// The bytes of a C string, or `None` for NULL.
+/// Returns the bytes of a C string, or `None` for NULL.
 ///
 /// # Safety
 /// `text` is NULL or points to a NUL-terminated string that stays unchanged for `'a`.
@@ -65,19 +66,19 @@ pub unsafe fn bytes_of<'a>(text: *const c_char) -> Option<&'a [u8]> {
     if text.is_null() {
         return None;
     }
-    // SAFETY: the caller vouches for a NUL-terminated string.
+    // SAFETY: the caller guarantees a NUL-terminated string.
     Some(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
-/// The text of a C string, or `None` for NULL and for an empty string.
+/// Returns the text of a C string, or `None` for NULL and for an empty string.
 ///
 /// # Errors
-/// `InvalidArgument`, naming the argument, when it is not UTF-8.
+/// Fails with `InvalidArgument`, naming the argument, if the text is not UTF-8.
 ///
 /// # Safety
 /// As [`bytes_of`].
 pub unsafe fn text_of<'a>(name: &str, text: *const c_char) -> Result<Option<&'a str>> {
-    // SAFETY: the caller vouches for a NUL-terminated string.
+    // SAFETY: the caller guarantees a NUL-terminated string.
     match unsafe { bytes_of(text) } {
         None | Some(b"") => Ok(None),
         Some(bytes) => str::from_utf8(bytes).map(Some).map_err(|error| {
@@ -86,10 +87,11 @@ pub unsafe fn text_of<'a>(name: &str, text: *const c_char) -> Result<Option<&'a 
     }
 }
 
-/// The size that a structure says it has in its first field.
+/// Returns the size that a structure states in its first field.
 ///
 /// # Errors
-/// `InvalidArgument` saying which size was given and which is known.
+/// Fails with `InvalidArgument`, stating the given and the known size, if the pointer is NULL or the size is
+/// implausible.
 ///
 /// # Safety
 /// `given` is NULL or points to a readable `usize`, aligned or not.
@@ -97,7 +99,7 @@ pub unsafe fn read_size<T>(name: &str, given: *const T, least: usize) -> Result<
     if given.is_null() {
         return Err(Error::new(Code::InvalidArgument, format!("{name} is NULL")));
     }
-    // SAFETY: the caller vouches for the field; it is read without assuming that the caller aligned it.
+    // SAFETY: the caller guarantees the field; the read does not assume that the caller aligned it.
     let size = unsafe { given.cast::<usize>().read_unaligned() };
     if !(least..=MAX_PLAUSIBLE_SIZE).contains(&size) {
         let known = size_of::<T>();
@@ -107,21 +109,22 @@ pub unsafe fn read_size<T>(name: &str, given: *const T, least: usize) -> Result<
     Ok(size)
 }
 
-/// Reads a structure that begins with its own size. A structure shorter than ours is filled up with zeros, as long
-/// as it holds what the first version had; a longer one is taken when all that is unknown in it is zero.
+/// Reads a structure that begins with its own size. A structure shorter than this version's is padded with
+/// zeros if it is at least as long as that of the first version. A longer one is accepted if all unknown
+/// bytes are zero.
 ///
 /// # Errors
-/// As [`read_size`], and `InvalidArgument` when something unknown is set.
+/// Fails as [`read_size`] does, and with `InvalidArgument` if an unknown byte is not zero.
 ///
 /// # Safety
-/// `given` is NULL or points to as many readable bytes as its first field says; `T` begins with that `usize`
-/// field and is valid when all its bytes are zero.
+/// `given` is NULL or points to as many readable bytes as its first field states. `T` begins with that
+/// `usize` field and is valid when all its bytes are zero.
 pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, least: usize) -> Result<T> {
     let known = size_of::<T>();
-    // SAFETY: the caller vouches for the structure.
+    // SAFETY: the caller guarantees that the structure is readable.
     let size = unsafe { read_size(name, given, least)? };
     if size > known {
-        // SAFETY: the caller vouches for `size` readable bytes.
+        // SAFETY: the caller guarantees `size` readable bytes.
         let tail = unsafe { std::slice::from_raw_parts(given.cast::<u8>().add(known), size - known) };
         if tail.iter().any(|&byte| byte != 0) {
             let text = format!("{name} sets something this version of the library does not know");
@@ -129,19 +132,19 @@ pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, least: usize) -> 
         }
     }
     let mut copy = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: both places hold at least that many bytes and do not overlap; zeros and the caller's bytes are valid
-    // values of `T`, as the caller of this function vouches.
+    // SAFETY: source and destination have at least that many bytes and do not overlap. Zeros and the caller's
+    // bytes are valid values of `T`, as the caller of this function guarantees.
     unsafe {
         ptr::copy_nonoverlapping(given.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), size.min(known));
         Ok(copy.assume_init())
     }
 }
 
-/// No structure of this interface will ever be larger; a larger size is a field that was not set.
+/// No structure of this interface will ever be larger. A larger size is a field that was not set.
 const MAX_PLAUSIBLE_SIZE: usize = 1 << 16;
 
-/// Copies text to an array of C characters: always NUL-terminated, cut where it does not fit but not inside a
-/// UTF-8 character. NULs inside it become spaces.
+/// Copies text to an array of C characters. The result is always NUL-terminated and is cut to the array's
+/// size, but not inside a UTF-8 character. NULs inside the text become spaces.
 pub fn copy_text(text: &[u8], into: &mut [c_char]) {
     let Some(room) = into.len().checked_sub(1) else { return };
     let text = text.get(..cut_length(text, room)).unwrap_or_default();
@@ -153,12 +156,12 @@ pub fn copy_text(text: &[u8], into: &mut [c_char]) {
     }
 }
 
-/// The most bytes of `text`, up to `room`, that do not end inside a UTF-8 character.
+/// Returns the largest number of bytes of `text`, at most `room`, that does not end inside a UTF-8 character.
 fn cut_length(text: &[u8], room: usize) -> usize {
     if text.len() <= room {
         return text.len();
     }
-    // A character has at most four bytes; look for the one that spans the cut.
+    // A character has at most four bytes; find the one that spans the cut.
     for start in (room.saturating_sub(3)..room).rev() {
         let length = match text.get(start) {
             Some(0xc2..=0xdf) => 2,
@@ -186,7 +189,7 @@ mod tests {
     }
 
     fn read(given: &Sized2, least: usize) -> Result<Sized2> {
-        // SAFETY: `given` is a whole structure, and each test states a size that it has.
+        // SAFETY: `given` is a complete structure, and each test states a size that it has.
         unsafe { read_sized("Sized2", given, least) }
     }
 
@@ -208,7 +211,7 @@ mod tests {
     #[test]
     fn a_longer_structure_is_taken_when_the_rest_is_zero() {
         let mut longer = [40usize, 5, 9, 0, 0];
-        // SAFETY: the array holds the 40 bytes its first word states.
+        // SAFETY: the array holds the 40 bytes that its first word states.
         let taken = unsafe { read_sized::<Sized2>("Sized2", longer.as_ptr().cast(), 16) }.unwrap();
         assert_eq!(taken, Sized2 { size: 40, old: 5, new: 9 });
         longer[4] = 1;

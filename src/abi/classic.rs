@@ -11,15 +11,17 @@ use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Opens the program's session. After `CaptureExit` it may be opened again.
+/// Opens the program's session. It may be opened again after `CaptureExit`.
 ///
-/// A NULL config means the defaults; either callback may be NULL, and what it would receive is then not gathered.
-/// Where privileges are missing the session opens with what may be read, and the log says what is missing. On
-/// failure one of CaptureCode is returned and `errorbuf`, if there is one, holds the text.
+/// A NULL config means the defaults. Either callback may be NULL; its data is then not gathered. If
+/// privileges are missing, the session opens with what it may read, and the log states what is missing. On
+/// failure the function returns one of CaptureCode, and `errorbuf`, unless NULL, receives the text. Fails
+/// with CAPTURE_CODE_INVALID_ARGUMENT if an option is not valid, and with CAPTURE_CODE_ALREADY_OPEN if the
+/// session is open.
 ///
 /// # Safety
-/// `config` is NULL or points to a whole structure; its strings are NULL or NUL-terminated; its errorbuf is NULL
-/// or has room for CAPTURE_ERROR_SIZE bytes. The callbacks may be called until `CaptureExit` returns.
+/// `config` is NULL or points to a complete structure. Its strings are NULL or NUL-terminated. Its errorbuf
+/// is NULL or has room for CAPTURE_ERROR_SIZE bytes. The callbacks may be called until `CaptureExit` returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn CaptureInit(
     config: *const CaptureInitt,
@@ -36,9 +38,9 @@ pub unsafe extern "C" fn CaptureInit(
             errorbuf: std::ptr::null_mut(),
             r#loop: std::mem::MaybeUninit::zeroed(),
         };
-        // SAFETY: the caller vouches for `config`.
+        // SAFETY: the caller guarantees that `config` is valid.
         let config = unsafe { config.as_ref() }.unwrap_or(&defaults);
-        // SAFETY: the caller vouches for the strings in it.
+        // SAFETY: the caller guarantees that its strings are valid.
         let options = unsafe { classic_options(config, packet_callback.is_some())? };
         let mut state = lock(slot_for_init()?)?;
         if state.is_some() {
@@ -58,30 +60,37 @@ pub unsafe extern "C" fn CaptureInit(
         Ok(())
     });
     if let Err(error) = &result
-        // SAFETY: the caller vouches for `config`.
+        // SAFETY: the caller guarantees that `config` is valid.
         && let Some(config) = unsafe { config.as_ref() }
         && !config.errorbuf.is_null()
     {
-        // SAFETY: the caller vouches for room of this size.
+        // SAFETY: the caller guarantees a buffer of this size.
         let room = unsafe { std::slice::from_raw_parts_mut(config.errorbuf, CAPTURE_ERROR_SIZE) };
         copy_text(error.text.as_bytes(), room);
     }
     code_of(result)
 }
 
-/// Samples every process and runs the callbacks, on the calling thread: first `ACTION_REMOVE` once for each process
-/// that has ended, with its last figures; then `ACTION_UPDATE` once with every process that lives; then the packets
-/// captured since the last update, at most `cnt` of them, -1 for all that are held.
+/// Samples every process and runs the callbacks on the calling thread. First comes `ACTION_REMOVE`, once for
+/// each process that has ended, with its last figures. Then comes `ACTION_UPDATE`, once with all living
+/// processes. Then come the packets captured since the last update: at most `cnt` of them, or all that are
+/// held if `cnt` is -1.
 ///
-/// It does not wait for packets that are still in a capture buffer: `ACTION_REMOVE` comes with the first update after a
-/// process's last packets were counted, which is the read timeout and some milliseconds after its end was found, at most
-/// the read timeout and 2 s. A process whose removal is outstanding is in no `ACTION_UPDATE`. So for final figures update
-/// once more before `CaptureExit`, that much later. A callback may throw a C++ exception; it passes through, and what was
-/// not delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
-/// this interface the figures of such a process are 0.
+/// The update does not wait for packets that are still in a capture buffer. `ACTION_REMOVE` comes with the
+/// first update after a process's last packets were counted: the read timeout and some milliseconds after its
+/// end was found, at most the read timeout and 2 s. Until then the process is in no `ACTION_UPDATE`. For
+/// final figures, update once more before `CaptureExit`, after that time.
+///
+/// A callback may throw a C++ exception. It passes through, and the next update delivers the rest. Reads of
+/// /proc that do not return are treated as in `CaptureSessionUpdate`; in this interface the figures of such a
+/// process are 0.
+///
+/// Fails with CAPTURE_CODE_INVALID_ARGUMENT if `cnt` is less than -1, with CAPTURE_CODE_NOT_INITIALISED if no
+/// session is open, with CAPTURE_CODE_BUSY if another call runs, and with CAPTURE_CODE_FORKED in a process
+/// forked from the one that opened the session.
 ///
 /// # Safety
-/// The callbacks that `CaptureInit` was given may still be called.
+/// The callbacks that were passed to `CaptureInit` may still be called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn CaptureUpdate(cnt: i32) -> i32 {
     let prepared = guarded(|| {
@@ -103,8 +112,10 @@ pub unsafe extern "C-unwind" fn CaptureUpdate(cnt: i32) -> i32 {
     code_of(result)
 }
 
-/// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned. Threads
-/// that wait in reads of /proc are treated as in `CaptureSessionClose`.
+/// Ends the capture, joins the library's threads and releases everything. No callback runs after the function
+/// has returned. Threads that wait in reads of /proc are treated as in `CaptureSessionClose`. Fails with
+/// CAPTURE_CODE_NOT_INITIALISED if no session is open, with CAPTURE_CODE_BUSY if another call runs, and with
+/// CAPTURE_CODE_FORKED in a process forked from the one that opened the session.
 #[unsafe(no_mangle)]
 pub extern "C" fn CaptureExit() -> i32 {
     code_of(guarded(|| {
@@ -113,14 +124,14 @@ pub extern "C" fn CaptureExit() -> i32 {
     }))
 }
 
-/// The open session with its callbacks and the buffers they are shown.
+/// The open session with its callbacks and the buffers that are passed to them.
 struct Classic {
     session: Session,
     process_callback: ProcessInfoCallback,
     packet_callback: PacketCallback,
-    /// Ended processes that no callback has seen yet.
+    /// Ended processes that have not been delivered yet.
     removed: VecDeque<ProcessRecord>,
-    /// Whether `processes` was filled by the update that is being delivered.
+    /// True if `processes` was filled by the update that is being delivered.
     sampled: bool,
     processes: Vec<Process_t>,
 }
@@ -137,18 +148,19 @@ impl Classic {
         let units = self.session.units();
         self.processes.clear();
         self.processes.extend(self.session.processes().map(|record| classic_process(record, &units)));
-        // A savefile that broke off is told of after everything it held was counted.
+        // A savefile that broke off is reported after everything in it was counted.
         self.session.health()
     }
 
-    /// Runs the callbacks. Not guarded: what they throw must pass. State is moved on before each call, so that
-    /// nothing is delivered twice afterwards.
+    /// Runs the callbacks. Not guarded: their exceptions must pass through. The state advances before each
+    /// call, so that nothing is delivered twice after an exception.
     fn deliver(&mut self, cnt: i32) {
         if let Some(callback) = self.process_callback {
             let units = self.session.units();
             while let Some(record) = self.removed.pop_front() {
                 let process = classic_process(&record, &units);
-                // SAFETY: the host vouches for its callback; the record and the count live through the call.
+                // SAFETY: the host guarantees that its callback may be called; the record and the count live
+                // through the call.
                 unsafe { callback(CaptureAction::ACTION_REMOVE, &process, &mut 1) };
             }
             if std::mem::take(&mut self.sampled) {
@@ -173,8 +185,8 @@ impl Classic {
     }
 }
 
-/// The place of the session. A process that was forked from one with a session makes itself a new place: the lock
-/// of the old one may be held by a thread that does not exist in the child.
+/// The slot of the session. A process forked from one with a session creates a new slot: the lock of the old
+/// one may be held by a thread that does not exist in the child.
 struct SessionSlot {
     process: u32,
     state: Mutex<Option<Classic>>,
@@ -182,7 +194,7 @@ struct SessionSlot {
 
 static SLOT: AtomicPtr<SessionSlot> = AtomicPtr::new(std::ptr::null_mut());
 
-/// This process's slot, to be used by everything but `CaptureInit`.
+/// Returns this process's slot, for all functions but `CaptureInit`.
 fn slot() -> Result<&'static SessionSlot> {
     // SAFETY: a slot, once stored, is never freed.
     match unsafe { SLOT.load(Ordering::Acquire).as_ref() } {
@@ -192,7 +204,7 @@ fn slot() -> Result<&'static SessionSlot> {
     }
 }
 
-/// This process's slot, made when there is none.
+/// Returns this process's slot and creates it if necessary.
 fn slot_for_init() -> Result<&'static SessionSlot> {
     let current = SLOT.load(Ordering::Acquire);
     // SAFETY: a slot, once stored, is never freed.
@@ -203,10 +215,10 @@ fn slot_for_init() -> Result<&'static SessionSlot> {
     }
     let made = Box::into_raw(Box::new(SessionSlot { process: std::process::id(), state: Mutex::new(None) }));
     match SLOT.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: `made` was stored for ever.
+        // SAFETY: `made` was stored and is never freed.
         Ok(_) => Ok(unsafe { &*made }),
         Err(_) => {
-            // SAFETY: another thread was first, so nobody has seen `made`.
+            // SAFETY: another thread was first, so no other thread has a reference to `made`.
             drop(unsafe { Box::from_raw(made) });
             slot()
         }

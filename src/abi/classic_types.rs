@@ -1,26 +1,27 @@
-//! The classic structures, their enumerations and constants, laid out as C sees them.
+//! Structures, enumerations and constants of the classic interface, in the layout that C sees.
 
 use std::ffi::c_char;
 use std::mem::MaybeUninit;
 
-/// Bytes of `name`, `user`, `group` and `hash`, ending NUL included.
+/// Size of `name`, `user`, `group` and `hash`, bytes, terminating NUL included.
 pub const CAPTURE_COMMAN_SIZE: usize = 128;
-/// Bytes of `cmdline`, ending NUL included.
+/// Size of `cmdline`, bytes, terminating NUL included.
 pub const CAPTURE_CMDLINE_SIZE: usize = 512;
-/// Room that `errorbuf` must have, ending NUL included.
+/// Size that `errorbuf` must have, bytes, terminating NUL included.
 pub const CAPTURE_ERROR_SIZE: usize = 256;
 
-/// Version of this header. Programs compiled against it work with any library of the same major version.
+/// Major version of this header. Programs compiled against it work with any library of the same major
+/// version.
 pub const CAPTURE_VERSION_MAJOR: u32 = 1;
-/// Grows when something is added.
+/// Minor version. Increases when something is added.
 pub const CAPTURE_VERSION_MINOR: u32 = 0;
-/// Grows with every release that only mends.
+/// Patch version. Increases with every release that only fixes faults.
 pub const CAPTURE_VERSION_PATCH: u32 = 0;
 
-/// What every function returns when it succeeded.
+/// Return value of every function that succeeded.
 pub const CAPTURE_OK: i32 = 0;
 
-/// How the library was to wait for packets. Accepted for compatibility; it changes nothing.
+/// Method of waiting for packets. Accepted for compatibility; has no effect.
 #[allow(clippy::upper_case_acronyms)]
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,45 +45,45 @@ pub enum PacketType {
     P_UDP,
 }
 
-/// What is said of the processes handed to a callback.
+/// State of the processes passed to a callback.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CaptureAction {
-    /// They live; these are their figures now.
+    /// They are alive; these are their current figures.
     ACTION_UPDATE,
     /// They have ended; these are their last figures.
     ACTION_REMOVE,
 }
 
-/// How `CaptureInit` is to capture. All zero is valid and means the defaults.
+/// Options of `CaptureInit`. All zero is valid and means the defaults.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct CaptureInitt {
     /// File that the log is appended to; NULL for none. As `log_file` of CaptureOptions.
     pub logfile: *const c_char,
-    /// Capture read timeout, milliseconds, up to 60000; 0 for 100.
+    /// Capture read timeout, milliseconds, at most 60000; defaults to 100.
     pub ms: i32,
-    /// Bytes kept of each packet, up to 262144; 0 for 128.
+    /// Bytes kept of each packet, at most 262144; defaults to 128.
     pub snaplen: i32,
-    /// Whether devices are put in promiscuous mode: 0 or not 0.
+    /// Nonzero to put devices in promiscuous mode; defaults to 0.
     pub promise: i32,
     /// Filter expression, see pcap-filter(7); NULL for all packets.
     pub fliter: *const c_char,
-    /// NULL, or room for CAPTURE_ERROR_SIZE bytes of error text.
+    /// Buffer of CAPTURE_ERROR_SIZE bytes for error text; NULL for none.
     pub errorbuf: *mut c_char,
-    /// One of LoopType; changes nothing.
+    /// One of LoopType; has no effect.
     pub r#loop: MaybeUninit<LoopType>,
 }
 
-/// Figures of one process. Text is as the kernel gave it, always NUL-terminated.
+/// Figures of one process. Text is as the kernel reports it, and always NUL-terminated.
 #[allow(non_camel_case_types, non_snake_case)]
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Process_s {
-    /// Name; cut to 127 bytes, never inside a UTF-8 character.
+    /// Name, cut to at most 127 bytes, never inside a UTF-8 character.
     pub name: [c_char; CAPTURE_COMMAN_SIZE],
-    /// Arguments separated by spaces; cut to 511 bytes in the same way.
+    /// Arguments separated by spaces, cut to at most 511 bytes in the same way.
     pub cmdline: [c_char; CAPTURE_CMDLINE_SIZE],
     /// Name of the effective user, or its number.
     pub user: [c_char; CAPTURE_COMMAN_SIZE],
@@ -102,9 +103,9 @@ pub struct Process_s {
     pub cpuPercent: f64,
     /// Share of the machine's memory, 0-100.
     pub memPercent: f64,
-    /// Bytes asked for by read calls since the process started.
+    /// Bytes requested by read calls since the process started.
     pub ioRead: u64,
-    /// Bytes handed to write calls since the process started.
+    /// Bytes passed to write calls since the process started.
     pub ioWrite: u64,
     /// Bytes received on the wire, link headers included, since the process was first seen.
     pub recv: u64,
@@ -125,10 +126,11 @@ pub struct Packet_s {
     pub hash: [c_char; CAPTURE_COMMAN_SIZE],
     /// Transport protocol.
     pub family: PacketType,
-    /// The captured bytes from the link header on, the smaller of packetSize and snaplen; valid during the callback.
+    /// The captured bytes, starting with the link header; valid during the callback. Their number is the
+    /// smaller of packetSize and snaplen.
     pub packet: *mut u8,
-    /// Length of the frame when it was captured, bytes: longer than the MTU where it is several packets on the wire (GSO,
-    /// TSO, GRO).
+    /// Length of the frame when it was captured, bytes. It exceeds the MTU if the frame is several packets on
+    /// the wire (GSO, TSO, GRO).
     pub packetSize: u32,
 }
 
@@ -136,9 +138,11 @@ pub struct Packet_s {
 #[allow(non_camel_case_types)]
 pub type Packet_t = Packet_s;
 
-/// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+/// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the
+/// call.
 pub type ProcessInfoCallback =
     Option<unsafe extern "C-unwind" fn(action: CaptureAction, processes: *const Process_t, size: *mut u32)>;
 
-/// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+/// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the
+/// call.
 pub type PacketCallback = Option<unsafe extern "C-unwind" fn(packets: *const Packet_t, size: *mut u32)>;

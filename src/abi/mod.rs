@@ -1,7 +1,8 @@
-//! The C interface: the only place with exported symbols and with raw pointers of callers.
+//! The C interface: the only module with exported symbols and with raw pointers from callers.
 //!
-//! Every function goes through `boundary`, which catches panics and keeps the error text. Callbacks are called
-//! outside of it, so that a C++ exception thrown by one passes through to the caller of the update.
+//! Every function goes through `boundary`, which catches panics and keeps the error text. Callbacks are
+//! called outside of it, so that a C++ exception thrown by a callback passes through to the caller of the
+//! update.
 
 mod arguments;
 mod boundary;

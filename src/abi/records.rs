@@ -1,4 +1,4 @@
-//! Turning the session's records into the structures of C, in buffers that are reused.
+//! Conversion of the session's records to the C structures, in reusable buffers.
 
 use super::boundary::copy_text;
 use super::classic_types::*;
@@ -13,7 +13,7 @@ use crate::session::{PacketBatch, Units};
 use std::ffi::c_char;
 use std::fmt::Write as _;
 
-/// The classic structure of a process.
+/// Converts a process record to the classic structure.
 pub fn classic_process(record: &ProcessRecord, units: &Units) -> Process_t {
     let (sample, identity) = (&record.sample, &record.identity);
     let mut process = Process_t {
@@ -41,7 +41,7 @@ pub fn classic_process(record: &ProcessRecord, units: &Units) -> Process_t {
     process
 }
 
-/// The TCP and UDP packets of a batch in the classic structure. They point into the batch.
+/// Converts the TCP and UDP packets of a batch to the classic structure. The results point into the batch.
 pub fn classic_packets(batch: &mut PacketBatch, into: &mut Vec<Packet_t>) {
     let mut hash = String::new();
     batch.for_each_mut(|entry, bytes| {
@@ -65,17 +65,17 @@ pub fn classic_packets(batch: &mut PacketBatch, into: &mut Vec<Packet_t>) {
     });
 }
 
-/// Processes in the structure of the session interface, with the text they point to.
+/// Processes in the structure of the session interface, with the text that they point to.
 #[derive(Default)]
 pub struct ProcessArray {
     processes: Vec<CaptureProcess>,
     text: Vec<u8>,
-    /// The first is that of all processes without flows.
+    /// The first element serves all processes without flows.
     connections: Vec<CaptureConnections>,
 }
 
 impl ProcessArray {
-    /// Fills the array anew.
+    /// Replaces the contents of the array.
     pub fn fill<'r>(&mut self, records: impl Iterator<Item = &'r ProcessRecord>, units: &Units) {
         self.processes.clear();
         self.text.clear();
@@ -85,7 +85,7 @@ impl ProcessArray {
             let process = self.process(record, units);
             self.processes.push(process);
         }
-        // Both move while they grow, so the places noted as offsets become pointers only now.
+        // Both buffers move while they grow, so the recorded offsets become pointers only now.
         let (base, connections) = (self.text.as_ptr(), self.connections.as_ptr());
         for process in &mut self.processes {
             let CaptureProcess { name, command_line, user, group, cgroup, .. } = process;
@@ -99,7 +99,7 @@ impl ProcessArray {
         }
     }
 
-    /// The filled array.
+    /// Returns the contents of the array.
     pub fn as_slice(&self) -> &[CaptureProcess] {
         &self.processes
     }
@@ -153,7 +153,7 @@ impl ProcessArray {
         }
     }
 
-    /// Adds what the flows of a process did and returns its place in the shape of a pointer.
+    /// Appends the activity of a process's flows and returns its index, encoded as a pointer.
     fn connections(&mut self, record: &ProcessRecord) -> *const CaptureConnections {
         let known = record.connections.as_ref().filter(|_| record.valid.has(Validity::CONNECTIONS));
         let place = known.map_or(0, |known| {
@@ -163,7 +163,7 @@ impl ProcessArray {
         std::ptr::without_provenance(place)
     }
 
-    /// Adds NUL-terminated text and returns its offset in the shape of a pointer.
+    /// Appends NUL-terminated text and returns its offset, encoded as a pointer.
     fn text(&mut self, text: &[u8]) -> *const c_char {
         let offset = self.text.len();
         self.text.extend_from_slice(text);
@@ -172,7 +172,8 @@ impl ProcessArray {
     }
 }
 
-/// The packets of a batch in the structure of the session interface. They point into the batch.
+/// Converts the packets of a batch to the structure of the session interface. The results point into the
+/// batch.
 pub fn session_packets(batch: &PacketBatch, into: &mut Vec<CapturePacket>) {
     into.extend(batch.iter().map(|(entry, bytes)| CapturePacket {
         time_ns: entry.time.0,
@@ -192,7 +193,7 @@ fn connections(of: &Connections) -> CaptureConnections {
     CaptureConnections { connects, accepts, closes, sends, receives, responses: response.0 }
 }
 
-/// A flow in the structure of the session interface.
+/// Converts a flow record to the structure of the session interface.
 pub fn session_flow(record: &FlowRecord, units: &Units) -> CaptureFlow {
     let (owner, response, traffic) = (record.owner, &record.response, &record.traffic);
     CaptureFlow {

@@ -1,4 +1,4 @@
-//! The session interface: as many sessions as a program likes, with user data and natural units.
+//! The session interface: any number of sessions in a program, with user data and natural units.
 
 use super::arguments::session_options;
 use super::boundary::{busy, code_of, forked, guarded, read_size, read_sized};
@@ -17,7 +17,7 @@ use std::ffi::{CString, c_void};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// A session. It belongs to the process that opened it, not to a process forked from that one.
+/// A session. It belongs to the process that opened it, not to a child forked from that process.
 pub struct CaptureSession {
     process: u32,
     descriptor: Arc<SessionFd>,
@@ -41,7 +41,8 @@ impl CaptureSession {
         self.state.try_lock().ok_or_else(busy)
     }
 
-    /// Hands the log's lines to the host. Not guarded: what the handler throws must pass.
+    /// Passes the log's lines to the host's handler. Not guarded: an exception of the handler must pass
+    /// through.
     fn deliver_log(&self, lines: Vec<LogLine>) {
         let Some(handler) = self.log_handler else { return };
         for line in lines {
@@ -54,20 +55,24 @@ impl CaptureSession {
             };
             let bytes: Vec<u8> = line.text.into_bytes().into_iter().filter(|&byte| byte != 0).collect();
             let text = CString::new(bytes).unwrap_or_default();
-            // SAFETY: the host vouches for its handler; the text lives through the call.
+            // SAFETY: the host guarantees that its handler may be called; the text lives through the call.
             unsafe { handler(self.log_user_data, level, text.as_ptr()) };
         }
     }
 }
 
-/// Opens a session and stores it in `*session`, which is NULL on failure. NULL options mean the defaults.
+/// Opens a session and stores it in `*session`, or stores NULL there on failure. NULL options mean the
+/// defaults.
 ///
-/// Where privileges are missing the session opens with what may be read; the log and `missing_capabilities` of the
-/// statistics say what would bring the rest. Close it with `CaptureSessionClose`.
+/// If privileges are missing, the session opens with what it may read. The log and `missing_capabilities` of
+/// CaptureStats state what would make the rest available. Close the session with `CaptureSessionClose`.
+///
+/// Returns CAPTURE_OK or one of CaptureCode. Fails with CAPTURE_CODE_INVALID_ARGUMENT if `session` is NULL or
+/// an option is not valid.
 ///
 /// # Safety
-/// `options` is NULL or a structure whose `size` is set and whose pointers are NULL or valid; `session` is NULL,
-/// which is an error, or may be written to.
+/// `options` is NULL or a structure whose `size` is set and whose pointers are NULL or valid. `session` is
+/// writable or NULL; NULL is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn CaptureSessionOpen(
     options: *const CaptureOptions,
@@ -77,11 +82,11 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
         if session.is_null() {
             return Err(Error::new(Code::InvalidArgument, "session is NULL; there is nowhere to store it"));
         }
-        // SAFETY: the caller vouches for the place.
+        // SAFETY: the caller guarantees that `session` is writable.
         unsafe { *session = std::ptr::null_mut() };
-        // SAFETY: the caller vouches for the options.
+        // SAFETY: the caller guarantees that the options are valid.
         let parsed = unsafe { session_options(options)? };
-        // SAFETY: `session_options` has checked that a structure which is there is whole.
+        // SAFETY: `session_options` has checked that a structure that is not NULL is complete.
         let handler = unsafe { options.as_ref() }.map(|given| (given.log_handler, given.log_user_data));
         let (log_handler, log_user_data) = handler.unwrap_or((None, std::ptr::null_mut()));
         let opened = Session::open(parsed)?;
@@ -101,12 +106,12 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
     match opened {
         Ok(opened) => {
             let opened = Box::into_raw(opened);
-            // SAFETY: it was made above, and calls that the log's handler makes cannot close it, because it is
-            // locked until all lines are handed over.
+            // SAFETY: the session was created above. Calls made by the log handler cannot close it, because
+            // it is locked until all lines are delivered.
             let opened_here = unsafe { &*opened };
             let state = opened_here.state.lock();
             let lines = state.session.take_log_lines();
-            // SAFETY: the caller vouches for the place.
+            // SAFETY: the caller guarantees that `session` is writable.
             unsafe { *session = opened };
             opened_here.deliver_log(lines);
             CAPTURE_OK
@@ -115,39 +120,52 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
     }
 }
 
-/// Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
-/// that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
-/// sample: the processes that ended are then told to nobody, flows that ended and packets stay.
+/// Samples every process and runs the handlers on the calling thread. The order is: the log's lines, the
+/// processes that have ended, with their last figures, the living processes, the flows, the packets. NULL
+/// handlers only sample: the processes that have ended are then not reported at all, while ended flows and
+/// packets stay held.
 ///
-/// It does not wait for packets that are still in a capture buffer. A process that has ended is delivered as such once,
-/// complete, by the first update after its last packets were counted: the read timeout and some milliseconds after its end
-/// was found, at most the read timeout and 2 s. Until then it is delivered neither as ended nor as living; so for final
-/// figures update once more before the session is closed. With `CAPTURE_MORE_WAITING` the update waits for them instead.
-/// Where flows are recorded it waits until the capture has shown them, a few milliseconds and at most 200. A handler may
-/// throw a C++ exception; it passes through. longjmp(3) must not leave a handler: the session could never be closed.
+/// The update does not wait for packets that are still in a capture buffer. A process that has ended is
+/// delivered as ended once, with complete figures, by the first update after its last packets were counted:
+/// the read timeout and some milliseconds after its end was found, at most the read timeout and 2 s. Until
+/// then it is delivered neither as ended nor as living. For final figures, update once more before the
+/// session is closed. With `CAPTURE_MORE_WAITING` the update waits for these packets instead. If flows are
+/// recorded, the update waits for the capture thread to deliver the living flows, a few milliseconds and at
+/// most 200 ms; if they are late, it delivers those of the previous update.
 ///
-/// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
-/// exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it
-/// for the first time, and at most two seconds for all such reads of its samples; then it goes on without them. What could
-/// not be read is not valid; where walks over the kernel's tasks are made, only the command line. A thread waits on, and
-/// such a process is read again one second after its read has returned, two seconds the next time, up to 300. At most 16
-/// threads of a program wait, 8 of them for command lines and control groups; beyond that, no such file of any process is
-/// read until one of these reads returns.
+/// A handler may throw a C++ exception, which passes through. longjmp(3) must not leave a handler: the
+/// session could never be closed.
+///
+/// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a
+/// process's memory, and an exec that closes a file there locks its other figures. The update waits a quarter
+/// of a second for such a read when it meets the read for the first time, and at most two seconds for all
+/// such reads of its samples. Then it continues without them. Figures that could not be read are not valid;
+/// if BPF iterators sample the processes, this concerns only the command line. A thread continues to wait.
+/// Such a process is read again one second after its read has returned, and after twice as long each further
+/// time, up to 300 s. At most 16 threads of a program wait, 8 of them for command lines and control groups.
+/// Beyond that, no such file of any process is read until one of these reads returns.
+///
+/// Fails with CAPTURE_CODE_NOT_INITIALISED if `session` is NULL, with CAPTURE_CODE_INVALID_ARGUMENT if the
+/// `size` of `handlers` is not plausible or an unknown field is set, with CAPTURE_CODE_BUSY if another call
+/// on the session runs, and with CAPTURE_CODE_FORKED in a process forked from the opener. No handler runs
+/// then. Fails with CAPTURE_CODE_PROCESS_OPEN_DIRECTORY if /proc itself cannot be read, with
+/// CAPTURE_CODE_SAVEFILE, once, if the savefile broke off, and with CAPTURE_CODE_SESSION_FAILED, from then
+/// on, if a thread of the session has failed. The handlers still run in these cases.
 ///
 /// # Safety
-/// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.
+/// `session` is open or NULL; NULL is an error. `handlers` is NULL or a structure whose `size` is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
     session: *mut CaptureSession,
     handlers: *const CaptureHandlers,
 ) -> i32 {
     let prepared = guarded(|| {
-        // SAFETY: the caller vouches for the session.
+        // SAFETY: the caller guarantees that the session is open.
         let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
         let handlers = if handlers.is_null() {
             None
         } else {
-            // SAFETY: the caller vouches for the structure, whose every field is valid when zero.
+            // SAFETY: the caller guarantees that the structure is readable; every field is valid when zero.
             Some(unsafe { read_sized("CaptureHandlers", handlers, FIRST_HANDLERS)? })
         };
         let mut state = session.lock()?;
@@ -155,7 +173,7 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
         let removed = state.session.take_removed();
         state.removed.extend(removed);
         let lines = state.session.take_log_lines();
-        // A savefile that broke off is told of after everything it held was counted.
+        // A savefile that broke off is reported after everything in it was counted.
         let result = updated.and_then(|()| state.session.health());
         Ok((session, handlers, state, lines, result))
     });
@@ -166,21 +184,22 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
     session.deliver_log(lines);
     match handlers {
         Some(handlers) => state.deliver(&handlers),
-        // Nobody wants them, and they must not pile up.
+        // No handler fetches them, and they must not accumulate.
         None => state.removed.clear(),
     }
     code_of(result)
 }
 
 impl SessionState {
-    /// Runs the handlers. Not guarded: what they throw must pass.
+    /// Runs the handlers. Not guarded: their exceptions must pass through.
     fn deliver(&mut self, handlers: &CaptureHandlers) {
         let SessionState { session, removed, array } = self;
         let units = session.units();
         if let Some(handler) = handlers.process {
             let show = |action, array: &ProcessArray| {
                 let (processes, size) = (array.as_slice(), size_of::<CaptureProcess>());
-                // SAFETY: the host vouches for its handler; the array lives through the call.
+                // SAFETY: the host guarantees that its handler may be called; the array lives through the
+                // call.
                 unsafe { handler(handlers.user_data, action, processes.as_ptr(), processes.len(), size) };
             };
             if !removed.is_empty() {
@@ -228,7 +247,7 @@ impl SessionState {
     }
 }
 
-/// Flows handed over at once, so that the structures of a million need not be held together.
+/// Number of flows delivered at once, so that the structures of a million flows need not be held together.
 const FLOWS_AT_ONCE: usize = 4096;
 
 fn deliver_flows<'r>(
@@ -245,16 +264,18 @@ fn deliver_flows<'r>(
     }
 }
 
-/// The session's descriptor, or -1. It is readable when packets are held, when `interval_ms` have passed since the
-/// last update, when a savefile has been read to its end, and when the session has failed: poll it, then update.
-/// It belongs to the session: do not read it, do not close it.
+/// Returns the session's descriptor, or -1 on failure. It is readable when packets are held, when
+/// `interval_ms` have passed since the last update, when a savefile has been read to its end, and when the
+/// session has failed: poll it, then update. The descriptor belongs to the session: do not read or close it.
+///
+/// Fails if `session` is NULL, or in a process forked from the opener; `CaptureErrorText` has the reason.
 ///
 /// # Safety
 /// `session` is NULL or open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn CaptureSessionDescriptor(session: *const CaptureSession) -> i32 {
     let descriptor = guarded(|| {
-        // SAFETY: the caller vouches for the session.
+        // SAFETY: the caller guarantees that the session is open.
         let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
         if session.process != std::process::id() {
             return Err(forked(session.process));
@@ -267,28 +288,34 @@ pub unsafe extern "C" fn CaptureSessionDescriptor(session: *const CaptureSession
     })
 }
 
-/// Fills `*stats` as far as its `size` says. May be called from any thread, also while an update runs.
+/// Fills `*stats`, up to its `size`. May be called from any thread, also while an update runs.
+///
+/// Fails with CAPTURE_CODE_NOT_INITIALISED if `session` is NULL, with CAPTURE_CODE_INVALID_ARGUMENT if
+/// `stats` is NULL or its `size` is not plausible, and with CAPTURE_CODE_FORKED in a process forked from the
+/// opener.
 ///
 /// # Safety
-/// `session` is NULL, which is an error, or open; `stats` is NULL, which is an error, or has `size` writable bytes.
+/// `session` is open or NULL; NULL is an error. `stats` has `size` writable bytes or is NULL; NULL is an
+/// error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn CaptureSessionStats(
     session: *const CaptureSession,
     stats: *mut CaptureStats,
 ) -> i32 {
     code_of(guarded(|| {
-        // SAFETY: the caller vouches for the session.
+        // SAFETY: the caller guarantees that the session is open.
         let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
         if session.process != std::process::id() {
             return Err(forked(session.process));
         }
-        // Only the size is an input: the rest may hold anything, such as what the last call filled in.
-        // SAFETY: the caller vouches for the structure.
+        // Only the size is an input: the rest may contain anything, such as the results of the last call.
+        // SAFETY: the caller guarantees that the structure is readable.
         let size = unsafe { read_size("CaptureStats", stats, MIN_STATS)? };
         let mut filled = stats_record(&session.stats.read());
         filled.size = size;
         let known = size.min(size_of::<CaptureStats>());
-        // SAFETY: the caller vouches for `size` bytes, and no more than that are written; the rest stays as it is.
+        // SAFETY: the caller guarantees `size` bytes, and at most that many are written; the rest stays
+        // unchanged.
         unsafe {
             std::ptr::copy_nonoverlapping((&raw const filled).cast::<u8>(), stats.cast::<u8>(), known);
         }
@@ -296,26 +323,30 @@ pub unsafe extern "C" fn CaptureSessionStats(
     }))
 }
 
-/// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. In a process
-/// forked from the opener, and while another call on the session runs, it only returns an error.
+/// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. Fails,
+/// without closing the session, with CAPTURE_CODE_FORKED in a process forked from the opener and with
+/// CAPTURE_CODE_BUSY while another call on the session runs. Fails with CAPTURE_CODE_NOT_INITIALISED if
+/// `session` is NULL.
 ///
-/// A thread that waits in a read of /proc which does not return is waited for a quarter of a second and left behind. When
-/// the read returns it releases what it holds and ends: a thread's memory, the descriptors it was reading by, those by which
-/// it found owners, and the log file. It executes code of the library, which stays in memory also after dlclose(3).
+/// If a thread waits in a read of /proc that does not return, the call waits for it a quarter of a second and
+/// leaves it behind. When the read returns, the thread ends and releases what it holds: its memory, the
+/// descriptors that it was reading with, those that it found owners with, and the log file. The thread
+/// executes code of the library, which stays in memory even after dlclose(3).
 ///
 /// # Safety
-/// `session` is NULL, which is an error, or open.
+/// `session` is open or NULL; NULL is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn CaptureSessionClose(session: *mut CaptureSession) -> i32 {
     let closed = guarded(|| {
-        // SAFETY: the caller vouches for the session.
+        // SAFETY: the caller guarantees that the session is open.
         let shared = unsafe { session.as_ref() }.ok_or_else(no_session)?;
         let mut state = shared.lock()?;
         let lines = state.session.close();
         Ok((Released(session), shared, state, lines))
     });
     match closed {
-        // The lock goes before the session, and both after the lines: calls that the log's handler makes are refused.
+        // The lock is dropped before the session, and both after the lines are delivered: calls that the log
+        // handler makes are refused.
         Ok((_released, shared, _state, lines)) => {
             shared.deliver_log(lines);
             CAPTURE_OK
@@ -324,17 +355,17 @@ pub unsafe extern "C-unwind" fn CaptureSessionClose(session: *mut CaptureSession
     }
 }
 
-/// A session that its owner has given up, released also when the log's handler throws.
+/// A session that its owner has given up; it is released even if the log handler throws.
 struct Released(*mut CaptureSession);
 
 impl Drop for Released {
     fn drop(&mut self) {
-        // SAFETY: `CaptureSessionOpen` has made it, and the caller of `CaptureSessionClose` gave it up.
+        // SAFETY: `CaptureSessionOpen` created it, and the caller of `CaptureSessionClose` gave it up.
         drop(unsafe { Box::from_raw(self.0) });
     }
 }
 
-/// The statistics and the handlers of the first version of the interface.
+/// Sizes of the statistics and the handlers in the first version of the interface.
 const MIN_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
 const FIRST_HANDLERS: usize = std::mem::offset_of!(CaptureHandlers, flow);
 

@@ -1,17 +1,19 @@
-//! Version, and the words for errors.
+//! The version of the library and the descriptions of its errors.
 
 use super::boundary::last_error;
 use super::classic_types::{CAPTURE_OK, CAPTURE_VERSION_MAJOR, CAPTURE_VERSION_MINOR, CAPTURE_VERSION_PATCH};
 use crate::error::Code;
 use std::ffi::c_char;
 
-/// Version of the library that is loaded: major * 65536 + minor * 256 + patch. Any thread, at any time.
+/// Returns the version of the loaded library: major * 65536 + minor * 256 + patch. May be called from any
+/// thread at any time.
 #[unsafe(no_mangle)]
 pub extern "C" fn CaptureVersion() -> u32 {
     CAPTURE_VERSION_MAJOR << 16 | CAPTURE_VERSION_MINOR << 8 | CAPTURE_VERSION_PATCH
 }
 
-/// What a code means, in a few words; never NULL, valid for ever. Any thread, at any time.
+/// Returns a short description of a code. The string is never NULL and remains valid forever. May be called
+/// from any thread at any time.
 #[unsafe(no_mangle)]
 pub extern "C" fn CaptureStrError(code: i32) -> *const c_char {
     if code == CAPTURE_OK {
@@ -21,8 +23,8 @@ pub extern "C" fn CaptureStrError(code: i32) -> *const c_char {
     known.map_or(c"unknown code", |code| code.description()).as_ptr()
 }
 
-/// What the last call that failed in this thread had tried, and what would help; empty when none has failed. Valid
-/// until the next failure in this thread or its end.
+/// Returns the text of the last failure in the calling thread: what the call attempted, and what would help.
+/// Empty if no call has failed. Valid until the next failure in this thread or until the thread ends.
 #[unsafe(no_mangle)]
 pub extern "C" fn CaptureErrorText() -> *const c_char {
     last_error()
@@ -34,7 +36,7 @@ mod tests {
     use std::ffi::CStr;
 
     fn words(code: i32) -> &'static str {
-        // SAFETY: the function returns strings that are valid for ever.
+        // SAFETY: the function returns strings that are valid forever.
         unsafe { CStr::from_ptr(CaptureStrError(code)) }.to_str().unwrap()
     }
 

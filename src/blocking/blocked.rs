@@ -1,34 +1,36 @@
-//! The reads that are refused at present, because a thread waits in one: shared by all sessions of the program.
+//! The reads that are refused at present because a thread waits in one. All sessions of the process share
+//! them.
 //!
-//! It is a table of atomics without a lock, so that a forked child can use it.
+//! They are in a table of atomics without a lock, so that a forked child can use it.
 
 use super::watch::{ReadKind, Subject};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Threads that may wait in reads at the same time; beyond that no process is read any more.
+/// The maximum number of threads that may wait in reads at the same time. At this limit, no process is read
+/// any more.
 pub const MAX_ABANDONED: usize = 16;
 
-/// Threads of these that may wait for locks of memory and control groups, so that figures of processes are read however many
-/// command lines cannot be.
+/// The maximum number of these that may wait for locks of memory and control groups. It is below the total
+/// limit, so that figures of processes are read even if many command lines cannot be.
 pub const MAX_FOR_LOCKS: usize = MAX_ABANDONED / 2;
 
-/// Subjects whose reads have been abandoned: those that threads wait for, and those that rest after that.
+/// Subjects whose reads have been abandoned: those that threads wait for, and those that rest afterwards.
 const SLOTS: usize = 4 * MAX_ABANDONED;
 
-/// The rest of a subject after its read has returned; twice as long after each further time.
+/// The rest of a subject after its read has returned. It doubles with each further time.
 const MIN_REST: Duration = Duration::from_secs(1);
 const MAX_REST: Duration = Duration::from_secs(300);
 
-/// In place of the end of a rest, while a thread waits.
+/// Stands for the end of a rest while a thread waits.
 const WAITING: u64 = u64::MAX;
 
 #[derive(Default)]
 struct SubjectSlot {
     /// The subject; 0 for none.
     subject: AtomicU64,
-    /// Until when the subject rests, nanoseconds of [`now`]; [`WAITING`] while a thread waits for it.
+    /// The end of the subject's rest, in nanoseconds of [`now`]; [`WAITING`] while a thread waits for it.
     until: AtomicU64,
     /// The number of its reads that have been abandoned.
     times: AtomicU32,
@@ -38,7 +40,8 @@ struct Blocked {
     /// Threads that wait, and those of them that wait for locks of memory and control groups.
     abandoned: AtomicUsize,
     for_locks: AtomicUsize,
-    /// Slots that were ever in use, so that a program in which no read was ever abandoned looks at none.
+    /// Not 0 while slots may be in force. Reads skip the table while it is 0, as in a process in which no
+    /// read was ever abandoned.
     used: AtomicUsize,
     slots: [SubjectSlot; SLOTS],
     /// The process whose threads these are.
@@ -55,12 +58,12 @@ static BLOCKED: Blocked = Blocked {
     process: AtomicU32::new(0),
 };
 
-/// Threads that wait in reads now.
+/// Returns the number of threads that wait in reads now.
 pub fn abandoned() -> usize {
     BLOCKED.abandoned.load(Ordering::Relaxed)
 }
 
-/// Releases what was inherited by a fork: the threads are the parent's.
+/// Clears the state inherited by a fork, because the threads are the parent's.
 pub(super) fn claim_process() {
     let process = std::process::id();
     if BLOCKED.process.swap(process, Ordering::Relaxed) == process {
@@ -74,7 +77,7 @@ pub(super) fn claim_process() {
     BLOCKED.for_locks.store(0, Ordering::Relaxed);
 }
 
-/// Has reads look at no slot any more when none is in force.
+/// Lets reads skip the table if no slot is in force.
 pub fn sweep() {
     if BLOCKED.used.load(Ordering::Relaxed) == 0 {
         return;
@@ -82,14 +85,14 @@ pub fn sweep() {
     let now = now();
     if BLOCKED.slots.iter().all(|slot| slot.until.load(Ordering::SeqCst) <= now) {
         BLOCKED.used.store(0, Ordering::SeqCst);
-        // One may have been abandoned meanwhile.
+        // A read may have been abandoned meanwhile.
         if BLOCKED.abandoned.load(Ordering::SeqCst) > 0 {
             BLOCKED.used.store(SLOTS, Ordering::SeqCst);
         }
     }
 }
 
-/// True for a subject that is not to be read now.
+/// Returns true if a subject must not be read now.
 #[inline]
 pub(super) fn is_refused(subject: Subject, kind: ReadKind) -> bool {
     BLOCKED.used.load(Ordering::Relaxed) > 0 && is_in_table(subject, kind)
@@ -98,7 +101,7 @@ pub(super) fn is_refused(subject: Subject, kind: ReadKind) -> bool {
 #[cold]
 fn is_in_table(subject: Subject, kind: ReadKind) -> bool {
     let is_full = match kind {
-        // Of roots there are few, and without them nothing is known.
+        // There are few roots, and without them nothing is known.
         ReadKind::Root => false,
         ReadKind::Process => abandoned() >= MAX_ABANDONED,
         ReadKind::Memory | ReadKind::Groups => BLOCKED.for_locks.load(Ordering::Relaxed) >= MAX_FOR_LOCKS,
@@ -106,14 +109,14 @@ fn is_in_table(subject: Subject, kind: ReadKind) -> bool {
     if is_full {
         return true;
     }
-    // What is in a directory that is locked can be locked as well.
+    // Everything in a directory that is locked may be locked as well.
     [subject, subject.root()]
         .into_iter()
         .filter_map(slot_of)
         .any(|slot| slot.until.load(Ordering::Relaxed) > now())
 }
 
-/// Records that a thread has been left behind reading this.
+/// Records that a thread has been abandoned in a read of this subject.
 pub(super) fn add(subject: Subject) {
     BLOCKED.abandoned.fetch_add(1, Ordering::SeqCst);
     BLOCKED.for_locks.fetch_add(subject.is_of_lock().into(), Ordering::Relaxed);
@@ -124,7 +127,7 @@ pub(super) fn add(subject: Subject) {
     BLOCKED.used.store(SLOTS, Ordering::SeqCst);
 }
 
-/// Takes the record back: the read returned in that moment.
+/// Reverts [`add`], because the read returned at that moment.
 pub(super) fn cancel(subject: Subject) {
     BLOCKED.abandoned.fetch_sub(1, Ordering::Relaxed);
     BLOCKED.for_locks.fetch_sub(subject.is_of_lock().into(), Ordering::Relaxed);
@@ -134,7 +137,7 @@ pub(super) fn cancel(subject: Subject) {
     }
 }
 
-/// Records that such a thread's read has returned.
+/// Records that the read of an abandoned thread has returned.
 pub(super) fn release(subject: Subject) {
     BLOCKED.abandoned.fetch_sub(1, Ordering::Relaxed);
     BLOCKED.for_locks.fetch_sub(subject.is_of_lock().into(), Ordering::Relaxed);
@@ -149,7 +152,7 @@ fn slot_of(subject: Subject) -> Option<&'static SubjectSlot> {
     BLOCKED.slots.iter().find(|slot| slot.subject.load(Ordering::Acquire) == subject.0)
 }
 
-/// The subject's slot, or another that nothing is known of, or the one whose rest ended first.
+/// Returns the subject's slot, else an unused slot, else the one whose rest ends first.
 fn slot_for(subject: Subject) -> Option<&'static SubjectSlot> {
     let known = slot_of(subject);
     if known.is_some() {
@@ -172,7 +175,7 @@ fn slot_for(subject: Subject) -> Option<&'static SubjectSlot> {
     }
 }
 
-/// Nanoseconds since the first call.
+/// Returns the nanoseconds since the first call.
 fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64

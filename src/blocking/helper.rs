@@ -1,4 +1,4 @@
-//! A thread that reads for another one, which can leave it behind and go on with a fresh one.
+//! A thread that reads for another one, which can abandon it and continue with a new one.
 
 use super::watch::{Hurry, Watch, is_watched};
 use crate::error::Error;
@@ -9,26 +9,26 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A read that has not returned for so many ticks does not return. The ticks are those of the waiting thread, so that a
-/// machine with too little CPU time for either delays both.
+/// The interval of the checks. A read that has not returned for [`MAX_TICKS`] is stuck. The waiting thread
+/// counts the ticks, so that a machine with too little CPU time for either thread delays both.
 const TICK: Duration = Duration::from_millis(10);
 const MAX_TICKS: u32 = 25;
-/// The same where it runs, or would if it were given a processor.
+/// The same limit for a thread that is running or runnable.
 const MAX_RUNNING_TICKS: u32 = 8 * MAX_TICKS;
 
-/// Why there is no result.
+/// The reason that there is no result.
 #[derive(Debug)]
 pub enum Abandoned {
-    /// The thread waits in a read and was left behind, with its state.
+    /// The thread waits in a read and was abandoned, together with its state.
     Reading,
-    /// The system refuses another thread.
+    /// The system refused another thread.
     NoThread(Error),
 }
 
-/// Work for a [`Helper`] that is made anew each time.
+/// Work for a [`Helper`], boxed for each call.
 pub type Errand<S> = Box<dyn FnOnce(&mut S) + Send>;
 
-/// A thread with a state `S` of its own, which works on what it is handed: a `J`.
+/// A thread with a state `S` of its own, which works on jobs of type `J`.
 pub struct Helper<S, J> {
     name: &'static str,
     make: Box<dyn Fn() -> S + Send>,
@@ -40,7 +40,7 @@ struct HelperThread<J> {
     watch: Arc<Watch>,
     slot: Arc<JobSlot<J>>,
     thread: JoinHandle<()>,
-    /// The process that has the thread.
+    /// The process that the thread belongs to.
     process: u32,
 }
 
@@ -63,7 +63,7 @@ impl<S, J> std::fmt::Debug for Helper<S, J> {
 }
 
 impl<S: Send + 'static, J: Send + 'static> Helper<S, J> {
-    /// A helper whose thread starts when there is work, with the state that `make` returns.
+    /// Returns a helper whose thread starts with the first job, with the state that `make` returns.
     pub fn new(
         name: &'static str,
         make: impl Fn() -> S + Send + 'static,
@@ -72,11 +72,11 @@ impl<S: Send + 'static, J: Send + 'static> Helper<S, J> {
         Helper { name, make: Box::new(make), work, worker: None }
     }
 
-    /// Has the helper's thread work on `job` and waits for it, unless a read in it does not return. Allocates nothing once
-    /// there is a thread. A panic of the work goes on in the caller.
+    /// Runs `job` on the helper's thread and waits for it, unless a read in it does not return. Allocates
+    /// nothing once the thread exists. A panic of the work continues in the caller.
     ///
     /// # Errors
-    /// [`Abandoned`]. The thread's state and `job` are dropped when its read returns.
+    /// Fails with [`Abandoned`]. The thread's state and `job` are dropped when its read returns.
     pub fn run(&mut self, hurry: Hurry, job: J) -> Result<J, Abandoned> {
         let worker = match self.worker.take() {
             Some(worker) => worker,
@@ -91,7 +91,7 @@ impl<S: Send + 'static, J: Send + 'static> Helper<S, J> {
 }
 
 impl<S: Send + 'static> Helper<S, Errand<S>> {
-    /// A helper for errands.
+    /// Returns a helper for errands.
     pub fn of_errands(name: &'static str, make: impl Fn() -> S + Send + 'static) -> Helper<S, Errand<S>> {
         let work = |state: &mut S, errand: &mut Errand<S>| {
             let done: Errand<S> = Box::new(|_| ());
@@ -100,7 +100,7 @@ impl<S: Send + 'static> Helper<S, Errand<S>> {
         Helper::new(name, make, work)
     }
 
-    /// Runs one errand and returns what it returns.
+    /// Runs one errand and returns its result.
     ///
     /// # Errors
     /// As [`Helper::run`].
@@ -120,11 +120,11 @@ impl<S: Send + 'static> Helper<S, Errand<S>> {
     }
 }
 
-/// Runs an errand with guarded reads, on the calling thread if that can be left behind, else on one of its own. For what is
-/// done seldom: a thread costs some 50 µs.
+/// Runs an errand with guarded reads. It runs on the calling thread if that thread can be abandoned, else on
+/// a thread of its own. It is meant for rare work: a thread costs some 50 µs.
 ///
 /// # Errors
-/// [`Abandoned`].
+/// Fails with [`Abandoned`].
 pub fn bounded<R: Send + 'static>(
     name: &'static str,
     errand: impl FnOnce() -> R + Send + 'static,
@@ -147,7 +147,7 @@ impl<J: Send + 'static> HelperThread<J> {
         let (marks, jobs) = (Arc::clone(&watch), Arc::clone(&slot));
         let failed = Arc::clone(&slot);
         let body = move || {
-            // One that was left behind has nothing to report.
+            // An abandoned thread has nothing to report.
             let _ = marks.run(|| {
                 while let Some(mut job) = jobs.next() {
                     work(&mut own, &mut job);
@@ -169,7 +169,7 @@ impl<J: Send + 'static> HelperThread<J> {
         self.slot.changed.notify_all();
     }
 
-    /// Waits until the work is done, or leaves the thread behind.
+    /// Waits until the work is done, or abandons the thread.
     fn wait(&self) -> Result<J, Abandoned> {
         let mut observed = Observed::default();
         let mut state = self.slot.state.lock();
@@ -190,7 +190,7 @@ impl<J: Send + 'static> HelperThread<J> {
 }
 
 impl<J> JobSlot<J> {
-    /// The next job, waited for; `None` when there will be none.
+    /// Waits for the next job. Returns `None` if there will be none.
     fn next(&self) -> Option<J> {
         let mut state = self.state.lock();
         loop {
@@ -208,19 +208,19 @@ impl<J> JobSlot<J> {
 impl<S, J> Drop for Helper<S, J> {
     fn drop(&mut self) {
         let Some(worker) = self.worker.take() else { return };
-        // In a forked child the thread does not exist, and its lock may have been held at the fork.
+        // In a forked child, the thread does not exist, and its lock may have been held at the fork.
         if worker.process != std::process::id() {
             std::mem::forget(worker);
             return;
         }
         worker.slot.state.lock().is_closed = true;
         worker.slot.changed.notify_all();
-        // It has no work, so it ends at once; its panics were caught.
+        // The thread has no work, so it ends at once. Its panics were caught.
         let _ = worker.thread.join();
     }
 }
 
-/// The last look of a watching thread at another one.
+/// The result of a watching thread's last check of another thread.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     step: Option<u64>,
@@ -228,7 +228,7 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// Takes a look, once a tick. Returns whether the thread was in the same read for too long, and is left behind.
+    /// Checks the thread, once a tick. Returns true if it was in the same read for too long and is abandoned.
     pub(super) fn is_stuck(&mut self, watch: &Watch) -> bool {
         let now = watch.inside();
         if now.is_none() || now != self.step {
@@ -236,7 +236,7 @@ impl Observed {
             return false;
         }
         self.ticks += 1;
-        // On a busy machine it may not have come to run.
+        // On a busy machine, the thread may not have run yet.
         let is_stuck =
             self.ticks >= MAX_RUNNING_TICKS || self.ticks.is_multiple_of(MAX_TICKS) && !watch.is_running();
         is_stuck && now.is_some_and(|step| watch.abandon(step))

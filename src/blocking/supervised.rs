@@ -1,4 +1,4 @@
-//! A thread that works by itself, and is replaced when it waits in a read that does not return.
+//! A thread that works by itself, and is replaced if it waits in a read that does not return.
 
 use super::helper::Observed;
 use super::watch::Watch;
@@ -8,30 +8,30 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The shortest time between two looks at a thread.
+/// The minimum time between two checks of a thread.
 const TICK: Duration = Duration::from_millis(10);
-/// A thread is left behind when two checks that far apart have found it in the same read.
+/// A thread is abandoned if two checks this far apart found it in the same read.
 const TIMEOUT: Duration = Duration::from_millis(250);
-/// The same where it runs, or would if it were given a processor.
+/// The same limit for a thread that is running or runnable.
 const RUNNING_TIMEOUT: Duration = Duration::from_secs(2);
-/// The time between two looks for the end of a thread.
+/// The interval of the checks for the end of a thread.
 const JOIN_TICK: Duration = Duration::from_millis(1);
 
-/// A thread and what replaces it.
+/// A thread, and the functions for its replacement.
 pub struct Supervised {
     name: &'static str,
     body: Arc<dyn Fn() + Send + Sync>,
     on_panic: Arc<dyn Fn(String) + Send + Sync>,
     thread: Option<(Arc<Watch>, JoinHandle<()>)>,
-    /// The read that the last check has found the thread in, and since when.
+    /// The read that the last check found the thread in, and the time of the first check that did.
     inside: Option<(u64, Instant)>,
 }
 
 impl Supervised {
-    /// Starts a thread that runs `body`; so does each that replaces it.
+    /// Starts a thread that runs `body`. Each replacement runs it, too.
     ///
     /// # Errors
-    /// `Thread` when the system refuses another thread.
+    /// Fails with `Thread` if the system refuses another thread.
     pub fn start(
         name: &'static str,
         body: impl Fn() + Send + Sync + 'static,
@@ -48,7 +48,7 @@ impl Supervised {
         let watch = Watch::new();
         let marks = Arc::clone(&watch);
         let run = move || {
-            // One that was left behind has nothing to tell.
+            // An abandoned thread has nothing to report.
             let _ = marks.run(|| body());
         };
         let thread = spawn(self.name, run, move |text| on_panic(text))?;
@@ -56,18 +56,19 @@ impl Supervised {
         Ok(())
     }
 
-    /// Replaces the thread if it has been in the same read for a quarter of a second. To be called now and then. Returns
-    /// whether the thread was replaced.
+    /// Replaces the thread if it has been in the same read for a quarter of a second, or for two seconds if
+    /// it is running or runnable. The caller calls it from time to time. Returns true if the thread was
+    /// replaced.
     ///
     /// # Errors
-    /// `Thread` when the system refuses another thread; the next call tries again.
+    /// Fails with `Thread` if the system refuses another thread. The next call retries.
     pub fn check(&mut self, now: Instant) -> Result<bool> {
         let Some((watch, _)) = &self.thread else { return self.restart().map(|()| true) };
         let inside = watch.inside();
         match (inside, self.inside) {
             (Some(step), Some((known, since))) if step == known => {
                 let inside = now.saturating_duration_since(since);
-                // On a busy machine it may not have come to run.
+                // On a busy machine, the thread may not have run yet.
                 let is_stuck = inside >= RUNNING_TIMEOUT || inside >= TIMEOUT && !watch.is_running();
                 if !is_stuck || !watch.abandon(step) {
                     return Ok(false);
@@ -82,12 +83,12 @@ impl Supervised {
         }
     }
 
-    /// The thread's name.
+    /// Returns the thread's name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Waits for the thread to end. Returns `false` when it waits in a read and was left behind.
+    /// Waits for the thread to end. Returns false if it waits in a read and was abandoned.
     pub fn join(&mut self) -> bool {
         let Some((watch, thread)) = self.thread.take() else { return true };
         let mut observed = Observed::default();
@@ -101,7 +102,7 @@ impl Supervised {
                 }
             }
         }
-        // Its panic, if there was one, has been handed over.
+        // Its panic, if any, was passed to `on_panic`.
         let _ = thread.join();
         true
     }

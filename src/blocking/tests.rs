@@ -1,4 +1,4 @@
-//! Threads that wait in reads until a test lets them go. What they read is of trees that no other test has.
+//! Tests with threads that wait in reads until a test releases them. Each test reads trees of its own.
 
 use super::*;
 use nix::errno::Errno;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const PID: i32 = 7;
 
-/// A read that returns when it is told to.
+/// A read that returns once the gate is opened.
 struct Gate {
     open: Option<Sender<()>>,
     opened: Arc<Mutex<Receiver<()>>>,
@@ -21,7 +21,7 @@ impl Gate {
         Gate { open: Some(open), opened: Arc::new(Mutex::new(opened)) }
     }
 
-    /// The read.
+    /// Returns the read.
     fn read(&self, tree: ProcTree) -> impl Fn() -> nix::Result<()> + Send + Sync + 'static {
         let opened = Arc::clone(&self.opened);
         move || {
@@ -45,7 +45,7 @@ fn read_now(tree: ProcTree, kind: ReadKind) -> nix::Result<()> {
     Helper::of_errands("capture-test", || ()).call(move |()| guarded(tree, PID, kind, || Ok(()))).unwrap()
 }
 
-/// Counts how many of it there are.
+/// Counts the instances that exist.
 struct Counted(Arc<AtomicU32>);
 
 impl Counted {
@@ -96,7 +96,7 @@ fn a_thread_that_does_not_return_is_left_behind_and_ends_without_going_on() {
         reached.fetch_add(1, Ordering::Relaxed);
     });
     assert!(matches!(left, Err(Abandoned::Reading)));
-    // Another thread goes on with a state of its own, and does not get stuck in the same.
+    // Another thread continues with a state of its own, and does not get stuck in the same read.
     let second = gate.read(tree);
     assert_eq!(helper.call(move |_| second()).unwrap(), Err(Errno::EAGAIN));
     assert_eq!(count.load(Ordering::Relaxed), 2);
@@ -106,7 +106,7 @@ fn a_thread_that_does_not_return_is_left_behind_and_ends_without_going_on() {
     gate.open = None;
     until(|| count.load(Ordering::Relaxed) == 1);
     assert_eq!(went_on.load(Ordering::Relaxed), 0);
-    // It rests, and can be read again.
+    // The subject rests, and can then be read again.
     assert_eq!(read_now(tree, ReadKind::Memory), Err(Errno::EAGAIN));
     until(|| read_now(tree, ReadKind::Memory) == Ok(()));
 }
@@ -184,7 +184,7 @@ fn a_supervised_thread_is_replaced_and_the_end_does_not_wait() {
     let body = move || {
         let _counted = Counted::new(&bodies);
         let _ = read();
-        // Whoever may not read has something else to do.
+        // A replacement thread, whose read is refused, has something else to do.
         let _ = guarded(ProcTree(0xe2), PID, ReadKind::Memory, || {
             read_until_ended(&bodies);
             Ok(())

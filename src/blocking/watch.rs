@@ -1,4 +1,4 @@
-//! Marks of what a thread is reading, and the reads that are marked.
+//! Marks of the reads of a thread, and the reads that are marked.
 
 use super::blocked;
 use nix::errno::Errno;
@@ -14,9 +14,9 @@ use tracing::warn;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum ReadKind {
-    /// The process: an exec that does not end, or whoever lists one of its directories.
+    /// The process: an exec that does not end, or a process that lists one of its directories.
     Process = 1,
-    /// The lock of its memory.
+    /// The process's memory lock.
     Memory = 2,
     /// The lock of all control groups.
     Groups = 3,
@@ -24,11 +24,11 @@ pub enum ReadKind {
     Root = 4,
 }
 
-/// Which `/proc` tree is read, for short.
+/// A short identifier of the `/proc` tree that is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProcTree(pub u64);
 
-/// What is read: tree, process and kind in one word that is not 0.
+/// The subject of a read: tree, process and kind in one word that is not 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Subject(pub(super) u64);
 
@@ -41,13 +41,13 @@ impl Subject {
         Subject(u64::from(pid) | u64::from(kind as u8) << 32 | tree.0 << 40)
     }
 
-    /// Whether it is the lock of memory or of control groups.
+    /// Returns true if this is the lock of memory or of control groups.
     pub(super) fn is_of_lock(self) -> bool {
         let kind = (self.0 >> 32) as u8;
         kind == ReadKind::Memory as u8 || kind == ReadKind::Groups as u8
     }
 
-    /// The root of its tree.
+    /// Returns the root of its tree.
     pub(super) fn root(self) -> Subject {
         Subject::new(ProcTree(self.0 >> 40), 0, ReadKind::Root)
     }
@@ -65,29 +65,29 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What is not read for a caller that has waited long enough.
+/// The reads that are refused for a caller that has waited long enough.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(u8)]
 pub enum Hurry {
-    /// Everything is read.
+    /// No reads are refused.
     #[default]
     None = 0,
-    /// Nothing that takes the locks which any process can easily hold for long.
+    /// Reads are refused if they take locks that any process can easily hold for a long time.
     Locks = 1,
-    /// No process is read at all.
+    /// All reads of processes are refused.
     All = 2,
 }
 
-/// In place of the count of steps, once the thread has been abandoned.
+/// Replaces the count of steps once the thread has been abandoned.
 const ABANDONED: u64 = u64::MAX;
 
-/// What one thread is reading.
+/// The read that one thread is in.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Counts entries into reads and returns from them: odd while inside.
+    /// Counts entries into reads and returns from them. It is odd inside a read.
     step: AtomicU64,
     subject: AtomicU64,
-    /// How much is refused because the caller has waited long enough.
+    /// The reads that are refused because the caller has waited long enough, as a [`Hurry`].
     hurry: AtomicU8,
     /// The thread's number, or 0 before it runs.
     thread: AtomicI32,
@@ -101,13 +101,14 @@ thread_local! {
 }
 
 impl Watch {
-    /// The watch of a thread that is not started yet.
+    /// Returns the watch of a thread that has not started yet.
     pub fn new() -> Arc<Watch> {
         blocked::claim_process();
         Arc::default()
     }
 
-    /// Runs the body of a thread, whose reads are marked here. Returns `None` when the thread was abandoned meanwhile.
+    /// Runs the body of a thread and marks its reads here. Returns `None` if the thread was abandoned
+    /// meanwhile.
     pub fn run<T>(self: &Arc<Watch>, body: impl FnOnce() -> T) -> Option<T> {
         self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
         CURRENT.with_borrow_mut(|current| *current = Some(Arc::clone(self)));
@@ -120,7 +121,7 @@ impl Watch {
         }
     }
 
-    /// From now on refuses what `hurry` says.
+    /// Refuses the reads of `hurry` from now on.
     pub fn hurry(&self, hurry: Hurry) {
         self.hurry.store(hurry as u8, Ordering::Relaxed);
     }
@@ -134,12 +135,12 @@ impl Watch {
         }
     }
 
-    /// The step that the thread is inside of, if it is inside a read.
+    /// Returns the current step if the thread is inside a read.
     pub fn inside(&self) -> Option<u64> {
         Some(self.step.load(Ordering::Acquire)).filter(|step| step % 2 == 1 && *step != ABANDONED)
     }
 
-    /// True for a thread that runs, or would if it were given a processor: it does not wait in its read.
+    /// Returns true if the thread is running or runnable, and so does not wait in its read.
     pub fn is_running(&self) -> bool {
         let thread = self.thread.load(Ordering::Relaxed);
         // proc_pid_stat(5): the state follows the name in parentheses.
@@ -148,10 +149,10 @@ impl Watch {
         behind == Some(&b'R')
     }
 
-    /// Leaves the thread behind, if it is still inside the read of this step. Returns whether it was.
+    /// Abandons the thread if it is still inside the read of this step. Returns true if it was.
     pub fn abandon(&self, step: u64) -> bool {
         let subject = Subject(self.subject.load(Ordering::Relaxed));
-        // Refused before the thread can return and release it.
+        // The subject is refused before the thread can return and release it.
         blocked::add(subject);
         let left = self.step.compare_exchange(step, ABANDONED, Ordering::AcqRel, Ordering::Relaxed);
         if left.is_err() {
@@ -167,7 +168,7 @@ impl Watch {
         self.step.store(self.step.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    /// Ends a read, or one of its parts. An abandoned thread goes no further than here.
+    /// Ends a read, or one of its parts. An abandoned thread unwinds here.
     fn advance(&self, steps: u64) {
         let step = self.step.load(Ordering::Relaxed);
         let next = step.wrapping_add(steps);
@@ -180,10 +181,12 @@ impl Watch {
     }
 }
 
-/// Makes a read that may never return, of what `kind` says. Threads without a [`Watch`] just make it.
+/// Makes a read that may never return, marked with its subject. Threads without a [`Watch`] make it unmarked.
 ///
 /// # Errors
-/// What the read returns; `EAGAIN` when it is not made, because such a read has not returned.
+/// Fails with the error of the read. Fails with `EAGAIN`, without reading, if an earlier read of the subject
+/// has not returned or its rest has not ended, if too many threads are abandoned, or if [`Watch::hurry`]
+/// refuses the read.
 pub fn guarded<T>(
     tree: ProcTree,
     pid: i32,
@@ -203,12 +206,12 @@ pub fn guarded<T>(
     })
 }
 
-/// Whether another thread watches the reads of this one.
+/// Returns true if another thread watches the reads of the calling thread.
 pub(super) fn is_watched() -> bool {
     CURRENT.with_borrow(Option::is_some)
 }
 
-/// Says, inside a guarded read of many parts, that another one of them has returned.
+/// Reports that one more part of a guarded read of many parts has returned.
 pub fn progress() {
     CURRENT.with_borrow(|current| {
         if let Some(watch) = current.as_ref().filter(|watch| watch.step.load(Ordering::Relaxed) % 2 == 1) {

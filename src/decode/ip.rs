@@ -1,9 +1,10 @@
-//! The IP header and what stands between it and the transport: addresses, fragment, protocol.
+//! The IP header and the headers between it and the transport: addresses, fragment, protocol.
 
 use super::link::Network;
 use crate::model::{Address, Fragment, Undecoded};
 
-/// How many IPv6 extension headers a packet may have; RFC 8200, 4.1 lets each of the ten kinds occur once, one twice.
+/// The maximum number of IPv6 extension headers in a packet; RFC 8200, 4.1 lets each of the ten kinds occur
+/// once, one twice.
 pub const MAX_EXTENSIONS: usize = 16;
 
 /// Protocol numbers that are extension headers (IANA "IPv6 Extension Header Types").
@@ -28,11 +29,12 @@ pub(super) struct Datagram<'a> {
     pub destination: Address,
     pub protocol: u8,
     pub fragment: Fragment,
-    /// What was captured of the transport header and its payload, without link padding.
+    /// The captured part of the transport header and its payload, without link padding.
     pub payload: &'a [u8],
 }
 
-// With two callers the compiler would not do so by itself, and every packet would pay for the one that is seldom used.
+// With two callers the compiler would not inline this on its own, and every packet would pay for the rarely
+// used one.
 #[inline(always)]
 pub(super) fn datagram(network: Network<'_>) -> Result<Datagram<'_>, Undecoded> {
     match network {
@@ -41,13 +43,14 @@ pub(super) fn datagram(network: Network<'_>) -> Result<Datagram<'_>, Undecoded> 
     }
 }
 
-/// RFC 791, 3.1.
+/// Parses an IPv4 header (RFC 791, 3.1).
 #[inline(always)]
 fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     let (header, _) = data.split_first_chunk::<20>().ok_or(Undecoded::Truncated)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
     let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    // 0 is a datagram larger than the field can say, not yet cut by the device (BIG TCP, segmentation offload).
+    // 0 marks a datagram too large for the field, which the device has yet to segment (BIG TCP, segmentation
+    // offload).
     let unknown_len = total_len == 0;
     if header[0] >> 4 != 4 || header_len < 20 || (total_len < header_len && !unknown_len) {
         return Err(Undecoded::Malformed);
@@ -71,7 +74,8 @@ fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     })
 }
 
-/// How long the payload of a datagram is by its own length, captured or not; the most there is where that is not told.
+/// Returns the length of a datagram's payload by the datagram's own length, captured or not, or `usize::MAX`
+/// if the datagram does not state it.
 pub(super) fn payload_len(network: Network<'_>, datagram: &Datagram<'_>) -> usize {
     let (len, data) = own_len(network);
     match len {
@@ -80,15 +84,15 @@ pub(super) fn payload_len(network: Network<'_>, datagram: &Datagram<'_>) -> usiz
     }
 }
 
-/// The length of the IP header, extension headers and options included, as far as it was captured.
+/// Returns the length of the IP header, including extension headers and options, as far as it was captured.
 pub(super) fn header_len(network: Network<'_>, datagram: &Datagram<'_>) -> usize {
     let (len, data) = own_len(network);
     let measured = if len == 0 { data } else { within(data, len) };
     network.bytes().len() - data.len() + measured.len() - datagram.payload.len()
 }
 
-/// The length of the hop-by-hop header with the jumbo option by which Linux marks a TCP frame that is too long for the
-/// length field of IPv6 (RFC 2675, 2); 0 in every other datagram.
+/// Returns the length of the hop-by-hop header with the jumbo option by which Linux marks a TCP frame that is
+/// too long for the length field of IPv6 (RFC 2675, 2); 0 for every other datagram.
 pub(super) fn jumbo_option_len(network: Network<'_>) -> usize {
     let (len, data) = own_len(network);
     match (network, data) {
@@ -101,8 +105,8 @@ pub(super) fn jumbo_option_len(network: Network<'_>) -> usize {
     }
 }
 
-/// The length that a datagram states, 0 where it is too large for the field, and the bytes that it covers: in IPv4 all
-/// of them, in IPv6 those after the first header.
+/// Returns the length that a datagram states, 0 if it is too large for the field, and the bytes that it
+/// covers: in IPv4 all of them, in IPv6 those after the first header.
 fn own_len(network: Network<'_>) -> (usize, &[u8]) {
     let number = |data: &[u8], at: usize| {
         data.get(at..)
@@ -115,7 +119,7 @@ fn own_len(network: Network<'_>) -> (usize, &[u8]) {
     }
 }
 
-/// RFC 8200, 3 and 4.
+/// Parses an IPv6 header (RFC 8200, 3 and 4).
 #[inline(always)]
 fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     let (header, rest) = data.split_first_chunk::<40>().ok_or(Undecoded::Truncated)?;
@@ -123,7 +127,7 @@ fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
         return Err(Undecoded::Malformed);
     }
     let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    // 0 is a jumbogram (RFC 2675) or, as in IPv4, a datagram not yet cut.
+    // 0 marks a jumbogram (RFC 2675) or, as in IPv4, a datagram that is not yet segmented.
     let rest = if payload_len == 0 { rest } else { within(rest, payload_len) };
     let (addresses, _) = header[8..].as_chunks::<16>();
     let (source, destination) = (addresses[0], addresses[1]);
@@ -137,8 +141,8 @@ fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     })
 }
 
-/// The part of `data` that belongs to the datagram by its own length: short frames are padded by the link, and
-/// padding must not be read as a header. A datagram that was captured in part is left as it is.
+/// Returns the part of `data` that belongs to the datagram by its own length: the link pads short frames, and
+/// padding must not be read as a header. A datagram that was captured in part is returned as it is.
 #[inline]
 fn within(data: &[u8], len: usize) -> &[u8] {
     data.get(..len).unwrap_or(data)
@@ -153,7 +157,7 @@ fn place_of(has_offset: bool, more: bool, id: u32) -> Fragment {
     }
 }
 
-/// Follows the chain of extension headers to the protocol it ends in.
+/// Follows the chain of extension headers to the protocol that ends it.
 #[inline]
 fn pass_extensions(mut next: u8, mut data: &[u8]) -> Result<(u8, Fragment, &[u8]), Undecoded> {
     let mut fragment = Fragment::Whole;
@@ -170,13 +174,13 @@ fn pass_extensions(mut next: u8, mut data: &[u8]) -> Result<(u8, Fragment, &[u8]
                 (header[0], after(data, (usize::from(header[1]) + 1) * 8))
             }
             extension::AUTHENTICATION => pass_authentication(data)?,
-            // Two fragment headers would mean a fragment of a fragment, which no host makes.
+            // Two fragment headers would mean a fragment of a fragment, which no host sends.
             extension::FRAGMENT if fragment_seen => return Err(Undecoded::Malformed),
             extension::FRAGMENT => {
                 let (header, rest) = data.split_first_chunk::<8>().ok_or(Undecoded::Truncated)?;
                 let place = u16::from_be_bytes([header[2], header[3]]);
                 let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-                // Neither offset nor more to come is an atomic fragment: a whole datagram (RFC 6946).
+                // No offset and no more fragments: an atomic fragment, which is a whole datagram (RFC 6946).
                 fragment = place_of(place & 0xfff8 != 0, place & 1 != 0, id);
                 fragment_seen = true;
                 if matches!(fragment, Fragment::Later { .. }) {
@@ -190,14 +194,15 @@ fn pass_extensions(mut next: u8, mut data: &[u8]) -> Result<(u8, Fragment, &[u8]
     Err(Undecoded::Malformed)
 }
 
-/// RFC 4302, 2: the length is counted in 32-bit words less two, also in IPv6.
+/// Skips an authentication header (RFC 4302, 2): its length is counted in 32-bit words less two, also in
+/// IPv6.
 #[inline]
 fn pass_authentication(data: &[u8]) -> Result<(u8, &[u8]), Undecoded> {
     let (header, _) = data.split_first_chunk::<2>().ok_or(Undecoded::Truncated)?;
     Ok((header[0], after(data, (usize::from(header[1]) + 2) * 4)))
 }
 
-/// What follows a header of `len` bytes: nothing when the header itself is cut.
+/// Returns the data after a header of `len` bytes, or nothing if the header itself is cut.
 #[inline]
 fn after(data: &[u8], len: usize) -> &[u8] {
     data.get(len..).unwrap_or_default()
@@ -207,7 +212,7 @@ fn after(data: &[u8], len: usize) -> &[u8] {
 mod tests {
     use super::*;
 
-    /// An IPv4 header of 20 bytes, from 192.0.2.1 to 198.51.100.2, with identification 0x1234.
+    /// Returns an IPv4 header of 20 bytes, from 192.0.2.1 to 198.51.100.2, with identification 0x1234.
     fn v4_header(version_and_length: u8, total_len: u16, place: u16, protocol: u8) -> Vec<u8> {
         let mut header = vec![version_and_length, 0];
         header.extend_from_slice(&total_len.to_be_bytes());

@@ -2,13 +2,14 @@
 
 use crate::model::{LinkType, Undecoded};
 
-/// How many VLAN tags a frame may bear. Provider networks stack two, seldom three.
+/// The maximum number of VLAN tags of a frame. Provider networks stack two, seldom three.
 pub const MAX_TAGS: usize = 8;
 
-/// The most MPLS labels that a frame may bear. Provider networks stack two or three, traffic engineering seldom more than ten.
+/// The maximum number of MPLS labels of a frame. Provider networks stack two or three, traffic engineering
+/// seldom more than ten.
 pub const MAX_LABELS: usize = 16;
 
-/// The bytes after the link header, and which version of IP the link header says they are.
+/// The bytes after the link header, and their IP version according to the link header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Network<'a> {
     V4(&'a [u8]),
@@ -32,7 +33,7 @@ mod ethertype {
     pub const VLAN: u16 = 0x8100;
     /// 802.1ad service tag.
     pub const SERVICE_VLAN: u16 = 0x88a8;
-    /// Service tag of switches older than 802.1ad.
+    /// Service tag of switches that predate 802.1ad.
     pub const LEGACY_VLAN: u16 = 0x9100;
     /// MPLS with labels that the receiver has assigned, and with others (RFC 5332).
     pub const MPLS: u16 = 0x8847;
@@ -49,7 +50,7 @@ mod ppp {
     pub const MPLS_UPSTREAM: u16 = 0x0283;
 }
 
-/// Device types of `linux/if_arp.h` for which a cooked header's protocol field is no EtherType
+/// Device types of `linux/if_arp.h` for which a cooked header's protocol field is not an EtherType
 /// (LINKTYPE_LINUX_SLL and LINKTYPE_LINUX_SLL2 of the tcpdump group).
 mod hardware {
     pub const FRAME_RELAY: u16 = 770;
@@ -57,7 +58,8 @@ mod hardware {
     pub const NETLINK: u16 = 824;
 }
 
-/// Address families of a BSD loopback header. AF_INET is 2 everywhere; AF_INET6 is the recording system's own.
+/// Address families of a BSD loopback header. AF_INET is 2 everywhere; AF_INET6 is that of the recording
+/// system.
 mod family {
     pub const INET: u32 = 2;
     pub const INET6_LINUX: u32 = 10;
@@ -67,7 +69,7 @@ mod family {
 }
 
 /// Finds the datagram in a frame; the second value is [`Packet::vlan`](crate::model::Packet::vlan).
-// As `ip::datagram`.
+// Inlined for the reason given at `ip::datagram`.
 #[inline(always)]
 pub(super) fn network(link: LinkType, data: &[u8]) -> Result<(Network<'_>, u16), Undecoded> {
     match link {
@@ -111,12 +113,13 @@ pub(super) fn network(link: LinkType, data: &[u8]) -> Result<(Network<'_>, u16),
     }
 }
 
-/// A cooked frame after its header; libpcap puts a tag that the kernel took off back where Ethernet has it.
+/// Finds the datagram in a cooked frame after its header. libpcap restores a tag that the kernel removed to
+/// its place in Ethernet.
 ///
-/// When a received frame has a second tag, the kernel names the EtherType behind all tags and yet begins the
-/// payload in that second tag, after its type (`vlan_get_protocol_dgram` in `net/packet/af_packet.c`). Bytes that
-/// are not of the named version are therefore read as the rest of a tag. A tag of priority 2 before IPv4, or 3
-/// before IPv6, looks like the version and is not told apart.
+/// If a received frame has a second tag, the kernel states the EtherType behind all tags and yet begins the
+/// payload in that second tag, after its type (`vlan_get_protocol_dgram` in `net/packet/af_packet.c`).
+/// Therefore bytes that are not of the stated version are read as the rest of a tag. A tag of priority 2
+/// before IPv4, or 3 before IPv6, looks like the version and cannot be distinguished from it.
 #[inline]
 fn cooked(hardware: u16, protocol: u16, rest: &[u8]) -> Result<(Network<'_>, u16), Undecoded> {
     if matches!(hardware, hardware::FRAME_RELAY | hardware::RADIOTAP | hardware::NETLINK) {
@@ -136,8 +139,8 @@ fn cooked(hardware: u16, protocol: u16, rest: &[u8]) -> Result<(Network<'_>, u16
     })
 }
 
-/// The bytes after an EtherType, which may be tags; `vlan` is what tags before it named. An 802.3 length in its
-/// place is below every EtherType.
+/// Returns the bytes after an EtherType, which may be tags; `vlan` is the VLAN of the tags before it. An
+/// 802.3 length in place of the EtherType is below every EtherType.
 #[inline]
 fn tagged(mut ethertype: u16, mut rest: &[u8], mut vlan: u16) -> Result<(Network<'_>, u16), Undecoded> {
     for _ in 0..=MAX_TAGS {
@@ -162,8 +165,9 @@ fn tagged(mut ethertype: u16, mut rest: &[u8], mut vlan: u16) -> Result<(Network
     Err(Undecoded::Malformed)
 }
 
-/// The datagram behind a stack of MPLS labels (RFC 3032). No label says what it is; IP says so itself, and what routers must not
-/// take for IP begins with other bits (RFC 4928).
+/// Finds the datagram behind a stack of MPLS labels (RFC 3032). No label states the protocol of its contents.
+/// IP is recognized by its version; contents that routers must not take for IP begin with other bits (RFC
+/// 4928).
 #[cold]
 fn labelled(mut rest: &[u8]) -> Result<Network<'_>, Undecoded> {
     const BOTTOM_OF_STACK: u8 = 1;
@@ -182,8 +186,8 @@ fn labelled(mut rest: &[u8]) -> Result<Network<'_>, Undecoded> {
     Err(Undecoded::Malformed)
 }
 
-/// The datagram in a PPPoE session, behind version and type, code, session, length, and the number of PPP's protocol, which may be
-/// compressed to one byte (RFC 1661, 6.5).
+/// Finds the datagram in a PPPoE session, behind version and type, code, session, length, and the number of
+/// PPP's protocol, which may be compressed to one byte (RFC 1661, 6.5).
 #[cold]
 fn session(rest: &[u8]) -> Result<Network<'_>, Undecoded> {
     let (header, rest) = rest.split_first_chunk::<6>().ok_or(Undecoded::Truncated)?;
@@ -231,7 +235,7 @@ mod tests {
         let cases: [(&[u8], u16); 7] = [
             (&[0x08, 0x00], 0),
             (&[0x81, 0x00, 0x00, 0x64, 0x08, 0x00], 100),
-            // Priority 7 and the drop bit are no part of the identifier.
+            // Priority 7 and the drop bit are not part of the identifier.
             (&[0x81, 0x00, 0xff, 0xfe, 0x08, 0x00], 4094),
             (&[0x88, 0xa8, 0x00, 0x07, 0x81, 0x00, 0x00, 0x64, 0x08, 0x00], 7),
             (&[0x91, 0x00, 0x00, 0x08, 0x91, 0x00, 0x00, 0x09, 0x08, 0x00], 8),

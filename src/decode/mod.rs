@@ -1,11 +1,12 @@
-//! The bytes of a frame to the packet they carry.
+//! Decodes a frame to the packet that it carries.
 //!
-//! Decoding is pure: no allocation, no state, no panic whatever the bytes. Frames come from a hostile network, so
-//! every loop is bounded and every read is checked. It reads headers only, never lengths to be counted: sizes start from
-//! the capture header's wire length, because offloaded frames carry wrong or zero lengths in their headers.
+//! Decoding is pure: it allocates nothing, keeps no state and never panics. Frames come from a hostile
+//! network, so every loop is bounded and every read is checked. Only headers are read. Sizes start from the
+//! capture header's wire length and not from the lengths in the frame's headers, because offloaded frames
+//! carry wrong or zero lengths there.
 //!
-//! Tunnels (IP in IP, GRE, VXLAN) are not entered: what the host's sockets and the wire have in common is the
-//! outer flow, and the inner packet is captured again on the tunnel's own device.
+//! Tunnels (IP in IP, GRE, VXLAN) are not entered: the host's sockets and the wire have the outer flow in
+//! common, and the inner packet is captured again on the tunnel's own device.
 
 mod ip;
 mod link;
@@ -22,32 +23,33 @@ pub use ip::MAX_EXTENSIONS;
 pub use link::{MAX_LABELS, MAX_TAGS};
 pub use wire_size::{segment_limit, wire_size};
 
-/// How many bytes of each frame to capture, so that [`decode`] seldom meets a cut header.
+/// The number of bytes to capture of each frame, chosen so that [`decode`] seldom meets a cut header.
 ///
-/// The longest ordinary stack, two tags on a version 2 cooked header with an IPv6 header and full TCP flags, takes
-/// 82 bytes, and the longest IPv4 one with all options 102; the rest is room for extension headers.
+/// The longest ordinary headers, two tags on a version 2 cooked header with an IPv6 header and full TCP
+/// flags, take 82 bytes, and the longest IPv4 headers with all options 102; the rest is room for extension
+/// headers.
 pub const SNAPLEN: usize = 128;
 
-/// Reads the packet that a frame of this link type carries.
+/// Decodes the packet in a frame of this link type.
 ///
-/// `data` begins with the link header and may be cut anywhere. Cutting a frame never changes what is read from it,
-/// only how much: a prefix of a frame gives the same packet, or the same packet without its TCP flags, or
+/// `data` begins with the link header and may be cut anywhere. Cutting a frame never changes the result, only
+/// its completeness: a prefix of a frame gives the same packet, or the same packet without its TCP flags, or
 /// [`Undecoded::Truncated`].
 ///
-/// - The ports of a TCP segment are enough to own its bytes: one cut between its ports and its flags is a packet
-///   without flags.
-/// - A later fragment has no ports. Its protocol is the one its own IP header names, which differs from that of the
-///   first fragment when extension headers stand in the fragmented part; the identification joins the two.
-/// - MPLS labels and the headers of a PPPoE session are passed over, like VLAN tags.
-/// - IPv6 extension headers and the authentication header are passed over. What cannot be looked into (ESP) or has
-///   nothing inside ("no next header") keeps its number as the protocol, with ports 0.
+/// - The ports of a TCP segment are enough to find the owner of its bytes: a segment cut between its ports
+///   and its flags is a packet without flags.
+/// - A later fragment has no ports. Its protocol is the one in its own IP header, which differs from that of
+///   the first fragment if extension headers are in the fragmented part; the identification joins the two.
+/// - MPLS labels and the headers of a PPPoE session are skipped, like VLAN tags.
+/// - IPv6 extension headers and the authentication header are skipped. A header that is opaque (ESP) or has
+///   nothing after it ("no next header") keeps its number as the protocol, with ports 0.
 ///
 /// # Errors
 ///
-/// [`Undecoded::Truncated`] when `data`, or the datagram by its own length, ends before the ports;
-/// [`Undecoded::NotIp`] for anything but IPv4 and IPv6; [`Undecoded::Malformed`] for a wrong IP version, a header
-/// length below the minimum or above the datagram's own, a second fragment header, or more than [`MAX_TAGS`]
-/// VLAN tags, [`MAX_LABELS`] MPLS labels or [`MAX_EXTENSIONS`] extension headers.
+/// Fails with [`Undecoded::Truncated`] if `data`, or the datagram by its own length, ends before the ports;
+/// with [`Undecoded::NotIp`] for anything but IPv4 and IPv6; with [`Undecoded::Malformed`] for a wrong IP
+/// version, a header length below the minimum or above the datagram's own, a second fragment header, or more
+/// than [`MAX_TAGS`] VLAN tags, [`MAX_LABELS`] MPLS labels or [`MAX_EXTENSIONS`] extension headers.
 pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
     let (network, vlan) = link::network(link, data)?;
     let Datagram { source, destination, protocol, fragment, payload } = ip::datagram(network)?;
@@ -65,7 +67,8 @@ pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
     })
 }
 
-/// The sequence number of a TCP segment in a frame that [`decode`] can read; `None` if it is cut or there is none.
+/// Returns the sequence number of a TCP segment in a frame that [`decode`] can read, or `None` if it is cut
+/// or there is none.
 pub fn sequence_number(link: LinkType, data: &[u8]) -> Option<u32> {
     let (network, _) = link::network(link, data).ok()?;
     let datagram = ip::datagram(network).ok()?;
@@ -74,8 +77,9 @@ pub fn sequence_number(link: LinkType, data: &[u8]) -> Option<u32> {
     has_header.then(|| transport::sequence_number(datagram.payload)).flatten()
 }
 
-/// Whether a frame that [`decode`] can read carries data for a program: of TCP, a segment with payload; of other
-/// protocols, any packet. A TCP segment cut before the length of its header counts as having none.
+/// Returns true if a frame that [`decode`] can read carries data for a process: for TCP, a segment with
+/// payload; for other protocols, any packet. A TCP segment cut before the length of its header counts as
+/// having none.
 pub fn has_payload(link: LinkType, data: &[u8]) -> bool {
     let Ok((network, _)) = link::network(link, data) else { return false };
     ip::datagram(network).is_ok_and(|datagram| match datagram.fragment {

@@ -1,15 +1,15 @@
-//! Whole frames: captured from Linux 6.18 with libpcap 1.10, each with what tcpdump 4.99 reads in it.
+//! Tests of whole frames, captured from Linux 6.18 with libpcap 1.10, each with the decoding by tcpdump 4.99.
 
 use super::*;
 use crate::model::TcpFlags;
 use LinkType::{Cooked1, Cooked2, Ethernet};
 
-/// Bytes of text in hexadecimal.
+/// Parses hexadecimal text to bytes.
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
-/// A packet in one line, or the reason why there is none.
+/// Formats a packet in one line, or the reason why there is none.
 fn shown(link: LinkType, data: &[u8]) -> String {
     match decode(link, data) {
         Ok(Packet { protocol, source, destination, tcp_flags: TcpFlags(flags), fragment, vlan }) => {
@@ -31,7 +31,7 @@ fn shown(link: LinkType, data: &[u8]) -> String {
     }
 }
 
-/// No part of a frame after its headers matters, so that is where these end.
+/// Captured frames. Each ends after its headers, because decoding depends on nothing after them.
 #[rustfmt::skip]
 const CAPTURED: &[(&str, LinkType, &str, &str)] = &[
     ("TCP over IPv4 on lo", Ethernet,
@@ -121,8 +121,8 @@ const CAPTURED: &[(&str, LinkType, &str, &str)] = &[
      "udp 10.9.0.2:1000 > 10.9.0.1:2000"),
 ];
 
-/// The kernel calls these IPv4 although a second tag comes first, and tcpdump therefore sees no version 4. They
-/// are the frame of "802.1ad around 802.1Q" above, received on the device "any".
+/// The kernel states IPv4 for these frames although a second tag comes first; tcpdump therefore does not see
+/// version 4. They are the frame of "802.1ad around 802.1Q" above, received on the device "any".
 #[rustfmt::skip]
 const SECOND_TAG_LEFT: &[(LinkType, &str, &str)] = &[
     (Cooked1,
@@ -147,7 +147,7 @@ fn a_second_tag_that_the_kernel_left_in_a_cooked_frame_is_passed() {
         assert_eq!(shown(*link, &frame), *expected);
         assert_eq!(shown(*link, &frame[..frame.len() - 6]), "Truncated");
     }
-    // What is neither of the named version nor a tag before IP is no datagram.
+    // Bytes that are neither of the stated version nor a tag before IP are not a datagram.
     let frame = bytes(SECOND_TAG_LEFT[1].1);
     for inner_type in [[0x08, 0x06], [0x12, 0x34]] {
         let mut other = frame.clone();
@@ -164,7 +164,7 @@ fn the_same_datagram_is_read_behind_every_link_header() {
     assert_eq!(shown(LinkType::Null, &[&[2, 0, 0, 0], &datagram[..]].concat()), expected);
     assert_eq!(shown(LinkType::Null, &[&[0, 0, 0, 2], &datagram[..]].concat()), expected);
     assert_eq!(shown(LinkType::Loop, &[&[0, 0, 0, 2], &datagram[..]].concat()), expected);
-    // The link header says IPv6, the datagram does not.
+    // The link header says IPv6, but the datagram is IPv4.
     assert_eq!(shown(LinkType::Loop, &[&[0, 0, 0, 30], &datagram[..]].concat()), "Malformed");
 }
 
@@ -177,7 +177,8 @@ fn an_offloaded_segment_is_read_though_its_total_length_is_zero() {
 
 #[test]
 fn padding_is_not_read_as_a_header() {
-    // A first fragment of 8 bytes (RFC 1858, the "tiny fragment"), padded by the link to 60 bytes with SYN bits.
+    // A first fragment of 8 bytes (RFC 1858, the "tiny fragment"), padded by the link to 60 bytes with SYN
+    // bits.
     let mut frame = bytes(CAPTURED[0].2);
     frame[16..18].copy_from_slice(&28u16.to_be_bytes());
     frame[20] = 0x20;
@@ -213,7 +214,8 @@ fn a_cut_frame_is_truncated_until_its_ports_are_there_and_has_flags_when_they_ar
     }
 }
 
-/// An IPv4 or IPv6 datagram with a TCP header of 32 bytes and so many bytes of payload by its own length.
+/// Returns an IPv4 or IPv6 datagram with a TCP header of 32 bytes and `payload` bytes of payload by its own
+/// length.
 fn segment(is_v4: bool, payload: u16) -> Vec<u8> {
     let tcp = [&[0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10][..], &[1; 18]].concat();
     let ip = if is_v4 {
@@ -242,7 +244,7 @@ fn payload_is_told_by_lengths_not_by_what_was_captured() {
             assert_eq!(has_payload(LinkType::RawIp, &padded), expected, "{payload} with padding");
             assert!(!has_payload(LinkType::RawIp, &padded[..headers - 32 + 12]), "cut before its length");
         }
-        // Not cut yet by the device, and so larger than its length can say.
+        // The device has not segmented it yet, and so it is larger than its length field can state.
         let mut offloaded = segment(is_v4, 0);
         offloaded[if is_v4 { 2..4 } else { 4..6 }].fill(0);
         assert!(has_payload(LinkType::RawIp, &offloaded));
@@ -253,7 +255,7 @@ fn payload_is_told_by_lengths_not_by_what_was_captured() {
 fn only_tcp_sends_packets_that_carry_nothing() {
     for &(name, link, hex, shown) in CAPTURED {
         let expected = match shown.split_whitespace().next() {
-            // None of them is longer than its headers but the one that was not cut yet.
+            // None of them is longer than its headers, except the one that is not yet segmented.
             Some("tcp") => name.contains("not yet cut"),
             Some(reason) => !["NotIp", "Truncated", "Malformed"].contains(&reason),
             None => false,

@@ -2,30 +2,31 @@
 
 use crate::model::{Protocol, TcpFlags, Undecoded};
 
-/// Datagram Congestion Control Protocol (RFC 4340), whose header begins with ports like all the others.
+/// Datagram Congestion Control Protocol (RFC 4340). Its header begins with ports, as in the other protocols
+/// with ports.
 const DCCP: Protocol = Protocol(33);
 
-/// Where the flag byte stands in a TCP header (RFC 9293, 3.1).
+/// The offset of the flags byte in a TCP header (RFC 9293, 3.1).
 const TCP_FLAGS_AT: usize = 13;
 
-/// Where the length of that header stands, in words of 4 bytes, in the upper half of a byte.
+/// The offset of the byte whose upper half is the header's length in words of 4 bytes.
 const TCP_OFFSET_AT: usize = 12;
 
-/// A TCP header without options (RFC 9293, 3.1).
+/// The length of a TCP header without options (RFC 9293, 3.1).
 pub(super) const TCP_HEADER: usize = 20;
 
-/// Options of TCP (RFC 9293, 3.2): the end of all, one byte of padding, the largest segment.
+/// TCP options (RFC 9293, 3.2): end of options, one byte of padding, largest segment.
 const OPTION_END: u8 = 0;
 const OPTION_PADDING: u8 = 1;
 const OPTION_MSS: u8 = 2;
 
-/// RFC 768, and RFC 3828 for UDP-Lite.
+/// The length of a UDP header (RFC 768; RFC 3828 for UDP-Lite).
 const UDP_HEADER: usize = 8;
 
-/// The header that is common to all chunks of a packet (RFC 9260, 3.1).
+/// The length of the header that is common to all chunks of a packet (RFC 9260, 3.1).
 const SCTP_HEADER: usize = 12;
 
-/// What a transport header says of the flow; all 0 for protocols without ports.
+/// The data of a transport header that belong to the flow; all 0 for protocols without ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Transport {
     pub source: u16,
@@ -48,8 +49,9 @@ pub(super) fn read(protocol: u8, payload: &[u8]) -> Result<Transport, Undecoded>
     }
 }
 
-/// Whether a whole datagram or a first fragment, of which `payload` is what was captured and `len` the whole length,
-/// carries anything for a program. Of TCP that is a segment with data; what has no connection is always for a program.
+/// Returns true if a whole datagram or a first fragment carries data for a process. `payload` is its captured
+/// part and `len` its whole length. A TCP segment does if it has payload; a datagram of a connectionless
+/// protocol always does.
 #[inline]
 pub(super) fn has_payload(protocol: u8, payload: &[u8], len: usize) -> bool {
     match Protocol(protocol) {
@@ -58,8 +60,8 @@ pub(super) fn has_payload(protocol: u8, payload: &[u8], len: usize) -> bool {
     }
 }
 
-/// The length of the header that each segment of a datagram bears when a device cuts it: of TCP with its options, of
-/// protocols that are not known the part that is certain, none.
+/// Returns the length of the transport header that each segment of a datagram has after the device has
+/// segmented it: for TCP with its options; 0 for other protocols, whose headers are not known.
 pub(super) fn header_len(protocol: u8, payload: &[u8]) -> usize {
     match Protocol(protocol) {
         Protocol::TCP => {
@@ -71,13 +73,13 @@ pub(super) fn header_len(protocol: u8, payload: &[u8]) -> usize {
     }
 }
 
-/// The sequence number of a TCP header (RFC 9293, 3.1).
+/// Returns the sequence number of a TCP header (RFC 9293, 3.1).
 pub(super) fn sequence_number(payload: &[u8]) -> Option<u32> {
     payload.get(4..8)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// The largest segment that the sender of a TCP header accepts, as far as the header was captured and says so (RFC 9293,
-/// 3.7.1). Its headers are not part of it.
+/// Returns the largest segment, without headers, that the sender of a TCP header accepts, if the captured
+/// part of the header states it (RFC 9293, 3.7.1).
 pub(super) fn segment_limit(payload: &[u8]) -> Option<u16> {
     let end = header_len(Protocol::TCP.0, payload).min(payload.len());
     let mut options = payload.get(TCP_HEADER..end)?;
@@ -109,9 +111,10 @@ enum EchoKind {
     Reply,
 }
 
-/// The identifier stands in the same place of every ICMP message that has one. Request and reply carry the same. A ping
-/// socket has it for its port (icmp(7)), so it is the port of the end that asks. The end that answers, the kernel as a
-/// rule, has none: a process that asks is thereby told from the kernel that answers, also between the same addresses.
+/// Reads the identifier of an ICMP message, which has the same place in every message that has one. Request
+/// and reply carry the same identifier. A ping socket uses it as its port (icmp(7)), so it is the port of the
+/// requesting end. The replying end, as a rule the kernel, has none. This distinguishes a process that sends
+/// requests from the kernel that replies, also between the same addresses.
 #[inline]
 fn identifier(payload: &[u8], exchange: fn(u8) -> Option<EchoKind>) -> Result<Transport, Undecoded> {
     let kind = *payload.first().ok_or(Undecoded::Truncated)?;
@@ -124,7 +127,7 @@ fn identifier(payload: &[u8], exchange: fn(u8) -> Option<EchoKind>) -> Result<Tr
     })
 }
 
-/// Echo, timestamp and information (RFC 792), address mask (RFC 950), extended echo (RFC 8335).
+/// Classifies echo, timestamp and information (RFC 792), address mask (RFC 950) and extended echo (RFC 8335).
 fn icmp_exchange(kind: u8) -> Option<EchoKind> {
     match kind {
         8 | 13 | 15 | 17 | 42 => Some(EchoKind::Request),
@@ -133,7 +136,7 @@ fn icmp_exchange(kind: u8) -> Option<EchoKind> {
     }
 }
 
-/// Echo (RFC 4443, 4) and extended echo (RFC 8335).
+/// Classifies echo (RFC 4443, 4) and extended echo (RFC 8335).
 fn icmpv6_exchange(kind: u8) -> Option<EchoKind> {
     match kind {
         128 | 160 => Some(EchoKind::Request),
@@ -225,7 +228,7 @@ mod tests {
     #[test]
     fn other_icmp_has_no_ports() {
         // Unreachable, redirect, router advertisement, time exceeded; in ICMPv6 unreachable, too big, and the
-        // neighbour discovery and listener messages. Their fifth and sixth bytes mean something else.
+        // neighbour discovery and listener messages. Their fifth and sixth bytes have other meanings.
         for kind in [3, 5, 9, 11, 12] {
             assert_eq!(ends(1, &[kind, 0, 0, 0, 0x12, 0x34]), (0, 0), "type {kind}");
         }

@@ -1,29 +1,34 @@
-//! The size on the wire of a frame that was captured before its segmentation or after a merge (GSO, TSO, GRO).
+//! The size on the wire of a frame that was captured before its segmentation or after a merge (GSO, TSO,
+//! GRO).
 //!
-//! The kernel hands such a frame around as one, with one set of headers; on the wire each of its segments has its own.
-//! A packet socket does not tell how large the segments are. With TCP they are as large as the MTU and both ends allow, save the
-//! last. With other protocols the sender chooses, and the MTU gives the fewest packets that can carry the payload.
+//! The kernel handles such a frame as one, with one set of headers; on the wire each of its segments has its
+//! own. A packet socket does not report the size of the segments. In TCP they are as large as the MTU and
+//! both ends allow, except the last. In other protocols the sender chooses, and the MTU gives the minimum
+//! number of packets that can carry the payload.
 
 use super::{ip, link, transport};
 use crate::model::{Frame, Protocol, WireSize};
 
-/// Returns how many packets a frame above the device's packet limit is on the wire, and their bytes, headers included.
-/// A TCP segment carries at most `segment` bytes with the options of its header, if that is known.
+/// Returns the number of packets on the wire of a frame above the device's packet limit, and their bytes,
+/// headers included. A TCP segment carries at most `segment` bytes including the options of its header, if
+/// that is known.
 ///
-/// A frame whose datagram fits the MTU is one packet (VLAN tags alone can lift it above the limit), and so is one whose
-/// headers cannot be read. A header of which the length was not captured counts as the shortest of its protocol.
+/// A frame whose datagram fits the MTU is one packet (VLAN tags alone can lift it above the limit), and so is
+/// a frame whose headers cannot be read. A header whose length was not captured counts as the shortest of its
+/// protocol.
 #[cold]
 #[inline(never)]
 pub fn wire_size(frame: &Frame<'_>, segment: Option<u16>) -> WireSize {
     segments(frame, segment).unwrap_or(WireSize::from(frame.wire_len))
 }
 
-/// The largest segment that every host accepts without being told (RFC 9293, 3.7.1). An end that claims to accept less
-/// could make its own segments count as more than they are.
+/// The largest segment that every host accepts by default (RFC 9293, 3.7.1). An end that claims to accept
+/// less could make its own segments count as more than they are.
 const DEFAULT_SEGMENT: u16 = 536;
 
-/// Returns the largest TCP segment that the sender of a SYN accepts, if it is smaller than the MTU of the device allows.
-/// `None` for a device of unknown MTU, and for less than any host accepts.
+/// Returns the largest TCP segment that the sender of a SYN accepts, if it is smaller than the MTU of the
+/// device allows. Returns `None` for a device of unknown MTU, and for a limit below the default that every
+/// host accepts.
 pub fn segment_limit(frame: &Frame<'_>) -> Option<u16> {
     let (network, _) = link::network(frame.link, frame.data).ok()?;
     let datagram = ip::datagram(network).ok()?;
@@ -40,7 +45,7 @@ fn segments(frame: &Frame<'_>, segment: Option<u16>) -> Option<WireSize> {
     let datagram = ip::datagram(network).ok()?;
     let len = |len: usize| u32::try_from(len).ok();
     let link_header = len(data.len() - network.bytes().len())?;
-    // The kernel removes this option as it segments the frame.
+    // The kernel removes this option when it segments the frame.
     let jumbo_option = len(ip::jumbo_option_len(network))?;
     let ip_header = len(ip::header_len(network, &datagram))?.checked_sub(jumbo_option)?;
     let transport_header = len(transport::header_len(datagram.protocol, datagram.payload))?;
@@ -48,7 +53,7 @@ fn segments(frame: &Frame<'_>, segment: Option<u16>) -> Option<WireSize> {
     let room = mtu.checked_sub(ip_header + transport_header)?;
     let room = match segment {
         Some(limit) if datagram.protocol == Protocol::TCP.0 => {
-            // Options take from the room for the payload.
+            // Options reduce the room for the payload.
             let options = transport_header - len(transport::TCP_HEADER)?;
             room.min(u32::from(limit).checked_sub(options)?)
         }

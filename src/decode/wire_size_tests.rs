@@ -1,11 +1,12 @@
-//! Offloaded frames of every kind that Linux makes: the packets that a device cuts them into, computed by hand.
+//! Tests of every kind of offloaded frame that Linux creates. The packets after segmentation were computed by
+//! hand.
 
 use super::*;
 use crate::model::{LinkType, Namespace, Passage, Timestamp};
 use proptest::prelude::*;
 
 const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-/// Time stamps, as nearly all TCP segments have them.
+/// The timestamps option, as in nearly all TCP segments.
 const OPTIONS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
 
 fn ethernet(ethertype: &[u8], datagram: &[u8]) -> Vec<u8> {
@@ -38,12 +39,12 @@ fn tcp(options: &[u8]) -> Vec<u8> {
 
 const UDP: [u8; 8] = [0x30, 0x39, 0, 53, 0, 0, 0, 0];
 
-/// The packets and bytes of a frame with these headers and so much payload.
+/// Returns the packets and bytes of a frame with these headers and `payload` bytes of payload.
 fn size_at(link: LinkType, mtu: u32, headers: &[u8], payload: u32) -> (u32, u32) {
     size_limited(link, mtu, None, headers, payload)
 }
 
-/// The same where the ends of a connection accept segments of so many bytes.
+/// Returns the same for a connection whose ends accept segments of at most `segment` bytes.
 fn size_limited(link: LinkType, mtu: u32, segment: Option<u16>, headers: &[u8], payload: u32) -> (u32, u32) {
     let wire_len = headers.len() as u32 + payload;
     let packet_limit = mtu + link.header_len();
@@ -95,7 +96,7 @@ fn lengths_that_the_header_cannot_tell() {
     let option = [6, 0, 0xc2, 4, 0, 2, 0x2d, 0xf0];
     let jumbo = ethernet(&[0x86, 0xdd], &v6(0, 0, &[&option[..], &tcp(&OPTIONS)].concat()));
     assert_eq!(size(&jumbo, 100 * 1428), (100, 100 * 1514));
-    // Any other hop-by-hop option is in each.
+    // Any other hop-by-hop option is in each packet.
     let alert = [6, 0, 5, 2, 0, 0, 1, 0];
     let other = ethernet(&[0x86, 0xdd], &v6(64_000, 0, &[&alert[..], &tcp(&OPTIONS)].concat()));
     assert_eq!(size(&other, 10 * 1420), (10, 10 * 1514));
@@ -162,14 +163,14 @@ fn what_cannot_be_read_is_one_packet() {
     let frame = ethernet(&[8, 0], &v4(64_000, 6, &tcp(&OPTIONS)));
     assert_eq!(size(&frame[..30], 5000), (1, 5030), "cut inside the IP header");
     assert_eq!(size_at(LinkType::Ethernet, 52, &frame, 5000), (1, 5066), "no room for any payload");
-    // Cut before the length of the TCP header: the shortest.
+    // The frame is cut before the length of the TCP header, which counts as the shortest.
     let cut = &frame[..14 + 20 + 4];
     assert_eq!(size(cut, 16 + 2 * 1460), (2, 2 * 1514));
 }
 
 proptest! {
-    /// Whatever the bytes and lengths: it does not panic, all of a frame but a jumbo option is counted, and a second
-    /// packet only when the datagram exceeds the MTU.
+    /// For any bytes and lengths the function does not panic, counts all of a frame except a jumbo option,
+    /// and returns a second packet only if the datagram exceeds the MTU.
     #[test]
     fn no_frame_shrinks_or_multiplies_without_need(
         data in proptest::collection::vec(any::<u8>(), 0..160),

@@ -1,4 +1,4 @@
-//! One flow of the table, in two cache lines, and what remains of it when it leaves.
+//! One flow of the table, in two cache lines, and the record that remains of it when it leaves.
 
 use super::metrics::FlowMetrics;
 use super::state::FlowState;
@@ -6,25 +6,25 @@ use crate::model::{
     Direction, FlowKey, Owner, ProcId, Quality, TcpFlags, Timestamp, Traffic, Unowned, WireSize,
 };
 
-/// A generation that no flow has: those of flows are odd.
+/// The generation of ids that name no flow: those of flows are odd.
 const OUTSIDE: u32 = 0;
 
-/// Names one flow of one table. A slot is used by many flows in turn; `generation` tells them apart, so that a late
-/// answer finds no flow rather than the wrong one.
+/// The id of one flow of one table. A slot is used by many flows in turn; `generation` tells them apart, so
+/// that a late answer finds no flow rather than the wrong one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowId {
     /// The flow's slot.
     pub(super) index: u32,
-    /// Which user of the slot it is.
+    /// The number of the slot's use.
     pub(super) generation: u32,
 }
 
-/// What is known of a flow's owner.
+/// The state of a flow's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Binding {
-    /// Nobody has been asked; the flow is on the list of those to be asked about.
+    /// No lookup was requested; the flow is on the list of flows to be looked up.
     Unasked,
-    /// The question is under way.
+    /// The lookup is in progress.
     Asked,
     /// The flow belongs to this process.
     Owned(Owner),
@@ -34,9 +34,10 @@ pub enum Binding {
 
 /// A flow: its key, its traffic, its state and its owner.
 ///
-/// Traffic is counted as *pending* and stays so until it is taken to be credited to somebody.
-// What a packet and the sweep look at first is in the first cache line. `Binding` and two `Traffic` would make it three
-// lines; so the owner is spread over `tie`, `pid` and the last field, and pending packets have 32 bits (see `count`).
+/// Traffic is counted as *pending* until it is taken to be credited to an owner.
+// The first cache line has the fields that a packet and the sweep read first. `Binding` and two `Traffic`
+// would make it three lines. Therefore the owner is spread over `tie`, `pid` and the last field, and pending
+// packets have 32 bits (see `count`).
 #[repr(C, align(64))]
 pub struct Flow {
     key: FlowKey,
@@ -52,18 +53,20 @@ pub struct Flow {
     pending_send_packets: u32,
     pending_receive_packets: u32,
     credited: Traffic,
-    /// While the flow is owned: when its owner started. While it is not: how many of the pending bytes have been
-    /// reported as unowned.
+    /// While the flow is owned: the start time of its owner. While it is not: the number of pending bytes
+    /// that have been reported as unowned.
     start_ticks_or_reported: u64,
 }
 
 const _: () = assert!(size_of::<Flow>() == 128);
 
-/// In place of an owner's pid: the other end has opened a TCP connection and has not completed the handshake.
+/// Stands in place of an owner's pid: the other end has opened a TCP connection and has not completed the
+/// handshake.
 const UNANSWERED: i32 = -1;
 
-/// A `Binding` without its process, whether the flow is on the list of those that counted something, whether it is a
-/// TCP connection of which everything that passed since its opening was to be seen, and how far its owner was made sure of.
+/// A `Binding` without its process, and three marks: the flow is on the list of those that counted something
+/// (`DIRTY`); it is a TCP connection all of whose packets since its opening could be seen (`WHOLE`); and the
+/// progress of its rechecks (`LOOKS`).
 #[derive(Clone, Copy)]
 struct OwnerBits(u8);
 
@@ -96,24 +99,24 @@ const REASONS: [Unowned; Unowned::COUNT] = [
 ];
 
 impl FlowId {
-    /// A number that no other flow of the table has or had, until a slot has had 2^31 of them.
+    /// Returns a number that no other flow of the table has or had, until a slot has had 2^31 flows.
     pub fn number(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// A name that no flow has, for a question about something else.
+    /// Creates an id that no flow has, for a request about something else.
     pub fn outside(number: u32) -> FlowId {
         FlowId { index: number, generation: OUTSIDE }
     }
 
-    /// The number of a name that no flow has.
+    /// Returns the number of an id that no flow has.
     pub fn outside_number(self) -> Option<u32> {
         (self.generation == OUTSIDE).then_some(self.index)
     }
 }
 
 impl Flow {
-    /// A flow whose first packet is yet to be counted.
+    /// Creates a flow whose first packet is yet to be counted.
     pub(super) fn new(key: FlowKey, state: FlowState, now: Timestamp, generation: u32) -> Flow {
         Flow {
             key,
@@ -135,31 +138,31 @@ impl Flow {
         }
     }
 
-    /// Its protocol and endpoints.
+    /// The protocol and endpoints.
     #[inline]
     pub fn key(&self) -> &FlowKey {
         &self.key
     }
 
-    /// How far it has come.
+    /// The state of the flow as its packets show it.
     #[inline]
     pub fn state(&self) -> FlowState {
         self.state
     }
 
-    /// When its first packet was captured.
+    /// The capture time of the first packet.
     #[inline]
     pub fn first(&self) -> Timestamp {
         self.first
     }
 
-    /// When the packet that was counted last was captured; earlier than `first` if the clock was set back.
+    /// The capture time of the packet that was counted last; earlier than `first` if the clock was set back.
     #[inline]
     pub fn last(&self) -> Timestamp {
         self.last
     }
 
-    /// What was counted and not yet taken.
+    /// The traffic that was counted and not yet taken.
     #[inline]
     pub fn pending(&self) -> Traffic {
         Traffic {
@@ -170,7 +173,7 @@ impl Flow {
         }
     }
 
-    /// Takes what is pending, to credit it to somebody.
+    /// Takes the pending traffic, to be credited to an owner.
     #[inline]
     pub fn take_pending(&mut self) -> Traffic {
         let taken = self.pending();
@@ -185,14 +188,14 @@ impl Flow {
         taken
     }
 
-    /// All it has counted, pending or taken.
+    /// Returns all counted traffic, pending or taken.
     pub fn totals(&self) -> Traffic {
         let mut totals = self.credited;
         totals += self.pending();
         totals
     }
 
-    /// What is known of its owner.
+    /// The state of the owner.
     #[inline]
     pub fn binding(&self) -> Binding {
         match self.tie.0 & !OwnerBits::MARKS {
@@ -208,7 +211,7 @@ impl Flow {
         }
     }
 
-    /// Keeps the answer to the question who owns it, whatever was known before.
+    /// Records the answer of an owner lookup in place of the previous one.
     #[inline]
     pub fn bind(&mut self, answer: Result<Owner, Unowned>) {
         match answer {
@@ -221,14 +224,14 @@ impl Flow {
         }
     }
 
-    /// How many of the pending bytes have been reported as unowned; 0 for a flow with an owner.
+    /// The number of pending bytes that have been reported as unowned; 0 for a flow with an owner.
     #[inline]
     pub fn reported(&self) -> u64 {
         if self.is_owned() { 0 } else { self.start_ticks_or_reported }
     }
 
-    /// Notes that all pending bytes are reported as unowned, and returns how many of them had not been. Does
-    /// nothing for a flow with an owner.
+    /// Records that all pending bytes are reported as unowned, and returns the number of those that had not
+    /// been. Does nothing for a flow with an owner.
     #[inline]
     pub fn report_pending(&mut self) -> u64 {
         if self.is_owned() {
@@ -240,19 +243,20 @@ impl Flow {
         new
     }
 
-    /// What [`Flow::set_looks`] has set, 0 for a new flow.
+    /// The value set by [`Flow::set_looks`]; 0 for a new flow.
     #[inline]
     pub fn looks(&self) -> u8 {
         (self.tie.0 & OwnerBits::LOOKS) / OwnerBits::LOOK
     }
 
-    /// Notes how far its owner has been made sure of after it had been found, from 0 to 3.
+    /// Records the progress of its owner's rechecks: the number of recheck ages that it had reached at the
+    /// latest one, from 0 to 3.
     pub fn set_looks(&mut self, looks: u8) {
         let looks = looks.min(OwnerBits::LOOKS / OwnerBits::LOOK) * OwnerBits::LOOK;
         self.tie.0 = (self.tie.0 & !OwnerBits::LOOKS) | looks;
     }
 
-    /// Whether it has had an owner that was credited with some of its traffic.
+    /// Returns true if some of its traffic was credited to an owner.
     pub fn was_credited(&self) -> bool {
         !self.credited.is_empty()
     }
@@ -262,7 +266,7 @@ impl Flow {
         (OwnerBits::OWNED..OwnerBits::UNOWNED).contains(&(self.tie.0 & !OwnerBits::MARKS))
     }
 
-    /// Notes that nobody has been asked, or that somebody has.
+    /// Records that a lookup is in progress, or that none was requested.
     #[inline]
     pub(super) fn set_asked(&mut self, asked: bool) {
         self.set_tie(if asked { OwnerBits::ASKED } else { OwnerBits::UNASKED });
@@ -276,7 +280,7 @@ impl Flow {
         self.tie = OwnerBits(self.tie.0 & OwnerBits::MARKS | code);
     }
 
-    /// Marks that it counted something; whether it was not marked before.
+    /// Marks that it counted something. Returns true if it was not marked before.
     #[inline]
     pub(super) fn set_dirty(&mut self) -> bool {
         let was_clean = self.tie.0 & OwnerBits::DIRTY == 0;
@@ -284,7 +288,7 @@ impl Flow {
         was_clean
     }
 
-    /// Clears the mark; whether there was one.
+    /// Clears the mark. Returns true if it was set.
     #[inline]
     pub(super) fn clear_dirty(&mut self) -> bool {
         let was_dirty = self.tie.0 & OwnerBits::DIRTY != 0;
@@ -292,10 +296,11 @@ impl Flow {
         was_dirty
     }
 
-    /// Counts what was captured as one frame and takes the flow to its next state.
+    /// Counts the packets captured as one frame and takes the flow to its next state.
     ///
     /// # Errors
-    /// Counts nothing when the packets pending that way would exceed 2^32 - 1: they have to be taken first.
+    /// Fails with `PendingFull`, and counts nothing, if the pending packets in this direction would exceed
+    /// 2^32 - 1: they have to be taken first.
     #[inline]
     pub(super) fn count(
         &mut self,
@@ -311,7 +316,7 @@ impl Flow {
         *packets = packets.checked_add(size.packets).ok_or(PendingFull)?;
         *bytes += u64::from(size.bytes);
         if flags == TcpFlags::default() {
-            // A later fragment, which has no TCP header, or a header that was cut.
+            // The packet is a later fragment, which has no TCP header, or its header was cut.
             self.tie.0 &= !OwnerBits::WHOLE;
         }
         self.last = now;
@@ -322,15 +327,15 @@ impl Flow {
         Ok(())
     }
 
-    /// Whether the other end has opened a TCP connection and has not completed the handshake, nor data has passed: what the
-    /// kernel does with it by itself, no process knows of.
+    /// Returns true if the other end has opened a TCP connection and has not completed the handshake, and no
+    /// data has passed. The kernel handles such a connection on its own, and no process knows of it.
     #[inline]
     pub fn is_unanswered(&self) -> bool {
         self.pid == UNANSWERED
     }
 
-    /// Whether it is a TCP connection seen from its opening on, both ways, so that what its socket has carried can be
-    /// compared with what was counted. Only the first call says so.
+    /// Returns true if it is a TCP connection seen from its opening on, in both directions, so that the
+    /// traffic of its socket can be compared with the counted traffic. Only the first call returns true.
     pub fn take_whole(&mut self) -> bool {
         let was_whole = self.tie.0 & OwnerBits::WHOLE != 0;
         self.tie.0 &= !OwnerBits::WHOLE;
@@ -338,67 +343,68 @@ impl Flow {
         was_whole && totals.send_packets > 0 && totals.receive_packets > 0
     }
 
-    /// Whether [`Flow::take_whole`] may still say so.
+    /// Returns true if [`Flow::take_whole`] may still return true.
     #[inline]
     pub(super) fn may_be_whole(&self) -> bool {
         self.tie.0 & OwnerBits::WHOLE != 0
     }
 
-    /// Counts bytes that have passed in packets which were not seen.
+    /// Counts the bytes of packets that were not seen.
     pub(super) fn count_unseen(&mut self, send_bytes: u64, receive_bytes: u64) {
         self.pending_send_bytes += send_bytes;
         self.pending_receive_bytes += receive_bytes;
     }
 
-    /// Its slot's generation: odd while a flow is in the slot, even while it is vacant.
+    /// The generation of its slot: odd while a flow is in the slot, even while it is vacant.
     #[inline]
     pub(super) fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Whether the slot holds a flow.
+    /// Returns true if the slot holds a flow.
     #[inline]
     pub(super) fn is_held(&self) -> bool {
         self.generation % 2 == 1
     }
 
-    /// Leaves the slot vacant.
+    /// Makes the slot vacant.
     pub(super) fn vacate(&mut self) {
         self.generation = self.generation.wrapping_add(1);
     }
 
-    /// Nanoseconds since its latest packet; 0 when that lies in the future.
+    /// The nanoseconds since its latest packet; 0 if that lies in the future.
     #[inline]
     pub(super) fn idle(&self, now: Timestamp) -> u64 {
         now.since(self.last)
     }
 
-    /// Whether it has been idle for longer than a flow of its state and protocol is kept.
+    /// Returns true if it has been idle for longer than the timeout of its state and protocol.
     #[inline]
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
         self.idle(now) > self.state.timeout(self.key.protocol)
     }
 
-    /// Moves the time of the latest packet with a clock that was set forward by so many nanoseconds, and pulls one that lies
-    /// in the future back to `now`. After the clock was set back an idle flow would otherwise be kept until the clock had
-    /// caught up.
+    /// Moves the time of the latest packet with a clock that was set forward by `forward` nanoseconds, and
+    /// reduces a time in the future to `now`. Otherwise, after the clock was set back, an idle flow would be
+    /// kept until the clock had caught up.
     #[inline]
     pub(super) fn mend_clock(&mut self, forward: i64, now: Timestamp) {
         self.last = self.last.moved(forward).min(now);
     }
 
-    /// Brings the packets pending for receipt to the most that can be counted.
+    /// Sets the pending received packets to the maximum that can be counted.
     #[cfg(test)]
     pub(super) fn fill_pending(&mut self) {
         self.pending_receive_packets = u32::MAX;
     }
 
-    /// Notes that there will be no more packets of it: the next SYN begins another flow.
+    /// Records that it will have no more packets: the next SYN begins another flow.
     pub(super) fn close(&mut self) {
         self.state = FlowState::Closed;
     }
 
-    /// Takes what is pending as a record of its own, if there is anything, with what else is to be reported of it.
+    /// Takes the pending traffic, if any, as a record of its own, together with the rest that is to be
+    /// reported of the flow.
     pub(super) fn depart(&mut self, index: u32, detail: Option<Box<FlowMetrics>>) -> Option<Departed> {
         let reported = self.reported();
         let pending = self.take_pending();
@@ -422,28 +428,28 @@ impl Flow {
 #[derive(Debug)]
 pub(super) struct PendingFull;
 
-/// Traffic that left the table before it was taken, with what was known of its flow.
+/// Traffic that left the table before it was taken, with the data of its flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Departed {
-    /// The flow's name, under which an answer may still be on its way.
+    /// The flow's id; an answer under this id may still be on its way.
     pub id: FlowId,
     /// Its protocol and endpoints.
     pub key: FlowKey,
-    /// What was known of its owner.
+    /// The state of its owner.
     pub binding: Binding,
-    /// What was counted and never taken.
+    /// The traffic that was counted and never taken.
     pub pending: Traffic,
-    /// How many bytes of `pending` have been reported as unowned.
+    /// The number of bytes of `pending` that have been reported as unowned.
     pub reported: u64,
-    /// All the flow had counted, `pending` included.
+    /// All traffic of the flow, `pending` included.
     pub totals: Traffic,
-    /// When the flow's first packet was captured.
+    /// The capture time of the flow's first packet.
     pub first: Timestamp,
-    /// When its last packet was captured.
+    /// The capture time of its last packet.
     pub last: Timestamp,
-    /// How far it had come.
+    /// The last state of the flow.
     pub state: FlowState,
-    /// Its course, when the flow has left the table and the last of its course has not been reported.
+    /// Its metrics, if the flow has left the table and not all of them have been reported.
     pub detail: Option<Box<FlowMetrics>>,
 }
 

@@ -1,4 +1,4 @@
-//! One flow: what it counts, keeps and reports.
+//! Tests of a single flow: its counters, its owner and its reports.
 
 use super::*;
 use crate::model::{Address, Endpoint, Namespace, Protocol};
@@ -88,7 +88,7 @@ fn taken_traffic_stays_in_the_totals() {
     assert_eq!((flow.first(), flow.last(), flow.state()), (Timestamp(5), Timestamp(7), FlowState::TwoWay));
 }
 
-/// A TCP flow that has counted these packets.
+/// Returns a TCP flow that has counted these packets.
 fn connection(packets: &[(Direction, u8)]) -> Flow {
     let key = FlowKey { protocol: Protocol::TCP, ..*flow().key() };
     let (direction, flags) = packets[0];

@@ -1,5 +1,5 @@
-//! Makes room in the table of flows: for any flow when it is full, and among those that one end has opened and the other has
-//! not answered.
+//! Evicts flows: any flow if the table is full, and unanswered flows (opened by one end and not answered by
+//! the other) if there are too many of them.
 
 use super::entry::{Flow, FlowId};
 use super::metrics::FlowMetrics;
@@ -9,26 +9,29 @@ use crate::model::{Direction, Timestamp};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-/// How many flows are looked at to find one to let go when the table is full: at least so many, to take one that has
-/// long been idle, and at most so many, to find one that is not in use.
+/// The number of flows examined to find one to evict from a full table: at least the lower bound, to find one
+/// that has long been idle, and at most the upper bound, to find one that is not in use.
 const EVICTION_WINDOW: std::ops::RangeInclusive<usize> = 8..=64;
 
-/// Memory for flows that one end has opened and the other has not answered, bytes. Beyond it the oldest of them make room, so
-/// that a flood of them displaces nothing else; of those opened here and by other ends those that there are more of.
+/// Memory for unanswered flows, bytes. Beyond it the oldest of them are evicted, so that a flood of them
+/// displaces nothing else. There is a list of those opened here and one of those opened by other ends; the
+/// longer list loses its oldest flow.
 const UNANSWERED_BYTES: usize = 16 << 20;
 
-/// What a flow takes besides its slot: its places in the index and in the lists.
+/// The memory of a flow in addition to its slot: its places in the index and in the lists.
 const PLACES_BYTES: usize = 40;
 
-/// The least length of the lists of unanswered flows at which those that are no longer are dropped from them.
+/// The minimum length of the lists of unanswered flows at which flows that are no longer unanswered are
+/// dropped from them.
 pub(super) const MIN_UNANSWERED_REVIEW: usize = 4096;
 
-/// How long an unanswered flow of several datagrams is kept at least, nanoseconds: it may be one that needs no answer.
+/// The minimum time for which an unanswered flow of several datagrams is kept, nanoseconds: it may be a flow
+/// that needs no answer.
 const UNANSWERED_IDLE: u64 = 1_000_000_000;
 
 impl FlowTable {
-    /// Lets one flow of a full table go and returns its slot: an expired one, else the least worth and longest idle
-    /// of those next under the hand.
+    /// Evicts one flow of a full table and returns its slot: an expired flow, else the least valuable and
+    /// longest idle of those next under the clock hand.
     pub(super) fn evict(&mut self, now: Timestamp) -> u32 {
         let first = self.advance();
         let mut victim = (self.rank(first, now), first);
@@ -50,14 +53,14 @@ impl FlowTable {
         slot
     }
 
-    /// The order in which flows are let go, lowest first.
+    /// The order of eviction, lowest first.
     fn rank(&self, slot: u32, now: Timestamp) -> (u8, Reverse<u64>) {
         let flow = &self.slots[slot as usize];
         let worth = if flow.is_expired(now) { 0 } else { flow.state().worth() };
         (worth, Reverse(flow.idle(now)))
     }
 
-    /// Lists a new flow that is unanswered, and lets the oldest of these go when there are too many.
+    /// Lists a new flow that is unanswered, and evicts the oldest unanswered flow if there are too many.
     pub(super) fn limit_unanswered(&mut self, slot: u32, now: Timestamp) {
         let flow = &self.slots[slot as usize];
         let opener = match flow.state() {
@@ -92,8 +95,8 @@ impl FlowTable {
         }
     }
 
-    /// Drops flows from the lists of those unanswered that have left or were answered. The next time is when there are twice
-    /// as many, so that each flow costs the same however many there are.
+    /// Drops flows that have left or were answered from the lists of unanswered flows. The next review is due
+    /// when there are twice as many, so that the cost per flow does not depend on their number.
     #[cold]
     fn review_unanswered(&mut self) {
         let FlowTable { unanswered, slots, .. } = self;

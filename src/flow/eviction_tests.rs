@@ -1,4 +1,4 @@
-//! Tests of floods of flows that nobody answers.
+//! Tests of floods of unanswered flows.
 
 use super::super::made_up::key;
 use super::*;
@@ -7,7 +7,7 @@ use Direction::{Receive, Send};
 
 const FLOWS: u32 = 200_000;
 
-/// Whatever is opened and not answered, from here or from elsewhere, takes 16 MiB and leaves the rest alone.
+/// Unanswered flows, opened from here or from elsewhere, take at most 16 MiB and displace no other flows.
 #[test]
 fn unanswered_flows_of_every_kind_displace_themselves_only() {
     let kinds = [
@@ -54,7 +54,8 @@ fn datagrams_that_go_on_without_an_answer_stay() {
     assert!(table.get(log).is_none(), "it has not gone on");
 }
 
-/// Flows that were answered leave the lists of those that were not, and the lists stay as small as what is on them.
+/// Answered flows leave the lists of unanswered flows, and the lists' memory stays in proportion to their
+/// contents.
 #[test]
 fn lists_of_unanswered_flows_do_not_grow_with_those_answered() {
     let mut table = FlowTable::new(1_000_000).unwrap();

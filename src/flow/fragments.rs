@@ -1,12 +1,14 @@
-//! The ports of fragmented datagrams: only the first fragment carries them, the later ones borrow them here.
+//! Ports of fragmented datagrams: only the first fragment carries them, and this table supplies them to the
+//! later ones.
 
 use crate::model::{Address, Fragment, Namespace, Packet, Protocol, Timestamp};
 use std::collections::{HashMap, VecDeque};
 
-/// Datagrams remembered at once; the oldest make room.
+/// The maximum number of datagrams in the table; beyond it the oldest are evicted.
 const LIMIT: usize = 4096;
 
-/// How long a datagram's fragments may be apart: the kernel's own reassembly time (`net.ipv4.ipfrag_time`).
+/// The longest time between fragments of one datagram, nanoseconds: the kernel's own reassembly time
+/// (`net.ipv4.ipfrag_time`).
 const LIFETIME_NANOSECONDS: u64 = 30_000_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,14 +20,14 @@ struct DatagramKey {
 }
 
 struct Ports {
-    /// A later fragment may name another one: the extension header in front of the cut (RFC 8200, 4.5).
+    /// A later fragment may name another protocol: the extension header in front of the cut (RFC 8200, 4.5).
     protocol: Protocol,
     source: u16,
     destination: u16,
     seen: Timestamp,
 }
 
-/// Remembers the ports of datagrams whose first fragment was seen.
+/// Records the ports of datagrams whose first fragment was seen.
 #[derive(Default)]
 pub struct FragmentTable {
     ports: HashMap<DatagramKey, Ports, foldhash::fast::RandomState>,
@@ -33,10 +35,10 @@ pub struct FragmentTable {
 }
 
 impl FragmentTable {
-    /// Gives a later fragment the ports of its datagram, and remembers those of a first one. Returns `false` for a
-    /// later fragment whose first was not seen.
+    /// Sets the ports of a later fragment to those of its datagram, and records the ports of a first
+    /// fragment. Returns `false` for a later fragment whose first fragment was not seen.
     ///
-    /// Datagrams of different namespaces never have anything to do with each other.
+    /// Datagrams of different namespaces are never matched with each other.
     pub fn complete(&mut self, packet: &mut Packet, namespace: Namespace, now: Timestamp) -> bool {
         let (source, destination) = (packet.source.address, packet.destination.address);
         let key = |id| DatagramKey { source, destination, id, namespace };

@@ -1,12 +1,13 @@
-//! Where in the table a key's flow is: a hash index that grows in small steps and never reads the flows to do so.
+//! A hash index from keys to slots of the flow table. It grows in small steps and never reads the flows to do
+//! so.
 
 use crate::model::FlowKey;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hasher};
 
-/// Parts of the index. Each grows by itself, so that at a million flows no packet waits for more than some 16,000
-/// entries to be moved.
+/// The number of parts of the index. Each part grows on its own, so that at a million flows no packet waits
+/// for more than some 16,000 entries to be moved.
 const PARTS: usize = 64;
 
 /// The hash of a key under one table's seed.
@@ -14,8 +15,9 @@ const PARTS: usize = 64;
 pub(super) struct KeyHash(u32);
 
 impl KeyHash {
-    /// hashbrown takes the bucket from the low bits and its tag from the top seven. With the 32 bits in both
-    /// halves these overlap neither each other nor the number of the part in indexes of up to 2^25 buckets.
+    /// Expands the hash to 64 bits. hashbrown takes the bucket from the low bits and its tag from the top
+    /// seven. With the 32 bits in both halves these overlap neither each other nor the number of the part in
+    /// indexes of up to 2^25 buckets.
     #[inline]
     fn spread(self) -> u64 {
         u64::from(self.0) << 32 | u64::from(self.0)
@@ -28,40 +30,42 @@ impl KeyHash {
     }
 }
 
-/// What the index holds of a flow: its slot and its hash. With the hash beside the slot a wrong candidate is almost
-/// always told without touching its flow, which in a large table is a miss of every cache.
+/// An entry of the index: a flow's slot and its hash. With the hash beside the slot a wrong candidate is
+/// almost always rejected without reading its flow, which in a large table would miss every cache.
 #[derive(Clone, Copy)]
 struct IndexEntry {
     slot: u32,
     hash: KeyHash,
 }
 
-/// A hash index from keys to slots, seeded at random so that nobody can send keys that collide.
+/// A hash index from keys to slots. It is seeded at random, so that an attacker cannot send keys that
+/// collide.
 ///
-/// It takes memory as it fills: hashes fall everywhere, so that an index made for a million flows would be resident
-/// as a whole when it holds a hundredth of them.
+/// Its memory grows as it fills. Hashes are spread over the whole index, so that an index allocated for a
+/// million flows would be fully resident when it holds a hundredth of them.
 pub(super) struct FlowIndex {
     parts: [HashTable<IndexEntry>; PARTS],
     seed: RandomState,
 }
 
 impl FlowIndex {
-    /// An empty index.
+    /// Creates an empty index.
     pub fn new() -> FlowIndex {
         FlowIndex { parts: std::array::from_fn(|_| HashTable::new()), seed: RandomState::default() }
     }
 
-    /// The key's hash.
+    /// Returns the key's hash.
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> KeyHash {
         let hash = self.long_hash(key);
         KeyHash((hash >> 32) as u32 ^ hash as u32)
     }
 
-    /// A hash of the key that tells it apart from others without the key.
+    /// Returns a 64-bit hash of the key, which distinguishes it from other keys where the key itself is not
+    /// kept.
     #[inline]
     pub fn long_hash(&self, key: &FlowKey) -> u64 {
-        // The derived `Hash` would feed each array with its length and each port by itself.
+        // The derived `Hash` would feed each array with its length, and each port on its own.
         let mut hasher = self.seed.build_hasher();
         hasher.write_u128(u128::from_ne_bytes(*key.local.address.bytes()));
         hasher.write_u128(u128::from_ne_bytes(*key.remote.address.bytes()));
@@ -71,7 +75,7 @@ impl FlowIndex {
         hasher.finish()
     }
 
-    /// The slot under this hash for which `is_it` holds.
+    /// Returns the slot under this hash for which `is_it` returns true.
     #[inline]
     pub fn find(&self, hash: KeyHash, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         self.parts[hash.part()]
@@ -86,7 +90,7 @@ impl FlowIndex {
         part.insert_unique(hash.spread(), IndexEntry { slot, hash }, |entry| entry.hash.spread());
     }
 
-    /// Removes a slot, if it is there.
+    /// Removes a slot, if it is in the index.
     #[inline]
     pub fn remove(&mut self, hash: KeyHash, slot: u32) {
         let part = &mut self.parts[hash.part()];
@@ -95,7 +99,7 @@ impl FlowIndex {
         }
     }
 
-    /// How many slots it holds.
+    /// The number of slots in the index.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.parts.iter().map(HashTable::len).sum()

@@ -1,28 +1,31 @@
-//! Owners of TCP connections that have ended and left the table, for packets of theirs that come late.
+//! Owners of TCP connections that have ended and left the table, for late packets of these connections.
 //!
-//! An end may be repeated for as long as the other end has not seen it acknowledged, and the kernel answers for the length
-//! of TIME_WAIT. Such packets are rare, so that little is kept for them: a part of the hash of the connection's key instead
-//! of the key. Two of so many that are kept at once agree in it once in a hundred million times.
+//! An end of a connection may repeat its FIN until the other end acknowledges it, and the kernel answers for
+//! the length of TIME_WAIT. Such packets are rare, so that little is kept for them: a part of the hash of the
+//! connection's key instead of the key. Two of the connections that are kept at once agree in it once in a
+//! hundred million times.
 
 use crate::model::{Owner, Timestamp};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::collections::{HashMap, VecDeque};
 
-/// How long an owner is kept at least, nanoseconds: the length of Linux's TIME_WAIT (`TCP_TIMEWAIT_LEN`,
-/// include/net/tcp.h).
+/// The minimum time for which an owner is kept, nanoseconds: the length of Linux's TIME_WAIT
+/// (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
 const KEPT: u64 = 60_000_000_000;
 
-/// What has ended within one period is released together.
+/// The length of a period, nanoseconds. All connections that ended within one period are released together.
 const PERIOD: u64 = KEPT / 3;
 
-/// Periods kept at once: one more than `KEPT` has, since the newest is not over.
+/// The maximum number of periods: one more than `KEPT` has, since the newest is not over.
 const MAX_PERIODS: usize = 4;
 
-/// Connections kept of one period, at most; beyond it the next period begins early. They take some 12 bytes each.
+/// The maximum number of connections in one period; beyond it the next period begins early. A connection
+/// takes some 12 bytes.
 const MAX_CONNECTIONS: usize = 100_000;
 
-/// Parts of a period's index. Each grows by itself, so that no packet waits for more than some thousand entries to be moved.
+/// The number of parts of a period's index. Each part grows on its own, so that no packet waits for more than
+/// some thousand entries to be moved.
 const PARTS: usize = 64;
 
 /// A connection: 48 bits of the hash of its key, and the number of its owner within the period.
@@ -42,12 +45,13 @@ impl LateEntry {
         (self.high, self.low) == ((hash >> 32) as u32, (hash >> 16) as u16)
     }
 
-    /// The part that an entry is in.
+    /// The number of the part that holds the entry.
     fn part(&self) -> usize {
         self.high as usize % PARTS
     }
 
-    /// Its hash within the part: hashbrown takes the bucket from the low bits and its tag from the top seven.
+    /// The entry's hash within the part: hashbrown takes the bucket from the low bits and its tag from the
+    /// top seven.
     fn spread(&self) -> u64 {
         u64::from(self.high) << 32 | u64::from(self.low)
     }
@@ -77,7 +81,7 @@ impl Period {
         now < self.began || now.since(self.began) >= PERIOD || self.held >= MAX_CONNECTIONS
     }
 
-    /// The number of an owner; `None` when there are as many as there are numbers.
+    /// Returns the number of an owner, or `None` if all numbers are in use.
     fn number(&mut self, owner: Owner) -> Option<u16> {
         if let Some(&number) = self.numbers.get(&owner) {
             return Some(number);
@@ -109,7 +113,7 @@ impl Period {
 pub(super) struct LateOwners(VecDeque<Period>);
 
 impl LateOwners {
-    /// Keeps the owner of a connection whose key has this hash.
+    /// Records the owner of a connection whose key has this hash.
     pub fn insert(&mut self, hash: u64, owner: Owner, now: Timestamp) {
         if self.0.back().is_none_or(|newest| newest.is_over(now)) {
             if self.0.len() == MAX_PERIODS {
@@ -122,7 +126,7 @@ impl LateOwners {
         }
     }
 
-    /// Takes out the connections whose key has this hash. Returns the owner of the latest of them.
+    /// Removes the connections whose key has this hash. Returns the owner of the latest of them.
     pub fn take(&mut self, hash: u64) -> Option<Owner> {
         self.0.iter_mut().rev().fold(None, |latest, period| {
             let found = period.take(hash);
@@ -130,7 +134,8 @@ impl LateOwners {
         })
     }
 
-    /// Releases periods that have ended long enough ago, or that lie in the future since the clock was set back.
+    /// Releases periods that ended long enough ago, and periods that lie in the future after the clock was
+    /// set back.
     pub fn expire(&mut self, now: Timestamp) {
         let is_old = |period: &Period| now < period.began || now.since(period.began) > KEPT + PERIOD;
         while self.0.front().is_some_and(is_old) {
@@ -138,14 +143,14 @@ impl LateOwners {
         }
     }
 
-    /// Moves all times with a clock that was set forward by `step` nanoseconds, back if negative.
+    /// Moves all times with a clock that was set forward by `step` nanoseconds (back if negative).
     pub fn step_clock(&mut self, step: i64) {
         for period in &mut self.0 {
             period.began = period.began.moved(step);
         }
     }
 
-    /// Whether none is kept.
+    /// Returns true if no connection is kept.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -167,7 +172,7 @@ mod tests {
         Timestamp(seconds * SECOND)
     }
 
-    /// A hash that differs in all of its bits.
+    /// Returns a hash that differs from others in all of its bits.
     fn hash(number: u64) -> u64 {
         number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }

@@ -1,9 +1,9 @@
-//! Flows for tests, and lists of what a table hands out.
+//! Testing support: keys of flows, and lists of what a table hands out.
 
 use super::{Departed, FlowId, FlowTable};
 use crate::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
 
-/// One of as many flows as there are numbers.
+/// Returns the key of the flow with this number; each number has its own key.
 pub fn key(protocol: Protocol, number: u32) -> FlowKey {
     let [a, b, c, d] = number.to_be_bytes();
     FlowKey {
@@ -14,14 +14,14 @@ pub fn key(protocol: Protocol, number: u32) -> FlowKey {
     }
 }
 
-/// The flows that are to be asked about.
+/// Drains the flows that are to be looked up.
 pub fn fresh(table: &mut FlowTable) -> Vec<FlowId> {
     let mut ids = Vec::new();
     table.drain_fresh(|id, _| ids.push(id));
     ids
 }
 
-/// The flows that have left.
+/// Drains the flows that have left.
 pub fn departed(table: &mut FlowTable) -> Vec<Departed> {
     let mut all = Vec::new();
     table.drain_departed(|one| all.push(one));

@@ -1,28 +1,30 @@
-//! What is kept of a flow beside its bytes where flows themselves are wanted: times, counts of data, and how it ended.
+//! Metrics of a flow in addition to its bytes, kept if flow records are requested: times, counts of data, and
+//! the reason of its end.
 
 use super::state::FlowState;
 use crate::model::{
     CloseReason, Connections, Direction, Histogram, Owner, ResponseTimes, Role, TcpFlags, Timestamp,
 };
 
-/// One flow's course. It belongs to a slot of the table as the flow does.
+/// The metrics of one flow. They belong to the flow's slot of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FlowMetrics {
-    /// When it was answered, of a connection that this end opened; 0 before.
+    /// The time of the answer to a connection that this end opened; 0 before.
     answered: Timestamp,
-    /// When its handshake was complete; 0 before.
+    /// The time at which the handshake was complete; 0 before.
     established: Timestamp,
-    /// When it ended; 0 before.
+    /// The time at which it ended; 0 before.
     ended: Timestamp,
-    /// When data was sent that nothing has been received after; 0 when there is none.
+    /// The time at which data was last sent without anything received since; 0 if there is none.
     asked: Timestamp,
     response: ResponseTimes,
-    /// Who was credited last. The flow forgets an owner that has ended, for its later bytes are not that one's.
+    /// The owner that was credited last. The flow itself drops an owner that has ended, because later bytes
+    /// are not that owner's.
     owner: Option<Owner>,
     role: Role,
     reason: CloseReason,
     marks: u16,
-    /// Since the counts were last taken: data sent, data received, and responses by their time.
+    /// Counts since they were last taken: data sent, data received, and responses by their time.
     sends: u32,
     receives: u32,
     buckets: [u16; Histogram::BUCKETS],
@@ -30,26 +32,27 @@ pub struct FlowMetrics {
 
 /// The opening was seen.
 const OPENING: u16 = 0x01;
-/// To be counted when the counts are taken.
+/// Events to be counted when the counts are taken.
 const CONNECT: u16 = 0x02;
 const ACCEPT: u16 = 0x04;
 const CLOSE: u16 = 0x08;
 const RESPONSES: u16 = 0x10;
-/// Its closing was counted or is to be.
+/// Its closing was counted or is to be counted.
 const CLOSING: u16 = 0x20;
-/// Its end was noticed by whoever reports it.
+/// Its end was noticed by the caller that reports it.
 const NOTICED: u16 = 0x40;
 /// Its last record was made.
 const TOLD: u16 = 0x80;
-/// Something was sent since the last receive that the other end has to answer, or that answers nothing, as a probe.
+/// Since the last receive, something was sent that the other end has to answer, or that answers nothing, such
+/// as a probe.
 const UNANSWERED: u16 = 0x100;
-/// The mark of a flow whose latest packet received is to be acknowledged.
+/// The latest packet received is to be acknowledged.
 const OWES_ACK: u16 = 0x200;
 /// Its first packet was an RST.
 const BEGAN_RESET: u16 = 0x400;
 
 impl FlowMetrics {
-    /// That of a flow whose first packet, which took it to `state`, is yet to be counted.
+    /// Creates the metrics of a flow whose first packet, which took it to `state`, is yet to be counted.
     pub(super) fn new(state: FlowState) -> FlowMetrics {
         let (role, marks) = match state {
             FlowState::SynSent => (Role::Opened, CONNECT),
@@ -75,12 +78,12 @@ impl FlowMetrics {
         }
     }
 
-    /// That of a flow in this state whose last record was made, and whose end was counted.
+    /// Creates the metrics of a flow in this state whose last record was made and whose end was counted.
     pub(super) fn reported(state: FlowState) -> FlowMetrics {
         FlowMetrics { marks: CLOSING | NOTICED | TOLD, ..FlowMetrics::new(state) }
     }
 
-    /// Notes one packet, which has taken the flow to `state`.
+    /// Records one packet, which has taken the flow to `state`.
     pub(super) fn observe(
         &mut self,
         state: FlowState,
@@ -152,7 +155,7 @@ impl FlowMetrics {
             let never_was = self.established == Timestamp(0) && self.role == Role::Opened;
             self.reason = match (state, direction) {
                 (FlowState::Closed, _) => CloseReason::Orderly,
-                // What was broken off was not seen: it may have been a connection or only the attempt of one.
+                // The part before the RST was not seen: it may have been a connection or only an attempt.
                 _ if self.marks & BEGAN_RESET != 0 => CloseReason::Unknown,
                 (_, Direction::Receive) if never_was => CloseReason::Refused,
                 (_, Direction::Receive) => CloseReason::Reset,
@@ -166,14 +169,16 @@ impl FlowMetrics {
         }
     }
 
-    /// Returns true if an RST that was sent can only mean that the process broke the connection off. The kernel sends one as well
-    /// when the other end has not answered for too long, and, without an ACK, to what comes for a socket that is gone.
+    /// Returns true if an RST that was sent can only mean that the process aborted the connection. The kernel
+    /// also sends an RST if the other end has not answered for too long, and one without an ACK in reply to
+    /// packets for a socket that no longer exists.
     fn is_abort(&self, flags: TcpFlags) -> bool {
         let was_open = self.established != Timestamp(0) || self.role == Role::Unknown;
         was_open && flags.has(TcpFlags::ACK) && self.marks & UNANSWERED == 0
     }
 
-    /// Notes whether one end owes the other an answer, after a packet that has to be acknowledged or not.
+    /// Records which end owes the other an answer, after a packet that does or does not have to be
+    /// acknowledged (`takes_space`).
     fn note_answer(&mut self, direction: Direction, takes_space: bool) {
         match direction {
             Direction::Receive if takes_space => {
@@ -185,14 +190,14 @@ impl FlowMetrics {
         }
     }
 
-    /// Has its closing counted, once.
+    /// Marks its closing to be counted, once.
     fn close(&mut self) {
         if self.marks & CLOSING == 0 {
             self.marks |= CLOSE | CLOSING;
         }
     }
 
-    /// Notes that its socket has gone, although no packet said so.
+    /// Records that its socket has disappeared, although no packet said so.
     pub(super) fn vanish(&mut self, reason: CloseReason, when: Timestamp) {
         self.close();
         if self.ended == Timestamp(0) {
@@ -200,27 +205,27 @@ impl FlowMetrics {
         }
     }
 
-    /// Whether a packet was seen that opened it.
+    /// Returns true if a packet that opened it was seen.
     pub fn saw_opening(&self) -> bool {
         self.marks & OPENING != 0
     }
 
-    /// Which end opened it.
+    /// The role of this end: which end opened the flow.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// When it was answered, of a connection that this end opened.
+    /// The time of the answer to a connection that this end opened.
     pub fn answered(&self) -> Option<Timestamp> {
         Some(self.answered).filter(|time| *time != Timestamp(0))
     }
 
-    /// When its handshake was complete.
+    /// The time at which the handshake was complete.
     pub fn established(&self) -> Option<Timestamp> {
         Some(self.established).filter(|time| *time != Timestamp(0))
     }
 
-    /// When it ended, and why.
+    /// The time and reason of its end.
     pub fn end(&self) -> Option<(Timestamp, CloseReason)> {
         (self.ended != Timestamp(0)).then_some((self.ended, self.reason))
     }
@@ -230,17 +235,17 @@ impl FlowMetrics {
         self.response
     }
 
-    /// Who was credited last.
+    /// The owner that was credited last.
     pub fn owner(&self) -> Option<Owner> {
         self.owner
     }
 
-    /// Notes who is credited.
+    /// Records the credited owner.
     pub fn set_owner(&mut self, owner: Owner) {
         self.owner = Some(owner);
     }
 
-    /// Whether it has ended and this was not noticed before; the next call says no.
+    /// Returns true if it has ended and this was not noticed before; the next call returns false.
     #[inline]
     pub fn notice_end(&mut self) -> bool {
         let is_news = self.ended != Timestamp(0) && self.marks & NOTICED == 0;
@@ -250,25 +255,25 @@ impl FlowMetrics {
         is_news
     }
 
-    /// Notes that its last record was made. Returns whether it was the first call.
+    /// Records that its last record was made. Returns true on the first call.
     pub fn tell(&mut self) -> bool {
         let was_told = self.is_told();
         self.marks |= TOLD;
         !was_told
     }
 
-    /// Whether its last record was made.
+    /// Returns true if its last record was made.
     pub fn is_told(&self) -> bool {
         self.marks & TOLD != 0
     }
 
-    /// Whether there are counts to be taken.
+    /// Returns true if there are counts to be taken.
     #[inline]
     pub fn has_counts(&self) -> bool {
         self.marks & (CONNECT | ACCEPT | CLOSE | RESPONSES) != 0 || self.sends | self.receives != 0
     }
 
-    /// Moves what was counted since the last call to the counts of a process.
+    /// Adds the counts since the last call to a process's counts, and resets them.
     pub fn take_counts(&mut self, into: &mut Connections) {
         let marked = |mark: u16| u64::from(self.marks & mark != 0);
         into.connects += marked(CONNECT);

@@ -1,4 +1,4 @@
-//! The course of single flows, packet by packet.
+//! Tests of the metrics of single flows, packet by packet.
 
 use super::*;
 use crate::model::Protocol;
@@ -13,7 +13,7 @@ const RST_ACK: u8 = 0x14;
 /// An acknowledgement that carries data.
 const DATA: u8 = 0x18;
 
-/// Walks a TCP flow through packets, each at a time in milliseconds.
+/// Replays packets on a TCP flow, each at a time in milliseconds.
 fn walk(packets: &[(u64, Direction, u8)]) -> FlowMetrics {
     let mut course: Option<(FlowState, FlowMetrics)> = None;
     for &(millisecond, direction, flags) in packets {
@@ -107,17 +107,17 @@ fn a_reset_that_may_be_the_kernels_has_no_reason() {
     let opened = [(0, Send, SYN), (1, Receive, SYN_ACK), (1, Send, ACK)];
     let reason = |packets: &[(u64, Direction, u8)]| walk(packets).end().unwrap().1;
     let with = |rest: &[(u64, Direction, u8)]| reason(&[&opened[..], rest].concat());
-    // Nobody answers keep-alive probes, however few.
+    // Even a few keep-alive probes remain unanswered.
     assert_eq!(with(&[(2, Send, ACK), (3, Send, ACK), (4, Send, RST_ACK)]), CloseReason::Unknown);
     let probed = [(2, Send, DATA), (3, Receive, ACK), (4, Send, ACK), (5, Send, RST_ACK)];
     assert_eq!(with(&probed), CloseReason::Unknown);
-    // Data is sent in vain, until the socket is gone and the other end comes back.
+    // Data is sent without an answer, until the socket is gone and the other end returns.
     assert_eq!(with(&[(2, Send, DATA), (3, Send, DATA), (4, Send, RST_ACK)]), CloseReason::Unknown);
     assert_eq!(with(&[(2, Send, DATA), (9, Receive, FIN_ACK), (9, Send, RST)]), CloseReason::Unknown);
-    // A process that leaves data unread.
+    // A process closes its socket and leaves data unread.
     assert_eq!(with(&[(2, Receive, DATA), (2, Send, ACK), (3, Send, RST_ACK)]), CloseReason::Aborted);
     assert_eq!(with(&[(2, Receive, DATA), (3, Send, RST_ACK)]), CloseReason::Aborted);
-    // Nobody listens, and who called was not seen.
+    // There is no listener, or the caller's packets were not seen.
     assert_eq!(reason(&[(0, Receive, SYN), (0, Send, RST_ACK)]), CloseReason::Unknown);
     assert_eq!(reason(&[(0, Receive, RST_ACK)]), CloseReason::Unknown);
     assert_eq!(reason(&[(0, Send, RST_ACK)]), CloseReason::Unknown);

@@ -1,8 +1,9 @@
-//! Flows: a bounded table that counts each flow's bytes until its owner is known, and lets flows go in time.
+//! Flows: a bounded table that counts each flow's bytes until its owner is known, and evicts and expires
+//! flows.
 //!
-//! The table belongs to one thread, the one that reads packets. It takes no lock, makes no system call, and its
-//! cost per packet does not depend on how many flows it holds. It does not look for owners and does not retry:
-//! it says which flows are to be asked about and keeps what was answered.
+//! The table belongs to one thread, the capture thread. It takes no lock, makes no system call, and its cost
+//! per packet does not depend on the number of flows. It does not look up owners and does not retry: it hands
+//! out the flows to be looked up and keeps the answers.
 
 mod entry;
 mod eviction;

@@ -1,4 +1,4 @@
-//! The table against naive models of it, and the course of single flows through it.
+//! Tests of the table against naive models of it, and of single flows from their first packet to their end.
 
 use super::made_up::{departed, fresh, key};
 use super::*;
@@ -264,7 +264,7 @@ fn limits_at_the_edges() {
     assert_eq!(departed(&mut table).len(), 2);
 }
 
-/// What can be done to a table.
+/// An operation on a table.
 #[derive(Clone, Debug)]
 enum Deed {
     Record { key: FlowKey, direction: Direction, wire_len: u32, flags: TcpFlags, now: Timestamp },
@@ -299,8 +299,8 @@ fn deeds(keys: u32, protocols: &'static [Protocol]) -> impl Strategy<Value = Dee
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever is done in whatever order: each key's bytes are all there, the lists name exactly the flows they
-    /// should, and the limit holds.
+    /// After any sequence of operations, each key's bytes are complete, the lists name exactly the expected
+    /// flows, and the limit holds.
     #[test]
     fn no_traffic_is_lost_and_no_list_is_wrong(
         limit in 0..9usize,
@@ -375,7 +375,7 @@ proptest! {
         prop_assert_eq!(&credited, &recorded);
     }
 
-    /// With room for all and a clock that goes forward the table holds exactly what a map would.
+    /// With room for all flows and a clock that only goes forward, the table agrees with a map.
     #[test]
     fn agrees_with_a_map(
         packets in prop::collection::vec((0..30u32, any::<bool>(), 1..2_000u32, 0..20u64), 0..300),

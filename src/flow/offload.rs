@@ -1,5 +1,5 @@
-//! What is kept of flows whose packets are captured as frames of many (GSO, TSO, GRO): how large their segments can be,
-//! and how much of their traffic is an estimate.
+//! State of flows whose packets are captured in frames of several packets (GSO, TSO, GRO): the largest
+//! possible segment, and the estimated part of their traffic.
 
 use super::entry::{Flow, FlowId};
 use super::state::FlowState;
@@ -8,10 +8,10 @@ use crate::model::{Direction, Traffic, WireSize};
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 
-/// By slot, for the flows of which there is something to keep.
+/// Offload state by slot, for the flows that have any.
 pub(super) type Offloads = HashMap<u32, Offload, RandomState>;
 
-/// What is kept of a flow whose packets are captured as frames of many (GSO, TSO, GRO).
+/// Offload state of a flow whose packets are captured in frames of several packets (GSO, TSO, GRO).
 #[derive(Default)]
 pub(super) struct Offload {
     /// The estimated part of the traffic of a TCP connection that may be whole.
@@ -21,8 +21,9 @@ pub(super) struct Offload {
 }
 
 impl FlowTable {
-    /// Records the largest segment that an end of a TCP connection accepts, as its SYN says; the smaller of both is kept. A SYN on
-    /// a connection that is open already agrees on nothing (RFC 9293, 3.10.7.4): anybody may have sent it.
+    /// Records the largest segment that an end of a TCP connection accepts, as its SYN says; the smaller of
+    /// both ends' limits is kept. A SYN on a connection that is already open is ignored: it agrees on nothing
+    /// (RFC 9293, 3.10.7.4) and may be forged.
     pub fn limit_segments(&mut self, id: FlowId, limit: u16) {
         let is_opening = |flow: &Flow| matches!(flow.state(), FlowState::SynSent | FlowState::SynReceived);
         if self.get(id).is_some_and(is_opening) {
@@ -31,21 +32,21 @@ impl FlowTable {
         }
     }
 
-    /// The largest segment that both ends of a TCP connection accept, as recorded.
+    /// Returns the largest segment that both ends of a TCP connection accept, as recorded.
     pub fn segment_limit(&self, id: FlowId) -> Option<u16> {
         self.get(id).and_then(|_| self.offloads.get(&id.index)?.segment)
     }
 
-    /// Records how much of what a flow has just counted was estimated.
+    /// Records the estimated part of the traffic that a flow has just counted.
     pub fn record_estimate(&mut self, id: FlowId, direction: Direction, estimated: WireSize) {
         if self.get(id).is_some_and(Flow::may_be_whole) {
             self.offloads.entry(id.index).or_default().estimated.count(direction, estimated);
         }
     }
 
-    /// All traffic of a flow with each frame counted as it was captured, without what was estimated. Right only for a TCP
-    /// connection that was seen from its opening on, and no longer once [`Flow::take_whole`] has been called and another
-    /// frame counted.
+    /// Returns all traffic of a flow with each frame counted as it was captured, without estimates. This is
+    /// correct only for a TCP connection that was seen from its opening on, and no longer once
+    /// [`Flow::take_whole`] was called and another frame was counted.
     pub fn captured(&self, id: FlowId) -> Traffic {
         let mut captured = self.get(id).map(Flow::totals).unwrap_or_default();
         if let Some(offload) = self.offloads.get(&id.index) {

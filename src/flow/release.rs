@@ -7,11 +7,12 @@ use super::table::FlowTable;
 use crate::model::{FlowKey, Owner, Protocol, TcpFlags, Timestamp, Unowned};
 
 impl FlowTable {
-    /// Releases connections that have ended and have counted nothing for `idle` nanoseconds, once it is known who owns
-    /// them, or why nobody does, and their last record was made. Their owners are kept for a minute longer.
+    /// Releases connections that have ended and have counted nothing for `idle` nanoseconds, once their owner
+    /// is known, or the reason for having none, and their last record was made. Their owners are kept for
+    /// another minute.
     pub fn release_ended(&mut self, now: Timestamp, idle: u64) {
         self.late.expire(now);
-        // Each is looked at once, also when it is put back, and all when the clock was set back.
+        // Each flow is visited once, even if it is put back, and all of them if the clock was set back.
         for _ in 0..self.ended.len() {
             let Some(&(id, since)) = self.ended.front() else { return };
             if now >= since && now.since(since) < idle {
@@ -34,7 +35,8 @@ impl FlowTable {
         }
     }
 
-    /// Lists a flow that has just ended. One that nobody has answered is limited and expires as such.
+    /// Lists a flow that has just ended. An unanswered flow is not listed: it is limited and expires as
+    /// unanswered.
     #[cold]
     pub(super) fn list_ended(&mut self, id: FlowId, now: Timestamp) {
         if self.get(id).is_some_and(|flow| !flow.is_unanswered()) {
@@ -42,8 +44,8 @@ impl FlowTable {
         }
     }
 
-    /// The owner of a connection that was released, for a packet which is not in the table. A packet that opens another
-    /// connection between the same endpoints has the owner forgotten.
+    /// Removes and returns the owner of a released connection, for a packet that belongs to no flow of the
+    /// table. If the packet opens another connection between the same endpoints, the owner is dropped.
     pub(super) fn take_late(&mut self, key: &FlowKey, flags: TcpFlags) -> Option<Owner> {
         if self.late.is_empty() || key.protocol != Protocol::TCP {
             return None;
@@ -52,8 +54,8 @@ impl FlowTable {
         owner.filter(|_| !flags.has(TcpFlags::SYN))
     }
 
-    /// Makes a new flow the rest of a connection that was released: it belongs to the same owner, and nothing is reported
-    /// of it but its bytes.
+    /// Makes a new flow the continuation of a connection that was released: it belongs to the same owner, and
+    /// only its bytes are reported.
     pub(super) fn restore(&mut self, slot: u32, owner: Owner, now: Timestamp) {
         let flow = &mut self.slots[slot as usize];
         flow.bind(Ok(owner));
@@ -65,7 +67,7 @@ impl FlowTable {
     }
 }
 
-/// Whether it is known who owns a flow, or why nobody does.
+/// Returns true if a flow's owner is known, or the reason for having none.
 fn is_answered(flow: &Flow) -> bool {
     match flow.binding() {
         Binding::Owned(_) => true,

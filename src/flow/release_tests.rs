@@ -1,4 +1,5 @@
-//! Tests of connections that have ended: when they leave the table, and where their late packets go.
+//! Tests of connections that have ended: the time at which they leave the table, and the owner of their late
+//! packets.
 
 use super::super::made_up::{departed, fresh};
 use super::*;
@@ -26,7 +27,7 @@ fn key(port: u16) -> FlowKey {
     }
 }
 
-/// Records a connection from its opening to its end, and has its owner answered.
+/// Records a connection from its opening to its end, and answers the lookup of its owner.
 fn course(table: &mut FlowTable, port: u16, milliseconds: u64, answer: Result<Owner, Unowned>) -> FlowId {
     let now = at(milliseconds);
     let packets = [(Receive, SYN), (Send, SYN_ACK), (Receive, ACK), (Receive, FIN_ACK), (Send, FIN_ACK)];
@@ -46,7 +47,7 @@ fn late_packets_go_to_the_owner_of_a_connection_that_has_left() {
     assert_eq!((table.stats().held, table.stats().expired, table.indexed()), (0, 1, 0));
     assert_eq!(departed(&mut table), [], "all of it was credited");
 
-    // Its end is repeated, and acknowledged again; then once more, as late as TIME_WAIT lasts.
+    // Its FIN is repeated and acknowledged again, and once more at the end of TIME_WAIT.
     for late in [3_000, 61_000] {
         let restored = table.record(&key(1), Receive, 54, FIN_ACK, at(late));
         assert_eq!(table.record(&key(1), Send, 54, ACK, at(late)), restored);
@@ -71,7 +72,7 @@ fn another_connection_between_the_same_endpoints_has_nothing_of_the_one_before()
     table.release_ended(at(2_000), IDLE);
     let id = table.record(&key(1), Receive, 60, SYN, at(2_100));
     assert_eq!((table.get(id).unwrap().binding(), fresh(&mut table)), (Binding::Unasked, vec![id]));
-    // Nor when it has ended and nobody was found to own it.
+    // The same holds if it has ended without an owner.
     let id = course(&mut table, 1, 2_200, Err(Unowned::NoHolder));
     table.get_mut(id).unwrap().bind(Err(Unowned::NoHolder));
     table.release_ended(at(5_000), IDLE);

@@ -1,11 +1,12 @@
-//! How far a flow has come, as its packets show it, and how long it is kept without one.
+//! The state of a flow as its packets show it, and its idle timeout in that state.
 //!
-//! Only flags and directions are looked at, not sequence numbers: a state decides how long a flow is kept and
-//! whether a SYN begins another connection, never whether bytes are counted.
+//! A state depends on flags and directions only, not on sequence numbers. It decides how long a flow is kept
+//! and whether a SYN begins another connection, never whether bytes are counted.
 
 use crate::model::{Direction, Protocol, TcpFlags};
 
-/// The state of a flow. TCP's are those of RFC 9293, 3.3.2 as far as an onlooker at the local end can tell them.
+/// The state of a flow. The TCP states are those of RFC 9293, 3.3.2, as far as an observer at the local end
+/// can distinguish them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum FlowState {
@@ -19,9 +20,9 @@ pub enum FlowState {
     SynSent,
     /// TCP: the other end opened, the handshake is not complete.
     SynReceived,
-    /// TCP: the handshake was seen to its end.
+    /// TCP: the complete handshake was seen.
     Established,
-    /// TCP: seen from the middle on, the handshake was missed.
+    /// TCP: seen from the middle on; the handshake was missed.
     Midstream,
     /// TCP: the local end has finished sending, the other has not.
     FinSent,
@@ -36,7 +37,7 @@ pub enum FlowState {
 const NANOSECONDS: u64 = 1_000_000_000;
 
 impl FlowState {
-    /// The state of a flow of which this is the first packet.
+    /// Returns the state of a flow whose first packet is this one.
     pub(super) fn first(protocol: Protocol, direction: Direction, flags: TcpFlags) -> FlowState {
         use Direction::{Receive, Send};
         if protocol != Protocol::TCP {
@@ -49,7 +50,7 @@ impl FlowState {
             return FlowState::Reset;
         }
         if flags.has(TcpFlags::SYN) {
-            // A SYN comes from the end that opens, a SYN with ACK from the one that accepts.
+            // The end that opens sends a SYN, and the end that accepts sends a SYN with ACK.
             return match (direction, flags.has(TcpFlags::ACK)) {
                 (Send, false) | (Receive, true) => FlowState::SynSent,
                 (Receive, false) | (Send, true) => FlowState::SynReceived,
@@ -62,7 +63,7 @@ impl FlowState {
         }
     }
 
-    /// The state after one more packet.
+    /// Returns the state after one more packet.
     pub(super) fn next(self, direction: Direction, flags: TcpFlags) -> FlowState {
         use FlowState as S;
         match (self, direction) {
@@ -72,7 +73,7 @@ impl FlowState {
         }
         if flags.has(TcpFlags::RST) {
             // Both FINs say more than the RST that often follows them: the connection ended in order, and its
-            // retransmissions may still come.
+            // retransmissions may still arrive.
             return if self == S::Closed { S::Closed } else { S::Reset };
         }
         if flags.has(TcpFlags::FIN) {
@@ -83,7 +84,7 @@ impl FlowState {
                 (_, Direction::Receive) => S::FinReceived,
             };
         }
-        // Whoever answers a SYN without a SYN of its own has seen the handshake done.
+        // An end that answers a SYN without sending a SYN of its own has seen the complete handshake.
         let acknowledges = flags.has(TcpFlags::ACK) && !flags.has(TcpFlags::SYN);
         match self {
             S::SynSent | S::SynReceived if acknowledges => S::Established,
@@ -91,11 +92,13 @@ impl FlowState {
         }
     }
 
-    /// Whether this packet, on a flow in this state, begins another connection between the same endpoints.
+    /// Returns true if this packet, on a flow in this state, begins another connection between the same
+    /// endpoints.
     ///
-    /// Only where it can mean nothing else. A SYN on a connection that is opening or open may be a retransmission
-    /// (RFC 9293, 3.10.7.4). A SYN with ACK is another connection's only when its sender had finished sending, for
-    /// whoever sent a FIN had left the handshake behind and does not repeat its SYN.
+    /// This is so only if the packet can mean nothing else. A SYN on a connection that is opening or open may
+    /// be a retransmission (RFC 9293, 3.10.7.4). A SYN with ACK belongs to another connection only if its
+    /// sender had finished sending: an end that has sent a FIN is past the handshake and does not repeat its
+    /// SYN.
     #[inline]
     pub(super) fn is_superseded_by(self, direction: Direction, flags: TcpFlags) -> bool {
         flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::RST) && self.yields_to_syn(direction, flags)
@@ -109,16 +112,18 @@ impl FlowState {
                 Direction::Receive => matches!(self, S::FinReceived | S::Closed),
             };
         }
-        // The handshake of a connection seen from the middle on is long past, so this one is not its own.
+        // The handshake of a connection seen from the middle on is long past, so this SYN belongs to another
+        // one.
         matches!(self, S::Midstream | S::FinSent | S::FinReceived | S::Closed | S::Reset)
     }
 
-    /// How long a flow in this state is kept after its latest packet, nanoseconds.
+    /// Returns the time for which a flow in this state is kept after its latest packet, nanoseconds.
     ///
-    /// These are the defaults of Linux's connection tracking (Documentation/networking/nf_conntrack-sysctl.rst)
-    /// but for two. An idle TCP connection is kept 2 hours 4 minutes, which outlasts the default keep-alive
-    /// (RFC 5382, REQ-5), and not 5 days: to forget one costs no more than to ask for its owner again. A closed one
-    /// is kept 60 s, the length of Linux's TIME_WAIT (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
+    /// These are the defaults of Linux's connection tracking
+    /// (Documentation/networking/nf_conntrack-sysctl.rst), with two exceptions. An idle TCP connection is
+    /// kept for 2 hours 4 minutes, which outlasts the default keep-alive (RFC 5382, REQ-5), and not for 5
+    /// days: evicting it costs no more than another lookup of its owner. A closed one is kept for 60 s, the
+    /// length of Linux's TIME_WAIT (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
     pub(super) fn timeout(self, protocol: Protocol) -> u64 {
         let seconds = match (self, protocol) {
             (FlowState::SynSent, _) => 120,
@@ -136,24 +141,27 @@ impl FlowState {
         seconds * NANOSECONDS
     }
 
-    /// TCP: whether nothing is sent any more but what is repeated.
+    /// TCP: returns true if all further packets are repetitions.
     pub fn is_over(self) -> bool {
         matches!(self, FlowState::Closed | FlowState::Reset)
     }
 
-    /// Whether both ends have taken part, so that the flow is more than an attempt of one of them: an attempt that was refused
-    /// is none, and what was broken off has ended like one.
+    /// Returns true if both ends have taken part, so that the flow is more than an attempt of one of them. A
+    /// refused attempt is not answered; neither is a reset connection, because it has ended in the same
+    /// state.
     pub fn is_answered(self) -> bool {
         self == FlowState::Closed || self.worth() == FlowState::IN_USE
     }
 
-    /// What flows in use are worth, the most there is.
+    /// The worth of flows in use, the highest.
     pub(super) const IN_USE: u8 = 3;
 
-    /// How readily a flow is let go for a new one in a full table; lowest first, from 1 on.
+    /// Returns the worth of a flow in this state; a full table evicts the flows of the lowest worth first. It
+    /// is at least 1.
     ///
-    /// First what has ended, then what was never answered, so that a flood of such flows displaces itself and not
-    /// the connections in use. Connection tracking spares the same ones (`early_drop`, nf_conntrack_core.c).
+    /// Ended flows are evicted first, then flows that were never answered, so that a flood of such flows
+    /// displaces itself and not the connections in use. Connection tracking spares the same ones
+    /// (`early_drop`, nf_conntrack_core.c).
     pub(super) fn worth(self) -> u8 {
         match self {
             FlowState::Closed | FlowState::Reset => 1,
@@ -180,7 +188,7 @@ mod tests {
     const RST: TcpFlags = TcpFlags::RST;
     const RST_ACK: TcpFlags = TcpFlags(0x14);
 
-    /// Walks through a connection; `true` marks a packet that must begin another one.
+    /// Replays a connection packet by packet; `true` marks a packet that must begin another one.
     fn walk(steps: &[(Direction, TcpFlags, S, bool)]) {
         let mut state = None;
         for (number, &(direction, flags, expected, supersedes)) in steps.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Tests of flows while the clock is set: they leave when they have been idle too long, whatever the time of day was meanwhile.
+//! Tests of flows while the clock is set: they leave when they have been idle too long, independently of the
+//! clock's changes meanwhile.
 
 use super::super::made_up::{departed, fresh, key};
 use super::*;
@@ -9,7 +10,7 @@ const SECOND: u64 = 1_000_000_000;
 const HOUR: i64 = 3_600_000_000_000;
 const OWNER: Owner = Owner { process: ProcId { pid: 7, start_ticks: 70 }, quality: Quality::Exact };
 
-/// The clock before and after steps that add up to so much.
+/// The time after `seconds`, on a clock that was set by `steps` nanoseconds in total.
 fn at(seconds: u64, steps: i64) -> Timestamp {
     Timestamp((1_000_000 + seconds) * SECOND).moved(steps)
 }
@@ -23,7 +24,7 @@ fn a_clock_set_forward_makes_no_flow_older() {
     let mut table = FlowTable::new(10).unwrap();
     let old = udp(&mut table, 1, at(0, 0));
     let before = udp(&mut table, 2, at(20, 0));
-    // Captured after the clock was set, and before that was known.
+    // Captured after the clock was set, before the table was informed.
     let after = udp(&mut table, 3, at(20, 3 * HOUR));
     table.step_clock(3 * HOUR, at(21, 3 * HOUR));
     table.sweep(at(21, 3 * HOUR), 10);
@@ -63,7 +64,7 @@ fn a_connection_that_has_ended_is_released_by_the_time_that_has_passed() {
         assert_eq!(table.stats().held, 1, "{step}");
         table.release_ended(at(4, step), 2 * SECOND);
         assert_eq!(table.stats().held, 0, "{step}");
-        // Its owner is known for packets that come late, however the clock is set then.
+        // The owner is still known for late packets, even if the clock is set then.
         table.step_clock(-step, at(5, 0));
         table.release_ended(at(5, 0), 2 * SECOND);
         let late = table.record(&key, Direction::Receive, 60, end, at(6, 0));

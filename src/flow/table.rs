@@ -1,4 +1,4 @@
-//! The bounded table of flows: counting packets, handing out what is new or changed, and letting flows go.
+//! The bounded table of flows: counts packets, hands out new and changed flows, and expires and evicts flows.
 
 use super::entry::{Binding, Departed, Flow, FlowId};
 use super::eviction::MIN_UNANSWERED_REVIEW;
@@ -11,20 +11,21 @@ use crate::error::{Code, Error, Result};
 use crate::model::{CloseReason, Direction, FlowKey, TcpFlags, Timestamp, WireSize};
 use std::collections::{TryReserveError, VecDeque};
 
-/// What a table has done so far.
+/// The counters of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowStats {
-    /// Flows held now.
+    /// Flows in the table now.
     pub held: u64,
-    /// The most flows it holds.
+    /// The maximum number of flows in the table.
     pub limit: u64,
-    /// Slots in use or vacant, which a sweep looks at; the most flows that were ever held.
+    /// Slots in use or vacant, all of which a sweep visits; the maximum number of flows that were ever in the
+    /// table at once.
     pub slots: u64,
-    /// Flows that ever entered it: `held` and all that left it.
+    /// Flows that ever entered it: `held` and all that have left.
     pub inserted: u64,
     /// Flows that left it because they had been idle too long.
     pub expired: u64,
-    /// Flows that left it early to make room for another.
+    /// Flows that left it early because a limit was reached.
     pub evicted: u64,
     /// Flows that left it because another connection began between the same endpoints.
     pub superseded: u64,
@@ -32,41 +33,43 @@ pub struct FlowStats {
 
 /// A bounded table of flows, for one thread.
 ///
-/// It is worked in batches: `record` every packet, then drain what changed (`drain_dirty`, `drain_fresh`,
-/// `drain_departed`) and `sweep` a number of slots. The three lists are bounded by what was recorded, asked again and
-/// swept since they were last drained.
+/// It is used in batches: `record` every packet, then drain the changes (`drain_dirty`, `drain_fresh`,
+/// `drain_departed`) and `sweep` a number of slots. The three lists are bounded by the flows that were
+/// recorded, requeued for lookup and swept since they were last drained.
 ///
-/// Traffic is never lost: what was recorded is pending in a flow, has been taken from it, or is in a `Departed`.
+/// Traffic is never lost: recorded traffic is pending in a flow, has been taken from it, or is in a
+/// `Departed`.
 ///
-/// Address space for `limit` flows is reserved at once, so that flows never move; memory is used as flows come, 128
-/// bytes for each and 10 to 30 for its place in the index and the lists; at most 100 more for one whose packets are
-/// captured as frames of many. What flows have used is kept for others. The lists grow as they need: room of some MB that
-/// is reserved and given back soon is taken from the allocator's heaps from then on, where it scatters what comes after.
+/// Address space for `limit` flows is reserved at once, so that flows never move. Memory is used as flows
+/// arrive: 128 bytes for each flow, 10 to 30 for its place in the index and the lists, and at most 100 more
+/// for a flow whose packets are captured in frames of several packets. Slots are reused. The lists grow as
+/// needed and are not reserved: once some MB have been allocated and soon freed, the allocator takes such
+/// sizes from its heaps, where they scatter later allocations.
 pub struct FlowTable {
     limit: usize,
     pub(super) slots: Vec<Flow>,
-    /// What is kept besides of the flow in each slot; empty where nothing is.
+    /// The metrics of the flow in each slot; empty if metrics are not kept.
     pub(super) details: Vec<FlowMetrics>,
     pub(super) keeps_details: bool,
-    /// By slot, for the flows that have something to keep there.
+    /// Offload state by slot, for the flows that have any.
     pub(super) offloads: Offloads,
     pub(super) index: FlowIndex,
     pub(super) vacant: Vec<u32>,
     dirty: Vec<u32>,
     fresh: Vec<u32>,
     departed: Vec<Departed>,
-    /// Flows that began unanswered, by the direction of their first packet, the oldest first; some of those that have left
-    /// or were answered since included.
+    /// Flows that began unanswered, by the direction of their first packet, oldest first. Some of them have
+    /// left or were answered since.
     pub(super) unanswered: [VecDeque<FlowId>; 2],
-    /// The length of both together at which the latter are dropped next.
+    /// The total length of both lists at which flows that have left or were answered are dropped next.
     pub(super) unanswered_review: usize,
-    /// Flows that have ended, and since when they are to wait for packets that come late.
+    /// Flows that have ended, and the time since when they have waited for late packets.
     pub(super) ended: VecDeque<(FlowId, Timestamp)>,
-    /// Owners of those that were let go.
+    /// Owners of connections that were released.
     pub(super) late: LateOwners,
-    /// Flows that were answered and are to be asked about now.
+    /// Flows that were answered and are to be looked up now.
     answered: Vec<FlowId>,
-    /// The next slot that the sweep, or the search for a flow to evict, looks at.
+    /// The next slot for the sweep, or for the search for a flow to evict.
     hand: usize,
     inserted: u64,
     pub(super) expired: u64,
@@ -75,10 +78,11 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// A table of at most `limit` flows. A limit of 0 counts as 1, and one above 2^32 - 1 as that.
+    /// Creates a table of at most `limit` flows. A limit of 0 is raised to 1, and one above 2^32 - 1 is
+    /// reduced to it.
     ///
     /// # Errors
-    /// `SystemResource` when the address space for so many flows cannot be had.
+    /// Fails with `SystemResource` if the address space for so many flows is unavailable.
     pub fn new(limit: usize) -> Result<FlowTable> {
         let limit = limit.clamp(1, u32::MAX as usize);
         let refused = |error: TryReserveError| {
@@ -108,10 +112,10 @@ impl FlowTable {
         })
     }
 
-    /// Keeps the course of every flow from now on, some 170 bytes for each. Only for a table that is empty.
+    /// Keeps the metrics of every flow from now on, some 170 bytes for each. The table must be empty.
     ///
     /// # Errors
-    /// As [`FlowTable::new`].
+    /// Fails as [`FlowTable::new`] does.
     pub fn keep_details(&mut self) -> Result<()> {
         let refused = |error: TryReserveError| {
             let tried = format_args!("reserving the courses of {} flows", self.limit);
@@ -122,7 +126,7 @@ impl FlowTable {
         Ok(())
     }
 
-    /// Notes the course of a flow whose packet was just counted.
+    /// Records a packet in the metrics of a flow that has just counted it.
     #[inline]
     pub fn observe(
         &mut self,
@@ -138,7 +142,8 @@ impl FlowTable {
         }
     }
 
-    /// Notes that the socket of a flow has gone, although no packet said so; the next SYN begins another flow.
+    /// Records that the socket of a flow has disappeared, although no packet said so; the next SYN begins
+    /// another flow.
     pub fn vanish(&mut self, id: FlowId, reason: CloseReason, when: Timestamp) {
         let Some(flow) = self.get_mut(id) else { return };
         flow.close();
@@ -151,24 +156,24 @@ impl FlowTable {
         }
     }
 
-    /// A flow that is in the table, with its course.
+    /// Returns a flow of the table with its metrics.
     pub fn detail_mut(&mut self, id: FlowId) -> Option<(&mut Flow, &mut FlowMetrics)> {
         let slot = id.index as usize;
         let flow = self.slots.get_mut(slot).filter(|flow| flow.generation() == id.generation)?;
         Some((flow, self.details.get_mut(slot)?))
     }
 
-    /// All flows of which the course is kept.
+    /// Returns all flows whose metrics are kept.
     pub fn detailed(&self) -> impl Iterator<Item = (FlowId, &Flow, &FlowMetrics)> {
         let held = self.slots.iter().zip(&self.details).zip(0..).filter(|((flow, _), _)| flow.is_held());
         held.map(|((flow, detail), index)| (FlowId { index, generation: flow.generation() }, flow, detail))
     }
 
-    /// Counts a frame for the flow of `key`, which is made if there is none, and takes the flow to its next state. In a
-    /// full table another flow makes room for it.
+    /// Counts a frame for the flow of `key` and takes the flow to its next state. Adds the flow if there is
+    /// none; a full table evicts another flow for it.
     ///
-    /// A SYN that can only begin another connection between the same endpoints ends the flow that was and makes a
-    /// new one, about whose owner nothing is known.
+    /// A SYN that can only begin another connection between the same endpoints ends the existing flow and
+    /// begins a new one, whose owner is unknown.
     pub fn record(
         &mut self,
         key: &FlowKey,
@@ -230,9 +235,9 @@ impl FlowTable {
         id
     }
 
-    /// Counts a frame for flows whose names [`FlowTable::record`] has returned for an earlier one of the same
-    /// endpoints: for its sender, and for its receiver. Returns `false` and counts nothing when one has left the table,
-    /// or when the frame may begin another connection.
+    /// Counts a frame for flows whose ids [`FlowTable::record`] has returned for an earlier frame of the same
+    /// endpoints: for its sender, and for its receiver. Returns `false` and counts nothing if one of them has
+    /// left the table, or if the frame may begin another connection.
     #[inline]
     pub fn count_known(
         &mut self,
@@ -254,26 +259,26 @@ impl FlowTable {
         true
     }
 
-    /// The flow of this name, unless it has left the table.
+    /// Returns the flow with this id, unless it has left the table.
     #[inline]
     pub fn get(&self, id: FlowId) -> Option<&Flow> {
         self.slots.get(id.index as usize).filter(|flow| flow.generation() == id.generation)
     }
 
-    /// The flow of this name, unless it has left the table.
+    /// Returns the flow with this id, unless it has left the table.
     #[inline]
     pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
         self.slots.get_mut(id.index as usize).filter(|flow| flow.generation() == id.generation)
     }
 
-    /// The name of the flow that now has this key.
+    /// Returns the id of the flow that now has this key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
         let index = self.index.find(self.index.hash(key), |slot| self.slots[slot as usize].key() == key)?;
         Some(FlowId { index, generation: self.slots[index as usize].generation() })
     }
 
-    /// Counts bytes that have passed in packets which were not seen, for a flow that is in the table. They are pending
-    /// like those of a packet, but it stays as old as it is.
+    /// Counts the bytes of packets that were not seen, for a flow that is in the table. They are pending like
+    /// those of a packet, but do not renew the flow's age.
     pub fn count_unseen(&mut self, id: FlowId, send_bytes: u64, receive_bytes: u64) {
         let Some(flow) = self.get_mut(id) else { return };
         flow.count_unseen(send_bytes, receive_bytes);
@@ -282,10 +287,11 @@ impl FlowTable {
         }
     }
 
-    /// Calls `visit` once for every flow that has counted a packet since the last drain, with its course if that is kept.
+    /// Calls `visit` once for every flow that has counted a packet since the last drain, with its metrics if
+    /// they are kept.
     pub fn drain_dirty(&mut self, mut visit: impl FnMut(FlowId, &mut Flow, Option<&mut FlowMetrics>)) {
         for index in self.dirty.drain(..) {
-            // A slot is listed twice when its flow left and another came since the last drain.
+            // A slot is listed twice if its flow left and another arrived since the last drain.
             let flow = &mut self.slots[index as usize];
             if flow.is_held() && flow.clear_dirty() {
                 let detail = self.details.get_mut(index as usize);
@@ -294,7 +300,7 @@ impl FlowTable {
         }
     }
 
-    /// Calls `ask` once for every flow whose owner is to be asked for; the flow is bound as `Asked` before.
+    /// Calls `ask` once for every flow whose owner is to be looked up; the flow is bound as `Asked` before.
     pub fn drain_fresh(&mut self, mut ask: impl FnMut(FlowId, &mut Flow)) {
         for index in self.fresh.drain(..) {
             let flow = &mut self.slots[index as usize];
@@ -305,19 +311,18 @@ impl FlowTable {
         }
     }
 
-    /// Takes the flows that were answered since the last time, to be asked about. Those still on the list of
-    /// [`FlowTable::drain_fresh`] are among them.
+    /// Takes the flows that were answered since the last call, to be looked up. They include those still on
+    /// the list of [`FlowTable::drain_fresh`].
     pub fn take_answered(&mut self) -> Vec<FlowId> {
         std::mem::take(&mut self.answered)
     }
 
-    /// Calls `visit` for all traffic that left the table untaken since the last drain.
+    /// Calls `visit` for all traffic that has left the table untaken since the last drain.
     pub fn drain_departed(&mut self, visit: impl FnMut(Departed)) {
         self.departed.drain(..).for_each(visit);
     }
 
-    /// Forgets what is known of a flow's owner and lists the flow to be asked about. `false` when it has left the
-    /// table.
+    /// Drops a flow's owner and lists the flow to be looked up. Returns `false` if it has left the table.
     pub fn ask_again(&mut self, id: FlowId) -> bool {
         let Some(flow) = self.get_mut(id) else { return false };
         if flow.binding() != Binding::Unasked {
@@ -327,9 +332,9 @@ impl FlowTable {
         true
     }
 
-    /// Looks at the next `slots` slots, at most at each one once, and lets go the flows that were idle too long.
+    /// Visits the next `slots` slots, each at most once, and expires the flows that have been idle too long.
     ///
-    /// With the latest time there is (`u64::MAX`) and `usize::MAX` slots it empties the table.
+    /// With the maximum time (`u64::MAX`) and `usize::MAX` slots it empties the table.
     pub fn sweep(&mut self, now: Timestamp, slots: usize) {
         for _ in 0..slots.min(self.slots.len()) {
             let slot = self.advance();
@@ -346,7 +351,7 @@ impl FlowTable {
         }
     }
 
-    /// What it has done so far.
+    /// Returns the table's counters.
     pub fn stats(&self) -> FlowStats {
         FlowStats {
             held: (self.slots.len() - self.vacant.len()) as u64,
@@ -359,7 +364,7 @@ impl FlowTable {
         }
     }
 
-    /// The slot under the hand, which moves on.
+    /// Returns the slot under the clock hand, and advances the hand.
     pub(super) fn advance(&mut self) -> u32 {
         if self.hand >= self.slots.len() {
             self.hand = 0;
@@ -390,7 +395,7 @@ impl FlowTable {
         slot
     }
 
-    /// Ends the flow in a slot and begins another one of the same key there.
+    /// Ends the flow in a slot and begins another one with the same key there.
     #[cold]
     fn supersede(&mut self, slot: u32, state: FlowState, now: Timestamp) {
         self.depart(slot);
@@ -412,7 +417,7 @@ impl FlowTable {
         }
     }
 
-    /// Lists what is to be reported of a flow that leaves its slot.
+    /// Lists the traffic and metrics to be reported of a flow that leaves its slot.
     fn depart(&mut self, slot: u32) {
         if !self.offloads.is_empty() {
             self.offloads.remove(&slot);
@@ -423,7 +428,7 @@ impl FlowTable {
         self.departed.extend(self.slots[slot as usize].depart(slot, detail));
     }
 
-    /// Takes the flow out of a slot, which is then vacant.
+    /// Removes the flow from a slot, which is then vacant.
     pub(super) fn remove(&mut self, slot: u32) {
         self.depart(slot);
         let flow = &mut self.slots[slot as usize];
@@ -431,14 +436,14 @@ impl FlowTable {
         self.index.remove(self.index.hash(flow.key()), slot);
     }
 
-    /// How many keys the index holds.
+    /// The number of keys in the index.
     #[cfg(test)]
     pub(super) fn indexed(&self) -> usize {
         self.index.len()
     }
 }
 
-/// An empty vector with room for `limit` elements; untouched, the room takes no memory.
+/// Returns an empty vector with capacity for `limit` elements; unused capacity takes no memory.
 fn reserve<T>(limit: usize) -> std::result::Result<Vec<T>, TryReserveError> {
     let mut vector = Vec::new();
     vector.try_reserve_exact(limit)?;

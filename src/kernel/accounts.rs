@@ -1,7 +1,7 @@
-//! How much of what a socket has carried was credited, and to which process.
+//! The accounts of sockets: the bytes that each process was credited with for a socket.
 //!
-//! What was credited belongs to the socket: when it changes hands, the next owner gets what is left of the socket's bytes,
-//! however much the owner before was credited with.
+//! Credited bytes belong to the socket. When the socket changes hands, the next owner gets the rest of the
+//! socket's bytes, however many the previous owner was credited with.
 
 use super::records::{Buckets, Counts, Process, ShareKey, Way};
 use crate::model::Traffic;
@@ -9,14 +9,14 @@ use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// How long received bytes may lie unread until they count for the socket's owner all the same: its program takes no notice
-/// of them, or takes them in a way that no program in the kernel sees (splice(2), mapped memory).
+/// The time after which unread received bytes are credited to the socket's owner all the same. Its program
+/// ignores them, or takes them in a way that no eBPF program sees (splice(2), mapped memory).
 const UNREAD_NS: u64 = 10_000_000_000;
 
-/// No socket carries as many bytes between two readings: a figure that says so is wrong.
+/// The number of bytes that no socket carries between two readings: a figure that reaches it is wrong.
 const IMPOSSIBLE_BYTES: u64 = 1 << 44;
 
-/// So much room maps keep whatever is in them.
+/// The number of entries that maps may keep room for, however few they hold.
 const SPARE_ENTRIES: usize = 4_096;
 
 /// The accounts of all sockets.
@@ -24,7 +24,7 @@ const SPARE_ENTRIES: usize = 4_096;
 pub(super) struct Accounts {
     sockets: HashMap<u64, SocketAccount, RandomState>,
     reading: u64,
-    /// Figures that could not be.
+    /// The number of impossible figures.
     refused: u64,
 }
 
@@ -34,23 +34,24 @@ pub(super) struct SocketAccount {
     /// Most sockets have one user.
     first: Option<User>,
     others: Vec<User>,
-    /// What users who have left were credited with beyond what the kernel held as theirs.
+    /// The bytes that closed users were credited with beyond their shares.
     surplus: Counts,
-    /// The bytes and packets of users whose accounts the kernel no longer keeps.
+    /// The bytes and packets of users whose shares the kernel no longer keeps.
     closed: Counts,
     /// The highest total that was returned for the socket.
     total: Counts,
-    /// The owner, and its part of what is in the record of the socket, as of the reading `recorded`.
+    /// The owner and its part of the socket's record, as of the reading `recorded`.
     own: Option<(Process, Counts)>,
     /// The last reading in which the kernel had a record of the socket.
     recorded: u64,
-    /// The version of the record when it was read last, if several processes have used the socket.
+    /// The version of the record at the last reading, if several processes have used the socket.
     pub(super) version: u32,
-    /// The last reading in which the record was being changed, so that nobody's part of it is known.
+    /// The last reading in which an eBPF program was changing the record, so that no process's part of it is
+    /// known.
     changing: u64,
-    /// When its counts had changed last, in nanoseconds since boot.
+    /// The time of the last change of its counts, in nanoseconds since boot.
     pub(super) changed_ns: u64,
-    /// Bytes that no process has read, and since when they have been the same.
+    /// The bytes that no process has read, and the time since which their number has been the same.
     unread: u64,
     unread_since_ns: u64,
 }
@@ -58,17 +59,17 @@ pub(super) struct SocketAccount {
 #[derive(Clone, Copy)]
 struct User {
     process: Process,
-    /// What the kernel held apart as the user's own in periods that are over, and the last of these.
+    /// The sum of the user's shares in periods that are over, and the last of these periods.
     settled: Counts,
     through: Option<u32>,
-    /// The same with what it holds in other periods, as of the reading `shared`.
+    /// That sum plus the user's shares in other periods, as of the reading `shared`.
     share: Counts,
     shared: u64,
-    /// The last reading in which there was such a period.
+    /// The last reading with a share in a period that was not over.
     kept: u64,
-    /// The last reading in which the kernel had an entry of any.
+    /// The last reading with a share in any period.
     seen: u64,
-    /// The last reading in which the record named it as the owner.
+    /// The last reading in which the record named the user as the owner.
     owned: u64,
     credited: Counts,
 }
@@ -79,15 +80,15 @@ impl Accounts {
         self.reading += 1;
     }
 
-    /// Takes in what the kernel holds apart for a process in a period, and whether that is over, so that it is to be deleted.
-    /// Returns whether something of it may have to be credited, which [`Accounts::settle`] says after the records of this
-    /// reading.
+    /// Records the share of a process in a period. If the period is over, the caller deletes the share.
+    /// Returns true if part of the share may have to be credited. [`Accounts::settle`] decides that after the
+    /// records of this reading.
     pub(super) fn share(&mut self, key: &ShareKey, share: Counts, is_over: bool) -> bool {
         let Accounts { sockets, reading, refused } = self;
         let user = sockets.entry(key.cookie).or_default().user(key.owner);
         user.seen = *reading;
         if user.through.is_some_and(|through| key.period <= through) {
-            // It was not deleted.
+            // The deletion of this share failed.
             return false;
         }
         let share = possible(share, refused);
@@ -102,26 +103,26 @@ impl Accounts {
         user.share.beyond(&user.credited) != Counts::default()
     }
 
-    /// The account of a socket of which the kernel has a record.
+    /// Returns the account of a socket of which the kernel has a record.
     pub(super) fn recorded(&mut self, cookie: u64) -> &mut SocketAccount {
         let account = self.sockets.entry(cookie).or_default();
         account.recorded = self.reading;
         account
     }
 
-    /// Takes in that the record of a socket is being changed. It is whole in another reading, and until then nothing of the
-    /// socket is credited.
+    /// Records that an eBPF program is changing the record of a socket. A later reading finds the record
+    /// whole. Until then no bytes of the socket are credited.
     pub(super) fn changing(&mut self, cookie: u64) {
         let reading = self.reading;
         self.recorded(cookie).changing = reading;
     }
 
-    /// Whether it is so in this reading.
+    /// Returns true if the record is being changed in this reading.
     pub(super) fn is_changing(&self, cookie: u64) -> bool {
         self.sockets.get(&cookie).is_some_and(|account| account.changing == self.reading)
     }
 
-    /// Whether so many bytes have lain unread at a socket for so long that nobody need be waited for.
+    /// Returns true if the same number of bytes has been unread at a socket for more than `UNREAD_NS`.
     pub(super) fn has_lain(&mut self, cookie: u64, unread: u64, now_ns: u64) -> bool {
         let account = self.recorded(cookie);
         if account.unread != unread {
@@ -130,8 +131,8 @@ impl Accounts {
         unread != 0 && account.unread_since_ns.saturating_add(UNREAD_NS) < now_ns
     }
 
-    /// Takes in that `own` is the owner's part of what a socket has carried, after the shares of this reading; returns
-    /// what is to be credited to the owner.
+    /// Records the owner's part of the socket's bytes, after the shares of this reading. Returns the bytes to
+    /// credit to the owner.
     pub(super) fn own(&mut self, cookie: u64, owner: Process, own: Counts) -> Counts {
         let reading = self.reading;
         let account = self.recorded(cookie);
@@ -140,8 +141,8 @@ impl Accounts {
         self.settle(cookie, owner)
     }
 
-    /// What is to be credited to a process of what it has at a socket: never more than what the socket has carried beyond
-    /// what was credited to all of its users.
+    /// Returns the bytes of a socket to credit to a process: at most the bytes that the socket has carried
+    /// beyond those that were credited to all of its users.
     pub(super) fn settle(&mut self, cookie: u64, process: Process) -> Counts {
         let Accounts { sockets, reading, refused } = self;
         let account = sockets.entry(cookie).or_default();
@@ -158,10 +159,11 @@ impl Accounts {
         more
     }
 
-    /// Returns what has passed through a socket, of which so much is in its record to nobody else's account.
+    /// Returns the bytes and packets that have passed through a socket. `in_record` is the part of its record
+    /// that is in no user's share.
     ///
-    /// It never falls: closed accounts stay part of it, and bytes that move from the record to an account between the two
-    /// readings are missed by one reading only.
+    /// The total never falls. Closed accounts stay part of it. Bytes that move from the record to a share
+    /// between the read of the shares and that of the records are missed by one reading only.
     pub(super) fn total(&mut self, cookie: u64, in_record: &Counts) -> Counts {
         let account = self.sockets.entry(cookie).or_default();
         let sum = account.closed.plus(in_record);
@@ -171,16 +173,16 @@ impl Accounts {
         account.total
     }
 
-    /// How many users a socket has had, as far as is known.
+    /// Returns true if the kernel holds or held a share of any user of the socket.
     pub(super) fn is_shared(&self, cookie: u64) -> bool {
         self.sockets.get(&cookie).is_some_and(|account| {
             account.others.iter().chain(&account.first).any(|user| user.has_share(self.reading))
         })
     }
 
-    /// Closes, after a reading, the accounts of users of whom the kernel holds nothing apart any more. An owner, or who was it at
-    /// the last reading, has part of what it was credited with in the record, or on its way from there to its account: it
-    /// keeps that.
+    /// Closes, after a reading, the accounts of users that have no share in the kernel any more. Part of the
+    /// bytes that an owner was credited with is in the record, or on its way from there to the owner's share.
+    /// Therefore the present owner and the owner at the last reading keep their credit.
     pub(super) fn close(&mut self) {
         let Accounts { sockets, reading, .. } = self;
         sockets.retain(|_, account| {
@@ -203,7 +205,7 @@ impl Accounts {
                 surplus = surplus.plus(if is_owner { &none } else { &excess });
                 (user.settled, user.share) = (none, none);
                 user.credited = if is_owner { excess } else { none };
-                // An entry that could not be deleted is known by it.
+                // The period identifies a share whose deletion failed.
                 user.through = user.through.filter(|_| user.seen == *reading);
                 is_owner || user.through.is_some()
             };
@@ -211,7 +213,7 @@ impl Accounts {
                 account.first = None;
             }
             account.others.retain_mut(&mut stays);
-            // The first place is free for a new user only where there is no other.
+            // `first` may be empty only if there is no other user.
             account.first = account.first.or_else(|| account.others.pop());
             (account.surplus, account.closed) = (surplus, closed);
             account.write_off(unpaid, *reading);
@@ -221,15 +223,15 @@ impl Accounts {
         give_back(sockets, held);
     }
 
-    /// How many figures that cannot be have been refused.
+    /// The number of impossible figures that were refused.
     pub(super) fn refused(&self) -> u64 {
         self.refused
     }
 }
 
 impl SocketAccount {
-    /// Takes in that users have left who were not credited with all that the kernel held as theirs: others had been, and
-    /// that is theirs for good.
+    /// Writes off bytes of closed users that were never credited to them. Other users were credited with
+    /// these bytes and keep them.
     fn write_off(&mut self, mut unpaid: Counts, reading: u64) {
         let own = self.own.filter(|_| self.recorded == reading);
         let paid = unpaid.at_most(&self.surplus);
@@ -243,7 +245,7 @@ impl SocketAccount {
     fn user(&mut self, process: Process) -> &mut User {
         let new = User::of(process);
         if self.first.get_or_insert(new).process == process {
-            // It was put there in the line above, if it was not there.
+            // The line above has inserted it if it was missing.
             return self.first.get_or_insert(new);
         }
         let place = self.others.iter().position(|user| user.process == process).unwrap_or_else(|| {
@@ -255,7 +257,7 @@ impl SocketAccount {
 }
 
 impl User {
-    /// One that has nothing yet.
+    /// Returns a user without bytes.
     fn of(process: Process) -> User {
         let none = Counts::default();
         User {
@@ -271,7 +273,7 @@ impl User {
         }
     }
 
-    /// What it has in its account, and in the record of the socket if it is the owner.
+    /// The bytes in its shares, and in the socket's record if it is the owner.
     fn part(&self, own: Option<(Process, Counts)>, reading: u64) -> Counts {
         let of_record =
             own.filter(|(owner, _)| *owner == self.process).map(|(_, own)| own).unwrap_or_default();
@@ -282,21 +284,21 @@ impl User {
         if self.shared == reading { self.share } else { self.settled }
     }
 
-    /// Whether the kernel holds something apart as the user's own, or did.
+    /// Returns true if the kernel holds or held a share of the user.
     fn has_share(&self, reading: u64) -> bool {
         self.shared == reading || self.through.is_some()
     }
 }
 
-/// Gives back the room that a peak has left in a map: it would be held for ever, and walked over with every reading.
-/// `needed` is how many entries there usually are.
+/// Releases the room that a peak has left in a map. Otherwise the room would stay allocated for ever, and
+/// every reading would iterate over it. `needed` is the usual number of entries.
 pub(super) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>, needed: usize) {
     if map.capacity() > SPARE_ENTRIES.max(8 * needed) {
         map.shrink_to(2 * needed);
     }
 }
 
-/// Nothing in place of what cannot be.
+/// Replaces impossible counts by zero and counts them as refused.
 fn possible(more: Counts, refused: &mut u64) -> Counts {
     if more.sent.bytes < IMPOSSIBLE_BYTES && more.received.bytes < IMPOSSIBLE_BYTES {
         return more;
@@ -312,12 +314,12 @@ impl Way {
 }
 
 impl Buckets {
-    /// The sum of both.
+    /// Returns the sum of both.
     pub(super) fn plus(&self, other: &Buckets) -> Buckets {
         Buckets(std::array::from_fn(|at| self.0[at].wrapping_add(other.0[at])))
     }
 
-    /// What these have more than the others.
+    /// Returns the excess over `other`, at least 0 for each bucket.
     pub(super) fn beyond(&self, other: &Buckets) -> Buckets {
         Buckets(std::array::from_fn(|at| self.0[at].saturating_sub(other.0[at])))
     }
@@ -331,12 +333,12 @@ impl Counts {
         }
     }
 
-    /// The sum of both.
+    /// Returns the sum of both.
     pub(super) fn plus(&self, other: &Counts) -> Counts {
         self.each(other, u64::wrapping_add)
     }
 
-    /// What these have more than the others.
+    /// Returns the excess over `other`, at least 0 for each number.
     pub(super) fn beyond(&self, other: &Counts) -> Counts {
         self.each(other, u64::saturating_sub)
     }

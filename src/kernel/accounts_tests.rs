@@ -7,7 +7,7 @@ fn process(tgid: u32) -> Process {
     Process { start_ns: 1, tgid, padding: 0 }
 }
 
-/// The key of a process's share in a period.
+/// Returns the key of a process's share in a period.
 fn key(tgid: u32, period: u32) -> ShareKey {
     ShareKey { owner: process(tgid), cookie: 7, period, padding: 0 }
 }
@@ -24,7 +24,7 @@ fn what_an_owner_was_credited_with_is_not_the_next_owners() {
     accounts.recorded(7);
     assert_eq!(accounts.own(7, process(1), counts(0, 5_000)), counts(0, 5_000));
     accounts.close();
-    // The first owner had read nothing of it, as it turns out when another reads.
+    // The first owner had read none of it, which shows when another process reads.
     accounts.begin();
     assert!(!accounts.share(&key(1, 0), counts(0, 0), false));
     accounts.recorded(7);
@@ -78,7 +78,7 @@ fn an_account_goes_on_from_period_to_period_and_is_closed_when_there_is_none() {
     assert_eq!(read(&mut accounts, &[(3, 400, false)]), 400);
     assert_eq!(read(&mut accounts, &[(4, 100, false), (3, 500, false)]), 200);
     assert_eq!(read(&mut accounts, &[(3, 600, true), (4, 100, false)]), 100);
-    // The kernel has not deleted it after all.
+    // The deletion in the kernel failed.
     assert_eq!(read(&mut accounts, &[(4, 300, false), (3, 600, true)]), 200);
     assert_eq!(read(&mut accounts, &[(4, 300, true)]), 0);
     assert_eq!(read(&mut accounts, &[(4, 300, true)]), 0, "nor this");
@@ -90,14 +90,14 @@ fn an_account_goes_on_from_period_to_period_and_is_closed_when_there_is_none() {
     assert_eq!(read(&mut accounts, &[(6, 250, true)]), 50);
     assert_eq!(read(&mut accounts, &[]), 0);
     assert!(!accounts.is_shared(7));
-    // Nothing is left once the kernel knows neither.
+    // No account is left once the kernel has neither a record nor a share.
     accounts.begin();
     accounts.close();
     assert!(accounts.sockets.is_empty());
 }
 
-/// What a process had in the record stands in its account after another has taken over, and a record that is being changed
-/// does not tell so.
+/// After a takeover, the share of the previous owner includes its part of the record. A record that is being
+/// changed does not show the takeover.
 #[test]
 fn nothing_is_credited_while_the_record_is_being_changed() {
     let mut accounts = Accounts::default();
@@ -106,7 +106,7 @@ fn nothing_is_credited_while_the_record_is_being_changed() {
     accounts.close();
     for period in [0, 1] {
         accounts.begin();
-        // Also where its period is over, and it is read only this once.
+        // This holds also if the period is over and the share is read only once.
         accounts.share(&key(1, 0), counts(1_500, 0), period == 1);
         accounts.changing(7);
         assert!(accounts.is_changing(7));
@@ -121,7 +121,7 @@ fn nothing_is_credited_while_the_record_is_being_changed() {
     assert!(!accounts.is_shared(7));
 }
 
-/// Part of what the present owner was credited with is in the record when its account is closed.
+/// Part of the bytes that the present owner was credited with is in the record when its account is closed.
 #[test]
 fn an_owner_keeps_what_it_was_credited_with_when_its_account_is_closed() {
     for readings_between in [1, 2, 5] {
@@ -138,7 +138,7 @@ fn an_owner_keeps_what_it_was_credited_with_when_its_account_is_closed() {
             assert_eq!(accounts.own(7, process(1), counts(500, 0)), Counts::default());
             accounts.close();
         }
-        // Another takes over for 70 bytes, and the owner takes it back for 30.
+        // Another process takes over for 70 bytes, and then the owner takes over again for 30.
         accounts.begin();
         accounts.share(&key(1, 2), counts(500, 0), false);
         accounts.share(&key(2, 2), counts(70, 0), false);
@@ -169,7 +169,7 @@ fn the_total_of_a_socket_keeps_closed_accounts() {
     accounts.share(&key(1, 2), counts(300, 0), false);
     accounts.own(7, process(2), counts(100, 0));
     assert_eq!(accounts.total(7, &counts(100, 0)), counts(800, 200));
-    // Bytes of the record are on their way to an account that was read before.
+    // Bytes move from the record to a share that was read before.
     accounts.own(7, process(2), Counts::default());
     assert_eq!(accounts.total(7, &Counts::default()), counts(800, 200));
 }
@@ -194,14 +194,15 @@ fn a_share_is_not_credited_again_after_its_bytes_were() {
     }
 }
 
-/// What happens at a socket: who uses it then, how many bytes the owner before carries until that, what is done after, and how
-/// many of the bytes are the next owner's although it has not taken over yet.
+/// An event at a socket: its next user, the bytes that the previous owner carries until then, the action that
+/// follows, and the number of these bytes that belong to the next owner although it has not taken over yet.
 type Step = (u32, u64, u8, u64);
 
-/// Plays the kernel's part and reads now and then. Returns what each process was credited with and what it carried.
+/// Simulates the kernel and reads from time to time. Returns the bytes that each process was credited with
+/// and those that it carried.
 fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
     let (mut accounts, mut total, mut apart) = (Accounts::default(), 0, 0);
-    // What the kernel holds, by process and period.
+    // The kernel's shares by process and period.
     let mut shares = std::collections::BTreeMap::new();
     let (mut owner, mut period, mut due) = (0, 0u32, Vec::new());
     let (mut credited, mut carried) = ([0; 4], [0; 4]);
@@ -225,7 +226,7 @@ fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
         }
         shares.retain(|&(_, of), _| of == period);
         if what == 1 {
-            // The record was being changed.
+            // An eBPF program was changing the record.
             accounts.changing(7);
             accounts.close();
             continue;
@@ -243,7 +244,7 @@ fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
 }
 
 proptest! {
-    /// Whatever changes of hands a socket sees, whenever it is read and a period begins.
+    /// All bytes are credited once, for any sequence of takeovers, readings and periods.
     #[test]
     fn all_is_credited_once(
         steps in prop::collection::vec((0u32..4, 0u64..2_000, 0u8..4, 0u64..3_000), 1..60)
@@ -251,7 +252,7 @@ proptest! {
         play(steps);
     }
 
-    /// Where it is known whose each byte is, each process has its own.
+    /// Each process is credited with its own bytes if the owner of each byte is known.
     #[test]
     fn each_is_credited_with_its_own(
         steps in prop::collection::vec((0u32..4, 0u64..2_000, 0u8..4, Just(0)), 1..60)

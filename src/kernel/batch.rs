@@ -1,16 +1,16 @@
-//! Reading and deleting many entries of a hash map in one system call (bpf(2), since Linux 5.6).
+//! Reads and deletes many entries of a hash map in one system call (bpf(2), since Linux 5.6).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Entries moved by one call.
+/// The number of entries that one call moves.
 const BATCH: usize = 512;
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
-/// The part of `union bpf_attr` that commands on batches take.
+/// The part of `union bpf_attr` that batch commands take.
 #[repr(C)]
 #[derive(Default)]
 struct BatchAttr {
@@ -24,7 +24,8 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Room for the entries of one call. Both types are made of integers and laid out as the map's own.
+/// Buffers for the entries of one call. Both types consist of integers and have the layout of the map's
+/// types.
 pub(super) struct Batch<K, V> {
     keys: Vec<K>,
     values: Vec<V>,
@@ -35,12 +36,13 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
         Batch { keys: vec![K::default(); BATCH], values: vec![V::default(); BATCH] }
     }
 
-    /// Hands every entry of the map to `take`. What is put in or taken out meanwhile may be missed or seen.
+    /// Passes every entry of the map to `take`. Entries that are inserted or deleted meanwhile may be missed
+    /// or seen.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub(super) fn read(&mut self, map: BorrowedFd<'_>, mut take: impl FnMut(&K, &V)) -> io::Result<()> {
-        // The kernel keeps its place in so many bytes: the number of a bucket.
+        // The kernel stores its position, the number of a bucket, in four bytes.
         let (mut place, mut next) = (0u32, 0u32);
         let mut is_first = true;
         loop {
@@ -53,13 +55,13 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
                 map: map.as_raw_fd() as u32,
                 ..BatchAttr::default()
             };
-            // SAFETY: the buffers hold `count` keys and values of the map's sizes, which were compared when the map was
-            // opened by type, and outlive the call.
+            // SAFETY: the buffers hold `count` keys and values of the map's sizes, which were compared when
+            // the map was opened by type, and outlive the call.
             let result = unsafe { command(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
             let count = attributes.count as usize;
             match result {
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.keys.len() < 1 << 16 => {
-                    // One bucket holds more than there is room for.
+                    // One bucket holds more entries than the buffers.
                     let room = self.keys.len() * 2;
                     self.keys.resize(room, K::default());
                     self.values.resize(room, V::default());
@@ -77,7 +79,8 @@ impl<K: aya::Pod + Default, V: aya::Pod + Default> Batch<K, V> {
     }
 }
 
-/// The value of one entry; `None` where there is none. Both types are laid out as the map's own.
+/// Returns the value of one entry, or `None` if the map has no such entry. Both types have the layout of the
+/// map's types.
 pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, key: &K) -> Option<V> {
     /// The part of `union bpf_attr` that commands on one entry take.
     #[repr(C)]
@@ -96,15 +99,15 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, ke
         value: std::ptr::from_mut(&mut value) as u64,
         flags: 0,
     };
-    // SAFETY: key and value are of the map's sizes, which were compared when the map was opened by type, and outlive the
-    // call.
+    // SAFETY: key and value have the map's sizes, which were compared when the map was opened by type, and
+    // outlive the call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, std::ptr::from_ref(&entry), size_of::<EntryAttr>())
     };
     (result == 0).then_some(value)
 }
 
-/// Deletes entries. Those that are not there are passed over.
+/// Deletes entries. Missing entries are skipped.
 pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) {
     let mut rest = keys;
     while !rest.is_empty() {
@@ -116,7 +119,7 @@ pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) {
         };
         // SAFETY: `keys` holds `count` keys of the map's size and outlives the call.
         let result = unsafe { command(BPF_MAP_DELETE_BATCH, &mut attributes) };
-        // It stops at the first one that is not there.
+        // The kernel stops at the first missing entry.
         let done = attributes.count as usize + usize::from(result.is_err());
         rest = rest.get(done..).unwrap_or_default();
     }
@@ -125,7 +128,7 @@ pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) {
 /// # Safety
 /// The pointers in `attributes` are valid for the command.
 unsafe fn command(command: libc::c_long, attributes: &mut BatchAttr) -> io::Result<()> {
-    // SAFETY: the caller vouches for what the attributes point at; they themselves are as long as is said.
+    // SAFETY: the caller vouches for the targets of the pointers; the attributes have the stated length.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<BatchAttr>())
     };

@@ -1,16 +1,17 @@
-//! The format of type information (BTF), as far as it takes to pick types from it: Documentation/bpf/btf.rst of Linux.
+//! A parser of the kernel's type information (BTF), to the extent that picking types requires
+//! (Documentation/bpf/btf.rst of Linux).
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 use std::fmt;
 
 const MAGIC: u16 = 0xeb9f;
-/// Bytes of the part that all headers have.
+/// The length in bytes of the part that all headers have.
 const HEADER: usize = 24;
-/// Bytes of the part that all types have.
+/// The length in bytes of the part that all types have.
 const COMMON: usize = 12;
 
-/// Kinds of types, by their numbers.
+/// The kinds of types, by their numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum TypeKind {
     Int = 1,
@@ -62,7 +63,7 @@ impl TypeKind {
         TypeKind::ALL.get(number.checked_sub(1)?).copied()
     }
 
-    /// True for the kinds that an object finds in the kernel by name.
+    /// Returns true for the kinds that an object finds in the kernel by name.
     pub(super) fn is_named_type(self) -> bool {
         matches!(
             self,
@@ -77,7 +78,7 @@ impl TypeKind {
         )
     }
 
-    /// The parts of a type that follow the common one: how many, and how long each is.
+    /// Returns the number and the length of the parts that follow the common part of a type.
     fn parts(self, count: usize) -> (usize, usize) {
         match self {
             TypeKind::Int | TypeKind::Var | TypeKind::DeclTag => (1, 4),
@@ -88,7 +89,7 @@ impl TypeKind {
         }
     }
 
-    /// True if the third word of the common part is another type rather than a size.
+    /// Returns true if the third word of the common part is another type rather than a size.
     fn refers(self) -> bool {
         matches!(
             self,
@@ -105,7 +106,7 @@ impl TypeKind {
         )
     }
 
-    /// The words of a part that are names, and those that are types.
+    /// Returns the indexes of the words of a part that are names, and of those that are types.
     fn words(self) -> (&'static [usize], &'static [usize]) {
         match self {
             TypeKind::Struct | TypeKind::Union => (&[0], &[1]),
@@ -118,13 +119,13 @@ impl TypeKind {
     }
 }
 
-/// Defect of type information.
+/// A defect of type information.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Malformed {
     Header,
-    /// The type of this number.
+    /// The type with this number is malformed.
     Type(u32),
-    /// The name at this offset.
+    /// There is no name at this offset.
     Name(u32),
 }
 
@@ -140,18 +141,18 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// One type.
+/// An entry of the type information: one type.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'b> {
-    /// Offset of its name.
+    /// The offset of its name.
     pub(super) name: u32,
     pub(super) kind: TypeKind,
-    /// The common part and the others.
+    /// The common part and the parts that follow it.
     bytes: &'b [u8],
 }
 
 impl<'b> Entry<'b> {
-    /// The type at the beginning of `bytes`.
+    /// Reads the type at the beginning of `bytes`.
     fn read(bytes: &'b [u8]) -> Option<Entry<'b>> {
         let (name, info) = (word(bytes, 0)?, word(bytes, 1)?);
         let kind = TypeKind::of(info)?;
@@ -164,23 +165,23 @@ impl<'b> Entry<'b> {
         self.bytes.get(COMMON..).unwrap_or_default().chunks_exact(length.max(1))
     }
 
-    /// The type that it is derived from: a pointer's target, a function's return type.
+    /// Returns the type that it is derived from: a pointer's target, a function's return type.
     fn target(&self) -> Option<u32> {
         self.kind.refers().then(|| word(self.bytes, 2)).flatten()
     }
 
-    /// The types of its members, elements or parameters.
+    /// Returns the types of its members, elements or parameters.
     fn members(&self) -> impl Iterator<Item = u32> {
         let (_, types) = self.kind.words();
         self.parts().flat_map(|part| types.iter().filter_map(|&at| word(part, at)))
     }
 }
 
-/// Type information of a kernel or an object.
+/// The type information of a kernel or an object.
 pub(super) struct Btf<'b> {
     types: &'b [u8],
     strings: &'b [u8],
-    /// Offset of each type, from number 1 on.
+    /// The offset of each type, from number 1 on.
     starts: Vec<u32>,
 }
 
@@ -188,7 +189,7 @@ impl<'b> Btf<'b> {
     /// Finds all types.
     ///
     /// # Errors
-    /// The bytes are not type information of this machine's byte order.
+    /// Fails if the bytes are not type information in this machine's byte order.
     pub(super) fn parse(bytes: &'b [u8]) -> Result<Btf<'b>, Malformed> {
         let section = |at: usize| {
             let (header, offset, length) = (word(bytes, 1)?, word(bytes, at)?, word(bytes, at + 1)?);
@@ -209,10 +210,10 @@ impl<'b> Btf<'b> {
         Ok(Btf { types, strings, starts })
     }
 
-    /// A type by its number; 0 is `void`, which has no entry.
+    /// Returns a type by its number. Number 0 is `void`, which has no entry.
     ///
     /// # Errors
-    /// There is none.
+    /// Fails if there is no type with this number.
     fn entry(&self, id: u32) -> Result<Entry<'b>, Malformed> {
         let start = id.checked_sub(1).and_then(|index| self.starts.get(index as usize));
         start
@@ -221,14 +222,14 @@ impl<'b> Btf<'b> {
             .ok_or(Malformed::Type(id))
     }
 
-    /// All types with their numbers.
+    /// Returns all types with their numbers.
     pub(super) fn entries(&self) -> impl Iterator<Item = (u32, Entry<'b>)> {
         (1..)
             .zip(&self.starts)
             .filter_map(|(id, &start)| Some((id, Entry::read(self.types.get(start as usize..)?)?)))
     }
 
-    /// All strings with their offsets.
+    /// Returns all strings with their offsets.
     pub(super) fn strings(&self) -> impl Iterator<Item = (u32, &'b [u8])> {
         let mut offset = 0;
         self.strings.split(|&byte| byte == 0).map(move |text| {
@@ -238,20 +239,20 @@ impl<'b> Btf<'b> {
         })
     }
 
-    /// The name at an offset.
+    /// Returns the name at an offset.
     ///
     /// # Errors
-    /// The offset is none of a string.
+    /// Fails if there is no string at the offset.
     pub(super) fn name(&self, offset: u32) -> Result<&'b [u8], Malformed> {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
         let end = rest.iter().position(|&byte| byte == 0).ok_or(Malformed::Name(offset))?;
         Ok(rest.get(..end).unwrap_or_default())
     }
 
-    /// The names by which an object finds types in the kernel, without their flavors.
+    /// Returns the names by which an object finds types in the kernel, without their flavors.
     ///
     /// # Errors
-    /// A type's name is not there.
+    /// Fails if the name of a type is missing.
     pub(super) fn named_types(&self) -> Result<HashSet<Vec<u8>, RandomState>, Malformed> {
         let mut names = HashSet::default();
         for (_, entry) in self.entries().filter(|(_, entry)| entry.kind.is_named_type()) {
@@ -263,11 +264,11 @@ impl<'b> Btf<'b> {
         Ok(names)
     }
 
-    /// Type information of its own with only these types and those that they consist of, renumbered. A member that is a
-    /// pointer points at a type only if that is there for another reason.
+    /// Returns new type information with only these types and those that they consist of, renumbered. A
+    /// pointer member keeps its target only if the target is included for another reason.
     ///
     /// # Errors
-    /// A type refers to one that there is not, or a name is not there.
+    /// Fails if a type refers to a missing type, or if a name is missing.
     pub(super) fn subset(&self, roots: Vec<u32>) -> Result<Vec<u8>, Malformed> {
         let ids = self.closure(roots)?;
         let number = |id: u32| ids.binary_search(&id).map_or(0, |index| index as u32 + 1);
@@ -301,9 +302,9 @@ impl<'b> Btf<'b> {
         Ok(bytes)
     }
 
-    /// The numbers of these types and of those that they consist of, in order.
+    /// Returns the numbers of these types and of those that they consist of, in order.
     fn closure(&self, roots: Vec<u32>) -> Result<Vec<u32>, Malformed> {
-        // Comparing two types follows pointers, access to members does not.
+        // A comparison of two types follows pointers; access to members does not.
         let mut work: Vec<(u32, bool)> = Vec::new();
         for id in roots {
             work.push((id, self.entry(id)?.kind == TypeKind::Typedef));
@@ -327,19 +328,19 @@ impl<'b> Btf<'b> {
     }
 }
 
-/// The names of a subset, each there once.
+/// The names of a subset, each stored once.
 struct Names {
     bytes: Vec<u8>,
     numbers: HashMap<u32, u32, RandomState>,
 }
 
 impl Names {
-    /// Only the empty name, which anonymous types and members bear.
+    /// Returns a table with only the empty name, which anonymous types and members bear.
     fn new() -> Names {
         Names { bytes: vec![0], numbers: HashMap::from_iter([(0, 0)]) }
     }
 
-    /// The new offset of a name.
+    /// Returns the new offset of a name.
     fn number(&mut self, from: &Btf<'_>, name: u32) -> Result<u32, Malformed> {
         if let Some(&number) = self.numbers.get(&name) {
             return Ok(number);
@@ -352,13 +353,14 @@ impl Names {
     }
 }
 
-/// The name without its flavor, which tells versions of one type apart in an object: `sock` of `sock___old`.
+/// Returns the name without its flavor, which distinguishes versions of a type in an object: `sock` for
+/// `sock___old`.
 pub(super) fn essential(name: &[u8]) -> &[u8] {
     let end = name.windows(3).position(|part| part == b"___");
     end.and_then(|end| name.get(..end)).unwrap_or(name)
 }
 
-/// A word of four bytes by its index.
+/// Returns a word of four bytes by its index.
 fn word(bytes: &[u8], index: usize) -> Option<u32> {
     bytes.get(index * 4..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes))
 }

@@ -1,7 +1,8 @@
-//! The root of the cgroup v2 hierarchy, where programs see the sockets of all processes.
+//! Opens the root of the cgroup v2 hierarchy, where eBPF programs see the sockets of all processes.
 //!
-//! In a cgroup namespace of its own, as containers have, a mount of the hierarchy shows a part of it only
-//! (cgroup_namespaces(7)). Programs attached there see that part's processes, so the root is looked for by its number.
+//! In a cgroup namespace of its own, such as a container's, a mount of the hierarchy shows only a part of it
+//! (cgroup_namespaces(7)). eBPF programs that are attached there see the processes of that part only.
+//! Therefore the root is identified by its inode number.
 
 use super::Fault;
 use crate::model::ProbeState;
@@ -14,14 +15,15 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-/// Inode number of the root in every kernel (kernfs_create_root() in fs/kernfs/dir.c).
+/// The inode number of the root in every kernel (kernfs_create_root() in fs/kernfs/dir.c).
 const ROOT_INODE: u64 = 1;
 
-/// Opens the root: at a mount that begins with it, else through the file handle that the root has in any mount, which
-/// takes CAP_DAC_READ_SEARCH, else at a mount of its own that is attached nowhere, which takes CAP_SYS_ADMIN.
+/// Opens the root at a mount that begins with it. If there is none, it opens the root through its file
+/// handle, which is valid in any mount and requires CAP_DAC_READ_SEARCH. If no mount of the hierarchy can be
+/// opened, it makes a mount that is attached nowhere, which requires CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// The hierarchy is not mounted, or only a part of it can be reached.
+/// Fails if the hierarchy is not mounted and cannot be mounted, or if only a part of it can be reached.
 pub(super) fn open_cgroup_root() -> Result<File, Fault> {
     let missing = |text: String| Fault { state: ProbeState::NoCgroup, text };
     let text = std::fs::read("/proc/self/mountinfo")
@@ -54,9 +56,10 @@ fn is_root(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.ino() == ROOT_INODE)
 }
 
-/// The root by its file handle, which consists of its number (kernfs_fh_to_dentry() in fs/kernfs/mount.c, Linux 5.5).
+/// Opens the root by its file handle, which is its inode number (kernfs_fh_to_dentry() in fs/kernfs/mount.c,
+/// Linux 5.5).
 fn open_by_handle(part: &File) -> io::Result<File> {
-    /// As the kernel knows it under the name `file_handle`, with room for the handles of such file systems.
+    /// The kernel's `struct file_handle`, with room for the handles of such file systems.
     #[repr(C)]
     struct Handle {
         bytes: u32,
@@ -67,7 +70,7 @@ fn open_by_handle(part: &File) -> io::Result<File> {
     let mut handle = Handle { bytes: size_of::<u64>() as u32, kind: 0, number: 0 };
     let mut mount = 0;
     let to = (&raw mut handle).cast::<libc::file_handle>();
-    // SAFETY: the path is empty and ends with NUL; the handle says how much room it has, and both outlive the call.
+    // SAFETY: the path is empty and ends with NUL; the handle states its own size, and both outlive the call.
     let named = unsafe {
         libc::name_to_handle_at(part.as_raw_fd(), c"".as_ptr(), to, &raw mut mount, libc::AT_EMPTY_PATH)
     };
@@ -76,33 +79,34 @@ fn open_by_handle(part: &File) -> io::Result<File> {
     }
     handle.number = ROOT_INODE;
     let to = (&raw mut handle).cast::<libc::file_handle>();
-    // SAFETY: the handle is as long as it says and outlives the call.
+    // SAFETY: the handle is as long as it states and outlives the call.
     let opened = unsafe { libc::open_by_handle_at(part.as_raw_fd(), to, libc::O_RDONLY | libc::O_CLOEXEC) };
     if opened < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made the descriptor for us.
+    // SAFETY: the kernel has just returned the descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(opened) }.into())
 }
 
-/// A mount of the cgroup v2 hierarchy that is attached nowhere: fsopen(2), fsmount(2), Linux 5.2.
+/// Makes a mount of the cgroup v2 hierarchy that is attached nowhere: fsopen(2), fsmount(2), Linux 5.2.
 fn mount_cgroups() -> io::Result<File> {
     let opened = |result: libc::c_long| match i32::try_from(result) {
-        // SAFETY: the kernel has just made the descriptor for us.
+        // SAFETY: the kernel has just returned the descriptor, and nothing else owns it.
         Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
         _ => Err(io::Error::last_os_error()),
     };
-    // SAFETY: the name ends with NUL and lives for the length of the call; 1 is FSOPEN_CLOEXEC.
+    // SAFETY: the name ends with NUL and outlives the call; 1 is FSOPEN_CLOEXEC.
     let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1) })?;
     let null = std::ptr::null::<libc::c_char>();
-    // SAFETY: 6 is FSCONFIG_CMD_CREATE, which takes no key and no value.
+    // SAFETY: 6 is FSCONFIG_CMD_CREATE, which takes neither a key nor a value.
     let created = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
     if created < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: no pointers are passed; 1 is FSMOUNT_CLOEXEC.
+    // SAFETY: the call takes no pointers; 1 is FSMOUNT_CLOEXEC.
     let mount = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
-    // Attaching takes a descriptor that is open for reading, and not only of the path.
+    // Attaching an eBPF program requires a descriptor that is open for reading, not one that is open for the
+    // path only.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok(openat(&mount, ".", flags, Mode::empty())?.into())
 }

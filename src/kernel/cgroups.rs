@@ -1,4 +1,4 @@
-//! The paths of control groups, as the probes have noted them of processes: `probes/paths.h` in Rust.
+//! The paths of processes' control groups as the eBPF programs record them: `probes/paths.h` in Rust.
 
 use super::batch::lookup;
 use super::object::{LoadedObject, Loader};
@@ -9,7 +9,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
-/// The path of a control group: the names of its directories from the last to the first, each ended by NUL.
+/// The path of a control group: the names of its directories from the last to the first, each terminated by
+/// NUL.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawCgroupPath {
@@ -23,30 +24,31 @@ impl Default for RawCgroupPath {
     }
 }
 
-// SAFETY: it is made of integers, with no padding, so that every pattern of bits is a value.
+// SAFETY: it consists of integers without padding, so that every bit pattern is a value.
 unsafe impl Pod for RawCgroupPath {}
 
 const _: () = assert!(size_of::<RawCgroupPath>() == 1028);
 
-/// Name of the map of paths.
+/// The name of the map of paths.
 const PATHS: &str = "paths";
 
-/// Has an object keep no memory for paths, which the map would have from the beginning.
+/// Shrinks the map of paths to one entry, because the kernel allocates the memory of all its entries at once.
 pub(super) fn leave_out(loader: &mut Loader<'_>) {
     loader.set_capacity(PATHS, 1);
 }
 
-/// Reads what the probes have noted of control groups.
+/// Reads the control groups that the eBPF programs have recorded.
 #[derive(Debug)]
 pub(super) struct Cgroups {
     paths: MapData,
-    /// Where the cgroup namespace begins in which the object was loaded, from the topmost directory down. It is kept here
-    /// since the kernel keeps only paths that are in use.
+    /// The directories from the topmost one down to the root of the cgroup namespace in which the object was
+    /// loaded. They are kept here because the kernel keeps only paths that are in use.
     root: OnceLock<Vec<Vec<u8>>>,
 }
 
 impl Cgroups {
-    /// A reader of what an object notes. `None` when it has no map for that, or a reader already.
+    /// Returns a reader of an object's paths, or `None` if the object has no map of paths or the map was
+    /// taken before.
     pub(super) fn of(object: &mut LoadedObject) -> Option<Cgroups> {
         let map = object.take_map(PATHS)?;
         HashMap::<_, u64, RawCgroupPath>::try_from(&map).ok()?;
@@ -54,12 +56,12 @@ impl Cgroups {
         Some(Cgroups { paths, root: OnceLock::new() })
     }
 
-    /// Keeps where the namespace begins, once the object has noted it.
+    /// Returns the root of the namespace, and keeps it once the object has recorded it.
     pub(super) fn keep_root(&self) -> Option<&[Vec<u8>]> {
         if self.root.get().is_none() {
-            // It stands under 0.
+            // The key of the root is 0.
             let path: RawCgroupPath = lookup(self.paths.fd().as_fd(), &0u64)?;
-            // Whoever else kept it has the same.
+            // If another thread was first, it has stored the same value.
             let _ = self.root.set(path.names().into_iter().map(<[u8]>::to_vec).collect());
         }
         self.root.get().map(Vec::as_slice)
@@ -74,13 +76,13 @@ impl CgroupPaths for Cgroups {
     }
 }
 
-/// The inode of the cgroup namespace of the calling thread; `None` on kernels without such namespaces.
+/// Returns the inode of the calling thread's cgroup namespace, or `None` on kernels without such namespaces.
 pub(super) fn namespace() -> Option<u64> {
     std::fs::metadata("/proc/thread-self/ns/cgroup").ok().map(|file| file.ino())
 }
 
 impl RawCgroupPath {
-    /// The names from the topmost directory down.
+    /// Returns the names from the topmost directory down.
     fn names(&self) -> Vec<&[u8]> {
         let names = self.names.get(..self.length as usize).unwrap_or_default();
         let mut names: Vec<_> = names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).collect();
@@ -89,7 +91,8 @@ impl RawCgroupPath {
     }
 }
 
-/// The path of a group as the kernel tells it in a cgroup namespace that begins at `root` (cgroup_namespaces(7)).
+/// Returns the path of a group as the kernel reports it in a cgroup namespace with this root
+/// (cgroup_namespaces(7)).
 fn seen_from(root: &[Vec<u8>], group: &[&[u8]]) -> Vec<u8> {
     let common = root.iter().zip(group).take_while(|(one, other)| one == *other).count();
     let up = root.iter().skip(common).map(|_| &b".."[..]);

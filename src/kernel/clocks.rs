@@ -1,18 +1,20 @@
-//! The clocks that the programs, packets and people go by.
+//! The clocks of the eBPF programs, of packets and of users.
 
 use crate::model::Timestamp;
 use std::time::{Duration, Instant};
 
-/// How long packets may have been with the capture until they are asked about.
+/// The maximum time between the capture of a packet and its lookup.
 const LONGEST_BATCH_NS: u64 = 60_000_000_000;
 
-/// How long they usually have been, at most: the usual read timeout and some more.
+/// The usual maximum of that time: the usual read timeout and some more.
 const USUAL_BATCH_NS: u64 = 150_000_000;
 
-/// How much later than the question a packet may seem to have been captured: they are timed by different clocks.
+/// The maximum time by which a packet may seem to have been captured after its lookup: different clocks time
+/// the two.
 const TOLERANCE_NS: u64 = 1_000_000;
 
-/// How far apart the clocks may be read, and how often it is tried to be so quick: a thread may lose its processor in between.
+/// The maximum time between the reads of the clocks, and the number of retries to stay below it: a thread may
+/// lose its processor in between.
 const SPREAD_NS: u64 = 20_000;
 const ATTEMPTS: u32 = 8;
 
@@ -21,14 +23,14 @@ const ATTEMPTS: u32 = 8;
 pub struct Clocks {
     /// Nanoseconds since boot (CLOCK_BOOTTIME).
     pub now_ns: u64,
-    /// The time of day at boot, nanoseconds since the Unix epoch.
+    /// The time of day at boot, in nanoseconds since the Unix epoch.
     pub epoch_ns: u64,
     /// The same moment by the clock that threads wait by.
     pub at: Instant,
 }
 
 impl Clocks {
-    /// All clocks, read now.
+    /// Reads all clocks.
     pub fn now() -> Clocks {
         let (mut best, mut spread) = read();
         for _ in 0..ATTEMPTS {
@@ -43,12 +45,12 @@ impl Clocks {
         best
     }
 
-    /// The time of day.
+    /// Returns the time of day.
     pub fn time_of_day(&self) -> Timestamp {
         Timestamp(self.epoch_ns.saturating_add(self.now_ns))
     }
 
-    /// The time of day at another moment, by the clock as it is set now.
+    /// Returns the time of day at another moment, by the clock as it is set now.
     pub fn time_at(&self, moment: Instant) -> Timestamp {
         let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let after = nanoseconds(moment.saturating_duration_since(self.at));
@@ -56,13 +58,14 @@ impl Clocks {
         self.time_of_day().moved(after).moved(-before)
     }
 
-    /// The time so long before now, in nanoseconds since boot.
+    /// Returns the time `waited` before now, in nanoseconds since boot.
     pub fn before(&self, waited: Duration) -> u64 {
         self.now_ns.saturating_sub(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The time when a packet was captured, in nanoseconds since boot, by the time of day that it bears. It was asked about a
-    /// moment after that, at `asked`; where it bears another time the clock was set meanwhile.
+    /// Returns the capture time of a packet, in nanoseconds since boot, from its timestamp `time`. The packet
+    /// was captured shortly before its lookup at `asked`. If the timestamp contradicts this, the clock was
+    /// set in between, and the result is estimated from `asked`.
     pub fn captured(&self, time: Timestamp, asked: Instant) -> u64 {
         let asked_ns = self.before(self.at.saturating_duration_since(asked));
         let by_clock = time.0.checked_sub(self.epoch_ns);
@@ -73,7 +76,7 @@ impl Clocks {
     }
 }
 
-/// Reads all clocks once. Returns how many nanoseconds apart, too.
+/// Reads all clocks once. Also returns the time between the first and the last read, in nanoseconds.
 fn read() -> (Clocks, u64) {
     let before = since_boot();
     let (time, at) = (Timestamp::now(), Instant::now());
@@ -83,7 +86,7 @@ fn read() -> (Clocks, u64) {
 }
 
 fn since_boot() -> u64 {
-    // The clock is there since Linux 2.6.39.
+    // The clock exists since Linux 2.6.39.
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
         .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
@@ -127,7 +130,7 @@ mod tests {
         assert_eq!(seconds(at - Duration::from_secs(7)), 1_700_000_493);
     }
 
-    /// However busy the machine is, what is derived from the clocks stays the same.
+    /// Values that are derived from the clocks stay the same even on a busy machine.
     #[test]
     fn the_clocks_are_read_at_the_same_moment() {
         let first = Clocks::now();

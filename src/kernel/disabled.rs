@@ -1,4 +1,4 @@
-//! In place of the probes where the library is built without them.
+//! Stubs of the eBPF interface, for a library that was built without eBPF.
 
 use super::{Clocks, Credit, Fault, Found, Wants};
 use crate::model::{FlowKey, ProbeState, ProgramSet};
@@ -6,102 +6,102 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 
-/// Never there.
+/// Has no values in this build.
 #[derive(Debug)]
 pub struct Sockets(Infallible);
 
-/// Never there.
+/// Has no values in this build.
 #[derive(Debug, Clone)]
 pub struct Owners(Infallible);
 
-/// Never there.
+/// Has no values in this build.
 #[derive(Debug)]
 pub struct Counters(Infallible);
 
 impl Sockets {
-    /// Says that the library was built without probes.
+    /// Reports that the library was built without eBPF.
     ///
     /// # Errors
-    /// Always.
+    /// Always fails.
     pub fn load(_wants: Wants, _cgroups: bool, _ticks_per_second: u64) -> Result<Sockets, Fault> {
         let text = "the library was built without the programs that the kernel would run";
         Err(Fault { state: ProbeState::NotBuilt, text: text.into() })
     }
 
-    /// The parts that are at work.
+    /// The groups of eBPF programs that are active.
     pub fn programs(&self) -> ProgramSet {
         match self.0 {}
     }
 
-    /// Why others are not.
+    /// The reasons why other eBPF programs are not active.
     pub fn refused(&self) -> &[Fault] {
         match self.0 {}
     }
 
-    /// What is noted of sockets' users.
+    /// Returns a reader of sockets' owners.
     pub fn owners(&self) -> Owners {
         match self.0 {}
     }
 
-    /// What is counted at sockets.
+    /// Returns a reader of the bytes that are counted at sockets.
     ///
     /// # Errors
-    /// None.
+    /// Never fails.
     pub fn counters(&self, _flows: bool) -> Result<Counters, Fault> {
         match self.0 {}
     }
 }
 
 impl Counters {
-    /// Hands out only what passes in some namespaces.
+    /// Restricts reports to traffic in some network namespaces.
     pub fn set_namespaces(&mut self, _namespaces: Option<HashSet<u64>>) {
         match self.0 {}
     }
 
-    /// Sockets with a record.
+    /// The number of sockets with a record.
     pub fn held(&self) -> u64 {
         match self.0 {}
     }
 
-    /// Whether sockets changed hands before the last reading.
+    /// Returns true if sockets changed hands before the last reading.
     pub fn has_moved(&self) -> bool {
         match self.0 {}
     }
 
-    /// Bytes of connections that no process has used yet.
+    /// The bytes of connections that no process has used yet.
     pub fn pending(&self) -> u64 {
         match self.0 {}
     }
 
-    /// Figures that cannot be.
+    /// The number of impossible figures.
     pub fn refused(&self) -> u64 {
         match self.0 {}
     }
 
-    /// Ended flows that were not handed out.
+    /// The number of ended flows that were not reported.
     pub fn flows_lost(&self) -> u64 {
         match self.0 {}
     }
 
-    /// Hands out what has been counted.
+    /// Reports the counted bytes.
     ///
     /// # Errors
-    /// None.
+    /// Never fails.
     pub fn read(&mut self, _clocks: Clocks, _take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         match self.0 {}
     }
 }
 
 impl Owners {
-    /// Releases what is noted of sockets that have ended.
+    /// Releases the endpoints of sockets that have ended.
     ///
     /// # Errors
-    /// None.
+    /// Never fails.
     pub fn sweep(&self, _now_ns: u64, _asked_ns: u64) -> io::Result<()> {
         match self.0 {}
     }
 
-    /// The user of a socket.
+    /// Returns the owner of a socket.
     pub fn find(&self, _key: &FlowKey, _netns: u32, _first_ns: u64) -> Option<Found> {
         match self.0 {}
     }

@@ -1,7 +1,7 @@
-//! Takes out of the kernel what the socket probes have counted, for all sessions that share the probes.
+//! Reads the eBPF programs' counts from the kernel, for all sessions that share these programs.
 //!
-//! Reading deletes: records of sockets that have ended, accounts of periods that are over. So there is one reader, and each
-//! session subscribes to it.
+//! Reading deletes records of sockets that have ended, and shares of periods that are over. Therefore there
+//! is one reader, and each session subscribes to it.
 
 use super::accounts::Accounts;
 use super::batch::{Batch, delete};
@@ -18,51 +18,52 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// How long the record of a socket that has ended is kept for the packets that still come: the last ones of a TCP
-/// connection do so within a round trip or two.
+/// The time for which the record of a socket that has ended is kept for late packets. The last packets of a
+/// TCP connection arrive within a round trip or two.
 const GRACE_NS: u64 = 2_000_000_000;
 
-/// The same for sockets of other protocols, which nothing reaches any more: the longest time that a program takes which has found
-/// the record before. A process that opens and closes 100,000 a second would else fill the table in a moment.
+/// The same time for sockets of other protocols, which no packet reaches any more: the longest run time of an
+/// eBPF program that has found the record before. With a longer time, a process that opens and closes 100,000
+/// sockets a second would fill the table in a moment.
 const DATAGRAM_GRACE_NS: u64 = 200_000_000;
 
-/// How long a connection that a listener made may wait for its first use until its holder is looked for: programs may accept
-/// it and splice from it, say.
+/// The time that a connection made by a listener may wait for its first use before its holder is searched
+/// for. For example, a program may accept the connection and splice from it.
 const UNUSED_NS: u64 = 2_000_000_000;
 
-/// Time between two such looks: each goes through all descriptors of all processes.
+/// The time between two such searches. Each goes through all descriptors of all processes.
 const LOOK_NS: u64 = 5_000_000_000;
 
-/// Records that the kernel has room for: `probes/maps.h`.
+/// The number of records that the kernel has room for: `probes/maps.h`.
 const CAPACITY: u64 = 262_144;
 
-/// Readings for a new subscriber until none of the records is being changed meanwhile.
+/// The maximum number of readings for a new subscriber until no record is being changed meanwhile.
 const ATTEMPTS: u32 = 8;
 
-/// The reader of what is counted.
+/// The reader of the counts.
 pub(super) struct Drain {
     /// Starts walks that bring the records of busy sockets up to date.
     collect: OwnedFd,
-    /// Starts walks that look for the holders of connections which nobody has used.
+    /// Starts walks that search for the holders of connections that no process has used.
     holders: OwnedFd,
-    /// When that was done last.
+    /// The time of the last such walk.
     looked_ns: u64,
-    /// Whether the kernel tells when something is read from a socket.
+    /// Set if the kernel reports reads from sockets.
     knows_reads: bool,
-    /// Tells the programs which period it is.
+    /// Sets the current period for the eBPF programs.
     control: Array<MapData, Control>,
     periods: Periods,
     histograms: Growing<LatencyKey, Buckets>,
     records: Batch<u64, SocketRecord>,
     shares: Batch<ShareKey, Share>,
-    /// Shares of which something is to be credited.
+    /// The shares of which a part is to be credited.
     due: Vec<(ShareKey, Share)>,
     accounts: Accounts,
     losses: Growing<LossKey, Counts>,
     held: u64,
     has_moved: bool,
     subscribers: HashMap<u64, Subscriber, RandomState>,
-    /// How many there have been.
+    /// The number of subscriptions since the beginning.
     subscriptions: u64,
 }
 
@@ -93,10 +94,11 @@ impl Drain {
         }
     }
 
-    /// Begins a subscription: to all that has been counted if it is the first, else to what is counted from now on.
+    /// Begins a subscription. The first one covers all bytes that have been counted, and later ones those
+    /// that are counted from now on.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub(super) fn subscribe(&mut self, maps: &Maps, flows: bool, clocks: Clocks) -> io::Result<u64> {
         let mut subscriber = Subscriber::new(flows);
         if self.subscriptions > 0 {
@@ -118,32 +120,32 @@ impl Drain {
         self.subscribers.remove(&subscription);
     }
 
-    /// Bytes that a subscriber's view has pending, and the ended flows that it has lost.
+    /// Returns the pending bytes of a subscriber, and the number of ended flows that it has lost.
     pub(super) fn waiting(&self, subscription: u64) -> (u64, u64) {
         let own = self.subscribers.get(&subscription);
         own.map_or((0, 0), |own| (own.pending, own.flows_lost))
     }
 
-    /// Sockets with a record, as of the last reading.
+    /// The number of sockets with a record, as of the last reading.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
 
-    /// Whether sockets changed hands before the last reading, maybe amid it: bytes that were on their way from a record to a
-    /// share come with the next.
+    /// Returns true if sockets changed hands before or during the last reading. Bytes that were on their way
+    /// from a record to a share are in the next reading.
     pub(super) fn has_moved(&self) -> bool {
         self.has_moved
     }
 
-    /// Figures that cannot be and were not handed out, since the beginning.
+    /// The number of impossible figures that were left out, since the beginning.
     pub(super) fn refused(&self) -> u64 {
         self.accounts.refused()
     }
 
-    /// Reads what has been counted, and hands out all that is new to a subscriber.
+    /// Reads the counts, and reports all that is new to a subscriber.
     ///
     /// # Errors
-    /// What bpf(2) returns. What was not handed out comes with the next reading.
+    /// Fails with the error of bpf(2). The next reading reports the rest.
     pub(super) fn read(
         &mut self,
         maps: &Maps,
@@ -159,8 +161,9 @@ impl Drain {
         result.map(drop)
     }
 
-    /// Reads all there is, for all subscribers. `own` is the one whose view is given, or one that begins and is to see
-    /// what comes later. Returns whether no record was being changed.
+    /// Reads all counts for all subscribers. `own` is the subscriber that `view` belongs to. Without `view`,
+    /// `own` is a new subscriber, and only later counts are reported to it. Returns true if no record was
+    /// being changed.
     fn read_kernel(
         &mut self,
         maps: &Maps,
@@ -171,8 +174,8 @@ impl Drain {
         self.accounts.begin();
         self.periods.read_at(clocks.now_ns);
         walk(self.collect.as_fd())?;
-        // A user's bytes move from the record to the account. Reading in this order, they may be missed for once but
-        // are never seen twice.
+        // A user's bytes move from the record to its share. In this order, a reading may miss them once, but
+        // never counts them twice.
         self.read_shares(maps)?;
         let (are_whole, is_waited_for) = self.read_records(maps, own, clocks, view)?;
         if is_waited_for && self.looked_ns.saturating_add(LOOK_NS) < clocks.now_ns {
@@ -189,7 +192,7 @@ impl Drain {
         Ok(are_whole)
     }
 
-    /// Has the programs begin a new period, if it is time.
+    /// Makes the eBPF programs begin a new period, if it is time.
     fn begin_period(&mut self) -> io::Result<()> {
         let Some(next) = self.periods.next() else { return Ok(()) };
         let has_room = self.held < CAPACITY / 10 * 9;
@@ -215,7 +218,7 @@ impl Drain {
         Ok(())
     }
 
-    /// Credits what is due of the shares, now that the records are known.
+    /// Credits the due part of the shares after the records have been read.
     fn settle_shares(&mut self, own: &mut Subscriber) {
         let Drain { due, accounts, subscribers, .. } = self;
         due.retain(|(key, share)| {
@@ -229,7 +232,7 @@ impl Drain {
         });
     }
 
-    /// Returns whether none was being changed, and whether a connection has waited for its first use for long.
+    /// Returns two flags: no record was being changed, and a connection has waited long for its first use.
     fn read_records(
         &mut self,
         maps: &Maps,
@@ -299,13 +302,14 @@ impl Drain {
                 subscribers.values_mut().for_each(|subscriber| subscriber.keep_ended(&seen));
             }
         });
-        // Also where the reading did not get to the end: what ended is told, and would be told again.
+        // The deletion also takes place after a failed read, because the ended sockets have been reported and
+        // would be reported twice.
         delete(maps.sockets.fd().as_fd(), &ended);
         result?;
         Ok((are_whole, is_waited_for))
     }
 
-    /// Reads how long processes waited for answers.
+    /// Reads the times that processes waited for answers.
     fn read_times(&mut self, maps: &Maps, own: &mut Subscriber) -> io::Result<()> {
         let Drain { histograms, periods, subscribers, .. } = self;
         let is_over = |key: &LatencyKey| periods.is_over(key.period);
@@ -322,7 +326,7 @@ impl Drain {
             let reason = match key.why {
                 LOSS_UNKNOWN => Unowned::NoHolder,
                 LOSS_ANSWERED => Unowned::NoPorts,
-                // There was no room for a record or an account.
+                // The map had no room for a record or a share.
                 _ => Unowned::QueueFull,
             };
             own.lose(reason, key.netns, news);
@@ -331,12 +335,12 @@ impl Drain {
     }
 }
 
-/// The error of the system behind one of the library's.
+/// Converts an error of aya to one of the system.
 fn other(error: aya::maps::MapError) -> io::Error {
     io::Error::other(error)
 }
 
-/// Credits an increment in the view of every subscriber.
+/// Credits an increment to every subscriber.
 fn credit(increment: &Increment, own: &mut Subscriber, others: &mut HashMap<u64, Subscriber, RandomState>) {
     if increment.counts != Counts::default() {
         own.credit(increment);
@@ -344,7 +348,8 @@ fn credit(increment: &Increment, own: &mut Subscriber, others: &mut HashMap<u64,
     }
 }
 
-/// What has been received and read, where so many bytes have not been read: packets in proportion.
+/// Returns the received traffic that has been read, if `unread` bytes have not. Packets are reduced in
+/// proportion.
 fn without_unread(received: Way, unread: u64) -> Way {
     let bytes = received.bytes.saturating_sub(unread);
     let size = received.bytes.checked_div(received.packets).unwrap_or_default();

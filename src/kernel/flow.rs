@@ -1,4 +1,4 @@
-//! From the kernel's record of a socket to the record of a flow.
+//! Converts the kernel's record of a socket to the record of a flow.
 
 use super::Clocks;
 use super::records::*;
@@ -14,7 +14,7 @@ const SYN_RECV: u8 = 3;
 const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;
 
-/// What a session was handed out of a socket's record before.
+/// The part of a socket's record that was delivered to a session before.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Delivered {
     sends: u64,
@@ -22,15 +22,15 @@ pub(super) struct Delivered {
     connects: u16,
     flags: u32,
     is_over: bool,
-    /// Whether the last record of its flow was handed out.
+    /// Set if the last record of the flow was delivered.
     pub is_delivered: bool,
-    /// What had passed through the socket before the session was opened.
+    /// The bytes and packets that had passed through the socket before the session was opened.
     pub before: Counts,
 }
 
 impl Delivered {
-    /// What a session has to leave out that begins when so much has passed through a socket, and its user has done what
-    /// the record says.
+    /// Returns the state for a session that begins after `before` has passed through a socket and its user
+    /// has made the calls in `record`. The session leaves both out.
     pub(super) fn from(record: Option<&SocketRecord>, before: Counts) -> Delivered {
         let mut told = Delivered { before, ..Delivered::default() };
         if let Some(record) = record {
@@ -40,7 +40,8 @@ impl Delivered {
         told
     }
 
-    /// What the socket's user has done since, and from now on has been told of.
+    /// Returns the socket's calls and events since the previous call of this function, and marks them as
+    /// delivered.
     pub(super) fn news(&mut self, record: &SocketRecord) -> Connections {
         let is_accepted = record.flags & ACCEPTED != 0 && self.flags & ACCEPTED == 0;
         let closes = is_connection(record) && is_over(record) && !self.is_over;
@@ -60,7 +61,8 @@ impl Delivered {
     }
 }
 
-/// Whether a socket is one end of a flow: others listen, or have not been used yet.
+/// Returns true if a socket is one end of a flow. Listeners are not, nor are sockets that have not been used
+/// yet.
 pub(super) fn is_flow(record: &SocketRecord) -> bool {
     record.flags & LISTENER == 0
         && (record.flags & (CONNECTED | ACCEPTED) != 0
@@ -68,7 +70,8 @@ pub(super) fn is_flow(record: &SocketRecord) -> bool {
             || has_peer(record))
 }
 
-/// Whether a flow is over: its socket is gone, or its connection is, though the process keeps the socket.
+/// Returns true if a flow is over: its socket has ended, or its connection has, although the process keeps
+/// the socket.
 pub(super) fn is_over(record: &SocketRecord) -> bool {
     record.flags & ENDED != 0 || is_connection(record) && record.state == CLOSE && record.ended_ns != 0
 }
@@ -81,8 +84,8 @@ fn has_peer(record: &SocketRecord) -> bool {
     record.tuple.remote_port != 0
 }
 
-/// The record of the flow whose local end the socket with this cookie is, and whose counts had changed last so many
-/// nanoseconds after boot.
+/// Returns the flow record of the socket with this cookie, which is the flow's local end. `changed_ns` is the
+/// time of the last change of its counts, in nanoseconds since boot.
 pub(super) fn flow(
     cookie: u64,
     record: &SocketRecord,
@@ -115,7 +118,8 @@ pub(super) fn flow(
         flow.valid |= FlowValidity::ROLE;
     }
     let opened_ns = if record.connecting_ns != 0 { record.connecting_ns } else { record.opened_ns };
-    // The reading that saw a packet bears the time of its beginning, and the socket may be younger than that.
+    // `changed_ns` is the beginning of the reading that found a packet, and the socket may be younger than
+    // that.
     flow.last = time(changed_ns.max(opened_ns).max(record.established_ns));
     if opened_ns != 0 {
         let until = if is_over { record.ended_ns } else { now_ns };
@@ -152,7 +156,7 @@ fn phase(record: &SocketRecord, total: &Counts, is_tcp: bool) -> FlowPhase {
         _ if is_over(record) => FlowPhase::Ended,
         SYN_SENT | SYN_RECV if is_tcp => FlowPhase::Opening,
         ESTABLISHED if is_tcp => FlowPhase::Open,
-        // Held when the probes came, or not connected yet.
+        // The socket was held when the eBPF programs were loaded, or it is not connected yet.
         0 | CLOSE if is_tcp => FlowPhase::Unknown,
         _ if is_tcp => FlowPhase::Closing,
         _ if total.sent.bytes == 0 || total.received.bytes == 0 => FlowPhase::Opening,
@@ -165,7 +169,8 @@ fn reason(record: &SocketRecord) -> CloseReason {
         (libc::ECONNREFUSED, _) => CloseReason::Refused,
         (libc::ECONNRESET | libc::EPIPE, _) => CloseReason::Reset,
         (libc::ETIMEDOUT, _) => CloseReason::TimedOut,
-        // Neither end had finished, or only the other one had: data was left unread, or lingering was switched off.
+        // Neither end had finished, or only the remote end had: data was left unread, or lingering was
+        // switched off.
         (0, ESTABLISHED | SYN_SENT | SYN_RECV | CLOSE_WAIT) => CloseReason::Aborted,
         (0, _) => CloseReason::Orderly,
         _ => CloseReason::Unknown,

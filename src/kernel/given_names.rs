@@ -1,5 +1,5 @@
-//! The names that processes have been given since the task probes were loaded: a process that is given one after a walk and
-//! ends before the next has it here alone.
+//! The names that processes have been given since the task eBPF programs were loaded. If a process is given a
+//! name after a walk and ends before the next one, no other source has that name.
 
 use super::Fault;
 use super::batch::lookup;
@@ -12,22 +12,22 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use std::os::fd::AsFd;
 
-/// The tracepoint that a thread passes when it gets another name.
+/// The tracepoint that a thread passes when its name changes.
 pub(super) const RENAME: &str = "task_rename";
 
-// SAFETY: it is made of integers, with no padding, so that every pattern of bits is a value.
+// SAFETY: it consists of integers without padding, so that every bit pattern is a value.
 unsafe impl Pod for GivenName {}
 
 const _: () = assert!(size_of::<GivenName>() == 24);
 
-/// Reads the names that the program has recorded.
+/// Reads the names that the eBPF program has recorded.
 pub(super) struct GivenNames(MapData);
 
 impl GivenNames {
-    /// Attaches the program of an object that records names.
+    /// Attaches an object's eBPF program that records names.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// Fails if the kernel rejects it.
     pub(super) fn attach(object: &mut LoadedObject, types: &KernelTypes) -> Result<GivenNames, Fault> {
         attach_to_tracepoint(object, "capture_rename", RENAME, types)?;
         let map = object.take_map("names").filter(|map| HashMap::<_, u32, GivenName>::try_from(map).is_ok());
@@ -37,7 +37,7 @@ impl GivenNames {
         }
     }
 
-    /// The last one of the process with this number.
+    /// Returns the last name that the process with this number was given.
     pub(super) fn last(&self, pid: u32) -> Option<GivenName> {
         lookup(self.0.fd().as_fd(), &pid)
     }

@@ -1,4 +1,4 @@
-//! Loading objects into the kernel and attaching their programs, with the reason where that fails.
+//! Loads objects into the kernel, attaches their eBPF programs, and reports the reason of a failure.
 
 use super::object::{LoadedObject, Loader};
 use super::program::Refused;
@@ -15,19 +15,20 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Where a program is to be attached.
+/// The attach point of an eBPF program.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AttachPoint {
     /// A tracepoint or a function of the kernel, by its name.
     Code(&'static str),
-    /// Where the IP layer hands packets to the sockets of all control groups, or takes them from these.
+    /// The point at which the IP layer passes packets to, or takes them from, the sockets of all control
+    /// groups.
     Packets(CgroupSkbAttachType),
-    /// Where sockets of all control groups are made or released.
+    /// The point at which sockets of all control groups are created or released.
     Sockets(CgroupSockAttachType),
 }
 
 impl AttachPoint {
-    /// The name of the attach point in the kernel's code, if it is one.
+    /// Returns the name of the attach point in the kernel's code, if it is there.
     pub(super) fn point(self) -> Option<&'static str> {
         match self {
             AttachPoint::Code(name) => Some(name),
@@ -35,7 +36,7 @@ impl AttachPoint {
         }
     }
 
-    /// Attaches a program that was loaded for this place. Closing the result detaches it.
+    /// Attaches an eBPF program that was loaded for this attach point. Closing the result detaches it.
     fn link(self, program: BorrowedFd<'_>, cgroups: &File) -> io::Result<OwnedFd> {
         let kind = match self {
             AttachPoint::Code(_) => return link_to_code(program),
@@ -44,11 +45,11 @@ impl AttachPoint {
         };
         let target = cgroups.as_raw_fd().unsigned_abs();
         let attributes = LinkAttr { target, ..LinkAttr::of(program, kind) };
-        // SAFETY: no pointer is among the attributes.
+        // SAFETY: the attributes contain no pointer.
         Ok(unsafe { make(LINK_CREATE, &attributes) }?)
     }
 
-    /// The error of attaching a program here, with its cause if that is another program.
+    /// Returns the error of attaching an eBPF program here, with its cause if that is another eBPF program.
     fn explain(self, error: io::Error, cgroups: &File) -> Box<dyn std::error::Error> {
         let kind: Option<bpf_attach_type> = match self {
             AttachPoint::Code(_) => None,
@@ -63,9 +64,10 @@ impl AttachPoint {
     }
 }
 
-/// Attaches a program to the point in the kernel's code that it was loaded for. Closing the result detaches it.
+/// Attaches an eBPF program to the point in the kernel's code that it was loaded for. Closing the result
+/// detaches it.
 fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    /// The part of `union bpf_attr` that this takes.
+    /// The part of `union bpf_attr` that this command takes.
     #[repr(C)]
     struct TracepointAttr {
         name: u64,
@@ -73,13 +75,14 @@ fn link_to_code(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         padding: u32,
     }
     let point = TracepointAttr { name: 0, program: program.as_raw_fd().unsigned_abs(), padding: 0 };
-    // SAFETY: the attributes hold no pointer; the program knows its attach point.
+    // SAFETY: the attributes contain no pointer; the eBPF program has its attach point from its load.
     Ok(unsafe { make(TRACEPOINT_OPEN, &point) }?)
 }
 
-/// Returns the number of a program that allows no other at the root of the control groups, bpf(2), BPF_PROG_QUERY.
+/// Returns the number of an eBPF program that allows no other at the root of the control groups (bpf(2),
+/// BPF_PROG_QUERY).
 fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
-    /// As in `union bpf_attr`.
+    /// The layout in `union bpf_attr`.
     #[repr(C)]
     struct QueryAttr {
         target: u32,
@@ -103,13 +106,14 @@ fn exclusive_program(cgroups: &File, kind: bpf_attach_type) -> Option<u32> {
         padding: 0,
     };
     let query = std::cell::UnsafeCell::new(query);
-    // SAFETY: the kernel writes at most one number where `numbers` says, and into the query itself, which nothing refers to.
+    // SAFETY: the kernel writes at most one number to the address in `numbers`, and into the query itself,
+    // which has no other reference.
     unsafe { bpf(PROGRAM_QUERY, &query) }.ok()?;
     let QueryAttr { attach_flags, count, .. } = query.into_inner();
     (count > 0 && attach_flags & ALLOWS_OTHERS == 0).then_some(number)
 }
 
-/// Another program keeps the place for itself.
+/// The error of an attach point where another eBPF program allows no other one.
 #[derive(Debug)]
 struct Exclusive {
     number: u32,
@@ -129,21 +133,21 @@ impl std::error::Error for Exclusive {
     }
 }
 
-/// Takes an object into the kernel, without any of its programs.
+/// Loads an object into the kernel, without any of its eBPF programs.
 ///
 /// # Errors
-/// The kernel refuses it.
+/// Fails if the kernel rejects it.
 pub(super) fn load_object(loader: Loader<'_>, types: &KernelTypes) -> Result<LoadedObject, Fault> {
-    // aya detects the kernel's features once for the process and takes a refusal for a missing feature: this must not
-    // happen while bpf(2) is not permitted.
+    // aya detects the kernel's features once for the process and mistakes a refusal for a missing feature.
+    // Therefore the detection must not run while bpf(2) is not permitted.
     permission::try_out().map_err(|error| fault("bpf(2)", &error))?;
     loader.load(types).map_err(|error| fault("maps", &*error))
 }
 
-/// Loads a program of `object` and attaches it; its link goes with the object.
+/// Loads an eBPF program of `object` and attaches it. The object keeps its link.
 ///
 /// # Errors
-/// The kernel refuses it.
+/// Fails if the kernel rejects it.
 pub(super) fn attach(
     object: &mut LoadedObject,
     name: &str,
@@ -162,10 +166,10 @@ pub(super) fn attach(
     attach().map_err(|error| fault(name, &*error))
 }
 
-/// Loads a program of `object` and attaches it to a tracepoint; its link goes with the object.
+/// Loads an eBPF program of `object` and attaches it to a tracepoint. The object keeps its link.
 ///
 /// # Errors
-/// The kernel refuses it.
+/// Fails if the kernel rejects it.
 pub(super) fn attach_to_tracepoint(
     object: &mut LoadedObject,
     name: &str,
@@ -180,10 +184,10 @@ pub(super) fn attach_to_tracepoint(
     Ok(())
 }
 
-/// Loads an iterator.
+/// Loads a BPF iterator.
 ///
 /// # Errors
-/// The kernel refuses it.
+/// Fails if the kernel rejects it.
 pub(super) fn load_iterator(
     object: &mut LoadedObject,
     name: &str,
@@ -193,45 +197,46 @@ pub(super) fn load_iterator(
     object.load_program(name, Some(over), types).map_err(|error| fault(name, &*error))
 }
 
-/// A link to an iterator that was loaded, through which any number of walks can be started: over all that there is, or
-/// over the entries of a map.
+/// Returns a link to a loaded BPF iterator. Any number of walks can be started through it: over all objects,
+/// or over the entries of a map.
 ///
 /// # Errors
-/// What bpf(2) returns.
+/// Fails with the error of bpf(2).
 pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>) -> Result<OwnedFd, Fault> {
     let program = object.program(name).ok_or_else(|| Fault {
         state: ProbeState::NotSupported,
         text: format!("{name}: the program is not loaded"),
     })?;
-    // The beginning of union bpf_iter_link_info.
+    // The beginning of `union bpf_iter_link_info`.
     let over = map.map(|map| map.fd().as_fd().as_raw_fd());
     let mut attributes = LinkAttr::of(program, bpf_attach_type::BPF_TRACE_ITER);
     if let Some(over) = &over {
         (attributes.over, attributes.over_length) =
             (std::ptr::from_ref(over) as u64, size_of_val(over) as u32);
     }
-    // SAFETY: what is pointed at lives until the end of this function.
+    // SAFETY: the target of the pointer lives until the end of this function.
     unsafe { make(LINK_CREATE, &attributes) }.map_err(|errno| fault(name, &io::Error::from(errno)))
 }
 
-/// Starts a walk, which what is returned is read for.
+/// Starts a walk. The walk proceeds as the caller reads from the result.
 ///
 /// # Errors
-/// The system's error number.
+/// Fails with the system's error number.
 pub(super) fn start_walk(link: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let attributes = LinkAttr { descriptor: link.as_raw_fd().unsigned_abs(), ..LinkAttr::default() };
-    // SAFETY: no pointer is among the attributes.
+    // SAFETY: the attributes contain no pointer.
     unsafe { make(ITERATOR_CREATE, &attributes) }
 }
 
-/// Walks to the end with a program that writes nothing.
+/// Walks to the end with a BPF iterator that writes nothing.
 ///
 /// # Errors
-/// What opening the walk or read(2) returns.
+/// Fails with the error of bpf(2) or read(2).
 pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut objects = File::from(start_walk(link)?);
     loop {
-        // As nothing is written, a read gets to the end, or as far as one may go: a million objects.
+        // Because nothing is written, a read proceeds to the end, or to the kernel's limit of a million
+        // objects.
         match objects.read(&mut [0; 64]) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             result => return result.map(drop),
@@ -239,7 +244,7 @@ pub(super) fn walk(link: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// The part of `union bpf_attr` that making links and walks takes.
+/// The part of `union bpf_attr` that the creation of links and walks takes.
 #[repr(C)]
 #[derive(Default)]
 struct LinkAttr {
@@ -259,12 +264,13 @@ impl LinkAttr {
     }
 }
 
-/// Whether the numbers that the kernel's programs tell, of processes and of their starts, are those of `/proc` here.
+/// Checks that the process numbers and start times that eBPF programs report are those of `/proc` here.
 ///
 /// # Errors
-/// They are not.
+/// Fails if they are not.
 pub(super) fn check_numbers() -> Result<(), Fault> {
-    // The first namespaces have these inode numbers in every kernel that has such (include/linux/proc_ns.h).
+    // The first namespaces have these inode numbers in every kernel that supports such namespaces
+    // (include/linux/proc_ns.h).
     let first = |path: &str, name: &str| std::fs::read_link(path).map(|link| link.as_os_str() == name);
     let text = if !first("/proc/self/ns/pid", "pid:[4026531836]").unwrap_or(false) {
         "the probes tell of processes by the numbers of the first PID namespace, which is not this one's"
@@ -276,7 +282,7 @@ pub(super) fn check_numbers() -> Result<(), Fault> {
     Err(Fault { state: ProbeState::PidNamespace, text: text.into() })
 }
 
-/// The reason behind an error of the loader.
+/// Returns the reason behind an error of the loader.
 pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
     let mut text = what.to_owned();
     let (mut errno, mut is_refused, mut is_explained) = (None, false, false);
@@ -305,31 +311,32 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
     Fault { state, text }
 }
 
-/// What an error of bpf(2) comes down to; `is_refused` when the verifier returned it, `has_obstacle` when something is
-/// known to stand in the way.
+/// Returns the state that an error of bpf(2) leads to. `is_refused` is set if the verifier returned the
+/// error, and `has_obstacle` if an obstacle to the load is known.
 fn state_of(errno: Option<i32>, is_refused: bool, has_obstacle: bool) -> ProbeState {
     match errno {
         Some(libc::ENOMEM) => ProbeState::NoMemory,
         Some(libc::EMFILE | libc::ENFILE) => ProbeState::NoDescriptor,
-        // What is not permitted is not always said to be: helpers that take a capability are not known without it.
+        // The error does not always say that a permission is missing: helpers that require a capability do
+        // not exist for the verifier without it.
         _ if has_obstacle => ProbeState::NotPermitted,
         Some(libc::EPERM) => ProbeState::NotPermitted,
-        // From the verifier it means that the program does what no program may.
+        // EACCES from the verifier means that the eBPF program does something that no eBPF program may do.
         Some(libc::EACCES) if !is_refused => ProbeState::NotPermitted,
         _ => ProbeState::NotSupported,
     }
 }
 
-/// What the kernel says of a program that it refuses.
+/// Returns the kernel's reason for rejecting an eBPF program.
 fn refusal(error: &Refused) -> String {
-    // Without a resource the verifier has nothing against the program.
+    // With another error, such as a missing resource, the verifier has no objection to the eBPF program.
     let is_judged =
         matches!(error.source.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EPERM | libc::E2BIG));
     let reason = last_word(&error.log).filter(|_| is_judged).map(|line| format!(": {line}"));
     format!("{error}: {}{}", error.source, reason.unwrap_or_default())
 }
 
-/// The line of the verifier's log that names the reason: the last but the statistics.
+/// Returns the line of the verifier's log that names the reason: the last one before the statistics.
 fn last_word(log: &str) -> Option<&str> {
     log.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("processed "))
 }
@@ -345,7 +352,7 @@ mod tests {
         assert_eq!(last_word("\n"), None);
     }
 
-    /// Needs root, and a cgroup v2 hierarchy in which a group can be made.
+    /// Requires root, and a cgroup v2 hierarchy in which a group can be made.
     #[test]
     fn a_program_that_allows_no_other_is_named() {
         const ATTACH: libc::c_long = 8;
@@ -366,7 +373,7 @@ mod tests {
             let program = permission::load_empty(CGROUP_SKB).unwrap();
             let [target, program_word] = [group.as_raw_fd(), program.as_raw_fd()].map(i32::unsigned_abs);
             let attach = [target, program_word, kind as u32, flags];
-            // SAFETY: the attributes hold numbers only.
+            // SAFETY: the attributes contain only numbers.
             unsafe { bpf(ATTACH, &attach) }.unwrap();
             assert_eq!(exclusive_program(&group, kind).is_some(), is_exclusive);
             let detach = [target, program_word, kind as u32, 0];

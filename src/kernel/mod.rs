@@ -1,8 +1,10 @@
-//! Programs in the kernel (BPF): who uses which socket, what goes through it, and samples of all processes at once.
+//! eBPF programs: the owner of each socket, the bytes that pass through it, and samples of all processes at
+//! once.
 //!
-//! Everything here is optional. Each object is loaded by itself; where one cannot be, [`Fault`] says why, and the
-//! session goes on with what it can read otherwise. Programs, maps and links live exactly as long as the
-//! descriptors that hold them: nothing is pinned, so that the end of the process, however it comes, ends them too.
+//! Everything here is optional. Each object is loaded by itself. If a load fails, [`Fault`] states the
+//! reason, and the session continues with its other sources. eBPF programs, maps and links live exactly as
+//! long as the descriptors that hold them. Nothing is pinned, so that they end with the process, however it
+//! ends.
 
 #[cfg(feature = "ebpf")]
 mod accounts;
@@ -79,56 +81,58 @@ use crate::model::{
 };
 use std::fmt;
 
-/// What the socket probes are loaded for.
+/// The purpose that the socket eBPF programs are loaded for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wants {
-    /// To tell whose the flows of captured packets are.
+    /// Lookups of the owners of captured packets' flows.
     Owners,
-    /// To count bytes at each socket.
+    /// Counts of bytes at each socket.
     Bytes,
 }
 
-/// What a reading gives out.
+/// An item that a reading reports.
 pub enum Credit<'a> {
-    /// Bytes of this owner, about whom the kernel knows so much: the names of user and group are not in it.
+    /// Bytes of this owner, with the kernel's record of its identity, which lacks the names of user and
+    /// group.
     Owned(Owner, &'a dyn Fn() -> Identity, Traffic),
-    /// Bytes of nobody.
+    /// Bytes without an owner.
     Unowned(Unowned, Traffic),
-    /// What a process has done with its sockets, and how long it waited for answers.
+    /// A process's calls on its sockets, and the times that it waited for answers.
     Connections(ProcId, Connections),
-    /// A flow: one that lives, or the last record of one that has ended.
+    /// A living flow, or the last record of one that has ended.
     Flow(FlowRecord),
 }
 
-/// Who uses a socket.
+/// The owner of a socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// The process, and how sure that is.
+    /// The process, and the quality of the result.
     pub owner: Owner,
-    /// What the kernel's record says of it: its name and ids, when it last began to use the socket. The command line and
-    /// the names of user and group are not in it.
+    /// The identity in the kernel's record: its name and ids when it last began to use the socket. The
+    /// command line and the names of user and group are missing.
     pub identity: Identity,
-    /// What the process has to do with the socket.
+    /// The relation of the process to the socket.
     pub claim: Claim,
 }
 
-/// What a process has to do with a socket.
+/// The relation of a process to a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Claim {
-    /// It was the last to use it.
+    /// The process was the last to use the socket.
     User,
-    /// It listens where the connection came in; whoever takes the connection over has not used it yet.
+    /// The process listens where the connection came in. The process that takes the connection over has not
+    /// used it yet.
     Listener,
-    /// It created the socket, and nobody has used it since; another may have it by now.
+    /// The process created the socket, and no process has used it since. Another process may hold it by now.
     Creator,
 }
 
-/// Why probes are not at work.
+/// The reason why eBPF programs are unavailable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// In a word.
+    /// The reason in one word.
     pub state: ProbeState,
-    /// In full, for the log.
+    /// The full reason, for the log.
     pub text: String,
 }
 
@@ -140,11 +144,11 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// Who tells the figures of all processes at once, of the groups in `what`: the program in the kernel, if it can be
-/// loaded.
+/// Loads the BPF iterator over all tasks, which reports the groups of figures in `what` for all processes at
+/// once.
 ///
 /// # Errors
-/// Why it cannot.
+/// Fails with the reason if it cannot be loaded.
 pub fn load_tasks(what: SampleSet) -> Result<Box<dyn TaskSource>, Fault> {
     #[cfg(feature = "ebpf")]
     return Ok(Box::new(Tasks::load(what)?));

@@ -1,6 +1,6 @@
-//! Loads an object into the kernel: its maps at once, each program on request.
+//! Loads an object into the kernel: its maps at once, each eBPF program on request.
 //!
-//! `aya-obj` parses and relocates the object. The loader of `aya` is not used: creating one parses all of the kernel's
+//! `aya-obj` parses and relocates the object. The loader of `aya` is not used: it parses all of the kernel's
 //! type information, which takes longer than all other steps together and 33 MB of memory.
 
 use super::program::{self, LoadResult};
@@ -24,12 +24,12 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Loads the object unchanged.
+    /// Creates a loader that leaves the object unchanged.
     pub(super) fn new(object: &'a [u8]) -> Loader<'a> {
         Loader { object, globals: HashMap::new(), capacities: HashMap::new() }
     }
 
-    /// Sets a global constant of the programs.
+    /// Sets a global constant of the eBPF programs.
     pub(super) fn set_global<T: Pod>(&mut self, name: &'a str, value: &'a T) -> &mut Self {
         // SAFETY: a value of such a type consists of initialized bytes.
         let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) };
@@ -37,16 +37,16 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// Sets the number of entries that a map holds at most.
+    /// Sets the maximum number of entries of a map.
     pub(super) fn set_capacity(&mut self, map: &'a str, entries: u32) -> &mut Self {
         self.capacities.insert(map, entries);
         self
     }
 
-    /// Creates the maps and relocates the programs.
+    /// Creates the maps and relocates the eBPF programs.
     ///
     /// # Errors
-    /// The object is malformed, or the kernel refuses a map.
+    /// Fails if the object is malformed, or if the kernel rejects a map.
     pub(super) fn load(self, types: &KernelTypes) -> LoadResult<LoadedObject> {
         let mut object = Object::parse(self.object)?;
         object.patch_map_data(self.globals)?;
@@ -77,7 +77,7 @@ impl<'a> Loader<'a> {
 
         let mut programs = HashMap::new();
         for (name, program) in object.programs.drain() {
-            // No two programs have the same function: they differ in section or address.
+            // No two eBPF programs have the same function: they differ in section or address.
             let function = object.functions.remove(&(program.section_index, program.address));
             let function = function.ok_or_else(|| format!("program {name} has no code"))?;
             programs.insert(
@@ -95,7 +95,8 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// An object in the kernel. Dropping it closes its programs, their links and the maps that were not taken from it.
+/// An object in the kernel. Dropping it closes its eBPF programs, their links and the maps that were not
+/// taken from it.
 pub(super) struct LoadedObject {
     license: Vec<u8>,
     own_types: Option<OwnedFd>,
@@ -112,17 +113,17 @@ struct ObjectProgram {
 enum ProgramState {
     Ready(Function),
     Loaded(OwnedFd),
-    /// A link keeps it.
+    /// A link keeps the eBPF program loaded.
     Linked,
 }
 
 impl LoadedObject {
-    /// Hands over a map; `None` if there is none of this name or it was taken before.
+    /// Takes a map from the object. Returns `None` if no map has this name or it was taken before.
     pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
         self.maps.remove(name)
     }
 
-    /// Keeps the link of a program open as long as the object, which is all that the program needs.
+    /// Keeps the link of an eBPF program open as long as the object. The link keeps the eBPF program loaded.
     pub(super) fn keep(&mut self, name: &str, link: OwnedFd) {
         self.links.push(link);
         if let Some(program) = self.programs.get_mut(name) {
@@ -130,7 +131,7 @@ impl LoadedObject {
         }
     }
 
-    /// A loaded program.
+    /// Returns an eBPF program that is loaded and not linked yet.
     pub(super) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         match &self.programs.get(name)?.code {
             ProgramState::Ready(_) | ProgramState::Linked => None,
@@ -138,10 +139,11 @@ impl LoadedObject {
         }
     }
 
-    /// Loads a program for the attach point of this name, if its kind has one, and if it is not loaded yet.
+    /// Loads an eBPF program, unless it is loaded already, for the attach point with this name if its kind
+    /// has one.
     ///
     /// # Errors
-    /// The kernel has no such attach point, or refuses the program.
+    /// Fails if the kernel has no such attach point or rejects the eBPF program.
     pub(super) fn load_program(
         &mut self,
         name: &str,
@@ -159,8 +161,9 @@ impl LoadedObject {
         Ok(())
     }
 
-    /// Loads programs, two at a time: the kernel verifies each on the processor that hands it in, for milliseconds. Those
-    /// that it refuses are left to [`load_program`](LoadedObject::load_program), which says why.
+    /// Loads eBPF programs, two at a time, because the kernel verifies each for milliseconds on the processor
+    /// that passes it. Rejected ones are left to [`load_program`](LoadedObject::load_program), which reports
+    /// the reason.
     pub(super) fn load_ahead<'n>(
         &mut self,
         wanted: impl Iterator<Item = (&'n str, Option<&'n str>)> + Send,
@@ -210,7 +213,7 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
         log_level: 0,
         padding: 0,
     };
-    // SAFETY: the types are as long as is said and outlive the call.
+    // SAFETY: the types have the stated length and outlive the call.
     Ok(unsafe { make(TYPES_LOAD, &attributes) }?)
 }
 
@@ -238,14 +241,15 @@ fn make_map(name: &str, definition: &aya_obj::Map, own_types: Option<BorrowedFd<
         unsafe { bpf(MAP_UPDATE, &attributes) }.map_err(io::Error::from)?;
     }
     if definition.section_kind() == EbpfSectionKind::Rodata {
-        // SAFETY: the command takes the map alone.
+        // SAFETY: the command takes only the map.
         unsafe { bpf(MAP_FREEZE, &attributes.map) }.map_err(io::Error::from)?;
     }
     Ok(map)
 }
 
-/// Gives each processor its share of an LRU map. A processor takes 128 free entries at a time (up to Linux 6.16, whatever the
-/// size); where there are fewer than all of them take, the late ones have one entry each (kernel/bpf/bpf_lru_list.c).
+/// Raises the capacity of an LRU map so that each processor has its share. A processor takes 128 free entries
+/// at a time (up to Linux 6.16, for a map of any size). If there are fewer than all processors take, the late
+/// ones have one entry each (kernel/bpf/bpf_lru_list.c).
 fn widen(definition: &mut aya_obj::Map) -> LoadResult<()> {
     const EACH: usize = 256;
     let is_lru = definition.map_type() == bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
@@ -257,7 +261,7 @@ fn widen(definition: &mut aya_obj::Map) -> LoadResult<()> {
     Ok(())
 }
 
-/// The map by its type.
+/// Wraps a map by its type.
 fn typed(definition: &aya_obj::Map, map: MapData) -> Map {
     match bpf_map_type::try_from(definition.map_type()) {
         Ok(bpf_map_type::BPF_MAP_TYPE_ARRAY) => Map::Array(map),

@@ -1,4 +1,4 @@
-//! Who uses the socket of a flow, as the socket probes have noted it.
+//! Looks up the owner of a flow's socket in the records of the socket eBPF programs.
 
 use super::batch::lookup;
 use super::records::{EndpointOwner, INHERITED, Process, SEVERAL, SocketRecord, Tuple, UNUSED};
@@ -11,10 +11,11 @@ use aya::maps::MapData;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// How many earlier sockets with the same endpoints are looked at: as many as are kept of all.
+/// The maximum number of earlier sockets with the same endpoints that a lookup follows. The map `formers` has
+/// 2,048 entries for all endpoints (`probes/maps.h`), or 256 for each processor if that is more.
 const FORMERS: u32 = 4096;
 
-/// Reads what the probes have noted of sockets. Clones read the same.
+/// Reads the eBPF programs' records of sockets. Clones share the same records.
 #[derive(Clone)]
 pub struct Owners {
     set: Arc<SocketSet>,
@@ -28,19 +29,21 @@ impl Owners {
         Owners { set, ticks_per_second, asked }
     }
 
-    /// Releases, now and then, the endpoints of sockets that ended a while before all sessions have asked: this one about
-    /// packets that were captured by `asked_ns`. Both times are in nanoseconds since boot.
+    /// Releases, at intervals, the endpoints of sockets that ended some time before any packet that a session
+    /// may still look up. This session has finished its lookups of packets that were captured by `asked_ns`.
+    /// Both times are in nanoseconds since boot.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub fn sweep(&self, now_ns: u64, asked_ns: u64) -> std::io::Result<()> {
         self.asked.until(asked_ns);
         self.set.sweep.lock().run(&self.set.maps.tuples, now_ns)
     }
 
-    /// The process that uses the socket of `key`, which is in the network namespace with the inode `netns`. A socket
-    /// that had ended by `first_ns` after boot, when the flow's first packet was captured, is another flow's, and so is one that
-    /// has the endpoints of a socket which lived then.
+    /// Returns the process that uses the socket of `key` in the network namespace with the inode `netns`.
+    /// `first_ns` is the capture time of the flow's first packet, in nanoseconds since boot. A socket that
+    /// had ended by then belongs to another flow. So does a socket that took its endpoints over later from a
+    /// socket that still existed then.
     pub fn find(&self, key: &FlowKey, netns: u32, first_ns: u64) -> Option<Found> {
         let tuple = tuple_of(key, netns);
         let SocketSet { maps, cgroups, .. } = &*self.set;
@@ -50,7 +53,7 @@ impl Owners {
         let find = |map: &MapData| {
             let mut owned = lookup::<_, EndpointOwner>(map.fd().as_fd(), &tuple)?;
             for _ in 0..FORMERS {
-                // A connection comes in before its socket is made.
+                // A connection arrives before its socket is created.
                 let former =
                     (owned.began_ns > first_ns && owned.former != 0).then(|| before(&owned)).flatten();
                 let Some(former) = former.filter(|former| !had_ended(former)) else { break };
@@ -71,7 +74,7 @@ impl Owners {
                 || lookup::<_, SocketRecord>(maps.sockets.fd().as_fd(), &owned.cookie).is_none()
         };
         let claim = match owned.flags {
-            // Whom the listener passes it to is seen when it is used for the first time.
+            // The process to which the listener passes the connection is unknown until the first use.
             flags if flags & INHERITED != 0 && !is_gone() => Claim::Listener,
             flags if flags & UNUSED != 0 && !is_gone() => Claim::Creator,
             _ => Claim::User,

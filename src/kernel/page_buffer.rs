@@ -1,7 +1,8 @@
 //! A file read into pages that are returned to the system when they are dropped.
 //!
-//! glibc raises its threshold for separate mappings when a block of megabytes is freed: later blocks of that size come
-//! from the heap and stay resident. A buffer that lives for milliseconds must not change the host's allocator for good.
+//! glibc raises its threshold for separate mappings when a block of megabytes is freed. Later blocks of that
+//! size come from the heap and stay resident. A buffer that lives for milliseconds must not change the host's
+//! allocator for good.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,14 +23,14 @@ impl PageBuffer {
     /// Reads a file of known length.
     ///
     /// # Errors
-    /// The file cannot be read, or is longer than its metadata says.
+    /// Fails if the file cannot be read, or if it is longer than its metadata says.
     pub(super) fn read(path: &str) -> io::Result<PageBuffer> {
         let mut file = File::open(path)?;
         let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         // The last byte stays empty if the file has the stated length.
         let size = length.checked_add(1).and_then(NonZeroUsize::new).ok_or(io::ErrorKind::FileTooLarge)?;
         let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
-        // SAFETY: the kernel chooses where, so that no memory in use is replaced.
+        // SAFETY: the kernel chooses the address, so that no memory in use is replaced.
         let start = unsafe { mmap_anonymous(None, size, access, flags) }?;
         let mut pages = PageBuffer { start, size, filled: 0 };
         // SAFETY: the mapping is new, zeroed and this long, and nothing else refers to it.
@@ -50,7 +51,8 @@ impl Deref for PageBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: so many bytes were filled; nothing changes them while this lives.
+        // SAFETY: the first `filled` bytes were read from the file, and nothing changes them while this value
+        // lives.
         unsafe { std::slice::from_raw_parts(self.start.cast::<u8>().as_ptr(), self.filled) }
     }
 }

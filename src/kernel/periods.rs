@@ -1,8 +1,9 @@
-//! The periods by which the programs keep accounts.
+//! The periods by which the eBPF programs keep accounts.
 //!
-//! A program that has found an entry of a map adds to it a moment later. If the entry is deleted in between, what it adds is
-//! lost, or is another entry's that is made in the same place. So nothing is deleted that a program may still find: every
-//! key has the number of a period in it, and entries are deleted when the next period has lasted for long enough.
+//! An eBPF program adds to an entry of a map a moment after it has found the entry. If the entry is deleted
+//! in between, the addition is lost, or it goes to another entry that was created in the same place.
+//! Therefore no entry is deleted that an eBPF program may still find. Every key contains the number of a
+//! period, and entries are deleted when the next period has lasted for long enough.
 
 use super::batch::{Batch, delete};
 use aya::Pod;
@@ -12,13 +13,13 @@ use std::hash::Hash;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// How long a period lasts at least.
+/// The minimum duration of a period.
 const PERIOD_NS: u64 = 2_000_000_000;
 
-/// How long a program may take at most, also when others have its processor meanwhile.
+/// The maximum run time of an eBPF program, including the time for which its processor runs other code.
 const PROGRAM_NS: u64 = 1_000_000_000;
 
-/// Which period it is.
+/// The current period.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Periods {
     current: u32,
@@ -27,7 +28,7 @@ pub(super) struct Periods {
 }
 
 impl Periods {
-    /// The first one, which the programs begin with, at a time in nanoseconds since boot.
+    /// Returns the first period, with which the eBPF programs begin, at a time in nanoseconds since boot.
     pub(super) fn new(now_ns: u64) -> Periods {
         Periods { current: 0, began_ns: now_ns, now_ns }
     }
@@ -37,28 +38,30 @@ impl Periods {
         self.now_ns = now_ns;
     }
 
-    /// Returns whether nothing more is added to entries of a period.
+    /// Returns true if nothing more is added to entries of a period.
     pub(super) fn is_over(self, period: u32) -> bool {
         period != self.current && self.now_ns.saturating_sub(self.began_ns) >= PROGRAM_NS
     }
 
-    /// Returns the number of the next one, once this one has lasted for long enough. All before it are over then.
+    /// Returns the number of the next period once the current one has lasted for long enough. All earlier
+    /// periods are over then.
     pub(super) fn next(self) -> Option<u32> {
         let is_due = self.now_ns.saturating_sub(self.began_ns) >= PERIOD_NS;
         is_due.then(|| self.current + 1)
     }
 
-    /// Begins the next one. The programs know it, and the clock was read after that.
+    /// Begins the next period. The caller has set it for the eBPF programs, and has read the clock after
+    /// that.
     pub(super) fn begin(&mut self, now_ns: u64) {
         self.current += 1;
         self.began_ns = now_ns;
     }
 }
 
-/// The entries of a map that are kept by periods and only grow.
+/// A map whose entries are kept by periods and only grow.
 pub(super) struct Growing<K, V> {
     batch: Batch<K, V>,
-    /// What was read of each, and in which reading.
+    /// The last value of each entry, and the reading that found it.
     known: HashMap<K, (V, u64), RandomState>,
     reading: u64,
 }
@@ -72,10 +75,11 @@ where
         Growing { batch: Batch::new(), known: HashMap::default(), reading: 0 }
     }
 
-    /// Hands on what has been added to each entry since the last reading, by `beyond`, and deletes those that are over.
+    /// Passes on the additions to each entry since the last reading, which `beyond` computes. Deletes the
+    /// entries whose period is over.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub(super) fn read(
         &mut self,
         map: BorrowedFd<'_>,
@@ -128,7 +132,7 @@ mod tests {
         assert!(periods.is_over(0) && !periods.is_over(1));
     }
 
-    /// However rare the readings are.
+    /// All periods before the current one are over at each reading, even if readings are rare.
     #[test]
     fn each_reading_releases_what_the_one_before_has_ended() {
         let mut periods = Periods::new(0);

@@ -1,4 +1,4 @@
-//! Why the kernel does not permit what the probes need, as far as the process can tell.
+//! Finds out why the kernel does not permit the eBPF programs, as far as the process can tell.
 
 use crate::capability::effective;
 use std::fs;
@@ -6,14 +6,14 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
-/// The capabilities that the probes need, by their numbers in `linux/capability.h`. CAP_SYS_ADMIN stands for the latter
-/// two as well (capabilities(7)).
+/// The capabilities that the eBPF programs require, by their numbers in `linux/capability.h`. CAP_SYS_ADMIN
+/// includes the latter two (capabilities(7)).
 const NEEDED: [(u32, &str); 3] = [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// What stands in the way, as far as the process can tell: capabilities that the calling thread lacks, or the kernel's
-/// lockdown.
+/// Returns the obstacle to a load, as far as the process can tell: capabilities that the calling thread
+/// lacks, or the kernel's lockdown.
 pub(super) fn obstacle() -> Option<String> {
     let lockdown = || fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     effective()
@@ -21,7 +21,7 @@ pub(super) fn obstacle() -> Option<String> {
         .or_else(|| is_locked_down(&lockdown()).then(|| "the kernel is locked down".into()))
 }
 
-/// What to say of capabilities that are missing in a set.
+/// Returns a text about the capabilities that are missing in a set.
 fn missing(effective: u64) -> Option<String> {
     let has = |number: u32| effective & 1 << number != 0;
     let lacks = |number: u32| !has(number) && (number == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN));
@@ -34,18 +34,19 @@ fn missing(effective: u64) -> Option<String> {
     }
 }
 
-/// Whether programs may not read the kernel's memory, whoever loads them (kernel_lockdown(7)). In the file, which names
-/// all modes, that in force is in brackets.
+/// Returns true if no eBPF program may read the kernel's memory, whatever capabilities its loader has
+/// (kernel_lockdown(7)). The file lists all modes, with the active one in brackets.
 fn is_locked_down(modes: &str) -> bool {
     modes.contains("[confidentiality]")
 }
 
-/// Makes a small map and a program that does nothing, and lets go of them: whether bpf(2) may be used at all.
+/// Creates a small map and an eBPF program that does nothing, and closes both. This tests if bpf(2) is
+/// permitted at all.
 ///
 /// # Errors
-/// What bpf(2) returns.
+/// Fails with the error of bpf(2).
 pub(super) fn try_out() -> io::Result<()> {
-    /// `union bpf_attr` for BPF_MAP_CREATE; what is not named is to be zero.
+    /// `union bpf_attr` for BPF_MAP_CREATE. Fields without a name must be zero.
     #[repr(C)]
     struct MapAttr {
         kind: u32,
@@ -60,17 +61,17 @@ pub(super) fn try_out() -> io::Result<()> {
 
     let map =
         MapAttr { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4, max_entries: 1, others: [0; 28] };
-    // SAFETY: it holds numbers only.
+    // SAFETY: the attributes contain only numbers.
     unsafe { make(BPF_MAP_CREATE, &map) }?;
     load_empty(BPF_PROG_TYPE_SOCKET_FILTER).map(drop)
 }
 
-/// Loads a program of this kind that does nothing.
+/// Loads an eBPF program of this kind that does nothing.
 ///
 /// # Errors
-/// What bpf(2) returns.
+/// Fails with the error of bpf(2).
 pub(super) fn load_empty(kind: u32) -> io::Result<OwnedFd> {
-    /// `union bpf_attr` for BPF_PROG_LOAD; what is not named is to be zero.
+    /// `union bpf_attr` for BPF_PROG_LOAD. Fields without a name must be zero.
     #[repr(C)]
     struct LoadAttr {
         kind: u32,
@@ -89,19 +90,21 @@ pub(super) fn load_empty(kind: u32) -> io::Result<OwnedFd> {
         license: c"MIT".as_ptr().addr() as u64,
         others: [0; 13],
     };
-    // SAFETY: it points to as many instructions as it says, and to a text with its end.
+    // SAFETY: `instructions` points to `instruction_count` instructions, and `license` to a text that ends
+    // with NUL.
     unsafe { make(BPF_PROG_LOAD, &program) }
 }
 
-/// Calls bpf(2) for something that has a descriptor.
+/// Calls bpf(2) with a command that returns a descriptor.
 ///
 /// # Safety
-/// The attributes are those of the command, and what they point to is as the command takes it.
+/// The attributes are those of the command, and their pointers are valid for it.
 unsafe fn make<T>(command: i32, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as it is told there are, during the call only; the caller vouches for them.
+    // SAFETY: the kernel reads the stated number of bytes, during the call only; the caller vouches for the
+    // pointers.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
     match i32::try_from(result) {
-        // SAFETY: the kernel has just made the descriptor for us.
+        // SAFETY: the kernel has just returned the descriptor, and nothing else owns it.
         Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,4 +1,4 @@
-//! Handing one program of an object to the kernel, which verifies it.
+//! Loads one eBPF program of an object into the kernel, which verifies it.
 
 use super::btf::TypeKind;
 use super::syscall::{PROGRAM_LOAD, make};
@@ -12,16 +12,16 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// A result whose error is only ever shown.
+/// A result whose error is only displayed.
 pub(super) type LoadResult<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// `BPF_F_SLEEPABLE`, include/uapi/linux/bpf.h.
 const SLEEPABLE: u32 = 1 << 4;
-/// Bytes of the verifier's log, tried in turn until it fits.
+/// The sizes of the verifier's log in bytes, tried in turn until the log fits.
 const LOG_BYTES: [usize; 3] = [1 << 16, 1 << 20, 1 << 24];
-/// Bytes of a program's name in the kernel, NUL included.
+/// The length in bytes of an eBPF program's name in the kernel, including NUL.
 const NAME: usize = 16;
-/// The function of the kernel that [`STAND_IN`] stands for. It makes no call: the verifier puts what it does in its place.
+/// The kernel function that [`STAND_IN`] stands for. It costs no call: the verifier inlines it.
 pub(super) const KERNEL_PACKET: &str = "bpf_cast_to_kern_ctx";
 /// The number of the helper that `kernel_packet` in `probes/core.h` calls.
 const STAND_IN: i32 = 0x7000_0000;
@@ -30,10 +30,10 @@ const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
 /// The instruction that sets a register to a number.
 const SET: u8 = (BPF_ALU64 | BPF_MOV) as u8;
 
-/// Loads a program for the attach point of this name, if its kind has one.
+/// Loads an eBPF program for the attach point with this name, if its kind has one.
 ///
 /// # Errors
-/// The kernel has no such attach point, or refuses the program.
+/// Fails if the kernel has no such attach point or rejects the eBPF program.
 pub(super) fn load(
     name: &str,
     section: &ProgramSection,
@@ -65,15 +65,15 @@ pub(super) fn load(
     }
     let number = types.point(TypeKind::Func, KERNEL_PACKET);
     let full = number.and_then(|number| fill_in(function, Some(number)));
-    // Where the kernel has the function, it may be for programs of other kinds only.
+    // A kernel that has the function may restrict it to other kinds of eBPF programs.
     if let Some(loaded) = full.and_then(|function| attributes.load(&function, own_types).ok()) {
         return Ok(loaded);
     }
     Ok(attributes.load(fill_in(function, None).as_ref().unwrap_or(function), own_types)?)
 }
 
-/// Puts the kernel's function of this number in where [`STAND_IN`] is called, or 0 for what it returns. `None` if it is
-/// called nowhere.
+/// Replaces calls of [`STAND_IN`] by calls of the kernel function with this number, or their result by 0
+/// without a number. Returns `None` if there is no such call.
 fn fill_in(function: &Function, number: Option<u32>) -> Option<Function> {
     let is_stand_in = |instruction: &bpf_insn| {
         instruction.code == CALL && instruction.src_reg() == 0 && instruction.imm == STAND_IN
@@ -94,7 +94,7 @@ fn fill_in(function: &Function, number: Option<u32>) -> Option<Function> {
     Some(function)
 }
 
-/// Properties of a program that follow from its section.
+/// The properties of an eBPF program that follow from its section.
 struct Shape {
     kind: bpf_prog_type,
     attach_kind: bpf_attach_type,
@@ -140,7 +140,7 @@ impl Shape {
     }
 }
 
-/// The part of `union bpf_attr` that loading a program takes.
+/// The part of `union bpf_attr` that loading an eBPF program takes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct ProgramAttr {
@@ -169,7 +169,7 @@ struct ProgramAttr {
 }
 
 impl ProgramAttr {
-    /// Loads a function. Only a refusal is repeated with the verifier's log.
+    /// Loads a function. Only after a rejection, it repeats the load with the verifier's log.
     fn load(mut self, function: &Function, own_types: Option<&OwnedFd>) -> Result<OwnedFd, Refused> {
         self.instruction_count = function.instructions.len() as u32;
         self.instructions = function.instructions.as_ptr().addr() as u64;
@@ -183,7 +183,7 @@ impl ProgramAttr {
             self.line_info = lines.as_ptr().addr() as u64;
             self.line_info_count = function.line_info.len() as u32;
         }
-        // SAFETY: instructions, license and descriptions are as long as is said and outlive the call.
+        // SAFETY: instructions, license and descriptions have the stated lengths and outlive the call.
         let mut result = unsafe { make(PROGRAM_LOAD, &self) };
         let mut log = Vec::new();
         for size in LOG_BYTES {
@@ -192,7 +192,7 @@ impl ProgramAttr {
             }
             log = vec![0u8; size];
             (self.log_level, self.log_size, self.log) = (1, size as u32, log.as_mut_ptr().addr() as u64);
-            // SAFETY: as above, and the log has so much room.
+            // SAFETY: as above, and the log has the stated size.
             result = unsafe { make(PROGRAM_LOAD, &self) };
         }
         result.map_err(|errno| {
@@ -203,7 +203,7 @@ impl ProgramAttr {
     }
 }
 
-/// The kernel refuses a program.
+/// The error of an eBPF program that the kernel rejects.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) source: io::Error,

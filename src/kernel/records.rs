@@ -1,4 +1,4 @@
-//! Records as the programs in the kernel lay them out: `probes/sockets.h` in Rust.
+//! The records of the eBPF programs: `probes/sockets.h` in Rust.
 
 use crate::model::ProcId;
 use aya::Pod;
@@ -9,32 +9,32 @@ pub(super) const CONNECTED: u32 = 1;
 pub(super) const ACCEPTED: u32 = 2;
 /// The socket called listen(2).
 pub(super) const LISTENER: u32 = 4;
-/// Its user is its listener's: nobody has used it since.
+/// The socket's user is that of its listener: no process has used it since.
 pub(super) const INHERITED: u32 = 8;
-/// The kernel has destroyed it.
+/// The kernel has destroyed the socket.
 pub(super) const ENDED: u32 = 16;
-/// Its user is who held a descriptor of it when the probes were loaded.
+/// The socket's user is a process that held a descriptor of it when the eBPF programs were loaded.
 pub(super) const HELD: u32 = 32;
-/// Several processes held one.
+/// Several processes held a descriptor of the socket then.
 pub(super) const SEVERAL: u32 = 64;
-/// More than one process has used it.
+/// More than one process has used the socket.
 pub(super) const SWITCHED: u32 = 128;
 
-/// No process has used it since it was created.
+/// No process has used the socket since it was created.
 pub(super) const UNUSED: u32 = 1024;
-/// Its endpoints are known.
+/// The socket's endpoints are known.
 pub(super) const NAMED: u32 = 256;
-/// Its first packet was one that it sent.
+/// The socket sent its first packet before it received one.
 pub(super) const BEGAN: u32 = 512;
 
-/// Bytes of a process's name, NUL included.
+/// The length in bytes of a process's name, including NUL.
 pub(super) const NAME: usize = 16;
 /// The socket of these bytes has no record.
 pub(super) const LOSS_UNKNOWN: u32 = 0;
 /// The kernel has answered an ICMP message by itself.
 pub(super) const LOSS_ANSWERED: u32 = 2;
 
-/// Number of buckets of a histogram.
+/// The number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
 
 /// A process.
@@ -47,7 +47,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process as `/proc` names it; `None` when there is none.
+    /// Returns the process as `/proc` names it, or `None` if there is none.
     pub(super) fn id(&self, ticks_per_second: u64) -> Option<ProcId> {
         let pid = i32::try_from(self.tgid).ok().filter(|&pid| pid > 0)?;
         let start_ticks = u128::from(self.start_ns) * u128::from(ticks_per_second) / 1_000_000_000;
@@ -68,7 +68,7 @@ pub(super) struct Tuple {
     pub padding: [u8; 7],
 }
 
-/// Bytes and packets one way.
+/// Bytes and packets in one direction.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Way {
@@ -76,7 +76,7 @@ pub(super) struct Way {
     pub packets: u64,
 }
 
-/// Bytes and packets both ways.
+/// Bytes and packets in both directions.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Counts {
@@ -94,7 +94,7 @@ pub(super) struct Latency {
     pub most_ns: u64,
 }
 
-/// What a socket's users have done with it.
+/// The calls of a socket's users.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Calls {
@@ -105,7 +105,7 @@ pub(super) struct Calls {
     pub padding: u32,
 }
 
-/// All that is known of a socket.
+/// The record of a socket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct SocketRecord {
@@ -138,24 +138,24 @@ pub(super) struct SocketRecord {
 }
 
 impl SocketRecord {
-    /// Whether the copy was made while no program was changing the record. The kernel copies from front to back; the last
-    /// field is the first that a change writes.
+    /// Returns true if no eBPF program was changing the record during the copy. The kernel copies from front
+    /// to back, and a change writes the last field before all others.
     pub(super) fn is_whole(&self) -> bool {
         self.version & 1 == 0 && self.version == self.entered
     }
 }
 
-/// What the reader sets for the programs.
+/// Variables that the reader sets for the eBPF programs.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Control {
-    /// In which accounts are kept now.
+    /// The period in which accounts are kept now.
     pub period: u32,
-    /// Whether there was no room for a record.
+    /// Set if the map had no room for a record.
     pub is_full: u32,
 }
 
-/// Where bytes went that are in no record, and in which network namespace.
+/// The reason and the network namespace of bytes that are in no record.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct LossKey {
@@ -164,7 +164,7 @@ pub(super) struct LossKey {
     pub period: u32,
 }
 
-/// Whose times from a request to its answer.
+/// The process whose times from a request to its answer are counted.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct LatencyKey {
@@ -173,7 +173,7 @@ pub(super) struct LatencyKey {
     pub padding: u32,
 }
 
-/// A user's account at a socket that others use too.
+/// The user of an account at a socket that other processes use too.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct ShareKey {
@@ -183,7 +183,7 @@ pub(super) struct ShareKey {
     pub padding: u32,
 }
 
-/// What stands in it.
+/// The content of such an account.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Share {
@@ -196,18 +196,18 @@ pub(super) struct Share {
     pub is_packet_socket: u32,
 }
 
-/// Whose a pair of endpoints is.
+/// The owner of a pair of endpoints.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct EndpointOwner {
-    /// When the process started.
+    /// The start of the process, in nanoseconds since boot.
     pub start_ns: u64,
     pub cookie: u64,
-    /// When the endpoints became the socket's.
+    /// The time at which the socket got the endpoints.
     pub began_ns: u64,
-    /// The cookie of the socket that had them before, or 0.
+    /// The cookie of the socket that had the endpoints before, or 0.
     pub former: u64,
-    /// When the socket ended, or 0.
+    /// The time at which the socket ended, or 0.
     pub ended_ns: u64,
     pub cgroup: u64,
     pub name: [u8; NAME],
@@ -217,12 +217,13 @@ pub(super) struct EndpointOwner {
     pub flags: u32,
 }
 
-/// Counts of times by their length.
+/// Numbers of times by their length.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Buckets(pub [u64; BUCKETS]);
 
-// SAFETY: each is made of integers, with no padding that is not a field, so that every pattern of bits is a value.
+// SAFETY: each type consists of integers, with no padding but named fields, so that every bit pattern is a
+// value.
 unsafe impl Pod for Process {}
 // SAFETY: as above.
 unsafe impl Pod for Buckets {}

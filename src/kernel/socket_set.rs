@@ -1,4 +1,4 @@
-//! The socket probes, loaded once for all sessions of the process that want the same of them.
+//! The socket eBPF programs, loaded once for all sessions of the process that require the same of them.
 
 use super::btf::TypeKind;
 use super::cgroup_root::open_cgroup_root;
@@ -23,22 +23,22 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use tracing::debug;
 
-/// The compiled programs.
+/// The compiled eBPF programs.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/sockets.bpf.o");
 
-/// A part of what is known of sockets, and the programs that tell it.
+/// A kind of information about sockets, and the eBPF programs that provide it.
 struct ProbeGroup {
     what: ProgramSet,
-    /// Without it nothing is known.
+    /// Set if the load fails without it.
     is_needed: bool,
-    /// Without it bytes cannot be counted.
+    /// Set if bytes cannot be counted without it.
     is_needed_to_count: bool,
-    /// Ways to learn it, the best first. Of each the first program is indispensable; the others are for what not every
-    /// kernel has.
+    /// Alternative lists of eBPF programs, the best first. The first eBPF program of a list is indispensable.
+    /// The others are for functions that not every kernel has.
     ways: &'static [&'static [(&'static str, AttachPoint)]],
 }
 
-/// Programs that make records come before those that count.
+/// The groups of eBPF programs. Those that make records come before those that count.
 const PARTS: &[ProbeGroup] = &[
     ProbeGroup {
         what: ProgramSet::SOCKETS,
@@ -116,64 +116,68 @@ const PARTS: &[ProbeGroup] = &[
     },
 ];
 
-/// The iterators, each with the kind of objects it walks over.
+/// The BPF iterators, each with the kind of objects that it walks over.
 const SEED: (&str, &str) = ("capture_seed", "task_file");
 const COLLECT: (&str, &str) = ("capture_collect", "bpf_sk_storage_map");
 
-/// The function that came to the kernel with the socket among what the tracepoint `kfree_skb` tells.
+/// The kernel function that was added together with the socket among the arguments of the tracepoint
+/// `kfree_skb`.
 const DROP_WITH_SOCKET: &str = "sk_skb_reason_drop";
 
-/// Entries of maps where owners are asked for: the records of sockets that have ended are not kept, and nothing is counted.
+/// The capacities of maps for lookups of owners: the records of ended sockets are not kept, and nothing is
+/// counted.
 const OWNERS_CAPACITIES: &[(&str, u32)] =
     &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1), ("losses", 1)];
 
-/// Entries of maps where bytes are counted: nobody asks for the endpoints of a socket that ended a while ago.
+/// The capacities of maps for counting bytes: no lookup needs the endpoints of a socket that ended a while
+/// ago.
 const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1), ("formers", 1)];
 
-/// The map of the programs' variables, of which `control` is the only one.
+/// The map of the eBPF programs' variables, of which `control` is the only one.
 const CONTROL: &str = ".bss";
 
-/// The kernel types that the programs need.
+/// The kernel types that the eBPF programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
-/// Where the probes note what they know: `probes/maps.h`.
+/// The maps of the eBPF programs: `probes/maps.h`.
 pub(super) struct Maps {
     pub(super) sockets: MapData,
     pub(super) shares: MapData,
     pub(super) losses: MapData,
     pub(super) latencies: MapData,
-    /// By connected sockets' endpoints.
+    /// By endpoints of connected sockets.
     pub(super) tuples: MapData,
-    /// By those of packets of sockets that are not connected.
+    /// By endpoints of packets of unconnected sockets.
     pub(super) peers: MapData,
-    /// By the cookies of sockets that had endpoints which are other sockets' now.
+    /// By cookies of sockets whose endpoints belong to other sockets now.
     pub(super) formers: MapData,
 }
 
-/// The socket probes at work. Dropping it detaches them and frees what they noted.
+/// The active socket eBPF programs. Dropping them detaches them and frees their records.
 pub(super) struct SocketSet {
-    /// Holds the programs and their links.
+    /// Holds the eBPF programs and their links.
     _object: LoadedObject,
     pub(super) maps: Maps,
     pub(super) cgroups: Option<Cgroups>,
     pub(super) sweep: Mutex<Sweep>,
-    /// What hands out the bytes that are counted, if they are.
+    /// The reader of the counts, if bytes are counted.
     pub(super) drain: Option<Mutex<Drain>>,
-    /// The parts of what can be known that are at work.
+    /// The groups of eBPF programs that are active.
     pub(super) programs: ProgramSet,
-    /// Why others are not.
+    /// The reasons why other eBPF programs are not active.
     pub(super) refused: Vec<Fault>,
-    /// The process that loaded them: its forked children have copies of the descriptors and none of its threads.
+    /// The process that loaded the eBPF programs. Its forked children have copies of the descriptors and none
+    /// of its threads.
     pub(super) process: u32,
 }
 
 impl SocketSet {
-    /// Loads and attaches the probes, and notes the sockets that are open already; with `cgroups` also the control
-    /// groups of their users. A program that the kernel refuses is left out, if there is another one for it or if the
-    /// others are worth something without it.
+    /// Loads and attaches the eBPF programs, and records the sockets that are already open. With `cgroups`,
+    /// it also records the control groups of their users. An eBPF program that the kernel rejects is left
+    /// out, if there is an alternative or if the others are useful without it.
     ///
     /// # Errors
-    /// Why they cannot work here.
+    /// Fails with the reason why they cannot work here.
     pub(super) fn load(wants: Wants, cgroups: bool) -> Result<SocketSet, Fault> {
         let places = PARTS.iter().flat_map(|part| part.ways.iter().copied().flatten());
         let points = places.filter_map(|(_, place)| place.point());
@@ -246,7 +250,8 @@ impl SocketSet {
     }
 }
 
-/// The programs of the best way to each part, and the iterators: those that take long to verify first.
+/// Returns the first alternative of each group, and the BPF iterators. Those that take long to verify come
+/// first.
 fn best_programs(wants: Wants) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     let parts = PARTS.iter().rev().filter_map(|part| part.ways.first()).flat_map(|way| way.iter());
     let parts = parts.map(|&(name, place)| (name, place.point()));
@@ -254,7 +259,7 @@ fn best_programs(wants: Wants) -> impl Iterator<Item = (&'static str, Option<&'s
     parts.chain(walks.into_iter().flatten().map(|(name, over)| (name, Some(over))))
 }
 
-/// The programs while they are loaded.
+/// The eBPF programs while they are loaded.
 struct Programs {
     object: LoadedObject,
     active: ProgramSet,
@@ -262,7 +267,7 @@ struct Programs {
 }
 
 impl Programs {
-    /// Attaches what tells a part, in the best way that there is.
+    /// Attaches the best alternative of a group that the kernel accepts.
     fn add(
         &mut self,
         part: &ProbeGroup,
@@ -278,7 +283,7 @@ impl Programs {
                 Err(fault) => first_fault = first_fault.or(Some(fault)),
                 Ok(()) => {
                     for &(name, place) in programs {
-                        // Most often the kernel has no such function, and then there is nothing to miss.
+                        // In most cases, the kernel does not have the function, and nothing is lost.
                         if let Err(fault) = attach(&mut self.object, name, place, types, root) {
                             debug!("a program is left out: {fault}");
                         }
@@ -299,7 +304,7 @@ impl Programs {
     }
 }
 
-/// A hash map whose entries are of these types, to be read in batches.
+/// Takes a hash map with entries of these types, which is read in batches.
 fn entries<K: Pod, V: Pod>(object: &mut LoadedObject, name: &str) -> Result<MapData, Fault> {
     let map = take(object, name)?;
     HashMap::<_, K, V>::try_from(&map).map_err(|error| fault(name, &error))?;
@@ -313,13 +318,13 @@ fn take(object: &mut LoadedObject, name: &str) -> Result<Map, Fault> {
     object.take_map(name).ok_or_else(|| missing(name))
 }
 
-/// What a walk is started through that brings the records of all sockets up to date.
+/// Returns a link whose walks bring the records of all sockets up to date.
 fn collect(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
     let Map::SkStorage(busy) = take(object, "busy")? else { return Err(missing("busy")) };
     walk_link(object, COLLECT.0, Some(&busy))
 }
 
-/// Walks all descriptors of all processes, and returns what such a walk is started through.
+/// Walks over all descriptors of all processes, and returns the link of such walks.
 fn seed(object: &mut LoadedObject, types: &KernelTypes) -> Result<OwnedFd, Fault> {
     load_iterator(object, SEED.0, SEED.1, types)?;
     let link = walk_link(object, SEED.0, None)?;

@@ -1,4 +1,4 @@
-//! The socket probes of a session: loading them, unless another session has, and what is read from them.
+//! The socket eBPF programs of a session. They are loaded unless another session has loaded them.
 
 use super::cgroups::namespace;
 use super::load::{check_numbers, fault};
@@ -9,25 +9,25 @@ use crate::model::ProgramSet;
 use crate::thread::Context;
 use std::sync::Arc;
 
-/// The descriptor table that the probes are in, what they are loaded for, whether they tell the paths of control groups, and
-/// the cgroup namespace in which these begin then.
+/// The descriptor table of the eBPF programs, their purpose, whether they report paths of control groups, and
+/// the cgroup namespace in which these paths begin.
 type ProbeKey = (u64, Wants, bool, Option<u64>);
 
-/// The probes of all sessions.
+/// The eBPF programs of all sessions.
 static SETS: PerProcess<Shared<ProbeKey, SocketSet>> = PerProcess::new();
 
-/// The socket probes at work for a session. When the last of all sessions is dropped they are detached.
+/// The active socket eBPF programs of a session. They are detached when the last session drops them.
 pub struct Sockets {
     set: Arc<SocketSet>,
     ticks_per_second: u64,
 }
 
 impl Sockets {
-    /// Loads and attaches the probes, unless another session of the process has them; with `cgroups` they tell the control
-    /// groups of sockets' users as well.
+    /// Loads and attaches the eBPF programs, unless another session of the process has done so. With
+    /// `cgroups`, they also report the control groups of sockets' users.
     ///
     /// # Errors
-    /// Why they cannot work here.
+    /// Fails with the reason why they cannot work here.
     pub fn load(wants: Wants, cgroups: bool, ticks_per_second: u64) -> Result<Sockets, Fault> {
         check_numbers()?;
         let key = (Context::table(), wants, cgroups, cgroups.then(namespace).flatten());
@@ -35,25 +35,26 @@ impl Sockets {
         Ok(Sockets { set, ticks_per_second })
     }
 
-    /// The parts of what can be known that are at work.
+    /// The groups of eBPF programs that are active.
     pub fn programs(&self) -> ProgramSet {
         self.set.programs
     }
 
-    /// Why others are not.
+    /// The reasons why other eBPF programs are not active.
     pub fn refused(&self) -> &[Fault] {
         &self.set.refused
     }
 
-    /// What is noted of sockets' users.
+    /// Returns a reader of sockets' owners.
     pub fn owners(&self) -> Owners {
         Owners::new(Arc::clone(&self.set), self.ticks_per_second)
     }
 
-    /// What is counted at sockets from now on; with `flows` also every flow, and what the processes do.
+    /// Returns a reader of the bytes that are counted at sockets from now on. With `flows`, it also reports
+    /// every flow and the calls of the processes.
     ///
     /// # Errors
-    /// The probes were not loaded to count, or what bpf(2) returns.
+    /// Fails if the eBPF programs were not loaded to count, or with the error of bpf(2).
     pub fn counters(&self, flows: bool) -> Result<Counters, Fault> {
         Counters::new(Arc::clone(&self.set), flows, self.ticks_per_second, Clocks::now())
             .map_err(|error| fault("what was counted before", &error))

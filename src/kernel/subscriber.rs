@@ -1,4 +1,4 @@
-//! What one session has not been handed out yet of the bytes, flows and times that the socket probes have counted.
+//! The bytes, flows and times that the socket eBPF programs have counted and one session has not taken yet.
 
 use super::accounts::give_back;
 use super::cgroups::Cgroups;
@@ -10,19 +10,21 @@ use crate::model::{Connections, Identity, Owner, Quality, Unowned};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet};
 
-/// Processes that bytes are kept for at most until the session takes them; each session takes them once a second.
+/// The maximum number of processes for which bytes are kept until the session takes them. Each session takes
+/// them once a second.
 const CREDIT_LIMIT: usize = 65_536;
 
-/// Flows that are kept at most after their end until the session takes them.
+/// The maximum number of ended flows that are kept until the session takes them.
 const ENDED_LIMIT: usize = 65_536;
 
-/// How long bytes are kept of network namespaces that are not counted in: one may be chosen by a path that appears later
-/// than it, and is looked for once a second.
+/// The time for which bytes of network namespaces outside the session's selection are kept. A namespace may
+/// be selected by a path that appears later than the namespace, and the session looks for such paths once a
+/// second.
 const CHOICE_NS: u64 = 2_000_000_000;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
-/// What the kernel knows of a process when it uses a socket.
+/// The kernel's knowledge of a process when it uses a socket.
 #[derive(Clone, Copy)]
 pub(super) struct Who {
     pub(super) name: [u8; NAME],
@@ -31,7 +33,7 @@ pub(super) struct Who {
     pub(super) cgroup: u64,
 }
 
-/// Bytes that a process is credited with for a socket, beyond those it was credited with before.
+/// The bytes that a process is newly credited with for a socket.
 pub(super) struct Increment {
     pub(super) cookie: u64,
     pub(super) process: Process,
@@ -42,7 +44,7 @@ pub(super) struct Increment {
 }
 
 impl Increment {
-    /// What is to be credited of the account of a process at a socket.
+    /// Returns the increment for a process's share of a socket.
     pub(super) fn of_share(key: &ShareKey, share: &Share, quality: Quality, counts: Counts) -> Increment {
         let &Share { name, uid, gid, cgroup, netns, .. } = share;
         let who = Who { name, uid, gid, cgroup };
@@ -54,21 +56,21 @@ impl Increment {
 pub(super) struct Observation<'a> {
     pub(super) cookie: u64,
     pub(super) record: &'a SocketRecord,
-    /// What has passed through the socket.
+    /// The bytes and packets that have passed through the socket.
     pub(super) total: Counts,
     pub(super) quality: Quality,
-    /// When its counts had changed last.
+    /// The time of the last change of its counts.
     pub(super) changed_ns: u64,
     pub(super) is_over: bool,
-    /// Whether it has been over for so long that nothing more comes.
+    /// Set if the socket has been over for so long that no more packets arrive.
     pub(super) is_settled: bool,
-    /// Whether a listener made it and no process has used it yet.
+    /// Set if a listener made the socket and no process has used it yet.
     pub(super) is_unused: bool,
 }
 
-/// What a session looks at, and how.
+/// The selection and the handler of a session.
 pub(super) struct DrainScope<'a> {
-    /// The network namespaces that are counted in, if not all.
+    /// The network namespaces that are counted in, or `None` for all.
     pub(super) namespaces: Option<&'a HashSet<u64>>,
     pub(super) cgroups: Option<&'a Cgroups>,
     pub(super) ticks_per_second: u64,
@@ -84,15 +86,15 @@ impl DrainScope<'_> {
 /// The subscription of one session.
 pub(super) struct Subscriber {
     credits: Map<(Process, u32, Quality), PendingBytes>,
-    /// Bytes of nobody, by reason and network namespace.
+    /// Bytes without an owner, by reason and network namespace.
     lost: Map<(Unowned, u32), Lost>,
-    /// Bytes of each socket that had arrived before the subscription and were not credited to anybody by then.
+    /// Bytes of each socket that had arrived before the subscription and were not credited by then.
     before: Map<u64, Counts>,
-    /// `None` if they are not asked for.
+    /// `None` if the session does not request flows.
     flows: Option<SocketFlows>,
-    /// Bytes that wait for the first use of their socket, or for being read, as of the session's last reading.
+    /// Bytes that wait for the first use of their socket, or for a read, as of the session's last reading.
     pub(super) pending: u64,
-    /// Records of ended flows that were not kept.
+    /// The number of records of ended flows that were not kept.
     pub(super) flows_lost: u64,
 }
 
@@ -103,15 +105,15 @@ struct PendingBytes {
     since_ns: u64,
 }
 
-/// Bytes of nobody that do so.
+/// Bytes without an owner that wait likewise.
 #[derive(Default)]
 struct Lost {
     counts: Counts,
     since_ns: u64,
 }
 
-/// Whether bytes of a network namespace that is not counted in are kept still. They are since `since_ns`, nanoseconds since
-/// boot, which is 0 until the session reads for the first time.
+/// Returns true while bytes of a network namespace outside the selection are kept. `since_ns` is the time
+/// since which they are kept, in nanoseconds since boot. It is 0 until the session reads for the first time.
 fn is_kept(since_ns: &mut u64, clocks: Clocks) -> bool {
     if *since_ns == 0 {
         *since_ns = clocks.now_ns;
@@ -151,19 +153,20 @@ impl Subscriber {
         self.flows.is_some()
     }
 
-    /// Leaves out what has passed through a socket so far. `waiting` is not credited to anybody yet.
+    /// Leaves out the bytes that have passed through a socket so far. `waiting` is the part that is not
+    /// credited yet.
     pub(super) fn begin(&mut self, seen: &Observation<'_>, waiting: &Counts) {
         if *waiting != Counts::default() {
             self.before.insert(seen.cookie, *waiting);
         }
         if let Some(flows) = &mut self.flows {
-            // What a listener has made is accepted when a process uses it.
+            // A socket that a listener made counts as accepted once a process uses it.
             let record = (!seen.is_unused).then_some(seen.record);
             flows.told.insert(seen.cookie, Delivered::from(record, seen.total));
         }
     }
 
-    /// Forgets all that is to be handed out.
+    /// Drops everything that waits for the session.
     pub(super) fn discard(&mut self) {
         self.credits.clear();
         self.lost.clear();
@@ -192,7 +195,7 @@ impl Subscriber {
         kept.counts = kept.counts.plus(&counts);
     }
 
-    /// Counts bytes of nobody.
+    /// Counts bytes without an owner.
     pub(super) fn lose(&mut self, reason: Unowned, netns: u32, counts: &Counts) {
         if *counts != Counts::default() {
             let lost = self.lost.entry((reason, netns)).or_default();
@@ -220,7 +223,7 @@ impl Subscriber {
         flows.ended.push(ClosedSocket { cookie, record: *record, total, quality, changed_ns });
     }
 
-    /// Drops what is kept of a socket of which nothing more comes.
+    /// Releases the state of a socket that has no further records.
     pub(super) fn forget(&mut self, cookie: u64) {
         self.before.remove(&cookie);
         if let Some(flows) = &mut self.flows {
@@ -228,7 +231,8 @@ impl Subscriber {
         }
     }
 
-    /// Hands out what a record says of its flow and its user's calls. `waiting` is what nobody is credited with yet.
+    /// Reports the flow and the calls in a record. `waiting` is the part of its bytes that is not credited
+    /// yet.
     pub(super) fn observe(
         &mut self,
         seen: &Observation<'_>,
@@ -258,7 +262,7 @@ impl Subscriber {
         }
     }
 
-    /// Hands out the last records of sockets that another session's reading has removed from the kernel.
+    /// Reports the last records of sockets that another session's reading has removed from the kernel.
     pub(super) fn hand_out_ended(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
         let Some(flows) = &mut self.flows else { return };
         for ClosedSocket { cookie, record, total, quality, changed_ns } in std::mem::take(&mut flows.ended) {
@@ -277,7 +281,7 @@ impl Subscriber {
         }
     }
 
-    /// Hands out bytes and times.
+    /// Reports bytes and times.
     pub(super) fn hand_out(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
         let ticks_per_second = view.ticks_per_second;
         let held = self.credits.len();
@@ -315,7 +319,7 @@ impl Subscriber {
     }
 }
 
-/// What the kernel knows of a process, the names of user and group left out.
+/// Returns the kernel's knowledge of a process, without the names of user and group.
 pub(super) fn identity(who: &Who, cgroups: Option<&Cgroups>) -> Identity {
     let length = who.name.iter().position(|&byte| byte == 0).unwrap_or(who.name.len());
     let name = who.name.get(..length).unwrap_or_default().to_vec();

@@ -1,4 +1,4 @@
-//! Takes out of the kernel the endpoints of sockets that have ended.
+//! Deletes the endpoints of ended sockets from the kernel.
 
 use super::Wants;
 use super::batch::{Batch, delete, lookup};
@@ -9,21 +9,21 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// How long the endpoints of a socket that has ended still lead to it for questions about packets that were captured before.
-/// At 2,000 connections a second, both ends here, some 60,000 endpoints are held.
+/// The time for which the endpoints of an ended socket are kept for lookups of packets that were captured
+/// before. At 2,000 connections a second with both ends on this machine, some 60,000 endpoints are held.
 const QUESTIONS_NS: u64 = 10_000_000_000;
 
-/// The same for packets that come late, where nobody asks.
+/// The same time for late packets, if there are no lookups.
 const LATE_PACKETS_NS: u64 = 4_000_000_000;
 
-/// How many endpoints are deleted at a time, a moment after they have been looked at once more.
+/// The number of endpoints that are deleted at a time, a moment after they have been rechecked.
 const CHUNK: usize = 64;
 
-/// How far who asks may be behind until the endpoints are released all the same.
+/// The maximum delay of a session's lookups for which endpoints are kept.
 const LONGEST_NS: u64 = 60_000_000_000;
 
-/// Up to when, in nanoseconds since boot, one session's questions have been asked: those that still come are about packets
-/// captured later.
+/// The capture time, in nanoseconds since boot, up to which one session has finished its lookups. Its later
+/// lookups are of packets captured later.
 #[derive(Debug)]
 pub(super) struct Asked(AtomicU64);
 
@@ -33,12 +33,12 @@ impl Asked {
     }
 }
 
-/// Sweeps the endpoints now and then.
+/// Deletes the endpoints at intervals.
 pub(super) struct Sweep {
     endpoints: Batch<Tuple, EndpointOwner>,
     kept_ns: u64,
     last_ns: u64,
-    /// Those who ask: what one of them has still to ask about stays.
+    /// The sessions that look up owners. The endpoints that one of them may still look up are kept.
     askers: Vec<Weak<Asked>>,
 }
 
@@ -51,24 +51,24 @@ impl Sweep {
         Sweep { endpoints: Batch::new(), kept_ns, last_ns: 0, askers: Vec::new() }
     }
 
-    /// Has the endpoints stay until this one has asked about them, too.
+    /// Registers a session, and keeps the endpoints until it has looked them up, too.
     pub(super) fn await_asker(&mut self, now_ns: u64) -> Arc<Asked> {
         let asked = Arc::new(Asked(AtomicU64::new(now_ns)));
         self.askers.push(Arc::downgrade(&asked));
         asked
     }
 
-    /// Up to when all have asked.
+    /// Returns the capture time up to which all sessions have finished their lookups.
     fn asked_ns(&mut self, now_ns: u64) -> u64 {
         self.askers.retain(|asker| asker.strong_count() > 0);
         let asked = self.askers.iter().filter_map(Weak::upgrade).map(|asked| asked.0.load(Ordering::Relaxed));
         asked.min().unwrap_or(now_ns).clamp(now_ns.saturating_sub(LONGEST_NS), now_ns)
     }
 
-    /// Sweeps if it is time to, `now_ns` after boot.
+    /// Deletes endpoints if it is time. `now_ns` is in nanoseconds since boot.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub(super) fn run(&mut self, tuples: &MapData, now_ns: u64) -> io::Result<()> {
         if now_ns.saturating_sub(self.last_ns) < self.kept_ns / 2 {
             return Ok(());
@@ -83,7 +83,7 @@ impl Sweep {
             }
         })?;
         for few in ended.chunks(CHUNK) {
-            // The endpoints may be another socket's by now.
+            // The endpoints may belong to another socket by now.
             let still =
                 few.iter().filter(|tuple| lookup(tuples.fd().as_fd(), *tuple).as_ref().is_some_and(is_over));
             delete(tuples.fd().as_fd(), &still.copied().collect::<Vec<Tuple>>());

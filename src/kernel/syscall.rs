@@ -12,22 +12,23 @@ pub(super) const MAP_FREEZE: libc::c_long = 22;
 pub(super) const LINK_CREATE: libc::c_long = 28;
 pub(super) const ITERATOR_CREATE: libc::c_long = 33;
 
-/// A command of bpf(2).
+/// Executes a command of bpf(2).
 ///
 /// # Safety
-/// The attributes are laid out as those of the command, and their pointers are valid for what it does with them.
+/// The attributes have the layout of the command's attributes, and their pointers are valid for the command.
 pub(super) unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> nix::Result<libc::c_long> {
     let pointer = std::ptr::from_ref(attributes);
-    // SAFETY: the attributes live during the call and have the stated length; the caller vouches for their pointers.
+    // SAFETY: the attributes live during the call and have the stated length; the caller vouches for their
+    // pointers.
     Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) })
 }
 
-/// A command of bpf(2) that returns a descriptor.
+/// Executes a command of bpf(2) that returns a descriptor.
 ///
 /// # Safety
-/// As for [`bpf`]; and the command returns a descriptor.
+/// The conditions of [`bpf`] hold, and the command returns a descriptor.
 pub(super) unsafe fn make<T>(command: libc::c_long, attributes: &T) -> nix::Result<OwnedFd> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller vouches for the attributes.
     let descriptor = unsafe { bpf(command, attributes) }? as RawFd;
     // SAFETY: the descriptor is new, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })

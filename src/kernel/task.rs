@@ -1,33 +1,36 @@
-//! What a walk over all tasks tells of a process: `probes/tasks.h` in Rust, and whoever can make such a walk.
+//! The record of a process from a walk over all tasks (`probes/tasks.h` in Rust), and the source of such
+//! walks.
 //!
-//! A walk tells of every process and all of its figures, whatever `/proc` would hide from its caller (`hidepid`,
-//! proc(5); the checks of ptrace(2) on `io`): who may load programs that read the kernel's memory, with CAP_BPF and
-//! CAP_PERFMON, may read all of that anyway. Command lines still come from `/proc` and by its rules.
+//! A walk reports every process with all of its figures, including those that `/proc` would hide from its
+//! caller (`hidepid`, proc(5); the checks of ptrace(2) on `io`). A caller with CAP_BPF and CAP_PERFMON may
+//! load eBPF programs that read the kernel's memory, and so may read all of that anyway. Command lines still
+//! come from `/proc` and follow its rules.
 //!
-//! The figures are those of `/proc` of Linux 6.16 and later. Before, and back to 6.2, its resident set lagged by some
-//! pages for every processor, while that of a walk is exact. Older kernels let each thread gather some pages before
-//! they are added to a resident set that all processors share; there a walk tells what `/proc` tells.
+//! The figures are those of `/proc` since Linux 6.16. In earlier releases back to 6.2, the resident set in
+//! `/proc` lagged by some pages for every processor, while that of a walk is exact. In older kernels, each
+//! thread gathers some pages before they are added to a resident set that all processors share. There a walk
+//! reports the same as `/proc`.
 
 use super::Fault;
 use std::fmt::Debug;
 
-/// Figures that every thread has of its own.
+/// Figures that each thread has.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Figures {
-    /// CPU time in user mode as sampled by the tick, nanoseconds.
+    /// CPU time in user mode as sampled by the tick, in nanoseconds.
     pub user_ns: u64,
-    /// CPU time in kernel mode as sampled by the tick, nanoseconds.
+    /// CPU time in kernel mode as sampled by the tick, in nanoseconds.
     pub system_ns: u64,
-    /// CPU time as measured by the scheduler, nanoseconds.
+    /// CPU time as measured by the scheduler, in nanoseconds.
     pub runtime_ns: u64,
     /// Page faults that needed no storage.
     pub minor_faults: u64,
-    /// Page faults that did.
+    /// Page faults that needed storage.
     pub major_faults: u64,
-    /// Bytes asked for by read calls.
+    /// Bytes requested by read calls.
     pub read_chars: u64,
-    /// Bytes handed to write calls.
+    /// Bytes passed to write calls.
     pub write_chars: u64,
     /// Bytes fetched from storage.
     pub read_bytes: u64,
@@ -36,7 +39,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Adds those of another thread.
+    /// Adds the figures of another thread.
     pub fn add(&mut self, other: &Figures) {
         self.user_ns = self.user_ns.wrapping_add(other.user_ns);
         self.system_ns = self.system_ns.wrapping_add(other.system_ns);
@@ -50,24 +53,24 @@ impl Figures {
     }
 }
 
-/// In place of a number of descriptors: the kernel's program does not count as many.
+/// Value of `descriptors` for a process with more descriptors than the eBPF program counts.
 pub const UNCOUNTED: u32 = u32::MAX;
 
-/// A process as the kernel keeps it. Figures of groups that were not asked for are 0.
+/// A process as the kernel keeps it. Figures of groups that were not requested are 0.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RawProcess {
-    /// What kind of record this is.
+    /// The kind of this record.
     pub(crate) kind: u32,
-    /// Its number.
+    /// The process's number.
     pub pid: u32,
-    /// Its parent's number.
+    /// The parent's number.
     pub parent: u32,
-    /// Number of threads.
+    /// The number of threads.
     pub threads: u32,
-    /// Changes when a thread ends.
+    /// A number that changes when a thread ends.
     pub(crate) sequence: u32,
-    /// Whether `figures` do not belong together, since a thread ended while they were read.
+    /// Set if `figures` are inconsistent because a thread ended while they were read.
     pub torn: u32,
     /// `task_struct.__state` of the main thread.
     pub state: u32,
@@ -79,75 +82,79 @@ pub struct RawProcess {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// Open descriptors, or [`UNCOUNTED`].
+    /// Number of open descriptors, or [`UNCOUNTED`].
     pub descriptors: u32,
-    /// Start, nanoseconds since boot.
+    /// Start of the process, in nanoseconds since boot.
     pub start_ns: u64,
-    /// Another number after every exec.
+    /// A number that changes with every exec.
     pub image: u64,
-    /// The sum over all threads, also those that have ended.
+    /// The sum over all threads, including those that have ended.
     pub figures: Figures,
-    /// The CPU time in user mode that `/proc` told last, nanoseconds.
+    /// The CPU time in user mode that `/proc` reported last, in nanoseconds.
     pub told_user_ns: u64,
-    /// The CPU time in kernel mode that `/proc` told last, nanoseconds.
+    /// The CPU time in kernel mode that `/proc` reported last, in nanoseconds.
     pub told_system_ns: u64,
-    /// How often the main thread gave up the CPU.
+    /// Number of times that the main thread gave up the CPU.
     pub voluntary_switches: u64,
-    /// How often it was taken from it.
+    /// Number of times that the CPU was taken from the main thread.
     pub involuntary_switches: u64,
     /// Size of the address space; 0 without one.
     pub virtual_pages: u64,
-    /// Resident set; exact from Linux 6.2 on.
+    /// Resident set; exact since Linux 6.2.
     pub resident_pages: u64,
-    /// The number of its group in the unified hierarchy.
+    /// The number of the process's group in the unified hierarchy.
     pub cgroup: u64,
-    /// The inode of the main thread's network namespace; 0 when it has begun to exit.
+    /// The inode of the main thread's network namespace; 0 once the thread has begun to exit.
     pub network_namespace: u32,
-    /// Whether threads have ended and children were waited for: what both have read and written stands together.
+    /// Set if threads have ended and children were waited for: the I/O of both is in the same sums.
     pub has_mixed_io: u32,
-    /// The part of `figures` that is of children that were waited for; of characters also that of threads that have
-    /// ended.
+    /// The part of `figures` that belongs to children that were waited for. For characters, it includes
+    /// threads that have ended.
     pub children_read_chars: u64,
     /// Likewise.
     pub children_write_chars: u64,
-    /// Likewise, of children alone.
+    /// Likewise, but of children only.
     pub children_read_bytes: u64,
     /// Likewise.
     pub children_write_bytes: u64,
-    /// The part of the resident set that is of files or shared memory.
+    /// The part of the resident set that belongs to files or shared memory.
     pub shared_pages: u64,
-    /// The name, ended by NUL where it is shorter; empty for threads of the kernel.
+    /// The name, terminated by NUL if it is shorter than the array; empty for kernel threads.
     pub name: [u8; 16],
 }
 
-/// A process that a walk has come to, with its name.
+/// A process that a walk has reached, with its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
     /// The figures.
     pub raw: &'a RawProcess,
-    /// The name as `/proc/<pid>/stat` tells it.
+    /// The name as `/proc/<pid>/stat` reports it.
     pub name: &'a [u8],
-    /// Who knows the path of its control group, if anybody does.
+    /// The source of the paths of control groups, if there is one.
     pub cgroups: Option<&'a dyn CgroupPaths>,
 }
 
-/// Who knows the paths of groups in the unified hierarchy by their numbers.
+/// A source of the paths of control groups in the unified hierarchy by their numbers.
 pub trait CgroupPaths: Debug {
-    /// The path of the group with this number as the kernel tells it to this process; `None` when it is not known.
+    /// Returns the path of the group with this number as the kernel reports it to this process, or `None` if
+    /// it is unknown.
     fn path(&self, number: u64) -> Option<Vec<u8>>;
 }
 
-/// Who can tell the figures of all processes at once.
+/// A source of the figures of all processes at once.
 pub trait TaskSource: Debug + Send {
-    /// Calls `each` with every process there is, in no certain order. One that ends or starts during the walk may be
-    /// among them or not; one whose main thread changes its number, by an exec of another thread, may be left out.
+    /// Calls `each` for every process, in no particular order. A process that ends or starts during the walk
+    /// may be included or not. A process whose main thread changes its number, by an exec of another thread,
+    /// may be left out.
     ///
     /// # Errors
-    /// Why the walk could not be made or broke off. Processes told before it stay told.
+    /// Fails with the reason if the walk could not start or broke off. The processes that were reported
+    /// before remain valid.
     fn walk(&mut self, each: &mut dyn FnMut(&Task<'_>)) -> Result<(), Fault>;
 
-    /// The last name that the process with this number was given while names are recorded, by executing a program or
-    /// otherwise. `None` if it was given none, if others have displaced it since, or if names are not recorded.
+    /// Returns the last name that the process with this number was given while names were recorded, by
+    /// executing a program or otherwise. Returns `None` if it was given none, if names of other processes
+    /// have displaced it, or if names are not recorded.
     fn given_name(&self, pid: u32) -> Option<GivenName>;
 }
 
@@ -155,14 +162,14 @@ pub trait TaskSource: Debug + Send {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GivenName {
-    /// The start of the process, nanoseconds since boot.
+    /// The start of the process, in nanoseconds since boot.
     pub start_ns: u64,
-    /// The name, ended by NUL.
+    /// The name, terminated by NUL.
     pub(crate) name: [u8; 16],
 }
 
 impl GivenName {
-    /// The name.
+    /// Returns the name up to the first NUL.
     pub fn name(&self) -> &[u8] {
         self.name.split(|&byte| byte == 0).next().unwrap_or_default()
     }

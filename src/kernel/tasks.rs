@@ -1,4 +1,4 @@
-//! The task probes: loading them, and reading their walks over all tasks.
+//! Loads the task eBPF programs, and reads their walks over all tasks.
 
 use super::Fault;
 use super::cgroups::{Cgroups, leave_out, namespace};
@@ -18,38 +18,39 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use tracing::info;
 
-/// The compiled program.
+/// The compiled eBPF programs.
 static OBJECT: &[u8] = include_bytes_aligned!("probes/tasks.bpf.o");
 
-/// The kind of objects that the iterator walks over.
+/// The kind of objects that the BPF iterator walks over.
 const OVER: &str = "task";
 
-/// The kernel types that the programs need.
+/// The kernel types that the eBPF programs need.
 static TYPES: PerProcess<TypeCache> = PerProcess::new();
 
-/// The descriptor table that a program is in, the groups of figures that it tells, and the cgroup namespace in which paths
-/// begin, if they are among them.
+/// The descriptor table of the eBPF programs, the groups of figures that they report, and the cgroup
+/// namespace in which paths begin if they are among the groups.
 type TaskKey = (u64, u32, Option<u64>);
 
-/// The programs of all sessions.
+/// The eBPF programs of all sessions.
 static PROGRAMS: PerProcess<Shared<TaskKey, TaskProgram>> = PerProcess::new();
 
-/// What a record is.
+/// The kinds of records.
 const PROCESS: u32 = 1;
 const THREAD: u32 = 2;
 const NAME: u32 = 3;
 
-/// Groups of figures that the program can leave out.
+/// The groups of figures that the BPF iterator can leave out.
 const GROUPS: [(SampleSet, u32); 4] =
     [(SampleSet::MEMORY, 1), (SampleSet::IO, 2), (SampleSet::DESCRIPTORS, 4), (SampleSet::CGROUP, 8)];
 
-/// The most processors whose shares of the resident set are summed up.
+/// The maximum number of processors whose shares of the resident set are added up.
 const MAX_PROCESSORS: u32 = 512;
 
-/// At least what the kernel hands over in one read, eight pages of 4 KiB.
+/// The size of the buffer in bytes. The kernel returns eight pages of 4 KiB in one read, and the buffer holds
+/// at least as much.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The thread is a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
+/// The flag of a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// A thread other than the main one.
@@ -63,7 +64,7 @@ struct RawThread {
     figures: Figures,
 }
 
-/// The name of a thread of the kernel.
+/// The name of a kernel thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct RawName {
@@ -73,7 +74,8 @@ struct RawName {
     work: [u8; 32],
 }
 
-// SAFETY: each is made of integers, with no padding that is not a field, so that every pattern of bits is a value.
+// SAFETY: each type consists of integers, with no padding but named fields, so that every bit pattern is a
+// value.
 unsafe impl Pod for RawProcess {}
 // SAFETY: as above.
 unsafe impl Pod for RawThread {}
@@ -83,7 +85,7 @@ unsafe impl Pod for RawName {}
 const _: () =
     assert!(size_of::<RawProcess>() == 256 && size_of::<RawThread>() == 88 && size_of::<RawName>() == 104);
 
-/// The sum over the threads of one process but the main one.
+/// The sum over the threads of one process except the main one.
 #[derive(Clone, Copy, Debug)]
 struct Sum {
     figures: Figures,
@@ -92,11 +94,11 @@ struct Sum {
     torn: bool,
 }
 
-/// The programs that tell of tasks, loaded. Dropping them unloads them.
+/// The loaded task eBPF programs. Dropping them unloads them.
 struct TaskProgram {
     object: LoadedObject,
     cgroups: Option<Cgroups>,
-    /// The names that processes were given, where the kernel takes the program that records them.
+    /// The names that processes were given, if the kernel accepts the eBPF program that records them.
     names: Option<GivenNames>,
 }
 
@@ -127,7 +129,7 @@ pub struct Tasks {
     link: OwnedFd,
     buffer: Vec<u8>,
     sums: HashMap<u32, Sum>,
-    /// Processes with several threads, until the walk has come to all of these.
+    /// Processes with several threads, until the walk has reached all of these threads.
     held: Vec<RawProcess>,
 }
 
@@ -138,10 +140,11 @@ impl fmt::Debug for Tasks {
 }
 
 impl Tasks {
-    /// Loads the probes for the groups of figures in `what`, unless another session has them, and makes a first walk.
+    /// Loads the eBPF programs for the groups of figures in `what`, unless another session has done so, and
+    /// makes a first walk.
     ///
     /// # Errors
-    /// Why they cannot work here.
+    /// Fails with the reason why they cannot work here.
     pub fn load(what: SampleSet) -> Result<Tasks, Fault> {
         check_numbers()?;
         let groups = GROUPS.iter().filter(|(set, _)| what.has(*set)).fold(0u32, |bits, (_, bit)| bits | bit);
@@ -156,7 +159,7 @@ impl Tasks {
         Ok(tasks)
     }
 
-    /// Whether the walk tells of this very process what it knows of itself.
+    /// Checks that a walk reports this process with its address space.
     fn check(&mut self) -> Result<(), Fault> {
         let (me, mut found) = (std::process::id(), false);
         self.walk(&mut |task| found |= task.raw.pid == me && task.raw.virtual_pages > 0)?;
@@ -164,7 +167,7 @@ impl Tasks {
         if found { Ok(()) } else { Err(Fault { state: ProbeState::NotSupported, text }) }
     }
 
-    /// Takes up one record; returns how long it is, with the name that belongs to it.
+    /// Processes one record. Returns its length, including the name that follows it.
     fn take(&mut self, start: usize, end: usize, each: &mut dyn FnMut(&Task<'_>)) -> Option<usize> {
         let bytes = self.buffer.get(start..end)?;
         let cgroups = paths(&self.program.cgroups);
@@ -202,12 +205,12 @@ impl Tasks {
         sum.torn |= thread.ended != 0 || thread.sequence != sum.sequence;
     }
 
-    /// Tells of the processes with several threads.
+    /// Reports the processes with several threads.
     fn tell_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
         let cgroups = paths(&self.program.cgroups);
         for process in &mut self.held {
             match self.sums.get(&process.pid) {
-                // A thread that ended has changed the sequence, one that started the number.
+                // An ended thread changes the sequence, and a new one the number of threads.
                 Some(sum)
                     if sum.threads == process.threads - 1
                         && sum.sequence == process.sequence
@@ -233,7 +236,7 @@ impl TaskSource for Tasks {
             match nix::unistd::read(&walk, room) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
-                // The kernel pauses a walk that is long and has nothing to say.
+                // The kernel pauses a walk that is long and has no output.
                 Err(Errno::EINTR | Errno::EAGAIN) => continue,
                 Err(errno) => return Err(broken("reading", errno)),
             }
@@ -260,7 +263,7 @@ fn broken(doing: &str, errno: Errno) -> Fault {
     fault(&format!("{doing} a walk over all tasks"), &std::io::Error::from(errno))
 }
 
-/// How many processors there may ever be, which is how many the kernel keeps counters for.
+/// Returns the number of possible processors, for which the kernel keeps counters.
 fn processors() -> Result<u32, Fault> {
     let count = aya::util::nr_cpus().map_err(|(file, error)| fault(file, &error))?;
     let text =
@@ -275,21 +278,21 @@ fn paths(cgroups: &Option<Cgroups>) -> Option<&dyn CgroupPaths> {
     cgroups.as_ref().filter(|cgroups| cgroups.keep_root().is_some()).map(|cgroups| cgroups as _)
 }
 
-/// The value at the start of `bytes`.
+/// Reads the value at the start of `bytes`.
 fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     let bytes = bytes.get(..size_of::<T>())?;
-    // SAFETY: there are as many bytes as the type has, every pattern of which is one of its values, and the read
-    // asks for no alignment.
+    // SAFETY: the slice is as long as the type, every bit pattern of the type is a value, and the read
+    // requires no alignment.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// The bytes in front of the first NUL.
+/// Returns the bytes before the first NUL.
 fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// The name of a thread of the kernel as proc_task_name() and wq_worker_comm() of the kernel put it together: at most
-/// 63 bytes.
+/// Returns the name of a kernel thread as proc_task_name() and wq_worker_comm() of the kernel compose it: at
+/// most 63 bytes.
 fn kernel_name<'t>(raw: &RawName, text: &'t mut [u8; 64]) -> &'t [u8] {
     debug_assert_eq!(raw.kind, NAME);
     let (name, work) = (until_nul(&raw.name), until_nul(&raw.work));

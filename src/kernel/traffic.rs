@@ -1,4 +1,4 @@
-//! Bytes that the socket probes have counted: what each process has to its account since they were last read.
+//! Bytes that the socket eBPF programs have counted for each process since the last reading.
 
 use super::drain::Drain;
 use super::socket_set::SocketSet;
@@ -9,11 +9,11 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-/// Reads what the probes have counted, for one session: from its opening on, whatever other sessions read meanwhile.
+/// Reads the counts for one session, from its opening on. Other sessions' readings do not affect them.
 pub struct Counters {
     set: Arc<SocketSet>,
     subscription: u64,
-    /// The network namespaces that are counted in, if not all.
+    /// The network namespaces that are counted in, or `None` for all.
     namespaces: Option<HashSet<u64>>,
     ticks_per_second: u64,
     held: u64,
@@ -44,41 +44,42 @@ impl Counters {
         })
     }
 
-    /// Hands out only what passes in the network namespaces with these inodes, or all.
+    /// Restricts reports to traffic in the network namespaces with these inodes, or lifts the restriction.
     pub fn set_namespaces(&mut self, namespaces: Option<HashSet<u64>>) {
         self.namespaces = namespaces;
     }
 
-    /// Sockets with a record, as of the last reading.
+    /// The number of sockets with a record, as of the last reading.
     pub fn held(&self) -> u64 {
         self.held
     }
 
-    /// Whether sockets changed hands before the last reading, maybe amid it: bytes that were on their way from one account to
-    /// another come with the next.
+    /// Returns true if sockets changed hands before or during the last reading. Bytes that were on their way
+    /// from one account to another are in the next reading.
     pub fn has_moved(&self) -> bool {
         self.has_moved
     }
 
-    /// Bytes of connections that no process has used yet, and received ones that none has read, as of the last reading.
+    /// The bytes of connections that no process has used yet, and received bytes that no process has read, as
+    /// of the last reading.
     pub fn pending(&self) -> u64 {
         self.pending
     }
 
-    /// Figures that cannot be and were not handed out, since the probes were loaded.
+    /// The number of impossible figures that were left out since the eBPF programs were loaded.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Ended flows that were not handed out, since the session took too long to read.
+    /// The number of ended flows that were not reported because the session read too late.
     pub fn flows_lost(&self) -> u64 {
         self.flows_lost
     }
 
-    /// Hands out what has been counted since the last reading, and releases the sockets that have ended.
+    /// Reports the counts since the last reading, and releases the sockets that have ended.
     ///
     /// # Errors
-    /// What bpf(2) returns. What was not handed out comes with the next reading.
+    /// Fails with the error of bpf(2). The next reading reports the rest.
     pub fn read(&mut self, clocks: Clocks, mut take: impl FnMut(Credit<'_>)) -> io::Result<()> {
         let SocketSet { maps, cgroups, sweep, .. } = &*self.set;
         let mut drain = drain(&self.set)?.lock();
@@ -99,7 +100,7 @@ impl Counters {
 
 impl Drop for Counters {
     fn drop(&mut self) {
-        // In a forked child a thread of the parent may have had the lock for ever.
+        // In a forked child, the lock may be held for ever by a thread that exists only in the parent.
         if self.set.process == std::process::id()
             && let Ok(drain) = drain(&self.set)
         {

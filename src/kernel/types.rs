@@ -1,8 +1,8 @@
-//! The type information of the running kernel (BTF), cut down to what an object refers to.
+//! The type information of the running kernel (BTF), reduced to the types that an object refers to.
 //!
-//! The kernel describes more than a hundred thousand types in several megabytes; the programs need a few hundred of them.
-//! One pass picks these by the names that occur in the object, so that a new program needs no list here. The result takes
-//! some kilobytes and is kept for the life of the process.
+//! The kernel describes more than a hundred thousand types in several megabytes. The eBPF programs need a few
+//! hundred of them. One pass picks these by the names that occur in the object, so that a new eBPF program
+//! needs no list here. The result takes some kilobytes and is kept for the life of the process.
 
 use super::Fault;
 use super::btf::{Btf, Malformed, TypeKind, essential};
@@ -23,12 +23,12 @@ type TypeMap<K, V> = HashMap<K, V, RandomState>;
 type Set<K> = HashSet<K, RandomState>;
 /// The type that stands for an attach point.
 type Point = (TypeKind, Vec<u8>);
-/// The numbers of such.
+/// The kernel's numbers of attach points.
 type Points = TypeMap<Point, u32>;
 
 /// The types and attach points of the kernel that one object needs.
 pub(super) struct KernelTypes {
-    /// Types to relocate the object with. Their numbers differ from the kernel's.
+    /// The types that the object is relocated with. Their numbers differ from the kernel's.
     pub(super) types: TargetTypes,
     /// The kernel's numbers of its attach points.
     points: Points,
@@ -39,10 +39,10 @@ pub(super) struct KernelTypes {
 pub(super) struct TypeCache(Mutex<Option<Arc<KernelTypes>>>);
 
 impl TypeCache {
-    /// Returns the types that `object` refers to, and the attach points of these names.
+    /// Returns the types that `object` refers to, and the attach points with these names.
     ///
     /// # Errors
-    /// The kernel's type information is unavailable or malformed. The next call tries again.
+    /// Fails if the kernel's type information is unavailable or malformed. The next call retries.
     pub(super) fn get<'p>(
         &self,
         object: &[u8],
@@ -66,7 +66,7 @@ impl KernelTypes {
     /// Picks the types that `object` and these attach points need from all types of a kernel.
     ///
     /// # Errors
-    /// Either is malformed.
+    /// Fails if the kernel's type information or the object is malformed.
     pub(super) fn pick<'p>(
         kernel: &[u8],
         object: &[u8],
@@ -83,14 +83,14 @@ impl KernelTypes {
         Ok(KernelTypes { types, points })
     }
 
-    /// The kernel's number of an attach point.
+    /// Returns the kernel's number of an attach point.
     pub(super) fn point(&self, kind: TypeKind, name: &str) -> Option<u32> {
         self.points.get(&(kind, name.as_bytes().to_vec())).copied()
     }
 }
 
-/// The types that stand for an attach point of this name, one for each kind: tracepoint, function, hook of security
-/// modules, iterator.
+/// Returns the types that stand for an attach point with this name, one for each kind: tracepoint, function,
+/// hook of security modules, BPF iterator.
 fn forms_of(name: &str) -> [Point; 4] {
     [
         (TypeKind::Typedef, format!("btf_trace_{name}").into_bytes()),
@@ -130,7 +130,7 @@ fn find(kernel: &Btf<'_>, names: &Set<Vec<u8>>, points: &[Point]) -> Result<(Vec
         }
         let point = (entry.kind, kernel.name(entry.name)?.to_vec());
         if points.contains(&point) {
-            // Of several the first counts, as in libbpf and aya.
+            // The first of several counts, as in libbpf and aya.
             found.entry(point).or_insert(id);
         }
     }

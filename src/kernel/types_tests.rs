@@ -1,4 +1,4 @@
-//! Compares the picked types with what aya finds among all types.
+//! Compares the picked types with those that aya finds among all types.
 
 use super::*;
 use aya::include_bytes_aligned;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 static OBJECTS: [&[u8]; 2] =
     [include_bytes_aligned!("probes/sockets.bpf.o"), include_bytes_aligned!("probes/tasks.bpf.o")];
 
-/// Points of each kind, and one that no kernel has.
+/// Attach points of each kind, and one that no kernel has.
 const POINTS: [&str; 8] = [
     "inet_sock_set_state",
     "kfree_skb",
@@ -25,7 +25,7 @@ fn kernel() -> PageBuffer {
     PageBuffer::read(VMLINUX).unwrap()
 }
 
-/// The instructions of an object's functions, relocated for a kernel with these types.
+/// Returns the instructions of an object's functions, relocated for a kernel with these types.
 fn relocated(object: &[u8], types: &TargetTypes) -> Vec<(String, Vec<bpf_insn>)> {
     let mut object = Object::parse(object).unwrap();
     object.relocate_btf(types).unwrap();
@@ -99,7 +99,7 @@ fn what_is_picked_is_small() {
 
 #[test]
 fn a_type_that_a_kernel_has_not_is_not_picked() {
-    // An object's own types stand for a kernel's.
+    // An object's own types serve as a kernel's.
     let kernel = Object::parse(OBJECTS[1]).unwrap().btf.unwrap().to_bytes();
     let complete = Btf::parse(&kernel).unwrap();
     let names: Set<Vec<u8>> = [b"task_struct".to_vec(), b"no_such_type".to_vec()].into_iter().collect();
@@ -119,7 +119,7 @@ fn what_is_no_type_information_is_refused() {
 }
 
 proptest! {
-    /// Whatever a damaged description says, it is refused or understood.
+    /// Damaged type information is rejected or parsed, without a panic.
     #[test]
     fn damaged_types_do_no_harm(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),

@@ -1,4 +1,5 @@
-//! The file that a log is written to: opened without waiting, opened again when its name is another file, its losses counted.
+//! The file of a log. It is opened without waiting, reopened if its name refers to another file, and counts
+//! lost lines.
 
 use super::FILE_LIMIT;
 use crate::error::{Code, Error, Result};
@@ -13,24 +14,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// How long to wait for the thread that writes the file to end.
+/// The time to wait for the end of the thread that writes the file.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The thread that writes the file, as the log has it.
+/// The log's handle of the thread that writes the file.
 pub(super) struct LogFile {
     crowded_out: ErrorCounter,
     failed: Arc<AtomicU64>,
     /// Flushes and stops the thread when dropped, but does not wait for its end.
     guard: Option<WorkerGuard>,
-    /// Closed when the thread has released the file, with which it ends.
+    /// Disconnected when the thread has released the file, just before it ends.
     released: Mutex<Receiver<()>>,
 }
 
 impl LogFile {
-    /// Opens the file and starts its thread. Lines go to the writer.
+    /// Opens the file and starts its thread. Lines are sent to the returned writer.
     ///
     /// # Errors
-    /// `LogFile`, naming the file and the reason.
+    /// Fails with `LogFile`, naming the file and the reason, if the file cannot be opened.
     pub(super) fn open(path: &Path) -> Result<(LogFile, NonBlocking)> {
         let failed = Arc::new(AtomicU64::new(0));
         let (release, released) = channel();
@@ -46,7 +47,8 @@ impl LogFile {
         Ok((LogFile { crowded_out, failed, guard: Some(guard), released: Mutex::new(released) }, writer))
     }
 
-    /// Lines that are not in the file: because too many waited, or because they could not be written.
+    /// Returns the number of lines that are not in the file: too many were waiting, or they could not be
+    /// written.
     pub(super) fn lost(&self) -> u64 {
         self.crowded_out.dropped_lines() as u64 + self.failed.load(Ordering::Relaxed)
     }
@@ -55,19 +57,19 @@ impl LogFile {
 impl Drop for LogFile {
     fn drop(&mut self) {
         self.guard = None;
-        // A disk that hangs must not hang the host: the thread is then left to it.
+        // A disk that hangs must not block the host. In that case the thread continues alone.
         let _ = self.released.lock().recv_timeout(CLOSE_TIMEOUT);
     }
 }
 
-/// The file as its thread has it.
+/// The file, as used by the thread that writes it.
 struct WrittenFile {
     file: File,
-    /// The device and number of the open file.
+    /// The device and inode number of the open file.
     identity: (u64, u64),
-    /// Its name, if that can be looked up wherever the host's working directory is.
+    /// Its absolute path, if known, so that lookups do not depend on the host's working directory.
     path: Option<PathBuf>,
-    /// The last line was written in part.
+    /// Set if the last line was written only in part.
     is_torn: bool,
     failed: Arc<AtomicU64>,
     _release: Option<Sender<()>>,
@@ -80,7 +82,8 @@ impl WrittenFile {
         Ok(WrittenFile { file, identity, path, is_torn: false, failed, _release: release })
     }
 
-    /// Follows the name, which the rotation of logs gives to another file. Where that cannot be opened, the file stays.
+    /// Reopens the file if its name refers to another file, as after log rotation. If that one cannot be
+    /// opened, the current file stays open.
     fn follow_name(&mut self) {
         let Some(path) = &self.path else { return };
         if metadata(path).is_ok_and(|found| identity_of(&found) == self.identity) {
@@ -124,14 +127,14 @@ impl Write for WrittenFile {
     }
 }
 
-/// Opens a regular file, which is made if there is none, or a character device, without waiting for anything. Symbolic links
-/// are followed.
+/// Opens a regular file, which is created if it does not exist, or a character device, without waiting for
+/// anything. Symbolic links are followed.
 fn open_for_appending(path: &Path) -> io::Result<(File, (u64, u64))> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let opened = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
     let unfit = || io::Error::other("it is neither a regular file nor a character device");
     let file = opened.map_err(|error| match error.raw_os_error() {
-        // A FIFO that nobody reads, or a socket.
+        // A FIFO without a reader, or a socket.
         Some(libc::ENXIO) => unfit(),
         _ => error,
     })?;

@@ -1,4 +1,4 @@
-//! A session's own log: to a file and to a queue the caller drains, never to the host's subscriber.
+//! A session's own log, to a file and to a queue that the caller drains, never to the host's subscriber.
 
 mod file;
 
@@ -14,21 +14,22 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber, field};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// Lines kept for the caller between two updates; older ones are dropped and counted.
+/// The maximum number of lines kept for the caller between two updates. Older ones are dropped and counted.
 const QUEUE_LIMIT: usize = 1024;
 
-/// Lines kept for the file while the disk is slow; newer ones are dropped and counted.
+/// The maximum number of lines kept for the file while the disk is slow. Newer ones are dropped and counted.
 const FILE_LIMIT: usize = 8192;
 
-/// Where a session logs to, and how much.
+/// The targets and the level of a session's log.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// A regular file, or a character device, that lines are appended to by a thread of its own, so that a slow disk holds
-    /// nothing up. Symbolic links are followed. When the name is another file, that is opened before the next line.
+    /// A regular file or a character device to which a separate thread appends lines, so that a slow disk
+    /// delays nothing else. Symbolic links are followed. If the name refers to another file, that one is
+    /// opened before the next line.
     pub file: Option<PathBuf>,
     /// The least important level that is logged.
     pub level: LevelFilter,
-    /// Whether lines are also queued for [`Log::take_lines`].
+    /// True if lines are also queued for [`Log::take_lines`].
     pub queue: bool,
 }
 
@@ -41,13 +42,13 @@ impl Default for LogOptions {
 /// One line of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogLine {
-    /// How important it is.
+    /// The level of the line.
     pub level: Level,
     /// The text, without a line end.
     pub text: String,
 }
 
-/// A session's log. Events reach it only from threads and scopes that entered it.
+/// A session's log. It receives events only from threads and scopes that entered it.
 pub struct Log {
     dispatch: Dispatch,
     queue: Arc<Queue>,
@@ -58,7 +59,8 @@ impl Log {
     /// Opens the log.
     ///
     /// # Errors
-    /// `LogFile` when the file cannot be opened for appending, or is neither a regular file nor a character device.
+    /// Fails with `LogFile` if the file cannot be opened for appending, or is neither a regular file nor a
+    /// character device.
     pub fn open(options: &LogOptions) -> Result<Log> {
         let mut log_file = None;
         let mut file_layer = None;
@@ -86,7 +88,8 @@ impl Log {
         self.queue.inner.lock().lines.drain(..).collect()
     }
 
-    /// Lines lost because the queue or the file's writer could not keep up, or because they could not be written.
+    /// Returns the number of lines lost because the queue or the file's writer could not keep up, or because
+    /// they could not be written.
     pub fn lost(&self) -> u64 {
         self.queue.inner.lock().lost + self.file.as_ref().map_or(0, LogFile::lost)
     }

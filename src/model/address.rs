@@ -1,9 +1,9 @@
-//! IP addresses in the one form that every table of the library compares: 16 bytes, IPv4 mapped into IPv6.
+//! IP addresses in the form that all tables of the library compare: 16 bytes, with IPv4 mapped into IPv6.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 or IPv6 address as 16 bytes; an IPv4 address is held in its IPv4-mapped form (`::ffff:a.b.c.d`).
+/// An IPv4 or IPv6 address as 16 bytes. An IPv4 address is kept in its IPv4-mapped form (`::ffff:a.b.c.d`).
 ///
 /// A socket bound to `::ffff:10.0.0.1` in an IPv6 table and a packet from `10.0.0.1` therefore compare equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +15,7 @@ impl Address {
     /// `255.255.255.255`, the limited broadcast address.
     pub const BROADCAST_V4: Address =
         Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-    /// `::`, the IPv6 wildcard, which on a dual-stack socket also stands for every IPv4 address.
+    /// `::`, the IPv6 wildcard. On a dual-stack socket it also stands for every IPv4 address.
     pub const UNSPECIFIED_V6: Address = Address([0; 16]);
 
     /// The IPv4 address with these four bytes in network order.
@@ -36,31 +36,32 @@ impl Address {
         &self.0
     }
 
-    /// Whether this is an IPv4 address (in its mapped form).
+    /// Returns true if this is an IPv4 address (in its mapped form).
     #[inline]
     pub fn is_v4(&self) -> bool {
         self.0[..12] == Self::UNSPECIFIED_V4.0[..12]
     }
 
-    /// Whether this is a wildcard: `0.0.0.0` or `::`.
+    /// Returns true if this is a wildcard: `0.0.0.0` or `::`.
     #[inline]
     pub fn is_unspecified(&self) -> bool {
         *self == Self::UNSPECIFIED_V6 || *self == Self::UNSPECIFIED_V4
     }
 
-    /// Whether this is a loopback address: `127.0.0.0/8` or `::1`.
+    /// Returns true if this is a loopback address: `127.0.0.0/8` or `::1`.
     #[inline]
     pub fn is_loopback(&self) -> bool {
         if self.is_v4() { self.0[12] == 127 } else { self.0 == Ipv6Addr::LOCALHOST.octets() }
     }
 
-    /// Whether this is a link-local IPv6 address (`fe80::/10`), which means nothing without its link.
+    /// Returns true if this is a link-local IPv6 address (`fe80::/10`), which is meaningless without its
+    /// link.
     #[inline]
     pub fn is_link_local_v6(&self) -> bool {
         self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
     }
 
-    /// Whether this is a multicast group or the IPv4 limited broadcast address.
+    /// Returns true if this is a multicast group or the IPv4 limited broadcast address.
     #[inline]
     pub fn is_multicast(&self) -> bool {
         if self.is_v4() { self.0[12] & 0xf0 == 0xe0 || self.0[12..] == [0xff; 4] } else { self.0[0] == 0xff }
@@ -91,7 +92,8 @@ impl fmt::Debug for Address {
     }
 }
 
-/// An address and a port. Protocols without ports use 0; of an ICMP echo the end that asks has its identifier.
+/// An address and a port. The port is 0 for protocols without ports. For an ICMP echo, the port of the
+/// requesting end is the identifier of the echo.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// The address.
@@ -108,7 +110,7 @@ impl Endpoint {
     }
 }
 
-/// `10.0.0.1:80` or `[fe80::1]:80`.
+/// Formats the endpoint as `10.0.0.1:80` or `[fe80::1]:80`.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address.ip() {

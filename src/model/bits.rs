@@ -1,6 +1,6 @@
-//! Sets of bits as types.
+//! Types for sets of bits.
 
-/// A set of bits; which bit means what is said by the constants of the type.
+/// Defines a set of bits, with one constant for each bit.
 macro_rules! bit_set {
     ($(#[$doc:meta])* $name:ident { $($(#[$bit_doc:meta])* $bit:ident = $value:expr;)* }) => {
         $(#[$doc])*
@@ -12,7 +12,7 @@ macro_rules! bit_set {
             /// Every bit that has a meaning.
             pub const ALL: $name = $name(0 $(| $value)*);
 
-            /// Whether every bit of `other` is set.
+            /// Returns true if every bit of `other` is set.
             #[inline]
             pub const fn has(self, other: $name) -> bool {
                 self.0 & other.0 == other.0

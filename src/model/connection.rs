@@ -1,4 +1,4 @@
-//! What users see of one flow from its opening to its end, and of all the flows of one process together.
+//! The record of one flow from its opening to its end, and the counts over all flows of one process.
 
 use super::address::Endpoint;
 use super::bits::bit_set;
@@ -8,31 +8,31 @@ use super::packet::Protocol;
 use super::traffic::Traffic;
 
 bit_set! {
-    /// Which parts of a flow's record are known. A part whose bit is clear is 0, or the variant `Unknown`.
+    /// The parts of a flow record that are known. A part whose bit is clear is 0, or the variant `Unknown`.
     FlowValidity {
         /// The inode number of the network namespace.
         NAMESPACE = 1;
-        /// When the flow was opened.
+        /// The time at which the flow was opened.
         OPENED = 2;
-        /// When the connection was established.
+        /// The time at which the connection was established.
         ESTABLISHED = 4;
-        /// Which end opened it.
+        /// The end that opened the flow.
         ROLE = 8;
-        /// Bytes and packets each way, and the time of the latest packet.
+        /// Bytes and packets in each direction, and the time of the latest packet.
         TRAFFIC = 16;
-        /// How long connecting took.
+        /// The time that connecting took.
         CONNECT_LATENCY = 32;
         /// The kernel's smoothed round-trip time.
         SMOOTHED_RTT = 64;
-        /// How many segments were sent again.
+        /// The number of retransmitted segments.
         RETRANSMITS = 128;
-        /// Times from request to response; known and 0 when there was no response yet.
+        /// Times from request to response. They are known and 0 if there has been no response yet.
         RESPONSE = 256;
-        /// How long the flow has lasted.
+        /// The duration of the flow.
         DURATION = 512;
-        /// Why it ended.
+        /// The reason for its end.
         REASON = 1024;
-        /// The error number that goes with the reason.
+        /// The error number that belongs to the reason.
         ERRNO = 2048;
         /// The kernel's number of the TCP state.
         TCP_STATE = 4096;
@@ -41,74 +41,75 @@ bit_set! {
     }
 }
 
-/// How far a flow has come.
+/// The phase of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u32)]
 pub enum FlowPhase {
-    /// It cannot be told.
+    /// The phase is unknown.
     #[default]
     Unknown = 0,
-    /// A TCP connection whose handshake is not complete; of other protocols, packets one way only.
+    /// A TCP connection whose handshake is not complete. For other protocols: packets in one direction only.
     Opening = 1,
-    /// Data can pass both ways.
+    /// Data can pass in both directions.
     Open = 2,
-    /// One end has finished sending, or both have and the last record is yet to come.
+    /// One end has finished sending, or both ends have and the last record is still to be delivered.
     Closing = 3,
-    /// It is over, and this is the last record of it.
+    /// The flow has ended, and this is its last record.
     Ended = 4,
 }
 
-/// Which end opened a flow.
+/// The role of this end in opening a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u32)]
 pub enum Role {
-    /// It cannot be told.
+    /// The role is unknown.
     #[default]
     Unknown = 0,
     /// This end sent the first packet.
     Opened = 1,
-    /// The other end did, and this end accepted or answered.
+    /// The other end sent the first packet, and this end accepted or answered.
     Accepted = 2,
 }
 
-/// Why a flow ended.
+/// The reason for the end of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u32)]
 pub enum CloseReason {
-    /// It cannot be told, or the protocol has no end: it was silent for so long that it was let go.
+    /// The reason is unknown, or the protocol has no end and the flow expired because it was silent for too
+    /// long.
     #[default]
     Unknown = 0,
     /// Both ends finished sending.
     Orderly = 1,
-    /// The other end broke it off (`ECONNRESET`).
+    /// The other end reset the connection (`ECONNRESET`).
     Reset = 2,
-    /// The other end did not answer for too long (`ETIMEDOUT`). No packet says so: it is concluded from a socket that went
-    /// when the kernel would have sent again.
+    /// The other end did not answer for too long (`ETIMEDOUT`). No packet shows this. It is inferred from a
+    /// socket that disappeared when the kernel would have retransmitted.
     TimedOut = 3,
-    /// The other end refused to be connected to (`ECONNREFUSED`).
+    /// The other end refused the connection (`ECONNREFUSED`).
     Refused = 4,
-    /// This end broke it off.
+    /// This end aborted the connection.
     Aborted = 5,
 }
 
 /// Times from a request to its response: from the last send before a receive to that receive.
 ///
-/// Of an end that asks this is how long its peer and the way there and back took; of an end that answers, how long
-/// its peer took to ask again.
+/// At a requesting end, this is the time that its peer and the round trip took. At a responding end, it is
+/// the time that its peer took until its next request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ResponseTimes {
-    /// How many there were.
+    /// The number of times.
     pub count: u64,
-    /// All of them together, nanoseconds.
+    /// Their sum, in nanoseconds.
     pub sum_ns: u64,
-    /// The shortest, nanoseconds; 0 when there was none.
+    /// The shortest one, in nanoseconds; 0 if there is none.
     pub minimum_ns: u64,
-    /// The longest, nanoseconds.
+    /// The longest one, in nanoseconds.
     pub maximum_ns: u64,
 }
 
 impl ResponseTimes {
-    /// Counts one.
+    /// Adds one time.
     #[inline]
     pub fn count(&mut self, nanoseconds: u64) {
         let one =
@@ -116,7 +117,7 @@ impl ResponseTimes {
         *self += one;
     }
 
-    /// Their mean in nanoseconds, when there was any.
+    /// Returns their mean in nanoseconds, or `None` if there are none.
     pub fn mean_ns(&self) -> Option<u64> {
         self.sum_ns.checked_div(self.count)
     }
@@ -143,8 +144,8 @@ impl std::ops::AddAssign for ResponseTimes {
 /// A flow between two processes of this host has two records, each the other's mirror.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowRecord {
-    /// A number that no other flow of the session has or had; it tells connections apart that use the same endpoints
-    /// one after the other.
+    /// A number that is unique among all flows of the session. It distinguishes successive connections that
+    /// use the same endpoints.
     pub id: u64,
     /// The transport protocol.
     pub protocol: Protocol,
@@ -152,47 +153,50 @@ pub struct FlowRecord {
     pub local: Endpoint,
     /// The other endpoint, which may also be on this host.
     pub remote: Endpoint,
-    /// The network namespace that the endpoints are of, by its inode number (namespaces(7)).
+    /// The network namespace of the endpoints, by its inode number (namespaces(7)).
     pub namespace_inode: u64,
     /// The socket's cookie (`SO_COOKIE`, socket(7)).
     pub cookie: u64,
-    /// The process that the local end belongs to, and how sure that is; `None` while it is being looked for, and
-    /// when none was found.
+    /// The process that the local end belongs to, and the quality of that result. `None` while the lookup is
+    /// pending, and if it found no owner.
     pub owner: Option<Owner>,
-    /// How far it has come.
+    /// Its phase.
     pub phase: FlowPhase,
     /// The kernel's number of the TCP state (include/net/tcp_states.h): 1 is established.
     pub tcp_state: u8,
-    /// Which end opened it.
+    /// The end that opened it.
     pub role: Role,
-    /// When it was opened: at the first SYN of a TCP connection, at the first packet of any other flow.
+    /// The time at which it was opened: the first SYN of a TCP connection, or the first packet of any other
+    /// flow.
     pub opened: Timestamp,
-    /// When the connection was established, that is connected or accepted: at the end of the handshake.
+    /// The time at which the connection was established (connected or accepted): the end of the handshake.
     pub established: Timestamp,
-    /// When the latest packet passed.
+    /// The time of the latest packet.
     pub last: Timestamp,
-    /// Bytes on the wire, link headers included, and packets each way, since the flow was first seen.
+    /// Bytes on the wire, link headers included, and packets in each direction, since the flow was first
+    /// seen.
     pub traffic: Traffic,
-    /// From the SYN to its answer, of a connection that this end opened: nanoseconds.
+    /// The time from the SYN to its answer, for a connection that this end opened, in nanoseconds.
     pub connect_latency_ns: u64,
-    /// The kernel's smoothed round-trip time (`tcpi_rtt`, tcp(7)), nanoseconds.
+    /// The kernel's smoothed round-trip time (`tcpi_rtt`, tcp(7)), in nanoseconds.
     pub smoothed_rtt_ns: u64,
-    /// TCP segments sent again (`tcpi_total_retrans`).
+    /// The number of retransmitted TCP segments (`tcpi_total_retrans`).
     pub retransmits: u64,
     /// Times from request to response.
     pub response: ResponseTimes,
-    /// From its opening to its end, or, while it lasts, to the moment of the record: nanoseconds.
+    /// The time from its opening to its end or, if it has not ended, to the moment of the record, in
+    /// nanoseconds.
     pub duration_ns: u64,
-    /// Why it ended.
+    /// The reason for its end.
     pub reason: CloseReason,
-    /// The error number (errno(3)) that the process saw or would have seen; 0 for an orderly end.
+    /// The error number (errno(3)) that the process saw or would have seen. It is 0 for an orderly end.
     pub errno: i32,
-    /// Which of these are known.
+    /// The fields that are known.
     pub valid: FlowValidity,
 }
 
 impl FlowRecord {
-    /// A flow of which nothing is known but its number, its protocol and its endpoints.
+    /// Returns a record in which only the number, the protocol and the endpoints are known.
     pub const fn unknown(id: u64, protocol: Protocol, local: Endpoint, remote: Endpoint) -> FlowRecord {
         FlowRecord {
             id,
@@ -221,13 +225,13 @@ impl FlowRecord {
     }
 }
 
-/// Counts of times by their length: the first counts those below 2 µs, number n those of at least 2^n µs and less
-/// than twice that, the last also all that are longer.
+/// Counts of times by their length. The first bucket counts times below 2 µs, bucket n those from 2^n µs to
+/// less than twice that. The last bucket also counts all longer times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Histogram(pub [u64; Histogram::BUCKETS]);
 
 impl Histogram {
-    /// How many counts there are. The last begins at 36 minutes.
+    /// The number of buckets. The last one begins at 36 minutes.
     pub const BUCKETS: usize = 32;
 
     /// Counts one time.
@@ -236,7 +240,7 @@ impl Histogram {
         self.0[Histogram::bucket(nanoseconds)] += 1;
     }
 
-    /// Which count a time belongs to.
+    /// Returns the bucket that a time belongs to.
     #[inline]
     pub const fn bucket(nanoseconds: u64) -> usize {
         let bucket = match (nanoseconds / 1_000).checked_ilog2() {
@@ -246,7 +250,7 @@ impl Histogram {
         if bucket < Histogram::BUCKETS { bucket } else { Histogram::BUCKETS - 1 }
     }
 
-    /// How many times were counted.
+    /// Returns the number of times that were counted.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
@@ -260,24 +264,26 @@ impl std::ops::AddAssign for Histogram {
     }
 }
 
-/// What all the flows of a process did together, since the process was first seen; the ends of flows take nothing away.
+/// Counts over all flows of a process since the process was first seen. The counts of a flow remain after it
+/// has ended.
 ///
-/// Flows that have no owner yet are counted when one is found.
+/// Flows without an owner are counted once their owner is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Connections {
-    /// TCP connections that the process began to open, those that came to nothing included.
+    /// TCP connections that the process began to open, including failed attempts.
     pub connects: u64,
-    /// TCP connections opened by others to the process and established.
+    /// TCP connections that remote ends opened to the process and that were established.
     pub accepts: u64,
-    /// TCP connections of either kind that this end has closed, with a FIN or an RST, or that broke off otherwise;
-    /// each counts once.
+    /// TCP connections of both kinds that this end closed with a FIN or an RST, or that were terminated
+    /// otherwise. Each one counts once.
     pub closes: u64,
-    /// How often data was sent, on flows of every protocol: calls where the kernel tells of them, else packets with
-    /// payload, of which one may carry several calls' data and one call's data may fill several.
+    /// The number of sends, on flows of every protocol. These are calls if the kernel reports calls, else
+    /// packets with payload. One packet may carry the data of several calls, and the data of one call may
+    /// fill several packets.
     pub sends: u64,
-    /// How often data was received, counted in the same way.
+    /// The number of receives, counted in the same way.
     pub receives: u64,
-    /// Times from request to response on all its flows.
+    /// Times from request to response on all flows of the process.
     pub response: Histogram,
 }
 

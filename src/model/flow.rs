@@ -1,24 +1,24 @@
-//! A flow seen from one of its ends, and who owns that end.
+//! A flow seen from one of its ends, and the owner of that end.
 
 use super::address::Endpoint;
 use super::packet::Protocol;
 use super::proc_id::ProcId;
 use std::fmt;
 
-/// A network namespace, by the number that the session has given it. Two namespaces may use the same addresses, so
-/// that an endpoint names nothing without its namespace.
+/// A network namespace, by the number that the session has assigned to it. Two namespaces may use the same
+/// addresses, so an endpoint is ambiguous without its namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Namespace(pub u8);
 
 impl Namespace {
-    /// That of the thread which opened the session.
+    /// The namespace of the thread that opened the session.
     pub const HOME: Namespace = Namespace(0);
 }
 
-/// One end of a flow: the protocol, this host's endpoint and the other one, in a network namespace.
+/// One end of a flow: the protocol, the endpoint on this host and the other endpoint, in a network namespace.
 ///
-/// A packet between two processes of this host touches two keys, each the other's mirror, so that every
-/// key has exactly one owner.
+/// A packet between two processes of this host belongs to two keys, each the other's mirror, so every key has
+/// exactly one owner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
     /// The endpoint on this host.
@@ -27,7 +27,7 @@ pub struct FlowKey {
     pub remote: Endpoint,
     /// The transport protocol.
     pub protocol: Protocol,
-    /// The namespace that the endpoints are of.
+    /// The namespace of the endpoints.
     pub namespace: Namespace,
 }
 
@@ -37,20 +37,21 @@ impl fmt::Debug for FlowKey {
     }
 }
 
-/// How sure an owner is.
+/// The quality of an owner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(usize)]
 pub enum Quality {
-    /// One process holds the very socket of the flow.
+    /// Exactly one process holds the socket of the flow.
     Exact = 0,
-    /// Several processes hold the socket; the stated rule chose one of them.
+    /// Several processes hold the socket. The documented rule chose one of them.
     Shared = 1,
-    /// The socket was found by a wildcard (unconnected UDP, a listener), not by the flow's own row.
+    /// The socket was found by a wildcard (unconnected UDP, a listener), not by the flow's own table row, or
+    /// the owner was inferred from recent history.
     Guessed = 2,
 }
 
 impl Quality {
-    /// How many qualities there are.
+    /// The number of qualities.
     pub const COUNT: usize = 3;
 }
 
@@ -59,39 +60,40 @@ impl Quality {
 pub struct Owner {
     /// The process.
     pub process: ProcId,
-    /// How sure that is.
+    /// The quality of that result.
     pub quality: Quality,
 }
 
-/// Why bytes have no owner.
+/// The reason that bytes have no owner.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(usize)]
 pub enum Unowned {
-    /// No owner has been looked for yet, or the search goes on.
+    /// No lookup has begun yet, or it has not finished.
     Pending = 0,
-    /// No socket table has a row for the flow: it closed before it could be seen, or the kernel itself answers.
+    /// No socket table has a row for the flow: it closed before the lookup, or the kernel itself answers.
     NoSocket = 1,
-    /// The socket exists, but no process that could be read holds it.
+    /// The socket exists, but none of the readable processes holds it.
     NoHolder = 2,
-    /// Several sockets of different processes match, and nothing tells them apart.
+    /// Several sockets of different processes match, and nothing distinguishes them.
     Ambiguous = 3,
-    /// Descriptors of other users' processes could not be read for want of a capability.
+    /// Descriptors of other users' processes could not be read because a capability is missing.
     NotPermitted = 4,
-    /// Too many new flows waited for their owner at once.
+    /// Too many new flows were waiting for a lookup at once.
     QueueFull = 5,
     /// A later fragment whose first fragment was not seen.
     Fragment = 6,
-    /// Neither end is on this host: forwarded, also with an address of this host in place of one of them, or overheard.
+    /// Neither end is on this host: the packet was forwarded, possibly with an address of this host in place
+    /// of one end's, or overheard.
     NotLocal = 7,
-    /// The kernel sends and answers such messages itself, or the protocol has no sockets that could be looked up.
+    /// The kernel itself sends and answers such messages, or the protocol has no sockets to look up.
     NoPorts = 8,
     /// The owner ended and was reported as removed before these bytes arrived.
     OwnerEnded = 9,
-    /// What would tell the owner could not be read, for another cause than a missing capability.
+    /// The sources for the lookup could not be read, for a reason other than a missing capability.
     Unreadable = 10,
 }
 
 impl Unowned {
-    /// How many reasons there are.
+    /// The number of reasons.
     pub const COUNT: usize = 11;
 }

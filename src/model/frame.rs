@@ -1,36 +1,38 @@
-//! One captured frame, and how its first bytes are to be read.
+//! One captured frame, and the format of its first bytes.
 
 use super::flow::Namespace;
 use std::fmt;
 use std::time::SystemTime;
 
-/// Nanoseconds since the Unix epoch: a capture's own clock, which for a savefile is the time of recording.
+/// Nanoseconds since the Unix epoch, by the clock of the capture. For a savefile, this is the time of
+/// recording.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The time now.
+    /// Returns the current time.
     pub fn now() -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Nanoseconds from `earlier` to `self`; 0 when the clock went backwards.
+    /// Returns the nanoseconds from `earlier` to `self`, or 0 if the clock went backwards.
     #[inline]
     pub fn since(self, earlier: Timestamp) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The same moment by a clock that was set forward by so many nanoseconds, or back if negative.
+    /// Returns the same moment by a clock that was set forward by `step` nanoseconds, or back if `step` is
+    /// negative.
     pub fn moved(self, step: i64) -> Timestamp {
         Timestamp(self.0.saturating_add_signed(step))
     }
 }
 
-/// The link-layer header a frame begins with (pcap's `DLT_` values, pcap-linktype(7)).
+/// The link-layer header at the beginning of a frame (pcap's `DLT_` values, pcap-linktype(7)).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LinkType {
-    /// `DLT_EN10MB`: Ethernet; also what Linux's loopback device shows.
+    /// `DLT_EN10MB`: Ethernet, and Linux's loopback device.
     Ethernet,
     /// `DLT_LINUX_SLL`: Linux cooked capture, version 1.
     Cooked1,
@@ -42,18 +44,18 @@ pub enum LinkType {
     Null,
     /// `DLT_LOOP`: OpenBSD loopback, a 4-byte address family in network byte order.
     Loop,
-    /// No link header: the frame is the payload of this EtherType, which the capture states beside it.
+    /// No link header: the frame is the payload of this EtherType, which the capture states separately.
     Bare(u16),
 }
 
 impl LinkType {
-    /// The link type of a pcap `DLT_` value, or `None` for one that cannot be decoded.
+    /// Returns the link type of a pcap `DLT_` value, or `None` if frames of that type cannot be decoded.
     pub fn from_dlt(dlt: i32) -> Option<LinkType> {
         match dlt {
             0 => Some(LinkType::Null),
             1 => Some(LinkType::Ethernet),
-            // DLT_RAW differs between systems; 12 and 14 are its values in live captures, 101, 228 and 229
-            // those of savefiles (LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6).
+            // DLT_RAW differs between systems: 12 and 14 are its values in live captures, 101, 228 and 229
+            // those in savefiles (LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6).
             12 | 14 | 101 | 228 | 229 => Some(LinkType::RawIp),
             108 => Some(LinkType::Loop),
             113 => Some(LinkType::Cooked1),
@@ -62,7 +64,7 @@ impl LinkType {
         }
     }
 
-    /// A pcap `DLT_` value for frames of this link type, as filters are compiled for.
+    /// Returns a pcap `DLT_` value for frames of this link type, for which filters can be compiled.
     pub fn dlt(self) -> i32 {
         match self {
             LinkType::Null => 0,
@@ -74,7 +76,7 @@ impl LinkType {
         }
     }
 
-    /// The length of the header, without VLAN tags.
+    /// Returns the length of the header, without VLAN tags.
     pub fn header_len(self) -> u32 {
         match self {
             LinkType::Ethernet => 14,
@@ -86,66 +88,67 @@ impl LinkType {
     }
 }
 
-/// Which way a frame passed its device.
+/// The direction in which a frame passed its device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Passage {
-    /// Either way, or both at once as on loopback: the capture does not tell.
+    /// Unknown: the capture does not report the direction, or the frame passed in both at once, as on
+    /// loopback.
     #[default]
     Unknown,
-    /// It arrived: it can have a receiver here, and its sender was counted where it left.
+    /// The frame arrived. It can have a receiver here. Its sender was counted where it left.
     Incoming,
-    /// It left: it can have a sender here, and its receiver is counted where it arrives.
+    /// The frame left. It can have a sender here. Its receiver is counted where it arrives.
     Outgoing,
-    /// It is another device's frame, copied or redirected to this one, or one for another host that only passes by: neither
-    /// end is counted here.
+    /// The frame is a copy or redirection of another device's frame, or is addressed to another host and only
+    /// passes by. Neither end is counted here.
     Copied,
 }
 
 impl Passage {
-    /// Whether the sender is counted by this frame, if it is on this host.
+    /// Returns true if this frame counts for the sender, provided that the sender is on this host.
     #[inline]
     pub fn has_sender(self) -> bool {
         matches!(self, Passage::Unknown | Passage::Outgoing)
     }
 
-    /// Whether the receiver is counted by this frame, if it is on this host.
+    /// Returns true if this frame counts for the receiver, provided that the receiver is on this host.
     #[inline]
     pub fn has_receiver(self) -> bool {
         matches!(self, Passage::Unknown | Passage::Incoming)
     }
 }
 
-/// A frame as a capture delivers it; valid only while the capture's batch is being read.
+/// A frame as a capture delivers it. It is valid only while the capture's batch is being read.
 #[derive(Clone, Copy)]
 pub struct Frame<'a> {
-    /// When it was captured.
+    /// The time of capture.
     pub time: Timestamp,
-    /// Its length as the capture saw it, link header included; an offloaded frame can be larger than any MTU.
+    /// Its length as the capture saw it, link header included. An offloaded frame can be larger than any MTU.
     pub wire_len: u32,
-    /// The MTU of its device and a link header without VLAN tags: a frame that is no longer than this is one packet on
-    /// the wire. `u32::MAX` where the MTU is unknown, as in a savefile.
+    /// The MTU of its device plus the length of a link header without VLAN tags. A frame of at most this
+    /// length is one packet on the wire. It is `u32::MAX` if the MTU is unknown, as in a savefile.
     pub packet_limit: u32,
-    /// How `data` begins.
+    /// The link type of `data`.
     pub link: LinkType,
-    /// The network namespace of the device that it was captured on.
+    /// The network namespace of the device that captured the frame.
     pub namespace: Namespace,
-    /// Which way it passed that device.
+    /// The direction in which it passed that device.
     pub passage: Passage,
-    /// The captured bytes from the link header on: `wire_len` of them or fewer, as the snaplen allows.
+    /// The captured bytes from the link header on: at most `wire_len`, as the snaplen allows.
     pub data: &'a [u8],
 }
 
-/// What a cooked header tells of the device.
+/// The fields of a cooked header that describe the device.
 struct Cooked {
     /// The type of the device (linux/if_arp.h).
     hardware: u16,
-    /// `PACKET_OUTGOING` and the like (linux/if_packet.h).
+    /// The packet type (linux/if_packet.h), such as `PACKET_OUTGOING`.
     packet_type: u8,
 }
 
 impl Frame<'_> {
-    /// Its length on the link. A cooked header is the capture's own; Ethernet has another one in its place, and other
-    /// devices have none that is counted.
+    /// Returns its length on the link. A cooked header is the capture's own: Ethernet has its own header in
+    /// its place, and other devices have none that is counted.
     #[inline]
     pub fn link_len(&self) -> u32 {
         match self.cooked() {
@@ -158,8 +161,8 @@ impl Frame<'_> {
         }
     }
 
-    /// Which way it passed its device, as far as its own header tells: a cooked one does, save that of loopback, where a
-    /// frame is captured only as it arrives.
+    /// Returns the direction that the frame's own header states. A cooked header states it, except on
+    /// loopback, where a frame is captured only as it arrives.
     pub fn stated_passage(&self) -> Passage {
         match self.cooked() {
             Some(Cooked { hardware, packet_type }) if hardware != libc::ARPHRD_LOOPBACK => {
@@ -195,7 +198,8 @@ impl fmt::Debug for Frame<'_> {
 mod tests {
     use super::*;
 
-    /// A cooked header of either version, from a device of this type, and the length that it makes a frame of 100 bytes.
+    /// Returns the direction and the link length that result from a cooked header of this version, for a
+    /// frame of 100 bytes from a device of this type.
     fn cooked(version: usize, hardware: u16, packet_type: u8) -> (Passage, u32) {
         let [h0, h1] = hardware.to_be_bytes();
         let (link, data) = match version {

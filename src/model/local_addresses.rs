@@ -1,19 +1,19 @@
-//! The addresses of a host: its own, broadcast ones, and networks.
+//! The addresses of a host: its own addresses, broadcast addresses, and networks.
 
 use super::address::Address;
 use super::networks::Networks;
 use std::collections::HashSet;
 
-/// The addresses at which this host is an endpoint, with the directed broadcast addresses of its networks.
+/// The addresses at which this host is an endpoint, and the directed broadcast addresses of its networks.
 ///
-/// A packet is counted where one of these is its source or destination; all else is forwarded traffic.
+/// A packet is counted if its source or destination is one of these. Everything else is forwarded traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalAddresses {
     own: HashSet<Address, foldhash::fast::FixedState>,
     broadcast: HashSet<Address, foldhash::fast::FixedState>,
-    /// Networks all of whose addresses are this host's, by route.
+    /// Networks that are entirely local to this host, by a route.
     networks: Networks,
-    /// Networks whose addresses are this host's for packets that a routing rule selects.
+    /// Networks that are local to this host only for packets that a routing rule selects.
     conditional: Networks,
 }
 
@@ -37,17 +37,18 @@ impl LocalAddresses {
         }
     }
 
-    /// Adds the network of `address` with a prefix of `length` bits, to which some packets are delivered here.
+    /// Adds a conditional network: some packets to the network of `address` with a prefix of `length` bits
+    /// are delivered on this host.
     pub fn insert_conditional_network(&mut self, address: &Address, length: u8) {
         self.conditional.insert(address, length);
     }
 
-    /// Adds the networks of `others` to which some packets are delivered here.
+    /// Adds the conditional networks of `others`.
     pub fn extend_conditional(&mut self, others: &LocalAddresses) {
         self.conditional.extend(&others.conditional);
     }
 
-    /// Adds all that `others` has.
+    /// Adds all addresses and networks of `others`.
     pub fn extend(&mut self, others: &LocalAddresses) {
         self.own.extend(&others.own);
         self.broadcast.extend(&others.broadcast);
@@ -55,7 +56,7 @@ impl LocalAddresses {
         self.conditional.extend(&others.conditional);
     }
 
-    /// Whether it has all that `others` has.
+    /// Returns true if the set includes all addresses and networks of `others`.
     pub fn covers(&self, others: &LocalAddresses) -> bool {
         others.own.is_subset(&self.own)
             && others.broadcast.is_subset(&self.broadcast)
@@ -63,14 +64,14 @@ impl LocalAddresses {
             && self.conditional.covers(&others.conditional)
     }
 
-    /// Whether this host is the endpoint behind `address`.
+    /// Returns true if this host is the endpoint at `address`.
     #[inline]
     pub fn contains(&self, address: &Address) -> bool {
         address.is_loopback() || self.own.contains(address) || self.networks.contains(address)
     }
 
-    /// Whether some packets to `address`, which is not this host's for all, are delivered here: a routing rule selects them
-    /// for a table that makes it local (TPROXY).
+    /// Returns true if `address` is local to this host for some packets only: a routing rule directs them to
+    /// a table in which the address is local (TPROXY).
     #[inline]
     pub fn is_conditional(&self, address: &Address) -> bool {
         self.conditional.contains(address)
@@ -79,7 +80,8 @@ impl LocalAddresses {
             && !self.is_group(address)
     }
 
-    /// Whether a packet to `address` may be received by this host among others: multicast or broadcast.
+    /// Returns true if this host may be one of several receivers of a packet to `address`: multicast or
+    /// broadcast.
     #[inline]
     pub fn is_group(&self, address: &Address) -> bool {
         address.is_multicast() || self.broadcast.contains(address)

@@ -1,4 +1,4 @@
-//! Plain data that the other rooms pass to each other; no I/O and no policy.
+//! Plain data that the other rooms exchange, without I/O and without policy.
 
 mod address;
 mod bits;

@@ -1,41 +1,41 @@
-//! Networks of IP addresses, each a prefix of some length, and whether an address is in one of them.
+//! Sets of IP networks, each given by an address prefix.
 
 use super::address::Address;
 use std::collections::{BTreeMap, HashSet};
 
-/// Bits before the IPv4 address in an address of 16 bytes.
+/// The number of bits before the IPv4 address in an address of 16 bytes.
 const MAPPED: u8 = 96;
 
-/// A set of networks. Looking an address up costs one step for each length of prefix that there is.
+/// A set of networks. A lookup takes one step for each distinct prefix length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(BTreeMap<u8, HashSet<u128, foldhash::fast::FixedState>>);
 
 impl Networks {
-    /// Adds the network of `address` with a prefix of `length` bits, of which an IPv4 address has 32 at most.
+    /// Adds the network of `address` with a prefix of `length` bits, at most 32 for an IPv4 address.
     pub fn insert(&mut self, address: &Address, length: u8) {
         let bits = if address.is_v4() { MAPPED.saturating_add(length) } else { length }.min(128);
         self.0.entry(bits).or_default().insert(network(address, bits));
     }
 
-    /// Whether one of them has `address`.
+    /// Returns true if one of the networks contains `address`.
     pub fn contains(&self, address: &Address) -> bool {
         self.0.iter().any(|(&bits, networks)| networks.contains(&network(address, bits)))
     }
 
-    /// Adds all of `others`.
+    /// Adds all networks of `others`.
     pub fn extend(&mut self, others: &Networks) {
         for (&bits, networks) in &others.0 {
             self.0.entry(bits).or_default().extend(networks);
         }
     }
 
-    /// Whether it has every network of `others`.
+    /// Returns true if the set includes every network of `others`.
     pub fn covers(&self, others: &Networks) -> bool {
         others.0.iter().all(|(bits, networks)| self.0.get(bits).is_some_and(|own| networks.is_subset(own)))
     }
 }
 
-/// An address without what is behind its first `bits`.
+/// Returns the first `bits` bits of an address, with the rest cleared.
 fn network(address: &Address, bits: u8) -> u128 {
     let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
     u128::from_be_bytes(*address.bytes()) & mask

@@ -1,4 +1,4 @@
-//! What decoding a frame yields: the endpoints and what a flow table needs to know of one packet.
+//! The result of decoding a frame: the endpoints and properties of one packet that the flow table needs.
 
 use super::address::Endpoint;
 use std::fmt;
@@ -50,7 +50,7 @@ impl TcpFlags {
     /// Carries an acknowledgement.
     pub const ACK: TcpFlags = TcpFlags(0x10);
 
-    /// Whether every bit of `other` is set.
+    /// Returns true if every bit of `other` is set.
     #[inline]
     pub const fn has(self, other: TcpFlags) -> bool {
         self.0 & other.0 == other.0
@@ -64,17 +64,17 @@ impl std::ops::BitOr for TcpFlags {
     }
 }
 
-/// Whether a packet is whole or part of a fragmented datagram. Only the first fragment carries ports.
+/// The position of a packet in a fragmented datagram. Only the first fragment carries ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fragment {
     /// Not fragmented.
     Whole,
-    /// The first fragment: ports are known; `id` is the datagram's identification.
+    /// The first fragment. Its ports are known, and `id` is the datagram's identification.
     First {
         /// Identification field: 16 bits in IPv4, 32 in IPv6.
         id: u32,
     },
-    /// A later fragment: ports are 0; the datagram's first fragment, with the same `id`, carried them.
+    /// A later fragment. Its ports are 0. The datagram's first fragment, with the same `id`, carried them.
     Later {
         /// Identification field: 16 bits in IPv4, 32 in IPv6.
         id: u32,
@@ -86,32 +86,33 @@ pub enum Fragment {
 pub struct Packet {
     /// The transport protocol, after IPv6 extension headers.
     pub protocol: Protocol,
-    /// Where it comes from. Of an ICMP echo the end that asks has the identifier as its port and the one that answers 0;
-    /// protocols without ports have 0.
+    /// The source. For an ICMP echo, the port of the requesting end is the identifier, and the port of the
+    /// responding end is 0. The port is 0 for protocols without ports.
     pub source: Endpoint,
-    /// Where it goes.
+    /// The destination.
     pub destination: Endpoint,
-    /// TCP flags, or none.
+    /// The TCP flags, or none for other protocols.
     pub tcp_flags: TcpFlags,
-    /// Its place in a fragmented datagram.
+    /// Its position in a fragmented datagram.
     pub fragment: Fragment,
-    /// The outermost VLAN identifier (1-4094), or 0 when the frame bears no tag.
+    /// The outermost VLAN identifier (1-4094), or 0 if the frame has no tag.
     pub vlan: u16,
 }
 
-/// Why a frame could not be decoded. Its bytes are counted under the reason, never dropped silently.
+/// The reason that a frame could not be decoded. Its bytes are counted under the reason, never dropped
+/// silently.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(usize)]
 pub enum Undecoded {
-    /// The captured bytes end inside a header that is needed (snaplen too small, or a runt frame).
+    /// The captured bytes end inside a required header (the snaplen is too small, or the frame is a runt).
     Truncated = 0,
-    /// A whole link header, but the payload is not IP (ARP, LLDP, …).
+    /// The link header is complete, but the payload is not IP (ARP, LLDP, …).
     NotIp = 1,
     /// A header contradicts itself (version, header length).
     Malformed = 2,
 }
 
 impl Undecoded {
-    /// How many reasons there are.
+    /// The number of reasons.
     pub const COUNT: usize = 3;
 }

@@ -1,40 +1,41 @@
-//! Whether a feature that needs programs in the kernel is at work, and why not if it is not.
+//! The state of a feature that needs eBPF programs, with the reason if it is unavailable.
 
-/// What has become of a group of probes.
+/// The state of a group of eBPF programs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u32)]
 pub enum ProbeState {
-    /// Not asked for.
+    /// Not requested.
     #[default]
     Off = 0,
-    /// At work.
+    /// Loaded and attached.
     Active = 1,
-    /// The library was built without them.
+    /// The library was built without eBPF programs.
     NotBuilt = 2,
     /// The kernel does not describe its types (`/sys/kernel/btf/vmlinux`, CONFIG_DEBUG_INFO_BTF).
     NoTypes = 3,
     /// A capability is missing, or the kernel is locked down.
     NotPermitted = 4,
-    /// The kernel does not know something that the probes need.
+    /// The kernel lacks a feature that the eBPF programs need.
     NotSupported = 5,
-    /// No room: out of memory, or the limit of locked memory is reached (RLIMIT_MEMLOCK).
+    /// Out of memory, or the limit of locked memory is reached (RLIMIT_MEMLOCK).
     NoMemory = 6,
     /// There is no cgroup v2 hierarchy to attach to.
     NoCgroup = 7,
-    /// The session sees another PID namespace than the kernel's first one, whose numbers the probes give.
+    /// The session is in another PID namespace than the kernel's initial one, whose pids the eBPF programs
+    /// report.
     PidNamespace = 8,
-    /// No descriptor is left: the limit of the process (RLIMIT_NOFILE) or of the system is reached.
+    /// No descriptor is available: the limit of the process (RLIMIT_NOFILE) or of the system is reached.
     NoDescriptor = 9,
 }
 
-/// Parts of what programs in the kernel can tell of sockets.
+/// The kinds of socket events that eBPF programs report.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ProgramSet(pub u32);
 
 impl ProgramSet {
-    /// Sockets are created and released.
+    /// Creation and release of sockets.
     pub const SOCKETS: ProgramSet = ProgramSet(1);
-    /// TCP connections open and close.
+    /// Opening and closing of TCP connections.
     pub const CONNECTIONS: ProgramSet = ProgramSet(2);
     /// Calls that send.
     pub const SENDS: ProgramSet = ProgramSet(4);
@@ -49,12 +50,12 @@ impl ProgramSet {
     /// All of these.
     pub const ALL: ProgramSet = ProgramSet(127);
 
-    /// Whether all of the others are among these.
+    /// Returns true if the set includes all of `other`.
     pub const fn has(self, other: ProgramSet) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// These without the others.
+    /// Returns the set without `other`.
     #[must_use]
     pub const fn without(self, other: ProgramSet) -> ProgramSet {
         ProgramSet(self.0 & !other.0)

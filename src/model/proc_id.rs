@@ -1,6 +1,6 @@
 //! The identity of a process over time.
 
-/// A process: a pid alone is reused, a pid with its start time is not.
+/// A process. A pid alone is reused, but a pid together with its start time is not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ProcId {
     /// The process id (thread group id).

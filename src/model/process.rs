@@ -1,4 +1,4 @@
-//! What is known of one process: its identity, one sample of its figures, and the record delivered to users.
+//! The data of one process: its identity, one sample of its figures, and the record that is delivered.
 
 use super::bits::bit_set;
 use super::connection::Connections;
@@ -7,8 +7,8 @@ use super::traffic::Traffic;
 use std::sync::Arc;
 
 bit_set! {
-    /// Which groups of figures are read for every process. Identity, state, threads, CPU time, page faults and start
-    /// time come with the one read that is always made.
+    /// The groups of figures that are read for every process. Identity, state, threads, CPU time, page faults
+    /// and start time come from the one read that is always made.
     SampleSet {
         /// Resident and virtual memory (`/proc/<pid>/statm`).
         MEMORY = 1;
@@ -28,16 +28,16 @@ bit_set! {
 }
 
 impl SampleSet {
-    /// What is read unless a caller says otherwise: all but what few ask for and takes one more read of `/proc` for
-    /// each process. Where figures do not come from there, context switches come with the others.
+    /// The default set: all groups except those that few callers need and that take one more read of `/proc`
+    /// for each process. If figures do not come from `/proc`, context switches come with the others.
     pub const USUAL: SampleSet = SampleSet(
         SampleSet::ALL.0 & !SampleSet::SWITCHES.0 & !SampleSet::CGROUP.0 & !SampleSet::PROPORTIONAL.0,
     );
 }
 
 bit_set! {
-    /// Which figures of a record are true. A figure whose bit is clear could not be read or was not asked for,
-    /// and is 0; that is not the same as a figure that is 0.
+    /// The figures of a record that are valid. A figure whose bit is clear could not be read or was not
+    /// requested, and is 0. This differs from a valid figure of 0.
     Validity {
         /// CPU times, page faults, state, threads, parent and start time.
         CPU = 1;
@@ -51,54 +51,55 @@ bit_set! {
         COMMAND_LINE = 16;
         /// User and group ids.
         USER = 32;
-        /// Bytes and packets sent and received: they are counted in the network namespace that the process is in, or
-        /// some were counted for a socket of another one that it holds.
+        /// Bytes and packets sent and received. They are counted in the network namespace of the process, or
+        /// some were counted for a socket of another namespace that it holds.
         NETWORK = 64;
-        /// CPU percentage: there was an earlier sample of the same process to compare with.
+        /// The CPU percentage: there was an earlier sample of the same process to compare with.
         CPU_PERCENT = 128;
-        /// What its flows did: flows were asked for, and are recorded where its bytes are counted.
+        /// The counts over its flows. Flows were requested, and are recorded where the bytes of the process
+        /// are counted.
         CONNECTIONS = 256;
         /// Context switches.
         SWITCHES = 512;
         /// The control group.
         CGROUP = 1024;
-        /// Bytes that the process itself has fetched from storage and sent there, without its children.
+        /// Bytes that the process itself has fetched from storage and sent to it, without its children.
         OWN_BYTES = 2048;
-        /// Bytes that it has read and written by calls itself.
+        /// Bytes that the process itself has read and written by calls, without its children.
         OWN_CHARS = 4096;
         /// The proportional share of resident memory.
         PROPORTIONAL = 8192;
     }
 }
 
-/// What changes only at exec, setuid, or by the wish of the process or of who manages it. All text is bytes as the kernel
-/// gave them.
+/// Attributes of a process that change only at exec, at setuid, or when the process or its manager changes
+/// them deliberately. All text is bytes as the kernel reported them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
-    /// The process's name (`comm` of its thread group leader), at most 15 bytes, 63 for kernel threads.
+    /// The process's name (`comm` of its thread group leader): at most 15 bytes, or 63 for kernel threads.
     pub name: Vec<u8>,
-    /// The arguments, each ended by NUL; empty for kernel threads. A process that is ending or a zombie keeps those it
-    /// was last seen with.
+    /// The arguments, each terminated by NUL; empty for kernel threads. A process that is ending, or a
+    /// zombie, keeps the arguments that were last read.
     pub command_line: Vec<u8>,
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// Name of the effective user, or its number in decimal when it has none.
+    /// Name of the effective user, or its number in decimal if it has no name.
     pub user: Vec<u8>,
-    /// Name of the effective group, or its number in decimal when it has none.
+    /// Name of the effective group, or its number in decimal if it has no name.
     pub group: Vec<u8>,
-    /// Name of the program's file; empty where it was not needed or is not known. It tells names apart that the kernel has
-    /// cut.
+    /// Name of the program's file; empty if it was not needed or is unknown. It distinguishes names that the
+    /// kernel has truncated.
     pub program: Vec<u8>,
-    /// Path of the control group, which begins with a slash; empty where it was not asked for or is not known.
+    /// Path of the control group, beginning with a slash; empty if it was not requested or is unknown.
     pub cgroup: Vec<u8>,
 }
 
 /// One reading of a process's figures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcessSample {
-    /// Whose figures they are.
+    /// The process.
     pub id: ProcId,
     /// The parent's pid.
     pub parent: i32,
@@ -106,50 +107,51 @@ pub struct ProcessSample {
     pub state: u8,
     /// Number of threads.
     pub threads: u32,
-    /// CPU time in user mode, clock ticks since the process started.
+    /// CPU time in user mode, in clock ticks since the process started.
     pub user_ticks: u64,
-    /// CPU time in kernel mode, clock ticks since the process started.
+    /// CPU time in kernel mode, in clock ticks since the process started.
     pub system_ticks: u64,
-    /// Page faults that needed no storage, of all threads since the process started.
+    /// Page faults that needed no access to storage, of all threads since the process started.
     pub minor_faults: u64,
-    /// Page faults that did.
+    /// Page faults that needed access to storage.
     pub major_faults: u64,
-    /// Resident set, bytes.
+    /// Resident set, in bytes.
     pub resident_bytes: u64,
-    /// Part of the resident set that is of files or shared memory, which other processes may share, bytes.
+    /// The part of the resident set that belongs to files or shared memory and that other processes may
+    /// share, in bytes.
     pub shared_bytes: u64,
-    /// Resident memory, of which each page counts in parts for all processes that share it, bytes.
+    /// Resident memory in bytes, with each page divided by the number of processes that share it.
     pub proportional_bytes: u64,
-    /// Virtual memory, bytes.
+    /// Virtual memory, in bytes.
     pub virtual_bytes: u64,
-    /// Bytes asked for by read calls (`rchar`).
+    /// Bytes requested by read calls (`rchar`).
     pub read_chars: u64,
-    /// Bytes handed to write calls (`wchar`).
+    /// Bytes passed to write calls (`wchar`).
     pub write_chars: u64,
     /// Bytes fetched from storage (`read_bytes`).
     pub read_bytes: u64,
     /// Bytes sent to storage (`write_bytes`).
     pub write_bytes: u64,
-    /// Of `read_chars`, the part that is not of children that it has waited for.
+    /// The part of `read_chars` that does not come from children that the process has waited for.
     pub own_read_chars: u64,
-    /// Of `write_chars`, likewise.
+    /// The part of `write_chars` that does not come from children that the process has waited for.
     pub own_write_chars: u64,
-    /// Of `read_bytes`, likewise.
+    /// The part of `read_bytes` that does not come from children that the process has waited for.
     pub own_read_bytes: u64,
-    /// Of `write_bytes`, likewise.
+    /// The part of `write_bytes` that does not come from children that the process has waited for.
     pub own_write_bytes: u64,
     /// Open descriptors.
     pub descriptors: u32,
-    /// How often the main thread waited, giving up the CPU (`voluntary_ctxt_switches`).
+    /// The number of times that the main thread waited and gave up the CPU (`voluntary_ctxt_switches`).
     pub voluntary_switches: u64,
-    /// How often the CPU was taken from the main thread (`nonvoluntary_ctxt_switches`).
+    /// The number of times that the main thread was preempted (`nonvoluntary_ctxt_switches`).
     pub involuntary_switches: u64,
-    /// Which of these could be read.
+    /// The figures that could be read.
     pub valid: Validity,
 }
 
 impl ProcessSample {
-    /// A sample of a process of which nothing could be read.
+    /// Returns a sample of a process whose figures could not be read.
     pub const fn unknown(id: ProcId) -> ProcessSample {
         ProcessSample {
             id,
@@ -180,46 +182,46 @@ impl ProcessSample {
     }
 }
 
-/// A process as users see it: its identity, its latest sample, rates, and its network traffic.
+/// A process as it is delivered: its identity, its latest sample, rates, and its network traffic.
 #[derive(Clone, Debug)]
 pub struct ProcessRecord {
     /// The latest sample.
     pub sample: ProcessSample,
-    /// Who it is.
+    /// The identity.
     pub identity: Arc<Identity>,
-    /// Share of the whole machine's CPU time between the two latest samples, 0-100; 0 on the first sample.
+    /// Share of the whole machine's CPU time between the two latest samples, 0-100; 0 in the first sample.
     pub cpu_percent: f64,
     /// Network traffic since the process was first seen.
     pub traffic: Traffic,
-    /// The part of `traffic` whose owner was chosen among several or found by a wildcard, both directions, bytes.
+    /// The part of `traffic` whose owner is shared or guessed, in both directions, in bytes.
     pub uncertain_bytes: u64,
-    /// The inode of the network namespace that its main thread is in, or was in before it ended; 0 where that could not
-    /// be read, or was not asked for.
+    /// The inode of the network namespace of its main thread, or of the last one before the process ended. It
+    /// is 0 if it could not be read or was not requested.
     pub network_namespace: u64,
-    /// What its flows did, if flows were asked for and there was any.
+    /// Counts over its flows, if flows were requested and the process had any.
     pub connections: Option<Box<Connections>>,
-    /// Which figures are true: those of the sample, and those that only a record has.
+    /// The valid figures: those of the sample, and those that only a record has.
     pub valid: Validity,
 }
 
-/// Which processes to deliver. A process is delivered when it matches every list that is not empty.
+/// The processes to deliver. A process is delivered if it matches every list that is not empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selection {
     /// Process ids.
     pub pids: Vec<i32>,
     /// User names, or user ids in decimal.
     pub users: Vec<Vec<u8>>,
-    /// Process names, compared with `comm` byte for byte. One that is longer than the kernel keeps is compared with the
-    /// names of the program's file, of its first argument, and of the second one, which is that of a script; of processes
-    /// whose `comm` is its beginning.
+    /// Process names, compared with `comm` byte by byte. A name longer than the kernel keeps applies to
+    /// processes whose `comm` is its beginning. It is compared with the name of the program's file and with
+    /// the file names in the first and second argument. The second argument is a script's name.
     pub names: Vec<Vec<u8>>,
 }
 
-/// Bytes of a name that the kernel keeps (`TASK_COMM_LEN` and its NUL).
+/// The number of bytes of a name that the kernel keeps (`TASK_COMM_LEN` without the NUL).
 pub const NAME_BYTES: usize = 15;
 
 impl Selection {
-    /// Whether a process with this pid and identity is delivered.
+    /// Returns true if a process with this pid and identity is delivered.
     pub fn matches(&self, pid: i32, identity: &Identity) -> bool {
         self.matches_pid(pid)
             && self.matches_user(identity)
@@ -228,7 +230,8 @@ impl Selection {
                 || self.matches_whole_name(identity))
     }
 
-    /// Whether that depends on what `identity` does not tell yet: command line and program of a process whose name is cut.
+    /// Returns true if the result depends on parts that `identity` may still lack: the command line and
+    /// program of a process whose name is truncated.
     pub fn depends_on_whole_name(&self, pid: i32, identity: &Identity) -> bool {
         self.matches_pid(pid)
             && self.matches_user(identity)
@@ -236,7 +239,7 @@ impl Selection {
             && self.long_names(&identity.name).next().is_some()
     }
 
-    /// Whether there are names that the kernel cuts.
+    /// Returns true if the selection has names that the kernel truncates.
     pub fn has_long_names(&self) -> bool {
         self.names.iter().any(|name| name.len() > NAME_BYTES)
     }
@@ -247,7 +250,7 @@ impl Selection {
         self.users.is_empty() || self.users.iter().any(is_user)
     }
 
-    /// The names that the kernel would have cut to this one.
+    /// Returns the names that the kernel would truncate to this one.
     fn long_names<'s>(&'s self, cut: &'s [u8]) -> impl Iterator<Item = &'s Vec<u8>> {
         let is_cut =
             |name: &&Vec<u8>| cut.len() == NAME_BYTES && name.len() > NAME_BYTES && name.starts_with(cut);
@@ -261,13 +264,13 @@ impl Selection {
         self.long_names(&identity.name).any(is_whole)
     }
 
-    /// Whether the list of pids, if there is one, holds `pid`.
+    /// Returns true if the list of pids is empty or contains `pid`.
     pub fn matches_pid(&self, pid: i32) -> bool {
         self.pids.is_empty() || self.pids.contains(&pid)
     }
 }
 
-/// What stands behind the last slash of a path.
+/// Returns the part of a path after its last slash.
 pub fn last_part(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }

@@ -1,6 +1,6 @@
-//! Bytes and packets, each way.
+//! Bytes and packets in each direction.
 
-/// Which way a packet went, seen from the local end of a flow.
+/// The direction of a packet, seen from the local end of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Direction {
     /// From the local endpoint.
@@ -9,24 +9,24 @@ pub enum Direction {
     Receive,
 }
 
-/// The size on the wire of what was captured as one frame.
+/// The size on the wire of a captured frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WireSize {
-    /// Bytes, with the headers of every packet.
+    /// Bytes, including the headers of every packet.
     pub bytes: u32,
     /// Packets, at least one.
     pub packets: u32,
 }
 
 impl From<u32> for WireSize {
-    /// One packet of so many bytes.
+    /// Returns the size of one packet of this many bytes.
     #[inline]
     fn from(bytes: u32) -> WireSize {
         WireSize { bytes, packets: 1 }
     }
 }
 
-/// Bytes and packets each way. Bytes are lengths on the wire, link header included.
+/// Bytes and packets in each direction. Bytes are lengths on the wire, link header included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
     /// Bytes sent.
@@ -40,7 +40,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts what was captured as one frame.
+    /// Counts a captured frame.
     #[inline]
     pub fn count(&mut self, direction: Direction, size: impl Into<WireSize>) {
         let WireSize { bytes, packets } = size.into();
@@ -56,19 +56,19 @@ impl Traffic {
         }
     }
 
-    /// Whether nothing was counted.
+    /// Returns true if nothing was counted.
     #[inline]
     pub fn is_empty(&self) -> bool {
         *self == Traffic::default()
     }
 
-    /// Takes what was counted, leaving nothing.
+    /// Returns the counts and resets them to zero.
     #[inline]
     pub fn take(&mut self) -> Traffic {
         std::mem::take(self)
     }
 
-    /// Bytes of both directions.
+    /// Returns the bytes of both directions.
     #[inline]
     pub fn bytes(&self) -> u64 {
         self.send_bytes + self.receive_bytes

@@ -1,32 +1,34 @@
-//! Which network namespaces besides the session's own are tapped.
+//! The choice of network namespaces to capture in, besides the session's own.
 
 use super::links;
 use crate::error::{Code, Error, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// Which network namespaces are counted in. The session's own, which is that of the thread that opens it, always is.
+/// The network namespaces to count in. The session's own, which is that of the thread that opens it, is
+/// always included.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum NamespaceChoice {
-    /// The session's own where packets are captured, since each other one takes sockets and rights; every one where the
-    /// kernel counts, for it counts in all of them anyway.
+    /// The session's own namespace if packets are captured, since every other one takes sockets and
+    /// privileges. All namespaces if the kernel counts, since it counts in all of them anyway.
     #[default]
     Usual,
-    /// The session's own, and no other.
+    /// Only the session's own namespace.
     Own,
-    /// Every one that a process is in or that is mounted: see [`super::Registry`] for how they are found.
+    /// All namespaces that a process is in or that are mounted. [`super::Registry`] describes the search.
     All,
-    /// Those at these absolute paths, such as `/run/netns/blue` or `/proc/1234/ns/net`. A path means what is there
-    /// now: it is waited for when it vanishes, and one of `/proc` follows the process number, not the process.
+    /// The namespaces at these absolute paths, such as `/run/netns/blue` or `/proc/1234/ns/net`. A path
+    /// refers to whatever exists there at the moment. If it disappears, the session waits for it to reappear.
+    /// A path in `/proc` follows the process number, not the process.
     Chosen(Vec<PathBuf>),
 }
 
 impl NamespaceChoice {
-    /// The most paths that can be chosen, one for each number there is.
+    /// The maximum number of chosen paths, one for each namespace number.
     pub const MOST: usize = 254;
 
-    /// Reads the words of the C interface: nothing or the empty string means `Usual`, `own` and `all` what they say,
-    /// anything else is a list of paths separated by commas.
+    /// Parses the argument of the C interface. `None` or the empty string means `Usual`, `own` means `Own`
+    /// and `all` means `All`. Anything else is a list of paths separated by commas.
     pub fn from_words(words: Option<&Path>) -> NamespaceChoice {
         use std::os::unix::ffi::OsStrExt as _;
         let bytes = words.map_or(&[][..], |words| words.as_os_str().as_bytes()).trim_ascii();
@@ -42,13 +44,13 @@ impl NamespaceChoice {
         }
     }
 
-    /// Whether it means others than the session's own where packets are captured.
+    /// Returns true if the choice includes other namespaces than the session's own when packets are captured.
     pub fn is_wide(&self) -> bool {
         matches!(self, NamespaceChoice::All | NamespaceChoice::Chosen(_))
     }
 
-    /// The inodes of the namespaces that are counted in where the kernel counts, `home` being the session's own: of those
-    /// chosen that are there now. `None` stands for every one.
+    /// Returns the inodes of the namespaces to count in if the kernel counts: `home`, the session's own, and
+    /// the chosen ones that exist now. `None` stands for all namespaces.
     pub fn inodes(&self, home: u64) -> Option<HashSet<u64>> {
         let chosen = match self {
             NamespaceChoice::Usual | NamespaceChoice::All => return None,
@@ -58,10 +60,11 @@ impl NamespaceChoice {
         Some(chosen.iter().filter_map(|path| links::namespace_at(path).ok()).chain([home]).collect())
     }
 
-    /// Checks the form of what was chosen; nothing is looked up.
+    /// Checks the form of the choice, without looking up any path.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the path.
+    /// Fails with `InvalidArgument` if a path is not absolute, and names it, or if the number of paths is out
+    /// of range.
     pub fn check(&self) -> Result<()> {
         let NamespaceChoice::Chosen(paths) = self else { return Ok(()) };
         if paths.is_empty() || paths.len() > Self::MOST {
@@ -81,7 +84,8 @@ impl NamespaceChoice {
     /// Checks that every chosen path is a network namespace now.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the path and what the system says of it.
+    /// Fails with `InvalidArgument` if a path is not a network namespace. The text names the path and the
+    /// system's reason.
     pub fn check_present(&self) -> Result<()> {
         let NamespaceChoice::Chosen(paths) = self else { return Ok(()) };
         for path in paths {

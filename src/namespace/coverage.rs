@@ -1,18 +1,19 @@
-//! Which network namespaces a session counts in at the moment.
+//! The network namespaces that a session counts in at the moment.
 
 use std::collections::HashSet;
 
 /// The network namespaces that are counted in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Coverage {
-    /// Every one, also where it is not known which one a process is in.
+    /// All namespaces, also if the namespace of a process is unknown.
     Every,
-    /// Those with these inodes.
+    /// The namespaces with these inodes.
     Only(HashSet<u64>),
 }
 
 impl Coverage {
-    /// Whether what a process in this namespace sends and receives is counted. 0 stands for one that is not known.
+    /// Returns true if the traffic of processes in this namespace is counted. The inode 0 stands for an
+    /// unknown one.
     pub fn has(&self, inode: u64) -> bool {
         match self {
             Coverage::Every => true,

@@ -1,4 +1,4 @@
-//! Working inside another network namespace, on a thread that lives for that only.
+//! Work inside another network namespace, on a thread that exists only for that.
 
 use super::links;
 use super::registry::NamespaceEntry;
@@ -13,13 +13,14 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread::Builder;
 
-/// Why work was not done inside a namespace.
+/// The reason that work was not done inside a namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EnterError {
-    /// What led there leads nowhere now, or to another namespace: its process has ended, its mount has gone. The
-    /// registry may know another way at its next refresh.
+    /// The path no longer leads to this namespace: its process has ended, or its mount has disappeared. The
+    /// registry may know another path after its next refresh.
     Gone,
-    /// The system refused it: `SystemResource`, naming the capability where one is missing, or `Thread`.
+    /// The system refused it: `Thread` if no thread could be started, else `SystemResource`, with the missing
+    /// capability in the text if one is missing.
     Refused(Error),
 }
 
@@ -34,27 +35,28 @@ impl fmt::Display for EnterError {
 
 impl std::error::Error for EnterError {}
 
-/// Runs `work` inside the namespace of `entry` and returns what it returns. Costs some 50 µs besides.
+/// Runs `work` inside the namespace of `entry` and returns its result. The overhead is some 50 µs.
 ///
-/// It runs on a thread of its own that blocks all signals; the calling thread waits for it and stays where it is. A
-/// panic of `work` goes on in the caller. That the way leads to another namespace by now, because its process number
-/// is another process's, is noticed by the inode before anything is entered.
+/// `work` runs on a thread of its own that blocks all signals. The calling thread waits for it and does not
+/// change its namespace. A panic of `work` continues in the caller. If the path leads to another namespace by
+/// now, because its process number has been reused, the inode reveals this before anything is entered.
 ///
 /// # Errors
-/// [`EnterError`]; entering takes CAP_SYS_ADMIN and CAP_SYS_PTRACE (setns(2), namespaces(7)).
+/// Fails with [`EnterError`]. Entering requires CAP_SYS_ADMIN and CAP_SYS_PTRACE (setns(2), namespaces(7)).
 pub fn enter<T: Send>(entry: &NamespaceEntry, work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
     enter_path(&entry.path, Some(entry.inode), work)
 }
 
-/// The same for the initial namespace, the only one in which the proc connector speaks (drivers/connector/cn_proc.c).
+/// Runs `work` inside the initial namespace, the only one in which the proc connector works
+/// (drivers/connector/cn_proc.c).
 ///
-/// It is that of the kernel's threads, and of process 1, which not everybody may look at. Where neither is the
-/// machine's own, as inside a container, it is the namespace of the container's process 1.
+/// The kernel's threads are in this namespace, and so is process 1, which not every process may inspect. If
+/// neither is the machine's own, as inside a container, it is the namespace of the container's process 1.
 ///
 /// # Errors
 /// As [`enter`].
 pub fn enter_initial<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EnterError> {
-    // kthreadd, the parent of all of the kernel's threads: kernel/kthread.c, init/main.c.
+    // kthreadd is the parent of all of the kernel's threads: kernel/kthread.c, init/main.c.
     let read = || links::guarded_path(Path::new("/proc/2/stat"), |path| Ok(std::fs::read(path)));
     let stat = bounded("capture-enter", read).ok().and_then(|read| read.ok()?.ok()).unwrap_or_default();
     let rest = stat.strip_prefix(b"2 (kthreadd) ").and_then(|rest| rest.get(1..));
@@ -85,7 +87,7 @@ fn enter_path<T: Send>(
     }
 }
 
-/// Opens the namespace at `path`, if that is the one with this inode.
+/// Opens the namespace at `path`, if it has this inode.
 fn open_way(path: &Path, inode: Option<u64>) -> Result<OwnedFd, EnterError> {
     let way = path.to_owned();
     let opened = bounded("capture-enter", move || links::open_namespace(&way));
@@ -104,7 +106,7 @@ fn open_way(path: &Path, inode: Option<u64>) -> Result<OwnedFd, EnterError> {
     Ok(file)
 }
 
-/// Moves the calling thread to the namespace that was opened by `path`.
+/// Moves the calling thread to the namespace that was opened at `path`.
 fn move_to(path: &Path, file: &OwnedFd) -> Result<(), EnterError> {
     setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(path, errno, capability::SYS_ADMIN))
 }

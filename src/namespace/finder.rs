@@ -1,4 +1,4 @@
-//! A registry that works on a thread of its own, since reading which namespaces processes are in may not return.
+//! A registry that works on a thread of its own, since a read of a process's namespace may not return.
 
 use super::choice::NamespaceChoice;
 use super::registry::{Known, NamespaceEntry, Registry, RegistryStats};
@@ -7,8 +7,8 @@ use crate::error::{Code, Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Runs a [`Registry`] for a thread that must not wait for it. Where a read does not return the registry is lost with its
-/// thread, and another one goes on with what was known.
+/// Runs a [`Registry`] for a thread that must not wait for it. If a read does not return, the registry is
+/// lost with its thread, and another one continues with the namespaces that were known.
 pub struct NamespaceFinder {
     choice: NamespaceChoice,
     proc_path: PathBuf,
@@ -20,10 +20,11 @@ pub struct NamespaceFinder {
 }
 
 impl NamespaceFinder {
-    /// Opens a registry; see [`Registry::open`].
+    /// Opens a registry. See [`Registry::open`].
     ///
     /// # Errors
-    /// As [`Registry::open`]; `SystemResource` when a read does not return, `Thread` when the system refuses a thread.
+    /// As [`Registry::open`]. Also fails with `SystemResource` if a read does not return, and with `Thread`
+    /// if the system refuses a thread.
     pub fn open(choice: &NamespaceChoice, proc_path: &Path) -> Result<NamespaceFinder> {
         let mut finder = NamespaceFinder {
             choice: choice.clone(),
@@ -41,8 +42,9 @@ impl NamespaceFinder {
         Ok(finder)
     }
 
-    /// Looks for namespaces that have come and gone; see [`Registry::refresh`]. Takes at most a quarter of a second longer
-    /// than that where a read does not return, and then shows what was known.
+    /// Looks for namespaces that have appeared or disappeared. See [`Registry::refresh`]. If a read does not
+    /// return, it takes at most a quarter of a second longer than that, and then returns the namespaces that
+    /// were known.
     pub fn refresh(&mut self) -> Arc<[NamespaceEntry]> {
         let registry = self.registry.take();
         let (choice, path, known) = (self.choice.clone(), self.proc_path.clone(), self.known.clone());
@@ -65,17 +67,17 @@ impl NamespaceFinder {
         self.known.snapshot()
     }
 
-    /// What it has found, to be given to other threads.
+    /// Returns the view of the namespaces that other threads can use.
     pub fn known(&self) -> &Known {
         &self.known
     }
 
-    /// What it has counted.
+    /// Returns the registry's counters.
     pub fn stats(&self) -> RegistryStats {
         self.stats
     }
 
-    /// Takes the lines for the log that have come up.
+    /// Takes the pending lines for the log.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }

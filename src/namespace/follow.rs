@@ -1,42 +1,44 @@
-//! Following the namespaces that a registry finds, for those who keep something open in each.
+//! Follows the namespaces that a registry finds, for callers that keep sockets open in each.
 
 use super::registry::{Known, NamespaceEntry};
 use crate::model::Namespace;
 use std::sync::Arc;
 
-/// One follower's view of the namespaces: what it has been told of so far.
+/// One follower's view of the namespaces: those that it has reported so far.
 #[derive(Debug, Default)]
 pub struct Follower {
     known: Known,
     told: Arc<[NamespaceEntry]>,
 }
 
-/// What has changed for a follower.
+/// The changes since a follower's last report.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
-    /// Namespaces in which nothing may be kept open any more: they are gone, or another has their number.
+    /// Namespaces in which nothing may be kept open any more: they have disappeared, or their number was
+    /// reassigned.
     pub gone: Vec<Namespace>,
-    /// Namespaces that have come.
+    /// Namespaces that have appeared.
     pub come: Vec<NamespaceEntry>,
 }
 
 impl Follower {
-    /// A follower that knows of none yet.
+    /// Returns a follower that has not reported any namespace yet.
     pub fn new(known: Known) -> Follower {
         Follower { known, told: Arc::default() }
     }
 
-    /// Whether there are namespaces that it has told of and not yet told to be gone.
+    /// Returns true if it has reported namespaces that it has not yet reported as gone.
     pub fn has_told(&self) -> bool {
         !self.told.is_empty()
     }
 
-    /// The inode of the namespace that has this number, or had it last, whether it was told of or not.
+    /// Returns the inode of the namespace that has this number or had it last, whether it was reported or
+    /// not.
     pub fn inode(&self, namespace: Namespace) -> Option<u64> {
         self.known.inode(namespace)
     }
 
-    /// What has changed since the last call; costs one lock when nothing has.
+    /// Returns the changes since the last call. If there are none, this costs one lock.
     pub fn changes(&mut self) -> Changes {
         let now = self.known.snapshot();
         if Arc::ptr_eq(&now, &self.told) {
@@ -96,14 +98,14 @@ mod tests {
         follower.changes();
         known.show(vec![entry(1, 70, 77)]);
         assert_eq!(follower.changes(), Changes::default(), "the same one by another process");
-        // Between two calls the number has gone to another, as when there are 254 of them.
+        // Between two calls, the number was reassigned, as happens if there are 254 namespaces.
         known.show(Vec::new());
         known.show(vec![entry(1, 71, 7)]);
         assert_eq!(follower.changes(), Changes { gone: vec![Namespace(1)], come: vec![entry(1, 71, 7)] });
-        // The inode has gone to another that has another number.
+        // The inode was reassigned to a namespace with another number.
         known.show(vec![entry(2, 71, 7)]);
         assert_eq!(follower.changes(), Changes { gone: vec![Namespace(1)], come: vec![entry(2, 71, 7)] });
-        // What came and went between two calls was never told of.
+        // A namespace that appeared and disappeared between two calls is never reported.
         known.show(vec![entry(2, 71, 7), entry(3, 72, 8)]);
         known.show(vec![entry(2, 71, 7)]);
         assert_eq!(follower.changes(), Changes::default());

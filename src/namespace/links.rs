@@ -1,4 +1,4 @@
-//! Which network namespace a path of the nsfs file system names, by opening it.
+//! Opens paths of the nsfs file system to find the network namespace that they name.
 
 use crate::blocking::{ProcTree, ReadKind, guarded};
 use nix::errno::Errno;
@@ -8,23 +8,23 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// In place of a tree, for reads by whole paths.
+/// Stands for the `/proc` tree in reads by full path.
 const PATHS: ProcTree = ProcTree(1);
 
 /// `NS_GET_NSTYPE` of linux/nsfs.h: `_IO(0xb7, 3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
-/// Opens the network namespace at `path`, and tells its inode.
+/// Opens the network namespace at `path`, and returns it with its inode.
 ///
 /// # Errors
-/// The system's error number; `EINVAL` for what is no network namespace.
+/// Fails with the system's error number, which is `EINVAL` if the path is not a network namespace.
 pub(super) fn open_namespace(path: &Path) -> nix::Result<(OwnedFd, u64)> {
-    // O_NONBLOCK, lest the path be a pipe and the opening wait for its other end.
+    // O_NONBLOCK, since opening a pipe would wait for its other end.
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = guarded_path(path, |path| open(path, flags, Mode::empty()))?;
-    // SAFETY: the request takes no argument and touches no memory of ours; the descriptor is open.
+    // SAFETY: the request takes no argument and touches no memory of this process. The descriptor is open.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
-    // What is not of nsfs says ENOTTY, or anything.
+    // Files outside nsfs return ENOTTY, or anything else.
     if kind != libc::CLONE_NEWNET {
         return Err(Errno::EINVAL);
     }
@@ -32,7 +32,7 @@ pub(super) fn open_namespace(path: &Path) -> nix::Result<(OwnedFd, u64)> {
     Ok((file, inode))
 }
 
-/// Makes a read by a whole path that may not return: the process that the path leads by can keep its directories locked.
+/// Makes a read by full path that may not return: the process in the path can keep its directories locked.
 ///
 /// # Errors
 /// As [`guarded`].
@@ -43,7 +43,7 @@ pub(super) fn guarded_path<T>(path: &Path, read: impl FnOnce(&Path) -> nix::Resu
     guarded(PATHS, number, ReadKind::Process, || read(path))
 }
 
-/// The network namespace at `path`, by its inode.
+/// Returns the inode of the network namespace at `path`.
 ///
 /// # Errors
 /// As [`open_namespace`].

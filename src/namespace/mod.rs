@@ -1,12 +1,12 @@
-//! The network namespaces of the machine besides the session's own: which there are, and how to work inside one.
+//! The network namespaces of the machine besides the session's own, and work inside them.
 //!
-//! A [`Registry`] finds them and gives each a small number, and [`Known`] shows what it has found to other threads.
-//! [`enter`] runs a piece of work inside a namespace, on a thread of its own: no thread of the host, and none of the
-//! library's lasting ones, ever changes its namespace. A socket that such work opens belongs to the namespace for
-//! good and may be used on any thread.
+//! A [`Registry`] finds them and assigns a small number to each. [`Known`] shows them to other threads.
+//! [`enter`] runs work inside a namespace, on a thread of its own. No thread of the host, and none of the
+//! library's long-lived threads, ever changes its namespace. A socket that such work opens belongs to the
+//! namespace permanently and may be used on any thread.
 //!
-//! Nothing here holds a namespace open. Whoever opens sockets in one must close them once [`Known`] does not show it
-//! any more, for it and its devices live as long as they do.
+//! This module does not hold a namespace open. A caller that opens sockets in a namespace must close them
+//! once [`Known`] no longer shows it, because the namespace and its devices exist as long as the sockets do.
 
 mod choice;
 mod coverage;
@@ -26,10 +26,10 @@ pub use finder::NamespaceFinder;
 pub use follow::{Changes, Follower};
 pub use registry::{Known, NamespaceEntry, Registry, RegistryStats};
 
-/// The inode of the calling thread's network namespace.
+/// Returns the inode of the calling thread's network namespace.
 ///
 /// # Errors
-/// The system's error number, where `/proc` is not there.
+/// Fails with the system's error number if `/proc` is unavailable.
 pub fn current_inode() -> nix::Result<u64> {
     links::namespace_at(std::path::Path::new("/proc/thread-self/ns/net"))
 }

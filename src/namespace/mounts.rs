@@ -1,4 +1,4 @@
-//! The network namespaces that are mounted somewhere, as `ip netns` and container runtimes do to name them.
+//! Network namespaces that are mounted, as `ip netns` and container runtimes do to name them.
 
 use crate::proc::{Mount, ProcRoot, mounts, network_namespace};
 use nix::fcntl::{OFlag, openat};
@@ -9,17 +9,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What is mounted, read again only when the kernel says that mounts have changed.
+/// The mounted namespaces. They are read again only if the kernel reports that mounts have changed.
 #[derive(Default)]
 pub(super) struct Mounts {
-    /// `mountinfo`, kept open: polling it tells of changes since it was last polled (proc_pid_mounts(5)).
+    /// `mountinfo`, kept open: polling it reports changes since it was last polled (proc_pid_mounts(5)).
     watched: Option<OwnedFd>,
     by_inode: HashMap<u64, Arc<Path>>,
     buffer: Vec<u8>,
 }
 
 impl Mounts {
-    /// Follows what has changed, as this thread sees the mounts. Where they cannot be read, none is known.
+    /// Updates the mounts if they have changed, as this thread sees them. If they cannot be read, none is
+    /// known.
     pub(super) fn refresh(&mut self, root: &ProcRoot) {
         let first = self.watched.is_none();
         if first {
@@ -37,13 +38,13 @@ impl Mounts {
         }
     }
 
-    /// The mounted network namespaces by inode, each with one path.
+    /// Returns the mounted network namespaces by inode, each with one path.
     pub(super) fn all(&self) -> &HashMap<u64, Arc<Path>> {
         &self.by_inode
     }
 }
 
-/// The network namespace and the path of a mount, if it is of one.
+/// Returns the network namespace and the path of a mount, if the mount is one of a network namespace.
 fn namespace_of(mount: Mount<'_>) -> Option<(u64, Arc<Path>)> {
     let inode = network_namespace(mount.root)?;
     (mount.kind == b"nsfs").then(|| (inode, mount.point().into()))

@@ -1,27 +1,29 @@
-//! The numbers that namespaces get: each is at one namespace at a time, and the one that was free longest comes first.
+//! The numbers of namespaces. Each number belongs to one namespace at a time, and the one that has been free
+//! longest is assigned first.
 
 use crate::model::Namespace;
 use std::collections::VecDeque;
 
-/// The numbers that are free.
+/// The free numbers.
 #[derive(Debug)]
 pub(super) struct Numbers(VecDeque<u8>);
 
 impl Numbers {
-    /// How many there are: all of a `Namespace` but the session's own, and one kept back.
+    /// The number of assignable numbers: all of a `Namespace` except the session's own and one in reserve.
     pub(super) const COUNT: u8 = 254;
 
-    /// The number that has been free longest, or `None`.
+    /// Takes the number that has been free longest, or returns `None` if there is none.
     pub(super) fn take(&mut self) -> Option<Namespace> {
         self.0.pop_front().map(Namespace)
     }
 
-    /// Takes a certain number.
+    /// Takes a particular number.
     pub(super) fn reserve(&mut self, number: Namespace) {
         self.0.retain(|&free| free != number.0);
     }
 
-    /// Frees a number. What still bears it is forgotten over the time that the others take to come round.
+    /// Frees a number. Data that still has it expires before the number is assigned again, since the others
+    /// are assigned first.
     pub(super) fn give_back(&mut self, number: Namespace) {
         self.0.push_back(number.0);
     }

@@ -1,4 +1,5 @@
-//! The network namespaces that there are besides the session's own: found, numbered, and let go when they end.
+//! The network namespaces besides the session's own: finds them, numbers them, and releases them when they
+//! end.
 
 use super::choice::NamespaceChoice;
 use super::links;
@@ -15,64 +16,67 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Processes looked at in one refresh, in turn: 3 to 4 ms where there are 10,000, and less where they are fewer.
+/// Processes read in one refresh, in turn. This takes 3 to 4 ms with 10,000 processes, and less with fewer.
 const SLICE: usize = 1_000;
 
-/// The same in the first lap, when none is known yet, and while it is in doubt whether a namespace still has a process:
-/// it and its devices are kept open meanwhile. Some 20 ms, in which no packet is read.
+/// Processes read in one refresh during the first lap, when none is known yet, and while it is uncertain
+/// whether a namespace still has a process, because the namespace and its devices are kept open meanwhile.
+/// This takes some 20 ms, in which no packet is read.
 const SEARCH: usize = 5_000;
 
-/// Processes remembered of each namespace, so that the end of one raises no doubt.
+/// Processes recorded for each namespace, so that the end of one does not make its state uncertain.
 const WITNESSES: usize = 4;
 
-/// Descriptors that this process must be allowed to open for each namespace. One with two devices takes seven (two
-/// sockets for devices and addresses, one for each device, three to find owners), others more; most are left to the host.
+/// Descriptors that this process must be allowed to open for each namespace. A namespace with two devices
+/// takes seven (two sockets for devices and addresses, one for each device, three to find owners), and others
+/// take more. Most descriptors are left to the host.
 const DESCRIPTORS: u64 = 16;
 
-/// A network namespace and a way into it.
+/// A network namespace and a path to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamespaceEntry {
     /// Its number in this session, from 1.
     pub namespace: Namespace,
-    /// Its inode in nsfs. A later namespace may have it again once this one is gone.
+    /// Its inode in nsfs. A later namespace may have the same inode once this one has ended.
     pub inode: u64,
-    /// A process in it, of the tree that the registry was opened with; `None` where only a path is known.
+    /// A process in it, from the tree that the registry was opened with. `None` if only a path is known.
     pub pid: Option<i32>,
-    /// What leads there: a mount, or the link of that process. It may lead nowhere a moment later.
+    /// A path to it: a mount, or the link of that process. The path may become invalid at any moment.
     pub path: Arc<Path>,
 }
 
-/// What a registry has found, for all threads. Clones show the same.
+/// The namespaces that a registry has found, for all threads. Clones show the same data.
 #[derive(Clone, Debug)]
 pub struct Known(Arc<Mutex<KnownNamespaces>>);
 
 #[derive(Debug)]
 struct KnownNamespaces {
     entries: Arc<[NamespaceEntry]>,
-    /// The inode of each number: of the last namespace that had it, also when that is gone.
+    /// The inode of each number: that of the last namespace that had it, even if that one has ended.
     inodes: [u64; 1 << u8::BITS],
 }
 
 impl Known {
-    /// The namespaces there are besides the session's own, as of the last refresh, by number. Costs one lock.
+    /// Returns the namespaces besides the session's own, as of the last refresh, by number. Costs one lock.
     pub fn snapshot(&self) -> Arc<[NamespaceEntry]> {
         Arc::clone(&self.0.lock().entries)
     }
 
-    /// The inode of the namespace that has this number, or had it last. `None` for one that none has had.
+    /// Returns the inode of the namespace that has this number or had it last. `None` if no namespace has had
+    /// it.
     pub fn inode(&self, namespace: Namespace) -> Option<u64> {
         let inode = self.0.lock().inodes[usize::from(namespace.0)];
         (inode != 0).then_some(inode)
     }
 
-    /// The namespace that has this number now.
+    /// Returns the namespace that has this number now.
     pub fn get(&self, namespace: Namespace) -> Option<NamespaceEntry> {
         let entries = self.snapshot();
         let place = entries.binary_search_by_key(&namespace, |entry| entry.namespace).ok()?;
         entries.get(place).cloned()
     }
 
-    /// Shows these, which are in the order of their numbers, if they differ. Returns what is shown.
+    /// Publishes these entries, which are sorted by number, if they differ. Returns the published entries.
     pub(super) fn show(&self, entries: Vec<NamespaceEntry>) -> Arc<[NamespaceEntry]> {
         let mut shown = self.0.lock();
         if *shown.entries != *entries {
@@ -91,12 +95,12 @@ impl Default for Known {
     }
 }
 
-/// What a registry has counted.
+/// The counters of a registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RegistryStats {
-    /// Namespaces known now, the session's own not among them.
+    /// Namespaces known now, without the session's own.
     pub known: u32,
-    /// Namespaces that were found and have no number, because there are more than [`Registry`] takes up.
+    /// Namespaces that were found but have no number, because [`Registry`] tracks a limited number of them.
     pub left_out: u32,
 }
 
@@ -105,39 +109,42 @@ struct TrackedNamespace {
     namespace: Namespace,
     /// Processes that were last seen in it.
     witnesses: Vec<i32>,
-    /// After how many laps without a witness it is gone, while that is in doubt.
+    /// The count of laps at which it is considered ended, unless a process in it is found before. `None`
+    /// while it has a process or a mount.
     gone_after: Option<u64>,
-    /// The way into it that is shown.
+    /// The path to it that is published, with a process if one is known.
     shown: Option<(Option<i32>, Arc<Path>)>,
 }
 
-/// Finds the network namespaces that are chosen, and follows their coming and going.
+/// Finds the chosen network namespaces, and follows them as they appear and disappear.
 ///
-/// `All` are those that a process is in, and those that are mounted where this thread sees it. Of processes it reads
-/// 1,000 links in each refresh, 5,000 until all have been read once, and besides those of all process numbers given out
-/// since the last two refreshes, so that a new container is found with the next refresh, and a process that changes its
-/// namespace later after as many refreshes as there are times 1,000 processes. Namespaces that only a descriptor or a
-/// thread other than the first of its process keeps are not found.
+/// `All` are those that a process is in, and those that are mounted where this thread sees the mount. In each
+/// refresh, the registry reads the links of 1,000 processes (5,000 until all have been read once), and also
+/// those of all process numbers assigned since the last but one refresh. It therefore finds a new container
+/// with the next refresh. It finds a process that changes its namespace later after as many refreshes as
+/// there are times 1,000 processes. It does not find namespaces that are kept only by a descriptor or by a
+/// thread other than the first of its process.
 ///
-/// A namespace is gone with the refresh that finds it neither mounted nor with a process in it: the next one when there
-/// are up to 5,000 processes. One whose link has become unreadable counts as having no process.
+/// A namespace is gone with the refresh that finds it neither mounted nor with a process in it. This is the
+/// next refresh if there are up to 5,000 processes. A process whose link has become unreadable does not count
+/// as being in it.
 ///
-/// No more than 254 are taken up at once, and no more than one for every 16 descriptors that the process may open
-/// (`RLIMIT_NOFILE` as it is at the opening): 64 where that is 1,024. Those that are found on top are counted, and
-/// taken up when others have gone.
+/// At most 254 namespaces are tracked at once, and at most one for every 16 descriptors that the process may
+/// open (`RLIMIT_NOFILE` at the time of opening): 64 if the limit is 1,024. Further ones are counted, and are
+/// tracked once others have ended.
 pub struct Registry {
     choice: NamespaceChoice,
     root: ProcRoot,
     proc_path: PathBuf,
-    /// The session's own namespace; always known where others are looked for.
+    /// The session's own namespace. It is always known if other namespaces are looked for.
     home: Option<u64>,
-    /// Most namespaces that are taken up.
+    /// The maximum number of tracked namespaces.
     most: u8,
     held: BTreeMap<u64, TrackedNamespace>,
     numbers: Numbers,
     scan: Scan,
     mounts: Mounts,
-    /// Namespaces without a number, of the lap under way and of the last one.
+    /// Namespaces without a number, of the current lap and of the last one.
     left_out: [HashSet<u64>; 2],
     laps: u64,
     known: Known,
@@ -147,13 +154,14 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry of the namespaces that `choice` means, of the processes in the `/proc` tree at `proc_path`. The
-    /// namespace of the calling thread is the session's own and never among them. Nothing has been looked for yet.
+    /// Returns a registry of the namespaces of `choice`, for the processes in the `/proc` tree at
+    /// `proc_path`. The calling thread's namespace is the session's own and is never included. The search
+    /// begins with the first refresh.
     ///
     /// # Errors
-    /// `InvalidArgument` when a chosen path is not a network namespace, or when more are chosen than are taken up;
-    /// `SystemResource` when it cannot be told which namespace the calling thread is in, for then its own would be taken
-    /// for another one; what [`ProcRoot::open`] returns.
+    /// Fails with `InvalidArgument` if a chosen path is not a network namespace, or if more are chosen than
+    /// can be tracked. Fails with `SystemResource` if the calling thread's namespace cannot be read, since
+    /// the registry would take it for another one. Also fails with the errors of [`ProcRoot::open`].
     pub fn open(choice: &NamespaceChoice, proc_path: &Path) -> Result<Registry> {
         let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let most = u8::try_from(allowed / DESCRIPTORS).unwrap_or(u8::MAX).clamp(1, Numbers::COUNT);
@@ -198,8 +206,7 @@ impl Registry {
         })
     }
 
-    /// A registry in place of one that was lost, which goes on with the namespaces and numbers that it has shown in
-    /// `known`.
+    /// Returns a registry that replaces a lost one. It continues with the namespaces and numbers in `known`.
     ///
     /// # Errors
     /// As [`Registry::open`].
@@ -216,24 +223,25 @@ impl Registry {
         Ok(registry)
     }
 
-    /// What it has found, to be given to other threads.
+    /// Returns the view of the namespaces that other threads can use.
     pub fn known(&self) -> &Known {
         &self.known
     }
 
-    /// What it has counted.
+    /// Returns the counters.
     pub fn stats(&self) -> RegistryStats {
         let left_out = self.left_out.iter().map(HashSet::len).max().unwrap_or(0);
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         RegistryStats { known: number(self.held.len()), left_out: number(left_out) }
     }
 
-    /// Takes the lines for the log that have come up.
+    /// Takes the pending lines for the log.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
 
-    /// Looks for namespaces that have come and gone. To be called about once a second. Returns what there is now.
+    /// Looks for namespaces that have appeared or disappeared, and returns the current ones. The caller calls
+    /// it about once a second.
     pub fn refresh(&mut self) -> Arc<[NamespaceEntry]> {
         match self.choice.clone() {
             NamespaceChoice::Usual | NamespaceChoice::Own => {}
@@ -273,7 +281,7 @@ impl Registry {
         let Registry { scan, root, home, .. } = self;
         let mut found = Vec::new();
         let mut take = |pid, inode| {
-            // Most processes are in the session's own.
+            // Most processes are in the session's own namespace.
             if *home != Some(inode) {
                 found.push((pid, inode));
             }
@@ -309,7 +317,8 @@ impl Registry {
         }
     }
 
-    /// Forgets processes that have ended or moved on. A namespace that is left without any is in doubt from then on.
+    /// Drops processes that have ended or have left. A namespace without a process or a mount is uncertain
+    /// from then on.
     fn question_witnesses(&mut self) {
         let root = &self.root;
         let mut doubt = false;
@@ -335,7 +344,8 @@ impl Registry {
         }
     }
 
-    /// The namespace with this inode, which gets a number if it is new; `None` when it gets none.
+    /// Returns the namespace with this inode, and assigns a number to it if it is new. `None` if it gets no
+    /// number.
     fn hold(&mut self, inode: u64) -> Option<&mut TrackedNamespace> {
         if self.home == Some(inode) {
             return None;
@@ -356,7 +366,7 @@ impl Registry {
         self.held.get_mut(&inode)
     }
 
-    /// Lets go of those of which `gone` is true.
+    /// Releases the namespaces for which `gone` returns true.
     fn release(&mut self, gone: impl Fn(u64, &TrackedNamespace) -> bool) {
         let numbers = &mut self.numbers;
         self.held.retain(|&inode, held| {
@@ -378,7 +388,7 @@ impl Registry {
         }
     }
 
-    /// Shows what there is, if it has changed.
+    /// Publishes the current namespaces, if they have changed.
     fn publish(&mut self) -> Arc<[NamespaceEntry]> {
         let mut entries: Vec<NamespaceEntry> = self
             .held
@@ -393,7 +403,7 @@ impl Registry {
     }
 }
 
-/// Why no more namespaces are taken up.
+/// Returns the reason that no more namespaces are tracked.
 fn limit(most: u8) -> String {
     match most {
         Numbers::COUNT => format!("at most {most} are"),
@@ -403,7 +413,7 @@ fn limit(most: u8) -> String {
     }
 }
 
-/// Sets the way into a namespace.
+/// Sets the published path to a namespace.
 fn show(held: &mut TrackedNamespace, pid: Option<i32>, path: &Path) {
     if held.shown.as_ref().is_none_or(|(shown, by)| *shown != pid || **by != *path) {
         held.shown = Some((pid, path.into()));

@@ -1,11 +1,11 @@
-//! The registry on made-up trees of processes.
+//! Tests of the registry on fixture trees of processes.
 
 use super::*;
 use std::os::unix::fs::symlink;
 
 const HOME: u64 = 1;
 
-/// A `/proc` tree whose processes are in namespaces of the test's choosing.
+/// A `/proc` tree whose processes are in namespaces that the test chooses.
 struct NamespaceTree {
     directory: tempfile::TempDir,
 }
@@ -46,7 +46,7 @@ impl NamespaceTree {
     }
 }
 
-/// Number, inode and process of each.
+/// Returns the number, inode and process of each entry.
 fn shown(entries: &[NamespaceEntry]) -> Vec<(u8, u64, Option<i32>)> {
     entries.iter().map(|entry| (entry.namespace.0, entry.inode, entry.pid)).collect()
 }
@@ -84,7 +84,7 @@ fn a_namespace_is_gone_with_its_last_process_and_not_before() {
         assert_eq!((now.len(), now[0].namespace), (1, first.namespace));
     }
     assert_eq!(registry.refresh()[0].pid, Some(69));
-    // Its number becomes another process's, elsewhere.
+    // Another process in another namespace reuses its number.
     tree.at(69, HOME);
     assert_eq!(shown(&registry.refresh()), []);
 }
@@ -132,7 +132,7 @@ fn descriptors_bound_how_many_are_taken_up() {
     assert_eq!((first.len(), registry.stats()), (3, RegistryStats { known: 3, left_out: 2 }));
     let notes = registry.take_notes();
     assert!(notes.len() == 1 && notes[0].contains("3 are, one for every 16 descriptors"), "{notes:?}");
-    // Whoever goes makes room, and no number is lost to those that were left out.
+    // A namespace that ends frees its place, and those that were left out do not use up numbers.
     tree.end(first[0].pid.unwrap());
     let second = (0..3).map(|_| registry.refresh()).last().unwrap();
     assert!(second.len() == 3 && !second.contains(&first[0]), "{second:?}");
@@ -191,7 +191,7 @@ fn many_processes_are_looked_through_in_slices_and_the_doubtful_at_once() {
     tree.at(10_001, 7);
     let mut registry = tree.registry();
     assert_eq!(registry.refresh().len(), 1, "at first, all of them");
-    // One enters a namespace long after it was forked.
+    // A process enters a namespace long after it was forked.
     tree.at(4_499, 8);
     let refreshes = (1..20).find(|_| registry.refresh().len() == 2).unwrap();
     assert!((1..=6).contains(&refreshes), "{refreshes}");

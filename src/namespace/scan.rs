@@ -1,11 +1,12 @@
-//! Which network namespace each process is in, looked through a bounded number of processes at a time.
+//! Reads the network namespace of each process, for a bounded number of processes at a time.
 //!
-//! A reading of a link costs 2 µs, so that all of 10,000 processes would cost 20 ms each second. Instead
-//! - whatever was forked since the last call but one is looked at first, at most [`RECENT`] numbers: a container is
-//!   found with the next call however many processes there are. Each is looked at twice, because a process may be forked
-//!   first and enter its namespace a moment later;
-//! - of all processes a slice is looked at in turn, so that one which changes its namespace later in its life is
-//!   found after as many calls as there are slices.
+//! Reading a link takes 2 µs, so reading those of all of 10,000 processes would take 20 ms each second. The
+//! scan therefore reads in each call
+//! - processes that were forked since the last but one call, at most [`RECENT`] numbers. A container is found
+//!   with the next call, regardless of the number of processes. Each process is read twice, because it may
+//!   enter its namespace a moment after it was forked.
+//! - one slice of all processes, in turn. A process that changes its namespace later in its life is found
+//!   after as many calls as there are slices.
 
 use crate::blocking::{ReadKind, guarded};
 use crate::proc::{Listing, PidPath, ProcRoot, network_namespace_at, open_directory};
@@ -13,18 +14,18 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Process numbers looked at because they were given out lately.
+/// The maximum number of process numbers that are read because they were assigned recently.
 const RECENT: i32 = 2_000;
 
-/// Goes through the processes in turn.
+/// Reads the processes in turn.
 pub(super) struct Scan {
     directory: Option<OwnedFd>,
     listing: Listing,
-    /// Whether the next slice begins with the first process.
+    /// Set if the next slice begins with the first process.
     at_start: bool,
-    /// How often the last process has been reached.
+    /// The number of times that the last process has been reached.
     laps: u64,
-    /// The newest process number at the last calls, the older one first.
+    /// The newest process number at the last two calls, the older one first.
     newest: [i32; 2],
     buffer: Vec<u8>,
     forbidden: u64,
@@ -43,40 +44,40 @@ impl Scan {
         }
     }
 
-    /// How often the last process has been reached.
+    /// Returns the number of times that the last process has been reached.
     pub(super) fn laps(&self) -> u64 {
         self.laps
     }
 
-    /// Processes that may not be looked at, of the whole time: capabilities(7), CAP_SYS_PTRACE.
+    /// Returns the number of reads that were refused since the beginning: capabilities(7), CAP_SYS_PTRACE.
     pub(super) fn forbidden(&self) -> u64 {
         self.forbidden
     }
 
-    /// Has the next slice begin with the first process, so that after one lap all have been looked at anew.
+    /// Makes the next slice begin with the first process, so that after one lap all have been read again.
     pub(super) fn restart(&mut self) {
         self.directory = None;
         self.at_start = true;
     }
 
-    /// The number of laps after which every process has been looked at that lives now.
+    /// Returns the number of laps after which every process that exists now has been read.
     pub(super) fn laps_to_see_all(&self) -> u64 {
         if self.at_start { self.laps + 1 } else { self.laps + 2 }
     }
 
-    /// Tells `found` the processes and namespaces of those forked lately.
+    /// Reports recently forked processes and their namespaces to `found`.
     pub(super) fn recent(&mut self, root: &ProcRoot, found: &mut impl FnMut(i32, u64)) {
         let Some(now) = self.newest_number(root) else { return };
         let [before, last] = self.newest;
         self.newest = [last, now];
-        // The numbers have come round when the newest is not the largest.
+        // The numbers have wrapped around if the newest is not the largest.
         let from = if before <= last && last <= now { before } else { 0 };
         for pid in (from.max(now.saturating_sub(RECENT)) + 1)..=now {
             self.look_at(root, pid, found);
         }
     }
 
-    /// Looks at about `most` processes, or to the last one.
+    /// Reads about `most` processes, or up to the last one.
     pub(super) fn slice(&mut self, root: &ProcRoot, most: usize, found: &mut impl FnMut(i32, u64)) {
         if self.directory.is_none() {
             let open = || open_directory(root.directory(), c".");
@@ -97,7 +98,7 @@ impl Scan {
             if step != Ok(true) {
                 self.laps += 1;
                 self.at_start = true;
-                // Beginning anew is also what mends a listing that has failed.
+                // Starting again also repairs a listing that has failed.
                 let rewound = lseek(&directory, 0, Whence::SeekSet);
                 self.directory = rewound.is_ok().then_some(directory);
                 return;
@@ -110,19 +111,19 @@ impl Scan {
         match namespace_of(root, pid) {
             Ok(inode) => found(pid, inode),
             Err(Errno::EACCES | Errno::EPERM) => self.forbidden += 1,
-            // Gone, a zombie, or no process at all.
+            // The process has ended, is a zombie, or never existed.
             Err(_) => {}
         }
     }
 
-    /// The process number that was given out last, to a process or a thread (proc_loadavg(5)).
+    /// Returns the number that was assigned last to a process or a thread (proc_loadavg(5)).
     fn newest_number(&mut self, root: &ProcRoot) -> Option<i32> {
         let text = root.read_record(c"loadavg", &mut self.buffer).ok()?;
         str::from_utf8(text).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
     }
 }
 
-/// The namespace that a process is in.
+/// Returns the inode of the namespace that a process is in.
 ///
 /// # Errors
 /// As [`network_namespace_at`].
@@ -136,7 +137,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
-    /// A tree of processes 1 to `count`, each in the namespace of its number, the newest being the last.
+    /// Returns a tree of processes 1 to `count`, each in a namespace of its own. The last process is the
+    /// newest.
     fn tree(count: i32) -> tempfile::TempDir {
         let tree = tempfile::tempdir().unwrap();
         (1..=count).for_each(|pid| fork(tree.path(), pid));
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(recent(), [60, 61, 70].into());
         assert_eq!(recent(), [70].into());
         assert_eq!(recent(), BTreeSet::new());
-        // The numbers come round.
+        // The numbers wrap around.
         fork(tree.path(), 3_000);
         assert_eq!(recent(), [3_000].into());
         std::fs::write(tree.path().join("loadavg"), "0 0 0 1/99 7\n").unwrap();

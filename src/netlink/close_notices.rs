@@ -1,4 +1,4 @@
-//! Notices of TCP connections that have ended, with what they carried: the destroy groups of sock_diag(7).
+//! Notices of TCP connections that have ended, with their byte counts: the destroy groups of sock_diag(7).
 
 use super::inet_diag::{BY_FAMILY, INFO, InetSocket, REPLY, parse as parse_socket};
 use super::message::attributes;
@@ -11,37 +11,38 @@ use std::os::fd::{AsFd, BorrowedFd};
 const GROUPS: u32 = 0b0101;
 /// `INET_DIAG_PROTOCOL` of linux/inet_diag.h.
 const PROTOCOL: u16 = 10;
-/// No notice is longer.
+/// The size of the buffer in bytes. No notice is longer.
 const BUFFER: usize = 4 << 10;
 
-/// Notices of TCP sockets of one network namespace that have ended.
+/// Receives notices of the TCP sockets of one network namespace that have ended.
 #[derive(Debug)]
 pub struct CloseNotices {
     socket: Socket,
     buffer: Vec<u8>,
-    /// Notices dropped, as the kernel has counted them so far.
+    /// The kernel's count of dropped notices so far.
     dropped: u32,
 }
 
 impl CloseNotices {
-    /// Begins to listen in the network namespace of the calling thread, without blocking. Any thread may read then.
-    /// The room for notices that wait to be read is larger with CAP_NET_ADMIN.
+    /// Begins to listen in the network namespace of the calling thread, without blocking. Afterwards any
+    /// thread may read. With CAP_NET_ADMIN the socket has more room for notices that wait to be read.
     ///
     /// # Errors
-    /// What the system says; `EPERM` where the kernel wants CAP_NET_ADMIN for it.
+    /// Fails with the system's error; with `EPERM` if the kernel requires CAP_NET_ADMIN for it.
     pub fn open() -> nix::Result<CloseNotices> {
         let socket = Socket::for_notices(libc::NETLINK_SOCK_DIAG, GROUPS)?;
         Ok(CloseNotices { socket, buffer: vec![0; BUFFER], dropped: 0 })
     }
 
-    /// Hands on the notices that are there, without blocking; the descriptor stays readable while there are more.
-    /// Returns how many the kernel has dropped for want of room since the last reading.
+    /// Delivers the available notices, without blocking; the descriptor stays readable while there are more.
+    /// Returns the number of notices that the kernel has dropped for lack of room since the last call.
     ///
-    /// The kernel tells neither inode nor user any more: both are 0. The cookie is what the socket always had. A socket
-    /// that becomes a TIME_WAIT row ends then, and the row's end is not told. Sockets that listened are told, too.
+    /// The kernel no longer reports inode and user: both are 0. The cookie is the same as in the socket's
+    /// life. A socket that becomes a TIME_WAIT row ends then, and the kernel does not report the end of the
+    /// row. It also reports sockets that listened.
     ///
     /// # Errors
-    /// What the system says of the socket.
+    /// Fails with the system's error for the socket.
     pub fn read(&mut self, mut each: impl FnMut(&InetSocket, &TcpInfo)) -> nix::Result<u32> {
         self.socket.notices(&mut self.buffer, |message| {
             if message.kind == BY_FAMILY
@@ -63,7 +64,7 @@ impl AsFd for CloseNotices {
     }
 }
 
-/// A notice is a `struct inet_diag_msg` with the protocol and what was carried among its attributes.
+/// Parses a notice: a `struct inet_diag_msg` with the protocol and the byte counts among its attributes.
 fn parse(payload: &[u8]) -> Option<(InetSocket, TcpInfo)> {
     let socket = parse_socket(payload)?;
     let (mut is_tcp, mut totals) = (false, None);

@@ -1,4 +1,4 @@
-//! Tests of the notices against what the test itself wrote and read, in a network namespace where there is nobody else.
+//! Tests of the notices against what the test itself wrote and read, in a network namespace of its own.
 
 use super::super::message::put;
 use super::super::testing::cookie;
@@ -10,10 +10,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// A socket and what it carried, acknowledged and received.
+/// A socket and the bytes that it had acknowledged and received.
 type Notice = (InetSocket, [u64; 2]);
 
-/// Runs a test with notices of a network namespace where it is alone.
+/// Runs a test with the notices of a network namespace of its own.
 fn alone(test: impl FnOnce(CloseNotices) + Send) {
     super::super::testing::alone(|| test(CloseNotices::open().unwrap()));
 }
@@ -22,7 +22,8 @@ fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint::new(Address::from(address.ip()), address.port())
 }
 
-/// The notices of sockets with these cookies. The kernel sends them from a work queue, soon after the end.
+/// Returns the notices of sockets with these cookies. The kernel sends them from a work queue, soon after the
+/// end.
 fn notices<const N: usize>(ended: &mut CloseNotices, cookies: [u64; N]) -> [Notice; N] {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut seen: Vec<Notice> = Vec::new();
@@ -66,7 +67,7 @@ fn totals_are_what_was_written_and_read_root() {
             drop((client, server));
             let [of_client, of_server] = notices(&mut ended, cookies);
             let (asked, answered) = (asked.len() as u64, answered.len() as u64);
-            // The end that opened has its SYN acknowledged, and both their FIN.
+            // The opening end has its SYN acknowledged, and both ends have their FIN acknowledged.
             for ((socket, totals), local, remote, sent, received, signs) in [
                 (of_client, ends[0], ends[1], asked, answered, 2),
                 (of_server, ends[1], ends[0], answered, asked, 1),
@@ -94,12 +95,12 @@ fn lost_notices_are_counted_root() {
                 }
                 made += 200;
             }
-            // The work queue is behind; while nobody reads, it fills the little room.
+            // The work queue is behind; while the test does not read, it fills the small receive buffer.
             std::thread::sleep(Duration::from_millis(20));
             lost += ended.read(|_, _| told += 1).unwrap();
         }
         assert_eq!(told + lost, made);
-        // What ends from here on is told again.
+        // Sockets that end from here on are reported again.
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let cookies = [cookie(&socket)];
         drop(socket);
@@ -120,7 +121,7 @@ fn datagram_sockets_are_not_told_root() {
     });
 }
 
-/// A notice of TCP as the kernel lays it out, with the totals given in `struct tcp_info`.
+/// Returns a notice of TCP in the kernel's layout, with the totals given in `struct tcp_info`.
 fn made_up(info: &[u8]) -> Vec<u8> {
     let mut row = vec![0; REPLY];
     put(&mut row, 0, &[libc::AF_INET as u8, 7]);

@@ -1,4 +1,4 @@
-//! Translated connections (NAT), one at a time, as the kernel's connection tracking knows them (ctnetlink).
+//! Lookups of single translated connections (NAT) in the kernel's connection tracking (ctnetlink).
 
 use super::exchange::Exchange;
 use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, Message, attributes, put};
@@ -27,18 +27,18 @@ const DESTINATION_PORT: u16 = 3;
 /// `CTA_PROTO_ICMP_ID`, and `CTA_PROTO_ICMPV6_ID`; type and code follow each.
 const ICMP_ID: u16 = 4;
 const ICMPV6_ID: u16 = 7;
-/// Types of echo replies, and what stands in a tuple of a request.
+/// The protocols of echoes, each with the attribute of its identifier and the type of an echo reply.
 const ECHO_REPLY: [(Protocol, u16, u8); 2] =
     [(Protocol::ICMP, ICMP_ID, 0), (Protocol::ICMPV6, ICMPV6_ID, 129)];
 /// Datagram Congestion Control Protocol.
 const DCCP: Protocol = Protocol(33);
-/// The longest request: a tuple of IPv6.
+/// The longest request in bytes: a tuple of IPv6.
 const REQUEST: usize = 128;
 /// Room for an entry; one with many extensions takes some 500 bytes.
 const BUFFER: usize = 8 << 10;
 
-/// Asks the kernel for tracked connections. It belongs to the network namespace of the thread that opened it, and may be
-/// used from any.
+/// A socket for lookups of tracked connections. It belongs to the network namespace of the thread that opened
+/// it, and any thread may use it.
 #[derive(Debug)]
 pub struct Conntrack(Exchange);
 
@@ -50,25 +50,27 @@ struct Ends {
 }
 
 impl Conntrack {
-    /// Opens the socket. The kernel loads the module `nfnetlink` for it, and `nf_conntrack_netlink` for the first
-    /// question, unless it has them.
+    /// Opens the socket. The kernel loads the module `nfnetlink` for it, and `nf_conntrack_netlink` for the
+    /// first request, unless they are loaded.
     ///
     /// # Errors
-    /// What socket(2) says; `EPROTONOSUPPORT` where the kernel lacks nfnetlink.
+    /// Fails with the error of socket(2); with `EPROTONOSUPPORT` if the kernel lacks nfnetlink.
     pub fn open() -> nix::Result<Conntrack> {
         Exchange::open(libc::NETLINK_NETFILTER, BUFFER).map(Conntrack)
     }
 
-    /// The endpoints that a flow has on the far side of this host's translation, given those that its packets have on
-    /// the wire: those of the local socket, or of the container that the packets are forwarded to. The same ones if
-    /// nothing is translated. `None`: such a connection is not tracked, or not any more, or not in the default zone.
+    /// Returns the endpoints that a flow has on the far side of this host's translation, given those that its
+    /// packets have on the wire: the endpoints of the local socket, or of the container that the packets are
+    /// forwarded to. Returns the same endpoints if nothing is translated. Returns `None` if no such
+    /// connection is tracked, is no longer tracked, or is not in the default zone.
     ///
     /// Needs CAP_NET_ADMIN. Costs two system calls, some 3 to 8 µs.
     ///
     /// # Errors
-    /// `EPERM` without the capability; what else the kernel says.
+    /// Fails with `EPERM` if the capability is missing, and with any other error of the kernel.
     pub fn behind(&mut self, key: &FlowKey) -> nix::Result<Option<FlowKey>> {
-        // A packet from the remote end is tracked by what it has on the wire, whichever end has begun.
+        // The kernel tracks a packet from the remote end by its endpoints on the wire, whichever end opened
+        // the connection.
         let incoming = Ends { source: key.remote, destination: key.local };
         let Some(mut question) = request(key.protocol, &incoming) else { return Ok(None) };
         let entry = |message: &Message<'_>| Some(parse(message.payload).ok_or(Errno::EBADMSG));
@@ -84,7 +86,7 @@ impl Conntrack {
     }
 }
 
-/// A request for the connection that a packet belongs to; `None` where the protocol has no ports.
+/// Returns a request for the connection that a packet belongs to, or `None` if the protocol has no ports.
 fn request(protocol: Protocol, ends: &Ends) -> Option<Vec<u8>> {
     let Ends { source, destination } = ends;
     let is_v4 = source.address.is_v4();
@@ -117,7 +119,7 @@ fn request(protocol: Protocol, ends: &Ends) -> Option<Vec<u8>> {
     has_identity(protocol, ends).then_some(message)
 }
 
-/// Whether the kernel tells connections of a protocol apart by what endpoints hold.
+/// Returns true if the kernel distinguishes connections of a protocol by the fields of endpoints.
 fn has_identity(protocol: Protocol, ends: &Ends) -> bool {
     match protocol {
         Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | DCCP => true,
@@ -126,7 +128,7 @@ fn has_identity(protocol: Protocol, ends: &Ends) -> bool {
     }
 }
 
-/// Both tuples of an entry: that of packets as they first came, and that of their answers.
+/// Returns both tuples of an entry: that of packets in the original direction, and that of the replies.
 fn parse(payload: &[u8]) -> Option<(Ends, Ends)> {
     let entry = payload.get(FAMILY_HEADER..)?;
     Some((tuple(entry, ORIGINAL)?, tuple(entry, REPLY)?))

@@ -1,4 +1,4 @@
-//! Translated connections, made by nftables' rules.
+//! Tests of translated connections that nftables rules create.
 
 use super::*;
 use crate::model::Namespace;

@@ -1,10 +1,11 @@
-//! Questions to the kernel and its answers, one question at a time.
+//! Requests to the kernel and its replies, one request at a time.
 
 use super::message::{Message, begin, errno_of, messages, u32_at};
 use super::socket::Socket;
 use nix::errno::Errno;
 
-/// A socket for questions. It belongs to the network namespace of the thread that opened it, and may be used from any.
+/// A socket for requests. It belongs to the network namespace of the thread that opened it, and any thread
+/// may use it.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(super) socket: Socket,
@@ -13,20 +14,21 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Opens a socket for one of the `NETLINK_` protocols, with so many bytes of room for a datagram of answers.
+    /// Opens a socket for one of the `NETLINK_` protocols, with a buffer of `room` bytes for a datagram of
+    /// replies.
     ///
     /// # Errors
-    /// What socket(2) says.
+    /// Fails with the error of socket(2).
     pub fn open(protocol: i32, room: usize) -> nix::Result<Exchange> {
         let socket = Socket::for_questions(protocol)?;
         Ok(Exchange { socket, sequence: 0, buffer: vec![0; room] })
     }
 
-    /// Writes the header of `question`, which is as long as the message is to be, sends it, and hands the kernel's messages
-    /// to `take` until one gives the answer. The inner error is the kernel's refusal.
+    /// Writes the header of `question`, whose length is that of the message, sends it, and hands the kernel's
+    /// messages to `take` until one gives the answer. The inner error is the kernel's refusal.
     ///
     /// # Errors
-    /// What sending and receiving says; `EBADMSG` for what is no message.
+    /// Fails with the error of sending or receiving; with `EBADMSG` if a reply is no valid message.
     pub fn ask<R>(
         &mut self,
         question: &mut [u8],
@@ -38,10 +40,11 @@ impl Exchange {
         begin(question, kind, flags, self.sequence);
         self.socket.send(question)?;
         loop {
-            // The whole buffer, since what comes first may be the rest of a list that was not read to its end.
+            // The whole buffer is needed, because the next datagram may be the rest of a list that was not
+            // read to its end.
             for message in messages(self.socket.receive(&mut self.buffer)?) {
                 let message = message?;
-                // The answer to an earlier question may come late.
+                // The reply to an earlier request may arrive late.
                 if message.sequence != self.sequence {
                     continue;
                 }
@@ -55,17 +58,18 @@ impl Exchange {
         }
     }
 
-    /// Asks for a list and hands the payload of each of its rows to `row`. Returns whether the list is of one moment: nothing
-    /// has changed while it was read.
+    /// Requests a list and hands the payload of each of its rows to `row`. Returns true if the list is
+    /// consistent: nothing changed while it was read.
     ///
     /// # Errors
-    /// What the kernel says of the question, of the list at its end, or of sending and receiving.
+    /// Fails with the kernel's error for the request or for the end of the list, or with that of sending or
+    /// receiving.
     pub fn list(&mut self, question: &mut [u8], kind: u16, mut row: impl FnMut(&[u8])) -> nix::Result<bool> {
         let mut is_consistent = true;
         self.ask(question, kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, |message| {
             is_consistent &= i32::from(message.flags) & libc::NLM_F_DUMP_INTR == 0;
             if i32::from(message.kind) == libc::NLMSG_DONE {
-                // It may bear an error number, as a negative value, 0 or none.
+                // It may contain an error number, as a negative value, 0 or none.
                 let error = u32_at(message.payload, 0).filter(|error| *error != 0);
                 return Some(error.map_or(Ok(()), |error| Err(errno_of(error))));
             }
@@ -75,18 +79,18 @@ impl Exchange {
         Ok(is_consistent)
     }
 
-    /// Has the kernel keep to what a question for a list says of its rows, and refuse what it does not know (Linux 4.20).
+    /// Makes the kernel apply the filters of a list request, and reject what it does not know (Linux 4.20).
     ///
     /// # Errors
-    /// `ENOPROTOOPT` from older kernels.
+    /// Fails with `ENOPROTOOPT` on older kernels.
     pub fn be_strict(&self) -> nix::Result<()> {
         self.socket.be_strict()
     }
 
-    /// Reads and forgets the rest of a list.
+    /// Reads and discards the rest of a list.
     ///
     /// # Errors
-    /// What recv(2) says.
+    /// Fails with the error of recv(2).
     pub fn drain(&mut self) -> nix::Result<()> {
         self.socket.drain(&mut self.buffer)
     }

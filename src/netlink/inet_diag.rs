@@ -1,4 +1,5 @@
-//! The Internet sockets of a network namespace, as sock_diag(7) shows them: one by its endpoints, or all of a kind.
+//! The Internet sockets of a network namespace as sock_diag(7) reports them: one by its endpoints, or all of
+//! a kind.
 
 use super::exchange::Exchange;
 use super::message::{MESSAGE_HEADER, Message, attributes, errno_of, put, u16_at, u32_at};
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 
 /// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
 pub(super) const BY_FAMILY: u16 = 20;
-/// Bytes of `struct inet_diag_req_v2` (linux/inet_diag.h), and where its fields stand.
+/// Bytes of `struct inet_diag_req_v2` (linux/inet_diag.h), and the offsets of its fields.
 const REQUEST: usize = 56;
 const STATES: usize = 4;
 const PORTS: usize = 8;
@@ -17,7 +18,7 @@ const DEVICE: usize = 44;
 const COOKIE: usize = 48;
 /// Bytes of `struct inet_diag_msg`.
 pub(super) const REPLY: usize = 72;
-/// `INET_DIAG_INFO`: the attribute, and in a request one less is the bit that asks for it.
+/// `INET_DIAG_INFO`: the attribute. In a request, the bit of this number less one selects it.
 pub(super) const INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`.
 const V6_ONLY: u16 = 11;
@@ -30,42 +31,44 @@ const BUFFER: usize = 32 << 10;
 
 const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 
-/// One socket as sock_diag(7) shows it.
+/// One socket as sock_diag(7) reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InetSocket {
-    /// Where it is bound.
+    /// The endpoint that it is bound to.
     pub local: Endpoint,
-    /// Its peer; a wildcard address and port 0 when it is not connected.
+    /// Its peer; a wildcard address and port 0 if it is not connected.
     pub remote: Endpoint,
     /// The state's number (include/net/tcp_states.h).
     pub state: u8,
-    /// The user whose process made it.
+    /// The user whose process created it.
     pub uid: u32,
-    /// Its inode number; 0 when no process has it: TIME_WAIT, not yet accepted, orphaned.
+    /// Its inode number; 0 if no process holds it: TIME_WAIT, not yet accepted, orphaned.
     pub inode: u64,
-    /// `SO_COOKIE`: a number no other socket ever has while the machine runs.
+    /// `SO_COOKIE`: a number that no other socket ever has while the machine runs.
     pub cookie: u64,
-    /// Whether it is of the family `AF_INET6`, which may carry IPv4, too.
+    /// True if it is of the family `AF_INET6`, which may also carry IPv4.
     pub is_v6: bool,
-    /// Whether it takes IPv6 only (`IPV6_V6ONLY`), as far as that is told: for sockets that listen or have no peer.
+    /// True if it accepts IPv6 only (`IPV6_V6ONLY`). The kernel reports it for sockets that listen or have no
+    /// peer.
     pub v6_only: bool,
-    /// Whether it takes packets to addresses that are not this host's (`IP_TRANSPARENT`), as far as that is told: since Linux
-    /// 5.8.
+    /// True if it accepts packets to addresses that are not this host's (`IP_TRANSPARENT`). The kernel
+    /// reports it since Linux 5.8.
     pub is_transparent: bool,
-    /// Whether what it sends to groups is delivered on this host, too (`IP_MULTICAST_LOOP`); told of IPv4 alone, since Linux
-    /// 5.8.
+    /// True if the packets that it sends to groups are also delivered on this host (`IP_MULTICAST_LOOP`). The
+    /// kernel reports it for IPv4 alone, since Linux 5.8.
     pub loops_multicast: bool,
     /// The index of the device that it is bound to, or 0.
     pub interface: u32,
 }
 
-/// Asks for sockets. It belongs to the network namespace of the thread that opened it, and may be used from any.
+/// A socket for lookups of sockets. It belongs to the network namespace of the thread that opened it, and any
+/// thread may use it.
 #[derive(Debug)]
 pub struct InetDiag {
     exchange: Exchange,
-    /// Protocols found to be served, or not.
+    /// The protocols checked so far, and true for those that the kernel serves.
     served: Vec<(Protocol, bool)>,
-    /// Whether a list was begun that has not been read to its end. The kernel makes one at a time (`EBUSY`).
+    /// Set if a list was begun that has not been read to its end. The kernel makes one at a time (`EBUSY`).
     unfinished: bool,
 }
 
@@ -73,31 +76,34 @@ impl InetDiag {
     /// Opens the socket. Needs no capability.
     ///
     /// # Errors
-    /// What socket(2) says; `EPROTONOSUPPORT` where the kernel lacks sock_diag.
+    /// Fails with the error of socket(2); with `EPROTONOSUPPORT` if the kernel lacks sock_diag.
     pub fn open() -> nix::Result<InetDiag> {
         let exchange = Exchange::open(libc::NETLINK_SOCK_DIAG, BUFFER)?;
         Ok(InetDiag { exchange, served: Vec::new(), unfinished: false })
     }
 
-    /// The socket that the kernel itself would find for a packet to a flow's local end. Of TCP that is the connection,
-    /// also while it is opening or in TIME_WAIT, else the listener; of UDP and UDP-Lite the connected socket, else the
-    /// best of those that are bound. `None`: there is no such socket.
+    /// Returns the socket that the kernel itself would find for a packet to a flow's local end. For TCP that
+    /// is the connection, also while it is opening or in TIME_WAIT, else the listener; for UDP and UDP-Lite
+    /// the connected socket, else the best of those that are bound. Returns `None` if there is no such
+    /// socket.
     ///
-    /// A socket bound to a device is not found, and the kernel binds every TCP connection between link-local addresses:
-    /// for these the answer is the listener or none, though the connection lives.
+    /// The kernel does not find a socket that is bound to a device, and it binds every TCP connection between
+    /// link-local addresses. For these the result is the listener or none, though the connection lives.
     ///
     /// Costs two system calls, some 1 to 3 µs.
     ///
     /// # Errors
-    /// `EPROTONOSUPPORT` for a protocol whose sockets the kernel does not show; what else it says.
+    /// Fails with `EPROTONOSUPPORT` if the kernel does not report sockets of the protocol, and with any other
+    /// error of the kernel.
     pub fn find(&mut self, key: &FlowKey) -> nix::Result<Option<InetSocket>> {
         self.find_on(key, 0)
     }
 
-    /// The same for a packet that arrives on the device with this index: a socket that is bound to it is found, too.
+    /// Looks up a socket as [`InetDiag::find`] does, for a packet that arrives on the device with this index.
+    /// It also finds a socket that is bound to the device.
     ///
     /// # Errors
-    /// As [`InetDiag::find`].
+    /// Fails as [`InetDiag::find`] does.
     pub fn find_on(&mut self, key: &FlowKey, device: u32) -> nix::Result<Option<InetSocket>> {
         if !self.serves(key.protocol)? {
             return Err(Errno::EPROTONOSUPPORT);
@@ -108,7 +114,8 @@ impl InetDiag {
         request[0] = if is_v4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 };
         request[1] = key.protocol.0;
         put(request, STATES, &u32::MAX.to_ne_bytes());
-        // For datagrams source and destination are those of a packet that arrives (udp_dump_one, net/ipv4/udp_diag.c).
+        // For datagrams source and destination are those of a packet that arrives (udp_dump_one,
+        // net/ipv4/udp_diag.c).
         let arrives = matches!(key.protocol, Protocol::UDP | Protocol::UDPLITE);
         let (source, destination) = if arrives { (key.remote, key.local) } else { (key.local, key.remote) };
         put(request, PORTS, &source.port.to_be_bytes());
@@ -125,8 +132,8 @@ impl InetDiag {
         }
     }
 
-    /// Whether the kernel shows the sockets of a protocol at all. To a question about one socket of a protocol that it
-    /// does not know it would answer `ENOENT` as well.
+    /// Returns true if the kernel reports the sockets of a protocol at all. For a request for one socket of a
+    /// protocol that it does not know, it would return `ENOENT` as well.
     fn serves(&mut self, protocol: Protocol) -> nix::Result<bool> {
         if let Some(&(_, served)) = self.served.iter().find(|(known, _)| *known == protocol) {
             return Ok(served);
@@ -140,11 +147,12 @@ impl InetDiag {
         Ok(served)
     }
 
-    /// Hands every socket of a protocol to `each`, of both families, if it is in one of the states of the mask (bit
-    /// `1 << number`). What changes meanwhile may come twice or not at all.
+    /// Hands every socket of a protocol to `each`, of both families, if it is in one of the states of the
+    /// mask (bit `1 << number`). A socket that changes meanwhile may be reported twice or not at all.
     ///
     /// # Errors
-    /// `EPROTONOSUPPORT` as in [`InetDiag::find`]; what else the kernel says. What came before was handed on.
+    /// Fails with `EPROTONOSUPPORT` as [`InetDiag::find`] does, and with any other error of the kernel. The
+    /// sockets before the error have been handed to `each`.
     pub fn dump(
         &mut self,
         protocol: Protocol,
@@ -158,10 +166,10 @@ impl InetDiag {
         })
     }
 
-    /// The same for TCP, with what the kernel tells of each connection.
+    /// Lists sockets as [`InetDiag::dump`] does, for TCP, with the kernel's tcp_info of each connection.
     ///
     /// # Errors
-    /// As [`InetDiag::dump`].
+    /// Fails as [`InetDiag::dump`] does.
     pub fn dump_tcp(&mut self, states: u32, mut each: impl FnMut(&InetSocket, &TcpInfo)) -> nix::Result<()> {
         self.dump_all(Protocol::TCP, states, 1 << (INFO - 1), &mut |payload| {
             let info = attributes(payload.get(REPLY..).unwrap_or_default()).find(|(kind, _)| *kind == INFO);
@@ -214,7 +222,7 @@ impl InetDiag {
                 each(message.payload);
                 return None;
             }
-            // It bears an error number like a refusal, or 0, or none.
+            // It contains an error number as a refusal does, or 0, or none.
             match u32_at(message.payload, 0) {
                 None | Some(0) => Some(Ok(())),
                 Some(error) => Some(Err(errno_of(error))),
@@ -225,13 +233,13 @@ impl InetDiag {
     }
 }
 
-/// The bytes of an address as a request holds it.
+/// Returns the bytes of an address in the form of a request.
 fn address_bytes(address: &Address, is_v4: bool) -> &[u8] {
     let bytes = address.bytes();
     if is_v4 { &bytes[12..] } else { bytes }
 }
 
-/// A socket from a `struct inet_diag_msg` with attributes; `None` for what is too short or of another family.
+/// Parses a `struct inet_diag_msg` with attributes. Returns `None` if it is too short or of another family.
 pub(super) fn parse(payload: &[u8]) -> Option<InetSocket> {
     let (message, rest) = payload.split_at_checked(REPLY)?;
     let family = i32::from(*message.first()?);

@@ -1,4 +1,4 @@
-//! Tests against sockets of our own, in a network namespace where there are no others.
+//! Tests against sockets that the tests open, in a network namespace that has no others.
 
 use super::super::testing::{cookie, inode};
 use super::*;
@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const TIME_WAIT: u8 = 6;
 const LISTEN: u8 = 10;
 
-/// Runs a test with the sockets of a network namespace where it is alone.
+/// Runs a test with the sockets of a network namespace of its own.
 fn alone(test: impl FnOnce(InetDiag) + Send) {
     super::super::testing::alone(|| test(InetDiag::open().unwrap()));
 }
@@ -67,7 +67,8 @@ fn a_connection_that_is_over_has_no_inode_root() {
         drop(server);
         client.read_to_end(&mut Vec::new()).unwrap();
         drop(client);
-        // Whoever closes first waits; the other end falls to the listener or to nobody.
+        // The end that closes first enters TIME_WAIT. For the other end the kernel finds the listener or
+        // nothing.
         let at_server = diag.find(&key(Protocol::TCP, target, near)).unwrap().unwrap();
         assert_eq!((at_server.state, at_server.inode), (TIME_WAIT, 0));
         assert_eq!(diag.find(&key(Protocol::TCP, near, target)).unwrap(), None);
@@ -88,16 +89,17 @@ fn datagram_sockets_are_found_as_a_packet_would_root() {
             assert_eq!((found.inode, found.remote.port), (inode(&connected), end(&peer).port()));
             let found = find(&bound, &peer);
             assert_eq!((found.inode, found.remote.port, found.cookie), (inode(&bound), 0, cookie(&bound)));
-            // A connected socket takes packets of its peer only.
+            // A connected socket accepts only packets of its peer.
             assert_eq!(diag.find(&key(Protocol::UDP, end(&connected), end(&bound))).unwrap(), None);
         });
     }
 }
 
-/// The kernel chooses among sockets that share a port by a hash of both ends. Its answer is the socket that receives.
+/// The kernel chooses among sockets that share a port by a hash of both ends. The lookup returns the socket
+/// that receives.
 #[test]
 fn of_sockets_that_share_a_port_the_receiver_is_found_root() {
-    // The last one is of sockets for both families that are called by IPv4.
+    // The last sockets are for both families and are called by IPv4.
     for (bound, called) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")] {
         alone(|mut diag| {
             let shared = [(); 4].map(|()| {
@@ -124,7 +126,7 @@ fn of_sockets_that_share_a_port_the_receiver_is_found_root() {
     }
 }
 
-/// Sockets of IPv6 that also serve IPv4, and those that do not.
+/// IPv6 sockets also serve IPv4 unless they are set to IPv6 only.
 #[test]
 fn a_socket_for_both_families_serves_ipv4_root() {
     alone(|mut diag| {
@@ -162,7 +164,7 @@ fn udplite_is_served_root() {
             println!("not run: needs UDP-Lite, which newer kernels lack");
             return;
         }
-        // SAFETY: the descriptor has just been opened, and nobody else has it.
+        // SAFETY: the descriptor has just been opened, and nothing else owns it.
         let lite = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
         bind(lite.as_raw_fd(), &SockaddrStorage::from("127.0.0.1:0".parse::<SocketAddr>().unwrap())).unwrap();
         let end = lite.local_addr().unwrap();
@@ -193,13 +195,13 @@ fn answers_to_earlier_questions_are_passed_over_root() {
             let end = sockets[at].local_addr().unwrap();
             key(Protocol::UDP, end, end)
         });
-        // Nobody has read the answer to this question.
+        // The reply to this request stays unread.
         let mut question = [0; MESSAGE_HEADER + REQUEST];
         begin(&mut question, BY_FAMILY, libc::NLM_F_REQUEST, u32::MAX);
         put(&mut question, MESSAGE_HEADER, &[libc::AF_INET as u8, Protocol::UDP.0]);
         diag.exchange.socket.send(&question).unwrap();
         assert_eq!(diag.find(&keys[0]).unwrap().unwrap().inode, inode(&sockets[0]));
-        // Nor the rest of these lists, which are much longer than one answer.
+        // The rest of these lists, which are much longer than one reply, stays unread too.
         let break_off = |diag: &mut InetDiag| {
             let dump =
                 std::panic::AssertUnwindSafe(|| diag.dump(Protocol::UDP, u32::MAX, |_| panic!("enough")));
@@ -269,13 +271,13 @@ fn lists_show_what_the_tables_show_root() {
 fn a_protocol_that_is_not_served_is_told_from_a_socket_that_is_not_there() {
     let mut diag = InetDiag::open().unwrap();
     let end: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    // No kernel shows sockets of GRE.
+    // No kernel reports sockets of GRE.
     assert_eq!(diag.find(&key(Protocol(47), end, end)), Err(Errno::EPROTONOSUPPORT));
     assert_eq!(diag.dump(Protocol(47), u32::MAX, |_| ()), Err(Errno::EPROTONOSUPPORT));
     assert_eq!(diag.find(&key(Protocol::TCP, end, end)), Ok(None));
 }
 
-/// Understands nothing but what is as long as a row and of the two families.
+/// A row is parsed only if it has the full length and belongs to one of the two families.
 #[test]
 fn a_row_is_understood_field_by_field() {
     let mut row = [0; REPLY];

@@ -1,4 +1,5 @@
-//! The form of netlink messages (netlink(7), linux/netlink.h): headers, attributes, and numbers in host order.
+//! The format of netlink messages (netlink(7), linux/netlink.h): headers, attributes, and numbers in host
+//! order.
 
 use nix::errno::Errno;
 
@@ -6,7 +7,7 @@ use nix::errno::Errno;
 pub(crate) const MESSAGE_HEADER: usize = size_of::<libc::nlmsghdr>();
 /// Bytes of a `struct nlattr`.
 pub(crate) const ATTRIBUTE_HEADER: usize = 4;
-/// Removes the flags that the kernel sets in an attribute's type (`NLA_TYPE_MASK`).
+/// The mask that removes the flags that the kernel sets in an attribute's type (`NLA_TYPE_MASK`).
 const ATTRIBUTE_TYPE: u16 = 0x3fff;
 
 /// One message of a datagram.
@@ -16,13 +17,13 @@ pub(crate) struct Message<'a> {
     pub kind: u16,
     /// `nlmsg_flags`.
     pub flags: u16,
-    /// `nlmsg_seq`: that of the request which it answers.
+    /// `nlmsg_seq`: that of the request which the message answers.
     pub sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
 }
 
-/// Writes the header of a message to the start of `message`, which is as long as the message is to be.
+/// Writes a message header to the start of `message`, whose length becomes that of the message.
 pub(crate) fn begin(message: &mut [u8], kind: u16, flags: i32, sequence: u32) {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let header = [(0, length), (8, sequence)];
@@ -33,14 +34,14 @@ pub(crate) fn begin(message: &mut [u8], kind: u16, flags: i32, sequence: u32) {
     put(message, 6, &(flags as u16).to_ne_bytes());
 }
 
-/// Copies `bytes` to a place of `message`, as far as there is room.
+/// Copies `bytes` to offset `at` of `message`, as far as there is room.
 pub(crate) fn put(message: &mut [u8], at: usize, bytes: &[u8]) {
     for (to, from) in message.iter_mut().skip(at).zip(bytes) {
         *to = *from;
     }
 }
 
-/// The messages of a datagram. One that contradicts itself ends them with `EBADMSG`.
+/// Returns the messages of a datagram. A malformed message ends them with `EBADMSG`.
 pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = nix::Result<Message<'_>>> {
     std::iter::from_fn(move || {
         if datagram.is_empty() {
@@ -60,12 +61,12 @@ fn first_message(datagram: &[u8]) -> Option<Message<'_>> {
     Some(Message { kind, flags, sequence, payload })
 }
 
-/// The error number that a message states as a negative value.
+/// Returns the error number that a message states as a negative value.
 pub(crate) fn errno_of(negative: u32) -> Errno {
     Errno::from_raw((negative as i32).wrapping_neg())
 }
 
-/// The attributes in `bytes` with their types, up to the first that does not fit.
+/// Returns the attributes in `bytes` with their types, up to the first that does not fit.
 pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
@@ -76,23 +77,23 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// A string attribute, without its NUL.
+/// Returns a string attribute without its NUL.
 pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }
 
-/// Two bytes at a place, in host order.
+/// Returns two bytes at an offset as a number in host order.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
 }
 
-/// Four bytes at a place, in host order.
+/// Returns four bytes at an offset as a number in host order.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
-/// Eight bytes at a place, in host order.
+/// Returns eight bytes at an offset as a number in host order.
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes)
 }

@@ -1,5 +1,5 @@
-//! Sockets and codec of netlink(7), shared by what the kernel tells over it: interfaces and addresses, the sockets of
-//! sock_diag(7), translated connections, routes, the ends of sockets, and the lives of processes.
+//! Sockets and codec of netlink(7), shared by all that the kernel reports over it: interfaces and addresses,
+//! the sockets of sock_diag(7), translated connections, routes, the ends of sockets, and process events.
 
 mod close_notices;
 mod conntrack;

@@ -1,4 +1,4 @@
-//! The lives of processes as the kernel's proc connector tells them (drivers/connector/cn_proc.c, linux/cn_proc.h).
+//! Process events from the kernel's proc connector (drivers/connector/cn_proc.c, linux/cn_proc.h).
 
 use super::message::{MESSAGE_HEADER, begin, messages, put, u32_at, u64_at};
 use super::socket::{Socket, attach_filter};
@@ -8,17 +8,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Bytes of a `struct cn_msg` (linux/connector.h), and where its fields stand.
+/// Bytes of a `struct cn_msg` (linux/connector.h), and the offsets of its fields.
 const CONNECTOR_HEADER: usize = 20;
 const ACKNOWLEDGE: usize = 12;
 const LENGTH: usize = 16;
-/// Bytes of a request, which bears one number.
+/// Bytes of a request, which contains one number.
 const REQUEST: usize = MESSAGE_HEADER + CONNECTOR_HEADER + 4;
 /// `CN_IDX_PROC` and `CN_VAL_PROC`; the group has the same number.
 const PROCESSES: u32 = 1;
 /// `PROC_CN_MCAST_LISTEN`.
 const LISTEN: u32 = 1;
-/// Where what stands in a `struct proc_event`: the kind, the time, and the data of its kind.
+/// Offsets in a `struct proc_event`, which begins with the kind: the time, and the data of the kind.
 const TIME: usize = 8;
 const DATA: usize = 16;
 
@@ -31,42 +31,42 @@ const GID: u32 = 0x40;
 const COMM: u32 = 0x200;
 const EXIT: u32 = 0x8000_0000;
 
-/// No event is longer.
+/// The size of the buffer in bytes. No event is longer.
 const BUFFER: usize = 256;
-/// How long the kernel may take to acknowledge.
+/// The time within which the kernel must acknowledge.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What happened to a process.
+/// The kind of a process event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Happening {
-    /// It was forked.
+    /// The process was forked.
     Fork {
-        /// The process that its parent is.
+        /// The parent process.
         parent: i32,
     },
-    /// It became another program.
+    /// The process executed another program.
     Exec,
-    /// It has changed its name.
+    /// The process changed its name.
     Renamed,
-    /// Its user or group has changed.
+    /// The process changed its user or group.
     Ids,
-    /// Its first thread has ended, mostly with all of it. Where other threads live on so does the process, and when one
-    /// of these calls execve(2) an `Exec` of the same number follows.
+    /// The process's first thread ended, mostly together with all others. If other threads live on, so does
+    /// the process, and if one of these calls execve(2), an `Exec` with the same number follows.
     Exit,
 }
 
-/// One event in the life of a process. Threads have none.
+/// One event of a process. Threads have none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcessEvent {
     /// The process.
     pub pid: i32,
-    /// What happened.
+    /// The kind of the event.
     pub happening: Happening,
-    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    /// The time of the event in nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
 }
 
-/// Tells of processes' events.
+/// A listener for process events.
 #[derive(Debug)]
 pub struct ProcessEvents {
     socket: Socket,
@@ -74,20 +74,23 @@ pub struct ProcessEvents {
 }
 
 impl ProcessEvents {
-    /// Begins to listen. It must be called by a thread in the initial network namespace, of a process in the initial
-    /// process and user namespaces: the connector speaks to nobody else. Before Linux 6.6 it needs CAP_NET_ADMIN.
+    /// Begins to listen. The calling thread must be in the initial network namespace, and its process in the
+    /// initial process and user namespaces: the connector serves no others. Before Linux 6.6 it needs
+    /// CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// `ECONNREFUSED` in another network namespace; `EPERM` without the capability; `EOPNOTSUPP` when the kernel does
-    /// not answer, as in another process or user namespace; else what it says.
+    /// Fails with `ECONNREFUSED` in another network namespace; with `EPERM` if the capability is missing;
+    /// with `EOPNOTSUPP` if the kernel does not answer, as in another process or user namespace; and with any
+    /// other error of the kernel.
     pub fn open() -> nix::Result<ProcessEvents> {
         ProcessEvents::open_with(ProcessEvents::unasked()?)
     }
 
-    /// The same for events by which a process is called something else, of which there are fewer.
+    /// Begins to listen as [`ProcessEvents::open`] does, but without forks and exits. The remaining events,
+    /// of which there are fewer, can change the name or identity of a process.
     ///
     /// # Errors
-    /// As [`ProcessEvents::open`].
+    /// Fails as [`ProcessEvents::open`] does.
     pub fn open_for_names() -> nix::Result<ProcessEvents> {
         let events = ProcessEvents::unasked()?;
         leave_out_threads(&events.socket, true)?;
@@ -101,15 +104,16 @@ impl ProcessEvents {
         Ok(events)
     }
 
-    /// Hears what the kernel says, but has not asked it to speak.
+    /// Opens the socket without the request that makes the kernel send events.
     fn unasked() -> nix::Result<ProcessEvents> {
         let socket = Socket::for_notices(libc::NETLINK_CONNECTOR, PROCESSES)?;
         leave_out_threads(&socket, false)?;
         Ok(ProcessEvents { socket, buffer: [0; BUFFER] })
     }
 
-    /// Waits for the answer to the request with this number. The kernel tells every listener of its answers to
-    /// anybody, and anybody may ask in vain, so that others must be passed over.
+    /// Waits for the reply to the request with this number. The kernel sends every listener the replies to
+    /// all requests, and any process may send a request that the kernel refuses. The replies to others must
+    /// therefore be skipped.
     fn await_acknowledgement(&mut self, number: u32) -> nix::Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -131,10 +135,11 @@ impl ProcessEvents {
         }
     }
 
-    /// Hands on what there is, in order, without blocking. Returns whether events were lost for want of room.
+    /// Delivers the available events, in order, without blocking. Returns true if events were lost for lack
+    /// of room.
     ///
     /// # Errors
-    /// What recvfrom(2) says.
+    /// Fails with the error of recvfrom(2).
     pub fn read(&mut self, mut each: impl FnMut(ProcessEvent)) -> nix::Result<bool> {
         self.socket.notices(&mut self.buffer, |message| {
             if let Some(event) = message.payload.get(CONNECTOR_HEADER..).and_then(parse) {
@@ -150,7 +155,7 @@ impl AsFd for ProcessEvents {
     }
 }
 
-/// A request of the connector, with a number by which its answer is known.
+/// Returns a request of the connector, with a number that identifies its reply.
 fn request(operation: u32, number: u32) -> [u8; REQUEST] {
     let mut message = [0; REQUEST];
     begin(&mut message, libc::NLMSG_DONE as u16, 0, 0);
@@ -163,14 +168,14 @@ fn request(operation: u32, number: u32) -> [u8; REQUEST] {
     message
 }
 
-/// A number that hardly any other request has.
+/// Returns a number that hardly any other request has.
 fn own_number() -> u32 {
     // The hasher's keys are random in each process and differ each time.
     RandomState::new().hash_one(std::process::id()) as u32
 }
 
-/// The kernel's answer in a `struct cn_msg`, if it is to the request with this number. The number that a request has as
-/// its `ack` comes back plus one; its `seq` does not come back (`cn_proc_ack`, `send_msg`).
+/// Returns the kernel's reply in a `struct cn_msg`, if it belongs to the request with this number. The kernel
+/// returns the request's `ack` plus one; it does not return the `seq` (`cn_proc_ack`, `send_msg`).
 fn acknowledgement(connector: &[u8], number: u32) -> Option<nix::Result<()>> {
     let event = connector.get(CONNECTOR_HEADER..)?;
     if u32_at(event, 0)? != ACKNOWLEDGED || u32_at(connector, ACKNOWLEDGE)? != number.wrapping_add(1) {
@@ -182,11 +187,12 @@ fn acknowledgement(connector: &[u8], number: u32) -> Option<nix::Result<()>> {
     })
 }
 
-/// An event from a `struct proc_event`, if it is one of those told.
+/// Parses a `struct proc_event`. Returns `None` if its kind is not reported.
 fn parse(event: &[u8]) -> Option<ProcessEvent> {
     let pid_at = |field: usize| u32_at(event, DATA + 4 * field).map(|pid| pid as i32);
     let at_ns = u64_at(event, TIME)?;
-    // Of parent and child, or of the process: first the thread's number, then the process's.
+    // The data has the numbers of parent and child, or of the process: first the thread's, then the
+    // process's.
     let (pid, happening) = match u32_at(event, 0)? {
         FORK => (pid_at(3)?, Happening::Fork { parent: pid_at(1)? }),
         EXEC => (pid_at(1)?, Happening::Exec),
@@ -198,15 +204,17 @@ fn parse(event: &[u8]) -> Option<ProcessEvent> {
     Some(ProcessEvent { pid, happening, at_ns })
 }
 
-/// Has the kernel leave out what happens to threads that are not their process's first, and kinds that are not told. A
-/// program that starts threads by the thousand then costs us nothing. With `only_names` also forks and ends.
+/// Makes the kernel leave out the events of threads that are not the first of their process, and kinds of
+/// events that are not reported. A program that starts threads by the thousand then costs the library
+/// nothing. With `only_names`, forks and exits are left out as well.
 fn leave_out_threads(socket: &Socket, only_names: bool) -> nix::Result<()> {
     const EVENT: u32 = (MESSAGE_HEADER + CONNECTOR_HEADER) as u32;
     const FIELDS: u32 = EVENT + DATA as u32;
-    /// Where the instruction stands that leaves out what was loaded.
+    /// The position of the instruction that drops the loaded event.
     const LEAVE_OUT: u8 = 16;
     let load = |at: u32| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
-    // Loads turn numbers from network order into the host's, which these are in already; so constants are turned, too.
+    // Loads convert numbers from network order to the host's. These numbers are in the host's order already,
+    // so the constants are converted, too.
     let is =
         |kind: u32, yes, no| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, kind.to_be());
     let into_x = instruction(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0);
@@ -224,7 +232,7 @@ fn leave_out_threads(socket: &Socket, only_names: bool) -> nix::Result<()> {
         into_x,
         load(FIELDS + 12),
         instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3),
-        // Another: the thread and its process.
+        // Another event: the thread and its process.
         load(FIELDS),
         into_x,
         load(FIELDS + 4),
@@ -258,7 +266,7 @@ mod tests {
         }
     }
 
-    /// Events until the process with this pid has ended.
+    /// Returns the events until the process with this pid has ended.
     fn events_of(events: &mut ProcessEvents, pid: i32) -> Vec<ProcessEvent> {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut seen = Vec::new();
@@ -318,7 +326,7 @@ mod tests {
             assert!(Instant::now() < deadline);
             events
                 .read(|event| {
-                    // A thread would be told of under the number of its process.
+                    // An event of a thread would have the number of its process.
                     threads += u32::from(event.pid == own);
                     ended |= event.pid == child.id() as i32 && event.happening == Happening::Exit;
                 })
@@ -381,7 +389,7 @@ mod tests {
         assert!(events.read(|_| ()).unwrap());
     }
 
-    /// Anybody may send the connector a request that it refuses, and every listener hears of the refusal.
+    /// Any process may send the connector a request that it refuses, and every listener receives the refusal.
     #[test]
     fn the_answer_to_another_is_not_taken_for_ours_root() {
         if listen().is_none() {
@@ -389,7 +397,7 @@ mod tests {
         }
         let mut events = ProcessEvents::unasked().unwrap();
         let another = Socket::for_notices(libc::NETLINK_CONNECTOR, 0).unwrap();
-        // No such operation: EINVAL, which waits to be read before the answer to our own request.
+        // No such operation: EINVAL, which is queued before the reply to the test's own request.
         another.send(&request(99, 6)).unwrap();
         events.socket.send(&request(LISTEN, 7)).unwrap();
         assert_eq!(events.await_acknowledgement(7), Ok(()));

@@ -1,11 +1,11 @@
-//! Whether packets to an address stay in the network namespace, and whether others are forwarded there (rtnetlink(7)).
+//! Routing queries (rtnetlink(7)): local delivery to an address, and forwarding in the network namespace.
 
 use super::exchange::Exchange;
 use super::message::{ATTRIBUTE_HEADER, MESSAGE_HEADER, Message, attributes, put, u32_at};
 use crate::model::Address;
 use nix::errno::Errno;
 
-/// Bytes of `struct rtmsg` (linux/rtnetlink.h), and where its type stands.
+/// Bytes of `struct rtmsg` (linux/rtnetlink.h), and the offset of its type.
 const ROUTE_HEADER: usize = 12;
 const TYPE: usize = 7;
 /// `RTA_DST`.
@@ -17,8 +17,8 @@ const FORWARDING: u16 = 2;
 /// The kernel answers a dump in pieces of at most 32 KiB.
 const BUFFER: usize = 32 << 10;
 
-/// Asks for routes and settings. It belongs to the network namespace of the thread that opened it, and may be used
-/// from any.
+/// A socket for queries of routes and settings. It belongs to the network namespace of the thread that opened
+/// it, and any thread may use it.
 #[derive(Debug)]
 pub struct Routing(Exchange);
 
@@ -26,16 +26,16 @@ impl Routing {
     /// Opens the socket. Needs no capability.
     ///
     /// # Errors
-    /// What socket(2) says.
+    /// Fails with the error of socket(2).
     pub fn open() -> nix::Result<Routing> {
         Exchange::open(libc::NETLINK_ROUTE, BUFFER).map(Routing)
     }
 
-    /// Whether packets to `address` are delivered in the namespace: it is an address of a device, or a route of the
-    /// type `local` covers it. Costs two system calls, some 3 to 8 µs.
+    /// Returns true if packets to `address` are delivered in the namespace: it is an address of a device, or
+    /// a route of the type `local` covers it. Costs two system calls, some 3 to 8 µs.
     ///
     /// # Errors
-    /// What the kernel says, other than that there is no way to the address.
+    /// Fails with the kernel's error, unless the error is that there is no route to the address.
     pub fn is_local(&mut self, address: &Address) -> nix::Result<bool> {
         let is_v4 = address.is_v4();
         let bytes = address.bytes();
@@ -49,16 +49,16 @@ impl Routing {
         put(&mut message, at + ATTRIBUTE_HEADER, bytes);
         let is_local = |message: &Message<'_>| Some(Ok(message.payload.get(TYPE) == Some(&libc::RTN_LOCAL)));
         match self.0.ask(&mut message, libc::RTM_GETROUTE, libc::NLM_F_REQUEST, is_local)? {
-            // Routes that forbid it say so in these ways.
+            // The kernel reports these errors for routes that prohibit packets.
             Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => Ok(false),
             answer => answer,
         }
     }
 
-    /// Whether any device passes on packets that are not for this host, of IPv4 or of IPv6.
+    /// Returns true if any device forwards packets that are not for this host, for IPv4 or for IPv6.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// Fails with the kernel's error.
     pub fn forwards(&mut self) -> nix::Result<bool> {
         Ok(self.has_forwarding(libc::AF_INET)? || self.has_forwarding(libc::AF_INET6)?)
     }

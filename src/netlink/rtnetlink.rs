@@ -1,7 +1,8 @@
-//! The interfaces and addresses of a network namespace, as rtnetlink(7) states them.
+//! The interfaces and addresses of a network namespace as rtnetlink(7) reports them.
 //!
-//! Not `/sys/class/net`, which shows the namespace of whoever mounted it, and not `getifaddrs(3)`, which knows
-//! nothing of masters and VLANs. The socket belongs to the namespace of the thread that opened it, for good.
+//! It reads neither `/sys/class/net`, which shows the namespace of the process that mounted it, nor
+//! `getifaddrs(3)`, which has no masters and VLANs. The socket belongs permanently to the namespace of the
+//! thread that opened it.
 
 use super::exchange::Exchange;
 use super::interface::{FrameKind, Interface, InterfaceKind, Vlan};
@@ -14,7 +15,7 @@ const LINK_HEADER: usize = size_of::<libc::ifinfomsg>();
 const LINK_INDEX: usize = 4;
 /// `struct ifaddrmsg` of linux/if_addr.h.
 const ADDRESS_HEADER: usize = 8;
-/// Bytes of `struct rtmsg` of linux/rtnetlink.h, and where table and type stand in it.
+/// Bytes of `struct rtmsg` of linux/rtnetlink.h, and the offsets of table and type in it.
 const ROUTE_HEADER: usize = 12;
 const ROUTE_TABLE: usize = 4;
 const ROUTE_TYPE: usize = 7;
@@ -32,21 +33,22 @@ const IFF_TAP: u8 = 2;
 const ARPHRD_IEEE802154_MONITOR: u16 = 805;
 const ARPHRD_NETLINK: u16 = 824;
 const ARPHRD_VSOCKMON: u16 = 826;
-/// Places in `struct rtnl_link_stats64` (linux/if_link.h) of what a device carried, and lost for want of room, the sum that
-/// libpcap calls `ps_ifdrop`. Not `rx_dropped`, which also counts what nobody wanted.
+/// Positions in `struct rtnl_link_stats64` (linux/if_link.h) of the bytes that a device carried, and of the
+/// frames that it lost for lack of room. The sum of the latter is libpcap's `ps_ifdrop`. `rx_dropped` is not
+/// used, because it also counts packets that no receiver wanted.
 const RX_BYTES: usize = 2;
 const TX_BYTES: usize = 3;
 const RX_FIFO_ERRORS: usize = 14;
 const RX_MISSED_ERRORS: usize = 15;
 /// The kernel answers in messages of at most 32 KiB unless one row alone needs more.
 const BUFFER: usize = 64 << 10;
-/// How often a listing is begun anew because something changed while it was read.
+/// The maximum number of attempts at a listing. It is restarted if something changed while it was read.
 const ATTEMPTS: usize = 5;
 
-/// A socket to ask the kernel for its interfaces and addresses.
+/// A socket that requests the kernel's interfaces and addresses.
 pub(crate) struct Rtnetlink {
     exchange: Exchange,
-    /// Whether the kernel lists the routes of one table alone.
+    /// Set if the kernel can list the routes of one table alone.
     lists_routes: bool,
 }
 
@@ -54,7 +56,7 @@ impl Rtnetlink {
     /// Opens the socket in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// `SystemResource` when the system refuses it.
+    /// Fails with `SystemResource` if the system refuses it.
     pub(crate) fn open() -> Result<Rtnetlink> {
         let refused = |errno| Error::system(Code::SystemResource, "opening a route netlink socket", errno);
         let exchange = Exchange::open(libc::NETLINK_ROUTE, BUFFER).map_err(refused)?;
@@ -62,10 +64,10 @@ impl Rtnetlink {
         Ok(Rtnetlink { exchange, lists_routes })
     }
 
-    /// Every interface of the namespace.
+    /// Returns every interface of the namespace.
     ///
     /// # Errors
-    /// `SystemResource` when the kernel does not answer, or not in full.
+    /// Fails with `SystemResource` if the kernel does not answer, or not in full.
     pub(crate) fn interfaces(&mut self) -> Result<Vec<Interface>> {
         consistent(|interfaces: &mut Vec<Interface>| {
             self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], |row| interfaces.extend(interface(row)))
@@ -73,10 +75,10 @@ impl Rtnetlink {
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
     }
 
-    /// The interface with this index, if there is one.
+    /// Returns the interface with this index, if there is one.
     ///
     /// # Errors
-    /// What the kernel says, and what sending and receiving says.
+    /// Fails with the kernel's error, or with that of sending or receiving.
     pub(crate) fn interface(&mut self, index: u32) -> nix::Result<Option<Interface>> {
         let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
         put(&mut message, MESSAGE_HEADER + LINK_INDEX, &index.to_ne_bytes());
@@ -84,10 +86,11 @@ impl Rtnetlink {
         self.exchange.ask(&mut message, kind, flags, |message| Some(Ok(interface(message.payload))))?
     }
 
-    /// Every address of the namespace, with the broadcast addresses and those that are local by route.
+    /// Returns every address of the namespace, with the broadcast addresses and those that are local by
+    /// route.
     ///
     /// # Errors
-    /// `SystemResource` when the kernel does not answer, or not in full.
+    /// Fails with `SystemResource` if the kernel does not answer, or not in full.
     pub(crate) fn addresses(&mut self) -> Result<LocalAddresses> {
         consistent(|addresses: &mut LocalAddresses| {
             let header = &[0; ADDRESS_HEADER];
@@ -97,21 +100,22 @@ impl Rtnetlink {
         .map_err(|errno| Error::system(Code::SystemResource, "listing the network addresses", errno))
     }
 
-    /// Adds what routes of the table `local` make local, in particular whole networks. Nothing before Linux 4.20, which would
-    /// list the routes of all tables.
+    /// Adds the addresses that routes of the table `local` make local, in particular whole networks. Before
+    /// Linux 4.20 it is not used, because the kernel would list the routes of all tables.
     fn add_routes(&mut self, addresses: &mut LocalAddresses) -> nix::Result<bool> {
         self.each_local_route(libc::RT_TABLE_LOCAL, |route| route.insert_unconditional(addresses))
     }
 
-    /// The networks that routes of other tables make local for packets which a routing rule selects. The kernel looks at all
-    /// routes that it has, so this is not for every refresh. Nothing before Linux 4.20.
+    /// Returns the networks that routes of other tables make local for packets that a routing rule selects.
+    /// The kernel examines all its routes, so the caller should not request them at every refresh. Before
+    /// Linux 4.20 the result is empty.
     ///
     /// # Errors
-    /// `SystemResource` when the kernel does not answer.
+    /// Fails with `SystemResource` if the kernel does not answer.
     pub(crate) fn conditional(&mut self) -> Result<LocalAddresses> {
         let mut networks = LocalAddresses::default();
         if self.lists_routes {
-            // What changes meanwhile is told by news.
+            // Notices report changes during the listing.
             self.each_local_route(libc::RT_TABLE_UNSPEC, |route| route.insert_conditional(&mut networks))
                 .map_err(|errno| {
                     Error::system(Code::SystemResource, "listing the local routes of all tables", errno)
@@ -120,7 +124,8 @@ impl Rtnetlink {
         Ok(networks)
     }
 
-    /// Hands on the routes of the type `local` of one table, or of all. Returns whether they are of one moment.
+    /// Hands the routes of the type `local` of one table, or of all, to `each`. Returns true if nothing
+    /// changed meanwhile.
     fn each_local_route(&mut self, table: u8, mut each: impl FnMut(LocalRoute)) -> nix::Result<bool> {
         let mut is_consistent = true;
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -138,7 +143,7 @@ impl Rtnetlink {
         Ok(is_consistent)
     }
 
-    /// One dump. Returns whether it was consistent.
+    /// Requests one dump. Returns true if it was consistent.
     fn dump(&mut self, request: u16, header: &[u8], row: impl FnMut(&[u8])) -> nix::Result<bool> {
         let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
         put(&mut message, MESSAGE_HEADER, header);
@@ -146,7 +151,10 @@ impl Rtnetlink {
     }
 }
 
-/// Makes a listing, anew whenever the kernel says that something changed under its hands.
+/// Makes a listing, and restarts it if the kernel reports that something changed meanwhile.
+///
+/// # Errors
+/// Fails with `EAGAIN` if every attempt was interrupted by a change.
 fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> nix::Result<T> {
     for _ in 0..ATTEMPTS {
         let mut collection = T::default();
@@ -157,7 +165,7 @@ fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> 
     Err(Errno::EAGAIN)
 }
 
-/// An interface from the payload of an `RTM_NEWLINK` message; `None` for a row that is too short to be one.
+/// Parses the payload of an `RTM_NEWLINK` message. Returns `None` if it is too short.
 pub(crate) fn interface(row: &[u8]) -> Option<Interface> {
     let (header, rest) = row.split_at_checked(LINK_HEADER)?;
     let flags = u32_at(header, 8)? as i32;
@@ -180,7 +188,7 @@ pub(crate) fn interface(row: &[u8]) -> Option<Interface> {
     let mut lower_elsewhere = false;
     for (kind, value) in attributes(rest) {
         match kind {
-            // A name need not be UTF-8; it is only shown.
+            // A name need not be UTF-8; it is only displayed.
             libc::IFLA_IFNAME => interface.name = text(value),
             libc::IFLA_ADDRESS => {
                 interface.address = value.try_into().ok().filter(|address| *address != [0; 6])
@@ -202,17 +210,17 @@ pub(crate) fn interface(row: &[u8]) -> Option<Interface> {
         }
     }
     if lower_elsewhere {
-        // The index is one of another namespace and would name a stranger here.
+        // The index belongs to another namespace and would name an unrelated device here.
         interface.lower = None;
     }
     Some(interface)
 }
 
-/// The frames of an interface of this type (linux/if_arp.h), unless its kind says more.
+/// Returns the frames of an interface of this type (linux/if_arp.h), unless its kind says more.
 fn frames_of(hardware: u16) -> FrameKind {
     match hardware {
         libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => FrameKind::Ethernet,
-        // Radio frames with headers of their own, and messages that are no network's.
+        // Radio frames with headers of their own, and messages that are not network traffic.
         libc::ARPHRD_CAN
         | libc::ARPHRD_IEEE80211
         | libc::ARPHRD_IEEE80211_PRISM
@@ -226,7 +234,7 @@ fn frames_of(hardware: u16) -> FrameKind {
     }
 }
 
-/// Takes in the kind of an interface, and what depends on it.
+/// Records the kind of an interface and the properties that depend on it.
 fn take_link_info(interface: &mut Interface, link_info: &[u8]) {
     let find = |wanted| attributes(link_info).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
     let data = find(libc::IFLA_INFO_DATA);
@@ -236,7 +244,7 @@ fn take_link_info(interface: &mut Interface, link_info: &[u8]) {
         }
         Some("macvlan" | "macvtap" | "ipvlan" | "ipvtap") => interface.kind = InterfaceKind::SharesLower,
         Some("openvswitch") => interface.kind = InterfaceKind::OpenVswitch,
-        // Any type can be set for such a device (TUNSETLINK), which changes nothing of its frames.
+        // Any type can be set for such a device (TUNSETLINK) without changing its frames.
         Some("tun") => {
             let stated = data.and_then(|data| attributes(data).find(|&(kind, _)| kind == TUN_TYPE));
             match stated.and_then(|(_, value)| value.first()) {
@@ -245,7 +253,8 @@ fn take_link_info(interface: &mut Interface, link_info: &[u8]) {
                 _ => {}
             }
         }
-        // What arrives for such a device is shown as if it left (dev_queue_xmit_nit in drivers/net/vrf.c).
+        // The kernel marks frames that arrive for such a device as outgoing (dev_queue_xmit_nit in
+        // drivers/net/vrf.c).
         Some("vrf") => interface.tells_passage = false,
         _ => {}
     }
@@ -263,11 +272,11 @@ fn vlan_of(data: &[u8]) -> Option<Vlan> {
     Some(vlan)
 }
 
-/// Takes in the payload of an `RTM_NEWADDR` message; what is not an IP address is skipped.
+/// Adds the address in the payload of an `RTM_NEWADDR` message. It skips a row that is not an IP address.
 pub(crate) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
     let Some((&[family, prefix, ..], rest)) = row.split_first_chunk::<ADDRESS_HEADER>() else { return };
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
-    // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is ours.
+    // On a point-to-point link IFA_ADDRESS is the peer, and IFA_LOCAL is the host's own address.
     let Some(own) = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS)) else { return };
     match i32::from(family) {
         libc::AF_INET => {
@@ -277,8 +286,9 @@ pub(crate) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
             if let Some(broadcast) = stated {
                 addresses.insert_broadcast(Address::v4(broadcast));
             }
-            // Whatever was configured, the kernel also takes the last address of a network for a broadcast, except
-            // where there is no room for one (net/ipv4/fib_frontend.c, fib_add_ifaddr; RFC 3021).
+            // Regardless of the configuration, the kernel also treats the last address of a network as a
+            // broadcast address, except where there is no room for one (net/ipv4/fib_frontend.c,
+            // fib_add_ifaddr; RFC 3021).
             if prefix < 31 {
                 let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
                 let last = u32::from_be_bytes(own) | hosts;
@@ -298,25 +308,25 @@ pub(crate) fn insert_address(addresses: &mut LocalAddresses, row: &[u8]) {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LocalRoute {
     address: Address,
-    /// Bits of the prefix.
+    /// The length of the prefix in bits.
     length: u8,
     table: u32,
 }
 
 impl LocalRoute {
-    /// Whether only packets that a routing rule selects go by it.
+    /// Returns true if the route applies only to packets that a routing rule selects.
     pub(crate) fn is_conditional(&self) -> bool {
         self.table != u32::from(libc::RT_TABLE_LOCAL)
     }
 
-    /// Adds what it makes local, if that is so for all packets.
+    /// Adds the network of the route if the route applies to all packets.
     pub(crate) fn insert_unconditional(&self, addresses: &mut LocalAddresses) {
         if !self.is_conditional() && !self.address.is_loopback() {
             addresses.insert_network(&self.address, self.length);
         }
     }
 
-    /// Adds what it makes local, if that is so for some packets.
+    /// Adds the network of the route if the route applies to some packets.
     pub(crate) fn insert_conditional(&self, addresses: &mut LocalAddresses) {
         if self.is_conditional() {
             addresses.insert_conditional_network(&self.address, self.length);
@@ -324,18 +334,19 @@ impl LocalRoute {
     }
 }
 
-/// The route of the type `local` in the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE` message, if it is one.
+/// Parses the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE` message. Returns `None` unless the route is of
+/// the type `local`.
 pub(crate) fn local_route(row: &[u8]) -> Option<LocalRoute> {
     let (header, rest) = row.split_first_chunk::<ROUTE_HEADER>()?;
     let [family, length, ..] = *header;
     let find = |wanted| attributes(rest).find(|&(kind, _)| kind == wanted).map(|(_, value)| value);
-    // Numbers of tables that need more than a byte stand in an attribute.
+    // A table number that needs more than a byte is in an attribute.
     let table = find(ROUTE_TABLE_NUMBER).and_then(|value| u32_at(value, 0));
     let table = table.unwrap_or_else(|| header[ROUTE_TABLE].into());
     if header[ROUTE_TYPE] != libc::RTN_LOCAL {
         return None;
     }
-    // One without a destination is a default route.
+    // A route without a destination is a default route.
     let destination = find(ROUTE_DESTINATION);
     let address = match i32::from(family) {
         libc::AF_INET => destination.map_or(Ok([0; 4]), <[u8; 4]>::try_from).map(Address::v4),

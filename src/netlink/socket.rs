@@ -1,4 +1,4 @@
-//! A netlink socket: opened in the network namespace of the calling thread, and belonging to it for good.
+//! A netlink socket. It belongs permanently to the network namespace of the thread that opened it.
 
 use super::message::{Message, messages};
 use nix::errno::Errno;
@@ -8,27 +8,27 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Bytes of notices that may wait: those of a burst of some thousands.
 const NOTICE_BUFFER: usize = 4 << 20;
-/// Notices handed on at most in one reading, so that the reader gets to do other things.
+/// The maximum number of notices delivered in one call, so that the reader can do other work in between.
 const MOST: usize = 4096;
 
-/// A socket to ask the kernel, or to be told by it.
+/// A netlink socket for requests or for notices.
 #[derive(Debug)]
 pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
-    /// A socket for questions to one of the `NETLINK_` protocols. The kernel answers at once; should it ever not,
-    /// receiving fails after a second with `EAGAIN`, so that nobody hangs.
+    /// Opens a socket for requests to one of the `NETLINK_` protocols. The kernel replies at once. If it ever
+    /// does not, receiving fails with `EAGAIN` after a second, so that the caller does not hang.
     pub fn for_questions(protocol: i32) -> nix::Result<Socket> {
         let socket = Socket::open(protocol, 0)?;
         setsockopt(&socket.0, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
         Ok(socket)
     }
 
-    /// A socket that never blocks, for the notices of `groups` (bits as in `sockaddr_nl`).
+    /// Opens a socket that never blocks, for the notices of `groups` (bits as in `sockaddr_nl`).
     pub fn for_notices(protocol: i32, groups: u32) -> nix::Result<Socket> {
         let socket = Socket::open(protocol, libc::SOCK_NONBLOCK)?;
         if setsockopt(&socket.0, sockopt::RcvBufForce, &NOTICE_BUFFER).is_err() {
-            // Without CAP_NET_ADMIN the system's limit holds, which will do.
+            // Without CAP_NET_ADMIN the system's limit applies, which suffices.
             let _ = setsockopt(&socket.0, sockopt::RcvBuf, &NOTICE_BUFFER);
         }
         bind(socket.0.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
@@ -36,7 +36,7 @@ impl Socket {
     }
 
     fn open(protocol: i32, flags: i32) -> nix::Result<Socket> {
-        // SAFETY: the call takes numbers only; the descriptor it returns is nobody else's.
+        // SAFETY: the call takes numbers only; nothing else owns the descriptor that it returns.
         unsafe {
             let socket =
                 libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags, protocol);
@@ -68,7 +68,7 @@ impl Socket {
     /// Receives one datagram of the kernel.
     ///
     /// # Errors
-    /// What recvfrom(2) says; `ENOBUFS` when notices were lost.
+    /// Fails with the error of recvfrom(2); with `ENOBUFS` if notices were lost.
     pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
         loop {
             let (count, sender) = match recvfrom::<NetlinkAddr>(self.0.as_raw_fd(), buffer) {
@@ -82,10 +82,11 @@ impl Socket {
         }
     }
 
-    /// Reads and forgets what there is; of a list, all the rest, since each reading makes the kernel go on with it.
+    /// Reads and discards all waiting datagrams. For a list that is the entire rest, because each read makes
+    /// the kernel continue the list.
     ///
     /// # Errors
-    /// What recv(2) says.
+    /// Fails with the error of recv(2).
     pub fn drain(&self, buffer: &mut [u8]) -> nix::Result<()> {
         loop {
             match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
@@ -96,11 +97,11 @@ impl Socket {
         }
     }
 
-    /// Hands on the notices that there are, in order, without blocking; the socket stays readable while there are more.
-    /// `buffer` has room for the longest. Returns whether the kernel had to drop some for want of room.
+    /// Delivers the available notices, in order, without blocking; the socket stays readable while there are
+    /// more. `buffer` has room for the longest. Returns true if the kernel had to drop some for lack of room.
     ///
     /// # Errors
-    /// What recvfrom(2) says.
+    /// Fails with the error of recvfrom(2).
     pub fn notices(&self, buffer: &mut [u8], mut each: impl FnMut(Message<'_>)) -> nix::Result<bool> {
         let mut lost = false;
         for _ in 0..MOST {
@@ -114,15 +115,16 @@ impl Socket {
         Ok(lost)
     }
 
-    /// How many notices the kernel has dropped for want of room, modulo 2^32.
+    /// Returns the number of notices that the kernel has dropped for lack of room, modulo 2^32.
     ///
     /// # Errors
-    /// What getsockopt(2) says.
+    /// Fails with the error of getsockopt(2).
     pub fn dropped(&self) -> nix::Result<u32> {
         const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
         let mut figures = [0u32; DROPS + 1];
         let mut length = size_of_val(&figures) as libc::socklen_t;
-        // SAFETY: the kernel writes no more than `length` bytes, which the array has, and the length written.
+        // SAFETY: the kernel writes at most `length` bytes, which is the size of the array, and the length
+        // written.
         let status = unsafe {
             libc::getsockopt(
                 self.0.as_raw_fd(),
@@ -142,12 +144,13 @@ impl AsFd for Socket {
     }
 }
 
-/// Gives a socket a classic BPF program that decides what it receives (socket(7), `SO_ATTACH_FILTER`).
+/// Attaches a classic BPF filter to a socket, which decides what the socket receives (socket(7),
+/// `SO_ATTACH_FILTER`).
 pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> nix::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the option takes a sock_fprog; it and the instructions that it points to, which are only read, live
-    // through the call, in which the kernel copies them.
+    // SAFETY: the option takes a sock_fprog. It and the instructions that it points to, which are only read,
+    // live throughout the call, in which the kernel copies them.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! What tests of sockets share: network namespaces of their own, and what sockets say of themselves.
+//! Testing support for sockets: network namespaces of a test's own, and the inode and cookie of a socket.
 
 use std::os::fd::AsRawFd;
 
@@ -17,17 +17,17 @@ pub(crate) fn alone(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(run).join().unwrap());
 }
 
-/// The inode as `/proc` shows it.
+/// Returns the inode that `/proc` shows.
 pub(super) fn inode(socket: &impl AsRawFd) -> u64 {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
     let text = link.to_str().unwrap();
     text.strip_prefix("socket:[").unwrap().strip_suffix(']').unwrap().parse().unwrap()
 }
 
-/// The cookie as the socket itself tells it (`SO_COOKIE`).
+/// Returns the cookie that the socket itself reports (`SO_COOKIE`).
 pub(super) fn cookie(socket: &impl AsRawFd) -> u64 {
     let (mut value, mut length) = (0u64, 8);
-    // SAFETY: SO_COOKIE gives 8 bytes to a value of 8 bytes, both alive for the length of the call.
+    // SAFETY: SO_COOKIE writes 8 bytes to a value of 8 bytes; value and length are live throughout the call.
     let status = unsafe {
         let fd = socket.as_raw_fd();
         libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut value).cast(), &raw mut length)

@@ -1,10 +1,10 @@
-//! How much CPU time the search for owners may take: a share of wall time, with room for a burst.
+//! A limit on the CPU time of the search for owners: a share of wall time, with room for a burst.
 
 use nix::time::{ClockId, clock_gettime};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Tells how much CPU time the caller's thread has used, from any origin. An input, so that tests are exact.
+/// Reads the CPU time of the caller's thread, from any origin. An input, so that tests are exact.
 pub trait Meter: Send {
     /// The CPU time used so far.
     fn cpu_time(&mut self) -> Duration;
@@ -22,9 +22,9 @@ impl Meter for ThreadMeter {
 
 /// An account of CPU time that fills with wall time and is drawn on by work.
 ///
-/// A round of work that begins with something in the account may read whatever it needs, once. Its cost, known only
-/// afterwards, may overdraw the account; then nothing is allowed until wall time has made up for it. On average,
-/// therefore, the share is kept, whatever a round costs, and every round that is allowed comes to an end.
+/// A round of work that begins with a positive balance may read all that it needs, once. Its cost, known only
+/// afterwards, may overdraw the account; then no round is allowed until wall time has made up for it. On
+/// average, therefore, the share is kept whatever a round costs, and every round that is allowed completes.
 pub struct Budget {
     meter: Box<dyn Meter>,
     share: f64,
@@ -32,18 +32,19 @@ pub struct Budget {
     /// Nanoseconds of CPU time in the account.
     balance: i64,
     filled_at: Option<Instant>,
-    /// Whether this round was allowed to read something.
+    /// Set if this round was allowed to read.
     granted: Cell<bool>,
     measured: Duration,
     spent: Duration,
 }
 
-/// Smaller shares would put a single scan's repayment off for hours; zero and NaN would never allow anything.
+/// The smallest share. Smaller shares would put a single scan's repayment off for hours; zero and NaN would
+/// never allow any work.
 const MIN_SHARE: f64 = 0.001;
 
 impl Budget {
-    /// An account, full at first, that fills by `share` of wall time (0.05 is 5% of one core; at least 0.001) up
-    /// to `burst`.
+    /// Returns an account, full at first, that fills by `share` of wall time (0.05 is 5% of one core; at
+    /// least 0.001) up to `burst`.
     pub fn new(share: f64, burst: Duration, meter: Box<dyn Meter>) -> Budget {
         let share = if share > MIN_SHARE { share } else { MIN_SHARE };
         let burst = nanoseconds(burst).max(1);
@@ -59,12 +60,13 @@ impl Budget {
         }
     }
 
-    /// CPU time drawn so far.
+    /// CPU time used so far.
     pub fn spent(&self) -> Duration {
         self.spent
     }
 
-    /// Begins a round: fills the account up to `now` and starts measuring. What the thread did before is not drawn.
+    /// Begins a round: fills the account up to `now` and starts measuring. Earlier work of the thread is not
+    /// drawn.
     pub(super) fn begin(&mut self, now: Instant) {
         let elapsed = self.filled_at.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         self.filled_at = Some(self.filled_at.map_or(now, |then| then.max(now)));
@@ -74,7 +76,7 @@ impl Budget {
         self.measured = self.meter.cpu_time();
     }
 
-    /// Leaves undrawn what the round has done so far, if it was not allowed to read anything: exact questions are as many
+    /// Leaves the round's work so far undrawn if the round was not allowed to read. Exact lookups are as many
     /// as there are flows, and those of a flood would put off the search for the holders of other sockets.
     pub(super) fn exempt(&mut self) {
         if !self.granted.get() {
@@ -84,7 +86,8 @@ impl Budget {
         }
     }
 
-    /// Whether this round may do more than remember; if not, the wall time after which one may.
+    /// Allows this round to read. Fails with the wall time after which a round may read if the account is
+    /// overdrawn.
     pub(super) fn allow(&self) -> Result<(), Duration> {
         if self.balance > 0 {
             self.granted.set(true);
@@ -94,7 +97,7 @@ impl Budget {
         Err(Duration::from_nanos((debt as f64 / self.share).ceil() as u64).max(Duration::from_millis(1)))
     }
 
-    /// Ends a round: draws what it used.
+    /// Ends a round: draws the CPU time that it used.
     pub(super) fn settle(&mut self) {
         let cost = self.meter.cpu_time().saturating_sub(self.measured);
         self.balance = self.balance.saturating_sub(nanoseconds(cost));
@@ -102,7 +105,7 @@ impl Budget {
     }
 }
 
-/// 5% of one core, and a quarter of a second at once.
+/// 5% of one core, with a burst of a quarter of a second.
 impl Default for Budget {
     fn default() -> Budget {
         Budget::new(0.05, Duration::from_millis(250), Box::new(ThreadMeter))
@@ -119,7 +122,7 @@ pub(super) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// A meter whose every reading costs the milliseconds in the cell.
+    /// A meter of which each reading costs the milliseconds in `step`.
     #[derive(Clone, Default)]
     pub struct Costly {
         pub step: Arc<AtomicU64>,

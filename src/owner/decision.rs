@@ -1,21 +1,21 @@
-//! Which of the processes that hold the sockets of a flow is its owner.
+//! Chooses the owner of a flow among the processes that hold its sockets.
 
 use super::source::{CandidateSocket, Held, Holder, Match, Sharing, Wanted};
 use crate::model::{Owner, Quality, Unowned};
 use std::time::Duration;
 
-/// What the holders of a flow's sockets leave.
+/// The result of weighing the holders of a flow's sockets.
 pub(super) enum Decision {
-    /// An owner, which holds a socket in this way.
+    /// An owner, and the way in which it holds a socket.
     Owner(Owner, Holder),
     /// No owner, for this reason.
     None(Unowned),
-    /// The budget is used up; ask again after this long.
+    /// The budget is used up; the lookup can be retried after this time.
     Busy(Duration),
 }
 
-/// The owner that the holders of all the sockets that match a flow leave, if they leave one. Of what a group receives each
-/// socket has a copy, so that the youngest of their processes is taken for all.
+/// Returns the owner of a flow by the holders of all sockets that match it. Each socket receives a copy of a
+/// group's packets, so the youngest of their processes stands for all of them.
 pub(super) fn decide(
     by: Match,
     is_group: bool,

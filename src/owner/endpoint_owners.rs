@@ -1,8 +1,8 @@
-//! Who called an endpoint lately, or was called there: a guess at the owner of a connection that was over before its
+//! Recent callers and servers of endpoints: a guess at the owner of a connection that closed before its
 //! socket, or its listener's, was looked up.
 //!
-//! A guess is made only when one process alone was seen to do so within the last minute. Whoever asks makes sure that it
-//! lived when the connection began.
+//! A guess is made only if a single process was seen there within the last minute. The caller must check that
+//! the process lived when the connection began.
 
 use super::early::{End, Side};
 use crate::model::{FlowKey, ProcId};
@@ -10,12 +10,13 @@ use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// For how long a caller is remembered.
+/// The time for which a caller is kept.
 const MEMORY: Duration = Duration::from_secs(60);
-/// Endpoints remembered, about 130 bytes each, 2 MiB in all. In a full table those not called lately make room.
+/// The limit of endpoints, about 130 bytes each, 2 MiB in all. A full table drops the endpoints that have
+/// expired; if none has, it is cleared.
 const LIMIT: usize = 16_384;
 
-/// Processes seen to call one endpoint, or to be called there.
+/// Processes that were seen to call one endpoint, or to be called there.
 #[derive(Clone, Copy, Debug)]
 enum Callers {
     One(ProcId, Instant),
@@ -30,7 +31,7 @@ pub(super) struct EndpointOwners {
 }
 
 impl EndpointOwners {
-    /// A process was found to own a flow; `None`: some process that could not be found has one.
+    /// Records the owner of a flow; `None` records that the owner could not be found.
     pub fn note(&mut self, key: &FlowKey, side: Side, process: Option<ProcId>, now: Instant) {
         if self.ends.len() >= LIMIT {
             self.ends.retain(|_, callers| callers.age(now) < MEMORY);
@@ -47,8 +48,8 @@ impl EndpointOwners {
         };
     }
 
-    /// The only process that was lately called at this flow's local end, or else has called its remote end, and when it
-    /// was last seen to.
+    /// Returns the only process that was recently called at this flow's local endpoint, or else has called
+    /// its remote endpoint, and the time at which it was last seen.
     pub fn only(&self, key: &FlowKey, now: Instant) -> Option<(ProcId, Instant)> {
         let known =
             [Side::Called, Side::Opener].into_iter().find_map(|side| self.ends.get(&End::of(key, side)));

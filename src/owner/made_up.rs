@@ -1,4 +1,4 @@
-//! Made-up `/proc` trees for tests: socket tables, and processes with descriptors.
+//! `/proc` fixtures for tests: socket tables, and processes with descriptors.
 
 use super::budget::tests::Costly;
 use super::sockets::{HEADING, render};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub const MS: Duration = Duration::from_millis(1);
-/// No time after the start of a test.
+/// The start of a test.
 pub const NOW: Duration = Duration::ZERO;
 
 pub struct OwnerTree {
@@ -34,7 +34,7 @@ pub fn owned(pid: i32, start_ticks: u64, quality: Quality) -> Outcome {
     Outcome::Owned(Owner { process: ProcId { pid, start_ticks }, quality })
 }
 
-/// One row of a table: both ends, the state and the inode. The user is 1000.
+/// Returns one row of a table with both endpoints, the state and the inode. The user is 1000.
 pub fn row(local: &str, remote: &str, state: u8, inode: u64) -> SocketRow {
     SocketRow { local: endpoint(local), remote: endpoint(remote), state, uid: 1000, inode }
 }
@@ -43,7 +43,7 @@ pub const ESTABLISHED: u8 = 1;
 pub const UNCONNECTED: u8 = 7;
 
 impl OwnerTree {
-    /// A tree with a process 1 that holds nothing, and empty tables of every protocol.
+    /// Creates a tree with a process 1 that holds nothing, and empty tables of every protocol.
     pub fn new() -> OwnerTree {
         let tree = OwnerTree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
         fs::create_dir(tree.path("net")).unwrap();
@@ -63,7 +63,7 @@ impl OwnerTree {
         fs::write(self.path("net").join(name), format!("{HEADING}{rows}")).unwrap();
     }
 
-    /// A process with descriptors of these sockets, among others that are not sockets.
+    /// Adds a process with descriptors of these sockets, among others that are not sockets.
     pub fn process(&self, pid: i32, parent: i32, start: u64, sockets: &[u64]) {
         let directory = self.path(&pid.to_string());
         fs::create_dir_all(directory.join("fd")).unwrap();
@@ -81,7 +81,7 @@ impl OwnerTree {
         fs::remove_dir_all(self.path(&pid.to_string())).unwrap();
     }
 
-    /// A finder whose work costs nothing.
+    /// Returns a finder whose work costs no CPU time.
     pub fn finder(&self) -> Finder {
         self.finder_with(Budget::new(0.05, 250 * MS, Box::new(Costly::new(0))))
     }
@@ -90,17 +90,17 @@ impl OwnerTree {
         Finder::new(Arc::new(ProcRoot::open(self.directory.path()).unwrap()), budget, Arc::default())
     }
 
-    /// A query for a flow first seen this long after the start.
+    /// Returns a query for a flow first seen this long after the start.
     pub fn query(&self, key: FlowKey, after: Duration) -> Query {
         Query::new(key, self.start + after)
     }
 
-    /// What a new finder says at once of a flow.
+    /// Returns the first outcome that a new finder has for a flow.
     pub fn first(&self, key: FlowKey) -> Outcome {
         self.at(&mut self.finder(), key, Duration::ZERO)
     }
 
-    /// What a new finder says in the end of a flow.
+    /// Returns the final outcome that a new finder has for a flow.
     pub fn last(&self, key: FlowKey) -> Outcome {
         let mut query = self.query(key, Duration::ZERO);
         let mut finder = self.finder();
@@ -111,7 +111,8 @@ impl OwnerTree {
         query.outcome
     }
 
-    /// What this finder says of a flow first seen this long after the start, and asked for at once.
+    /// Returns the outcome of this finder for a flow that is looked up at once, first seen this long after
+    /// the start.
     pub fn at(&self, finder: &mut Finder, key: FlowKey, after: Duration) -> Outcome {
         let mut query = self.query(key, after);
         finder.find(std::slice::from_mut(&mut query), self.start + after);

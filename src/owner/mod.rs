@@ -1,53 +1,61 @@
-//! Who owns a flow: finds the process behind the local end of a flow.
+//! Finds the owner of a flow: the process behind the flow's local endpoint.
 //!
-//! A flow's local end has a socket, and the socket has holders: processes with a descriptor of it. Two searches share
-//! what they learn through [`SearchExchange`], each on a thread of its own:
+//! The local endpoint of a flow has a socket, and the socket has holders: processes with a descriptor of it.
+//! Two searches, each on its own thread, share their findings through [`SearchExchange`]:
 //!
-//! - [`EarlyLookup`] is told of each flow's first packet at once. It asks the kernel for that socket and looks for it where
-//!   it is likely to be, within some hundred system calls, and leaves what it finds in [`EarlyOwnerCache`].
-//! - [`Finder`] answers what is left, through a chain of sources of sockets (sock_diag(7), the tables of `/proc/net`) and
-//!   of holders (the descriptors of `/proc/<pid>/fd`), best first; each is probed at start, and one that fails passes the
-//!   question on to the next. All is read within a [`Budget`] of CPU time; nothing here waits.
+//! - [`EarlyLookup`] receives the first packet of each flow at once. It looks up that socket in the kernel,
+//!   searches for it among the likely candidates within some hundred system calls, and records the owners
+//!   that it finds in [`EarlyOwnerCache`].
+//! - [`Finder`] answers the remaining queries through a chain of sources of sockets (sock_diag(7), the tables
+//!   of `/proc/net`) and of holders (the descriptors of `/proc/<pid>/fd`), best first. Each source is probed
+//!   at the start. A source that fails passes the query on to the next. All reads stay within a [`Budget`] of
+//!   CPU time; nothing here waits.
 //!
-//! # Which process it is
+//! # Choice of the owner
 //!
-//! - The socket with the flow's two endpoints, held by one process: [`Quality::Exact`].
-//! - Several processes hold it (fork, passed descriptors, socket activation): the youngest that is not process 1,
-//!   the higher pid among equally old ones: [`Quality::Shared`].
-//! - No such socket, but an unconnected one bound to the local end: the most specific address wins. One such socket
-//!   is owned as above, with [`Quality::Guessed`] in place of exact; several of them (`SO_REUSEPORT`) only
-//!   if one and the same process holds them all, else the flow is [`Unowned::Ambiguous`]. Of several that a group's
-//!   packets reach, each of which has a copy, it is the youngest process: [`Quality::Shared`].
-//! - A TCP connection that has no socket with an inode although there is a listener on its port, even when it was
-//!   asked for again for a while (not accepted, or over already), and packets of a protocol of which there is a raw
-//!   socket: the one process that holds the listener or raw socket, process 1 aside, [`Quality::Guessed`]; of several
-//!   the youngest, [`Quality::Shared`].
-//! - No socket at all any more: the only process that within the last minute was found to call the same remote end, or to
-//!   be called at the same local end, if it lived when the flow began: [`Quality::Guessed`].
+//! - One process holds the socket with the flow's two endpoints: [`Quality::Exact`].
+//! - Several processes hold it (fork, passed descriptors, socket activation): the owner is the youngest that
+//!   is not process 1, and the one with the higher pid among equally old ones: [`Quality::Shared`].
+//! - There is no such socket, but an unconnected one is bound to the local endpoint: the most specific
+//!   address wins. The owner of one such socket is chosen as above, with [`Quality::Guessed`] in place of
+//!   exact. Several of them (`SO_REUSEPORT`) have an owner only if the same process holds them all; otherwise
+//!   the flow is [`Unowned::Ambiguous`]. If a group's packets reach several sockets, each of which receives a
+//!   copy, the owner is the youngest process: [`Quality::Shared`].
+//! - A TCP connection has no socket with an inode although there is a listener on its port, even after
+//!   retries for a while (it is not yet accepted, or has already closed), or packets belong to a protocol for
+//!   which there is a raw socket: the owner is the one process that holds the listener or raw socket, not
+//!   counting process 1, [`Quality::Guessed`]; the youngest of several, [`Quality::Shared`].
+//! - No socket exists any more: the owner is the only process that was found within the last minute to call
+//!   the same remote endpoint, or to be called at the same local endpoint, if it lived when the flow began:
+//!   [`Quality::Guessed`].
 //!
 //! # Translated addresses
 //!
-//! A flow that has no socket of its own may be another's: a container's whose address the host has replaced by one of its
-//! own, or a process's whose socket has other endpoints than the packets on the wire. So [`Translations`] are looked at
-//! before anything but a flow's own socket is believed. Behind them is either the socket's pair of endpoints, by which the
-//! flow is looked for then, or another host: [`Unowned::NotLocal`]. Where it cannot be told although packets are
-//! forwarded, neither a listener is taken for the owner nor a guess made.
+//! A flow without a socket of its own may belong to a container whose address the host has replaced by one of
+//! its own, or to a process whose socket has other endpoints than the packets on the wire. So the finder
+//! checks [`Translations`] before it trusts anything but the flow's own socket. The result is either the
+//! socket's pair of endpoints, by which the finder then looks up the flow, or another host:
+//! [`Unowned::NotLocal`]. If the translation cannot be determined although packets are forwarded, the finder
+//! neither takes a listener for the owner nor makes a guess.
 //!
-//! A flow whose local address is this host's only for packets that a routing rule selects (TPROXY) is looked for if it has
-//! a socket of its own; else it is one of those that are forwarded, [`Unowned::NotLocal`], and not asked for again. So is one
-//! by which a group receives what was sent from here, if nobody here has joined the group and bound the port.
+//! A flow whose local address is this host's only for packets that a routing rule selects (TPROXY) is looked
+//! up if it has a socket of its own. Otherwise it is forwarded: it becomes [`Unowned::NotLocal`] and is not
+//! retried. The same holds for a flow by which a group receives packets that were sent from here, if no
+//! socket here has joined the group and bound the port.
 //!
-//! # Which capability helps
+//! # Capabilities
 //!
-//! The tables need none. Translated addresses need `CAP_NET_ADMIN`. Other users' descriptors need `CAP_DAC_READ_SEARCH` to be listed and `CAP_SYS_PTRACE` to be
-//! read; without them, and with `hidepid`, flows of other users end as [`Unowned::NotPermitted`].
+//! The tables need none. Translated addresses need `CAP_NET_ADMIN`. Other users' descriptors need
+//! `CAP_DAC_READ_SEARCH` to be listed and `CAP_SYS_PTRACE` to be read; without them, and with `hidepid`,
+//! flows of other users end as [`Unowned::NotPermitted`].
 //!
 //! # Memory
 //!
-//! At most 262,144 sockets of each table (14 MiB a table; tables are read when a flow asks for one), 262,144
-//! holdings for each of the two searches (8.5 MiB each), 65,536 owners found early (15 MiB), 16,384 ends with the
-//! process seen there (2 MiB), and for the length of one call what its queries need: at most 128 candidates each. What
-//! found no room is counted in the [`Report`] and in [`EarlyOwnerCache::evicted`].
+//! At most 262,144 sockets of each table (14 MiB a table; a table is read when a flow needs it), 262,144
+//! pairs of socket and holder for each of the two searches (8.5 MiB each), 65,536 owners found early (15
+//! MiB), 16,384 endpoints with the process seen there (2 MiB), and for the duration of one call at most 128
+//! candidates for each query. The [`Report`] counts the sockets and holders that exceeded the limits of the
+//! finder, [`EarlyOwnerCache::evicted`] the owners.
 
 mod budget;
 mod decision;
@@ -98,11 +106,11 @@ pub struct Finder {
     translations: HashMap<Namespace, Translations>,
     groups: HashMap<Namespace, Groups>,
     plans: Vec<CandidateSockets>,
-    /// Queries of flows without a socket.
+    /// Indexes of the queries whose flows have no socket.
     missing: Vec<usize>,
     candidates: Vec<CandidateSocket>,
     wanted: Vec<Wanted>,
-    /// The process that was looked at last, when that was, and whether it lived.
+    /// The process that was checked last, the time of that check, and its result.
     lived: Option<(ProcId, Instant, bool)>,
     stat: Vec<u8>,
 }
@@ -116,8 +124,9 @@ struct CandidateSockets {
 }
 
 impl Finder {
-    /// Probes the sources of a `/proc` tree. What cannot be read is in the [`Report`]; with nothing readable every
-    /// flow gets a reason for having no owner. `exchange` connects it with the look at first packets.
+    /// Probes the sources of a `/proc` tree. Unreadable sources are listed in the [`Report`]; if no source is
+    /// readable, every flow gets a reason for having no owner. `exchange` connects the finder with the early
+    /// lookup.
     pub fn new(root: Arc<ProcRoot>, budget: Budget, exchange: Arc<SearchExchange>) -> Finder {
         let sockets: Vec<Box<dyn SocketSource>> = vec![Box::new(Tables::of_this_thread(&root))];
         let holders: Vec<Box<dyn HolderSource>> =
@@ -151,13 +160,14 @@ impl Finder {
         }
     }
 
-    /// Asks the kernel by `diag`, which was opened in the home namespace, before anything else from now on.
+    /// Makes the kernel the preferred source from now on, through `diag`, which was opened in the home
+    /// namespace.
     pub fn ask_kernel(&mut self, diag: InetDiag) {
         self.sockets.entry(Namespace::HOME).or_default().insert(0, Box::new(SockDiag::new(diag)));
     }
 
-    /// Answers for the flows of another namespace: by `diag`, which was opened in it, and by the tables that one of its
-    /// processes shows.
+    /// Serves the flows of another namespace: through `diag`, which was opened in it, and through the tables
+    /// that one of its processes shows.
     pub fn add_namespace(&mut self, namespace: Namespace, diag: Option<InetDiag>, process: Option<i32>) {
         let mut sources: Vec<Box<dyn SocketSource>> = Vec::new();
         sources.extend(diag.map(|diag| Box::new(SockDiag::new(diag)) as _));
@@ -171,19 +181,19 @@ impl Finder {
         &self.root
     }
 
-    /// Looks behind the addresses that are translated in a namespace.
+    /// Resolves the translated addresses of a namespace through `translations`.
     pub fn translate(&mut self, namespace: Namespace, translations: Translations) {
         self.translations.insert(namespace, translations);
     }
 
-    /// Forgets a namespace and closes its sockets.
+    /// Removes a namespace and closes its sockets.
     pub fn remove_namespace(&mut self, namespace: Namespace) {
         self.sockets.remove(&namespace);
         self.translations.remove(&namespace);
         self.groups.remove(&namespace);
     }
 
-    /// Learns what there is before anything is asked, as far as the budget allows.
+    /// Reads the present holders before the first query, as far as the budget allows.
     pub fn prepare(&mut self, now: Instant) {
         self.budget.begin(now);
         let turn = Turn { root: &self.root, now, budget: &self.budget };
@@ -193,8 +203,8 @@ impl Finder {
         self.budget.settle();
     }
 
-    /// Takes in that the owner of a flow was found early, and says whether it is right. A socket that was found by the
-    /// local end alone may have other flows than one whose addresses are translated.
+    /// Records the owner of a flow that was found early, and returns true if it is right. A socket that was
+    /// found by the local endpoint alone may have other flows than one whose addresses are translated.
     pub fn learn(&mut self, key: &FlowKey, early: &EarlyOwner, now: Instant) -> bool {
         let is_right = early.owner.quality != Quality::Guessed
             || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
@@ -209,14 +219,14 @@ impl Finder {
         translations.map_or(Behind::Same, |translations| translations.behind(key, now))
     }
 
-    /// Looks for the owners of all `queries` that are due at `now` and sets their outcomes.
+    /// Looks up the owners of all `queries` that are due at `now` and sets their outcomes.
     ///
-    /// The batch is answered together: each socket table is read at most once, and only if a flow asks for it that
-    /// was first seen after the table was last read; the descriptors of all processes are read at most once. What
-    /// the budget does not allow yet is put off. `now` must not be later than the call.
+    /// The batch is answered together: each socket table is read at most once, and only if a flow needs it
+    /// that was first seen after the table was last read; the descriptors of all processes are read at most
+    /// once. Reads that the budget does not allow yet are put off. `now` must not be later than the call.
     ///
-    /// Returns whether sockets of some of the flows turned out to have other endpoints than the flows have on the wire.
-    /// Their queries have these now, and are due.
+    /// Returns true if sockets of some of the flows turned out to have other endpoints than the flows have on
+    /// the wire. Their queries then carry the socket's endpoints and are due.
     pub fn find(&mut self, queries: &mut [Query], now: Instant) -> bool {
         self.budget.begin(now);
         self.plans.clear();
@@ -250,17 +260,17 @@ impl Finder {
             match decision {
                 Decision::Owner(owner, _) => query.outcome = Outcome::Owned(owner),
                 Decision::None(Unowned::Ambiguous) => query.outcome = Outcome::Unowned(Unowned::Ambiguous),
-                // A process that is ending cannot be read any more, and its sockets will be gone in a moment.
+                // A process that is ending can no longer be read, and its sockets will be gone in a moment.
                 Decision::None(reason) => query.failed(reason, RetryPolicy::Usual, now),
                 Decision::Busy(after) => query.put_off(after),
             }
-            // What is bound only may be called by many and call many.
+            // A socket that is only bound can have many callers and many remote endpoints.
             if plan.by != Match::Bound {
                 match decision {
                     Decision::Owner(owner, _) => {
                         self.endpoint_owners.note(&query.key, side, Some(owner.process), now)
                     }
-                    // Else it may be a process that is ending.
+                    // Before that, the missing holder may be a process that is ending.
                     Decision::None(_) if query.is_seasoned() => {
                         self.endpoint_owners.note(&query.key, side, None, now)
                     }
@@ -268,7 +278,7 @@ impl Finder {
                 }
             }
         }
-        // Only now is known who else has such flows.
+        // The guess comes last, because it uses the owners that this round has found.
         for index in std::mem::take(&mut self.missing) {
             let Some(query) = queries.get_mut(index) else { continue };
             match self.guess(query, now) {
@@ -280,7 +290,7 @@ impl Finder {
         has_translated
     }
 
-    /// What has been read and done so far, and what is wrong with which source.
+    /// Returns the counts of reads and work so far, and the fault of each source.
     pub fn report(&self) -> Report {
         let mut report = Report { cpu_time: self.budget.spent(), ..Report::default() };
         let mut namespaces: Vec<_> = self.sockets.iter().collect();
@@ -298,8 +308,8 @@ impl Finder {
         report
     }
 
-    /// Asks the sources of sockets; either makes a plan of what they say or sets the query's outcome, or has it looked for
-    /// by other endpoints, and returns true.
+    /// Queries the sources of sockets. Records the candidates of the query or sets its outcome. Returns true
+    /// if the query has to be looked up again by other endpoints.
     fn plan(&mut self, index: usize, query: &mut Query, now: Instant) -> bool {
         if query.is_known_missing() {
             self.missing.push(index);
@@ -347,7 +357,7 @@ impl Finder {
                 Behind::Unknown => query.is_own = false,
             }
         }
-        // A listener says nothing of flows that may be another's.
+        // A listener proves nothing about a flow that may belong to another host.
         if !query.is_own
             && matches!(
                 looked,
@@ -388,16 +398,17 @@ impl Finder {
         false
     }
 
-    /// Whether a flow has a socket of its own here, as far as that can be told.
+    /// Returns true if a flow has a socket of its own here, as far as the sources can tell.
     fn is_taken(&mut self, key: &FlowKey) -> bool {
         let mut sources = self.sockets.get_mut(&key.namespace).into_iter().flatten();
         sources.find_map(|source| source.takes(key)).unwrap_or(false)
     }
 
-    /// Whether packets that a socket here has sent to a group are delivered here, too, if a socket is bound to their port.
+    /// Returns true if packets that a socket here has sent to a group are also delivered here, provided a
+    /// socket is bound to their port.
     fn is_looped(&mut self, query: &Query, now: Instant) -> bool {
         let FlowKey { local, namespace, .. } = query.key;
-        // Broadcasts are always.
+        // Broadcasts always are.
         if !local.address.is_multicast() || local.address == Address::BROADCAST_V4 {
             return true;
         }
@@ -407,7 +418,8 @@ impl Finder {
         is_joined && sources.find_map(|source| source.loops(&query.key)).unwrap_or(true)
     }
 
-    /// The only process that lately had flows like one that has no socket any more, if it has lived since that began.
+    /// Returns the only process that recently had flows like one that no longer has a socket, if it has lived
+    /// since that flow began.
     fn guess(&mut self, query: &Query, now: Instant) -> Option<Owner> {
         if !query.is_seasoned() || !query.is_own {
             return None;
@@ -417,7 +429,7 @@ impl Finder {
         has_lived.then_some(Owner { process, quality: Quality::Guessed })
     }
 
-    /// Whether a process lives, as of this round.
+    /// Returns true if a process lives, as of this round.
     fn lives(&mut self, process: ProcId, now: Instant) -> bool {
         if let Some((known, at, lived)) = self.lived
             && (known, at) == (process, now)

@@ -1,11 +1,11 @@
-//! One flow whose owner is looked for, and how far the search has come.
+//! A query for the owner of one flow, and the progress of its lookup.
 
 use crate::model::{FlowKey, Owner, Unowned};
 use std::time::{Duration, Instant};
 
-/// How long after each fruitless look-up to try again. An accepted connection gets its inode only when the server
-/// calls accept(2); after three of these it is taken to be over. What is over may still be guessed once its like has
-/// been found.
+/// Delays after each failed lookup before the next one. An accepted connection gets its inode only when the
+/// server calls accept(2); after three of these delays it is assumed to have closed. The owner of a closed
+/// connection can still be guessed once a similar flow has been resolved.
 const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
@@ -14,71 +14,72 @@ const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_millis(2000),
 ];
 
-/// After so many of these waits others like it may be known.
+/// The number of these delays after which the owners of similar flows may be known.
 const SEASONED: u8 = 2;
 
-/// How many fruitless look-ups are followed by another one.
+/// The number of failed lookups that are followed by a retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RetryPolicy {
-    /// Three more: what is looked for may be yet to come.
+    /// Three more: the socket or its holder may be yet to appear.
     Usual = 3,
-    /// As many as there are: the owner of flows like it may be yet to be found.
+    /// All delays: the owner of similar flows may be yet to be found.
     All = RETRY_DELAYS.len() as isize,
 }
 
-/// What is known of a flow's owner.
+/// The state of the search for a flow's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Its process. Final.
+    /// The owning process. Final.
     Owned(Owner),
-    /// There is none, or it cannot be told which. Final.
+    /// There is no owner, or it cannot be determined. Final.
     Unowned(Unowned),
     /// Not known yet, for this reason.
     Retry {
-        /// What has stood in the way so far.
+        /// The reason for the failure so far.
         reason: Unowned,
-        /// How long after the look-up's `now` to ask again.
+        /// The delay after the lookup's `now` before the next lookup.
         after: Duration,
     },
 }
 
-/// Whose the local end of a flow is.
+/// The host that the local endpoint of a flow belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LocalEnd {
-    /// This host's.
+    /// This host.
     Own,
-    /// This host's only if a socket here takes the packets: its address is one for packets that a routing rule selects, and
-    /// others to it are forwarded.
+    /// This host, but only if a socket here takes the packets: the address is local only for packets that a
+    /// routing rule selects, and other packets to it are forwarded.
     Diverted,
-    /// A group's, to which a socket of this host has sent: this host's only if another one receives that, too.
+    /// A group to which a socket of this host has sent: the endpoint is this host's only if another socket of
+    /// this host receives the packets too.
     Looped,
 }
 
-/// One flow whose owner is looked for.
+/// One flow whose owner is looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Query {
-    /// The flow, by the endpoints on the wire until its socket turns out to have others.
+    /// The flow, by its endpoints on the wire until its socket turns out to have others.
     pub key: FlowKey,
-    /// The answer so far. A query whose outcome is final is left alone.
+    /// The answer so far. A query with a final outcome is not looked up again.
     pub outcome: Outcome,
     first_seen: Instant,
     due: Instant,
     attempts: u8,
-    /// Whether the flow cannot be another host's or a container's, as far as that is known.
+    /// Set if the flow cannot belong to another host or a container, as far as is known.
     pub(super) is_own: bool,
-    /// Whose the flow's local end is.
+    /// The host that the flow's local endpoint belongs to.
     pub(super) local_end: LocalEnd,
-    /// Whether the key has the endpoints of the socket in place of those on the wire.
+    /// Set if the key has the endpoints of the socket in place of those on the wire.
     is_translated: bool,
-    /// Whether it is to be given up soon.
+    /// Set if the query is to be given up soon.
     is_hurried: bool,
-    /// Whether a look-up has found no socket.
+    /// Set if a lookup has found no socket.
     pub(super) was_missing: bool,
 }
 
 impl Query {
-    /// A query for a flow whose first packet was seen at `first_seen`, on the clock of [`super::Finder::find`]'s
-    /// `now`. Nothing that was read before then will answer it.
+    /// Returns a query for a flow whose first packet was seen at `first_seen`, on the clock of
+    /// [`super::Finder::find`]'s `now`. Data that was read before then does not answer it.
     pub fn new(key: FlowKey, first_seen: Instant) -> Query {
         let outcome = Outcome::Retry { reason: Unowned::Pending, after: Duration::ZERO };
         Query {
@@ -95,42 +96,45 @@ impl Query {
         }
     }
 
-    /// The same with a local end that may be none of this host's; then the answer is [`Unowned::NotLocal`].
+    /// Returns the query with a local endpoint that may not be this host's; if it is not, the answer is
+    /// [`Unowned::NotLocal`].
     pub fn with_local_end(self, local_end: LocalEnd) -> Query {
         Query { local_end, ..self }
     }
 
-    /// When the flow's first packet was seen.
+    /// The time at which the flow's first packet was seen.
     pub fn first_seen(&self) -> Instant {
         self.first_seen
     }
 
-    /// How many look-ups have been made in vain. Those that the budget forbade do not count.
+    /// The number of failed lookups. Lookups that the budget forbade do not count.
     pub fn attempts(&self) -> u8 {
         self.attempts
     }
 
-    /// Before this there is nothing to do, and what was read before this is too old.
+    /// The time of the next lookup. Data that was read before it is too old for the query.
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether a look-up at `now` is to be made.
+    /// Returns true if the query is to be looked up at `now`.
     pub fn is_due(&self, now: Instant) -> bool {
         matches!(self.outcome, Outcome::Retry { .. }) && self.due <= now
     }
 
-    /// Has it given up after a few look-ups if it has no socket, or not.
+    /// Sets whether the query is given up after a few lookups when the flow has no socket.
     pub fn set_hurried(&mut self, is_hurried: bool) {
         self.is_hurried = is_hurried;
     }
 
-    /// Whether its socket is not to be looked for again: none was found, and there is no time to do so twice.
+    /// Returns true if the socket is not to be looked up again: none was found, and there is no time for a
+    /// second lookup.
     pub fn is_known_missing(&self) -> bool {
         self.is_hurried && self.was_missing
     }
 
-    /// There is no socket. One that is hurried waits once more only, until others like it may have been found.
+    /// Records that there is no socket. A hurried query waits only once more, until the owners of similar
+    /// flows may have been found.
     pub(super) fn missed(&mut self, now: Instant) {
         if !self.is_hurried {
             self.failed(Unowned::NoSocket, RetryPolicy::All, now);
@@ -143,17 +147,18 @@ impl Query {
         }
     }
 
-    /// Whether the key has the endpoints of the socket, which the host translates to others on the wire.
+    /// Returns true if the key has the endpoints of the socket, which the host translates to others on the
+    /// wire.
     pub fn is_translated(&self) -> bool {
         self.is_translated
     }
 
-    /// Has the flow looked for by the endpoints of its socket, at once.
+    /// Makes the query due at once by the endpoints of its socket.
     pub(super) fn translate(&mut self, key: FlowKey) {
         (self.key, self.is_own, self.is_translated) = (key, true, true);
     }
 
-    /// Whether it was looked for long enough for others like it to be known.
+    /// Returns true if the search has lasted long enough for the owners of similar flows to be known.
     pub fn is_seasoned(&self) -> bool {
         self.attempts >= SEASONED
     }
@@ -162,7 +167,7 @@ impl Query {
         usize::from(self.attempts) >= RetryPolicy::Usual as usize
     }
 
-    /// The look-up was in vain.
+    /// Records a failed lookup.
     pub(super) fn failed(&mut self, reason: Unowned, tries: RetryPolicy, now: Instant) {
         let waits = RETRY_DELAYS.get(..tries as usize).unwrap_or_default();
         self.outcome = match waits.get(usize::from(self.attempts)) {
@@ -175,12 +180,12 @@ impl Query {
         };
     }
 
-    /// Who has the socket is not the one who will use it.
+    /// Records that the present holder of the socket is not the process that will use it.
     pub fn not_yet(&mut self, now: Instant) {
         self.failed(Unowned::Pending, RetryPolicy::Usual, now);
     }
 
-    /// The look-up could not be made within the budget.
+    /// Puts the query off: the budget did not allow the lookup.
     pub(super) fn put_off(&mut self, after: Duration) {
         self.outcome = Outcome::Retry { reason: Unowned::Pending, after };
     }

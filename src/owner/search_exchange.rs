@@ -1,16 +1,16 @@
-//! What the thread that looks at first packets and the one that searches thoroughly tell each other.
+//! The exchange between the early lookup thread and the resolver's thorough search.
 
 use super::early::Side;
 use crate::model::FlowKey;
 use crate::sync::Mutex;
 
-/// Findings and started processes that wait to be taken. What comes on top is not told.
+/// The limit of findings, and of started processes, that wait to be taken. Further ones are dropped.
 const LIMIT: usize = 16_384;
 
-/// Of the processes that used the CPU so many are told of.
+/// The limit of processes that are reported as users of the CPU.
 const MAX_BUSY: usize = 16;
 
-/// Where the thorough search has found a flow's socket.
+/// The place where the thorough search has found a flow's socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finding {
     pub key: FlowKey,
@@ -20,7 +20,7 @@ pub(super) struct Finding {
     pub uid: u32,
 }
 
-/// What the look at first packets is to know; lists only where they are new.
+/// The news for the early lookup; a list is present only if it is new.
 pub(super) struct Taken {
     pub findings: Vec<Finding>,
     pub crowd: Option<Vec<(i32, u32)>>,
@@ -38,11 +38,11 @@ struct Exchanged {
     findings: Vec<Finding>,
     crowd: Option<Vec<(i32, u32)>>,
     busy: Option<Vec<i32>>,
-    /// Processes that have started since they were last asked for.
+    /// Processes that have started since the last call of `take_started`.
     started: Vec<i32>,
-    /// Whether `started` has all of them.
+    /// Set if `started` has all of them.
     is_complete: bool,
-    /// Whether starts are told of at all.
+    /// Set if process starts are reported at all.
     is_told: bool,
 }
 
@@ -54,17 +54,17 @@ impl SearchExchange {
         }
     }
 
-    /// All processes with their users, those that opened sockets last first.
+    /// Sets the list of all processes with their users, those that opened sockets last first.
     pub(super) fn set_crowd(&self, crowd: Vec<(i32, u32)>) {
         self.told.lock().crowd = Some(crowd);
     }
 
-    /// The processes that used the CPU lately, the busiest first. Only the first few are taken.
+    /// Sets the processes that used the CPU recently, the busiest first. Only the first 16 are taken.
     pub fn set_busy(&self, pids: impl Iterator<Item = i32>) {
         self.told.lock().busy = Some(pids.take(MAX_BUSY).collect());
     }
 
-    /// What is meant for the look at first packets since the last time.
+    /// Takes the news for the early lookup since the last call.
     pub(super) fn take(&self) -> Taken {
         let mut told = self.told.lock();
         Taken {
@@ -74,14 +74,14 @@ impl SearchExchange {
         }
     }
 
-    /// Whether every process that starts is told of from now on.
+    /// Sets whether every process that starts is reported from now on.
     pub fn tell_starts(&self, is_told: bool) {
         let mut told = self.told.lock();
         told.is_told = is_told;
         told.is_complete = false;
     }
 
-    /// A process has started.
+    /// Records that a process has started.
     pub fn started(&self, pid: i32) {
         let mut told = self.told.lock();
         if told.started.len() < LIMIT {
@@ -91,13 +91,13 @@ impl SearchExchange {
         }
     }
 
-    /// Processes may have started that were not told of.
+    /// Records that the starts of some processes may have been missed.
     pub fn missed_starts(&self) {
         self.told.lock().is_complete = false;
     }
 
-    /// The processes that have started since this was last called; `None` when that is not known, and all have to be
-    /// listed, which makes it known again.
+    /// Returns the processes that have started since the last call. `None` if that is not known: the caller
+    /// must then list all processes, and later calls return the starts after that.
     pub(super) fn take_started(&self) -> Option<Vec<i32>> {
         let mut told = self.told.lock();
         let started = std::mem::take(&mut told.started);

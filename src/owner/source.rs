@@ -1,4 +1,4 @@
-//! What a source of the chain must be able to do, and what it answers with.
+//! The interface between the finder and its sources of sockets and holders.
 
 use super::budget::Budget;
 use crate::error::Error;
@@ -6,10 +6,10 @@ use crate::model::{FlowKey, ProcId, Unowned};
 use crate::proc::ProcRoot;
 use std::time::{Duration, Instant};
 
-/// What one round of look-ups is done with.
+/// The inputs of one round of lookups.
 pub(super) struct Turn<'a> {
     pub root: &'a ProcRoot,
-    /// The time at which the round began: whatever is read during it is at least that new.
+    /// The time at which the round began: all data read during it is at least that new.
     pub now: Instant,
     pub budget: &'a Budget,
 }
@@ -21,44 +21,46 @@ pub(super) struct CandidateSocket {
     pub uid: u32,
 }
 
-/// How a socket was matched to a flow.
+/// The way in which a socket matches a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Match {
     /// By both endpoints.
     Own,
-    /// By the local end alone: the socket is bound to it and not connected.
+    /// By the local endpoint alone: the socket is bound to it and not connected.
     Bound,
     /// By less than that: a listener for a connection that it has accepted, a raw socket for its protocol.
     Indirect,
-    /// By the local end alone: the socket listens there, and nothing shows that it has had the connection.
+    /// By the local endpoint alone: the socket listens there, and nothing shows that it has had the
+    /// connection.
     Listening,
 }
 
-/// What a source of sockets says of a flow.
+/// The answer of a source of sockets for a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Looked {
-    /// The sockets given out match in this way. Where a listener made the socket, its inode says whose
-    /// descriptors to look at first.
+    /// The returned sockets match in this way. If a listener created the socket, its inode leads to the
+    /// process whose descriptors are searched first.
     Found { by: Match, listener: Option<u64> },
-    /// The sockets given out listen on the flow's local port, and it has no socket of its own: not yet, which is certain
-    /// if it `is_seen` to wait for being accepted, or no more, or it never had one.
+    /// The returned sockets listen on the flow's local port, and the flow has no socket of its own: not yet
+    /// (which is certain if `is_seen` shows it waiting to be accepted), no longer, or it never had one.
     Listener { is_seen: bool },
     /// There is no socket for the flow.
     Missing,
     /// More sockets match than any one process would bind.
     Crowd,
-    /// The flow's protocol is not one that this source knows sockets of.
+    /// The source knows no sockets of the flow's protocol.
     NoPorts,
-    /// This source does not serve the protocol, or cannot at present: the next one is to be asked.
+    /// The source does not serve the protocol, or cannot at present: the next source is used.
     Elsewhere,
-    /// A table that would tell could not be read.
+    /// A table that the answer depends on could not be read.
     Failed,
-    /// The budget is used up; ask again after this long.
+    /// The budget is used up; the lookup can be retried after this time.
     Busy(Duration),
 }
 
 impl Looked {
-    /// Whether this is less than the flow's own socket, so that the flow may have none on this host.
+    /// Returns true if the answer is less than the flow's own socket, so that the flow may have none on this
+    /// host.
     pub fn is_doubtful(&self) -> bool {
         match self {
             Looked::Found { by, .. } => *by != Match::Own,
@@ -68,9 +70,10 @@ impl Looked {
     }
 }
 
-/// A source that knows which sockets there are.
+/// A source of sockets.
 pub(super) trait SocketSource: Send {
-    /// Finds the sockets of `key`'s local end as they were at `since` or later, and adds them to `sockets`.
+    /// Finds the sockets of `key`'s local endpoint as they were at `since` or later, and adds them to
+    /// `sockets`.
     fn look_up(
         &mut self,
         key: &FlowKey,
@@ -79,34 +82,35 @@ pub(super) trait SocketSource: Send {
         sockets: &mut Vec<CandidateSocket>,
     ) -> Looked;
 
-    /// Whether packets to a flow's local end, which are forwarded unless somebody here takes them, have a socket: their
-    /// connection's, or one for just such packets. `None` where this source cannot tell.
+    /// Returns true if packets to a flow's local endpoint, which are forwarded unless a socket here takes
+    /// them, have a socket: that of their connection, or one for just such packets. `None` if this source
+    /// cannot tell.
     fn takes(&mut self, _key: &FlowKey) -> Option<bool> {
         None
     }
 
-    /// Whether the socket at the remote end of a flow, which has sent to the group at the local one, has its packets
-    /// delivered here as well (`IP_MULTICAST_LOOP`). `None` where this source cannot tell.
+    /// Returns true if the socket at the remote endpoint of a flow, which has sent to the group at the local
+    /// one, has its packets delivered here as well (`IP_MULTICAST_LOOP`). `None` if this source cannot tell.
     fn loops(&mut self, _key: &FlowKey) -> Option<bool> {
         None
     }
 
-    /// What this source is and what is wrong with it.
+    /// Adds the name, the fault and the counts of this source to `report`.
     fn report(&self, report: &mut Report);
 }
 
-/// How many processes hold a socket.
+/// The number of processes that hold a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sharing {
     /// One.
     Sole,
-    /// One beside process 1, which keeps a descriptor of the sockets it passes to services.
+    /// One besides process 1, which keeps a descriptor of the sockets it passes to services.
     WithInit,
     /// Several.
     Several,
 }
 
-/// The process that holds a socket.
+/// A process that holds a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Holder {
     pub process: ProcId,
@@ -115,59 +119,59 @@ pub(super) struct Holder {
     pub sharing: Sharing,
 }
 
-/// What a source of holders says of a socket.
+/// The answer of a source of holders for a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Held {
-    /// Nothing yet.
+    /// No answer yet.
     Unknown,
     /// The process chosen among the holders: the youngest that is not process 1.
     By(Holder),
-    /// No holder is to be found, for this reason.
+    /// No holder can be found, for this reason.
     Nobody(Unowned),
-    /// The budget is used up; ask again after this long.
+    /// The budget is used up; the lookup can be retried after this time.
     Busy(Duration),
 }
 
-/// A socket whose holders are wanted.
+/// A socket whose holder is to be found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Wanted {
     pub socket: CandidateSocket,
-    /// Holders as they were at this time or later.
+    /// The holders must be as of this time or later.
     pub since: Instant,
     /// The socket that accepted this one, if known: its holders are likely to hold this one too.
     pub listener: Option<u64>,
     pub held: Held,
 }
 
-/// A source that knows who holds a socket.
+/// A source of the holders of sockets.
 pub(super) trait HolderSource: Send {
-    /// Answers every one of `wanted` that no better source has; they are sorted by inode.
+    /// Answers each of `wanted` that no better source has answered; they are sorted by inode.
     fn look_up(&mut self, wanted: &mut [Wanted], turn: &Turn<'_>);
 
-    /// Learns what there is before anything is asked.
+    /// Reads the present holders before the first lookup.
     fn prepare(&mut self, turn: &Turn<'_>);
 
-    /// What this source is and what is wrong with it.
+    /// Adds the name, the fault and the counts of this source to `report`.
     fn report(&self, report: &mut Report);
 }
 
-/// A source of the chain, and why it cannot answer if it cannot.
+/// A source of the chain, with its fault if it cannot answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourceStatus {
-    /// What is read.
+    /// The name of the source.
     pub name: &'static str,
-    /// Why it could not be read, or not all of it, the last time it was tried.
+    /// The reason if it could not be read, or only in part, at the last attempt.
     pub fault: Option<Error>,
 }
 
-/// What a [`super::Finder`] has read and done, for statistics and the log.
+/// The reads and the work of a [`super::Finder`], for statistics and the log.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     /// The sources, best first.
     pub sources: Vec<SourceStatus>,
     /// Socket tables read.
     pub table_loads: u64,
-    /// Lines of socket tables that could not be understood.
+    /// Lines of socket tables that could not be parsed.
     pub malformed_rows: u64,
     /// Rows of socket tables left out because a table was full.
     pub dropped_rows: u64,
@@ -175,9 +179,9 @@ pub struct Report {
     pub full_scans: u64,
     /// Processes whose descriptors were read, full scans included.
     pub scanned_processes: u64,
-    /// Pairs of socket and process that are remembered at present.
+    /// Pairs of socket and process in the table at present.
     pub remembered_holders: u64,
-    /// Such pairs forgotten because there were too many.
+    /// Such pairs evicted or left out because there were too many.
     pub forgotten_holders: u64,
     /// CPU time used.
     pub cpu_time: Duration,

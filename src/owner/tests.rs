@@ -1,4 +1,4 @@
-//! The rules of finding an owner, each on a made-up tree.
+//! Tests of the rules by which an owner is found, each on a `/proc` fixture.
 
 mod conditional;
 mod matching;

@@ -1,11 +1,11 @@
-//! Addresses that the host translates (NAT): the endpoints that a flow has behind them.
+//! Translated addresses (NAT): the socket's endpoints behind those that a flow has on the wire.
 //!
-//! The endpoints of a packet on the wire are not those of its socket where the host translates addresses: a published
-//! port, a redirected one, a virtual address, masquerading. The flow may not even be one of this host's: what a container
-//! sends and receives by way of the host has one of the host's addresses on the wire. The kernel's connection tracking
-//! knows both pairs of endpoints.
+//! The endpoints of a packet on the wire are not those of its socket if the host translates addresses: a
+//! published port, a redirected one, a virtual address, masquerading. The flow may not even be this host's:
+//! the packets that a container sends and receives through the host have one of the host's addresses on the
+//! wire. The kernel's connection tracking knows both pairs of endpoints.
 //!
-//! Nothing here makes the kernel load a module: what is not loaded is not asked.
+//! Nothing here makes the kernel load a module: a module that is not loaded is not queried.
 
 use crate::capability;
 use crate::error::{Code, Error};
@@ -23,21 +23,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// For how long it is taken as known what is loaded, whether packets are forwarded, and which addresses are local.
-/// Whether connections are tracked is of the round that asks.
+/// The time for which three facts stay valid: the modules that are loaded, forwarding, and the addresses that
+/// are local. The state of connection tracking is read in each round.
 const VALIDITY: Duration = Duration::from_secs(5);
 
-/// Addresses of which it is known whether they are local, some 40 bytes each.
+/// The limit of addresses that are cached as local or not, some 40 bytes each.
 const ADDRESSES: usize = 4096;
 
-/// Exists where connection tracking is loaded, in every network namespace, and tells how many connections of the own
-/// namespace are tracked.
+/// Exists where connection tracking is loaded, in every network namespace, and contains the number of tracked
+/// connections of the reader's namespace.
 const COUNT: &CStr = c"sys/net/netfilter/nf_conntrack_count";
 
 /// Exists wherever `/proc/sys` can be read.
 const SETTINGS: &CStr = c"sys/net/core";
 
-/// What is behind the endpoints that a flow has on the wire.
+/// The party behind the endpoints that a flow has on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Behind {
     /// The same endpoints: they are the socket's.
@@ -54,16 +54,16 @@ pub enum Behind {
 #[derive(Debug)]
 pub struct Translations {
     root: Arc<ProcRoot>,
-    /// Whether the namespace is that of the calling thread.
+    /// Set if the namespace is that of the calling thread.
     is_home: bool,
-    /// [`COUNT`], while it tells nothing but 0.
+    /// [`COUNT`], as long as it has contained only 0.
     count: Option<OwnedFd>,
     conntrack: Option<Conntrack>,
     routing: Option<Routing>,
     local: HashMap<Address, bool, RandomState>,
-    /// Whether connections are tracked, or have been.
+    /// Set if connections are tracked, or have been.
     is_tracking: bool,
-    /// The round in which that was read last.
+    /// The round in which `is_tracking` was read last.
     read_at: Option<Instant>,
     forwards: bool,
     checked: Option<Instant>,
@@ -71,8 +71,8 @@ pub struct Translations {
 }
 
 impl Translations {
-    /// The translations of the calling thread's namespace, which is the one that it will be in when it asks (`is_home`),
-    /// or another.
+    /// Opens the translations of the calling thread's namespace. With `is_home`, the calling thread is also
+    /// in this namespace at each lookup; otherwise it may be in another.
     pub fn open(root: Arc<ProcRoot>, is_home: bool) -> Translations {
         let mut translations = Translations {
             root,
@@ -91,7 +91,7 @@ impl Translations {
         translations
     }
 
-    /// Opens what is not open, in the namespace of the calling thread.
+    /// Opens the sockets that are not open, in the namespace of the calling thread.
     fn open_sockets(&mut self) {
         if self.routing.is_none() {
             self.routing = Routing::open().ok();
@@ -110,7 +110,8 @@ impl Translations {
         }
     }
 
-    /// Finds what is behind the endpoints of a flow on the wire. Nothing is asked where no connections are tracked.
+    /// Finds the endpoints behind those of a flow on the wire. Sends no request if no connections are
+    /// tracked.
     pub fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
         self.check(now);
         if !self.tracks(now) || self.is_local(&key.local.address) == Some(false) {
@@ -137,8 +138,8 @@ impl Translations {
         }
     }
 
-    /// What is behind endpoints of which connection tracking does not tell. They can be another's only where packets are
-    /// forwarded.
+    /// Returns the answer for endpoints that connection tracking does not know. They can belong to another
+    /// host only if packets are forwarded.
     fn untold(&self) -> Behind {
         if self.forwards { Behind::Unknown } else { Behind::Same }
     }
@@ -155,12 +156,12 @@ impl Translations {
         }
     }
 
-    /// Why connection tracking does not tell, if it is at work.
+    /// The reason why connection tracking cannot be queried, if connections are tracked.
     pub fn fault(&self) -> Option<&Error> {
         self.fault.as_ref().filter(|_| self.is_tracking)
     }
 
-    /// Looks again, now and then, at what may have changed.
+    /// Rereads at intervals the facts that may have changed.
     fn check(&mut self, now: Instant) {
         if self.checked.is_some_and(|at| now.saturating_duration_since(at) < VALIDITY) {
             return;
@@ -179,12 +180,12 @@ impl Translations {
         if !self.is_tracking {
             return;
         }
-        // What cannot be told is taken to be so.
+        // If forwarding cannot be determined, packets count as forwarded.
         self.forwards = self.routing.as_mut().is_none_or(|routing| routing.forwards().unwrap_or(true));
     }
 
-    /// Whether there may be tracked connections, or have been. The flows that are asked about in one round have begun
-    /// before it, so that it is read once for all of them.
+    /// Returns true if there may be tracked connections, or have been. The flows of one round have begun
+    /// before it, so one read serves all of them.
     fn tracks(&mut self, now: Instant) -> bool {
         if self.read_at == Some(now) {
             return self.is_tracking;
@@ -192,7 +193,7 @@ impl Translations {
         self.read_at = Some(now);
         if let Some(count) = &self.count {
             let mut digits = [0; 2];
-            // What cannot be read is taken for a number.
+            // An unreadable count is taken for a number above 0.
             self.is_tracking = !matches!(pread(count, &mut digits, 0), Ok(2) if digits == *b"0\n");
             if self.is_tracking {
                 (self.count, self.checked) = (None, None);
@@ -201,7 +202,7 @@ impl Translations {
         self.is_tracking
     }
 
-    /// Whether an address is this namespace's; `None` where that cannot be told.
+    /// Returns true if an address is this namespace's; `None` if that cannot be determined.
     fn is_local(&mut self, address: &Address) -> Option<bool> {
         if let Some(&is_local) = self.local.get(address) {
             return Some(is_local);
@@ -215,8 +216,8 @@ impl Translations {
     }
 }
 
-/// Whether the module that tells of tracked connections is there, so that asking does not load it: the kernel has no
-/// modules, or has it built in or loaded.
+/// Returns true if the module that reports tracked connections is present, so that a request does not load
+/// it: the kernel has no modules, or has it built in or loaded.
 fn is_loaded(root: &ProcRoot) -> bool {
     const MODULE: &str = "nf_conntrack_netlink";
     let mut text = Vec::new();

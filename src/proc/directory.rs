@@ -1,4 +1,5 @@
-//! Directory listings by getdents64(2) into a reused buffer: names are lent, nothing is allocated for an entry.
+//! Directory listings by getdents64(2) into a reused buffer. Names are borrowed from it; no entry needs an
+//! allocation.
 
 use crate::blocking::progress;
 use nix::errno::Errno;
@@ -7,11 +8,11 @@ use nix::sys::stat::Mode;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-/// Room for about a thousand entries, what the C library uses as well.
+/// Space for about a thousand entries, the size that the C library uses as well.
 const WHOLE_DIRECTORY: usize = 32 * 1024;
-/// Room for some sixty processes.
+/// Space for some sixty processes.
 const FEW_ENTRIES: usize = 2 * 1024;
-/// Where the record's length and its name stand in a `struct linux_dirent64` (getdents64(2)).
+/// The offsets of the record's length and name in a `struct linux_dirent64` (getdents64(2)).
 const LENGTH_OFFSET: usize = 16;
 const NAME_OFFSET: usize = 19;
 
@@ -28,35 +29,36 @@ impl Default for Listing {
 }
 
 impl Listing {
-    /// A listing that hands over a few entries at a time, for a user who does much with each: what the kernel has
-    /// touched to list an entry is then still in the processor's caches. For 10,000 processes that saves most of
-    /// what listing them costs.
+    /// Creates a listing that returns a few entries at a time, for a caller that does much with each: the
+    /// data that the kernel has touched to list an entry is then still in the processor's caches. For 10,000
+    /// processes this saves most of the cost of listing them.
     pub fn in_small_steps() -> Listing {
         Listing { buffer: vec![0; FEW_ENTRIES] }
     }
 
-    /// Calls `each` with the name of every entry of an open directory, from its start, `.` and `..` left out.
+    /// Calls `each` with the name of every entry of an open directory, from its start, except `.` and `..`.
     ///
     /// # Errors
-    /// The system's error number; names told before it stay told.
+    /// Fails with the system's error number; `each` may have been called for some names before.
     pub fn names(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
         nix::unistd::lseek(directory, 0, nix::unistd::Whence::SeekSet)?;
         while self.next_names(directory, &mut each)? {}
         Ok(())
     }
 
-    /// Calls `each` with the names of one step, from where the last one of this descriptor ended. Returns whether
-    /// there may be more.
+    /// Calls `each` with the names of one step, which begins at the end of the last step of this descriptor.
+    /// Returns true if there may be more.
     ///
     /// # Errors
-    /// As [`Listing::names`].
+    /// Fails as [`Listing::names`] does.
     pub fn next_names(
         &mut self,
         directory: BorrowedFd<'_>,
         mut each: impl FnMut(&[u8]),
     ) -> nix::Result<bool> {
-        // SAFETY: the kernel writes at most `len` bytes to the buffer, which is ours, initialised and not
-        // referred to by anything else during the call; the descriptor is open while it is borrowed.
+        // SAFETY: the kernel writes at most `len` bytes to the buffer. This listing owns the buffer, which is
+        // initialised and has no other reference during the call. The descriptor is open while it is
+        // borrowed.
         let filled = Errno::result(unsafe {
             libc::syscall(
                 libc::SYS_getdents64,
@@ -71,10 +73,10 @@ impl Listing {
         Ok(filled > 0)
     }
 
-    /// Number of entries of the directory at `path`.
+    /// Returns the number of entries of the directory at `path`.
     ///
     /// # Errors
-    /// The system's error number.
+    /// Fails with the system's error number.
     pub fn count(&mut self, parent: BorrowedFd<'_>, path: &CStr) -> nix::Result<u32> {
         let directory = open_directory(parent, path)?;
         let mut count = 0u32;
@@ -86,12 +88,12 @@ impl Listing {
 /// Opens the directory at `path` for listing.
 ///
 /// # Errors
-/// The system's error number.
+/// Fails with the system's error number.
 pub fn open_directory(parent: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedFd> {
     openat(parent, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Walks the records of one getdents64 call, stopping at one that is cut.
+/// Calls `each` for the records of one getdents64 call, and stops at a cut record.
 fn for_each_name(mut records: &[u8], each: &mut impl FnMut(&[u8])) {
     while let Some((record, rest)) = split_record(records) {
         records = rest;

@@ -1,20 +1,22 @@
-//! Which network namespace a link of `/proc` names, by its text.
+//! The network namespace that a link of `/proc` names, parsed from its text.
 
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The namespace that the link at `path` names, by its inode.
+/// Returns the inode of the network namespace that the link at `path` names.
 ///
-/// The text of the link is read and the link is not followed, which costs half as much and needs no descriptor.
+/// The text of the link is read and the link is not followed, which costs half as much and needs no
+/// descriptor.
 ///
 /// # Errors
-/// The system's error number: `ENOENT` and `ESRCH` for a process that is gone or is a zombie, `EACCES` and `EPERM`
-/// for one that may not be looked at; `EINVAL` for what is no link to a network namespace.
+/// Fails with the system's error number: `ENOENT` and `ESRCH` for a process that is gone or is a zombie,
+/// `EACCES` and `EPERM` for one that the caller may not inspect, `EINVAL` if `path` is not a link to a
+/// network namespace.
 pub fn network_namespace_at(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<u64> {
     let mut text = [0u8; 40];
-    // SAFETY: `path` ends with NUL and the kernel writes at most `text.len()` bytes to `text`, both alive for the
-    // length of the call; the descriptor is open as long as its borrow lasts.
+    // SAFETY: `path` ends with NUL and the kernel writes at most `text.len()` bytes to `text`; both are alive
+    // for the length of the call. The descriptor is open while it is borrowed.
     let count = unsafe {
         libc::readlinkat(directory.as_raw_fd(), path.as_ptr(), text.as_mut_ptr().cast(), text.len())
     };
@@ -22,7 +24,8 @@ pub fn network_namespace_at(directory: BorrowedFd<'_>, path: &CStr) -> nix::Resu
     text.get(..count).and_then(network_namespace).ok_or(Errno::EINVAL)
 }
 
-/// `net:[123]`, as `ns_get_name` of fs/nsfs.c prints it; also the root of a mount of a namespace.
+/// Parses `net:[123]`, as `ns_get_name` of fs/nsfs.c prints it; the root of a mount of a namespace has the
+/// same form.
 pub fn network_namespace(text: &[u8]) -> Option<u64> {
     let digits = text.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
     digits.first().filter(|digit| digit.is_ascii_digit())?;

@@ -1,7 +1,7 @@
 //! Primitives of `/proc`: its root, directories, links and lists of mounts, read by descriptor and guarded.
 //!
-//! The rooms above hand a [`ProcRoot`] on to what reads a process or a namespace; the root of the tree, the size of pages and
-//! the tick of the clock are inputs, so that these can be tested on trees made for a test.
+//! The rooms above pass a [`ProcRoot`] to the readers of a process or a namespace. The root of the tree, the
+//! page size and the clock tick are inputs, so that these readers can be tested on fixtures.
 
 mod directory;
 mod link;

@@ -1,10 +1,10 @@
-//! Mounts, as a `mountinfo` file lists them (proc_pid_mountinfo(5)).
+//! Mounts, as listed in a `mountinfo` file (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// A line of the file. Its fields are as they stand there, with escapes.
+/// A line of the file. Its fields are unchanged, with escapes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mount<'t> {
     /// The directory of the file system that is mounted.
@@ -23,13 +23,14 @@ impl Mount<'_> {
     }
 }
 
-/// The mounts in the text of such a file; lines that are none are left out.
+/// Parses the mounts in the text of such a file; other lines are skipped.
 pub fn mounts(text: &[u8]) -> impl Iterator<Item = Mount<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(mount)
 }
 
 fn mount(line: &[u8]) -> Option<Mount<'_>> {
-    // Id, parent, device, root, mount point, options, optional fields, "-", type, source, options of the file system.
+    // Id, parent, device, root, mount point, options, optional fields, "-", type, source, options of the file
+    // system.
     let mut fields = line.split(|&byte| byte == b' ');
     let (root, point) = (fields.nth(3)?, fields.next()?);
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
@@ -37,7 +38,7 @@ fn mount(line: &[u8]) -> Option<Mount<'_>> {
     Some(Mount { root, point, kind, options: after.nth(1).unwrap_or_default() })
 }
 
-/// A path from a field, in which a backslash and three octal digits stand for a byte.
+/// Parses a path from a field in which a backslash and three octal digits stand for a byte.
 pub fn path(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;

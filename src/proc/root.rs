@@ -1,5 +1,5 @@
-//! The one way into a `/proc` tree, real or made up: its root, the system facts needed to read it, and reads
-//! into reused buffers.
+//! The only access to a `/proc` tree, real or fixture: its root, the system facts needed to read it, and
+//! reads into reused buffers.
 
 use crate::blocking::{ProcTree, ReadKind, guarded};
 use crate::error::{Code, Error, Result};
@@ -11,21 +11,21 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Facts of the system that its `/proc` does not state itself.
+/// Facts about the system that its `/proc` does not state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemFacts {
     /// Bytes in a page of memory.
     pub page_size: u64,
     /// Clock ticks in a second, the unit of the times in `/proc/<pid>/stat`.
     pub ticks_per_second: u64,
-    /// Whether the size of `/proc/<pid>/fd` is the number of descriptors (Linux 6.2 and later).
+    /// Set if the size of `/proc/<pid>/fd` is the number of descriptors (Linux 6.2 and later).
     pub descriptors_by_size: bool,
 }
 
 /// An open `/proc` directory with the facts needed to read it.
 ///
-/// Every path is opened relative to the directory's descriptor, so that neither the host's working directory nor
-/// a later mount over the path matters.
+/// Every path is opened relative to the directory's descriptor, so that neither the host's working directory
+/// nor a later mount over the path matters.
 #[derive(Debug)]
 pub struct ProcRoot {
     directory: OwnedFd,
@@ -34,10 +34,11 @@ pub struct ProcRoot {
 }
 
 impl ProcRoot {
-    /// Opens the `/proc` tree at `path` and asks the running system for its facts.
+    /// Opens the `/proc` tree at `path` and queries the running system for its facts.
     ///
     /// # Errors
-    /// `OpenDirectory` when `path` cannot be opened, `ProcessInit` when the system does not tell a fact.
+    /// Fails with `OpenDirectory` if `path` cannot be opened, and with `ProcessInit` if a fact of the system
+    /// is unavailable.
     pub fn open(path: &Path) -> Result<ProcRoot> {
         let facts = SystemFacts {
             page_size: system_configuration(nix::unistd::SysconfVar::PAGE_SIZE)?,
@@ -45,8 +46,8 @@ impl ProcRoot {
             descriptors_by_size: false,
         };
         let mut root = ProcRoot::with_facts(path, facts)?;
-        // This process surely has descriptors (the root's is one), so a size of 0 there means an older kernel. On
-        // a tree that is not of the proc filesystem the size says nothing about descriptors.
+        // This process certainly has descriptors (the root's is one), so a size of 0 means an older kernel.
+        // In a tree that is not of the proc filesystem the size says nothing about descriptors.
         root.facts.descriptors_by_size =
             root.is_proc_filesystem() && root.stat(c"self/fd").is_ok_and(|stat| stat.st_size > 0);
         Ok(root)
@@ -55,7 +56,7 @@ impl ProcRoot {
     /// Opens a tree with facts given by the caller.
     ///
     /// # Errors
-    /// `OpenDirectory` when `path` cannot be opened.
+    /// Fails with `OpenDirectory` if `path` cannot be opened.
     pub fn with_facts(path: &Path, facts: SystemFacts) -> Result<ProcRoot> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| {
@@ -66,7 +67,7 @@ impl ProcRoot {
         Ok(ProcRoot { directory, facts, tree })
     }
 
-    /// The system facts this tree is read with.
+    /// The system facts with which this tree is read.
     pub fn facts(&self) -> &SystemFacts {
         &self.facts
     }
@@ -76,15 +77,15 @@ impl ProcRoot {
         self.directory.as_fd()
     }
 
-    /// Which tree this is, for reads that may not return.
+    /// Identifies this tree for reads that may not return.
     pub fn tree(&self) -> ProcTree {
         self.tree
     }
 
-    /// Reads the whole of the file at `path` into `buffer`, whose capacity is reused, and returns what was read.
+    /// Reads the whole file at `path` into `buffer`, whose capacity is reused, and returns the bytes read.
     ///
     /// # Errors
-    /// The system's error number; `ENOENT` and `ESRCH` mean that the process is gone.
+    /// Fails with the system's error number; `ENOENT` and `ESRCH` mean that the process is gone.
     pub fn read<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
         guarded(self.tree, 0, ReadKind::Root, || {
             let file = open_file(self.directory(), path)?;
@@ -95,20 +96,21 @@ impl ProcRoot {
         Ok(buffer)
     }
 
-    /// The same for a file of a single record (`loadavg`), which the kernel hands over in one read when there is room:
-    /// saves the read that finds the end.
+    /// Reads a file of a single record (`loadavg`). The kernel returns it in one read if the buffer is large
+    /// enough, which saves the read that finds the end.
     ///
     /// # Errors
-    /// As [`ProcRoot::read`].
+    /// Fails as [`ProcRoot::read`] does.
     pub fn read_record<'b>(&self, path: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
         guarded(self.tree, 0, ReadKind::Root, || read_record_at(self.directory(), path, buffer, usize::MAX))?;
         Ok(buffer)
     }
 
-    /// The same for a file of a process.
+    /// Reads a file of a single record of a process.
     ///
     /// # Errors
-    /// As [`ProcRoot::read`]; `EAGAIN` when the process cannot be read at present, see [`crate::blocking`].
+    /// Fails as [`ProcRoot::read`] does, and with `EAGAIN` if the process cannot be read at present (see
+    /// [`crate::blocking`]).
     pub fn read_of<'b>(&self, pid: i32, name: &str, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
         self.guarded(pid, || {
             read_record_at(self.directory(), PidPath::new(pid).file(name), buffer, usize::MAX)
@@ -116,28 +118,29 @@ impl ProcRoot {
         Ok(buffer)
     }
 
-    /// Whether reads of what is no process's are made at present.
+    /// Returns true if files that belong to no process can be read at present.
     pub fn is_readable(&self) -> bool {
         guarded(self.tree, 0, ReadKind::Root, || Ok(())).is_ok()
     }
 
-    /// Makes a read of the process with this pid that may not return; see [`guarded`].
+    /// Runs a read of the process with this pid that may not return; see [`guarded`].
     ///
     /// # Errors
-    /// As [`guarded`].
+    /// Fails as [`guarded`] does.
     pub fn guarded<T>(&self, pid: i32, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
         guarded(self.tree, pid, ReadKind::Process, read)
     }
 
-    /// `stat(2)` of `path`, without opening it.
+    /// Returns the result of `stat(2)` for `path`, without opening it.
     ///
     /// # Errors
-    /// The system's error number.
+    /// Fails with the system's error number.
     pub fn stat(&self, path: &CStr) -> nix::Result<FileStat> {
         fstatat(&self.directory, path, AtFlags::empty())
     }
 
-    /// Whether this is the proc filesystem of the PID namespace that this process itself has its number in.
+    /// Returns true if this is the proc filesystem of the PID namespace in which this process has its own
+    /// number.
     pub fn tells_own_numbers(&self) -> bool {
         let me = std::process::id().to_string();
         self.is_proc_filesystem() && readlinkat(&self.directory, c"self").is_ok_and(|link| link == *me)
@@ -149,14 +152,14 @@ impl ProcRoot {
     }
 }
 
-/// Enough for every file that is read for each process; longer ones double it.
+/// The size of the first read, enough for every file that is read for each process; longer files double it.
 const FIRST_READ: usize = 4096;
 
 fn open_file(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedFd> {
     openat(directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Reads a file of one record relative to any directory, stopping once at least `limit` bytes were read.
+/// Reads a file of one record relative to any directory, and stops once at least `limit` bytes were read.
 pub(crate) fn read_record_at(
     directory: BorrowedFd<'_>,
     path: &CStr,
@@ -169,20 +172,22 @@ pub(crate) fn read_record_at(
     Ok(())
 }
 
-/// Appends one read of `file` to `buffer`, making room when there is none. Returns the bytes read; 0 at the end.
+/// Appends one read of `file` to `buffer`, which grows if it is full. Returns the number of bytes read; 0 at
+/// the end.
 fn read_more(file: &OwnedFd, buffer: &mut Vec<u8>) -> nix::Result<usize> {
     if buffer.len() == buffer.capacity() {
         buffer.reserve(buffer.capacity().max(FIRST_READ));
     }
     loop {
         let room = buffer.spare_capacity_mut();
-        // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which is memory of ours that nothing
-        // else refers to; it is only written here, never read before it was initialised.
+        // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which is memory of this buffer
+        // without another reference. It is only written here, never read before it was initialised.
         let count = unsafe { libc::read(file.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
         match Errno::result(count) {
             Ok(count) => {
                 let count = count.unsigned_abs();
-                // SAFETY: the kernel has just initialised `count` bytes behind the old length, within capacity.
+                // SAFETY: the kernel has just initialised `count` bytes after the old length, within the
+                // capacity.
                 unsafe { buffer.set_len(buffer.len() + count) };
                 return Ok(count);
             }
@@ -199,17 +204,17 @@ fn system_configuration(name: nix::unistd::SysconfVar) -> Result<u64> {
     }
 }
 
-/// Digits of the longest pid.
+/// The number of digits of the longest pid.
 const DIGITS: usize = 10;
 
-/// A path such as `1234/stat` in a buffer of its own, made without allocating.
+/// A path such as `1234/stat` in a buffer of its own, built without allocating.
 pub struct PidPath {
     text: [u8; 64],
     stem: usize,
 }
 
 impl PidPath {
-    /// The path of the process's directory, without an ending slash.
+    /// Creates the path of the process's directory, without a trailing slash.
     pub fn new(pid: i32) -> PidPath {
         let mut digits = [0; DIGITS];
         let mut start = DIGITS;
@@ -233,13 +238,14 @@ impl PidPath {
         path
     }
 
-    /// The directory itself.
+    /// Returns the path of the directory itself.
     pub fn directory(&mut self) -> &CStr {
         self.text[self.stem] = 0;
         CStr::from_bytes_until_nul(&self.text).unwrap_or_default()
     }
 
-    /// A file of the process's directory, such as `stat` or `fd/3`; a name that is too long is cut.
+    /// Returns the path of a file of the process's directory, such as `stat` or `fd/3`; a name that is too
+    /// long is cut.
     pub fn file(&mut self, name: &str) -> &CStr {
         let mut rest = &mut self.text[self.stem..63];
         let _ = rest.write_all(b"/").and_then(|()| rest.write_all(name.as_bytes()));

@@ -6,14 +6,16 @@ use crate::blocking::ReadKind;
 use crate::model::SampleSet;
 use crate::proc::ProcRoot;
 
-/// What the kernel writes behind the path of a group that was removed while a process that had ended was left in it.
+/// The suffix that the kernel appends to the path of a group that was removed while an ended process was left
+/// in it.
 const REMOVED: &[u8] = b" (deleted)";
 
-/// The name of the hierarchy of version 1 that systemd keeps its own groups in.
+/// The name of the hierarchy of version 1 in which systemd keeps its own groups.
 const SYSTEMD: &[u8] = b"name=systemd";
 
-/// Whether processes of a tree are told by their groups in the unified hierarchy (version 2). They are not where that is
-/// mounted nowhere, so that nobody can have made groups in it, and systemd has a hierarchy of version 1.
+/// Returns true if the processes of a tree are to be reported by their groups in the unified hierarchy
+/// (version 2). Returns false if that hierarchy is mounted nowhere, so that it cannot have any groups, and
+/// systemd has a hierarchy of version 1.
 fn has_unified_groups(root: &ProcRoot) -> bool {
     let mut buffer = Vec::new();
     let has_systemds =
@@ -25,7 +27,8 @@ fn has_unified_groups(root: &ProcRoot) -> bool {
         })
 }
 
-/// What of this programs in the kernel can tell of a tree's processes. Of control groups they know the unified ones.
+/// Removes from `what` the groups of figures that eBPF programs cannot report of a tree's processes. They
+/// know only the control groups of the unified hierarchy.
 pub fn told_by_kernel(what: SampleSet, root: &ProcRoot) -> SampleSet {
     if what.has(SampleSet::CGROUP) && !has_unified_groups(root) {
         return SampleSet(what.0 & !SampleSet::CGROUP.0);
@@ -33,29 +36,29 @@ pub fn told_by_kernel(what: SampleSet, root: &ProcRoot) -> SampleSet {
     what
 }
 
-/// Where a process is.
+/// The control group of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CgroupPath<'b> {
     /// The path of its group.
     pub path: &'b [u8],
-    /// Whether that is a group of the unified hierarchy.
+    /// Set if it is a group of the unified hierarchy.
     pub is_unified: bool,
 }
 
 /// Reads the groups of processes of one tree.
 #[derive(Debug, Default)]
 pub struct CgroupReader {
-    /// Whether the unified hierarchy is the one to tell; found out when it is needed.
+    /// Set if the unified hierarchy is the one to report; determined on first use.
     prefers_unified: Option<bool>,
     buffer: Vec<u8>,
 }
 
 impl CgroupReader {
-    /// The group of the process that `core` was read of. `None` when none is told; of a process that is ending a
-    /// hierarchy of version 1 tells none.
+    /// Reads the group of the process that `core` was read from. Returns `None` if no group is stated; a
+    /// hierarchy of version 1 does not state that of an ending process.
     ///
     /// # Errors
-    /// The system's error number.
+    /// Fails with the system's error number.
     pub fn read(
         &mut self,
         root: &ProcRoot,
@@ -67,7 +70,7 @@ impl CgroupReader {
         let is_ending = core.stat.is_ending();
         let unified = prefers_unified.then(|| parse::cgroup(text, b"")).flatten();
         if let Some(path) = unified {
-            // No process that goes on is in a group that was removed: there it would be part of the name.
+            // A live process is never in a removed group: in its path the suffix would be part of the name.
             let path = path.strip_suffix(REMOVED).filter(|_| is_ending).unwrap_or(path);
             return Ok(Some(CgroupPath { path, is_unified: true }));
         }

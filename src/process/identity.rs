@@ -1,4 +1,4 @@
-//! Who a process is: its name, owner, command line and control group.
+//! The identity of a process: its name, owner, command line and control group.
 
 use super::cgroup::{CgroupPath, CgroupReader};
 use super::reading::{CoreFigures, ProcessDirectory};
@@ -10,12 +10,13 @@ use crate::proc::ProcRoot;
 use std::path::Path;
 use std::time::Instant;
 
-/// Bytes of a command line that are kept, the most that the kernel allows a single argument
-/// (`MAX_ARG_STRLEN`, execve(2)). Longer ones are cut, so that one process cannot make its watchers grow.
+/// The maximum number of bytes of a command line, which is the maximum that the kernel allows a single
+/// argument (`MAX_ARG_STRLEN`, execve(2)). Longer ones are cut, so that a process cannot inflate the
+/// library's memory.
 pub const COMMAND_LINE_LIMIT: usize = 128 * 1024;
 
-/// Reads identities, remembering the names of users and groups. Look-ups of names may go through the system's name
-/// services and take as long as they take.
+/// Reads identities, and caches the names of users and groups. Lookups of names may go through the system's
+/// name services, and their duration is not bounded.
 #[derive(Debug)]
 pub struct IdentityReader {
     names: UserNames,
@@ -37,8 +38,8 @@ impl Default for IdentityReader {
 }
 
 impl IdentityReader {
-    /// Describes the process that has this pid now, command line and control group only when `what` asks for them.
-    /// `None` when there is no such process or its `stat` cannot be read.
+    /// Reads the identity of the process that has this pid now; command line and control group only if `what`
+    /// requests them. Returns `None` if there is no such process or its `stat` cannot be read.
     pub fn read(&mut self, root: &ProcRoot, pid: i32, what: SampleSet) -> Option<(ProcId, Identity)> {
         self.refresh_names();
         let directory = ProcessDirectory::open(root, pid).ok()?;
@@ -50,7 +51,7 @@ impl IdentityReader {
         if what.has(SampleSet::COMMAND_LINE) && core.stat.has_memory() {
             identity.command_line = self.command_line(common).unwrap_or_default().to_vec();
         }
-        // It tells names apart that the kernel has cut.
+        // The program distinguishes names that the kernel has cut.
         if identity.name.len() == NAME_BYTES
             && let Ok(program) = common.program(&mut self.buffer)
         {
@@ -71,17 +72,18 @@ impl IdentityReader {
         Identity { user, group, ..identity }
     }
 
-    /// Notices changes of the user and group databases.
+    /// Checks the user and group databases for changes.
     pub(super) fn refresh_names(&mut self) {
         self.names.refresh(Instant::now());
     }
 
-    /// Changes when names of users and groups may have changed.
+    /// A number that changes if names of users and groups may have changed.
     pub(super) fn generation(&self) -> u32 {
         self.names.generation()
     }
 
-    /// `known` with the name and owner that were just read. An owner that could not be read stays.
+    /// Returns `known` with the name and owner that were just read. An owner that could not be read is left
+    /// as it is.
     pub(super) fn describe(&mut self, known: &Identity, core: &CoreFigures<'_>) -> Identity {
         let mut identity = Identity { name: core.stat.name.to_vec(), ..known.clone() };
         if let Some((uid, gid)) = core.owner {
@@ -103,12 +105,13 @@ impl IdentityReader {
         self.cgroups.read(root, directory, core)
     }
 
-    /// Reads the command line: every argument ended by NUL, at most [`COMMAND_LINE_LIMIT`] bytes in all.
+    /// Reads the command line: every argument is terminated by NUL, at most [`COMMAND_LINE_LIMIT`] bytes in
+    /// total.
     pub(super) fn command_line(&mut self, directory: &ProcessDirectory) -> nix::Result<&[u8]> {
         directory.record_up_to(ReadKind::Memory, c"cmdline", &mut self.buffer, COMMAND_LINE_LIMIT)?;
         self.buffer.truncate(COMMAND_LINE_LIMIT);
         if self.buffer.last().is_some_and(|&byte| byte != 0) {
-            // Cut here, or by the kernel when the process overwrote its arguments.
+            // Cut here, or by the kernel if the process overwrote its arguments.
             self.buffer.truncate(COMMAND_LINE_LIMIT - 1);
             self.buffer.push(0);
         }

@@ -1,4 +1,4 @@
-//! Figures of the whole machine that those of processes are set against.
+//! Figures of the whole machine, to which those of processes are related.
 
 use super::parse;
 use crate::error::{Code, Error, Result};
@@ -8,20 +8,20 @@ use std::ffi::CStr;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// The machine as `/proc/stat`, `/proc/meminfo` and its clocks state it.
+/// The machine as stated by `/proc/stat`, `/proc/meminfo` and its clocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Machine {
     /// Memory that the kernel manages (`MemTotal`), bytes.
     pub memory_bytes: u64,
-    /// Nanoseconds from the epoch to boot. Follows when the system's clock is set.
+    /// Nanoseconds from the epoch to boot. It changes when the system's clock is set.
     pub boot_time_ns: u64,
-    /// CPU time of all processors since boot, idle time included, clock ticks; 0 when it is not known.
+    /// CPU time of all processors since boot, idle time included, clock ticks; 0 if unknown.
     pub cpu_ticks: u64,
 }
 
 impl Machine {
-    /// Reads the figures, and why one is not known if that is so. A container may not be shown these files, or made-up ones:
-    /// then sysinfo(2) states the memory, and only the clocks say when the machine was booted.
+    /// Reads the figures, and the reason if one is unknown. A container may hide these files or have replaced
+    /// ones: then sysinfo(2) states the memory, and only the clocks state the boot time.
     pub fn read(root: &ProcRoot, buffer: &mut Vec<u8>) -> (Machine, Option<Error>) {
         let cpu_ticks = parsed(root, c"stat", buffer, parse::machine_ticks);
         let memory_bytes = parsed(root, c"meminfo", buffer, parse::memory_total).or_else(|error| {
@@ -37,7 +37,7 @@ impl Machine {
     }
 }
 
-/// When the time since boot began, by the clock of the day: the difference of the clocks now.
+/// Returns the time of boot by the realtime clock: the current difference of the clocks.
 fn boot_time_ns() -> nix::Result<u64> {
     let now = |clock| -> nix::Result<u64> {
         let time = clock_gettime(clock)?;
@@ -59,7 +59,7 @@ fn parsed<T>(
     parse(text).ok_or_else(|| Error::new(Code::ProcessFormat, format!("{} is not as expected", name())))
 }
 
-/// Clock ticks in nanoseconds; `u64::MAX` when there are too many to tell.
+/// Converts clock ticks to nanoseconds; `u64::MAX` if they do not fit.
 pub fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> u64 {
     let product = u128::from(ticks) * u128::from(NANOSECONDS);
     let ns = product.checked_div(u128::from(ticks_per_second)).unwrap_or_default();
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(fault, None);
         let pages = nix::unistd::sysconf(nix::unistd::SysconfVar::_PHYS_PAGES).unwrap().unwrap();
         assert_eq!(machine.memory_bytes, pages.unsigned_abs() * root.facts().page_size);
-        // It is told in whole seconds there.
+        // The file states it in whole seconds.
         let text = std::fs::read_to_string("/proc/stat").unwrap();
         let seconds: u64 =
             text.lines().find_map(|line| line.strip_prefix("btime ")).unwrap().parse().unwrap();

@@ -1,8 +1,8 @@
-//! Processes: sampling them from `/proc`, their identity, and rates between two samples of the same process.
+//! Processes: sampling from `/proc`, identities, and rates between two samples of the same process.
 //!
-//! A [`Sampler`] keeps a record of every process from its start to its end. What other rooms need of one process
-//! at once, they get from [`proc_id`] and an [`IdentityReader`]. Nothing here knows of packets, and no process that
-//! is odd, forbidden or gone fails a sample.
+//! A [`Sampler`] keeps a record of every process from its start to its end. Other rooms that need a single
+//! process at once use [`proc_id`] and an [`IdentityReader`]. Nothing here depends on packets, and no process
+//! that is odd, forbidden or gone makes a sample fail.
 
 mod cgroup;
 mod identity;

@@ -1,7 +1,8 @@
-//! Pure parsers of the text files of `/proc`: bytes in, figures out, no I/O.
+//! Pure parsers of the text files of `/proc`, without I/O.
 //!
-//! All of them return `None` for bytes that the kernel would not have written; none of them allocates. The formats
-//! are those of proc_pid_stat(5), proc_pid_statm(5), proc_pid_io(5), cgroups(7), proc_stat(5) and proc_meminfo(5).
+//! All of them return `None` for bytes that the kernel would not have written, and none of them allocates.
+//! The formats are those of proc_pid_stat(5), proc_pid_statm(5), proc_pid_io(5), cgroups(7), proc_stat(5) and
+//! proc_meminfo(5).
 
 /// The thread is a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
 const FLAG_KERNEL_THREAD: u64 = 0x0020_0000;
@@ -10,14 +11,14 @@ const FLAG_ENDING: u64 = 0x4;
 /// The process has not called exec since it was forked (`PF_FORKNOEXEC`, include/linux/sched.h).
 const FLAG_NO_EXEC_YET: u64 = 0x40;
 
-/// What is used of `/proc/<pid>/stat`.
+/// The parsed fields of `/proc/<pid>/stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stat<'a> {
     /// Process id (field 1).
     pub pid: i32,
     /// Name (field 2), without the parentheses around it.
     pub name: &'a [u8],
-    /// The state's letter (field 3).
+    /// The letter of the state (field 3).
     pub state: u8,
     /// The parent's pid (field 4).
     pub parent: i32,
@@ -25,9 +26,10 @@ pub struct Stat<'a> {
     pub flags: u64,
     /// Page faults of all threads that needed no storage (field 10).
     pub minor_faults: u64,
-    /// Page faults of all threads that did (field 12).
+    /// Page faults of all threads that needed storage (field 12).
     pub major_faults: u64,
-    /// Whether children have been waited for: their faults and CPU times are there (fields 11, 13, 16 and 17).
+    /// Set if children have been waited for: their faults and CPU times are present (fields 11, 13, 16 and
+    /// 17).
     pub has_waited: bool,
     /// CPU time in user mode of all threads, clock ticks (field 14).
     pub user_ticks: u64,
@@ -39,52 +41,55 @@ pub struct Stat<'a> {
     pub start_ticks: u64,
     /// Virtual memory, bytes; 0 without an address space (field 23).
     pub virtual_bytes: u64,
-    /// Addresses of code and stack, which exec chooses; 0 or 1 when the reader may not see them (fields 26 and 28).
+    /// Addresses of code and stack, which exec chooses; 0 or 1 if the reader may not see them (fields 26 and
+    /// 28).
     pub layout: [u64; 2],
 }
 
 impl Stat<'_> {
-    /// Whether this is a thread of the kernel, which has no memory and no arguments of its own.
+    /// Returns true if this is a kernel thread, which has no memory and no arguments of its own.
     pub fn is_kernel_thread(&self) -> bool {
         self.flags & FLAG_KERNEL_THREAD != 0
     }
 
-    /// Whether the main thread is ending or has ended.
+    /// Returns true if the main thread is ending or has ended.
     pub fn is_ending(&self) -> bool {
         self.flags & FLAG_ENDING != 0
     }
 
-    /// Whether the main thread has ended, or is about to, while others go on.
+    /// Returns true if the main thread has ended, or is about to, while other threads go on.
     pub fn has_lost_main_thread(&self) -> bool {
         self.is_ending() && self.threads > 1
     }
 
-    /// Takes over from another thread of the process what the main thread has lost.
+    /// Takes the state that the main thread has lost from another thread of the process.
     pub fn stand_in(&mut self, thread: &Stat<'_>) {
         self.flags &= !FLAG_ENDING;
         (self.virtual_bytes, self.layout) = (thread.virtual_bytes, thread.layout);
     }
 
-    /// Whether there is an address space: not in kernel threads, zombies and processes about to become one.
+    /// Returns true if there is an address space: not for kernel threads, zombies and processes about to
+    /// become one.
     pub fn has_memory(&self) -> bool {
         self.virtual_bytes != 0 && !self.is_kernel_thread()
     }
 
-    /// What differs before and after an exec. The flag is visible to everybody, the addresses are not.
+    /// Returns the traits that differ before and after an exec. The flag is visible to every process, the
+    /// addresses are not.
     pub fn image(&self) -> Image {
         Image { layout: self.layout, no_exec_yet: self.flags & FLAG_NO_EXEC_YET != 0 }
     }
 }
 
-/// Traits of the program image a process runs, compared to notice an exec.
+/// Traits of the program image of a process, compared to detect an exec.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Image {
     layout: [u64; 2],
     no_exec_yet: bool,
 }
 
-/// Parses `/proc/<pid>/stat`. The name may hold any byte but NUL, so it ends at the last `)`. Fields behind the
-/// virtual memory may be missing.
+/// Parses `/proc/<pid>/stat`. The name may contain any byte but NUL, so it ends at the last `)`. Fields after
+/// the virtual memory may be missing.
 pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     let open = text.iter().position(|&byte| byte == b'(')?;
     let close = last_position(text, b')')?;
@@ -105,7 +110,7 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     of_children |= fields.number()?;
     let user_ticks = fields.number()?;
     let system_ticks = fields.number()?;
-    // These can be negative by faults of old kernels.
+    // These can be negative because of bugs in old kernels.
     of_children |= u64::from(fields.next()? != b"0") | u64::from(fields.next()? != b"0");
     fields.skip(2)?;
     let threads = u32::try_from(fields.number()?).ok()?;
@@ -131,7 +136,7 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     })
 }
 
-/// The fields from `rss` on, of which older kernels write fewer.
+/// Parses the layout from the fields from `rss` on, of which older kernels write fewer.
 fn layout(fields: &mut Fields<'_>) -> Option<[u64; 2]> {
     fields.skip(2)?;
     let start_code = fields.number()?;
@@ -139,8 +144,8 @@ fn layout(fields: &mut Fields<'_>) -> Option<[u64; 2]> {
     Some([start_code, fields.number()?])
 }
 
-/// Where the last `byte` is. Looks at whole blocks first, which the compiler turns into vector instructions: the
-/// fields behind a name are long.
+/// Returns the position of the last `byte`. Whole blocks are scanned first, which the compiler turns into
+/// vector instructions: the fields after a name are long.
 fn last_position(text: &[u8], byte: u8) -> Option<usize> {
     let mut end = text.len();
     for block in text.rchunks(32) {
@@ -152,14 +157,14 @@ fn last_position(text: &[u8], byte: u8) -> Option<usize> {
     text.get(..end)?.iter().rposition(|&other| other == byte)
 }
 
-/// What is used of `/proc/<pid>/statm`, in pages.
+/// The parsed fields of `/proc/<pid>/statm`, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statm {
     /// Virtual memory.
     pub virtual_pages: u64,
     /// Resident set.
     pub resident_pages: u64,
-    /// Its part that is of files or shared memory.
+    /// The part of the resident set that belongs to files or shared memory.
     pub shared_pages: u64,
 }
 
@@ -171,7 +176,7 @@ pub fn statm(text: &[u8]) -> Option<Statm> {
     Some(Statm { virtual_pages, resident_pages, shared_pages })
 }
 
-/// What is used of `/proc/<pid>/io`, in bytes.
+/// The parsed fields of `/proc/<pid>/io`, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Io {
     /// `rchar`.
@@ -206,9 +211,9 @@ pub fn io(text: &[u8]) -> Option<Io> {
     })
 }
 
-/// Parses the CPU time of all processors since boot out of `/proc/stat`, clock ticks: user, nice, system, idle, iowait, irq and
-/// softirq. Guest time is already part of user time, and stolen time was not this machine's to spend. The fields behind
-/// `idle` may be missing.
+/// Parses the CPU time of all processors since boot from `/proc/stat`, clock ticks: user, nice, system, idle,
+/// iowait, irq and softirq. Guest time is already part of user time, and stolen time was not available to
+/// this machine. The fields after `idle` may be missing.
 pub fn machine_ticks(text: &[u8]) -> Option<u64> {
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"cpu "))?;
     cpu_total(line.trim_ascii())
@@ -227,12 +232,12 @@ fn cpu_total(text: &[u8]) -> Option<u64> {
     Some(total)
 }
 
-/// Parses the proportional set out of `/proc/<pid>/smaps_rollup`, in bytes.
+/// Parses the proportional set size from `/proc/<pid>/smaps_rollup`, in bytes.
 pub fn proportional(text: &[u8]) -> Option<u64> {
     kibibytes(text, b"Pss:")
 }
 
-/// Parses the installed memory out of `/proc/meminfo`, in bytes.
+/// Parses the installed memory from `/proc/meminfo`, in bytes.
 pub fn memory_total(text: &[u8]) -> Option<u64> {
     kibibytes(text, b"MemTotal:")
 }
@@ -243,13 +248,13 @@ fn kibibytes(text: &[u8], name: &[u8]) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// Parses the pid of the process that a thread belongs to out of `/proc/<pid>/status`.
+/// Parses the pid of the process that a thread belongs to from `/proc/<pid>/status`.
 pub fn thread_group(text: &[u8]) -> Option<i32> {
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:\t"))?;
     Fields(line).integer()
 }
 
-/// Parses how often the thread gave up the CPU and how often it was taken from it, out of `/proc/<pid>/status`.
+/// Parses the numbers of voluntary and involuntary context switches of the thread from `/proc/<pid>/status`.
 pub fn switches(text: &[u8]) -> Option<[u64; 2]> {
     // They are the last of many lines.
     let mut lines = text.rsplit(|&byte| byte == b'\n');
@@ -258,8 +263,8 @@ pub fn switches(text: &[u8]) -> Option<[u64; 2]> {
     Some([last(b"voluntary_ctxt_switches:\t")?, involuntary])
 }
 
-/// Parses the path in one hierarchy out of `/proc/<pid>/cgroup`: that of the controllers or the name which its line
-/// lists, of which that of version 2 has none.
+/// Parses the path in one hierarchy from `/proc/<pid>/cgroup`. `listed` is the list of controllers or the
+/// name in the hierarchy's line; it is empty for version 2.
 pub fn cgroup<'t>(text: &'t [u8], listed: &[u8]) -> Option<&'t [u8]> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let number_end = line.iter().position(|&byte| byte == b':')?;
@@ -268,7 +273,7 @@ pub fn cgroup<'t>(text: &'t [u8], listed: &[u8]) -> Option<&'t [u8]> {
     })
 }
 
-/// A decimal number that is all of `text`.
+/// Parses a decimal number that is all of `text`.
 pub fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -282,10 +287,10 @@ pub fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// A number of so many digits is surely below 2^64.
+/// The maximum number of digits with which a number is certainly below 2^64.
 const SAFE_DIGITS: usize = 19;
 
-/// Fields parted by single spaces; a newline ends the last.
+/// Fields separated by single spaces; a newline ends the last.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -313,11 +318,11 @@ impl<'a> Fields<'a> {
             }
             value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
         }
-        // The last of all, too many digits to go unchecked, or not a number.
+        // The last field of all, too many digits for the unchecked loop, or not a number.
         decimal(self.next()?)
     }
 
-    /// A pid, which is 0 for the parent of the first process and never negative.
+    /// Parses a pid, which is 0 for the parent of the first process and never negative.
     fn integer(&mut self) -> Option<i32> {
         i32::try_from(self.number()?).ok()
     }

@@ -1,4 +1,5 @@
-//! Tests of the parsers: lines copied from real machines, generated lines, random bytes, and the `procfs` crate.
+//! Tests of the parsers: lines copied from real machines, generated lines, random bytes, and the `procfs`
+//! crate.
 
 use super::*;
 use procfs::{Current, FromRead, FromReadSI};
@@ -125,14 +126,14 @@ fn io_lines() {
     assert_eq!(io(text), Some(expected));
 }
 
-/// Every process of this machine read once and parsed twice: here and by the `procfs` crate.
+/// Every process of this machine, read once, is parsed here as by the `procfs` crate.
 #[test]
 fn all_live_processes_agree_with_the_procfs_crate() {
     let mut compared = 0;
     for process in procfs::process::all_processes().unwrap().flatten() {
         let file = |name: &str| std::fs::read(format!("/proc/{}/{name}", process.pid)).unwrap_or_default();
         let text = file("stat");
-        // The crate takes text only, so names that are not UTF-8 are for the other tests.
+        // The crate accepts only text, so names that are not UTF-8 are left to the other tests.
         if text.is_empty() || std::str::from_utf8(&text).is_err() {
             continue;
         }
@@ -177,7 +178,8 @@ proptest! {
         let _ = (stat(&text), statm(&text), io(&text), machine_ticks(&text), memory_total(&text), thread_group(&text), switches(&text), cgroup(&text, b""));
     }
 
-    /// Bytes of the format's own alphabet get further into the parsers than random ones.
+    /// Bytes of the format's own alphabet get further into the parsers than random ones, and do not make them
+    /// panic either.
     #[test]
     fn near_misses_never_panic(text in "[0-9() \n:kBSRcputimeMTolwdbys_-]{0,300}") {
         let text = text.as_bytes();

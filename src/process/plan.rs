@@ -1,4 +1,5 @@
-//! What is to be read of a process besides its core, what was, and what of that its entry keeps.
+//! The files to be read of a process besides its core, the results, and the part of them that its entry
+//! keeps.
 
 use super::cgroup::CgroupPath;
 use super::reading::CoreFigures;
@@ -6,14 +7,14 @@ use super::table::{CommandLine, Tracked};
 use crate::model::{Identity, Validity};
 use std::sync::Arc;
 
-/// What is to be read of a process besides its core.
+/// The files to be read of a process besides its core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ReadPlan {
     /// All figures.
     pub figures: bool,
-    /// The number of its descriptors alone.
+    /// Only the number of its descriptors.
     pub descriptors: bool,
-    /// Its proportional share of memory alone.
+    /// Only its proportional share of memory.
     pub proportional: bool,
     /// Its command line.
     pub command_line: bool,
@@ -21,16 +22,16 @@ pub struct ReadPlan {
     pub cgroup: bool,
     /// Its network namespace.
     pub network: bool,
-    /// The name of its program's file.
+    /// The file name of its program.
     pub program: bool,
-    /// Whether it runs another program than the one that the command line is known of.
+    /// Set if its program is another one than that of the known command line.
     pub is_new_image: bool,
-    /// The number of its control group, where a walk has told it.
+    /// The number of its control group, if a walk has reported it.
     pub group_number: u64,
 }
 
 impl ReadPlan {
-    /// Whether there is anything to be read.
+    /// Returns true if there is a file to be read.
     pub fn reads_files(&self) -> bool {
         self.figures
             || self.descriptors
@@ -42,20 +43,20 @@ impl ReadPlan {
     }
 }
 
-/// What was read of it.
+/// The results of the reads.
 #[derive(Clone, Copy, Default)]
 pub struct Files<'r> {
-    /// The command line, if it was to be read; then `None` if it could not be.
+    /// The command line, if it was to be read; the inner value is `None` if it could not be.
     pub command_line: Option<Option<&'r [u8]>>,
     /// The control group, likewise.
     pub cgroup: Option<Option<CgroupPath<'r>>>,
-    /// The network namespace, if it was to be and could be read.
+    /// The network namespace, if it was to be read and could be.
     pub network: Option<u64>,
-    /// The name of the program's file, likewise.
+    /// The file name of the program, likewise.
     pub program: Option<&'r [u8]>,
 }
 
-/// Takes in what was read of what seldom changes.
+/// Records the parts of the identity that seldom change, as they were read.
 pub fn take_identity(core: &CoreFigures<'_>, files: &Files<'_>, plan: ReadPlan, tracked: &mut Tracked) {
     if let Some(read) = files.command_line {
         take_command_line(read, plan.is_new_image, tracked);
@@ -66,7 +67,7 @@ pub fn take_identity(core: &CoreFigures<'_>, files: &Files<'_>, plan: ReadPlan, 
             tracked.set_cgroup(Some(path), plan.group_number)
         }
         Some(Some(CgroupPath { path, is_unified: false })) => tracked.set_cgroup(Some(path), 0),
-        // It keeps the one that it had.
+        // An ending process keeps the group that it had.
         Some(None) if core.stat.is_ending() => {}
         Some(None) => tracked.set_cgroup(None, 0),
     }
@@ -79,11 +80,11 @@ pub fn take_identity(core: &CoreFigures<'_>, files: &Files<'_>, plan: ReadPlan, 
     }
 }
 
-/// Takes in the command line; `None` when it could not be read.
+/// Records the command line; `None` means that it could not be read.
 pub fn take_command_line(read: Option<&[u8]>, is_new_image: bool, tracked: &mut Tracked) {
     let known = &tracked.record.identity.command_line;
     let text = match read {
-        // The same image without arguments has just lost its memory, for it is about to end.
+        // The same image without arguments has just lost its memory, because it is about to end.
         Some(b"") if !is_new_image => Some(known.as_slice()),
         other => other,
     };
@@ -99,14 +100,14 @@ pub fn take_command_line(read: Option<&[u8]>, is_new_image: bool, tracked: &mut 
     }
 }
 
-/// Takes in the network namespace, if it is known.
+/// Records the network namespace, if it is known.
 pub fn set_network(tracked: &mut Tracked, inode: u64) {
     if inode != 0 {
         tracked.record.network_namespace = inode;
     }
 }
 
-/// The bits of what the identity has beside what is always read.
+/// Returns the validity bits of the parts of the identity that are not always read.
 pub fn identity_validity(tracked: &Tracked) -> Validity {
     let mut valid = Validity::default();
     if tracked.command_line != CommandLine::Unknown {

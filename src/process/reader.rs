@@ -1,5 +1,5 @@
-//! The reading of processes' files for a sample, on a thread that can be left behind: what is known of the processes is
-//! behind a lock that is never held while something is read.
+//! Reads the files of processes for a sample, on a thread that can be abandoned. The progress of the sample
+//! is behind a lock that is never held during a read.
 
 use super::cgroup::CgroupReader;
 use super::identity::IdentityReader;
@@ -18,53 +18,54 @@ use crate::sync::Mutex;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// What is known of the processes, and which are still to be read in this sample.
+/// The known processes, and those that are still to be read in this sample.
 #[derive(Debug)]
 pub struct SampleProgress {
-    /// Decides what is read, and takes in what was.
+    /// Decides what is read, and records the results.
     pub updater: ProcessUpdater,
     /// The processes.
     pub table: ProcessTable,
-    /// Processes to be read, the next one last; with what a walk has told of the program it runs, if it has.
+    /// Processes to be read, the next one last, with the program image that a walk has reported, if any.
     pub due: Vec<(i32, Option<u64>)>,
-    /// What is to be read besides of processes that a walk has told of, the next one last.
+    /// Additional files to be read of processes that a walk has reported, the next one last.
     pub extras: Vec<(ProcId, ReadPlan)>,
 }
 
 impl SampleProgress {
-    /// A sample in progress without processes.
+    /// Creates the progress of a sample without processes.
     pub fn new(updater: ProcessUpdater) -> SampleProgress {
         SampleProgress { updater, table: ProcessTable::default(), due: Vec::new(), extras: Vec::new() }
     }
 }
 
-/// The books, while a thread reads for them.
+/// The progress of a sample, shared with the thread that reads for it.
 pub type SharedSampleProgress = Arc<Mutex<SampleProgress>>;
 
-/// What a [`FileReader`] is handed.
+/// The work of a [`FileReader`].
 pub struct ReadTask {
     /// The tree.
     pub root: Arc<ProcRoot>,
-    /// What is to be read.
+    /// The part of the sample to be read.
     pub part: SamplePart,
 }
 
 /// A part of a sample.
 pub enum SamplePart {
-    /// The figures of the machine; none when they cannot be read at present.
+    /// The figures of the machine; `None` if they cannot be read at present.
     Machine(Option<(Machine, Option<Error>)>),
-    /// The processes that are due, in the listing if there is one, and then those that are known and were not visited.
+    /// The processes that are due, those in the listing if there is one, and then the known ones that were
+    /// not visited.
     Processes {
-        /// A sample in progress without processes that are due.
+        /// The progress of the sample.
         books: SharedSampleProgress,
-        /// The directory that is listed, from where it was left.
+        /// The directory that is listed, from the position at which the last listing stopped.
         listing: Option<Arc<OwnedFd>>,
-        /// Whether it could be listed to its end.
+        /// The result of the listing: an error if it did not reach the end.
         listed: nix::Result<()>,
     },
-    /// What is to be read besides.
+    /// The additional files to be read.
     Extras(SharedSampleProgress),
-    /// Processes, of which those that are there are left out.
+    /// Processes to be checked; those that still exist are removed.
     Ends(Vec<ProcId>),
 }
 
@@ -82,7 +83,7 @@ pub struct FileReader {
 }
 
 impl FileReader {
-    /// A reader of the groups of figures in `what`.
+    /// Creates a reader of the groups of figures in `what`.
     pub fn new(what: SampleSet) -> FileReader {
         FileReader {
             listing: Listing::in_small_steps(),
@@ -97,7 +98,7 @@ impl FileReader {
         }
     }
 
-    /// Reads what is asked for.
+    /// Reads the requested part and stores the results in it.
     pub fn work(&mut self, reading: &mut ReadTask) {
         let root = &reading.root;
         match &mut reading.part {
@@ -132,7 +133,7 @@ impl FileReader {
             let more = guarded(root.tree(), 0, ReadKind::Root, || {
                 listing.next_names(directory.as_fd(), |name| pids.extend(pid(name)))
             })?;
-            // The next one is last.
+            // The next one to be read is last.
             with(books, |books| {
                 let SampleProgress { table, due, .. } = books;
                 let listed = pids.iter().rev().filter(|&&pid| !table.was_visited(pid));
@@ -158,15 +159,16 @@ impl FileReader {
                         books.table.settle(pid, SampleOutcome::Unchanged);
                     }
                 }
-                // Only now: if the thread is left behind in this process, another one takes it up again.
+                // The process is removed only now: if the thread is abandoned while it reads this process,
+                // another thread retries it.
                 books.due.pop();
                 books.due.last().copied()
             });
         }
     }
 
-    /// Reads the process's files; where a walk has told of it as well, the program it runs is known from there. The table
-    /// is told unless this fails.
+    /// Reads the process's files, and updates the table unless this fails. `image` is the program image that
+    /// a walk has reported of the process, if any.
     fn read_process(
         &mut self,
         root: &ProcRoot,
@@ -220,7 +222,8 @@ impl FileReader {
         Ok(())
     }
 
-    /// Reads what is planned, of the thread that stands in for the main one if there is such. Figures go to `sample`.
+    /// Reads the planned files, of the thread that stands in for the main thread if there is one. Figures go
+    /// to `sample`.
     fn files<'r>(
         &'r mut self,
         root: &ProcRoot,
@@ -260,7 +263,7 @@ impl FileReader {
     fn read_extras(&mut self, root: &ProcRoot, books: &SharedSampleProgress) {
         while let Some((id, plan)) = with(books, |books| books.extras.last().copied()) {
             let mut stat = std::mem::take(&mut self.stat);
-            // One that is gone, or hidden, stays as the walk has told.
+            // A process that is gone or hidden stays as the walk has reported it.
             let _ = self.read_extra(root, id, plan, &mut stat, books);
             self.stat = stat;
             with(books, |books| books.extras.pop());
@@ -296,7 +299,7 @@ fn with<T>(books: &SharedSampleProgress, work: impl FnOnce(&mut SampleProgress) 
     work(&mut books.lock())
 }
 
-/// The process that a name in the tree stands for.
+/// Returns the pid that a name in the tree stands for.
 pub fn pid(name: &[u8]) -> Option<i32> {
     i32::try_from(parse::decimal(name)?).ok().filter(|&pid| pid > 0)
 }

@@ -1,7 +1,7 @@
-//! One reading of one process's files: the hot path of sampling.
+//! Reads the files of one process: the hot path of sampling.
 //!
-//! All files of a process are opened relative to a descriptor of its directory, which stays that process's even
-//! when its pid is reused meanwhile: what is read always belongs together.
+//! All files of a process are opened relative to a descriptor of its directory. It stays that process's
+//! directory even if the pid is reused meanwhile, so that the figures always belong together.
 
 use super::parse::{self, Stat};
 use crate::blocking::{ProcTree, ReadKind, guarded};
@@ -14,12 +14,12 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-/// Why a process could not be read.
+/// The reason why a process could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
     /// It has ended.
     Gone,
-    /// It is there, but `stat` cannot be read or is not in the format.
+    /// It exists, but `stat` cannot be read or is not in the format.
     Unreadable,
     /// It cannot be read at present, because a read of it has not returned.
     Blocked,
@@ -41,16 +41,16 @@ pub struct ProcessDirectory {
     directory: OwnedFd,
     pid: i32,
     tree: ProcTree,
-    /// Whether it is that of one of the process's threads, which may end while the process goes on.
+    /// Set if it is the directory of one of the process's threads, which may end before the process.
     is_thread: bool,
 }
 
-/// What is read of every process, selected or not.
+/// The figures that are read of every process, selected or not.
 #[derive(Clone, Copy, Debug)]
 pub struct CoreFigures<'b> {
     /// The parsed `stat`.
     pub stat: Stat<'b>,
-    /// Effective user and group id, when they could be read.
+    /// Effective user and group id, if they could be read.
     pub owner: Option<(u32, u32)>,
 }
 
@@ -58,7 +58,7 @@ impl ProcessDirectory {
     /// Opens the process's directory.
     ///
     /// # Errors
-    /// The system's error number.
+    /// Fails with the system's error number.
     pub fn open(root: &ProcRoot, pid: i32) -> nix::Result<ProcessDirectory> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let open = || openat(root.directory(), PidPath::new(pid).directory(), flags, Mode::empty());
@@ -66,7 +66,7 @@ impl ProcessDirectory {
         Ok(ProcessDirectory { directory, pid, tree: root.tree(), is_thread: false })
     }
 
-    /// The directory of one of the process's threads, which was opened in this one.
+    /// Wraps the directory of one of the process's threads, which was opened in this one.
     pub fn of_thread(&self, directory: OwnedFd) -> ProcessDirectory {
         ProcessDirectory { directory, pid: self.pid, tree: self.tree, is_thread: true }
     }
@@ -74,11 +74,11 @@ impl ProcessDirectory {
     /// Reads `stat` and the owner.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// Fails with a [`Failure`].
     pub fn core<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<CoreFigures<'b>, Failure> {
         // The directory always shows the effective ids; the files in it show root's once the process is not
-        // dumpable (fs/proc/base.c, task_dump_owner). Asked before `stat` is read: of a process that has ended
-        // the directory shows root's, of one whose `stat` can still be read it told the truth before.
+        // dumpable (fs/proc/base.c, task_dump_owner). The ids are read before `stat`: the directory of an
+        // ended process shows root's ids, but if `stat` can still be read afterwards, they were correct.
         let owner = self.guarded(ReadKind::Process, || {
             let owner = fstat(&self.directory).ok().map(|stat| (stat.st_uid, stat.st_gid));
             read_record_at(self.directory.as_fd(), c"stat", buffer, usize::MAX).map(|()| owner)
@@ -90,16 +90,16 @@ impl ProcessDirectory {
     /// Reads a file of one record.
     ///
     /// # Errors
-    /// The system's error number.
+    /// Fails with the system's error number.
     pub fn record<'b>(&self, name: &CStr, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
         self.record_up_to(ReadKind::Process, name, buffer, usize::MAX)
     }
 
-    /// The same for a file whose reading may have to wait for what `kind` says, stopping once at least `limit` bytes were
-    /// read.
+    /// Reads a file of one record whose read may have to wait for the process or lock of `kind`, and stops
+    /// once at least `limit` bytes were read.
     ///
     /// # Errors
-    /// The system's error number.
+    /// Fails with the system's error number.
     pub fn record_up_to<'b>(
         &self,
         kind: ReadKind,
@@ -111,33 +111,33 @@ impl ProcessDirectory {
         Ok(buffer)
     }
 
-    /// Makes a read in this directory that may not return; see [`guarded`].
+    /// Runs a read in this directory that may not return; see [`guarded`].
     ///
     /// # Errors
-    /// As [`guarded`].
+    /// Fails as [`guarded`] does.
     pub fn guarded<T>(&self, kind: ReadKind, read: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
         guarded(self.tree, self.pid, kind, read)
     }
 
-    /// Whether the pid is that of a thread other than its process's first, which has a directory, too, although
-    /// listings leave it out. `false` when that cannot be read.
+    /// Returns true if the pid is that of a thread other than its process's first. Such a thread has a
+    /// directory, too, although listings leave it out. Returns `false` if this cannot be read.
     pub fn is_other_thread(&self, buffer: &mut Vec<u8>) -> bool {
         let status = self.record(c"status", buffer).ok();
         status.and_then(parse::thread_group).is_some_and(|leader| leader != self.pid)
     }
 
-    /// The inode of the network namespace that the process is in.
+    /// Returns the inode of the process's network namespace.
     ///
     /// # Errors
-    /// As [`network_namespace_at`].
+    /// Fails as [`network_namespace_at`] does.
     pub fn network_namespace(&self) -> nix::Result<u64> {
         self.guarded(ReadKind::Process, || network_namespace_at(self.directory.as_fd(), c"ns/net"))
     }
 
-    /// Reads the name of the file of the program that the process runs.
+    /// Reads the file name of the program that the process runs.
     ///
     /// # Errors
-    /// The system's error number; `ENOENT` when it runs none any more.
+    /// Fails with the system's error number; `ENOENT` if it no longer runs one.
     pub fn program<'b>(&self, buffer: &'b mut Vec<u8>) -> nix::Result<&'b [u8]> {
         const REMOVED: &[u8] = b" (deleted)";
         let path = self.guarded(ReadKind::Process, || readlinkat(&self.directory, c"exe"))?.into_vec();
@@ -146,7 +146,7 @@ impl ProcessDirectory {
         Ok(buffer)
     }
 
-    /// Number of open descriptors.
+    /// Returns the number of open descriptors.
     fn descriptors(&self, facts: &SystemFacts, listing: &mut Listing) -> nix::Result<u32> {
         self.guarded(ReadKind::Process, || {
             if facts.descriptors_by_size {
@@ -157,16 +157,18 @@ impl ProcessDirectory {
         })
     }
 
-    /// Whether the process is still there. A file may be missing from a kernel built without it.
+    /// Returns true if the process still exists. A missing file does not prove the contrary: the kernel may
+    /// be built without it.
     fn still_there(&self) -> bool {
         let status = || fstatat(&self.directory, c"stat", AtFlags::empty());
         !matches!(self.guarded(ReadKind::Process, status), Err(Errno::ENOENT | Errno::ESRCH))
     }
 
-    /// What a failed reading of one more file means: nothing to tell of it, or that the process has ended.
+    /// Interprets a failed read of an additional file. Returns `None` if the process still exists and the
+    /// file is just unavailable.
     ///
     /// # Errors
-    /// `Gone` in the latter case.
+    /// Fails with `Gone` if the process has ended.
     pub fn unless_gone<T>(&self, reading: nix::Result<T>) -> Result<Option<T>, Failure> {
         match reading {
             Ok(reading) => Ok(Some(reading)),
@@ -185,12 +187,12 @@ impl AsFd for ProcessDirectory {
 }
 
 impl CoreFigures<'_> {
-    /// Whose reading this is.
+    /// The process that was read.
     pub fn id(&self) -> ProcId {
         ProcId { pid: self.stat.pid, start_ticks: self.stat.start_ticks }
     }
 
-    /// A sample of the figures in `stat`; the others are not valid.
+    /// Returns a sample of the figures in `stat`; the others are not valid.
     pub fn sample(&self) -> ProcessSample {
         let mut valid = Validity::CPU;
         if self.owner.is_some() {
@@ -210,7 +212,7 @@ impl CoreFigures<'_> {
     }
 }
 
-/// Buffers and facts for reading the figures that are asked for.
+/// Buffers and facts for reading the requested figures.
 #[derive(Debug)]
 pub struct FigureReader {
     what: SampleSet,
@@ -219,16 +221,16 @@ pub struct FigureReader {
 }
 
 impl FigureReader {
-    /// A reader of the groups in `what`.
+    /// Creates a reader of the groups in `what`.
     pub fn new(what: SampleSet) -> FigureReader {
         FigureReader { what, buffer: Vec::new(), listing: Listing::default() }
     }
 
-    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid. What the threads have in
-    /// common is read of `live`, where the main thread has ended and another one stands in for it.
+    /// Adds the groups of figures to `sample`. A group that cannot be read stays 0 and not valid. If the main
+    /// thread has ended and another one stands in for it, the threads' common state is read from `live`.
     ///
     /// # Errors
-    /// `Gone` when the process has ended meanwhile; `sample` is then of no use.
+    /// Fails with `Gone` if the process has ended meanwhile; `sample` is then useless.
     pub fn read(
         &mut self,
         directory: &ProcessDirectory,
@@ -237,7 +239,7 @@ impl FigureReader {
         facts: &SystemFacts,
         sample: &mut ProcessSample,
     ) -> Result<(), Failure> {
-        // Where there is none, nothing is known of what the main thread has lost.
+        // Without such a thread, the state that the main thread has lost is unknown.
         let common = live.or(Some(directory).filter(|_| !stat.has_lost_main_thread()));
         if let Some(common) = common.filter(|_| self.what.has(SampleSet::MEMORY)) {
             self.memory(common, stat.has_memory(), facts, sample)?;
@@ -250,7 +252,7 @@ impl FigureReader {
                 sample.read_bytes = io.read_bytes;
                 sample.write_bytes = io.write_bytes;
                 sample.valid |= Validity::IO;
-                // The I/O of children that were waited for cannot be told from the process's own.
+                // The I/O of children that were waited for cannot be separated from the process's own.
                 if !stat.has_waited {
                     sample.own_read_chars = io.read_chars;
                     sample.own_write_chars = io.write_chars;
@@ -280,7 +282,7 @@ impl FigureReader {
     /// Adds the number of open descriptors to `sample`.
     ///
     /// # Errors
-    /// As [`FigureReader::read`].
+    /// Fails as [`FigureReader::read`] does.
     pub fn descriptors(
         &mut self,
         directory: &ProcessDirectory,
@@ -295,8 +297,8 @@ impl FigureReader {
         Ok(())
     }
 
-    /// Adds the proportional share of memory to `sample`. The kernel looks at every page of the process for it, under its
-    /// memory lock.
+    /// Adds the proportional share of memory to `sample`. For it the kernel visits every page of the process,
+    /// under its memory lock.
     pub fn proportional(
         &mut self,
         directory: &ProcessDirectory,
@@ -307,7 +309,8 @@ impl FigureReader {
             sample.valid |= Validity::PROPORTIONAL;
             return;
         }
-        // One that has just lost its memory has no such file any more, which is no end.
+        // A process that has just lost its memory no longer has such a file. This does not mean that it has
+        // ended.
         let read = directory.record_up_to(ReadKind::Memory, c"smaps_rollup", &mut self.buffer, usize::MAX);
         if let Some(bytes) = read.ok().and_then(parse::proportional) {
             sample.proportional_bytes = bytes;
@@ -323,7 +326,7 @@ impl FigureReader {
         sample: &mut ProcessSample,
     ) -> Result<(), Failure> {
         if !has_memory {
-            // Its file would show zeros, which are true.
+            // Its file would show zeros, which are correct.
             sample.valid |= Validity::MEMORY;
             return Ok(());
         }
@@ -338,7 +341,7 @@ impl FigureReader {
     }
 }
 
-/// Whether a process has ended, as far as can be told.
+/// Returns true if a process has ended, as far as this can be determined.
 pub fn has_ended(root: &ProcRoot, id: ProcId, buffer: &mut Vec<u8>) -> bool {
     match root.read_of(id.pid, "stat", buffer) {
         Ok(text) => {
@@ -348,7 +351,8 @@ pub fn has_ended(root: &ProcRoot, id: ProcId, buffer: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Whose pid this is now: reads the start time only. `None` when there is no such process or it cannot be read.
+/// Returns the process that has this pid now, by reading only the start time. Returns `None` if there is no
+/// such process or it cannot be read.
 pub fn proc_id(root: &ProcRoot, pid: i32, buffer: &mut Vec<u8>) -> Option<ProcId> {
     let text = root.read_of(pid, "stat", buffer).ok()?;
     let stat = parse::stat(text).filter(|stat| stat.pid == pid)?;

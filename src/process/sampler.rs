@@ -1,4 +1,4 @@
-//! Sampling of all processes: lists them, reads them, and keeps one record for each as long as it lives.
+//! Samples all processes: lists them, reads them, and keeps one record for each as long as it lives.
 
 use super::machine::Machine;
 use super::reader::{FileReader, ReadTask, SamplePart, SampleProgress, SharedSampleProgress};
@@ -17,49 +17,50 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use tracing::{info, warn};
 
-/// How many reads that do not return a sample waits for, a quarter of a second each, before it goes on without what takes
-/// the locks that are easily held, and how many before it goes on without reading.
+/// The number of reads that do not return for which a sample waits, a quarter of a second each: before it
+/// goes on without the reads that take easily held locks, and before it goes on without reading at all.
 const MAX_WAITS: usize = 4;
 const MAX_WAITS_AT_ALL: usize = 8;
 
 /// Samples the processes of one `/proc` tree.
 ///
-/// After a sample, the processes that it found to have ended can still be looked up and changed, so that its user can
-/// credit them with what came late. In the steady state nothing is allocated.
+/// After a sample, the processes that it found to have ended can still be looked up and changed, so that the
+/// caller can credit them with late traffic. In the steady state nothing is allocated.
 ///
-/// The files are read on a thread of its own, which is left behind when a read does not return ([`crate::blocking`]); the
-/// sample goes on with another one.
+/// The files are read on a separate thread, which is abandoned if a read does not return
+/// ([`crate::blocking`]); the sample goes on with another thread.
 #[derive(Debug)]
 pub struct Sampler {
     root: Arc<ProcRoot>,
-    /// The listing; none after one that did not return.
+    /// The directory for the listing; `None` after a listing that did not return.
     directory: Option<Arc<OwnedFd>>,
     reader: Helper<FileReader, ReadTask>,
     books: SampleProgress,
-    /// Where the books are while the reader has them, and none otherwise.
+    /// The progress while the reader works on it; empty otherwise.
     lent: SharedSampleProgress,
     machine: Machine,
-    /// Why a figure of the machine is not known.
+    /// The reason why a figure of the machine is unknown.
     machine_fault: Option<Error>,
-    /// Who tells the figures of all processes at once, as long as that works.
+    /// The source that reports the figures of all processes at once, as long as that works.
     tasks: Option<Box<dyn TaskSource>>,
     fault: Option<Fault>,
-    /// Whether the tree has been listed beside such a walk.
+    /// Set if the tree has been listed in addition to a walk of that source.
     has_listed: bool,
-    /// The pids that are looked for; when empty, all are.
+    /// The pids to be sampled; if empty, all are.
     selected: Vec<i32>,
     /// Reads of this sample that did not return.
     waits: usize,
 }
 
 impl Sampler {
-    /// A sampler that has not sampled anything yet. The groups of figures in `what` are read for
-    /// processes of the selection; of others only what tells whether they have come to belong to it. Names longer than the
-    /// kernel keeps need command lines, which are then read as well.
+    /// Creates a sampler that has not sampled anything yet. The groups of figures in `what` are read for the
+    /// processes of the selection. For other processes only the data is read that decides whether they belong
+    /// to the selection by then. Names longer than the kernel keeps need command lines, which are then read
+    /// as well.
     ///
     /// # Errors
-    /// `ProcessOpenDirectory` when the tree cannot be listed, `ProcessOpen` when an earlier read of it has not returned;
-    /// `Thread` when the system refuses another thread.
+    /// Fails with `ProcessOpenDirectory` if the tree cannot be listed, with `ProcessOpen` if an earlier read
+    /// of it has not returned, and with `Thread` if the system refuses another thread.
     pub fn new(
         root: impl Into<Arc<ProcRoot>>,
         mut what: SampleSet,
@@ -67,7 +68,7 @@ impl Sampler {
     ) -> Result<Sampler> {
         let root = root.into();
         if selection.has_long_names() {
-            // The kernel has cut the names of processes; the whole ones are there.
+            // The kernel has cut the names of processes; the command lines have the whole names.
             what |= SampleSet::COMMAND_LINE;
         }
         selection.pids.sort_unstable();
@@ -97,37 +98,38 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// From now on takes the figures from walks over the kernel's tasks, which are to tell the groups of figures that
-    /// this sampler was made for, by the numbers of its tree. When such a walk fails, that sample and all later ones
-    /// read the tree again.
+    /// Takes the figures of later samples from walks over the kernel's tasks. The walks have to report the
+    /// groups of figures of this sampler, with the pids of its tree. If a walk fails, that sample and all
+    /// later ones read the tree again.
     pub fn take_from(&mut self, tasks: Box<dyn TaskSource>) {
         self.tasks = Some(tasks);
         self.has_listed = false;
     }
 
-    /// From now on also tells which network namespace each process is in.
+    /// Makes later samples report the network namespace of each process as well.
     pub fn follow_networks(&mut self) {
         self.books.updater.follow_networks();
     }
 
-    /// Why the walks over the kernel's tasks have ended, once.
+    /// Returns the reason why the walks over the kernel's tasks have ended, once.
     pub fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()
     }
 
-    /// Reads every process there is; with pids in the selection, looks for these only. Those that have ended, also if
-    /// only to make room for another process with their pid, leave the table and wait in
-    /// [`take_ended`](Sampler::take_ended); what had ended before the former sample is forgotten. A process that is
-    /// there but cannot be read is counted in [`unreadable`](Sampler::unreadable) and keeps its former record; none of its
-    /// figures is valid where a read of it has not returned. Such reads make a sample at most two seconds longer.
+    /// Reads every process; with pids in the selection, only these. Processes that have ended, including
+    /// those whose pid another process has taken over, leave the table and wait in
+    /// [`take_ended`](Sampler::take_ended); those that an earlier sample found to have ended are dropped. A
+    /// process that exists but cannot be read is counted in [`unreadable`](Sampler::unreadable) and keeps its
+    /// former record; if a read of it has not returned, none of its figures is valid. Such reads make a
+    /// sample at most two seconds longer.
     ///
     /// # Errors
-    /// `ProcessOpenDirectory` when the tree cannot be listed and no walk tells of processes: those not listed keep their
-    /// former records. `Thread` when the system refuses another thread.
+    /// Fails with `ProcessOpenDirectory` if the tree cannot be listed and no walk reports processes: those
+    /// not listed keep their former records. Fails with `Thread` if the system refuses another thread.
     pub fn sample(&mut self) -> Result<()> {
         self.waits = 0;
         blocking::sweep();
-        // Where they cannot be read now, no time has passed.
+        // If they cannot be read now, no time counts as passed.
         self.read_machine()?;
         self.books.updater.begin(self.machine.cpu_ticks);
         self.books.table.begin();
@@ -142,14 +144,14 @@ impl Sampler {
         if self.has_listed {
             return Ok(());
         }
-        // There are kernels whose walks leave out the first process of all. What is known but not told is looked for
-        // in the tree every time, so once is enough.
-        // Where it may not be listed, the walk has told all the same.
+        // The walks of some kernels leave out the very first process. Known processes that a walk does not
+        // report are looked up in the tree every time, so listing it once is enough. If the tree may not be
+        // listed, the walk has reported the processes nevertheless.
         self.has_listed = self.list().is_ok();
         Ok(())
     }
 
-    /// Takes the figures from a walk over the kernel's tasks. Returns whether that went well.
+    /// Takes the figures from a walk over the kernel's tasks. Returns true on success.
     fn walk(&mut self) -> bool {
         let Sampler { books, selected, tasks: Some(tasks), .. } = self else { return false };
         let SampleProgress { updater, table, due, extras } = books;
@@ -159,8 +161,9 @@ impl Sampler {
                 return;
             }
             if task.raw.torn != 0 || task::has_lost_main_thread(task.raw) {
-                // Its threads come and go while they are counted, or the main one has ended and another is to be found
-                // that has what it had; its files are read under the kernel's locks.
+                // Either its threads started and ended while they were counted, or the main thread has ended
+                // and another thread that still has its state is to be found. The files of the process are
+                // read under the kernel's locks.
                 due.push((pid, Some(task.raw.image)));
                 return;
             }
@@ -182,7 +185,7 @@ impl Sampler {
             self.open_listing().and_then(|directory| self.read(Some(directory)))
         } else {
             let SampleProgress { table, due, .. } = &mut self.books;
-            // The next one is last.
+            // The next one to be read is last.
             let selected = self.selected.iter().rev().filter(|&&pid| !table.was_visited(pid));
             due.extend(selected.map(|&pid| (pid, None)));
             self.read(None)
@@ -191,7 +194,7 @@ impl Sampler {
         listed
     }
 
-    /// The directory of the tree, to be listed from its start.
+    /// Returns the directory of the tree, to be listed from its start.
     fn open_listing(&mut self) -> Result<Arc<OwnedFd>> {
         let directory = match self.directory.take() {
             Some(directory) => directory,
@@ -211,7 +214,7 @@ impl Sampler {
         match self.read_books(part)? {
             SamplePart::Processes { listed: Err(errno), .. } => {
                 if errno == Errno::EAGAIN {
-                    // The thread that lists it may have it for long.
+                    // The thread that lists it may keep it for long.
                     self.directory = None;
                 }
                 Err(listing_failed(errno))
@@ -227,7 +230,7 @@ impl Sampler {
         self.read_books(SamplePart::Extras).map(|_| ())
     }
 
-    /// Reads the figures of the machine, if they can be read now. What is missing is logged when that changes.
+    /// Reads the figures of the machine, if they can be read now. Logs changes of what is missing.
     fn read_machine(&mut self) -> Result<bool> {
         let SamplePart::Machine(Some((machine, fault))) = self.run(|| SamplePart::Machine(None))? else {
             return Ok(false);
@@ -243,7 +246,7 @@ impl Sampler {
         Ok(true)
     }
 
-    /// Lends the books out for a reading.
+    /// Lends the progress to the reader for a part of the sample.
     fn read_books(&mut self, part: impl Fn(SharedSampleProgress) -> SamplePart) -> Result<SamplePart> {
         let lent = Arc::clone(&self.lent);
         std::mem::swap(&mut self.books, &mut *lent.lock());
@@ -252,7 +255,7 @@ impl Sampler {
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Has the reader work until it is done, with another thread whenever one is left behind.
+    /// Runs the reader until it is done, with another thread whenever one is abandoned.
     fn run(&mut self, part: impl Fn() -> SamplePart) -> Result<SamplePart> {
         loop {
             let hurry = match self.waits {
@@ -268,7 +271,7 @@ impl Sampler {
         }
     }
 
-    /// Those of these processes that have ended. `None` where it cannot be told now.
+    /// Returns those of these processes that have ended, or `None` if this cannot be determined now.
     pub fn gone(&mut self, processes: impl Iterator<Item = ProcId>) -> Option<Vec<ProcId>> {
         let processes: Vec<ProcId> = processes.collect();
         if processes.is_empty() {
@@ -285,35 +288,37 @@ impl Sampler {
         self.books.table.iter().filter(|tracked| tracked.selected).map(|tracked| &tracked.record)
     }
 
-    /// The same, to be changed. `valid` is made anew by every sample; traffic is left alone.
+    /// The same records, mutable. Every sample sets `valid` anew and leaves traffic unchanged.
     pub fn processes_mut(&mut self) -> impl Iterator<Item = &mut ProcessRecord> {
         self.books.table.iter_mut().filter(|tracked| tracked.selected).map(|tracked| &mut tracked.record)
     }
 
-    /// The record of a process of the latest sample, whether selected or not, or of one it found to have ended, to be
-    /// changed.
+    /// Returns the mutable record of a process of the latest sample, selected or not, or of one that the
+    /// sample found to have ended.
     pub fn get_mut(&mut self, id: &ProcId) -> Option<&mut ProcessRecord> {
         self.books.table.record_mut(id)
     }
 
-    /// The last records of the processes that the latest sample found to have ended, if they ever were selected; by
-    /// pid.
+    /// The last records of the processes that the latest sample found to have ended, if they were ever
+    /// selected; by pid.
     pub fn ended(&self) -> &[ProcessRecord] {
         self.books.table.ended()
     }
 
-    /// Hands over the same.
+    /// Removes and returns the same records.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
         self.books.table.take_ended()
     }
 
-    /// Hands over who was found to have ended since this was last asked and was never selected, and who that was last.
+    /// Removes and returns the processes that the latest sample found to have ended and that were never
+    /// selected, with their last identities.
     pub fn take_passed(&mut self) -> Vec<(ProcId, Arc<Identity>)> {
         self.books.table.take_passed()
     }
 
-    /// The last name of a process that was given one since walks over the kernel's tasks began, whether it lives or has
-    /// ended since the latest sample. `None` where there are no such walks, or where later names have displaced it.
+    /// Returns the last name that was given to a process since walks over the kernel's tasks began, if it
+    /// lives or has ended since the latest sample. Returns `None` without such walks, and if later names have
+    /// displaced it.
     pub fn given_name(&self, id: &ProcId) -> Option<Vec<u8>> {
         let given = self.tasks.as_ref()?.given_name(id.pid.unsigned_abs())?;
         let is_its = task::start_ticks(given.start_ns, self.books.updater.facts()) == id.start_ticks;
@@ -325,13 +330,13 @@ impl Sampler {
         &self.machine
     }
 
-    /// The tree that is sampled.
+    /// The sampled tree.
     pub fn root(&self) -> &ProcRoot {
         &self.root
     }
 
-    /// How often a process was there but its `stat` could not be read (not permitted, out of descriptors, not in
-    /// the format), since the sampler was made.
+    /// The number of times since the sampler was created that a process existed but its `stat` could not be
+    /// read (not permitted, out of descriptors, not in the format, an earlier read has not returned).
     pub fn unreadable(&self) -> u64 {
         self.books.updater.unreadable()
     }

@@ -1,4 +1,4 @@
-//! Tests of control groups on made-up trees, as files and as walks over tasks tell them.
+//! Tests of control groups on fixtures, as stated by files and by walks over tasks.
 
 use super::tasks::{Walks, task};
 use super::*;
@@ -80,7 +80,7 @@ fn where_version_2_is_not_mounted_systemds_own_hierarchy_tells() {
     tree.write("7/cgroup", format!("{V1}0::/\n"));
     let mut sampler = tree.everything();
     assert_eq!(cgroup(&mut sampler), known("/of/systemd"));
-    // There the root is told of all that are ending.
+    // A hierarchy of version 1 states the root for every ending process.
     tree.write("7/cgroup", "1:name=systemd:/\n");
     tree.process(Made { state: 'Z', flags: ENDING, ..MADE });
     assert_eq!(cgroup(&mut sampler), known("/of/systemd"));
@@ -88,7 +88,7 @@ fn where_version_2_is_not_mounted_systemds_own_hierarchy_tells() {
     tree.write("self/mountinfo", "25 1 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
     tree.write("7/cgroup", format!("{V1}0::/of/all\n"));
     assert_eq!(cgroup(&mut tree.everything()), known("/of/all"));
-    // A kernel that has never had it mounted has no line for it.
+    // A kernel on which it was never mounted has no line for it.
     tree.remove("self/cgroup");
     tree.process(MADE);
     tree.write("7/cgroup", V1);
@@ -111,13 +111,13 @@ fn a_walk_saves_the_reading_of_files_as_long_as_the_group_is_the_same() {
     assert_eq!(sampled(5, "0::/not looked at\n", 0), known("/five"));
     assert_eq!(sampled(6, "0::/six\n", 0), known("/six"));
     assert_eq!(sampled(5, "0::/five again\n", 0), known("/five again"));
-    // Files that are read for another reason tell a path that belongs to no number.
+    // Files that are read for another reason state a path that belongs to no number.
     assert_eq!(sampled(5, "0::/seven\n", 1), known("/seven"));
     assert_eq!(sampled(5, "0::/five\n", 0), known("/five"));
-    // Of a hierarchy of version 1 the number tells nothing.
+    // The number says nothing about a group of a hierarchy of version 1.
     assert_eq!(sampled(8, V1, 0), known("/of/systemd"));
     assert_eq!(sampled(8, "1:name=systemd:/moved\n", 0), known("/moved"));
-    // A process that is gone before its file can be read.
+    // The process is gone before its file can be read.
     tree.remove("7");
     walks.tell(&[RawProcess { cgroup: 9, ..task() }]);
     assert_eq!(super::cgroups::cgroup(&mut sampler), known("/moved"), "the last that is known");

@@ -1,4 +1,4 @@
-//! Tests of the sampler on made-up walks over tasks, beside a made-up tree.
+//! Tests of the sampler on simulated walks over tasks, beside a fixture.
 
 use super::*;
 use crate::kernel::{CgroupPaths, Figures, GivenName, RawProcess, Task, UNCOUNTED};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 const TICK: u64 = 10_000_000;
 
-/// What the next walk is to tell, or why it is to fail half-way.
+/// The tasks that the next walk reports, or the reason why it fails half-way.
 #[derive(Default, Debug)]
 struct Script {
     tasks: Vec<(RawProcess, &'static [u8])>,
@@ -57,7 +57,7 @@ fn sampler(tree: &SampleTree, selection: Selection) -> (Sampler, Walks) {
     (sampler, walks)
 }
 
-/// The same process as [`MADE`] with the figures that the tree's files give it.
+/// Returns the process of [`MADE`] with the figures that the fixture's files give it.
 pub(super) fn task() -> RawProcess {
     let me = nix::unistd::geteuid().as_raw();
     RawProcess {
@@ -200,7 +200,7 @@ fn any_order_will_do_and_pids_are_reused() {
     assert_eq!(pids(&sampler), [3, 5]);
     let ended: Vec<_> = sampler.ended().iter().map(|record| record.sample.id).collect();
     assert_eq!(ended, [5, 9].map(|pid| ProcId { pid, start_ticks: 500 }));
-    // What a walk has missed is looked for before it is given up.
+    // A process that a walk has missed is looked up before it is dropped.
     walks.tell(&[RawProcess { start_ns: 900 * TICK, ..of(5) }]);
     sampler.sample().unwrap();
     assert_eq!(pids(&sampler), [3, 5]);

@@ -1,4 +1,4 @@
-//! Tests of the sampler on made-up trees, where every figure is known.
+//! Tests of the sampler on fixtures in which every figure is known.
 
 use super::*;
 use crate::model::{ProcessSample, Validity};
@@ -15,10 +15,10 @@ const FACTS: SystemFacts = SystemFacts { page_size: 4096, ticks_per_second: 100,
 const KERNEL_THREAD: u32 = 0x0020_0000;
 const NO_EXEC_YET: u32 = 0x40;
 
-/// A made-up `/proc`.
+/// A fixture of `/proc`.
 struct SampleTree(tempfile::TempDir);
 
-/// What is varied of a made-up process.
+/// The properties of a fixture's process that tests vary.
 #[derive(Clone, Copy)]
 struct Made {
     pid: i32,
@@ -383,7 +383,7 @@ fn an_exec_is_noticed_at_once() {
         (record.identity.name.clone(), record.identity.command_line.clone())
     };
     let forked = Made { flags: NO_EXEC_YET, ..MADE };
-    // Sixteen samples of the same kind would read it again anyway, so every step is one sample.
+    // Sixteen samples of the same kind would read it again in any case, so every step is one sample.
     assert_eq!(command_line(forked, "parent\0"), (b"made".to_vec(), b"parent\0".to_vec()));
     assert_eq!(command_line(MADE, "child\0").1, b"child\0", "the flag has changed");
     let moved = Made { stack: 2000, ..MADE };

@@ -1,5 +1,5 @@
-//! The live thread that stands in for a main thread that has ended: memory, descriptors, arguments and namespaces are
-//! then those of the other threads, and the files of the process itself show none.
+//! The live thread that stands in for a main thread that has ended. Memory, descriptors, arguments and
+//! namespaces are then those of the other threads, and the files of the process itself show none.
 
 use super::parse::{self, Stat};
 use super::reading::ProcessDirectory;
@@ -9,7 +9,8 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::os::fd::AsFd;
 
-/// Threads that are tried, the first listed. Those of a process that is about to end have all lost what is sought.
+/// The maximum number of threads that are tried, in the order of the listing. In a process that is about to
+/// end, all threads have lost the state in question.
 const MAX_THREADS: usize = 64;
 
 /// Finds stand-ins.
@@ -27,9 +28,9 @@ impl Default for StandIns {
 }
 
 impl StandIns {
-    /// Finds a live thread with an address space of a process whose main thread has ended, and has `stat` show what is
-    /// that thread's. `None` when the main thread lives, and when no such thread can be read: nothing is known then of
-    /// what the threads have in common.
+    /// Finds a live thread with an address space in a process whose main thread has ended, and sets the
+    /// fields of `stat` that the main thread has lost from it. Returns `None` if the main thread is alive,
+    /// and if no such thread can be read: then the threads' common state is unknown.
     pub fn find(&mut self, process: &ProcessDirectory, stat: &mut Stat<'_>) -> Option<ProcessDirectory> {
         if !stat.has_lost_main_thread() {
             return None;

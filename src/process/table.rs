@@ -1,4 +1,4 @@
-//! The table of known processes, in the order of their pids, and of those that ended in the latest sample.
+//! The table of known processes in the order of their pids, and of those that ended in the latest sample.
 
 use super::parse::Image;
 use super::reading::CoreFigures;
@@ -9,42 +9,42 @@ use std::sync::Arc;
 /// A process in the table.
 #[derive(Debug)]
 pub struct Tracked {
-    /// What users see.
+    /// The record that users see.
     pub record: ProcessRecord,
-    /// What the identity was made of.
+    /// The data that the identity was made from.
     pub origin: IdentityOrigin,
     /// The machine's CPU time at the latest sample, clock ticks.
     pub machine_ticks: u64,
-    /// The generation of user and group names its identity was made with.
+    /// The generation of user and group names with which its identity was made.
     pub names_generation: u32,
-    /// The CPU times as they were told, where a walk over the kernel's tasks has told them.
+    /// The CPU times as they were reported, if walks over the kernel's tasks report them.
     pub cpu: CpuTimes,
-    /// What is known of the command line.
+    /// The state of the command line.
     pub command_line: CommandLine,
     /// The CPU time, nanoseconds, up to which the command line is known to be the one that was read.
     pub command_line_runtime: u64,
-    /// Whether its control group is known.
+    /// Set if its control group is known.
     pub has_cgroup: bool,
-    /// The number of the control group whose path the identity has, where a walk over the kernel's tasks has told it; 0
-    /// where the path has to be read anew.
+    /// The number of the control group whose path the identity has, if a walk over the kernel's tasks has
+    /// reported it; 0 if the path has to be read again.
     pub cgroup: u64,
-    /// Whether it depends on the whole of its name, which is still to be read, whether it is selected.
+    /// Set if its selection depends on the whole of its name, which is still to be read.
     pub is_candidate: bool,
-    /// Whether it is delivered.
+    /// Set if it is delivered.
     pub selected: bool,
-    /// Whether it ever was, so that its end is told as well.
+    /// Set if it was ever delivered, so that its end is reported as well.
     pub delivered: bool,
     /// The last sample and its validity, while the process cannot be read.
     pub last: Option<Box<(ProcessSample, Validity)>>,
-    /// The round in which it was last looked at.
+    /// The round of its last visit.
     round: u32,
     ended: bool,
 }
 
-/// What is known of a command line.
+/// The state of a command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommandLine {
-    /// It was not asked for, or could not be read.
+    /// It was not requested, or could not be read.
     Unknown,
     /// There is none.
     Empty,
@@ -52,8 +52,8 @@ pub enum CommandLine {
     Known,
 }
 
-/// What an identity was made of: a copy beside the figures, since to look into the identity itself for every process
-/// in every sample would cost more in memory accesses than all parsing.
+/// The data that an identity was made from. It is a copy beside the figures, because reading the identity
+/// itself for every process in every sample would cost more in memory accesses than all parsing.
 #[derive(Debug)]
 pub struct IdentityOrigin {
     image: Image,
@@ -62,11 +62,12 @@ pub struct IdentityOrigin {
     length: usize,
 }
 
-/// The longest name there is, that of a kernel thread (`TASK_COMM_LEN` and fs/proc/array.c, proc_task_name).
+/// The length of the longest name, that of a kernel thread (`TASK_COMM_LEN` and fs/proc/array.c,
+/// proc_task_name).
 const NAME_BYTES: usize = 64;
 
 impl IdentityOrigin {
-    /// Notes what was read.
+    /// Records the data that was read.
     pub fn new(core: &CoreFigures<'_>) -> IdentityOrigin {
         let mut name = [0; NAME_BYTES];
         for (to, from) in name.iter_mut().zip(core.stat.name) {
@@ -75,28 +76,28 @@ impl IdentityOrigin {
         IdentityOrigin { image: core.stat.image(), owner: core.owner, name, length: core.stat.name.len() }
     }
 
-    /// Whether the process runs the same program as then, as far as can be told.
+    /// Returns true if the process runs the same program as then, as far as this can be determined.
     pub fn same_image(&self, core: &CoreFigures<'_>) -> bool {
         self.image == core.stat.image()
     }
 
-    /// Whether name and owner are the same as then. A name too long to be kept never is.
+    /// Returns true if name and owner are the same as then. A name too long to be kept never is.
     pub fn same_name_and_owner(&self, core: &CoreFigures<'_>) -> bool {
         self.owner == core.owner && self.name.get(..self.length).is_some_and(|name| name == core.stat.name)
     }
 }
 
-/// What came of looking at a process.
+/// The outcome of a visit of a process.
 pub enum SampleOutcome {
-    /// It goes on, or nothing can be told of it now.
+    /// It goes on, or its state cannot be determined now.
     Unchanged,
-    /// It has ended, or never was.
+    /// It has ended, or never existed.
     Gone,
-    /// It is new; one that had the pid before has ended.
+    /// It is new; a process that had the pid before has ended.
     Started(Box<Tracked>),
 }
 
-/// The table.
+/// The table of known processes.
 #[derive(Debug, Default)]
 pub struct ProcessTable {
     entries: Vec<Tracked>,
@@ -104,18 +105,18 @@ pub struct ProcessTable {
     started: Vec<Tracked>,
     /// Found to have ended in this round, by id.
     ended: Vec<ProcessRecord>,
-    /// Those of them that were never delivered, and who they were.
+    /// Those of them that were never delivered, with their identities.
     passed: Vec<(ProcId, Arc<Identity>)>,
     round: u32,
-    /// Where the next pid is expected, if pids ascend.
+    /// The position at which the next pid is expected if pids ascend.
     next: usize,
-    /// How many entries were visited in this round, and how many of them had ended.
+    /// The number of entries visited in this round, and of those that had ended.
     visited: usize,
     ending: usize,
 }
 
 impl Tracked {
-    /// An entry of a process just found.
+    /// Creates an entry for a process that was just found.
     pub fn new(record: ProcessRecord, origin: IdentityOrigin, machine_ticks: u64) -> Tracked {
         Tracked {
             record,
@@ -136,7 +137,7 @@ impl Tracked {
         }
     }
 
-    /// Notes the path of the control group, and its number if that is known.
+    /// Records the path of the control group, and its number if that is known.
     pub fn set_cgroup(&mut self, path: Option<&[u8]>, number: u64) {
         (self.has_cgroup, self.cgroup) = (path.is_some(), number);
         let path = path.unwrap_or_default();
@@ -146,7 +147,7 @@ impl Tracked {
         }
     }
 
-    /// Takes in that it cannot be read at present: nothing that was read is valid any more.
+    /// Records that it cannot be read at present: none of the data read before is valid any more.
     pub fn block(&mut self) {
         let record = &mut self.record;
         if self.last.is_none() {
@@ -156,12 +157,13 @@ impl Tracked {
         (record.valid, record.cpu_percent) = (Validity::default(), 0.0);
     }
 
-    /// The sample before the next one, which was the last before the process could not be read if that was so.
+    /// Returns the sample before the next one. If the process could not be read, this is the last one before
+    /// that.
     pub fn unblock(&mut self) -> ProcessSample {
         self.last.take().map_or(self.record.sample, |last| last.0)
     }
 
-    /// The record of the process after its end, with its last figures.
+    /// Returns the record of the process after its end, with its last figures.
     fn into_record(mut self) -> ProcessRecord {
         if let Some(last) = self.last {
             (self.record.sample, self.record.valid) = *last;
@@ -175,7 +177,7 @@ impl Tracked {
 }
 
 impl ProcessTable {
-    /// Begins a round of visits. Those that ended in the former round are forgotten.
+    /// Begins a round of visits, and drops the processes that ended in the former round.
     pub fn begin(&mut self) {
         self.ended.clear();
         self.passed.clear();
@@ -183,7 +185,7 @@ impl ProcessTable {
         (self.next, self.visited, self.ending) = (0, 0, 0);
     }
 
-    /// Looks at the process that is listed with this pid. Pids that do not ascend take longer to find.
+    /// Visits the process that is listed with this pid. Pids that do not ascend take longer to find.
     pub fn visit(&mut self, pid: i32, look: impl FnOnce(i32, Option<&mut Tracked>) -> SampleOutcome) {
         let next = self.find(pid);
         match self.entries.get_mut(next).filter(|entry| entry.id().pid == pid) {
@@ -198,29 +200,31 @@ impl ProcessTable {
         self.next = next;
     }
 
-    /// The process that has this pid, as of the last round. Pids that do not ascend take longer to find.
+    /// Returns the process that has this pid, as of the last round. Pids that do not ascend take longer to
+    /// find.
     pub fn known(&mut self, pid: i32) -> Option<&mut Tracked> {
         self.next = self.find(pid);
         self.entries.get_mut(self.next).filter(|entry| entry.id().pid == pid)
     }
 
-    /// Whether the process that has this pid was visited in this round.
+    /// Returns true if the process that has this pid was visited in this round.
     pub fn was_visited(&mut self, pid: i32) -> bool {
         let round = self.round;
         self.known(pid).is_some_and(|entry| entry.round == round)
     }
 
-    /// Takes in what came of looking at a process, unless it was visited in this round already.
+    /// Records the outcome of a visit of a process, unless it was already visited in this round.
     pub fn settle(&mut self, pid: i32, outcome: SampleOutcome) {
         self.visit(pid, |_, _| outcome);
     }
 
-    /// Whether there are known processes that were not visited.
+    /// Returns true if there are known processes that were not visited.
     pub fn has_unvisited(&self) -> bool {
         self.visited < self.entries.len()
     }
 
-    /// Calls `each` with every known process that was not visited: most have ended, but a listing may have missed one.
+    /// Calls `each` with every known process that was not visited. Most of them have ended, but a listing may
+    /// have missed one.
     pub fn unvisited(&self, each: impl FnMut(i32)) {
         if self.has_unvisited() {
             let missing = self.entries.iter().filter(|entry| entry.round != self.round);
@@ -228,14 +232,14 @@ impl ProcessTable {
         }
     }
 
-    /// The process with this id, if it is known.
+    /// Returns the process with this id, if it is known.
     pub fn tracked_mut(&mut self, id: &ProcId) -> Option<&mut Tracked> {
         let position = self.entries.binary_search_by_key(id, Tracked::id).ok()?;
         self.entries.get_mut(position)
     }
 
-    /// Ends the round: those that have ended leave, those that have started come in. More may be visited and the round
-    /// ended again.
+    /// Ends the round: removes the processes that have ended and adds those that have started. More processes
+    /// may be visited then, and the round ended again.
     pub fn finish(&mut self) {
         self.next = 0;
         if self.ending > 0 {
@@ -251,7 +255,7 @@ impl ProcessTable {
             self.visited += self.started.len();
             self.entries.append(&mut self.started);
             self.entries.sort_by_key(Tracked::id);
-            // A directory that is not of the proc filesystem may list a name twice when it changes.
+            // A directory that is not of the proc filesystem may list a name twice if it changes.
             self.entries.dedup_by_key(|entry| entry.id());
         }
     }
@@ -268,7 +272,7 @@ impl ProcessTable {
         }
     }
 
-    /// Where the first entry stands whose pid is not below this one.
+    /// Returns the position of the first entry whose pid is not below this one.
     fn find(&self, pid: i32) -> usize {
         let below = |entry: &Tracked| entry.id().pid < pid;
         let behind = self.next.checked_sub(1).and_then(|last| self.entries.get(last));
@@ -279,17 +283,17 @@ impl ProcessTable {
         self.next + ahead.iter().take_while(|entry| below(entry)).count()
     }
 
-    /// Every known process, by pid.
+    /// Returns every known process, by pid.
     pub fn iter(&self) -> impl Iterator<Item = &Tracked> {
         self.entries.iter()
     }
 
-    /// Every known process, by pid, to be changed.
+    /// Returns every known process, mutable, by pid.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
         self.entries.iter_mut()
     }
 
-    /// The record of the process with this id, known or ended in the latest round.
+    /// Returns the record of the process with this id, known or ended in the latest round.
     pub fn record_mut(&mut self, id: &ProcId) -> Option<&mut ProcessRecord> {
         match self.entries.binary_search_by_key(id, Tracked::id) {
             Ok(position) => self.entries.get_mut(position).map(|entry| &mut entry.record),
@@ -300,17 +304,17 @@ impl ProcessTable {
         }
     }
 
-    /// Those that ended in the latest round.
+    /// The processes that ended in the latest round, if they were ever delivered.
     pub fn ended(&self) -> &[ProcessRecord] {
         &self.ended
     }
 
-    /// Hands them over.
+    /// Removes and returns the same processes.
     pub fn take_ended(&mut self) -> Vec<ProcessRecord> {
         std::mem::take(&mut self.ended)
     }
 
-    /// Hands over who has ended and was never delivered.
+    /// Removes and returns the processes that have ended and were never delivered.
     pub fn take_passed(&mut self) -> Vec<(ProcId, Arc<Identity>)> {
         std::mem::take(&mut self.passed)
     }

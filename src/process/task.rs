@@ -1,4 +1,4 @@
-//! A process as a walk over the kernel's tasks tells it, in the terms of `/proc`.
+//! Converts a process as reported by a walk over the kernel's tasks to the terms of `/proc`.
 
 use super::parse::Stat;
 use super::reading::CoreFigures;
@@ -11,14 +11,14 @@ const NANOSECONDS: u64 = 1_000_000_000;
 /// The thread is ending or has ended (`PF_EXITING`, include/linux/sched.h).
 const ENDING: u32 = 4;
 
-/// States of tasks, include/linux/sched.h.
+/// States of tasks (include/linux/sched.h).
 const REPORTED: u32 = 0x7f;
 const IDLE: u32 = 0x402;
 const REPORTED_IDLE: u32 = 0x80;
-/// Waiting for a lock of a real-time kernel, or frozen: told as uninterruptible.
+/// Waiting for a lock of a real-time kernel, or frozen: reported as uninterruptible.
 const HIDDEN: u32 = 0x1000 | 0x8000;
 const UNINTERRUPTIBLE: u32 = 2;
-/// Their letters (fs/proc/array.c, task_state_array), the first for no bit.
+/// The letters of the states (fs/proc/array.c, task_state_array), the first for no bit.
 const LETTERS: [u8; 9] = *b"RSDTtXZPI";
 
 /// CPU time in both modes, nanoseconds.
@@ -29,11 +29,12 @@ pub struct CpuTimes {
 }
 
 impl CpuTimes {
-    /// The times that `/proc` would tell now; unless these are less than what was told before by us.
+    /// Returns the times that `/proc` would report now, unless these are less than the times that the library
+    /// reported before.
     ///
-    /// The kernel divides what the scheduler has measured in the proportion of what the tick has sampled, and keeps
-    /// what it told last so that neither part ever goes backwards. What we tell, it does not know of, so we keep that
-    /// for ourselves.
+    /// The kernel divides the time that the scheduler has measured in the proportion that the tick has
+    /// sampled, and keeps the values that it reported last, so that neither part ever goes backwards. It does
+    /// not know the values that the library reports, so the library keeps these itself.
     pub fn told(raw: &RawProcess, before: CpuTimes) -> CpuTimes {
         let kernels = CpuTimes { user_ns: raw.told_user_ns, system_ns: raw.told_system_ns };
         let now = kernels.adjusted(&raw.figures);
@@ -44,8 +45,8 @@ impl CpuTimes {
         }
     }
 
-    /// Has files that are read in between tell no less than was told before, and what is told next no less than these:
-    /// the kernel may have divided the time otherwise.
+    /// Raises the times of files that are read in between to at least the times reported before, and the next
+    /// reported times to at least these: the kernel may have divided the time differently.
     pub fn keep_up(&mut self, stat: &mut Stat<'_>, hertz: u64) {
         let parts =
             [(&mut self.user_ns, &mut stat.user_ticks), (&mut self.system_ns, &mut stat.system_ticks)];
@@ -55,7 +56,8 @@ impl CpuTimes {
         }
     }
 
-    /// cputime_adjust() of kernel/sched/cputime.c, with `self` as what was told last.
+    /// Implements cputime_adjust() of kernel/sched/cputime.c, with `self` as the times that were reported
+    /// last.
     fn adjusted(self, figures: &Figures) -> CpuTimes {
         let runtime = figures.runtime_ns;
         if self.user_ns.saturating_add(self.system_ns) >= runtime {
@@ -78,7 +80,7 @@ impl CpuTimes {
     }
 }
 
-/// What `/proc/<pid>/stat` would say of the process, but for the CPU times, which are `cpu`'s.
+/// Returns the contents that `/proc/<pid>/stat` would have, except the CPU times, which are those of `cpu`.
 pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> CoreFigures<'t> {
     let raw = task.raw;
     let hertz = facts.ticks_per_second;
@@ -101,32 +103,32 @@ pub fn core<'t>(task: &Task<'t>, cpu: CpuTimes, facts: &SystemFacts) -> CoreFigu
     CoreFigures { stat, owner: Some((raw.uid, raw.gid)) }
 }
 
-/// Whether the main thread has ended, or is about to, while others go on.
+/// Returns true if the main thread has ended, or is about to, while other threads go on.
 pub fn has_lost_main_thread(raw: &RawProcess) -> bool {
     raw.flags & ENDING != 0 && raw.threads > 1
 }
 
-/// What tells one program image from another.
+/// Returns the traits that distinguish program images.
 pub fn layout(raw: &RawProcess) -> [u64; 2] {
     [raw.image, 0]
 }
 
-/// The process's number.
+/// The process's pid.
 pub fn pid(raw: &RawProcess) -> i32 {
     number(raw.pid)
 }
 
-/// Whose figures these are.
+/// The id of the process.
 pub fn id(raw: &RawProcess, facts: &SystemFacts) -> ProcId {
     ProcId { pid: number(raw.pid), start_ticks: start_ticks(raw.start_ns, facts) }
 }
 
-/// The start of a process, nanoseconds since boot, in the ticks of `/proc`.
+/// Converts the start of a process, nanoseconds since boot, to the ticks of `/proc`.
 pub fn start_ticks(start_ns: u64, facts: &SystemFacts) -> u64 {
     ticks(start_ns, facts.ticks_per_second)
 }
 
-/// Whether a process's descriptors have still to be counted.
+/// Returns true if a process's descriptors are still to be counted.
 pub fn lacks_descriptors(raw: &RawProcess, what: SampleSet) -> bool {
     what.has(SampleSet::DESCRIPTORS) && raw.descriptors == UNCOUNTED
 }
@@ -147,7 +149,7 @@ pub fn add_figures(raw: &RawProcess, what: SampleSet, facts: &SystemFacts, sampl
         sample.valid |= Validity::IO;
         add_own_io(raw, sample);
     }
-    // They are there whether asked for or not.
+    // They are always present, whether requested or not.
     sample.voluntary_switches = raw.voluntary_switches;
     sample.involuntary_switches = raw.involuntary_switches;
     sample.valid |= Validity::SWITCHES;
@@ -169,12 +171,12 @@ fn add_own_io(raw: &RawProcess, sample: &mut ProcessSample) {
     }
 }
 
-/// A process number, which the kernel keeps below 2^22.
+/// Converts a pid, which the kernel keeps below 2^22.
 fn number(raw: u32) -> i32 {
     i32::try_from(raw).unwrap_or_default()
 }
 
-/// When so many ticks have passed: rounded up, since [`ticks`] of it is to be no less.
+/// Returns the time after so many ticks, rounded up, so that [`ticks`] of it returns no less.
 fn nanoseconds(ticks: u64, hertz: u64) -> u64 {
     let ns = (u128::from(ticks) * u128::from(NANOSECONDS)).div_ceil(u128::from(hertz.max(1)));
     ns.try_into().unwrap_or(u64::MAX)
@@ -182,13 +184,13 @@ fn nanoseconds(ticks: u64, hertz: u64) -> u64 {
 
 fn ticks(ns: u64, hertz: u64) -> u64 {
     if hertz != 0 && NANOSECONDS.is_multiple_of(hertz) {
-        // As the kernel does, where its ticks are whole nanoseconds.
+        // As the kernel does if its ticks are whole nanoseconds.
         return ns / (NANOSECONDS / hertz);
     }
     (u128::from(ns) * u128::from(hertz) / u128::from(NANOSECONDS)) as u64
 }
 
-/// The letter of a state as task_state_index() of the kernel finds it.
+/// Returns the letter of a state, as the kernel's task_state_index() finds it.
 fn letter(state: u32, exit_state: u32) -> u8 {
     let mut reported = (state | exit_state) & REPORTED;
     if state & IDLE == IDLE {
@@ -298,7 +300,7 @@ mod tests {
             for (user, system, runtime, is_read) in steps {
                 figures = [figures[0] + user, figures[1] + system, figures[2] + runtime];
                 if is_read {
-                    // Somebody reads `/proc`.
+                    // Another process reads `/proc`.
                     kernels = told(kernels, figures, [0, 0]);
                 }
                 let now = told(kernels, figures, ours);

@@ -1,6 +1,7 @@
-//! What a sample reads of each process, and what becomes of it: same process or another, figures, rate, identity.
+//! Decides what a sample reads of each process, and updates its entry: same process or another, figures,
+//! rate, identity.
 //!
-//! Nothing is read here, so that it can be done under a lock.
+//! No file of `/proc` is read here, so that this can be done under a lock.
 
 use super::identity::IdentityReader;
 use super::plan::{Files, ReadPlan, identity_validity, set_network, take_command_line, take_identity};
@@ -12,30 +13,31 @@ use crate::model::{Identity, ProcessRecord, ProcessSample, SampleSet, Selection,
 use crate::proc::SystemFacts;
 use std::sync::Arc;
 
-/// In how many samples every command line is read again at least once, for a process may overwrite its own, and the
-/// network namespace, for which a process may leave another one without executing a program.
+/// The number of samples within which every command line is read again at least once, because a process may
+/// overwrite its own, and the network namespace, because a process may enter another one without executing a
+/// program.
 const ROUNDS: u32 = 16;
 
-/// Where what is not in the core of a process comes from.
+/// The source of the figures outside the core of a process.
 #[derive(Clone, Copy)]
 enum FigureSource<'v> {
     /// The files of its directory.
     Files,
-    /// What a walk over the kernel's tasks has told of it.
+    /// The report of a walk over the kernel's tasks.
     Task(&'v Task<'v>),
 }
 
-/// What is to be done with a process whose core was read.
+/// The decision about a process whose core was read.
 pub struct Considered {
-    /// What is to be read.
+    /// The files to be read.
     pub plan: ReadPlan,
     /// Its entry, if it is new.
     pub started: Option<Box<Tracked>>,
-    /// Whether it has still to be found out that this is a process and not a thread of one.
+    /// Set if it is still to be verified that this is a process and not a thread of one.
     pub is_maybe_thread: bool,
 }
 
-/// What decides, and counters of that.
+/// Decides what is read of processes, updates their entries, and counts failures.
 #[derive(Debug)]
 pub struct ProcessUpdater {
     facts: SystemFacts,
@@ -45,12 +47,12 @@ pub struct ProcessUpdater {
     round: u32,
     machine_ticks: u64,
     unreadable: u64,
-    /// Whether it is told which network namespace a process is in.
+    /// Set if the network namespace of each process is reported.
     follows_networks: bool,
 }
 
 impl ProcessUpdater {
-    /// An updater of the groups of figures in `what`, read for processes of the selection.
+    /// Creates an updater of the groups of figures in `what`, which are read for processes of the selection.
     pub fn new(facts: SystemFacts, what: SampleSet, selection: Selection) -> ProcessUpdater {
         ProcessUpdater {
             facts,
@@ -64,29 +66,30 @@ impl ProcessUpdater {
         }
     }
 
-    /// The system facts that processes are read with.
+    /// The system facts with which processes are read.
     pub fn facts(&self) -> &SystemFacts {
         &self.facts
     }
 
-    /// How often a process was there but its `stat` could not be read.
+    /// The number of times that a process existed but its `stat` could not be read.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
-    /// From now on also tells which network namespace each process is in.
+    /// Makes later samples report the network namespace of each process as well.
     pub fn follow_networks(&mut self) {
         self.follows_networks = true;
     }
 
-    /// Begins a sample, with the machine's CPU time at this moment in clock ticks.
+    /// Begins a sample, with the machine's current CPU time in clock ticks.
     pub fn begin(&mut self, machine_ticks: u64) {
         self.machine_ticks = machine_ticks;
         self.round = self.round.wrapping_add(1);
         self.identities.refresh_names();
     }
 
-    /// Takes in that a process which is there could not be read. One whose reading may not return has no valid figures.
+    /// Records that a process exists but could not be read. If a read of it has not returned, it has no valid
+    /// figures.
     pub fn failed(&mut self, failure: Failure, known: Option<&mut Tracked>) {
         self.unreadable = self.unreadable.saturating_add(1);
         if let Some(known) = known.filter(|_| failure == Failure::Blocked) {
@@ -96,8 +99,8 @@ impl ProcessUpdater {
         }
     }
 
-    /// Takes over what a walk over the kernel's tasks tells of a process, which `known` was at the last sample, and what
-    /// is to be read of it besides.
+    /// Records the report of a walk over the kernel's tasks about a process, whose entry of the last sample
+    /// is `known`. Returns the outcome and the additional files to be read.
     pub fn apply_task(
         &mut self,
         task: &Task<'_>,
@@ -125,7 +128,8 @@ impl ProcessUpdater {
         (outcome, Some(plan).filter(ReadPlan::reads_files))
     }
 
-    /// Decides what is to be read of a process whose core was read, which `known` was at the last sample.
+    /// Decides what is to be read of a process whose core was read, and whose entry of the last sample is
+    /// `known`.
     pub fn consider(&mut self, core: &mut CoreFigures<'_>, known: Option<&mut Tracked>) -> Considered {
         match known.filter(|known| known.record.sample.id == core.id()) {
             Some(known) => {
@@ -141,7 +145,7 @@ impl ProcessUpdater {
         }
     }
 
-    /// Takes in what was read of the files of a process; `sample` has its figures.
+    /// Records the data read from the files of a process; `sample` has its figures.
     pub fn apply_files(
         &self,
         core: &CoreFigures<'_>,
@@ -156,7 +160,7 @@ impl ProcessUpdater {
         self.finish(*sample, tracked, is_known);
     }
 
-    /// Decides whether a process is selected that depends on the whole of its name, if that was read.
+    /// Decides the selection of a process that depends on the whole of its name, if that was read.
     fn decide(&self, core: &CoreFigures<'_>, tracked: &mut Tracked) {
         let identity = &tracked.record.identity;
         let is_known = tracked.command_line == CommandLine::Known || !identity.program.is_empty();
@@ -166,7 +170,7 @@ impl ProcessUpdater {
         }
     }
 
-    /// Takes in what was read of a process besides what a walk has told.
+    /// Records the data read from the files of a process in addition to a walk's report.
     pub fn add_files(
         &self,
         core: &CoreFigures<'_>,
@@ -233,7 +237,7 @@ impl ProcessUpdater {
         self.plan(view, core, known, new_image, changed || known.is_candidate)
     }
 
-    /// What is to be read of a selected process.
+    /// Returns the files to be read of a selected process.
     fn plan(
         &self,
         view: FigureSource<'_>,
@@ -258,7 +262,7 @@ impl ProcessUpdater {
         plan
     }
 
-    /// Decides whether a process is selected, or takes it for a candidate.
+    /// Decides the selection of a process, or makes it a candidate.
     fn select(&self, core: &CoreFigures<'_>, identity: &Identity, tracked: &mut Tracked) {
         let owner_known = core.owner.is_some() || self.selection.users.is_empty();
         let pid = core.stat.pid;
@@ -275,7 +279,7 @@ impl ProcessUpdater {
         self.finish(sample, tracked, is_known);
     }
 
-    /// Stores a sample, and the rate since the one before of a process that was known.
+    /// Stores a sample, and for a known process the rate since the one before.
     fn finish(&self, mut sample: ProcessSample, tracked: &mut Tracked, is_known: bool) {
         if tracked.selected || tracked.is_candidate {
             sample.valid |= identity_validity(tracked);
@@ -283,7 +287,7 @@ impl ProcessUpdater {
         let mut percent = None;
         let before = tracked.unblock();
         if is_known {
-            // 0 where it was not known.
+            // 0 means that it was not known.
             let then = Some(tracked.machine_ticks).filter(|&ticks| ticks != 0).unwrap_or(u64::MAX);
             let machine_ticks = self.machine_ticks.saturating_sub(then);
             percent = cpu_percent(&before, &sample, machine_ticks);
@@ -292,18 +296,19 @@ impl ProcessUpdater {
         store(tracked, sample, percent);
     }
 
-    /// Not all processes' turns come in the same sample. One without a command line may be within an exec, which
-    /// is not over before the arguments are there.
+    /// Returns true if the command line is to be read. The processes' turns are spread over the samples. A
+    /// process without a command line may be within an exec, which does not end before the arguments are
+    /// there.
     fn command_line_is_due(&self, view: FigureSource<'_>, core: &CoreFigures<'_>, known: &Tracked) -> bool {
         let has_run = match view {
             FigureSource::Files => true,
-            // Who has not run has not written to its memory either.
+            // A process that has not run has not written to its memory either.
             FigureSource::Task(task) => task.raw.figures.runtime_ns != known.command_line_runtime,
         };
         has_run && self.has_turn(core) || known.command_line != CommandLine::Known
     }
 
-    /// Whether it is this process's turn to be read what seldom changes.
+    /// Returns true if it is this process's turn for the data that seldom changes.
     fn has_turn(&self, core: &CoreFigures<'_>) -> bool {
         core.stat.pid.unsigned_abs().wrapping_add(self.round).is_multiple_of(ROUNDS)
     }
@@ -329,7 +334,7 @@ impl ProcessUpdater {
         }
         plan.command_line = true;
         if plan.is_new_image {
-            // Until it has been read.
+            // Unknown until it has been read.
             tracked.command_line = CommandLine::Unknown;
         }
         if let FigureSource::Task(task) = view {
@@ -337,9 +342,9 @@ impl ProcessUpdater {
         }
     }
 
-    /// A process is moved to another group without a trace in what else is read of it: its file is read every time,
-    /// unless a walk tells in which group it is. A group of the unified hierarchy keeps its path, and no other ever has
-    /// its number.
+    /// Plans the read of the control group. A process can be moved to another group without a trace in the
+    /// other data that is read of it. Therefore its file is read every time, unless a walk reports the number
+    /// of its group. A group of the unified hierarchy keeps its path, and no other ever has its number.
     fn plan_cgroup(&self, view: FigureSource<'_>, tracked: &mut Tracked, plan: &mut ReadPlan) {
         if !self.what.has(SampleSet::CGROUP) {
             return;
@@ -361,9 +366,9 @@ impl ProcessUpdater {
         plan.cgroup = true;
     }
 
-    /// The link to the network namespace is read when the process is new, has executed a program (what enters a
-    /// namespace mostly does so for one) and now and then; a walk tells it every time. A process keeps the last that was
-    /// known of it, for one that ends has none any more.
+    /// Plans the read of the link to the network namespace: it is read if the process is new or has executed
+    /// a program (most processes enter a namespace in order to do so), and now and then. A walk reports it
+    /// every time. A process keeps its last known namespace, because an ending process no longer has one.
     fn plan_network(
         &self,
         view: FigureSource<'_>,
@@ -382,7 +387,7 @@ impl ProcessUpdater {
     }
 }
 
-/// Takes over a sample and the rate since the one before, if there is one to tell.
+/// Stores a sample and the rate since the one before, if there is one.
 fn store(tracked: &mut Tracked, sample: ProcessSample, cpu_percent: Option<f64>) {
     tracked.delivered |= tracked.selected;
     let record = &mut tracked.record;
@@ -394,15 +399,15 @@ fn store(tracked: &mut Tracked, sample: ProcessSample, cpu_percent: Option<f64>)
     record.cpu_percent = cpu_percent.unwrap_or_default();
 }
 
-/// The process's share of the machine's CPU time between two samples. Counters that went backwards count as
-/// having stood still. `None` when no tick has passed, so that there is no share.
+/// Returns the process's share of the machine's CPU time between two samples. Counters that went backwards
+/// count as having stood still. Returns `None` if no tick has passed, so that there is no share.
 fn cpu_percent(then: &ProcessSample, now: &ProcessSample, machine_ticks: u64) -> Option<f64> {
     if machine_ticks == 0 {
         return None;
     }
     let user = now.user_ticks.saturating_sub(then.user_ticks);
     let system = now.system_ticks.saturating_sub(then.system_ticks);
-    // The machine's time is read first, so a process read last can seem to have had more than all of it.
+    // The machine's time is read first, so a process read last can seem to have used more than all of it.
     Some((user.saturating_add(system) as f64 * 100.0 / machine_ticks as f64).min(100.0))
 }
 

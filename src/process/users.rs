@@ -7,18 +7,20 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How often the files are looked at.
+/// The interval between checks of the files.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How long names are kept although the files did not change: they may come from elsewhere (nsswitch.conf(5)).
+/// The time for which names are kept if the files do not change: names may come from elsewhere
+/// (nsswitch.conf(5)).
 const KEEP_FOR: Duration = Duration::from_secs(300);
-/// Names kept at most, against a process that runs through all ids there are.
+/// The maximum number of names, against a process that runs through all possible ids.
 const LIMIT: usize = 65_536;
 
-/// What of a file changes when it is rewritten or replaced: device, inode, size, time of change in s and ns.
+/// The attributes of a file that change if it is rewritten or replaced: device, inode, size, time of change
+/// in s and ns.
 type Stamp = (u64, u64, i64, i64, i64);
 
-/// The cache. A look-up that is not answered from it goes through the system's name services (getpwuid_r(3),
-/// getgrgid_r(3)) and may take as long as they take.
+/// The cache of names. A lookup that it cannot answer goes through the system's name services (getpwuid_r(3),
+/// getgrgid_r(3)), and its duration is not bounded.
 #[derive(Debug)]
 pub struct UserNames {
     users: HashMap<u32, Box<[u8]>>,
@@ -31,7 +33,7 @@ pub struct UserNames {
 }
 
 impl UserNames {
-    /// An empty cache for the databases in `etc`, usually `/etc`.
+    /// Creates an empty cache for the databases in `etc`, usually `/etc`.
     pub fn new(etc: &Path, now: Instant) -> UserNames {
         let files = [etc.join("passwd"), etc.join("group")];
         let stamps = files.each_ref().map(|file| stamp(file));
@@ -46,7 +48,7 @@ impl UserNames {
         }
     }
 
-    /// Forgets the names when a database changed or they are old. Looks at the files once a second at most.
+    /// Drops the names if a database has changed or they are old. Checks the files at most once a second.
     pub fn refresh(&mut self, now: Instant) {
         if now.saturating_duration_since(self.checked) < CHECK_EVERY {
             return;
@@ -60,12 +62,12 @@ impl UserNames {
         }
     }
 
-    /// A number that changes whenever names were forgotten, so that those handed out may be stale.
+    /// A number that changes whenever names were dropped, so that names returned before may be stale.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The user's name, or its number in decimal when it has none or the look-up fails.
+    /// Returns the user's name, or its number in decimal if it has none or the lookup fails.
     pub fn user(&mut self, uid: u32) -> &[u8] {
         self.make_room();
         self.users.entry(uid).or_insert_with(|| {
@@ -74,7 +76,7 @@ impl UserNames {
         })
     }
 
-    /// The group's name, or its number in decimal when it has none or the look-up fails.
+    /// Returns the group's name, or its number in decimal if it has none or the lookup fails.
     pub fn group(&mut self, gid: u32) -> &[u8] {
         self.make_room();
         self.groups.entry(gid).or_insert_with(|| {
@@ -83,7 +85,7 @@ impl UserNames {
         })
     }
 
-    /// Names that make room are not stale, so the generation stays.
+    /// Clears the cache if it is full. The evicted names are not stale, so the generation stays.
     fn make_room(&mut self) {
         if self.users.len() >= LIMIT || self.groups.len() >= LIMIT {
             self.users.clear();
@@ -102,7 +104,7 @@ fn name_or_number(name: Option<String>, number: u32) -> Box<[u8]> {
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| number.to_string()).into_bytes().into()
 }
 
-/// `None` when there is no such file.
+/// Returns the attributes of a file, or `None` if there is no such file.
 fn stamp(path: &Path) -> Option<Stamp> {
     let stat = stat(path).ok()?;
     Some((stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec))
@@ -112,7 +114,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 mod tests {
     use super::*;
 
-    /// Rows of `/etc/passwd` or `/etc/group`: name and number.
+    /// Parses the rows of `/etc/passwd` or `/etc/group`: name and number.
     fn rows(path: &str) -> Vec<(String, u32)> {
         let text = std::fs::read_to_string(path).unwrap();
         let mut seen = std::collections::HashSet::new();

@@ -1,4 +1,4 @@
-//! What a session has in its private descriptor table: opened, updated and closed there.
+//! The part of a session that works in its private descriptor table, where it is opened, updated and closed.
 
 use super::opening::{Sources, open_sources, tasks_of};
 use super::units::Units;
@@ -30,21 +30,23 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
-/// How long an update waits for the last bytes of processes that ended, where it does, beyond the capture's read timeout.
+/// Time for which an update with [`Options::wait_for_ended`] waits for the last bytes of ended processes, in
+/// addition to the capture's read timeout.
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A running session. All of it works in the descriptor table of the thread that opens it, and is dropped there; other
-/// threads only read what it has gathered.
+/// A running session. All of it works in the descriptor table of the thread that opens it, and is dropped
+/// there. Other threads only read its results.
 pub(super) struct Core {
     pub(super) log: Arc<Log>,
     pub(super) options: Options,
     is_closed: bool,
     sampler: Sampler,
-    /// As of the opening: start times name processes, so they do not follow when the system's clock is set.
+    /// Boot time as of the opening. Start times identify processes, so they do not follow when the system's
+    /// clock is set.
     boot_time_ns: u64,
     merge: AccountMerger,
     removed: Vec<ProcessRecord>,
-    /// When the last sample began.
+    /// Time at which the last sample began.
     sampled_at: Instant,
     pub(super) shared: Arc<CaptureShared>,
     pub(super) early: Arc<EarlyOwnerCache>,
@@ -54,27 +56,28 @@ pub(super) struct Core {
     missing_capabilities: u64,
     engine: Engine,
     has_network: bool,
-    /// The session's own network namespace and the others that packets are captured in, if live ones are.
+    /// The session's own network namespace and the other captured ones, if packets are captured on devices.
     pub(super) captured: Option<(u64, Known)>,
-    /// The flows, if they were asked for and packets are captured.
+    /// The flows, if they were requested and packets are captured or the kernel counts.
     pub(super) flows: Option<FlowView>,
     pub(super) exchange: Arc<SearchExchange>,
-    /// Shares of the CPU and pids, for the time of an update.
+    /// Buffer of CPU shares and pids, used within an update.
     busy: Vec<(f64, i32)>,
-    /// They end with the session.
+    /// The eBPF programs at sockets, which are released with the session.
     pub(super) probes: Probes,
-    /// What reads the kernel's counters, where the kernel counts.
+    /// The reader of the kernel's counters, with engine `kernel`.
     pub(super) counting: Option<Arc<Mutex<KernelCounterReader>>>,
     pub(super) threads: Vec<JoinHandle<()>>,
-    /// Threads that read `/proc` by themselves.
+    /// Threads that read `/proc` and can be abandoned.
     pub(super) supervision: Arc<Supervision>,
 }
 
 impl Core {
-    /// Opens it, and starts the capture. The table is the host's if `shared_because` says why it has to be.
+    /// Opens the core and starts the capture. It works in the host's descriptor table if `shared_because`
+    /// gives a reason why it cannot have its own.
     ///
     /// # Errors
-    /// As [`super::handle::Session::open`].
+    /// The errors of [`super::handle::Session::open`].
     pub(super) fn open(
         options: Options,
         limits: FlowLimits,
@@ -93,7 +96,7 @@ impl Core {
         let packets = Arc::new(PacketQueue::new(options.packet_bytes));
         let root = Arc::new(ProcRoot::open(&options.proc_root)?);
         let (what, tree) = (options.sample, Arc::clone(&root));
-        // Where it does not return, as little is left to the kernel's programs as can be.
+        // If this check does not return, the eBPF programs are relied on for as little as possible.
         let from_kernel = bounded("capture-files", move || told_by_kernel(what, &tree))
             .unwrap_or(SampleSet(what.0 & !SampleSet::CGROUP.0));
         let (tasks, sources) = both(
@@ -157,16 +160,17 @@ impl Core {
         Ok(core)
     }
 
-    /// Samples the processes and adds what they sent and received. The result stays until the next update:
-    /// `Session::processes`, `Session::take_removed`, `Session::take_packets`.
+    /// Samples the processes and adds the bytes that they sent and received. The result stays until the next
+    /// update: `Session::processes`, `Session::take_removed`, `Session::take_packets`.
     ///
-    /// It does not wait for the last packets of processes that have ended, unless [`Options::wait_for_ended`] says so: such
-    /// a process is removed by the first update that finds everything counted which was captured before its end, or after
-    /// the read timeout and 2 s, and is among neither the living nor the removed until then. Where flows are recorded it
-    /// waits for the capture to show them, a few milliseconds and at most 200; those not shown by then stay as they were.
+    /// The update does not wait for the last packets of ended processes, unless [`Options::wait_for_ended`]
+    /// is set. Such a process is removed by the first update that finds everything counted that was captured
+    /// before its end, or after the read timeout and 2 s. Until then it is among neither the living nor the
+    /// removed processes. If flows are recorded, the update waits for the capture thread to deliver the
+    /// living ones, a few milliseconds and at most 200 ms. If they are late, the previous records stay.
     ///
     /// # Errors
-    /// What [`Sampler::sample`] returns. No bytes are lost then: they come with the next update.
+    /// The errors of [`Sampler::sample`]. No bytes are lost then: the next update delivers them.
     pub(super) fn update(&mut self) -> Result<()> {
         let log = Arc::clone(&self.log);
         let _entered = log.enter();
@@ -192,7 +196,8 @@ impl Core {
         {
             let (now, timeout) = (Instant::now(), options.capture.timeout);
             let complete = match &self.counting {
-                // What the kernel counts is complete as soon as it is read, which it was after the sample.
+                // The kernel's counters are complete as soon as they are read, which happened after the
+                // sample.
                 Some(counting) => {
                     let mut counting = counting.lock();
                     if merge.ended_since_sample() || counting.has_moved() {
@@ -228,7 +233,8 @@ impl Core {
         Ok(())
     }
 
-    /// Says of each process whether its bytes are counted: where it is, or in another namespace that a socket of its is of.
+    /// Marks the processes whose bytes are counted: in their own network namespace, or in another one that
+    /// they have a socket of.
     fn mark_counted(&mut self) {
         let counted = match self.flows {
             Some(_) => Validity::NETWORK | Validity::CONNECTIONS,
@@ -244,7 +250,8 @@ impl Core {
         records.filter(|record| is_counted(record)).for_each(|record| record.valid |= counted);
     }
 
-    /// The network namespaces that are counted in now. A savefile knows of none.
+    /// Returns the network namespaces that are counted in now. A savefile does not name any, so it covers
+    /// all.
     fn coverage(&self) -> Coverage {
         match (&self.counting, &self.captured) {
             (Some(counting), _) => counting.lock().coverage().clone(),
@@ -256,7 +263,7 @@ impl Core {
         }
     }
 
-    /// Tells the search for owners which processes are busy.
+    /// Reports the processes that use the CPU to the owner search.
     fn tell_busy(&mut self) {
         let busy = |record: &&ProcessRecord| record.cpu_percent > 0.0;
         let records = self.sampler.processes().filter(busy);
@@ -266,10 +273,11 @@ impl Core {
         self.exchange.set_busy(self.busy.iter().map(|(_, pid)| *pid));
     }
 
-    /// Why the capture has ended by itself, if it has.
+    /// Reports a capture that has ended by itself.
     ///
     /// # Errors
-    /// `Savefile`, once, when the savefile broke off; `SessionFailed`, from then on, when a thread has failed.
+    /// Fails with `Savefile`, once, if the savefile broke off; with `SessionFailed`, from then on, if a
+    /// thread has failed.
     pub(super) fn health(&self) -> Result<()> {
         let mut failure = self.shared.failure.lock();
         match &*failure {
@@ -279,38 +287,39 @@ impl Core {
         }
     }
 
-    /// The living processes of the selection as of the last update, by pid.
+    /// Returns the living selected processes as of the last update, by pid.
     pub(super) fn processes(&self) -> impl Iterator<Item = &ProcessRecord> {
         self.sampler.processes()
     }
 
-    /// The processes that have ended since this was last called, with their last figures.
+    /// Returns the processes that have ended since the last call, with their last figures.
     pub(super) fn take_removed(&mut self) -> Vec<ProcessRecord> {
         std::mem::take(&mut self.removed)
     }
 
-    /// The flows that live, of all processes, as of the last update; none unless [`Options::flows`] asks for them.
+    /// Returns the living flows of all processes as of the last update; none unless [`Options::flows`] is
+    /// set.
     pub(super) fn flows(&self) -> impl Iterator<Item = &FlowRecord> {
         self.flows.iter().flat_map(FlowView::living)
     }
 
-    /// The last records of the flows that have ended since this was last called, of all processes, the oldest first. A
-    /// flow is told of a third of a second after its end or later, when its owner is known.
+    /// Returns the last records of the flows of all processes that have ended since the last call, oldest
+    /// first. A flow is delivered a third of a second after its end, or later, when its owner is known.
     pub(super) fn take_ended_flows(&mut self) -> Vec<FlowRecord> {
         self.flows.as_mut().map(FlowView::take_ended).unwrap_or_default()
     }
 
-    /// Up to `count` of the packets held, oldest first.
+    /// Takes at most `count` of the queued packets, oldest first.
     pub(super) fn take_packets(&mut self, count: usize) -> Vec<PacketBatch> {
         self.packets.take(count)
     }
 
-    /// Lines of the log since this was last called, if the options asked for them to be queued.
+    /// Returns the log lines since the last call, if the options queue them.
     pub(super) fn take_log_lines(&self) -> Vec<LogLine> {
         self.log.take_lines()
     }
 
-    /// What turns the kernel's units into natural ones, as of the last update.
+    /// Returns the converter of the kernel's units, as of the last update.
     pub(super) fn units(&self) -> Units {
         Units {
             ticks_per_second: self.sampler.root().facts().ticks_per_second,
@@ -319,7 +328,7 @@ impl Core {
         }
     }
 
-    /// Reads the statistics from any thread, for as long as the reader is kept.
+    /// Returns a reader of the statistics, which works on any thread for as long as it is kept.
     pub(super) fn stats_reader(&self) -> StatsReader {
         StatsReader {
             shared: Arc::clone(&self.shared),
@@ -334,12 +343,12 @@ impl Core {
         }
     }
 
-    /// Whether all of a savefile has been counted, or the capture has failed.
+    /// Returns true if all of a savefile has been counted, or the capture has failed.
     pub(super) fn has_ended(&self) -> bool {
         self.shared.barrier.has_ended()
     }
 
-    /// Ends the capture and joins the threads, once. Returns the last lines of the log.
+    /// Ends the capture and joins the threads, once. Returns the last log lines.
     pub(super) fn close(&mut self) -> Vec<LogLine> {
         if std::mem::replace(&mut self.is_closed, true) {
             return Vec::new();
@@ -347,7 +356,7 @@ impl Core {
         let _entered = self.log.enter();
         self.shared.stop();
         for thread in self.threads.drain(..) {
-            // The thread's panic, if there was one, has been noted as the session's failure.
+            // A panic of the thread has been recorded as the session's failure.
             let _ = thread.join();
         }
         let waiting = self.supervision.join();
@@ -366,7 +375,7 @@ impl Drop for Core {
     }
 }
 
-/// The capabilities that could bring a session more, one bit for each number.
+/// Returns the capabilities that could give a session more data, one bit for each number.
 fn useful_capabilities(options: &Options, is_counting: bool) -> u64 {
     let mut useful = u64::MAX;
     if options.source != Source::Live || is_counting {

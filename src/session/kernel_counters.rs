@@ -1,5 +1,5 @@
-//! Bytes that the kernel counts at sockets: brought to the ledger at every update, and in between often enough that no
-//! record of a socket that has ended waits for long.
+//! Reads the bytes that eBPF programs count at sockets into the ledger: at every update, and often enough in
+//! between that no record of an ended socket waits for long.
 
 use super::flows::{FlowMailbox, NamespacedRecord};
 use super::lookup::IdentityCache;
@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing::warn;
 
-/// Longest time between two readings, whoever makes them. Records of ended sockets take room until then.
+/// Longest time between two readings by any thread. Records of ended sockets take room until then.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads what the kernel has counted.
+/// The reader of the kernel's counters.
 pub struct KernelCounterReader {
     counters: Counters,
     identity_cache: IdentityCache,
@@ -30,25 +30,25 @@ pub struct KernelCounterReader {
     coverage: Coverage,
     last: Instant,
     refreshed: Instant,
-    /// Bytes in the ledger as those of connections that nobody has used yet.
+    /// Bytes in the ledger as pending: those of connections that no process has used yet.
     pending: u64,
-    /// Whether the last reading failed, so that it is said once.
+    /// Set if the last reading failed, so that the failure is logged once.
     is_broken: bool,
-    /// Figures that the reader has refused so far.
+    /// Number of figures that the reader has refused so far.
     refused: u64,
-    /// Ended flows that the reader has lost so far.
+    /// Number of ended flows that the reader has lost so far.
     flows_lost: u64,
-    /// Where flows go, if they were asked for.
+    /// Mailbox for flow records, if they were requested.
     flows: Option<Arc<FlowMailbox>>,
-    /// Processes credited in this reading that have not been introduced.
+    /// Processes credited in this reading whose identities have not been published.
     credited: Vec<(ProcId, Identity)>,
 }
 
 impl KernelCounterReader {
-    /// Counts in the network namespaces that are chosen, the calling thread's being the session's own.
+    /// Counts in the chosen network namespaces; that of the calling thread is the session's own.
     ///
     /// # Errors
-    /// `SystemResource`.
+    /// Fails with `SystemResource` if the inode of that namespace cannot be read.
     pub fn new(
         counters: Counters,
         identity_cache: IdentityCache,
@@ -78,7 +78,7 @@ impl KernelCounterReader {
         Ok(counting)
     }
 
-    /// Credits what has been counted since the last reading.
+    /// Credits the bytes counted since the last reading.
     pub fn read(&mut self, shared: &CaptureShared) {
         let now = Instant::now();
         self.last = now;
@@ -146,25 +146,25 @@ impl KernelCounterReader {
         }
     }
 
-    /// Whether sockets changed hands before the last reading, so that bytes of processes that have ended since may come with the
-    /// next.
+    /// Returns true if sockets changed hands before the last reading. Then the next reading may bring bytes
+    /// of processes that have ended since.
     pub fn has_moved(&self) -> bool {
         self.counters.has_moved()
     }
 
-    /// The namespaces that were counted in at the last reading.
+    /// Returns the namespaces that were counted in at the last reading.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 
-    /// Takes in which of the chosen namespaces there are now.
+    /// Updates the set of those chosen namespaces that exist now.
     fn refresh(&mut self) {
         let (choice, home) = (self.choice.clone(), self.home);
         let inodes = match choice.is_wide() {
             true => bounded("capture-scan", move || choice.inodes(home)),
             false => Ok(choice.inodes(home)),
         };
-        // Where opening a path does not return, the coverage stays as it was.
+        // If opening a path does not return, the coverage stays as it was.
         let Ok(inodes) = inodes else { return };
         self.coverage = inodes.clone().into();
         self.counters.set_namespaces(inodes);
@@ -175,12 +175,12 @@ impl KernelCounterReader {
     }
 }
 
-/// Reads now and then until the session is to end.
+/// Reads from time to time until the session is to end.
 pub fn keep_reading(counting: &Mutex<KernelCounterReader>, shared: &Arc<CaptureShared>) {
     let Some(stop) = shared.stop_event() else { return };
     while !shared.stopping.load(Ordering::Acquire) {
         let mut stop = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        // It fails only where it is interrupted, and the loop is right then, too.
+        // poll fails only if it is interrupted, and the loop is right then, too.
         let _ = poll(&mut stop, PollTimeout::from(INTERVAL.as_millis() as u16));
         let mut counting = counting.lock();
         if counting.is_due() {

@@ -1,20 +1,22 @@
-//! The numbers of flows that a session holds, and of questions about them: fewer where a control group limits the memory.
+//! The limits of a session for flows and for requests for their owners; lower ones if a control group limits
+//! the memory.
 
 use super::memory::memory_limit;
 use crate::config::Options;
 
-/// The least that is worth having.
+/// Minimum of each limit that is derived from the memory; a lower one would be of little use.
 const LEAST: usize = 2048;
 
 /// Bytes that a flow takes in its table.
 const HELD_BYTES: u64 = 200;
-/// Bytes on top where flows are recorded: its course, and its record, twice while living flows are delivered.
+/// Additional bytes per flow if flows are recorded: its metrics and its record, twice while living flows are
+/// delivered.
 const HELD_RECORDED_BYTES: u64 = 850;
-/// Bytes of a record of a flow that has ended, with those on their way.
+/// Bytes of the record of an ended flow, including records on their way.
 const ENDED_BYTES: u64 = 500;
-/// Bytes of a question on its way through the resolver, with the answer and what is noted of either.
+/// Bytes of a request on its way through the resolver, including its answer and the tables' entries for both.
 const QUESTION_BYTES: u64 = 700;
-/// Bytes on top for the course and the record of a flow that has left the table with its question open.
+/// Additional bytes for the metrics and the record of a flow that has left the table with an open request.
 const QUESTION_RECORDED_BYTES: u64 = 500;
 
 /// The limits of a session.
@@ -24,19 +26,20 @@ pub struct FlowLimits {
     pub held: usize,
     /// Records of ended flows that wait to be delivered.
     pub ended: usize,
-    /// Questions about owners that are not answered, and flows that have left the table with such a question.
+    /// Requests for owners without a final answer, and flows that have left the table with such a request.
     pub questions: usize,
 }
 
 impl Default for FlowLimits {
-    /// Those where memory is not limited.
+    /// Returns the limits without a memory limit.
     fn default() -> FlowLimits {
         FlowLimits { held: 1_000_000, ended: 65_536, questions: 65_536 }
     }
 }
 
 impl FlowLimits {
-    /// Those of the options, and else as many as suit the memory that this process may have.
+    /// Returns the limits of the options; an unset one is chosen to suit the memory that this process may
+    /// have.
     pub fn of(options: &Options) -> FlowLimits {
         FlowLimits::within(options, memory_limit())
     }
@@ -57,7 +60,8 @@ impl FlowLimits {
         }
     }
 
-    /// The part of the questions that is left to other flows by those that nobody has answered.
+    /// Returns the part of the requests that is reserved for answered flows; unanswered ones may use only the
+    /// rest.
     pub fn reserved(&self) -> usize {
         self.questions / 4
     }

@@ -7,18 +7,18 @@ use std::fs::{read, read_to_string};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// More than this is what version 1 says where there is no limit.
+/// Version 1 reports a larger value if there is no limit.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// A hierarchy that may limit memory.
+/// A cgroup hierarchy that may limit memory.
 #[derive(Clone, Copy)]
 struct Hierarchy {
-    /// The type of its file system, and the option that tells it from others of that type.
+    /// The type of its file system, and the option that distinguishes it from others of that type.
     kind: &'static [u8],
     option: &'static [u8],
     /// The controller of its line in a `cgroup` file.
     controller: &'static [u8],
-    /// The file in the directory of each group that says how much is allowed.
+    /// The file in each group's directory that contains the limit.
     file: &'static str,
 }
 
@@ -27,7 +27,8 @@ const HIERARCHIES: [Hierarchy; 2] = [
     Hierarchy { kind: b"cgroup", option: b"memory", controller: b"memory", file: "memory.limit_in_bytes" },
 ];
 
-/// The lowest limit of the groups that this process is in, bytes. `None` where there is none, or none can be read.
+/// Returns the lowest limit of the groups of this process, in bytes; `None` if there is none, or none can be
+/// read.
 pub fn memory_limit() -> Option<u64> {
     let (groups, mounted) = (read("/proc/self/cgroup").ok()?, read("/proc/self/mountinfo").ok()?);
     let limits = HIERARCHIES.iter().filter_map(|hierarchy| {
@@ -47,7 +48,7 @@ impl Hierarchy {
     }
 }
 
-/// The path of the group in the hierarchy of a controller, from the text of a `cgroup` file.
+/// Returns the path of the group in the hierarchy of a controller, from the text of a `cgroup` file.
 fn group_of<'t>(text: &'t [u8], controller: &[u8]) -> Option<&'t Path> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
@@ -57,10 +58,10 @@ fn group_of<'t>(text: &'t [u8], controller: &[u8]) -> Option<&'t Path> {
     })
 }
 
-/// The lowest limit of a group and those above it, as far as the mount shows them.
+/// Returns the lowest limit of a group and its ancestors, as far as the mount shows them.
 fn lowest(mount: &Mount<'_>, group: &Path, file: &str) -> Option<u64> {
     let top = mount.point();
-    // In a cgroup namespace of its own, or where a part is mounted, what is above is not shown.
+    // With a cgroup namespace of its own, or a mount of a part, the ancestors above are not shown.
     let root = path(mount.root);
     let below = group.strip_prefix(&root).unwrap_or(Path::new(""));
     let groups = below.ancestors().map(|group| top.join(group));

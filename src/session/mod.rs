@@ -1,10 +1,12 @@
-//! Sessions: the only room that starts threads, and where bytes meet process samples.
+//! Sessions: the only room that starts a session's threads, and the place where bytes are joined to process
+//! samples.
 //!
-//! The threads of a [`Session`] have a descriptor table of their own ([`crate::thread`]). A frame goes through `pipeline`,
-//! which counts it in a flow and credits the flow's bytes in the ledger of `accounting`; `lookup` resolves the owner of the
-//! flow beside it. Where the kernel counts, `kernel_counters` fills the ledger instead. An update, for which the caller
-//! waits, samples the processes, joins the ledger's accounts to them, takes the records of `flows`, and delivers the result.
-//! Reads of `/proc` run on threads that can be abandoned ([`crate::blocking`]).
+//! The threads of a [`Session`] have a descriptor table of their own ([`crate::thread`]). A frame goes
+//! through `pipeline`, which counts it in a flow and credits the flow's bytes in the ledger of `accounting`;
+//! `lookup` resolves the owner of the flow beside it. With engine `kernel`, `kernel_counters` fills the
+//! ledger instead. An update, for which the caller waits, samples the processes, joins the ledger's accounts
+//! to them, takes the records of `flows`, and delivers the result. Reads of `/proc` run on threads that can
+//! be abandoned ([`crate::blocking`]).
 
 mod accounting;
 mod core;

@@ -1,4 +1,4 @@
-//! The sources of a session's figures, opened at the same time as far as one does not depend on the other.
+//! Opens the sources of a session's figures, at the same time as far as they do not depend on each other.
 
 use crate::config::{Options, Source};
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::tap::{Tap, TapError};
 use crate::thread::both;
 use tracing::{info, warn};
 
-/// With so few processes to look for, their files are read sooner than all tasks are walked over.
+/// Number of selected processes up to which reading their files is faster than a walk over all tasks.
 const FEW_PROCESSES: usize = 64;
 
 /// The sources of bytes and owners.
@@ -23,10 +23,11 @@ pub(super) struct Sources {
     pub(super) tap: Option<Box<Tap>>,
 }
 
-/// Opens the kernel's counters or, where there are none, the capture together with the probes that tell owners.
+/// Opens the kernel's counters or, if they are unavailable, the capture together with the eBPF programs that
+/// record owners.
 ///
 /// # Errors
-/// The result of [`open_tap`].
+/// The errors of [`open_tap`].
 pub(super) fn open_sources(
     options: &Options,
     root: &ProcRoot,
@@ -34,7 +35,7 @@ pub(super) fn open_sources(
     log: &Log,
 ) -> Result<Sources> {
     if options.source == Source::Live {
-        // Before anything is loaded or opened for it.
+        // Checked before anything is loaded or opened for it.
         options.capture.namespaces.check_present()?;
     }
     let ticks_per_second = root.facts().ticks_per_second;
@@ -58,17 +59,17 @@ pub(super) fn open_sources(
     let tap = tap?;
     let owners = owners.filter(|_| tap.is_some());
     if tap.is_none() {
-        // There are no flows whose owners could be asked for.
+        // There are no flows whose owners could be looked up.
         probes = Probes::new(what);
         probes.state = state;
     }
     Ok(Sources { probes, counters, owners, tap })
 }
 
-/// What samples all processes at once, if the options and the kernel allow it, or why there is nothing.
+/// Loads the BPF iterator that samples all processes at once, if the options and the kernel allow it.
 ///
 /// # Errors
-/// What has become of the probes.
+/// The state of the eBPF programs, which gives the reason.
 pub(super) fn tasks_of(
     options: &Options,
     root: &ProcRoot,
@@ -87,7 +88,7 @@ pub(super) fn tasks_of(
     })
 }
 
-/// The tap that the options ask for; `None` when they ask for none, or when it is not permitted.
+/// Opens the tap of the options; `None` if they request none, or if it is not permitted.
 fn open_tap(options: &Options) -> Result<Option<Box<Tap>>> {
     let opened = match &options.source {
         Source::None => return Ok(None),

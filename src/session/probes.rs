@@ -1,4 +1,5 @@
-//! The socket probes of a session: what they are loaded for, and what is said where they cannot be.
+//! The eBPF programs at sockets of a session: the purpose that they are loaded for, and the log lines if they
+//! cannot be.
 
 use super::lookup::KernelOwners;
 use crate::config::{Engine, Options, Source};
@@ -6,23 +7,24 @@ use crate::kernel::{Counters, Fault, Sockets, Wants};
 use crate::model::{ProbeState, ProgramSet, SampleSet};
 use tracing::{info, warn};
 
-/// The probes as far as they are at work.
+/// The eBPF programs at sockets, if they are loaded.
 pub struct Probes {
-    /// What they can tell of what is asked for.
+    /// The requested data that eBPF programs can read.
     what: SampleSet,
-    /// Ends with this.
+    /// The loaded eBPF programs, which are released with this value.
     sockets: Option<Sockets>,
-    /// What has become of them.
+    /// The state of the eBPF programs.
     pub state: ProbeState,
 }
 
 impl Probes {
-    /// None at work yet.
+    /// Returns a value without loaded eBPF programs.
     pub fn new(what: SampleSet) -> Probes {
         Probes { what, sockets: None, state: ProbeState::Off }
     }
 
-    /// Loads them to count bytes, if the options want that. `None` when packets are to be captured instead.
+    /// Loads the eBPF programs that count bytes, if the options want them. Returns `None` if packets are to
+    /// be captured instead.
     pub fn for_counting(&mut self, options: &Options, ticks_per_second: u64) -> Option<Counters> {
         let wanted = match options.engine {
             Engine::Pcap => false,
@@ -46,9 +48,9 @@ impl Probes {
             .ok()
     }
 
-    /// Loads them to tell owners, if the options allow it.
+    /// Loads the eBPF programs that record owners, if the options allow it.
     pub fn for_owners(&mut self, options: &Options, ticks_per_second: u64) -> Option<KernelOwners> {
-        // What could not be loaded to count cannot be loaded now.
+        // If loading them for counting has failed, it would fail now.
         if !options.probes || self.state != ProbeState::Off {
             return None;
         }
@@ -61,12 +63,12 @@ impl Probes {
             .and_then(KernelOwners::new)
     }
 
-    /// The parts of what the probes can tell that are at work.
+    /// Returns the active parts of the eBPF programs.
     pub fn programs(&self) -> ProgramSet {
         self.sockets.as_ref().map(Sockets::programs).unwrap_or_default()
     }
 
-    /// Whether they are at work.
+    /// Returns true if the eBPF programs are active.
     pub fn are_active(&self) -> bool {
         self.sockets.is_some()
     }

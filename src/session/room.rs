@@ -1,4 +1,4 @@
-//! Whether the process may have as much address space as a session can come to take.
+//! Checks that the process may have as much address space as a session can need.
 
 use crate::config::{Engine, Options, Source};
 use crate::error::{Code, Error, Result};
@@ -9,18 +9,18 @@ use nix::unistd::{SysconfVar, sysconf};
 /// Address space that glibc reserves for each thread that allocates (`HEAP_MAX_SIZE` of malloc/arena.c).
 const HEAP_BYTES: u64 = 64 << 20;
 
-/// Threads of a session that do, where the kernel counts and where packets are captured.
+/// Number of a session's threads that allocate, with engine `kernel` and with captured packets.
 const THREADS: [u64; 2] = [6, 8];
 
-/// The size of a flow in its table, and of its course where flows are recorded, rounded up.
+/// The size of a flow in its table, and of its metrics if flows are recorded, rounded up.
 const FLOW_BYTES: u64 = 160;
 const COURSE_BYTES: u64 = 170;
 
-/// Refuses to open where a limit of the address space (`RLIMIT_AS`) would be met later: then allocating memory fails, which
-/// ends the process.
+/// Refuses to open a session that could reach a limit of the address space (`RLIMIT_AS`) later: then
+/// allocating memory fails, which ends the process.
 ///
 /// # Errors
-/// `SystemResource`, with the limit.
+/// Fails with `SystemResource`, whose text states the limit.
 pub(super) fn check(options: &Options, limits: FlowLimits) -> Result<()> {
     let (limit, _) = getrlimit(Resource::RLIMIT_AS).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
     if limit == RLIM_INFINITY {
@@ -48,7 +48,7 @@ fn needed(options: &Options, limits: FlowLimits) -> u64 {
     HEAP_BYTES * THREADS[usize::from(captures)] + tables + courses + options.packet_bytes as u64
 }
 
-/// The address space of this process, proc_pid_statm(5); 0 where that cannot be read.
+/// Returns the address space of this process, proc_pid_statm(5); 0 if it cannot be read.
 fn taken() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
@@ -78,7 +78,7 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-        // Threads of other tests come and go.
+        // Threads of other tests start and end.
         assert!(taken().abs_diff(kilobytes << 10) < 2 << 30, "{} and {kilobytes} kB", taken());
     }
 }

@@ -1,7 +1,8 @@
-//! The descriptor that a host puts into its own event loop: readable when an update has something to deliver.
+//! The descriptor that a host puts into its own event loop: it is readable if an update has something to
+//! deliver.
 //!
-//! It is in the host's descriptor table, and the session's threads are not. So a thread in that table makes it readable, which
-//! exists once the descriptor has been asked for.
+//! The descriptor is in the host's descriptor table, which the session's threads do not use. So a thread in
+//! that table makes it readable; this thread exists once the descriptor has been requested.
 
 use crate::error::{Code, Error, Result};
 use crate::sync::{Condvar, Mutex};
@@ -12,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Whether there is something to deliver, shared by all threads of a session.
+/// The readiness of a session to deliver something, shared by all its threads.
 #[derive(Debug)]
 pub struct Readiness {
     state: Mutex<FdState>,
@@ -23,15 +24,16 @@ pub struct Readiness {
 #[derive(Debug)]
 struct FdState {
     is_due: bool,
-    /// When the interval is over.
+    /// Time at which the interval is over.
     due: Option<Instant>,
-    /// The descriptor is readable.
+    /// Set if the descriptor is readable.
     is_shown: bool,
     is_closed: bool,
 }
 
 impl Readiness {
-    /// Due on [`Readiness::notify`], and `interval` after each [`SessionFd::restart`].
+    /// Returns a readiness that becomes due on [`Readiness::notify`], and `interval` after each
+    /// [`SessionFd::restart`].
     pub fn new(interval: Option<Duration>) -> Readiness {
         let due = interval.and_then(|interval| Instant::now().checked_add(interval));
         let state = FdState { is_due: false, due, is_shown: false, is_closed: false };
@@ -44,13 +46,13 @@ impl Readiness {
         self.changed.notify_all();
     }
 
-    /// Shows on `event` when something is due, until closed.
+    /// Signals `event` whenever something is due, until closed.
     fn show(&self, event: &EventFd) {
         let mut state = self.state.lock();
         while !state.is_closed {
             let is_over = state.due.is_some_and(|due| Instant::now() >= due);
             if (state.is_due || is_over) && !state.is_shown {
-                // The only failure is a counter that is full, and then it is readable already.
+                // The only failure is a full counter, and then the descriptor is readable already.
                 let _ = event.write(1);
                 state.is_shown = true;
             }
@@ -62,7 +64,7 @@ impl Readiness {
     }
 }
 
-/// A session's descriptor. It belongs to the descriptor table of the thread that first asks for it.
+/// A session's descriptor. It belongs to the descriptor table of the thread that first requests it.
 #[derive(Debug)]
 pub struct SessionFd {
     poll: Arc<Readiness>,
@@ -79,16 +81,16 @@ struct EventThread {
 }
 
 impl SessionFd {
-    /// None yet.
+    /// Returns a handle whose descriptor does not exist yet.
     pub fn new(poll: Arc<Readiness>) -> SessionFd {
         let process = std::process::id();
         SessionFd { poll, shown: OnceLock::new(), making: Mutex::new(()), process }
     }
 
-    /// The descriptor, made when it is first asked for.
+    /// Returns the descriptor; the first call creates it.
     ///
     /// # Errors
-    /// `SystemResource` when the system refuses a descriptor, `Thread` when it refuses a thread.
+    /// Fails with `SystemResource` if the system refuses a descriptor, with `Thread` if it refuses a thread.
     pub fn get(&self) -> Result<BorrowedFd<'_>> {
         let _making = self.making.lock();
         if let Some(shown) = self.shown.get() {
@@ -107,18 +109,18 @@ impl SessionFd {
         let mut state = self.poll.state.lock();
         state.is_due = true;
         if let Some(shown) = self.shown.get().filter(|_| !state.is_shown) {
-            // As in `show`.
+            // The same failure as in `show`.
             let _ = shown.event.write(1);
             state.is_shown = true;
         }
     }
 
-    /// Makes the descriptor unreadable and starts the interval anew.
+    /// Makes the descriptor unreadable and restarts the interval.
     pub fn restart(&self) {
         let Readiness { state, changed, interval } = &*self.poll;
         let mut state = state.lock();
         if let Some(shown) = self.shown.get() {
-            // Nothing to read is what is wanted.
+            // It fails if there is nothing to read, which is the wanted state.
             let _ = shown.event.read();
         }
         (state.is_due, state.is_shown) = (false, false);
@@ -134,7 +136,7 @@ impl Drop for SessionFd {
         if self.process == std::process::id() {
             self.poll.state.lock().is_closed = true;
             self.poll.changed.notify_all();
-            // It does not panic.
+            // The thread does not panic.
             let _ = thread.join();
         } else {
             // The thread exists in the parent only, but the child has a copy of the descriptor.

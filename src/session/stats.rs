@@ -1,4 +1,4 @@
-//! What a session saw and what it lost, readable from any thread at any time.
+//! The counters of a session and its losses, readable from any thread at any time.
 
 use super::accounting::LedgerTotals;
 use super::pipeline::{CaptureShared, PacketQueue};
@@ -10,76 +10,76 @@ use crate::sync::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of a session since it was opened, unless they say otherwise.
+/// Counters of a session since it was opened, unless a field says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Frames seen.
+    /// Counted frames.
     pub frames: u64,
-    /// Their bytes, as captured.
+    /// Their bytes, with offloaded frames as captured.
     pub frame_bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecoded: [u64; Undecoded::COUNT],
     /// Frames that are several packets on the wire.
     pub offloaded_frames: u64,
-    /// The packets that these are counted as, an estimate.
+    /// Estimated number of packets that these frames are counted as.
     pub offloaded_packets: u64,
-    /// Bytes of the headers of these packets that the frames do not have, an estimate.
+    /// Estimated bytes of the headers of these packets that the frames do not have.
     pub estimated_bytes: u64,
     /// Frames lost because a capture buffer was full.
     pub lost_in_kernel: u64,
     /// Frames lost by a device or its driver.
     pub lost_in_device: u64,
-    /// Packets lost because nobody took them in time.
+    /// Packets lost because the caller did not take them in time.
     pub lost_packets: u64,
-    /// Lines of the log lost because they were not taken in time, or could not be written.
+    /// Log lines lost because the caller did not take them in time, or because they could not be written.
     pub lost_log_lines: u64,
-    /// Bytes that new devices had carried before they were captured on.
+    /// Bytes that new devices had carried before they were captured.
     pub bytes_before_capture: u64,
     /// Devices being captured now.
     pub devices: u64,
     /// Devices being opened or closed now, beside the capture.
     pub devices_pending: u64,
-    /// Flows held now.
+    /// Flows in the table now.
     pub flows: u64,
-    /// Flows that ended by age.
+    /// Flows that expired.
     pub flows_expired: u64,
-    /// Flows that made room for new ones.
+    /// Flows evicted for new ones.
     pub flows_evicted: u64,
     /// Flows waiting for their owner now.
     pub flows_waiting: u64,
     /// Bytes with and without an owner.
     pub bytes: LedgerTotals,
-    /// What was found at the first packets of flows, as they came.
+    /// Results of early lookups.
     pub first: EarlyLookupStats,
-    /// Owners found so that were forgotten for want of room, maybe before their flow was captured.
+    /// Owners found by early lookups that were evicted, possibly before their flow was captured.
     pub first_forgotten: u64,
-    /// TCP connections whose end showed whether all of their bytes had been captured.
+    /// TCP connections whose end showed if all of their bytes had been captured.
     pub connections_checked: u64,
     /// Those of which packets had been lost.
     pub connections_short: u64,
-    /// Bytes of such packets, at the least, counted with those captured.
+    /// Minimum number of bytes of such packets; they are counted with the captured ones.
     pub bytes_completed: u64,
-    /// Ends of connections that were not told of because too many came at once; these were not checked.
+    /// Ends of connections that were not reported because too many arrived at once; these were not checked.
     pub ends_lost: u64,
-    /// Records of ended flows that were lost because nobody took them in time.
+    /// Records of ended flows that were lost because the caller did not take them in time.
     pub lost_flows: u64,
-    /// Processes that could not be read or understood.
+    /// Processes that could not be read or parsed.
     pub processes_skipped: u64,
-    /// How long the last update took, nanoseconds.
+    /// Duration of the last update, in nanoseconds.
     pub update_ns: u64,
-    /// Capabilities that would bring more, one bit for each number.
+    /// Capabilities that would give more data, one bit for each number.
     pub missing_capabilities: u64,
-    /// The engine at work; never [`Engine::Auto`].
+    /// The engine in use; never [`Engine::Auto`].
     pub engine: Engine,
-    /// The probes that tell who uses a socket and count what goes through it.
+    /// State of the eBPF programs that record the users of sockets and count their bytes.
     pub socket_probes: ProbeState,
-    /// The parts of what these can tell that are at work.
+    /// The active parts of these eBPF programs.
     pub socket_programs: ProgramSet,
-    /// The probes that sample all processes at once.
+    /// State of the BPF iterator that samples all processes at once.
     pub sample_probes: ProbeState,
 }
 
-/// Counters that updates keep.
+/// Counters kept by updates.
 #[derive(Default)]
 pub struct UpdateCounts {
     pub(super) sample_probes: Mutex<ProbeState>,
@@ -102,7 +102,7 @@ pub struct StatsReader {
 }
 
 impl StatsReader {
-    /// The statistics now; those of the capture as of its last batch.
+    /// Returns the current statistics; those of the capture as of its last batch.
     pub fn read(&self) -> Stats {
         let counts = *self.shared.counts.lock();
         let (frames, flows, tap, completion) = (counts.frames, counts.flows, counts.tap, counts.completion);

@@ -1,4 +1,4 @@
-//! The threads of a session, and what each is given to work with.
+//! Starts the threads of a session with what each of them needs.
 
 use super::core::Core;
 use crate::blocking::Supervised;
@@ -26,7 +26,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 impl Core {
-    /// Starts the threads. What was started is ended by dropping the core.
+    /// Starts the threads. Dropping the core ends those that were started.
     pub(super) fn start(
         &mut self,
         mut tap: Box<Tap>,
@@ -44,7 +44,7 @@ impl Core {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         let known = tap.known_namespaces().clone();
         if tap.is_live() {
-            // Without it, it cannot be told what is captured of whom.
+            // Without the inode, it is unknown which processes are captured.
             self.captured = current_inode().ok().map(|home| (home, known.clone()));
             self.start_first(&root, known.clone())?;
         }
@@ -60,7 +60,7 @@ impl Core {
         })
     }
 
-    /// Starts the thread that finds owners.
+    /// Starts the resolver thread.
     fn start_resolver(
         &mut self,
         root: Arc<ProcRoot>,
@@ -73,7 +73,7 @@ impl Core {
         let resolver = move || {
             let budget = match is_live {
                 true => Budget::default(),
-                // Nothing but the caller waits for a replay.
+                // During a replay, only the caller waits.
                 false => Budget::new(1.0, Duration::from_secs(1), Box::new(ThreadMeter)),
             };
             let mut finder = Finder::new(Arc::clone(&root), budget, Arc::clone(&exchange));
@@ -100,7 +100,7 @@ impl Core {
         })
     }
 
-    /// Starts the thread that reads what the kernel counts.
+    /// Starts the thread that reads the kernel's counters.
     pub(super) fn start_counting(&mut self, counters: Counters) -> Result<()> {
         let root = Arc::new(ProcRoot::open(&self.options.proc_root)?);
         self.start_following(&root)?;
@@ -118,7 +118,7 @@ impl Core {
         })
     }
 
-    /// Starts the thread that hears what processes become, where no other does.
+    /// Starts the thread that follows the identities of processes, if no other thread does.
     fn start_following(&mut self, root: &Arc<ProcRoot>) -> Result<()> {
         let (root, what) = (Arc::clone(root), self.options.sample);
         let open = || open_events(ProcessEvents::open_for_names);
@@ -136,7 +136,7 @@ impl Core {
         })
     }
 
-    /// Has flows recorded; live ones also as the kernel knows them, where it tells.
+    /// Makes the pipeline record flows, and adds the kernel's tcp_info to living ones if it is available.
     fn record_flows(&mut self, tap: &Tap, pipeline: &mut FramePipeline) -> Result<()> {
         let mailbox = Arc::clone(&self.shared.flows);
         let home = tap.is_live().then(|| current_inode().ok()).flatten();
@@ -151,10 +151,10 @@ impl Core {
         Ok(())
     }
 
-    /// Starts looking at first packets, as far as that is possible; the capture does without it.
+    /// Starts early lookups, if they are possible; the capture works without them.
     fn start_first(&mut self, root: &Arc<ProcRoot>, known: Known) -> Result<()> {
         let opener = FirstOpener {
-            // What the kernel tells of sockets does not hurry.
+            // With socket records of eBPF programs, lookups need not be early.
             looks: !self.probes.are_active(),
             what: self.options.sample,
             compares: self.options.capture.is_of_everything(),
@@ -200,15 +200,15 @@ impl Core {
     }
 }
 
-/// Opens what looks at first packets, at the start and when it has to be replaced.
+/// Opens the state of the early lookup thread, at the start and when the thread has to be replaced.
 struct FirstOpener {
     looks: bool,
     what: SampleSet,
-    /// Whether connections that end are compared with what was captured of them.
+    /// Set if ended connections are compared with what was captured of them.
     compares: bool,
-    /// Whether flows are recorded.
+    /// Set if flows are recorded.
     records: bool,
-    /// What the kernel knows of living connections is read by, if it is.
+    /// The reader of the kernel's tcp_info of living connections, if there is one.
     connections: Option<Arc<Mutex<TcpReader>>>,
     root: Arc<ProcRoot>,
     early: Arc<EarlyOwnerCache>,
@@ -246,7 +246,7 @@ impl FirstOpener {
         })
     }
 
-    /// What tells of ended connections, where all their packets are to be captured or flows are recorded.
+    /// Opens the reader of ended connections, if all their packets are to be captured or flows are recorded.
     fn open_ended(&self) -> Option<EndedReader> {
         let compared = self.compares.then(|| Arc::clone(&self.shared.ended));
         let recorded = self.records.then(|| Arc::clone(&self.shared.flows));

@@ -1,4 +1,4 @@
-//! Filter expressions, pcap-filter(7): compiled by libpcap, run by the kernel or here.
+//! Filter expressions (pcap-filter(7)). libpcap compiles them; the kernel or libpcap runs them.
 
 use super::frames::words;
 use crate::error::{Code, Error, Result};
@@ -6,7 +6,7 @@ use crate::model::LinkType;
 use pcap::{Capture, Linktype};
 use std::ffi::{c_int, c_long, c_uint};
 
-/// Declared as in `pcap/pcap.h`; the `pcap` crate links the library.
+/// Declarations as in `pcap/pcap.h`. The `pcap` crate links the library.
 mod ffi {
     use super::{c_int, c_long, c_uint};
 
@@ -33,23 +33,24 @@ mod ffi {
     }
 }
 
-/// A compiled expression.
+/// A compiled filter expression.
 pub(super) struct Filter {
     program: Vec<libc::sock_filter>,
 }
 
 impl Filter {
-    /// Compiles an expression for a kind of frames.
+    /// Compiles an expression for frames of a link type.
     ///
     /// # Errors
-    /// `CompileFilter` with the expression and libpcap's words.
+    /// Fails with `CompileFilter`, the expression and libpcap's text if libpcap rejects the expression.
     pub(super) fn compile(expression: &str, link: LinkType) -> Result<Filter> {
         let refused =
             |error| Error::new(Code::CompileFilter, format!("the filter \"{expression}\": {}", words(error)));
         let handle = Capture::dead(Linktype(link.dlt())).map_err(refused)?;
         let compiled = handle.compile(expression, true).map_err(refused)?;
-        // SAFETY: `BpfInstruction` is a transparent wrapper of libpcap's `struct bpf_insn`, which has the very fields of
-        // the kernel's `struct sock_filter` (bpf(4), linux/filter.h); the slice is copied while `compiled` lives.
+        // SAFETY: `BpfInstruction` is a transparent wrapper of libpcap's `struct bpf_insn`, which has the
+        // same fields as the kernel's `struct sock_filter` (bpf(4), linux/filter.h). The slice is copied
+        // while `compiled` lives.
         let program = unsafe {
             let instructions = compiled.get_instructions();
             std::slice::from_raw_parts(instructions.as_ptr().cast::<libc::sock_filter>(), instructions.len())
@@ -57,7 +58,7 @@ impl Filter {
         Ok(Filter { program: program.to_vec() })
     }
 
-    /// The program for the kernel, which keeps `snaplen` bytes of what passes.
+    /// Returns the filter for the kernel, which keeps `snaplen` bytes of each frame that passes.
     pub(super) fn for_kernel(&self, snaplen: u32) -> Vec<libc::sock_filter> {
         let passes = |instruction: &libc::sock_filter| {
             instruction.code == (libc::BPF_RET | libc::BPF_K) as u16 && instruction.k != 0
@@ -67,7 +68,7 @@ impl Filter {
         program
     }
 
-    /// Whether a frame of this length passes, of which `data` was captured.
+    /// Returns true if a frame of `len` bytes passes, of which `data` was captured.
     pub(super) fn matches(&self, data: &[u8], len: u32) -> bool {
         let program = ffi::BpfProgram {
             length: c_uint::try_from(self.program.len()).unwrap_or(0),
@@ -75,20 +76,21 @@ impl Filter {
         };
         let captured = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let header = ffi::PacketHeader { seconds: 0, microseconds: 0, captured, length: len };
-        // SAFETY: libpcap reads the program, which it has compiled itself, the header, and as much of the data as the
-        // header says that there is; all live through the call.
+        // SAFETY: libpcap reads the filter program, which it compiled itself, the header, and as many bytes
+        // of the data as the header states. All of them live throughout the call.
         let outcome =
             unsafe { ffi::pcap_offline_filter(&raw const program, &raw const header, data.as_ptr()) };
         outcome != 0
     }
 }
 
-/// The kernel's program that keeps `snaplen` bytes of every frame.
+/// Returns a kernel filter that keeps `snaplen` bytes of every frame.
 pub(super) fn everything(snaplen: u32) -> Vec<libc::sock_filter> {
     vec![libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: snaplen }]
 }
 
-/// Whether an expression may ask for VLAN tags. The kernel keeps those apart from the frames that it shows to a program.
+/// Returns true if an expression may test VLAN tags. The kernel keeps the tags apart from the frames that it
+/// passes to a filter.
 pub(super) fn asks_for_tags(expression: &str) -> bool {
     expression.split(|other: char| !other.is_alphanumeric()).any(|word| word == "vlan")
 }
@@ -97,7 +99,8 @@ pub(super) fn asks_for_tags(expression: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Ethernet with this EtherType and what follows, 60 bytes in all.
+    /// Returns an Ethernet frame whose bytes after the addresses are `rest`, the EtherType first, padded to
+    /// 60 bytes.
     fn frame(rest: &[u8]) -> Vec<u8> {
         let mut frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2], rest].concat();
         frame.resize(60, 0);
@@ -114,7 +117,7 @@ mod tests {
         assert!(filter("greater 61").matches(&plain, 61) && !filter("greater 61").matches(&plain, 60));
         assert!(filter("ip").for_kernel(77).iter().any(|one| one.k == 77 && one.code == 6));
         assert!(!filter("ip").for_kernel(77).iter().any(|one| one.k > 77 && one.code == 6));
-        // The kernel's own notions can be asked for, too.
+        // Tests of the kernel's own metadata compile, too.
         assert!(!filter("outbound").for_kernel(1).is_empty());
         let raw = Filter::compile("ether host 00:00:00:00:00:00", LinkType::RawIp);
         assert_eq!(raw.err().map(|error| error.code), Some(Code::CompileFilter));

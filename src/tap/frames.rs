@@ -1,4 +1,4 @@
-//! The handler of frames, and the reading of them from an open libpcap handle of a savefile.
+//! The handler of frames, and reading of frames from an open libpcap handle of a savefile.
 
 use crate::model::{Frame, LinkType, LocalAddresses, Namespace, Passage, Timestamp};
 use pcap::{Activated, Capture, Packet};
@@ -9,25 +9,26 @@ pub trait FrameHandler {
     /// Takes a frame.
     fn frame(&mut self, frame: Frame<'_>);
 
-    /// Takes the addresses of each namespace, the own one first, when they have changed: before the first frame that comes by
-    /// a new one.
+    /// Takes the addresses of each namespace after a change, the session's own namespace first. The tap calls
+    /// it before the first frame that arrives at a new address.
     fn set_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]);
 }
 
-/// What all frames of a capture have in common.
+/// The properties that all frames of a capture share.
 #[derive(Clone, Copy)]
 pub(super) struct FrameOrigin {
     pub link: LinkType,
     pub namespace: Namespace,
-    /// As [`Frame::packet_limit`].
+    /// The value of [`Frame::packet_limit`].
     pub packet_limit: u32,
 }
 
-/// Hands at most `limit` frames, all that are there if fewer, to `each`. Returns how many, and the error that ended
-/// the reading, if one did.
+/// Hands at most `limit` frames to `each`, or all that are available if fewer. Returns their number, and the
+/// error that ended the reading, if any.
 ///
-/// `pcap_next_ex` rather than `pcap_dispatch`: the latter saves 2 to 3 ns a frame, but its handler is called from C,
-/// where every frame needs a barrier against a panic, and a panic leaves a savefile's loop marked as broken off.
+/// It uses `pcap_next_ex` rather than `pcap_dispatch`. The latter saves 2 to 3 ns a frame, but C calls its
+/// handler, so that every frame needs a barrier against a panic, and a panic leaves a savefile's loop marked
+/// as broken off.
 pub(super) fn drain<T: Activated>(
     capture: &mut Capture<T>,
     origin: FrameOrigin,
@@ -37,7 +38,7 @@ pub(super) fn drain<T: Activated>(
     for count in 0..limit {
         match capture.next_packet() {
             Ok(packet) => each(frame(origin, &packet)),
-            // Nothing more there now, or the savefile's end.
+            // No more frames are available now, or the savefile has ended.
             Err(pcap::Error::TimeoutExpired | pcap::Error::NoMorePackets) => return (count, None),
             Err(error) => return (count, Some(error)),
         }
@@ -45,7 +46,8 @@ pub(super) fn drain<T: Activated>(
     (limit, None)
 }
 
-/// A frame in the library's terms. Handles are opened with nanosecond time stamps, so `tv_usec` holds nanoseconds.
+/// Converts a libpcap packet to a frame. Handles are opened with nanosecond time stamps, so `tv_usec` holds
+/// nanoseconds.
 #[inline]
 fn frame<'a>(origin: FrameOrigin, packet: &Packet<'a>) -> Frame<'a> {
     let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or(0);
@@ -65,7 +67,7 @@ fn frame<'a>(origin: FrameOrigin, packet: &Packet<'a>) -> Frame<'a> {
     frame
 }
 
-/// What libpcap says, without the `pcap` crate's introduction.
+/// Returns libpcap's error text without the `pcap` crate's prefix.
 pub(super) fn words(error: pcap::Error) -> String {
     match error {
         pcap::Error::PcapError(words) => words,

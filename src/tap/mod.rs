@@ -1,11 +1,11 @@
-//! Where frames come from: live devices and savefiles, and the list of interfaces kept current.
+//! Sources of frames: live devices and savefiles, and the current list of interfaces.
 //!
-//! One thread owns a [`Tap`] and calls it; the threads that are started here open and close devices, and nothing else.
-//! Nothing here decodes a packet or knows of flows. Between the kernel's ring and the owner's handler a frame is neither
-//! copied nor allocated for, and no lock is taken.
+//! One thread owns a [`Tap`] and calls it. The threads that this module starts open and close devices and do
+//! nothing else. The module decodes no packets and knows no flows. Between the kernel's ring and the caller's
+//! handler a frame is neither copied nor allocated for, and no lock is taken.
 //!
-//! Of live capture the tap promises that a packet is shown once, though it may pass several devices on its way
-//! through the machine. See the module `live::plan` for how.
+//! Live capture delivers each packet once, even if it passes several devices on its way through the machine.
+//! The module `live::plan` explains the rules.
 
 mod filter;
 mod first_packet;

@@ -1,6 +1,7 @@
 //! Opening of savefiles with libpcap, and filters on them.
 //!
-//! A savefile's handle, once open, is the `pcap` crate's, whose own way of opening leaks the stream of one that does not open.
+//! An open savefile's handle belongs to the `pcap` crate. The crate's own function for opening leaks the
+//! stream of a file that fails to open.
 
 use super::filter::Filter;
 use super::frames::words;
@@ -17,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// Declared as in `pcap/pcap.h`; the `pcap` crate links the library.
+/// Declarations as in `pcap/pcap.h`. The `pcap` crate links the library.
 mod ffi {
     use super::{c_char, c_uint, c_void};
 
@@ -44,15 +45,16 @@ pub(super) enum Savefile {
     Pcapng(File),
 }
 
-/// Opens a pcap or pcapng savefile, which must be a regular file: reading a pipe or terminal could block for ever.
+/// Opens a pcap or pcapng savefile. It must be a regular file, because a read of a pipe or terminal could
+/// block for ever.
 ///
 /// # Errors
-/// `Savefile` with the path and what the system or libpcap says.
+/// Fails with `Savefile`, the path and the text of the system or of libpcap if the file does not open.
 pub(super) fn savefile(path: &Path) -> Result<Savefile> {
     let refused = |why: &dyn std::fmt::Display| {
         Error::new(Code::Savefile, format!("opening the savefile {}: {why}", path.display()))
     };
-    // O_NONBLOCK, lest the opening itself wait for the other end of a pipe.
+    // O_NONBLOCK keeps the open itself from waiting for the other end of a pipe.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -62,22 +64,22 @@ pub(super) fn savefile(path: &Path) -> Result<Savefile> {
         return Err(refused(&"it is not a regular file"));
     }
     let mut magic = [0; pcapng::MAGIC.len()];
-    // A shorter file is left to libpcap, which says that it is one.
+    // A shorter file goes to libpcap, which reports that it is truncated.
     let is_pcapng = file.read_exact(&mut magic).is_ok() && magic == pcapng::MAGIC;
     file.rewind().map_err(|error| refused(&error))?;
     if is_pcapng {
         return Ok(Savefile::Pcapng(file));
     }
-    // SAFETY: the descriptor is open for reading and the mode agrees. On success the stream owns it, on failure
-    // `file` still does.
+    // SAFETY: the descriptor is open for reading and the mode agrees. On success the stream owns it, on
+    // failure `file` still does.
     let stream = unsafe { libc::fdopen(file.as_raw_fd(), c"rb".as_ptr()) };
     if stream.is_null() {
         return Err(refused(&Errno::last()));
     }
     let _owned_by_the_stream = file.into_raw_fd();
     let mut text = [0u8; ERROR_TEXT];
-    // SAFETY: the stream is open, and `text` has the room that pcap_open_offline(3PCAP) asks for. On success the
-    // handle owns the stream, which pcap_close closes; on failure the stream remains ours.
+    // SAFETY: the stream is open, and `text` has the size that pcap_open_offline(3PCAP) requires. On success
+    // the handle owns the stream, which pcap_close closes; on failure this function still owns the stream.
     let handle = unsafe {
         let precision = PCAP_TSTAMP_PRECISION_NANO.into();
         ffi::pcap_fopen_offline_with_tstamp_precision(stream, precision, text.as_mut_ptr().cast())
@@ -85,7 +87,8 @@ pub(super) fn savefile(path: &Path) -> Result<Savefile> {
     match NonNull::new(handle) {
         Some(handle) => Ok(Savefile::Pcap(Capture::<Offline>::from(handle.cast()))),
         None => {
-            // SAFETY: the stream is open and, as said, still ours; it is not used after this.
+            // SAFETY: the stream is open and this function still owns it, as stated above. It is not used
+            // afterwards.
             unsafe { libc::fclose(stream) };
             Err(refused(&text_of(&text)))
         }
@@ -95,17 +98,17 @@ pub(super) fn savefile(path: &Path) -> Result<Savefile> {
 /// Compiles `filter` for the handle's link type and sets it.
 ///
 /// # Errors
-/// `CompileFilter` or `SetFilter` with the filter and libpcap's words.
+/// Fails with `CompileFilter` or `SetFilter`, the filter and libpcap's text if libpcap rejects the filter.
 pub(super) fn set_filter<T: Activated>(capture: &mut Capture<T>, filter: &str) -> Result<()> {
     let Err(error) = capture.filter(filter, true) else { return Ok(()) };
     let code = if capture.compile(filter, true).is_err() { Code::CompileFilter } else { Code::SetFilter };
     Err(Error::new(code, format!("the filter \"{filter}\": {}", words(error))))
 }
 
-/// Whether `filter` would compile for an Ethernet device, the most common kind, without opening one.
+/// Compiles `filter` for an Ethernet device, the most common kind, without opening a device.
 ///
 /// # Errors
-/// `CompileFilter` with the filter and libpcap's words.
+/// Fails with `CompileFilter`, the filter and libpcap's text if the filter does not compile.
 pub(super) fn try_filter(filter: &str) -> Result<()> {
     Filter::compile(filter, LinkType::Ethernet).map(drop)
 }

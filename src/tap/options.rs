@@ -1,37 +1,42 @@
-//! What the caller can choose about a live capture, and the bounds of it.
+//! The options of a live capture, and their bounds.
 
 use crate::error::{Code, Error, Result};
 use crate::namespace::NamespaceChoice;
 use std::time::Duration;
 
-/// How to capture live. `TapOptions::default()` suits the accounting of bytes.
+/// The options of a live capture. `TapOptions::default()` suits the accounting of bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TapOptions {
-    /// The devices to capture on, by interface name. Empty, or with `any` among them: every usable one, each
-    /// opened by itself, because a capture on all at once shows a packet once for every device it passes.
+    /// The devices to capture on, by interface name. If it is empty or contains `any`, the tap captures on
+    /// every usable device. It opens each by itself, because a capture on all devices at once shows a packet
+    /// once for every device that the packet passes.
     pub devices: Vec<String>,
-    /// A pcap-filter(7) expression; `None` captures everything. A host name in it is resolved, blocking, whenever
-    /// a device is opened.
+    /// A pcap-filter(7) expression; `None` captures everything. A host name in it is resolved each time a
+    /// device is opened, which blocks.
     pub filter: Option<String>,
-    /// Bytes kept of each frame, 1 to [`TapOptions::MAX_SNAPLEN`].
+    /// The number of bytes kept of each frame, 1 to [`TapOptions::MAX_SNAPLEN`].
     pub snaplen: u32,
-    /// Bytes of the kernel's ring for each device, [`TapOptions::MIN_BUFFER`] to [`TapOptions::MAX_BUFFER`].
-    /// Devices share [`TapOptions::ALL_BUFFERS`]: where there are very many, later ones get smaller rings.
+    /// The size of the kernel's ring for each device in bytes, [`TapOptions::MIN_BUFFER`] to
+    /// [`TapOptions::MAX_BUFFER`]. The devices share [`TapOptions::ALL_BUFFERS`]: if there are very many,
+    /// later ones get smaller rings.
     pub buffer_bytes: u32,
-    /// How long the kernel gathers a batch before it hands it over, 1 ms to [`TapOptions::MAX_TIMEOUT`].
+    /// The time for which the kernel gathers a batch before it delivers it, 1 ms to
+    /// [`TapOptions::MAX_TIMEOUT`].
     pub timeout: Duration,
-    /// Whether to capture what is not addressed to this machine either. Such traffic is never its own.
+    /// Set to capture also frames that are not addressed to this machine. Such traffic is never credited to
+    /// the machine.
     pub promiscuous: bool,
-    /// The network namespaces to count in besides that of the thread which opens the tap. All the other options hold
-    /// in each of them; a device that is named is captured wherever there is one of this name. Each takes two
-    /// descriptors and one for each device, in a session another three; [`crate::namespace::Registry`] says how many are
-    /// captured in at most.
+    /// The network namespaces to capture in besides that of the thread that opens the tap. All other options
+    /// apply to each of them. A named device is captured in every namespace that has a device of this name.
+    /// Each namespace takes two descriptors and one for each device, and in a session another three.
+    /// [`crate::namespace::Registry`] states the maximum number of namespaces.
     pub namespaces: NamespaceChoice,
 }
 
 impl TapOptions {
-    /// Room for the headers that decoding reads, in bad cases: Ethernet 14, two VLAN tags 8, IPv6 40 with some
-    /// 170 bytes of extension headers, TCP up to the flags 14. Far below a full frame, so that a ring holds more.
+    /// Room for the headers that decoding reads, in bad cases: Ethernet 14, two VLAN tags 8, IPv6 40 with
+    /// some 170 bytes of extension headers, TCP up to the flags 14. It is far below a full frame, so that a
+    /// ring holds more frames.
     pub const DEFAULT_SNAPLEN: u32 = crate::decode::SNAPLEN as u32;
     /// 32 blocks of the ring: at one block per timeout, three seconds of a stalled reader.
     pub const DEFAULT_BUFFER: u32 = 8 << 20;
@@ -39,12 +44,13 @@ impl TapOptions {
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
     /// libpcap's `MAXIMUM_SNAPLEN`.
     pub const MAX_SNAPLEN: u32 = 262_144;
-    /// Two blocks of the ring: with fewer the kernel has nowhere to write while one is read.
+    /// Two blocks of the ring: with fewer, the kernel has nowhere to write while one is read.
     pub const MIN_BUFFER: u32 = 512 << 10;
     /// A bound against mistakes in the unit.
     pub const MAX_BUFFER: u32 = 1 << 30;
-    /// What the rings of all devices may take together, except that each has [`TapOptions::MIN_BUFFER`]: a machine
-    /// with hundreds of container interfaces must not lose gigabytes of memory to idle rings.
+    /// The limit of the rings of all devices together, except that each device has at least
+    /// [`TapOptions::MIN_BUFFER`]. A machine with hundreds of container interfaces must not lose gigabytes of
+    /// memory to idle rings.
     pub const ALL_BUFFERS: u64 = 256 << 20;
     /// A bound against mistakes in the unit.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,7 +58,8 @@ impl TapOptions {
     /// Checks every bound.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the option, its value and its bounds.
+    /// Fails with `InvalidArgument`, naming the option, its value and its bounds, if an option is out of
+    /// bounds.
     pub fn check(&self) -> Result<()> {
         let invalid = |text: String| Err(Error::new(Code::InvalidArgument, text));
         if !(1..=Self::MAX_SNAPLEN).contains(&self.snaplen) {
@@ -73,18 +80,18 @@ impl TapOptions {
         self.filter.as_deref().map_or(Ok(()), check_filter)
     }
 
-    /// Whether every packet on every usable device is meant.
+    /// Returns true if the options select every packet on every usable device.
     pub fn is_of_everything(&self) -> bool {
         self.every_device() && self.filter.as_deref().unwrap_or_default().trim().is_empty()
     }
 
-    /// Whether every usable device is meant.
+    /// Returns true if the options select every usable device.
     pub(super) fn every_device(&self) -> bool {
         self.devices.is_empty() || self.devices.iter().any(|name| name == "any")
     }
 
-    /// The ring size of a further device when the open ones take `taken` bytes: the chosen size while there is
-    /// plenty, then half of what is left each time, never less than the minimum.
+    /// Returns the ring size of a further device if the open ones take `taken` bytes: the chosen size while
+    /// there is plenty, then half of the remainder each time, but at least the minimum.
     pub(super) fn next_buffer(&self, taken: u64) -> u32 {
         let share = u32::try_from(Self::ALL_BUFFERS.saturating_sub(taken) / 2).unwrap_or(u32::MAX);
         match taken {
@@ -108,7 +115,10 @@ impl Default for TapOptions {
     }
 }
 
-/// Refuses an expression that C could not be given whole.
+/// Rejects an expression that contains a NUL character, which a C string cannot hold.
+///
+/// # Errors
+/// Fails with `InvalidArgument` if the expression contains a NUL character.
 pub(super) fn check_filter(filter: &str) -> Result<()> {
     if filter.contains('\0') {
         let text = format!("the filter {filter:?} contains a NUL character");

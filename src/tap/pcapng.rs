@@ -1,6 +1,7 @@
-//! Savefiles in the format pcapng, whose interfaces may differ in link type, snapshot length and unit of time.
+//! Savefiles in the format pcapng, whose interfaces may differ in link type, snapshot length and unit of
+//! time.
 //!
-//! libpcap reads the format, but refuses a file at the first interface that is unlike the one before.
+//! libpcap reads the format, but rejects a file at the first interface that differs from the one before.
 
 use super::filter::Filter;
 use super::savefile::link_name;
@@ -10,17 +11,17 @@ use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, PcapNGReader};
 use std::fs::File;
 
-/// The first four bytes of such a file, in either byte order.
+/// The first four bytes of a pcapng file, in either byte order.
 pub(super) const MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 
-/// Bytes read at once.
+/// The initial size of the read buffer in bytes.
 const BUFFER: usize = 256 << 10;
-/// The largest block that is read.
+/// The size in bytes up to which the buffer grows for a large block.
 const MAX_BLOCK: usize = 16 << 20;
 /// The packet block of the format's first draft.
 const OBSOLETE_PACKET: u32 = 2;
 
-/// How the frames of one interface are read.
+/// The settings for reading the frames of one interface.
 struct PcapngInterface {
     link: LinkType,
     snaplen: u32,
@@ -28,26 +29,26 @@ struct PcapngInterface {
     clock: Clock,
 }
 
-/// The unit and beginning of an interface's time stamps.
+/// The unit and offset of an interface's time stamps.
 struct Clock {
     /// Units in a second.
     resolution: u64,
-    /// Seconds that are to be added.
+    /// Seconds to add.
     offset: i64,
 }
 
-/// An open file.
+/// An open pcapng file.
 pub(super) struct Pcapng {
     reader: PcapNGReader<File>,
     capacity: usize,
-    /// Bytes of a block that has been read, to be passed over before the next.
+    /// The length of the last block read, which is skipped before the next.
     read: usize,
     expression: Option<String>,
-    /// The interfaces of the section, or why one cannot be read.
+    /// The interfaces of the section, or the reason why one cannot be read.
     interfaces: Vec<Result<PcapngInterface>>,
 }
 
-/// What one block gave.
+/// The result of reading one block.
 enum BlockResult {
     Frame,
     Nothing,
@@ -58,7 +59,8 @@ impl Pcapng {
     /// Reads a file up to its first interface.
     ///
     /// # Errors
-    /// `Savefile` when it is damaged before there is one, or with a link type that is not decoded; `CompileFilter`.
+    /// Fails with `Savefile` if the file is damaged before its first interface or that interface's link type
+    /// is not decoded. Fails with `CompileFilter` if the filter does not compile.
     pub(super) fn open(file: File, expression: Option<&str>) -> Result<Pcapng> {
         let reader = PcapNGReader::new(BUFFER, file).map_err(|error| damage(&error))?;
         let expression = expression.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
@@ -76,8 +78,8 @@ impl Pcapng {
         Ok(file)
     }
 
-    /// Hands at most `limit` frames, all that are left if fewer, to `each`. Returns how many, and the error that ended the
-    /// reading, if one did.
+    /// Hands at most `limit` frames to `each`, or all that are available if fewer. Returns their number, and
+    /// the error that ended the reading, if any.
     pub(super) fn read(&mut self, limit: usize, mut each: impl FnMut(Frame<'_>)) -> (usize, Option<Error>) {
         let mut count = 0;
         while count < limit {
@@ -96,7 +98,7 @@ impl Pcapng {
         self.reader.consume(std::mem::take(&mut self.read));
         match self.reader.next() {
             Ok((length, PcapBlockOwned::NG(block))) => {
-                // Before the handler, which may panic.
+                // This stands before the call of the handler, which may panic.
                 self.read = length;
                 return take_block(&block, &mut self.interfaces, self.expression.as_deref(), each);
             }
@@ -139,7 +141,8 @@ fn take_block(
         }
         Block::SimplePacket(packet) => {
             let interface = find(interfaces, 0)?;
-            // The block states the length on the wire only; what the snapshot length leaves of that was kept.
+            // The block states only the length on the wire. The file holds that length up to the snapshot
+            // length.
             let limit = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
             let kept = packet.packet_data();
             let data = kept.get(..limit as usize).unwrap_or(kept);
@@ -167,13 +170,17 @@ fn hand_on(
         return BlockResult::Nothing;
     }
     let (link, namespace, passage) = (interface.link, Namespace::HOME, Passage::Unknown);
-    // No format tells the MTU of the device that the frames were recorded on.
+    // No format states the MTU of the device that the frames were recorded on.
     let frame = Frame { time, wire_len, packet_limit: u32::MAX, link, namespace, passage, data };
     each(Frame { passage: frame.stated_passage(), ..frame });
     BlockResult::Frame
 }
 
-/// The interface of a frame.
+/// Returns the interface of a frame.
+///
+/// # Errors
+/// Fails with `Savefile` if the file does not describe the interface, and with the interface's own error if
+/// it cannot be read.
 fn find(interfaces: &[Result<PcapngInterface>], number: u32) -> Result<&PcapngInterface> {
     match interfaces.get(number as usize) {
         Some(Ok(interface)) => Ok(interface),
@@ -205,7 +212,7 @@ fn interface(
 }
 
 impl Clock {
-    /// The time that so many units stand for.
+    /// Converts a time stamp in the interface's units.
     fn time(&self, units: u64) -> Timestamp {
         let nanoseconds = u128::from(units) * 1_000_000_000 / u128::from(self.resolution.max(1));
         let nanoseconds = u64::try_from(nanoseconds).unwrap_or(u64::MAX);
@@ -217,7 +224,7 @@ impl Clock {
     }
 }
 
-/// What is wrong with a file, in words.
+/// Converts a reader's error to one that states what is wrong with the file.
 fn damage<I>(error: &PcapError<I>) -> Error {
     let text = match error {
         PcapError::UnexpectedEof | PcapError::Incomplete(_) | PcapError::Eof => {

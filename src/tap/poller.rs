@@ -1,4 +1,4 @@
-//! Waiting for several descriptors at once, and being woken from another thread.
+//! Waits for several descriptors at once, which another thread can end.
 
 use crate::error::{Code, Error, Result};
 use nix::errno::Errno;
@@ -8,25 +8,26 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ends a wait of the tap that it came from, from any thread. Harmless when that tap is gone.
+/// A handle that ends a wait of its tap from any thread. It does nothing once that tap has been dropped.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<EventFd>);
 
 impl Waker {
-    /// Ends the wait that is under way, or else the next one.
+    /// Ends the current wait, or else the next one.
     pub fn wake(&self) {
-        // It fails only with EAGAIN, when 2^64 - 2 wakes are unread: then the wait ends anyway.
+        // It fails only with EAGAIN, if 2^64 - 2 wakes are unread: then the wait ends anyway.
         let _ = self.0.write(1);
     }
 }
 
-/// The token by which the waker is told from the devices, whose tokens are smaller.
+/// The token of the waker. The tokens of devices are smaller.
 const WAKER: u64 = u64::MAX;
 
-/// Events taken from the kernel at once; what is ready beyond them comes with the next wait.
+/// The number of events taken from the kernel at once. Further ready descriptors are reported by the next
+/// wait.
 const EVENTS: usize = 64;
 
-/// The set of descriptors that are waited for.
+/// The set of descriptors to wait for.
 pub(super) struct Poller {
     epoll: Epoll,
     rung: Arc<EventFd>,
@@ -34,10 +35,10 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// A set with nothing but its waker.
+    /// Creates a set that contains only its waker.
     ///
     /// # Errors
-    /// `SystemResource` when the process or the system has no descriptor left.
+    /// Fails with `SystemResource` if the process or the system has no descriptor left.
     pub(super) fn new() -> Result<Poller> {
         let refused = |errno| Error::system(Code::SystemResource, "creating an epoll set", errno);
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -51,23 +52,23 @@ impl Poller {
         Waker(Arc::clone(&self.rung))
     }
 
-    /// Waits for `descriptor` too, under the number `token`.
+    /// Adds `descriptor` to the set, under the number `token`.
     pub(super) fn add(&self, descriptor: BorrowedFd<'_>, token: u64) -> nix::Result<()> {
         self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token))
     }
 
-    /// To be called before the descriptor is closed. Closing alone would not end the waiting if the host has forked
-    /// and the child holds the socket open (epoll(7), questions and answers, 6).
+    /// Removes a descriptor; the caller must do so before closing it. Closing alone would not end the waiting
+    /// if the host has forked and the child holds the socket open (epoll(7), questions and answers, 6).
     pub(super) fn remove(&self, descriptor: BorrowedFd<'_>) {
         // It fails only if the descriptor was never added, and then there is nothing to undo.
         let _ = self.epoll.delete(descriptor);
     }
 
-    /// Waits until a descriptor is ready, the waker was rung or `max` has passed, and gives `ready` the token of
-    /// each descriptor that is. A signal ends the wait early.
+    /// Waits until a descriptor is ready, the waker was triggered or `max` has passed, and gives `ready` the
+    /// token of each ready descriptor. A signal ends the wait early.
     ///
     /// # Errors
-    /// `SystemResource` when the system refuses to wait.
+    /// Fails with `SystemResource` if the system refuses to wait.
     pub(super) fn wait(&mut self, max: Duration, mut ready: impl FnMut(u64)) -> Result<()> {
         // Rounded up, so that a wait of less than a millisecond does not become a busy loop.
         let milliseconds = i32::try_from(max.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
@@ -80,7 +81,7 @@ impl Poller {
         for event in self.events.iter().take(count) {
             match event.data() {
                 WAKER => {
-                    // Reading takes the wakes back; that another thread's wake comes in between is harmless.
+                    // The read resets the wakes. A wake of another thread in between is harmless.
                     let _ = self.rung.read();
                 }
                 token => ready(token),

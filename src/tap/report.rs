@@ -1,15 +1,16 @@
-//! What a tap says of itself: why it did not start, its counters, lines for the log.
+//! Reports of a tap: the reason why it did not start, its counters, and lines for the log.
 
 use crate::error::Error;
 use std::fmt;
 use tracing::{info, warn};
 
-/// Why a live capture did not start.
+/// The reason why a live capture did not start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TapError {
-    /// The thread lacks CAP_NET_RAW. A session can go on without network figures.
+    /// The thread lacks CAP_NET_RAW, or a filter of system calls refuses its sockets. A session can continue
+    /// without network figures.
     NotPermitted(Error),
-    /// Anything else.
+    /// Any other reason.
     Failed(Error),
 }
 
@@ -37,47 +38,48 @@ impl fmt::Display for TapError {
 
 impl std::error::Error for TapError {}
 
-/// Counters of a tap since its start, over all devices, those now closed included.
+/// Counters of a tap since its start, over all devices including those now closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TapStats {
     /// Frames handed to the handler.
     pub received: u64,
-    /// Tagged frames seen on a device whose VLAN device was captured too, and left to that one.
+    /// Tagged frames on a device whose VLAN device was captured too. They are counted on the VLAN device.
     pub left_to_vlans: u64,
-    /// Frames that passed the filter and found no room in the kernel's ring (`ps_drop` of `pcap_stats(3PCAP)`).
+    /// Frames that passed the filter and found no room in the kernel's ring (`ps_drop` of
+    /// `pcap_stats(3PCAP)`).
     pub dropped_by_kernel: u64,
-    /// Frames that the devices themselves lost for want of room: their `rx_fifo_errors` and `rx_missed_errors`, as
-    /// of the last refresh.
+    /// Frames that the devices themselves lost for lack of room: their `rx_fifo_errors` and
+    /// `rx_missed_errors`, as of the last refresh.
     pub dropped_by_device: u64,
-    /// Bytes that devices had carried before they were captured on, or by their end if they never were: of those that have
-    /// come since the start, as far as others do not stand for them.
+    /// Bytes that devices carried before their capture began, or until they disappeared if they were never
+    /// captured. It covers devices that appeared since the start and whose packets no other device shows.
     pub bytes_before_capture: u64,
     /// Devices that are open now.
     pub devices_open: u32,
-    /// Devices that are being opened or closed now, by other threads.
+    /// Devices that other threads are opening or closing now.
     pub devices_pending: u32,
-    /// Openings of devices; one that came back is counted again.
+    /// Openings of devices. A device that reappears is counted again.
     pub devices_opened: u64,
-    /// Closings of devices, because they vanished, failed, or another device came to stand for them.
+    /// Closings of devices, because they disappeared, failed, or another device now shows their packets.
     pub devices_closed: u64,
     /// Network namespaces that are captured in now, besides the session's own.
     pub namespaces: u32,
     /// Namespaces that should be captured in and are not, because there are more than
-    /// [`crate::namespace::Registry`] takes up.
+    /// [`crate::namespace::Registry`] accepts.
     pub namespaces_left_out: u32,
 }
 
 /// A line for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Note {
-    /// Whether it is about something that was to be captured and is not.
+    /// True if something that should be captured is not.
     pub is_fault: bool,
-    /// The line.
+    /// The text of the line.
     pub text: String,
 }
 
 impl Note {
-    /// Writes it to the log: at WARN if it is a fault, else at INFO.
+    /// Writes the note to the log: at WARN if it is a fault, else at INFO.
     pub fn log(&self) {
         let text = &self.text;
         match self.is_fault {
@@ -87,12 +89,12 @@ impl Note {
     }
 }
 
-/// Lines for the log, until the owner takes them.
+/// Lines for the log, until the tap's caller takes them.
 #[derive(Default)]
 pub(super) struct Notes(Vec<Note>);
 
 impl Notes {
-    /// More than this are not kept, should the owner not take them.
+    /// The maximum number of lines kept if the caller does not take them.
     const MOST: usize = 256;
 
     /// Adds a fault.
@@ -100,7 +102,7 @@ impl Notes {
         self.add(Note { is_fault: true, text });
     }
 
-    /// Adds something that is as it should be.
+    /// Adds a note about a normal event.
     pub(super) fn inform(&mut self, text: String) {
         self.add(Note { is_fault: false, text });
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// An open savefile.
 pub(super) struct Replay {
     path: PathBuf,
-    /// `None` when it was read to its end or to where it is damaged.
+    /// The file; `None` once it was read to its end or to damage.
     file: Option<OpenFile>,
     frames: u64,
 }
@@ -26,8 +26,8 @@ impl Replay {
     /// Opens a pcap or pcapng file of any byte order and time stamp resolution.
     ///
     /// # Errors
-    /// `Savefile` when it cannot be opened, is neither format, or has a link type that is not decoded;
-    /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter.
+    /// Fails with `Savefile` if the file cannot be opened, is in neither format, or has a link type that is
+    /// not decoded. Fails with `CompileFilter`, `SetFilter` or `InvalidArgument` if the filter is rejected.
     pub(super) fn open(path: &Path, filter: Option<&str>) -> Result<Replay> {
         filter.map_or(Ok(()), check_filter)?;
         let file = match open_savefile::savefile(path)? {
@@ -53,20 +53,20 @@ impl Replay {
         Ok(Replay { path: path.into(), file: Some(file), frames: 0 })
     }
 
-    /// Whether everything that can be read was read.
+    /// Returns true if the file was read to its end or to damage.
     pub(super) fn ended(&self) -> bool {
         self.file.is_none()
     }
 
-    /// Frames handed on so far.
+    /// Returns the number of frames delivered so far.
     pub(super) fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Hands on at most `limit` frames and returns how many.
+    /// Delivers at most `limit` frames and returns their number.
     ///
     /// # Errors
-    /// `Savefile`, once, where the file is damaged; the frames before have been handed on.
+    /// Fails with `Savefile`, once, if the file is damaged. The frames before the damage have been delivered.
     pub(super) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> Result<usize> {
         let Some(file) = &mut self.file else { return Ok(0) };
         let frames = &mut self.frames;
@@ -76,7 +76,7 @@ impl Replay {
         };
         let (count, error) = match file {
             OpenFile::Pcap(capture, link) => {
-                // No format tells the MTU of the device that the frames were recorded on.
+                // No format states the MTU of the device that the frames were recorded on.
                 let origin = FrameOrigin { link: *link, namespace: Namespace::HOME, packet_limit: u32::MAX };
                 let (count, error) = drain(capture, origin, limit, handler);
                 (count, error.map(words))
@@ -100,7 +100,7 @@ impl Replay {
     }
 }
 
-/// A link type as libpcap names it.
+/// Returns libpcap's name of a link type, with its number.
 pub(super) fn link_name(link: pcap::Linktype) -> String {
     let name = link.get_name().unwrap_or_else(|_| "unknown".into());
     format!("the link type {name} ({})", link.0)

@@ -15,14 +15,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What one reading gave.
+/// The result of one call of [`Tap::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// Frames handed to the handler.
     pub frames: usize,
-    /// Whether more is there already, so that a wait would end at once.
+    /// True if more frames are already available, so that a wait would end at once.
     pub more: bool,
-    /// Whether the source will never give another frame: a savefile that is at its end. Live capture never ends.
+    /// True if the source will never give another frame: a savefile that is at its end. Live capture never
+    /// ends.
     pub ended: bool,
 }
 
@@ -33,43 +34,47 @@ enum FrameSource {
 
 /// A source of frames.
 ///
-/// It is opened, called and dropped by one thread; [`Waker`] alone may be used from others. Live, it captures in the
-/// network namespace of that thread, and in those besides that its options choose. The thread itself never leaves its
-/// namespace: what must be done inside another is done by short-lived threads that [`Tap::live`] and [`Tap::refresh`]
-/// start. So are devices opened and closed, which takes some 10 and 25 ms for each; dropping the tap waits for these
-/// threads.
+/// One thread opens, calls and drops it; only [`Waker`] may be used from other threads. A live tap captures
+/// in the network namespace of that thread, and in the additional ones that its options choose. The thread
+/// itself never leaves its namespace: short-lived threads that [`Tap::live`] and [`Tap::refresh`] start do
+/// the work inside other namespaces. Such threads also open and close devices, which takes some 10 and 25 ms
+/// for each. Dropping the tap waits for these threads.
 pub struct Tap {
     source: FrameSource,
     poller: Poller,
     addresses: Vec<(Namespace, Arc<LocalAddresses>)>,
     known: Known,
     notes: Notes,
-    /// Whether the addresses have changed since a handler was given them.
+    /// Set if the addresses have changed since the handler last received them.
     is_changed: bool,
 }
 
 impl Tap {
     /// Starts capturing on the devices that `options` name, or on every usable one.
     ///
-    /// Usable are the network interfaces that are up and have a link type that is decoded. Of several devices that
-    /// show the same packets one is captured, also when all were named: the master instead of bridge ports and bond
-    /// members, the device below instead of macvlan and ipvlan, and frames with a VLAN tag on the VLAN's device. A
-    /// named device that is down or vanishes later is waited for.
+    /// Network interfaces are usable if they are up and have a link type that is decoded. If several devices
+    /// show the same packets, one of them is captured, even if all were named: the master instead of bridge
+    /// ports and bond members, the device below instead of macvlan and ipvlan, and frames with a VLAN tag on
+    /// the VLAN's device. The tap waits for a named device that is down or disappears later.
     ///
     /// # Errors
-    /// `NotPermitted` (code `OpenDevice`) without CAP_NET_RAW. `InvalidArgument` for an option out of bounds,
-    /// `NoDevice` for a name that does not exist, `OpenDevice` when a named device, or each of all, does not open,
-    /// `CompileFilter` or `SetFilter` when the filter suits none of them, `SystemResource`. For the chosen network
-    /// namespaces `InvalidArgument` when a path is not one, `SystemResource` when one may not be entered, `Thread`.
+    /// - Fails with `NotPermitted` if the thread lacks CAP_NET_RAW or a filter of system calls refuses its
+    ///   sockets. The code is `OpenDevice`, or `SystemResource` for a netlink socket.
+    /// - Fails with `InvalidArgument` if an option is out of bounds, with `NoDevice` if a named device does
+    ///   not exist, with `OpenDevice` if a named device, or every device, does not open, with `CompileFilter`
+    ///   if the filter suits none of the devices, and with `SystemResource` if the system lacks a resource.
+    /// - For the chosen network namespaces, fails with `InvalidArgument` if a path is not a namespace, with
+    ///   `SystemResource` if one may not be entered, and with `Thread` if a thread does not start.
     pub fn live(options: &TapOptions) -> std::result::Result<Tap, TapError> {
         Tap::live_beside(options, Path::new("/proc"))
     }
 
-    /// The same where the processes are found in another `/proc` tree, such as that of the machine around a container.
-    /// It matters only for finding their network namespaces.
+    /// Starts a live capture as [`Tap::live`] does, but finds the processes in another `/proc` tree, such as
+    /// that of the machine around a container. The tree matters only for finding the network namespaces of
+    /// processes.
     ///
     /// # Errors
-    /// As [`Tap::live`]; `OpenDirectory` when the tree cannot be opened.
+    /// Fails as [`Tap::live`] does, and with `OpenDirectory` if the tree cannot be opened.
     pub fn live_beside(options: &TapOptions, proc_path: &Path) -> std::result::Result<Tap, TapError> {
         let poller = Poller::new()?;
         let mut notes = Notes::default();
@@ -87,11 +92,12 @@ impl Tap {
 
     /// Opens a pcap or pcapng savefile, to be replayed as fast as it can be read. It must be a regular file.
     ///
-    /// Its local addresses are those of this machine, none if they cannot be listed.
+    /// Its local addresses are those of this machine, or none if they cannot be listed.
     ///
     /// # Errors
-    /// `Savefile` when it cannot be opened, is of neither format or of a link type that is not decoded;
-    /// `CompileFilter`, `SetFilter` or `InvalidArgument` for the filter; `SystemResource`.
+    /// Fails with `Savefile` if the file cannot be opened, is in neither format or has a link type that is
+    /// not decoded; with `CompileFilter`, `SetFilter` or `InvalidArgument` if the filter is rejected; with
+    /// `SystemResource` if the process or the system has no descriptor left.
     pub fn savefile(path: &Path, filter: Option<&str>) -> Result<Tap> {
         let replay = Replay::open(path, filter)?;
         let mut notes = Notes::default();
@@ -104,16 +110,16 @@ impl Tap {
         Ok(Tap { source, poller, addresses, known: Known::default(), notes, is_changed: true })
     }
 
-    /// A handle by which any thread can end this tap's [`Tap::wait`].
+    /// Returns a handle by which any thread can end this tap's [`Tap::wait`].
     pub fn waker(&self) -> Waker {
         self.poller.waker()
     }
 
-    /// Blocks until there are frames to read, the waker was rung, or `max` has passed; a signal may end it early.
-    /// A savefile has frames until its end.
+    /// Blocks until there are frames to read, the waker was triggered, or `max` has passed; a signal may end
+    /// it early. A savefile has frames until its end.
     ///
     /// # Errors
-    /// `SystemResource` when the system refuses to wait.
+    /// Fails with `SystemResource` if the system refuses to wait.
     pub fn wait(&mut self, max: Duration) -> Result<()> {
         let due = match &self.source {
             FrameSource::Live(live) => live.due().map(|due| due.saturating_duration_since(Instant::now())),
@@ -128,18 +134,20 @@ impl Tap {
         })
     }
 
-    /// Hands what is there now to `handler`, without blocking and without a system call per frame: at most `limit`
-    /// frames (at least 1) of each device, so that the owner gets to do other things in between.
+    /// Hands the available frames to `handler`, without blocking and without a system call per frame: at most
+    /// `limit` frames (at least 1) of each device, so that the caller can do other work in between.
     ///
-    /// Live, the news of devices, addresses and namespaces is taken in first, which costs a system call for each namespace: the
-    /// kernel tells of what a frame comes by before the frame, so that an address counts from its first packet on.
+    /// A live tap first processes the notices about devices, addresses and namespaces, which costs a system
+    /// call for each namespace. The kernel reports an address before the first frame that arrives at it, so
+    /// that an address counts from its first packet on.
     ///
-    /// A savefile with a filter is read on to the `limit`th frame that passes it. When `handler` panics, the tap
-    /// stays usable and goes on with the next frame.
+    /// A savefile with a filter is read on to the `limit`th frame that passes it. If `handler` panics, the
+    /// tap stays usable and continues with the next frame.
     ///
     /// # Errors
-    /// `Savefile`, once, where a savefile is damaged; what comes before was handed on. `SystemResource` as in
-    /// [`Tap::wait`]. A live device that fails is closed, with a note, and is no error.
+    /// Fails with `Savefile`, once, if a savefile is damaged; the frames before the damage have been
+    /// delivered. Fails with `SystemResource` as [`Tap::wait`] does. A live device that fails is closed, with
+    /// a note, and causes no error.
     pub fn read(&mut self, limit: usize, handler: &mut impl FrameHandler) -> Result<Progress> {
         let limit = limit.max(1);
         if !self.more() {
@@ -157,7 +165,7 @@ impl Tap {
         Ok(Progress { frames, more: self.more(), ended })
     }
 
-    /// Takes up the news, and the devices that have been opened meanwhile.
+    /// Processes the notices, and the devices that have been opened meanwhile.
     fn take_up(&mut self) {
         if let FrameSource::Live(live) = &mut self.source {
             live.hear(&self.poller, &mut self.notes);
@@ -166,7 +174,7 @@ impl Tap {
         self.compare_addresses();
     }
 
-    /// Finds out whether the addresses have changed.
+    /// Updates the addresses, and sets `is_changed` if they have changed.
     fn compare_addresses(&mut self) {
         let FrameSource::Live(live) = &self.source else { return };
         let is_same = |((namespace, addresses), known): (_, &(Namespace, Arc<LocalAddresses>))| {
@@ -179,7 +187,7 @@ impl Tap {
         }
     }
 
-    /// Whether frames are known to be there.
+    /// Returns true if frames are known to be available.
     fn more(&self) -> bool {
         match &self.source {
             FrameSource::Live(live) => live.any_ready(),
@@ -187,11 +195,11 @@ impl Tap {
         }
     }
 
-    /// Follows what has changed on the machine, as [`Tap::begin_refresh`] does, and waits until every device is open
-    /// or closed that is to be.
+    /// Follows the changes on the machine, as [`Tap::begin_refresh`] does, and waits until all pending
+    /// devices are open or closed.
     ///
     /// # Errors
-    /// As [`Tap::begin_refresh`].
+    /// Fails as [`Tap::begin_refresh`] does.
     pub fn refresh(&mut self) -> Result<()> {
         let refreshed = self.begin_refresh();
         if let FrameSource::Live(live) = &mut self.source {
@@ -200,17 +208,19 @@ impl Tap {
         refreshed
     }
 
-    /// Follows what has changed on the machine: opens devices that are new, came up or can now be opened, closes
-    /// those that are gone, and reads the addresses anew; enters network namespaces that have come and leaves those
-    /// that are gone, so that nothing here keeps one alive for much longer than to the next refresh. To be called about
-    /// once a second; an unchanged machine costs some 3 µs for each interface, and looking for namespaces what
-    /// [`crate::namespace::Registry`] says. Does nothing for a savefile.
+    /// Follows the changes on the machine. It opens devices that are new, came up or can now be opened,
+    /// closes those that have disappeared, and rereads the addresses. It enters network namespaces that have
+    /// appeared and leaves those that have disappeared, so that the tap does not keep one alive for much
+    /// longer than to the next refresh. The caller should call it about once a second. An unchanged machine
+    /// costs some 3 µs for each interface, and for the search for namespaces the cost that
+    /// [`crate::namespace::Registry`] states. The function does nothing for a savefile.
     ///
-    /// Devices are opened and closed by other threads while this one reads those that are open. A device is captured on
+    /// Other threads open and close devices while this one reads those that are open. A device is captured on
     /// from the first [`Tap::wait`] or [`Tap::read`] after its opening, which ends a wait.
     ///
     /// # Errors
-    /// `SystemResource` when interfaces or addresses cannot be listed; the capture goes on with what is open.
+    /// Fails with `SystemResource` if interfaces or addresses cannot be listed; the capture continues with
+    /// the open devices.
     pub fn begin_refresh(&mut self) -> Result<()> {
         let FrameSource::Live(live) = &mut self.source else { return Ok(()) };
         let refreshed = live.refresh(&self.poller, &mut self.notes);
@@ -218,24 +228,24 @@ impl Tap {
         refreshed
     }
 
-    /// Whether frames arrive as they are captured, and not as fast as they can be read.
+    /// Returns true if frames arrive as they are captured, rather than as fast as they can be read.
     pub fn is_live(&self) -> bool {
         matches!(self.source, FrameSource::Live(_))
     }
 
-    /// The addresses of each namespace as of the last refresh, with the broadcast addresses of its networks; those of
-    /// the session's own come first. Another pointer means other addresses.
+    /// Returns the addresses of each namespace as of the last refresh, with the broadcast addresses of its
+    /// networks. The session's own namespace is the first. A different pointer means different addresses.
     pub fn local_addresses(&self) -> &[(Namespace, Arc<LocalAddresses>)] {
         &self.addresses
     }
 
-    /// Shows the namespaces besides the session's own, as of the last refresh, to any thread. For a savefile there are
-    /// none.
+    /// Returns the namespaces besides the session's own, as of the last refresh, readable from any thread. A
+    /// savefile has none.
     pub fn known_namespaces(&self) -> &Known {
         &self.known
     }
 
-    /// The counters. Costs a few system calls per device.
+    /// Returns the counters. Costs a few system calls per device.
     pub fn stats(&mut self) -> TapStats {
         match &mut self.source {
             FrameSource::Live(live) => live.stats(),
@@ -243,13 +253,13 @@ impl Tap {
         }
     }
 
-    /// Takes the lines for the log that have come up: devices opened, closed, left out, and why.
+    /// Takes the pending lines for the log: devices opened, closed or left out, and the reasons.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.notes.take()
     }
 }
 
-/// The addresses of all namespaces.
+/// Returns the addresses of all namespaces.
 fn owned(live: &Live) -> Vec<(Namespace, Arc<LocalAddresses>)> {
     live.addresses().map(|(namespace, addresses)| (namespace, Arc::clone(addresses))).collect()
 }

@@ -5,20 +5,21 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 
-/// Gives the calling thread a descriptor table of its own, with nothing in it that the host has.
+/// Gives the calling thread a descriptor table of its own that contains none of the host's descriptors.
 ///
 /// # Errors
-/// What unshare(2) returns, where close_range(2) has failed as well: a filter of system calls refuses both.
+/// Fails with the error of unshare(2) if close_range(2) has failed as well. A filter of system calls refuses
+/// both.
 pub(super) fn leave_host_table() -> nix::Result<()> {
     leave_by_close_range().or_else(|_| leave_by_unshare())?;
     occupy_standard_streams();
     Ok(())
 }
 
-/// Makes an empty table. Nothing is copied, so nothing has to be closed: closing flushes what the host has written to files
-/// on network file systems. Linux 5.9.
+/// Creates an empty table. Nothing is copied, so nothing has to be closed. Closing would flush data that the
+/// host has written to files on network file systems. Requires Linux 5.9.
 fn leave_by_close_range() -> nix::Result<()> {
-    // SAFETY: the call takes numbers alone. The descriptors of the calling thread's new table are used by nobody.
+    // SAFETY: the call takes only numbers. Nothing uses the descriptors of the calling thread's new table.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
     Errno::result(result).map(drop)
 }
@@ -35,18 +36,19 @@ fn leave_by_unshare() -> nix::Result<()> {
         nix::Result::Ok((0..RawFd::try_from(soft).unwrap_or(RawFd::MAX)).collect())
     };
     for number in listed.or_else(|_| limit())? {
-        // SAFETY: the new table is this thread's alone, and nothing of ours is in it yet.
+        // SAFETY: the new table belongs to this thread alone, and contains no descriptors of the library yet.
         unsafe { libc::close(number) };
     }
     Ok(())
 }
 
-/// Keeps the numbers of the standard streams from what is opened next: the C library and libpcap may write there.
+/// Keeps later descriptors off the numbers of the standard streams, since the C library and libpcap may write
+/// to these.
 fn occupy_standard_streams() {
     for _ in 0..3 {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         if let Ok(placeholder) = EventFd::from_flags(flags) {
-            // Open as long as the table is.
+            // Open as long as the table exists.
             let _ = OwnedFd::from(placeholder).into_raw_fd();
         }
     }
@@ -58,11 +60,11 @@ mod tests {
     use std::fs::{File, read_dir};
     use std::os::fd::AsRawFd;
 
-    /// Leaves the table on a thread of its own. Returns the descriptors that the new table has.
+    /// Leaves the table on a thread of its own. Returns the number of descriptors in the new table.
     fn left_by(way: fn() -> nix::Result<()>) -> usize {
         let listed = std::thread::spawn(move || {
             way().unwrap();
-            // The listing itself is one.
+            // The listing itself has one descriptor.
             read_dir("/proc/thread-self/fd").unwrap().count() - 1
         });
         listed.join().unwrap()
@@ -77,7 +79,7 @@ mod tests {
         assert_eq!(left_by(leave_by_unshare), 0);
         assert_eq!(left_by(leave_host_table), 3);
         assert!(std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap().ends_with("passwd"));
-        // No copy of the pipe's end is left.
+        // No copy of the pipe's write end is left.
         drop(writer);
         assert_eq!(std::io::read_to_string(reader).unwrap(), "");
     }

@@ -1,5 +1,5 @@
-//! Threads inside somebody else's process: signals blocked, panics caught, names given, and descriptors apart from the
-//! host's.
+//! Threads inside the host process: with signals blocked, panics caught, names, and descriptors apart from
+//! the host's.
 
 mod context;
 mod leave;
@@ -21,13 +21,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_h
 use std::sync::Once;
 use std::thread::{Builder, JoinHandle};
 
-/// Runs `work` on a new thread that blocks every signal, so that the host's handlers run on the host's threads.
+/// Runs `work` on a new thread that blocks every signal, so that the host's handlers run on the host's
+/// threads.
 ///
-/// A panic of `work` ends the thread and is handed to `on_panic` as text; it never reaches the host. The new thread shares the
-/// descriptor table and the [`Context`] of the calling one.
+/// A panic of `work` ends the thread and is passed to `on_panic` as text. It never reaches the host. The new
+/// thread shares the descriptor table and the [`Context`] of the calling thread.
 ///
 /// # Errors
-/// `Thread` when the system refuses another thread.
+/// Fails with `Thread` if the system refuses another thread.
 pub fn spawn<W, P>(name: &str, work: W, on_panic: P) -> Result<JoinHandle<()>, Error>
 where
     W: FnOnce() + Send + 'static,
@@ -44,8 +45,9 @@ where
         .map_err(|error| Error::system(Code::Thread, format_args!("starting the thread {name}"), error))
 }
 
-/// Runs `other` on a thread of its own, which blocks every signal, while `own` runs on the calling thread, and waits for
-/// both; one after the other where the system refuses another thread. A panic of either is the caller's.
+/// Runs `other` on a thread of its own, which blocks every signal, and `own` on the calling thread, and waits
+/// for both. If the system refuses another thread, they run one after the other. A panic of either continues
+/// in the caller.
 pub fn both<A: Send, B>(name: &str, other: impl FnOnce() -> A + Send, own: impl FnOnce() -> B) -> (A, B) {
     let work = Mutex::new(Some(other));
     let context = Context::current();
@@ -59,7 +61,7 @@ pub fn both<A: Send, B>(name: &str, other: impl FnOnce() -> A + Send, own: impl 
         };
         let started = with_signals_blocked(start);
         let own = own();
-        // It has no panics but those caught.
+        // The thread has only panics that were caught.
         let other = started.ok().and_then(|thread| thread.join().ok()).flatten();
         (other, own)
     });
@@ -73,7 +75,7 @@ pub fn both<A: Send, B>(name: &str, other: impl FnOnce() -> A + Send, own: impl 
     }
 }
 
-/// Runs `start` with all signals blocked in the calling thread: threads it starts inherit that mask.
+/// Runs `start` with all signals blocked in the calling thread. Threads that it starts inherit that mask.
 pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let started = start();
@@ -84,14 +86,14 @@ pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Runs `body`; a panic in it becomes its text, and is not printed to the host's standard error.
+/// Runs `body`. A panic in it becomes text, and is not printed to the host's standard error.
 ///
 /// # Errors
-/// The message of the panic.
+/// Fails with the message of the panic.
 pub fn catch_quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        // Panics of the host's own code, where it is Rust as well, go to the hook that was there.
+        // Panics of the host's own code, if it is Rust as well, go to the previous hook.
         let host = take_hook();
         set_hook(Box::new(move |panic| {
             if !IS_QUIET.try_with(Cell::get).unwrap_or(false) {
@@ -101,17 +103,17 @@ pub fn catch_quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     });
     let before = IS_QUIET.try_with(|quiet| quiet.replace(true)).unwrap_or(false);
     let outcome = catch_unwind(AssertUnwindSafe(body));
-    // Gone only while the thread ends.
+    // The variable is unavailable only while the thread ends.
     let _ = IS_QUIET.try_with(|quiet| quiet.set(before));
     outcome.map_err(|payload| panic_text(payload.as_ref()))
 }
 
 thread_local! {
-    /// Whether the thread is inside [`catch_quietly`].
+    /// True if the thread is inside [`catch_quietly`].
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The message a panic was raised with.
+/// Returns the message of a panic.
 fn panic_text(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()

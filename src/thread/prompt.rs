@@ -1,4 +1,4 @@
-//! How soon a thread runs after it has woken, where there are more threads than processors.
+//! The scheduling delay of a thread that wakes when there are more threads than processors.
 
 use nix::errno::Errno;
 
@@ -16,25 +16,27 @@ struct SchedAttributes {
     period: u64,
 }
 
-/// The shortest slice that the kernel grants, in nanoseconds (`__setparam_fair`, kernel/sched/syscalls.c).
+/// The minimum slice that the kernel grants, in nanoseconds (`__setparam_fair`, kernel/sched/syscalls.c).
 const SHORTEST: u64 = 100_000;
 
-/// A niceness that outweighs nine usual threads.
+/// A niceness whose weight exceeds that of nine normal threads.
 const NICENESS: i32 = -10;
 
-/// Has the calling thread run soon after it wakes: in short slices, which takes no privilege and Linux 6.12, and with a larger
-/// share of the processor, which takes CAP_SYS_NICE. For a thread that uses little of it.
+/// Makes the calling thread run soon after it wakes. It gets short slices, which require Linux 6.12 but no
+/// privilege, and a larger share of the processor, which requires CAP_SYS_NICE. It is meant for a thread that
+/// uses little of the processor.
 ///
 /// # Errors
-/// What sched_getattr(2) and sched_setattr(2) say.
+/// Fails with the errors of sched_getattr(2) and sched_setattr(2).
 pub fn be_prompt() -> nix::Result<()> {
     let size = size_of::<SchedAttributes>() as u32;
     let mut attributes = SchedAttributes { size, ..SchedAttributes::default() };
-    // SAFETY: the kernel writes at most the given size to the structure, which is exclusively borrowed for the call.
+    // SAFETY: the kernel writes at most the given size to the structure, which is exclusively borrowed for
+    // the call.
     let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
     Errno::result(got)?;
     if attributes.policy != libc::SCHED_OTHER as u32 {
-        // Whoever set another one knows why.
+        // Another policy was set deliberately.
         return Ok(());
     }
     let niceness = attributes.nice;
@@ -46,7 +48,7 @@ pub fn be_prompt() -> nix::Result<()> {
 }
 
 fn set(attributes: &SchedAttributes) -> nix::Result<()> {
-    // SAFETY: the kernel reads a structure of the size that it states, which lives through the call.
+    // SAFETY: the kernel reads a structure of the size that it states, which exists throughout the call.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) };
     Errno::result(set).map(drop)
 }
@@ -57,19 +59,19 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_its_policy_and_is_no_nicer_than_before() {
-        // SAFETY: the calls take numbers only.
+        // SAFETY: the calls take only numbers.
         let niceness = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         let change = move || {
             let before = niceness();
             be_prompt().unwrap();
-            // SAFETY: the call takes a number only.
+            // SAFETY: the call takes only a number.
             let policy = unsafe { libc::sched_getscheduler(0) };
             (policy, before, niceness())
         };
         let (policy, before, after) = std::thread::spawn(change).join().unwrap();
         assert_eq!(policy, libc::SCHED_OTHER);
         assert!(after == before || after == NICENESS, "{after}");
-        // The niceness is the thread's own.
+        // The niceness belongs to the thread alone.
         assert_eq!(niceness(), before);
     }
 }

@@ -1,12 +1,13 @@
 //! A descriptor table apart from the host's, shared by the threads of sessions.
 //!
-//! A child that the host forks would keep whatever a session has open, and a program that it starts what a library opens
-//! without close-on-exec. Descriptors in a table of their own are inherited by nobody
-//! but the threads started from it, are not closed by the host's `closefrom`, and do not count with the host's.
+//! In the host's table, a child that the host forks would keep the descriptors of a session, and a program
+//! that the host executes would keep those that a library opens without close-on-exec. Descriptors in a
+//! separate table are inherited only by threads started from it, are not closed by the host's `closefrom`,
+//! and do not count with the host's.
 //!
-//! Sessions of a process share one table, since they share programs in the kernel. A thread cannot move to a table that
-//! exists: it gets the one of the thread that starts it, together with that thread's namespaces and privileges. So threads
-//! that differ in these have tables that differ.
+//! Sessions of a process share one table, since they share eBPF programs. A thread cannot move to an existing
+//! table: it gets the table of the thread that starts it, together with that thread's namespaces and
+//! privileges. Therefore threads that differ in these have different tables.
 
 use super::context::Context;
 use super::leave::leave_host_table;
@@ -24,7 +25,7 @@ static TABLES: PerProcess<Shared<InheritedAttributes, PrivateTable>> = PerProces
 /// The number of the latest table.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// What a thread inherits from the one that starts it, as the kernel tells it.
+/// The attributes that a thread inherits from the thread that starts it, as the kernel reports them.
 type InheritedAttributes = Vec<Vec<u8>>;
 
 /// A descriptor table, and the thread that starts others in it.
@@ -34,7 +35,7 @@ pub struct PrivateTable {
     context: Arc<Context>,
     /// Works in the host's table.
     _host: Worker,
-    /// Why it is the host's table after all.
+    /// The reason that it is the host's table after all.
     shared_because: Option<Errno>,
 }
 
@@ -42,7 +43,7 @@ impl PrivateTable {
     /// Returns the table for sessions of the calling thread.
     ///
     /// # Errors
-    /// `Thread` when the system refuses another thread.
+    /// Fails with `Thread` if the system refuses another thread.
     pub fn of_thread() -> Result<Arc<PrivateTable>> {
         match attributes() {
             Some(attributes) => TABLES.get().get(attributes, PrivateTable::make),
@@ -68,12 +69,12 @@ impl PrivateTable {
     /// Starts a worker in the table.
     ///
     /// # Errors
-    /// `Thread` when the system refuses another thread.
+    /// Fails with `Thread` if the system refuses another thread.
     pub fn start_worker(&self, name: &'static str) -> Result<Worker> {
         self.keeper.run(move || Worker::start(name)).unwrap_or_else(|| Err(no_thread()))
     }
 
-    /// Why it is not apart from the host's, if it is not.
+    /// Returns the reason that it is not apart from the host's table, if it is not.
     pub fn shared_because(&self) -> Option<Errno> {
         self.shared_because
     }
@@ -81,7 +82,7 @@ impl PrivateTable {
 
 impl Drop for PrivateTable {
     fn drop(&mut self) {
-        // A thread that was left behind has the context, too, and its sender would keep the host's worker from ending.
+        // An abandoned thread has the context, too. Its sender would keep the host's worker from ending.
         self.context.end_host();
     }
 }
@@ -90,7 +91,7 @@ fn no_thread() -> Error {
     Error::new(Code::Thread, "starting a thread: the one that starts others has ended")
 }
 
-/// The namespaces and privileges of the calling thread. `None` where they cannot be read.
+/// Returns the namespaces and privileges of the calling thread. `None` if they cannot be read.
 fn attributes() -> Option<InheritedAttributes> {
     const NAMESPACES: [&str; 5] = ["net", "mnt", "pid", "user", "cgroup"];
     const LINES: [&[u8]; 6] = [b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp"];

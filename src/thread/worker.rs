@@ -1,4 +1,4 @@
-//! A thread that runs errands for others, one after the other.
+//! A thread that runs errands for other threads, one after the other.
 
 use super::{catch_quietly, spawn};
 use crate::error::Error;
@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 /// Work for a [`Worker`].
 pub type WorkerJob = Box<dyn FnOnce() + Send>;
 
-/// A thread that waits for errands. Dropping it waits until it has ended; in a forked child, where the thread does not
-/// exist, dropping it does nothing.
+/// A thread that waits for errands. Dropping it waits until the thread has ended. In a forked child, where
+/// the thread does not exist, dropping it does nothing.
 #[derive(Debug)]
 pub struct Worker {
     errands: Option<Sender<WorkerJob>>,
@@ -22,7 +22,7 @@ impl Worker {
     /// Starts the thread.
     ///
     /// # Errors
-    /// `Thread` when the system refuses another thread.
+    /// Fails with `Thread` if the system refuses another thread.
     pub fn start(name: &str) -> Result<Worker, Error> {
         let (errands, queue) = channel::<WorkerJob>();
         let work = move || queue.into_iter().for_each(|errand| errand());
@@ -30,7 +30,7 @@ impl Worker {
         Ok(Worker { errands: Some(errands), thread: Some(thread), process: std::process::id() })
     }
 
-    /// Runs an errand on the thread and waits for it. A panic of the errand goes on in the caller.
+    /// Runs an errand on the thread and waits for it. A panic of the errand continues in the caller.
     ///
     /// Returns `None` in a forked child.
     pub fn run<T: Send + 'static>(&self, errand: impl FnOnce() -> T + Send + 'static) -> Option<T> {
@@ -38,20 +38,20 @@ impl Worker {
         run_on(errands, errand)
     }
 
-    /// Returns another sender of errands. The thread ends when all senders are gone.
+    /// Returns another sender of errands. The thread ends once all senders are dropped.
     pub(super) fn sender(&self) -> Option<Sender<WorkerJob>> {
         self.errands.clone()
     }
 }
 
-/// Runs an errand on the thread behind `errands` and waits for it. Returns `None` when that thread has ended.
+/// Runs an errand on the thread behind `errands` and waits for it. Returns `None` if that thread has ended.
 pub(super) fn run_on<T: Send + 'static>(
     errands: &Sender<WorkerJob>,
     errand: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (report, reported) = sync_channel(1);
     let errand = move || {
-        // It cannot fail: the caller waits for it.
+        // This cannot fail, because the caller waits for it.
         let _ = report.send(catch_quietly(errand));
     };
     errands.send(Box::new(errand)).ok()?;

@@ -1,8 +1,8 @@
-//! Wrong arguments: every function refuses them with the documented code and a text that names them.
+//! Wrong arguments: every function rejects them with the documented code and a text that names them.
 
 use crate::tools::{Program, has_tool, is_root};
 
-/// Runs a scenario with a folder for its files.
+/// Runs a scenario and passes it a folder for its files.
 fn run(scenario: &str) {
     let program = Program::new("inputs.c");
     let folder = program.folder().to_owned();

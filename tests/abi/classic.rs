@@ -1,4 +1,4 @@
-//! The classic interface, used by programs that know nothing of our header and open the library themselves.
+//! The classic interface, used by programs that do not include our header and open the library themselves.
 
 use crate::tools::{Link, Program};
 

@@ -1,11 +1,11 @@
-//! The header: compiles by itself wherever its users may include it, and is what the sources say.
+//! The header compiles by itself wherever users may include it, and it matches the sources.
 
 use crate::tools::{compiler, finished, package};
 use std::fs::read_to_string;
 use std::path::Path;
 use std::time::Duration;
 
-/// Compiles two files that hold nothing but the header, included twice, and links them to a program.
+/// Compiles two files that contain only the header, included twice, and links them into a program.
 fn compiles(extension: &str, flags: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let [main, other] = ["main", "other"].map(|name| folder.path().join(format!("{name}.{extension}")));

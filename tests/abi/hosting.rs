@@ -1,6 +1,7 @@
-//! Living inside somebody's process: nothing of the host's is touched, and no call at a bad moment does harm.
+//! The library inside a foreign process: it changes nothing of the host's, and a call at a bad moment does no
+//! harm.
 //!
-//! Every program fails also when the library writes anything to its standard output or error.
+//! Every program also fails if the library writes anything to its standard output or standard error.
 
 use crate::tools::{Link, Program, is_root, left_out};
 use std::fs::{create_dir, remove_dir, write};
@@ -165,11 +166,11 @@ fn locked_memory_is_as_much_as_documented_as_root() {
     }
 }
 
-/// A control group whose memory is limited.
+/// A control group with a memory limit.
 struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
-    /// `None` where no memory controller can be used.
+    /// Returns `None` if no memory controller can be used.
     fn new(name: &str, bytes: u64) -> Option<MemoryGroup> {
         let name = format!("capture-test-{name}-{}", std::process::id());
         let hierarchies =
@@ -183,7 +184,7 @@ impl MemoryGroup {
         })
     }
 
-    /// Runs a scenario in it, which finds in its environment the way out.
+    /// Runs a scenario inside the group. The environment tells the scenario how to leave the group.
     fn run(&self, scenario: &str) {
         let outside = self.0.with_file_name("cgroup.procs");
         let enter = "echo $$ >\"$0/cgroup.procs\" && CAPTURE_OTHER_GROUP=$1 && export CAPTURE_OTHER_GROUP && shift && exec \"$@\"";
@@ -194,7 +195,7 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // The kernel may still be at the end of what was in it.
+        // The kernel may still be tearing down the processes of the group.
         let deadline = Instant::now() + Duration::from_secs(10);
         while remove_dir(&self.0).is_err() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));

@@ -1,12 +1,12 @@
-//! The layout of every structure and the value of every name of the interface, frozen: what C, C++ and Rust see must be
-//! what programs compiled years ago have built in.
+//! The frozen layout of every structure and value of every name of the interface. C, C++ and Rust must agree
+//! with what programs compiled years ago have built in.
 
 use crate::tools::{compiler, finished};
 use capture::abi;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// One structure as it will always be.
+/// The frozen layout of one structure.
 struct Frozen {
     name: &'static str,
     size: usize,
@@ -264,7 +264,7 @@ fn structures() -> Vec<Frozen> {
     ]
 }
 
-/// Every enumeration with its values; each is 4 bytes wide.
+/// Every enumeration with its values. Each enumeration is 4 bytes wide.
 const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
     ("LoopType", &[("SELECT", 0), ("EPOLL", 1), ("NONE", 2)]),
     ("CaptureAction", &[("ACTION_UPDATE", 0), ("ACTION_REMOVE", 1)]),
@@ -422,11 +422,11 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_VALID_PROPORTIONAL", 8192),
 ];
 
-/// Claims about the header, each of them a line that compiles in C and in C++ only if it is true.
+/// Returns claims about the header. Each is a line that compiles in C and in C++ only if it is true.
 fn claims() -> String {
     let mut text = String::from("#include <libcapture.h>\n");
     let mut claim = |what: &str| {
-        // C99 has no static assertion, but refuses an array of negative size.
+        // C99 has no static assertion, but rejects an array of negative size.
         let line = text.lines().count();
         writeln!(text, "typedef char claim_{line}[({what}) ? 1 : -1];").unwrap();
     };
@@ -447,7 +447,7 @@ fn claims() -> String {
     text + "int main(void) { return 0; }\n"
 }
 
-/// Claims about types, which only C++ can make.
+/// Returns claims about types, which only C++ can state.
 fn type_claims() -> String {
     let mut text = String::from("#include <type_traits>\n");
     for structure in structures() {

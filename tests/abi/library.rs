@@ -1,10 +1,10 @@
-//! The library files: what they export, what they are called, what they need, and that both kinds link.
+//! The library files: exported symbols, names, dependencies, and linking of both kinds.
 
 use crate::tools::{Link, Program, built, package, printed};
 use std::collections::BTreeSet;
 use std::fs::read_to_string;
 
-/// The functions that the header declares.
+/// Returns the functions that the header declares.
 fn declared() -> BTreeSet<String> {
     let header = read_to_string(package().join("include/libcapture.h")).unwrap();
     let code = header.lines().filter(|line| !line.trim_start().starts_with("//"));

@@ -1,6 +1,7 @@
-//! The C interface as its users meet it: C and C++ programs, compiled here, that run against the built shared library.
+//! The C interface as its users meet it: C and C++ programs, compiled here, run against the built shared
+//! library.
 
-// Helpers of tests end loudly, as tests do.
+// Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod arguments;

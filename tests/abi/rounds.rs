@@ -1,10 +1,11 @@
-//! Opening and closing again and again, and living long: descriptors, threads and memory stay what they were.
+//! Sessions that are opened and closed repeatedly, or live long: descriptors, threads and memory do not grow.
 
 use crate::tools::{Program, has_tool, is_root};
 use std::time::Duration;
 
-/// Runs a number of rounds where other programs' processes and traffic do not come and go: in a pid namespace.
-/// A round takes as long as the kernel needs to let go of a packet socket, which is to wait, not to work.
+/// Runs a number of rounds in a pid namespace, so that other programs' processes and traffic do not
+/// interfere. A round takes as long as the kernel needs to release a packet socket; most of that is waiting,
+/// not work.
 fn play(program: &Program, scenario: &str, rounds: &str) {
     let log = program.folder().join("log");
     let namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
@@ -52,7 +53,7 @@ fn valgrind_finds_no_error_and_no_leak_as_root() {
     let program = Program::new("rounds.c").limit(Duration::from_secs(300));
     let report = program.folder().join("valgrind");
     let (log, log_file) = (program.folder().join("log"), format!("--log-file={}", report.display()));
-    // What is only possibly lost is held by pointers to the inside of blocks, as those of Rust's threads are.
+    // Possibly lost blocks are held by pointers to their inside, as those of Rust's threads are.
     let kinds = "definite,indirect";
     let valgrind = [
         "valgrind",
@@ -61,13 +62,14 @@ fn valgrind_finds_no_error_and_no_leak_as_root() {
         &format!("--show-leak-kinds={kinds}"),
         &format!("--errors-for-leak-kinds={kinds}"),
         "--error-exitcode=9",
-        // Valgrind does not know every request of ioctl(2) by name, such as that for the kind of a namespace.
+        // Valgrind does not know every ioctl(2) request by name, for example the one for the kind of a
+        // namespace.
         "--sim-hints=lax-ioctls",
         &log_file,
     ];
     program.run_under(&valgrind, &["leaks".as_ref(), "".as_ref(), log.as_os_str()]);
     let report = std::fs::read_to_string(report).unwrap();
-    // Nor every command of bpf(2), which it then only looks at less closely.
+    // Valgrind does not know every bpf(2) command either; it then only checks it less closely.
     let is_known = |line: &&str| !line.contains("WARNING: unhandled eBPF command");
     assert_eq!(report.lines().filter(is_known).collect::<Vec<_>>(), [""; 0]);
 }

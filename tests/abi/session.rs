@@ -1,4 +1,4 @@
-//! The session interface in use, and both interfaces for a user without privileges.
+//! The session interface in use, and both interfaces for an unprivileged user.
 
 use crate::tools::{Link, Program, has_tool, is_root};
 

@@ -1,4 +1,4 @@
-//! Finding the built library, compiling programs against it, and running them for a bounded time.
+//! Finds the built library, compiles programs against it, and runs them for a bounded time.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,23 +10,25 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long any program may run, unless its test says otherwise: far longer than one does on a busy machine.
+/// The time that a program may run unless its test sets another limit. It is far longer than any program
+/// needs on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a program exits with when the machine or the user does not allow what it wants to test.
+/// The exit code of a program that cannot run its test on this machine or as this user.
 const LEFT_OUT: i32 = 77;
 
-/// The root of the package.
+/// Returns the root of the package.
 pub fn package() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Where the sources of the test programs are.
+/// Returns the path of a test program's source.
 pub fn source(name: &str) -> PathBuf {
     package().join("tests/abi/c").join(name)
 }
 
-/// A library that was built together with this test: cargo leaves it beside the test's executable.
+/// Returns the path of a library that was built together with this test. cargo leaves it beside the test's
+/// executable.
 pub fn built(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -45,31 +47,31 @@ pub fn built(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// A compiled program in a folder of its own, with the library beside it under the name that programs look for.
+/// A compiled program in its own folder, with the library beside it under the name that programs look for.
 pub struct Program {
     folder: TempDir,
     name: String,
     limit: Duration,
 }
 
-/// How a program is linked.
+/// Way in which a program is linked.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Link {
     /// Against the shared library.
     Shared,
     /// Against the static library.
     Static,
-    /// Not at all: it opens the library itself.
+    /// Not linked: the program opens the library itself.
     Itself,
 }
 
-/// What a program left behind.
+/// Result of a program that has ended.
 pub struct Ended {
-    /// Its exit code, or minus the signal that ended it.
+    /// The exit code, or minus the number of the signal that ended the program.
     pub code: i32,
-    /// What it wrote.
+    /// The standard output.
     pub stdout: String,
-    /// What it wrote as errors.
+    /// The standard error.
     pub stderr: String,
 }
 
@@ -79,10 +81,10 @@ impl Program {
         Program::linked(name, Link::Shared)
     }
 
-    /// As [`Program::new`], linked in another way.
+    /// As [`Program::new`], but linked in the given way.
     pub fn linked(name: &str, link: Link) -> Program {
         let folder = tempfile::tempdir().unwrap();
-        // Programs that run as another user must get in.
+        // Programs that run as another user must be able to enter the folder.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let shared = folder.path().join("libcapture.so.1");
         symlink(built("libcapture.so"), &shared).unwrap();
@@ -99,14 +101,15 @@ impl Program {
         Program { folder, name: name.to_owned(), limit: TIMEOUT }
     }
 
-    /// Gives the program another limit of time.
+    /// Sets another time limit for the program.
     pub fn limit(mut self, limit: Duration) -> Program {
         self.limit = limit;
         self
     }
 
-    /// Runs the program as nobody, without any capability, which only root can; gives it the name of a file that it may
-    /// write. It gets a copy of the library, because it might not reach the original.
+    /// Runs the program as user nobody without any capability, which only root can do. Passes it the name of
+    /// a file that it may write. The program gets a copy of the library because it might not reach the
+    /// original.
     pub fn run_as_nobody(&self, scenario: &str) {
         let shared = self.library();
         std::fs::remove_file(&shared).unwrap();
@@ -118,12 +121,12 @@ impl Program {
         self.run_under(&nobody, &[scenario.as_ref(), room.join("log").as_os_str()]);
     }
 
-    /// The folder it lives in.
+    /// Returns the program's folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The library beside it.
+    /// Returns the path of the library beside the program.
     pub fn library(&self) -> PathBuf {
         self.folder.path().join("libcapture.so.1")
     }
@@ -133,8 +136,8 @@ impl Program {
         self.run_under(&[], arguments);
     }
 
-    /// Runs the program with another one in front of it. Its checks must all hold, and neither it nor the library
-    /// may write anything: a program says something only about a check that failed.
+    /// Runs the program under a wrapper. All its checks must hold. Neither the program nor the library may
+    /// write anything: a program writes only about a failed check.
     pub fn run_under<A: AsRef<OsStr>>(&self, wrapper: &[&str], arguments: &[A]) {
         let mut command = match wrapper {
             [] => Command::new(self.folder().join("program")),
@@ -155,7 +158,7 @@ impl Program {
     }
 }
 
-/// The compiler for a source file with the flags that users' strictest builds have.
+/// Returns the compiler command for a source file, with the flags of users' strictest builds.
 pub fn compiler(name: &str) -> Command {
     let is_cpp = name.ends_with(".cc");
     let mut compile = Command::new(if is_cpp { "c++" } else { "cc" });
@@ -164,7 +167,7 @@ pub fn compiler(name: &str) -> Command {
     compile
 }
 
-/// Runs a command to its end; one that has not ended in time is killed, and the test fails.
+/// Runs a command to its end. Kills it and fails the test if it does not end within the limit.
 pub fn finished(command: &mut Command, limit: Duration) -> Ended {
     let output = tempfile::tempfile().unwrap();
     let errors = tempfile::tempfile().unwrap();
@@ -199,14 +202,14 @@ fn text_of(mut file: std::fs::File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What a tool prints; the tool must succeed.
+/// Returns the standard output of a tool, which must succeed.
 pub fn printed(tool: &str, arguments: &[&OsStr]) -> String {
     let ended = finished(Command::new(tool).args(arguments), TIMEOUT);
     assert_eq!(ended.code, 0, "{tool} {arguments:?}: {}", ended.stderr);
     ended.stdout
 }
 
-/// Whether a tool is installed; says so when it is not.
+/// Returns true if a tool is installed; otherwise reports the test as left out.
 pub fn has_tool(tool: &str) -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders).any(|folder| folder.join(tool).exists());
@@ -216,9 +219,9 @@ pub fn has_tool(tool: &str) -> bool {
     found
 }
 
-/// Whether this is root; says so when it is not.
+/// Returns true if this process runs as root; otherwise reports the test as left out.
 pub fn is_root() -> bool {
-    // SAFETY: the call has no conditions.
+    // SAFETY: geteuid(2) has no preconditions.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
         left_out("this user is not root");
@@ -226,7 +229,7 @@ pub fn is_root() -> bool {
     root
 }
 
-/// Notes that something was not tested; where everything is required that is a failure.
+/// Reports that something was not tested. Fails if everything is required.
 pub fn left_out(reason: &str) {
     assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"), "left out: {reason}");
     println!("left out: {reason}");

@@ -1,7 +1,7 @@
-//! A short version of `scripts/accuracy`: representative scenarios of a few seconds, for their bytes only.
+//! A short version of `scripts/accuracy`: representative scenarios of a few seconds, which check bytes only.
 //!
-//! Needs root, ip, nft, ping, tcpdump and ss. Where these are missing the tests say so and do nothing, unless
-//! CAPTURE_REQUIRE_ALL=1.
+//! Needs root, ip, nft, ping, tcpdump and ss. If one of these is missing, the tests print a line and pass;
+//! with CAPTURE_REQUIRE_ALL=1 they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
@@ -18,26 +18,26 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
-/// When a test gives up on what should long have happened.
+/// The time after which a test gives up on an expected event.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The program, built like this one.
+/// Returns the path of the `accuracy` program, built like this test.
 fn program() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let built = || {
-        // Built here once, not by several programs at a time.
+        // Builds the maker once here; otherwise several programs would build it at the same time.
         lab::traffic_maker();
         built_example("accuracy")
     };
     PROGRAM.get_or_init(built).clone()
 }
 
-/// Whether what cannot be tested fails.
+/// Returns true if a test that cannot run must fail.
 fn is_required() -> bool {
     std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 
-/// Whether a test can run; fails where it must.
+/// Returns true if the tests can run here. Fails if they cannot but must.
 fn can_run() -> bool {
     let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
     let tools = ["ip", "nft", "ping", "tcpdump", "ss"];
@@ -49,23 +49,23 @@ fn can_run() -> bool {
     false
 }
 
-/// What a scenario came to: bytes, but for the last three.
+/// The result of a scenario, in bytes except for the last three fields.
 #[derive(Debug)]
 struct Figures {
     truth: u64,
     right: u64,
     wrong: u64,
     wrong_unflagged: u64,
-    /// With an owner or without.
+    /// Bytes with or without an owner.
     seen: u64,
     lost: u64,
     connections: u64,
     failed: u64,
-    /// Percent of the bytes of that end which has the least.
+    /// The smallest share that is right of an end's bytes, percent.
     least_right: f64,
 }
 
-/// The engines of the program, each with the reason for which it is not available, if so.
+/// Returns the engines of the program, each with the reason if it is unavailable.
 fn engines() -> &'static [(String, Option<String>)] {
     static ENGINES: OnceLock<Vec<(String, Option<String>)>> = OnceLock::new();
     ENGINES.get_or_init(|| {
@@ -79,9 +79,9 @@ fn engines() -> &'static [(String, Option<String>)] {
     })
 }
 
-/// Plays a scenario for so many seconds; `None` when the kernel lacks what it needs.
+/// Plays a scenario for `length` seconds. Returns `None` if the kernel lacks something that it needs.
 fn play(scenario: &str, engine: &str, length: &str) -> Option<Figures> {
-    // Where it may, it goes before whatever else the machine does.
+    // With permission, it runs at a higher priority than the rest of the machine's work.
     let mut command = Command::new("nice");
     command.args(["-n", "-20"]).arg(program());
     command.args(["--figures", "--bytes-only", "--seconds", length]);
@@ -111,48 +111,50 @@ fn play(scenario: &str, engine: &str, length: &str) -> Option<Figures> {
     })
 }
 
-/// Whether a scenario leaves room for others.
+/// Coexistence of scenarios: beside others or alone.
 #[derive(Clone, Copy)]
 enum Pace {
     Beside,
     Alone,
 }
 
-/// What must come of a short play, whatever else the machine does.
+/// The required result of a short play, whatever else the machine does.
 #[derive(Clone, Copy)]
 struct Floor {
-    /// Least true bytes: fewer would say nothing.
+    /// The minimum of true bytes. Fewer would prove nothing.
     truth: u64,
-    /// Least percentage that is right: of the bytes of each end, or, with `once`, of all.
+    /// The minimum percentage that is right: of the bytes of each end, or of all bytes if `once` is set.
     right: f64,
-    /// Most percentage that is wrong.
+    /// The maximum percentage that is wrong.
     wrong: f64,
-    /// Whether wrong bytes that are flagged as not certain are excused.
+    /// True if wrong bytes that are flagged as uncertain are excused.
     flag_excuses: bool,
-    /// Whether others may play beside it.
+    /// Coexistence with other scenarios.
     pace: Pace,
-    /// Whether it watches many namespaces: then all bytes, credited or not, must not be more than the true ones. Its
-    /// ends share the processors, so that on a busy one all connections of some may be too short to find their owner.
+    /// True if the scenario watches many namespaces: all bytes, credited or not, must then not exceed the
+    /// true bytes. Its ends share the processors, so on a busy machine all connections of some ends may be
+    /// too short to find their owner.
     once: bool,
 }
 
-/// Ten times as much may lack its owner as in a long play: a process is looked for from its first connections on, and
-/// those of them that were too short are a larger part of a short play.
+/// The share without an owner may be ten times that of a long play. A process is searched for from its first
+/// connections on, and those of them that were too short make up a larger part of a short play.
 const USUAL: Floor =
     Floor { truth: 1_000_000, right: 90.0, wrong: 0.1, flag_excuses: false, pace: Pace::Beside, once: false };
 const ALONE: Floor = Floor { pace: Pace::Alone, ..USUAL };
 
-/// What can be seen from outside of an uncommon use of sockets is as exact as that of a common one.
+/// An uncommon use of sockets that is visible from outside is counted as exactly as a common one.
 const UNCOMMON: Floor = Floor { wrong: 0.0, ..USUAL };
 
-/// What cannot be seen from outside at all.
+/// A use that is not visible from outside at all.
 const UNSEEN: Floor = Floor { right: 0.0, ..UNCOMMON };
 
-/// Plays until one has its floor. Whoever needs all processors for a second lets connections pass unseen, so that a
-/// busy machine takes more than one; what is wrong, counted twice or lost is so however busy it is.
+/// The maximum number of plays until one reaches its floor. A process that needs all processors for a second
+/// lets connections pass unseen, so that a busy machine takes more than one play. Wrong, duplicate and lost
+/// bytes do not depend on the load.
 const PLAYS: usize = 4;
 
-/// Those who move much play alone, others beside one another.
+/// A lock that scenarios with much traffic take exclusively, and that the others share.
 static BUSY: RwLock<()> = RwLock::new(());
 
 #[track_caller]
@@ -187,10 +189,10 @@ fn holds(scenario: &str, engine: &str, floor: &Floor) {
     }
 }
 
-/// How many play at once where it is not a test for each.
+/// The number of scenarios that play at the same time in a test of several.
 const AT_ONCE: usize = 4;
 
-/// Plays scenarios beside one another.
+/// Plays several scenarios at the same time.
 fn all_hold(scenarios: &[(&str, &Floor)], engine: &str) {
     let waiting = Mutex::new(scenarios.iter());
     let next = || waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
@@ -202,7 +204,8 @@ fn all_hold(scenarios: &[(&str, &Floor)], engine: &str) {
     std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(play_on))));
 }
 
-/// A test for each, with the engine that needs nothing of the kernel; and the names and floors of all of them.
+/// Defines a test for each scenario, with the engine that needs nothing of the kernel, and the constant
+/// `COMMON` with the names and floors of all of them.
 macro_rules! scenarios {
     ($($name:ident: $scenario:literal $floor:expr;)*) => {
         $(#[test]
@@ -233,7 +236,8 @@ scenarios! {
     bulk_root: "bulk-tcp-v4-send" Floor { truth: 10_000_000, right: 99.0, wrong: 0.0, ..ALONE };
 }
 
-/// Uncommon ways to use sockets. One that was passed on is, from outside, whosever it happens to be at the first look.
+/// Uncommon ways to use sockets. From outside, a passed socket belongs to the process that happens to hold it
+/// at the first lookup.
 const UNCOMMON_ONES: &[(&str, &Floor)] = &[
     ("sendfile", &UNCOMMON),
     ("splice", &UNCOMMON),
@@ -259,7 +263,8 @@ fn uncommon_ways_to_use_sockets_root() {
     }
 }
 
-/// More that is over before anybody can look from outside, or that only the kernel itself can tell.
+/// Further uses of sockets that end before they can be observed from outside, or that only the kernel can
+/// attribute.
 const ONLY_IN_THE_KERNEL: &[(&str, &Floor)] = &[
     ("processes-300", &USUAL),
     ("passed-kept", &USUAL),
@@ -267,17 +272,17 @@ const ONLY_IN_THE_KERNEL: &[(&str, &Floor)] = &[
     ("udp-short", &UNCOMMON_SMALL),
 ];
 
-/// Little traffic.
+/// A floor for little traffic.
 const UNCOMMON_SMALL: Floor = Floor { truth: 10_000, ..UNCOMMON };
 
-/// With an engine whose owners are the kernel's, everything is exact.
+/// Checks that everything is exact with an engine that gets the owners from the kernel.
 fn is_exact_with(engine: &str) {
     if !can_run() {
         return;
     }
     let found = engines().iter().find(|(name, _)| name == engine).expect("the program knows it");
     if let Some(reason) = &found.1 {
-        // Built without probes the library has no such engine.
+        // A library that was built without eBPF programs has no such engine.
         assert!(!is_required() || !cfg!(feature = "ebpf"), "{engine} is not available: {reason}");
         eprintln!("not run: {engine} is not available: {reason}");
         return;
@@ -299,14 +304,14 @@ fn bytes_counted_in_the_kernel_are_exact_root() {
     is_exact_with("kernel");
 }
 
-/// The program at work, with all that it has started so far.
+/// The running program, with all processes that it has started so far.
 struct AtWork {
     program: Child,
-    /// Process ids with the times of their starts.
+    /// Process ids with their start times.
     descendants: BTreeSet<(i32, u64)>,
 }
 
-/// Starts the program, and waits until it is so far: so many namespaces, and so many processes of its own.
+/// Starts the program, and waits until it has created this many namespaces and processes.
 fn at_work(namespaces: usize, processes: usize) -> AtWork {
     let mut command = Command::new(program());
     command.args(["--bytes-only", "--seconds", "30", "--scenario", "prefork"]);
@@ -321,7 +326,7 @@ fn at_work(namespaces: usize, processes: usize) -> AtWork {
     work
 }
 
-/// The living descendants of a process.
+/// Returns the living descendants of a process.
 fn descendants(of: i32) -> BTreeSet<(i32, u64)> {
     let all: Vec<(i32, i32, u64)> = procfs::process::all_processes()
         .unwrap()
@@ -340,13 +345,13 @@ fn descendants(of: i32) -> BTreeSet<(i32, u64)> {
     found
 }
 
-/// Whether a process still lives.
+/// Returns true if a process still lives.
 fn lives(&(pid, started): &(i32, u64)) -> bool {
     let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
     stat.is_ok_and(|stat| stat.starttime == started && stat.state != 'Z')
 }
 
-/// The network namespaces that one of these processes has named.
+/// Returns the network namespaces that are named after one of these processes.
 fn namespaces_of(processes: &BTreeSet<(i32, u64)>) -> Vec<String> {
     let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -366,12 +371,12 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Ends the program by a signal; nothing of it may be left. Returns what it ended with.
+/// Ends the program by a signal, and checks that nothing of it is left. Returns the exit code.
 fn ends_by(signal: Signal, mut work: AtWork) -> Option<i32> {
     kill(Pid::from_raw(work.program.id() as i32), signal).unwrap();
     let status = work.program.wait().unwrap();
     if signal != Signal::SIGKILL {
-        // It is gone only after all else.
+        // The program ends only after everything else is removed.
         assert_eq!(namespaces_of(&work.descendants), [""; 0], "{signal}");
     }
     wait_until("its processes are gone", || !work.descendants.iter().any(lives));
@@ -384,7 +389,8 @@ fn interrupted_it_leaves_nothing_root() {
     if !can_run() {
         return;
     }
-    // While it makes its hosts; while there is traffic, with the keeper's two, the server's nine and the client.
+    // While the program creates its hosts; and while there is traffic, with the keeper's two processes, the
+    // server's nine and the client.
     for (namespaces, processes) in [(1, 2), (2, 2), (2, 12)] {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
             let code = ends_by(signal, at_work(namespaces, processes));

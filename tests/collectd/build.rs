@@ -1,4 +1,4 @@
-//! The library and the plugin, built and installed as their users do, in a directory of cargo's for tests.
+//! The library and the plugin, built and installed as users do, in a directory that cargo provides for tests.
 
 use crate::lab::run;
 use crate::snippets::examples;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What was built.
+/// The installed library and plugin.
 pub struct Built {
     root: PathBuf,
 }
 
 impl Built {
-    /// Builds it, once.
+    /// Returns the built files. The first call builds them.
     pub fn get() -> &'static Built {
         static BUILT: OnceLock<Built> = OnceLock::new();
         BUILT.get_or_init(Built::new)
@@ -26,7 +26,7 @@ impl Built {
             std::fs::remove_dir_all(&root).unwrap();
         }
         let built = Built { root };
-        // Figures of CPU time are those of a release.
+        // Figures of CPU time are those of a release build.
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--release", "--locked", "--lib"]).current_dir(package);
         build.args((!cfg!(feature = "ebpf")).then_some("--no-default-features"));
@@ -42,7 +42,7 @@ impl Built {
         make.arg(format!("DESTDIR={}", built.root.display()));
         make.env("PKG_CONFIG_PATH", built.path("usr/lib/pkgconfig"));
         assert!(make.status().unwrap().success(), "make install");
-        // collectd looks for all plugins in one directory, and follows no links.
+        // collectd looks for all plugins in one directory and follows no links.
         run(&format!("cp -r /usr/lib/collectd {}", built.path("usr/lib").display()));
         built
     }
@@ -51,17 +51,17 @@ impl Built {
         self.root.join(name)
     }
 
-    /// Where collectd finds its plugins.
+    /// Returns the directory in which collectd finds its plugins.
     pub fn plugins(&self) -> PathBuf {
         self.path("usr/lib/collectd")
     }
 
-    /// Where the loader finds the library.
+    /// Returns the directory in which the loader finds the library.
     pub fn libraries(&self) -> PathBuf {
         self.path("usr/lib")
     }
 
-    /// The types of the plugin's values.
+    /// Returns the file of the types of the plugin's values.
     pub fn types(&self) -> PathBuf {
         self.path("usr/share/collectd/capture-types.db")
     }

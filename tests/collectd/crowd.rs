@@ -1,10 +1,12 @@
-//! A thousand processes, each with series of its own, at the usual interval: nothing is dropped. What that costs is shown
-//! beside collectd's own plugin `processes`, which looks at the same processes in the same minute.
+//! A thousand processes, each with its own series, at the usual interval: nothing is dropped. The cost is
+//! printed beside that of collectd's own plugin `processes`, which reads the same processes in the same
+//! minute.
 //!
-//! The two plugins run in a collectd each, so that their CPU times can be told apart: that of the reading threads and of
-//! the library's own, and that of the whole process, from the kernel's accounts of each thread (`schedstat`). Both read
-//! each process by itself, descriptors and I/O included. From both Prometheus fetches all values; what that costs, and what
-//! collectd does with each value, is only in the second figure.
+//! Each plugin runs in its own collectd, so that their CPU times can be separated. Two figures come from the
+//! kernel's accounts of each thread (`schedstat`): that of the reading threads with the library's threads,
+//! and that of the whole process. Both plugins read each process separately, including descriptors and I/O.
+//! Prometheus fetches all values from both. Only the second figure includes the cost of this, and of
+//! collectd's own work on each value.
 
 use crate::daemon::Collectd;
 use crate::prometheus::Prometheus;
@@ -71,10 +73,10 @@ fn a_thousand_processes_by_pid_lose_nothing_root() {
             INTERVAL_S,
             &[("theirs.conf", peer(&pids)), own],
         );
-        // Twice in each interval, so that no reading is missed.
+        // Two scrapes in each interval, so that no reading is missed.
         let targets = ["10.78.1.2".to_owned(), "10.78.2.2".to_owned()];
         let prometheus = Prometheus::start(&site, &targets, INTERVAL_S / 2);
-        // The first reading of each plugin allocates what the later ones use.
+        // The first reading of each plugin allocates memory that the later readings reuse.
         prometheus.wait_for(&format!("count(collectd_capture_resident_bytes) > {PROCESSES}"));
         sleep(Duration::from_secs(INTERVAL_S + INTERVAL_S / 2));
 
@@ -85,7 +87,7 @@ fn a_thousand_processes_by_pid_lose_nothing_root() {
         Cpu::show("processes", before[1], after[1]);
 
         let now = std::time::SystemTime::now();
-        // The latest reading may not have been fetched yet.
+        // Prometheus may not have fetched the latest reading yet.
         let range = INTERVAL_S * u64::from(INTERVALS + 1);
         for metric in ["network_bytes_send_total", "cpu_us_user_total", "resident_bytes", "open_descriptors"]
         {
@@ -116,13 +118,13 @@ fn a_thousand_processes_by_pid_lose_nothing_root() {
     });
 }
 
-/// The children of a process.
+/// Returns the children of a process.
 fn children(pid: i32) -> Vec<i32> {
     let text = read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-/// Has the plugin `processes` look at each of the processes.
+/// Returns a configuration in which the plugin `processes` reads each of the processes.
 fn peer(pids: &[i32]) -> String {
     let lines: String = pids.iter().map(|pid| format!("  Process \"maker-{pid}\"\n")).collect();
     format!(

@@ -1,4 +1,4 @@
-//! collectd with the plugin, from its own directory and with its own configuration.
+//! collectd with the plugin, in its own directory and with its own configuration.
 
 use crate::build::Built;
 use crate::site::{Place, Site};
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A running collectd; it ends with this.
+/// A running collectd. Dropping this ends it.
 pub struct Collectd {
     directory: PathBuf,
     pid: Pid,
-    /// None when it runs in the background, where it is nobody's child.
+    /// `None` if collectd runs in the background, where it is not a child of this process.
     child: Option<Child>,
 }
 
-/// Writes the configuration of a collectd that calls its host by this name: `parts` are files of its `conf.d`. Returns
-/// its directory.
+/// Writes the configuration of a collectd with this host name. `parts` are files of its `conf.d`. Returns its
+/// directory.
 pub fn configure(site: &Site, host: &str, interval_s: u64, parts: &[(&str, String)]) -> PathBuf {
     let directory = site.path().join(host);
     let parts_directory = directory.join("conf.d");
@@ -43,7 +43,7 @@ pub fn configure(site: &Site, host: &str, interval_s: u64, parts: &[(&str, Strin
     directory
 }
 
-/// A command that runs collectd with the configuration in a directory, behind the words of `wrapper`.
+/// Returns a command that runs collectd under `wrapper` with the configuration in a directory.
 pub fn command(site: &Site, place: Place, directory: &Path, wrapper: &[&str]) -> Command {
     let words: Vec<&str> = wrapper.iter().copied().chain(["collectd", "-C"]).collect();
     let mut command = site.command(place, words[0]);
@@ -53,7 +53,7 @@ pub fn command(site: &Site, place: Place, directory: &Path, wrapper: &[&str]) ->
 }
 
 impl Collectd {
-    /// Starts one in the foreground, see [`configure`].
+    /// Starts a collectd in the foreground; see [`configure`].
     pub fn start(
         site: &Site,
         place: Place,
@@ -73,7 +73,7 @@ impl Collectd {
         Collectd { directory, pid: Pid::from_raw(child.id() as i32), child: Some(child) }
     }
 
-    /// Has the command go into the background, as services do.
+    /// Runs the command in the background, as services do.
     pub fn run_in_background(command: &mut Command, directory: PathBuf) -> Collectd {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -87,19 +87,19 @@ impl Collectd {
         self.pid.as_raw()
     }
 
-    /// All that it has logged and printed.
+    /// Returns everything that collectd has logged and printed.
     pub fn log(&self) -> String {
         let text = |name: &str| std::fs::read(self.directory.join(name)).unwrap_or_default();
         [text("log"), text("output")].iter().map(|text| String::from_utf8_lossy(text)).collect()
     }
 
-    /// Waits until it has logged this.
+    /// Waits until collectd has logged the text.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
         wait_for(text, || self.log().contains(text), || self.log());
     }
 
-    /// Has it end by SIGTERM, in order. Returns how long that took.
+    /// Ends collectd in order with SIGTERM. Returns the time that this took.
     pub fn stop(mut self) -> Duration {
         let began = Instant::now();
         kill(self.pid, Signal::SIGTERM).unwrap();
@@ -112,7 +112,7 @@ impl Collectd {
         took
     }
 
-    /// Whether it has not ended; nobody may have asked for its end.
+    /// Returns true if the process has not ended. A zombie, which no parent has waited for, counts as ended.
     fn is_running(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))

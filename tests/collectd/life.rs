@@ -1,5 +1,5 @@
-//! The life of a collectd with the plugin: in the background, ended and started again, with what cannot work yet or is
-//! configured wrongly.
+//! The life of a collectd with the plugin: in the background, ended and restarted, with a device that does
+//! not exist yet, and with a wrong configuration.
 
 use crate::daemon::{Collectd, command, configure};
 use crate::lab::run;
@@ -29,16 +29,17 @@ fn a_service_in_the_background_ends_at_once_and_its_figures_go_on_root() {
         let mut took = Vec::new();
         for _ in 0..3 {
             let agent = start();
-            // Half a megabyte a second since this start: that of before is more than five seconds old.
+            // The expected rate is half a megabyte a second since this start. Samples of the previous run are
+            // more than five seconds old.
             sleep(Duration::from_secs(6));
             prometheus.wait_for(&format!("rate({sent}[5s]) > 500000 and count_over_time({sent}[5s]) > 3"));
             took.push(agent.stop());
             assert!(!directory.join("collectd.pid").exists(), "the file with the process id is gone");
         }
         println!("ended {took:.1?} after SIGTERM");
-        // A busy machine may hold up one or the other.
+        // A busy machine may delay some of the three.
         assert!(took.iter().min().unwrap() < &Duration::from_secs(2), "{took:?}");
-        // Each start counts from nothing, which Prometheus knows to put together.
+        // Each start counts from zero; Prometheus recognizes the resets.
         let range = format!("{sent}[2m]");
         let resets = prometheus.value_at(&format!("resets({range})"), std::time::SystemTime::now());
         assert_eq!(resets, 2.0);

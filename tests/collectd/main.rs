@@ -1,7 +1,8 @@
-//! The collectd plugin from end to end: processes' traffic, collectd, Prometheus, against nftables counters.
+//! The collectd plugin from end to end: processes' traffic, collectd, Prometheus, compared with nftables
+//! counters.
 //!
-//! Most need root, ip, nft, ethtool, make, collectd with its headers, Prometheus and valgrind. Where these are missing the tests
-//! say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
+//! Most tests need root, ip, nft, ethtool, make, collectd with its headers, Prometheus and valgrind. If one
+//! of these is missing, the tests print a line and pass; with CAPTURE_REQUIRE_ALL=1 they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
@@ -35,19 +36,20 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 use workshop::{has_tools, left_out};
 
-/// When a test gives up on what should long have happened.
+/// The time after which a test gives up on an expected event.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Held by all tests with daemons, by one with very many processes alone: each collectd sees all of them.
+/// A lock that all tests with daemons share. The test with very many processes takes it exclusively, because
+/// each collectd sees all processes.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Runs a test, where it can run, in a thread that may change its network namespace.
+/// Runs a test, if it can run here, in a thread that may change its network namespace.
 fn with_daemons(test: impl FnOnce() + Send) {
     let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     run_where_possible(test);
 }
 
-/// The same while no other test runs.
+/// As [`with_daemons`], while no other test runs.
 fn with_daemons_alone(test: impl FnOnce() + Send) {
     let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     run_where_possible(test);
@@ -66,12 +68,12 @@ fn run_where_possible(test: impl FnOnce() + Send) {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Whether what cannot be tested fails.
+/// Returns true if a test that cannot run must fail.
 fn requires_all() -> bool {
     std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 
-/// Waits until something is so; what it shows otherwise is in the message.
+/// Waits until a condition holds. Panics with the result of `shown` if it does not hold in time.
 #[track_caller]
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool, shown: impl Fn() -> String) {
     let deadline = Instant::now() + TIMEOUT;
@@ -81,7 +83,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool, shown: impl Fn() -> Str
     }
 }
 
-/// Bytes that had passed at some time, as nftables counts them.
+/// Bytes that had passed by a certain time, as nftables counts them.
 #[derive(Clone, Copy)]
 struct Reading {
     at: SystemTime,
@@ -90,16 +92,16 @@ struct Reading {
 }
 
 impl Reading {
-    /// What has been counted under a name in the calling thread's namespace.
+    /// Reads the counters of a name in the calling thread's namespace.
     fn of(name: &str) -> Reading {
         let (clock, began) = (SystemTime::now(), Instant::now());
         let (sent, received) = counters_of(name);
-        // They were read at some time in between.
+        // The counters were read between the two times.
         Reading { at: clock + began.elapsed() / 2, sent, received }
     }
 }
 
-/// A figure that came out of Prometheus, and what it should be.
+/// A figure from Prometheus, and its expected value.
 struct Comparison {
     what: String,
     truth: f64,
@@ -112,7 +114,7 @@ impl Comparison {
     }
 }
 
-/// Shows all of them, and fails when one is off by more than 2 %.
+/// Prints all comparisons, and fails if one is off by more than 2 %.
 #[track_caller]
 fn all_within_two_percent(comparisons: &[Comparison]) {
     let is_wrong = |is: &Comparison| is.truth <= 0.0 || (is.found / is.truth - 1.0).abs() > 0.02;

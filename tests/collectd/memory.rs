@@ -21,14 +21,15 @@ fn valgrind_finds_no_error_and_no_leak_of_plugin_or_library_root() {
             "--show-leak-kinds=definite,indirect",
             "--keep-debuginfo=yes",
             "--num-callers=40",
-            // Valgrind does not know every request of ioctl(2) by name, such as that for the kind of a namespace.
+            // Valgrind does not know every ioctl(2) request by name, for example the one for the kind of a
+            // namespace.
             "--sim-hints=lax-ioctls",
         ];
         let agent = Collectd::run(&mut command(&site, host, &directory, &wrapper), directory);
         let prometheus = Prometheus::start(&site, &["10.78.1.2".to_owned()], 1);
         prometheus.wait_for("collectd_capture_update_us");
         let _server = site.maker(Place::Hub, "peer", "tcp-server", "10.78.1.1:7001", &[]);
-        // Groups come and go meanwhile.
+        // Groups appear and disappear meanwhile.
         let orders = [("rate", 10), ("milliseconds", 8000), ("named", 1)];
         let mut clients = site.maker(host, "client", "processes", "10.78.1.1:7001", &orders);
         clients.start();

@@ -1,4 +1,4 @@
-//! Figures handed on by collectd's network plugin: from a host to a collector, and from that to Prometheus.
+//! Figures forwarded by collectd's network plugin: from a host to a collector, and from there to Prometheus.
 
 use crate::counters::settled_port;
 use crate::daemon::Collectd;
@@ -35,8 +35,8 @@ fn figures_pass_through_another_collectd_under_the_name_of_their_host_root() {
         let after = site.at(counted, || Reading::of("p7001"));
         sleep(Duration::from_secs(5));
         let length = after.at.duration_since(before.at).unwrap();
-        // The collector shows a value when a packet full of them has come, every few seconds: rate() would be off by what
-        // it guesses at both ends.
+        // The collector shows a value when a packet full of values has arrived, every few seconds. rate()
+        // would be off by its extrapolation at both ends.
         let rate = prometheus.value_at(&format!("deriv({sent}[{}ms])", length.as_millis()), after.at);
         let truth = (after.sent - before.sent) as f64 / length.as_secs_f64();
         source.finish();

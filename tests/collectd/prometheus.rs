@@ -1,4 +1,4 @@
-//! Prometheus with the project's own configuration, asked by its HTTP interface.
+//! Prometheus with the project's own configuration, queried through its HTTP interface.
 
 use crate::site::{Place, Site};
 use crate::{snippets, wait_for};
@@ -10,22 +10,23 @@ use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
-/// Where it listens, at the hub.
+/// The address that Prometheus listens on, at the hub.
 const ADDRESS: &str = "127.0.0.1:9090";
 
 /// Labels of a series.
 pub type Labels = BTreeMap<String, String>;
 
-/// Samples of one series: when, in seconds, and what.
+/// Samples of one series: time in seconds, and value.
 pub type Samples = Vec<(f64, f64)>;
 
-/// A Prometheus at the hub of a site; it ends with this.
+/// A Prometheus at the hub of a site. Dropping this ends it.
 pub struct Prometheus {
     child: Child,
 }
 
 impl Prometheus {
-    /// Starts it with the project's `prometheus.yml` and `rules.yml`; it asks these addresses so often.
+    /// Starts it with the project's `prometheus.yml` and `rules.yml`. It scrapes these addresses at this
+    /// interval.
     pub fn start(site: &Site, targets: &[String], interval_s: u64) -> Prometheus {
         let directory = site.path().join("prometheus");
         snippets::write_prometheus_files(&directory, targets, interval_s);
@@ -41,19 +42,19 @@ impl Prometheus {
         prometheus
     }
 
-    /// What an expression yields at a time: a value for each set of labels.
+    /// Returns the result of an expression at a time: a value for each set of labels.
     pub fn query_at(&self, expression: &str, at: SystemTime) -> Vec<(Labels, f64)> {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
         let vector = ask("query", &[("query", expression), ("time", &format!("{at:.3}"))]);
         vector.into_iter().map(|item| (labels(&item), sample(&item["value"]).1)).collect()
     }
 
-    /// What an expression yields now.
+    /// Returns the current result of an expression.
     pub fn query(&self, expression: &str) -> Vec<(Labels, f64)> {
         self.query_at(expression, SystemTime::now())
     }
 
-    /// The one value that an expression yields at a time.
+    /// Returns the one value of an expression at a time.
     #[track_caller]
     pub fn value_at(&self, expression: &str, at: SystemTime) -> f64 {
         match self.query_at(expression, at).as_slice() {
@@ -62,14 +63,14 @@ impl Prometheus {
         }
     }
 
-    /// The raw samples of each series of a selector with a range, such as `up[1m]`.
+    /// Returns the raw samples of each series that a range selector such as `up[1m]` matches.
     pub fn samples(&self, selector: &str) -> Vec<(Labels, Samples)> {
         let matrix = ask("query", &[("query", selector)]);
         let samples = |item: &Value| item["values"].as_array().unwrap().iter().map(sample).collect();
         matrix.iter().map(|item| (labels(item), samples(item))).collect()
     }
 
-    /// Waits until an expression yields something.
+    /// Waits until an expression has a result.
     #[track_caller]
     pub fn wait_for(&self, expression: &str) {
         let is_there = || !self.query(expression).is_empty();
@@ -79,7 +80,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // It may have ended already; its files go with the site.
+        // It may have ended already. Its files are removed with the site.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -115,7 +116,8 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// Fetches a page from the hub, where the calling thread is. HTTP 1.0 has neither chunks nor connections that stay.
+/// Fetches a page at the hub, which the calling thread must be in. HTTP 1.0 has neither chunks nor persistent
+/// connections.
 fn http_get(path: &str) -> std::io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(ADDRESS)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;

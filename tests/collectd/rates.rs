@@ -1,5 +1,6 @@
-//! Rates over a minute and more of steady traffic, by Prometheus' HTTP interface: of each process and direction, of
-//! hosts, and of all. Three hosts with a collectd each, one for each engine, and one Prometheus.
+//! Rates over a minute and more of steady traffic, read through Prometheus' HTTP interface: of each process
+//! and direction, of hosts, and of all. Three hosts with a collectd each, one for each engine, and one
+//! Prometheus.
 
 use crate::daemon::Collectd;
 use crate::lab::Maker;
@@ -9,30 +10,30 @@ use crate::{Comparison, Reading, all_within_two_percent, requires_all, snippets,
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The hosts' engines, which are their names as well.
+/// The hosts' engines, which are also the hosts' names.
 const ENGINES: [&str; 3] = ["pcap", "kernel", "auto"];
 
-/// How long rates are measured.
+/// The time over which rates are measured.
 const WINDOW: Duration = Duration::from_secs(62);
 
-/// How long the traffic lasts.
+/// The duration of the traffic.
 const TRAFFIC_MS: u64 = 74_000;
 
-/// What is seen of the processes whose traffic it is, by their names: two of them are called `worker`.
+/// The names of the processes that make the traffic, as they are reported. Two of them are called `worker`.
 const NAMES: [&str; 6] = ["uploader", "downloader", "resolver", "caller", "web", "worker"];
 
 const SENT: &str = "collectd_capture_network_bytes_send_total";
 const DIRECTIONS: [(&str, &str); 2] =
     [(SENT, "sent"), ("collectd_capture_network_bytes_receive_total", "received")];
 
-/// Makers of a host's traffic. Clients are the first to end, so that none finds its server gone.
+/// Makers of a host's traffic. Clients end first, so that no client loses its server.
 struct Traffic {
     clients: Vec<Maker>,
     #[expect(dead_code, reason = "they serve as long as they are held")]
     servers: Vec<Maker>,
 }
 
-/// Starts the makers of a host's traffic, with the same processes on each host and other rates.
+/// Starts the makers of a host's traffic. Each host has the same processes, at rates of its own.
 fn traffic(site: &Site, number: usize) -> Traffic {
     let (host, hub, factor) = (Place::Host(number), Place::Hub, number as u64);
     let at_hub = |port: u16| format!("10.78.{number}.1:{port}");
@@ -67,7 +68,7 @@ fn traffic(site: &Site, number: usize) -> Traffic {
     Traffic { clients, servers }
 }
 
-/// What nftables has counted under each name at each host, in their order.
+/// Reads the nftables counters of each name at each host, in the order of the hosts.
 fn read(site: &Site) -> Vec<Vec<(&'static str, Reading)>> {
     let names = || NAMES.into_iter().chain(["all"]).map(|name| (name, Reading::of(name))).collect();
     let numbered = ENGINES.iter().zip(1..);
@@ -96,7 +97,7 @@ fn measured() -> Vec<Comparison> {
     prometheus.wait_for(&hosts);
 
     for (engine, agent) in ENGINES.iter().zip(&agents) {
-        // Only packets are captured on devices. Where programs cannot be loaded, all engines do that.
+        // Only the pcap engine captures on devices. If eBPF programs cannot be loaded, all engines are pcap.
         let is_pcap = agent.log().contains("capturing on ");
         println!("{engine}: {} counts", if is_pcap { "pcap" } else { "the kernel" });
         assert!(is_pcap == (*engine == "pcap") || !requires_all(), "{}", agent.log());
@@ -107,7 +108,7 @@ fn measured() -> Vec<Comparison> {
     let before = read(&site);
     sleep(WINDOW);
     let after = read(&site);
-    // Until Prometheus has the last samples of that time.
+    // Prometheus needs this time to fetch the last samples of the window.
     sleep(Duration::from_secs(3));
 
     let mut compared = Vec::new();
@@ -118,7 +119,7 @@ fn measured() -> Vec<Comparison> {
             let truths = [after.sent - before.sent, after.received - before.received];
             for (direction, &truth) in truths.iter().enumerate() {
                 let (metric, way) = DIRECTIONS[direction];
-                // Acknowledgements alone come when the receiver gets to run, not at a steady rate.
+                // Bare acknowledgements are sent when the receiver gets to run, not at a steady rate.
                 if truth < truths[1 - direction] / 100 {
                     continue;
                 }
@@ -151,7 +152,8 @@ fn measured() -> Vec<Comparison> {
     compared
 }
 
-/// Every series that the rules use exists, each rate that they record has a value, and they find nothing to warn of.
+/// Checks that every series that the rules use exists, that each rate that they record has a value, and that
+/// no alert is raised.
 fn rules_are_at_work(prometheus: &Prometheus) {
     let rules = snippets::changed("rules.yml", &[]);
     let words = rules.split(|char: char| !char.is_ascii_alphanumeric() && !"_:".contains(char));

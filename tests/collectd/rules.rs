@@ -1,4 +1,4 @@
-//! Prometheus' own tool checks the project's configuration and plays its rules on made-up series.
+//! Prometheus' own tool checks the project's configuration and plays its rules on artificial series.
 
 use crate::{has_tools, snippets};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Processes that live for milliseconds: what they moved is in their group's figures, which never fall.
+//! Processes that live for milliseconds: their bytes are in their group's figures, which never decrease.
 
 use crate::counters::settled_port;
 use crate::daemon::Collectd;
@@ -40,7 +40,7 @@ fn a_group_of_short_lived_processes_never_falls_and_has_all_their_bytes_root() {
             let [(_, samples)] = series.as_slice() else {
                 panic!("{metric} should be one series: {series:?}")
             };
-            // A scrape is left out now and then where the machine is busy.
+            // Prometheus leaves out a scrape now and then on a busy machine.
             assert!(samples.len() as u64 > SECONDS / 2, "{samples:?}");
             assert!(samples.is_sorted_by_key(|(_, value)| *value), "{samples:?}");
             assert_eq!(samples[0].1, 0.0, "a series begins with nothing");

@@ -1,4 +1,5 @@
-//! A hub and hosts around it, each a network namespace, and a directory; all of it vanishes however the test ends.
+//! A hub and hosts around it, each a network namespace, and a directory. All of it is removed however the
+//! test ends.
 
 use crate::counters::{count, count_passing};
 use crate::lab::{Maker, Offloads, Wire, die_with_this, run, traffic_maker};
@@ -10,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where something runs.
+/// A network namespace of the site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// Where Prometheus runs, and the other ends of the traffic.
+    /// The namespace of Prometheus and of the other ends of the traffic.
     Hub,
-    /// What is watched, from 1 on.
+    /// A watched host, numbered from 1.
     Host(usize),
-    /// Between that host and the hub.
+    /// The namespace between that host and the hub.
     Wire(usize),
 }
 
@@ -29,8 +30,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// Makes a hub, with 10.78.N.1 towards host N, and hosts, each with 10.78.N.2. The calling thread is at the hub from
-    /// then on.
+    /// Creates a hub, with 10.78.N.1 towards host N, and hosts, each with 10.78.N.2. Moves the calling thread
+    /// to the hub.
     pub fn new(hosts: usize) -> Site {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -52,7 +53,8 @@ impl Site {
                 run(&format!("ip -n {name} link set {device} address 02:00:00:00:{number:02}:0{own}"));
                 run(&format!("ip -n {name} addr add 10.78.{number}.{own}/24 dev {device}"));
                 run(&format!("ip -n {name} link set {device} up"));
-                // Neighbours are given: while one is looked for, the counters see packets that never reach the link.
+                // Neighbours are configured: while the kernel looks for one, the counters see packets that
+                // never reach the link.
                 run(&format!(
                     "ip -n {name} neigh add 10.78.{number}.{other} lladdr 02:00:00:00:{number:02}:0{other} \
                      dev {device} nud permanent"
@@ -63,7 +65,7 @@ impl Site {
         site
     }
 
-    /// The name of a namespace, as `ip netns` knows it.
+    /// Returns the name of a namespace, as `ip netns` knows it.
     pub fn name(&self, place: Place) -> String {
         match place {
             Place::Hub => format!("{}hub", self.prefix),
@@ -76,12 +78,12 @@ impl Site {
         File::open(format!("/run/netns/{}", self.name(place))).unwrap()
     }
 
-    /// Where files of the test stand.
+    /// Returns the directory of the test's files.
     pub fn path(&self) -> &Path {
         &self.directory
     }
 
-    /// Counts at a place what a host sends and receives of what matches, under these names.
+    /// Counts at a place a host's sent and received packets that match, under these names.
     pub fn count(&self, place: Place, matches: &[(&str, &str)]) {
         self.at(place, || match place {
             Place::Wire(_) => count_passing([&Wire::device(1), &Wire::device(0)], matches),
@@ -89,17 +91,17 @@ impl Site {
         });
     }
 
-    /// A command that will run at a place, and die with the calling thread. Unlike `ip netns exec` this leaves `/sys`
-    /// as it is, with the cgroups below it.
+    /// Returns a command that runs at a place and dies with the calling thread. Unlike `ip netns exec`, it
+    /// leaves `/sys` and the cgroups below it unchanged.
     pub fn command(&self, place: Place, program: impl AsRef<OsStr>) -> Command {
         let namespace = self.namespace(place);
         let mut command = Command::new(program);
-        // SAFETY: between fork and exec only a system call is made.
+        // SAFETY: between fork and exec, only a system call is made.
         unsafe { command.pre_exec(move || Ok(setns(&namespace, CloneFlags::CLONE_NEWNET)?)) };
         die_with_this(command)
     }
 
-    /// Does something at a place, on another thread.
+    /// Runs a closure at a place, on another thread.
     pub fn at<T: Send>(&self, place: Place, work: impl FnOnce() -> T + Send) -> T {
         let namespace = self.namespace(place);
         let body = || {
@@ -120,7 +122,7 @@ impl Site {
     ) -> Maker {
         let program = self.directory.join(name);
         if !program.exists() {
-            // The kernel names a process by its file.
+            // The kernel names a process after its file.
             let linked = std::fs::hard_link(traffic_maker(), &program);
             linked.or_else(|_| std::fs::copy(traffic_maker(), &program).map(drop)).unwrap();
         }
@@ -132,8 +134,9 @@ impl Site {
     }
 }
 
-/// What removes a site when this process tells it to, or has ended in whatever way: daemons whose process ids are in the
-/// directory's `.pid` files, namespaces, the directory.
+/// Starts the keeper, which removes the site once this process closes the keeper's input or ends in any way.
+/// The keeper kills the daemons whose process ids are in the directory's `.pid` files, and removes the
+/// namespaces and the directory.
 fn keeper(directory: &Path, prefix: &str) -> Child {
     let script = r#"
         trap '' HUP INT TERM
@@ -153,7 +156,7 @@ fn keeper(directory: &Path, prefix: &str) -> Child {
 impl Drop for Site {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
-        // It has nothing to tell.
+        // The keeper's exit status carries no information.
         let _ = self.keeper.wait();
     }
 }

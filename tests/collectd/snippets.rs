@@ -1,14 +1,15 @@
-//! The project's configuration files, as they stand in `examples/collectd`, but for paths, addresses and intervals.
+//! The project's configuration files as they are in `examples/collectd`, except for paths, addresses and
+//! intervals.
 
 use crate::build::Built;
 use std::path::{Path, PathBuf};
 
-/// Where they stand.
+/// Returns the directory of the configuration files.
 pub fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/collectd")
 }
 
-/// The text of a file with some of it replaced, each part of which must occur once.
+/// Returns the text of a file with some parts replaced. Each replaced part must occur once.
 #[track_caller]
 pub fn changed(name: &str, changes: &[(&str, &str)]) -> String {
     let mut text = std::fs::read_to_string(examples().join(name)).unwrap();
@@ -19,8 +20,9 @@ pub fn changed(name: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-/// The file `capture.conf` for this interval, with other changes. The hosts of a test are namespaces of one kernel, whose
-/// engine would count in all of them, also those of other tests: each counts in its own.
+/// Returns the file `capture.conf` for this interval, with other changes. The hosts of a test are namespaces
+/// of one kernel. Its engine would count in all of them, including those of other tests, so each host counts
+/// only in its own.
 #[track_caller]
 pub fn capture(interval_s: u64, changes: &[(&str, &str)]) -> (&'static str, String) {
     let (interval, types) = (format!("Interval {interval_s}\n"), Built::get().types().display().to_string());
@@ -32,13 +34,13 @@ pub fn capture(interval_s: u64, changes: &[(&str, &str)]) -> (&'static str, Stri
     ("capture.conf", changed("capture.conf", &[&own, changes].concat()))
 }
 
-/// The file `capture.conf` with an interval of a second, for processes of one name.
+/// Returns the file `capture.conf` with an interval of one second, for processes of one name.
 #[track_caller]
 pub fn capture_of(name: &str) -> (&'static str, String) {
     capture(1, &[("# Name \"/^(nginx|php-fpm)/\" ", &format!("Name \"{name}\" "))])
 }
 
-/// The file `network-receiver.conf`.
+/// Returns the file `network-receiver.conf`.
 pub fn receiver() -> (&'static str, String) {
     let types = Built::get().types().display().to_string();
     (
@@ -47,7 +49,7 @@ pub fn receiver() -> (&'static str, String) {
     )
 }
 
-/// Writes `prometheus.yml` and what it includes, for these addresses and this interval.
+/// Writes `prometheus.yml` and the file that it includes, for these addresses and this interval.
 pub fn write_prometheus_files(directory: &Path, targets: &[String], interval_s: u64) {
     std::fs::create_dir_all(directory).unwrap();
     let interval = format!("scrape_interval: {interval_s}s");

@@ -1,4 +1,5 @@
-//! Parts of the plugin without collectd: C programs, compiled here with the sanitizers of memory and behaviour.
+//! Parts of the plugin without collectd: C programs, compiled here with the address and undefined behaviour
+//! sanitizers.
 
 use crate::snippets::examples;
 use std::fs::{create_dir, write};
@@ -87,7 +88,7 @@ fn options_are_found_in_their_files_and_lines() {
         assert!(ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
         String::from_utf8(ended.stdout).unwrap().trim_end().to_owned()
     };
-    // The first block is empty; that before the plugin is loaded is none.
+    // The first block is empty. A block before the plugin is loaded does not count.
     assert_eq!(found(0, "Top", 0), "");
     assert_eq!(found(1, "Top", 0), file("d/10.conf") + ":3");
     assert_eq!(found(2, "Top", 0), file("d/2.conf") + ":3");

@@ -1,4 +1,4 @@
-//! What etherparse reads in a frame.
+//! The packet that etherparse decodes from a frame.
 
 use capture::model::{Address, Endpoint, Fragment, LinkType, Packet, Protocol, TcpFlags};
 use etherparse::{
@@ -6,7 +6,7 @@ use etherparse::{
     SlicedPacket, TcpHeader, UdpHeaderSlice,
 };
 
-/// The packet, or `None` for link types that etherparse does not know.
+/// Returns the packet, or `None` for link types that etherparse does not support.
 pub fn read(link: LinkType, frame: &[u8]) -> Option<Packet> {
     let sliced = match link {
         LinkType::Ethernet => SlicedPacket::from_ethernet(frame).unwrap(),
@@ -29,7 +29,8 @@ pub fn read(link: LinkType, frame: &[u8]) -> Option<Packet> {
             let id = u32::from(header.identification());
             let fragment = place(header.fragments_offset().value(), header.more_fragments(), id);
             let ends = (Address::v4(header.source()), Address::v4(header.destination()));
-            // Etherparse looks for an authentication header in later fragments too, where the payload is no header.
+            // Etherparse also looks for an authentication header in later fragments, where the
+            // payload is no header.
             let later = matches!(fragment, Fragment::Later { .. });
             let protocol = if later { header.protocol() } else { ip.payload_ip_number() };
             (ends.0, ends.1, fragment, protocol, ip.payload().payload)
@@ -63,7 +64,8 @@ pub fn read(link: LinkType, frame: &[u8]) -> Option<Packet> {
     })
 }
 
-/// Ports and flags by etherparse; it does not know the last three protocols, whose ports are where UDP has them.
+/// Returns ports and flags as etherparse decodes them. It does not know the last three protocols, whose ports
+/// are at the same offsets as those of UDP.
 fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8) {
     match protocol.0 {
         6 => {

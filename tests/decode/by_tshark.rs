@@ -1,23 +1,26 @@
-//! What tshark reads in a frame.
+//! The packet that tshark decodes from a frame.
 
 use capture::model::{Fragment, LinkType, Packet, Protocol};
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::Command;
 
-/// A packet in the terms in which tshark shows one.
+/// A packet in the terms in which tshark shows it.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Reading {
     source: IpAddr,
     destination: IpAddr,
     vlan: u16,
-    /// Whether it is part of a larger datagram, whether it is a later part, and of which.
+    /// True if it is a part of a larger datagram, true if it is a later part, and the datagram's
+    /// identification.
     fragment: (bool, bool, u32),
-    /// The name in tshark's list of the frame's protocols, ports, and TCP flags; `None` in later fragments.
+    /// The name in tshark's list of the frame's protocols, the ports and the TCP flags; `None` in
+    /// later fragments.
     transport: Option<(&'static str, u16, u16, u8)>,
 }
 
-/// Protocol number, tshark's name, and the fields that hold the two ports; of ICMP both name the identifier.
+/// Protocol number, tshark's name, and the fields that hold the two ports; for ICMP both fields name
+/// the identifier.
 const TRANSPORTS: &[(u8, &str, [&str; 2])] = &[
     (6, "tcp", ["tcp.srcport", "tcp.dstport"]),
     (17, "udp", ["udp.srcport", "udp.dstport"]),
@@ -48,7 +51,7 @@ const OTHER_FIELDS: [&str; 17] = [
     "ieee8021ad.svid",
 ];
 
-/// Why tshark cannot be asked, if it cannot.
+/// Returns the reason if tshark is unavailable.
 pub fn missing() -> Option<String> {
     match Command::new("tshark").arg("--version").output() {
         Ok(output) if output.status.success() => None,
@@ -75,7 +78,7 @@ impl Reading {
         }
     }
 
-    /// The reading in one line of tshark's, whose columns are the fields in the order of `columns`.
+    /// Parses one line of tshark's output, whose columns are the fields in the order of `columns`.
     fn parse(line: &str, columns: &[&str]) -> Reading {
         let values: Vec<&str> = line.split('\t').collect();
         let text = |name: &str| values[columns.iter().position(|column| *column == name).unwrap()];
@@ -102,7 +105,8 @@ impl Reading {
         };
         let later = number(offset) != 0;
         let fragmented = later || number(more) != 0;
-        // An ICMP error quotes another packet and IP in IP carries one; the names come from outside inwards.
+        // An ICMP error quotes another packet, and IP in IP carries one. The names are listed from the
+        // outside inwards.
         let inner = names.iter().skip_while(|name| !matches!(**name, "ip" | "ipv6")).skip(1);
         let transport = inner
             .take_while(|name| !matches!(**name, "ip" | "ipv6" | "data"))
@@ -113,7 +117,7 @@ impl Reading {
             destination,
             vlan: match names.iter().find(|name| matches!(**name, "vlan" | "ieee8021ad")) {
                 Some(&"vlan") => number("vlan.id") as u16,
-                // The first of two service tags has a field of its own.
+                // The first of two service tags has a separate field.
                 Some(_) if number("ieee8021ad.svid") != 0 => number("ieee8021ad.svid") as u16,
                 Some(_) => number("ieee8021ad.id") as u16,
                 None => 0,
@@ -121,7 +125,7 @@ impl Reading {
             fragment: (fragmented, later, if fragmented { number(id) } else { 0 }),
             transport: transport.map(|row| {
                 let [mut from, mut to] = row.2.map(|name| number(name) as u16);
-                // Of an exchange by identifier the end that asks has it as its port.
+                // In an exchange by identifier, the requesting end has the identifier as its port.
                 match (row.1, number("icmp.type"), number("icmpv6.type")) {
                     ("icmp", 8 | 13 | 15 | 17 | 42, _) | ("icmpv6", _, 128 | 160) => to = 0,
                     ("icmp", ..) | ("icmpv6", ..) => from = 0,
@@ -134,13 +138,13 @@ impl Reading {
     }
 }
 
-/// Has tshark read these frames, each as it stands: nothing is reassembled.
+/// Decodes these frames with tshark, each by itself: nothing is reassembled.
 pub fn read(link: LinkType, frames: &[Vec<u8>]) -> Vec<Reading> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&savefile(link, frames)).unwrap();
     let mut columns: Vec<&str> =
         OTHER_FIELDS.into_iter().chain(TRANSPORTS.iter().flat_map(|row| row.2)).collect();
-    // A field asked for twice is shown in one of its columns only.
+    // Tshark fills only one column of a field that is requested twice.
     columns.sort_unstable();
     columns.dedup();
     let mut command = Command::new("tshark");
@@ -157,7 +161,7 @@ pub fn read(link: LinkType, frames: &[Vec<u8>]) -> Vec<Reading> {
     String::from_utf8(output.stdout).unwrap().lines().map(|line| Reading::parse(line, &columns)).collect()
 }
 
-/// A savefile as pcap-savefile(5) describes it, with the LINKTYPE_ value of the link type.
+/// Returns a savefile in the format of pcap-savefile(5), with the LINKTYPE_ value of the link type.
 fn savefile(link: LinkType, frames: &[Vec<u8>]) -> Vec<u8> {
     let link = match link {
         LinkType::Null => 0u32,

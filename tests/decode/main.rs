@@ -1,4 +1,4 @@
-//! Decoding compared with two decoders written by others, on random valid frames, and on damaged ones.
+//! Compares decoding with two independent decoders on random valid frames, and tests it on damaged ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // How a test fails.
 
@@ -14,7 +14,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use sample::{LINKS, Sample, has_tags, sample};
 
-/// Cutting a frame may lose its packet or the packet's flags, and never makes another packet of it.
+/// Checks that cutting a frame may lose its packet or the packet's flags, but never yields a
+/// different packet.
 fn check_every_prefix(link: LinkType, frame: &[u8]) {
     let Ok(whole) = decode(link, frame) else {
         for length in 0..frame.len() {
@@ -49,7 +50,8 @@ proptest! {
     fn etherparse_reads_the_same(sample in sample(), padding in 0..20usize) {
         for link in LINKS {
             let mut frame = sample.frame(link);
-            // Only a datagram whose length field is not 0 can be told from what follows it.
+            // A decoder can only distinguish a datagram from the bytes that follow it if its length
+            // field is not 0.
             if sample.states_its_length() {
                 frame.resize(frame.len() + padding, 0xff);
             }
@@ -116,7 +118,7 @@ fn tshark_reads_the_same() {
         println!("not tested: {missing}");
         return;
     }
-    // The same frames at every run, so that a failure can be looked at again.
+    // The frames are the same in every run, so that a failure can be reproduced.
     let mut runner = TestRunner::deterministic();
     let samples: Vec<Sample> = (0..1000).map(|_| sample().new_tree(&mut runner).unwrap().current()).collect();
     for link in LINKS {

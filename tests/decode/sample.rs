@@ -21,7 +21,7 @@ pub const LINKS: [LinkType; 6] = [
     LinkType::Loop,
 ];
 
-/// An IP datagram with the tags it travels under: tag type, identifier, priority.
+/// An IP datagram with its VLAN tags: tag type, identifier, priority.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub datagram: Vec<u8>,
@@ -33,12 +33,12 @@ impl Sample {
         self.datagram[0] >> 4 == 6
     }
 
-    /// Whether the header's length field is not 0, which in IPv6 would stand for a jumbogram.
+    /// Returns true if the header's length field is not 0; in IPv6, 0 stands for a jumbogram.
     pub fn states_its_length(&self) -> bool {
         !self.is_v6() || self.datagram[4..6] != [0, 0]
     }
 
-    /// The frame; link headers that have no room for tags come without.
+    /// Returns the frame; the tags are left out if the link header has no room for them.
     pub fn frame(&self, link: LinkType) -> Vec<u8> {
         let ip = if self.is_v6() { ether_type::IPV6 } else { ether_type::IPV4 };
         let first = self.tags.first().map_or(ip, |tag| EtherType(tag.0));
@@ -82,12 +82,12 @@ impl Sample {
     }
 }
 
-/// Whether the link header can be followed by tags.
+/// Returns true if tags can follow the link header.
 pub fn has_tags(link: LinkType) -> bool {
     matches!(link, LinkType::Ethernet | LinkType::Cooked1 | LinkType::Cooked2)
 }
 
-/// A transport header with payload, and its protocol number.
+/// Generates a transport header with payload, and its protocol number.
 fn transport() -> impl Strategy<Value = (u8, Vec<u8>)> {
     let ports = (1..=u16::MAX, 1..=u16::MAX);
     let tcp =
@@ -123,7 +123,7 @@ fn transport() -> impl Strategy<Value = (u8, Vec<u8>)> {
     prop_oneof![9 => with_ports, 1 => icmp, 1 => icmpv6, 1 => opaque]
 }
 
-/// Offset in units of 8 bytes, more fragments, identification.
+/// Generates the offset in units of 8 bytes, the more-fragments flag and the identification.
 fn fragment() -> impl Strategy<Value = (u16, bool, u32)> {
     prop_oneof![
         3 => Just((0, false, 0)),
@@ -177,7 +177,7 @@ fn v6() -> impl Strategy<Value = IpHeaders> {
                 flow_label: Ipv6FlowLabel::ZERO,
                 ..Default::default()
             };
-            // A routing header of type 1, which nobody interprets, with no segments left.
+            // A routing header of type 1, which no implementation interprets, with no segments left.
             let routing = routing.map(|mut routing| {
                 let length = routing.payload().len();
                 routing.set_payload(&[&[1, 0][..], &vec![0; length - 2]].concat()).unwrap();
@@ -201,7 +201,7 @@ fn v6() -> impl Strategy<Value = IpHeaders> {
     )
 }
 
-/// A datagram of either version under up to three tags.
+/// Generates a datagram of either version with up to three tags.
 pub fn sample() -> impl Strategy<Value = Sample> {
     let tag = (prop::sample::select(vec![0x8100, 0x88a8, 0x9100]), 1..=4094u16, 0..8u8);
     (prop_oneof![v4(), v6()], transport(), vec(tag, 0..=3)).prop_map(|(ip, (protocol, payload), tags)| {

@@ -1,4 +1,4 @@
-//! An example while it runs: its output as it comes, and its end.
+//! A running example: its output as it arrives, and its end.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -7,10 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// Far longer than anything here takes.
+/// The time limit, far longer than anything here takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A program that was started, and is ended with its test.
+/// A started program, which ends with its test.
 pub struct Agent {
     child: Child,
     lines: Receiver<String>,
@@ -24,7 +24,7 @@ impl Agent {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let output = child.stdout.take().unwrap();
-        // Ends with the program's output.
+        // This thread ends when the program closes its output.
         std::thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
@@ -52,7 +52,8 @@ impl Agent {
         panic!("{what} did not come; this came:\n{seen}\n{}", self.end(Some(Signal::SIGKILL)).1);
     }
 
-    /// Waits for the program to end, after a signal if one is given; returns its status and what it complained of.
+    /// Sends a signal if one is given, and waits for the program to end. Returns its status and what it wrote
+    /// to standard error.
     pub fn end(&mut self, signal: Option<Signal>) -> (ExitStatus, String) {
         if let Some(signal) = signal {
             kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();

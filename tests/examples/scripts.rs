@@ -1,4 +1,5 @@
-//! The scripts: what is installed and packaged works where it is put, and the demonstration holds and tidies up.
+//! Tests of the scripts: installed and packaged files work where they are put, and the demonstration
+//! works and cleans up.
 
 use super::agent::Agent;
 use super::workshop::{artifacts, compiler, has_tools, left_out, may_capture, run, source, text_of, turn};
@@ -22,7 +23,7 @@ const SCRIPTS: [&str; 10] = [
     "test",
 ];
 
-/// A script, called from a directory that is not the source tree's.
+/// Returns a command that calls a script from a directory outside the source tree.
 fn script(name: &str) -> Command {
     let mut command = Command::new(source("scripts").join(name));
     command.current_dir("/").stdin(Stdio::null());
@@ -36,14 +37,15 @@ fn install(destination: &Path, settings: &[(&str, &str)]) {
     run(command.envs(settings.iter().copied()));
 }
 
-/// What pkg-config says of the capture.pc in a directory, in words.
+/// Returns the output of pkg-config for the capture.pc in a directory, split into words.
 fn pkg_config(directory: &Path, sysroot: &Path, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new("pkg-config");
     command.env("PKG_CONFIG_LIBDIR", directory).env("PKG_CONFIG_SYSROOT_DIR", sysroot);
     run(command.args(arguments).arg("capture")).split_whitespace().map(str::to_owned).collect()
 }
 
-/// The file that a program takes the library from; `None` when it has it within.
+/// Returns the file from which a program loads the library, or `None` if the library is linked
+/// into the program.
 fn loaded_library(program: &Path, library_path: Option<&Path>) -> Option<PathBuf> {
     let mut command = Command::new("ldd");
     command.arg(program).env_remove("LD_LIBRARY_PATH");
@@ -55,7 +57,7 @@ fn loaded_library(program: &Path, library_path: Option<&Path>) -> Option<PathBuf
     Some(line.split_whitespace().nth(2).unwrap().into())
 }
 
-/// Runs a program of one round, in a directory that it may write to.
+/// Runs a program for one round, in a directory that it may write to.
 fn runs(program: &Path, library_path: Option<&Path>, directory: &Path) {
     let mut command = Command::new(program);
     command.arg("1").current_dir(directory).env_remove("LD_LIBRARY_PATH");
@@ -102,7 +104,8 @@ fn prerequisites_calls_the_package_manager_for_what_is_missing_only() {
     assert!(output.status.success() && text_of(&output).is_empty(), "{}", text_of(&output));
     assert!(!calls.exists());
 
-    // A compiler that finds no header: libpcap's seem to be missing, also after the installation.
+    // With a compiler that finds no header, libpcap's headers seem to be missing, even after
+    // the installation.
     let compiler = directory.path().join("cc");
     write(&compiler, "#!/bin/sh\nexit 1\n").unwrap();
     std::fs::set_permissions(&compiler, PermissionsExt::from_mode(0o755)).unwrap();
@@ -125,7 +128,7 @@ fn a_compiled_probe_that_is_not_its_source_is_found() {
     if output.status.code() == Some(3) {
         return left_out("clang and LLVM 19 are not installed");
     }
-    // The directory is another one than that in which the objects were made.
+    // The directory is not the one in which the objects were compiled.
     assert!(output.status.success(), "{}", text_of(&output));
 
     let header = at("src/kernel/probes/sockets.h");
@@ -137,7 +140,7 @@ fn a_compiled_probe_that_is_not_its_source_is_found() {
     let output = check();
     assert_eq!(output.status.code(), Some(1));
     assert!(text_of(&output).contains("src/kernel/probes/sockets.bpf.o"), "{}", text_of(&output));
-    // Nothing was changed in checking.
+    // The check has changed nothing.
     let object = |path: &Path| std::fs::read(path.join("src/kernel/probes/sockets.bpf.o")).unwrap();
     assert_eq!(object(directory.path()), object(&source("")));
 }
@@ -248,14 +251,14 @@ fn the_package_works_where_it_is_unpacked() {
     runs(&program, Some(&package.join("lib")), &elsewhere);
 }
 
-/// The demonstration, with a directory for its temporary files.
+/// Returns a command for the demonstration, with a directory for its temporary files.
 fn demo(temporary: &Path) -> Command {
     let mut command = script("demo");
     command.arg("--artifacts").arg(artifacts()).env("TMPDIR", temporary);
     command
 }
 
-/// Nothing is left of a demonstration: no file, no namespace.
+/// Checks that a demonstration leaves no file and no namespace behind.
 fn is_tidy(pid: u32, temporary: &Path) {
     assert_eq!(temporary.read_dir().unwrap().count(), 0);
     let namespaces = run(Command::new("ip").args(["netns", "list"]));
@@ -281,7 +284,7 @@ fn the_demonstration_counts_what_the_traffic_maker_counts() {
     let (status, complaint) = agent.end(None);
     assert!(status.success(), "{complaint}");
     for (wire, payload) in numbers(&counted).into_iter().zip(numbers(&payload)) {
-        // Headers and acknowledgements are few beside 16 kB and 4 kB that are handed over at once.
+        // Headers and acknowledgements are small compared with the 16 kB and 4 kB that each call sends.
         assert!(
             payload > 100_000 && (payload..payload + payload / 10).contains(&wire),
             "{wire} for {payload}"

@@ -1,5 +1,5 @@
-//! Traffic on the loopback device whose size on the wire is known: this process talks to itself, and tells another
-//! process something that does not answer.
+//! Traffic on the loopback device whose size on the wire is known: this process sends to itself, and to
+//! another process that does not answer.
 
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ const HEADERS: usize = 14 + 20 + 8;
 /// Datagrams that go each way between two sockets of this process.
 pub const PACKETS_EACH_WAY: usize = 200;
 const LENGTH: usize = 200;
-/// Their bytes on the wire.
+/// The bytes of these datagrams on the wire.
 pub const BYTES_EACH_WAY: usize = PACKETS_EACH_WAY * (LENGTH + HEADERS);
 /// Datagrams that go to the other process.
 pub const PACKETS_AWAY: usize = 30;
@@ -18,22 +18,22 @@ const BYTES_AWAY: usize = PACKETS_AWAY * (LENGTH + HEADERS);
 /// Bytes of all packets, each counted once.
 pub const ALL_BYTES: usize = 2 * BYTES_EACH_WAY + BYTES_AWAY;
 
-/// The traffic's sockets, which have their owners for as long as somebody may ask.
+/// The sockets of the traffic, which stay open so that their owners can be found.
 pub struct Traffic {
     _sockets: [UdpSocket; 3],
     listener: Child,
 }
 
 impl Traffic {
-    /// Sends everything.
+    /// Sends all of the traffic.
     pub fn make() -> Traffic {
-        // A socket that only another process holds: it is its standard input.
+        // A socket that only another process holds, as its standard input.
         let away = bound();
         let address = away.local_addr().unwrap();
         let mut command = Command::new("sleep");
         command.arg("600").stdin(Stdio::from(OwnedFd::from(away)));
         let listener = command.spawn().unwrap();
-        // It keeps this process's copy of the socket.
+        // The command keeps this process's copy of the socket.
         drop(command);
         let to_listener = bound();
         to_listener.connect(address).unwrap();
@@ -54,7 +54,8 @@ impl Traffic {
         Traffic { _sockets: [one, other, to_listener], listener }
     }
 
-    /// What each of the two processes received and sent, that with most traffic first.
+    /// Returns the pid, the bytes received and the bytes sent of each of the two processes, the one with
+    /// more traffic first.
     pub fn expected(&self) -> [(u32, usize, usize); 2] {
         let received_and_sent = 2 * BYTES_EACH_WAY;
         [

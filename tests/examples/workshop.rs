@@ -1,4 +1,4 @@
-//! Where the tests build: a directory of their own, the library that cargo has built, and the tools.
+//! The environment of the tests: a directory of their own, the library that cargo has built, and the tools.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 
-/// One test at a time: a process being started holds this process's sockets until it runs its program, and would be
-/// one of their owners.
+/// Lets one test run at a time: a new process holds this process's sockets between fork and exec, and would
+/// be one of their owners.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A test that lacks something is left out: says why, and fails where everything is required.
+/// Reports that a test is left out and why; fails if all tests are required.
 pub fn left_out(reason: &str) {
     assert!(
         std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"),
@@ -22,7 +22,7 @@ pub fn left_out(reason: &str) {
     eprintln!("left out: {reason}");
 }
 
-/// Whether packets may be captured; says so where not.
+/// Returns true if packets may be captured, and reports it if not.
 pub fn may_capture() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -31,9 +31,9 @@ pub fn may_capture() -> bool {
     root
 }
 
-/// Whether the tools are there; names the first one that is not.
+/// Returns true if all tools are installed, and reports the first one that is not.
 pub fn has_tools(tools: &[&str]) -> bool {
-    // Not every tool knows --version, but each can be started.
+    // Some tools do not support --version, but every tool can be started.
     let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
     if let Some(tool) = missing {
         left_out(&format!("{tool} is not installed"));
@@ -41,38 +41,38 @@ pub fn has_tools(tools: &[&str]) -> bool {
     missing.is_none()
 }
 
-/// A file of the source tree.
+/// Returns the path of a file of the source tree.
 pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The directory with the libraries that cargo built for this test: that of the test itself.
+/// Returns the directory with the libraries that cargo built for this test: that of the test itself.
 pub fn artifacts() -> PathBuf {
     let directory = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     assert!(directory.join("libcapture.so").exists(), "no libcapture.so in {}", directory.display());
     directory
 }
 
-/// Runs a command to its end and returns what it printed, when it succeeded.
+/// Runs a command to its end, asserts that it succeeded, and returns its output.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text_of(&output));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// All that a command printed.
+/// Returns all output of a command.
 pub fn text_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// A compiler of which every warning is an error.
+/// Returns a compiler command that treats every warning as an error.
 pub fn compiler(name: &str, standard: &str) -> Command {
     let mut command = Command::new(name);
     command.arg(format!("-std={standard}")).args(["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]);
     command
 }
 
-/// A directory in which examples are built against the header and the library of this tree.
+/// A directory in which examples are built with the header and the library of this tree.
 pub struct Workshop {
     directory: TempDir,
 }
@@ -88,19 +88,19 @@ impl Workshop {
         self.directory.path()
     }
 
-    /// The library by the name that programs know it by.
+    /// Returns the path of the library under its soname.
     pub fn library(&self) -> PathBuf {
         self.path().join("libcapture.so.1")
     }
 
-    /// A command that runs here, where the example may leave its log.
+    /// Returns a command that runs in this directory, where the example may write its log.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command.current_dir(self.path());
         command
     }
 
-    /// Compiles an example that is linked with the library; returns the program.
+    /// Compiles an example and links it with the library; returns the program.
     pub fn compile(&self, compiler_name: &str, standard: &str, example: &str) -> PathBuf {
         let program = self.path().join("program");
         let mut command = compiler(compiler_name, standard);
@@ -109,7 +109,7 @@ impl Workshop {
         program
     }
 
-    /// Compiles the example that loads the library when it runs.
+    /// Compiles the example that loads the library at run time.
     pub fn compile_loader(&self) -> PathBuf {
         let program = self.path().join("program");
         run(compiler("cc", "c11").arg(source("examples/exa_dlopen.c")).arg("-o").arg(&program).arg("-ldl"));

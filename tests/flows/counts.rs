@@ -1,4 +1,4 @@
-//! Counts of processes, bounds, and nothing at all where flows were not asked for.
+//! Counts of processes, their bounds, and the absence of both if flows are not requested.
 
 use crate::lab::Host;
 use crate::watch::Watch;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 const CONNECTIONS: u64 = 40;
 const QUESTIONS: u64 = 5;
 
-/// Serves as many connections as it is told, answering each question, then waits for a word and ends.
+/// Serves the given number of connections and answers each question, then waits for a line and ends.
 const SERVER: &str = r#"
 import socket, sys
 listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -27,7 +27,7 @@ print("done", flush=True)
 sys.stdin.readline()
 "#;
 
-/// Connects, asks and closes; then waits for a word and ends.
+/// Connects, asks and closes; then waits for a line and ends.
 const CLIENT: &str = r#"
 import socket, sys
 port, connections, questions = map(int, sys.argv[1:])
@@ -42,7 +42,7 @@ print("done", flush=True)
 sys.stdin.readline()
 "#;
 
-/// Connects one socket again and again: in vain, then to a listener; then waits for a word and ends.
+/// Connects one socket repeatedly, first in vain, then to a listener; then waits for a line and ends.
 const RECONNECTING: &str = r#"
 import socket, sys
 listener = socket.create_server(("127.0.0.1", 0))
@@ -106,7 +106,8 @@ fn processes_have_done_what_they_did_root() {
         let mut client = Program::start(CLIENT, &arguments);
         assert_eq!((client.line().as_str(), server.line().as_str()), ("done", "done"));
         let all = CONNECTIONS * QUESTIONS;
-        // What a server receives after it has answered counts as a response, too: all but each first question.
+        // Data that a server receives after it has answered counts as a response, too: all but the first
+        // question of each connection.
         let of_client = [CONNECTIONS, 0, CONNECTIONS, all, all, all];
         let of_server = [0, CONNECTIONS, CONNECTIONS, all, all, all - CONNECTIONS];
         let pids = [client.pid(), server.pid()];

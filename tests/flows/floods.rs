@@ -1,4 +1,4 @@
-//! Floods of flows that nobody answers, and packets that come when a flow is long over.
+//! Floods of unanswered flows, and packets that arrive long after a flow has ended.
 
 use crate::lab::{Host, Lab, Maker, enter, run};
 use crate::watch::Watch;
@@ -8,24 +8,24 @@ use capture::model::{Traffic, Unowned};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-/// A flood of so many flows, so many a second.
+/// The size of a flood, in flows and in flows per second.
 const FLOWS: u64 = 60_000;
 const RATE: u64 = 10_000;
 
-/// Sockets that a process opens.
+/// The number of sockets that a process opens.
 const SOCKETS: u64 = 30_000;
 
-/// A connection in the midst of it.
+/// A connection during the flood.
 const BYTES: u64 = 1_000_000;
 const BYTES_A_SECOND: u64 = 200_000;
 
-/// On the wire: Ethernet, IPv4, UDP, and the payload of a storm's datagrams.
+/// Bytes on the wire: Ethernet, IPv4, UDP, and the payload of a storm's datagrams.
 const DATAGRAM: u64 = 14 + 20 + 8 + 18;
 
-/// Flows that nobody has answered, as many as 16 MiB hold.
+/// The limit of unanswered flows, as many as 16 MiB hold.
 const MAX_UNANSWERED: u64 = 100_000;
 
-/// Runs a test with owners from programs, without programs, and where the kernel counts.
+/// Runs a test with engine `pcap` with and without eBPF programs, and with engine `kernel`.
 fn with_ways(test: impl Fn(&Lab, Options) + Sync) {
     with_lab(|lab, engine| test(lab, Options { engine, ..Options::default() }));
     with_lab(|lab, engine| {
@@ -35,7 +35,7 @@ fn with_ways(test: impl Fn(&Lab, Options) + Sync) {
     });
 }
 
-/// Has each host send packets as they are counted, none that its device is to cut.
+/// Makes each host send packets as they are counted, without segmentation by its device.
 fn without_offloads(lab: &Lab) {
     for host in [Host::A, Host::B] {
         run(&format!("ip -n {} link set veth0 gso_max_segs 1", lab.name(host)));
@@ -47,7 +47,7 @@ fn traffic(watch: &Watch, pid: i32) -> Traffic {
     record.or(watch.removed.get(&pid)).map_or(Traffic::default(), |record| record.traffic)
 }
 
-/// Prints figures that have changed, for the reader of a failure.
+/// Prints figures if they have changed, to explain a failure.
 fn show(shown: &mut String, figures: String) {
     if *shown != figures {
         eprintln!("{figures}");
@@ -85,7 +85,7 @@ fn datagrams_of_made_up_sources_are_their_receivers_or_nobodys_root() {
             let received = [open.pid(), sink.pid()].map(|pid| traffic(watch, pid).receive_bytes);
             assert!(received[0] <= counted.in_to && received[1] <= counted.in_from, "{received:?}");
             show(&mut shown, format!("{received:?} of {counted:?}; {:?}", stats.bytes));
-            // Where the kernel counts, what has no socket is not seen.
+            // Engine `kernel` does not see packets that have no socket.
             let is_nobodys = stats.bytes.unowned[Unowned::NoSocket as usize] == FLOWS * DATAGRAM;
             let is_settled = engine == Engine::Kernel || is_nobodys;
             (received == [counted.in_to, counted.in_from] && is_settled).then_some(())
@@ -119,7 +119,8 @@ fn a_process_that_opens_sockets_all_the_time_hides_no_other_root() {
                     &mut shown,
                     format!("{of_source:?} of {sent}, {received}; {of_storm:?}; {:?}", stats.bytes),
                 );
-                // Without programs those of its sockets are its own that were seen while they lived, or were like these.
+                // Without eBPF programs, the process is credited only with the sockets that were seen while
+                // they existed, or that resemble these.
                 let is_whole = match mode {
                     "datagram-storm" if has_programs => of_storm.send_bytes == SOCKETS * DATAGRAM,
                     _ => of_storm.send_packets <= SOCKETS,
@@ -131,7 +132,7 @@ fn a_process_that_opens_sockets_all_the_time_hides_no_other_root() {
     }
 }
 
-/// Repeats the end of a connection whose own end has forgotten it: `REPEAT PORT PORT`.
+/// Repeats the end of a connection that its endpoint no longer knows: `REPEAT PORT PORT`.
 const REPEAT: &str = r#"
 import socket, struct, sys
 source, target = map(int, sys.argv[1:])
@@ -152,7 +153,7 @@ raw.sendto(segment(checksum), ("10.77.0.1", 0))
 #[test]
 fn late_packets_of_a_connection_are_its_owners_and_no_flow_of_their_own_root() {
     with_ways(|lab, options| {
-        // Where the kernel counts there are no flows that could be let go.
+        // Engine `kernel` has no flow table from which flows could expire.
         if options.engine == Engine::Pcap {
             late_packets(lab, Options { flows: true, ..options });
         }
@@ -167,7 +168,7 @@ fn late_packets(lab: &Lab, options: Options) {
     let listener = TcpListener::bind(target).unwrap();
     let mut client = enter(lab.name(Host::B), || TcpStream::connect(target).unwrap());
     let (server, far) = listener.accept().unwrap();
-    // The end that closes first keeps the connection in TIME_WAIT, and answers what comes for it.
+    // The end that closes first keeps the connection in TIME_WAIT, and answers packets of it.
     drop(server);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     drop(client);

@@ -1,4 +1,5 @@
-//! A link with a delay and with losses: a TAP device on either host, and a thread that carries frames between them.
+//! A link with a delay and with losses: a TAP device on each host, and a thread that carries
+//! frames between them.
 
 use crate::lab::{Host, Lab, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// 10.78.0.1 and 10.78.0.2 on devices `slow`. What host B sends comes later by the delay; what host A sends, at once.
+/// Connects 10.78.0.1 and 10.78.0.2 on devices `slow`. Frames from host B arrive after the delay; frames from
+/// host A arrive at once.
 pub struct Link {
-    /// Whether what host B sends is lost.
+    /// Set if frames from host B are lost.
     pub is_lossy: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
     carrier: Option<JoinHandle<()>>,
@@ -55,7 +57,7 @@ impl Drop for Link {
     }
 }
 
-/// A TAP device `slow` of the calling thread's namespace.
+/// Opens a TAP device `slow` in the calling thread's namespace.
 fn open_tap() -> File {
     crate::lab::open_tun("slow", libc::IFF_TAP, |file| {
         nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();

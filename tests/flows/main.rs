@@ -1,6 +1,8 @@
-//! Records of flows and counts of processes against what the programs at both ends know of them by themselves.
+//! Compares records of flows and counts of processes with the values that the programs at both ends
+//! know by themselves.
 //!
-//! Needs root, ip, nft, ss and python3. Where these are missing the tests say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
+//! Needs root, ip, nft, ss and python3. If these are missing, the tests print a line and pass, or fail if
+//! CAPTURE_REQUIRE_ALL is set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,16 +22,16 @@ use lab::Lab;
 use std::process::Command;
 use std::sync::Mutex;
 
-/// One test at a time, so that none takes the processor from another one's clocks.
+/// Lets one test run at a time, so that no test takes CPU time from the clocks of another.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test with each engine, each time in a thread that may change its network namespace, alone.
+/// Runs a test with each engine, alone, on a thread that may change its network namespace.
 fn with_lab(test: impl Fn(&Lab, Engine) + Sync) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     beside_others(test);
 }
 
-/// The same for a test that does nothing but wait.
+/// Does the same as [`with_lab`] beside other tests, for a test that only waits.
 fn beside_others(test: impl Fn(&Lab, Engine) + Sync) {
     let has_tool = |tool: &&str| Command::new(tool).arg("-V").output().is_ok();
     if !nix::unistd::geteuid().is_root() || !["ip", "nft", "ss", "python3"].iter().all(has_tool) {

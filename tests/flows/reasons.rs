@@ -1,4 +1,4 @@
-//! Why flows end: each reason made on purpose.
+//! The reasons why flows end, each caused on purpose.
 
 use crate::lab::{Host, Lab, run};
 use crate::watch::{Watch, assert_known};
@@ -85,7 +85,7 @@ fn a_call_that_icmp_refuses_without_waiting_has_the_error_of_the_process_root() 
     });
 }
 
-/// A socket with a port of its own.
+/// Returns a socket that is bound to the address `to`.
 fn bound(to: &str) -> OwnedFd {
     let socket =
         nix::sys::socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
@@ -95,7 +95,8 @@ fn bound(to: &str) -> OwnedFd {
     socket
 }
 
-/// Calls somebody who does not answer as wanted, with so many further SYNs. Where from, and what the call said.
+/// Connects to a peer that does not answer as wanted, with `syns` retransmitted SYNs if given. Returns the
+/// source address and the error of the call.
 fn connect_failing(target: SocketAddr, syns: Option<i32>) -> (SocketAddr, Errno) {
     let source = if target.ip().is_loopback() { "127.0.0.1:7801" } else { "10.77.0.1:7802" };
     let socket = bound(source);
@@ -107,7 +108,7 @@ fn connect_failing(target: SocketAddr, syns: Option<i32>) -> (SocketAddr, Errno)
 }
 
 fn set_syn_count(socket: &OwnedFd, count: i32) {
-    // SAFETY: the option takes an int, which lives through the call.
+    // SAFETY: the option takes an int, which lives during the call.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -120,7 +121,7 @@ fn set_syn_count(socket: &OwnedFd, count: i32) {
     assert_eq!(set, 0);
 }
 
-/// Has host B lose all that comes for a port.
+/// Makes host B drop all packets to a port.
 fn lose(lab: &Lab, port: u16) {
     let b = lab.name(Host::B);
     run(&format!("ip netns exec {b} nft add table inet loss"));

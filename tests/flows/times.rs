@@ -1,4 +1,4 @@
-//! Times: over a link with a delay of its own, by the clock of the program that waited.
+//! Times over a link with a known delay, compared with the clock of the program that waited.
 
 use crate::lab::{Host, Lab, run};
 use crate::link::Link;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 const DELAY: Duration = Duration::from_millis(20);
 
-/// Answers as many bytes as it receives, on host B, until its peer closes.
+/// Echoes all bytes that it receives on host B until its peer closes.
 fn echo(listener: &TcpListener) {
     let (mut stream, _) = listener.accept().unwrap();
     let mut buffer = [0; 65_536];
@@ -39,7 +39,7 @@ fn epoch() -> u64 {
     nanoseconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
 }
 
-/// What ss(8) says of one connection: `name:value`.
+/// Returns a field of ss(8) (`name:value`) for one connection.
 fn ss(near: SocketAddr, name: &str) -> Option<String> {
     let filter = format!("ss -tinOH src {near}");
     let line = run(&filter);
@@ -90,7 +90,7 @@ fn times_are_those_that_the_program_waited_root() {
             assert_eq!(living.owner.unwrap().process.pid, std::process::id() as i32);
             let namespace = File::open("/proc/thread-self/ns/net").unwrap().metadata().unwrap().ino();
             assert_eq!(living.namespace_inode, namespace);
-            // Both clocks are the machine's; one of them may be set a little meanwhile.
+            // Both clocks are the machine's; one of them may be adjusted a little meanwhile.
             let slack = 5_000_000;
             assert!((before - slack..=after + slack).contains(&living.opened.0), "{living:?}");
             assert!(
@@ -135,7 +135,7 @@ fn what_was_sent_again_is_counted_as_ss_counts_it_root() {
                 || ss(near, "retrans").map_or(0, |it| it.split('/').next_back().unwrap().parse().unwrap());
             const ROUNDS: u64 = 3;
             for round in 1..=ROUNDS {
-                // Neither answer nor acknowledgement comes until something was sent again.
+                // No answer and no acknowledgement arrives until data is retransmitted.
                 link.is_lossy.store(true, Ordering::Relaxed);
                 stream.write_all(b"question").unwrap();
                 watch.until("another attempt", |_| (retransmits() >= round).then_some(()));
@@ -144,7 +144,7 @@ fn what_was_sent_again_is_counted_as_ss_counts_it_root() {
             }
             let sent = 8 * ROUNDS;
             let record = watch.until("the figures of ss", |watch| {
-                // Nothing is under way any more once everything was acknowledged.
+                // Nothing is in flight once everything is acknowledged.
                 let acknowledged = ss(near, "bytes_acked").unwrap();
                 let expected = (retransmits(), acknowledged.parse::<u64>().unwrap());
                 let living = watch.living(near, target)?;

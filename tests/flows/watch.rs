@@ -1,4 +1,4 @@
-//! A session that records flows, and waiting for what its updates say.
+//! A session that records flows, and functions that wait for the results of its updates.
 
 use crate::lab::{Host, Lab};
 use capture::config::{Engine, Options};
@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// When a test gives up on what should long have happened.
+/// The time after which a test stops waiting for an event.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A session with what its updates said.
+/// A session with the results of its updates.
 pub struct Watch {
     pub session: Session,
     pub ended: Vec<FlowRecord>,
@@ -20,12 +20,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Opens a session on a host; the calling thread is there from then on.
+    /// Opens a session on a host; the calling thread stays in the host's namespace.
     pub fn on(lab: &Lab, host: Host, engine: Engine) -> Watch {
         Watch::with(lab, host, Options { flows: true, engine, ..Options::default() })
     }
 
-    /// The same with options of one's own, but for the namespaces: the other host's flows are not watched.
+    /// Does the same as [`Watch::on`] with the given options. It replaces the namespaces: the other host's
+    /// flows are not captured.
     pub fn with(lab: &Lab, host: Host, mut options: Options) -> Watch {
         lab.enter(host);
         options.capture.namespaces = NamespaceChoice::Own;
@@ -45,7 +46,7 @@ impl Watch {
         }
     }
 
-    /// Updates until `found` finds something.
+    /// Updates until `found` returns a result.
     #[track_caller]
     pub fn until<T>(&mut self, what: &str, mut found: impl FnMut(&mut Watch) -> Option<T>) -> T {
         let deadline = Instant::now() + TIMEOUT;
@@ -59,12 +60,13 @@ impl Watch {
         }
     }
 
-    /// The record of a flow that lives.
+    /// Returns the record of a living flow.
     pub fn living(&self, local: SocketAddr, remote: SocketAddr) -> Option<FlowRecord> {
         self.session.flows().find(|record| is_between(record, local, remote)).copied()
     }
 
-    /// The last record of a flow, which has no other and lives no more.
+    /// Waits for the last record of a flow, and asserts that there is only one and that the flow is
+    /// no longer living.
     #[track_caller]
     pub fn last(&mut self, local: SocketAddr, remote: SocketAddr) -> FlowRecord {
         self.until("the end of a flow", |watch| {
@@ -84,7 +86,7 @@ fn is_between(record: &FlowRecord, local: SocketAddr, remote: SocketAddr) -> boo
     is(record.local, local) && is(record.remote, remote)
 }
 
-/// Asserts that these parts of a record are known.
+/// Asserts that these parts of a record are valid.
 #[track_caller]
 pub fn assert_known(record: &FlowRecord, parts: &[FlowValidity]) {
     for part in parts {

@@ -1,4 +1,5 @@
-//! What the probes need is not there, or forbidden: the session does without it and says why.
+//! Kernels and sandboxes in which a requirement of the eBPF programs is missing or forbidden: the session
+//! works without them and logs the reason.
 
 use crate::hosting::Host;
 use crate::privilege::as_nobody;
@@ -6,12 +7,13 @@ use crate::{at_best, may_run};
 
 const RUN: &str = "exec \"$@\"";
 
-/// Commands of bpf(2) by their numbers in `linux/bpf.h`.
+/// Commands of bpf(2), numbered as in `linux/bpf.h`.
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_LINK_CREATE: u32 = 28;
 
-/// A host that counts its traffic with the probes in this state, and says so with these words if they are built in.
+/// Starts a host whose eBPF programs must be in this state. Checks that it logs these words, if the programs
+/// are built in, and that it counts its traffic all the same.
 fn counts_all_the_same(shell: &str, arguments: &[&str], state: &str, words: &str) {
     let host = Host::ready(shell, arguments);
     let is_built = cfg!(feature = "ebpf");
@@ -42,7 +44,7 @@ fn no_control_groups_as_root() {
                        do umount -l \"$place\"; done\n";
         let nobody = as_nobody(&["bpf", "perfmon", "net_admin", "net_raw"]);
         counts_all_the_same(&format!("{unmount}{nobody}"), &[], "NoCgroup", "no cgroup v2 hierarchy");
-        // Whoever may mount mounts the hierarchy where nobody sees it.
+        // A process that may mount mounts the hierarchy at a place that no other process sees.
         let host = Host::ready(&format!("{unmount}{RUN}"), &[]);
         assert_eq!(host.state(), at_best(), "{:#?}", host.said);
     }
@@ -75,7 +77,8 @@ fn built_in_but_forbidden_as_root() {
     let forbidden = "the capabilities that this needs are there";
     counts_all_the_same(RUN, &[&format!("refuse={}", libc::EPERM)], "NotPermitted", forbidden);
     counts_all_the_same(RUN, &[&format!("refuse={}", libc::ENOSYS)], "NotSupported", "os error 38");
-    // As a security module does it, which lets some of it pass: what was made until then must go.
+    // A security module can forbid some commands and permit others. Objects that were created before must be
+    // removed.
     for (command, errno, state) in [
         (BPF_MAP_CREATE, libc::EACCES, "NotPermitted"),
         (BPF_MAP_CREATE, libc::ENOMEM, "NoMemory"),
@@ -92,7 +95,8 @@ fn built_in_but_forbidden_as_root() {
 #[test]
 fn locked_down_as_root() {
     if may_run() {
-        // The helpers that read the kernel's memory are then not known, and the verifier calls the program invalid.
+        // The kernel then does not know the helpers that read its memory, and the verifier rejects the eBPF
+        // program as invalid.
         let lockdown = format!(
             "mount -t tmpfs none /sys/kernel/security\n\
              echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown\n{RUN}"
@@ -121,7 +125,8 @@ fn packets_are_captured_where_the_kernel_cannot_count_as_root() {
 #[test]
 fn no_locked_memory_as_root() {
     if may_run() {
-        // Since Linux 5.11 what the kernel's programs take counts as the control group's memory and not as locked.
+        // Since Linux 5.11, the memory of eBPF programs is charged to the control group and is no longer
+        // locked memory.
         let host = Host::ready(&as_nobody(&["bpf", "perfmon", "net_admin", "net_raw"]), &["locked=0"]);
         assert_eq!(host.state(), at_best(), "{:#?}", host.said);
     }

@@ -1,15 +1,15 @@
-//! Sockets that are connected again, and sockets with the endpoints of earlier ones.
+//! Sockets that are connected repeatedly, and sockets with the endpoints of earlier ones.
 
 use crate::lab::{Host, Lab, Maker, run};
 use crate::watching::{B, B6, Done, Watch, options, said_until, user, with_lab, without_offloads};
 use capture::config::Engine;
 use capture::model::FlowRecord;
 
-/// The peers: both of host B's addresses answer at these ports.
+/// The peers' ports. Both of host B's addresses answer at both of them.
 const FIRST: u16 = 7600;
 const SECOND: u16 = 7601;
 
-/// A way in which a socket comes to a second peer.
+/// A way in which a socket gets to a second peer.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     name: &'static str,
@@ -46,7 +46,7 @@ const WAYS: &[Way] = &[
     Way { name: "listened first", address: B, numbers: &[("kind", LISTENED), ("tcp", 1)] },
 ];
 
-/// Has host B answer at two addresses and ports of each family.
+/// Starts the peers on host B: two addresses and two ports of each family.
 fn peers(lab: &Lab) -> Vec<Maker> {
     let b = lab.name(Host::B);
     let a = lab.name(Host::A);
@@ -72,14 +72,14 @@ fn go(lab: &Lab, way: &Way, more: &[(&str, u64)]) -> Maker {
     sockets
 }
 
-/// What host A's link has sent, as nftables counts it: nothing else goes over it.
+/// Returns the bytes that host A's link has sent, as nftables counts them. The link has no other traffic.
 fn sent_by_link(lab: &Lab) -> u64 {
     let counted = lab.counted(Host::A);
     counted.out_to + counted.out_from
 }
 
-/// Short-lived processes, found by no search: all of their bytes have an owner. Before, of 20 that were refused first 1,480
-/// of 400,000 bytes had one.
+/// All bytes of short-lived processes, which no search finds, have an owner. Regression: of 20 processes
+/// whose first connection was refused, 1,480 of 400,000 bytes had an owner.
 #[test]
 fn short_processes_that_connect_again_have_all_of_their_bytes_root() {
     with_lab(|lab| {
@@ -104,12 +104,12 @@ fn short_processes_that_connect_again_have_all_of_their_bytes_root() {
     });
 }
 
-/// The record of the one flow of a process.
+/// Returns the record of a process's only flow.
 fn flow_of(watch: &Watch, pid: i32) -> Option<FlowRecord> {
     watch.session.flows().find(|flow| flow.owner.is_some_and(|owner| owner.process.pid == pid)).copied()
 }
 
-/// The kernel's engine has the endpoints that the socket has now, and all of its bytes.
+/// The engine `kernel` reports the socket's current endpoints and all of its bytes.
 #[test]
 fn flow_records_have_the_present_endpoints_root() {
     with_lab(|lab| {
@@ -144,15 +144,16 @@ fn flow_records_have_the_present_endpoints_root() {
     });
 }
 
-/// Connections come again from the same port while the server still has the old ones' sockets, which other processes then
-/// use and close. The living one's bytes have its owner: the other's entry is not put in its place, nor is it taken out with
-/// the other's end.
+/// New connections from the same port coexist with the server's sockets of the old connections, which other
+/// processes then use and close. The bytes of the living connection are credited to its owner: the entry of
+/// the old socket does not replace the new one's, and the old socket's end does not remove it.
 #[test]
 fn the_end_of_an_older_socket_takes_nothing_from_a_newer_one_root() {
     with_lab(|lab| {
         without_offloads(lab);
         lab.count(Host::A, "tcp dport 7650", "tcp sport 7650");
-        // Of two connections with the same endpoints in one batch of packets only the later one's owner is looked for.
+        // If a batch of packets has two connections with the same endpoints, only the later one's owner is
+        // looked up.
         for (engine, rounds, pause) in [(Engine::Pcap, 30, 250), (Engine::Kernel, 300, 0)] {
             let before = lab.counted(Host::A).both();
             let mut watch = Watch::new(lab, options(engine));
@@ -170,7 +171,7 @@ fn the_end_of_an_older_socket_takes_nothing_from_a_newer_one_root() {
                 let own = watch.traffic(pid).send_bytes;
                 own <= sent.0 && own > sent.0 * 4 / 5
             });
-            // The children only read what there is not.
+            // The children only read, and there is nothing to read.
             let others: u64 =
                 watch.all().iter().filter(|(other, _)| **other != pid).map(|(_, of)| of.bytes()).sum();
             assert!(others < sent.0 / 20, "{engine:?}: {others} of {sent:?}");

@@ -1,11 +1,11 @@
-//! Busy sockets whose counters in the kernel another busy socket takes: they lose no bytes.
+//! Busy sockets whose counters in the kernel are taken by another busy socket: they lose no bytes.
 
 use crate::lab::{Host, Lab, Maker};
 use crate::watching::{B, Watch, count_all, options, truth, user, with_lab, without_offloads};
 use capture::config::Engine;
 
-/// Functions of both programs below. Two sockets are rivals if their cookies (`SO_COOKIE`) lead to the same counters:
-/// `TALLIES` in src/kernel/probes/sockets.h.
+/// Functions of both Python programs below. Two sockets are rivals if their cookies (`SO_COOKIE`) map to the
+/// same counters: `TALLIES` in src/kernel/probes/sockets.h.
 const RIVALS: &str = r#"
 import os, socket, struct, sys
 PEER = ("10.77.0.2", 7960)
@@ -35,7 +35,7 @@ def opened(kind):
     return made
 "#;
 
-/// Busy sockets end soon after a rival has taken their counters.
+/// A Python program whose busy sockets end soon after a rival has taken their counters.
 const ENDING: &str = r#"
 sys.stdin.readline()
 for _ in range(4):
@@ -49,7 +49,8 @@ print("done", flush=True)
 sys.stdin.readline()
 "#;
 
-/// A child takes over a busy socket after a rival has taken its counters. Prints the pids of both.
+/// A Python program in which a child takes over a busy socket after a rival has taken its counters. It prints
+/// both pids.
 const TAKING_OVER: &str = r#"
 sys.stdin.readline()
 busy = opened(sys.argv[1])
@@ -72,7 +73,7 @@ fn start(lab: &Lab, program: &str, kind: &str) -> Maker {
     started
 }
 
-/// Before, up to a second of such a socket's traffic was lost.
+/// Regression: up to a second of such a socket's traffic was lost.
 #[test]
 fn a_socket_that_ends_after_a_rival_came_is_counted_whole_root() {
     with_lab(|lab| {
@@ -81,7 +82,7 @@ fn a_socket_that_ends_after_a_rival_came_is_counted_whole_root() {
         let _peer = user(lab, Host::B, "drain", &format!("{B}:7960"), &[]);
         let mut watch = Watch::new(lab, options(Engine::Kernel));
         for kind in ["udp", "tcp"] {
-            // Nothing is read from the kernel meanwhile.
+            // The session reads nothing from the kernel meanwhile.
             let mut sockets = start(lab, ENDING, kind);
             assert_eq!(sockets.line(), "done");
             watch.until(&format!("{kind}: all {:?} are counted", truth(lab)), |watch| {
@@ -92,7 +93,7 @@ fn a_socket_that_ends_after_a_rival_came_is_counted_whole_root() {
     });
 }
 
-/// Before, most of the parent's traffic was credited to the child.
+/// Regression: most of the parent's traffic was credited to the child.
 #[test]
 fn a_socket_that_is_taken_over_after_a_rival_came_is_each_ones_root() {
     with_lab(|lab| {
@@ -105,7 +106,8 @@ fn a_socket_that_is_taken_over_after_a_rival_came_is_each_ones_root() {
         let pids: Vec<i32> = line.split(' ').map(|word| word.parse().unwrap()).collect();
         watch.until(&format!("all {:?} are counted", truth(lab)), |watch| watch.sums() == truth(lab));
         let [parent, child] = [0, 1].map(|at| watch.traffic(pids[at]));
-        // Two sockets were asked through 200 times each, and by the child 20 times. Headers take less than 100 bytes.
+        // 200 requests went through each of two sockets, and 20 from the child. Headers take less than 100
+        // bytes.
         assert!(parent.receive_bytes > 400 * 400, "{parent:?} {child:?}");
         assert!(child.receive_bytes > 20 * 400 && child.receive_bytes < 30 * 500, "{parent:?} {child:?}");
         both.end();

@@ -1,4 +1,5 @@
-//! Control groups of processes that no sample ever sees, in groups that are gone by the time somebody asks.
+//! Control groups of processes that no sample ever sees. The groups are removed before the session can look
+//! them up.
 
 use crate::group::Group;
 use crate::lab::{Host, Lab};
@@ -28,17 +29,17 @@ fn with_session(options: Options, test: impl FnOnce(Session) + Send) {
     std::thread::scope(|scope| scope.spawn(body).join().unwrap());
 }
 
-/// Forks a process that goes to the group, sends a datagram from there and ends; returns when it has.
+/// Forks a process that joins the group, sends a datagram from there and ends. Returns after its end.
 fn send_from(group: &Group) -> i32 {
     let door = File::options().write(true).open(group.door()).unwrap();
     let to = SockaddrIn::new(10, 77, 0, 2, 7000);
-    // SAFETY: the child makes nothing but system calls, until it ends.
+    // SAFETY: the child only makes system calls until it ends.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let _ = write(&door, b"0");
             let made = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None);
             let _ = made.map(|made| sendto(made.as_raw_fd(), &[7; 500], &to, MsgFlags::empty()));
-            // SAFETY: ends the process without running anything of the parent's.
+            // SAFETY: _exit(2) ends the process without running any code of the parent's.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => {
@@ -48,7 +49,7 @@ fn send_from(group: &Group) -> i32 {
     }
 }
 
-/// Updates until the process is told to have ended.
+/// Updates until the process is reported as ended.
 fn removed(session: &mut Session, pid: i32) -> ProcessRecord {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -68,7 +69,8 @@ fn with_cgroups(engine: Engine) -> Options {
     Options { engine, sample: SampleSet::USUAL | SampleSet::CGROUP, ..Options::default() }
 }
 
-/// Two groups, one in the other, each with a process that is gone, as the group is, when the session looks.
+/// Checks two nested groups, each with a process. Both the process and the group are gone before the session
+/// updates.
 fn a_process_between_two_updates(engine: Engine) {
     if !may_run() || !cfg!(feature = "ebpf") {
         return;
@@ -113,8 +115,8 @@ fn without_being_asked_for_none_is_told_root() {
     });
 }
 
-/// Where no programs are in the kernel, a program is asked where it is when it is started.
-// It is waited for.
+/// Without eBPF programs, the library reads a program's cgroup when the program starts.
+// The child is waited for.
 #[allow(clippy::zombie_processes)]
 #[test]
 fn without_probes_a_program_is_asked_as_it_starts_root() {
@@ -141,7 +143,8 @@ fn without_probes_a_program_is_asked_as_it_starts_root() {
     });
 }
 
-/// Who watches from another cgroup namespace is told paths that begin there, as the kernel would tell them.
+/// A watcher in another cgroup namespace gets paths relative to that namespace, as the kernel would show
+/// them.
 #[test]
 fn a_watcher_in_a_namespace_of_its_own_is_told_paths_from_there_root() {
     if !may_run() {

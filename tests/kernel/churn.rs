@@ -1,5 +1,5 @@
-//! Nothing of sockets that have ended stays in the kernel's tables, however they ended; and what is counted where a table is
-//! full.
+//! Sockets that have ended leave nothing in the kernel's tables, however they ended, and nothing is lost
+//! because a table is full.
 
 use crate::lab::{Host, Lab};
 use crate::maps::growing;
@@ -8,7 +8,7 @@ use capture::config::Engine;
 use capture::model::Unowned;
 use std::time::{Duration, Instant};
 
-/// Endpoints are kept for some 15 s, records for 2 s.
+/// Waits until the tables have no entries. Endpoints are kept for some 15 s, records for 2 s.
 fn expect_nothing(lab: &Lab, watch: &mut Watch) {
     let deadline = Instant::now() + TIMEOUT + TIMEOUT;
     loop {
@@ -26,7 +26,7 @@ fn expect_nothing(lab: &Lab, watch: &mut Watch) {
     }
 }
 
-/// The kinds of ends in `user/churn.rs`, and how many sockets of each.
+/// The kinds of ends in `user/churn.rs`, and the number of sockets of each.
 const ENDS: [(u64, u64); 6] = [(0, 5_000), (1, 4_000), (2, 3_000), (3, 3_000), (4, 500), (5, 500)];
 
 fn nothing_is_left(engine: Engine) {
@@ -39,7 +39,7 @@ fn nothing_is_left(engine: Engine) {
             sockets.start();
             let began = Instant::now();
             watch.while_running(&mut sockets, "done");
-            // The counts are those of the program's sockets.
+            // The counts printed are those of the program's sockets.
             watch.update();
             println!("  {engine:?} {kind}: {:?}, {:?}", began.elapsed(), growing(lab, Host::A));
             sockets.end();
@@ -50,8 +50,9 @@ fn nothing_is_left(engine: Engine) {
     });
 }
 
-/// Before, a flag that two processors set at the same time could get lost, and with it the end of a socket: of 150,000 sockets
-/// that were sent to as they closed, 169 records stayed for ever. An attempt to connect that was refused left its endpoints.
+/// Regression: a flag that two processors set at the same time could get lost, and with it the end of a
+/// socket: of 150,000 sockets that were sent to as they closed, 169 records stayed for ever. Also, a refused
+/// attempt to connect left its endpoints.
 #[test]
 fn no_record_outlives_its_socket_of_the_kernels_engine_root() {
     nothing_is_left(Engine::Kernel);

@@ -1,16 +1,18 @@
-//! A session in a cgroup namespace of its own, as a container has it, where a mount of the hierarchy shows its part only.
+//! A session in its own cgroup namespace, like that of a container, in which a mount of the hierarchy shows
+//! only a part of it.
 
 use crate::group::Group;
 use crate::hosting::Host;
 use crate::may_run;
 
-/// Sends to itself all the time, from outside the group of the session.
+/// A Python program that sends to itself all the time, from outside the session's group.
 const SENDER: &str = "import socket, time\n\
                       s = socket.socket(type=socket.SOCK_DGRAM)\n\
                       s.bind((\"127.0.0.1\", 0))\n\
                       for _ in range(600):\n    s.sendto(bytes(500), s.getsockname())\n    time.sleep(0.1)\n";
 
-/// Runs the host in a part of the hierarchy, with a process outside it that is to be watched; `last` runs the program.
+/// Runs the host in a part of the hierarchy, with a process outside it that the host watches. `last` is the
+/// command that runs the program.
 fn in_a_part(group: &Group, last: &str, arguments: &[&str]) -> Host {
     let unmount = "for place in $(awk '/ - cgroup2 / { print $5 }' /proc/self/mountinfo | sort -r)\n\
                    do umount -l \"$place\"; done\n\
@@ -25,7 +27,8 @@ fn in_a_part(group: &Group, last: &str, arguments: &[&str]) -> Host {
     Host::ready(&shell, arguments)
 }
 
-/// Before, the programs were attached to the part, and no process outside it was ever counted, while the state was Active.
+/// Regression: the eBPF programs were attached to the part. No process outside it was ever counted, although
+/// the state was Active.
 #[test]
 fn processes_outside_the_part_are_counted_as_root() {
     if !may_run() || !cfg!(feature = "ebpf") {
@@ -40,7 +43,7 @@ fn processes_outside_the_part_are_counted_as_root() {
     }
 }
 
-/// Without CAP_DAC_READ_SEARCH the root cannot be reached from the part.
+/// Without CAP_DAC_READ_SEARCH, the root of the hierarchy cannot be reached from the part.
 #[test]
 fn where_the_root_cannot_be_reached_packets_are_captured_as_root() {
     if !may_run() || !cfg!(feature = "ebpf") {

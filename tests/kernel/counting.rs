@@ -1,5 +1,5 @@
-//! What the kernel's engine counts where the accuracy scenarios do not look: sockets used in turn, devices without a link
-//! header.
+//! The engine `kernel` in cases that the accuracy scenarios do not cover: sockets used in turn, devices
+//! without a link header.
 
 use crate::lab::{Host, Lab};
 use crate::may_run;
@@ -25,7 +25,7 @@ fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
     let body = || {
         let lab = Lab::new();
         lab.enter(Host::A);
-        // The other host's ends are none of these tests'.
+        // The traffic of the other host's ends does not belong to these tests.
         let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
         let options = Options { engine: Engine::Kernel, flows: true, capture, ..Options::default() };
         let session = Session::open(options).unwrap();
@@ -35,7 +35,7 @@ fn with_session(test: impl FnOnce(&Lab, Session) + Send) {
     std::thread::scope(|scope| scope.spawn(body).join().unwrap());
 }
 
-/// Updates until a process's record is as wanted.
+/// Updates until a process's record meets the condition.
 fn until(session: &mut Session, pid: i32, wanted: impl Fn(&ProcessRecord) -> bool) -> ProcessRecord {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -49,7 +49,8 @@ fn until(session: &mut Session, pid: i32, wanted: impl Fn(&ProcessRecord) -> boo
     }
 }
 
-/// Parent and child have one UDP socket and send by turns; each says its pid, and when all is sent.
+/// A Python program in which parent and child send by turns on one UDP socket. It prints both pids when
+/// everything is sent.
 const IN_TURN: &str = r#"
 import os, socket, sys
 socket_ = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -75,7 +76,7 @@ else:
     signal.pause()
 "#;
 
-/// The other end of what is sent to 10.77.0.2:7000, which nobody reads from.
+/// Binds the other end of what is sent to 10.77.0.2:7000. No process reads from it.
 fn bound_on_b(lab: &Lab) -> UdpSocket {
     let bind = || {
         lab.enter(Host::B);
@@ -106,7 +107,7 @@ fn a_socket_used_in_turn_is_shared_out_root() {
         let stats = session.stats_reader();
         let owned = || stats.read().bytes.owned[Quality::Shared as usize];
         assert_eq!(owned(), 100 * (142 + 342));
-        // However long nobody uses the socket, nothing of it is told again.
+        // Nothing is reported twice, however long the socket is unused.
         for _ in 0..100 {
             session.update().unwrap();
         }
@@ -116,14 +117,15 @@ fn a_socket_used_in_turn_is_shared_out_root() {
     });
 }
 
-/// Packets that a device of this thread's network namespace has sent, proc_pid_net(5).
+/// Returns the packets that a device of this thread's network namespace has sent, proc_pid_net(5).
 fn sent_by_device(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')).unwrap();
     line.split_whitespace().nth(9).unwrap().parse().unwrap()
 }
 
-/// What several threads send through one socket at a time is counted while it is being read.
+/// Packets that several threads send through one socket at the same time are counted while the session reads
+/// the counters.
 #[test]
 fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
     const THREADS: u64 = 3;
@@ -145,7 +147,7 @@ fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
         let record = until(&mut session, pid, |record| record.traffic.send_packets >= THREADS * EACH);
         let counted = (record.traffic.send_packets, record.traffic.send_bytes);
         assert_eq!(counted, (THREADS * EACH, THREADS * EACH * 100));
-        // The device has sent them all, and may have sent what the kernel says to its neighbours.
+        // The device has sent them all, and perhaps also packets of the kernel's neighbour protocols.
         assert!((0..100).contains(&(sent_by_device("veth0") - before - THREADS * EACH)));
         assert_eq!(record.connections.unwrap().sends, THREADS * EACH);
         // The end of the socket adds nothing.
@@ -156,8 +158,8 @@ fn a_busy_socket_that_is_read_meanwhile_is_counted_to_the_last_packet_root() {
     });
 }
 
-/// The kernel then refuses what the reader would find a busy socket's counters by. Before, all but 64 of the packets were
-/// counted nowhere.
+/// The kernel then refuses the storage through which the reader would find a busy socket's counters.
+/// Regression: all but 64 of the packets were not counted at all.
 #[test]
 fn a_busy_socket_without_memory_for_options_is_counted_to_the_last_packet_root() {
     const EACH: u64 = 5_000;
@@ -177,14 +179,14 @@ fn a_busy_socket_without_memory_for_options_is_counted_to_the_last_packet_root()
     });
 }
 
-/// What the kernel says of a connection, `struct tcp_info` in include/uapi/linux/tcp.h: segments sent, and bytes of payload
-/// in them.
+/// Returns the segments that a connection has sent and their payload in bytes, as `struct tcp_info` in
+/// include/uapi/linux/tcp.h reports them.
 fn sent_by_connection(stream: &TcpStream) -> (u64, u64) {
     const SEGMENTS: usize = 136;
     const BYTES: usize = 200;
     let mut info = [0_u8; 256];
     let mut length = info.len() as libc::socklen_t;
-    // SAFETY: the buffer is as long as is said and lives through the call.
+    // SAFETY: the buffer has the stated length and outlives the call.
     let asked = unsafe {
         let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
         libc::getsockopt(stream.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &raw mut length)
@@ -194,20 +196,20 @@ fn sent_by_connection(stream: &TcpStream) -> (u64, u64) {
     (segments.into(), u64::from_ne_bytes(info[BYTES..BYTES + 8].try_into().unwrap()))
 }
 
-/// A busy socket counts apart until it is read, and there is room for 16 million packets: one that nobody reads for longer
-/// loses none.
+/// A busy socket has separate counters until they are read, with room for 16 million packets. A socket that
+/// is not read for longer loses none.
 #[test]
 fn a_busy_socket_that_is_not_read_for_long_is_counted_to_the_last_packet_root() {
     const PACKETS: u64 = 18_000_000;
     /// Headers of Ethernet, IPv4 and TCP with the time stamps.
     const HEADERS: u64 = 14 + 20 + 32;
-    /// The least segment that TCP agrees to, without the time stamps.
+    /// The smallest segment that TCP agrees to, without the time stamps.
     const PAYLOAD: u64 = 88 - 12;
-    /// What options the two first segments of a connection have beyond the time stamps.
+    /// The options of a connection's first two segments beyond the time stamps.
     const OPTIONS: u64 = 2 * 8;
     with_session(|lab, mut session| {
         crate::lab::run(&format!("ip -n {} link set lo up", lab.name(Host::A)));
-        // Acknowledgements have headers of one length then.
+        // Without SACK, the headers of all acknowledgements have the same length.
         crate::lab::run(&format!("ip netns exec {} sysctl -q net.ipv4.tcp_sack=0", lab.name(Host::A)));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::TcpMaxSeg, &88).unwrap();
@@ -230,7 +232,7 @@ fn a_busy_socket_that_is_not_read_for_long_is_counted_to_the_last_packet_root() 
         let receiver = reading.join().unwrap();
         std::thread::sleep(Duration::from_millis(500));
         let ends = [sent_by_connection(&sender), sent_by_connection(&receiver)];
-        // The first answer was sent before the receiver was there.
+        // The first answer was sent before the receiver existed.
         let (packets, payload) = (ends[0].0 + ends[1].0 + 1, ends[0].1 + ends[1].1);
         assert!(ends[0].0 > PACKETS && payload >= PACKETS * PAYLOAD, "{ends:?}");
         let record =
@@ -242,11 +244,11 @@ fn a_busy_socket_that_is_not_read_for_long_is_counted_to_the_last_packet_root() 
     });
 }
 
-/// The number that the kernel knows a socket by, socket(7).
+/// Returns a socket's cookie, the number by which the kernel knows it, socket(7).
 fn cookie_of(socket: &UdpSocket) -> u64 {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the number is as long as is said and lives through the call.
+    // SAFETY: the number has the stated length and outlives the call.
     let asked = unsafe {
         let to = (&raw mut cookie).cast();
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, to, &raw mut length)
@@ -255,13 +257,13 @@ fn cookie_of(socket: &UdpSocket) -> u64 {
     cookie
 }
 
-/// Of sockets whose numbers end alike only one can be counted apart. All have what they sent, also when one of them has been
-/// quiet for so long that its place is another's.
+/// Of sockets whose cookies end in the same bits, only one can have separate counters. All sockets are
+/// credited with what they sent, even if another socket has taken the counters of one that was idle for long.
 #[test]
 fn sockets_that_share_a_place_are_all_counted_root() {
-    /// Places of the array.
+    /// Places of the array of counters.
     const PLACES: u64 = 1024;
-    /// How long a place rests until it is another's.
+    /// The time after which an idle socket's place can be taken by another.
     const REST: Duration = Duration::from_secs(11);
     const EACH: u64 = 500;
     with_session(|lab, mut session| {
@@ -300,7 +302,7 @@ fn sockets_that_share_a_place_are_all_counted_root() {
     });
 }
 
-/// A TUN device with the address 10.99.0.1/24.
+/// Opens a TUN device with the address 10.99.0.1/24.
 fn open_tun(lab: &Lab) -> File {
     let file = crate::lab::open_tun("bare", libc::IFF_TUN, |_| ());
     let name = lab.name(Host::A);
@@ -313,7 +315,7 @@ fn open_tun(lab: &Lab) -> File {
 fn a_device_without_a_link_header_adds_none_root() {
     with_session(|lab, mut session| {
         let _device = open_tun(lab);
-        // It is noticed within a second.
+        // The session notices the device within a second.
         std::thread::sleep(Duration::from_millis(1_100));
         session.update().unwrap();
         let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
@@ -326,7 +328,7 @@ fn a_device_without_a_link_header_adds_none_root() {
     });
 }
 
-/// A bridge on host A's wire, with its address, and the end of another host on it.
+/// Puts a bridge on host A's wire and moves host A's address to it.
 fn bridge_the_wire(lab: &Lab) {
     let name = lab.name(Host::A);
     for command in [
@@ -340,7 +342,8 @@ fn bridge_the_wire(lab: &Lab) {
     }
 }
 
-/// What the kernel sends for a connection that its process has closed passes several devices here.
+/// Packets that the kernel sends for a connection after its process has closed it pass several devices here.
+/// They are counted once.
 #[test]
 fn acknowledgements_without_a_socket_are_counted_at_one_device_root() {
     const CONNECTIONS: u64 = 50;
@@ -354,7 +357,8 @@ fn acknowledgements_without_a_socket_are_counted_at_one_device_root() {
             let (server, _) = listener.accept().unwrap();
             drop(server);
             assert_eq!(far.read(&mut [0]).unwrap(), 0);
-            // The FIN of the server is acknowledged by itself only if the other end does not close at once.
+            // The server's FIN gets an acknowledgement of its own only if the other end does not close at
+            // once.
             std::thread::sleep(Duration::from_millis(50));
         }
         let (sent, received) = lab.counted(Host::A).both();

@@ -1,21 +1,23 @@
-//! Whichever way a host ends, nothing of its session is left in the kernel, nor in the host after closing.
+//! However a host ends, nothing of its session is left in the kernel; after closing, nothing is left in the
+//! host either.
 
 use crate::hosting::{Host, Objects};
 use crate::{at_best, may_run};
 use std::time::Duration;
 
 const RUN: &str = "exec \"$@\"";
-/// Packets are captured, or the kernel counts.
+/// Engine pcap, and engine kernel.
 const ENGINES: [&[&str]; 2] = [&[], &["engine=kernel"]];
-/// How many hosts are killed.
+/// The number of hosts that are killed.
 const KILLS: u32 = 20;
-/// How much later after its first object each is killed than the one before; all of them together span the time that
-/// loading takes.
+/// The step by which each host is killed later after its first object than the one before. All steps together
+/// span the time that loading takes.
 const STEP: Duration = Duration::from_millis(3);
-/// How often a session is opened and closed.
+/// The number of times that a session is opened and closed.
 const ROUNDS: u32 = 200;
-/// What the allocator may hold more at the end than after the first rounds, KiB: two for each round. Reading the types of
-/// the kernel takes and gives back tens of megabytes, in which some hundred KiB are left between, however many rounds.
+/// The memory that the allocator may hold more at the end than after the first rounds, KiB: two for each
+/// round. Reading the kernel's types allocates and frees tens of megabytes. Some hundred KiB of fragments
+/// remain, however many rounds there are.
 const SLACK: usize = ROUNDS as usize * 2;
 
 #[test]
@@ -47,7 +49,8 @@ fn killing_leaves_nothing_in_the_kernel_as_root() {
     let mut all = Objects::default();
     let mut loading = 0;
     for (round, engine) in (0..KILLS).zip(ENGINES.iter().flat_map(|engine| [engine; 2]).cycle()) {
-        // Half of them while they load, at another point each time, the other half in use.
+        // Half of the hosts are killed while they load, each at another point; the other half are killed in
+        // use.
         let host = if round % 2 == 0 {
             let host = Host::start(RUN, engine);
             if at_best() == "Active" {

@@ -1,17 +1,17 @@
-//! More sockets than there is room for.
+//! More sockets than the table of records can hold.
 
 use crate::lab::Host;
 use crate::watching::{B, Watch, options, said_until, user, with_lab};
 use capture::config::Engine;
 use capture::model::Unowned;
 
-/// Records that there is room for.
+/// The capacity of the table.
 const CAPACITY: u64 = 262_144;
-/// Sockets that find none.
+/// The number of sockets beyond the capacity.
 const MORE: u64 = 500;
 
-/// Bytes of sockets without a record are counted as such, and not as those of sockets that no process has; when there is
-/// room again, records are made again.
+/// Bytes of sockets without a record are counted under that reason, and not as those of sockets without a
+/// holder. Once the table has room again, new sockets get records.
 #[test]
 fn what_finds_no_room_is_counted_as_that_root() {
     with_lab(|lab| {
@@ -28,7 +28,8 @@ fn what_finds_no_room_is_counted_as_that_root() {
         let done = said_until(&mut sockets, "done");
         watch.update();
         let [full, no_holder] = [Unowned::QueueFull, Unowned::NoHolder].map(|reason| watch.unowned(reason));
-        // Other sockets of the machine find no room either, and where one of them has ended there is room.
+        // Other sockets of the machine find no room either. If one of them ends, there is room for one of
+        // these.
         let sent = done[0].datagrams();
         let found = watch.traffic(done[0].pid).send_bytes;
         let counted = full - before[0] + found;

@@ -1,4 +1,4 @@
-//! Everything that can happen to sockets, at random and at once, while the session reads.
+//! Everything that can happen to sockets, at random and at the same time, while the session reads.
 
 use crate::lab::{Host, Maker};
 use crate::maps::growing;
@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 const PORT: u16 = 7950;
 const TIME: Duration = Duration::from_secs(15);
 
-/// Eight processes with eight threads each share three datagram sockets and two connections; they send, read, connect to
-/// other peers, fork short-lived children that use them, pass sockets on, and open, close and reset their own. Every byte is
-/// some process's once, and in the end nothing is left of it.
+/// Eight processes with eight threads each share three datagram sockets and two connections. They send, read,
+/// connect to other peers, fork short-lived children that use the sockets, pass sockets on, and open, close
+/// and reset their own. Every byte is credited once to one process, and nothing is left in the tables at the
+/// end.
 ///
-/// Before, single figures came near 2^64, bytes were counted twice where sockets changed hands, and records stayed for ever.
+/// Regression: single figures came near 2^64, bytes were counted twice if sockets changed hands, and records
+/// stayed for ever.
 #[test]
 fn all_is_counted_once_whatever_happens_root() {
     with_lab(|lab| {
@@ -33,7 +35,7 @@ fn all_is_counted_once_whatever_happens_root() {
             let said = scope.spawn(|| said_until(&mut hammer, "done"));
             while !said.is_finished() {
                 watch.update();
-                // What cannot be is seen at once.
+                // An impossible figure fails the test at once.
                 let (sent, received) = watch.sums();
                 assert!(sent < 1 << 40 && received < 1 << 40, "{:?}", watch.all());
                 std::thread::sleep(Duration::from_millis(50));
@@ -42,7 +44,7 @@ fn all_is_counted_once_whatever_happens_root() {
         });
         assert_eq!(done.len(), 8);
         hammer.end();
-        // Until the last connections have ended.
+        // Waits until the last connections have ended.
         let deadline = Instant::now() + TIMEOUT + TIMEOUT;
         loop {
             watch.update();
@@ -67,8 +69,8 @@ fn all_is_counted_once_whatever_happens_root() {
         );
         assert_eq!((without(Unowned::QueueFull), watch.unowned(Unowned::Pending)), (0, 0));
         assert!(sent <= truth.0 && received <= truth.1);
-        // What no process has is counted as that, with what other namespaces have of it. What comes for a socket that is gone
-        // is seen by nftables only.
+        // The bytes of no process are counted as such, together with those of other namespaces. Only nftables
+        // counts the packets that arrive for a socket that no longer exists.
         let missing = truth.0.saturating_sub(sent + ended);
         let unowned = without(Unowned::NoHolder) + without(Unowned::NoPorts);
         assert!(missing <= unowned, "{missing} are counted nowhere");

@@ -1,15 +1,16 @@
-//! Sockets that change hands: what has come is received once, and by the process that reads it.
+//! Sockets that change hands: received bytes are counted once, and credited to the process that reads them.
 
 use crate::lab::{Host, Lab};
 use crate::watching::{B, Done, Watch, count_all, options, truth, user, with_lab, without_offloads};
 use capture::config::Engine;
 
-/// Bytes that wait on a socket as it changes hands: far more than a packet, so that a part that is counted twice shows.
+/// Bytes that wait on a socket as it changes hands: far more than a packet, so that a part that is counted
+/// twice shows.
 const BYTES: u64 = 2_000_000;
-/// What a process may have more or less of a stream for each change: estimates go by whole packets.
+/// The tolerance of a process's share of a stream for each change of hands: estimates use whole packets.
 const SLACK: u64 = 3_000;
 
-/// Data comes, and `parent` percent of it are read before the socket changes hands.
+/// Runs users of which the first reads `parent` percent of the data before the socket changes hands.
 fn handed(lab: &Lab, watch: &mut Watch, numbers: &[(&str, u64)]) -> Vec<Done> {
     let _peer = user(lab, Host::B, "drain", &format!("{B}:7200"), &[("segment", 1448)]);
     let mut users = user(lab, Host::A, "handing", &format!("{B}:7200"), numbers);
@@ -35,7 +36,7 @@ fn received_by_the_reader(is_tcp: bool, parent: u64, is_passed: bool) {
         ];
         let done = handed(lab, &mut watch, &numbers);
         assert_eq!(done.len(), 2, "{done:?}");
-        // What is on the wire beyond the payload is shared out in proportion.
+        // The bytes on the wire beyond the payload are divided in proportion to the payload.
         let payload: u64 = done.iter().map(|one| one.received).sum();
         assert_eq!(payload, sockets * BYTES);
         let truth = truth(lab).1;
@@ -51,7 +52,7 @@ fn received_by_the_reader(is_tcp: bool, parent: u64, is_passed: bool) {
     });
 }
 
-/// Before, the parent and the child were both credited with all of it.
+/// Regression: the parent and the child were both credited with all of it.
 #[test]
 fn a_child_reads_what_came_on_a_stream_root() {
     received_by_the_reader(true, 0, false);
@@ -84,8 +85,8 @@ fn a_datagram_socket_is_passed_on_root() {
     received_by_the_reader(false, 30, true);
 }
 
-/// Two processes ask and read by turns on one socket, while updates go on. Before, each change of the owner had what was
-/// handed out to the last one handed out again.
+/// Checks two processes that request and read by turns on one socket while the session updates. Regression:
+/// each change of the owner credited again what the previous change had credited.
 fn ping_pong(is_tcp: bool, rounds: u64) {
     with_lab(|lab| {
         without_offloads(lab);
@@ -107,13 +108,13 @@ fn ping_pong(is_tcp: bool, rounds: u64) {
                 assert_eq!(found.send_bytes, one.datagrams(), "{one:?}");
             }
             let expected = one.received * truth.1 / payload;
-            // The estimate takes a packet of the average length for each.
+            // The estimate assumes a packet of the average length for each.
             assert!(
                 found.receive_bytes.abs_diff(expected) <= truth.1 / 20,
                 "{one:?}: {found:?}, expected {expected}"
             );
         }
-        // However long nobody uses the socket, nothing of it is told again.
+        // Nothing is reported twice, however long the socket is unused.
         for _ in 0..100 {
             watch.update();
         }

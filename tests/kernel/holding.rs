@@ -1,5 +1,5 @@
-//! Sockets that several processes held before the session was opened, processes with other effective users, and the
-//! kernel's own sockets.
+//! Sockets that several processes held before the session was opened, processes whose effective user differs
+//! from the real one, and the kernel's own sockets.
 
 use crate::lab::{Host, Lab, Maker, die_with_this};
 use crate::watching::{B, UDP_HEADERS, Watch, count_all, options, truth, with_lab, without_offloads};
@@ -13,7 +13,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
-/// Two processes hold one connection, and none of them ever uses it. Says both pids.
+/// A Python program whose two processes hold one connection that neither ever uses. It prints both pids.
 const HOLDERS: &str = r#"
 import os, socket, sys, time
 connection = socket.create_connection(("10.77.0.2", 7800))
@@ -35,7 +35,7 @@ fn listen_on_b(lab: &Lab) -> TcpListener {
     std::thread::scope(|scope| scope.spawn(bind).join().unwrap())
 }
 
-/// The pids of the holders, the eldest first, and the other end of what they hold.
+/// Returns the pids of the holders, the elder first, and the other end of their connection.
 fn holders(lab: &Lab, listener: &TcpListener) -> (Maker, [i32; 2], TcpStream) {
     lab.enter(Host::A);
     let mut command = die_with_this(Command::new("python3"));
@@ -46,13 +46,14 @@ fn holders(lab: &Lab, listener: &TcpListener) -> (Maker, [i32; 2], TcpStream) {
     (holders, [pids[0], pids[1]], stream)
 }
 
-/// The name of the test that follows, and of the variable that says that it has a process to itself.
+/// The name of the following test, and the variable that tells it that it has a process to itself.
 const HELD_BEFORE: &str =
     "holding::a_socket_that_several_held_before_is_the_youngest_holders_and_shared_root";
 const ALONE: &str = "CAPTURE_TEST_ALONE";
 
-/// Before, such a connection was the oldest holder's, and that was called exact. Sessions of other tests would have their
-/// programs at work already, which see who opens it: so the test runs in a process of its own.
+/// Regression: such a connection was credited to the oldest holder, with quality exact. The sessions of other
+/// tests would already have their eBPF programs running, which see the process that opens the connection. The
+/// test therefore runs in its own process.
 #[test]
 fn a_socket_that_several_held_before_is_the_youngest_holders_and_shared_root() {
     if std::env::var_os(ALONE).is_none() {
@@ -86,7 +87,7 @@ fn a_socket_that_several_held_before_is_the_youngest_holders_and_shared_root() {
                 })
             };
             watch.until("the flow is the younger's", flow_is_shared);
-            // With the kernel's engine that is so when it ends, since neither reads it.
+            // With the engine `kernel`, this is so when the flow ends, since neither process reads.
             program.start();
             program.line();
             drop(stream);
@@ -111,14 +112,14 @@ fn a_socket_that_several_held_before_is_the_youngest_holders_and_shared_root() {
 /// Forks a process with these real and effective users that sends a datagram and ends.
 fn send_as(real: u32, effective: u32) -> i32 {
     let to = SockaddrIn::new(10, 77, 0, 2, 7801);
-    // SAFETY: the child makes nothing but system calls, until it ends.
+    // SAFETY: the child only makes system calls until it ends.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            // SAFETY: takes numbers only; the process has one thread.
+            // SAFETY: the call takes only numbers; the process has one thread.
             unsafe { libc::syscall(libc::SYS_setresuid, real, effective, 0) };
             let made = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None);
             let _ = made.map(|made| sendto(made.as_raw_fd(), &[7; 500], &to, MsgFlags::empty()));
-            // SAFETY: ends the process without running anything of the parent's.
+            // SAFETY: _exit(2) ends the process without running any code of the parent's.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => {
@@ -128,7 +129,8 @@ fn send_as(real: u32, effective: u32) -> i32 {
     }
 }
 
-/// Processes that no sample ever sees. Before, these were told with their real user.
+/// Processes that no sample ever sees are reported with their effective user. Regression: they were reported
+/// with their real user.
 #[test]
 fn a_short_process_is_told_with_its_effective_user_root() {
     with_lab(|lab| {
@@ -145,7 +147,7 @@ fn a_short_process_is_told_with_its_effective_user_root() {
     });
 }
 
-/// Sends echo requests from host B (raw(7)), and says when all have been answered.
+/// A Python program that sends echo requests from host B (raw(7)), and reports when all have been answered.
 const PING: &str = r#"
 import socket, struct
 ping = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -160,7 +162,7 @@ for number in range(500):
 print("answered", flush=True)
 "#;
 
-/// The kernel answers by itself, with a socket of its own, while any process happens to run.
+/// The kernel answers by itself, with its own socket, in the context of whatever process happens to run.
 #[test]
 fn what_the_kernel_answers_is_no_processs_root() {
     with_lab(|lab| {
@@ -173,14 +175,16 @@ fn what_the_kernel_answers_is_no_processs_root() {
         let sent = lab.counted(Host::A).out_to;
         assert_eq!(sent, 500 * 1_042, "the counters have seen it");
         watch.update();
-        // Other namespaces' are not among these: other tests are full of them. This one has said hello to its neighbours.
+        // The bytes of other namespaces, which other tests fill with traffic, are not included. This
+        // namespace has sent packets of the kernel's neighbour protocols.
         let found = watch.unowned(Unowned::NoPorts) - before;
         assert!((sent..sent + 2_000).contains(&found), "{found} of {sent}");
         assert_eq!(watch.all(), [].into());
     });
 }
 
-/// The TCP sockets of an MPTCP socket are made by the kernel, too, and are the process's that has the latter.
+/// The kernel also creates the TCP sockets of an MPTCP socket. They are credited to the process that has the
+/// latter.
 #[test]
 fn what_goes_by_several_paths_is_the_processs_root() {
     with_lab(|lab| {

@@ -1,4 +1,4 @@
-//! The host program as the tests see it, and the objects in the kernel that it made.
+//! The host program as the tests see it, and the objects that it creates in the kernel.
 
 use crate::lab::{built_example, die_with_this};
 use capture::model::ProgramSet;
@@ -15,10 +15,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// When a test gives up on what should long have happened; two hundred rounds on a busy machine take a minute.
+/// The time after which a test gives up on an expected event. Two hundred rounds take a minute on a busy
+/// machine.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The program where every user may run it, built like this one.
+/// Returns the path of the host program, built like this test, at a place where every user may run it.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let built = || {
@@ -33,17 +34,17 @@ fn program() -> &'static Path {
     &PROGRAM.get_or_init(built).1
 }
 
-/// A host, ended with this.
+/// A running host. Dropping this ends it.
 pub struct Host {
     child: Child,
     lines: Receiver<String>,
-    /// What it said until it was ready.
+    /// Lines that the host printed until it was ready.
     pub said: Vec<String>,
 }
 
 impl Host {
-    /// Starts one in a network namespace of its own with loopback up. `shell` is what is done before, as root and in
-    /// sh(1); it runs the program by `"$@"`, if need be by other programs that come to run it.
+    /// Starts a host in its own network namespace with loopback up. `shell` is an sh(1) script that runs
+    /// first, as root; it runs the program as `"$@"`, directly or through other commands.
     pub fn start(shell: &str, arguments: &[&str]) -> Host {
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-e", "-c", &format!("ip link set lo up\n{shell}"), "sh"]);
@@ -57,14 +58,14 @@ impl Host {
         Host { child, lines, said: Vec::new() }
     }
 
-    /// One that is ready, in which everything went as it should.
+    /// Starts a host and waits until it is ready.
     pub fn ready(shell: &str, arguments: &[&str]) -> Host {
         let mut host = Host::start(shell, arguments);
         host.wait_for("ready");
         host
     }
 
-    /// Waits for a line and keeps those before it.
+    /// Waits for a line. Keeps the lines before it.
     pub fn wait_for(&mut self, wanted: &str) {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -77,58 +78,59 @@ impl Host {
         }
     }
 
-    /// What it said after this word, of each line that begins with it.
+    /// Returns the rest of each line that begins with this word.
     pub fn told<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a str> {
         self.said.iter().filter_map(move |line| line.strip_prefix(word)?.strip_prefix(' '))
     }
 
-    /// The state of its socket probes.
+    /// Returns the state of the host's eBPF programs at sockets.
     pub fn state(&self) -> &str {
         self.told("state").next().unwrap()
     }
 
-    /// The parts of what the socket probes can tell that are at work.
+    /// Returns the parts of the eBPF programs at sockets that work.
     pub fn programs(&self) -> ProgramSet {
         ProgramSet(self.told("programs").next().unwrap().parse().unwrap())
     }
 
-    /// What another process had sent, if it was to be watched.
+    /// Returns the bytes that the watched process had sent, if there is one.
     pub fn watched(&self) -> Option<u64> {
         self.told("watched").next().map(|bytes| bytes.parse().unwrap())
     }
 
-    /// Whether it holds nothing but the two programs that sample processes and record their names, which take less, if these
-    /// are at work.
+    /// Returns true if the host has at most the two eBPF programs that sample processes and record their
+    /// names. These require less; they exist if their state is Active.
     pub fn has_no_socket_probes(&self) -> bool {
         let samples = self.told("samples").next().unwrap() == "Active";
         let objects = self.objects();
         objects.count("prog") == 2 * usize::from(samples) && objects.is_empty() != samples
     }
 
-    /// What counts for it.
+    /// Returns the host's engine.
     pub fn engine(&self) -> &str {
         self.told("engine").next().unwrap()
     }
 
-    /// Whether its own traffic was counted.
+    /// Returns true if the host's own traffic was counted.
     pub fn counts(&self) -> bool {
         self.told("network").any(|bytes| bytes.parse::<u64>().is_ok_and(|bytes| bytes > 0))
     }
 
-    /// Lets it close its session.
+    /// Makes the host close a session.
     pub fn close(&mut self) {
         self.child.stdin.as_mut().unwrap().write_all(b"close\n").unwrap();
         self.wait_for("closed");
     }
 
-    /// The objects that it holds now; the program must be the child itself.
+    /// Returns the objects that the host holds now. The child must be the host program itself.
     pub fn objects(&self) -> Objects {
         let mut objects = Objects::default();
         self.descriptors(|kind, id| objects.add(kind, id));
         objects
     }
 
-    /// How many instructions the kernel has gone through to verify each program that it holds, most by their links.
+    /// Returns the number of instructions that the kernel has processed to verify each eBPF program of the
+    /// host. The host holds most of them through links.
     pub fn verified(&self) -> Vec<u64> {
         let mut programs = BTreeSet::new();
         self.descriptors(|name, value| {
@@ -139,8 +141,8 @@ impl Host {
         programs.into_iter().map(verified_of).collect()
     }
 
-    /// Hands over what is told of each of its descriptors, of several tables that its threads have. When it has ended it
-    /// holds none.
+    /// Passes the lines about each of the host's descriptors to `told`, from all tables of its threads. A
+    /// host that has ended has none.
     fn descriptors(&self, mut told: impl FnMut(&str, &str)) {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
         let tables = threads.into_iter().flatten().flatten().map(|thread| thread.path().join("fdinfo"));
@@ -152,7 +154,7 @@ impl Host {
         }
     }
 
-    /// Waits until it has made an object. It has not ended by then.
+    /// Waits until the host has created an object. The host must not have ended by then.
     pub fn wait_for_objects(&self) {
         let deadline = Instant::now() + TIMEOUT;
         while self.objects().is_empty() {
@@ -160,7 +162,7 @@ impl Host {
         }
     }
 
-    /// Stops it wherever it is just now, looks at what it holds, and kills it.
+    /// Stops the host at whatever point it has reached, reads the objects that it holds, and kills it.
     pub fn kill_at_once(mut self) -> Objects {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap());
         kill(pid, Signal::SIGSTOP).unwrap();
@@ -176,15 +178,16 @@ impl Host {
     }
 }
 
-/// How many instructions the kernel has gone through to verify a program (bpf(2), proc_pid_fdinfo(5)).
+/// Returns the number of instructions that the kernel has processed to verify an eBPF program (bpf(2),
+/// proc_pid_fdinfo(5)).
 fn verified_of(program: u32) -> u64 {
     const PROGRAM_BY_ID: libc::c_long = 13;
     let attributes = [program, 0, 0];
-    // SAFETY: the command takes the number of the program, which is the first of these, and flags.
+    // SAFETY: the command takes the id of the eBPF program, which is the first number, and flags.
     let opened =
         unsafe { libc::syscall(libc::SYS_bpf, PROGRAM_BY_ID, attributes.as_ptr(), size_of_val(&attributes)) };
     assert!(opened >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let opened = unsafe { OwnedFd::from_raw_fd(opened as i32) };
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd())).unwrap();
     let count = text.lines().find_map(|line| line.strip_prefix("verified_insns:\t"));
@@ -193,18 +196,18 @@ fn verified_of(program: u32) -> u64 {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Where it has ended already there is nobody to tell.
+        // Errors do not matter: the host may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Objects in the kernel: the words that bpftool lists them by, and their numbers, which are never given again soon.
+/// Objects in the kernel: the words by which bpftool lists them, and their ids, which are not reused soon.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Objects(BTreeSet<(&'static str, u32)>);
 
 impl Objects {
-    /// Adds one, as the information on its descriptor names it; what is no such object is passed over.
+    /// Adds an object, as the information on its descriptor names it. Ignores other lines.
     pub fn add(&mut self, kind: &str, id: &str) {
         let kinds = [("prog_id", "prog"), ("map_id", "map"), ("link_id", "link"), ("btf_id", "btf")];
         if let Some((_, kind)) = kinds.iter().find(|(name, _)| *name == kind) {
@@ -220,21 +223,21 @@ impl Objects {
         self.0.is_empty()
     }
 
-    /// Whether some are among the others.
+    /// Returns true if the two sets share an object.
     pub fn meets(&self, others: &Objects) -> bool {
         !self.0.is_disjoint(&others.0)
     }
 
-    /// How many there are of a kind.
+    /// Returns the number of objects of a kind.
     pub fn count(&self, kind: &str) -> usize {
         self.0.iter().filter(|object| object.0 == kind).count()
     }
 
-    /// Those that the kernel still has.
+    /// Returns the objects that the kernel still has.
     pub fn left(&self) -> Objects {
         let mut left = BTreeSet::new();
         for kind in ["prog", "map", "link", "btf"] {
-            // Each is told on a line that begins with its number.
+            // bpftool prints each on a line that begins with its id.
             let listing = listing(kind);
             let ids = listing.lines().filter_map(|line| line.split_once(':')?.0.parse().ok());
             left.extend(ids.map(|id| (kind, id)).filter(|object| self.0.contains(object)));
@@ -242,14 +245,15 @@ impl Objects {
         Objects(left)
     }
 
-    /// Waits until none of them is left: the kernel frees them some time after their last user.
+    /// Waits until none of the objects is left. The kernel frees them some time after their last user has
+    /// released them.
     pub fn wait_for_end(&self) {
         wait_until(&format!("none of {self:?} is left"), || self.left().is_empty());
     }
 }
 
-/// What bpftool tells of all objects of a kind. It gives up at one that another program is just making or giving back,
-/// and is asked again then.
+/// Returns bpftool's listing of all objects of a kind. bpftool fails at an object that another process is
+/// creating or releasing at that moment, and is then run again.
 fn listing(kind: &str) -> String {
     let mut text = String::new();
     wait_until(&format!("bpftool lists every {kind}"), || {
@@ -260,7 +264,7 @@ fn listing(kind: &str) -> String {
     text
 }
 
-/// Waits for something to become true.
+/// Waits until a condition holds.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !is_so() {

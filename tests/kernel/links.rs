@@ -1,4 +1,4 @@
-//! The link headers of packets on devices with any number, in any namespace.
+//! The link headers of packets on devices with any index, in any namespace.
 
 use crate::lab::{Host, Lab, run};
 use crate::watching::{Watch, options, with_lab};
@@ -11,19 +11,19 @@ use nix::unistd::{ForkResult, fork};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-/// Sets the number of a TUN device that is to be made (include/uapi/linux/if_tun.h).
+/// Sets the index of a TUN device that is to be created (include/uapi/linux/if_tun.h).
 const TUNSETIFINDEX: u64 = 0x4004_54da;
 
-/// What datagrams of 72 bytes take without a link header.
+/// The size of a packet with a datagram of 72 bytes, without a link header.
 const PACKET: u64 = 100;
 const ETHERNET: u64 = 14;
 
-/// A TUN device, which has no link header, with this number, and 10.`network`.0.1/24.
+/// Opens a TUN device, which has no link header, with this index and the address 10.`network`.0.1/24.
 fn open_tun(lab: &Lab, host: Host, name: &str, index: u32, network: u8) -> File {
     let open = || {
         lab.enter(host);
         crate::lab::open_tun(name, libc::IFF_TUN, |file| {
-            // SAFETY: the call reads an unsigned int from where it is told.
+            // SAFETY: the call reads an unsigned int from the pointer.
             let numbered = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFINDEX, &raw const index) };
             assert_eq!(numbered, 0, "{}", std::io::Error::last_os_error());
         })
@@ -40,12 +40,12 @@ fn index(lab: &Lab, host: Host, device: &str) -> u32 {
     line.split(':').next().unwrap().parse().unwrap()
 }
 
-/// A process on a host that sends ten datagrams of 72 bytes and ends.
+/// Forks a process on a host that sends ten datagrams of 72 bytes and ends. Returns its pid.
 fn send_from(lab: &Lab, host: Host, network: u8) -> i32 {
     let to = SockaddrIn::new(10, network, 0, 2, 7900);
     let start = || {
         lab.enter(host);
-        // SAFETY: the child makes nothing but system calls, until it ends.
+        // SAFETY: the child only makes system calls until it ends.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let made = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None);
@@ -54,7 +54,7 @@ fn send_from(lab: &Lab, host: Host, network: u8) -> i32 {
                         let _ = sendto(made.as_raw_fd(), &[7; 72], &to, MsgFlags::empty());
                     }
                 }
-                // SAFETY: ends the process without running anything of the parent's.
+                // SAFETY: _exit(2) ends the process without running any code of the parent's.
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {
@@ -66,8 +66,8 @@ fn send_from(lab: &Lab, host: Host, network: u8) -> i32 {
     std::thread::scope(|scope| scope.spawn(start).join().unwrap())
 }
 
-/// Before, the lengths of link headers stood in a table of 4,096 entries by the last bits of devices' numbers, for the
-/// session's own namespace.
+/// Regression: the lengths of link headers were in a table of 4,096 entries, indexed by the last bits of the
+/// devices' indexes, for the session's own namespace only.
 #[test]
 fn a_link_header_is_that_of_the_device_whatever_its_number_root() {
     with_lab(|lab| {
@@ -75,9 +75,9 @@ fn a_link_header_is_that_of_the_device_whatever_its_number_root() {
         let capture =
             TapOptions { namespaces: NamespaceChoice::Chosen(vec![other]), ..TapOptions::default() };
         let mut watch = Watch::new(lab, Options { capture, ..options(Engine::Kernel) });
-        // Like the link's own number in the last 12 bits.
+        // The same last 12 bits as the link's own index.
         let _same_end = open_tun(lab, Host::A, "bare0", 4096 + index(lab, Host::A, "veth0"), 90);
-        // The same number in both namespaces, of which one has a link header.
+        // The same index in both namespaces; only one of the two devices has a link header.
         let name = lab.name(Host::A);
         run(&format!("ip -n {name} link add both index 5000 type veth peer name end"));
         run(&format!("ip -n {name} addr add 10.91.0.1/24 dev both"));

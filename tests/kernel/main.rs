@@ -1,7 +1,8 @@
-//! Programs in the kernel and the rights they take: with just enough, with less, forbidden; and that nothing is left.
+//! eBPF programs and the privileges that they need: with just enough, with fewer, and forbidden; and that
+//! nothing is left behind.
 //!
-//! The tests need root, ip, unshare, setpriv and bpftool. Where these are missing they say so and do nothing, unless
-//! CAPTURE_REQUIRE_ALL=1.
+//! The tests need root, ip, unshare, setpriv and bpftool. If one of these is missing, they print a line and
+//! pass; with CAPTURE_REQUIRE_ALL=1 they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
@@ -41,7 +42,8 @@ mod watching;
 
 use std::process::Command;
 
-/// Whether what every test here needs is there; says so where it is not, and fails where everything is required.
+/// Returns true if everything that the tests need is available. Otherwise prints what is missing, or fails if
+/// everything is required.
 fn may_run() -> bool {
     let mut missing = Vec::new();
     if !nix::unistd::geteuid().is_root() {
@@ -61,7 +63,7 @@ fn may_run() -> bool {
     false
 }
 
-/// The state of the socket probes where nothing stands in their way.
+/// Returns the state of the eBPF programs at sockets if nothing prevents them.
 fn at_best() -> &'static str {
     if cfg!(feature = "ebpf") { "Active" } else { "NotBuilt" }
 }

@@ -1,4 +1,4 @@
-//! The entries of the maps that this process has in the kernel, counted by bpftool.
+//! The entries of this process's eBPF maps, counted by bpftool.
 
 use crate::lab::{Host, Lab};
 use serde_json::Value;
@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-/// How many entries each map has that name a host's network namespace, whatever session they are of. What other tests and
-/// the rest of the machine do at the same time is in other namespaces.
+/// Returns the number of entries of each map that name a host's network namespace, of all sessions. Other
+/// tests and the rest of the machine use other namespaces at the same time.
 pub fn entries(lab: &Lab, host: Host) -> BTreeMap<String, usize> {
     let namespace = std::fs::metadata(format!("/run/netns/{}", lab.name(host))).unwrap().ino() as u32;
     let mut counts = BTreeMap::new();
     for id in own_maps() {
-        // It may be gone by now: sessions of other tests end.
+        // The map may be gone by now: sessions of other tests end.
         let Some(shown) = bpftool(&["map", "show", "id", &id]) else { continue };
         if !matches!(shown["type"].as_str(), Some("hash" | "lru_hash")) {
             continue;
@@ -25,8 +25,9 @@ pub fn entries(lab: &Lab, host: Host) -> BTreeMap<String, usize> {
     counts
 }
 
-/// The entries of the maps that grow with sockets and not with what happens to them: those that are bounded by themselves,
-/// since the oldest entries make room or since there is one for each namespace, are left out.
+/// Returns the entries of the maps that grow with the number of sockets and not with events. Maps that are
+/// bounded by themselves are left out: those that evict the oldest entries, and those with one entry for each
+/// namespace.
 pub fn growing(lab: &Lab, host: Host) -> BTreeMap<String, usize> {
     let mut counts = entries(lab, host);
     counts.retain(|name, _| !matches!(name.as_str(), "peers" | "formers" | "embryos" | "losses"));
@@ -45,9 +46,9 @@ fn byte(text: &Value) -> Option<u8> {
     u8::from_str_radix(text.as_str()?.strip_prefix("0x")?, 16).ok()
 }
 
-/// The numbers of the maps that threads of this process have descriptors of (proc_pid_fdinfo(5)).
+/// Returns the ids of the maps that threads of this process have descriptors of (proc_pid_fdinfo(5)).
 fn own_maps() -> Vec<String> {
-    // The library's threads have a descriptor table of their own.
+    // The library's threads have their own descriptor table.
     let mut ids: Vec<String> = std::fs::read_dir("/proc/self/task")
         .unwrap()
         .flatten()

@@ -1,4 +1,4 @@
-//! Processes that live between two updates have the names that they had last.
+//! Processes that live between two updates are reported with their last names.
 
 use crate::lab::{Host, Maker};
 use crate::watching::{B, Done, Watch, options, said_until, user, with_lab};
@@ -8,17 +8,18 @@ use std::time::Duration;
 
 const PORT: u16 = 7960;
 const PROCESSES: u64 = 400;
-/// Makers of such processes at the same time.
+/// The number of makers of such processes at the same time.
 const MAKERS: usize = 2;
-/// Between two updates; most of the processes live for less.
+/// Time between two updates. Most of the processes live for less.
 const INTERVAL: Duration = Duration::from_millis(300);
 
-/// The name that a process gave itself last, or that of the program that it executed: see `user/names.rs`.
+/// Returns the name that a process gave itself last, or that of the program that it executed: see
+/// `user/names.rs`.
 fn last_name(pid: i32) -> String {
     if pid % 3 == 2 { "exe".to_owned() } else { format!("late-{pid}") }
 }
 
-/// Keeps as many processors busy as there are, until it is over.
+/// Keeps all processors busy until `is_over` is set.
 fn keep_busy<'s>(scope: &'s std::thread::Scope<'s, '_>, is_over: &'s AtomicBool) {
     for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
         scope.spawn(|| {
@@ -66,7 +67,8 @@ fn all_have_their_last_names(engine: Engine) {
     });
 }
 
-/// Before, two thirds had the names that they had when they opened their sockets or as they executed a program.
+/// Regression: two thirds had the names that they had when they opened their sockets or when they executed a
+/// program.
 #[test]
 fn short_processes_have_their_last_names_of_the_kernels_engine_root() {
     all_have_their_last_names(Engine::Kernel);

@@ -1,4 +1,5 @@
-//! Kernels that have not got all that the probes use: what is missing is told, and the rest works.
+//! Kernels that lack something that the eBPF programs use: the library reports what is missing, and the rest
+//! works.
 
 use crate::hosting::Host;
 use crate::may_run;
@@ -6,14 +7,14 @@ use crate::types::AlteredTypes;
 use capture::model::ProgramSet;
 
 const RUN: &str = "exec \"$@\"";
-/// Packets are captured, or the kernel counts.
+/// Engine pcap, and engine kernel.
 const ENGINES: [(&str, &[&str]); 2] = [("Pcap", &[]), ("Kernel", &["engine=kernel"])];
 
 fn start(types: &AlteredTypes, arguments: &[&str]) -> Host {
     Host::ready(&format!("{}{RUN}", types.mount()), arguments)
 }
 
-/// All programs work where these types and members are missing.
+/// Checks that all eBPF programs work without these types and members.
 fn nothing_is_missed(names: &[&str]) {
     if !may_run() || !cfg!(feature = "ebpf") {
         return;
@@ -27,8 +28,8 @@ fn nothing_is_missed(names: &[&str]) {
     }
 }
 
-/// What the kernel goes through to verify a program is the most of what opening a session takes: a microsecond for each
-/// instruction. Code that stands behind many paths multiplies it.
+/// Verification of eBPF programs is most of the cost of opening a session: the kernel needs a microsecond for
+/// each instruction that it processes. Code after many paths multiplies these instructions.
 #[test]
 fn the_kernel_verifies_each_program_soon_as_root() {
     const MOST: u64 = 16_000;
@@ -48,13 +49,13 @@ fn the_kernel_verifies_each_program_soon_as_root() {
     }
 }
 
-/// Before Linux 6.2 programs for packets cannot read a socket's number for themselves.
+/// Before Linux 6.2, eBPF programs for packets cannot read a socket's cookie by themselves.
 #[test]
 fn a_kernel_without_its_own_form_of_packets_as_root() {
     nothing_is_missed(&["bpf_cast_to_kern_ctx"]);
 }
 
-/// The copy serves as well as the original where nothing is missing that matters.
+/// The copy serves as well as the original if nothing relevant is missing.
 #[test]
 fn a_kernel_without_something_else_as_root() {
     nothing_is_missed(&["btf_trace_sys_enter"]);
@@ -70,7 +71,8 @@ fn a_kernel_without_ipv6_as_root() {
     nothing_is_missed(&["sock_common.skc_v6_daddr", "sock_common.skc_v6_rcv_saddr"]);
 }
 
-/// Programs that tell little are done without. Before, any one of them that was refused took all others with it.
+/// eBPF programs that report little are dispensable. Regression: any one of them that was rejected made all
+/// others unavailable.
 #[test]
 fn a_kernel_without_what_few_packets_need_as_root() {
     if !may_run() || !cfg!(feature = "ebpf") {
@@ -93,7 +95,7 @@ fn a_kernel_without_what_few_packets_need_as_root() {
     }
 }
 
-/// Without what tells the states of connections nothing is known of them.
+/// Without the attach point that reports the states of connections, nothing is known of them.
 #[test]
 fn a_kernel_without_what_all_need_as_root() {
     if !may_run() || !cfg!(feature = "ebpf") {
@@ -110,8 +112,8 @@ fn a_kernel_without_what_all_need_as_root() {
     }
 }
 
-/// Before Linux 6.3 other programs tell what is sent and received; a kernel that takes neither these nor those cannot count,
-/// but owners are found all the same.
+/// Before Linux 6.3, other eBPF programs report what is sent and received. A kernel that accepts neither kind
+/// cannot count, but owners are found all the same.
 #[test]
 fn a_kernel_without_what_tells_of_calls_as_root() {
     if !may_run() || !cfg!(feature = "ebpf") {

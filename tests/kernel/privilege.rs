@@ -1,11 +1,11 @@
-//! Without root: the capabilities that suffice, and each of them taken away.
+//! Sessions without root: the capabilities that suffice, and the effect of removing each of them.
 
 use crate::hosting::Host;
 use crate::{at_best, may_run};
 
 const ENOUGH: [&str; 4] = ["bpf", "perfmon", "net_admin", "net_raw"];
 
-/// Runs the program as nobody with nothing but these capabilities.
+/// Returns a command that runs the program as user nobody with only these capabilities.
 pub fn as_nobody(capabilities: &[&str]) -> String {
     let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
     format!(
@@ -19,7 +19,7 @@ fn without(name: &str) -> Host {
     Host::ready(&as_nobody(&rest), &[])
 }
 
-/// The one line of the log that says why the probes are not at work.
+/// Returns the one line of the log with the reason why the eBPF programs do not work.
 fn reason(host: &Host) -> &str {
     let reasons: Vec<&str> =
         host.told("log").filter(|line| line.contains("the kernel does not tell")).collect();

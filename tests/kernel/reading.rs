@@ -1,4 +1,5 @@
-//! Bytes that have come and that no process has read are pending: until they are read in whatever way, or the socket ends.
+//! Bytes that have arrived and that no process has read are pending until they are read in whatever way, or
+//! until the socket ends.
 
 use crate::lab::{Host, Lab, Maker};
 use crate::watching::{
@@ -17,7 +18,7 @@ const AFTER_A_LOOK: u64 = 5;
 const MAPPED: u64 = 6;
 const ONLY_A_LOOK: u64 = 7;
 
-/// Bytes in fewer packets than those from which on a socket is busy (64), and in more.
+/// Bytes in fewer packets than make a socket busy (64), and in more.
 const FEW: u64 = 20_000;
 const MANY: u64 = 1_000_000;
 
@@ -29,7 +30,8 @@ fn read(lab: &Lab, way: u64, bytes: u64, is_tcp: bool) -> (Maker, Done) {
     (reader, done[0])
 }
 
-/// What was read is the reader's while it holds the socket and does nothing more with it.
+/// Checks that the bytes read are credited to the reader while it holds the socket and does nothing more with
+/// it.
 fn is_the_readers(ways: &[u64], sizes: &[u64], is_tcp: bool) {
     with_lab(|lab| {
         without_offloads(lab);
@@ -58,14 +60,15 @@ fn a_stream_that_was_read_in_any_way_is_the_readers_root() {
     is_the_readers(&[RECV, TRUNCATED, RECVMMSG, AFTER_A_LOOK], &[FEW, MANY], true);
 }
 
-/// No call tells of these ways to read. At a busy socket it is seen at the next reading how much has not been read.
+/// No call reports these ways to read. On a busy socket, the next reading of its counters shows how much is
+/// still unread.
 #[test]
 fn a_busy_stream_that_was_spliced_or_mapped_is_the_readers_root() {
     is_the_readers(&[SPLICE, MAPPED], &[MANY], true);
 }
 
-/// At others it is seen when the next packet comes, or at the end: until then fewer than 64 packets are pending, and that for
-/// ten seconds.
+/// On other sockets, this shows when the next packet arrives, or at the end. Until then fewer than 64 packets
+/// are pending, for at most ten seconds.
 #[test]
 fn a_few_packets_that_were_spliced_are_the_readers_after_all_root() {
     with_lab(|lab| {
@@ -97,8 +100,8 @@ fn datagrams_that_were_read_in_any_way_are_the_readers_root() {
     is_the_readers(&[RECV, TRUNCATED, RECVMMSG, AFTER_A_LOOK], &[FEW, MANY], false);
 }
 
-/// What is never read is pending for ten seconds at most, and then the process's that has the socket, or that had it when it
-/// ends.
+/// Bytes that are never read are pending for at most ten seconds. They are then credited to the process that
+/// has the socket, or that had it when it ends.
 #[test]
 fn what_nobody_reads_is_pending_for_some_seconds_root() {
     with_lab(|lab| {
@@ -130,7 +133,7 @@ fn what_nobody_reads_is_pending_for_some_seconds_root() {
             let ended = watch.unowned(Unowned::OwnerEnded);
             let found = watch.sums();
             let (sent, received) = (found.0 - sums.0, found.1 - sums.1);
-            // The last packets may come when the process was told to have ended.
+            // The last packets may arrive after the process was reported as ended.
             let slack = 2_000;
             assert!(
                 sent + slack >= after.0 - before.0 && sent <= after.0 - before.0,

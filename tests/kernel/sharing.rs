@@ -1,4 +1,5 @@
-//! Several sessions of one process: one set of programs, and each session sees what passes from its own opening on.
+//! Several sessions of one process: they share one set of eBPF programs, and each session counts from its own
+//! opening on.
 
 use crate::hosting::{Host as Program, Objects};
 use crate::lab::{Host, Lab};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PORT: u16 = 7000;
-/// Of the short connections: each message fits into a packet.
+/// The message sizes of the short connections: each message fits into a packet.
 const SIZES: [(&str, u64); 2] = [("request", 500), ("response", 1000)];
 const RUN: &str = "exec \"$@\"";
 
@@ -32,7 +33,7 @@ fn sessions_have_one_set_of_programs_as_root() {
         for kind in ["prog", "map", "btf"] {
             assert_eq!(together.count(kind), alone.count(kind), "{kind}: {together:?}");
         }
-        // Each session that is left counts as before, and the programs last as long as one of them.
+        // Each remaining session counts as before. The eBPF programs exist as long as one of the sessions.
         for left in [2, 1] {
             let said = host.said.len();
             host.close();
@@ -72,9 +73,9 @@ fn a_forked_child_has_programs_of_its_own_as_root() {
     }
 }
 
-/// A session of host A in which the kernel counts.
+/// Opens a session of host A with the engine `kernel`.
 fn open() -> Session {
-    // The other host's ends are none of this test's.
+    // The traffic of the other host's ends does not belong to this test.
     let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
     let options = Options { engine: Engine::Kernel, flows: true, capture, ..Options::default() };
     let session = Session::open(options).unwrap();
@@ -82,7 +83,7 @@ fn open() -> Session {
     session
 }
 
-/// A session with what it has told so far.
+/// A session with the ended flows that it has reported so far.
 struct View {
     session: Session,
     ended: usize,
@@ -103,13 +104,14 @@ impl View {
         }
     }
 
-    /// Bytes that have an owner, or wait to be read by it.
+    /// Returns the bytes that have an owner, or wait to be read by it.
     fn owned(&self) -> u64 {
         let bytes = self.session.stats_reader().read().bytes;
         bytes.owned.iter().sum::<u64>() + bytes.unowned[Unowned::Pending as usize]
     }
 
-    /// Updates until so many bytes have an owner and so many flows have ended, and the bytes of all flows are as many.
+    /// Updates until this many bytes have an owner and this many flows have ended, and the bytes of all flows
+    /// add up.
     #[track_caller]
     fn expect(&mut self, bytes: u64, ended: usize) {
         let deadline = Instant::now() + TIMEOUT;
@@ -131,13 +133,13 @@ impl View {
     }
 }
 
-/// Bytes that host A has sent and received.
+/// Returns the bytes that host A has sent and received.
 fn truth(lab: &Lab) -> u64 {
     let (sent, received) = lab.counted(Host::A).both();
     sent + received
 }
 
-/// Runs so many short connections from A to B.
+/// Makes this many short connections from A to B.
 fn connections(lab: &Lab, count: u64) {
     let mut maker = lab.maker(
         Host::A,
@@ -164,7 +166,7 @@ fn each_session_counts_from_its_own_opening_on_root() {
         lab.enter(Host::A);
         let mut first = View::new(open());
 
-        // A connection that lasts, and on which something waits to be read as the second session is opened.
+        // A long connection, on which bytes wait to be read as the second session is opened.
         let (mut near, mut far) = joined(&lab);
         send(&mut far, 8);
         send(&mut near, 5);
@@ -179,7 +181,7 @@ fn each_session_counts_from_its_own_opening_on_root() {
         receive(&mut near, 7);
         send(&mut near, 7);
         receive(&mut far, 7);
-        // One reads more often than the other.
+        // One session reads more often than the other.
         for _ in 0..5 {
             second.update();
             std::thread::sleep(Duration::from_millis(300));
@@ -198,8 +200,8 @@ fn each_session_counts_from_its_own_opening_on_root() {
     std::thread::scope(|scope| scope.spawn(body).join().unwrap());
 }
 
-/// Sends messages of 1,000 bytes, each in a packet of its own: the counters of nftables take one that is cut up later, or
-/// was put together before, for one.
+/// Sends messages of 1,000 bytes, each in its own packet. The counters of nftables count a packet that is
+/// segmented later, or was merged before, as one.
 fn send(socket: &mut TcpStream, messages: u32) {
     (0..messages).for_each(|_| socket.write_all(&[0; 1_000]).unwrap());
 }
@@ -208,7 +210,7 @@ fn receive(socket: &mut TcpStream, messages: u32) {
     (0..messages).for_each(|_| socket.read_exact(&mut [0; 1_000]).unwrap());
 }
 
-/// Both ends of a connection from A to B.
+/// Returns both ends of a connection from A to B.
 fn joined(lab: &Lab) -> (TcpStream, TcpStream) {
     let listen = || {
         lab.enter(Host::B);

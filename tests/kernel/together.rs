@@ -7,7 +7,7 @@ use capture::config::Engine;
 const SOCKETS: u64 = 300;
 const ROUNDS: u64 = 6;
 
-/// Three processes share all sockets and take them over from one another; returns what they have done.
+/// Runs three processes that share all sockets and take them over from one another. Returns their counts.
 fn take_turns(lab: &Lab, watch: &mut Watch, is_tcp: bool) -> Vec<Done> {
     let _sink = user(lab, Host::B, "drain", &format!("{B}:7100"), &[("drain", 1)]);
     let numbers = [("sockets", SOCKETS), ("rounds", ROUNDS), ("tcp", u64::from(is_tcp))];
@@ -19,8 +19,8 @@ fn take_turns(lab: &Lab, watch: &mut Watch, is_tcp: bool) -> Vec<Done> {
     done
 }
 
-/// Before, both processes that took a socket over at the same moment subtracted what the third had had: of 400 sockets some
-/// totals became figures near 2^64, and later bytes on these sockets were never counted.
+/// Regression: both processes that took a socket over at the same moment subtracted the third one's bytes. Of
+/// 400 sockets, some totals came near 2^64, and later bytes on these sockets were never counted.
 #[test]
 fn datagrams_are_each_senders_to_the_byte_root() {
     with_lab(|lab| {
@@ -42,9 +42,9 @@ fn datagrams_are_each_senders_to_the_byte_root() {
     });
 }
 
-/// What a process has of a stream is estimated when another one takes it over: by how much of the stream it had written by
-/// then. The estimate is off by what it takes to carry the message under way, and by the acknowledgements; these are a
-/// packet or two each time.
+/// A process's share of a stream is estimated when another process takes the stream over, from the part of
+/// the stream written by then. The estimate is off by the headers of the message under way and by the
+/// acknowledgements; these are a packet or two each time.
 #[test]
 fn streams_are_shared_out_within_a_bound_root() {
     with_lab(|lab| {
@@ -56,7 +56,7 @@ fn streams_are_shared_out_within_a_bound_root() {
         watch.until("all is counted once", all);
         for one in done {
             let found = watch.traffic(one.pid);
-            // Each takes every socket over once in a round.
+            // Each process takes every socket over once in a round.
             let (least, slack) = (one.sent, SOCKETS * ROUNDS * 200);
             println!("  {one:?}: {found:?}, {}", found.send_bytes as i64 - one.sent as i64);
             assert!(
@@ -67,8 +67,8 @@ fn streams_are_shared_out_within_a_bound_root() {
     });
 }
 
-/// The same while packets are captured, with owners from the kernel: no process but the three has any of it, and all of it
-/// is counted once.
+/// The same with captured packets and owners from the kernel: only the three processes are credited, and all
+/// bytes are counted once.
 #[test]
 fn captured_packets_have_one_owner_each_root() {
     with_lab(|lab| {

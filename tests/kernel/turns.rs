@@ -1,4 +1,5 @@
-//! Processes that use the same endpoints or the same socket by turns: each has its own bytes, whatever their sizes.
+//! Processes that use the same endpoints or the same socket by turns: each is credited with its own bytes,
+//! whatever their sizes.
 
 use crate::lab::{Host, Lab, Maker};
 use crate::watching::{
@@ -6,7 +7,7 @@ use crate::watching::{
 };
 use capture::config::Engine;
 
-/// Headers of a TCP packet over IPv4 with time stamps, link header included.
+/// Headers of a TCP packet over IPv4 with time stamps, including the link header.
 const TCP_HEADERS: u64 = 66;
 
 fn python(lab: &Lab, host: Host, program: &str, arguments: &[&str]) -> Maker {
@@ -14,13 +15,14 @@ fn python(lab: &Lab, host: Host, program: &str, arguments: &[&str]) -> Maker {
     Maker::start_of(command.args(["-c", program]).args(arguments))
 }
 
-/// The words that a program says in a line.
+/// Returns the numbers in a program's next line.
 fn numbers(program: &mut Maker) -> Vec<u64> {
     let line = program.line();
     line.split(' ').map(|word| word.parse().unwrap_or_else(|_| panic!("it said {line:?}"))).collect()
 }
 
-/// A server that ends each connection when its client has sent all; with `first` it does so before the client.
+/// A Python server that ends each connection when its client has sent everything; with `first`, it does so
+/// before the client.
 const SERVER: &str = r#"
 import socket, sys
 listener = socket.create_server(("10.77.0.2", 7900), backlog=50)
@@ -36,8 +38,8 @@ while True:
     connection.close()
 "#;
 
-/// Processes one after another connect from one port, and say their pids and how much they have sent. The time between them
-/// is shorter than a batch of captured packets.
+/// A Python program whose processes connect one after another from one port, and print their pids and the
+/// bytes that they have sent. The time between them is shorter than a batch of captured packets.
 const CLIENTS: &str = r#"
 import os, socket, sys, time
 sys.stdin.readline()
@@ -68,7 +70,7 @@ for number in range(1, 16):
 print("0 0", flush=True)
 "#;
 
-/// Before, engine pcap asked for the last of these connections only: 92 % of the bytes were without an owner.
+/// Regression: engine pcap looked up only the last of these connections: 92 % of the bytes had no owner.
 #[test]
 fn connections_from_one_port_are_each_processs_root() {
     with_lab(|lab| {
@@ -99,7 +101,7 @@ fn connections_from_one_port_are_each_processs_root() {
             watch.until(&format!("{engine:?} {end}: all is the clients'"), |watch| watch.sums() == expected);
             for (pid, sent) in all {
                 let found = watch.traffic(pid);
-                // A SYN has 8 bytes more; one that comes too early is answered and sent again.
+                // A SYN has 8 bytes more. A SYN that arrives too early is answered and sent again.
                 let headers = found.send_bytes.saturating_sub(sent);
                 let limit = found.send_packets * (TCP_HEADERS + 8);
                 assert!(found.send_bytes > sent && headers <= limit, "{engine:?} {end} {sent}: {found:?}");
@@ -109,8 +111,8 @@ fn connections_from_one_port_are_each_processs_root() {
     });
 }
 
-/// Parent and child ask for answers of unlike sizes by turns and each reads its own, on a socket of both. They say their pids
-/// and the sizes.
+/// A Python program in which parent and child request answers of different sizes by turns on a shared socket,
+/// and each reads its own. It prints their pids and the sizes.
 const BY_TURNS: &str = r#"
 import os, socket, sys
 kind = socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM
@@ -140,8 +142,8 @@ os.write(to_child[1], b"x")
 os.wait()
 "#;
 
-/// Before, what was read was shared out by the average size: 7.7 times too much for one of them. And of a stream one had less
-/// than the headers of its packets take.
+/// Regression: received bytes were divided by the average size, which was 7.7 times too much for one of the
+/// processes. On a stream, one process had less than the headers of its packets take.
 #[test]
 fn what_two_read_by_turns_is_each_ones_by_its_size_root() {
     with_lab(|lab| {
@@ -157,7 +159,7 @@ fn what_two_read_by_turns_is_each_ones_by_its_size_root() {
                 let (sent, received) = (50 * (3 + u64::from(size > 99) + headers), 50 * (size + headers));
                 watch.until(&format!("{kind}, {size} bytes each"), |watch| {
                     let found = watch.traffic(*pid as i32);
-                    // Of a stream there are the opening and acknowledgements besides.
+                    // A stream also has its handshake and acknowledgements.
                     let near = |found: u64, expected: u64| {
                         found >= expected - expected * slack / 100
                             && found <= expected + 50 * headers * slack.min(1) * 2
@@ -170,7 +172,8 @@ fn what_two_read_by_turns_is_each_ones_by_its_size_root() {
     });
 }
 
-/// A listener hands its connections to a worker that accepts and splices; nobody calls anything else. Says both pids.
+/// A Python program in which a listener passes its connections to a worker that accepts and splices. Neither
+/// makes any other call on them. It prints both pids.
 const SPLICING: &str = r#"
 import os, socket, sys
 listener = socket.create_server(("10.77.0.1", 7920))
@@ -190,7 +193,7 @@ sys.stdin.readline()
 os.wait()
 "#;
 
-/// Sends for four seconds.
+/// A Python program that sends for four seconds.
 const SENDING: &str = r#"
 import socket, time
 connection = socket.create_connection(("10.77.0.1", 7920))
@@ -200,7 +203,8 @@ for _ in range(200):
 connection.close()
 "#;
 
-/// Before, the process that had made the listener was credited, or nobody as long as the connection lasted.
+/// Regression: the process that had created the listener was credited, or no process as long as the
+/// connection lasted.
 #[test]
 fn a_connection_that_is_only_spliced_from_is_its_holders_root() {
     with_lab(|lab| {
@@ -227,8 +231,8 @@ fn a_connection_that_is_only_spliced_from_is_its_holders_root() {
     });
 }
 
-/// A client whose packets have a header for the destination between that of IPv6 and TCP's (IPV6_DSTOPTS, RFC 3542): 8 bytes of
-/// padding. Says its pid.
+/// A Python client whose packets have a destination options header between the IPv6 and TCP headers
+/// (IPV6_DSTOPTS, RFC 3542): 8 bytes of padding. It prints its pid.
 const WITH_OPTIONS: &str = r#"
 import os, socket, sys
 client = socket.socket(socket.AF_INET6)
@@ -265,8 +269,9 @@ fn headers_before_the_message_hide_no_endpoints_root() {
     });
 }
 
-/// Sends ten datagrams of UDP through a packet socket to whose packets the device adds its header (packet(7), SOCK_DGRAM), past
-/// the queues if the argument is 1, and one through the UDP socket that has their endpoints. Says its pid.
+/// A Python program that sends ten UDP datagrams through a packet socket for which the device adds the link
+/// header (packet(7), SOCK_DGRAM), bypassing the queues if the argument is 1. It also sends one through the
+/// UDP socket that has their endpoints, and prints its pid.
 const PACKETS: &str = r#"
 import os, socket, struct, sys
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
@@ -299,7 +304,7 @@ fn a_packet_sockets_datagrams_have_a_link_header_root() {
             (Engine::Kernel, "0", 10 * 314 + 100),
             (Engine::Kernel, "1", 10 * 314 + 100),
             (Engine::Pcap, "0", 10 * 314 + 100),
-            // The kernel shows no capture what is sent so.
+            // The kernel does not show such packets to captures.
             (Engine::Pcap, "1", 100),
         ] {
             let mut watch = Watch::new(lab, options(engine));
@@ -308,7 +313,7 @@ fn a_packet_sockets_datagrams_have_a_link_header_root() {
             sender.start();
             let pid = numbers(&mut sender)[0] as i32;
             let sent = sent_by_device() - before;
-            // Neighbours may have said hello meanwhile.
+            // The kernel may have sent packets of its neighbour protocols meanwhile.
             assert!((10 * 314 + 100..20 * 314).contains(&sent), "{sent}");
             watch.until(&format!("{engine:?} {past_queues}: {expected} bytes are the sender's"), |watch| {
                 watch.traffic(pid).send_bytes == expected
@@ -318,8 +323,8 @@ fn a_packet_sockets_datagrams_have_a_link_header_root() {
     });
 }
 
-/// A server that is told to stop listening, and says how much TCP payload it has got on how many connections, and how much in
-/// how many datagrams.
+/// A Python server that is told to stop listening. It prints the TCP payload and the number of connections,
+/// and the payload and the number of datagrams.
 const RELOADED: &str = r#"
 import os, select, socket, sys
 def bound(kind):
@@ -351,7 +356,8 @@ print(stream_bytes, connections, datagram_bytes, count, flush=True)
 sys.stdin.readline()
 "#;
 
-/// For each line: ten connections, and some datagrams through a socket that stays the same.
+/// A Python client that, for each line, makes ten connections and sends some datagrams through a socket that
+/// stays the same.
 const CALLER: &str = r#"
 import socket, sys
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -368,14 +374,15 @@ for _ in sys.stdin:
     print("0", flush=True)
 "#;
 
-/// While a server is reloaded two processes have sockets at one port: each has its own, and the end of the older one's takes
-/// nothing from the younger.
+/// While a server is reloaded, two processes have sockets at one port. Each is credited with its own bytes,
+/// and the end of the older process's socket takes nothing from the younger process.
 #[test]
 fn a_server_that_is_reloaded_has_what_each_of_its_processes_got_root() {
     with_lab(|lab| {
         without_offloads(lab);
         count_all(lab);
-        // With packets captured, datagrams between the same endpoints stay the first process's until it is looked again.
+        // With captured packets, datagrams between the same endpoints stay the first process's until the
+        // recheck.
         for (engine, datagrams) in [(Engine::Pcap, "0"), (Engine::Kernel, "50")] {
             let mut watch = Watch::new(lab, options(engine));
             let before = truth(lab);
@@ -402,7 +409,7 @@ fn a_server_that_is_reloaded_has_what_each_of_its_processes_got_root() {
             for (pid, got) in pids.into_iter().zip(got) {
                 let [stream, connections, datagrams, count] = got[..] else { panic!("{got:?}") };
                 let least = stream + datagrams + count * UDP_HEADERS;
-                // Opening, payload, acknowledgement and end of a connection.
+                // Handshake, payload, acknowledgement and end of a connection.
                 let most = least + connections * 12 * (TCP_HEADERS + 8);
                 let found = watch.traffic(pid as i32).receive_bytes;
                 assert!((least..most).contains(&found), "{engine:?}: {found}, {got:?}");
@@ -413,7 +420,8 @@ fn a_server_that_is_reloaded_has_what_each_of_its_processes_got_root() {
     });
 }
 
-/// One of several servers at a UDP port. It reads first when datagrams are there, and says how many it has got.
+/// A Python server, one of several at a UDP port. It reads only once datagrams are there, and prints the
+/// number that it has received.
 const WORKER: &str = r#"
 import os, socket, sys, time
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -433,7 +441,7 @@ except TimeoutError:
 sys.stdin.readline()
 "#;
 
-/// Many clients send to them.
+/// A Python program in which many clients send to the servers.
 const CLIENTS_OF_WORKERS: &str = r#"
 import socket, sys, time
 sys.stdin.readline()
@@ -445,8 +453,8 @@ for _ in range(10):
 print("0", flush=True)
 "#;
 
-/// Before, a client whose first datagram came before its server's first read was without an owner: which of the sockets at the
-/// port it had come to was looked up by the port alone.
+/// Regression: a client whose first datagram arrived before its server's first read had no owner, because the
+/// socket at the port was looked up by the port alone.
 #[test]
 fn datagrams_to_one_of_several_sockets_at_a_port_are_its_process_root() {
     with_lab(|lab| {

@@ -1,4 +1,4 @@
-//! Type information of a kernel that was built without something.
+//! Type information of a kernel that was built without some types.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,18 +8,19 @@ use tempfile::TempDir;
 /// The kernel's type information (Documentation/bpf/btf.rst).
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// A copy of the running kernel's type information in which some types or members have other names. All have the numbers
-/// that the kernel itself knows them by.
+/// A copy of the running kernel's type information in which some types or members have other names. All types
+/// keep the ids by which the kernel itself knows them.
 pub struct AlteredTypes {
     directory: TempDir,
 }
 
 impl AlteredTypes {
-    /// Takes out types by their names, whatever they are, and members of structures, unions and enumerations as
-    /// `type.member`.
+    /// Removes types by their names, whatever their kind, and members of structures, unions and enumerations
+    /// as `type.member`.
     ///
     /// # Panics
-    /// One of them is not there.
+    ///
+    /// Panics if one of them does not exist.
     pub fn without(names: &[&str]) -> AlteredTypes {
         let mut bytes = fs::read(VMLINUX).unwrap();
         let missing: HashSet<&str> = names.iter().copied().collect();
@@ -35,13 +36,14 @@ impl AlteredTypes {
         self.directory.path()
     }
 
-    /// A command of sh(1) that has all that follows in this mount namespace find the copy in place of the kernel's own.
+    /// Returns an sh(1) command that makes all later processes of this mount namespace find the copy instead
+    /// of the kernel's own.
     pub fn mount(&self) -> String {
         format!("mount --bind {}/vmlinux {VMLINUX}\n", self.path().display())
     }
 }
 
-/// Renames the types and members, by leaving out the first letter: returns those found.
+/// Renames the types and members by removing the first letter. Returns those that it found.
 fn take_out(bytes: &mut [u8], names: &HashSet<&str>) -> HashSet<String> {
     let [header, type_offset, type_length, string_offset, string_length] =
         [4, 8, 12, 16, 20].map(|at| word(bytes, at) as usize);
@@ -62,7 +64,7 @@ fn take_out(bytes: &mut [u8], names: &HashSet<&str>) -> HashSet<String> {
             found.insert(name.to_owned());
             rename(bytes, at);
         }
-        // By the numbers of the kinds.
+        // Parts and their length, by the number of the kind.
         let (parts, length) = match kind {
             1 | 14 | 17 => (1, 4),
             3 => (1, 12),

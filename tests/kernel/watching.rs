@@ -1,4 +1,4 @@
-//! A session on host A, compared with what others have counted.
+//! A session on host A, compared with counts from other sources.
 
 use crate::lab::{Counted, Host, Lab, Maker, built_example};
 use crate::may_run;
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// When a test gives up on what should long have happened.
+/// The time after which a test gives up on an expected event.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
-/// The other host, where answers come from.
+/// The other host, which answers.
 pub const B: &str = "10.77.0.2";
 pub const B6: &str = "fd77::2";
 /// Headers of Ethernet, IPv4 and UDP.
@@ -33,10 +33,10 @@ pub fn with_lab(test: impl FnOnce(&Lab) + Send) {
     }
 }
 
-/// A session with programs in the kernel.
+/// Returns the options of a session with eBPF programs.
 pub fn options(engine: Engine) -> Options {
     let log = LogOptions { queue: true, ..LogOptions::default() };
-    // What happens in other namespaces is the business of other tests.
+    // Other namespaces belong to other tests.
     let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
     Options { engine, flows: true, log, capture, ..Options::default() }
 }
@@ -51,26 +51,26 @@ pub fn user(lab: &Lab, host: Host, mode: &str, address: &str, numbers: &[(&str, 
     user
 }
 
-/// What one process says that it has done.
+/// The counts that one process has reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Done {
     pub pid: i32,
-    /// Messages.
+    /// Messages sent.
     pub calls: u64,
-    /// Payload.
+    /// Payload bytes sent.
     pub sent: u64,
-    /// Payload.
+    /// Payload bytes received.
     pub received: u64,
 }
 
 impl Done {
-    /// The bytes of its datagrams on the wire, over IPv4.
+    /// Returns the bytes of its datagrams on the wire, over IPv4.
     pub fn datagrams(&self) -> u64 {
         self.sent + self.calls * UDP_HEADERS
     }
 }
 
-/// What the processes say that they have done, until one of them says this.
+/// Returns the counts that the processes report until one of them prints the line `end`.
 pub fn said_until(user: &mut Maker, end: &str) -> Vec<Done> {
     let mut all = Vec::new();
     loop {
@@ -92,7 +92,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Opens a session; the calling thread is on host A from then on.
+    /// Opens a session. The calling thread is on host A from then on.
     pub fn new(lab: &Lab, options: Options) -> Watch {
         lab.enter(Host::A);
         let engine = options.engine;
@@ -109,14 +109,14 @@ impl Watch {
         for record in self.session.take_removed() {
             let pid = record.sample.id.pid;
             if let Some(before) = self.removed.insert(pid, record) {
-                // Its number was given to another one.
+                // The pid was reused by another process.
                 assert_ne!(before.sample.id, self.removed[&pid].sample.id, "removed twice");
                 self.removed.entry(pid).and_modify(|record| record.traffic += before.traffic);
             }
         }
     }
 
-    /// Updates until a program has said this, and returns what it said before.
+    /// Updates until a program has printed the line `end`. Returns the counts that it reported before.
     pub fn while_running(&mut self, user: &mut Maker, end: &str) -> Vec<Done> {
         std::thread::scope(|scope| {
             let said = scope.spawn(|| said_until(user, end));
@@ -136,7 +136,7 @@ impl Watch {
         self.stats().bytes.unowned[reason as usize]
     }
 
-    /// The record of a process, also of one that has ended.
+    /// Returns the record of a process, living or ended.
     pub fn record(&self, pid: i32) -> Option<&ProcessRecord> {
         let living = self.session.processes().find(|record| record.sample.id.pid == pid);
         living.or_else(|| self.removed.get(&pid))
@@ -146,7 +146,7 @@ impl Watch {
         self.record(pid).map(|record| record.traffic).unwrap_or_default()
     }
 
-    /// The traffic of every process that has any.
+    /// Returns the traffic of every process that has any.
     pub fn all(&self) -> HashMap<i32, Traffic> {
         let mut all: HashMap<i32, Traffic> = HashMap::new();
         for record in self.session.processes().chain(self.removed.values()) {
@@ -157,14 +157,14 @@ impl Watch {
         all
     }
 
-    /// Bytes sent and received of all processes together.
+    /// Returns the bytes sent and received by all processes together.
     pub fn sums(&self) -> (u64, u64) {
         self.all().values().fold((0, 0), |(sent, received), traffic| {
             (sent + traffic.send_bytes, received + traffic.receive_bytes)
         })
     }
 
-    /// Updates until something is so.
+    /// Updates until a condition holds.
     #[track_caller]
     pub fn until(&mut self, what: &str, is_so: impl Fn(&Watch) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
@@ -184,12 +184,13 @@ impl Watch {
     }
 }
 
-/// Counts at host A all that goes to the other host and comes from it.
+/// Counts at host A all packets to the other host and from it.
 pub fn count_all(lab: &Lab) {
     lab.count(Host::A, "meta nfproto ipv4 ip daddr 10.77.0.2", "meta nfproto ipv4 ip saddr 10.77.0.2");
 }
 
-/// Has both hosts hand every packet to the link by itself, so that nftables counts as many as the wire carries.
+/// Makes both hosts pass every packet to the link separately, so that nftables counts as many packets as the
+/// wire carries.
 pub fn without_offloads(lab: &Lab) {
     for host in [Host::A, Host::B] {
         let name = lab.name(host);
@@ -197,7 +198,7 @@ pub fn without_offloads(lab: &Lab) {
     }
 }
 
-/// What host A has sent and received.
+/// Returns the bytes that host A has sent and received.
 pub fn truth(lab: &Lab) -> (u64, u64) {
     let Counted { out_to, in_from, .. } = lab.counted(Host::A);
     (out_to, in_from)

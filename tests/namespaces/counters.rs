@@ -1,4 +1,5 @@
-//! Bytes as nftables counts them in the calling thread's network namespace, with a link header for each packet.
+//! Bytes as nftables counts them in the calling thread's network namespace, with a link header
+//! for each packet.
 
 use super::run;
 use std::io::Write;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 const ETHERNET_HEADER: u64 = 14;
 
-/// Has the kernel count UDP from here on in the calling thread's namespace.
+/// Makes the kernel count UDP from now on in the calling thread's namespace.
 pub fn count_udp() {
     count(&[("udp", "meta l4proto udp")]);
 }
 
-/// Has it count TCP and UDP of each of these ports, whichever end has it.
+/// Makes the kernel count TCP and UDP for each of these ports, at either end.
 pub fn count_ports(ports: &[u16]) {
     let names: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th dport {port}"))).collect();
     let back: Vec<_> = ports.iter().map(|port| (format!("p{port}"), format!("th sport {port}"))).collect();
@@ -20,14 +21,14 @@ pub fn count_ports(ports: &[u16]) {
     count(&all);
 }
 
-/// Counts what matches, under these names, as it leaves and as it comes.
+/// Counts what matches, under these names, in the output and the input hook.
 pub fn count(matches: &[(&str, &str)]) {
     let hooks = ["type filter hook output priority 0;", "type filter hook input priority 0;"];
     count_in("inet", hooks, matches);
 }
 
-/// The same in a namespace that packets only pass: sent is what comes in by the first of two devices, received what
-/// comes in by the second.
+/// Does the same as [`count`] in a namespace that only forwards packets: what arrives on the first of two
+/// devices counts as sent, what arrives on the second as received.
 pub fn count_passing(devices: [&str; 2], matches: &[(&str, &str)]) {
     let hooks = devices.map(|device| format!("type filter hook ingress device {device} priority 0;"));
     count_in("netdev", [&hooks[0], &hooks[1]], matches);
@@ -58,17 +59,18 @@ fn count_in(family: &str, [sent, received]: [&str; 2], matches: &[(&str, &str)])
     assert!(nft.wait().unwrap().success(), "nft");
 }
 
-/// Bytes of UDP sent and received in the calling thread's namespace, with a link header for each packet.
+/// Returns the bytes of UDP sent and received in the calling thread's namespace, with a link header
+/// for each packet.
 pub fn counted() -> (u64, u64) {
     counters_of("udp")
 }
 
-/// The same of a port.
+/// Returns the bytes of a port, sent and received.
 pub fn counted_port(port: u16) -> (u64, u64) {
     counters_of(&format!("p{port}"))
 }
 
-/// The same once it stands still.
+/// Returns the bytes of a port once they no longer change.
 pub fn settled_port(port: u16) -> (u64, u64) {
     let mut before = counted_port(port);
     loop {
@@ -81,12 +83,12 @@ pub fn settled_port(port: u16) -> (u64, u64) {
     }
 }
 
-/// What is sent at one end is received at the other.
+/// Returns the figures of the other end, which receives what this end sends.
 pub fn swapped((sent, received): (u64, u64)) -> (u64, u64) {
     (received, sent)
 }
 
-/// Bytes counted under a name, sent and received.
+/// Returns the bytes counted under a name, sent and received.
 pub fn counters_of(name: &str) -> (u64, u64) {
     let text = run("nft list counters");
     let words: Vec<&str> = text.split_whitespace().collect();

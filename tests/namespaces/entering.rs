@@ -1,4 +1,5 @@
-//! Working inside a namespace: on a thread of its own, in the right namespace, and never on the caller's thread.
+//! Work inside a namespace runs on a separate thread in the right namespace, and never on the
+//! caller's thread.
 
 use super::lab::*;
 use capture::model::Namespace;
@@ -9,7 +10,7 @@ use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// The entry of a container's namespace.
+/// Returns the entry of a container's namespace.
 fn entry(container: &Container) -> NamespaceEntry {
     let path = container.path().into();
     NamespaceEntry { namespace: Namespace(1), inode: container.inode(), pid: Some(container.pid()), path }
@@ -27,7 +28,7 @@ fn work_is_done_inside_and_the_caller_stays_where_it_is_root() {
         assert_eq!(namespace, format!("net:[{}]", container.inode()));
         assert_ne!(other, thread);
         assert!(mask.unwrap().contains(Signal::SIGTERM));
-        // A socket belongs to it for good.
+        // A socket stays in its namespace for good.
         let socket = enter(&entry(&container), || UdpSocket::bind("10.9.0.2:0").unwrap()).unwrap();
         assert!(UdpSocket::bind("10.9.0.2:0").is_err(), "the address is not one of here");
         assert_eq!(socket.local_addr().unwrap().ip().to_string(), "10.9.0.2");
@@ -44,7 +45,7 @@ fn work_is_done_inside_and_the_caller_stays_where_it_is_root() {
 fn a_way_that_leads_elsewhere_is_noticed_root() {
     in_namespace(|| {
         let (container, other) = (Container::start(), Container::start());
-        // As if the number of the process had become another's.
+        // Simulates a pid that another process has reused.
         let reused = NamespaceEntry { inode: other.inode(), ..entry(&container) };
         assert_eq!(enter(&reused, || panic!("entered")), Err(EnterError::Gone));
         let ended = entry(&container);
@@ -69,7 +70,8 @@ fn the_registry_agrees_with_proc_root() {
             assert_eq!((all[0].pid, &*all[0].path), (Some(container.pid()), &*container.path()));
         }
         let own: u64 = own_namespace().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-        // Others on this machine come and go with theirs, so that it may take several looks at both.
+        // Other processes on this machine start and end with their namespaces, so that the two views may take
+        // several attempts to agree.
         wait_until("the registry shows the namespaces of all processes", || {
             let entries = registry.refresh();
             assert!(entries.iter().all(|entry| entry.inode != own), "the own one is not among them");
@@ -79,7 +81,7 @@ fn the_registry_agrees_with_proc_root() {
     });
 }
 
-/// The oracle: the namespaces that the links of all processes name, but this one.
+/// Returns the reference: the namespaces that the links of all processes name, except this one.
 fn of_all_processes(but: u64) -> BTreeSet<u64> {
     let all = procfs::process::all_processes().unwrap().filter_map(|process| {
         let namespaces = process.ok()?.namespaces().ok()?;

@@ -1,4 +1,4 @@
-//! Containers in the smallest sense: a process in a network namespace of its own, with devices and counters in it.
+//! Minimal containers: a process in a network namespace of its own, with devices and counters in it.
 
 use capture::decode::decode;
 use capture::model::{Frame, LocalAddresses, Namespace};
@@ -13,13 +13,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// When a test gives up on what should long have happened.
+/// The time after which a test stops waiting for an event.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One test at a time: they find each other's namespaces, and count this process's descriptors.
+/// Lets one test run at a time: tests find each other's namespaces, and count this process's descriptors.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test on a thread whose namespace is its own, with loopback up.
+/// Runs a test on a thread in a new network namespace, with loopback up.
 pub fn in_namespace(test: impl FnOnce() + Send) {
     let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
     if !nix::unistd::geteuid().is_root() || !["ip", "nft", "unshare", "nsenter"].into_iter().all(has_tool) {
@@ -40,7 +40,7 @@ pub fn in_namespace(test: impl FnOnce() + Send) {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Runs a command and returns what it printed.
+/// Runs a command and returns its output.
 pub fn run(command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
@@ -49,17 +49,17 @@ pub fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The namespace of the calling thread, as the kernel names it.
+/// Returns the namespace of the calling thread as the kernel names it.
 pub fn own_namespace() -> String {
     link("/proc/thread-self/ns/net")
 }
 
-/// The text of a link.
+/// Returns the target of a symbolic link.
 pub fn link(path: &str) -> String {
     std::fs::read_link(path).unwrap().to_str().unwrap().to_owned()
 }
 
-/// Waits until `done`.
+/// Waits until `done` returns true.
 #[track_caller]
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
@@ -69,19 +69,18 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether the thread's namespace has a device of this name.
+/// Returns true if the calling thread's namespace has a device of this name.
 pub fn has_device(name: &str) -> bool {
     let output = Command::new("ip").args(["link", "show", name]).stderr(Stdio::null()).output().unwrap();
     output.status.success()
 }
 
-/// A process in a namespace of its own, with loopback up.
+/// A process in a network namespace of its own, with loopback up.
 pub struct Container {
     child: Child,
 }
 
 impl Container {
-    /// Starts it.
     pub fn start() -> Container {
         let child = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
         let container = Container { child };
@@ -92,28 +91,26 @@ impl Container {
         container
     }
 
-    /// The link that leads to its namespace.
+    /// Returns the link that leads to its namespace.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/net", self.pid()))
     }
 
-    /// Its process id.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// The inode of its namespace.
+    /// Returns the inode of its namespace.
     pub fn inode(&self) -> u64 {
         use std::os::unix::fs::MetadataExt as _;
         std::fs::metadata(self.path()).unwrap().ino()
     }
 
-    /// Runs a command inside.
     pub fn run(&self, command: &str) -> String {
         run(&format!("nsenter --net={} {command}", self.path().display()))
     }
 
-    /// Joins it to the calling thread's namespace: `device` here, `eth0` with `address` inside.
+    /// Connects the container to the calling thread's namespace: `device` here, `eth0` with `address` inside.
     pub fn join(&self, device: &str, address: &str) {
         run(&format!("ip link add {device} type veth peer name eth0 netns {}", self.pid()));
         run(&format!("ip link set {device} up"));
@@ -121,12 +118,12 @@ impl Container {
         self.run("ip link set eth0 up");
     }
 
-    /// Gives it a neighbour that needs no ARP, so that all it sends there goes out of `eth0`.
+    /// Adds a neighbour that needs no ARP, so that everything sent to it leaves through `eth0`.
     pub fn add_neighbour(&self, address: &str) {
         self.run(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"));
     }
 
-    /// Does something inside, on another thread.
+    /// Runs `work` inside, on another thread.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).unwrap();
         let body = || {
@@ -136,7 +133,6 @@ impl Container {
         std::thread::scope(|scope| scope.spawn(body).join()).unwrap()
     }
 
-    /// Ends it and waits for that.
     pub fn end(mut self) {
         self.stop();
     }
@@ -153,14 +149,14 @@ impl Drop for Container {
     }
 }
 
-/// A `/proc` in which a test shows the processes that it wants to be found: others that run on this machine come and go
-/// with namespaces of their own.
+/// A `/proc` that shows only the processes that a test wants to be found: other processes on this machine
+/// start and end with namespaces of their own.
 pub struct View {
     directory: tempfile::TempDir,
 }
 
 impl View {
-    /// All of `/proc` but processes and mounts.
+    /// Makes a view of all of `/proc` except processes and mounts.
     pub fn new() -> View {
         let directory = tempfile::tempdir().unwrap();
         let link = |from: PathBuf, name: &str| {
@@ -183,20 +179,19 @@ impl View {
         View { directory }
     }
 
-    /// Shows a process.
     pub fn show(&self, pid: i32) {
         let real = PathBuf::from(format!("/proc/{pid}"));
         std::os::unix::fs::symlink(real, self.path().join(pid.to_string())).unwrap();
     }
 
-    /// Starts a container that is shown.
+    /// Starts a container and shows its process.
     pub fn start_container(&self) -> Container {
         let container = Container::start();
         self.show(container.pid());
         container
     }
 
-    /// Where it is.
+    /// Returns the path of the view.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -207,23 +202,23 @@ pub fn send(from: &str, to: &str, count: usize, length: usize) {
     let socket = UdpSocket::bind(from).unwrap();
     let data = vec![7; length];
     for _ in 0..count {
-        // A refusal of an earlier one is told here; this one is then sent again.
+        // The call reports the refusal of an earlier datagram; this one is then sent again.
         while socket.send_to(&data, to).is_err() {}
     }
 }
 
-/// Options for UDP only, lest what the kernel sends by itself be counted.
+/// Returns options for UDP only, so that packets that the kernel sends by itself are not counted.
 pub fn options(namespaces: NamespaceChoice) -> TapOptions {
     let (timeout, filter) = (Duration::from_millis(10), Some("udp".to_owned()));
     TapOptions { timeout, filter, buffer_bytes: 2 << 20, namespaces, ..TapOptions::default() }
 }
 
-/// The choice of some containers.
+/// Returns the choice of the given containers.
 pub fn chosen(containers: &[&Container]) -> NamespaceChoice {
     NamespaceChoice::Chosen(containers.iter().map(|container| container.path()).collect())
 }
 
-/// What was seen in one namespace.
+/// The bytes and frames seen in one namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
     pub sent: u64,
@@ -232,7 +227,7 @@ pub struct Seen {
     pub frames: u64,
 }
 
-/// Sums by namespace of what a tap shows, counted where it has its ends.
+/// Sums by namespace of the frames that a tap delivers, counted where their endpoints are.
 #[derive(Default)]
 pub struct Accounts {
     pub by_namespace: BTreeMap<Namespace, Seen>,
@@ -240,7 +235,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Reads until nothing comes any more.
+    /// Reads until no more frames arrive.
     pub fn read(&mut self, tap: &mut Tap) {
         self.set_addresses(tap.local_addresses());
         let mut idle = 0;
@@ -251,7 +246,7 @@ impl Accounts {
         }
     }
 
-    /// What was seen in a namespace.
+    /// Returns what was seen in a namespace.
     pub fn of(&self, namespace: Namespace) -> Seen {
         self.by_namespace.get(&namespace).copied().unwrap_or_default()
     }
@@ -275,7 +270,7 @@ impl FrameHandler for Accounts {
     }
 }
 
-/// The number that a tap has given to a container's namespace.
+/// Returns the number that a tap has given to a container's namespace.
 pub fn number(tap: &Tap, container: &Container) -> Option<Namespace> {
     let inode = container.inode();
     tap.known_namespaces().snapshot().iter().find(|entry| entry.inode == inode).map(|entry| entry.namespace)

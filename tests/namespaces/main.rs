@@ -1,7 +1,8 @@
-//! Network namespaces beside the session's own: captured in, told apart, followed as they come and go, and let go.
+//! Network namespaces beside the session's own: captured in, distinguished, followed as they appear and
+//! disappear, and released.
 //!
-//! The tests need root, to make namespaces. Where it is missing they say so and pass, or fail if `CAPTURE_REQUIRE_ALL`
-//! is set.
+//! The tests need root, to make namespaces. Without root they print a line and pass, or fail if
+//! `CAPTURE_REQUIRE_ALL` is set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
@@ -26,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-/// Where nobody answers.
+/// An address that no host answers at.
 const NOBODY: &str = "10.9.0.99";
 
 #[test]
@@ -62,7 +63,7 @@ fn the_same_addresses_in_two_namespaces_stay_apart_root() {
             assert!(sent > received && received > 500 * 100, "{sent} {received}");
             assert_eq!((seen.sent, seen.received, seen.not_local), (sent, received, 0));
         }
-        // The far ends of the veth pairs show it again: it has no end there.
+        // The far ends of the veth pairs show the packets again, but they have no endpoint there.
         let home = accounts.of(Namespace::HOME);
         assert_eq!((home.sent, home.received, home.frames), (0, 0, 3000));
         assert_eq!(tap.stats().dropped_by_kernel, 0);
@@ -84,7 +85,7 @@ fn each_end_counts_once_root() {
         let sockets = [&one, &two]
             .map(|container| container.inside(|| std::net::UdpSocket::bind("0.0.0.0:53").unwrap()));
         let _here = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
-        // ARP, and the bridge learns.
+        // This resolves the addresses by ARP, and the bridge learns.
         let exchange = |count| {
             send("10.9.0.1:5000", "10.9.0.2:53", count, 100);
             one.inside(|| {
@@ -142,7 +143,7 @@ fn only_what_is_chosen_is_captured_root() {
         accounts.read(&mut with_one);
         let seen: Vec<u64> = accounts.by_namespace.values().map(|seen| seen.frames).collect();
         assert_eq!((seen, number(&with_one, &two)), (vec![100], None));
-        // The own one, chosen by its path, is not captured twice.
+        // The session's own namespace, chosen by its path, is not captured twice.
         let path = PathBuf::from(format!("/proc/self/task/{}/ns/net", nix::unistd::gettid()));
         let mut twice = Tap::live(&options(NamespaceChoice::Chosen(vec![path]))).unwrap();
         assert_eq!((twice.stats().namespaces, twice.stats().devices_open), (0, 1));
@@ -207,7 +208,7 @@ fn containers_are_found_and_let_go_root() {
         let container = view.start_container();
         container.join("va", "10.9.0.2");
         container.add_neighbour(NOBODY);
-        // Two refreshes: it may be forked before, and in its namespace after one.
+        // Two refreshes: the first may see the process forked but not yet in its namespace.
         tap.refresh().unwrap();
         tap.refresh().unwrap();
         let number = number(&tap, &container).expect("found");
@@ -217,7 +218,8 @@ fn containers_are_found_and_let_go_root() {
         accounts.read(&mut tap);
         let counted = container.inside(counted);
         assert_eq!((accounts.of(number).sent, accounts.of(number).received), counted);
-        // Its only process ends, and the other end of its veth pair goes once nothing here holds its namespace.
+        // Its only process ends. The other end of its veth pair disappears once nothing in this process
+        // holds its namespace.
         container.end();
         tap.refresh().unwrap();
         assert_eq!(tap.known_namespaces().get(number), None);
@@ -243,7 +245,8 @@ fn a_session_lets_go_of_what_has_ended_root() {
             wait_until("its frames are counted", || session.stats_reader().read().frames == 100);
             session.update().unwrap();
             container.end();
-            // A namespace lives as long as a socket in it, and with it this end of the pair. No update comes meanwhile.
+            // A socket in a namespace keeps it alive, and with it this end of the pair. No update
+            // happens meanwhile.
             wait_until("the veth pair has gone", || !has_device("va"));
             session.update().unwrap();
             session.health().unwrap();
@@ -267,7 +270,7 @@ fn a_name_keeps_a_namespace_and_its_removal_ends_it_root() {
             tap.refresh().unwrap();
             assert!(!found(tap));
         }
-        // Made anew under its name, it is captured in again.
+        // A namespace made anew under the same name is captured again.
         run(&format!("ip netns add {name}"));
         for tap in [&mut all, &mut one] {
             tap.refresh().unwrap();
@@ -321,7 +324,7 @@ fn fifty_namespaces_leave_nothing_behind_root() {
     });
 }
 
-/// Counts the frames of the own namespace that are as long as the datagrams of the sender.
+/// Counts the frames of the session's own namespace that are as long as the sender's datagrams.
 struct HomeFrames(usize);
 
 impl FrameHandler for HomeFrames {
@@ -332,7 +335,8 @@ impl FrameHandler for HomeFrames {
     fn set_addresses(&mut self, _: &[(Namespace, Arc<LocalAddresses>)]) {}
 }
 
-/// While devices of many containers are opened and closed, which takes some 10 and 25 ms for each, the others are read on.
+/// The other devices are still read while devices of many containers are opened and closed, which takes some
+/// 10 and 25 ms each.
 #[test]
 fn nothing_is_lost_while_many_containers_come_and_go_root() {
     const PACKETS: usize = 15_000;
@@ -344,7 +348,7 @@ fn nothing_is_lost_while_many_containers_come_and_go_root() {
         containers.iter().zip(0..).for_each(|(container, number)| {
             container.join(&format!("v{number}"), "10.9.0.2");
         });
-        // What the ring holds comes in less time than all devices take to be closed one after the other.
+        // Frames fill the ring in less time than it takes to close all devices one after the other.
         let paced = || {
             let socket = std::net::UdpSocket::bind("127.0.0.1:5000").unwrap();
             for _ in 0..PACKETS {
@@ -370,7 +374,7 @@ fn nothing_is_lost_while_many_containers_come_and_go_root() {
                     read(&mut tap);
                 }
                 opened = opened.max(tap.stats().devices_open);
-                // Once all are open, they end.
+                // The containers end once all devices are open.
                 if tap.stats().devices_open == 61 {
                     containers.take().into_iter().flatten().for_each(Container::end);
                 }

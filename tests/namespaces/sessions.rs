@@ -1,4 +1,5 @@
-//! Sessions over several namespaces: every process gets its own bytes, each end of a packet counts once.
+//! In sessions over several namespaces, every process gets its own bytes, and each end of a
+//! packet counts once.
 
 use super::counters::*;
 use super::lab::*;
@@ -20,12 +21,12 @@ struct Watch {
 }
 
 impl Watch {
-    /// Opens it in the calling thread's namespace, and waits until so many devices are captured on.
+    /// Opens a session in the calling thread's namespace, and waits until it captures on `devices` devices.
     fn open(view: &View, namespaces: NamespaceChoice, devices: u64) -> Watch {
         Watch::with_timeout(view, namespaces, devices, Duration::from_millis(10))
     }
 
-    /// The same with packets that wait for so long to be read.
+    /// Does the same as [`Watch::open`] with packets that wait for `timeout` until they are read.
     fn with_timeout(view: &View, namespaces: NamespaceChoice, devices: u64, timeout: Duration) -> Watch {
         let filter = Some("tcp or udp".to_owned());
         let capture = TapOptions { filter, timeout, buffer_bytes: 8 << 20, ..options(namespaces) };
@@ -35,7 +36,8 @@ impl Watch {
         Watch { session }
     }
 
-    /// Traffic of each process that has any, once so many bytes were captured and all of them are at processes.
+    /// Returns the traffic of each process that has any, once `frame_bytes` bytes are captured and all of
+    /// them are credited to processes.
     #[track_caller]
     fn settled(&mut self, frame_bytes: u64) -> HashMap<i32, Traffic> {
         wait_until("all bytes are at processes", || {
@@ -50,7 +52,7 @@ impl Watch {
     }
 }
 
-/// Sent and received.
+/// Returns the bytes sent and received.
 fn both(traffic: &HashMap<i32, Traffic>, pid: i32) -> (u64, u64) {
     let traffic = traffic.get(&pid).copied().unwrap_or_default();
     (traffic.send_bytes, traffic.receive_bytes)
@@ -60,12 +62,14 @@ fn sum(pairs: &[(u64, u64)]) -> u64 {
     pairs.iter().map(|(sent, received)| sent + received).sum()
 }
 
-/// A container joined to the calling thread's namespace, which is 10.9.0.1; the container is 10.9.0.2.
+/// Returns a container that is connected to the calling thread's namespace, which is 10.9.0.1; the
+/// container is 10.9.0.2.
 fn joined(view: &View) -> Container {
     let container = view.start_container();
     container.join("va", "10.9.0.2");
     run("ip addr add 10.9.0.1/24 dev va");
-    // Neighbours are given: while one is looked for, the counters see packets that never reach the link.
+    // Neighbours are static: during neighbour discovery, the counters would see packets that never
+    // reach the link.
     let device =
         |text: String| text.split_whitespace().skip_while(|w| *w != "link/ether").nth(1).unwrap().to_owned();
     let here = device(run("ip -o link show va"));
@@ -75,7 +79,8 @@ fn joined(view: &View) -> Container {
     container
 }
 
-/// Four that talk across the border, both ways: (who asks here, who answers there, who asks there, who answers here).
+/// Returns four processes that communicate across the border, both ways: the client here, the server there,
+/// the client there, the server here.
 fn across(view: &View, container: &Container) -> [Talker; 4] {
     let there = Talker::serve(Some(container), "10.9.0.2:7000");
     let here = Talker::serve(None, "10.9.0.1:7001");
@@ -92,14 +97,15 @@ fn a_container_and_its_host_each_get_their_own_bytes_once_root() {
         let view = View::new();
         let container = joined(&view);
         let [mut asks_there, there, mut asks_here, here] = across(&view, &container);
-        // Both have loopback and an end of the veth pair, so that every packet is captured twice.
+        // Both namespaces have loopback and one end of the veth pair, so that every packet is captured twice.
         let mut watch = Watch::open(&view, NamespaceChoice::All, 4);
         let ports = [7000, 7001];
         count_ports(&ports);
         container.inside(|| count_ports(&ports));
         asks_there.go();
         asks_here.go();
-        // Of the two on each side one has port 7000 at an end of its flows, and the other port 7001.
+        // One of the two processes on each side has flows with port 7000, and the other has flows
+        // with port 7001.
         let [here_7000, here_7001] = ports.map(settled_port);
         let [there_7000, there_7001] = container.inside(|| ports.map(settled_port));
         assert!(here_7000.0 > 200 * 2000 && here_7001.1 > 150 * 1400, "{here_7000:?} {here_7001:?}");
@@ -118,7 +124,7 @@ fn a_container_and_its_host_each_get_their_own_bytes_once_root() {
     });
 }
 
-/// What a session does that captures in its own namespace only: ends elsewhere are none of its.
+/// A session that captures only in its own namespace does not count endpoints in other namespaces.
 #[test]
 fn without_namespaces_the_own_ends_count_and_no_others_root() {
     in_namespace(|| {
@@ -137,7 +143,8 @@ fn without_namespaces_the_own_ends_count_and_no_others_root() {
     });
 }
 
-/// A process may be in one namespace and hold a socket of another, as what a service manager hands to a container.
+/// A process may be in one namespace and hold a socket of another, such as one that a service manager passes
+/// to a container.
 #[test]
 fn a_socket_of_here_that_a_container_holds_is_the_containers_root() {
     in_namespace(|| {
@@ -156,7 +163,7 @@ fn a_socket_of_here_that_a_container_holds_is_the_containers_root() {
             .unwrap();
         let pid = holder.id() as i32;
         view.show(pid);
-        // Nobody hears it there, which it is told, and a datagram is then refused once.
+        // Without a listener, the peer's ICMP error would make the kernel refuse one datagram.
         let _open = container.inside(|| std::net::UdpSocket::bind("10.9.0.2:7000").unwrap());
         let input = holder.stdin.as_mut().unwrap();
         input.write_all(&[7; 700]).unwrap();
@@ -181,7 +188,7 @@ fn processes_with_the_same_addresses_and_ports_stay_apart_root() {
             container.join(device, "10.9.0.2");
         }
         let servers = containers.each_ref().map(|one| Talker::serve(Some(one), "127.0.0.1:7000"));
-        // The same addresses and, by UDP, the same ports at both ends.
+        // The same addresses and, for UDP, the same ports at both ends.
         let mut clients = [(&containers[0], 200, 900), (&containers[1], 300, 400)]
             .map(|(one, count, length)| Talker::ask(Some(one), "127.0.0.1:7000", count, length, 5000));
         servers.iter().chain(&clients).for_each(|talker| view.show(talker.pid()));
@@ -191,7 +198,8 @@ fn processes_with_the_same_addresses_and_ports_stay_apart_root() {
         std::thread::scope(|scope| clients.iter_mut().for_each(|client| drop(scope.spawn(|| client.go()))));
         let truth = containers.each_ref().map(|one| one.inside(|| settled_port(7000)));
         assert_ne!(truth[0], truth[1]);
-        // On loopback a packet has both its ends here: what is sent is received, and shown once.
+        // On loopback, a packet has both endpoints in the same namespace: it is sent and received,
+        // and captured once.
         let traffic = watch.settled(truth[0].0 + truth[1].0);
         for ((server, client), (sent, received)) in servers.iter().zip(&clients).zip(truth) {
             assert_eq!(sent, received);
@@ -205,8 +213,9 @@ fn processes_with_the_same_addresses_and_ports_stay_apart_root() {
     });
 }
 
-/// A process makes short connections and ends, and its namespace is gone before its packets are read: the kernel's records
-/// name it all the same. Before, most of such processes had a part of their bytes or none.
+/// Regression: most processes that make short connections and end, with their namespace gone before their
+/// packets are read, were credited only with a part of their bytes or with none. The kernel's records still
+/// name such a process.
 #[test]
 fn the_last_connections_of_a_removed_namespace_are_its_process_root() {
     const CONTAINERS: u64 = 6;
@@ -230,7 +239,8 @@ fn the_last_connections_of_a_removed_namespace_are_its_process_root() {
                 container
             })
             .collect();
-        // The packets wait in the rings for longer than a container takes to go. Ports of a bridge are not captured on.
+        // The packets wait in the rings for longer than a container takes to disappear. Ports of a bridge are
+        // not captured on.
         let timeout = Duration::from_millis(2_500);
         let mut watch = Watch::with_timeout(&view, NamespaceChoice::All, 2 + 2 * CONTAINERS, timeout);
         let probes = watch.session.stats_reader().read().socket_probes;

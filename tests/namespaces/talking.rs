@@ -1,4 +1,5 @@
-//! Processes that talk to each other: this program again, running the ignored test below in a namespace.
+//! Processes that communicate with each other: further instances of this program, which run the ignored test
+//! below in a namespace.
 
 use super::lab::Container;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -6,29 +7,32 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// Bytes of each answer, which fits a packet: counters inside the host then see what the wire carries.
+/// Bytes of each answer. It fits into a packet, so that counters inside the host see the packets that
+/// the wire carries.
 const ANSWER: usize = 1300;
 
-/// A process that serves or asks. It keeps its sockets until it is dropped, so that the owners of all it has sent and
-/// received can be found.
+/// A server or client process. It keeps its sockets until it is dropped, so that the owners of all that it
+/// has sent and received can be found.
 pub struct Talker {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Talker {
-    /// Starts one that answers at `address` by TCP and UDP, in a container or in the calling thread's namespace.
+    /// Starts a server that answers at `address` by TCP and UDP, in a container or in the calling
+    /// thread's namespace.
     pub fn serve(inside: Option<&Container>, address: &str) -> Talker {
         Talker::start(inside, &format!("serve {address}"))
     }
 
-    /// Starts one that asks at `address` so many times, from this port where it asks by UDP, and waits for the answers.
+    /// Starts a client that sends `count` requests to `address`, from `port` for UDP, and waits
+    /// for the answers.
     pub fn ask(inside: Option<&Container>, address: &str, count: usize, length: usize, port: u16) -> Talker {
         Talker::start(inside, &format!("ask {address} {count} {length} {port}"))
     }
 
-    /// Starts one in a container that connects so many times, with a question and an answer each time, and then ends. It
-    /// resets the connections, after which nothing comes.
+    /// Starts a client in a container that makes `count` connections, each with a question and an answer, and
+    /// then ends. It resets the connections, so that no packets follow.
     pub fn ask_and_end(inside: &Container, address: &str, count: usize, length: usize) -> Talker {
         Talker::start(Some(inside), &format!("brief {address} {count} {length}"))
     }
@@ -51,13 +55,13 @@ impl Talker {
         talker
     }
 
-    /// Lets it ask, and waits until it has all its answers.
+    /// Starts the requests, and waits until all answers have arrived.
     pub fn go(&mut self) {
         self.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
         self.wait("done");
     }
 
-    /// Its process id: nsenter becomes the program that it starts.
+    /// Returns its process id: nsenter becomes the program that it starts.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
@@ -99,7 +103,7 @@ fn say(word: &str) {
     std::io::stdout().flush().unwrap();
 }
 
-/// What must stay open.
+/// The sockets that must stay open.
 type Kept = (Option<TcpStream>, Option<UdpSocket>);
 
 fn serve(address: SocketAddr) -> Kept {
@@ -112,7 +116,7 @@ fn serve(address: SocketAddr) -> Kept {
                 while stream.read(&mut buffer).unwrap_or(0) > 0 {
                     let _ = stream.write_all(&[1; ANSWER]);
                 }
-                // It stays open until the process ends.
+                // The connection stays open until the process ends.
                 std::thread::park();
             });
         }

@@ -1,4 +1,4 @@
-//! Of which processes it is said that their bytes are counted: by the namespaces that they are in.
+//! The processes whose bytes are reported as counted, by the namespaces that they are in.
 
 use super::lab::*;
 use super::talking::Talker;
@@ -10,13 +10,14 @@ use capture::tap::TapOptions;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
-/// A session in the calling thread's namespace that reads all of `/proc`, or walks over the kernel's tasks.
+/// Opens a session in the calling thread's namespace that reads all of `/proc` or uses the BPF
+/// iterator over tasks.
 fn session(engine: Engine, namespaces: NamespaceChoice, probes: bool) -> Session {
     let capture = TapOptions { namespaces, ..TapOptions::default() };
     Session::open(Options { engine, capture, probes, ..Options::default() }).unwrap()
 }
 
-/// The record of a process as of the next update.
+/// Returns the record of a process as of the next update.
 #[track_caller]
 fn record(session: &mut Session, pid: i32) -> ProcessRecord {
     session.update().unwrap();
@@ -28,7 +29,7 @@ fn is_counted(session: &mut Session, pid: i32) -> bool {
     record(session, pid).valid.has(Validity::NETWORK)
 }
 
-/// A shell that waits for a line, and goes on with a command then.
+/// A shell that waits for a line, and then executes a command.
 struct Waiting(Child);
 
 impl Waiting {
@@ -54,7 +55,7 @@ impl Drop for Waiting {
     }
 }
 
-/// What packets are captured of, for each way of sampling.
+/// Checks the namespaces in which packets are captured, for each way of sampling.
 fn own_and_others(probes: bool) {
     in_namespace(|| {
         let (container, other) = (Container::start(), Container::start());
@@ -97,7 +98,7 @@ fn bytes_of_other_namespaces_are_not_said_to_be_none_from_tasks_root() {
     own_and_others(true);
 }
 
-/// A process that enters a namespace without executing a program is found to be there after a while.
+/// A process that enters a namespace without executing a program is found there after a while.
 #[test]
 fn a_process_that_changes_its_namespace_itself_root() {
     in_namespace(|| {
@@ -119,7 +120,7 @@ fn a_process_that_changes_its_namespace_itself_root() {
     });
 }
 
-/// Where the kernel counts, it counts in all namespaces, unless it is told otherwise.
+/// Engine `kernel` counts in all namespaces unless the options say otherwise.
 #[test]
 fn the_kernels_engine_counts_in_all_namespaces_root() {
     in_namespace(|| {

@@ -1,5 +1,5 @@
-//! What tests of live sockets share: a finder on a clock that can be put forward, what `ss` says, and children that hold
-//! sockets.
+//! Shared support for tests of live sockets: a finder on a clock that can be advanced, the output of `ss`,
+//! and children that hold sockets.
 
 use capture::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use capture::netlink::InetDiag;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub type Failure = Box<dyn std::error::Error>;
 
-/// Says why a test cannot be made here; fails it where every test is required.
+/// Prints why a test cannot run on this machine; fails if all tests are required.
 pub fn cannot(reason: &str) -> Result<(), Failure> {
     println!("not tested: {reason}");
     if std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1") {
@@ -24,23 +24,24 @@ pub fn cannot(reason: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One test at a time: between fork and exec, a child that one test starts holds the sockets of all others.
+/// Lets one test run at a time: between fork and exec, a child that one test starts holds the
+/// sockets of all others.
 static TURN: Mutex<()> = Mutex::new(());
 
 pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a finder asks for sockets.
+/// The sources in which a finder looks up sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sockets {
-    /// The tables of `/proc/net` alone.
+    /// Only the tables of `/proc/net`.
     Tables,
     /// The kernel by sock_diag, and then the tables.
     SockDiag,
 }
 
-/// A finder of this machine's flows, on a clock that can be put forward.
+/// A finder of this machine's flows, on a clock that can be advanced.
 pub struct Live {
     pub finder: Finder,
     skipped: Duration,
@@ -61,7 +62,7 @@ impl Live {
         Instant::now() + self.skipped
     }
 
-    /// The first answer.
+    /// Returns the outcome of the first lookup.
     pub fn first(&mut self, key: FlowKey) -> Outcome {
         let now = self.now();
         let mut query = Query::new(key, now);
@@ -69,7 +70,7 @@ impl Live {
         query.outcome
     }
 
-    /// The last answer, with the waits skipped.
+    /// Returns the last outcome, and skips the waits.
     pub fn last(&mut self, key: FlowKey) -> Outcome {
         let mut query = Query::new(key, self.now());
         loop {
@@ -88,7 +89,7 @@ pub fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey
     FlowKey { local: end(local), remote: end(remote), protocol, namespace: Namespace::HOME }
 }
 
-/// A process as the procfs crate sees it.
+/// Returns the id of a process as the procfs crate reads it.
 pub fn process(pid: u32) -> Result<ProcId, Failure> {
     let pid = i32::try_from(pid)?;
     let start_ticks = procfs::process::Process::new(pid)?.stat()?.starttime;
@@ -99,8 +100,8 @@ pub fn owned(pid: u32, quality: Quality) -> Result<Outcome, Failure> {
     Ok(Outcome::Owned(Owner { process: process(pid)?, quality }))
 }
 
-/// The processes that hold the sockets with these two ends, as `ss` lists them; `None` without `ss`. A remote end of
-/// `None` is that of an unconnected socket.
+/// Returns the processes that hold the sockets with these two endpoints, as `ss` lists them; `None` without
+/// `ss`. A remote endpoint of `None` stands for an unconnected socket.
 pub fn ss(protocol: Protocol, local: SocketAddr, remote: Option<SocketAddr>) -> Option<Vec<u32>> {
     let option = if protocol == Protocol::TCP { "-Htanpe" } else { "-Huanpe" };
     let output = Command::new("ss").arg(option).output().ok()?;
@@ -123,7 +124,7 @@ pub fn ss(protocol: Protocol, local: SocketAddr, remote: Option<SocketAddr>) -> 
     Some(pids)
 }
 
-/// What `ss` should say, checked where there is one.
+/// Checks the expected holders against `ss` if it is installed.
 pub fn ss_agrees(
     protocol: Protocol,
     local: SocketAddr,
@@ -155,28 +156,28 @@ impl Drop for Holder {
     }
 }
 
-/// A connection between link-local addresses, over a link between two namespaces: a child's at the one end, and ours at
-/// the other. Such sockets are bound to their device, and packets do not tell of devices.
+/// A connection between link-local addresses, over a link between two namespaces, with a thread of this
+/// process in each. Such sockets are bound to their device, and packets do not show the device.
 pub fn both_ends_of_a_link_local_connection_root(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     if !nix::unistd::geteuid().is_root() || Command::new("ip").arg("-V").output().is_err() {
         return cannot("a link between two namespaces: it needs root and ip");
     }
     let ((tell_server, of_client), (tell_client, of_server)) = (channel(), channel());
-    // Each on a thread of its own, for they leave their namespace.
+    // Each end runs on a thread of its own, because it leaves its namespace.
     std::thread::scope(|scope| {
         let server =
             scope.spawn(move || called(sockets, &tell_client, &of_client).map_err(|e| e.to_string()));
         let client = scope.spawn(move || calls(sockets, &tell_server, &of_server).map_err(|e| e.to_string()));
         let [server, client] = [server, client].map(|thread| thread.join().map_err(|_| "an end panicked"));
-        // Of two failures the server's says more.
+        // If both fail, the server's error says more.
         server??;
         client??;
         Ok(())
     })
 }
 
-/// What one end tells the other: its thread id, the address that it listens at, or that it is done.
+/// A message between the ends: a thread id, the address of the listener, or the end of the work.
 enum Word {
     Thread(i32),
     Listens(SocketAddrV6),
@@ -200,19 +201,19 @@ fn index(device: &str) -> Result<u32, Failure> {
 fn called(sockets: Sockets, tell: &Sender<Word>, told: &Receiver<Word>) -> Result<(), Failure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
     tell.send(Word::Thread(nix::unistd::gettid().as_raw()))?;
-    // The link is there.
+    // The link exists now.
     told.recv()?;
     ip(&format!("addr add {CALLED}/64 dev called nodad"))?;
     ip("link set called up")?;
     let listener = TcpListener::bind(SocketAddrV6::new(CALLED, 0, 0, index("called")?))?;
     let SocketAddr::V6(local) = listener.local_addr()? else { return Err("an address of IPv4".into()) };
     tell.send(Word::Listens(local))?;
-    // The other end is connected; or it has failed, and nobody would ever come.
+    // The other end is connected. If it failed instead, no connection would ever arrive.
     told.recv()?;
     let (server, from) = listener.accept()?;
     let flow = key(Protocol::TCP, server.local_addr()?, from);
     assert_eq!(Live::new(sockets)?.first(flow), owned(std::process::id(), Quality::Exact)?, "accepted");
-    // The connection lasts until the other end has been found, too.
+    // The connection lasts until the owner of the other end has been found, too.
     told.recv()?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Sockets that only threads beside the main one hold: in a table of their own, and after the main thread has ended.
+//! Sockets that only threads other than the main one hold: in a descriptor table of their own, and after the
+//! main thread has ended.
 
 use super::live::{Failure, Live, Sockets, key, owned, turn};
 use capture::model::{Protocol, Quality};
@@ -7,13 +8,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// A thread of this process that has left the common descriptor table opens a connection.
+/// A thread of this process that has left the shared descriptor table opens a connection.
 pub fn a_thread_with_a_table_of_its_own(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let to = listener.local_addr()?;
     let opener = std::thread::spawn(move || -> Result<(), String> {
-        // SAFETY: the call takes a number and changes the descriptor table of this thread alone, to a copy.
+        // SAFETY: the call takes a number, and replaces the descriptor table of this thread only, by a copy.
         if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
             return Err(std::io::Error::last_os_error().to_string());
         }
@@ -43,12 +44,12 @@ extern "C" fn sleep_for_ever(_: *mut c_void) -> i32 {
     }
 }
 
-/// Forks a child whose main thread has ended while another one goes on.
+/// Forks a child whose main thread has ended while another thread continues.
 fn fork_without_main_thread() -> Result<Forked, Failure> {
     let flags =
         libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
-    // SAFETY: the child makes nothing but system calls. The mapping is private memory of its new thread alone, which uses
-    // it as its stack, from its end down.
+    // SAFETY: the child makes only system calls. The mapping is private memory of its new thread alone, which
+    // uses it as its stack, from its end down.
     let pid = unsafe {
         match libc::fork() {
             0 => {
@@ -74,12 +75,12 @@ fn fork_without_main_thread() -> Result<Forked, Failure> {
     Ok(forked)
 }
 
-/// A child that is ended when it is dropped.
+/// A child that is ended when this is dropped.
 struct Forked(i32);
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        // SAFETY: system calls on a child of this process, which has not been waited for.
+        // SAFETY: system calls on a child of this process that has not been waited for.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -87,7 +88,7 @@ impl Drop for Forked {
     }
 }
 
-/// A child inherits a connection, and its main thread ends; we have closed ours.
+/// A child inherits a connection, and its main thread ends; this process has closed its own descriptor.
 pub fn a_process_whose_main_thread_has_ended(sockets: Sockets) -> Result<(), Failure> {
     let _turn = turn();
     let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -1,4 +1,4 @@
-//! Control groups of real processes, beside what the kernel says of them.
+//! Control groups of real processes, compared with the kernel's files.
 
 use super::children::{Child, Told, left_out};
 use super::group::{Group, told};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Whether processes here have groups in the unified hierarchy.
+/// Returns true if processes have groups in the unified hierarchy.
 fn are_there() -> bool {
     let are_there = told(std::process::id() as i32).is_some();
     if !are_there {
@@ -20,7 +20,7 @@ fn are_there() -> bool {
     are_there
 }
 
-/// The processes there are.
+/// Returns the pids of all processes.
 fn live() -> impl Iterator<Item = i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -37,7 +37,8 @@ pub fn all_live_processes_are_where_the_kernel_says(source: Source) {
         sampler.sample().unwrap();
         for record in sampler.processes() {
             let pid = record.sample.id.pid;
-            // Other programs may move theirs, and they end: what the kernel says now counts only if it is as before.
+            // Other programs may move their processes, and processes end: the kernel's current value counts
+            // only if it has not changed since before.
             if let Some(path) = told(pid).filter(|path| !path.ends_with(b" (deleted)"))
                 && before.get(&pid) == Some(&Some(path.clone()))
             {
@@ -90,7 +91,7 @@ pub fn what_has_ended_keeps_the_path_of_a_group_that_is_removed(source: Source) 
     assert_eq!(sampled(&mut sampler(source, &[pid]), pid).identity.cgroup, group.path());
 }
 
-/// A process that has another cgroup namespace sees itself at the top of it.
+/// A process in a cgroup namespace of its own sees itself at its root.
 pub fn a_namespace_of_its_own_changes_nothing(source: Source) {
     let Some(group) = Group::new() else { return };
     let child = Child::new(|told: &Told| {
@@ -112,8 +113,9 @@ pub fn a_namespace_of_its_own_changes_nothing(source: Source) {
     drop(child);
 }
 
-/// The container's first process has another PID and cgroup namespace; where it is told from is this one.
-// It is waited for as the adopted child.
+/// The container's first process has its own PID and cgroup namespace; its group is reported as
+/// seen from this one.
+// The adopted child is waited for.
 #[allow(clippy::zombie_processes)]
 pub fn a_containers_processes_are_told_by_the_hosts_path(source: Source) {
     let Some(group) = Group::new() else { return };
@@ -137,7 +139,8 @@ pub fn a_containers_processes_are_told_by_the_hosts_path(source: Source) {
     assert_eq!(Some(&first.identity.cgroup), told(first.sample.id.pid).as_ref());
 }
 
-/// What `/proc` does not show, since a process has just ended or is hidden, a walk over the kernel's tasks knows.
+/// The BPF iterator over tasks knows processes that `/proc` does not show because they have just
+/// ended or are hidden.
 #[test]
 fn a_walk_tells_where_processes_are_that_have_no_files_root() {
     let Some(group) = Group::new() else { return };
@@ -161,12 +164,12 @@ fn a_walk_tells_where_processes_are_that_have_no_files_root() {
         group.take(child.pid());
         assert_eq!(sampled(&mut sampler, child.pid()).identity.cgroup, group.path());
     }
-    // That is longer than what the kernel's program notes, and there is no file to read.
+    // The path is longer than the eBPF program's buffer, and there is no file to read.
     deepest.take(child.pid());
     assert_eq!(sampled(&mut sampler, child.pid()).identity.cgroup, group.path(), "the last that is known");
 }
 
-/// Who watches from another cgroup namespace is told paths that begin there, as the kernel tells them.
+/// A session in another cgroup namespace reports paths relative to it, as the kernel does.
 #[test]
 fn a_watcher_in_a_namespace_of_its_own_is_told_what_it_could_read_root() {
     let Some(group) = Group::new() else { return };

@@ -1,4 +1,4 @@
-//! Child processes that do as they are told, step by step, and never outlive their test.
+//! Child processes that follow orders step by step, and never outlive their test.
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
@@ -6,7 +6,6 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2, read, write};
 use std::os::fd::OwnedFd;
 
-/// A forked child.
 pub struct Child {
     pid: Pid,
     orders: OwnedFd,
@@ -14,14 +13,14 @@ pub struct Child {
     reaped: bool,
 }
 
-/// The child's side: it may only make system calls, for it is forked from a program with threads.
+/// The child's side. It may only make system calls, because it is forked from a program with threads.
 pub struct Told {
     orders: OwnedFd,
     answers: OwnedFd,
 }
 
 impl Told {
-    /// Reports that the last step is done and waits for the order to go on.
+    /// Reports that the last step is done, and waits for the order to continue.
     pub fn next_step(&self) {
         let _ = write(&self.answers, b".");
         let _ = read(&self.orders, &mut [0]);
@@ -29,16 +28,16 @@ impl Told {
 }
 
 impl Child {
-    /// Forks a child that runs `steps`, up to its first `next_step`, and exits when it returns.
+    /// Forks a child that runs `steps` up to the first `next_step`, and exits when `steps` returns.
     pub fn new(steps: impl FnOnce(&Told)) -> Child {
         let (told_orders, orders) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let (answers, told_answers) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        // SAFETY: the child makes nothing but system calls and touches memory that no other thread's lock guards,
-        // until it execs or exits.
+        // SAFETY: until it execs or exits, the child makes only system calls and touches only memory that no
+        // lock of another thread guards.
         let pid = match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 steps(&Told { orders: told_orders, answers: told_answers });
-                // SAFETY: ends the process without running anything of the parent's.
+                // SAFETY: ends the process without running any code of the parent.
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => child,
@@ -48,22 +47,22 @@ impl Child {
         child
     }
 
-    /// A child that only sleeps.
+    /// Forks a child that only sleeps.
     pub fn sleeping() -> Child {
         Child::new(Told::next_step)
     }
 
     /// Forks a child that ends at once, and waits for it.
     pub fn ending() {
-        // SAFETY: the child makes nothing but one system call.
+        // SAFETY: the child makes only one system call.
         match unsafe { fork() }.unwrap() {
-            // SAFETY: ends the process without running anything of the parent's.
+            // SAFETY: ends the process without running any code of the parent.
             ForkResult::Child => unsafe { libc::_exit(0) },
             ForkResult::Parent { child } => drop(waitpid(child, None).unwrap()),
         }
     }
 
-    /// A child that another way than fork has made: it is ended and waited for, but takes no orders.
+    /// Adopts a child that was not made by [`Child::new`]: it is ended and waited for, but takes no orders.
     pub fn adopt(pid: i32) -> Child {
         let (answers, orders) = pipe2(OFlag::O_CLOEXEC).unwrap();
         Child { pid: Pid::from_raw(pid), orders, answers, reaped: false }
@@ -73,13 +72,13 @@ impl Child {
         self.pid.as_raw()
     }
 
-    /// Lets the child go on, and returns when it has done the step.
+    /// Lets the child continue, and returns once it has done the step.
     pub fn step(&self) {
         self.go();
         self.wait_for_step();
     }
 
-    /// Lets the child go on.
+    /// Lets the child continue.
     pub fn go(&self) {
         write(&self.orders, b".").unwrap();
     }
@@ -88,7 +87,7 @@ impl Child {
         read(&self.answers, &mut [0]).unwrap();
     }
 
-    /// Ends the child but leaves it a zombie.
+    /// Kills the child but leaves it a zombie.
     pub fn kill(&self) {
         kill(self.pid, Signal::SIGKILL).unwrap();
         while !std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap().contains(") Z ") {
@@ -96,7 +95,7 @@ impl Child {
         }
     }
 
-    /// Takes the ended child's status, after which its pid is free.
+    /// Waits for the ended child, after which its pid is free.
     pub fn reap(&mut self) {
         waitpid(self.pid, None).unwrap();
         self.reaped = true;
@@ -112,7 +111,7 @@ impl Drop for Child {
     }
 }
 
-/// Whether a test that lacks something may be left out: says why, and fails where everything is required.
+/// Reports that a test is left out and why; fails if all tests are required.
 pub fn left_out(reason: &str) {
     assert!(
         std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"),
@@ -121,7 +120,7 @@ pub fn left_out(reason: &str) {
     eprintln!("left out: {reason}");
 }
 
-/// Whether this runs as root; says so where not.
+/// Returns true if this runs as root, and reports it if not.
 pub fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {

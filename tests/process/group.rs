@@ -1,4 +1,4 @@
-//! A control group of a test's own in the unified hierarchy (version 2).
+//! A control group in the unified hierarchy (version 2) that a test makes.
 
 use super::children::{is_root, left_out};
 use std::ffi::OsStr;
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A group. It ends with this, and so does every process in it.
+/// A control group. Dropping it removes it and ends every process in it.
 pub struct Group {
     directory: PathBuf,
     path: Vec<u8>,
 }
 
 impl Group {
-    /// A group below the topmost; `None` where none can be made.
+    /// Makes a group below the root group; returns `None` if that is not possible.
     pub fn new() -> Option<Group> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !is_root() {
@@ -29,34 +29,33 @@ impl Group {
         let name = format!("capture-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let top = Group { directory: fields[4].into(), path: fields[3].trim_end_matches('/').into() };
         let group = top.below(name.as_bytes());
-        // The topmost is not the test's to remove.
+        // The test must not remove the root group.
         std::mem::forget(top);
         Some(group)
     }
 
-    /// A group in this one.
+    /// Makes a group inside this one.
     pub fn below(&self, name: &[u8]) -> Group {
         let directory = self.directory.join(OsStr::from_bytes(name));
         std::fs::create_dir(&directory).unwrap();
         Group { directory, path: [&self.path, &b"/"[..], name].concat() }
     }
 
-    /// The path that processes in it are to be told with.
+    /// Returns the path that records of processes in the group must show.
     pub fn path(&self) -> &[u8] {
         &self.path
     }
 
-    /// The file that moves the process whose number is written to it.
+    /// Returns the file that moves the process whose pid is written to it.
     pub fn door(&self) -> PathBuf {
         self.directory.join("cgroup.procs")
     }
 
-    /// Moves a process into it.
     pub fn take(&self, pid: i32) {
         std::fs::write(self.door(), pid.to_string()).unwrap();
     }
 
-    /// Removes it, while the rest of its processes is left to be waited for.
+    /// Removes the group, and retries while ended processes in it have not been waited for.
     pub fn remove(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while let Err(error) = std::fs::remove_dir(&self.directory) {
@@ -79,7 +78,8 @@ impl Drop for Group {
     }
 }
 
-/// What the kernel says of a process's group in the unified hierarchy; `None` when it has ended.
+/// Returns a process's group in the unified hierarchy as the kernel reports it; `None` if the
+/// process has ended.
 pub fn told(pid: i32) -> Option<Vec<u8>> {
     let text = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cgroup")).ok()?;
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));

@@ -1,4 +1,5 @@
-//! Many processes and their lives: churn, reused pids, CPU shares, and what other users may see of them.
+//! Many processes over their lifetime: churn, reused pids, CPU shares, and the fields that
+//! other users may see.
 
 use super::children::{Child, is_root, left_out};
 use super::{Source, root, sampled, sampler, stat_field};
@@ -10,14 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What two readers found of one process, in words, so that they compare and print whole.
+/// The readings of one process by two readers, as text, so that they can be compared and printed.
 struct Readings {
     id: ProcId,
     ours: String,
     theirs: String,
 }
 
-/// Every process that did not change between two samples, beside what the `procfs` crate read meanwhile.
+/// Returns the readings of every process that did not change between two samples, with what the `procfs`
+/// crate read in between.
 fn readings_of_steady_processes(source: Source, sampler: &mut capture::process::Sampler) -> Vec<Readings> {
     let me = std::process::id() as i32;
     let records = |sampler: &mut capture::process::Sampler| -> HashMap<ProcId, ProcessRecord> {
@@ -41,15 +43,17 @@ fn readings_of_steady_processes(source: Source, sampler: &mut capture::process::
     for (stat, status, command_line, statm, io, descriptors) in theirs {
         let id = ProcId { pid: stat.pid, start_ticks: stat.starttime };
         let (Some(record), Some(then)) = (after.get(&id), before.get(&id)) else {
-            // It has started or ended meanwhile, which the first two never do.
+            // It has started or ended meanwhile, which pids 1 and 2 never do.
             assert!(id.pid > 2, "{id:?} is missing");
             continue;
         };
-        // The children of other tests may change unnoticed, to see how soon that is noticed.
+        // Children of other tests may change undetected, because those tests check how soon a
+        // change is detected.
         if record.sample != then.sample || !Arc::ptr_eq(&record.identity, &then.identity) || stat.ppid == me {
             continue;
         }
-        // Of one whose main thread has ended the figures are those of another thread, and the crate's those of the main one.
+        // If the main thread has ended, the figures are those of another thread, and the crate's are those of
+        // the main thread.
         if stat.state == 'Z' && stat.num_threads > 1 {
             continue;
         }
@@ -91,20 +95,20 @@ fn readings_of_steady_processes(source: Source, sampler: &mut capture::process::
     readings
 }
 
-/// Descriptors as the source is documented to count them: entries, or by the size of the directory, which also counts
-/// numbers that calls in progress have reserved.
+/// Counts descriptors as the source is documented to do: by entries, or by the size of the directory, which
+/// also counts numbers that calls in progress have reserved.
 fn descriptors_in_proc(source: Source, pid: i32) -> Option<usize> {
     let path = format!("/proc/{pid}/fd");
     match source {
         Source::Files if root().facts().descriptors_by_size => {
             std::fs::metadata(path).ok().map(|of| of.len() as usize)
         }
-        // The crate itself counts `.` and `..` of a process without descriptors.
+        // The crate itself counts `.` and `..` for a process without descriptors.
         _ => std::fs::read_dir(path).ok().map(Iterator::count),
     }
 }
 
-/// A thread that waits in accept(2) has reserved a number.
+/// A thread that waits in accept(2) has reserved a descriptor number.
 pub fn reserved_descriptors_are_no_entries(source: Source) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let child = Child::new(|told| {
@@ -127,9 +131,9 @@ pub fn reserved_descriptors_are_no_entries(source: Source) {
     assert_eq!(sampled(&mut sampler, child.pid()).sample.descriptors as usize, expected);
 }
 
-/// A process may open and close something between the two samples, or be between two system calls, and
-/// leave no trace of it in either: readings that differ are taken again, and one that always differs is ours
-/// to explain.
+/// A process may open and close something between the two samples, or be between two system calls, and leave
+/// no trace of it in either: readings that differ are repeated, and only a process that always differs is an
+/// error of the library.
 pub fn all_live_processes_agree_with_the_procfs_crate(source: Source) {
     let mut sampler = sampler(source, &[]);
     let mut agreed = HashSet::new();
@@ -151,7 +155,7 @@ pub fn all_live_processes_agree_with_the_procfs_crate(source: Source) {
     assert!(!agreed.is_empty());
 }
 
-/// Ticks of a process and of the machine, read between two other readings of the machine's.
+/// Ticks of a process and of the machine; the process's are read between two readings of the machine's.
 #[derive(Debug)]
 struct Ticks {
     process: u64,
@@ -177,7 +181,7 @@ pub fn the_share_of_a_busy_process(source: Source) {
     });
     child.go();
     let mut sampler = sampler(source, &[child.pid()]);
-    // Readings before and after each sample are the bounds of what it can have read.
+    // Readings before and after each sample are the bounds of the values that it can have read.
     let readings: Vec<(Ticks, ProcessRecord, Ticks)> = (0..2)
         .map(|_| {
             std::thread::sleep(Duration::from_millis(700));
@@ -204,7 +208,7 @@ pub fn a_reused_pid_starts_from_zero(source: Source) {
     sampler.get_mut(&old).unwrap().traffic.send_bytes = 4711;
     first.kill();
     first.reap();
-    // The start is told in ticks: another one has to begin.
+    // The start time has the resolution of a tick: a new tick must begin.
     std::thread::sleep(Duration::from_nanos(2 * ticks_to_ns(1, root().facts().ticks_per_second)));
     let _second = match fork_with_pid(pid) {
         Ok(child) => child,
@@ -218,14 +222,14 @@ pub fn a_reused_pid_starts_from_zero(source: Source) {
     assert_eq!(ended.traffic.send_bytes, 4711);
 }
 
-/// A sleeping child with this pid, which is free (clone3(2), `set_tid`).
+/// Starts a sleeping child with this pid, which must be free (clone3(2), `set_tid`).
 fn fork_with_pid(pid: i32) -> std::io::Result<Child> {
-    // SAFETY: all bits zero are valid for the structure, which is integers only.
+    // SAFETY: all bits zero are valid for the structure, which consists of integers only.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.set_tid = std::ptr::from_ref(&pid) as u64;
     arguments.set_tid_size = 1;
-    // SAFETY: without CLONE_VM this is a fork; the child makes nothing but system calls.
+    // SAFETY: without CLONE_VM this is a fork; the child makes only system calls.
     match unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of_val(&arguments)) } {
         -1 => Err(std::io::Error::last_os_error()),
         0 => loop {
@@ -236,7 +240,7 @@ fn fork_with_pid(pid: i32) -> std::io::Result<Child> {
     }
 }
 
-/// Processes come and go at 300 a second while samples are taken without a pause.
+/// Samples succeed while 300 processes a second start and end, without a pause between samples.
 pub fn churn_never_fails_a_sample(source: Source) {
     let me = std::process::id() as i32;
     let over = AtomicBool::new(false);
@@ -277,7 +281,7 @@ fn another_user_is_told_what_cannot_be_read_root() {
     }
     let child = Child::sleeping();
     let pid = child.pid();
-    // Until the program has been loaded its memory grows.
+    // The memory of the process grows until its program has been loaded.
     let mut all = sampled(&mut sampler(Source::Files, &[pid]), pid);
     loop {
         let before = std::mem::replace(&mut all, sampled(&mut sampler(Source::Files, &[pid]), pid));

@@ -1,4 +1,4 @@
-//! The network namespaces of processes, as a walk over the kernel's tasks tells them.
+//! The network namespaces of processes, as the BPF iterator over tasks reports them.
 
 use super::Source;
 use super::children::Child;
@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 
-/// What `/proc` says; 0 where there is no process any more, or one that has begun to exit.
+/// Returns the namespace inode from `/proc`; 0 if the process no longer exists or has begun to exit.
 fn by_proc(pid: u32) -> u32 {
     std::fs::metadata(format!("/proc/{pid}/ns/net")).map_or(0, |file| file.ino() as u32)
 }
@@ -34,6 +34,6 @@ fn a_walk_tells_every_process_its_network_namespace_root() {
     assert_eq!(told[&(zombie.pid() as u32)], 0, "it has none any more");
     let compared: Vec<_> = told.iter().map(|(&pid, &told)| (pid, told, by_proc(pid))).collect();
     let wrong: Vec<_> = compared.iter().filter(|(_, told, now)| told != now && *now != 0).collect();
-    // Other tests have processes change theirs meanwhile.
+    // Processes of other tests change their namespaces meanwhile.
     assert!(wrong.len() <= 2 && compared.len() > 3, "{wrong:?}");
 }

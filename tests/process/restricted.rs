@@ -1,5 +1,5 @@
-//! Sessions where system calls are filtered or `/proc` shows less: they open and go on, what is missing is not valid, and the
-//! log names the cause.
+//! Sessions with filtered system calls or a restricted `/proc`: they open and continue, missing figures are
+//! not valid, and the log names the cause.
 
 use super::children::{is_root, left_out};
 use capture::config::{Options, Source};
@@ -9,7 +9,7 @@ use capture::session::Session;
 use std::path::Path;
 use std::process::Command;
 
-/// What a session has said and found out about this process by its second update.
+/// The record of this process and the log of a session after its second update.
 struct Seen {
     record: ProcessRecord,
     log: String,
@@ -32,7 +32,8 @@ fn seen(session: &mut Session) -> Seen {
     Seen { record, log }
 }
 
-/// Has a system call fail on this thread, and on those that it starts: all calls, or those whose first argument is this.
+/// Makes a system call fail on this thread and on those that it starts: all calls, or those with `first` as
+/// their first argument.
 fn refuse(call: libc::c_long, first: Option<libc::c_int>, errno: libc::c_int) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let jump = |k: u32, skipped: u8| libc::sock_filter {
@@ -41,7 +42,8 @@ fn refuse(call: libc::c_long, first: Option<libc::c_int>, errno: libc::c_int) {
         jf: skipped,
         k,
     };
-    // struct seccomp_data: the number of the call is its first member, and the first argument is at 16.
+    // struct seccomp_data: the system call number is its first member, and the first argument
+    // is at offset 16.
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let fail = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32);
     let allow = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW);
@@ -52,7 +54,7 @@ fn refuse(call: libc::c_long, first: Option<libc::c_int>, errno: libc::c_int) {
     }
     filter.extend([fail, allow]);
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program and its instructions live during the calls, which only read them.
+    // SAFETY: the filter and its instructions live during the calls, which only read them.
     let set = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
@@ -74,7 +76,7 @@ fn refused_sockets_and_programs_are_gone_without_root() {
         (libc::SYS_bpf, None, libc::EPERM, "bpf(2): Operation not permitted"),
     ];
     for (call, first, errno, cause) in cases {
-        // A filter belongs to a thread, and to those that it starts.
+        // A filter belongs to a thread, and to the threads that it starts.
         let seen = std::thread::spawn(move || {
             refuse(call, first, errno);
             seen(&mut open(Source::Live, cfg!(feature = "ebpf")))
@@ -85,7 +87,8 @@ fn refused_sockets_and_programs_are_gone_without_root() {
     }
 }
 
-/// Runs the other test of this name in a mount namespace, after a command that changes it there. False when there is none.
+/// Runs the ignored test of this name in a mount namespace, after a command that changes it. Returns false if
+/// unshare(1) is unavailable.
 fn in_mounts(name: &str, change: &str) -> bool {
     let script = format!("mount --make-rprivate / && {change} && exec \"$@\"");
     let inside = Command::new("unshare")

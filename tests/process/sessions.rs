@@ -1,4 +1,4 @@
-//! Sessions choose where their samples come from, and say what came of it.
+//! Sessions choose the source of their samples, and report the result of the choice.
 
 use super::children::{Child, is_root, left_out};
 use super::{Source, proc_file};
@@ -8,12 +8,13 @@ use capture::session::Session;
 use std::process::Command;
 use std::time::Duration;
 
-/// A session that captures nothing.
+/// Returns options of a session that captures nothing.
 fn options() -> Options {
     Options { source: Packets::None, ..Options::default() }
 }
 
-/// What the statistics say of the probes, and this very process after a sample.
+/// Returns the state of the sampling probes from the statistics, and the record of this process
+/// after a sample.
 fn sampled_by(options: Options) -> (ProbeState, ProcessRecord) {
     let mut session = Session::open(options).unwrap();
     session.update().unwrap();
@@ -40,14 +41,14 @@ fn a_session_samples_from_tasks_where_it_can_root() {
     assert_eq!(sampled_by(few).0, ProbeState::Off, "few files are read sooner than all tasks are");
 }
 
-/// Runs `work` in a thread that is another user's and has these capabilities only.
+/// Runs `work` on a thread with another user id and only these capabilities.
 fn as_another_user<T: Send>(capabilities: u64, work: impl FnOnce() -> T + Send) -> T {
     let run = || {
         // Version 3 of the header, and this thread.
         let header = [0x2008_0522u32, 0];
         let [low, high] = [capabilities as u32, (capabilities >> 32) as u32];
         let data = [low, low, 0, high, high, 0];
-        // SAFETY: system calls of this thread; the structures are of the sizes that version 3 has.
+        // SAFETY: system calls on this thread; the structures have the sizes of version 3.
         let done = unsafe {
             libc::prctl(libc::PR_SET_KEEPCAPS, 1);
             libc::syscall(libc::SYS_setresgid, 65_534, 65_534, 65_534);
@@ -90,7 +91,7 @@ fn two_capabilities_are_enough_root() {
     }
 }
 
-/// Runs itself again in a PID namespace of its own.
+/// Runs this test again in a PID namespace of its own.
 #[test]
 fn numbers_of_another_namespace_are_not_mixed_up_root() {
     const INSIDE: &str = "CAPTURE_TEST_INSIDE";
@@ -142,8 +143,8 @@ fn start_times_are_by_the_clocks_and_stay() {
     assert_eq!(session.units().start_time_ns(5), started);
 }
 
-/// A shell that becomes what the script says once it is told to, between two updates of a session, and ends before the second:
-/// its last record.
+/// Runs a shell that executes the script's command on order between two updates of a session, and ends before
+/// the second. Returns its last record.
 fn last_record_of(script: &str, options: Options) -> ProcessRecord {
     let mut command = Command::new("sh");
     let mut shell = command.args(["-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
@@ -159,7 +160,7 @@ fn last_record_of(script: &str, options: Options) -> ProcessRecord {
         assert!(std::time::Instant::now() < deadline);
     }
     std::io::Write::write_all(shell.stdin.as_mut().unwrap(), b"go\n").unwrap();
-    // What becomes of it is heard of, not seen by an update.
+    // The library learns of the change by an event, not by an update.
     std::thread::sleep(Duration::from_secs(1));
     drop(shell.stdin.take());
     shell.wait().unwrap();

@@ -1,11 +1,12 @@
-//! What several processes have a part in: memory that they share, and I/O that the kernel adds to the parent's.
+//! Figures that involve several processes: memory that they share, and I/O that the kernel adds
+//! to the parent's.
 
 use super::children::Child;
 use super::{Source, proc_file, sampled, sampler};
 use capture::model::{ProcessRecord, Validity};
 use std::time::{Duration, Instant};
 
-/// The values of a file of lines such as `name: value`.
+/// Returns the values of a file with lines such as `name: value`.
 fn values<const N: usize>(pid: i32, file: &str, names: [&str; N]) -> [u64; N] {
     let text = proc_file(pid, file);
     let value =
@@ -24,20 +25,20 @@ fn own_io(record: &ProcessRecord) -> [u64; 4] {
 fn write_pages(file: i32, pages: usize) {
     let page = [7u8; 4096];
     for _ in 0..pages {
-        // SAFETY: the buffer is as long as is told.
+        // SAFETY: the buffer has the given length.
         unsafe { libc::write(file, page.as_ptr().cast(), page.len()) };
     }
 }
 
-/// The process writes two pages, and a child that it waits for a hundred. A thread's own I/O is in a file of its own, and
-/// the process has only one.
+/// The process writes two pages, and a child that it waits for writes a hundred. The I/O of a thread is in a
+/// file of its own, and the process has only one thread.
 pub fn io_of_children_that_were_waited_for(source: Source) {
     let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = std::os::fd::AsRawFd::as_raw_fd(&file);
     let child = Child::new(|told| {
         write_pages(file, 2);
         told.next_step();
-        // SAFETY: both make nothing but system calls.
+        // SAFETY: both processes make only system calls.
         unsafe {
             match libc::fork() {
                 0 => {
@@ -71,11 +72,13 @@ pub fn io_of_children_that_were_waited_for(source: Source) {
     }
 }
 
-/// Memory that a process shares with two children is in the resident set of each, and in thirds in their proportional ones.
+/// Memory that a process shares with two children is in the resident set of each, and a third of it in the
+/// proportional set of each.
 pub fn shared_memory_is_told_apart(source: Source) {
     const SHARED: usize = 64 << 20;
     let child = Child::new(|told| {
-        // SAFETY: the mapping is as long as is told, and written to within it; all make nothing but system calls.
+        // SAFETY: the mapping has the given length, and all accesses are within it; all processes make
+        // only system calls.
         unsafe {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
@@ -93,7 +96,7 @@ pub fn shared_memory_is_told_apart(source: Source) {
         }
         told.next_step();
     });
-    // The parent and one child may be done; the orders are read by any of the three.
+    // The parent and one child may be done already; any of the three may read the orders.
     let pid = child.pid();
     let children = || proc_file(pid, &format!("task/{pid}/children"));
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -114,7 +117,7 @@ pub fn shared_memory_is_told_apart(source: Source) {
         let shared: u64 = proc_file(pid, "statm").split(' ').nth(2).unwrap().parse().unwrap();
         assert_eq!(sample.shared_bytes, shared * procfs::page_size());
         assert!(sample.shared_bytes >= SHARED as u64 && sample.shared_bytes <= sample.resident_bytes);
-        // Pages of programs are shared with whatever other processes there are just then.
+        // Program pages are shared with any other processes that exist at this moment.
         let theirs = values(pid, "smaps_rollup", ["Pss:"])[0] * 1024;
         assert!(
             sample.proportional_bytes.abs_diff(theirs) < 1 << 20,

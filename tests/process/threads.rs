@@ -1,4 +1,5 @@
-//! Processes with threads: many, ended ones, main threads that are gone, and threads that run another program.
+//! Processes with threads: many threads, ended threads, ended main threads, and threads that execute
+//! another program.
 
 use super::children::{Child, Told};
 use super::{Source, proc_file, root, sampled, sampler, stat_field};
@@ -9,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 const STACK: usize = 64 * 1024;
-/// Bytes that each of many threads reads.
+/// The number of bytes that each of many threads reads.
 const READ: usize = 100;
 
-/// Counts what threads have done; every forked child has its own.
+/// Counts the threads that are done; every forked child has its own counter.
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static ORDERED: AtomicUsize = AtomicUsize::new(0);
 
@@ -26,7 +27,8 @@ fn start(body: Body, argument: usize) -> bool {
         | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM;
-    // SAFETY: the mapping is private memory of the new thread alone, which uses it as its stack, from its end down.
+    // SAFETY: the mapping is private memory of the new thread alone, which uses it as its stack,
+    // from its end down.
     unsafe {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -43,10 +45,10 @@ extern "C" fn sleep_for_ever(_: *mut c_void) -> i32 {
     }
 }
 
-/// Reads some bytes, then ends if it has an odd number.
+/// Reads some bytes, then ends if its number is odd.
 extern "C" fn read_some(number: *mut c_void) -> i32 {
     let mut bytes = [0u8; READ];
-    // SAFETY: the path is a C string, and the buffer is as long as is told.
+    // SAFETY: the path is a C string, and the buffer has the given length.
     unsafe {
         let zeros = libc::open(c"/dev/zero".as_ptr(), libc::O_RDONLY);
         libc::read(zeros, bytes.as_mut_ptr().cast(), bytes.len());
@@ -62,7 +64,7 @@ extern "C" fn run_sleep(_: *mut c_void) -> i32 {
         unsafe { libc::sched_yield() };
     }
     let arguments = [c"sleep".as_ptr(), c"97".as_ptr(), std::ptr::null()];
-    // SAFETY: the arguments are C strings that live during the call, ended by a null pointer.
+    // SAFETY: the arguments are C strings that live during the call, followed by a null pointer.
     unsafe { libc::execv(c"/bin/sleep".as_ptr(), arguments.as_ptr()) }
 }
 
@@ -74,12 +76,13 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until the process does nothing any more, and holds all its figures against its files.
+/// Waits until the process is idle, and compares all its figures with its files.
 fn compare_with_files(source: Source, pid: i32) -> ProcessRecord {
     compare_with_files_of(source, pid, pid)
 }
 
-/// The same for a process whose main thread may have ended: what all threads have in common is in the files of `live`.
+/// Does the same for a process whose main thread may have ended: the figures that all threads have in common
+/// are in the files of thread `live`.
 fn compare_with_files_of(source: Source, pid: i32, live: i32) -> ProcessRecord {
     let mut sampler = sampler(source, &[pid]);
     let mut record = sampled(&mut sampler, pid);
@@ -159,7 +162,7 @@ pub fn a_process_whose_main_thread_has_ended(source: Source) {
     assert_eq!((id, &identity), (after.sample.id, &*after.identity));
 }
 
-/// The thread of a process with two that is not the main one.
+/// Returns the other thread of a process that has its main thread and one more.
 fn other_thread(pid: i32) -> i32 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let mut numbers = threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
@@ -189,7 +192,7 @@ pub fn another_thread_runs_another_program(source: Source) {
     compare_with_files(source, pid);
 }
 
-/// Threads that come and go while they are counted neither hide their process nor turn its counters back.
+/// Threads that start and end while they are counted neither hide their process nor decrease its counters.
 pub fn threads_that_come_and_go(source: Source) {
     let child = Child::new(|told: &Told| {
         told.next_step();

@@ -1,4 +1,4 @@
-//! Every process gets its own bytes, whatever the link and the form of the file.
+//! Every process is credited with its own bytes, for every link type and savefile format.
 
 use super::frames::Wire;
 use super::machine::{self, Bytes};
@@ -8,7 +8,7 @@ use capture::model::{Quality, Selection, Undecoded, Unowned, Validity};
 use capture::session::{Session, Stats};
 use std::collections::BTreeMap;
 
-/// Bytes of the packets that have no owner, and of those that are not this host's.
+/// Returns the bytes of the packets that have no owner, and of those that are not this host's.
 fn ownerless(records: &[Record]) -> (u64, u64) {
     let [.., nobody, forwarded] = records else { panic!("too few records") };
     (nobody.wire_len.into(), forwarded.wire_len.into())
@@ -20,7 +20,7 @@ fn every_process_gets_its_bytes_over_every_link() {
     let packets = machine::packets();
     at_once(Wire::ALL, |wire| {
         let mut records = machine::records(wire, &packets);
-        // A frame put together by offloading is longer than anything that was captured of it.
+        // A frame merged by offloading is longer than its captured part.
         records[0].wire_len = 64_000;
         let carried = machine::on_link(wire, &records);
         let (nobody, forwarded) = ownerless(&carried);
@@ -58,7 +58,7 @@ fn the_quality_of_an_owner_follows_its_socket() {
     let owned = session.stats_reader().read().bytes.owned;
     assert_eq!(owned[Quality::Exact as usize], total(&[101, 103, 105, 106, 109, 110]));
     assert_eq!(owned[Quality::Shared as usize], total(&[108]));
-    // Ping sockets and unconnected UDP sockets say nothing about the other end.
+    // Ping sockets and unconnected UDP sockets do not name the other endpoint.
     assert_eq!(owned[Quality::Guessed as usize], total(&[102, 104, 111, 113, 114]));
     for record in session.processes() {
         let (pid, all) = (record.sample.id.pid, record.traffic.bytes());
@@ -117,7 +117,7 @@ fn a_process_that_ended_after_its_traffic_is_delivered_once_with_all_of_it() {
     let expected = machine::expected(machine::ends(&packets, &records));
     let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
     let mut session = replay(options(saved.path(), &tree)).unwrap();
-    // No update has seen it yet; another process takes its number.
+    // No update has seen the process yet; another process takes its pid.
     tree.process(101, "newcomer", 9000, &[]);
     session.update().unwrap();
     let removed = session.take_removed();
@@ -129,7 +129,7 @@ fn a_process_that_ended_after_its_traffic_is_delivered_once_with_all_of_it() {
     let living = bytes(session.processes());
     assert_eq!(living[&101], (0, 0));
     assert!(expected.iter().all(|(pid, bytes)| *pid == 101 || living[pid] == *bytes));
-    // One that an update has seen.
+    // A process that an update has seen.
     tree.end(103);
     session.update().unwrap();
     let removed = session.take_removed();

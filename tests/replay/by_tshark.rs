@@ -1,4 +1,4 @@
-//! The same savefiles as tshark and capinfos read them.
+//! The same savefiles, read by tshark and capinfos.
 
 use super::frames::Wire;
 use super::machine;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
-/// What a program prints, or why it cannot be asked.
+/// Returns the output of a program, or the reason why it is unavailable.
 fn output(program: &str, arguments: &[&str], file: &Path) -> Result<String, String> {
     let run = Command::new(program).args(arguments).arg(file).output();
     let output = run.map_err(|error| format!("{program} cannot be run: {error}"))?;
@@ -16,14 +16,14 @@ fn output(program: &str, arguments: &[&str], file: &Path) -> Result<String, Stri
     Ok(String::from_utf8(output.stdout).unwrap())
 }
 
-/// Number of packets and the sum of their lengths, by capinfos.
+/// Returns the number of packets and the sum of their lengths, by capinfos.
 fn totals(file: &Path) -> Result<(u64, u64), String> {
     let text = output("capinfos", &["-M", "-T", "-r", "-c", "-d"], file)?;
     let numbers: Vec<u64> = text.trim().split('\t').skip(1).map(|number| number.parse().unwrap()).collect();
     Ok((numbers[0], numbers[1]))
 }
 
-/// Source, destination and length of every IP packet, by tshark.
+/// Returns source, destination and length of every IP packet, by tshark.
 fn ends(file: &Path) -> Result<Vec<(IpAddr, IpAddr, u64)>, String> {
     let fields = ["ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "frame.len"];
     let mut arguments = vec!["-n", "-T", "fields", "-E", "occurrence=f", "-o", "ip.defragment:FALSE"];
@@ -72,7 +72,8 @@ fn the_figures_are_those_of_tshark() {
     });
 }
 
-/// Files that mergecap makes of others, whose interfaces differ in link type or snapshot length.
+/// Files that mergecap makes of others, whose interfaces differ in link type or snapshot length,
+/// are read in full.
 #[test]
 fn merged_files_are_read_whole() {
     let tree = machine::tree();
@@ -82,7 +83,7 @@ fn merged_files_are_read_whole() {
     {
         let records = wires.map(|wire| machine::records(wire, &packets));
         let mut saved = [0, 1].map(|at| savefile(Format::Little, link_type(wires[at]), &records[at]));
-        // The snapshot length of pcap-savefile(5).
+        // The snapshot length field of pcap-savefile(5).
         saved[1][16..20].copy_from_slice(&4096u32.to_le_bytes());
         let saved = saved.map(|bytes| file(&bytes));
         let merged = tempfile::NamedTempFile::new().unwrap();

@@ -1,4 +1,5 @@
-//! Damaged savefiles: what stands before the damage is counted, the damage is told once, and nothing worse happens.
+//! Damaged savefiles: everything before the damage is counted, the damage is reported once, and nothing
+//! else goes wrong.
 
 use super::frames::{Carries, Packet, Wire};
 use super::machine;
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 
 const SMALL: [Wire; 2] = [Wire::Ethernet, Wire::Cooked2];
 
-/// Few and small packets of both families.
+/// Returns a few small packets of both address families.
 fn packets() -> Vec<Packet> {
     let new = |carries, from, to| Packet::new(carries, from, to, 6);
     vec![
@@ -27,7 +28,7 @@ fn records(wire: Wire) -> Vec<Record> {
     packets().iter().map(|packet| Record::whole(wire.frame(&packet.bytes()))).collect()
 }
 
-/// How many records stand before this place of a pcap file, and whether one of them ends there.
+/// Returns the number of whole records before this offset of a pcap file, and true if one of them ends there.
 fn whole_before(records: &[Record], place: usize) -> (usize, bool) {
     let ends = records.iter().scan(FILE_HEADER, |end, record| {
         *end += RECORD_HEADER + record.data.len();
@@ -38,7 +39,7 @@ fn whole_before(records: &[Record], place: usize) -> (usize, bool) {
     (before, place == FILE_HEADER || ends.contains(&place))
 }
 
-/// The session on a damaged file, or nothing if it is refused as no savefile.
+/// Opens a session on a damaged file; returns `None` if the file is refused as no savefile.
 fn open(file_bytes: &[u8], tree: &Tree) -> Option<Session> {
     match replay(options(file(file_bytes).path(), tree)) {
         Ok(session) => Some(session),
@@ -88,7 +89,7 @@ fn no_savefile_at_all_is_refused() {
     for path in [tree.path(), &tree.path().join("missing")] {
         assert_eq!(replay(options(path, &tree)).err().unwrap().code, Code::Savefile);
     }
-    // LINKTYPE_USB_LINUX, of which there is nothing to decode.
+    // LINKTYPE_USB_LINUX, which the library cannot decode.
     let unknown = savefile(Format::Little, 189, &[]);
     let error = replay(options(file(&unknown).path(), &tree)).err().unwrap();
     assert!(error.code == Code::Savefile && error.text.contains("USB"), "{error}");
@@ -105,7 +106,7 @@ fn a_file_without_records_is_whole() {
     }
 }
 
-/// Where a file is changed, to what, and where it is cut afterwards, if it is.
+/// The places where a file is changed with the new bytes, and the place where it is then cut, if it is.
 type Damage = (Vec<(prop::sample::Index, u8)>, Option<prop::sample::Index>);
 
 fn damage() -> impl Strategy<Value = Damage> {
@@ -113,7 +114,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     (prop::collection::vec(change, 1..6), prop::option::of(any::<prop::sample::Index>()))
 }
 
-/// Makes the damage; returns the place of the first byte that differs.
+/// Damages the file; returns the offset of the first byte that differs.
 fn make(damage: &Damage, file: &mut Vec<u8>) -> usize {
     let whole = file.clone();
     for (at, byte) in &damage.0 {
@@ -147,7 +148,7 @@ proptest! {
             let spared_bytes: u64 = spared.iter().map(|record| u64::from(record.wire_len)).sum();
             prop_assert!(stats.frames >= spared.len() as u64 && stats.frame_bytes >= spared_bytes);
         }
-        // What was delivered is what the statistics say has an owner.
+        // The delivered bytes are those that have an owner according to the statistics.
         let delivered: u64 = session.processes().map(|record| record.traffic.bytes()).sum();
         prop_assert_eq!(delivered, stats.bytes.owned.iter().sum::<u64>());
         prop_assert!(accounted(&session) <= 2 * stats.frame_bytes);

@@ -1,4 +1,4 @@
-//! Records of flows in replays: no byte is lost between them, and nothing depends on the running machine.
+//! Flow records in replays: no byte is lost between them, and nothing depends on the running machine.
 
 use super::frames::Wire;
 use super::machine;
@@ -9,7 +9,7 @@ use capture::model::{FlowPhase, FlowRecord, FlowValidity, ProcId, Traffic, Unown
 use capture::session::Session;
 use std::collections::{HashMap, HashSet};
 
-/// The packets of the made-up machine, over and over.
+/// Returns the packets of the fixture machine, repeated `rounds` times.
 fn records(rounds: usize) -> Vec<Record> {
     let once = machine::records(Wire::Ethernet, &machine::packets());
     std::iter::repeat_n(once, rounds).flatten().collect()
@@ -30,7 +30,7 @@ fn recorded(
     (session, living, ended)
 }
 
-/// All bytes that were counted in flows.
+/// Returns all bytes that were counted in flows.
 fn in_flows(session: &Session) -> u64 {
     let unowned = session.stats_reader().read().bytes.unowned;
     let without = [Unowned::Fragment, Unowned::NotLocal].map(|reason| unowned[reason as usize]);

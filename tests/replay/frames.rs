@@ -1,16 +1,15 @@
-//! Frames written byte by byte, after the descriptions of their formats.
+//! Frames written byte by byte, according to the descriptions of their formats.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// What an IP packet carries.
+/// The payload of an IP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Carries {
     /// A TCP segment with these flags.
     Tcp(u8),
-    /// A UDP datagram.
     Udp,
-    /// An echo request, of the family's own ICMP, whose sender has the identifier as its port; or a reply, whose receiver
-    /// has it.
+    /// An echo request of the family's own ICMP, whose identifier is the sender's port; or a reply, whose
+    /// identifier is the receiver's port.
     Echo,
 }
 
@@ -19,35 +18,34 @@ pub enum Carries {
 pub struct Part {
     /// The datagram's identification.
     pub id: u16,
-    /// Where the part begins, bytes.
+    /// The offset of the part, in bytes.
     pub offset: u16,
-    /// Whether more parts follow.
+    /// Set if more parts follow.
     pub more: bool,
 }
 
-/// One IP packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
-    /// Where it comes from.
+    /// The source.
     pub from: SocketAddr,
-    /// Where it goes.
+    /// The destination.
     pub to: SocketAddr,
-    /// What it carries.
+    /// The kind of payload.
     pub carries: Carries,
-    /// Bytes behind the transport header.
+    /// The number of bytes after the transport header.
     pub payload: usize,
-    /// Which part of a datagram it is, if it is not a whole one.
+    /// The part of a datagram that the packet is; `None` for a whole datagram.
     pub part: Option<Part>,
 }
 
 impl Packet {
-    /// A whole datagram.
+    /// Returns a whole datagram.
     pub fn new(carries: Carries, from: &str, to: &str, payload: usize) -> Packet {
         let [from, to] = [from, to].map(|endpoint| endpoint.parse().unwrap());
         Packet { from, to, carries, payload, part: None }
     }
 
-    /// The packet from its IP header on.
+    /// Returns the packet from its IP header on.
     pub fn bytes(&self) -> Vec<u8> {
         let is_later = self.part.is_some_and(|part| part.offset > 0);
         let mut inside = if is_later { Vec::new() } else { self.transport() };
@@ -118,10 +116,9 @@ impl Packet {
     }
 }
 
-/// What stands before the IP header.
+/// The headers before the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wire {
-    /// Ethernet.
     Ethernet,
     /// Ethernet with one 802.1Q tag.
     Tagged,
@@ -131,7 +128,7 @@ pub enum Wire {
     Cooked1,
     /// Linux cooked capture, version 2.
     Cooked2,
-    /// Nothing.
+    /// No header.
     RawIp,
     /// The address family, in the byte order of the machine.
     Null,
@@ -140,7 +137,6 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// All of them.
     pub const ALL: [Wire; 8] = [
         Wire::Ethernet,
         Wire::Tagged,
@@ -152,7 +148,7 @@ impl Wire {
         Wire::Loop,
     ];
 
-    /// A frame with this packet.
+    /// Returns a frame with this packet.
     pub fn frame(self, packet: &[u8]) -> Vec<u8> {
         let is_v4 = packet[0] >> 4 == 4;
         let mut frame = self.header(if is_v4 { 0x0800 } else { 0x86dd }, if is_v4 { 2 } else { 10 });
@@ -160,7 +156,8 @@ impl Wire {
         frame
     }
 
-    /// Bytes of a frame of this length that the link carries: Ethernet's header stands for a cooked one.
+    /// Returns the bytes of a frame of this length on the link: an Ethernet header takes the place
+    /// of a cooked one.
     pub fn link_len(self, wire_len: u32) -> u32 {
         match self {
             Wire::Cooked1 => wire_len - 16 + 14,
@@ -169,7 +166,7 @@ impl Wire {
         }
     }
 
-    /// A header for this EtherType and this address family of Linux.
+    /// Returns a header for this EtherType and this address family of Linux.
     fn header(self, ether_type: u16, family: u32) -> Vec<u8> {
         let kind = ether_type.to_be_bytes();
         let addresses = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
@@ -180,7 +177,7 @@ impl Wire {
             Wire::DoublyTagged => {
                 header.extend(addresses.into_iter().chain([0x88, 0xa8, 0, 100, 0x81, 0, 0, 7]));
             }
-            // Of loopback, where it does not say which way a frame went.
+            // The packet type of loopback, which does not state the direction of a frame.
             Wire::Cooked1 => header.extend([0, 0, 3, 4, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0]),
             Wire::Cooked2 => {
                 header.extend(kind.into_iter().chain([0, 0, 0, 0, 0, 2, 3, 4, 0, 6]));
@@ -195,7 +192,7 @@ impl Wire {
         header
     }
 
-    /// A frame that carries no IP, where the link can.
+    /// Returns a frame that carries no IP, or `None` if the link cannot carry one.
     pub fn arp(self) -> Option<Vec<u8>> {
         if matches!(self, Wire::RawIp | Wire::Null | Wire::Loop) {
             return None;

@@ -1,4 +1,4 @@
-//! More flows than there is room for, in the table and in the queue to whoever looks for owners.
+//! More flows than the flow table and the lookup queue have room for.
 
 use super::frames::{Carries, Packet, Wire};
 use super::machine;
@@ -8,7 +8,8 @@ use super::tree::UNCONNECTED;
 use capture::config::Options;
 use capture::model::Unowned;
 
-/// Requests of as many clients to the process 102, each of another length than its neighbour's, and two from each.
+/// Returns requests of `clients` clients to process 102, two from each client; consecutive clients' requests
+/// differ in length.
 fn requests(clients: u32) -> Vec<Record> {
     let mut packet = Packet::new(Carries::Udp, "198.51.100.1:1", "192.0.2.2:53", 0);
     let frames = (0..clients).flat_map(|client| [client, client]).map(|client| {
@@ -45,10 +46,10 @@ fn a_full_table_lets_flows_go_but_no_bytes() {
 
 #[test]
 fn more_flows_than_the_resolver_can_be_asked_about_at_once_all_find_their_owner() {
-    // Above twice the queue's limit of 65,536.
+    // More than twice the queue's limit of 65,536.
     const CLIENTS: u32 = 140_000;
     let tree = machine::tree();
-    // To read this takes longer than to read a batch of the savefile.
+    // Reading these takes longer than reading a batch of the savefile.
     for port in 20_000..30_000 {
         tree.socket("udp", &format!("192.0.2.15:{port}"), "0.0.0.0:0", UNCONNECTED, port);
     }

@@ -1,5 +1,5 @@
-//! A made-up machine whose processes each have an address of their own, the traffic of its sockets, and what each
-//! process must be found to have sent and received.
+//! A fixture machine on which each process has an address of its own, the traffic of its sockets, and the
+//! bytes that each process must be found to have sent and received.
 
 use super::frames::{Carries, Packet, Part, Wire};
 use super::savefile::Record;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 const LISTEN: u8 = 10;
 
-/// A process with one socket: pid, name, socket table, local and remote end, state, inode.
+/// A process with one socket: pid, name, socket table, local and remote endpoint, state, inode.
 type Holder = (i32, &'static str, &'static str, &'static str, &'static str, u8, u64);
 
 const HOLDERS: [Holder; 13] = [
@@ -28,10 +28,11 @@ const HOLDERS: [Holder; 13] = [
     (115, "idle", "tcp", "192.0.2.15:9", "0.0.0.0:0", LISTEN, 1015),
 ];
 
-/// Held by the process 108 and, older than it, by 107.
+/// The socket that process 108 holds, and also the older process 107.
 const SHARED: u64 = 1008;
 
-/// The host's addresses that are not loopback, with the process that each belongs to. The last one is nobody's.
+/// The host's addresses other than loopback, each with the process that it belongs to. The last one
+/// has no process.
 const ADDRESSES: [(&str, Option<i32>); 11] = [
     ("192.0.2.1", Some(101)),
     ("192.0.2.2", Some(102)),
@@ -49,7 +50,7 @@ const ADDRESSES: [(&str, Option<i32>); 11] = [
 /// Bytes sent and received.
 pub type Bytes = (u64, u64);
 
-/// The machine's `/proc`.
+/// Returns the machine's `/proc`.
 pub fn tree() -> Tree {
     let tree = Tree::new();
     for (pid, name, table, local, remote, state, inode) in HOLDERS {
@@ -60,12 +61,13 @@ pub fn tree() -> Tree {
     tree
 }
 
-/// The host's addresses.
+/// Returns the host's addresses.
 pub fn addresses() -> Vec<capture::model::Address> {
     ADDRESSES.iter().map(|(address, _)| address.parse::<IpAddr>().unwrap().into()).collect()
 }
 
-/// The process that an address belongs to; the multicast group counts as that of the process that listens to it.
+/// Returns the process that an address belongs to. The multicast group belongs to the process
+/// that listens to it.
 pub fn process_at(address: IpAddr) -> Option<i32> {
     let of = |text: &str| text.parse::<IpAddr>().unwrap();
     let extra = [("127.0.0.5", 105), ("127.0.0.6", 106), ("224.0.0.251", 111)];
@@ -73,7 +75,7 @@ pub fn process_at(address: IpAddr) -> Option<i32> {
     extra.or(ADDRESSES.iter().find(|(text, _)| of(text) == address).and_then(|(_, pid)| *pid))
 }
 
-/// What crosses the machine's devices: all but the last two packets have an owner.
+/// Returns the packets on the machine's devices; all but the last two have an owner.
 pub fn packets() -> Vec<Packet> {
     use Carries::{Echo, Tcp, Udp};
     let both = |carries, here: &str, there: &str| {
@@ -106,8 +108,8 @@ pub fn packets() -> Vec<Packet> {
     packets
 }
 
-/// The packets as frames of a link, two of every three cut to their headers, as a capture with a small snaplen has
-/// them.
+/// Returns the packets as frames of a link, two of every three cut to their headers, as in a capture with
+/// a small snaplen.
 pub fn records(wire: Wire, packets: &[Packet]) -> Vec<Record> {
     let records = packets.iter().enumerate().map(|(number, packet)| {
         let mut record = Record::whole(wire.frame(&packet.bytes()));
@@ -119,7 +121,7 @@ pub fn records(wire: Wire, packets: &[Packet]) -> Vec<Record> {
     records.collect()
 }
 
-/// What each process must be found to have sent and received, by its addresses alone.
+/// Returns the bytes that each process must be found to have sent and received, from its addresses alone.
 pub fn expected<'a>(frames: impl Iterator<Item = (IpAddr, IpAddr, u64)> + 'a) -> BTreeMap<i32, Bytes> {
     let mut expected: BTreeMap<i32, Bytes> = HOLDERS.iter().map(|holder| (holder.0, (0, 0))).collect();
     expected.insert(107, (0, 0));
@@ -134,13 +136,13 @@ pub fn expected<'a>(frames: impl Iterator<Item = (IpAddr, IpAddr, u64)> + 'a) ->
     expected
 }
 
-/// The records with the lengths that they have on the link.
+/// Returns the records with their lengths on the link.
 pub fn on_link(wire: Wire, records: &[Record]) -> Vec<Record> {
     let record = |record: &Record| Record { wire_len: wire.link_len(record.wire_len), ..record.clone() };
     records.iter().map(record).collect()
 }
 
-/// The frames in the form that [`expected`] takes.
+/// Returns the frames in the form that [`expected`] takes.
 pub fn ends<'a>(
     packets: &'a [Packet],
     records: &'a [Record],

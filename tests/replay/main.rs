@@ -1,4 +1,5 @@
-//! The whole way from a savefile to the figures of processes, on a made-up machine where all of them are known.
+//! The whole route from a savefile to the figures of processes, on a fixture machine where all of
+//! them are known.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 

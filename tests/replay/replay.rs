@@ -12,17 +12,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
-/// Far beyond what any replay here takes.
+/// The time limit, far longer than any replay here takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A file with these bytes, removed when dropped.
+/// Returns a file with these bytes, which is removed when dropped.
 pub fn file(bytes: &[u8]) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
-/// What a session on the made-up machine is opened with to replay a savefile.
+/// Returns the options of a session that replays a savefile on the fixture machine.
 pub fn options(savefile: &Path, tree: &Tree) -> Options {
     Options {
         source: Source::Savefile(savefile.to_owned()),
@@ -33,8 +33,8 @@ pub fn options(savefile: &Path, tree: &Tree) -> Options {
     }
 }
 
-/// Runs a test with each of several inputs at the same time, and returns what it returns in their order: for the most part a
-/// replay waits for owners that are looked for in vain.
+/// Runs a test with several inputs at the same time, and returns the results in the order of the inputs. A
+/// replay mostly waits for lookups that find no owner.
 pub fn at_once<T: Send, R: Send>(
     inputs: impl IntoIterator<Item = T>,
     test: impl Fn(T) -> R + Sync,
@@ -62,13 +62,13 @@ pub fn wait(session: &Session) {
     }
 }
 
-/// What every process sent and received.
+/// Returns the bytes that every process sent and received.
 pub fn bytes<'a>(records: impl Iterator<Item = &'a ProcessRecord>) -> BTreeMap<i32, Bytes> {
     let bytes = |record: &ProcessRecord| (record.traffic.send_bytes, record.traffic.receive_bytes);
     records.map(|record| (record.sample.id.pid, bytes(record))).collect()
 }
 
-/// All bytes that were counted, with an owner or without.
+/// Returns all bytes that were counted, with and without an owner.
 pub fn accounted(session: &Session) -> u64 {
     let totals = session.stats_reader().read().bytes;
     totals.owned.iter().chain(&totals.unowned).sum()

@@ -1,8 +1,8 @@
-//! Savefiles written byte by byte, after pcap-savefile(5) and the pcapng specification.
+//! Savefiles written byte by byte, according to pcap-savefile(5) and the pcapng specification.
 
 use super::frames::Wire;
 
-/// The LINKTYPE_ value of a link.
+/// Returns the LINKTYPE_ value of a link.
 pub fn link_type(wire: Wire) -> u32 {
     match wire {
         Wire::Null => 0,
@@ -14,52 +14,50 @@ pub fn link_type(wire: Wire) -> u32 {
     }
 }
 
-/// A record of a savefile: what was captured, and how long the frame was.
+/// A record of a savefile: the captured bytes and the length of the frame.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The captured bytes.
     pub data: Vec<u8>,
     /// The frame's length on the wire.
     pub wire_len: u32,
 }
 
 impl Record {
-    /// A frame captured whole.
+    /// Returns the record of a frame that was captured in full.
     pub fn whole(data: Vec<u8>) -> Record {
         Record { wire_len: data.len() as u32, data }
     }
 }
 
-/// A form of savefile.
+/// A savefile format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// pcap-savefile(5), little-endian, microseconds.
     Little,
-    /// The same, big-endian.
+    /// pcap-savefile(5), big-endian, microseconds.
     Big,
-    /// The same, little-endian, nanoseconds.
+    /// pcap-savefile(5), little-endian, nanoseconds.
     Nanoseconds,
     /// A pcapng section with one interface and enhanced packet blocks.
     Pcapng,
 }
 
 impl Format {
-    /// All of them.
     pub const ALL: [Format; 4] = [Format::Little, Format::Big, Format::Nanoseconds, Format::Pcapng];
 }
 
-/// Bytes of a pcap file before its first record, and of each record before its data.
+/// Length of a pcap file's header, in bytes; [`RECORD_HEADER`] is that of each record's header.
 pub const FILE_HEADER: usize = 24;
 /// See [`FILE_HEADER`].
 pub const RECORD_HEADER: usize = 16;
 
-/// A savefile of records that are a millisecond apart.
+/// Returns a savefile of records that are a millisecond apart.
 pub fn savefile(format: Format, link_type: u32, records: &[Record]) -> Vec<u8> {
     let words = |words: &[u32]| -> Vec<u8> {
         let order = if format == Format::Big { u32::to_be_bytes } else { u32::to_le_bytes };
         words.iter().flat_map(|&word| order(word)).collect()
     };
-    // Two 16-bit fields in one word stand in the file in the same order on either kind of machine.
+    // Two 16-bit fields of one word have the same order in the file in either byte order.
     let pair = |first: u32, second: u32| match format {
         Format::Big => first << 16 | second,
         _ => second << 16 | first,

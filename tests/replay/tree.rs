@@ -1,4 +1,4 @@
-//! A made-up `/proc` tree: the machine's files, socket tables, and processes that hold sockets.
+//! A `/proc` fixture: the machine's files, socket tables, and processes that hold sockets.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -16,11 +16,11 @@ const TABLES: [&str; 10] =
 const HEADING: &str =
     "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 
-/// The tree, removed when dropped.
+/// The tree, which is removed when dropped.
 pub struct Tree(tempfile::TempDir);
 
 impl Tree {
-    /// A machine without processes and sockets.
+    /// Makes a machine without processes and sockets.
     pub fn new() -> Tree {
         let tree = Tree(tempfile::tempdir().unwrap());
         tree.write("stat", "cpu  1000 0 0 9000 0 0 0 0 0 0\nbtime 1700000000\n");
@@ -32,12 +32,13 @@ impl Tree {
         tree
     }
 
-    /// Where it is.
+    /// Returns the path of the tree.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// A process that started so many ticks after boot and holds these sockets, in place of any with its pid.
+    /// Adds a process that started `start` ticks after boot and holds these sockets. It replaces any
+    /// process with its pid.
     pub fn process(&self, pid: i32, name: &str, start: u64, sockets: &[u64]) {
         let _ = fs::remove_dir_all(self.path().join(pid.to_string()));
         let file = |name: &str| format!("{pid}/{name}");
@@ -55,12 +56,11 @@ impl Tree {
         }
     }
 
-    /// Ends a process.
     pub fn end(&self, pid: i32) {
         fs::remove_dir_all(self.path().join(pid.to_string())).unwrap();
     }
 
-    /// Adds a socket to a table. The form of its addresses has to be that of the table.
+    /// Adds a socket to a table. The form of its addresses must be that of the table.
     pub fn socket(&self, table: &str, local: &str, remote: &str, state: u8, inode: u64) {
         let ends = [local, remote].map(as_the_kernel_prints);
         let row = format!(
@@ -76,7 +76,8 @@ impl Tree {
     }
 }
 
-/// An endpoint as in the tables: the words of the address as numbers of this machine, and the port.
+/// Formats an endpoint as the tables do: the words of the address as numbers in this machine's byte
+/// order, and the port.
 fn as_the_kernel_prints(endpoint: &str) -> String {
     let endpoint: SocketAddr = endpoint.parse().unwrap();
     let bytes = match endpoint.ip() {

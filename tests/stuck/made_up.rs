@@ -1,4 +1,4 @@
-//! More stuck processes than threads are left behind for, on a made-up tree: opening a pipe waits until somebody writes.
+//! More stuck processes than there may be abandoned threads, on a fixture: opening a FIFO waits for a writer.
 
 use super::{TIMEOUT, alone, bounded, held, settle};
 use capture::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
@@ -14,7 +14,7 @@ use std::time::Instant;
 const PROCESSES: i32 = 60;
 const STUCK: i32 = 40;
 
-/// A tree of processes, of some of which this file cannot be read.
+/// Makes a tree of processes; the file `pipe` of the first `stuck` processes cannot be read.
 fn tree(pipe: &str, stuck: i32) -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
@@ -38,7 +38,7 @@ fn tree(pipe: &str, stuck: i32) -> tempfile::TempDir {
 
 const IO: &str = "rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4\n";
 
-/// Has all reads of the pipes return, and puts files in their places.
+/// Makes all reads of the FIFOs return, and replaces the FIFOs by files.
 fn release(tree: &Path, pipe: &str, text: &str) {
     for pid in 1..=STUCK {
         let (path, moved) = (tree.join(format!("{pid}/{pipe}")), tree.join(format!("pipe {pid}")));
@@ -49,7 +49,8 @@ fn release(tree: &Path, pipe: &str, text: &str) {
     }
 }
 
-/// Samples until so many threads wait, at least one more each time, and then until all is known after the release.
+/// Samples until `most` threads wait, at least one more each time, and then until everything is known
+/// after the release.
 fn fill_and_release(pipe: &str, text: &str, most: usize, check: impl Fn(&Sampler)) {
     let before = held();
     let tree = tree(pipe, STUCK);
@@ -94,7 +95,7 @@ fn sampled(mut sampler: Sampler) -> Sampler {
     })
 }
 
-/// How many processes have a command line, and how many all figures else.
+/// Returns the number of processes with a command line, and the number with all other figures.
 fn known(sampler: &Sampler) -> (usize, usize) {
     let with = |bits: Validity| sampler.processes().filter(|record| record.valid.has(bits)).count();
     (

@@ -1,7 +1,7 @@
-//! Processes of which reads in `/proc` do not return: sessions go on, close, say what they do not know, and read such a
-//! process again when the reads return.
+//! Processes whose reads in `/proc` do not return: sessions continue, close, report which figures they do not
+//! know, and read such a process again once the reads return.
 
-// Helpers of tests end loudly, as tests do.
+// Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "not all of what children can do is needed here")]
 
@@ -21,16 +21,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use victim::{Victim, returns};
 
-/// Far beyond what anything here takes, and far below for ever.
+/// The time limit, far longer than anything here takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Threads that wait are counted for the whole program, so that one test runs at a time.
+/// Lets one test run at a time, because waiting threads are counted for the whole program.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on a thread of its own, which has to return.
+/// Runs `work` on a thread of its own, and asserts that it returns.
 fn bounded<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (report, reported) = channel();
     std::thread::spawn(move || report.send(work()));
@@ -49,7 +49,7 @@ fn record(session: &Session, pid: i32) -> Option<ProcessRecord> {
     session.processes().find(|record| record.sample.id.pid == pid).cloned()
 }
 
-/// Waits until something is so, updating in between.
+/// Waits until `is_so` returns true, with updates in between.
 fn until(mut session: Session, what: &str, is_so: impl Fn(&Session) -> bool) -> Session {
     let deadline = Instant::now() + TIMEOUT;
     while !is_so(&session) {
@@ -60,7 +60,7 @@ fn until(mut session: Session, what: &str, is_so: impl Fn(&Session) -> bool) -> 
     session
 }
 
-/// The library's threads and this program's descriptors.
+/// Returns the number of the library's threads and of this program's descriptors.
 fn held() -> (usize, usize) {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
@@ -68,7 +68,7 @@ fn held() -> (usize, usize) {
     (threads, std::fs::read_dir("/proc/self/fd").unwrap().count())
 }
 
-/// Waits until the library holds no more than before.
+/// Waits until the library holds no more threads and descriptors than before.
 fn settle(before: (usize, usize)) {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -81,7 +81,7 @@ fn settle(before: (usize, usize)) {
     }
 }
 
-/// The ways to sample and to count.
+/// Returns options for each way to sample and to count.
 fn ways() -> Vec<Options> {
     let tasks = Options { sample: SampleSet::ALL, ..Options::default() };
     vec![
@@ -93,7 +93,7 @@ fn ways() -> Vec<Options> {
     ]
 }
 
-/// What must be true of a healthy process beside a stuck one.
+/// Checks the record of a healthy process beside a stuck one.
 fn check_healthy(session: &Session, child: &Child) {
     let seen = record(session, child.pid()).unwrap();
     let wanted =
@@ -104,7 +104,7 @@ fn check_healthy(session: &Session, child: &Child) {
     assert_eq!(seen.sample.descriptors as usize, std::fs::read_dir(path("fd")).unwrap().count());
 }
 
-/// Has a process get stuck and lets it go while each kind of session looks at it.
+/// Makes a process stuck, and releases it, while each kind of session samples it.
 fn sessions_go_on(kind: &'static str, file: &'static str, check: fn(&Session, &ProcessRecord)) {
     let _alone = alone();
     for options in ways() {

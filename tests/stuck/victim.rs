@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// A read that takes longer waits for something.
+/// A read that takes longer is blocked.
 const SOON: Duration = Duration::from_millis(300);
 
 pub struct Victim {
@@ -18,12 +18,12 @@ pub struct Victim {
 }
 
 impl Victim {
-    /// A process that is stuck; `None` where there cannot be one.
+    /// Makes a stuck process; returns `None` if that is not possible.
     pub fn new(kind: &str) -> Option<Victim> {
         Victim::known(kind, |_| ())
     }
 
-    /// The same, with what is done before it gets stuck.
+    /// Does the same, and runs `before` before the process gets stuck.
     pub fn known(kind: &str, before: impl FnOnce(&Victim)) -> Option<Victim> {
         if !is_root() {
             return None;
@@ -47,14 +47,14 @@ impl Victim {
         self.pid
     }
 
-    /// Where the `/proc` of its PID namespace is seen, if it has one of its own.
+    /// Returns the path to the `/proc` of its PID namespace, if it has one of its own.
     pub fn tree(&self) -> PathBuf {
         let unshare = self.maker.id();
         let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
         PathBuf::from(format!("/proc/{}/root/proc", children.trim()))
     }
 
-    /// Lets it go on.
+    /// Lets the process continue.
     pub fn release(&mut self) {
         self.order();
         assert_eq!(self.heard(), self.pid);
@@ -73,13 +73,14 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        // It ends its process when its input ends.
+        // The maker ends its process when its input ends.
         drop(self.maker.stdin.take());
         let _ = self.maker.wait();
     }
 }
 
-/// Whether reading a file or listing a directory of the process returns. Else a thread is left that ends with the process.
+/// Returns true if reading a file or listing a directory of the process returns. Otherwise a thread remains
+/// that ends with the process.
 pub fn returns(pid: i32, name: &str) -> bool {
     let path = format!("/proc/{pid}/{name}");
     let (report, reported) = channel();
@@ -91,7 +92,7 @@ pub fn returns(pid: i32, name: &str) -> bool {
     reported.recv_timeout(SOON).is_ok()
 }
 
-/// The program, built once, unless whoever runs the tests says that it is.
+/// Returns the program, which is built once unless CAPTURE_BUILT=1 states that it is built already.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -103,7 +104,7 @@ fn program() -> &'static Path {
             assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "cargo build");
         }
         let own = std::env::current_exe().unwrap();
-        // Tests and examples stand in directories beside one another.
+        // The directories of tests and examples are siblings.
         own.parent().unwrap().parent().unwrap().join("examples/stuck_process")
     })
 }

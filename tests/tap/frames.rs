@@ -1,4 +1,4 @@
-//! The frames of a device: those of the device of that name, which way each went, and with its tag.
+//! The frames of a device: only those of the device with that name, with their direction and their tag.
 
 use crate::machine::*;
 use capture::model::Passage;
@@ -10,7 +10,7 @@ fn a_device_may_bear_any_name_needs_root() {
     in_namespace(|| {
         let elsewhere = Elsewhere::new();
         let mut all = open(&[]);
-        // libpcap takes these for sources of its own.
+        // libpcap reserves these names for its own sources.
         let names = ["any", "nflog", "nfqueue", "usbmon1", "bluetooth0", "dbus-system"];
         for (name, net) in names.into_iter().zip(1..) {
             elsewhere.link(name);
@@ -35,7 +35,7 @@ fn a_device_may_bear_any_name_needs_root() {
 #[test]
 fn each_frame_says_which_way_it_went_needs_root() {
     in_namespace(|| {
-        // The first bears the address of its neighbour, the second a stranger's.
+        // The first neighbour has the hardware address of the peer device, the second that of another host.
         ip("link add va type veth peer name vb address 02:00:00:00:00:01");
         configure("va", 1);
         ip("neigh replace 10.9.1.3 lladdr 02:00:00:00:00:99 dev va nud permanent");
@@ -118,7 +118,7 @@ fn rings_are_not_copied_by_a_fork_needs_root() {
                 None => {}
             }
         }
-        // Those of other tests may be among them.
+        // Devices of other tests may be among them.
         assert!(!flags.is_empty() && flags.iter().all(|is_left_out| *is_left_out), "{listing}");
     });
 }

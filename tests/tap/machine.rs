@@ -12,24 +12,24 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub const TURN: Duration = Duration::from_millis(50);
-/// When a test gives up on what should long have happened.
+/// The time after which a test stops waiting for an event.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Says why a test does not run; fails where everything is required to.
+/// Prints why a test does not run; fails if all tests are required.
 pub fn excuse(why: &str) {
     assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"), "required, but {why}");
     eprintln!("not run: {why}");
 }
 
-/// Puts the calling thread, and what it starts, into a network namespace of its own, with loopback up.
+/// Puts the calling thread, and the processes that it starts, into a new network namespace, with loopback up.
 pub fn enter_namespace() -> Result<(), Errno> {
-    // SAFETY: it changes the namespace of this thread only and touches no memory.
+    // SAFETY: the call changes the namespace of this thread only and touches no memory.
     Errno::result(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
     ip("link set lo up");
     Ok(())
 }
 
-/// Runs `test` in a namespace, which vanishes with the thread.
+/// Runs `test` in a namespace that disappears with the thread.
 pub fn in_namespace(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| match enter_namespace() {
@@ -51,7 +51,7 @@ pub fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Another namespace, to hold the far end of a veth pair.
+/// Another namespace, for the far end of a veth pair.
 pub struct Elsewhere {
     thread_id: i32,
     end: Option<(Sender<()>, JoinHandle<()>)>,
@@ -69,7 +69,7 @@ impl Elsewhere {
         Elsewhere { thread_id: id.recv().unwrap(), end: Some((end, thread)) }
     }
 
-    /// Makes a veth pair with `name` here, up, and its peer up over there.
+    /// Makes a veth pair: `name` in this namespace and its peer in the other one, both up.
     pub fn link(&self, name: &str) {
         ip(&format!("link add {name} type veth peer name far-{name} netns {}", self.thread_id));
         ip(&format!("link set {name} up"));
@@ -109,7 +109,7 @@ pub fn make_neighbour(device: &str, net: u8) {
     ip(&format!("neigh replace 10.9.{net}.2 lladdr 02:00:00:00:00:{net:02x} dev {device} nud permanent"));
 }
 
-/// Sends `count` datagrams with a text of their own, and returns the text.
+/// Sends `count` datagrams with a unique text, and returns the text.
 pub fn send(to: &str, count: usize) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let text = format!("datagram-{:08}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -121,14 +121,15 @@ pub fn send(to: &str, count: usize) -> String {
     text
 }
 
-/// Whether a frame is a datagram with this text. Not an ICMP error, which quotes the one that found no listener.
+/// Returns true if a frame is a datagram with this text. An ICMP error, which quotes a datagram that found no
+/// listener, does not count.
 pub fn bears(frame: &Frame<'_>, text: &str) -> bool {
-    // Ethernet 14, then the protocol at byte 9 of the IPv4 header.
+    // Ethernet header of 14 bytes, then the protocol at byte 9 of the IPv4 header.
     let udp = frame.data.get(23) == Some(&17);
     udp && frame.data.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Takes frames with a closure, and no addresses.
+/// Passes frames to a closure, and ignores addresses.
 pub struct Each<F>(F);
 
 pub fn each<F: FnMut(Frame<'_>)>(take: F) -> Each<F> {
@@ -152,8 +153,8 @@ pub fn open(devices: &[&str]) -> Tap {
     Tap::live(&TapOptions { devices, ..options() }).unwrap()
 }
 
-/// Reads until `expected` frames with this text have been seen, and then for as long again as nothing is left: what
-/// comes twice would come then. Returns how many came.
+/// Reads until `expected` frames with this text have been seen, and then until several reads find nothing, so
+/// that frames delivered twice are seen. Returns the number of frames.
 pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
     let (mut seen, mut idle) = (0, 0);
     let deadline = Instant::now() + TIMEOUT;
@@ -166,7 +167,7 @@ pub fn count(tap: &mut Tap, text: &str, expected: usize) -> usize {
     seen
 }
 
-/// Reads until so many devices are open.
+/// Reads until `expected` devices are open.
 pub fn await_devices(tap: &mut Tap, expected: u32) {
     let deadline = Instant::now() + TIMEOUT;
     while tap.stats().devices_open != expected && Instant::now() < deadline {
@@ -176,7 +177,7 @@ pub fn await_devices(tap: &mut Tap, expected: u32) {
     assert_eq!(tap.stats().devices_open, expected);
 }
 
-/// Reads what there is until nothing comes any more.
+/// Reads until no more frames arrive.
 pub fn settle(tap: &mut Tap) {
     count(tap, "nothing bears this", 0);
 }
@@ -192,7 +193,7 @@ pub fn drop_net_raw() {
     let mut header = [VERSION_3, 0];
     // Effective, permitted and inheritable capabilities, low words and high words.
     let mut data = [0u32; 6];
-    // SAFETY: header and data are laid out as capget(2) has it for version 3; the calls concern this thread only.
+    // SAFETY: header and data have the layout of version 3 in capget(2); the calls affect this thread only.
     unsafe {
         Errno::result(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr())).unwrap();
         data[0] &= !(1 << CAP_NET_RAW);

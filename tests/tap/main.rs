@@ -1,6 +1,6 @@
-//! Live capture in network namespaces of their own, with real traffic.
+//! Live capture in network namespaces of its own, with real traffic.
 //!
-//! Most tests need root, to make namespaces and devices. Where that is refused they say so and pass, or fail if
+//! Most tests need root, to make namespaces and devices. Without root they print a line and pass, or fail if
 //! `CAPTURE_REQUIRE_ALL=1` is set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
@@ -116,7 +116,7 @@ fn devices_come_and_go_needs_root() {
         let text = send("10.9.1.2:9", 10);
         assert_eq!(count(&mut tap, &text, 10), 10);
 
-        // Deleted and made anew, before the tap could notice.
+        // Deleted and made anew before the tap could detect it.
         ip("link del va");
         elsewhere.link("va");
         configure("va", 1);
@@ -214,7 +214,7 @@ fn a_bridged_packet_is_counted_once_needs_root() {
         let mut tap = open(&[]);
         let text = send("10.9.1.2:9", 20);
         assert_eq!(count(&mut tap, &text, 20), 20);
-        // Enslaved while it is being captured on.
+        // Enslaved to a bridge while it is captured on.
         ip("addr flush dev va");
         ip("link add br0 type bridge");
         ip("link set va master br0");
@@ -223,7 +223,7 @@ fn a_bridged_packet_is_counted_once_needs_root() {
         assert!(said(&mut tap, &["not captured", "br0", "va"]));
         let text = send("10.9.1.2:9", 20);
         assert_eq!(count(&mut tap, &text, 20), 20);
-        // And released again.
+        // Released again.
         ip("link del br0");
         configure("va", 1);
         tap.refresh().unwrap();
@@ -257,7 +257,8 @@ fn a_tagged_packet_is_counted_once_needs_root_and_8021q() {
         let output = try_ip("link add link va name va.5 type vlan id 5");
         let why = String::from_utf8_lossy(&output.stderr);
         if why.contains("Unknown device type") {
-            // A property of the kernel, not of whoever runs the tests, so it is excused even where all is required.
+            // The kernel lacks this feature whatever the tester's privileges, so the test is skipped even if
+            // all tests are required.
             eprintln!("not run: the kernel has no 802.1Q VLANs");
             return;
         }
@@ -325,7 +326,7 @@ fn a_filter_need_not_suit_every_link_type_needs_root() {
         assert!(said(&mut tap, &["not captured", "tun0", "ether"]));
         let text = send("127.0.0.1:9", 5);
         assert_eq!(count(&mut tap, &text, 5), 5);
-        // Long enough for it to be tried again.
+        // Long enough for a retry.
         for _ in 0..150 {
             tap.refresh().unwrap();
         }

@@ -1,4 +1,4 @@
-//! Devices and addresses that come and go while the tap is read, without a refresh.
+//! Devices and addresses that appear and disappear while the tap is read, without a refresh.
 
 use crate::machine::*;
 use capture::model::{Address, Frame, LocalAddresses, Namespace};
@@ -7,14 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What is handed over, with the frames that bear `text`.
+/// Records the delivered addresses and counts the frames that contain `text`.
 struct Reader<'a> {
     text: &'a str,
     address: Address,
-    /// Whether addresses have been handed over, and whether the one is among the latest.
+    /// `heard` is set if addresses have been delivered, `is_local` if `address` is among the latest.
     heard: bool,
     is_local: bool,
-    /// Frames that were handed over before the address, and after.
+    /// Frames that were delivered before the address, and after it.
     before: usize,
     after: usize,
 }
@@ -38,14 +38,14 @@ impl FrameHandler for Reader<'_> {
     }
 }
 
-/// Reads what there is. Returns whether other addresses were handed over.
+/// Reads the available frames. Returns true if other addresses were delivered.
 fn hear(tap: &mut Tap) -> bool {
     let mut reader = Reader::new("nothing bears this", "127.0.0.1");
     tap.read(64, &mut reader).unwrap();
     reader.heard
 }
 
-/// True where the addresses of any namespace say so of this one.
+/// Returns true if `say` returns true for the addresses of any namespace.
 fn any(tap: &Tap, text: &str, say: impl Fn(&LocalAddresses, &Address) -> bool) -> bool {
     let address = Address::from(text.parse::<IpAddr>().unwrap());
     tap.local_addresses().iter().any(|(_, addresses)| say(addresses, &address))
@@ -59,7 +59,7 @@ fn is_conditional(tap: &Tap, text: &str) -> bool {
     any(tap, text, LocalAddresses::is_conditional)
 }
 
-/// Refreshes while something holds, for as long as a test waits for anything.
+/// Refreshes while `holds` returns true, for at most the usual time limit.
 fn refresh_while(tap: &mut Tap, holds: impl Fn(&Tap) -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while holds(tap) && Instant::now() < deadline {
@@ -83,7 +83,7 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
         ip("route add local 10.98.0.0/16 dev lo");
         ip("addr add 10.7.7.7/24 dev lo");
         assert!(hear(&mut tap) && is_local(&tap, "10.98.1.2") && is_local(&tap, "10.7.7.7"));
-        // Other types and other tables make nothing local.
+        // Routes of other types and in other tables make nothing local.
         ip("route add 10.97.0.0/16 dev lo");
         ip("route add unreachable 10.96.0.0/16");
         ip("route add local 10.95.0.0/16 dev lo table 100");
@@ -91,7 +91,7 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
         for text in ["10.97.0.1", "10.96.0.1", "10.95.0.1"] {
             assert!(!is_local(&tap, text), "{text}");
         }
-        // What is gone counts a little longer, for the frames that wait.
+        // A removed address counts a little longer, for the frames that are still queued.
         ip("route del local 10.98.0.0/16 dev lo");
         hear(&mut tap);
         assert!(is_local(&tap, "10.98.1.2"));
@@ -181,22 +181,22 @@ fn routes_of_other_types_are_no_news_needs_root() {
     });
 }
 
-/// Makes a device that takes what is sent to 10.9.4.2, and nothing else is.
+/// Makes a device that carries only what is sent to 10.9.4.2.
 fn make_device() {
     for which in ["all", "default"] {
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
     }
-    // A bridge without ports sends to nobody.
+    // A bridge without ports forwards to no device.
     ip("link add short type bridge");
     configure("short", 4);
 }
 
-/// Ethernet 14, IPv4 20, UDP 8.
+/// Returns the bytes of `count` datagrams: Ethernet 14, IPv4 20, UDP 8, and the text.
 fn length(text: &str, count: u64) -> u64 {
     count * (14 + 20 + 8 + text.len() as u64)
 }
 
-/// The kernel may report the groups of a new device by itself (IGMP).
+/// Compares with a tolerance: the kernel may report the groups of a new device by itself (IGMP).
 fn is_about(found: u64, truth: u64) -> bool {
     (truth..truth + 500).contains(&found)
 }
@@ -237,7 +237,7 @@ fn what_a_device_has_carried_that_was_never_captured_on_is_counted_needs_root() 
         assert!(is_about(missed, length(&text, 500)), "{missed}");
         assert_eq!(tap.stats().devices_opened, 1);
 
-        // A bridge shows what its port carries.
+        // A bridge shows the packets of its port.
         ip("link add bridge type bridge");
         ip("link set bridge up");
         let elsewhere = Elsewhere::new();

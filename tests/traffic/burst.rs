@@ -1,4 +1,4 @@
-//! Processes that start, send and end at the same moment, found without programs in the kernel.
+//! Processes that start, send and end at the same moment, found without eBPF programs.
 
 use super::lab::{Host, Lab, die_with_this};
 use super::nat::Way;
@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 const PROCESSES: usize = 30;
 const BYTES: usize = 262_144;
-/// Found of these at least: what is over before any other thread has a processor cannot be seen.
+/// The number of these processes that must be found: a process that ends before any other thread gets a CPU
+/// cannot be seen.
 const ENOUGH: usize = 28;
-/// A busy machine can keep the thread that looks at first packets from its processor for as long as the processes live.
+/// On a busy machine, the early lookup thread may get no CPU for as long as the processes live.
 const ATTEMPTS: usize = 5;
 
-/// Says the processes' numbers, and lets them go at once when it reads a line.
+/// Prints the processes' pids, and starts them all at once when it reads a line.
 const PROGRAM: &str = "
 import os, socket, sys
 count, length = int(sys.argv[1]), int(sys.argv[2])
@@ -40,7 +41,8 @@ for pid in children: os.waitpid(pid, 0)
 print('done', flush=True)
 ";
 
-/// Runs a burst; returns how many of the processes have all that they have sent, where the others have nothing.
+/// Runs a burst. Returns the number of processes that are credited with all that they sent, once the
+/// others have nothing.
 fn whole_ones(lab: &Lab, watch: &mut Watch) -> usize {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", lab.name(Host::A), "python3", "-c", PROGRAM]);
@@ -61,7 +63,7 @@ fn whole_ones(lab: &Lab, watch: &mut Watch) -> usize {
         watch.update();
         let traffic = watch.traffic();
         let sent = |pid: &i32| traffic.get(pid).map_or(0, |traffic| traffic.send_bytes as usize);
-        // Headers are about 1 % of that.
+        // Headers are about 1 % of it.
         let has_all = |pid: &&i32| (BYTES..BYTES + BYTES / 10).contains(&sent(pid));
         let (found, with_bytes) =
             (pids.iter().filter(has_all).count(), pids.iter().filter(|pid| sent(pid) > 0).count());

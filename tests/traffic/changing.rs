@@ -1,4 +1,4 @@
-//! Links and addresses that come, go and come back while a session runs.
+//! Links and addresses that appear, disappear and reappear while a session runs.
 
 use super::lab::{Host, Lab, run};
 use super::{Watch, with_lab};
@@ -18,7 +18,7 @@ fn sent(watch: &mut Watch) -> u64 {
     traffic.get(&(std::process::id() as i32)).map_or(0, |own| own.send_bytes)
 }
 
-/// Sends from this address until that is counted; from then on all of it is.
+/// Sends from this address until a datagram is counted, then checks that all further ones are.
 fn is_counted(lab: &Lab, watch: &mut Watch, from: &str, to: &str) {
     let open = || {
         lab.enter(Host::A);
@@ -34,7 +34,7 @@ fn is_counted(lab: &Lab, watch: &mut Watch, from: &str, to: &str) {
         number += 1;
         std::thread::sleep(Duration::from_millis(50));
     }
-    // What was sent by now is counted, as far as it will ever be, before the next counts begin.
+    // All bytes sent so far that will ever be counted are counted before the next check begins.
     let mut known = 0;
     while known != sent(watch) {
         known = sent(watch);
@@ -48,7 +48,7 @@ fn is_counted(lab: &Lab, watch: &mut Watch, from: &str, to: &str) {
     }
 }
 
-/// A veth pair between the hosts, with a network of its own.
+/// Makes a veth pair between the hosts, with a network of its own.
 fn link(lab: &Lab, device: &str, network: u8) {
     let (a, b) = (lab.name(Host::A), lab.name(Host::B));
     run(&format!("ip -n {a} link add {device} type veth peer name {device} netns {b}"));
@@ -56,7 +56,7 @@ fn link(lab: &Lab, device: &str, network: u8) {
         run(&format!("ip -n {name} addr add 10.{network}.0.{number}/24 dev {device}"));
         run(&format!("ip -n {name} link set {device} up"));
     }
-    // While a neighbour is looked for, packets may be lost.
+    // Packets may be lost during neighbour discovery.
     let address = run(&format!("ip -n {b} -o link show {device}"));
     let address = address.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
     run(&format!("ip -n {a} neigh add 10.{network}.0.2 lladdr {address} dev {device} nud permanent"));
@@ -74,12 +74,12 @@ fn links_and_addresses_are_followed_root() {
         // Another link.
         link(&lab, "veth1", 78);
         is_counted(&lab, &mut watch, "10.78.0.1", "10.78.0.2");
-        // It goes, and the others are not disturbed; another of its name comes.
+        // The link disappears without affecting the others, and another link of its name appears.
         run(&format!("ip -n {a} link del veth1"));
         is_counted(&lab, &mut watch, "10.77.0.1", "10.77.0.2");
         link(&lab, "veth1", 79);
         is_counted(&lab, &mut watch, "10.79.0.1", "10.79.0.2");
-        // Down and up again, which takes the given neighbours away.
+        // Down and up again, which removes the static neighbours.
         run(&format!("ip -n {a} link set veth0 down"));
         is_counted(&lab, &mut watch, "10.79.0.1", "10.79.0.2");
         run(&format!("ip -n {a} link set veth0 up"));

@@ -1,5 +1,5 @@
-//! Packets that are easily counted twice, at the wrong process or not at all: fragments, tunnels, what the kernel answers,
-//! what is forwarded, and those of a process id that is used again.
+//! Packets that are easily counted twice, for the wrong process or not at all: fragments, tunnels, the
+//! kernel's answers, forwarded packets, and those of a reused pid.
 
 use super::lab::{Host, Lab, Maker, run, traffic_maker};
 use super::{V4, V6, Watch, has_python, with_lab};
@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Far beyond the time in which a socket is looked for.
+/// The time limit, far longer than the lookup of a socket.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Lengths of headers.
@@ -18,12 +18,12 @@ const ETHERNET: u64 = 14;
 const IPV4: u64 = 20;
 const UDP: u64 = 8;
 
-/// This process, which has sockets on both hosts.
+/// Returns the pid of this process, which has sockets on both hosts.
 pub fn me() -> i32 {
     std::process::id() as i32
 }
 
-/// Does something on a host.
+/// Runs `work` on a host.
 pub fn on<T: Send>(lab: &Lab, host: Host, work: impl FnOnce() -> T + Send) -> T {
     let there = || {
         lab.enter(host);
@@ -36,14 +36,14 @@ pub fn socket(lab: &Lab, host: Host, local: &str) -> UdpSocket {
     on(lab, host, || UdpSocket::bind(local).unwrap())
 }
 
-/// Leaves both hosts IPv4 alone: over IPv6 the kernel speaks of its own accord.
+/// Disables IPv6 on both hosts: the kernel sends packets of its own over IPv6.
 fn without_ipv6(lab: &Lab) {
     for host in [Host::A, Host::B] {
         on(lab, host, || std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap());
     }
 }
 
-/// Traffic in bytes, as `(pid, sent, received)`.
+/// Returns the traffic in bytes, as `(pid, sent, received)`.
 fn bytes(watch: &Watch) -> Vec<(i32, u64, u64)> {
     let each = |(pid, traffic): (i32, Traffic)| (pid, traffic.send_bytes, traffic.receive_bytes);
     let mut bytes: Vec<_> = watch.traffic().into_iter().map(each).collect();
@@ -51,7 +51,7 @@ fn bytes(watch: &Watch) -> Vec<(i32, u64, u64)> {
     bytes
 }
 
-/// Updates until every flow has its answer and the processes' bytes are these, and nobody has any others.
+/// Updates until the lookup of every flow is complete and the processes have exactly these bytes.
 #[track_caller]
 pub fn expect(watch: &mut Watch, mut expected: Vec<(i32, u64, u64)>) -> Stats {
     expected.sort_unstable();
@@ -67,7 +67,7 @@ pub fn expect(watch: &mut Watch, mut expected: Vec<(i32, u64, u64)>) -> Stats {
     }
 }
 
-/// Counts the frames of datagrams that come to host B, fragments as they are on the link.
+/// Counts the frames of datagrams that arrive at host B; fragments count as they are on the link.
 fn count_frames(lab: &Lab) {
     let rules = "table netdev capture {
         counter frames {}
@@ -84,7 +84,7 @@ fn count_frames(lab: &Lab) {
     assert!(nft.wait().unwrap().success(), "nft");
 }
 
-/// Those frames and their bytes on the link.
+/// Returns the number of these frames and their bytes on the link.
 fn frames(lab: &Lab) -> (u64, u64) {
     let text = run(&format!("ip netns exec {} nft list counters", lab.name(Host::B)));
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -94,7 +94,7 @@ fn frames(lab: &Lab) -> (u64, u64) {
     (packets, after("bytes") + ETHERNET * packets)
 }
 
-/// Of datagrams that are longer than a frame, all fragments are the socket's.
+/// All fragments of datagrams that are longer than a frame are credited to the socket's process.
 fn fragments(watched: Host, address: &str, any: &str) {
     const DATAGRAMS: usize = 100;
     const LENGTH: usize = 20_000;
@@ -111,7 +111,7 @@ fn fragments(watched: Host, address: &str, any: &str) {
             sender.send(&[7; LENGTH]).unwrap();
             assert_eq!(receiver.recv(&mut room).unwrap(), LENGTH);
         }
-        // A process that this one is starting holds its sockets, too, for a moment.
+        // A process that this one starts holds its sockets, too, for a moment.
         watch.wait_for_traffic(|traffic| !traffic.is_empty());
         let (packets, truth) = frames(&lab);
         assert!(packets as usize >= DATAGRAMS * (LENGTH / 1500 + 1), "{packets} frames are no fragments");
@@ -131,7 +131,7 @@ fn fragments_are_their_receivers_over_ipv6_root() {
     fragments(Host::B, V6, "[fd77::1]:0");
 }
 
-/// Echo replies, resets and errors are the kernel's own: they are told as unowned, to the byte.
+/// Echo replies, resets and errors are sent by the kernel itself: they are reported as unowned, to the byte.
 #[test]
 fn what_the_kernel_answers_is_nobodys_root() {
     with_lab(|lab| {
@@ -160,7 +160,7 @@ fn what_the_kernel_answers_is_nobodys_root() {
     });
 }
 
-/// A router has no part in what it forwards, whatever passes it twice.
+/// A router does not own what it forwards, whatever passes through it twice.
 #[test]
 fn what_is_forwarded_is_told_as_that_root() {
     const DATAGRAMS: u64 = 50;
@@ -180,7 +180,7 @@ fn what_is_forwarded_is_told_as_that_root() {
         for _ in 0..DATAGRAMS {
             sender.send_to(&[7; LENGTH as usize], "10.88.0.1:7033").unwrap();
         }
-        // Each comes to the router and leaves it.
+        // Each datagram arrives at the router and leaves it.
         let truth = 2 * DATAGRAMS * (LENGTH + UDP + IPV4 + ETHERNET);
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -195,7 +195,7 @@ fn what_is_forwarded_is_told_as_that_root() {
     });
 }
 
-/// A tunnel in user space: reads packets from a tun device and sends them in datagrams.
+/// A tunnel in user space: reads packets from a TUN device and sends them in datagrams.
 const TUNNEL: &str = r#"
 import fcntl, os, socket, struct, sys
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454ca, 0x0001, 0x1000
@@ -208,7 +208,8 @@ while True:
     outer.send(os.read(tun, 1 << 16))
 "#;
 
-/// What is sent through a tunnel is the sender's, and the tunnel's own datagrams are the tunnel's; each once.
+/// The packets sent through a tunnel are credited to the sender, and the tunnel's own datagrams to the
+/// tunnel; each once.
 #[test]
 fn a_tunnel_and_what_passes_it_are_told_apart_root() {
     const DATAGRAMS: u64 = 100;
@@ -234,7 +235,7 @@ fn a_tunnel_and_what_passes_it_are_told_apart_root() {
             sender.send_to(&[7; LENGTH as usize], "10.99.0.2:7034").unwrap();
             std::thread::sleep(Duration::from_millis(1));
         }
-        // On a tun device there is no link header.
+        // A TUN device has no link header.
         let inner = LENGTH + UDP + IPV4;
         let outer = inner + UDP + IPV4 + ETHERNET;
         let expected = vec![(me(), DATAGRAMS * inner, 0), (tunnel.pid(), DATAGRAMS * outer, 0)];
@@ -242,7 +243,8 @@ fn a_tunnel_and_what_passes_it_are_told_apart_root() {
     });
 }
 
-/// The kernel's own tunnel: what is sent through it is the sender's once, and its outside nobody's.
+/// The kernel's own tunnel: a packet sent through it is credited to the sender once, and the outer
+/// packet has no owner.
 #[test]
 fn a_tunnel_of_the_kernel_does_not_count_twice_root() {
     const DATAGRAMS: u64 = 100;
@@ -271,7 +273,7 @@ fn a_tunnel_of_the_kernel_does_not_count_twice_root() {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let stats = expect(&mut watch, vec![(me(), DATAGRAMS * inner, 0)]);
-            // The outside has a header of 8 bytes more between its own and the inner frame.
+            // The outer packet has another header of 8 bytes between its own headers and the inner frame.
             let outer = DATAGRAMS * (inner + 8 + UDP + IPV4 + ETHERNET);
             if stats.bytes.unowned.iter().sum::<u64>() == outer {
                 return;
@@ -281,7 +283,7 @@ fn a_tunnel_of_the_kernel_does_not_count_twice_root() {
     });
 }
 
-/// Starts a program as the process of this number, by clone3(2), and waits for it.
+/// Starts a program as a process with this pid, by clone3(2), and waits for it.
 const AS_PID: &str = r#"
 import ctypes, os, struct, sys
 SYS_CLONE3, SIGCHLD = 435, 17
@@ -295,7 +297,7 @@ if pid < 0:
 os.waitpid(pid, 0)
 "#;
 
-/// Between two updates a process ends and another one gets its pid: each has its own bytes.
+/// Between two updates a process ends and another one gets its pid: each is credited with its own bytes.
 #[test]
 fn a_pid_that_is_used_again_is_another_process_root() {
     if !has_python() {

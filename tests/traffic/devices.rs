@@ -1,4 +1,5 @@
-//! Devices of unusual types, and packets that pass several devices of one host: the bytes of the link, once at each end.
+//! Devices of unusual types, and packets that pass several devices of one host: the bytes of the link count
+//! once at each end.
 
 use super::counting::{expect, me, on};
 use super::lab::{Host, Lab, run};
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 /// Sets the type of a TUN device (include/uapi/linux/if_tun.h).
 const TUNSETLINK: u64 = 0x4004_54cd;
-/// Ethernet, PPP, HDLC, bare IP, tunnels of IPv4, IPv6, SIT, GRE, GRE over IPv6, and none (include/uapi/linux/if_arp.h).
+/// Ethernet, PPP, HDLC, bare IP, tunnels of IPv4, IPv6, SIT, GRE, GRE over IPv6, and none
+/// (include/uapi/linux/if_arp.h).
 const TYPES: [u16; 10] = [1, 512, 513, 519, 768, 769, 776, 778, 823, 65_534];
 
 const DATAGRAMS: usize = 20;
@@ -23,7 +25,7 @@ const PAYLOAD: usize = 600;
 const HEADERS: usize = 20 + 8;
 const ETHERNET: u64 = 14;
 
-/// Runs a test with each engine, and without programs in the kernel.
+/// Runs a test with each engine, and without eBPF programs.
 fn with_each_engine(test: impl Fn(&Lab, Options) + Send + Sync) {
     let portable = Options { probes: false, ..options(Engine::Pcap) };
     for options in [options(Engine::Pcap), portable, options(Engine::Kernel)] {
@@ -31,7 +33,7 @@ fn with_each_engine(test: impl Fn(&Lab, Options) + Send + Sync) {
     }
 }
 
-/// A session on host A, which must have the engine that it is asked for.
+/// Opens a session on host A; returns `None` if the requested engine is unavailable.
 fn watch(lab: &Lab, options: Options) -> Option<Watch> {
     let engine = options.engine;
     let watch = Watch::with(lab, Host::A, options);
@@ -43,7 +45,7 @@ fn watch(lab: &Lab, options: Options) -> Option<Watch> {
     None
 }
 
-/// A TUN device of this type on the calling thread's host, with the address 10.`network`.0.1/24.
+/// Opens a TUN device of this type on the calling thread's host, with the address 10.`network`.0.1/24.
 fn open_tun(lab: &Lab, hardware: u16, network: u8) -> File {
     let name = format!("tun{hardware}");
     let file = crate::lab::open_tun(&name, libc::IFF_TUN, |_| ());
@@ -56,14 +58,14 @@ fn open_tun(lab: &Lab, hardware: u16, network: u8) -> File {
     file
 }
 
-/// Reads a device until the next datagram of IPv4, and sends it back. Returns its length.
+/// Reads a device until the next IPv4 datagram, and sends it back. Returns its length.
 fn answer(tun: &mut File) -> u64 {
     let mut packet = [0; 2048];
     loop {
         let length = tun.read(&mut packet).unwrap();
         let packet = &mut packet[..length];
         if packet[0] == 0x45 && packet[9] == 17 {
-            // Addresses and ports change places, which leaves both checksums as they are.
+            // Swapping the addresses and the ports leaves both checksums as they are.
             let (source, destination) = packet[12..20].split_at_mut(4);
             source.swap_with_slice(destination);
             let (source, destination) = packet[20..24].split_at_mut(2);
@@ -89,7 +91,7 @@ fn a_tun_device_has_no_link_header_whatever_its_type_root() {
                 truth += answer(tun);
                 assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), PAYLOAD);
             }
-            // Without programs in the kernel an owner is looked up while the socket lives.
+            // Without eBPF programs, an owner is looked up while the socket exists.
             sockets.push(socket);
         }
         assert_eq!(truth, (TYPES.len() * DATAGRAMS * (PAYLOAD + HEADERS)) as u64);
@@ -97,7 +99,7 @@ fn a_tun_device_has_no_link_header_whatever_its_type_root() {
     });
 }
 
-/// Bytes that a device of host A has sent or received.
+/// Returns the bytes that a device of host A has sent or received.
 fn device_bytes(lab: &Lab, device: &str, counter: &str) -> u64 {
     let shown = run(&format!("ip -n {} -s -s -j link show {device}", lab.name(Host::A)));
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
@@ -110,7 +112,7 @@ fn bound_to(device: &str, address: &str) -> UdpSocket {
     socket
 }
 
-/// A cable between two devices of the host: both ends are here, and each device shows every packet.
+/// A cable between two devices of the host: both ends are on this host, and each device shows every packet.
 #[test]
 fn a_wire_between_own_devices_is_counted_once_root() {
     with_each_engine(|lab, options| {
@@ -141,7 +143,8 @@ fn a_wire_between_own_devices_is_counted_once_root() {
     });
 }
 
-/// Traffic between the hosts by way of a device that copies or redirects it (tc-mirred(8)) as this rule says, or two.
+/// Makes traffic between the hosts through a device that copies or redirects it (tc-mirred(8)) according to
+/// one or two rules.
 fn counted_once_in_spite_of(rules: &[&str]) {
     with_each_engine(|lab, options| {
         let host = lab.name(Host::A);
@@ -192,8 +195,8 @@ fn what_is_mirrored_is_counted_once_root() {
     counted_once_in_spite_of(&["ingress mirror dev copies", "egress mirror dev copies"]);
 }
 
-/// A frame that bears another host's hardware address passes by, whoever has the address in its packet; one for a macvlan
-/// device, which another shows, does not.
+/// A frame with another host's hardware address is not received, even if this host has the address in its
+/// packet. A frame for a macvlan device, which another device shows, is received.
 #[test]
 fn frames_for_another_hardware_address_are_not_received_root() {
     with_each_engine(|lab, options| {
@@ -230,7 +233,7 @@ fn frames_for_another_hardware_address_are_not_received_root() {
     });
 }
 
-/// A TCP connection of this process from host A that is bound to a device (SO_BINDTODEVICE).
+/// Opens a TCP connection of this process from host A that is bound to a device (SO_BINDTODEVICE).
 fn bound_to_device(lab: &Lab, target: &str) -> TcpStream {
     on(lab, Host::A, || {
         use nix::sys::socket::{
@@ -244,7 +247,8 @@ fn bound_to_device(lab: &Lab, target: &str) -> TcpStream {
     })
 }
 
-/// Its owner is found at its first packet and, if it was there before the session, by the list of such connections.
+/// The owner of such a connection is found at its first packet or, if it existed before the session, from the
+/// list of such connections.
 #[test]
 fn a_connection_that_is_bound_to_a_device_has_its_owner_root() {
     for way in Way::ALL {

@@ -1,4 +1,5 @@
-//! What is dropped on its way, by the firewall or by a queue: which engine counts it. `src/abi/README.md` states it.
+//! Packets that the firewall or a queue drops on the way, and the engine that counts them.
+//! `src/abi/README.md` states it.
 
 use super::counting::{expect, me, on, socket};
 use super::lab::{Host, Lab, nft, run};
@@ -7,17 +8,17 @@ use capture::config::Engine;
 use std::time::Duration;
 
 const DATAGRAMS: u64 = 50;
-/// Payload of what is dropped, and of what passes.
+/// Payload of the dropped packets, and of those that pass.
 const DROPPED: usize = 600;
 const PASSED: usize = 100;
 /// Ethernet, IPv4 and UDP.
 const HEADERS: usize = 14 + 20 + 8;
 
-/// A place on the way from host A to host B where what is addressed to a port is dropped.
+/// A point on the way from host A to host B where packets to one port are dropped.
 struct Place {
     host: Host,
     drop: fn(&Lab),
-    /// Whether engine `pcap` and engine `kernel` count it all the same.
+    /// True if engine `pcap` and engine `kernel`, respectively, count the dropped packets.
     counted: [bool; 2],
 }
 
@@ -36,7 +37,7 @@ fn drop_at(lab: &Lab, host: Host, family: &str, hook: &str) {
     nft(lab.name(host), &rules);
 }
 
-/// Sends datagrams through a place, watched from the host that it is on, with each engine.
+/// Sends datagrams through such a point, with a session on the host that it is on, with each engine.
 fn dropped(place: &Place) {
     for (engine, is_counted) in [Engine::Pcap, Engine::Kernel].into_iter().zip(place.counted) {
         with_lab(|lab| {
@@ -51,21 +52,21 @@ fn dropped(place: &Place) {
             let receivers =
                 [DROPPED_PORT, PASSED_PORT].map(|port| socket(&lab, Host::B, &format!("{V4}:{port}")));
             for _ in 0..DATAGRAMS {
-                // The firewall's refusal is an error of the call.
+                // The call returns the firewall's refusal as an error.
                 let _ = sender.send_to(&[7; DROPPED], (V4, DROPPED_PORT));
                 sender.send_to(&[7; PASSED], (V4, PASSED_PORT)).unwrap();
             }
             let passed = DATAGRAMS * (PASSED + HEADERS) as u64;
             let all = passed + DATAGRAMS * (DROPPED + HEADERS) as u64;
             let counted = if is_counted { all } else { passed };
-            // With engine kernel what nobody reads is pending.
+            // With engine `kernel`, bytes that no process has read are pending.
             std::thread::sleep(Duration::from_millis(100));
             for receiver in &receivers {
                 receiver.set_nonblocking(true).unwrap();
                 while receiver.recv(&mut [0; 2048]).is_ok() {}
             }
             let expected = if place.host == Host::A { (me(), counted, 0) } else { (me(), 0, counted) };
-            // A process that this one is starting holds its sockets, too, for a moment.
+            // A process that this one starts holds its sockets, too, for a moment.
             watch.wait_for_traffic(|traffic| !traffic.is_empty());
             expect(&mut watch, vec![expected]);
         });
@@ -97,13 +98,14 @@ dropped! {
         B, |lab| drop_at(lab, Host::B, "inet", "input"), pcap true, kernel false;
 }
 
-/// A queue that takes nothing as long as what is to be dropped.
+/// Adds a queue that does not accept packets as long as those that are to be dropped.
 fn too_small_a_queue(lab: &Lab) {
     let limits = "rate 100mbit burst 400 limit 100000";
     on(lab, Host::A, || drop(run(&format!("tc qdisc add dev veth0 root tbf {limits}"))));
 }
 
-/// A program sends far more than a queue passes on: `pcap` counts what has left the device, `kernel` what was sent.
+/// A program sends far more than a queue passes on: `pcap` counts the packets that have left the device,
+/// `kernel` those that were sent.
 #[test]
 fn of_a_shaped_flood_each_engine_counts_its_part_root() {
     const FLOOD: u64 = 8000;

@@ -1,5 +1,5 @@
-//! Connections that have ended, compared with what their sockets carried: what the capture lost is completed, and where
-//! it lost nothing, nothing is added.
+//! Connections that have ended, compared with the bytes that their sockets carried: bytes that the capture
+//! lost are recovered, and nothing is added if it lost none.
 
 use super::lab::{Host, Lab, Maker};
 use super::{V4, V6, Watch, with_lab};
@@ -10,7 +10,7 @@ use capture::session::Stats;
 use capture::tap::TapOptions;
 use std::time::{Duration, Instant};
 
-/// Far beyond the second or two after which connections are compared.
+/// The time limit, far longer than the second or two after which connections are compared.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn with(capture: TapOptions) -> Options {
@@ -18,7 +18,7 @@ fn with(capture: TapOptions) -> Options {
 }
 
 impl Watch {
-    /// Updates until the statistics are as they are wanted.
+    /// Updates until `wanted` returns true for the statistics.
     #[track_caller]
     fn wait(&mut self, mut wanted: impl FnMut(&Stats) -> bool) -> Stats {
         let deadline = Instant::now() + TIMEOUT;
@@ -34,7 +34,7 @@ impl Watch {
     }
 }
 
-/// One connection as fast as it goes, captured in a buffer that holds a few frames only.
+/// One connection at full speed, captured in a buffer that holds only a few frames.
 fn lost_bytes_are_completed(address: &str, watched: Host) {
     const BYTES: u64 = 1_000_000_000;
     with_lab(|lab| {
@@ -60,7 +60,7 @@ fn lost_bytes_are_completed(address: &str, watched: Host) {
         let stats = watch.wait(|stats| stats.connections_checked == 1);
         assert!(stats.lost_in_kernel > 0, "the test has brought about no loss: {stats:?}");
         assert!(stats.connections_short == 1 && stats.bytes_completed > 0, "{stats:?}");
-        // What was compared is credited with the same batch, or the next one.
+        // Recovered bytes are credited with the same batch or the next one.
         let payload = |traffic: &Traffic| match watched {
             Host::A => traffic.send_bytes,
             Host::B => traffic.receive_bytes,
@@ -71,7 +71,7 @@ fn lost_bytes_are_completed(address: &str, watched: Host) {
         assert!(traffic.is_empty(), "{traffic:?}");
         assert!(own.send_bytes <= truth.0 && own.receive_bytes <= truth.1, "{own:?}, truth {truth:?}");
         let seen = payload(&own) - stats.bytes_completed;
-        // Headers make up for some of the payload that was lost.
+        // Headers offset some of the lost payload.
         let passed = if watched == Host::A { truth.0 } else { truth.1 };
         assert!(seen < passed, "what was seen alone is too little");
         println!("  {address} from {watched:?}: {seen} seen, {} completed; {truth:?}", stats.bytes_completed);
@@ -88,7 +88,7 @@ fn what_was_lost_of_a_receiver_is_completed_root() {
     lost_bytes_are_completed(V6, Host::B);
 }
 
-/// Makes so many connections, each with a request and a response.
+/// Makes connections at this rate for this time, each with a request and a response. Returns their number.
 fn connect(lab: &Lab, target: &str, rate: u64, milliseconds: u64) -> u64 {
     let numbers = [("rate", rate), ("milliseconds", milliseconds)];
     let mut clients = lab.maker(Host::A, "tcp-clients", target, &numbers);
@@ -101,18 +101,18 @@ fn server(lab: &Lab, target: &str) -> Maker {
     lab.maker(Host::B, "tcp-server", target, &[])
 }
 
-/// Both ends are watched, one of them in another network namespace.
+/// Both ends are captured, one of them in another network namespace.
 #[test]
 fn nothing_is_added_where_nothing_was_lost_root() {
     with_lab(|lab| {
         let other = format!("/run/netns/{}", lab.name(Host::B)).into();
         let namespaces = NamespaceChoice::Chosen(vec![other]);
         let capture = TapOptions { namespaces, ..TapOptions::default() };
-        // Where the kernel tells owners, nobody looks at first packets.
+        // With eBPF programs there is no early lookup.
         let mut watch = Watch::with(&lab, Host::A, Options { probes: false, ..with(capture) });
         let target = format!("{V4}:7012");
         let _server = server(&lab, &target);
-        // The other namespace is followed a moment after the opening.
+        // The session follows the other namespace only a moment after the opening.
         let deadline = Instant::now() + 2 * TIMEOUT;
         let (mut before, mut now) = (0, 0);
         while now - before < 2 {
@@ -129,14 +129,14 @@ fn nothing_is_added_where_nothing_was_lost_root() {
         assert_eq!(stats.connections_checked, now + 2 * made);
         assert_eq!(stats.lost_in_kernel, 0);
         assert_eq!((stats.connections_short, stats.bytes_completed, stats.ends_lost), (0, 0, 0), "{stats:?}");
-        // First packets were looked at, too; how many in time depends on how busy the machine is.
+        // Early lookups were made, too; the number made in time depends on how busy the machine is.
         let first = stats.first;
         assert!(first.packets > 0 && first.found > 0, "{first:?}");
         assert!(first.packets >= first.found + first.too_late + first.not_found + first.crowded_out);
     });
 }
 
-/// What a filter or a choice of devices leaves out is not missing.
+/// Packets that a filter or a choice of devices leaves out do not count as lost.
 #[test]
 fn only_a_capture_of_everything_is_compared_root() {
     with_lab(|lab| {
@@ -149,7 +149,7 @@ fn only_a_capture_of_everything_is_compared_root() {
         let _server = server(&lab, &target);
         let made = connect(&lab, &target, 100, 200);
         whole.wait(|stats| stats.connections_checked == made);
-        // The others would not be slower.
+        // The other sessions would not be slower.
         std::thread::sleep(Duration::from_secs(2));
         for part in &mut parts {
             part.update();

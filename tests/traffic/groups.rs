@@ -8,11 +8,11 @@ use capture::model::Unowned;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
-/// Datagrams of this payload, as the maker sends them.
+/// Payload of a datagram, as the traffic maker sends it, and the number of datagrams.
 const PAYLOAD: u64 = 1200;
 const DATAGRAMS: u64 = 200;
 
-/// A group, what its receiver has to do, and the length of all headers.
+/// A group, the calls that its receiver makes, and the length of all headers.
 struct Group {
     target: &'static str,
     bind: &'static str,
@@ -50,10 +50,11 @@ const GROUPS: [Group; 5] = [
     Group { target: "255.255.255.255:7074", bind: "0.0.0.0:7074", join: |_| (), headers: 14 + 20 + 8 },
 ];
 
-/// Without pauses a receiver's queue can be full.
+/// Without pauses, a receiver's queue can be full.
 const NUMBERS: [(&str, u64); 2] = [("bytes", PAYLOAD * DATAGRAMS), ("rate", 1_000_000)];
 
-/// Two hosts that speak IPv4 alone but for what a test says, with routes for groups by a device of host A.
+/// Makes two hosts that use only IPv4 unless a test says otherwise, with routes for groups through a
+/// device of host A.
 fn lab(device: &str) -> Lab {
     let lab = super::nat::lab();
     let source = if device == "lo" { "src 127.0.0.1" } else { "" };
@@ -71,7 +72,7 @@ fn receiver(lab: &Lab, group: &Group) -> UdpSocket {
     })
 }
 
-/// Reads what comes until nothing does; returns the datagrams and their bytes.
+/// Reads until nothing more arrives. Returns the number of datagrams and their bytes.
 fn read_all(socket: &UdpSocket) -> (u64, u64) {
     let (mut datagrams, mut bytes) = (0, 0);
     while let Ok(count) = socket.recv(&mut [0; 2048]) {
@@ -80,7 +81,8 @@ fn read_all(socket: &UdpSocket) -> (u64, u64) {
     (datagrams, bytes)
 }
 
-/// The group is received by this process, and by one that is bound to another port nothing.
+/// Checks that the group's datagrams are credited to the sender and to this process, which receives them, and
+/// to no other process.
 fn received(device: &str, group: &Group) {
     for way in Way::ALL {
         with(
@@ -113,7 +115,8 @@ fn what_is_sent_to_a_group_on_loopback_is_received_root() {
     received("lo", &Group { join, ..GROUPS[0] });
 }
 
-/// Sockets on the port of a group that nobody has joined, and of one that was joined on another port, receive nothing.
+/// Sockets on the port of a group that no socket has joined, and of a group that was joined on another port,
+/// receive nothing.
 #[test]
 fn a_group_that_nobody_here_receives_is_only_sent_root() {
     for way in [Way::Owners, Way::Portable] {
@@ -140,7 +143,8 @@ fn a_group_that_nobody_here_receives_is_only_sent_root() {
     }
 }
 
-/// Each of two processes receives it. Where packets are captured one of them is taken for both, and flagged as shared.
+/// Each of two processes receives the group's datagrams. With engine `pcap`, one of them is credited for both
+/// and flagged as shared.
 #[test]
 fn of_two_processes_in_a_group_one_at_least_has_received_root() {
     for way in [Way::Owners, Way::Portable] {
@@ -150,7 +154,8 @@ fn of_two_processes_in_a_group_one_at_least_has_received_root() {
                 let sockets: [UdpSocket; 2] = std::array::from_fn(|_| {
                     on(&lab, Host::A, || {
                         use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-                        // SAFETY: the call takes no pointers, and nobody else has the descriptor it returns.
+                        // SAFETY: the call takes no pointers, and nothing else owns the descriptor
+                        // that it returns.
                         let socket = unsafe {
                             let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
                             OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, kind, 0))

@@ -1,4 +1,5 @@
-//! Connections that pass to another process while they live: from the answer on, their bytes are the new one's.
+//! Connections that are passed to another process while they are open: once a recheck finds the new process,
+//! their bytes are credited to it.
 
 use super::lab::{Counted, Host, Lab, Maker, die_with_this};
 use super::{V4, Watch, has_python, with_lab};
@@ -8,11 +9,11 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Far beyond the few seconds after which an owner is made sure of.
+/// The time limit, far longer than the few seconds after which an owner is rechecked.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A server of one connection. It reads until it is given a line; then it hands the connection on, and the process that
-/// has it says so, reads the rest, and ends with it.
+/// A server of one connection. It reads until it receives a line. Then it passes the connection on; the
+/// process that has it reports so, reads the rest, and ends with it.
 const SERVER: &str = r#"
 import os, select, socket, sys
 how, address, port = sys.argv[1:]
@@ -52,14 +53,14 @@ if how != "keep":
 sys.stdin.read()
 "#;
 
-/// The server's number in what it says.
+/// Returns the server's pid from its output.
 fn number(line: &str, word: &str) -> i32 {
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!((words.len(), words[0]), (2, word), "{line:?}");
     words[1].parse().unwrap()
 }
 
-/// A connection from the other host, which this process holds.
+/// Opens a connection from the other host, which this process holds.
 fn connect(lab: &Lab, target: &str) -> TcpStream {
     let connect = || {
         lab.enter(Host::A);
@@ -68,7 +69,7 @@ fn connect(lab: &Lab, target: &str) -> TcpStream {
     std::thread::scope(|scope| scope.spawn(connect).join().unwrap())
 }
 
-/// What both directions have moved since.
+/// Returns the bytes of both directions since `before`.
 fn since(now: Counted, before: Counted) -> (u64, u64) {
     let (now, before) = (now.both(), before.both());
     (now.0 - before.0, now.1 - before.1)
@@ -78,8 +79,8 @@ fn bytes(traffic: Option<&Traffic>) -> (u64, u64) {
     traffic.map_or((0, 0), |traffic| (traffic.send_bytes, traffic.receive_bytes))
 }
 
-/// The connection is the first process's as long as it serves it. A while after it has been handed on, all bytes are the
-/// other's.
+/// The connection is credited to the first process as long as that process serves it. A while after it was
+/// passed on, all bytes are credited to the other process.
 fn handed_on(how: &str, port: u16) {
     if !has_python() {
         return;
@@ -126,7 +127,7 @@ fn handed_on(how: &str, port: u16) {
         let then = watch.traffic();
         assert!(bytes(then.get(&parent)).1 >= first.both().1, "what came before stays where it was");
 
-        // What the kernel counts from here on is the other's, and nobody else's.
+        // The bytes that the kernel counts from now on belong only to the other process.
         (0..50).for_each(|_| stream.write_all(&[7; 40_000]).unwrap());
         std::thread::sleep(Duration::from_millis(200));
         let end = lab.counted(Host::B);

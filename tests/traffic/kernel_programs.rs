@@ -1,5 +1,5 @@
-//! eBPF programs by bpf(2) itself: the kernel's statistics, the attach points of a process's programs, and programs that
-//! do nothing to compare others with.
+//! eBPF programs through bpf(2) itself: the kernel's statistics, the attach points of a process's eBPF
+//! programs, and empty eBPF programs to compare others with.
 
 use std::collections::BTreeSet;
 use std::fs::{File, read_dir, read_to_string};
@@ -20,7 +20,7 @@ const TRACING: u32 = 26;
 const CGROUP_EGRESS: u32 = 1;
 const TRACE_TRACEPOINT: u32 = 23;
 
-/// Words of `struct bpf_prog_info` up to the number of the attach point.
+/// The length of `struct bpf_prog_info` in words, up to the number of the attach point.
 const INFORMATION_WORDS: usize = 58;
 const KIND_WORD: usize = 0;
 const NAME_WORD: usize = 16;
@@ -28,51 +28,52 @@ const RUN_TIME_WORD: usize = 48;
 const RUNS_WORD: usize = 50;
 const POINT_WORD: usize = 56;
 
-/// Calls bpf(2) with attributes of words.
+/// Calls bpf(2) with attributes made of words.
 ///
 /// # Errors
-/// What the kernel returns.
+/// Fails with the kernel's error.
 pub fn bpf(command: i32, words: &mut [u32]) -> Result<i32> {
-    // SAFETY: the kernel reads and writes no more than it is told there is; what the words point to outlives the call.
+    // SAFETY: the kernel reads and writes at most the given size; the memory that the words point to
+    // outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(result as i32) }
 }
 
 fn opened(command: i32, words: &mut [u32]) -> Result<OwnedFd> {
-    // SAFETY: the kernel has made the descriptor for this call, and nothing else owns it.
+    // SAFETY: the kernel made the descriptor for this call, and nothing else owns it.
     bpf(command, words).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// The two halves of an address, as they lie in the attributes.
+/// Returns the two halves of an address, as they are in the attributes.
 pub fn halves<T>(place: *const T) -> [u32; 2] {
     let address = (place.addr() as u64).to_ne_bytes();
     [0, 4].map(|at| u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]))
 }
 
-/// Lets the kernel count and time the runs of programs, as long as it is held.
+/// Makes the kernel count and time the runs of eBPF programs until it is dropped.
 pub struct Statistics {
     _descriptor: OwnedFd,
 }
 
 impl Statistics {
-    /// Begins (Linux 5.8).
+    /// Enables the statistics (Linux 5.8).
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub fn enable() -> Result<Statistics> {
         // The kind of statistics: 0 is the run time.
         Ok(Statistics { _descriptor: opened(ENABLE_STATISTICS, &mut [0])? })
     }
 }
 
-/// The kernel's description of a program.
+/// The kernel's description of an eBPF program.
 pub struct Information([u32; INFORMATION_WORDS]);
 
 impl Information {
-    /// Describes a program.
+    /// Describes an eBPF program.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub fn of(program: &OwnedFd) -> Result<Information> {
         let mut words = [0; INFORMATION_WORDS];
         let [low, high] = halves(words.as_mut_ptr());
@@ -81,10 +82,10 @@ impl Information {
         Ok(Information(words))
     }
 
-    /// Describes the program with a number; `None` if it is gone.
+    /// Describes the eBPF program with this id; returns `None` if it no longer exists.
     ///
     /// # Errors
-    /// What bpf(2) returns.
+    /// Fails with the error of bpf(2).
     pub fn by_id(id: u32) -> Result<Option<Information>> {
         match opened(PROGRAM_BY_ID, &mut [id, 0, 0]) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -92,7 +93,7 @@ impl Information {
         }
     }
 
-    /// The name, of which the kernel keeps 15 bytes.
+    /// Returns the name, of which the kernel keeps 15 bytes.
     pub fn name(&self) -> String {
         let bytes: Vec<u8> =
             self.0[NAME_WORD..NAME_WORD + 4].iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -113,7 +114,7 @@ impl Information {
     }
 }
 
-/// A number in what the kernel says of a descriptor, proc_pid_fdinfo(5).
+/// Returns a number from the kernel's description of a descriptor, proc_pid_fdinfo(5).
 pub fn field(text: &str, name: &str) -> Option<u64> {
     word(text, name)?.parse().ok()
 }
@@ -127,21 +128,21 @@ fn word<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 pub struct Hook {
     program_kind: u32,
     attach_kind: u32,
-    /// The number of the attach point among the kernel's types; 0 for control groups.
+    /// The id of the attach point in the kernel's BTF; 0 for control groups.
     point: u32,
 }
 
 impl Hook {
-    /// The place where packets leave control groups.
+    /// The hook where packets leave control groups.
     pub const EGRESS: Hook = Hook { program_kind: CGROUP_SKB, attach_kind: CGROUP_EGRESS, point: 0 };
     /// A socket filter, which is attached by setsockopt(2).
     const FILTER: Hook = Hook { program_kind: SOCKET_FILTER, attach_kind: 0, point: 0 };
 
-    /// The attach points of a process's programs, each as often as it has a link there, in whichever of its descriptor
-    /// tables. Iterators have none.
+    /// Returns the attach points of a process's eBPF programs in all of its descriptor tables, one for each
+    /// link. Iterators have none.
     ///
     /// # Errors
-    /// What reading `/proc` or bpf(2) returns.
+    /// Fails with the error of reading `/proc` or of bpf(2).
     pub fn all_of(pid: i32) -> Result<Vec<Hook>> {
         let (mut hooks, mut links) = (Vec::new(), BTreeSet::new());
         let threads = read_dir(format!("/proc/{pid}/task"))?.flatten();
@@ -171,9 +172,9 @@ impl Hook {
         Ok(Some(Hook { program_kind, attach_kind, point }))
     }
 
-    /// Loads a program for this place that does nothing.
+    /// Loads an empty eBPF program for this hook.
     fn load_empty(self, name: &[u8; 16]) -> Result<OwnedFd> {
-        // A control group's program lets a packet pass by returning 1; r0 = 0 or 1; exit.
+        // An eBPF program of a control group passes a packet by returning 1; r0 = 0 or 1; exit.
         let verdict = u8::from(self.program_kind == CGROUP_SKB || self.program_kind == CGROUP_SOCK);
         let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, verdict, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
         let mut load = [0; 30];
@@ -181,7 +182,7 @@ impl Hook {
         load[1] = instructions.len() as u32;
         load[2..4].copy_from_slice(&halves(instructions.as_ptr()));
         load[4..6].copy_from_slice(&halves(c"GPL".as_ptr()));
-        // Between them the verifier's log, the kernel's version and flags, none of which is wanted.
+        // The words in between are the verifier's log, the kernel's version and flags, all unused.
         for (word, bytes) in load[12..16].iter_mut().zip(name.as_chunks::<4>().0) {
             *word = u32::from_ne_bytes(*bytes);
         }
@@ -191,28 +192,27 @@ impl Hook {
     }
 }
 
-/// A socket filter that lets nothing through, under a name.
+/// Loads a socket filter that passes nothing, with this name.
 ///
 /// # Errors
-/// What bpf(2) returns.
+/// Fails with the error of bpf(2).
 pub fn load_filter(name: &[u8; 16]) -> Result<OwnedFd> {
     Hook::FILTER.load_empty(name)
 }
 
-/// A program that does nothing, attached.
+/// An empty eBPF program, attached.
 pub struct EmptyProgram {
     _program: OwnedFd,
     _link: OwnedFd,
 }
 
 impl EmptyProgram {
-    /// Its name.
     pub const NAME: &str = "empty";
 
-    /// Attaches one: in the kernel's code, or at the root of the control groups.
+    /// Attaches an empty eBPF program: in the kernel's code, or at the root of the control groups.
     ///
     /// # Errors
-    /// What bpf(2) returns, or there is no cgroup v2 hierarchy.
+    /// Fails with the error of bpf(2), or if there is no cgroup v2 hierarchy.
     pub fn attach(hook: Hook) -> Result<EmptyProgram> {
         let _program = hook.load_empty(b"empty\0\0\0\0\0\0\0\0\0\0\0")?;
         let descriptor = _program.as_raw_fd() as u32;

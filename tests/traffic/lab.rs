@@ -1,4 +1,5 @@
-//! Two network namespaces joined by veth or by a wire that packets are counted on, and traffic makers inside them.
+//! Two network namespaces connected by veth or by a wire on which packets are counted, and traffic
+//! makers inside them.
 
 #[path = "wire.rs"]
 mod wire;
@@ -17,7 +18,7 @@ pub use wire::{Offloads, Wire};
 /// Length of the link header on veth and loopback.
 const ETHERNET_HEADER: u64 = 14;
 
-/// Runs a command and returns what it printed.
+/// Runs a command and returns its output.
 pub fn run(command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
@@ -26,7 +27,7 @@ pub fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Does something in a network namespace, on a thread of its own.
+/// Runs `work` in a network namespace, on a thread of its own.
 pub fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     let file = File::open(format!("/run/netns/{namespace}")).unwrap();
     let there = || {
@@ -52,14 +53,14 @@ pub enum Host {
     B,
 }
 
-/// The namespaces; they vanish with it.
+/// The namespaces, which are removed when this is dropped.
 pub struct Lab {
     names: [String; 2],
     wire: Option<Wire>,
 }
 
-/// A device of the calling thread's network namespace that is made of a file: TUN or TAP by `kind` (`IFF_TUN`, `IFF_TAP`), with
-/// `prepare` done to the file before.
+/// Opens a device of the calling thread's network namespace that is backed by a file: TUN or TAP by `kind`
+/// (`IFF_TUN`, `IFF_TAP`). `prepare` is applied to the file before.
 pub fn open_tun(name: &str, kind: i32, prepare: impl FnOnce(&File)) -> File {
     let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
     prepare(&file);
@@ -67,7 +68,8 @@ pub fn open_tun(name: &str, kind: i32, prepare: impl FnOnce(&File)) -> File {
     request[..name.len()].copy_from_slice(name.as_bytes());
     let flags = (kind | libc::IFF_NO_PI) as u16;
     request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
-    // SAFETY: the request is a struct ifreq with the name of the device and its flags, alive through the call.
+    // SAFETY: the request is a struct ifreq with the name of the device and its flags, and lives
+    // during the call.
     let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
     assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
     file
@@ -82,7 +84,7 @@ impl Lab {
         lab.connected()
     }
 
-    /// The same hosts with a wire between them, on which packets are counted as a cable carries them.
+    /// Makes the same hosts with a wire between them, on which packets are counted as a cable carries them.
     pub fn on_wire(offloads: Offloads) -> Lab {
         let mut lab = Lab::unconnected();
         let [a, b] = &lab.names;
@@ -109,7 +111,8 @@ impl Lab {
             run(&format!("ip -n {name} addr add fd77::{number}/64 dev veth0 nodad"));
             run(&format!("ip -n {name} link set lo up"));
             run(&format!("ip -n {name} link set veth0 up"));
-            // Neighbours are given: while one is looked for, the counters see packets that never reach the link.
+            // Neighbours are static: during neighbour discovery, the counters would see packets that never
+            // reach the link.
             for address in ["10.77.0.", "fd77::"] {
                 let neighbour = format!("{address}{other} lladdr 02:00:00:00:00:0{other} dev veth0");
                 run(&format!("ip -n {name} neigh add {neighbour} nud permanent"));
@@ -118,18 +121,18 @@ impl Lab {
         self
     }
 
-    /// The namespace of a host, as `ip netns` knows it.
+    /// Returns the namespace of a host, as `ip netns` knows it.
     pub fn name(&self, host: Host) -> &str {
         &self.names[host as usize]
     }
 
-    /// Takes the calling thread, and what it will start, to a host.
+    /// Moves the calling thread, and the processes that it will start, to a host.
     pub fn enter(&self, host: Host) {
         let namespace = File::open(format!("/run/netns/{}", self.name(host))).unwrap();
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    /// Lets a host open more connections at once than the usual 28,000.
+    /// Allows a host to open more connections at once than the usual 28,000.
     pub fn allow_many_connections(&self, host: Host) {
         self.set(host, "net/ipv4/ip_local_port_range", "10000 65535");
     }
@@ -139,8 +142,8 @@ impl Lab {
         enter(self.name(host), || std::fs::write(format!("/proc/sys/{setting}"), value).unwrap());
     }
 
-    /// Counts packets from here on: those to the server and those from it, by two nftables matches. On the wire, if there
-    /// is one, else as they leave the host's sockets and as they come to them.
+    /// Counts packets from now on: those to the server and those from it, by two nftables matches. Counts on
+    /// the wire if there is one, otherwise in the host's output and input hooks.
     pub fn count(&self, host: Host, to_server: &str, from_server: &str) {
         match &self.wire {
             Some(wire) => wire.count(to_server, from_server),
@@ -175,12 +178,12 @@ impl Lab {
         self.count(host, &format!("{protocol} dport {port}"), &format!("{protocol} sport {port}"));
     }
 
-    /// Bytes that have passed a host's device, once their number stands still.
+    /// Returns the bytes that have passed a host's device, once their number no longer changes.
     pub fn counted(&self, host: Host) -> Counted {
         self.tallies(host).map(|tally| tally.bytes + ETHERNET_HEADER * tally.packets)
     }
 
-    /// The packets of these bytes.
+    /// Returns the number of packets with these bytes.
     pub fn counted_packets(&self, host: Host) -> Counted {
         self.tallies(host).map(|tally| tally.packets)
     }
@@ -200,7 +203,7 @@ impl Lab {
     fn counters(&self, host: Host) -> Counted<Tally> {
         let (own, other) = (host as usize, 1 - host as usize);
         let (namespace, [out_to, out_from], [in_to, in_from]) = match &self.wire {
-            // What a host sends comes out at the other end.
+            // Packets that a host sends arrive at the other end of the wire.
             Some(wire) => (wire.name(), Wire::counters(other), Wire::counters(own)),
             None => {
                 let names = |way: &str| ["to", "from"].map(|which| format!("{way}_{which}"));
@@ -225,7 +228,7 @@ impl Lab {
         }
     }
 
-    /// A command that will run on a host, see [`die_with_this`].
+    /// Returns a command that will run on a host, see [`die_with_this`].
     pub fn command(&self, host: Host, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name(host)]).arg(program);
@@ -242,10 +245,11 @@ impl Lab {
     }
 }
 
-/// Has what the command starts die with the thread that starts it, and take all signals.
+/// Makes the process that the command starts die with the thread that starts it, and unblocks
+/// all signals in it.
 pub fn die_with_this(mut command: Command) -> Command {
     let parent = std::process::id();
-    // SAFETY: between fork and exec only system calls are made.
+    // SAFETY: only system calls are made between fork and exec.
     unsafe {
         command.pre_exec(move || {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
@@ -268,16 +272,16 @@ struct Tally {
     packets: u64,
 }
 
-/// What the kernel counted: bytes with a link header for each packet, or packets.
+/// The kernel's counts: bytes with a link header for each packet, or packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counted<T = u64> {
     /// To the server, leaving the host.
     pub out_to: T,
     /// From the server, leaving the host.
     pub out_from: T,
-    /// To the server, coming to the host.
+    /// To the server, arriving at the host.
     pub in_to: T,
-    /// From the server, coming to the host.
+    /// From the server, arriving at the host.
     pub in_from: T,
 }
 
@@ -289,25 +293,26 @@ impl<T> Counted<T> {
 }
 
 impl Counted {
-    /// What the host sent and what it received.
+    /// Returns the bytes that the host sent and received.
     pub fn both(self) -> (u64, u64) {
         (self.out_to + self.out_from, self.in_to + self.in_from)
     }
 }
 
-/// The program that makes traffic, built like this one. Cargo builds it with all tests, but not with a single one.
+/// Returns the program that makes traffic, built like this one. Cargo builds it with all tests, but not
+/// with a single one.
 pub fn traffic_maker() -> &'static Path {
     static MAKER: OnceLock<PathBuf> = OnceLock::new();
     MAKER.get_or_init(|| built_example("traffic_maker"))
 }
 
-/// Builds an example with the same profile and features, and says where it is. CAPTURE_BUILT=1 tells that it is built:
-/// scripts/kernels has taken it to where there is no cargo.
+/// Builds an example with the same profile and features, and returns its path. CAPTURE_BUILT=1 states that it
+/// is built already: scripts/kernels has copied it to a machine without cargo.
 pub fn built_example(name: &str) -> PathBuf {
     if std::env::var_os("CAPTURE_BUILT").is_none_or(|value| value != "1") {
         build_example(name);
     }
-    // Tests and examples stand in directories beside one another.
+    // The directories of tests and examples are siblings.
     let executable = std::env::current_exe().unwrap();
     executable.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
@@ -323,25 +328,25 @@ fn build_example(name: &str) {
 impl Drop for Lab {
     fn drop(&mut self) {
         for name in self.names.iter().map(String::as_str).chain(self.wire.as_ref().map(Wire::name)) {
-            // A namespace that was never made cannot be deleted; there is nobody to tell.
+            // A namespace that was never made cannot be deleted; there is no caller to report the error to.
             let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
         }
     }
 }
 
-/// What a traffic maker says at its end.
+/// The final report of a traffic maker.
 pub struct Report {
     /// Payload bytes, sent and received, of all processes.
     pub payload: u64,
-    /// How long it took.
+    /// The duration of the traffic.
     pub took: Duration,
-    /// Connections, or processes with one each, that did not come to their good end.
+    /// Connections, or processes with one connection each, that did not end well.
     pub failed: u64,
-    /// What each process moved.
+    /// The bytes that each process moved.
     pub processes: Vec<Moved>,
 }
 
-/// What one process moved.
+/// The connections and bytes of one process.
 pub struct Moved {
     pub pid: i32,
     pub connections: u64,
@@ -351,7 +356,7 @@ pub struct Moved {
     pub received: u64,
 }
 
-/// A process on a host that is spoken to in lines, first of all one that makes traffic.
+/// A process on a host that is controlled by lines of text, primarily a traffic maker.
 pub struct Maker {
     child: Child,
     input: Option<ChildStdin>,
@@ -359,31 +364,30 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Starts the command.
     pub fn start_of(command: &mut Command) -> Maker {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Maker { input: child.stdin.take(), child, output }
     }
 
-    /// The next line that it says, empty at its end.
+    /// Returns the next line of its output, which is empty at the end.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    /// Its process id: `ip netns exec` becomes the program it starts.
+    /// Returns its process id: `ip netns exec` becomes the program that it starts.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// Lets a source send, and a server come to its end.
+    /// Starts a source, or ends a server's work.
     pub fn start(&mut self) {
         self.input.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
 
-    /// Waits until it has moved everything.
+    /// Waits until the process has moved everything.
     pub fn finish(&mut self) -> Report {
         let mut processes = Vec::new();
         loop {
@@ -413,7 +417,7 @@ impl Maker {
 impl Drop for Maker {
     fn drop(&mut self) {
         drop(self.input.take());
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,6 +1,8 @@
-//! Real traffic between real processes, in network namespaces of the test's own, against nftables counters.
+//! Real traffic between real processes, in network namespaces that the tests make, compared with
+//! nftables counters.
 //!
-//! Needs root, ip, nft and ethtool. Where these are missing the tests say so and do nothing, unless CAPTURE_REQUIRE_ALL=1.
+//! Needs root, ip, nft and ethtool. If these are missing, the tests print a line and pass, or fail if
+//! CAPTURE_REQUIRE_ALL is set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -30,15 +32,15 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// One test at a time: they measure full rates on few processors.
+/// Lets one test run at a time: the tests measure full rates on few CPUs.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs a test with two hosts on a wire, in a thread that may change its network namespace.
+/// Runs a test with two hosts on a wire, on a thread that may change its network namespace.
 fn with_lab(test: impl FnOnce(Lab) + Send) {
     with(|| Lab::on_wire(Offloads::On), test);
 }
 
-/// The same with a lab of one's own.
+/// Does the same as [`with_lab`] with the given lab.
 fn with(lab: impl FnOnce() -> Lab + Send, test: impl FnOnce(Lab) + Send) {
     let has_tool = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
     if !nix::unistd::geteuid().is_root() || !["ip", "nft", "ethtool"].iter().all(has_tool) {
@@ -51,7 +53,7 @@ fn with(lab: impl FnOnce() -> Lab + Send, test: impl FnOnce(Lab) + Send) {
     std::thread::scope(|scope| scope.spawn(|| test(lab())).join().unwrap());
 }
 
-/// Whether there is Python, which some tests have their programs in.
+/// Returns true if Python is installed, in which some tests' programs are written.
 fn has_python() -> bool {
     let has_it = Command::new("python3").arg("-V").output().is_ok();
     if !has_it {
@@ -61,25 +63,26 @@ fn has_python() -> bool {
     has_it
 }
 
-/// The options of a session with this engine that counts in its own namespace only: others have traffic, too.
+/// Returns the options of a session with this engine that counts only in its own namespace, because other
+/// namespaces have traffic, too.
 fn options(engine: Engine) -> Options {
     let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
     Options { engine, capture, ..Options::default() }
 }
 
-/// A session on a host, with what its updates said.
+/// A session on a host, with the results of its updates.
 struct Watch {
     session: Session,
     removed: HashMap<i32, ProcessRecord>,
 }
 
 impl Watch {
-    /// Opens a session; the calling thread is on the host from then on.
+    /// Opens a session; the calling thread stays on the host.
     fn on(lab: &Lab, host: Host) -> Watch {
         Watch::with(lab, host, Options::default())
     }
 
-    /// The same with options of one's own.
+    /// Does the same as [`Watch::on`] with the given options.
     fn with(lab: &Lab, host: Host, options: Options) -> Watch {
         lab.enter(host);
         let session = Session::open(options).unwrap();
@@ -92,19 +95,19 @@ impl Watch {
         for record in self.session.take_removed() {
             let id = record.sample.id;
             let before = self.removed.insert(id.pid, record);
-            // A busy machine gives a number to another process soon.
+            // A busy machine soon gives the pid to another process.
             assert!(before.is_none_or(|before| before.sample.id != id), "removed twice: {id:?}");
         }
     }
 
-    /// Traffic of every process that has any.
+    /// Returns the traffic of every process that has any.
     fn traffic(&self) -> HashMap<i32, Traffic> {
         let all = self.session.processes().chain(self.removed.values());
         let with_traffic = all.filter(|record| !record.traffic.is_empty());
         with_traffic.map(|record| (record.sample.id.pid, record.traffic)).collect()
     }
 
-    /// Updates until the traffic of the processes is as it is wanted.
+    /// Updates until `wanted` returns true for the traffic of the processes.
     #[track_caller]
     fn wait_for_traffic(&mut self, wanted: impl Fn(&HashMap<i32, Traffic>) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -115,13 +118,15 @@ impl Watch {
         }
     }
 
-    /// Updates until a process has all of its bytes and no other has any; fails when that does not come true.
+    /// Updates until a process has all of its bytes and no other process has any; fails if that
+    /// does not happen.
     #[track_caller]
     fn expect_all_at(&mut self, pid: i32, truth: (u64, u64)) {
         self.expect_all_within(Duration::from_secs(3), pid, truth);
     }
 
-    /// The same with a patience of one's own: without programs in the kernel the search for an owner may have to wait.
+    /// Does the same as [`Watch::expect_all_at`] within the given time: without eBPF programs, the search for
+    /// an owner may have to wait.
     #[track_caller]
     fn expect_all_within(&mut self, patience: Duration, pid: i32, (sent, received): (u64, u64)) {
         let deadline = Instant::now() + patience;
@@ -167,7 +172,7 @@ impl Scenario {
         (maker(Host::A, "source"), sink)
     }
 
-    /// Runs it, watched from one host, and compares.
+    /// Runs the transfer, captured on one host, and compares.
     fn run(&self, watched: Host) {
         // A flood would overflow the queues of the wire; its datagrams are packets wherever they are counted.
         let is_flood = self.protocol == "udp" && self.rate == 0;
@@ -217,7 +222,8 @@ scenarios! {
     connected_udp_flood_v4_root: "udp" V4 300 MB at 0 MB, A;
 }
 
-/// On loopback both ends are here: what one process sends, the other receives, and both are credited.
+/// On loopback both ends are on this host: the bytes that one process sends, the other receives, and
+/// both are credited.
 #[test]
 fn loopback_is_counted_at_both_ends_root() {
     with(Lab::new, |lab| {
@@ -258,8 +264,9 @@ fn loopback_is_counted_at_both_ends_root() {
     });
 }
 
-/// The last bytes of a connection, its FINs included, come with the removal of its process: with the next update if that
-/// waits for them, else with a later one, until which the process is in none.
+/// The last bytes of a connection, including its FINs, are delivered with the removal of its process:
+/// with the next update if that waits for them, otherwise with a later one. Until then no update
+/// delivers the process.
 fn the_last_figures_come_with_the_removal(wait_for_ended: bool) {
     with_lab(|lab| {
         lab.count_port(Host::A, "tcp", 7003);
@@ -300,7 +307,7 @@ fn the_last_figures_come_with_the_removal_that_is_not_waited_for_root() {
     the_last_figures_come_with_the_removal(false);
 }
 
-/// A process that came and went between two updates is delivered with its bytes, as removed.
+/// A process that starts and ends between two updates is delivered with its bytes, as removed.
 #[test]
 fn a_process_between_two_updates_is_delivered_root() {
     with_lab(|lab| {

@@ -1,5 +1,6 @@
-//! Translated addresses: published ports, redirected ones, virtual addresses, masquerading, and what the kernel answers.
-//! Whoever has the socket has the bytes, and what is another's is nobody's here.
+//! Translated addresses: published ports, redirected ports, virtual addresses, masquerading, and the
+//! kernel's answers. The process that holds the socket is credited with the bytes; bytes of other hosts
+//! have no owner here.
 
 use super::lab::{self, Host, Lab, Maker, die_with_this, enter, nft, run};
 use super::{Watch, options, with};
@@ -12,14 +13,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Far beyond what finding an owner takes.
+/// The time limit, far longer than finding an owner takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Payload of each flow.
 const BYTES: u64 = 1_000_000;
 const RATE: u64 = 4_000_000;
 
-/// How owners are found: by programs in the kernel, without them, or where the kernel counts.
+/// The ways to find owners: with eBPF programs, without them, or with engine `kernel`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
     Owners,
@@ -36,13 +37,13 @@ impl Way {
     }
 }
 
-/// A container of host A: a namespace whose traffic goes by way of the host. It vanishes with this.
+/// A container of host A: a namespace whose traffic is routed through the host. Dropping this removes it.
 pub struct Container {
     pub name: String,
 }
 
 impl Container {
-    /// 10.78.0.2 behind 10.78.0.1, an address of host A.
+    /// Makes 10.78.0.2 behind 10.78.0.1, an address of host A.
     pub fn of(lab: &Lab) -> Container {
         let (host, container) = (lab.name(Host::A), Container { name: format!("{}-c", lab.name(Host::A)) });
         let name = &container.name;
@@ -76,25 +77,25 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // One that was never made cannot be deleted; there is nobody to tell.
+        // A namespace that was never made cannot be deleted; there is no caller to report the error to.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
     }
 }
 
 fn without_offloads(namespace: &str, device: &str) {
     run(&format!("ip netns exec {namespace} ethtool -K {device} tso off gso off gro off"));
-    // TCP makes packets of several segments all the same, to be cut behind the counters.
+    // TCP still makes packets of several segments, which would be cut after the counters.
     run(&format!("ip -n {namespace} link set {device} gso_max_segs 1"));
 }
 
-/// A lab in which a packet of the counters is one on the wire.
+/// Makes a lab in which a packet of the counters is a packet on the wire.
 pub fn lab() -> Lab {
     let lab = Lab::new();
     [Host::A, Host::B].iter().for_each(|host| without_offloads(lab.name(*host), "veth0"));
     lab
 }
 
-/// Counts in a namespace what programs there send to an address and receive from it, from here on.
+/// Counts from now on the bytes that programs in a namespace send to an address and receive from it.
 pub fn count(namespace: &str, peer: &str) {
     nft(
         namespace,
@@ -111,7 +112,8 @@ pub fn count(namespace: &str, peer: &str) {
     );
 }
 
-/// Bytes sent and received since [`count`], with a link header for each packet, once they stand still.
+/// Returns the bytes sent and received since [`count`], with a link header for each packet, once they
+/// no longer change.
 pub fn counted(namespace: &str) -> (u64, u64) {
     let read = |name: &str| {
         let text = run(&format!("ip netns exec {namespace} nft list counter inet counted {name}"));
@@ -133,7 +135,7 @@ pub fn counted(namespace: &str) -> (u64, u64) {
     }
 }
 
-/// Sockets of this process on a host that nobody reads from, on one port of all addresses.
+/// Returns sockets of this process on a host that it never reads from, on one port of all addresses.
 fn idle(lab: &Lab, port: u16) -> (TcpListener, UdpSocket) {
     enter(lab.name(Host::A), || {
         (TcpListener::bind(("0.0.0.0", port)).unwrap(), UdpSocket::bind(("0.0.0.0", port)).unwrap())
@@ -144,7 +146,7 @@ pub fn unowned(watch: &Watch, reason: Unowned) -> u64 {
     watch.session.stats_reader().read().bytes.unowned[reason as usize]
 }
 
-/// Moves the bytes from a source to a sink and returns both, finished.
+/// Moves the bytes from a source to a sink, and returns both once they have finished.
 fn moved(mut source: Maker, mut sink: Maker) -> [Maker; 2] {
     source.start();
     assert_eq!(source.finish().payload, BYTES);
@@ -202,7 +204,8 @@ fn a_published_port_is_the_servers_in_the_container_and_not_an_idle_listeners_ro
     });
 }
 
-/// Updates until so many bytes have passed by, if packets are captured; nobody is credited with any.
+/// Updates until `passed` bytes have been captured, if packets are captured; asserts that no process is
+/// credited with any.
 #[track_caller]
 fn expect_nothing(watch: &mut Watch, way: Way, passed: u64) {
     let is_done = |watch: &Watch| way == Way::Kernel || unowned(watch, Unowned::NotLocal) >= 2 * passed;
@@ -218,7 +221,8 @@ fn expect_nothing(watch: &mut Watch, way: Way, passed: u64) {
     assert!(is_done(watch), "{passed}: {:?}", watch.session.stats_reader().read().bytes);
 }
 
-/// Masquerading keeps the port if it can, so that the flow of the container looks like one of a process of the host.
+/// Masquerading keeps the port if possible, so that the flow of the container looks like one of a
+/// process of the host.
 #[test]
 fn a_masqueraded_connection_is_not_that_of_a_process_that_has_called_the_same_server_root() {
     each(|lab, way, protocol| {
@@ -247,7 +251,7 @@ fn a_masqueraded_connection_is_not_that_of_a_process_that_has_called_the_same_se
         assert!(sent > BYTES);
         watch.expect_all_within(TIMEOUT, host.pid(), truth);
         if way != Way::Kernel {
-            // On both devices that it passes.
+            // Captured on both devices that it passes.
             let passed = 2 * (sent + received);
             let found = unowned(&watch, Unowned::NotLocal);
             assert!(found.abs_diff(passed) <= passed / 1000, "{found} of {passed}");
@@ -258,7 +262,7 @@ fn a_masqueraded_connection_is_not_that_of_a_process_that_has_called_the_same_se
 
 #[test]
 fn a_process_has_the_bytes_of_its_socket_whatever_the_wire_says_root() {
-    // Where it is called, by whom, and where its server is.
+    // The client's host, the address that it connects to, the server's host and the server's address.
     let called = |port| format!("10.77.0.2:{port}");
     let flows: [(Host, String, Host, &str); 5] = [
         (Host::B, "10.77.0.1:80".into(), Host::A, "0.0.0.0:8080"),
@@ -310,7 +314,7 @@ fn a_process_has_the_bytes_of_its_socket_whatever_the_wire_says_root() {
     });
 }
 
-/// A raw socket receives a copy of each echo request, and the kernel answers it.
+/// A raw socket receives a copy of each echo request, and the kernel answers the request.
 #[test]
 fn the_kernels_echo_replies_are_not_a_raw_sockets_root() {
     for way in Way::ALL {
@@ -323,7 +327,7 @@ fn the_kernels_echo_replies_are_not_a_raw_sockets_root() {
                         let raw =
                             unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
                         assert!(raw >= 0);
-                        // SAFETY: the call has just returned it, and nobody else has it.
+                        // SAFETY: the call has just returned the descriptor, and nothing else owns it.
                         unsafe { OwnedFd::from_raw_fd(raw) }
                     },
                 )
@@ -334,7 +338,7 @@ fn the_kernels_echo_replies_are_not_a_raw_sockets_root() {
                 let host = lab.name(Host::B);
                 let words = format!("ip netns exec {host} ping -q -c 100 -i 0.002 -s 1000 {address}");
                 assert!(run(&words).contains("100 received"));
-                // The engine of the kernel sees the replies alone.
+                // Engine `kernel` sees only the replies.
                 let truth = 100 * (1_000 + headers) * if way == Way::Kernel { 1 } else { 2 };
                 let deadline = Instant::now() + TIMEOUT;
                 while Instant::now() < deadline {
@@ -345,7 +349,7 @@ fn the_kernels_echo_replies_are_not_a_raw_sockets_root() {
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 let found = unowned(&watch, Unowned::NoPorts) - before;
-                // Nor is anything else of a raw socket's that looks like it.
+                // More may be found: other packets that match a raw socket are not credited to it, either.
                 assert!(found >= truth, "{way:?}, {address}: {found} of {truth}");
             }
             assert!(watch.traffic().values().all(|traffic: &Traffic| traffic.send_bytes == 0));

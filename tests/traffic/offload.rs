@@ -1,6 +1,7 @@
-//! Frames of many packets (GSO, TSO, GRO): processes are credited with what the wire carried, bytes and packets.
+//! Frames of many packets (GSO, TSO, GRO): processes are credited with the bytes and packets that
+//! the wire carried.
 //!
-//! The truth is counted in the middle of the wire, where no frame exceeds the MTU whatever the hosts do.
+//! The reference is counted in the middle of the wire, where no frame exceeds the MTU whatever the hosts do.
 
 use super::lab::{Host, Lab, Maker, Offloads, run};
 use super::{V4, V6, Watch, options, with};
@@ -14,18 +15,18 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The engines that must have it right.
+/// The engines that must count exactly.
 const ENGINES: [Engine; 2] = [Engine::Pcap, Engine::Kernel];
 
-/// Far beyond the time in which bytes find their owner.
+/// The time limit, far longer than it takes to find the owner of bytes.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What may be missing of the truth, or be too much: packets under way that found a queue full.
+/// The permitted deviation from the reference: packets under way that found a full queue.
 const TOLERANCE: f64 = 0.001;
 
 const PORT: u16 = 7050;
 
-/// What the wire carried for a process, and what it was credited with.
+/// The traffic of a process on the wire, and the traffic that it was credited with.
 struct Outcome {
     truth: Traffic,
     found: Traffic,
@@ -33,7 +34,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Fails when the process was not credited with what the wire carried.
+    /// Fails if the process was not credited with the traffic on the wire.
     #[track_caller]
     fn is_exact(&self) {
         let Outcome { truth, found, stats } = self;
@@ -47,7 +48,7 @@ impl Outcome {
     }
 }
 
-/// Who makes the traffic: the modes of the server, on host B, and of the client on host A, with their numbers.
+/// The traffic makers: the modes of the server on host B and of the client on host A, with their numbers.
 struct Talk<'a> {
     protocol: &'static str,
     server: (&'static str, &'a [(&'static str, u64)]),
@@ -57,7 +58,7 @@ struct Talk<'a> {
 const BULK: Talk =
     Talk { protocol: "tcp", server: ("tcp-sink", &[]), client: ("tcp-source", &[("bytes", 200_000_000)]) };
 
-/// Of the receiver's SYN the sender learns that it accepts no larger segments.
+/// The sender learns from the receiver's SYN that it accepts no larger segments.
 const BULK_1200: Talk<'_> = Talk { server: ("tcp-sink", &[("segment", 1200)]), ..BULK };
 const BULK_536: Talk<'_> = Talk { server: ("tcp-sink", &[("segment", 536)]), ..BULK };
 
@@ -72,14 +73,14 @@ const REQUESTS: Talk<'_> = Talk {
 };
 
 impl Talk<'_> {
-    /// Has them talk, watched from one host, and returns what came of it when all has been credited.
+    /// Makes the traffic, captured on one host, and returns the outcome once everything is credited.
     fn watched_from(&self, lab: &Lab, engine: Engine, address: &str, host: Host) -> Outcome {
         let mut watch = Watch::with(lab, host, options(engine));
         assert_eq!(watch.session.stats_reader().read().engine, engine);
         self.seen_by(&mut watch, lab, address, host)
     }
 
-    /// The same, watched by a session that is open.
+    /// Does the same with a session that is already open.
     fn seen_by(&self, watch: &mut Watch, lab: &Lab, address: &str, host: Host) -> Outcome {
         self.count(lab);
         let makers = self.makers(lab, address);
@@ -91,7 +92,7 @@ impl Talk<'_> {
         lab.count(Host::A, &format!("{protocol} dport {PORT}"), &format!("{protocol} sport {PORT}"));
     }
 
-    /// The server and the client; with [`BULK`] they have connected.
+    /// Starts the server and the client; with [`BULK`] they are connected.
     fn makers(&self, lab: &Lab, address: &str) -> [Maker; 2] {
         let target = SocketAddr::new(address.parse().unwrap(), PORT).to_string();
         let server = lab.maker(Host::B, self.server.0, &target, self.server.1);
@@ -99,7 +100,7 @@ impl Talk<'_> {
     }
 }
 
-/// Has the makers do their work, and returns what came of it at one of them.
+/// Runs the makers, and returns the outcome at one of them.
 fn played([mut server, mut client]: [Maker; 2], watch: &mut Watch, lab: &Lab, host: Host) -> Outcome {
     client.start();
     assert_eq!(client.finish().failed, 0);
@@ -121,7 +122,7 @@ fn played([mut server, mut client]: [Maker; 2], watch: &mut Watch, lab: &Lab, ho
     Outcome { truth, found, stats }
 }
 
-/// The traffic of a process once it stands still; no other process has any.
+/// Returns the traffic of a process once it no longer changes; asserts that no other process has any.
 fn settled(watch: &mut Watch, pid: i32) -> (Traffic, Stats) {
     let deadline = Instant::now() + TIMEOUT;
     let mut before = None;
@@ -150,7 +151,7 @@ fn exact(talk: &Talk<'_>, address: &str, host: Host, offloads: Offloads) {
             let outcome = talk.watched_from(lab, engine, address, host);
             outcome.is_exact();
             let stats = outcome.stats;
-            // The test means something only if such frames were there.
+            // The test is meaningful only if there were such frames.
             if engine == Engine::Pcap {
                 assert_eq!(stats.offloaded_frames > 100, offloads == Offloads::On, "{stats:?}");
             }
@@ -183,7 +184,8 @@ exact! {
     requests_received_without_offloads_v4_root: REQUESTS V4 seen from B, offloads Off;
 }
 
-/// Frames of more than 64 KB, whose headers state no length and have an option that is not on the wire (BIG TCP).
+/// Frames of more than 64 KB, whose headers state no length and have an option that is not on the
+/// wire (BIG TCP).
 #[test]
 fn big_frames_v6_root() {
     ENGINES.into_iter().for_each(big_frames);
@@ -198,7 +200,7 @@ fn big_frames(engine: Engine) {
             eprintln!("not run: needs BIG TCP, Linux 5.19");
             return;
         }
-        // Otherwise the window lets no frame become that big.
+        // Otherwise the window prevents frames from becoming that big.
         lab.set(Host::B, "net/ipv4/tcp_rmem", "4096 131072 2097152");
         let outcome = BULK.watched_from(lab, engine, V6, Host::A);
         outcome.is_exact();
@@ -211,7 +213,7 @@ fn big_frames(engine: Engine) {
     });
 }
 
-/// The MTU is that of the device in its own namespace, and followed as it changes.
+/// The MTU is that of the device in its own namespace, and changes of it are followed.
 #[test]
 fn the_mtu_is_followed_in_every_namespace_root() {
     const MTU: u64 = 1300;
@@ -225,7 +227,7 @@ fn the_mtu_is_followed_in_every_namespace_root() {
         let session = Session::open(Options { capture, ..Options::default() }).unwrap();
         let mut watch = Watch { session, removed: HashMap::new() };
         run(&format!("ip -n {} link set veth0 mtu {MTU}", lab.name(Host::A)));
-        // Longer than devices are left alone.
+        // Longer than the interval at which devices are checked.
         std::thread::sleep(Duration::from_millis(2500));
         let outcome = BULK.seen_by(&mut watch, lab, V4, Host::A);
         assert!(outcome.truth.send_packets > 200_000_000 / (MTU - 52), "{:?}", outcome.truth);
@@ -233,8 +235,8 @@ fn the_mtu_is_followed_in_every_namespace_root() {
     });
 }
 
-/// Datagrams that the sender has had cut (UDP_SEGMENT) or the receiver merged (UDP_GRO): engine `pcap` cannot know how
-/// long each was. `src/abi/README.md` states how much is missing.
+/// Datagrams that the sender let the kernel cut (UDP_SEGMENT) or the receiver let it merge (UDP_GRO): engine
+/// `pcap` cannot know the length of each. `src/abi/README.md` states how much is missing.
 fn datagrams(segment: u64, host: Host, most: (f64, f64)) {
     let client = [("bytes", 20_000_000), ("rate", 10_000_000), ("segment", segment), ("segments", 40)];
     let talk = Talk {
@@ -265,8 +267,8 @@ fn opened_before(talk: &Talk<'_>, host: Host, most: (f64, f64)) {
 }
 
 impl Outcome {
-    /// Fails when more is missing of what was sent by host A or received by host B than so many percent of the bytes
-    /// and of the packets, or more was counted than had passed.
+    /// Fails if more than these percentages of the bytes and packets that host A sent or host B received are
+    /// missing, or if more was counted than had passed.
     #[track_caller]
     fn lacks(&self, host: Host, (most_bytes, most_packets): (f64, f64)) {
         let Outcome { truth, found, stats } = self;

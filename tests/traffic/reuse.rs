@@ -1,4 +1,4 @@
-//! Connections that follow one another between the same endpoints within a batch of the capture.
+//! Successive connections between the same endpoints within a batch of the capture.
 
 use super::counting::expect;
 use super::lab::{Host, Lab, Maker, die_with_this};
@@ -8,8 +8,8 @@ use capture::config::{Engine, Options};
 const CONNECTIONS: u64 = 20;
 const PAYLOAD: u64 = 5_000;
 
-/// A server and a client that reset every connection, so that its endpoints are free for the next one at once. Each says
-/// how many connections it has made and what it has moved, and stays.
+/// A server and a client that reset every connection, so that its endpoints are free for the next one at
+/// once. Each prints its number of connections and of bytes, and stays.
 const PROGRAM: &str = r#"
 import os, socket, struct, sys, time
 count, payload = int(sys.argv[1]), int(sys.argv[2])
@@ -58,7 +58,7 @@ fn every_connection_is_counted(engine: Engine, probes: bool) {
         let line = program.line();
         let words: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
         assert_eq!(words[1], CONNECTIONS * PAYLOAD, "the server has received all");
-        // What passes the output hook passes the input hook.
+        // A packet that passes the output hook also passes the input hook.
         let counted = lab.counted(Host::A);
         let (sent, received) = (counted.out_to, counted.out_from);
         let (client, server) = (program.pid(), words[0] as i32);

@@ -1,5 +1,6 @@
-//! Addresses that are local by a route of another table than `local`, for packets that a routing rule selects (TPROXY): what a
-//! socket here takes is its owner's, and what is forwarded is nobody's.
+//! Addresses that are local by a route in a table other than `local`, for packets that a routing rule
+//! selects (TPROXY): packets that a socket of this host receives are credited to its owner, and forwarded
+//! packets have no owner.
 
 use super::counting::{me, on};
 use super::lab::{Host, Lab, nft, run};
@@ -11,13 +12,13 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Far beyond what finding an owner takes.
+/// The time limit, far longer than finding an owner takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Payload that a connection carries to the proxy.
 const BYTES: usize = 1_000_000;
 
-/// Has host A take TCP packets to port 80 of any address for those of its port 8080.
+/// Makes host A deliver TCP packets for port 80 of any address to its port 8080.
 fn divert(lab: &Lab) {
     let host = lab.name(Host::A);
     nft(
@@ -37,10 +38,11 @@ fn divert(lab: &Lab) {
     run(&format!("ip -n {} route add 203.0.113.0/24 via 10.77.0.1", lab.name(Host::B)));
 }
 
-/// A listener of this process on host A that takes connections to any address.
+/// Returns a listener of this process on host A that accepts connections to any address.
 fn proxy(lab: &Lab) -> TcpListener {
     on(lab, Host::A, || {
-        // SAFETY: the calls take numbers, and pointers to what lives through them; the descriptor is nobody else's.
+        // SAFETY: the calls take numbers, and pointers to memory that lives during them; nothing else owns
+        // the descriptor.
         let listener = unsafe {
             let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
             assert!(socket >= 0);
@@ -87,7 +89,7 @@ fn a_transparent_proxy_has_the_bytes_of_its_connections_root() {
     }
 }
 
-/// The host could take any packet, and has a server on the port that the container is called at.
+/// The host could receive any packet, and has a server on the port of the container that clients send to.
 #[test]
 fn what_such_a_host_forwards_is_not_a_servers_on_the_same_port_root() {
     for way in [Way::Owners, Way::Portable] {
@@ -108,7 +110,7 @@ fn what_such_a_host_forwards_is_not_a_servers_on_the_same_port_root() {
                 inside.send_to(&[7; 500][..count], from).unwrap();
             }
             let (sent, received) = counted(&container.name);
-            // On both devices that it passes.
+            // Captured on both devices that it passes.
             let passed = 2 * (sent + received);
             let deadline = Instant::now() + TIMEOUT;
             loop {

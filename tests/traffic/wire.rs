@@ -1,33 +1,34 @@
-//! The wire between the hosts: a network namespace that both directions pass, and in it a link whose devices neither
-//! segment nor merge anything, where packets are counted.
+//! The wire between the hosts: a network namespace that both directions pass through, with a link whose
+//! devices neither segment nor merge anything, where packets are counted.
 //!
-//! A veth device hands an offloaded frame on as it is, and so do routers and bridges, until a device has to transmit it
-//! that cannot: that is the link in the middle of this namespace, between two bridges. What comes out of it is what a
-//! cable would carry, and counted as it does, before any host can merge it again.
+//! Veth devices, routers and bridges pass an offloaded frame on unchanged, until it reaches a device
+//! that cannot transmit it: that is the link in the middle of this namespace, between two bridges. The
+//! packets at its far end are those that a cable would carry, and are counted there before any host can
+//! merge them again.
 
 use super::{enter, nft, run};
 
-/// The largest window of a receiver. What is under way then fits the queue of any device on the way, so that no packet
-/// is lost between those who count.
+/// The largest window of a receiver. The data under way then fits the queue of any device on the way, so that
+/// no packet is lost between the points that count.
 const WINDOW: &str = "4096 131072 262144";
 
-/// Features of a device that make or take frames of several packets (ethtool(8)).
+/// Features of a device that make or accept frames of several packets (ethtool(8)).
 const OFFLOADS: &str = "tso X gso X gro X tx-udp-segmentation X";
 
-/// Whether a host leaves segmentation and merging to its device.
+/// The offload setting of a host: with `On`, it leaves segmentation and merging to its device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Offloads {
     On,
     Off,
 }
 
-/// The namespace between two others. It vanishes when its name is deleted.
+/// The namespace between two others. Deleting its name removes it.
 pub struct Wire {
     name: String,
 }
 
 impl Wire {
-    /// Makes the namespace. Each of the two hosts is still to be plugged in.
+    /// Makes the namespace. Each of the two hosts must still be plugged in.
     pub fn new(name: String) -> Wire {
         run(&format!("ip netns add {name}"));
         let wire = Wire { name };
@@ -47,7 +48,7 @@ impl Wire {
         wire
     }
 
-    /// Makes the device of a host that one end of the wire is plugged into, with its offloads on or off.
+    /// Makes the device of a host and connects it to one end of the wire, with its offloads on or off.
     pub fn plug(&self, host: &str, device: &str, end: usize, offloads: Offloads) {
         let name = &self.name;
         run(&format!("ip -n {host} link add {device} type veth peer name host{end} netns {name}"));
@@ -63,8 +64,8 @@ impl Wire {
         run(&format!("ip -n {name} link set {device} up"));
     }
 
-    /// Counts packets from here on, by the matches of those to the server and of those from it, instead of what was
-    /// counted before.
+    /// Counts packets from now on, by a match for those to the server and one for those from it, and resets
+    /// earlier counts.
     pub fn count(&self, to_server: &str, from_server: &str) {
         let chain = |end: usize| {
             format!(
@@ -83,17 +84,18 @@ impl Wire {
         nft(&self.name, &format!("{emptied}\ntable netdev capture {{\n{chains}\n}}"));
     }
 
-    /// The device by which all comes in that has been plugged in at the other end.
+    /// Returns the device through which all packets arrive that the host at the other end sends.
     pub fn device(end: usize) -> String {
         format!("middle{end}")
     }
 
-    /// The name of the counter of packets that come out at an end: those to the server, and those from it.
+    /// Returns the names of the counters of packets that leave the wire at an end: those to the server,
+    /// and those from it.
     pub fn counters(end: usize) -> [String; 2] {
         [format!("to{end}"), format!("from{end}")]
     }
 
-    /// The namespace, as `ip netns` knows it.
+    /// Returns the namespace, as `ip netns` knows it.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -1,4 +1,5 @@
-//! Rows made by hand from the kernel's headers, damaged ones, and the running kernel's own against other sources.
+//! Tests of rows built from the kernel's headers, of damaged rows, and of the running kernel's rows against
+//! other sources.
 
 use super::*;
 use nix::ifaddrs::getifaddrs;
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// An attribute with its padding.
+/// Returns an attribute with its padding.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
@@ -15,7 +16,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `struct ifinfomsg` of an Ethernet device with these attributes.
+/// Returns the `struct ifinfomsg` of an Ethernet device with these attributes.
 fn link_row(index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
     row_of_type(1, index, flags, attributes)
 }
@@ -36,7 +37,8 @@ fn address_row(family: i32, prefix: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
     row
 }
 
-/// eth0.5, a VLAN device with the tag 0x88a8, 5 on device 2, enslaved to 7, with nested flags as newer kernels set.
+/// Returns the row of eth0.5, a VLAN device with the tag 0x88a8, 5 on device 2, enslaved to 7, with nested
+/// flags as newer kernels set them.
 fn vlan_row() -> Vec<u8> {
     let data =
         [attribute(1, &5u16.to_ne_bytes()), attribute(2, &[0; 8]), attribute(5, &[0x88, 0xa8])].concat();
@@ -98,7 +100,8 @@ fn frames_are_those_of_the_type_unless_the_kind_says_more() {
     };
     let tun =
         |mode: u8| attribute(18, &[attribute(1, b"tun"), attribute(2, &attribute(3, &[mode]))].concat());
-    // Ethernet and loopback; PPP, tunnels of IPv4 and IPv6, GRE, bare IP; 802.11 with radiotap headers, nlmon.
+    // Ethernet and loopback; PPP, tunnels of IPv4 and IPv6, GRE, bare IP; 802.11 with radiotap headers,
+    // nlmon.
     for (hardware, frames) in
         [(1, FrameKind::Ethernet), (772, FrameKind::Ethernet), (803, FrameKind::Others(803))]
             .into_iter()

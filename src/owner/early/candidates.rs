@@ -1,29 +1,31 @@
-//! Where the holder of a new socket is likely to be found, by what was seen of sockets and processes before.
+//! Candidates for the holder of a new socket, ranked by earlier observations of sockets and processes.
 //!
-//! Nothing here is believed: whoever asks reads the process's descriptors to make sure. Everything is bounded; the
-//! oldest suggestions make room.
+//! Candidates are only suggestions: the caller must read the process's descriptors to verify them. All but
+//! the list of all processes is bounded: a full queue evicts its oldest entry, and a full map of endpoints,
+//! identities or cursors is cleared.
 
 use crate::model::{Endpoint, FlowKey, Namespace, ProcId, Protocol};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Processes known to be young, and for how long a process is; it opens its first sockets soon after its start.
+/// The limit of young processes, and the age up to which a process is young; it opens its first sockets soon
+/// after its start.
 const MAX_YOUNG: usize = 1024;
 const YOUNG: Duration = Duration::from_secs(10);
-/// Processes remembered for having owned sockets lately.
+/// The limit of processes that are kept as recent owners of sockets.
 const MAX_TRAILS: usize = 1024;
-/// Processes remembered for one endpoint.
+/// The limit of processes for one endpoint.
 const MAX_AT_END: usize = 8;
-/// Endpoints for which processes are remembered.
+/// The limit of endpoints with processes.
 const MAX_ENDS: usize = 16_384;
-/// Descriptors remembered of one process or endpoint. Numbers are given out lowest first, so that they come again and
-/// again.
+/// The limit of descriptors for one process or endpoint. The kernel assigns the lowest free number, so the
+/// same numbers recur.
 const MAX_DESCRIPTORS: usize = 4;
-/// Processes of which it is remembered who they are.
+/// The limit of processes with a known identity.
 const MAX_IDENTITIES: usize = 4096;
 
-/// Which end of a connection is on this host, as far as its owner is concerned.
+/// The end of a connection that is on this host, as far as its owner is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Side {
     /// The end that opened it, or sent the first datagram.
@@ -32,7 +34,7 @@ pub enum Side {
     Called,
 }
 
-/// What flows of one program have in common: whom it calls, or where it is called.
+/// The common property of flows of one program: the endpoint that it calls, or at which it is called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(in crate::owner) struct End {
     namespace: Namespace,
@@ -48,7 +50,7 @@ impl End {
     }
 }
 
-/// A process that was forked or became another program lately.
+/// A process that was forked or executed another program recently.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::owner) struct Young {
     pub pid: i32,
@@ -56,7 +58,7 @@ pub(in crate::owner) struct Young {
     since: Instant,
 }
 
-/// Where in a process sockets were found.
+/// The descriptors of a process that were sockets.
 #[derive(Clone, Default, Debug)]
 struct Trail {
     uid: u32,
@@ -64,14 +66,14 @@ struct Trail {
     descriptors: VecDeque<i32>,
 }
 
-/// Who called an endpoint, or was called there, and by which descriptors. Latest last.
+/// The processes that called an endpoint, or were called there, and their descriptors. Latest last.
 #[derive(Clone, Default, Debug)]
 struct AtEnd {
     processes: VecDeque<i32>,
     descriptors: VecDeque<i32>,
 }
 
-/// The suggestions.
+/// The candidates.
 #[derive(Default, Debug)]
 pub(in crate::owner) struct Candidates {
     /// Latest last.
@@ -82,19 +84,19 @@ pub(in crate::owner) struct Candidates {
     cursors: HashMap<i32, i32, RandomState>,
     ends: HashMap<End, AtEnd, RandomState>,
     identities: HashMap<i32, ProcId, RandomState>,
-    /// Those that used the CPU lately, the busiest first.
+    /// Processes that used the CPU recently, the busiest first.
     busy: Vec<i32>,
-    /// Those that were seen to have opened sockets a moment ago, latest last.
+    /// Processes that were seen to have opened sockets a moment ago, latest last.
     opening: VecDeque<i32>,
     /// All processes with their users, those that opened sockets last first; as of the latest full scan.
     crowd: Vec<(i32, u32)>,
-    /// Where in `crowd`, and in `young` from its end, the next one in turn stands.
+    /// The index of the next process in turn, in `crowd`, and in `young` from its end.
     next_in_crowd: usize,
     next_young: usize,
 }
 
 impl Candidates {
-    /// A process was forked.
+    /// Records that a process was forked.
     pub fn forked(&mut self, pid: i32, parent: i32, now: Instant) {
         self.forget(pid);
         self.young.push_back(Young { pid, parent, since: now });
@@ -104,7 +106,7 @@ impl Candidates {
         }
     }
 
-    /// A process became another program: what it holds now is its own.
+    /// Records that a process executed another program: the descriptors that it holds now are its own.
     pub fn became_another(&mut self, pid: i32, now: Instant) {
         let identity = self.identities.get(&pid).copied();
         let parent = self.take_young(pid).map_or(0, |young| young.parent);
@@ -112,7 +114,7 @@ impl Candidates {
         identity.into_iter().for_each(|identity| self.identify(identity));
     }
 
-    /// A process has ended.
+    /// Records that a process has ended.
     pub fn ended(&mut self, pid: i32) {
         self.take_young(pid);
         self.forget(pid);
@@ -129,7 +131,8 @@ impl Candidates {
         self.identities.remove(&pid);
     }
 
-    /// Remembers who a process is until it ends. Only where ends are told of may this be called.
+    /// Records the identity of a process until the process ends. The caller may only use this if process ends
+    /// are reported.
     pub fn identify(&mut self, process: ProcId) {
         if self.identities.len() >= MAX_IDENTITIES && !self.identities.contains_key(&process.pid) {
             self.identities.clear();
@@ -137,27 +140,27 @@ impl Candidates {
         self.identities.insert(process.pid, process);
     }
 
-    /// Who a process is, if that is remembered.
+    /// Returns the recorded identity of a process.
     pub fn identity(&self, pid: i32) -> Option<ProcId> {
         self.identities.get(&pid).copied()
     }
 
-    /// Processes may have ended that were not told of.
+    /// Drops all identities, because the ends of some processes may have been missed.
     pub fn forget_identities(&mut self) {
         self.identities.clear();
     }
 
-    /// The parent of a young process.
+    /// Returns the parent of a young process.
     pub fn parent(&self, pid: i32) -> Option<i32> {
         self.young.iter().rev().find(|young| young.pid == pid).map(|young| young.parent)
     }
 
-    /// The youngest children of a process, latest first.
+    /// Returns the youngest children of a process, latest first.
     pub fn children(&self, parent: i32) -> impl Iterator<Item = i32> {
         self.young.iter().rev().filter(move |young| young.parent == parent).map(|young| young.pid)
     }
 
-    /// A socket of this flow was found in a process.
+    /// Records that a socket of this flow was found in a process.
     pub fn found(&mut self, key: &FlowKey, side: Side, pid: i32, descriptor: i32, uid: u32) {
         let end = End::of(key, side);
         if self.ends.len() >= MAX_ENDS && !self.ends.contains_key(&end) {
@@ -174,21 +177,21 @@ impl Candidates {
         touch(&mut trail.descriptors, descriptor, MAX_DESCRIPTORS);
     }
 
-    /// The descriptors of a process that are likely to be a socket at this end, the likeliest first: those that were
-    /// sockets sought for in it before, or else those of other processes at this end, for the same program opens its
-    /// files in the same order.
+    /// Returns the descriptors of a process that are likely to be a socket at this endpoint, the likeliest
+    /// first: those that were wanted sockets in this process before, or else those of other processes at this
+    /// endpoint, because the same program opens its files in the same order.
     pub fn descriptors(&self, pid: i32, end: &End) -> impl Iterator<Item = i32> {
         let own = self.trails.get(&pid).map(|trail| &trail.descriptors);
         let likely = own.or_else(|| self.ends.get(end).map(|at_end| &at_end.descriptors));
         likely.into_iter().flat_map(|descriptors| descriptors.iter().rev().copied())
     }
 
-    /// Where reading a process's descriptors is to go on, if it was cut short.
+    /// Returns the descriptor at which an interrupted reading of a process continues.
     pub fn cursor(&self, pid: i32) -> Option<i32> {
         self.cursors.get(&pid).copied()
     }
 
-    /// Reading a process's descriptors is to go on here.
+    /// Sets the descriptor at which the reading of a process continues.
     pub fn set_cursor(&mut self, pid: i32, cursor: i32) {
         if self.cursors.len() >= MAX_TRAILS && !self.cursors.contains_key(&pid) {
             self.cursors.clear();
@@ -196,31 +199,33 @@ impl Candidates {
         self.cursors.insert(pid, cursor);
     }
 
-    /// All processes with their users, as a full scan found them, those with the newest sockets first.
+    /// Sets the list of all processes with their users from a full scan, those with the newest sockets first.
     pub fn set_crowd(&mut self, crowd: Vec<(i32, u32)>) {
         self.crowd = crowd;
         self.next_in_crowd = 0;
     }
 
-    /// The processes that used the CPU lately, the busiest first: what opens sockets uses the CPU.
+    /// Sets the processes that used the CPU recently, the busiest first: a process that opens sockets uses
+    /// the CPU.
     pub fn set_busy(&mut self, busy: Vec<i32>) {
         self.busy = busy;
     }
 
-    /// A process was seen to have opened a socket a moment ago.
+    /// Records that a process opened a socket a moment ago.
     pub fn saw_opening(&mut self, pid: i32) {
         touch(&mut self.opening, pid, MAX_AT_END);
     }
 
-    /// The processes that held sockets at this end before, latest first.
+    /// Returns the processes that held sockets at this endpoint before, latest first.
     pub fn at_end(&self, end: &End, into: &mut Vec<i32>) {
         into.clear();
         let at_end = self.ends.get(end).into_iter().flat_map(|at_end| at_end.processes.iter().rev().copied());
-        // Those that have ended have no trail any more.
+        // A process that has ended no longer has a trail.
         into.extend(at_end.filter(|pid| self.trails.contains_key(pid)));
     }
 
-    /// Young processes of the same parents as some others, but for these, latest first: workers that do the same.
+    /// Returns young processes with the same parents as the processes in `of`, without these, latest first:
+    /// workers with the same task.
     pub fn siblings(&self, of: &[i32], into: &mut Vec<i32>) {
         into.clear();
         let parents: Vec<i32> = of.iter().filter_map(|pid| self.parent(*pid)).collect();
@@ -228,14 +233,14 @@ impl Candidates {
         into.extend(self.young.iter().rev().filter(is_sibling).take(MAX_SIBLINGS).map(|young| young.pid));
     }
 
-    /// The processes started a moment ago, latest first.
+    /// Returns the processes that started a moment ago, latest first.
     pub fn newest(&self, now: Instant, into: &mut Vec<i32>) {
         into.clear();
         let is_new = |young: &&Young| now.saturating_duration_since(young.since) < NEW;
         into.extend(self.young.iter().rev().take_while(is_new).take(MAX_OF_A_KIND).map(|young| young.pid));
     }
 
-    /// Processes that open sockets as this user, or may well do so, each once.
+    /// Returns processes that open sockets as this user, or are likely to, each once.
     pub fn acquainted(&self, uid: u32, into: &mut Vec<i32>) {
         into.clear();
         let of_user = |pid: &&i32| self.trails.get(pid).is_some_and(|trail| trail.uid == uid);
@@ -250,7 +255,8 @@ impl Candidates {
         }
     }
 
-    /// The next process in turn, of the young ones and of all of this user. `None` when a round is over.
+    /// Returns the next process in turn, among the young ones and all of this user. `None` at the end of a
+    /// round.
     pub fn next_in_turn(&mut self, uid: u32) -> Option<i32> {
         if self.next_young < self.next_in_crowd
             && let Some(pid) = self.next_young()
@@ -279,14 +285,14 @@ impl Candidates {
     }
 }
 
-/// How long a process is likelier than all others to hold a new socket.
+/// The time for which a new process is likelier than all others to hold a new socket.
 const NEW: Duration = Duration::from_millis(100);
-/// More suggestions of a kind than this are not worth reading for one socket.
+/// The limit of candidates of one kind that are worth reading for one socket.
 const MAX_OF_A_KIND: usize = 16;
-/// Of siblings a descriptor or two are read, not all.
+/// The limit of siblings. Only a descriptor or two of each are read.
 const MAX_SIBLINGS: usize = 64;
 
-/// Puts `value` last and keeps at most `most`; returns the one forgotten for it.
+/// Puts `value` last and keeps at most `most`; returns the value that was evicted for it.
 fn touch(queue: &mut VecDeque<i32>, value: i32, most: usize) -> Option<i32> {
     if queue.back() == Some(&value) {
         return None;

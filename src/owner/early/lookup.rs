@@ -1,8 +1,8 @@
-//! Finding the owner at a flow's first packet, while its socket lives: an exact look-up of the socket, then a short
-//! search for the process where it is likely to be.
+//! Finds the owner at a flow's first packet, while its socket lives: an exact lookup of the socket, then a
+//! short search for the process among the likely candidates.
 //!
-//! Each look takes some microseconds and a bounded number of system calls. What is not found so quickly is left to the
-//! thorough search of [`crate::owner::Finder`], whose findings in turn are the hints of this one.
+//! Each attempt takes some microseconds and a bounded number of system calls. The remaining flows are left to
+//! the thorough search of [`crate::owner::Finder`], whose findings in turn are hints for this search.
 
 use super::candidates::Side;
 use super::owner_cache::{EarlyOwner, EarlyOwnerCache};
@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// When to look at an opening connection's socket, counted from its first packet: at once, since it may be over in a
-/// moment; and again for when the search for its process was cut short.
+/// The times of the attempts for the socket that opens a connection, counted from its first packet: at once,
+/// because the connection may close in a moment; and again if the search for its process was cut short.
 const OPENER: [Duration; 3] = [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(5)];
-/// When to look at the called end: a socket gets its inode when the server accepts the connection, which may be over a
-/// tenth of a millisecond later.
+/// The times of the attempts for the called end: a socket gets its inode when the server accepts the
+/// connection, which may close a tenth of a millisecond later.
 const CALLED: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_micros(60),
@@ -29,26 +29,27 @@ const CALLED: [Duration; 6] = [
     Duration::from_millis(2),
     Duration::from_millis(20),
 ];
-/// Flows that wait for a further look. What comes on top is left to the thorough search.
+/// The limit of flows that wait for a further attempt. Flows beyond it are left to the thorough search.
 const MAX_WAITING: usize = 4096;
-/// Flows whose first packet was seen lately, so that a packet that passes several devices is looked at once.
+/// The limit of flows whose first packet was seen recently, so that a packet that passes several devices is
+/// looked up once.
 const MAX_SEEN: usize = 1024;
 
 /// `TCP_LISTEN` of include/net/tcp_states.h.
 const LISTEN: u8 = 10;
 
-/// What was done so far.
+/// Counts of the early lookup so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EarlyLookupStats {
     /// First packets seen.
     pub packets: u64,
     /// Owners found.
     pub found: u64,
-    /// Flows whose socket was gone already.
+    /// Flows whose socket no longer existed.
     pub too_late: u64,
-    /// Flows whose socket was there, but not its process where it was looked for.
+    /// Flows whose socket existed, but whose process was not found among the candidates.
     pub not_found: u64,
-    /// First packets for which there was no room to wait.
+    /// First packets dropped because the waiting list was full.
     pub crowded_out: u64,
 }
 
@@ -57,17 +58,17 @@ pub struct EarlyLookupStats {
 pub struct Opening {
     /// The flow.
     pub key: FlowKey,
-    /// Which end of it is on this host.
+    /// The end of the flow that is on this host.
     pub side: Side,
     /// The index of the device on which the packet was seen, or 0.
     pub device: u32,
-    /// The sequence number of TCP, by which a repeated packet differs from another connection's.
+    /// The sequence number of TCP, which distinguishes a repeated packet from another connection's.
     pub sequence: Option<u32>,
-    /// When the packet was captured.
+    /// The time at which the packet was captured.
     pub time: Timestamp,
 }
 
-/// A flow that is to be looked at.
+/// A flow that waits for an attempt.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     opening: Opening,
@@ -83,30 +84,30 @@ impl Waiting {
         }
     }
 
-    /// When to look next; `None` when it was looked at often enough.
+    /// Returns the time of the next attempt; `None` after the last one.
     fn due(&self) -> Option<Instant> {
         self.schedule().get(self.looks).map(|&delay| self.first + delay)
     }
 }
 
-/// What one look has shown.
+/// The result of one attempt.
 enum LookupResult {
     Owner(Owner),
     /// There is no such socket, and there will not be.
     Gone,
-    /// Not accepted yet, or not found yet.
+    /// The socket is not accepted yet, or its process is not found yet.
     Later,
 }
 
-/// What is asked for the sockets of a namespace.
+/// The sources for the sockets of a namespace.
 struct NamespaceSockets {
     diag: InetDiag,
     translations: Translations,
 }
 
 impl NamespaceSockets {
-    /// The socket of a flow, also behind translated addresses or bound to the device, and the endpoints by which it was
-    /// found.
+    /// Finds the socket of a flow, also behind translated addresses or bound to the device, and the endpoints
+    /// by which it was found.
     fn find(&mut self, key: &FlowKey, device: u32, now: Instant) -> Option<(InetSocket, FlowKey)> {
         let devices = if device == 0 { 1 } else { 2 };
         for device in [0, device].into_iter().take(devices) {
@@ -122,7 +123,7 @@ impl NamespaceSockets {
     }
 }
 
-/// The search. One thread has it.
+/// The early lookup. One thread owns it.
 pub struct EarlyLookup {
     early: Arc<EarlyOwnerCache>,
     exchange: Arc<SearchExchange>,
@@ -136,7 +137,7 @@ pub struct EarlyLookup {
 }
 
 impl EarlyLookup {
-    /// A search in a `/proc` tree that leaves what it finds in `early`.
+    /// Returns a search in a `/proc` tree that records its findings in `early`.
     pub fn new(
         root: Arc<ProcRoot>,
         early: Arc<EarlyOwnerCache>,
@@ -160,34 +161,34 @@ impl EarlyLookup {
         &self.root
     }
 
-    /// Looks up sockets of this namespace with `diag` from now on, and behind its `translations`.
+    /// Looks up the sockets of this namespace with `diag`, and behind its `translations`, from now on.
     pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag, translations: Translations) {
         self.sockets.insert(namespace, NamespaceSockets { diag, translations });
     }
 
-    /// Forgets a namespace and closes its sockets.
+    /// Removes a namespace and closes its sockets.
     pub fn remove_namespace(&mut self, namespace: Namespace) {
         self.sockets.remove(&namespace);
     }
 
-    /// Whether [`EarlyLookup::process_event`] is told of every event from now on.
+    /// Sets whether every event is reported to [`EarlyLookup::process_event`] from now on.
     pub fn tell_events(&mut self, are_told: bool) {
         self.search.tell_ends(are_told);
         self.exchange.tell_starts(are_told);
     }
 
-    /// Events were lost.
+    /// Records that events were lost.
     pub fn missed_events(&mut self) {
         self.search.likely.forget_identities();
         self.exchange.missed_starts();
     }
 
-    /// Takes in who a process is that was told of a moment ago.
+    /// Records the identity of a process that was reported a moment ago.
     pub fn identify(&mut self, process: ProcId) {
         self.search.identify(process);
     }
 
-    /// Takes in what has happened to a process.
+    /// Records an event of a process.
     pub fn process_event(&mut self, event: &ProcessEvent, now: Instant) {
         match event.happening {
             Happening::Fork { parent } => {
@@ -200,7 +201,7 @@ impl EarlyLookup {
         }
     }
 
-    /// Takes in what the thorough search and the samples of processes have shown since the last time.
+    /// Takes the findings of the thorough search and of the process samples since the last call.
     pub fn learn(&mut self) {
         let taken = self.exchange.take();
         let likely = &mut self.search.likely;
@@ -211,7 +212,7 @@ impl EarlyLookup {
         taken.busy.into_iter().for_each(|busy| likely.set_busy(busy));
     }
 
-    /// A first packet of a flow was seen just now. It is looked at in [`EarlyLookup::look`].
+    /// Records a first packet that was seen just now. [`EarlyLookup::look`] looks up its flow.
     pub fn packet(&mut self, opening: Opening, now: Instant) {
         let is_recent = |(_, at): &&(Opening, Instant)| now.saturating_duration_since(*at) < REPEATED;
         let is_same = |known: &Opening| (known.key, known.sequence) == (opening.key, opening.sequence);
@@ -231,7 +232,8 @@ impl EarlyLookup {
         self.wait(Waiting { opening, first: now, looks: 0 }, now);
     }
 
-    /// Looks at the flows that are due at `now`, hands each owner found to `each`, and returns when to look again.
+    /// Looks up the flows that are due at `now`, passes each owner found to `each`, and returns the time of
+    /// the next attempt.
     pub fn look(&mut self, now: Instant, mut each: impl FnMut(&FlowKey, &Owner)) -> Option<Instant> {
         while let Some(entry) = self.waiting.first_entry() {
             let (due, _) = *entry.key();
@@ -259,12 +261,12 @@ impl EarlyLookup {
         None
     }
 
-    /// Releases the owners that no question will be asked about any more.
+    /// Expires the owners that no lookup will need any more.
     pub fn expire(&self, now: Instant) {
         self.early.expire(now);
     }
 
-    /// What was done so far.
+    /// The counts so far.
     pub fn stats(&self) -> EarlyLookupStats {
         self.stats
     }
@@ -279,7 +281,8 @@ impl EarlyLookup {
         self.waiting.insert((due, self.number), waiting);
     }
 
-    /// Whether another connection has begun since between the same endpoints: the socket there is its own.
+    /// Returns true if another connection has since begun between the same endpoints: the socket there is
+    /// that connection's.
     fn is_followed(&self, opening: &Opening) -> bool {
         let latest = self.seen.iter().rev().find(|(known, _)| known.key == opening.key);
         latest.is_some_and(|(latest, _)| latest.sequence != opening.sequence)
@@ -308,11 +311,11 @@ impl EarlyLookup {
     }
 }
 
-/// A packet of the same flow, and of the same sequence number, within this time is the same packet on another device, or
-/// repeats it.
+/// The time within which a packet of the same flow, with the same sequence number, is the same packet on
+/// another device, or a repetition.
 const REPEATED: Duration = Duration::from_millis(50);
 
-/// Whether a socket without an inode is one that a server has yet to accept.
+/// Returns true if a socket without an inode is one that a server has yet to accept.
 fn is_opening(socket: &InetSocket) -> bool {
     const ESTABLISHED: u8 = 1;
     const SYN_RECV: u8 = 3;

@@ -1,4 +1,4 @@
-//! Tests of the look at first packets, with sockets of the test's own process in a network namespace of its own.
+//! Tests of the early lookup, with sockets of the test's own process in a network namespace of its own.
 
 use super::*;
 use crate::model::{Address, Endpoint, Protocol};
@@ -7,10 +7,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// The look-ups name no device.
+/// The lookups name no device.
 const NO_DEVICE: u32 = 0;
 
-/// Longer than any look is put off.
+/// Longer than the delay of any attempt.
 const LATER: Duration = Duration::from_millis(30);
 
 struct Lab {
@@ -40,23 +40,23 @@ fn alone(test: impl FnOnce(Lab) + Send) {
 }
 
 impl Lab {
-    /// Tells of the test's own process as of one among all.
+    /// Adds the test's own process to the list of all processes, as one among others.
     fn tell_of_this_process(&mut self) {
         self.look.search.likely.set_crowd(vec![(1, 0), (self.own.pid, nix::unistd::geteuid().as_raw())]);
     }
 
-    /// The first packet of a flow was seen, which is always the same one.
+    /// Reports the first packet of a flow, always the same one.
     fn packet(&mut self, key: FlowKey, side: Side, now: Instant) {
         self.opening(key, side, 1, now);
     }
 
-    /// The first packet of a connection was seen, with this sequence number.
+    /// Reports the first packet of a connection, with this sequence number.
     fn opening(&mut self, key: FlowKey, side: Side, sequence: u32, now: Instant) {
         let (sequence, time) = (Some(sequence), Timestamp::now());
         self.look.packet(Opening { key, side, device: NO_DEVICE, sequence, time }, now);
     }
 
-    /// Looks until there is nothing more to wait for, and returns what was found.
+    /// Runs the lookup until no flow waits any more, and returns the owners found.
     fn found(&mut self) -> Vec<(FlowKey, Owner)> {
         let mut found = Vec::new();
         let mut now = Instant::now();
@@ -76,7 +76,7 @@ fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey {
     FlowKey { local: end(local), remote: end(remote), protocol, namespace: Namespace::HOME }
 }
 
-/// A connection, and its flow at the end that opened it.
+/// Opens a connection, and returns it with the flow of the end that opened it.
 fn connect(listener: &TcpListener) -> (TcpStream, FlowKey) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
@@ -187,8 +187,8 @@ fn the_sender_of_a_datagram_is_found_root() {
     });
 }
 
-/// Whatever low number a new descriptor gets among thousands, it is found after some connections, and then soon: other
-/// tests of this process may take the number meanwhile.
+/// A new descriptor among hundreds, whatever low number it has, is found after some connections, and from
+/// then on soon: other tests of this process may take the number in the meantime.
 #[test]
 fn a_process_of_many_descriptors_is_learned_bit_by_bit_root() {
     alone(|mut lab| {

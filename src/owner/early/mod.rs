@@ -1,7 +1,7 @@
 //! Early lookup: the owner of a flow at its first packet, while its socket lives.
 //!
-//! The lookup takes a first packet, queries the kernel for the socket, and searches the processes that are candidates. The
-//! owner goes into a cache, where it stays until the capture's batch brings the flow.
+//! The lookup takes a first packet, queries the kernel for the socket, and searches the candidate processes.
+//! A cache keeps the owner until the capture's batch brings the flow.
 
 mod candidates;
 mod lookup;

@@ -1,7 +1,7 @@
-//! Owners found at the first packet of their flow, kept until the capture's batch brings the question.
+//! Owners found at the first packet of their flow, kept until the capture's batch brings the query.
 //!
-//! Connections may follow one another between the same endpoints within a batch. Each has its own entry, by the time of its
-//! first packet.
+//! Several connections may follow one another between the same endpoints within a batch. Each has its own
+//! entry, by the time of its first packet.
 
 use super::candidates::Side;
 use crate::model::{FlowKey, Owner, Protocol, Timestamp};
@@ -9,23 +9,24 @@ use crate::sync::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Most flows recorded at once, about 240 bytes each, 15 MiB in all; the oldest are evicted. At 2,000 new flows a second the
-/// batches may be half a minute apart.
+/// The limit of recorded flows, about 240 bytes each, 15 MiB in all; the oldest are evicted. At 2,000 new
+/// flows a second the batches may be half a minute apart.
 const LIMIT: usize = 65_536;
 
-/// Room for the order of the flows that is kept when fewer are recorded.
+/// The capacity of `order` that is kept if fewer flows are recorded.
 const MIN_CAPACITY: usize = 1024;
 
-/// How long an owner is kept. Its question comes with the capture's next batch, at most the longest read timeout (60 s) later;
-/// it is late by as much as the capture, the queue of questions and the retries take under load.
+/// The time for which an owner is kept. Its query comes with the capture's next batch, at most the longest
+/// read timeout (60 s) later; under load, the capture, the lookup queue and the retries delay it further.
 const KEPT: Duration = Duration::from_secs(90);
 
-/// How much earlier than the capture's first packet of a flow its owner may have been found: the capture may see the packet
-/// on a later one of the devices that it passes.
+/// The maximum time by which an owner may have been found earlier than the capture's first packet of its
+/// flow: the capture may see the packet on a later one of the devices that it passes.
 const EARLIER_NS: u64 = 50_000_000;
 
-/// How much later the same packet may have been stamped for the search than for the capture. The kernel stamps it once for
-/// all readers, but for those that read when it began to stamp.
+/// The maximum time by which the same packet's timestamp in the early lookup may be later than in the
+/// capture. The kernel stamps a packet once for all readers, except for those that read when it began to
+/// stamp.
 const SAME_PACKET_NS: u64 = 20_000;
 
 /// An owner found early.
@@ -33,26 +34,27 @@ const SAME_PACKET_NS: u64 = 20_000;
 pub struct EarlyOwner {
     /// The owner.
     pub owner: Owner,
-    /// Which end of the flow is on this host.
+    /// The end of the flow that is on this host.
     pub side: Side,
-    /// When the packet was captured at which it was found.
+    /// The capture time of the packet at which the owner was found.
     pub seen: Timestamp,
 }
 
-/// The table, shared by the thread that fills it and the one that answers questions.
+/// The table, shared by the early lookup thread, which fills it, and the resolver, which reads it.
 #[derive(Default, Debug)]
 pub struct EarlyOwnerCache {
     table: Mutex<OwnerTable>,
 }
 
-/// A flow, and when its first packet was captured.
+/// A flow, and the time at which its first packet was captured; 0 if the flow is not a TCP connection.
 type CacheKey = (FlowKey, Timestamp);
 
 #[derive(Default, Debug)]
 struct OwnerTable {
-    /// `None` for a connection that was looked for in vain, among others between its endpoints; with the time of the record.
+    /// The owners with the time of the record; `None` for a connection that was not found, if others between
+    /// its endpoints are recorded.
     owners: BTreeMap<CacheKey, (Option<EarlyOwner>, Instant)>,
-    /// The same, the oldest first, since when they are kept at least.
+    /// The same keys, the oldest first, each with a time since which it is kept at least.
     order: VecDeque<(Instant, CacheKey)>,
     evicted: u64,
 }
@@ -83,19 +85,19 @@ impl OwnerTable {
                 }
             }
         }
-        // A burst leaves more room than is needed.
+        // A burst leaves more capacity than is needed.
         if self.order.capacity() > MIN_CAPACITY && self.order.len() < self.order.capacity() / 4 {
             self.order.shrink_to(MIN_CAPACITY.max(2 * self.order.len()));
         }
     }
 
-    /// The first entry of a flow from `from` on.
+    /// Returns the first entry of a flow from `from` on.
     fn next(&self, key: &FlowKey, from: Timestamp) -> Option<Option<EarlyOwner>> {
         let (_, (early, _)) = self.owners.range((*key, from)..=(*key, Timestamp(u64::MAX))).next()?;
         Some(*early)
     }
 
-    /// The last entry of a flow from `from` to `to`.
+    /// Returns the last entry of a flow from `from` to `to`.
     fn last(&self, key: &FlowKey, from: Timestamp, to: Timestamp) -> Option<Option<EarlyOwner>> {
         let (_, (early, _)) = self.owners.range((*key, from)..=(*key, to)).next_back()?;
         Some(*early)
@@ -103,19 +105,19 @@ impl OwnerTable {
 }
 
 impl EarlyOwnerCache {
-    /// Keeps the owner of a flow. Of other flows than connections it takes the place of the one known before.
+    /// Records the owner of a flow. If the flow is not a connection, the entry replaces the previous one.
     pub fn insert(&self, key: FlowKey, early: EarlyOwner, now: Instant) {
         let begins = if key.protocol == Protocol::TCP { early.seen } else { Timestamp::default() };
         self.table.lock().insert((key, begins), Some(early), now);
     }
 
-    /// Releases the owners that no question will be asked about any more.
+    /// Expires the owners that no lookup will need any more.
     pub fn expire(&self, now: Instant) {
         self.table.lock().expire(now);
     }
 
-    /// Notes that the owner of a connection which began at `seen` was not found, so that one before or after it is not taken
-    /// for it.
+    /// Records that the owner of a connection which began at `seen` was not found, so that a lookup does not
+    /// return the owner of the connection before or after it.
     pub fn miss(&self, key: FlowKey, seen: Timestamp, now: Instant) {
         if key.protocol != Protocol::TCP {
             return;
@@ -128,8 +130,9 @@ impl EarlyOwnerCache {
         }
     }
 
-    /// The owner of a flow whose first packet was captured at `first`, if it was found at that packet, or, of one that is not
-    /// over, at a later one. What was found for another connection between the same endpoints is no answer.
+    /// Returns the owner of a flow whose first packet was captured at `first`, if it was found at that
+    /// packet, or, for a flow that has not ended, at a later one. The owner of another connection between the
+    /// same endpoints is never returned.
     pub fn get(&self, key: &FlowKey, first: Timestamp, is_over: bool) -> Option<EarlyOwner> {
         let table = self.table.lock();
         let earliest = Timestamp(first.0.saturating_sub(EARLIER_NS));
@@ -145,7 +148,7 @@ impl EarlyOwnerCache {
         }
     }
 
-    /// Owners forgotten for want of room.
+    /// The number of owners evicted because of the limit.
     pub fn evicted(&self) -> u64 {
         self.table.lock().evicted
     }
@@ -158,7 +161,7 @@ mod tests {
     use crate::owner::made_up::key;
 
     const MS: u64 = 1_000_000;
-    /// When the first packet was captured of what the tests are about.
+    /// The time at which the first packet of the tested flows was captured.
     const START: u64 = 1_000 * MS;
 
     fn early(pid: i32, seen: u64) -> EarlyOwner {
@@ -194,7 +197,7 @@ mod tests {
     fn connections_that_follow_one_another_have_their_own_owners() {
         let (owners, flow) = (EarlyOwnerCache::default(), flow(Protocol::TCP));
         let begins = |number: i32| START + number as u64 * MS;
-        // What is found for one may come after what is found for the next.
+        // The owner of one connection may be found after that of the next.
         let (even, odd): (Vec<i32>, Vec<i32>) = (0..100).partition(|number| number % 2 == 0);
         for number in odd.into_iter().chain(even) {
             owners.insert(flow, early(number, begins(number)), Instant::now());

@@ -1,4 +1,4 @@
-//! A short search for the process that holds a socket, where it is likely to be.
+//! A short search for the process that holds a socket, among the likely candidates.
 
 use super::candidates::{Candidates, End, Side};
 use crate::model::{FlowKey, ProcId};
@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// System calls made for one look before it is cut short, some 1.5 µs each; of them those for processes that take their
-/// turn because nothing else is known, and those for the descriptors of any one process.
+/// Limits of the system calls of one attempt, some 1.5 µs each: all of them; those for processes that are
+/// read in turn because nothing else is known; and those for the descriptors of any one process.
 const EFFORT: u32 = 256;
 const EFFORT_IN_TURN: u32 = 64;
 const MAX_OF_A_PROCESS: u32 = 96;
 
-/// A socket whose holder is looked for, and the flow that it has.
+/// A socket whose holder is wanted, with its flow.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::owner) struct Sought {
     pub key: FlowKey,
@@ -28,12 +28,12 @@ pub(in crate::owner) struct Sought {
 /// The search.
 pub(in crate::owner) struct Search {
     root: Arc<ProcRoot>,
-    /// Where to look first.
+    /// The candidates that are searched first.
     pub likely: Candidates,
     holders: HolderTable,
-    /// Whether every end of a process is told of, so that a pid stands for one process until then.
+    /// Set if every end of a process is reported, so that a pid denotes one process until then.
     is_told_of_ends: bool,
-    /// Room for suggestions of four kinds.
+    /// Buffers for candidates of four kinds.
     suggestions: [Vec<i32>; 4],
     found: Vec<Holding>,
     entries: Vec<u8>,
@@ -41,7 +41,7 @@ pub(in crate::owner) struct Search {
 }
 
 impl Search {
-    /// A search in a `/proc` tree that knows of no process yet.
+    /// Returns a search in a `/proc` tree that knows no process yet.
     pub fn new(root: Arc<ProcRoot>) -> Search {
         Search {
             root,
@@ -55,20 +55,20 @@ impl Search {
         }
     }
 
-    /// Whether [`Candidates`] is told of every process's end from now on.
+    /// Sets whether every process's end is reported to [`Candidates`] from now on.
     pub fn tell_ends(&mut self, are_told: bool) {
         self.is_told_of_ends = are_told;
         self.likely.forget_identities();
     }
 
-    /// Takes in who a process is that was told of a moment ago.
+    /// Records the identity of a process that was reported a moment ago.
     pub fn identify(&mut self, process: ProcId) {
         if self.is_told_of_ends {
             self.likely.identify(process);
         }
     }
 
-    /// The process that holds a socket, and whether others do, too.
+    /// Returns the process that holds a socket, and true if other processes hold it too.
     pub fn holder(&mut self, sought: &Sought, now: Instant) -> Option<(ProcId, bool)> {
         let (pid, descriptor) = self.known_holder(sought.inode).or_else(|| self.search(sought, now))?;
         let (pid, shared) = self.youngest_of_family(pid, descriptor, sought.inode);
@@ -76,7 +76,8 @@ impl Search {
             Some(process) => process,
             None => {
                 let process = proc_fd::kin(&self.root, pid, &mut self.stat)?.id;
-                // Made sure of after the process was read, so that it is the one read.
+                // The check follows the reading of the process, so that the holder is the process that was
+                // read.
                 if !self.holds(pid, descriptor, sought.inode) {
                     return None;
                 }
@@ -92,7 +93,7 @@ impl Search {
         proc_fd::socket_of(&self.root, pid, descriptor) == Ok(Some(inode))
     }
 
-    /// A process that was seen to hold the socket when another one was sought.
+    /// Returns a process that was seen to hold the socket during the search for another one.
     fn known_holder(&mut self, inode: u64) -> Option<(i32, i32)> {
         self.found.clear();
         self.holders.of(inode, &mut self.found);
@@ -105,8 +106,8 @@ impl Search {
         None
     }
 
-    /// Of a process, the parent that it may have inherited its descriptor from and the children that inherited it, the
-    /// youngest; whether there were several.
+    /// Returns the youngest among a process and its descendants that inherited the descriptor; and true if
+    /// there is more than one holder among these and the process's parent.
     fn youngest_of_family(&self, pid: i32, descriptor: i32, inode: u64) -> (i32, bool) {
         let holds = |pid| self.holds(pid, descriptor, inode);
         let mut youngest = (pid, self.likely.parent(pid).is_some_and(holds));
@@ -118,7 +119,7 @@ impl Search {
         youngest
     }
 
-    /// Looks for the socket in processes that are likely to hold it.
+    /// Searches for the socket in processes that are likely to hold it.
     fn search(&mut self, sought: &Sought, now: Instant) -> Option<(i32, i32)> {
         let mut suggestions = std::mem::take(&mut self.suggestions);
         let found = self.search_suggested(&mut suggestions, sought, now);
@@ -139,13 +140,13 @@ impl Search {
         self.likely.siblings(at_end, siblings);
         let by_number = at_end.iter().chain(new.iter()).chain(siblings.iter());
         let mut found = self.by_descriptors(by_number, &end, inode, &mut effort);
-        // What is new has few descriptors.
+        // New processes have few descriptors.
         found = found.or_else(|| self.in_directories(new.iter().chain(at_end.iter()), inode, &mut effort));
         if found.is_none() && effort > 0 {
             self.likely.acquainted(sought.uid, acquainted);
             acquainted.retain(|pid| !new.contains(pid) && !at_end.contains(pid));
             found = self.by_descriptors(acquainted.iter(), &end, inode, &mut effort);
-            // Whoever is left has a turn, too.
+            // Part of the effort is kept for the remaining processes, which are read in turn.
             let mut most = effort.saturating_sub(EFFORT_IN_TURN);
             found = found.or_else(|| self.in_directories(acquainted.iter(), inode, &mut most));
             effort = effort.min(EFFORT_IN_TURN);
@@ -157,8 +158,8 @@ impl Search {
         found
     }
 
-    /// Looks for the socket among the descriptors of these processes that are likely to be it. Other sockets that are found
-    /// are remembered: they may be the next that is sought.
+    /// Searches for the socket among the likely descriptors of these processes. Other sockets that are found
+    /// are recorded: they may be wanted next.
     fn by_descriptors<'a>(
         &mut self,
         pids: impl Iterator<Item = &'a i32>,
@@ -181,7 +182,7 @@ impl Search {
         None
     }
 
-    /// Looks for the socket among all descriptors of these processes.
+    /// Searches for the socket among all descriptors of these processes.
     fn in_directories<'a>(
         &mut self,
         mut pids: impl Iterator<Item = &'a i32>,
@@ -197,8 +198,8 @@ impl Search {
         })
     }
 
-    /// The descriptor by which a process holds a socket, if it is one of the next that `effort` allows to be read. What
-    /// else is read is remembered.
+    /// Returns the descriptor by which a process holds a socket, if it is one of the next that `effort`
+    /// allows to be read. Other sockets that are read are recorded.
     fn descriptor_of(&mut self, pid: i32, inode: u64, effort: &mut u32) -> Option<i32> {
         *effort = effort.saturating_sub(OPENING);
         let root = Arc::clone(&self.root);
@@ -210,7 +211,7 @@ impl Search {
         let listed = root.guarded(pid, || {
             let directory = open_directory(root.directory(), PidPath::new(pid).file("fd"))?;
             let start = known.unwrap_or_else(|| likely_start(&directory));
-            // Descriptor n stands at offset n + 2 of the directory (proc_readfd_common, fs/proc/fd.c).
+            // Descriptor n is at offset n + 2 of the directory (proc_readfd_common, fs/proc/fd.c).
             lseek(&directory, i64::from(start) + 2, Whence::SeekSet)?;
             let _ = proc_fd::for_each_number(directory.as_fd(), entries, |name, descriptor| {
                 if *effort == 0 {
@@ -240,27 +241,28 @@ impl Search {
         if is_opening {
             self.likely.saw_opening(pid);
         }
-        // The next search goes on where this one ended, or begins anew.
+        // The next search continues where this one ended, or starts over.
         self.likely.set_cursor(pid, found.or(end).unwrap_or(0));
         found
     }
 }
 
-/// Where in an unknown process a new descriptor is likely to be. The lowest free number is given out, so that where all
-/// are in use it is the count of them (which the size is since Linux 6.2; before it is 0).
+/// Returns the number of the descriptor at which the reading of an unknown process starts. The kernel assigns
+/// the lowest free number, so if all are in use a new descriptor's number is the count of descriptors (the
+/// directory's size since Linux 6.2; 0 before).
 fn likely_start(directory: &OwnedFd) -> i32 {
     let count = nix::sys::stat::fstat(directory).map_or(0, |stat| stat.st_size);
     i32::try_from(count).map_or(0, |count| (count - i32::from(LAST)).max(0))
 }
 
-/// Sockets whose inode numbers are that near to each other were opened at about the same time. Each CPU gives out 1024
-/// in turn (`get_next_ino`, fs/inode.c of the kernel), also to pipes and the like.
+/// The maximum distance of the inode numbers of sockets that were opened at about the same time. Each CPU
+/// assigns 1024 in turn (`get_next_ino`, fs/inode.c of the kernel), also to pipes and the like.
 const NEAR: u64 = 4096;
-/// Of a process's descriptors so many of the last are looked at first.
+/// The number of a process's last descriptors that are read first.
 const LAST: i16 = 64;
-/// Room for some eighty descriptors: listing one costs the kernel about as much as reading its link.
+/// Buffer size for some eighty descriptors: listing one costs the kernel about as much as reading its link.
 const FEW_ENTRIES: usize = 2 * 1024;
-/// Opening and listing a directory costs about as much as so many links.
+/// The cost of opening and listing a directory, as a number of links.
 const OPENING: u32 = 4;
-/// So many of a process's youngest children are asked whether they inherited a socket.
+/// The limit of a process's youngest children that are checked for an inherited socket.
 const MAX_CHILDREN: usize = 16;

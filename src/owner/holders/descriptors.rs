@@ -1,10 +1,11 @@
 //! The source of holders that every Linux has: the descriptors of every process, `/proc/<pid>/fd`.
 //!
-//! What is learned is remembered, and every answer is made sure of: the process is read again, and so is its
-//! descriptor. Processes that have started since are looked at before anything is answered, because a fork shares
-//! sockets. What remains unknown is looked for first where it is likely to be: processes that are young, that hold
-//! the socket's listener, that owned flows of the same user lately; only then everywhere. One thing can go unseen
-//! until the next full scan: a descriptor that an older process was handed (SCM_RIGHTS, unix(7)) and now shares.
+//! The source caches what it has read, and verifies every answer: it reads the process and its descriptor
+//! again. It scans processes that have started since before it answers, because a fork shares sockets. It
+//! searches for the remaining sockets first among the likely candidates: processes that are young, that hold
+//! the socket's listener, or that recently owned flows of the same user; only then everywhere. One case can
+//! stay unseen until the next full scan: an older process that received a descriptor (SCM_RIGHTS, unix(7))
+//! and now shares the socket.
 //!
 //! The directory of another user's process opens with `CAP_DAC_READ_SEARCH`, and its links are read with
 //! `CAP_SYS_PTRACE` (capabilities(7), proc_pid_fd(5)).
@@ -24,26 +25,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Processes remembered for having owned a flow lately.
+/// The limit of processes that are kept as recent owners.
 const MAX_RECENT: usize = 64;
-/// For so long a socket that a full scan has found without a holder is not worth another full scan.
+/// The time for which a socket without a holder in a full scan does not cause another full scan.
 const MISSED: Duration = Duration::from_secs(10);
-/// Sockets remembered for that.
+/// The limit of such sockets.
 const MAX_MISSED: usize = 4096;
-/// After a full scan that found nothing of what was wanted, the next one waits this many times as long as it took, twice
-/// as long after each further one, and at most the longest rest: sockets that live shorter than a scan takes are not to
-/// be found by scans.
+/// The pause after a full scan that found none of the wanted sockets, as a multiple of the scan's duration.
+/// After n such scans in a row it is 2ⁿ - 1 times as long, and at most the longest rest: scans cannot find
+/// sockets that live shorter than a scan takes.
 const REST: u32 = 50;
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// What is wanted meanwhile is asked about again after this time at the latest.
+/// The longest delay before the sockets that are wanted during such a pause are looked up again.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What became of reading processes' descriptors since the last full scan began.
+/// The failures of reading processes' descriptors since the last full scan began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Blind {
-    /// Processes that may not be read.
+    /// Processes whose descriptors may not be read.
     pub(super) forbidden: usize,
-    /// The last error that is neither that nor a process's end.
+    /// The last error other than a missing permission or the end of a process.
     pub(super) failure: Option<Errno>,
 }
 
@@ -56,13 +57,13 @@ pub(in crate::owner) struct Descriptors {
     pub(super) listed_at: Option<Instant>,
     pub(super) scanned_at: Option<Instant>,
     pub(super) young: VecDeque<(i32, Instant)>,
-    /// Latest last, with the user of the socket.
+    /// Recent owners, the latest last, with the user of the socket.
     pub(super) recent: VecDeque<(i32, u32)>,
     missed: HashMap<u64, Instant, foldhash::fast::RandomState>,
-    /// Full scans in a row that found nothing of what was wanted, and until when there is to be no other.
+    /// Full scans in a row that found none of the wanted sockets, and the end of the pause after them.
     fruitless: u32,
     resting_until: Option<Instant>,
-    /// Why the processes could not be listed the last time.
+    /// The error of the last listing of processes, if it failed.
     pub(super) unlisted: Option<Errno>,
     pub(super) blind: Blind,
     pub(super) threads: ThreadTables,
@@ -76,7 +77,8 @@ pub(in crate::owner) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Finds out whether processes can be listed. `exchange` tells which have started, and takes what scans show.
+    /// Checks if processes can be listed. `exchange` reports the processes that have started, and takes the
+    /// results of scans.
     pub fn probe(root: &ProcRoot, exchange: Arc<SearchExchange>) -> Descriptors {
         let mut descriptors = Descriptors {
             exchange,
@@ -105,7 +107,7 @@ impl Descriptors {
         descriptors
     }
 
-    /// Scans every process for what is wanted.
+    /// Scans every process for the wanted sockets.
     fn scan_for(&mut self, wanted: &mut [Wanted], turn: &Turn<'_>) {
         let sought = wanted.iter().filter(|wanted| wanted.held == Held::Unknown).count();
         let began = Instant::now();
@@ -120,13 +122,13 @@ impl Descriptors {
         self.resting_until = Some(turn.now + rest);
     }
 
-    /// How long no full scan is to be made, because the last ones brought nothing.
+    /// Returns the rest of the pause between full scans, if the last ones found nothing.
     fn rest(&self, now: Instant) -> Option<Duration> {
         let rest = self.resting_until?.saturating_duration_since(now);
         (!rest.is_zero()).then_some(rest)
     }
 
-    /// Answers what is known, having made sure of it.
+    /// Answers from the table, after verification.
     fn answer(&mut self, wanted: &mut [Wanted], root: &ProcRoot) {
         for wanted in wanted.iter_mut().filter(|wanted| wanted.held == Held::Unknown) {
             if let Some(holder) = self.choose(wanted.socket.inode, root) {
@@ -141,7 +143,8 @@ impl Descriptors {
         }
     }
 
-    /// The youngest of a socket's holders that is not process 1; of equally old ones that with the higher pid.
+    /// Returns the youngest of a socket's holders that is not process 1; of equally old ones that with the
+    /// higher pid.
     fn choose(&mut self, inode: u64, root: &ProcRoot) -> Option<Holder> {
         self.found.clear();
         self.holders.of(inode, &mut self.found);
@@ -186,7 +189,7 @@ impl Descriptors {
         }
     }
 
-    /// Whether a full scan would tell nothing that is not known.
+    /// Returns true if a full scan would find nothing new.
     fn is_settled(&self, wanted: &Wanted, now: Instant) -> bool {
         self.scanned_at.is_some_and(|at| at >= wanted.since)
             || self
@@ -199,10 +202,10 @@ impl Descriptors {
         self.unlisted.or(self.blind.failure)
     }
 
-    /// Why a socket that was looked for everywhere has no holder.
+    /// Returns the reason why a socket has no holder after a search everywhere.
     fn reason(&self) -> Unowned {
-        // With hidepid=invisible (proc(5)) not even the processes can be seen that may not be read; process 1 is
-        // among them, and in every listing that is whole.
+        // With hidepid=invisible (proc(5)) the processes that may not be read are not even visible. Process 1
+        // is one of them, and every complete listing contains it.
         let hidden = self.pids.first() != Some(&1);
         if self.failure().is_some() {
             Unowned::Unreadable

@@ -1,4 +1,4 @@
-//! Which processes were seen to hold which sockets: a bounded table that only ever suggests where to look.
+//! A bounded table of the processes that were seen to hold sockets. Its entries only suggest where to search.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -9,18 +9,18 @@ use std::hash::BuildHasher;
 pub(in crate::owner) struct Holding {
     pub inode: u64,
     pub pid: i32,
-    /// The number of the descriptor, by which to make sure that the process still holds the socket.
+    /// The number of the descriptor, by which the holding is verified.
     pub descriptor: i32,
 }
 
-/// Pairs of socket and process that are remembered: 16 bytes each and 1 more of the table, at most 8.5 MiB.
+/// The limit of pairs of socket and process: 16 bytes each and 1 more of the table, at most 8.5 MiB.
 pub(in crate::owner) const LIMIT: usize = 1 << 18;
 
-/// Processes remembered for one socket. Of a socket with more holders those with the lowest pids are left out,
-/// since the youngest is looked for.
+/// The limit of processes for one socket. If a socket has more holders, those with the lowest pids are left
+/// out, because the youngest is wanted.
 pub(in crate::owner) const HOLDERS: usize = 64;
 
-/// The table. Several entries of one socket stand under one hash.
+/// The table. All entries of one socket have the same hash.
 #[derive(Default)]
 pub(in crate::owner) struct HolderTable {
     entries: HashTable<Holding>,
@@ -29,7 +29,7 @@ pub(in crate::owner) struct HolderTable {
 }
 
 impl HolderTable {
-    /// Remembers a holding. In a full table only what is `wanted` finds room.
+    /// Records a holding. A full table only takes a `wanted` one.
     pub fn record(&mut self, holding: Holding, wanted: impl FnOnce() -> bool) {
         let hash = self.hasher.hash_one(holding.inode);
         let is_full = self.is_full();
@@ -65,7 +65,7 @@ impl HolderTable {
         found.extend(entries.filter(|entry| entry.inode == inode));
     }
 
-    /// Forgets one holding, which has turned out to be over.
+    /// Removes one holding that has turned out to have ended.
     pub fn remove(&mut self, holding: &Holding) {
         let hash = self.hasher.hash_one(holding.inode);
         if let Ok(entry) = self.entries.find_entry(hash, |entry| entry == holding) {
@@ -73,33 +73,33 @@ impl HolderTable {
         }
     }
 
-    /// Forgets what processes held that are gone.
+    /// Removes the holdings of processes that have ended.
     pub fn retain(&mut self, is_alive: impl Fn(i32) -> bool) {
         self.entries.retain(|entry| is_alive(entry.pid));
     }
 
-    /// Forgets everything for want of room.
+    /// Evicts all holdings because the table is full.
     pub fn evict(&mut self) {
         self.forgotten += self.entries.len() as u64;
         self.entries.clear();
     }
 
-    /// Forgets everything, to be learned anew.
+    /// Removes all holdings before a new scan.
     pub fn clear(&mut self) {
         self.entries.clear();
     }
 
-    /// Whether there is no room for what nobody asked for.
+    /// Returns true if the table only takes wanted holdings.
     pub fn is_full(&self) -> bool {
         self.entries.len() >= LIMIT
     }
 
-    /// How many holdings are remembered.
+    /// The number of holdings.
     pub fn len(&self) -> u64 {
         self.entries.len() as u64
     }
 
-    /// How many holdings were forgotten for want of room.
+    /// The number of holdings that were evicted or left out because of a limit.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
     }

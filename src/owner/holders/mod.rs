@@ -1,7 +1,7 @@
 //! Holders of a socket: the processes that have a descriptor of it, read from `/proc/<pid>/fd`.
 //!
-//! A source of holders takes sockets and returns the processes. Holdings once seen are kept in a table that suggests where to
-//! read first.
+//! A source of holders takes sockets and returns processes. A table keeps the holdings that were seen, and
+//! suggests where to read first.
 
 mod descriptors;
 mod holder_table;

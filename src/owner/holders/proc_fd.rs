@@ -1,5 +1,5 @@
-//! The system calls of a descriptor scan, without allocation: numbered entries of a directory, the inode behind a
-//! descriptor, and the two facts of `/proc/<pid>/stat` that tell processes apart.
+//! The system calls of a descriptor scan, without allocation: numbered entries of a directory, the inode
+//! behind a descriptor, and the two facts of `/proc/<pid>/stat` that distinguish processes.
 
 use crate::blocking::progress;
 use crate::model::ProcId;
@@ -10,10 +10,11 @@ use std::ffi::CStr;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Room for the entries of one getdents64 call: about 1,300 descriptors.
+/// Buffer size for the entries of one getdents64 call: about 1,300 descriptors.
 pub(in crate::owner) const ENTRIES: usize = 32 * 1024;
 
-/// Calls `each` with the name and number of every entry of `directory` whose name is a number, until it fails.
+/// Calls `each` with the name and number of every entry of `directory` whose name is a number, until it
+/// fails.
 pub(in crate::owner) fn for_each_number(
     directory: BorrowedFd<'_>,
     entries: &mut [u8],
@@ -25,7 +26,8 @@ pub(in crate::owner) fn for_each_number(
             return Ok(());
         }
         let mut rest = filled;
-        // struct linux_dirent64, getdents64(2): inode and offset of 8 bytes each, length of 2, type of 1, name.
+        // struct linux_dirent64, getdents64(2): inode and offset of 8 bytes each, length of 2, type of 1,
+        // name.
         while let Some(&length) = rest.get(16..).and_then(<[u8]>::first_chunk) {
             let length = usize::from(u16::from_ne_bytes(length));
             let Some((entry, after)) = rest.split_at_checked(length.max(1)) else { break };
@@ -41,8 +43,8 @@ pub(in crate::owner) fn for_each_number(
 }
 
 fn get_entries<'b>(directory: BorrowedFd<'_>, entries: &'b mut [u8]) -> nix::Result<&'b [u8]> {
-    // SAFETY: the kernel writes at most `entries.len()` bytes to `entries`, which is exclusively borrowed for the
-    // length of the call; the descriptor is open as long as its borrow lasts.
+    // SAFETY: the kernel writes at most `entries.len()` bytes to `entries`, which is exclusively borrowed for
+    // the length of the call; the descriptor is open as long as its borrow lasts.
     let count = unsafe {
         libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), entries.as_mut_ptr(), entries.len())
     };
@@ -51,13 +53,13 @@ fn get_entries<'b>(directory: BorrowedFd<'_>, entries: &'b mut [u8]) -> nix::Res
     Ok(entries.get(..count).unwrap_or_default())
 }
 
-/// The inode of the socket behind the descriptor link at `path`; `None` when it is something else.
+/// Returns the inode of the socket behind the descriptor link at `path`; `None` if it is something else.
 ///
-/// The link's text is read and never followed: a `stat` of what it names can hang on a dead network file system.
+/// The link's text is read and never followed: a `stat` of its target can hang on a dead network file system.
 pub(in crate::owner) fn socket_inode(directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<Option<u64>> {
     let mut text = [0u8; 40];
-    // SAFETY: `path` ends with NUL and the kernel writes at most `text.len()` bytes to `text`, both alive for the
-    // length of the call; the descriptor is open as long as its borrow lasts.
+    // SAFETY: `path` ends with NUL and the kernel writes at most `text.len()` bytes to `text`, both alive for
+    // the length of the call; the descriptor is open as long as its borrow lasts.
     let count = unsafe {
         libc::readlinkat(directory.as_raw_fd(), path.as_ptr(), text.as_mut_ptr().cast(), text.len())
     };
@@ -66,12 +68,12 @@ pub(in crate::owner) fn socket_inode(directory: BorrowedFd<'_>, path: &CStr) -> 
     Ok(text.get(..count).and_then(parse_socket_link))
 }
 
-/// `socket:[123]`, as `sockfs_dname` in net/socket.c prints it.
+/// Parses `socket:[123]`, as `sockfs_dname` in net/socket.c prints it.
 fn parse_socket_link(text: &[u8]) -> Option<u64> {
     decimal(text.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 
-/// The inode of the socket behind one descriptor of a process.
+/// Returns the inode of the socket behind one descriptor of a process.
 pub(in crate::owner) fn socket_of(root: &ProcRoot, pid: i32, descriptor: i32) -> nix::Result<Option<u64>> {
     let mut name = [0u8; 16];
     let mut rest = &mut name[..];
@@ -82,22 +84,23 @@ pub(in crate::owner) fn socket_of(root: &ProcRoot, pid: i32, descriptor: i32) ->
     root.guarded(pid, || socket_inode(root.directory(), PidPath::new(pid).file(name)))
 }
 
-/// What `/proc/<pid>/stat` says of who a process is.
+/// The identity and the parent of a process, from `/proc/<pid>/stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::owner) struct Kin {
     pub id: ProcId,
     pub parent: i32,
 }
 
-/// Reads who the process with this pid is now; `None` when it is gone or its `stat` makes no sense.
+/// Reads the identity of the process that has this pid now; `None` if it has ended or its `stat` is
+/// malformed.
 pub(in crate::owner) fn kin(root: &ProcRoot, pid: i32, buffer: &mut Vec<u8>) -> Option<Kin> {
     let text = root.read_of(pid, "stat", buffer).ok()?;
     let (parent, start_ticks) = parse_stat(text)?;
     Some(Kin { id: ProcId { pid, start_ticks }, parent })
 }
 
-/// Parent and start time, fields 4 and 22 of proc_pid_stat(5). The name before them may hold spaces and
-/// parentheses, so that only the last `)` ends it.
+/// Parses parent and start time, fields 4 and 22 of proc_pid_stat(5). The name before them may contain spaces
+/// and parentheses, so only the last `)` ends it.
 fn parse_stat(text: &[u8]) -> Option<(i32, u64)> {
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text.get(end + 2..)?.split(|&byte| byte == b' ').skip(1);

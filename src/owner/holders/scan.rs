@@ -1,4 +1,4 @@
-//! Scans of descriptors: of processes that have started, of likely ones, and of all.
+//! Scans of descriptors: of processes that have started, of likely holders, and of all processes.
 
 use super::descriptors::{Blind, Descriptors};
 use super::holder_table::Holding;
@@ -12,15 +12,16 @@ use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// A process opens its first sockets soon after its start; it is looked at again until it is this old.
+/// The age up to which a process counts as young. A process opens its first sockets soon after its start, so
+/// young processes are scanned again.
 const YOUNG: Duration = Duration::from_secs(10);
-/// Young processes looked at again, the youngest; after a burst of forks the others must wait for a full scan.
+/// The limit of young processes, the youngest; after a burst of forks the others must wait for a full scan.
 const MAX_YOUNG: usize = 256;
-/// What reading the descriptors of one process gave.
+/// The result of reading the descriptors of one process.
 #[derive(Clone, Copy, Default)]
 struct Scanned {
     is_forbidden: bool,
-    /// The process's user, as `/proc/<pid>/fd` shows it.
+    /// The process's user, as the owner of `/proc/<pid>/fd`.
     uid: Option<u32>,
     /// The highest inode number of its sockets.
     newest_socket: u64,
@@ -41,7 +42,7 @@ impl Descriptors {
         Ok(())
     }
 
-    /// Scans the processes that have started since the last time, and forgets those that are gone.
+    /// Scans the processes that have started since the last call, and removes those that have ended.
     pub(super) fn catch_up(&mut self, wanted: &[Wanted], turn: &Turn<'_>) {
         if let Some(started) = self.exchange.take_started().filter(|_| !self.pids.is_empty()) {
             self.listed_at = Some(turn.now);
@@ -59,7 +60,7 @@ impl Descriptors {
             return;
         }
         if known.is_empty() {
-            // Everything is new, and the full scan that has to follow learns it.
+            // All processes are new; the full scan that must follow reads them.
             return;
         }
         if known.iter().any(|pid| self.pids.binary_search(pid).is_err()) {
@@ -90,7 +91,7 @@ impl Descriptors {
         self.scan_listed(wanted, turn.root);
     }
 
-    /// Learns the sockets of one process.
+    /// Records the sockets of one process.
     fn scan(&mut self, pid: i32, wanted: &[Wanted], root: &ProcRoot) -> Scanned {
         self.scanned += 1;
         let mut scanned = Scanned::default();
@@ -116,13 +117,13 @@ impl Descriptors {
             let main = read_table(PidPath::new(pid).file("fd"));
             threads.find(root, pid);
             for thread in threads.found() {
-                // A thread that has ended has no table any more.
+                // A thread that has ended no longer has a table.
                 let _ = read_table(PidPath::new(*thread).file("fd"));
             }
             main
         });
         match scan {
-            // A process that is gone, or a zombie, which has no descriptors any more.
+            // The process has ended or is a zombie, which no longer has descriptors.
             Ok(()) | Err(Errno::ENOENT | Errno::ESRCH) => {}
             Err(Errno::EACCES | Errno::EPERM) => scanned.is_forbidden = true,
             Err(errno) => self.blind.failure = Some(errno),
@@ -130,8 +131,9 @@ impl Descriptors {
         scanned
     }
 
-    /// Scans the processes in `likely`, which are sorted, and the parents of those that hold what is wanted: a
-    /// process that is likely for its youth may share with the older one that it was forked from.
+    /// Scans the processes in `likely`, which are sorted, and the parents of those that hold a wanted socket:
+    /// a process that is likely because it is young may share the socket with the older process that forked
+    /// it.
     fn scan_listed(&mut self, wanted: &[Wanted], root: &ProcRoot) {
         let likely = std::mem::take(&mut self.likely);
         let mut forbidden = false;
@@ -158,13 +160,13 @@ impl Descriptors {
         self.blind.forbidden = self.blind.forbidden.max(usize::from(forbidden));
     }
 
-    /// Scans the processes that are likely to hold what is still wanted.
+    /// Scans the processes that are likely to hold the sockets that are still wanted.
     pub(super) fn scan_likely(&mut self, wanted: &[Wanted], turn: &Turn<'_>) {
         self.likely.clear();
         self.likely.extend(self.young.iter().map(|(pid, _)| *pid));
         for open in wanted.iter().filter(|wanted| wanted.held == Held::Unknown) {
             self.found.clear();
-            // A descriptor that was checked in vain may have got another number in the same process.
+            // A descriptor that failed verification may have another number in the same process now.
             self.holders.of(open.socket.inode, &mut self.found);
             if let Some(listener) = open.listener {
                 self.holders.of(listener, &mut self.found);
@@ -178,13 +180,13 @@ impl Descriptors {
         self.scan_listed(wanted, turn.root);
     }
 
-    /// Scans every process and forgets what was known before.
+    /// Scans every process and replaces the table by the result.
     pub(super) fn scan_all(&mut self, wanted: &[Wanted], turn: &Turn<'_>) {
         self.full_scans += 1;
         self.scanned_at = Some(turn.now);
         self.holders.clear();
         self.blind = Blind::default();
-        // Where starts are told of, the last listing may be long ago.
+        // If process starts are reported, the last listing may be old.
         if let Err(errno) = self.list_pids(turn.root) {
             self.unlisted = Some(errno);
         }
@@ -195,7 +197,7 @@ impl Descriptors {
             self.blind.forbidden += usize::from(scanned.is_forbidden);
             crowd.extend(scanned.uid.map(|uid| (scanned.newest_socket, pid, uid)));
         }
-        // Inode numbers grow, so that the highest one tells who opened a socket last.
+        // Inode numbers grow, so the highest one shows which process opened a socket last.
         crowd.sort_unstable_by(|one, other| other.cmp(one));
         self.exchange.set_crowd(crowd.into_iter().map(|(_, pid, uid)| (pid, uid)).collect());
     }

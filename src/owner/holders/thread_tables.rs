@@ -1,8 +1,9 @@
-//! Descriptor tables that are not the main thread's: of threads that have left it (`CLONE_FILES`, unshare(2)), and of those
-//! that go on after the main thread has ended, which has none any more.
+//! Descriptor tables other than the main thread's: those of threads that have left it (`CLONE_FILES`,
+//! unshare(2)), and of threads that continue after the main thread has ended, which then has no table.
 //!
-//! Which threads share a table only kcmp(2) tells, for those whose descriptors may be read as well and by the numbers of the
-//! own PID namespace. Elsewhere the first thread stands for all where the main thread has ended.
+//! Only kcmp(2) reports which threads share a table. It needs the permission to read their descriptors, and
+//! the thread numbers of the caller's own PID namespace. Elsewhere, if the main thread has ended, the first
+//! thread stands for all threads.
 
 use super::proc_fd;
 use crate::blocking::progress;
@@ -13,15 +14,15 @@ use std::os::fd::AsFd;
 /// Compares the descriptor tables of two tasks (`KCMP_FILES`, include/uapi/linux/kcmp.h).
 const COMPARE_TABLES: libc::c_int = 2;
 
-/// Tables of one process that are read beside the main thread's.
+/// The limit of tables of one process that are read besides the main thread's.
 const MAX_TABLES: usize = 16;
 
-/// Room for the entries of one getdents64 call: most processes have fewer threads.
+/// Buffer size for the entries of one getdents64 call: most processes have fewer threads.
 const FEW_ENTRIES: usize = 4096;
 
-/// Finds them.
+/// Finds descriptor tables of threads.
 pub(in crate::owner) struct ThreadTables {
-    /// Whether threads can be compared by the numbers of the tree.
+    /// Set if kcmp(2) can compare threads by their numbers in the tree.
     can_compare: bool,
     entries: Vec<u8>,
     threads: Vec<i32>,
@@ -29,14 +30,14 @@ pub(in crate::owner) struct ThreadTables {
 }
 
 impl ThreadTables {
-    /// A search in this tree.
+    /// Returns a search in this tree.
     pub fn new(root: &ProcRoot) -> ThreadTables {
         let me = std::process::id() as i32;
         let can_compare = root.tells_own_numbers() && have_one_table(me, me) == Ok(true);
         ThreadTables { can_compare, entries: vec![0; FEW_ENTRIES], threads: Vec::new(), found: Vec::new() }
     }
 
-    /// Finds one thread for each such table of a process. To be called in a guarded read.
+    /// Finds one thread for each such table of a process. The caller must call it in a guarded read.
     pub fn find(&mut self, root: &ProcRoot, pid: i32) {
         self.found.clear();
         // The directory has a link for each thread and two of its own.
@@ -60,12 +61,12 @@ impl ThreadTables {
         }
     }
 
-    /// The threads that were found.
+    /// The threads of the last search.
     pub fn found(&self) -> &[i32] {
         &self.found
     }
 
-    /// Whether a process has this socket at this number in such a table.
+    /// Returns true if a process has this socket at this number in such a table.
     pub fn hold(&mut self, root: &ProcRoot, pid: i32, descriptor: i32, inode: u64) -> bool {
         let found = root.guarded(pid, || {
             self.find(root, pid);
@@ -85,10 +86,12 @@ impl ThreadTables {
     }
 }
 
-/// Whether two tasks have one descriptor table; one without a table has another than each that has one.
+/// Returns true if two tasks share one descriptor table. A task without a table shares none with a task that
+/// has one.
 ///
 /// # Errors
-/// The system's error number: `EPERM` where it may not be known, `ESRCH` when one has ended.
+/// Fails with the system's error number: `EPERM` if the comparison is not permitted, `ESRCH` if a task has
+/// ended.
 fn have_one_table(one: i32, other: i32) -> nix::Result<bool> {
     // SAFETY: the call takes numbers only.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, COMPARE_TABLES, 0, 0) };

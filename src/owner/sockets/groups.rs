@@ -1,4 +1,5 @@
-//! The groups that a network namespace has joined, by any of its sockets and devices: `/proc/net/igmp` and `igmp6`.
+//! The groups that a network namespace has joined through any of its sockets and devices: `/proc/net/igmp`
+//! and `igmp6`.
 
 use super::table::hex_word;
 use crate::model::Address;
@@ -6,7 +7,7 @@ use crate::proc::{PidPath, ProcRoot};
 use std::ffi::{CStr, CString};
 use std::time::Instant;
 
-/// The groups of one namespace, as they were when they were read last.
+/// The groups of one namespace, as of their latest reading.
 #[derive(Debug)]
 pub(in crate::owner) struct Groups {
     paths: [CString; 2],
@@ -15,13 +16,13 @@ pub(in crate::owner) struct Groups {
 }
 
 impl Groups {
-    /// Those of the calling thread's network namespace.
+    /// The groups of the calling thread's network namespace.
     pub fn of_this_thread(root: &ProcRoot) -> Groups {
         let directory = [c"thread-self/net", c"net"].into_iter().find(|path| root.stat(path).is_ok());
         Groups::of(directory.unwrap_or(c"net"))
     }
 
-    /// Those of a process's network namespace.
+    /// The groups of a process's network namespace.
     pub fn of_process(pid: i32) -> Groups {
         Groups::of(PidPath::new(pid).file("net"))
     }
@@ -31,7 +32,7 @@ impl Groups {
         Groups { paths: [path(b"/igmp"), path(b"/igmp6")], joined: Vec::new(), read_at: None }
     }
 
-    /// Whether a group was joined, as of `since` or later; it is not where that cannot be read.
+    /// Returns true if a group was joined, as of `since` or later; false if that cannot be read.
     pub fn has(&mut self, root: &ProcRoot, group: &Address, since: Instant, now: Instant) -> bool {
         if self.read_at.is_none_or(|at| at < since) {
             self.read_at = Some(now);
@@ -46,8 +47,9 @@ impl Groups {
     }
 }
 
-/// The group of a line. Lines of IPv4 begin with spaces and have its address as a number of the host; those of IPv6 begin
-/// with index and name of the device (net/ipv4/igmp.c and net/ipv6/mcast.c, `…_mc_seq_show`).
+/// Parses the group of a line. A line of IPv4 begins with spaces and has the group's address as a number in
+/// host order; a line of IPv6 begins with index and name of the device (net/ipv4/igmp.c and net/ipv6/mcast.c,
+/// `…_mc_seq_show`).
 fn group_of(line: &[u8]) -> Option<Address> {
     let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
     if line.first().is_some_and(u8::is_ascii_whitespace) {

@@ -1,4 +1,4 @@
-//! One socket table in memory, arranged so that the sockets of a flow are found at once.
+//! One socket table in memory, sorted so that the sockets of a flow are found by binary search.
 
 use super::table::SocketRow;
 use crate::model::{Address, Endpoint, FlowKey};
@@ -6,14 +6,14 @@ use crate::owner::source::CandidateSocket;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
 
-/// Sockets kept of one table, 56 bytes each: at most 14 MiB. Rows without an inode take no room, so that a
-/// server's hundreds of thousands of TIME_WAIT rows do not crowd out its live sockets.
+/// The limit of sockets kept of one table, 56 bytes each: at most 14 MiB. Rows without an inode take no
+/// space, so that a server's hundreds of thousands of TIME_WAIT rows do not crowd out its live sockets.
 pub(in crate::owner) const LIMIT: usize = 1 << 18;
 
-/// What the columns of a table mean.
+/// The meaning of the columns of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::owner) enum TableKind {
-    /// Connections, and listeners, which are told by their state.
+    /// Connections, and listeners, which are recognized by their state.
     Tcp,
     /// Ports at both ends (UDP, UDP-Lite).
     Datagram,
@@ -32,8 +32,8 @@ struct Row {
     remote: Address,
 }
 
-/// The sockets of one table, sorted by local port, remote port and a hash of the remote address, in that order;
-/// sockets that are not connected therefore stand first of their port.
+/// The sockets of one table, sorted by local port, remote port and a hash of the remote address, in that
+/// order; sockets that are not connected are therefore the first of their port.
 pub(in crate::owner) struct SocketIndex {
     kind: TableKind,
     rows: Vec<Row>,
@@ -41,7 +41,7 @@ pub(in crate::owner) struct SocketIndex {
     dropped: u64,
 }
 
-/// How well a socket's local address suits a flow's; lower is better.
+/// The quality of the match between a socket's local address and a flow's; lower is better.
 type Rank = u8;
 
 impl SocketIndex {
@@ -49,12 +49,12 @@ impl SocketIndex {
         SocketIndex { kind, rows: Vec::new(), hasher: RandomState::default(), dropped: 0 }
     }
 
-    /// Forgets the rows, to be filled anew.
+    /// Removes all rows.
     pub fn clear(&mut self) {
         self.rows.clear();
     }
 
-    /// Takes up a row, if a process can have its socket. [`SocketIndex::arrange`] must follow before anything is found.
+    /// Adds a row, if a process can have its socket. [`SocketIndex::arrange`] must follow before any lookup.
     pub fn insert(&mut self, row: &SocketRow) {
         let SocketRow { local, mut remote, state, uid, inode } = *row;
         let connected = !is_unconnected(&remote);
@@ -73,17 +73,17 @@ impl SocketIndex {
         self.rows.push(Row { order, inode, uid, local: local.address, remote: remote.address });
     }
 
-    /// Makes the rows taken up since [`SocketIndex::clear`] ready to be found.
+    /// Sorts the rows added since [`SocketIndex::clear`] for lookups.
     pub fn arrange(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.order);
     }
 
-    /// Rows left out because the table was full, ever.
+    /// Rows left out so far because the table was full.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Adds the sockets connected to the flow's remote end, at most `most`.
+    /// Adds the sockets connected to the flow's remote endpoint, at most `most`.
     pub fn connected(&self, flow: &FlowKey, most: usize, sockets: &mut Vec<CandidateSocket>) {
         if is_unconnected(&flow.remote) {
             return;
@@ -95,9 +95,9 @@ impl SocketIndex {
         sockets.extend(matching.map(Row::socket).take(most));
     }
 
-    /// Adds the unconnected sockets bound to the flow's local end, at most `most`: all that could be meant if `all`,
-    /// else only those of the best rank. `best` is the best rank found so far, here or in another table; with a
-    /// better one, what was added from `start` on is taken back.
+    /// Adds the unconnected sockets bound to the flow's local endpoint, at most `most`: all that can match if
+    /// `all`, otherwise only those of the best rank. `best` is the best rank found so far, here or in another
+    /// table; a better rank removes the sockets added from `start` on.
     pub fn bound(
         &self,
         flow: &FlowKey,
@@ -144,15 +144,16 @@ fn is_unconnected(remote: &Endpoint) -> bool {
     remote.port == 0 && remote.address.is_unspecified()
 }
 
-/// The rank of a socket bound to a group when the flow's own address is not one: it can only have sent, for what
-/// it receives is addressed to the group.
+/// The rank of a socket bound to a group if the flow's own address is not one: the socket can only be the
+/// sender, because the packets that it receives are addressed to the group.
 const SENDER: Rank = 3;
 
 /// Worse than every rank.
 pub(in crate::owner) const NO_RANK: Rank = Rank::MAX;
 
-/// The socket's very address before its family's wildcard before the IPv6 wildcard for IPv4. Whether a socket is
-/// for IPv6 only cannot be seen in the tables; where a port has wildcards of both families, it has to be.
+/// Returns the rank of a bound address: the exact address before its family's wildcard before the IPv6
+/// wildcard for IPv4. The tables do not show if a socket is for IPv6 only; if a port has wildcards of both
+/// families, it must be.
 fn rank(bound: &Address, flow: &Address) -> Option<Rank> {
     let wildcard = if flow.is_v4() { Address::UNSPECIFIED_V4 } else { Address::UNSPECIFIED_V6 };
     if bound == flow {

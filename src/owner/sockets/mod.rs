@@ -1,6 +1,8 @@
-//! Sockets of a flow: an exact query of sock_diag(7), else the tables of `/proc/net`, with the groups that are joined.
+//! Sockets of a flow: an exact query of sock_diag(7), or else the tables of `/proc/net`, with the joined
+//! groups.
 //!
-//! A source of sockets takes a flow's endpoints and returns the inode and user of the socket, which goes on to `holders`.
+//! A source of sockets takes a flow's endpoints and returns the inode and user of the socket, which `holders`
+//! takes.
 
 mod groups;
 mod index;

@@ -1,12 +1,15 @@
-//! The source of sockets that asks the kernel for the one it would choose itself: sock_diag(7).
+//! The source of sockets that queries the kernel for the socket that the kernel itself would choose:
+//! sock_diag(7).
 //!
-//! An exact look-up costs a few microseconds, whatever number of sockets there is, and is always of this moment. Two
-//! questions need a list: which listeners have a connection's port when the connection itself is over, and which
-//! sockets share a port (`SO_REUSEPORT`, groups). Such lists are read at most once for all flows of a round.
+//! An exact lookup costs a few microseconds, independent of the number of sockets, and is always up to date.
+//! Two questions need a list: which listeners have a connection's port after the connection itself has
+//! closed, and which sockets share a port (`SO_REUSEPORT`, groups). Such lists are read at most once for all
+//! flows of a round.
 //!
-//! Sockets bound to a device are not found by an exact look-up, which names no device. For datagrams, and for connections
-//! between link-local addresses, which the kernel always binds to their device, the list has them. For other connections
-//! there is a list of those that are bound, read every few seconds while flows without a socket are asked about.
+//! An exact lookup names no device, so it does not find sockets bound to a device. For datagrams, and for
+//! connections between link-local addresses, which the kernel always binds to their device, the list contains
+//! them. For other connections there is a list of those that are bound to a device. It is read every few
+//! seconds while flows without a socket are looked up.
 
 use super::index::{NO_RANK, SocketIndex, TableKind};
 use super::table::SocketRow;
@@ -18,20 +21,23 @@ use crate::owner::source::{CandidateSocket, Looked, Match, Report, SocketSource,
 use nix::errno::Errno;
 use std::time::{Duration, Instant};
 
-/// How many other peers are tried to see whether several sockets share a port: the kernel chooses among them by a hash
-/// of both endpoints, so that of two sockets one stays unseen in 1 of 64 cases. The match is called a guess anyway.
+/// The number of other peers that are tried to see if several sockets share a port: the kernel chooses among
+/// the sockets by a hash of both endpoints, so that one of two sockets stays unseen in 1 of 64 cases. The
+/// match counts as a guess in any case.
 const PROBES: u16 = 6;
 
-/// For a hint at who may have accepted a connection the list of listeners may be this old.
+/// The maximum age of the list of listeners as a hint at the process that may have accepted a connection.
 const HINT_AGE: Duration = Duration::from_secs(1);
 
-/// The list of connections that are bound to a device may be this old: less than a flow is asked about.
+/// The maximum age of the list of connections that are bound to a device: less than the time for which a flow
+/// is looked up.
 const BOUND_AGE: Duration = Duration::from_secs(3);
 
-/// A list that is read faster than this is not worth being put off, since it is read some twenty times a second at most.
+/// A list that takes less time than this is not put off, because it is read at most some twenty times a
+/// second.
 const SHORT: Duration = Duration::from_micros(500);
 
-/// Questions about datagrams in one round after which a list may be better, and how long each takes.
+/// Exact lookups of datagram sockets in one round after which a list may be faster, and the cost of each.
 const MANY: u32 = 64;
 const QUESTION: Duration = Duration::from_micros(3);
 
@@ -42,15 +48,15 @@ const CLOSE_WAIT: u8 = 8;
 const LISTEN: u8 = 10;
 const NEW_SYN_RECV: u8 = 12;
 
-/// Sockets that were listed, and when the reading began.
+/// Listed sockets, with the time at which the reading began.
 struct List {
     protocol: Protocol,
     states: u32,
-    /// Whether it has only sockets that are bound to a device.
+    /// Set if the list has only sockets that are bound to a device.
     is_of_bound: bool,
     index: SocketIndex,
     read_at: Option<Instant>,
-    /// How long it took to read it.
+    /// The duration of the latest reading.
     took: Duration,
 }
 
@@ -64,14 +70,14 @@ pub(in crate::owner) struct SockDiag {
     udp: List,
     udplite: List,
     lists: u64,
-    /// The round that was asked in last, and questions about datagrams in it.
+    /// The round of the latest lookup, and the number of exact datagram lookups in it.
     round: Option<Instant>,
     questions: u32,
     fault: Option<Errno>,
 }
 
 impl SockDiag {
-    /// Asks by `diag`, which belongs to the namespace.
+    /// Returns a source that queries `diag`, which belongs to the namespace.
     pub fn new(diag: InetDiag) -> SockDiag {
         let list = |protocol, states, kind| List {
             protocol,
@@ -95,7 +101,7 @@ impl SockDiag {
         }
     }
 
-    /// Notes what the kernel says and passes the question on.
+    /// Records the kernel's error and passes the query on to the next source.
     fn elsewhere(&mut self, errno: Errno) -> Looked {
         self.fault = Some(errno);
         Looked::Elsewhere
@@ -136,15 +142,15 @@ impl SockDiag {
         self.listeners(key, since, turn, sockets)?;
         Ok(match found.map(|socket| socket.state) {
             _ if sockets.is_empty() => Looked::Missing,
-            // It waits to be accepted.
+            // The connection waits to be accepted.
             Some(ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV) => Looked::Listener { is_seen: true },
             Some(LISTEN) | None => Looked::Found { by: Match::Listening, listener: None },
-            // It is over, but the listener's process is still there.
+            // The connection has closed, but the listener's process still exists.
             _ => Looked::Found { by: Match::Indirect, listener: None },
         })
     }
 
-    /// A connection as the list of all has it.
+    /// Looks up a connection in the list of all connections.
     fn listed_connection(
         &mut self,
         key: &FlowKey,
@@ -160,11 +166,11 @@ impl SockDiag {
         Ok(found.pop())
     }
 
-    /// A connection that is bound to a device, as their list has it. One that is new is found when it is asked for again.
+    /// Looks up a connection in the list of those that are bound to a device. A new one is found by a retry.
     fn bound_connection(&mut self, key: &FlowKey, turn: &Turn<'_>) -> Option<CandidateSocket> {
         let SockDiag { diag, bound, lists, .. } = self;
         let oldest = turn.now.checked_sub(BOUND_AGE).unwrap_or(turn.now);
-        // While it may not be read, what it had serves.
+        // While the budget forbids a new reading, the old list serves.
         let _ = bound.refresh(diag, oldest, turn, lists);
         let mut found = Vec::new();
         bound.index.connected(key, 1, &mut found);
@@ -207,8 +213,8 @@ impl SockDiag {
         })
     }
 
-    /// Whether the questions of this round have taken as long as reading the list did the last time, so that it answers the
-    /// others in less: a flood of datagrams comes from as many ports.
+    /// Returns true if the exact lookups of this round have taken as long as the last reading of the list, so
+    /// that the list answers the remaining ones in less time: a flood of datagrams comes from as many ports.
     fn prefers_list(&mut self, protocol: Protocol, turn: &Turn<'_>) -> bool {
         if self.round != Some(turn.now) {
             (self.round, self.questions) = (Some(turn.now), 0);
@@ -218,7 +224,8 @@ impl SockDiag {
         self.questions > MANY && QUESTION * self.questions > list.took
     }
 
-    /// Whether no other socket shares the port of an unconnected one, as far as trying other peers can tell.
+    /// Returns true if no other socket shares the port of an unconnected one, as far as attempts with other
+    /// peers show.
     fn is_alone(&mut self, key: &FlowKey, socket: &InetSocket) -> Result<bool, Looked> {
         for probe in 1..=PROBES {
             let mut other = *key;
@@ -231,7 +238,7 @@ impl SockDiag {
         Ok(true)
     }
 
-    /// Adds the listeners of the flow's local end.
+    /// Adds the listeners of the flow's local endpoint.
     fn listeners(
         &mut self,
         key: &FlowKey,
@@ -261,7 +268,7 @@ enum ListRefusal {
 }
 
 impl List {
-    /// Makes sure that the list is as it was at `since` or later.
+    /// Reads the list if it is older than `since`.
     fn refresh(
         &mut self,
         diag: &mut InetDiag,
@@ -272,7 +279,7 @@ impl List {
         if self.read_at.is_some_and(|at| at >= since) {
             return Ok(());
         }
-        // A short list may be read when the budget is used up by others, too.
+        // A short list may be read even if other work has used up the budget.
         if self.took >= SHORT {
             turn.budget.allow().map_err(ListRefusal::Busy)?;
         }
@@ -311,7 +318,7 @@ impl SocketSource for SockDiag {
         if own.len() >= CROWD {
             return Looked::Crowd;
         }
-        // A list that changes while it is read can show a socket twice.
+        // A list that changes while it is read can contain a socket twice.
         own.sort_unstable_by_key(|socket| socket.inode);
         own.dedup_by_key(|socket| socket.inode);
         sockets.append(&mut own);

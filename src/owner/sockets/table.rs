@@ -1,24 +1,24 @@
-//! The rows of the kernel's socket tables, `/proc/net/{tcp,udp,udplite,raw,icmp}` and their IPv6 siblings, from
-//! text to values. Pure: no I/O.
+//! Parser of the rows of the kernel's socket tables, `/proc/net/{tcp,udp,udplite,raw,icmp}` and their IPv6
+//! siblings. Pure: no I/O.
 
 use crate::model::{Address, Endpoint};
 
-/// One socket as a table shows it.
+/// One row of a socket table.
 ///
 /// All the tables share their first ten columns (proc_pid_net(5); `get_tcp4_sock` in net/ipv4/tcp_ipv4.c,
 /// `udp4_format_sock` in net/ipv4/udp.c, `__ip6_dgram_sock_seq_show` in net/ipv6/datagram.c).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketRow {
-    /// Where the socket is bound. In the raw tables the port is the IP protocol number, in the ICMP tables the
-    /// echo identifier.
+    /// The endpoint that the socket is bound to. In the raw tables the port is the IP protocol number, in the
+    /// ICMP tables the echo identifier.
     pub local: Endpoint,
-    /// The peer it is connected to; a wildcard address and port 0 when it is not connected.
+    /// The peer it is connected to; a wildcard address and port 0 if it is not connected.
     pub remote: Endpoint,
     /// The state's number (include/net/tcp_states.h).
     pub state: u8,
-    /// The user whose process made the socket.
+    /// The user whose process created the socket.
     pub uid: u32,
-    /// The socket's inode number; 0 when no process has it: TIME_WAIT, SYN_RECV, not yet accepted, orphaned.
+    /// The socket's inode number; 0 if no process has it: TIME_WAIT, SYN_RECV, not yet accepted, orphaned.
     pub inode: u64,
 }
 
@@ -27,9 +27,10 @@ impl SocketRow {
     pub const LISTEN: u8 = 0x0A;
 }
 
-/// Hands every row of `text` to `each`, and returns how many lines were neither a row nor a table's heading.
+/// Passes every row of `text` to `each`, and returns the number of lines that were neither a row nor a
+/// table's heading.
 ///
-/// IPv4 and IPv6 rows are told apart by the width of their addresses. A malformed line does not affect others.
+/// The width of the addresses distinguishes IPv4 and IPv6 rows. A malformed line does not affect others.
 pub fn parse_table(text: &[u8], mut each: impl FnMut(SocketRow)) -> u64 {
     let mut malformed = 0;
     let mut rest = text;
@@ -73,7 +74,7 @@ fn parse_row(line: &[u8]) -> Option<SocketRow> {
     Some(SocketRow { local, remote, state, uid, inode })
 }
 
-/// The fields of a line, which any number of spaces part.
+/// The fields of a line, separated by any number of spaces.
 struct RowFields<'a>(&'a [u8]);
 
 impl<'a> Iterator for RowFields<'a> {
@@ -90,8 +91,8 @@ impl<'a> Iterator for RowFields<'a> {
     }
 }
 
-/// `0100007F:1F90`, or four such words before the colon. The kernel prints each 32-bit word of the address, which
-/// is in network order, as a number of the host: its bytes in the host's order are the address.
+/// Parses `0100007F:1F90`, or four such words before the colon. The kernel prints each 32-bit word of the
+/// address, which is in network order, as a number of the host: its bytes in host order are the address.
 #[inline]
 fn parse_endpoint(field: &[u8]) -> Option<Endpoint> {
     let (address, port) = field.split_last_chunk::<4>()?;
@@ -133,7 +134,7 @@ fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
-/// A decimal number of digits only; `None` when there is none or it is too large.
+/// Parses a decimal number of digits only; `None` if there are no digits or the number is too large.
 #[inline]
 pub(in crate::owner) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
@@ -168,7 +169,7 @@ pub(in crate::owner) mod tests {
         Endpoint::new(socket.ip().into(), socket.port())
     }
 
-    /// An endpoint as the kernel prints it. An IPv4 one can be shown in the IPv6 form too.
+    /// Returns an endpoint as the kernel prints it. An IPv4 endpoint can have the IPv6 form too.
     pub fn render_endpoint(endpoint: Endpoint, v6: bool) -> String {
         let (words, _) = endpoint.address.bytes().as_chunks::<4>();
         let shown = if v6 { words } else { &words[3..] };
@@ -176,7 +177,7 @@ pub(in crate::owner) mod tests {
         format!("{address}:{:04X}", endpoint.port)
     }
 
-    /// A row as the kernel prints it.
+    /// Returns a row as the kernel prints it.
     pub fn render(row: &SocketRow, v6: bool) -> String {
         let SocketRow { local, remote, state, uid, inode } = row;
         let (local, remote) = (render_endpoint(*local, v6), render_endpoint(*remote, v6));
@@ -186,7 +187,8 @@ pub(in crate::owner) mod tests {
         )
     }
 
-    // The lines below are those of a little-endian machine, whose words the kernel prints turned round.
+    // The lines below are from a little-endian machine, on which the kernel prints the bytes of each word
+    // reversed.
     #[cfg(target_endian = "little")]
     #[test]
     fn rows_as_kernels_printed_them() {

@@ -1,11 +1,12 @@
 //! The source of sockets that every Linux has: the socket tables under `/proc/net`.
 //!
-//! The tables are those of the network namespace of the thread that reads them (`/proc/thread-self/net`); sockets of
-//! other namespaces, which may have the same addresses, are not in them. IPv4 flows are looked for in the IPv6
-//! tables too, since a dual-stack socket is listed there. SCTP has no table of this form.
+//! The tables are those of the network namespace of the thread that reads them (`/proc/thread-self/net`);
+//! sockets of other namespaces, which may have the same addresses, are not in them. IPv4 flows are also
+//! looked up in the IPv6 tables, because a dual-stack socket is listed there. SCTP has no table of this form.
 //!
-//! The kernel walks a UDP table from its start again for every 4 KiB that are read (`udp_get_idx` in net/ipv4/udp.c), so
-//! that its cost grows with the square of the number of sockets: 200 ms for 20,000. Only the budget contains that.
+//! The kernel walks a UDP table from its start for every 4 KiB that are read (`udp_get_idx` in
+//! net/ipv4/udp.c), so its cost grows with the square of the number of sockets: 200 ms for 20,000. Only the
+//! budget limits that.
 
 use super::index::{NO_RANK, SocketIndex, TableKind};
 use super::table::parse_table;
@@ -20,13 +21,14 @@ use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-/// Tables are read in pieces of this size, so that a table's text is never in memory as a whole.
+/// The size of the pieces in which tables are read, so that a table's text is never in memory as a whole.
 const PIECE: usize = 64 * 1024;
 
-/// More sockets than this on one local end are not told apart. Each of them is remembered for each flow of a round.
+/// The limit of sockets of one local endpoint. From this number on they are not distinguished. Each of them
+/// is kept for each flow of a round.
 pub(in crate::owner) const CROWD: usize = 128;
 
-/// The names of the tables, and what their columns mean. Each family's table is followed by its IPv6 sibling.
+/// The names of the tables, and the meaning of their columns. Each table is followed by its IPv6 sibling.
 pub(in crate::owner) const NAMES: [(&str, TableKind); 10] = [
     ("tcp", TableKind::Tcp),
     ("tcp6", TableKind::Tcp),
@@ -49,7 +51,7 @@ struct SocketTable {
     name: &'static str,
     path: CString,
     index: SocketIndex,
-    /// When its latest reading began.
+    /// The start of the latest reading.
     read_at: Option<Instant>,
     state: TableState,
 }
@@ -57,12 +59,12 @@ struct SocketTable {
 /// The state of a table as of its latest reading.
 enum TableState {
     Readable,
-    /// The process that shows it has ended, which is no fault.
+    /// The process whose table it is has ended, which is no fault.
     Gone,
     Faulty(Error),
 }
 
-/// The tables, each read when a flow asks for it.
+/// The tables, each read when a flow needs it.
 pub(in crate::owner) struct Tables {
     directory: CString,
     tables: [SocketTable; NAMES.len()],
@@ -72,20 +74,20 @@ pub(in crate::owner) struct Tables {
 }
 
 impl Tables {
-    /// The tables of the calling thread's network namespace.
+    /// Probes the tables of the calling thread's network namespace.
     pub fn of_this_thread(root: &ProcRoot) -> Tables {
-        // A thread may live in another network namespace than its process; kernels before 3.17 and made-up trees
-        // do not tell.
+        // A thread may be in another network namespace than its process; kernels before 3.17 and `/proc`
+        // fixtures have no `thread-self`.
         let directory = [c"thread-self/net", c"net"].into_iter().find(|path| root.stat(path).is_ok());
         Tables::probe(root, directory.unwrap_or(c"net").to_owned())
     }
 
-    /// The tables of a process's network namespace.
+    /// Probes the tables of a process's network namespace.
     pub fn of_process(root: &ProcRoot, pid: i32) -> Tables {
         Tables::probe(root, PidPath::new(pid).file("net").to_owned())
     }
 
-    /// Finds out which tables can be opened.
+    /// Opens each table once to determine its state.
     fn probe(root: &ProcRoot, directory: CString) -> Tables {
         let tables = NAMES.map(|(name, kind)| {
             let path = [directory.to_bytes(), b"/", name.as_bytes()].concat();
@@ -106,7 +108,7 @@ impl Tables {
         tables
     }
 
-    /// Makes sure that a table is as it was at `since` or later.
+    /// Reads a table if it is older than `since`.
     fn refresh(&mut self, table: usize, since: Instant, turn: &Turn<'_>) -> Result<(), Looked> {
         let Tables { directory, tables, piece, .. } = self;
         let Some(table) = tables.get_mut(table) else { return Ok(()) };
@@ -127,7 +129,7 @@ impl Tables {
         if matches!(table.state, TableState::Readable) { Ok(()) } else { Err(Looked::Failed) }
     }
 
-    /// A connection, or else the listeners of its port.
+    /// Looks up a connection, or else the listeners of its port.
     fn stream(
         &mut self,
         key: &FlowKey,
@@ -158,7 +160,7 @@ impl Tables {
         if sockets.len() > start { Looked::Listener { is_seen: false } } else { Looked::Missing }
     }
 
-    /// Sockets of a protocol that has ports or echo identifiers but no connections.
+    /// Looks up sockets of a protocol that has ports or echo identifiers but no connections.
     fn datagram(
         &mut self,
         tables: &[usize],
@@ -181,7 +183,8 @@ impl Tables {
         if let Some(looked) = worst {
             return looked;
         }
-        // What is sent to a group reaches every socket bound to the port, whichever address it chose.
+        // A packet to a group reaches every socket bound to the port, whichever address the socket is bound
+        // to.
         self.bound(tables, key, key.local.address.is_multicast(), sockets);
         if sockets.len() > start {
             Looked::Found { by: Match::Bound, listener: None }
@@ -190,7 +193,7 @@ impl Tables {
         }
     }
 
-    /// Raw sockets, each of which receives every packet of its protocol that its addresses let in.
+    /// Looks up raw sockets, each of which receives every packet of its protocol that its addresses admit.
     fn raw(
         &mut self,
         key: &FlowKey,
@@ -254,7 +257,7 @@ impl SocketSource for Tables {
             sockets.truncate(start);
             return Looked::Crowd;
         }
-        // A table that changes while it is read can show a socket twice.
+        // A table that changes while it is read can contain a socket twice.
         remove_repeated(start, sockets);
         looked
     }
@@ -273,14 +276,15 @@ impl SocketSource for Tables {
     }
 }
 
-/// The tables that can show a socket of the flow's local end: an IPv4 flow's socket may be in either of a family.
+/// Returns the tables that can contain a socket of the flow's local endpoint: an IPv4 flow's socket may be in
+/// the table of either family.
 fn siblings(first: usize, key: &FlowKey) -> &'static [usize] {
     const NUMBERS: [usize; NAMES.len()] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
     let first = if key.local.address.is_v4() { first..first + 2 } else { first + 1..first + 2 };
     NUMBERS.get(first).unwrap_or_default()
 }
 
-/// The table of the flow's own family.
+/// Returns the table of the flow's own family.
 fn family(first: usize, key: &FlowKey) -> usize {
     if key.local.address.is_v4() { first } else { first + 1 }
 }
@@ -302,8 +306,9 @@ fn open(root: &ProcRoot, path: &CStr) -> nix::Result<OwnedFd> {
     openat(root.directory(), path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// The state of a table after its reading. One that does not exist, in a directory that does, has no sockets: the kernel was
-/// built or booted without its protocol. A process that ends has no such directory any more.
+/// Returns the state of a table after its reading. A table that does not exist, in a directory that does, has
+/// no sockets: the kernel was built or booted without its protocol. For a process that has ended, this
+/// directory no longer exists.
 fn state(root: &ProcRoot, directory: &CStr, path: &CStr, read: nix::Result<()>) -> TableState {
     let Err(errno) = read else { return TableState::Readable };
     let is_of_process = directory.to_bytes().first().is_some_and(u8::is_ascii_digit);
@@ -317,7 +322,7 @@ fn state(root: &ProcRoot, directory: &CStr, path: &CStr, read: nix::Result<()>) 
     }
 }
 
-/// Reads a table piece by piece into `index`. Returns how many lines made no sense.
+/// Reads a table piece by piece into `index`. Returns the number of malformed lines.
 fn read_table(root: &ProcRoot, path: &CStr, piece: &mut [u8], index: &mut SocketIndex) -> nix::Result<u64> {
     let file = open(root, path)?;
     let mut malformed = 0;

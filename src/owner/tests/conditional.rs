@@ -1,4 +1,5 @@
-//! Flows whose local address is this host's for some packets only. The namespace and its sockets are real.
+//! Tests of flows whose local address is this host's for some packets only. The namespace and its sockets are
+//! real.
 
 use crate::model::{Protocol, Unowned};
 use crate::netlink::InetDiag;
@@ -24,7 +25,8 @@ fn make_transparent(socket: &UdpSocket) {
     assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Nobody in the made-up tree holds the sockets: what is taken has no holder, and what is not is forwarded.
+/// No process of the fixture holds the sockets: a flow whose packets are taken has no holder, and any other
+/// is forwarded.
 #[test]
 fn only_a_socket_that_takes_just_such_packets_makes_a_flow_this_hosts_root() {
     alone(|| {

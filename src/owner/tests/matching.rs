@@ -1,4 +1,4 @@
-//! Which socket a flow is matched to.
+//! Tests of the match between sockets and flows.
 
 use crate::model::Quality::{Exact, Guessed, Shared};
 use crate::model::{Protocol, Unowned};
@@ -10,7 +10,7 @@ const LISTEN: u8 = SocketRow::LISTEN;
 const SYN_RECV: u8 = 3;
 const TIME_WAIT: u8 = 6;
 
-/// A tree in which process 10·n holds socket n, and started at 100·n.
+/// Creates a tree in which process 10·n holds socket n, and started at 100·n.
 fn tree(sockets: u64) -> OwnerTree {
     let tree = OwnerTree::new();
     for n in 1..=sockets {
@@ -157,10 +157,10 @@ fn several_sockets_of_one_port_are_an_owner_only_if_one_process_has_them() {
     tree.process(30, 1, 300, &[3, 4]);
     tree.table("udp", &[reuse(3), reuse(4)]);
     assert_eq!(tree.first(flow), owned(30, 300, Guessed));
-    // Workers that all inherited all the sockets: the youngest would be an invention.
+    // The workers all inherited all the sockets: choosing the youngest would be an invention.
     tree.process(31, 30, 301, &[3, 4]);
     assert_eq!(tree.first(flow), None(Unowned::Ambiguous));
-    // A socket whose holder is not known may be anybody's.
+    // A socket without a known holder may belong to any process.
     tree.table("udp", &[reuse(1), reuse(99)]);
     assert_eq!(tree.last(flow), None(Unowned::NoHolder));
 }

@@ -1,4 +1,4 @@
-//! When sources are read, what they may cost, and what happens when they cannot be read.
+//! Tests of the reads of sources: their time, their cost, and their failures.
 
 use crate::model::Quality::{Exact, Guessed};
 use crate::model::{FlowKey, Namespace, Protocol, Unowned};
@@ -76,7 +76,7 @@ fn without_budget_everything_waits_and_nothing_is_lost() {
     let meter = Costly::new(10);
     let step = meter.step.clone();
     let mut finder = tree.finder_with(Budget::new(0.1, 15 * MS, Box::new(meter)));
-    // The burst pays for one round and a half; the third has to wait for 5 ms at a tenth.
+    // The burst pays for one and a half rounds; the third has to wait for 5 ms at a tenth.
     assert_eq!(tree.at(&mut finder, flow(), NOW), owned(20, 200, Exact));
     assert_eq!(tree.at(&mut finder, flow(), MS), owned(20, 200, Exact));
     let loads = finder.report().table_loads;
@@ -101,7 +101,7 @@ fn without_budget_everything_waits_and_nothing_is_lost() {
 #[test]
 fn an_unreadable_table_is_not_an_empty_one() {
     let tree = tree();
-    // Opens, but cannot be read.
+    // The table can be opened, but not read.
     fs::remove_file(tree.path("net/tcp6")).unwrap();
     fs::create_dir(tree.path("net/tcp6")).unwrap();
     let mut finder = tree.finder();
@@ -183,7 +183,7 @@ fn processes_that_cannot_be_read_leave_a_doubt() {
     let lost = key(Protocol::UDP, "10.0.0.1:53", "10.0.0.9:5");
     tree.table("udp", &[row("0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 7)]);
     assert_eq!(tree.last(lost), None(Unowned::NoHolder));
-    // What reading a descriptor directory may give beside being forbidden: here, that it is none.
+    // Another error than a missing permission: the descriptor directory is not a directory.
     tree.process(30, 1, 300, &[]);
     fs::remove_dir_all(tree.path("30/fd")).unwrap();
     fs::write(tree.path("30/fd"), "").unwrap();
@@ -212,7 +212,7 @@ fn home(finder: &mut Finder) -> &mut Vec<Box<dyn SocketSource>> {
     finder.sockets.get_mut(&Namespace::HOME).unwrap()
 }
 
-/// A source that says always the same.
+/// A source that always gives the same answer.
 struct Always(Looked);
 
 impl SocketSource for Always {

@@ -1,4 +1,4 @@
-//! Which of a socket's holders is the owner, and where they are looked for.
+//! Tests of the choice among a socket's holders, and of the search for them.
 
 use crate::model::Quality::{Exact, Guessed, Shared};
 use crate::model::{FlowKey, Protocol, Unowned};
@@ -8,12 +8,12 @@ use crate::owner::made_up::{ESTABLISHED, MS, NOW, OwnerTree, UNCONNECTED, key, o
 use std::fs;
 use std::os::unix::fs::symlink;
 
-/// The flow whose socket has inode `n`.
+/// Returns the flow whose socket has inode `n`.
 fn flow(n: u64) -> FlowKey {
     key(Protocol::TCP, &format!("10.0.0.1:{n}"), "10.0.0.9:5000")
 }
 
-/// A tree with connections of inodes 1 to 9.
+/// Creates a tree with connections of inodes 1 to 9.
 fn tree() -> OwnerTree {
     let tree = OwnerTree::new();
     let rows: Vec<SocketRow> =
@@ -123,18 +123,18 @@ fn what_is_known_costs_no_scan_and_what_is_likely_no_full_one() {
     let scanned = finder.report().scanned_processes;
     assert_eq!(tree.at(&mut finder, flow(2), MS), owned(20, 200, Exact));
     assert_eq!(finder.report().scanned_processes, scanned, "learned by the first scan");
-    // A socket made since by a process that owned a flow lately.
+    // A new socket of a process that recently owned a flow.
     symlink("socket:[3]", tree.path("20/fd/9")).unwrap();
     assert_eq!(tree.at(&mut finder, flow(3), 2 * MS), owned(20, 200, Exact));
     assert_eq!(finder.report().scanned_processes, scanned + 1);
-    // One made by a process that had started without it.
+    // A socket opened by a process that had none when it started.
     tree.process(30, 1, 300, &[]);
     assert!(matches!(tree.at(&mut finder, flow(4), 3 * MS), Retry { .. }));
     let full = finder.report().full_scans;
     symlink("socket:[5]", tree.path("30/fd/9")).unwrap();
     assert_eq!(tree.at(&mut finder, flow(5), 9000 * MS), owned(30, 300, Exact));
     assert_eq!(finder.report().full_scans, full);
-    // One made by a process that is neither young nor has owned anything.
+    // A socket opened by a process that is neither young nor has owned a flow.
     symlink("socket:[6]", tree.path("150/fd/9")).unwrap();
     assert_eq!(tree.at(&mut finder, flow(6), 20_000 * MS), owned(150, 50, Exact));
     assert_eq!(finder.report().full_scans, full + 1);

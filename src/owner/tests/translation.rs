@@ -1,4 +1,5 @@
-//! What is believed of flows whose addresses the host may translate. The namespace is real, the sockets are made up.
+//! Tests of flows whose addresses the host may translate. The namespace is real, the sockets are those of a
+//! fixture.
 
 use crate::model::Quality::{Exact, Guessed};
 use crate::model::{Namespace, Protocol, Unowned};
@@ -31,7 +32,7 @@ fn forward(value: &str) {
     std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", value).unwrap();
 }
 
-/// What is said in the end of each of these flows, asked about at the same times.
+/// Returns the final outcome of each of these flows, which are looked up at the same times.
 fn last<const N: usize>(
     tree: &OwnerTree,
     translations: Translations,
@@ -46,8 +47,8 @@ fn last<const N: usize>(
     queries.map(|query| query.outcome)
 }
 
-/// Where connections are tracked, as it seems, and the kernel is not to be asked about them: nothing of `/proc/sys` and
-/// no module is to be seen.
+/// Nothing is guessed if connections appear to be tracked, packets are forwarded, and the kernel cannot be
+/// queried: the fixture has neither `/proc/sys` nor a list of modules.
 #[test]
 fn without_knowledge_of_translations_nothing_is_guessed_where_packets_are_forwarded_root() {
     alone(|| {
@@ -79,7 +80,7 @@ fn without_knowledge_of_translations_nothing_is_guessed_where_packets_are_forwar
     });
 }
 
-/// Each address that is called, and what is behind it, as the end that is called sees it.
+/// The endpoints behind a translated address are found, from the view of the called end.
 #[test]
 fn what_is_behind_an_address_is_found_root() {
     alone(|| {
@@ -119,7 +120,7 @@ fn what_is_behind_an_address_is_found_root() {
         assert_eq!(translations.behind(&untracked, Instant::now()), Behind::Unknown);
         let elsewhere = key(Protocol::TCP, "10.2.0.1:1", "10.1.0.1:2");
         assert_eq!(translations.behind(&elsewhere, Instant::now()), Behind::Same, "no address of this host");
-        // Seen from the address that the kernel has put in its place, the sender is another.
+        // Seen from the address that the kernel has put in its place, the sender is another host.
         let sender = UdpSocket::bind("10.1.0.1:0").unwrap();
         sender.send_to(b"?", "10.1.0.1:9").unwrap();
         ip("address add 10.7.7.7/32 dev lo");

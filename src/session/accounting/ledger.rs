@@ -1,5 +1,5 @@
-//! The bytes owed to each process since the last update: filled by the capture thread once a batch, drained by
-//! the update.
+//! The bytes credited to each process since the last update. The capture thread fills the ledger once a
+//! batch, and the update drains it.
 
 use crate::model::{Connections, Identity, Owner, ProcId, Quality, Traffic, Unowned};
 use crate::sync::{Mutex, MutexGuard};
@@ -7,36 +7,38 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most processes with undrained bytes. Reached only when nobody updates for long; what comes on top is counted
-/// as unowned.
+/// Limit of the accounts between two drains. It is reached only if no update runs for a long time; the bytes
+/// of further processes are counted as unowned.
 const ACCOUNT_LIMIT: usize = 65_536;
 
-/// Most removed processes recorded, so that late bytes of theirs are not taken for a new process.
+/// Limit of the recorded removed processes. Late bytes of a recorded one are not taken for those of a new
+/// process.
 const ENDED_LIMIT: usize = 65_536;
 
-/// The time for which they are kept: longer than a packet, the search for its owner, and the owner of a connection that has left the
-/// flow table (80 s) can be late. A flow or a socket that outlives its owner brings bytes later still; see
-/// [`LedgerContents::was_released`].
+/// Time for which a removed process stays recorded. It is longer than the possible delay of a packet, of the
+/// lookup of its owner, and of the owner of a connection that has left the flow table (80 s). A flow or a
+/// socket that outlives its owner brings bytes later still; see [`LedgerContents::was_released`].
 const ENDED_KEPT: Duration = Duration::from_secs(120);
 
-/// Room for removed processes that is kept when fewer are recorded.
+/// Capacity that is kept for removed processes if fewer are recorded.
 const MIN_ENDED_CAPACITY: usize = 1024;
 
-/// What one process is owed.
+/// The bytes and connections credited to one process.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     /// Bytes and packets since the last drain.
     pub traffic: Traffic,
     /// The bytes of `traffic`, of both directions, by the quality of the owner.
     pub owned: [u64; Quality::COUNT],
-    /// What its flows did since the last drain, where that is counted.
+    /// The process's connections since the last drain, if they are counted.
     pub connections: Option<Box<Connections>>,
-    /// Who the process was when it was found to own a flow; it may be gone at the next sample.
+    /// Identity of the process at the time when it was found to own a flow; the process may have ended by the
+    /// next sample.
     pub identity: Option<Arc<Identity>>,
 }
 
 impl Account {
-    /// Adds what another account of the same process holds.
+    /// Adds the contents of another account of the same process.
     pub fn merge(&mut self, other: Account) {
         self.traffic += other.traffic;
         self.owned.iter_mut().zip(other.owned).for_each(|(sum, more)| *sum += more);
@@ -44,13 +46,13 @@ impl Account {
         self.identity = self.identity.take().or(other.identity);
     }
 
-    /// The part of the traffic whose owner is not exact, bytes of both directions.
+    /// Returns the part of the traffic whose owner is not exact, in bytes of both directions.
     pub fn uncertain_bytes(&self) -> u64 {
         self.owned.iter().sum::<u64>() - self.owned[Quality::Exact as usize]
     }
 }
 
-/// Adds what the flows of a process did.
+/// Adds the connection counts of a process to a sum.
 pub fn add_connections(sum: &mut Option<Box<Connections>>, more: Option<Box<Connections>>) {
     match (sum, more) {
         (Some(sum), Some(more)) => **sum += *more,
@@ -59,12 +61,12 @@ pub fn add_connections(sum: &mut Option<Box<Connections>>, more: Option<Box<Conn
     }
 }
 
-/// Totals over the life of the session, bytes of both directions.
+/// Totals over the life of the session, in bytes of both directions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LedgerTotals {
-    /// Bytes with an owner, by the quality of the match.
+    /// Bytes with an owner, by the owner's quality.
     pub owned: [u64; Quality::COUNT],
-    /// Bytes without an owner, by reason; they move to `owned` when an owner is found after all.
+    /// Bytes without an owner, by reason. They move to `owned` if an owner is found later.
     pub unowned: [u64; Unowned::COUNT],
 }
 
@@ -86,15 +88,15 @@ pub struct LedgerContents {
 }
 
 impl Ledger {
-    /// Locks the ledger, for a whole batch.
+    /// Locks the ledger. Callers hold the lock for a whole batch.
     pub fn lock(&self) -> MutexGuard<'_, LedgerContents> {
         self.books.lock()
     }
 }
 
 impl LedgerContents {
-    /// Credits traffic to an owner. Returns whether the owner still lives as far as the update knows; if not, the
-    /// bytes are counted under [`Unowned::OwnerEnded`].
+    /// Credits traffic to an owner. Returns true if the owner is alive as far as the update knows. Otherwise
+    /// the bytes are counted under [`Unowned::OwnerEnded`].
     pub fn credit(&mut self, owner: &Owner, traffic: Traffic) -> bool {
         if self.ended.contains(&owner.process) {
             self.count_unowned(Unowned::OwnerEnded, traffic.bytes());
@@ -111,7 +113,7 @@ impl LedgerContents {
         true
     }
 
-    /// Where to count what the flows of a process do; `None` when it has ended, or when there are too many accounts.
+    /// Returns the connection counts of a process; `None` if it has ended, or if there are too many accounts.
     pub fn connections(&mut self, process: ProcId) -> Option<&mut Connections> {
         let is_new = !self.accounts.contains_key(&process);
         if self.ended.contains(&process) || is_new && self.accounts.len() >= ACCOUNT_LIMIT {
@@ -120,7 +122,7 @@ impl LedgerContents {
         Some(self.accounts.entry(process).or_default().connections.get_or_insert_default())
     }
 
-    /// Notes who a process is, before it can vanish.
+    /// Records the identity of a process before the process can disappear.
     pub fn set_identity(&mut self, process: ProcId, identity: Arc<Identity>) {
         if self.accounts.len() < ACCOUNT_LIMIT && !self.ended.contains(&process) {
             self.accounts.entry(process).or_default().identity = Some(identity);
@@ -132,7 +134,8 @@ impl LedgerContents {
         self.totals.unowned[reason as usize] += bytes;
     }
 
-    /// Takes back bytes counted without an owner: an owner was found, or the reason has changed.
+    /// Subtracts bytes that were counted without an owner, because an owner was found or the reason has
+    /// changed.
     pub fn uncount_unowned(&mut self, reason: Unowned, bytes: u64) {
         let total = &mut self.totals.unowned[reason as usize];
         *total = total.saturating_sub(bytes);
@@ -143,7 +146,7 @@ impl LedgerContents {
         std::mem::take(&mut self.accounts).into_iter()
     }
 
-    /// Records that a process was delivered as removed: no byte may be credited to it any more.
+    /// Records that a process was delivered as removed: no more bytes may be credited to it.
     pub fn close(&mut self, process: ProcId, now: Instant) {
         if self.ended.insert(process) {
             self.ended_order.push_back((now, process));
@@ -156,7 +159,7 @@ impl LedgerContents {
             self.ended.remove(&oldest);
             self.released_through = self.released_through.max(Some(oldest.start_ticks));
         }
-        // A burst leaves more room than is needed.
+        // A burst leaves more capacity than is needed.
         let (held, room) = (self.ended.len(), self.ended_order.capacity());
         if room > MIN_ENDED_CAPACITY && held < room / 4 {
             self.ended_order.shrink_to(MIN_ENDED_CAPACITY.max(2 * held));
@@ -164,13 +167,14 @@ impl LedgerContents {
         }
     }
 
-    /// Returns true if a process is old enough to have been delivered as removed so long ago that this is no longer recorded.
+    /// Returns true if a process is so old that it may have been delivered as removed, and this record been
+    /// released since.
     pub fn was_released(&self, process: ProcId) -> bool {
         self.released_through >= Some(process.start_ticks)
     }
 
-    /// Takes back what was credited to a process that had been delivered as removed long before, and records it as such
-    /// again, so that the next bytes have their owner looked up.
+    /// Takes back the bytes credited to a process that had been delivered as removed long before. Records it
+    /// as removed again, so that the owner of later bytes is looked up.
     pub fn revoke(&mut self, process: ProcId, account: &Account, now: Instant) {
         for (total, bytes) in self.totals.owned.iter_mut().zip(account.owned) {
             *total = total.saturating_sub(bytes);
@@ -179,7 +183,7 @@ impl LedgerContents {
         self.close(process, now);
     }
 
-    /// Totals over the life of the session.
+    /// Returns the totals over the life of the session.
     pub fn totals(&self) -> LedgerTotals {
         self.totals
     }

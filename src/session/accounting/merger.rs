@@ -1,5 +1,5 @@
-//! Where bytes meet processes: credits the ledger's accounts to records, also to those of processes that ended, and
-//! decides when an ended process has all its bytes.
+//! Joins the ledger's accounts to process records, including those of ended processes, and decides when an
+//! ended process has all its bytes.
 
 use super::ledger::{Account, Ledger, add_connections};
 use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Selection, Traffic, Validity};
@@ -9,22 +9,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest time that an ended process is held back, beyond the capture's read timeout.
+/// Longest time for which an ended process is held back, in addition to the capture's read timeout.
 const MAX_HELD: Duration = Duration::from_secs(2);
 
-/// Most processes recorded that have ended and were not selected, of each period, and the length of a period: their last bytes
-/// may select them yet.
+/// Limit of the recorded processes that have ended and were not selected, per period, and the length of a
+/// period. Their last bytes may still select them.
 const PASSED_LIMIT: usize = 8192;
 const PASSED_PERIOD: Duration = Duration::from_secs(60);
 
-/// Processes between two updates: bytes whose process has no record yet, and ended ones that wait for their last
-/// bytes.
+/// Processes between two updates: bytes whose process has no record yet, and ended processes that wait for
+/// their last bytes.
 #[derive(Default)]
 pub struct AccountMerger {
     /// Accounts of processes that no sample has seen.
     unclaimed: HashMap<ProcId, Unclaimed, foldhash::fast::RandomState>,
     closing: BTreeMap<ProcId, Closing>,
-    /// Processes that samples knew, which have ended and were not selected, and who they were: those of the current period,
+    /// Identities of the sampled processes that have ended and were not selected: those of the current period
     /// and those of the previous one.
     passed: [HashMap<ProcId, Arc<Identity>, foldhash::fast::RandomState>; 2],
     passed_since: Option<Instant>,
@@ -33,20 +33,20 @@ pub struct AccountMerger {
 #[derive(Default)]
 struct Unclaimed {
     account: Account,
-    /// True if the process was alive after an update.
+    /// Set if the process was alive after an update.
     was_alive: bool,
 }
 
 struct Closing {
     record: ProcessRecord,
-    /// Whether a sample found it to have ended, before what it did was last counted.
+    /// Set if a sample found that the process had ended, which was before its bytes were last collected.
     was_sampled: bool,
-    /// When it was found to have ended: what was captured later is not its own.
+    /// Time at which the process was found to have ended. Packets captured later are not its own.
     found: Instant,
 }
 
 impl AccountMerger {
-    /// Adds what the ledger holds to the records of the sampler and of the processes that are closing.
+    /// Adds the ledger's accounts to the records of the sampler and of the closing processes.
     pub fn collect(&mut self, ledger: &Ledger, sampler: &mut Sampler, selection: &Selection) {
         let drained = ledger.lock().drain();
         let drained = drained.map(|(process, account)| (process, Unclaimed { account, was_alive: false }));
@@ -58,7 +58,7 @@ impl AccountMerger {
             }
             match self.closing.get_mut(&process) {
                 Some(closing) => {
-                    // Who it was may become known with its last bytes.
+                    // The process's identity may become known with its last bytes.
                     if !closing.was_sampled && !closing.record.valid.has(Validity::USER) {
                         name(&mut closing.record, account.identity.as_ref());
                     }
@@ -74,11 +74,13 @@ impl AccountMerger {
         }
     }
 
-    /// Takes up the processes that have ended: those the sampler says, and those that no sample has seen and that are
-    /// gone. Returns when the last of all that are closing was found to have ended.
+    /// Takes over the processes that have ended: those that the sampler reports, and those that no sample has
+    /// seen and that have disappeared. Returns the latest time at which a closing process was found to have
+    /// ended.
     ///
-    /// Bytes of a process that may have been removed so long ago that the ledger has no record of it go back to the ledger:
-    /// a socket has outlived it. `latest` has the identities recorded at `since` or later.
+    /// A process may have been removed so long ago that the ledger has no record of it; then a socket has
+    /// outlived it, and its bytes return to the ledger. `latest` contains the identities recorded at `since`
+    /// or later.
     pub fn take_up_ended(
         &mut self,
         sampler: &mut Sampler,
@@ -105,7 +107,7 @@ impl AccountMerger {
                 drop(books);
                 let mut record = record_of(id, account, passed);
                 make_latest(&mut record, latest, since, sampler);
-                // Nobody waits for one that is known not to be selected.
+                // A process that is known not to be selected need not wait for its last bytes.
                 if !record.valid.has(Validity::USER) || selection.matches(id.pid, &record.identity) {
                     self.closing.insert(id, Closing { record, was_sampled: false, found });
                 }
@@ -125,22 +127,24 @@ impl AccountMerger {
         current.extend(sampler.take_passed());
     }
 
-    /// Gives processes that have ended the identities that they had last, of those recorded at `since` or later, and the
-    /// names that the kernel's programs say they were given last.
+    /// Updates the ended processes with their last identities, if recorded at `since` or later, and with
+    /// their last names as the eBPF programs report them.
     pub fn take_latest(&mut self, latest: &LatestIdentities, since: Instant, sampler: &Sampler) {
         for Closing { record, .. } in self.closing.values_mut() {
             make_latest(record, latest, since, sampler);
         }
     }
 
-    /// Whether a process is closing that ended after the sample, maybe after it was last counted what it did.
+    /// Returns true if a closing process ended after the sample, possibly after its bytes were last
+    /// collected.
     pub fn ended_since_sample(&self) -> bool {
         self.closing.values().any(|closing| !closing.was_sampled)
     }
 
-    /// Removes the ended processes whose figures are final: those found before `complete`, up to which everything captured
-    /// was counted when it was last collected, and those held back for longer than `timeout` and 2 s. No byte is credited to
-    /// them any more. Those that no sample has seen are delivered if they are selected as what they were last.
+    /// Removes the ended processes whose figures are final: those found before `complete`, the time up to
+    /// which all captured packets had been counted at the last collection, and those held back for longer
+    /// than `timeout` and 2 s. No more bytes are credited to them. A process that no sample has seen is
+    /// delivered if its last identity is selected.
     pub fn take_final(
         &mut self,
         complete: Option<Instant>,
@@ -166,7 +170,7 @@ impl AccountMerger {
     }
 }
 
-/// Gives the record of a process that has ended the identity and the name that it had last.
+/// Updates the record of an ended process with its last identity and name.
 fn make_latest(record: &mut ProcessRecord, latest: &LatestIdentities, since: Instant, sampler: &Sampler) {
     latest.update(record, since);
     let given = sampler.given_name(&record.sample.id);
@@ -175,8 +179,8 @@ fn make_latest(record: &mut ProcessRecord, latest: &LatestIdentities, since: Ins
     }
 }
 
-/// The record of a process that came and went between two samples, or was not selected by them: who it was, `passed` by what
-/// samples knew, and its traffic.
+/// Returns the record of a process that started and ended between two samples, or that they did not select:
+/// its traffic, and its identity (`passed` if the account has none).
 fn record_of(id: ProcId, account: Account, passed: Option<&Arc<Identity>>) -> ProcessRecord {
     let mut record = ProcessRecord {
         sample: ProcessSample::unknown(id),
@@ -193,7 +197,7 @@ fn record_of(id: ProcId, account: Account, passed: Option<&Arc<Identity>>) -> Pr
     record
 }
 
-/// Takes in who a process was that no sample has seen, if that is known.
+/// Sets the identity of a process that no sample has seen, if it is known.
 fn name(record: &mut ProcessRecord, identity: Option<&Arc<Identity>>) {
     let Some(identity) = identity else { return };
     record.valid |= Validity::USER;
@@ -203,7 +207,7 @@ fn name(record: &mut ProcessRecord, identity: Option<&Arc<Identity>>) {
     record.identity = Arc::clone(identity);
 }
 
-/// Adds what a process is owed to its record.
+/// Adds an account to the record of its process.
 fn add(record: &mut ProcessRecord, account: Account) {
     record.traffic += account.traffic;
     record.uncertain_bytes += account.uncertain_bytes();

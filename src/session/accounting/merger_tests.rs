@@ -1,4 +1,4 @@
-//! Tests of the meeting of bytes and processes, on made-up trees.
+//! Tests of the join of accounts and process records, on `/proc` fixtures.
 
 use super::*;
 use crate::kernel::{Fault, GivenName, Task, TaskSource};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The capture's read timeout.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What an update does, step by step.
+/// The steps of an update.
 struct Update {
     tree: Tree,
     sampler: Sampler,
@@ -38,7 +38,7 @@ impl Update {
         self.ledger.lock().set_identity(id, Arc::new(identity));
     }
 
-    /// The first half of an update; whether any process is closing.
+    /// Runs the first half of an update. Returns true if any process is closing.
     fn collect(&mut self) -> bool {
         self.sampler.sample().unwrap();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
@@ -50,13 +50,13 @@ impl Update {
         merge.take_up_ended(sampler, ledger, selection, &LatestIdentities::default(), Instant::now())
     }
 
-    /// The second half, with everything counted or with nothing; those delivered as removed.
+    /// Runs the second half, with everything counted or nothing. Returns the processes delivered as removed.
     fn finish(&mut self, is_complete: bool) -> Vec<ProcessRecord> {
         let now = Instant::now();
         self.finish_at(is_complete.then_some(now), now)
     }
 
-    /// The same when everything was counted up to `complete`.
+    /// Runs the second half with everything counted up to `complete`.
     fn finish_at(&mut self, complete: Option<Instant>, now: Instant) -> Vec<ProcessRecord> {
         let mut removed = Vec::new();
         self.merge.collect(&self.ledger, &mut self.sampler, &self.selection);
@@ -65,13 +65,13 @@ impl Update {
         removed
     }
 
-    /// A whole update that finds everything counted.
+    /// Runs a whole update that finds everything counted.
     fn update(&mut self) -> Vec<ProcessRecord> {
         self.collect();
         self.finish(true)
     }
 
-    /// The living processes with the bytes they received.
+    /// Returns the living processes with their received bytes.
     fn living(&self) -> Vec<(ProcId, u64)> {
         self.sampler.processes().map(|record| (record.sample.id, record.traffic.receive_bytes)).collect()
     }
@@ -112,7 +112,7 @@ fn one_whose_name_nobody_read_says_so() {
     assert_eq!((removed[0].valid, removed[0].identity.name.len()), (Validity::NETWORK, 0));
 }
 
-/// A connection may be reported before its bytes, and its process with these.
+/// A connection may be reported before its bytes; the process's identity becomes known with the bytes.
 #[test]
 fn one_that_becomes_known_with_its_last_bytes_has_its_name_and_is_selected_by_it() {
     for wanted in ["brief", "other"] {
@@ -134,7 +134,8 @@ fn one_that_becomes_known_with_its_last_bytes_has_its_name_and_is_selected_by_it
     }
 }
 
-/// Processes 7 and 8 were given this name; the one with the number 8 started half a second after boot.
+/// A task source that reports this name for the processes 7 and 8. Process 8 started half a second after
+/// boot.
 #[derive(Debug)]
 struct Renamed(&'static str);
 
@@ -283,7 +284,8 @@ fn a_process_removed_long_ago_is_not_removed_again() {
     assert!(!update.credit(id(7, 5), 1), "it is known again");
 }
 
-/// A shell that becomes another program just before its end, long after others that started later were removed.
+/// A sampled process that executes another program just before its end is delivered, even if processes that
+/// started later were removed long before.
 #[test]
 fn one_that_samples_knew_is_delivered_however_old_it_is() {
     let mut update = Update::new(Selection { names: vec![b"late".to_vec()], ..Selection::default() });
@@ -291,7 +293,7 @@ fn one_that_samples_knew_is_delivered_however_old_it_is() {
         update.tree.process(pid, "early", 0, &[]);
     }
     assert!(update.update().is_empty());
-    // A walk that finds nobody any more.
+    // A walk that finds no process any more.
     update.sampler.take_from(Box::new(Renamed("late")));
     let long_ago = Instant::now();
     update.ledger.lock().close(id(9, 1), long_ago);

@@ -1,7 +1,7 @@
-//! Bytes and whom they belong to: the ledger between two updates, and its join with process records.
+//! Bytes and their owners: the ledger between two updates, and its join with process records.
 //!
-//! The pipeline, or the kernel's counters, credit accounts in the ledger. An update drains it and adds the accounts to the
-//! records of the processes.
+//! The pipeline or the kernel counter reader credits accounts in the ledger. An update drains it and adds the
+//! accounts to the records of the processes.
 
 mod ledger;
 mod merger;

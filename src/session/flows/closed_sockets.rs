@@ -1,7 +1,7 @@
-//! Reads the notices of TCP connections that have ended, in every namespace that is captured in, and leaves them for
-//! the capture thread, which compares them with what it has counted.
+//! Reads the kernel's notices of ended TCP connections in every captured namespace. The capture thread
+//! compares these connections with what it has counted.
 //!
-//! It is a part of the thread that looks at first packets, which has sockets in all those namespaces already.
+//! This is a part of the early lookup thread, which has sockets in all those namespaces already.
 
 use super::{FlowMailbox, SocketEnd};
 use crate::kernel::Clocks;
@@ -17,40 +17,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// Notices that may wait for the capture thread, some 100 bytes each.
+/// Limit of the notices that wait for the capture thread, some 100 bytes each.
 const LIMIT: usize = 65_536;
 
-/// Time between two readings, so that notices are read several at a time and the thread is not woken for each.
+/// Minimum time between two readings, so that notices are read several at a time and do not wake the thread
+/// one by one.
 const REST: Duration = Duration::from_millis(10);
 
-/// Payload that a connection has carried, bytes, at the least.
+/// Minimum payload that a connection has carried, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Carried {
-    /// What the other end has acknowledged.
+    /// Bytes that the other end has acknowledged.
     pub sent: u64,
-    /// What was received in order.
+    /// Bytes received in order.
     pub received: u64,
 }
 
 /// A TCP connection that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
-    /// Its local end.
+    /// Its endpoints, seen from this end.
     pub key: FlowKey,
-    /// What it carried, where that may be compared.
+    /// The payload that it carried, if that may be compared.
     pub carried: Option<Carried>,
-    /// Its socket's cookie, and what the kernel knew of it last.
+    /// The socket's cookie, and its last tcp_info.
     pub cookie: u64,
     pub info: TcpInfo,
-    /// When this was known.
+    /// Time at which the notice was read.
     pub told: Timestamp,
-    /// The same by the clock that is never set.
+    /// The same time by the clock that is never set.
     pub told_at: Instant,
-    /// Since when every connection's end in this namespace has been told, by the clock as it was set at `told`.
+    /// Time since which the end of every connection in this namespace has been reported, by the clock as it
+    /// was set at `told`.
     pub all_told_since: Timestamp,
 }
 
-/// What is known of ended connections and not yet compared.
+/// Ended connections that have not been compared yet.
 #[derive(Default)]
 pub struct EndedQueue {
     waiting: Mutex<Vec<Connection>>,
@@ -58,7 +60,8 @@ pub struct EndedQueue {
 }
 
 impl EndedQueue {
-    /// Adds connections, leaving none. Returns whether there was room for all; the others are lost.
+    /// Moves connections to the queue, leaving `connections` empty. Returns true if there was room for all;
+    /// the others are lost.
     fn add(&self, connections: &mut Vec<Connection>) -> bool {
         let mut waiting = self.waiting.lock();
         let room = LIMIT.saturating_sub(waiting.len());
@@ -68,20 +71,20 @@ impl EndedQueue {
         beyond == 0
     }
 
-    /// Takes up to `most` connections, the oldest first.
+    /// Takes at most `most` connections, oldest first.
     pub fn take(&self, most: usize) -> Vec<Connection> {
         let mut waiting = self.waiting.lock();
         let count = waiting.len().min(most);
         waiting.drain(..count).collect()
     }
 
-    /// Notices that were lost, here or in the kernel, for want of room.
+    /// Returns the number of notices that were lost for lack of room, here or in the kernel.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 }
 
-/// What tells of ended connections in one namespace.
+/// The sockets for notices of ended connections in one namespace.
 struct NoticeSource {
     namespace: Namespace,
     ended: CloseNotices,
@@ -90,21 +93,21 @@ struct NoticeSource {
 }
 
 impl NoticeSource {
-    /// In the namespace of the calling thread, which the caller names.
+    /// Opens the sockets in the namespace of the calling thread, whose number is `namespace`.
     fn open(namespace: Namespace) -> Result<NoticeSource> {
         let (ended, diag) = (CloseNotices::open()?, InetDiag::open()?);
         Ok(NoticeSource { namespace, ended, diag, all_told_since: Instant::now() })
     }
 
-    /// Reads what there is; of attempts that no connection came of only if `wants_attempts`. Returns how many notices were
-    /// lost, those that nothing can be said of included.
+    /// Reads the available notices; those of attempts that led to no connection only if `wants_attempts`.
+    /// Returns the number of lost notices, including those whose endpoints could not be looked up.
     fn read(&mut self, wants_attempts: bool, into: &mut Vec<Connection>) -> Result<u64> {
         let NoticeSource { namespace, ended, diag, all_told_since } = self;
         let first = into.len();
         let mut obscure = 0;
         let dropped = ended.read(|socket, info| {
             let Some(connection) = connection(*namespace, socket, info, *all_told_since) else { return };
-            // The SYN counts, once it is acknowledged.
+            // The SYN counts as a byte once it is acknowledged.
             if !wants_attempts && info.acknowledged_bytes == 0 && info.received_bytes == 0 {
                 return;
             }
@@ -123,7 +126,7 @@ impl NoticeSource {
     }
 }
 
-/// A notice as the end of a connection; `None` for a socket that never had one.
+/// Converts a notice to an ended connection; `None` for a socket that never had one.
 fn connection(
     namespace: Namespace,
     socket: &InetSocket,
@@ -131,12 +134,13 @@ fn connection(
     all_told_since: Instant,
 ) -> Option<Connection> {
     let key = FlowKey { local: socket.local, remote: socket.remote, protocol: Protocol::TCP, namespace };
-    // The SYN and the FIN may be counted with the bytes of the stream.
+    // The kernel may count the SYN and the FIN with the bytes of the stream.
     let carried = Carried {
         sent: info.acknowledged_bytes.saturating_sub(2),
         received: info.received_bytes.saturating_sub(1),
     };
-    // Of one that was bound to a device the kernel does not say whether another lives in its place; see `InetDiag`.
+    // For a socket that was bound to a device, the kernel does not say if another connection lives in its
+    // place; see `InetDiag`.
     let carried = (socket.interface == 0).then_some(carried);
     let clocks = Clocks::now();
     let connection = Connection {
@@ -151,11 +155,11 @@ fn connection(
     (key.remote.port != 0).then_some(connection)
 }
 
-/// Whether this is a connection that lives in the place of one that has ended, as it can when a program has kept the
-/// socket of one that was reset; what is counted there now is its own. Else it is a listener, or what remains of the
-/// connection itself.
+/// Returns true if the socket is a connection that lives in the place of an ended one. This is possible if a
+/// process has kept the socket of a connection that was reset; the bytes counted there now belong to the new
+/// connection. Any other socket is a listener, or the remainder of the ended connection itself.
 fn lives(socket: &InetSocket) -> bool {
-    /// Numbers of include/net/tcp_states.h.
+    /// State numbers of include/net/tcp_states.h.
     const FIN_WAIT2: u8 = 5;
     const TIME_WAIT: u8 = 6;
     const CLOSE: u8 = 7;
@@ -171,19 +175,19 @@ fn lives(socket: &InetSocket) -> bool {
 pub struct EndedReader {
     sources: Vec<NoticeSource>,
     follower: Follower,
-    /// Where connections go that are to be compared, if any are.
+    /// Queue of the connections to compare, if they are compared.
     queue: Option<Arc<EndedQueue>>,
-    /// Where they go to complete the records of flows, if these are wanted.
+    /// Mailbox for notices that complete flow records, if flows are recorded.
     flows: Option<Arc<FlowMailbox>>,
     batch: Vec<Connection>,
     next: Instant,
 }
 
 impl EndedReader {
-    /// Begins with the namespace of the calling thread, which is the session's own.
+    /// Opens a reader with the namespace of the calling thread, which is the session's own.
     ///
     /// # Errors
-    /// What the system says; `EPERM` without CAP_NET_ADMIN.
+    /// The system's error; `EPERM` without CAP_NET_ADMIN.
     pub fn open(
         follower: Follower,
         queue: Option<Arc<EndedQueue>>,
@@ -193,17 +197,17 @@ impl EndedReader {
         Ok(EndedReader { sources, follower, queue, flows, batch: Vec::new(), next: Instant::now() })
     }
 
-    /// How long nothing is to be read; `None` when it may be.
+    /// Returns the time until the next reading; `None` if one is permitted now.
     pub fn rest(&self, now: Instant) -> Option<Duration> {
         self.next.checked_duration_since(now).filter(|rest| !rest.is_zero())
     }
 
-    /// What becomes readable when there is something to read.
+    /// Returns the descriptors that become readable when notices arrive.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sources.iter().map(|source| source.ended.as_fd())
     }
 
-    /// Reads what there is, unless it is too early.
+    /// Reads the available notices, unless it is too early.
     pub fn read(&mut self, now: Instant) {
         if self.rest(now).is_some() {
             return;
@@ -241,7 +245,7 @@ impl EndedReader {
         }
     }
 
-    /// Follows the coming and going of namespaces.
+    /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
         let changes = self.follower.changes();
         self.sources.retain(|source| !changes.gone.contains(&source.namespace));

@@ -1,4 +1,4 @@
-//! Tests of the notices with real connections, in network namespaces where there is nobody else.
+//! Tests of the notices with real connections, in network namespaces without other traffic.
 
 use super::*;
 use crate::model::{Address, Endpoint};
@@ -8,7 +8,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Reads until `count` connections have ended; that more would come is noticed if they do so soon.
+/// Reads until `count` connections have ended, and a little longer, so that surplus notices are detected if
+/// they arrive soon.
 fn ends(reader: &mut EndedReader, count: usize) -> Vec<Connection> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut all = Vec::new();
@@ -32,7 +33,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint::new(Address::from(address.ip()), address.port())
 }
 
-/// Opens a connection from a port of this test's choice.
+/// Opens a connection from the given local port.
 fn connect_from(port: u16, target: SocketAddr) -> TcpStream {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
     use std::os::fd::{AsRawFd, IntoRawFd};
@@ -40,7 +41,7 @@ fn connect_from(port: u16, target: SocketAddr) -> TcpStream {
     setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(target.ip(), port))).unwrap();
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target)).unwrap();
-    // SAFETY: the descriptor was just given up by its owner.
+    // SAFETY: `into_raw_fd` has just released the descriptor, so the stream is its only owner.
     TcpStream::from(unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) })
 }
 
@@ -72,7 +73,7 @@ fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
             let (protocol, namespace) = (Protocol::TCP, Namespace::HOME);
             assert_eq!(end.key, FlowKey { local, remote, protocol, namespace });
             let carried = end.carried.unwrap();
-            // The SYN is not always counted with the rest.
+            // The kernel does not always count the SYN.
             assert!((sent - 1..=sent).contains(&carried.sent), "{carried:?}");
             assert_eq!(carried.received, received);
             assert!((began..end.told).contains(&end.all_told_since), "since the reader was opened");
@@ -81,7 +82,8 @@ fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
     });
 }
 
-/// A program may keep the socket of a connection that was reset, while another has its endpoints.
+/// The end of a reset connection is not reported while another connection has its endpoints, since a process
+/// may keep the old socket.
 #[test]
 fn an_end_is_not_told_while_another_connection_has_its_place_root() {
     alone(|| {
@@ -92,7 +94,7 @@ fn an_end_is_not_told_while_another_connection_has_its_place_root() {
         let (mut server, _) = listener.accept().unwrap();
         server.write_all(&[1; 50_000]).unwrap();
         kept.read_exact(&mut [0; 50_000]).unwrap();
-        // Closing with something unread resets the connection (RFC 2525, 2.17).
+        // Closing a socket with unread data resets the connection (RFC 2525, 2.17).
         kept.write_all(&[2; 100]).unwrap();
         server.set_nonblocking(true).unwrap();
         while server.peek(&mut [0]).is_err() {
@@ -100,7 +102,7 @@ fn an_end_is_not_told_while_another_connection_has_its_place_root() {
         }
         drop(server);
         assert_eq!(ends(&mut reader, 1).len(), 1, "the end that did the reset");
-        // It is not there any more, but for the program that has it.
+        // The connection has ended; only its process still has the socket.
         assert!(kept.read(&mut [0]).is_err());
         let later = connect_from(40_000, target);
         assert_eq!(later.local_addr().unwrap(), kept_address(target));

@@ -1,5 +1,5 @@
-//! The mailbox between the threads: records of flows that have ended, those of living ones on request, and the kernel's
-//! notices of sockets that have gone.
+//! The mailbox between the threads: records of ended flows, records of living flows on request, and the
+//! kernel's notices of closed sockets.
 
 use crate::model::{FlowKey, FlowRecord, Namespace, Timestamp};
 use crate::netlink::TcpInfo;
@@ -7,10 +7,10 @@ use crate::sync::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Notices that may wait for the capture thread, some 150 bytes each.
+/// Limit of the notices that wait for the capture thread, some 150 bytes each.
 const NOTICE_LIMIT: usize = 65_536;
 
-/// A flow's record, and the number of its namespace in this session.
+/// A flow record, and the number of the flow's namespace in this session.
 #[derive(Clone, Copy, Debug)]
 pub struct NamespacedRecord {
     pub namespace: Namespace,
@@ -18,29 +18,29 @@ pub struct NamespacedRecord {
 }
 
 impl NamespacedRecord {
-    /// The flow's name among those that live.
+    /// Returns the key that identifies the flow among the living ones.
     pub fn key(&self) -> FlowKey {
         let FlowRecord { local, remote, protocol, .. } = self.record;
         FlowKey { local, remote, protocol, namespace: self.namespace }
     }
 }
 
-/// A TCP socket that has gone, and what the kernel knew of it last.
+/// A closed TCP socket, and its last tcp_info.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketEnd {
     /// Its endpoints.
     pub key: FlowKey,
-    /// When this was known.
+    /// Time at which this became known.
     pub told: Timestamp,
     /// Its cookie.
     pub cookie: u64,
-    /// What was known of it.
+    /// Its last tcp_info.
     pub info: TcpInfo,
 }
 
-/// The mailbox itself.
+/// The mailbox between the capture thread, the early lookup thread and the update.
 pub struct FlowMailbox {
-    /// Most records of ended flows that wait to be taken.
+    /// Limit of the records of ended flows that wait to be taken.
     limit: usize,
     ended: Mutex<EndedFlows>,
     notices: Mutex<Vec<SocketEnd>>,
@@ -48,29 +48,29 @@ pub struct FlowMailbox {
     shown: Condvar,
 }
 
-/// The records of ended flows, the oldest first.
+/// The records of ended flows, oldest first.
 #[derive(Default)]
 struct EndedFlows {
     records: VecDeque<NamespacedRecord>,
-    /// How many there have been, and how many of these there were when the living ones were seen last. Only those may be
-    /// taken: others may have been seen as living.
+    /// Number of the records so far, and their number at the time when the living flows were last taken. Only
+    /// the records up to then may be taken: the flows of later ones may have been delivered as living.
     added: u64,
     shown: u64,
     lost: u64,
 }
 
-/// The records of living flows on their way to whoever has asked.
+/// The records of living flows on their way to the update that requested them.
 #[derive(Default)]
 struct Living {
     is_wanted: bool,
-    /// With how many records of ended flows there had been then.
+    /// The records, and the number of records of ended flows at that time.
     filled: Option<(Vec<NamespacedRecord>, u64)>,
-    /// Whether those filled are the last, for the capture has ended.
+    /// Set if the records in `filled` are the last because the capture has ended.
     is_over: bool,
 }
 
 impl FlowMailbox {
-    /// A mailbox with room for the records of `limit` ended flows.
+    /// Returns a mailbox with room for the records of `limit` ended flows.
     pub fn new(limit: usize) -> FlowMailbox {
         FlowMailbox {
             limit,
@@ -81,7 +81,7 @@ impl FlowMailbox {
         }
     }
 
-    /// Leaves records of flows that have ended, leaving none. The oldest make room.
+    /// Adds records of ended flows, leaving `records` empty. Evicts the oldest beyond the limit.
     pub fn add_ended(&self, records: &mut Vec<NamespacedRecord>) {
         let mut ended = self.ended.lock();
         ended.added += records.len() as u64;
@@ -91,25 +91,25 @@ impl FlowMailbox {
         ended.lost += beyond as u64;
     }
 
-    /// Counts records of ended flows that were lost on their way here.
+    /// Counts records of ended flows that were lost on their way to the mailbox.
     pub fn add_lost(&self, count: u64) {
         self.ended.lock().lost += count;
     }
 
-    /// Leaves the living flows without having been asked.
+    /// Stores the records of the living flows without a request.
     pub fn put(&self, records: Vec<NamespacedRecord>) {
         let mut living = self.living.lock();
         living.filled = Some((records, self.ended.lock().added));
     }
 
-    /// Takes the living flows that were left last.
+    /// Takes the records of the living flows that were stored last.
     pub(super) fn left(&self) -> Option<Vec<NamespacedRecord>> {
         let (records, added) = self.living.lock().filled.take()?;
         self.ended.lock().shown = added;
         Some(records)
     }
 
-    /// Takes the records of flows that had ended when the living ones were seen last, the oldest first.
+    /// Takes the records of the flows that had ended when the living flows were last taken, oldest first.
     pub(super) fn take_ended(&self) -> VecDeque<NamespacedRecord> {
         let mut ended = self.ended.lock();
         let later = usize::try_from(ended.added - ended.shown).unwrap_or(usize::MAX);
@@ -118,25 +118,27 @@ impl FlowMailbox {
         std::mem::replace(&mut ended.records, rest)
     }
 
-    /// Records of ended flows that were lost because nobody took them in time.
+    /// Returns the number of records of ended flows that were lost because the caller did not take them in
+    /// time.
     pub fn lost(&self) -> u64 {
         self.ended.lock().lost
     }
 
-    /// Leaves notices of sockets that have gone. What is beyond the limit is forgotten: it only completes records.
+    /// Adds notices of closed sockets. Those beyond the limit are dropped, since they only complete records.
     pub fn add_notices(&self, new: impl Iterator<Item = SocketEnd>) {
         let mut notices = self.notices.lock();
         let room = NOTICE_LIMIT.saturating_sub(notices.len());
         notices.extend(new.take(room));
     }
 
-    /// Takes the notices.
+    /// Takes all notices.
     pub(super) fn take_notices(&self) -> Vec<SocketEnd> {
         std::mem::take(&mut *self.notices.lock())
     }
 
-    /// Asks for the living flows and waits until `deadline`. `wake` is called once the question stands. `None`: they did
-    /// not come in time, or the capture has ended and they are those that came last.
+    /// Requests the living flows and waits for them until `deadline`. Calls `wake` once the request is
+    /// recorded. Returns `None` if they did not arrive in time, or if the capture has ended and its last
+    /// flows have been taken before.
     pub(super) fn living(&self, deadline: Instant, wake: impl FnOnce()) -> Option<Vec<NamespacedRecord>> {
         let mut living = self.living.lock();
         if !living.is_over {
@@ -153,7 +155,7 @@ impl FlowMailbox {
         self.left()
     }
 
-    /// Shows the living flows to whoever has asked, if anybody has; or because they are the last.
+    /// Delivers the living flows if they are requested, or if they are the last.
     pub(super) fn show(&self, is_last: bool, records: impl FnOnce() -> Vec<NamespacedRecord>) {
         if !self.living.lock().is_wanted && !is_last {
             return;

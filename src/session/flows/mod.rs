@@ -1,8 +1,9 @@
-//! Records of flows, for sessions that ask for them, and the notices of sockets that have closed.
+//! Records of flows, for sessions that request them, and the notices of closed sockets.
 //!
-//! The capture thread has a [`Recorder`]. It notices flows that end, waits a moment for their owner and for the kernel's
-//! notice of the end, and leaves the last record in the [`FlowMailbox`], where the update takes it. Of the flows that live
-//! it makes records when the update asks for them through its [`FlowView`], which adds what the kernel knows of the sockets.
+//! The capture thread has a [`Recorder`]. It detects flows that end, waits a moment for their owner and for
+//! the kernel's notice of the end, and leaves the last record in the [`FlowMailbox`], where the update takes
+//! it. It makes records of living flows when the update requests them through its [`FlowView`], which adds
+//! the kernel's tcp_info of their sockets.
 
 mod closed_sockets;
 mod mailbox;

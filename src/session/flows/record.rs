@@ -1,4 +1,4 @@
-//! From what the flow table holds of a flow, and what the kernel knew of its socket, to its record.
+//! Makes flow records from the entries of the flow table and the tcp_info of their sockets.
 
 use super::mailbox::SocketEnd;
 use crate::flow::{Binding, Departed, Flow, FlowId, FlowMetrics, FlowState};
@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::netlink::TcpInfo;
 
-/// What the table holds of a flow, whether it is still there or has just left.
+/// The flow table's data of a flow that is in the table or has just left it.
 pub struct TableFlow<'a> {
     pub id: FlowId,
     pub key: &'a FlowKey,
@@ -20,7 +20,7 @@ pub struct TableFlow<'a> {
 }
 
 impl<'a> TableFlow<'a> {
-    /// Of a flow that is in the table.
+    /// Returns the data of a flow that is in the table.
     pub fn held(id: FlowId, flow: &'a Flow, detail: &'a FlowMetrics) -> TableFlow<'a> {
         TableFlow {
             id,
@@ -34,13 +34,14 @@ impl<'a> TableFlow<'a> {
         }
     }
 
-    /// Of one that has left it.
+    /// Returns the data of a flow that has left the table.
     pub fn departed(departed: &'a Departed, detail: &'a FlowMetrics) -> TableFlow<'a> {
         let &Departed { id, ref key, binding, totals, first, last, state, .. } = departed;
         TableFlow { id, key, state, first, last, totals, owner: owner(binding).or(detail.owner()), detail }
     }
 
-    /// Its record at the moment `now`, in the namespace of this inode; 0 where that is not known.
+    /// Returns the flow's record at the time `now`, in the namespace with this inode; 0 if the inode is
+    /// unknown.
     pub fn record(&self, inode: u64, now: Timestamp) -> FlowRecord {
         let FlowKey { local, remote, protocol, .. } = *self.key;
         let detail = self.detail;
@@ -74,9 +75,9 @@ impl<'a> TableFlow<'a> {
         record
     }
 
-    /// Its last record, with what the kernel told of its socket when that went, if it did.
+    /// Returns the flow's last record, with the last tcp_info of its socket if the kernel reported it.
     pub fn last_record(&self, inode: u64, end: Option<&SocketEnd>) -> FlowRecord {
-        // Where no end was seen, it ended with its latest packet.
+        // A flow whose end was not seen ended with its latest packet.
         let mut record = self.record(inode, self.last);
         record.phase = FlowPhase::Ended;
         if let Some(SocketEnd { cookie, info, .. }) = end {
@@ -93,7 +94,7 @@ impl<'a> TableFlow<'a> {
     }
 }
 
-/// Adds to a record what the kernel knows of its socket, unless it is there already.
+/// Adds the kernel's tcp_info to a record that does not have it yet.
 pub fn complete(record: &mut FlowRecord, cookie: u64, info: &TcpInfo) {
     if record.protocol != Protocol::TCP || record.valid.has(FlowValidity::COOKIE) {
         return;
@@ -127,7 +128,7 @@ fn phase(state: FlowState) -> FlowPhase {
     }
 }
 
-/// What a call on the socket says.
+/// Returns the error that a call on the socket fails with.
 fn errno(reason: CloseReason) -> i32 {
     match reason {
         CloseReason::Reset => libc::ECONNRESET,

@@ -1,4 +1,4 @@
-//! The capture thread's part: notices flows that end, and makes the records.
+//! The capture thread's part of the flow records: detects flows that end, and makes the records.
 
 use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::record::TableFlow;
@@ -11,35 +11,36 @@ use std::sync::Arc;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// How long a flow that has ended waits for the kernel's notice and for its owner, and how long at the most for the
-/// latter.
+/// Time for which an ended flow waits for the kernel's notice and for its owner, and the longest time for
+/// which it waits for its owner.
 const SETTLING: u64 = 300 * MILLISECOND;
 const LONGEST_SETTLING: u64 = 3_000 * MILLISECOND;
 
-/// How long a notice waits for the packets of the end that it tells of. When they have not come then, there were none.
+/// Time for which a notice waits for the packets of the end that it reports. If they have not arrived by
+/// then, there were none.
 const NOTICE_KEPT: u64 = 2_000 * MILLISECOND;
 
-/// Flows and notices that wait; of each at most so many.
+/// Limit of the waiting flows, and of the waiting notices.
 const WAITING_LIMIT: usize = 65_536;
 
 /// The recorder of one capture.
 pub struct Recorder {
     mailbox: Arc<FlowMailbox>,
-    /// The inode of the own namespace; 0 where that is not known.
+    /// The inode of the session's own namespace; 0 if it is unknown.
     home_inode: u64,
-    /// The namespaces besides.
+    /// The other namespaces.
     known: Known,
-    /// Flows that have ended, and when they are to be told.
+    /// Ended flows, and the times at which their records are due.
     ending: VecDeque<(FlowId, Timestamp)>,
     notices: HashMap<FlowKey, SocketEnd, RandomState>,
-    /// The same in the order in which they were told.
+    /// The keys of the notices, in the order in which the notices were read.
     order: VecDeque<(Timestamp, FlowKey)>,
     /// Records on their way to the mailbox.
     batch: Vec<NamespacedRecord>,
 }
 
 impl Recorder {
-    /// A recorder for a capture whose own namespace has this inode; 0 where that is not known.
+    /// Returns a recorder for a capture whose own namespace has this inode; 0 if the inode is unknown.
     pub fn new(mailbox: Arc<FlowMailbox>, home_inode: u64, known: Known) -> Recorder {
         Recorder {
             mailbox,
@@ -52,16 +53,17 @@ impl Recorder {
         }
     }
 
-    /// Looks whether a flow that has counted something has ended by that.
+    /// Schedules the record of a flow if the packets that it has just counted have ended it.
     #[inline]
     pub fn look(&mut self, id: FlowId, detail: &mut FlowMetrics, now: Timestamp) {
-        // One that finds no room is told when it leaves the table.
+        // A flow for which there is no room is reported when it leaves the table.
         if detail.notice_end() && self.ending.len() < WAITING_LIMIT {
             self.ending.push_back((id, Timestamp(now.0.saturating_add(SETTLING))));
         }
     }
 
-    /// Tells of a flow that has left the table, unless it has been told of; its owner may have been found since.
+    /// Reports a flow that has left the table, unless it has been reported before. Its owner may have been
+    /// found since.
     pub fn depart(&mut self, departed: &Departed, owner: Option<Owner>) {
         let Some(detail) = departed.detail.as_ref().filter(|detail| !detail.is_told()) else { return };
         let mut sight = TableFlow::departed(departed, detail);
@@ -70,7 +72,7 @@ impl Recorder {
         self.add(&departed.key, record);
     }
 
-    /// At the end of a batch: tells of the flows whose time has come, and shows the living ones to whoever asks.
+    /// Ends a batch: reports the flows that are due, and delivers the living flows if they are requested.
     pub fn publish(&mut self, flows: &mut FlowTable, now: Timestamp) {
         for notice in self.mailbox.take_notices() {
             self.notices.insert(notice.key, notice);
@@ -82,7 +84,7 @@ impl Recorder {
         self.mailbox.show(false, || self.living(flows, now));
     }
 
-    /// After the last batch: tells of all flows that have ended, and shows the living ones for the last time.
+    /// Reports all ended flows after the last batch, and delivers the living flows for the last time.
     pub fn finish(&mut self, flows: &mut FlowTable, now: Timestamp) {
         for (id, _) in std::mem::take(&mut self.ending) {
             self.tell(flows, id);
@@ -97,7 +99,8 @@ impl Recorder {
         }
     }
 
-    /// Those that there is memory for: the others are seen again later.
+    /// Returns the records of as many living flows as memory can be allocated for. The others are included
+    /// later.
     fn living(&self, flows: &FlowTable, now: Timestamp) -> Vec<NamespacedRecord> {
         let seen = |(id, flow, detail)| {
             let sight = TableFlow::held(id, flow, detail);
@@ -115,7 +118,7 @@ impl Recorder {
     }
 
     fn tell_ended(&mut self, flows: &mut FlowTable, now: Timestamp) {
-        // Each is looked at once, also when it is put back, and all when the clock was set back.
+        // Each flow is checked once, even if it is put back. All are checked if the clock was set back.
         for _ in 0..self.ending.len() {
             let Some(&(id, due)) = self.ending.front() else { return };
             if now < due && due.since(now) <= SETTLING {
@@ -146,8 +149,8 @@ impl Recorder {
         }
     }
 
-    /// Forgets old notices, and those that lie in the future since the clock was set back. A flow of theirs that has not ended
-    /// is ended by them.
+    /// Drops old notices, and those in the future since the clock was set back. A notice ends its flow if the
+    /// flow has not ended yet.
     fn drop_notices(&mut self, flows: &mut FlowTable, now: Timestamp) {
         while let Some(&(told, key)) = self.order.front()
             && (now.0.abs_diff(told.0) > NOTICE_KEPT || self.order.len() > WAITING_LIMIT)
@@ -170,13 +173,13 @@ impl Recorder {
         }
     }
 
-    /// How many notices wait, and in how many places.
+    /// Returns the number of waiting notices, and of the entries in their order.
     #[cfg(test)]
     pub fn waiting(&self) -> (usize, usize) {
         (self.notices.len(), self.order.len())
     }
 
-    /// The notice of a flow's end: one that came after its first packet.
+    /// Returns the notice of a flow's end, if it was read after the flow's first packet.
     fn notice_of(&self, key: &FlowKey, first: Timestamp) -> Option<&SocketEnd> {
         self.notices.get(key).filter(|notice| notice.told > first)
     }
@@ -193,17 +196,18 @@ impl Recorder {
     }
 }
 
-/// Whether a flow in this state ends unexpectedly when its socket goes. Where this end has finished sending, the kernel
-/// waits for the other end without the socket.
+/// Returns true if a flow in this state ends unexpectedly when its socket disappears. After this end has
+/// finished sending, the kernel waits for the other end without the socket.
 fn is_surprised(state: FlowState) -> bool {
     !state.is_over() && state != FlowState::FinSent
 }
 
-/// Why a socket went of which no packet says so, the latest having passed at `last`.
+/// Returns the reason why a socket disappeared without a packet that tells it. The latest packet passed at
+/// `last`.
 ///
-/// When the kernel sends again and again in vain it gives up where it would have sent once more. So it has given up if
-/// it was sending again, and if its time for the next attempt has passed without one. A program that closes the socket
-/// does so at another time: earlier.
+/// If retransmissions remain unanswered, the kernel gives up at the time when it would have sent the next
+/// one. So it has given up if it was retransmitting and the time of the next attempt has passed without one.
+/// A process that closes the socket does so earlier.
 fn surprise(notice: &SocketEnd, last: Timestamp) -> CloseReason {
     let timeout = u64::from(notice.info.timeout_us) * 1_000;
     // The kernel's timers are a little late, never early, but the clocks are read at different times.

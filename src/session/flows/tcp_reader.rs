@@ -1,30 +1,30 @@
-//! What the kernel knows of living TCP connections, read in one dump for each network namespace.
+//! Reads the kernel's tcp_info of living TCP connections, in one dump for each network namespace.
 
 use crate::model::{FlowKey, Namespace, Protocol};
 use crate::namespace::{Follower, enter};
 use crate::netlink::{InetDiag, InetSocket, TcpInfo};
 use tracing::{debug, info, warn};
 
-/// The states of connections that have a socket of their own, by their numbers in include/net/tcp_states.h: all but
-/// TIME_WAIT (6), CLOSE (7), LISTEN (10) and NEW_SYN_RECV (12).
+/// The states of connections that have a socket of their own, by their numbers in include/net/tcp_states.h:
+/// all but TIME_WAIT (6), CLOSE (7), LISTEN (10) and NEW_SYN_RECV (12).
 const CONNECTED: u32 = 0b1011_0011_1110;
 
-/// Sockets to ask by, one in each namespace that is captured in.
+/// The sock_diag sockets, one in each captured namespace.
 pub struct TcpReader {
     sources: Vec<(Namespace, InetDiag)>,
     follower: Follower,
 }
 
 impl TcpReader {
-    /// Begins with the namespace of the calling thread, which is the session's own.
+    /// Opens a reader with the namespace of the calling thread, which is the session's own.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn open(follower: Follower) -> nix::Result<TcpReader> {
         Ok(TcpReader { sources: vec![(Namespace::HOME, InetDiag::open()?)], follower })
     }
 
-    /// Follows the coming and going of namespaces.
+    /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
         let changes = self.follower.changes();
         self.sources.retain(|(namespace, _)| !changes.gone.contains(namespace));
@@ -37,7 +37,7 @@ impl TcpReader {
         }
     }
 
-    /// Hands over every connection in the namespaces that `is_wanted`.
+    /// Passes every connection in the namespaces that `is_wanted` selects to `each`.
     pub fn read(
         &mut self,
         is_wanted: impl Fn(Namespace) -> bool,
@@ -55,9 +55,10 @@ impl TcpReader {
         }
     }
 
-    /// Whether the socket with this cookie has gone from these endpoints. No, where it cannot be told.
+    /// Returns true if the socket with this cookie no longer has these endpoints; false if that cannot be
+    /// determined.
     pub fn is_gone(&mut self, key: &FlowKey, cookie: u64) -> bool {
-        // The kernel does not find these by their endpoints; see `InetDiag::find`.
+        // The kernel does not find link-local addresses by their endpoints; see `InetDiag::find`.
         if key.local.address.is_link_local_v6() {
             return false;
         }

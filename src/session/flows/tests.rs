@@ -1,4 +1,4 @@
-//! The recorder with made-up flows and notices, and the mailbox between the threads.
+//! Tests of the recorder with constructed flows and notices, and of the mailbox between the threads.
 
 use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::recorder::Recorder;
@@ -75,7 +75,7 @@ impl RecorderFixture {
         self.mailbox.add_notices(std::iter::once(notice));
     }
 
-    /// Ends a batch at a moment. What can be taken then.
+    /// Ends a batch at the given time. Returns the records that can be taken then.
     fn publish(&mut self, millisecond: u64) -> Vec<FlowRecord> {
         let now = at(millisecond);
         let RecorderFixture { flows, recorder, .. } = self;
@@ -181,7 +181,7 @@ fn a_socket_that_goes_without_a_packet_ends_its_flow() {
     let retrying = TcpInfo { retrying: 3, timeout_us: 800_000, ..TcpInfo::default() };
     for (info, told, reason) in [
         (retrying, 805, CloseReason::TimedOut),
-        // Closed before the kernel would have sent again.
+        // Closed before the kernel would have retransmitted.
         (retrying, 400, CloseReason::Unknown),
         (TcpInfo { retrying: 0, ..retrying }, 805, CloseReason::Unknown),
     ] {
@@ -194,7 +194,7 @@ fn a_socket_that_goes_without_a_packet_ends_its_flow() {
         assert_eq!((records.len(), records[0].reason), (1, reason), "{info:?} {told}");
         assert_eq!(records[0].duration_ns, (5 + told) * MILLISECOND);
         assert_eq!(bench.living(4_000).len(), 0);
-        // A SYN can only be another connection's now.
+        // A SYN can only belong to another connection now.
         let next = bench.packet(1, 4_000, Send, 0x02);
         assert_ne!(next, id);
     }
@@ -207,7 +207,7 @@ fn a_notice_ends_no_flow_that_ends_by_itself_or_began_later() {
     let waiting = bench.open(1, 0);
     bench.packet(1, 10, Send, 0x11);
     bench.gone(1, 11, TcpInfo::default());
-    // That was of the connection before.
+    // This notice is of the previous connection.
     bench.gone(2, 11, TcpInfo { retransmits: 5, ..TcpInfo::default() });
     let later = bench.open(2, 12);
     for id in [waiting, later] {
@@ -264,7 +264,8 @@ fn the_oldest_records_make_room_and_are_counted() {
     assert_eq!((ids(mailbox.take_ended()), mailbox.lost()), (vec![4], 2));
 }
 
-/// By a clock that was set back the notices would wait until it had caught up, and those that come later behind them.
+/// Notices are dropped after a clock was set back. Otherwise they would wait until it had caught up, and
+/// later ones behind them.
 #[test]
 fn notices_do_not_wait_for_a_clock_that_was_set_back() {
     let mut bench = RecorderFixture::new(10);
@@ -277,7 +278,7 @@ fn notices_do_not_wait_for_a_clock_that_was_set_back() {
     let told = bench.publish(3_000);
     let ended: Vec<_> = told.iter().map(|record| (record.local, record.phase)).collect();
     assert_eq!(ended, [(key(1).local, FlowPhase::Ended)]);
-    // What is told while the time is read is not in the future.
+    // A notice that is read while the time is read is not in the future.
     bench.gone(2, 3_030, TcpInfo::default());
     bench.publish(3_020);
     assert_eq!(bench.recorder.waiting(), (1, 1));

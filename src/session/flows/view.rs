@@ -1,4 +1,5 @@
-//! The update's part: asks for the living flows, and completes records with what the kernel knows.
+//! The update's part of the flow records: requests the living flows, and completes records with the kernel's
+//! tcp_info.
 
 use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::record::complete;
@@ -12,11 +13,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an update waits for the capture thread to show the living flows. It is busy for a few milliseconds at most
-/// unless the machine is.
+/// Longest wait of an update for the living flows. The capture thread is busy for a few milliseconds at most,
+/// unless the machine is busy.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// What the kernel knew of a flow's socket.
+/// The kernel's figures of a flow's socket.
 #[derive(Clone, Copy)]
 struct SocketFigures {
     flow: u64,
@@ -31,24 +32,24 @@ pub struct FlowView {
     mailbox: Arc<FlowMailbox>,
     living: Vec<NamespacedRecord>,
     kernel: Option<Arc<Mutex<TcpReader>>>,
-    /// Of the flows that lived at the last update, and at the one before it: those that ended in between are told of
-    /// only now.
+    /// The figures of the flows that lived at the last update, and at the one before it. Flows that ended in
+    /// between are delivered only now.
     figures: [AllFigures; 2],
 }
 
 impl FlowView {
-    /// Nothing seen yet. Without a reader the records are of what was captured only.
+    /// Returns a view without flows. Without a reader, the records contain only what was captured.
     pub fn new(mailbox: Arc<FlowMailbox>, kernel: Option<Arc<Mutex<TcpReader>>>) -> FlowView {
         FlowView { mailbox, living: Vec::new(), kernel, figures: Default::default() }
     }
 
-    /// The reader of what the kernel knows, for the thread that follows namespaces between updates: a socket that is open in a
-    /// namespace keeps it alive.
+    /// Returns the reader of tcp_info, for the thread that follows namespaces between updates. That matters
+    /// because an open socket keeps its namespace alive.
     pub fn reader(&self) -> Option<Arc<Mutex<TcpReader>>> {
         self.kernel.clone()
     }
 
-    /// Looks at the living flows anew.
+    /// Updates the living flows.
     pub fn update(&mut self, barrier: &DrainBarrier) {
         let deadline = Instant::now() + TIMEOUT;
         if let Some(living) = self.mailbox.living(deadline, || barrier.wake()) {
@@ -57,19 +58,19 @@ impl FlowView {
         self.read_kernel();
     }
 
-    /// Looks at the living flows that were left in the mailbox unasked.
+    /// Takes the living flows that were stored in the mailbox without a request.
     pub fn take_left(&mut self) {
         if let Some(living) = self.mailbox.left() {
             self.living = living;
         }
     }
 
-    /// The flows that live.
+    /// Returns the living flows.
     pub fn living(&self) -> impl Iterator<Item = &FlowRecord> {
         self.living.iter().map(|seen| &seen.record)
     }
 
-    /// Takes the last records of those that have ended, the oldest first.
+    /// Takes the last records of the flows that have ended, oldest first.
     pub fn take_ended(&mut self) -> Vec<FlowRecord> {
         let complete_one = |mut seen: NamespacedRecord| {
             let key = seen.key();
@@ -103,13 +104,13 @@ impl FlowView {
                 }
             },
         );
-        // Those whose socket was there and is not any more.
+        // Flows whose socket existed at the last update and is missing now.
         let mut gone = Vec::new();
         for (key, record) in wanted {
             let Some(&known) = before.get(&key).filter(|known| known.flow == record.id) else { continue };
             complete(record, known.cookie, &known.info);
             if kernel.is_gone(&key, known.cookie) {
-                // Told once: the next time it is in neither map.
+                // Reported once: at the next update the flow is in neither map.
                 gone.push(SocketEnd { key, told: Timestamp::now(), cookie: known.cookie, info: known.info });
             } else {
                 latest.insert(key, known);

@@ -1,5 +1,5 @@
-//! The thread that looks at the first packets of flows: finds their owners while the sockets live, and leaves them for
-//! the resolver.
+//! The early lookup thread: finds the owners of flows at their first packets, while the sockets exist, and
+//! leaves them for the resolver.
 
 use super::identity_cache::IdentityCache;
 use super::latest_identities::{LatestIdentities, changes_identity};
@@ -25,54 +25,54 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
-/// Packets read from one socket before what is due is looked at.
+/// Limit of the packets read from one socket before due searches continue.
 const PACKETS_PER_TURN: usize = 64;
 
-/// How often the filters are reconsidered.
+/// Interval at which the filters are adjusted.
 const GOVERNING_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A turn that took so long was not load: the process had been stopped.
+/// A turn that took this long was not caused by load: the process had been stopped.
 const STOPPED: Duration = Duration::from_secs(5);
 
-/// Longest wait when nothing happens, so that namespaces are followed on an idle machine, too.
+/// Longest wait without an event, so that namespaces are followed on an idle machine, too.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
-/// The thread's own state.
+/// The state of the early lookup thread.
 pub struct EarlyLookupThread {
-    /// Whether first packets are looked at; else only the rest is done.
+    /// Set if owners are looked up at first packets; otherwise the thread does only its other work.
     pub looks: bool,
-    /// The sockets for first packets, each with the namespace that it is in.
+    /// The sockets for first packets, each with its namespace.
     pub sockets: Vec<(Namespace, FirstPacketSocket)>,
-    /// What happens to processes, where that is told.
+    /// The process events, if the kernel reports them.
     pub events: Option<ProcessEvents>,
     /// The search.
     pub look: EarlyLookup,
-    /// Tells the ledger who owners are.
+    /// Publishes the owners' identities in the ledger.
     pub identity_cache: IdentityCache,
-    /// Processes that have just become other programs, or changed their names.
+    /// Processes that have just executed a program or changed their name.
     pub to_meet: Vec<i32>,
-    /// What they have become.
+    /// The latest identities of these processes.
     pub latest: Arc<LatestIdentities>,
-    /// Rung to end the thread.
+    /// Signalled to end the thread.
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
     pub throttle: FirstPacketThrottle,
-    /// The other namespaces that are captured in.
+    /// The other captured namespaces.
     pub follower: Follower,
-    /// Reads which connections have ended, where that is wanted and told.
+    /// Reads the notices of ended connections, if they are wanted and available.
     pub ended: Option<EndedReader>,
-    /// The update's reader of living connections, which follows namespaces between updates, too.
+    /// The update's reader of living connections. It has to follow namespaces between updates, too.
     pub connections: Option<Arc<Mutex<TcpReader>>>,
 }
 
 impl EarlyLookupThread {
-    /// Looks until `stopping` is set and the bell rung.
+    /// Runs until `stopping` is set and the bell is signalled.
     pub fn run(mut self, stopping: &AtomicBool, ledger: &Ledger, stats: &Mutex<EarlyLookupStats>) {
         let mut due = None;
         let mut governed = Instant::now();
-        // What is due in a moment is due then, not with other timers.
+        // A due search starts on time, not together with other timers.
         let _ = nix::sys::prctl::set_timerslack(1);
-        // Sockets can be gone by the time that a thread of many has its turn.
+        // On a busy machine, a socket may have disappeared before a thread with the usual scheduling runs.
         if let Err(errno) = be_prompt() {
             debug!("first packets are looked at with the usual delay: {errno}");
         }
@@ -96,7 +96,7 @@ impl EarlyLookupThread {
             let passed = now.saturating_duration_since(governed);
             if passed >= GOVERNING_INTERVAL || self.throttle.is_flooded() {
                 self.govern(passed);
-                // Questions about what was found before a long stop are asked now.
+                // After a long stop, the resolver still has to look up what was found before it.
                 if passed < STOPPED {
                     self.look.expire(now);
                 }
@@ -106,7 +106,7 @@ impl EarlyLookupThread {
         }
     }
 
-    /// Waits for packets, events, the bell, or until `due`.
+    /// Waits for packets, events or the bell, at most until `due`.
     fn wait(&self, due: Option<Instant>) -> nix::Result<()> {
         let bell = std::iter::once(self.bell.as_fd());
         let events = self.events.as_ref().map(AsFd::as_fd);
@@ -148,7 +148,8 @@ impl EarlyLookupThread {
         }
     }
 
-    /// Asks new programs who they are. It takes longer than what else is done, and comes last.
+    /// Prefetches the identities of processes that have just changed them. This takes longer than the rest,
+    /// so it comes last.
     fn meet(&mut self, now: Instant) {
         for pid in self.to_meet.drain(..) {
             if let Some((process, identity)) = self.identity_cache.prefetch(pid, now) {
@@ -204,7 +205,8 @@ impl EarlyLookupThread {
     }
 }
 
-/// Hands a packet's local ends to the search. Whether an end is local is not asked: who is not has no socket.
+/// Passes a packet's endpoints to the search as local ends. It does not check that an end is local: a remote
+/// one has no socket.
 fn take(
     look: &mut EarlyLookup,
     throttle: &mut FirstPacketThrottle,
@@ -230,9 +232,9 @@ fn take(
     }
 }
 
-/// Opens what tells of processes' events. It speaks only to the initial network namespace.
+/// Opens the source of process events. It works only in the initial network namespace.
 pub fn open_events(open: fn() -> nix::Result<ProcessEvents>) -> Option<ProcessEvents> {
-    // Where this process may not enter that namespace it may be in it.
+    // A process that may not enter that namespace may be in it already.
     let opened = enter_initial(open).unwrap_or_else(|_| open());
     opened
         .inspect_err(|errno| {

@@ -1,4 +1,4 @@
-//! Tells the ledger who the owners of flows are, while they live to be asked.
+//! Publishes the identities of flow owners in the ledger, and reads them while the processes live.
 
 use crate::blocking::{Abandoned, Errand, Helper};
 use crate::model::{Identity, ProcId, SampleSet};
@@ -10,31 +10,33 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most processes recorded for having been introduced, of the current and of the previous period each, and the length of a
-/// period. One that owns no new flow for so long is introduced once more.
+/// Limit of the processes recorded as published, in the current and in the previous period each, and the
+/// length of a period. A process that owns no new flow for that long is published once more.
 const KNOWN_LIMIT: usize = 8192;
 const KNOWN_PERIOD: Duration = Duration::from_secs(60);
 
-/// Processes remembered for having been met: those of the last seconds.
+/// Limit of the prefetched identities; they are those of the last seconds.
 const MET_LIMIT: usize = 1024;
 
-/// Processes met within [`INTERVAL`], some 20 µs each. Where more are started they are not met but asked when needed.
+/// Limit of the prefetches within [`INTERVAL`], some 20 µs each. If more processes start, the others are read
+/// only when they are needed.
 const MAX_MET: u32 = 256;
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often a process is read whose reads do not return: for each kind of them, and once more.
+/// Limit of the attempts to read a process whose reads do not return: one for each kind of read, and one
+/// more.
 const MAX_READS: usize = 4;
 
-/// Introduces each process once, as long as it is remembered.
+/// Publishes the identity of each process once, for as long as the process stays recorded.
 pub struct IdentityCache {
     root: Arc<ProcRoot>,
     identities: IdentityReader,
-    /// Who reads for a thread that may not be left behind.
+    /// The helper that reads for a thread that may not be abandoned.
     helper: Option<Helper<IdentityReader, Errand<IdentityReader>>>,
-    /// Those of the current period, and those of the previous one.
+    /// Published processes of the current period, and of the previous one.
     known: [HashSet<ProcId, RandomState>; 2],
     known_since: Instant,
-    /// Latest last.
+    /// Prefetched identities, latest last.
     met: VecDeque<(ProcId, Arc<Identity>)>,
     met_in_interval: u32,
     interval: Option<Instant>,
@@ -42,7 +44,7 @@ pub struct IdentityCache {
 }
 
 impl IdentityCache {
-    /// Nobody introduced yet. `what` says whether command lines and control groups are wanted.
+    /// Returns an empty cache. `what` selects command lines and control groups.
     pub fn new(root: Arc<ProcRoot>, what: SampleSet) -> IdentityCache {
         IdentityCache {
             root,
@@ -57,14 +59,15 @@ impl IdentityCache {
         }
     }
 
-    /// The same for a thread that cannot be left behind in a read that does not return.
+    /// Returns an empty cache for a thread that cannot be abandoned in a read that does not return.
     pub fn with_helper(root: Arc<ProcRoot>, what: SampleSet) -> IdentityCache {
         let helper = Helper::of_errands("capture-names", IdentityReader::default);
         IdentityCache { helper: Some(helper), ..IdentityCache::new(root, what) }
     }
 
-    /// Asks a process that has just become another program, or changed its name, who it is: it may be gone by the time it is to be
-    /// introduced. `None` when it is gone already, or when too many are met at once.
+    /// Reads the identity of a process that has just executed a program or changed its name, since the
+    /// process may have ended by the time when the identity is to be published. Returns `None` if it has
+    /// ended already, or if too many are prefetched at once.
     pub fn prefetch(&mut self, pid: i32, now: Instant) -> Option<(ProcId, Arc<Identity>)> {
         if self.interval.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
             (self.interval, self.met_in_interval) = (Some(now), 0);
@@ -74,7 +77,7 @@ impl IdentityCache {
         }
         self.met_in_interval += 1;
         let (process, identity) = self.read(pid)?;
-        // It is somebody else now than it was before.
+        // Its identity has changed, so it has to be published again.
         self.known.iter_mut().for_each(|known| {
             known.remove(&process);
         });
@@ -86,7 +89,7 @@ impl IdentityCache {
         Some((process, identity))
     }
 
-    /// Returns true if a process is recorded for having been introduced, and keeps it recorded.
+    /// Returns true if a process is recorded as published, and keeps it recorded.
     pub fn knows(&mut self, process: &ProcId) -> bool {
         let [current, previous] = &mut self.known;
         if current.contains(process) {
@@ -99,13 +102,13 @@ impl IdentityCache {
         is_known
     }
 
-    /// Introduces a process, if it is new and was met or still lives.
+    /// Publishes the identity of a new process, if it was prefetched or the process still lives.
     pub fn publish(&mut self, process: ProcId, ledger: &Ledger) {
         self.publish_or(process, ledger, |_| None);
     }
 
-    /// Introduces a process, if it is new; as `identity`, to which the names of its user and group are added, if it was
-    /// not met and is gone.
+    /// Publishes the identity of a new process. If it was not prefetched and the process has ended, publishes
+    /// `identity` with the names of its user and group.
     pub fn publish_as(&mut self, process: ProcId, identity: Identity, ledger: &Ledger) {
         self.publish_or(process, ledger, |identities| Some(identities.name(identity)));
     }
@@ -130,7 +133,7 @@ impl IdentityCache {
         }
     }
 
-    /// Records that a process is introduced. Returns true if it was not recorded for that.
+    /// Records that a process is published. Returns true if it was not recorded before.
     fn is_new(&mut self, process: ProcId, now: Instant) -> bool {
         let [current, previous] = &mut self.known;
         if current.len() >= KNOWN_LIMIT || now.saturating_duration_since(self.known_since) >= KNOWN_PERIOD {
@@ -140,7 +143,7 @@ impl IdentityCache {
         current.insert(process) && !previous.contains(&process)
     }
 
-    /// Describes the process that has this pid now.
+    /// Reads the identity of the process that has this pid now.
     fn read(&mut self, pid: i32) -> Option<(ProcId, Identity)> {
         let Some(helper) = &mut self.helper else {
             return self.identities.read(&self.root, pid, self.what);
@@ -149,7 +152,7 @@ impl IdentityCache {
             let (root, what) = (Arc::clone(&self.root), self.what);
             match helper.call(move |identities| identities.read(&root, pid, what)) {
                 Ok(found) => return found,
-                // What did not return is left out the next time.
+                // The next attempt leaves out the read that did not return.
                 Err(Abandoned::Reading) => {}
                 Err(Abandoned::NoThread(_)) => return None,
             }
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
     use crate::session::tree::Tree;
 
-    /// Of an empty tree: nobody is read.
+    /// Returns a cache on an empty tree, in which no process is found.
     fn empty_cache() -> IdentityCache {
         let tree = Tree::new();
         IdentityCache::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
@@ -176,7 +179,7 @@ mod tests {
         let process = |pid| ProcId { pid, start_ticks: 1 };
         identity_cache.is_new(process(1), began);
         for period in 1..10 {
-            // Another one begins the period.
+            // Another process begins the period.
             identity_cache.is_new(
                 process(100 + period as i32),
                 began + (KNOWN_PERIOD + Duration::from_secs(1)) * period,

@@ -1,4 +1,4 @@
-//! Asks the kernel's own records who uses the socket of a flow, before anything is searched for.
+//! Reads the owner of a flow from the eBPF programs' records of sockets, before any search.
 
 use super::lookup_queue::Request;
 use crate::kernel::{Clocks, Found, Owners};
@@ -14,13 +14,13 @@ pub struct KernelOwners {
 }
 
 impl KernelOwners {
-    /// For the flows of the namespace of the calling thread. `None` when that cannot be told.
+    /// Returns a reader for the flows of the calling thread's namespace; `None` if its inode cannot be read.
     pub fn new(owners: Owners) -> Option<KernelOwners> {
         Some(KernelOwners { owners, home: current_inode().ok()? })
     }
 
-    /// Releases, now and then, what is noted of sockets that ended a while ago. Questions that have waited for so long are
-    /// still to be asked.
+    /// Releases, from time to time, the records of sockets that ended a while ago. `waited` is the age of the
+    /// oldest open request: records that such a request still needs are kept.
     ///
     /// # Errors
     /// The system's error.
@@ -28,8 +28,8 @@ impl KernelOwners {
         self.owners.sweep(clocks.now_ns, clocks.before(waited))
     }
 
-    /// The user of the socket that a question is about, which was asked at `asked`. The records of a namespace outlive it, for
-    /// what is asked about its last packets.
+    /// Returns the user of the socket of a request that was made at `asked`. The records of a namespace
+    /// outlive the namespace, for requests about its last packets.
     pub fn find(
         &self,
         request: &Request,
@@ -42,7 +42,7 @@ impl KernelOwners {
             Namespace::HOME => self.home,
             other => namespaces.inode(other)?,
         };
-        // Numbers of namespaces have 32 bits (`ns_common.inum`).
+        // Namespace numbers have 32 bits (`ns_common.inum`).
         let netns = u32::try_from(inode).ok()?;
         self.owners.find(key, netns, clocks.captured(*first, asked))
     }

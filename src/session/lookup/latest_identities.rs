@@ -1,5 +1,5 @@
-//! The latest identities of processes that have executed a program or changed their name since the last sample: one that has
-//! ended by the next one has its last name and command line there.
+//! The latest identities of processes that have executed a program or changed their name since the last
+//! sample. A process that ends before the next sample has its last name and command line here.
 
 use super::identity_cache::IdentityCache;
 use crate::model::{Identity, ProcId, ProcessRecord, Validity};
@@ -14,20 +14,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tracing::warn;
 
-/// Most identities that are kept until the next update.
+/// Limit of the identities that are kept until the next update.
 const LIMIT: usize = 4096;
 
-/// Longest wait for an event, milliseconds.
+/// Longest wait for an event, in milliseconds.
 const IDLE_WAIT: u16 = 1000;
 
-/// The identities, recorded by the thread that hears of events and taken by the update.
+/// The identities, recorded by the thread that receives process events and used by the update.
 #[derive(Default)]
 pub struct LatestIdentities {
     known: Mutex<HashMap<ProcId, (Instant, Arc<Identity>), RandomState>>,
 }
 
 impl LatestIdentities {
-    /// Records what a process is from now on.
+    /// Records the current identity of a process.
     pub fn record(&self, process: ProcId, identity: Arc<Identity>) {
         let mut known = self.known.lock();
         if known.len() < LIMIT || known.contains_key(&process) {
@@ -35,7 +35,8 @@ impl LatestIdentities {
         }
     }
 
-    /// Gives the record of an ended process the identity that it had last, if that was recorded at `since` or later.
+    /// Updates the record of an ended process with its last identity, if that was recorded at `since` or
+    /// later.
     pub fn update(&self, record: &mut ProcessRecord, since: Instant) {
         let known = self.known.lock();
         let Some((_, latest)) = known.get(&record.sample.id).filter(|(at, _)| *at >= since) else { return };
@@ -49,7 +50,7 @@ impl LatestIdentities {
         record.identity = Arc::new(identity);
     }
 
-    /// Releases what was recorded before: samples have it.
+    /// Releases the identities recorded before the given time: samples have them.
     pub fn release(&self, before: Instant) {
         let mut known = self.known.lock();
         if !known.is_empty() {
@@ -58,12 +59,13 @@ impl LatestIdentities {
     }
 }
 
-/// Whether a process is called something else after an event.
+/// Returns true if an event changes the identity of its process.
 pub fn changes_identity(event: &ProcessEvent) -> bool {
     matches!(event.happening, Happening::Exec | Happening::Renamed)
 }
 
-/// Records identities until `stopping` is set and the bell rung, for a session without a thread that hears of events anyway.
+/// Records identities until `stopping` is set and the bell is signalled. For a session without another thread
+/// that receives process events.
 pub fn follow_identities(
     mut events: ProcessEvents,
     mut identity_cache: IdentityCache,
@@ -75,7 +77,7 @@ pub fn follow_identities(
     while !stopping.load(Ordering::Acquire) {
         let mut watched =
             [PollFd::new(bell, PollFlags::POLLIN), PollFd::new(events.as_fd(), PollFlags::POLLIN)];
-        // It fails only where it is interrupted, and the loop is right then, too.
+        // poll fails only if it is interrupted, and the loop is right then, too.
         let _ = poll(&mut watched, PollTimeout::from(IDLE_WAIT));
         let read = events.read(|event| changed.extend(Some(event.pid).filter(|_| changes_identity(&event))));
         if let Err(errno) = read {

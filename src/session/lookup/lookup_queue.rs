@@ -7,54 +7,55 @@ use crate::sync::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Which flow is to be asked about.
+/// A request for the owner of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// The flow's name in its table.
+    /// The flow's identifier in its table.
     pub flow: FlowId,
     /// Its protocol and endpoints.
     pub key: FlowKey,
-    /// When the first packet was captured that the question is about: the flow's first one, or a later one when its owner
-    /// may have changed since. An owner found at an earlier packet is no answer.
+    /// Capture time of the first packet that the request is about: the flow's first one, or a later one if
+    /// its owner may have changed since. An owner found at an earlier packet is no answer.
     pub first: Timestamp,
-    /// Whether the flow was over before anybody could ask: sockets that are there now are no answer.
+    /// Set if the flow had ended before the request could be made: sockets that exist now are no answer.
     pub is_over: bool,
-    /// Whether both ends have taken part in the flow. Where there are many questions, others come after these.
+    /// Set if both ends have taken part in the flow. In a crowd of requests, such a request is preferred to
+    /// others.
     pub is_answered: bool,
-    /// Whose the local end is.
+    /// Relation of the local endpoint to this host.
     pub local_end: LocalEnd,
 }
 
-/// What was found out.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
-    /// The flow's name in its table.
+    /// The flow's identifier in its table.
     pub flow: FlowId,
-    /// Its owner, or why there is none.
+    /// Its owner, or the reason for having none.
     pub owner: Result<Owner, Unowned>,
 }
 
 /// The queue between the capture thread and the resolver.
 pub struct LookupQueue {
-    /// Questions that may be open at once; flows that come on top are told that the queue is full.
+    /// Limit of the open requests; further flows get the reason that the queue is full.
     limit: usize,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     pub(super) answers: Mutex<Vec<Answer>>,
-    /// Questions not finally answered, those that wait to be tried again included.
+    /// Requests without a final answer, including those that wait for a retry.
     pub(super) open: AtomicUsize,
-    /// Questions handed in so far, and those of them that have been tried once, in the same order.
+    /// Requests made so far, and those of them that have been tried once, in the same order.
     handed_in: AtomicU64,
     pub(super) tried: AtomicU64,
     pub(super) under_way: Mutex<UnderWay>,
 }
 
-/// The questions that a resolver has taken, for another one to take if it is left behind.
+/// The requests that a resolver has taken, so that another one can take them if this one is abandoned.
 #[derive(Default)]
 pub(super) struct UnderWay {
     /// In the resolver's own order.
     pub(super) requests: Vec<(Request, Instant)>,
-    /// How many of them have not been tried once.
+    /// Number of the requests that have not been tried once.
     pub(super) untried: usize,
 }
 
@@ -65,7 +66,7 @@ struct Inbox {
 }
 
 impl LookupQueue {
-    /// A queue for `limit` open questions.
+    /// Returns a queue for `limit` open requests.
     pub fn new(limit: usize) -> LookupQueue {
         LookupQueue {
             limit,
@@ -79,12 +80,12 @@ impl LookupQueue {
         }
     }
 
-    /// How many more questions may be handed in.
+    /// Returns the number of requests that may still be added.
     pub fn room(&self) -> usize {
         self.limit.saturating_sub(self.open.load(Ordering::Relaxed))
     }
 
-    /// Hands in questions, leaving `requests` empty.
+    /// Adds requests, leaving `requests` empty.
     pub fn ask(&self, requests: &mut Vec<Request>) {
         if requests.is_empty() {
             return;
@@ -96,33 +97,33 @@ impl LookupQueue {
         self.arrived.notify_one();
     }
 
-    /// Takes the answers there are.
+    /// Takes the available answers.
     pub fn take_answers(&self) -> Vec<Answer> {
         std::mem::take(&mut *self.answers.lock())
     }
 
-    /// How many questions have been handed in so far.
+    /// Returns the number of requests made so far.
     pub fn handed_in(&self) -> u64 {
         self.handed_in.load(Ordering::Relaxed)
     }
 
-    /// How many of the questions handed in have been tried once, the first ones. Their answers, where they are final, can
-    /// be fetched.
+    /// Returns how many of the requests have been tried once, counted from the first. Their answers, as far
+    /// as they are final, can be taken.
     pub fn tried(&self) -> u64 {
         self.tried.load(Ordering::Acquire)
     }
 
-    /// Whether every question was finally answered and every answer fetched.
+    /// Returns true if every request has its final answer and every answer was taken.
     pub fn is_idle(&self) -> bool {
         self.open.load(Ordering::Acquire) == 0 && self.answers.lock().is_empty()
     }
 
-    /// Questions not finally answered.
+    /// Returns the number of requests without a final answer.
     pub fn waiting(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How long the oldest of the questions has waited that nobody has taken.
+    /// Returns the age of the oldest request that the resolver has not taken.
     pub(super) fn waited(&self) -> Duration {
         self.inbox.lock().requests.first().map_or(Duration::ZERO, |(_, asked)| asked.elapsed())
     }
@@ -133,7 +134,7 @@ impl LookupQueue {
         self.arrived.notify_all();
     }
 
-    /// Waits for questions until `deadline`, and takes up to `most`. `None` when the queue is closed.
+    /// Waits for requests until `deadline`, and takes at most `most`. Returns `None` if the queue is closed.
     pub(super) fn take_requests(
         &self,
         deadline: Option<Instant>,
@@ -158,7 +159,7 @@ impl LookupQueue {
         Some(taken)
     }
 
-    /// Puts the questions of a resolver that was left behind on the queue again.
+    /// Puts the requests of an abandoned resolver back on the queue.
     pub(super) fn recover(&self) {
         let mut inbox = self.inbox.lock();
         let mut under_way = self.under_way.lock();

@@ -1,7 +1,9 @@
-//! Owners of flows: the resolver thread and the early-lookup thread, their queues, and the identities of the owners.
+//! Owners of flows: the resolver thread and the early lookup thread, their queues, and the identities of the
+//! owners.
 //!
-//! The pipeline puts requests into the queue of the resolver and fetches its answers there. The early-lookup thread works
-//! at the first packets of flows and leaves the owners it finds for the resolver. Identities of owners go to the ledger.
+//! The pipeline puts requests into the resolver's queue and takes its answers there. The early lookup thread
+//! works at the first packets of flows and leaves the owners it finds for the resolver. Identities of owners
+//! go to the ledger.
 
 mod early_lookup;
 mod identity_cache;

@@ -1,5 +1,5 @@
-//! The thread that finds owners, beside the capture: it takes questions, asks the owner chain in batches, and leaves
-//! answers for the capture thread to fetch.
+//! The resolver thread, which finds owners beside the capture. It takes requests, resolves them in batches,
+//! and leaves the answers for the capture thread.
 
 use super::identity_cache::IdentityCache;
 use super::kernel_owners::KernelOwners;
@@ -18,37 +18,39 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
-/// Open questions beyond which those about flows that nobody has answered are given up soon.
+/// Number of open requests above which those about unanswered flows are given up early.
 const CROWD: usize = 4096;
 
-/// Questions asked together. A batch shares one reading of the tables.
+/// Limit of the requests resolved together. A batch shares one reading of the tables.
 const BATCH: usize = 4096;
 
-/// Longest wait while a socket is held open in another namespace, which it keeps alive.
+/// Longest wait while the resolver has a socket open in another namespace, which keeps that namespace alive.
 const HOLDING_WAIT: Duration = Duration::from_secs(1);
 
-/// Longest wait while the kernel notes sockets, whose records are released now and then.
+/// Longest wait while eBPF programs record sockets, since these records have to be released from time to
+/// time.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The resolver's own state.
+/// The state of the resolver.
 pub struct Resolver {
     finder: Finder,
     early: Arc<EarlyOwnerCache>,
     identity_cache: IdentityCache,
     follower: Follower,
-    /// What the kernel notes of sockets' users, where it does.
+    /// The records of sockets and their users, if eBPF programs make them.
     kernel: Option<KernelOwners>,
-    /// Questions under way and the queries they became, index by index.
+    /// Open requests and their queries, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
-    /// The places of those whose socket no process has used since it was created.
+    /// Indexes of the queries whose socket no process has used since it was created.
     unused: Vec<usize>,
-    /// The sources as they were when their faults were last logged.
+    /// The states of the sources when their faults were last logged.
     sources: Vec<SourceStatus>,
 }
 
 impl Resolver {
-    /// A resolver that answers from `early`, and else by `finder`, also for the namespaces that `follower` tells of.
+    /// Returns a resolver that answers from `early`, and otherwise with `finder`, also for the namespaces
+    /// that `follower` reports.
     pub fn new(
         finder: Finder,
         early: Arc<EarlyOwnerCache>,
@@ -68,12 +70,12 @@ impl Resolver {
         }
     }
 
-    /// Asks the kernel's records before anything else from now on.
+    /// From now on, reads the eBPF programs' records before anything else.
     pub fn ask_records(&mut self, kernel: KernelOwners) {
         self.kernel = Some(kernel);
     }
 
-    /// Answers questions until the queue is closed, first those that a resolver before this one has left.
+    /// Answers requests until the queue is closed, beginning with those of an abandoned resolver.
     pub fn run(mut self, queue: &LookupQueue, ledger: &Ledger, barrier: &DrainBarrier) {
         queue.recover();
         self.finder.prepare(Instant::now());
@@ -86,7 +88,8 @@ impl Resolver {
             for (request, asked) in new {
                 self.requests.push(request);
                 let mut query = Query::new(request.key, asked).with_local_end(request.local_end);
-                // A socket that was found by the local end alone need not have what is another's.
+                // A socket found by its local endpoint alone is no answer for packets that may be another
+                // host's.
                 let is_own = request.local_end == LocalEnd::Own;
                 let may_be = |early: &EarlyOwner| is_own || early.owner.quality != Quality::Guessed;
                 let early = self.early.get(&request.key, request.first, request.is_over);
@@ -126,7 +129,8 @@ impl Resolver {
         }
     }
 
-    /// In a crowd of questions, has those about flows that nobody has answered given up soon.
+    /// Marks the requests about unanswered flows as hurried in a crowd of requests, so that they are given up
+    /// early.
     fn hurry(&mut self) {
         let is_crowd = self.queries.len() > CROWD;
         for (query, request) in self.queries.iter_mut().zip(&self.requests) {
@@ -134,10 +138,11 @@ impl Resolver {
         }
     }
 
-    /// Takes from the kernel's records what is due and in them. A socket that nobody has used since its listener made it
-    /// is asked for again, like one that is not found; for one that nobody has used since it was created, whoever holds it
-    /// is looked for. In the end the records' answer stands, for the former if nobody holds them: these are returned with the
-    /// places of their queries.
+    /// Answers the due queries that the eBPF programs' records can answer. If no process has used a socket
+    /// since its listener created it, the query is retried, like one whose socket is not found. If no process
+    /// has used a socket since it was created, its holder is searched for. In the end the records' answer
+    /// stands; for a listener's socket only if no holder is found. These answers are returned with the
+    /// indexes of their queries.
     fn ask_kernel(&mut self, now: Instant, ledger: &Ledger) -> Vec<(usize, Found)> {
         let mut listeners = Vec::new();
         let Some(kernel) = &mut self.kernel else {
@@ -152,7 +157,7 @@ impl Resolver {
             .enumerate()
             .filter(|(_, (query, _))| query.is_due(now) && !query.is_known_missing())
         {
-            // By the endpoints of the socket, where the wire has others.
+            // The lookup is by the socket's endpoints, which may differ from those on the wire.
             let question = Request { key: query.key, ..*request };
             let Some(found) = kernel.find(&question, &self.follower, &clocks, query.first_seen()) else {
                 continue;
@@ -171,8 +176,8 @@ impl Resolver {
         listeners
     }
 
-    /// Retries the queries of sockets that no process has used yet and whose holder cannot be told, among others that are bound to
-    /// the same port: the first call on it will tell.
+    /// Retries the queries of sockets that no process has used yet and whose holder is ambiguous among
+    /// sockets bound to the same port. The first call on the socket will resolve it.
     fn retry_unused(&mut self, now: Instant) {
         for index in self.unused.drain(..) {
             if let Some(query) = self.queries.get_mut(index)
@@ -183,7 +188,7 @@ impl Resolver {
         }
     }
 
-    /// Releases what the kernel has recorded and nobody will ask about.
+    /// Releases the kernel's records that no request needs any more.
     fn release_records(&self, queue: &LookupQueue) {
         let Some(kernel) = &self.kernel else { return };
         if let Err(error) = kernel.sweep(&Clocks::now(), queue.waited()) {
@@ -191,7 +196,7 @@ impl Resolver {
         }
     }
 
-    /// Nothing but the records and what was found early tells of a flow that is over.
+    /// Ends the due queries of flows that are over. Only the records and the early lookup know their owners.
     fn drop_those_over(&mut self, now: Instant) {
         let asked = self.queries.iter_mut().zip(&self.requests);
         for (query, request) in asked.filter(|(query, request)| request.is_over && query.is_due(now)) {
@@ -216,7 +221,7 @@ impl Resolver {
         }
     }
 
-    /// Leaves the final answers in the queue and keeps the rest.
+    /// Leaves the final answers in the queue and keeps the other queries.
     fn hand_out(&mut self, queue: &LookupQueue, untried: usize) {
         let mut answers = Vec::new();
         let mut index = 0;
@@ -241,23 +246,23 @@ impl Resolver {
             debug!(answered = answers.len(), waiting = self.queries.len(), "owners looked up");
         }
         let answered = answers.len();
-        // Answers are there before their questions stop counting; see `tried` and `is_idle`.
+        // Answers are available before their requests stop counting; see `tried` and `is_idle`.
         queue.answers.lock().append(&mut answers);
         queue.open.fetch_sub(answered, Ordering::Release);
         queue.tried.fetch_add(untried as u64, Ordering::Release);
     }
 
-    /// When the first of the waiting questions is to be tried again.
+    /// Returns the time at which the first waiting query is to be retried.
     fn next_look(&self, now: Instant) -> Option<Instant> {
         let waits = self.queries.iter().filter_map(|query| match query.outcome {
             Outcome::Retry { after, .. } => Some(query.due().max(now + after)),
             _ => None,
         });
-        // Not sooner than a timer is worth setting for.
+        // Not earlier than a timer is worth setting for.
         waits.min().map(|due| due.max(now + Duration::from_millis(1)))
     }
 
-    /// Logs what is wrong with a source, once until it changes.
+    /// Logs the faults of the sources, each once until it changes.
     fn log_faults(&mut self) {
         let sources = self.finder.report().sources;
         for source in sources.iter().filter(|source| !self.sources.contains(source)) {

@@ -1,4 +1,4 @@
-//! Tests of the queue and of the thread behind it, on made-up trees.
+//! Tests of the queue and of the resolver thread, on `/proc` fixtures.
 
 use super::*;
 use crate::flow::FlowTable;
@@ -9,10 +9,10 @@ use crate::owner::Budget;
 use crate::proc::ProcRoot;
 use crate::session::tree::{ESTABLISHED, Tree, UNCONNECTED};
 
-/// Questions that may be open at once.
+/// Limit of the open requests.
 const QUEUE_LIMIT: usize = 65_536;
 
-/// Far beyond what any look-up here takes.
+/// Far longer than any lookup here takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn endpoint(text: &str) -> Endpoint {
@@ -20,7 +20,7 @@ fn endpoint(text: &str) -> Endpoint {
     Endpoint::new(Address::from(socket.ip()), socket.port())
 }
 
-/// Questions about flows with these local ports.
+/// Returns requests about flows with these local ports.
 fn requests(ports: impl IntoIterator<Item = u16>) -> Vec<Request> {
     let mut table = FlowTable::new(1 << 10).unwrap();
     let remote = endpoint("198.51.100.1:2");
@@ -156,7 +156,7 @@ fn questions_are_tried_before_they_are_answered() {
     let tree = Tree::new();
     let office = Office::open(&tree);
     office.queue.ask(&mut requests([10]));
-    // No socket is found at first; before that is final it is looked for again.
+    // No socket is found at first; the lookup is retried before that is final.
     office.wait(|queue| queue.tried() == queue.handed_in());
     office.wait(|queue| queue.waiting() == 0);
     assert!(!office.queue.is_idle());

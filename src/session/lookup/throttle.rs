@@ -1,4 +1,4 @@
-//! Keeps the looking at first packets within its share of a core, by letting fewer of them through.
+//! Keeps early lookups within their share of a core, by sampling the first packets.
 
 use crate::model::{Packet, Protocol};
 use crate::owner::{EarlyLookupStats, Meter};
@@ -7,47 +7,48 @@ use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// The share of one core that looking may take.
+/// The share of one core that early lookups may take.
 const SHARE: f64 = 0.10;
 
-/// The same where hardly any look finds an owner, as in a flood of connections that are never made.
+/// The same share if hardly any lookup finds an owner, as in a flood of connections that are never made.
 const VAIN_SHARE: f64 = 0.03;
 
-/// Looks by which it is decided whether looking is in vain, and of how many one must have found an owner.
+/// Number of lookups after which their success is judged, and the number of them of which one must have found
+/// an owner.
 const LOOKS: u64 = 256;
 const ONE_IN: u64 = 4;
 
-/// Datagrams from one port within an interval after which the port is known well enough.
+/// Datagrams from one port within an interval after which further ones tell little.
 const ENOUGH: u32 = 16;
 
-/// Packets after which the filter is worth being reconsidered before the interval is over.
+/// Number of packets after which the filter is adjusted before the interval is over.
 const FLOOD: u32 = 256;
 
-/// How long a port stays left out.
+/// Time for which a port stays left out.
 const LEFT_OUT: Duration = Duration::from_secs(10);
 
-/// The least share of packets that is let through, so that what a lull would permit is noticed.
+/// Minimum share of the packets that pass, so that the throttle notices when more would be affordable.
 const LEAST: f64 = 1.0 / 1024.0;
 
-/// Counts what comes, and decides what is to come.
+/// Counts first packets, and decides which of them pass the filter.
 pub struct FirstPacketThrottle {
     meter: Box<dyn Meter>,
     used: Duration,
-    /// The outcome of looking when it was last judged.
+    /// The results of lookups when they were last judged.
     judged: EarlyLookupStats,
     share: f64,
     openings: u32,
     datagrams: u32,
     ports: HashMap<u16, u32, RandomState>,
-    /// Ports left out, with the time at which they come back.
+    /// Ports left out, and the times at which they are admitted again.
     left_out: HashMap<u16, Duration, RandomState>,
-    /// Time since the beginning.
+    /// Time since the throttle was created.
     now: Duration,
     thinning: SamplingRate,
 }
 
 impl FirstPacketThrottle {
-    /// One that lets everything through. `meter` tells the thread's CPU time.
+    /// Returns a throttle that lets everything pass. `meter` measures the thread's CPU time.
     pub fn new(mut meter: Box<dyn Meter>) -> FirstPacketThrottle {
         let used = meter.cpu_time();
         FirstPacketThrottle {
@@ -74,12 +75,12 @@ impl FirstPacketThrottle {
         }
     }
 
-    /// Whether so many packets have come that the interval is to end now.
+    /// Returns true if so many packets have arrived that the interval is to end now.
     pub fn is_flooded(&self) -> bool {
         self.openings + self.datagrams >= FLOOD
     }
 
-    /// Judges by what looking has brought so far how much of it is worth while.
+    /// Sets the share by the success of the lookups so far.
     pub fn judge(&mut self, stats: &EarlyLookupStats) {
         let since = |now: u64, then: u64| now.saturating_sub(then);
         let found = since(stats.found, self.judged.found);
@@ -91,7 +92,7 @@ impl FirstPacketThrottle {
         }
     }
 
-    /// Ends an interval of the given length. Returns what is to be let through from now on, when that has changed.
+    /// Ends an interval of the given length. Returns the new sampling rate if it has changed.
     pub fn govern(&mut self, passed: Duration) -> Option<SamplingRate> {
         let used = self.meter.cpu_time();
         let share =
@@ -99,13 +100,13 @@ impl FirstPacketThrottle {
         self.used = used;
         self.now += passed;
         let mut next = SamplingRate { ports: self.choose_ports(), ..self.thinning };
-        // What there is more of makes the cost.
+        // The more frequent kind of packet causes the cost.
         let (more, less) = if self.datagrams > self.openings {
             (&mut next.datagrams, &mut next.openings)
         } else {
             (&mut next.openings, &mut next.datagrams)
         };
-        // Where busy ports are left out from now on, that may be enough.
+        // Leaving out busy ports may be enough.
         let is_relieved = next.ports.iter().any(|port| !self.thinning.ports.contains(port));
         if share > self.share && !is_relieved {
             *more = (*more * self.share / share).max(LEAST);
@@ -120,7 +121,8 @@ impl FirstPacketThrottle {
         changed.then(|| self.thinning.clone())
     }
 
-    /// The ports to leave out: those left out before whose time has not come, and the busiest of the others.
+    /// Returns the ports to leave out: those left out before whose time is not over, and the busiest of the
+    /// others.
     fn choose_ports(&mut self) -> Vec<u16> {
         let now = self.now;
         self.left_out.retain(|_, until| *until > now);
@@ -148,7 +150,7 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_millis(250);
 
-    /// A meter that the test moves.
+    /// A meter that the test advances.
     #[derive(Clone, Default)]
     struct Moved(Arc<AtomicU64>);
 

@@ -1,4 +1,5 @@
-//! The end of a batch: answers applied, bytes credited to owners, and requests for the owners of new flows.
+//! The end of a batch: applies answers, credits bytes to owners, and makes requests for the owners of new
+//! flows.
 
 use super::frame_pipeline::FramePipeline;
 use super::pending_departures::{credit_course, rebind};
@@ -9,12 +10,12 @@ use crate::owner::LocalEnd;
 use crate::session::accounting::{Ledger, LedgerContents};
 use crate::session::lookup::{Answer, Request};
 
-/// Flows that wait for the question who owns them; at most so many.
+/// Limit of the flows that found the lookup queue full and wait for a request.
 const TURNED_AWAY_LIMIT: usize = 65_536;
 
 impl FramePipeline {
-    /// Ends a batch: applies answers, credits what was counted, lets old flows go, and hands over the questions
-    /// about new flows, of which the first `room` are taken.
+    /// Ends a batch: applies answers, credits the counted bytes, removes old flows, and adds requests for the
+    /// owners of new flows to `requests`, of which the first `room` are accepted.
     pub fn publish(
         &mut self,
         ledger: &Ledger,
@@ -24,7 +25,7 @@ impl FramePipeline {
     ) {
         self.packets.push(&mut self.batch);
         let mut books = ledger.lock();
-        // First, for the answers may be about flows that have just left the table.
+        // This comes first, since the answers may be about flows that have just left the table.
         self.settle_departed(&mut books, room, requests);
         for answer in answers {
             self.apply(answer, &mut books);
@@ -51,7 +52,7 @@ impl FramePipeline {
                 let reason = if is_own { Unowned::NoSocket } else { Unowned::NotLocal };
                 rebind(flow, reason, &mut books);
             } else if requests.len() + reserved < room {
-                // An owner that had it and has ended is not the answer.
+                // An owner that had the flow and has ended is not the answer.
                 let first = if flow.was_credited() { self.latest } else { flow.first() };
                 requests.push(Request { flow: id, key, first, is_over: false, is_answered, local_end });
             } else {
@@ -69,7 +70,8 @@ impl FramePipeline {
         }
     }
 
-    /// Books what has left the flow table. Whose it is that came and went since the last batch is asked after all.
+    /// Accounts the flows that have left the table. A flow that appeared and disappeared since the last batch
+    /// is still looked up.
     fn settle_departed(&mut self, books: &mut LedgerContents, room: usize, requests: &mut Vec<Request>) {
         let FramePipeline { flows, departures, recorder, locality, reserved, .. } = self;
         flows.drain_departed(|mut departed| {
@@ -92,7 +94,7 @@ impl FramePipeline {
         });
     }
 
-    /// Puts the first `room` flows that found the queue full on the list of those to be asked about.
+    /// Schedules requests for the first `room` flows that found the queue full.
     fn ask_for_turned_away(&mut self, room: usize, books: &mut LedgerContents) {
         let count = self.turned_away.len().min(room);
         for id in self.turned_away.drain(..count) {
@@ -105,7 +107,7 @@ impl FramePipeline {
         }
     }
 
-    /// Puts flows that nobody was asked about, since they were unanswered, on the list of those to be asked about.
+    /// Schedules requests for flows that were not looked up because they were unanswered.
     fn ask_for_answered(&mut self, books: &mut LedgerContents) {
         for id in self.flows.take_answered() {
             let Some(flow) = self.flows.get_mut(id) else { continue };
@@ -117,7 +119,7 @@ impl FramePipeline {
         }
     }
 
-    /// Credits every flow that counted something.
+    /// Credits all flows that counted something.
     fn credit_flows(&mut self, books: &mut LedgerContents) {
         let mut ask_again = Vec::new();
         self.flows.drain_dirty(|id, flow, detail| {
@@ -170,7 +172,7 @@ impl FramePipeline {
                 (Binding::Owned(known), Ok(found))
                     if was_asked_again && is_to_replace(flow, &known, &found) =>
                 {
-                    // What passed before the answer stays where it was.
+                    // Bytes that passed before the answer stay with the known owner.
                     books.credit(&known, flow.take_pending());
                     flow.bind(Ok(found));
                 }
@@ -182,5 +184,5 @@ impl FramePipeline {
     }
 }
 
-/// The reasons that bytes can have before they reach a flow.
+/// The reasons for having no owner that bytes can have before they reach a flow.
 const UNOWNED_BEFORE_FLOWS: [Unowned; 2] = [Unowned::Fragment, Unowned::NotLocal];

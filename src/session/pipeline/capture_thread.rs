@@ -22,78 +22,79 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-/// Frames read from one device before the batch is published, at most.
+/// Limit of the frames read from one device before the batch is published.
 const FRAMES_PER_BATCH: usize = 8192;
 
-/// How often devices and addresses are looked at again.
+/// Interval at which devices and addresses are refreshed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long beyond the read timeout the kernel may take to hand over a block.
+/// Time in addition to the read timeout that the kernel may take to deliver a block.
 const TIMEOUT_SLACK: Duration = Duration::from_millis(10);
 
-/// Questions that a frame can bring up: it can be the first of a flow at both its ends.
+/// Limit of the requests that a frame can cause: it can be the first of a flow at both its ends.
 const QUESTIONS_PER_FRAME: usize = 2;
 
-/// How often to look whether there is room for more questions.
+/// Interval at which a replay checks if there is room for more requests.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long beyond the read timeout a connection that has ended waits to be compared. A packet that is read only later
-/// would count twice, so it is as long as the most that a busy machine may make the kernel's timers late.
+/// Time in addition to the read timeout for which an ended connection waits to be compared. A packet read
+/// after the comparison would count twice, so the time is as long as a busy machine may delay the kernel's
+/// timers.
 const COMPARE_AFTER: Duration = Duration::from_secs(1);
 
-/// The time for which a flow that has ended stays in the table after it was to be compared: packets that are repeated since
-/// the first one was lost come within it.
+/// Time for which an ended flow stays in the table after its comparison was due. Retransmissions of a lost
+/// packet arrive within it.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
-/// Longest wait when nothing happens, so that old flows are let go on an idle machine, too.
+/// Longest wait without an event, so that old flows are removed on an idle machine, too.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
-/// What the capture shows to the other threads, as of its last batch.
+/// The capture's counters for the other threads, as of its last batch.
 #[derive(Clone, Copy, Default)]
 pub struct CaptureCounts {
-    /// Frames before any flow.
+    /// Counters of frames before they reach a flow.
     pub frames: FrameCounts,
-    /// The flow table.
+    /// Counters of the flow table.
     pub flows: FlowStats,
-    /// The devices.
+    /// Counters of the devices.
     pub tap: TapStats,
-    /// Connections compared.
+    /// Counters of compared connections.
     pub completion: ReconcilerStats,
 }
 
-/// What the capture thread shares with the session.
+/// The values that the capture thread shares with the session.
 pub struct CaptureShared {
-    /// The limits of flows and questions.
+    /// The limits of flows and requests.
     limits: FlowLimits,
     /// Bytes by owner.
     pub ledger: Ledger,
-    /// Questions and answers.
+    /// Requests and answers.
     pub lookup_queue: LookupQueue,
-    /// Waking and waiting.
+    /// Wakes the capture thread and lets the update wait for it.
     pub barrier: DrainBarrier,
-    /// Connections that have ended.
+    /// Ended connections.
     pub ended: Arc<EndedQueue>,
-    /// What the look at first packets has done.
+    /// Counters of the early lookup.
     pub first: Mutex<EarlyLookupStats>,
     /// Counters of the last batch.
     pub counts: Mutex<CaptureCounts>,
-    /// Why the capture ended before it was told to.
+    /// The reason why the capture ended before it was stopped.
     pub failure: Mutex<Option<Error>>,
-    /// Set to end the capture thread.
+    /// Set to end the threads.
     pub stopping: AtomicBool,
-    /// Ends the wait of the thread that looks at first packets, and of the one that reads the kernel's counters.
+    /// Ends the wait of the early lookup thread, and that of the thread that reads the kernel's counters.
     stop_event: Mutex<Option<Arc<EventFd>>>,
-    /// Records of flows.
+    /// Flow records.
     pub flows: Arc<FlowMailbox>,
-    /// What processes have become since the last sample.
+    /// Identities that processes have got since the last sample.
     pub latest: Arc<LatestIdentities>,
 }
 
 impl CaptureShared {
-    /// Nothing captured yet.
+    /// Returns the values of a capture that has not counted anything.
     ///
     /// # Errors
-    /// `SystemResource` when no descriptor is left.
+    /// Fails with `SystemResource` if no descriptor is left.
     pub fn new(limits: FlowLimits) -> Result<CaptureShared> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::system(Code::SystemResource, "creating an eventfd", errno))?;
@@ -113,29 +114,29 @@ impl CaptureShared {
         })
     }
 
-    /// What becomes readable when the session stops; `None` when it has been released.
+    /// Returns the event that becomes readable when the session stops; `None` after its release.
     pub fn stop_event(&self) -> Option<Arc<EventFd>> {
         self.stop_event.lock().clone()
     }
 
-    /// Has all threads end.
+    /// Makes all threads end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.barrier.wake();
         self.lookup_queue.stop();
         if let Some(event) = &*self.stop_event.lock() {
-            // It fails only with EAGAIN, when 2^64 - 2 wakes are unread: then the wait ends anyway.
+            // It fails only with EAGAIN, if 2^64 - 2 wakes are unread: then the wait ends anyway.
             let _ = event.write(1);
         }
     }
 
-    /// Closes the descriptors. The rest can be read from threads that have other descriptor tables.
+    /// Closes the descriptors. The other values remain readable from threads with other descriptor tables.
     pub fn release_descriptors(&self) {
         self.barrier.clear_waker();
         *self.stop_event.lock() = None;
     }
 
-    /// Notes why the capture has ended.
+    /// Records the reason why the capture has ended.
     pub fn fail(&self, error: Error) {
         error!("{error}");
         *self.failure.lock() = Some(error);
@@ -143,29 +144,30 @@ impl CaptureShared {
     }
 }
 
-/// The capture thread's own state.
+/// The state of the capture thread.
 pub struct CaptureThread {
-    /// Apart, like the pipeline: both are large, and what moves them takes as much stack.
+    /// Boxed, like the pipeline: both are large, and moving them takes as much stack.
     tap: Box<Tap>,
     pipeline: Box<FramePipeline>,
-    /// Longest time a captured frame stays in the kernel before it can be read.
+    /// Longest time that a captured frame stays in the kernel before it can be read.
     latency: Duration,
-    /// Frames read from one device before the batch is published: no more than there is room for the questions of.
+    /// Limit of the frames read from one device before the batch is published, so that there is room for all
+    /// their requests.
     frames_per_batch: usize,
-    /// Room for questions without which the next frames of a savefile wait.
+    /// Minimum room for requests; with less, a savefile is not read on.
     room_per_batch: usize,
     shared: Arc<CaptureShared>,
     packets: Arc<PacketQueue>,
     poll: Arc<Readiness>,
     supervision: Arc<Supervision>,
     refreshed: Instant,
-    /// A moment before which everything captured has been read, and the questions that had been handed in by then, while
+    /// A time before which everything captured has been read, and the number of requests made by then, while
     /// these are being tried.
     drained: Option<(Instant, u64)>,
 }
 
 impl CaptureThread {
-    /// A capture that has not read anything.
+    /// Returns a capture that has not read anything.
     pub fn new(
         tap: Box<Tap>,
         pipeline: Box<FramePipeline>,
@@ -176,7 +178,7 @@ impl CaptureThread {
         supervision: Arc<Supervision>,
     ) -> CaptureThread {
         let limits = shared.limits;
-        // A savefile is read on while half of the room is taken.
+        // A savefile is read on while at most half of the room is taken.
         let frames_per_batch = (limits.questions - limits.reserved()) / 2 / QUESTIONS_PER_FRAME;
         let frames_per_batch = frames_per_batch.min(FRAMES_PER_BATCH);
         CaptureThread {
@@ -194,10 +196,10 @@ impl CaptureThread {
         }
     }
 
-    /// Captures until told to stop, or until a savefile has been read and the owners of its flows are known.
+    /// Captures until it is stopped, or until a savefile has been read and the owners of its flows are known.
     pub fn run(mut self) {
         let ended = self.read_until_end();
-        // What was read before a failure counts, too.
+        // Frames read before a failure count, too.
         self.settle();
         self.pipeline.finish_flows();
         match ended {
@@ -222,10 +224,10 @@ impl CaptureThread {
             {
                 self.pipeline.complete(&self.shared.ended, moment);
             }
-            // Before their answers are fetched.
+            // The number is read before the answers are taken.
             let tried = self.shared.lookup_queue.tried();
             self.publish();
-            // What is still to be read may belong to a connection that is to be compared.
+            // Unread frames may belong to a connection that is to be compared.
             if !progress.more || !self.tap.is_live() {
                 let idle = self.latency + COMPARE_AFTER + RELEASE_AFTER;
                 self.pipeline.release_ended(idle.as_nanos() as u64);
@@ -245,7 +247,8 @@ impl CaptureThread {
         Ok(())
     }
 
-    /// A savefile can wait, and so that its figures do not depend on how fast owners are found, it does.
+    /// Waits for room for requests. Only a savefile can wait, and it does so that its figures do not depend
+    /// on the speed of the lookups.
     fn await_room(&self) {
         while !self.tap.is_live()
             && self.shared.lookup_queue.room() < self.room_per_batch
@@ -255,7 +258,7 @@ impl CaptureThread {
         }
     }
 
-    /// After the last frame: waits until nothing is being asked about any more.
+    /// Waits after the last frame until every request is answered.
     fn settle(&mut self) {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.publish();
@@ -269,7 +272,7 @@ impl CaptureThread {
         }
     }
 
-    /// Applies answers, credits bytes and hands in questions.
+    /// Applies answers, credits bytes and makes requests.
     fn publish(&mut self) {
         let CaptureShared { ledger, lookup_queue, counts, .. } = &*self.shared;
         if self.tap.is_live() {
@@ -294,14 +297,15 @@ impl CaptureThread {
         };
     }
 
-    /// Reports how far everything captured has been counted, while an update asks for it. `began` is when the read began
-    /// that has just found nothing more, `tried` the number of questions whose answers have been applied.
+    /// Reports the time up to which everything captured has been counted, while an update requests it.
+    /// `began` is the time at which the read began that has just found nothing more; `tried` is the number of
+    /// requests whose answers have been applied.
     fn report_complete(&mut self, began: Instant, tried: u64) {
         if self.shared.barrier.asked().is_none() {
             self.drained = None;
             return;
         }
-        // New questions come all the time, so only those that had been handed in are waited for.
+        // New requests arrive all the time, so only those made by then are waited for.
         let read = || Some((began.checked_sub(self.latency)?, self.shared.lookup_queue.handed_in()));
         let Some((moment, questions)) = self.drained.or_else(read) else { return };
         self.drained = Some((moment, questions));
@@ -313,7 +317,7 @@ impl CaptureThread {
 
     fn longest_wait(&self) -> Duration {
         match self.shared.barrier.asked() {
-            // While the resolver's answers are waited for, it wakes this thread.
+            // While this thread waits for answers, the resolver wakes it.
             Some(asked) if self.drained.is_none() => {
                 let due = asked + self.latency;
                 due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))

@@ -1,4 +1,4 @@
-//! Tests of the capture thread on savefiles, with the search for owners in the test's hands.
+//! Tests of the capture thread on savefiles, in which the test controls the resolver.
 
 use super::*;
 use crate::error::Code;
@@ -13,16 +13,16 @@ use crate::session::tree::{Tree, UNCONNECTED};
 use std::io::Write;
 use std::thread::JoinHandle;
 
-/// Questions that may be open at once.
+/// Limit of the open requests.
 const QUESTIONS: usize = 4096;
 
-/// Less room than that, and a savefile is not read on: what is reserved, and half of the rest.
+/// With less room, a savefile is not read on: the reserved part, and half of the rest.
 const ROOM: usize = QUESTIONS / 4 + QUESTIONS * 3 / 4 / 2;
 
-/// Far beyond what anything here takes.
+/// Far longer than anything here takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A capture of a savefile with no resolver behind its queue.
+/// A capture of a savefile without a resolver behind its queue.
 struct ReplayFixture {
     shared: Arc<CaptureShared>,
     poll: Arc<Readiness>,
@@ -61,7 +61,7 @@ impl ReplayFixture {
         }
     }
 
-    /// Answers questions until the capture has ended.
+    /// Answers requests until the capture has ended.
     fn resolve(self, tree: &Tree) {
         let shared = Arc::clone(&self.shared);
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
@@ -88,7 +88,7 @@ impl ReplayFixture {
     }
 }
 
-/// Datagrams from so many clients to a port of this host.
+/// Returns datagrams from this number of clients to a port of this host.
 fn datagrams(clients: u32) -> Vec<Record> {
     let mut packet = Packet::new(Carries::Udp, "198.51.100.1:1", "127.0.0.1:53", 0);
     let frames = (0..clients).map(|client| {
@@ -113,7 +113,7 @@ fn a_savefile_is_read_no_faster_than_owners_can_be_asked_for() {
     let records = datagrams(CLIENTS);
     let replay = ReplayFixture::start(&saved(&records));
     replay.wait(|shared| shared.lookup_queue.room() < ROOM);
-    // Time enough to read on, if it did.
+    // Time enough to read on, if the capture did not wait.
     std::thread::sleep(Duration::from_millis(200));
     let shared = Arc::clone(&replay.shared);
     assert!(shared.lookup_queue.waiting() <= QUESTIONS && !shared.barrier.has_ended());

@@ -1,11 +1,13 @@
-//! Addresses that are this host's for packets which a routing rule selects: a socket tells which these are.
+//! Tests of addresses that are this host's only for packets that a routing rule selects: a socket tells which
+//! packets these are.
 
 use super::*;
 
 const ELSEWHERE: &str = "203.0.113.7:80";
 const CLIENT: &str = "198.51.100.1:4000";
 
-/// A pipeline on a host where a rule can send any packet to a table that makes all addresses local.
+/// Returns a pipeline on a host on which a rule can send any packet to a table that makes all addresses
+/// local.
 fn bench(flow_limit: usize) -> PipelineFixture {
     let mut bench = PipelineFixture::new(flow_limit);
     let mut devices = LocalAddresses::default();
@@ -14,7 +16,8 @@ fn bench(flow_limit: usize) -> PipelineFixture {
     bench
 }
 
-/// A packet from the client that arrives, and one back that leaves.
+/// Counts an arriving packet from the client and a leaving one back. Returns the lengths of the sent and the
+/// received one.
 fn both_ways(bench: &mut PipelineFixture, flags: u8) -> (u64, u64) {
     let home = Namespace::HOME;
     let received = bench.packet_passing(Passage::Incoming, home, tcp(flags, CLIENT, ELSEWHERE));

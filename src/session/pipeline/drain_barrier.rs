@@ -1,10 +1,11 @@
-//! Tells the update how far everything captured has been counted, and wakes the capture.
+//! Reports to the update the time up to which everything captured has been counted, and wakes the capture
+//! thread.
 
 use crate::sync::{Condvar, Mutex};
 use crate::tap::Waker;
 use std::time::{Duration, Instant};
 
-/// The capture's side of the arrangement between the threads.
+/// The synchronization between updates and the capture thread.
 #[derive(Default)]
 pub struct DrainBarrier {
     waker: Mutex<Option<Waker>>,
@@ -14,20 +15,20 @@ pub struct DrainBarrier {
 
 #[derive(Default)]
 struct BarrierState {
-    /// The latest moment that an update asked about.
+    /// The latest time that an update has requested.
     asked: Option<Instant>,
-    /// Everything captured before this moment has been counted, as far as an owner could be found.
+    /// Everything captured before this time has been counted, as far as an owner could be found.
     complete: Option<Instant>,
     ended: bool,
 }
 
 impl DrainBarrier {
-    /// Notes how the capture thread is woken.
+    /// Sets the waker of the capture thread.
     pub fn set_waker(&self, waker: Waker) {
         *self.waker.lock() = Some(waker);
     }
 
-    /// Forgets how the capture thread is woken, and with it the descriptor.
+    /// Removes the waker of the capture thread, and with it the descriptor.
     pub fn clear_waker(&self) {
         *self.waker.lock() = None;
     }
@@ -39,7 +40,7 @@ impl DrainBarrier {
         }
     }
 
-    /// Asks for everything captured before `moment` to be counted, and does not wait for it.
+    /// Requests that everything captured before `moment` be counted, and does not wait for it.
     pub fn request(&self, moment: Instant) {
         let mut state = self.state.lock();
         if state.asked >= Some(moment) {
@@ -50,14 +51,14 @@ impl DrainBarrier {
         self.wake();
     }
 
-    /// The moment before which everything captured has been counted; `now` when the capture has ended.
+    /// Returns the time before which everything captured has been counted; `now` if the capture has ended.
     pub fn complete(&self, now: Instant) -> Option<Instant> {
         let state = self.state.lock();
         if state.ended { Some(now) } else { state.complete }
     }
 
-    /// Asks for everything captured before `moment` to be counted, and waits for it, but not beyond `patience`.
-    /// Returns whether it was done.
+    /// Requests that everything captured before `moment` be counted, and waits for it at most `patience`.
+    /// Returns true if it was done.
     pub fn complete_through(&self, moment: Instant, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         self.request(moment);
@@ -68,13 +69,13 @@ impl DrainBarrier {
         state.ended || state.complete >= Some(moment)
     }
 
-    /// The latest moment that was asked about, if it has not been reached.
+    /// Returns the latest requested time, if it has not been reached.
     pub fn asked(&self) -> Option<Instant> {
         let state = self.state.lock();
         state.asked.filter(|&asked| state.complete < Some(asked))
     }
 
-    /// Everything captured before `moment` has been counted.
+    /// Reports that everything captured before `moment` has been counted.
     pub fn completed(&self, moment: Instant) {
         let mut state = self.state.lock();
         state.complete = state.complete.max(Some(moment));
@@ -82,13 +83,13 @@ impl DrainBarrier {
         self.changed.notify_all();
     }
 
-    /// The capture has ended: nothing more will be counted.
+    /// Reports that the capture has ended: nothing more will be counted.
     pub fn end(&self) {
         self.state.lock().ended = true;
         self.changed.notify_all();
     }
 
-    /// Whether the capture has ended.
+    /// Returns true if the capture has ended.
     pub fn has_ended(&self) -> bool {
         self.state.lock().ended
     }
@@ -100,7 +101,7 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
-    /// Never reached: whoever waits is released by what the test does.
+    /// Never reached: the actions of the tests end the waits.
     const LONG: Duration = Duration::from_secs(600);
 
     #[test]

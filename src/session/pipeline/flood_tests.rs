@@ -1,4 +1,4 @@
-//! Tests of floods: connections that only the other end has opened are not asked about.
+//! Tests of floods: connections that only the other end has opened are not looked up.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn what_the_kernel_alone_answers_is_not_asked_about() {
     bench.publish(&[], usize::MAX);
     assert!(bench.asked.is_empty());
     assert_eq!((bench.unowned(Unowned::NoSocket), bench.unowned(Unowned::Pending)), (bytes, 0));
-    // Nor when they leave.
+    // Nor are they looked up when they leave the table.
     bench.pipeline.flows.sweep(Timestamp(u64::MAX), usize::MAX);
     bench.publish(&[], usize::MAX);
     assert!(bench.asked.is_empty());

@@ -1,15 +1,16 @@
-//! Where the packets between two endpoints were counted last, so that the next one is counted there without a search.
+//! The flows that counted the last packet between two endpoints, so that the next one is counted without a
+//! search.
 //!
-//! Most packets follow others between the same endpoints. What is remembered is only ever a short cut: whoever takes it
-//! makes sure that the flows it leads to are still there.
+//! Most packets follow others between the same endpoints. The cache is only a shortcut: its user checks that
+//! the cached flows still exist.
 
 use crate::flow::FlowId;
 use crate::model::{Endpoint, Namespace, Packet, Passage, Protocol};
 
-/// Pairs of endpoints remembered, each in the one place that its ports give it: 20 KiB in all.
+/// Number of cached pairs of endpoints, each in the one entry that its ports select: 20 KiB in all.
 const PLACES: usize = 256;
 
-/// Between whom packets pass, and the flows that count them.
+/// The endpoints of packets, and the flows that count them.
 #[derive(Clone, Copy)]
 struct CacheEntry {
     source: Endpoint,
@@ -27,11 +28,11 @@ pub struct PacketFlows {
     pub send: Option<FlowId>,
     /// The receiver's, if it is on this host.
     pub receive: Option<FlowId>,
-    /// Whether somebody on this host may come to receive it, too, since it was sent to a group.
+    /// Set if a socket on this host may start to receive the packet, too, since it was sent to a group.
     pub may_loop: bool,
 }
 
-/// What is remembered.
+/// The cache entries.
 pub struct FlowCache {
     places: Box<[Option<CacheEntry>; PLACES]>,
 }
@@ -43,7 +44,7 @@ impl Default for FlowCache {
 }
 
 impl FlowCache {
-    /// The flows that counted the latest packet with the same endpoints that passed the same way.
+    /// Returns the flows that counted the latest packet with the same endpoints and the same passage.
     #[inline]
     pub fn get(&self, packet: &Packet, namespace: Namespace, passage: Passage) -> Option<PacketFlows> {
         let path = self.places[place(packet)].as_ref()?;
@@ -55,21 +56,21 @@ impl FlowCache {
         is_same.then_some(path.flows)
     }
 
-    /// Remembers which flows have counted a packet.
+    /// Records the flows that have counted a packet.
     pub fn set(&mut self, packet: &Packet, namespace: Namespace, passage: Passage, flows: PacketFlows) {
         let &Packet { source, destination, protocol, .. } = packet;
         self.places[place(packet)] =
             Some(CacheEntry { source, destination, protocol, namespace, passage, flows });
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub fn clear(&mut self) {
         self.places.fill(None);
     }
 }
 
-/// The place of a packet's endpoints. Colliding costs a search, no more, so that a simple mixture of what differs most
-/// will do.
+/// Returns the index of the entry for a packet's endpoints. A collision costs only a search, so a simple
+/// mixture of the most varying bits is enough.
 #[inline]
 fn place(packet: &Packet) -> usize {
     let last = |end: &Endpoint| u16::from(end.address.bytes()[15]);
@@ -116,7 +117,7 @@ mod tests {
             Packet { protocol: Protocol::UDP, ..one },
             Packet { source: Endpoint::new(Address::v4([10, 0, 1, 1]), 1), ..one },
             Packet { destination: Endpoint::new(Address::v4([11, 0, 0, 2]), 80), ..one },
-            // In the same place.
+            // In the same entry.
             packet(1 | 1 << 8 | 1),
             back,
         ];

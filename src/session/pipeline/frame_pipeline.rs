@@ -1,7 +1,9 @@
-//! What happens to each frame: decoded, counted in its flow, and credited batch by batch to the flow's owner.
+//! The processing of a frame: it is decoded and counted in its flow, whose bytes are credited to its owner
+//! once a batch.
 //!
-//! It belongs to the capture thread. Per frame it takes no lock, makes no system call and allocates nothing but
-//! room for packets that are to be delivered; everything shared is touched once a batch, in [`Pipeline::publish`].
+//! The pipeline belongs to the capture thread. Per frame it takes no lock, makes no system call and allocates
+//! only room for packets that are to be delivered; it touches everything shared once a batch, in
+//! [`FramePipeline::publish`].
 
 use super::flow_cache::{FlowCache, PacketFlows};
 use super::locality::Locality;
@@ -26,23 +28,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// How long it takes to look at the whole flow table for flows that are to go, in time of the capture.
+/// Period in which the whole flow table is swept for old flows, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
 
-/// What was counted before any flow.
+/// Counters of frames before they reach a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FrameCounts {
-    /// Frames seen.
+    /// Captured frames.
     pub frames: u64,
-    /// Their bytes, as captured.
+    /// Their bytes, with offloaded frames as captured.
     pub bytes: u64,
     /// Frames that could not be decoded, by reason.
     pub undecoded: [u64; Undecoded::COUNT],
     /// Frames that are several packets on the wire.
     pub offloaded: u64,
-    /// The packets that these are counted as, an estimate.
+    /// Estimated number of packets that these frames are counted as.
     pub offloaded_packets: u64,
-    /// Bytes of the headers of these packets that the frames do not have, an estimate.
+    /// Estimated bytes of the headers of these packets that the frames do not have.
     pub estimated_bytes: u64,
 }
 
@@ -59,9 +61,9 @@ pub struct FramePipeline {
     /// Bytes without a flow since the last batch, by reason.
     pub(super) without_flow: [u64; Unowned::COUNT],
     pub(super) departures: PendingDepartures,
-    /// The part of the room for questions that is left to flows that were answered.
+    /// The part of the room for requests that is reserved for answered flows.
     pub(super) reserved: usize,
-    /// Flows that found the queue of questions full, the oldest first.
+    /// Flows that found the lookup queue full, oldest first.
     pub(super) turned_away: VecDeque<FlowId>,
     pub(super) reconciler: TcpReconciler,
     pub(super) recheck: OwnerRecheck,
@@ -82,11 +84,11 @@ impl FrameHandler for FramePipeline {
 }
 
 impl FramePipeline {
-    /// A pipeline within these limits. `also_local` are this host's addresses in the session's own
-    /// namespace besides those of its devices.
+    /// Returns a pipeline with these limits. `also_local` are this host's addresses in the session's own
+    /// namespace in addition to those of its devices.
     ///
     /// # Errors
-    /// `SystemResource` when memory for the flow table cannot be reserved.
+    /// Fails with `SystemResource` if memory for the flow table cannot be reserved.
     pub fn new(
         limits: FlowLimits,
         also_local: &[Address],
@@ -114,32 +116,32 @@ impl FramePipeline {
         })
     }
 
-    /// Has flows recorded. Before the first frame.
+    /// Makes the pipeline record flows. To be called before the first frame.
     ///
     /// # Errors
-    /// What [`FlowTable::keep_details`] returns.
+    /// The errors of [`FlowTable::keep_details`].
     pub fn record_flows(&mut self, recorder: Recorder) -> Result<()> {
         self.flows.keep_details()?;
         self.recorder = Some(recorder);
         Ok(())
     }
 
-    /// Tells of all flows that have ended, after the last batch.
+    /// Reports all ended flows, after the last batch.
     pub fn finish_flows(&mut self) {
         if let Some(recorder) = &mut self.recorder {
             recorder.finish(&mut self.flows, self.latest);
         }
     }
 
-    /// The addresses of the devices of all namespaces, as they are now. One that is not listed has none.
+    /// Sets the current addresses of the devices of all namespaces. A namespace that is not listed has none.
     pub fn set_device_addresses(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
         self.cache.clear();
         self.locality.set(addresses);
     }
 
-    /// Moves time on without a frame, so that flows age on a quiet link, too, and allows owners to be made sure of. Where the
-    /// clock was set, flows stay as old as they are.
-    /// Not for savefiles: this machine's sockets do not change with the time of their packets.
+    /// Advances the time without a frame, so that flows age on a quiet link, too, and permits rechecks of
+    /// owners. If the clock was set, the ages of flows stay the same. Not for savefiles: this machine's
+    /// sockets do not change with the time of their packets.
     pub fn set_time(&mut self, clocks: &Clocks) {
         let now = clocks.time_of_day();
         if let Some(step) = self.steps.take(clocks) {
@@ -150,7 +152,7 @@ impl FramePipeline {
         self.recheck.refill(now);
     }
 
-    /// Lets old flows go, in as large a part of the table as time has passed.
+    /// Removes old flows from a part of the table that corresponds to the passed time.
     pub(super) fn sweep(&mut self) {
         let passed = self.latest.since(self.swept).min(SWEEP_NANOSECONDS);
         let held = u128::from(self.flows.stats().slots);
@@ -161,12 +163,12 @@ impl FramePipeline {
         }
     }
 
-    /// Lets connections go that have ended and of which nothing has come for `idle` nanoseconds.
+    /// Removes ended connections without a packet for `idle` nanoseconds.
     pub fn release_ended(&mut self, idle: u64) {
         self.flows.release_ended(self.latest, idle);
     }
 
-    /// Takes in one frame.
+    /// Counts one frame.
     pub fn frame(&mut self, frame: &Frame<'_>) {
         self.counts.frames += 1;
         self.counts.bytes += u64::from(frame.wire_len);
@@ -197,7 +199,7 @@ impl FramePipeline {
         }
     }
 
-    /// Counts a frame that is longer than a packet can be as the packets it is on the wire.
+    /// Counts a frame that is longer than a packet can be as the packets that it is on the wire.
     #[cold]
     fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let flows = self.flows_of(packet, frame);
@@ -207,7 +209,7 @@ impl FramePipeline {
         if size.packets == 1 {
             return;
         }
-        // An option that is not on the wire can take more away than the headers of two packets add.
+        // An option that is not on the wire can remove more than the headers of two packets add.
         let estimated =
             WireSize { bytes: size.bytes.saturating_sub(frame.wire_len), packets: size.packets - 1 };
         self.counts.offloaded += 1;
@@ -224,7 +226,7 @@ impl FramePipeline {
         }
     }
 
-    /// The flows that have counted packets with the same endpoints, if there are any.
+    /// Returns the flows that have counted packets with the same endpoints, if there are any.
     fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> Option<PacketFlows> {
         let &Frame { namespace, passage, .. } = frame;
         if let Some(flows) = self.cache.get(packet, namespace, passage) {
@@ -238,9 +240,10 @@ impl FramePipeline {
 
     /// Counts a frame for each of its ends that is in the namespace where it was captured.
     ///
-    /// A packet between two namespaces is captured in both, and forwarded ones also in those between. Since each counts
-    /// only what has an end there, no end is counted twice; what merely passes is `NotLocal` wherever it passes. Within one
-    /// namespace a packet can pass several devices: where it leaves counts for its sender, where it arrives for its receiver.
+    /// A packet between two namespaces is captured in both, and a forwarded one also in those between. Each
+    /// capture counts only the ends in its namespace, so no end is counted twice; a packet that only passes
+    /// is `NotLocal` wherever it passes. Within one namespace a packet can pass several devices: it counts
+    /// for its sender where it leaves, and for its receiver where it arrives.
     fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
         let known = match self.cache.get(packet, namespace, passage) {
@@ -257,7 +260,7 @@ impl FramePipeline {
         }
     }
 
-    /// Notes the course of the flows that have just counted a packet.
+    /// Records the timings and counts of the flows that have just counted a packet.
     fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let Some(PacketFlows { send, receive, .. }) = self.cache.get(packet, frame.namespace, frame.passage)
         else {
@@ -273,7 +276,7 @@ impl FramePipeline {
 
     fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
         let &Frame { time, namespace, passage, .. } = frame;
-        // What may be forwarded leaves half of the table to others.
+        // Packets that may be forwarded leave half of the table to others.
         let FlowStats { held, limit, .. } = self.flows.stats();
         let (from_here, to_here) = self.locality.ends_here(packet, namespace, passage, held < limit / 2);
         let is_sent_to_group = from_here
@@ -302,23 +305,24 @@ impl FramePipeline {
         }
     }
 
-    /// Compares connections that have ended before `moment`, up to which all that was captured has been counted.
+    /// Compares connections that have ended before `moment`, up to which everything captured has been
+    /// counted.
     pub fn complete(&mut self, ended: &EndedQueue, moment: Instant) {
         self.reconciler.take_in(ended.take(self.reconciler.room()));
         self.reconciler.compare(&mut self.flows, moment, &Clocks::now());
     }
 
-    /// What comparing ended connections has brought.
+    /// Returns the counters of the comparisons.
     pub fn completion_stats(&self) -> ReconcilerStats {
         self.reconciler.stats()
     }
 
-    /// What was counted before any flow.
+    /// Returns the counters of frames before they reach a flow.
     pub fn counts(&self) -> FrameCounts {
         self.counts
     }
 
-    /// What the flow table did.
+    /// Returns the counters of the flow table.
     pub fn flow_stats(&self) -> FlowStats {
         self.flows.stats()
     }

@@ -1,23 +1,23 @@
-//! Random traffic, answers, ends of processes and pauses: every byte is counted once, and at nobody it does not belong
-//! to.
+//! Tests with random traffic, answers, ends of processes and pauses: every byte is counted once, and for no
+//! process that it does not belong to.
 
 use super::*;
 use proptest::prelude::*;
 
-/// One thing that happens to a pipeline.
+/// A step of a test on a pipeline.
 #[derive(Clone, Debug)]
 enum TrafficStep {
     /// A packet from one of the endpoints to another.
     Packet { carries: Carries, from: usize, to: usize, payload: usize, part: Option<Part> },
-    /// A batch ends, with so much room for questions.
+    /// The end of a batch, with this much room for requests.
     Publish { room: usize },
-    /// Some question asked is answered at the end of this batch; it may be answered another time, too.
+    /// The answer to one of the requests at the end of this batch; it may be given another time, too.
     Answer { which: prop::sample::Index, again: bool },
     /// A process is delivered as removed.
     End { pid: i32 },
-    /// The accounts are fetched.
+    /// The accounts are drained.
     Fetch,
-    /// No packet for so many seconds.
+    /// No packet for this number of seconds.
     Pause { seconds: u64 },
 }
 
@@ -54,7 +54,7 @@ fn step() -> impl Strategy<Value = TrafficStep> {
     ]
 }
 
-/// The owner of a key: by its local port a process, shared or not, or one of the reasons for having none.
+/// Returns the owner of a key by its local port: a process, shared or not, or a reason for having none.
 fn owner_of(key: &FlowKey) -> std::result::Result<Owner, Unowned> {
     match i32::from(key.local.port) {
         port @ 1..=3 => exact(port),
@@ -63,8 +63,8 @@ fn owner_of(key: &FlowKey) -> std::result::Result<Owner, Unowned> {
     }
 }
 
-/// What the steps' packets are worth by the rule alone: bytes at every end on this host, those of others, and for
-/// every process the most it can have sent and received.
+/// The bytes of the steps' packets by the rule alone: at every end on this host, those of others, and for
+/// every process the maximum that it can have sent and received.
 #[derive(Default)]
 struct Worth {
     at_ends: u64,
@@ -114,7 +114,7 @@ proptest! {
                     prop_assert!(stray == 0 || (stray == bytes && part.is_some_and(|part| part.offset > 0)));
                     strays += stray;
                     if part.is_some_and(|part| part.offset > 0) && stray == 0 {
-                        // The ports are those of the first part, which the sums over ports cannot tell.
+                        // The ports are those of the first part, which the sums over ports cannot know.
                         let mut unknown = Worth::default();
                         unknown.add(&packet, bytes);
                         worth.at_ends += unknown.at_ends;

@@ -1,5 +1,5 @@
-//! Tests of the pipeline: every byte is counted once at each end that is on this host, whatever happens to its flow
-//! and to the answer about its owner.
+//! Tests of the pipeline: every byte is counted once at each end that is on this host, whatever happens to
+//! its flow and to the answer about its owner.
 
 use super::*;
 use crate::model::{LinkType, Owner, Passage, ProcId, Quality, Traffic};
@@ -33,7 +33,7 @@ const PEER: &str = "198.51.100.1";
 /// The longest frame that is one packet on an Ethernet device with the usual MTU.
 const ETHERNET_LIMIT: u32 = 1514;
 
-/// A pipeline with its ledger, and the questions it has asked.
+/// A pipeline with its ledger, and the requests that it has made.
 struct PipelineFixture {
     pipeline: FramePipeline,
     ledger: Ledger,
@@ -42,16 +42,16 @@ struct PipelineFixture {
     now: u64,
     /// The time of day at boot.
     epoch: u64,
-    /// What every process was credited with and the update has fetched.
+    /// The traffic that was credited to each process and drained.
     fetched: BTreeMap<ProcId, Traffic>,
 }
 
-/// The usual ones, with so many flows.
+/// Returns the default limits with this number of flows.
 fn limits(held: usize) -> FlowLimits {
     FlowLimits { held, ..FlowLimits::default() }
 }
 
-/// Room for questions that is left to flows that were answered.
+/// Room for requests that is reserved for answered flows.
 const RESERVED: usize = 16_384;
 
 impl PipelineFixture {
@@ -69,12 +69,12 @@ impl PipelineFixture {
         }
     }
 
-    /// Takes in a packet as a frame; returns its length.
+    /// Counts a packet as a frame. Returns the frame's length.
     fn packet(&mut self, packet: Packet) -> u64 {
         self.packet_in(Namespace::HOME, packet)
     }
 
-    /// The same of a device of some namespace.
+    /// Counts a packet of a device of this namespace.
     fn packet_in(&mut self, namespace: Namespace, packet: Packet) -> u64 {
         self.packet_passing(Passage::Unknown, namespace, packet)
     }
@@ -93,8 +93,8 @@ impl PipelineFixture {
         self.pipeline.publish(&self.ledger, answers.iter().copied(), room, &mut self.asked);
     }
 
-    /// Ends a batch, and answers every question it asks and those it brings up, until there are none. Nobody here receives
-    /// what is sent to groups.
+    /// Ends a batch and answers all requests until there are no more. No socket here receives packets to
+    /// groups.
     fn answer_all(&mut self, owner: impl Fn(&FlowKey) -> std::result::Result<Owner, Unowned>) {
         self.publish(&[], usize::MAX);
         while !self.asked.is_empty() {
@@ -108,20 +108,20 @@ impl PipelineFixture {
         self.ledger.lock().totals().unowned[reason as usize]
     }
 
-    /// All bytes of the ledger, with owners and without.
+    /// Returns all bytes of the ledger, with and without owners.
     fn accounted(&self) -> u64 {
         let totals = self.ledger.lock().totals();
         totals.owned.iter().chain(&totals.unowned).sum()
     }
 
-    /// Fetches the accounts, as an update does.
+    /// Drains the accounts, as an update does.
     fn fetch(&mut self) {
         for (process, account) in self.ledger.lock().drain() {
             *self.fetched.entry(process).or_default() += account.traffic;
         }
     }
 
-    /// Bytes that a process was credited with, sent and received.
+    /// Returns the sent and received bytes that were credited to a process.
     fn credited(&mut self, pid: i32) -> (u64, u64) {
         self.fetch();
         let all = self.fetched.iter().filter(|(process, _)| process.pid == pid);
@@ -133,7 +133,7 @@ fn answer(request: &Request, owner: std::result::Result<Owner, Unowned>) -> Answ
     Answer { flow: request.flow, owner }
 }
 
-/// The answer by the flow's owner, where nobody here receives what is sent to groups.
+/// Returns the answer with the flow's owner. No socket here receives packets to groups.
 fn answer_by(request: &Request, owner: impl Fn(&FlowKey) -> std::result::Result<Owner, Unowned>) -> Answer {
     match request.local_end {
         LocalEnd::Looped => answer(request, Err(Unowned::NotLocal)),
@@ -153,7 +153,7 @@ fn tcp(flags: u8, from: &str, to: &str) -> Packet {
     Packet::new(Carries::Tcp(flags), from, to, 0)
 }
 
-/// The owner by the local port.
+/// Returns the owner by the local port.
 fn by_port(key: &FlowKey) -> std::result::Result<Owner, Unowned> {
     exact(key.local.port.into())
 }
@@ -247,7 +247,7 @@ fn addresses_of_devices_count_as_soon_as_they_are_known() {
     assert_eq!((bench.unowned(Unowned::NotLocal), bench.credited(10)), (before, (after, 0)));
 }
 
-/// The addresses of the devices of a namespace.
+/// Returns the addresses of the devices of a namespace.
 fn addresses(number: u8, texts: &[&str]) -> (Namespace, Arc<LocalAddresses>) {
     let all = texts.iter().map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
     (Namespace(number), Arc::new(all.collect()))
@@ -267,7 +267,7 @@ fn the_same_addresses_in_two_namespaces_stay_apart() {
     let stray = bench.packet_in(Namespace(2), part(7, 32, false));
     let two = bench.packet_in(Namespace(2), udp("10.0.0.2:10", there));
     let back = bench.packet_in(Namespace(2), udp(there, "10.0.0.2:10"));
-    // Nobody has this address at home, nor in a namespace that is not known.
+    // This address belongs to no device at home, nor to an unknown namespace.
     let passing = bench.packet(udp("10.0.0.2:10", there));
     let unknown = bench.packet_in(Namespace(3), udp("10.0.0.2:10", there));
     bench.answer_all(|key| exact(100 + i32::from(key.namespace.0)));
@@ -284,7 +284,7 @@ fn a_packet_between_two_namespaces_counts_at_each_end_once() {
     let home = addresses(0, &["10.0.0.1"]);
     bench.pipeline.set_device_addresses(&[home, addresses(1, &["10.0.0.2"]), addresses(2, &["10.0.0.3"])]);
     let owner = |key: &FlowKey| exact(100 + i32::from(key.namespace.0));
-    // From the session's own namespace into another, seen at both ends of the veth pair.
+    // From the session's own namespace to another, captured at both ends of the veth pair.
     let mut sent = 0;
     for namespace in [0, 1] {
         sent = bench.packet_in(Namespace(namespace), udp("10.0.0.1:10", "10.0.0.2:20"));
@@ -294,7 +294,7 @@ fn a_packet_between_two_namespaces_counts_at_each_end_once() {
         (bench.credited(100), bench.credited(101), bench.accounted()),
         ((sent, 0), (0, sent), 2 * sent)
     );
-    // Between two others by way of the own one: three sights, two ends.
+    // Between two others through the session's own: three captures, two ends.
     for namespace in [1, 0, 2] {
         bench.packet_in(Namespace(namespace), udp("10.0.0.2:20", "10.0.0.3:30"));
     }
@@ -367,7 +367,7 @@ fn what_cannot_be_decoded_is_counted_by_its_reason() {
 
 #[test]
 fn bytes_wait_for_an_answer_and_follow_it_also_when_the_flow_has_left() {
-    // A table of one flow: whatever comes next has the flow before let go.
+    // In a table of one flow, every new flow evicts the one before.
     for leaves_before_publish in [true, false] {
         let mut bench = PipelineFixture::new(1);
         let first = bench.packet(udp("192.0.2.1:10", "198.51.100.1:2"));
@@ -381,7 +381,7 @@ fn bytes_wait_for_an_answer_and_follow_it_also_when_the_flow_has_left() {
         }
         bench.publish(&[answer(&request, exact(10))], usize::MAX);
         assert_eq!(bench.credited(10), (first, again), "{leaves_before_publish}");
-        // The same answer again has nothing to tell.
+        // The same answer again changes nothing.
         bench.publish(&[answer(&request, exact(30))], usize::MAX);
         assert_eq!(bench.credited(30), (0, 0));
     }

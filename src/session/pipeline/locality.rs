@@ -1,22 +1,22 @@
-//! Which addresses are this host's, in each network namespace that is captured in.
+//! The addresses that are this host's, in each captured network namespace.
 
 use crate::model::{Address, FlowKey, LocalAddresses, Namespace, Packet, Passage};
 use crate::owner::LocalEnd;
 use std::sync::Arc;
 
-/// As many as there are numbers for.
+/// All values of a namespace's number.
 const NAMESPACES: usize = 1 << u8::BITS;
 
 /// The addresses of all namespaces.
 pub struct Locality {
-    /// Those of each namespace's devices and routes, by its number.
+    /// Those of each namespace's devices and routes, indexed by its number.
     devices: Box<[Arc<LocalAddresses>; NAMESPACES]>,
-    /// Further ones of the session's own namespace.
+    /// Additional addresses in the session's own namespace.
     also_local: LocalAddresses,
 }
 
 impl Locality {
-    /// No addresses but `also_local`, of the session's own namespace.
+    /// Returns the addresses `also_local` in the session's own namespace, and none of devices.
     pub fn new(also_local: &[Address]) -> Locality {
         let none = Arc::<LocalAddresses>::default();
         Locality {
@@ -25,7 +25,7 @@ impl Locality {
         }
     }
 
-    /// Replaces the addresses of the devices of all namespaces. One that is not listed has none.
+    /// Replaces the addresses of the devices of all namespaces. A namespace that is not listed has none.
     pub fn set(&mut self, addresses: &[(Namespace, Arc<LocalAddresses>)]) {
         self.devices.fill(Arc::default());
         for (namespace, addresses) in addresses {
@@ -33,19 +33,19 @@ impl Locality {
         }
     }
 
-    /// True of an address that is the namespace's for all packets.
+    /// Returns true if the address is the namespace's for all packets.
     pub fn is_local(&self, namespace: Namespace, address: &Address) -> bool {
         self.devices(namespace).contains(address)
             || namespace == Namespace::HOME && self.also_local.contains(address)
     }
 
-    /// True of an address that is the namespace's for some packets, while others to it are forwarded.
+    /// Returns true if the address is the namespace's for some packets, while others to it are forwarded.
     pub fn is_conditional(&self, namespace: Namespace, address: &Address) -> bool {
         self.devices(namespace).is_conditional(address) && !self.is_local(namespace, address)
     }
 
-    /// The ends that are here, sender and receiver, of a packet that passed a device. With `takes_conditional` also
-    /// where that depends on a socket.
+    /// Returns two flags for a packet that passed a device: its sender is here, its receiver is here. With
+    /// `takes_conditional`, they are also set for an end for which that depends on a socket.
     pub fn ends_here(
         &self,
         packet: &Packet,
@@ -55,7 +55,7 @@ impl Locality {
     ) -> (bool, bool) {
         let (source, destination) = (&packet.source.address, &packet.destination.address);
         let (has_sender, has_receiver) = (passage.has_sender(), passage.has_receiver());
-        // A host without an address yet sends from none (DHCP).
+        // A host without an address yet sends from the unspecified one (DHCP).
         let is_nameless = passage == Passage::Outgoing && source.is_unspecified();
         let from_here = has_sender && (is_nameless || self.is_local(namespace, source));
         let to_here = has_receiver
@@ -67,7 +67,7 @@ impl Locality {
         (has_sender && may_be(source), has_receiver && may_be(destination))
     }
 
-    /// Whose the local end of a flow is.
+    /// Returns the relation of a flow's local endpoint to this host.
     pub fn local_end(&self, key: &FlowKey) -> LocalEnd {
         match self.is_conditional(key.namespace, &key.local.address) {
             true => LocalEnd::Diverted,
@@ -75,7 +75,7 @@ impl Locality {
         }
     }
 
-    /// True of the address of a group which the namespace may be in: multicast or broadcast.
+    /// Returns true if the address is that of a group which the namespace may be in: multicast or broadcast.
     pub fn is_group(&self, namespace: Namespace, address: &Address) -> bool {
         self.devices(namespace).is_group(address)
     }

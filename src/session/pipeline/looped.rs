@@ -1,8 +1,8 @@
-//! Packets to groups (multicast, broadcast) that are sent from here: the copies that the kernel hands back to receivers on
-//! this host.
+//! Packets to groups (multicast, broadcast) that are sent from here: the copies that the kernel hands back to
+//! receivers on this host.
 //!
-//! The kernel shows these copies to no capture. So they are taken from the packets that were sent, if somebody here
-//! receives them, which is asked about first; until then they wait here.
+//! The kernel shows these copies to no capture. So they are derived from the sent packets, if a socket here
+//! receives them. That is looked up first; until then the copies wait here.
 
 use crate::flow::{FlowId, FlowTable};
 use crate::model::{Direction, FlowKey, TcpFlags, Timestamp, Unowned, WireSize};
@@ -11,30 +11,31 @@ use crate::session::lookup::Request;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 
-/// Groups with a sender and port that are known at once, some 130 bytes each. What is sent to others is received by nobody.
+/// Limit of the groups known at once, each with a sender and port, some 130 bytes each. Packets to further
+/// groups count as received by no socket.
 const LIMIT: usize = 1024;
 
-/// The time for which an answer holds, in nanoseconds: receivers come, and leave their groups.
+/// Time for which an answer is valid, in nanoseconds: receivers join and leave their groups.
 const VALIDITY: u64 = 1_000_000_000;
 
-/// For how long after its last question a group is known, in nanoseconds.
+/// Time for which a group stays known after its last request, in nanoseconds.
 const MEMORY: u64 = 60_000_000_000;
 
-/// The copies of what is sent from one socket to one group.
+/// The copies of the packets from one socket to one group.
 #[derive(Default)]
 struct Copies {
-    /// The number that stands in place of a flow's in questions.
+    /// The number that takes the place of a flow's identifier in requests.
     number: u32,
-    /// When it was asked last whether somebody receives them.
+    /// Time of the last request for the receivers.
     asked: Option<Timestamp>,
     is_outstanding: bool,
-    /// The last answer.
+    /// Set if the last answer was that a socket receives the copies.
     is_received: bool,
-    /// What waits for the first answer.
+    /// Copies that wait for the first answer.
     waiting: Option<(WireSize, Timestamp)>,
 }
 
-/// The copies of all that is sent to groups.
+/// The copies of all packets to groups.
 #[derive(Default)]
 pub struct Looped {
     copies: HashMap<FlowKey, Copies, RandomState>,
@@ -44,8 +45,8 @@ pub struct Looped {
 }
 
 impl Looped {
-    /// Takes in the copy of a packet that was sent to a group, by the flow that a receiver of it has. Returns whether it is
-    /// known to be received, and is to be counted; else it may wait here.
+    /// Accounts the copy of a packet to a group, by the flow of its receiver. Returns true if the copy is
+    /// known to be received and is to be counted. Otherwise it may wait here.
     pub fn is_received(&mut self, key: &FlowKey, size: WireSize, now: Timestamp) -> bool {
         if self.copies.len() >= LIMIT && !self.copies.contains_key(key) {
             self.forget(now);
@@ -67,7 +68,7 @@ impl Looped {
         copies.is_received
     }
 
-    /// Adds the questions that are due, as far as there is room.
+    /// Adds the requests that are due, as far as there is room.
     pub fn ask(&mut self, now: Timestamp, room: usize, requests: &mut Vec<Request>) {
         let count = self.due.len().min(room.saturating_sub(requests.len()));
         for key in self.due.drain(..count) {
@@ -81,14 +82,14 @@ impl Looped {
         }
     }
 
-    /// Takes in the answer to one of these questions: what has waited is counted in `flows` if somebody receives it, and
-    /// forgotten otherwise. Returns whether it was one of them.
+    /// Applies the answer to one of these requests. Waiting copies are counted in `flows` if a socket
+    /// receives them, and dropped otherwise. Returns true if the request was one of these.
     pub fn answer<T>(&mut self, flow: FlowId, answer: &Result<T, Unowned>, flows: &mut FlowTable) -> bool {
         let Some(number) = flow.outside_number() else { return false };
         let Some(key) = self.by_number.remove(&number) else { return true };
         let Some(copies) = self.copies.get_mut(&key) else { return true };
         copies.is_outstanding = false;
-        // Any other reason means that there are sockets, but no single owner is known.
+        // Any other reason means that sockets exist, but no single owner is known.
         copies.is_received = !matches!(answer, Err(Unowned::NotLocal));
         if let Some((size, first)) = copies.waiting.take().filter(|_| copies.is_received) {
             flows.record(&key, Direction::Receive, size, TcpFlags::default(), first);
@@ -96,7 +97,7 @@ impl Looped {
         true
     }
 
-    /// Forgets the groups to which nothing has been sent for a while.
+    /// Removes groups without a recent packet.
     fn forget(&mut self, now: Timestamp) {
         let is_recent = |asked: Timestamp| now.since(asked) < MEMORY;
         self.copies.retain(|_, copies| copies.is_outstanding || copies.asked.is_some_and(is_recent));

@@ -1,4 +1,4 @@
-//! What is sent to groups from here, and received here.
+//! Tests of packets to groups that are sent and received here.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn send(bench: &mut PipelineFixture) -> u64 {
     bench.packet_passing(Passage::Outgoing, Namespace::HOME, udp(SENDER, GROUP))
 }
 
-/// Answers the questions, that about the copies so.
+/// Answers the requests, those about copies with `copies`. Returns the number of the latter.
 fn answer_looped(bench: &mut PipelineFixture, copies: std::result::Result<Owner, Unowned>) -> usize {
     let asked = std::mem::take(&mut bench.asked);
     let of = |it: &Request| if it.local_end == LocalEnd::Looped { copies } else { by_port(&it.key) };

@@ -1,8 +1,9 @@
-//! The way of a frame: the capture thread decodes it, counts it in its flow, and credits the flow's bytes to the ledger.
+//! The way of a frame: the capture thread decodes it, counts it in its flow, and credits the flow's bytes to
+//! the ledger.
 //!
-//! Flows without an owner go to `lookup` as requests, and its answers come back with a later batch. Sockets that have
-//! closed come from `flows` and are reconciled with what was counted. An update waits at the drain barrier until all that was
-//! captured before it is accounted.
+//! Flows without an owner go to `lookup` as requests, and its answers return with a later batch. Closed
+//! sockets come from `flows` and are reconciled with the counted bytes. An update waits at the drain barrier
+//! until everything captured before it is accounted.
 
 mod batch_end;
 mod capture_thread;

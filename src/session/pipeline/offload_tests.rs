@@ -1,5 +1,5 @@
-//! Frames that are several packets on the wire: counted as those, at both ends, and as captured wherever a connection is
-//! compared with what its socket had carried.
+//! Tests of frames that are several packets on the wire: they count as those at both ends, but as captured
+//! wherever a connection is compared with the bytes of its socket.
 
 use super::*;
 use crate::model::{Endpoint, Passage, Protocol};
@@ -10,7 +10,7 @@ const HEADERS: u64 = 54;
 const SEGMENT: u64 = 1460;
 
 impl PipelineFixture {
-    /// Takes in a packet as a frame of which only the headers are captured, with so much payload.
+    /// Counts a packet as a frame with this much payload, of which only the headers are captured.
     fn offloaded(&mut self, packet: Packet, payload: u64) {
         self.now += 1_000;
         let data = Wire::Ethernet.frame(&packet.bytes());
@@ -25,7 +25,7 @@ impl PipelineFixture {
         });
     }
 
-    /// Packets that a process was credited with, sent and received.
+    /// Returns the sent and received packets that were credited to a process.
     fn credited_packets(&mut self, pid: i32) -> (u64, u64) {
         self.fetch();
         let all = self.fetched.iter().filter(|(process, _)| process.pid == pid);
@@ -77,7 +77,7 @@ fn a_packet_between_two_processes_here_is_as_many_at_both() {
     assert_eq!((bench.credited_packets(10), bench.credited_packets(20)), ((3, 0), (0, 3)));
 }
 
-/// The headers of a frame's segments were not seen, and hide nothing that was lost.
+/// The estimated headers of a frame's segments were not captured, and hide no lost bytes.
 #[test]
 fn estimated_headers_do_not_hide_what_was_lost() {
     let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));
@@ -97,7 +97,7 @@ fn estimated_headers_do_not_hide_what_was_lost() {
     let seen = bench.pipeline.flows.captured(id);
     assert_eq!((seen.send_packets, seen.send_bytes), (3, 3 * HEADERS + 40 * SEGMENT));
     assert_eq!((seen.receive_packets, seen.receive_bytes), (2, 2 * HEADERS + 20 * SEGMENT));
-    // Another connection in its place has nothing of that.
+    // A new connection between the same endpoints inherits nothing.
     bench.offloaded(tcp(0x14, own, peer), 0);
     bench.offloaded(tcp(0x02, own, peer), 0);
     let id = bench.pipeline.flows.find(&key).unwrap();
@@ -105,14 +105,14 @@ fn estimated_headers_do_not_hide_what_was_lost() {
     assert_eq!((seen.send_packets, seen.send_bytes), (1, HEADERS));
 }
 
-/// Both ends of a connection say in their SYN what they accept; neither sends more.
+/// Both ends of a connection state in their SYN the segment size that they accept; neither sends more.
 #[test]
 fn segments_are_no_larger_than_both_ends_accept() {
     let mut bench = PipelineFixture::new(2000);
     let (own, peer) = (&*format!("{HOST}:10"), &*format!("{PEER}:2"));
     let syn = |bench: &mut PipelineFixture, flags: u8, from: &str, to: &str, limit: u16| {
         let mut data = Wire::Ethernet.frame(&Packet::new(Carries::Tcp(flags), from, to, 4).bytes());
-        // A header of six words, the last of them the option.
+        // A header of six words, the last of which is the option.
         data[14 + 20 + 12] = 0x60;
         data[14 + 20 + 20..][..2].copy_from_slice(&[2, 4]);
         data[14 + 20 + 22..][..2].copy_from_slice(&limit.to_be_bytes());
@@ -128,7 +128,7 @@ fn segments_are_no_larger_than_both_ends_accept() {
     };
     syn(&mut bench, 0x02, own, peer, 1460);
     syn(&mut bench, 0x12, peer, own, 1000);
-    // So many others that the path to the flow is forgotten.
+    // So many other flows that the cached path is overwritten.
     for port in 100..1000 {
         bench.packet(udp(&format!("{HOST}:{port}"), &format!("{PEER}:{port}")));
     }
@@ -136,12 +136,12 @@ fn segments_are_no_larger_than_both_ends_accept() {
     bench.offloaded(tcp(0x18, peer, own), 5_000);
     bench.answer_all(by_port);
     assert_eq!(bench.credited_packets(10), (1 + 10, 1 + 5));
-    // Once the connection is open, a SYN is nobody's word: anybody may have sent it.
+    // After the connection is open, a SYN proves nothing: any host may have sent it.
     syn(&mut bench, 0x02, peer, own, 536);
     bench.offloaded(tcp(0x18, own, peer), 10_000);
     bench.answer_all(by_port);
     assert_eq!(bench.credited_packets(10), (11 + 10, 6 + 1));
-    // Another connection knows nothing of it.
+    // A new connection inherits nothing.
     bench.offloaded(tcp(0x14, own, peer), 0);
     bench.offloaded(tcp(0x02, own, peer), 0);
     bench.offloaded(tcp(0x18, own, peer), 10 * SEGMENT);

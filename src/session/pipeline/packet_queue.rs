@@ -1,5 +1,5 @@
-//! Packets held for delivery: a queue bounded in bytes that the capture thread fills batch by batch and the update
-//! takes from. When it is full the oldest packets make room and are counted.
+//! Packets queued for delivery: the capture thread fills the queue batch by batch, and the update takes from
+//! it. It is limited in bytes; if it is full, the oldest packets are evicted and counted.
 
 use crate::model::{Frame, Packet, Timestamp};
 use crate::sync::Mutex;
@@ -9,17 +9,17 @@ use std::ops::Range;
 /// One packet of a batch.
 #[derive(Clone, Debug)]
 pub struct PacketEntry {
-    /// When it was captured.
+    /// Capture time.
     pub time: Timestamp,
     /// Its length on the wire.
     pub wire_len: u32,
-    /// What it was decoded to.
+    /// The decoded packet.
     pub packet: Packet,
-    /// Where its captured bytes stand in the batch.
+    /// Position of its captured bytes in the batch.
     bytes: Range<usize>,
 }
 
-/// Packets gathered together, their bytes in one piece.
+/// Packets gathered together, with their bytes in one buffer.
 #[derive(Clone, Debug, Default)]
 pub struct PacketBatch {
     data: Vec<u8>,
@@ -39,34 +39,34 @@ impl PacketBatch {
         });
     }
 
-    /// The packets with their captured bytes, oldest first.
+    /// Returns the packets with their captured bytes, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&PacketEntry, &[u8])> {
         self.entries.iter().map(|entry| (entry, self.data.get(entry.bytes.clone()).unwrap_or_default()))
     }
 
-    /// Shows each packet with its captured bytes, oldest first.
+    /// Passes each packet with its captured bytes to `show`, oldest first.
     pub fn for_each_mut(&mut self, mut show: impl FnMut(&PacketEntry, &mut [u8])) {
         for entry in &self.entries {
             show(entry, self.data.get_mut(entry.bytes.clone()).unwrap_or_default());
         }
     }
 
-    /// How many packets there are.
+    /// Returns the number of packets.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no packet.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Memory it counts for against the limit.
+    /// Returns the memory that counts against the limit.
     fn weight(&self) -> usize {
         self.data.len() + self.entries.len() * size_of::<PacketEntry>()
     }
 
-    /// Splits off the first `count` packets with a copy of their bytes; the bytes of the rest stay where they are.
+    /// Splits off the first `count` packets with a copy of their bytes. The bytes of the rest stay in place.
     fn split_front(&mut self, count: usize) -> PacketBatch {
         let rest = self.entries.split_off(count.min(self.entries.len()));
         let mut front = PacketBatch { data: Vec::new(), entries: std::mem::replace(&mut self.entries, rest) };
@@ -93,18 +93,18 @@ struct QueuedPackets {
 }
 
 impl PacketQueue {
-    /// A queue of at most `limit` bytes; 0 holds nothing.
+    /// Returns a queue of at most `limit` bytes; with 0 it holds no packets.
     pub fn new(limit: usize) -> PacketQueue {
         PacketQueue { limit, held: Mutex::default() }
     }
 
-    /// Whether packets are wanted at all.
+    /// Returns true if packets are wanted at all.
     pub fn wants_packets(&self) -> bool {
         self.limit > 0
     }
 
-    /// Whether a batch being filled should be pushed now, so that making room never costs more than a part of
-    /// what is held.
+    /// Returns true if a batch that is being filled should be pushed now. Then an eviction never costs more
+    /// than a part of the queue.
     pub fn is_full_batch(&self, batch: &PacketBatch) -> bool {
         batch.weight() >= self.limit / 16
     }
@@ -126,7 +126,7 @@ impl PacketQueue {
         }
     }
 
-    /// Takes up to `count` packets, oldest first.
+    /// Takes at most `count` packets, oldest first.
     pub fn take(&self, count: usize) -> Vec<PacketBatch> {
         let mut held = self.held.lock();
         let mut taken = Vec::new();
@@ -147,12 +147,12 @@ impl PacketQueue {
         taken
     }
 
-    /// Whether packets are held.
+    /// Returns true if packets are queued.
     pub fn has_packets(&self) -> bool {
         !self.held.lock().batches.is_empty()
     }
 
-    /// Packets lost because nobody took them in time.
+    /// Returns the number of packets that were lost because the caller did not take them in time.
     pub fn lost(&self) -> u64 {
         self.held.lock().lost
     }

@@ -1,8 +1,9 @@
-//! Packets that pass several devices of one namespace: each end is counted once.
+//! Tests of packets that pass several devices of one namespace: each end is counted once.
 
 use super::*;
 
-/// A wire between two devices of this host, whose addresses these are, shows a packet as it leaves and as it arrives.
+/// On a wire between two devices of this host, which have these addresses, a packet is captured as it leaves
+/// and as it arrives.
 #[test]
 fn each_end_is_counted_where_the_packet_passes_it() {
     let (leaves, arrives) = (Passage::Outgoing, Passage::Incoming);
@@ -24,8 +25,8 @@ fn each_end_is_counted_where_the_packet_passes_it() {
     assert_eq!(bench.accounted(), 2 * (asked + answered));
 }
 
-/// What is copied to another device (a mirror, or one that shapes) leaves there though it came from elsewhere, or is known
-/// for a copy.
+/// Packets copied to another device (a mirror, or a shaping device) leave there although they came from
+/// elsewhere or are known to be copies.
 #[test]
 fn copies_count_for_neither_end() {
     let mut bench = PipelineFixture::new(8);
@@ -43,7 +44,8 @@ fn copies_count_for_neither_end() {
     assert_eq!((bench.credited(10), bench.unowned(Unowned::NotLocal)), (once, copies));
 }
 
-/// A host that asks for its address has none: what leaves without is its own, what arrives so is another's.
+/// A host that requests its address has none: a packet that leaves without an address is its own, one that
+/// arrives is another host's.
 #[test]
 fn what_leaves_without_an_address_is_sent_from_here() {
     let mut bench = PipelineFixture::new(8);

@@ -1,4 +1,4 @@
-//! Booking what flows have counted: to their owners, or by the reason why there is none.
+//! Accounts the bytes of flows: to their owners, or by the reason for having none.
 
 use crate::flow::{Binding, Departed, Flow, FlowId, FlowMetrics};
 use crate::model::{Owner, Unowned};
@@ -8,13 +8,13 @@ use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Flows that left the table while their owner was being looked for.
+/// Flows that left the table while their owner was being looked up.
 pub struct PendingDepartures {
     limit: usize,
     flows: HashMap<FlowId, Departed, RandomState>,
 }
 
-/// Gives a flow that was asked about a reason for having no owner; its bytes move to that reason.
+/// Sets the reason for having no owner on a flow that was looked up, and moves its bytes to that reason.
 pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut LedgerContents) {
     let reported = flow.reported();
     books.uncount_unowned(Unowned::Pending, reported);
@@ -22,7 +22,8 @@ pub fn rebind(flow: &mut Flow, reason: Unowned, books: &mut LedgerContents) {
     books.count_unowned(reason, reported + flow.report_pending());
 }
 
-/// Counts what a flow did for its owner, where courses are kept. Without an owner it waits.
+/// Credits the connection counts of a flow to its owner, if metrics are kept. Without an owner the counts
+/// wait.
 pub fn credit_course(detail: &mut FlowMetrics, owner: Option<Owner>, books: &mut LedgerContents) {
     let Some(owner) = owner else { return };
     detail.set_owner(owner);
@@ -34,12 +35,13 @@ pub fn credit_course(detail: &mut FlowMetrics, owner: Option<Owner>, books: &mut
 }
 
 impl PendingDepartures {
-    /// Keeps at most `limit`.
+    /// Returns a table of at most `limit` flows.
     pub fn new(limit: usize) -> PendingDepartures {
         PendingDepartures { limit, flows: HashMap::default() }
     }
 
-    /// Books what a flow had not had booked when it left the table, or keeps it while its owner is being looked for.
+    /// Accounts the remaining bytes of a flow that has left the table, or keeps the flow while its owner is
+    /// being looked up.
     pub fn settle(
         &mut self,
         departed: Departed,
@@ -58,7 +60,7 @@ impl PendingDepartures {
                 conclude(departed, None, books, recorder);
             }
             Binding::Unasked => {
-                // It came and went within a batch; nobody will ask any more.
+                // The flow disappeared before a request about it was made, so none will be.
                 books.uncount_unowned(Unowned::Pending, departed.reported);
                 books.count_unowned(Unowned::NoSocket, pending.bytes());
                 conclude(departed, None, books, recorder);
@@ -76,7 +78,7 @@ impl PendingDepartures {
         }
     }
 
-    /// Whether nothing is kept.
+    /// Returns true if no flow is kept.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
@@ -96,7 +98,7 @@ impl PendingDepartures {
         }
     }
 
-    /// Books what was kept of a flow, whose owner is known now, or why there is none.
+    /// Accounts the bytes of a kept flow whose lookup is answered.
     pub fn answer(
         &mut self,
         flow: FlowId,

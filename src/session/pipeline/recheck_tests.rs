@@ -1,4 +1,4 @@
-//! Tests of flows that are asked about again: when, how often, and which answer changes what.
+//! Tests of rechecked flows: when and how often they are rechecked, and which answers change the owner.
 
 use super::*;
 
@@ -14,14 +14,14 @@ fn with(pid: i32, quality: Quality) -> std::result::Result<Owner, Unowned> {
 }
 
 impl PipelineFixture {
-    /// A connection that has just begun, and its owner.
+    /// Begins a connection with this owner. Returns its bytes.
     fn begin(&mut self, owner: std::result::Result<Owner, Unowned>) -> u64 {
         let bytes = self.packet(tcp(SYN, HERE, THERE));
         self.answer_all(|_| owner);
         bytes
     }
 
-    /// One more packet and the questions that it brings up.
+    /// Sends one more packet. Returns its bytes and the requests that it causes.
     fn more(&mut self) -> (u64, Vec<Request>) {
         let bytes = self.packet(tcp(ACK, HERE, THERE));
         self.publish(&[], usize::MAX);
@@ -50,7 +50,7 @@ fn a_connection_that_is_handed_on_is_the_new_owners_from_the_answer_on() {
     let (after, _) = bench.more();
     assert_eq!((bench.credited(1), bench.credited(2)), ((before, 0), (after, 0)));
     assert_eq!(bench.accounted(), before + after);
-    // The same answer again has nothing to tell.
+    // The same answer again changes nothing.
     bench.publish(&[answer(&asked[0], exact(3))], usize::MAX);
     let (more, _) = bench.more();
     assert_eq!((bench.credited(2), bench.credited(3)), ((after + more, 0), (0, 0)));
@@ -99,7 +99,7 @@ fn an_answer_that_says_less_changes_nothing() {
         (with(1, Shared), with(2, Shared), [2, 2]),
         (with(1, Shared), with(2, Exact), [2, 2]),
         (with(1, Exact), with(2, Exact), [2, 2]),
-        // It may have been between fork and exec; not twice.
+        // The first answer may have come between fork and exec; the second cannot.
         (with(1, Exact), with(2, Shared), [1, 2]),
     ];
     for (known, found, owners) in cases {

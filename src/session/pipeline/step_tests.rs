@@ -13,18 +13,18 @@ const HOUR: u64 = 3_600_000_000_000;
 const SWEEP: u64 = SWEEP_NANOSECONDS / 1_000_000;
 
 impl PipelineFixture {
-    /// Lets so much time pass, as the capture thread tells of it.
+    /// Lets this much time pass, and reports it to the pipeline as the capture thread does.
     pub(super) fn pass(&mut self, milliseconds: u64) {
         self.now += milliseconds * 1_000_000;
         self.pipeline.set_time(&self.clocks());
     }
 
-    /// The clocks now.
+    /// Returns the current clocks.
     pub(super) fn clocks(&self) -> Clocks {
         Clocks { now_ns: self.now - self.epoch, epoch_ns: self.epoch, at: Instant::now() }
     }
 
-    /// Sets the time of day, of which the pipeline is not told.
+    /// Sets the time of day without a report to the pipeline.
     fn set_clock_forward(&mut self, nanoseconds: u64) {
         (self.now, self.epoch) = (self.now + nanoseconds, self.epoch + nanoseconds);
     }
@@ -34,8 +34,9 @@ impl PipelineFixture {
     }
 }
 
-/// What is captured, and not yet published, when the clock is set forward would be as old as that, and leave the table before
-/// anybody was asked about it: as a flow that is over, for which no socket is looked for.
+/// Flows that are captured but not published when the clock is set forward are looked up like others.
+/// Otherwise they would seem as old as the step and leave the table before a lookup, as flows that are over,
+/// for which no socket is looked up.
 #[test]
 fn flows_captured_before_the_clock_was_set_are_asked_about_like_others() {
     for captured_after in [false, true] {
@@ -70,7 +71,7 @@ fn flows_captured_before_the_clock_was_set_are_asked_about_like_others() {
     }
 }
 
-/// A connection that lives on is one and the same after the clock was set, in either direction.
+/// A living connection remains one flow after the clock was set, in either direction.
 #[test]
 fn a_flow_outlives_every_step() {
     let mut bench = PipelineFixture::new(8);

@@ -1,12 +1,14 @@
-//! Detects that the time of day was set. Packets are stamped by it, so that flows would seem older by as much as it was set
-//! forward.
+//! Detects that the time of day was set. Packets are stamped with it, so flows would otherwise seem older by
+//! as much as the clock was set forward.
 
 use crate::kernel::Clocks;
 
-/// The least step, nanoseconds. Smaller ones matter to no timeout, and the clocks are not read at exactly one moment.
+/// Minimum step, in nanoseconds. Smaller ones matter to no timeout, and the clocks are not read at exactly
+/// one moment.
 const MIN_STEP: u64 = 10_000_000;
 
-/// The steps of the time of day against the time since boot, which is never set and goes on while the machine sleeps.
+/// The steps of the time of day relative to the time since boot, which is never set and continues while the
+/// machine sleeps.
 #[derive(Default)]
 pub struct ClockSteps {
     /// The time of day at boot, by the clock as it was set last.
@@ -14,8 +16,8 @@ pub struct ClockSteps {
 }
 
 impl ClockSteps {
-    /// Returns by how many nanoseconds the clock was set forward since the last call, negative for back; `None` if it was not
-    /// set.
+    /// Returns the number of nanoseconds by which the clock was set forward since the last call, negative if
+    /// it was set back; `None` if it was not set.
     pub fn take(&mut self, clocks: &Clocks) -> Option<i64> {
         let known = *self.epoch_ns.get_or_insert(clocks.epoch_ns);
         if clocks.epoch_ns.abs_diff(known) < MIN_STEP {

@@ -1,10 +1,11 @@
-//! Compares what was counted of TCP connections with what their sockets had carried when they ended, and has counted
-//! what passed unseen, because a capture buffer was full.
+//! Compares the counted bytes of ended TCP connections with the bytes that their sockets carried, and
+//! recovers bytes that the capture lost because a buffer was full.
 //!
-//! Of a connection the capture counts bytes on the wire, the socket the bytes of its stream, each once. What is missing
-//! is known from below only: the packets seen held at the most their length without the shortest headers there are.
-//! Packets seen twice hide as much of what was not seen, and headers not seen are not made up for. So a process is never
-//! credited with more than passed, and of a connection's payload with no less.
+//! The capture counts a connection's bytes on the wire; the socket counts the bytes of its stream, each once.
+//! This gives only a lower bound of the lost bytes: the captured packets had at most the payload that the
+//! shortest possible headers leave. Packets captured twice hide the same number of lost bytes, and lost
+//! headers are not recovered. So a process is never credited with more bytes than passed, nor with less than
+//! the connection's payload.
 
 use crate::flow::{FlowState, FlowTable};
 use crate::kernel::Clocks;
@@ -14,42 +15,42 @@ use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-/// Connections held until what was captured of them has been read.
+/// Limit of the connections that wait until their captured packets have been read.
 const LIMIT: usize = 65_536;
 
-/// Room for connections that is kept while none is held.
+/// Capacity that is kept while no connection waits.
 const MAX_IDLE_CAPACITY: usize = 4096;
 
-/// A TCP header without options (RFC 9293, 3.1).
+/// The size of a TCP header without options (RFC 9293, 3.1).
 const TCP_HEADER: u64 = 20;
 
-/// What comparing has brought.
+/// Counters of the comparisons.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ReconcilerStats {
     /// Connections compared.
     pub checked: u64,
-    /// Those of which something was missing.
+    /// Those of which bytes were missing.
     pub short: u64,
-    /// Bytes counted for them after all.
+    /// Recovered bytes.
     pub bytes: u64,
 }
 
-/// The connections that are to be compared. The capture thread has them.
+/// The connections to be compared. They belong to the capture thread.
 #[derive(Default)]
 pub struct TcpReconciler {
     waiting: VecDeque<Connection>,
-    /// How many are waiting with the same endpoints.
+    /// Number of waiting connections by endpoints.
     alike: HashMap<FlowKey, usize, RandomState>,
     stats: ReconcilerStats,
 }
 
 impl TcpReconciler {
-    /// How many more connections can be taken in.
+    /// Returns the number of connections that may still be added.
     pub fn room(&self) -> usize {
         LIMIT.saturating_sub(self.waiting.len())
     }
 
-    /// Takes in connections in the order in which they were told.
+    /// Adds connections in the order of their notices.
     pub fn take_in(&mut self, connections: Vec<Connection>) {
         for connection in connections {
             *self.alike.entry(connection.key).or_default() += 1;
@@ -57,8 +58,8 @@ impl TcpReconciler {
         }
     }
 
-    /// Compares the connections that were told before `moment`. All that was captured before then must have been
-    /// counted. `clocks` are those of now.
+    /// Compares the connections whose notices were read before `moment`. Everything captured before then must
+    /// have been counted. `clocks` are the current ones.
     pub fn compare(&mut self, flows: &mut FlowTable, moment: Instant, clocks: &Clocks) {
         while self.waiting.front().is_some_and(|connection| connection.told_at < moment)
             && let Some(connection) = self.waiting.pop_front()
@@ -73,28 +74,30 @@ impl TcpReconciler {
                 self.stats.bytes += sent + received;
             }
         }
-        // After a burst its room is not kept.
+        // The capacity that a burst needed is not kept.
         if self.waiting.is_empty() && self.waiting.capacity() > MAX_IDLE_CAPACITY {
             self.waiting = VecDeque::new();
             self.alike = HashMap::default();
         }
     }
 
-    /// What comparing has brought.
+    /// Returns the counters of the comparisons.
     pub fn stats(&self) -> ReconcilerStats {
         self.stats
     }
 }
 
-/// Counts what passed unseen of a connection, and says how much that is; `None` when it cannot be compared.
+/// Counts the bytes of a connection that the capture lost. Returns their number; `None` if the connection
+/// cannot be compared.
 ///
-/// The flow of its endpoints must be its own, and that of no other connection before or after. It is not when it began
-/// after the notice came, or when another notice has the same endpoints: each takes the flow, so that the next finds it
-/// taken. A notice that was lost could be of any flow that began before. And of a socket that its program resets
-/// (`SO_LINGER` of 0 seconds) the notice does not name the connection any more, so that those reset are left alone.
+/// The flow of its endpoints must be its own, and not that of another connection before or after. It is not
+/// its own if it began after the notice was read, or if another notice has the same endpoints: each notice
+/// takes the flow, so that the next finds it taken. A lost notice could be of any flow that began before the
+/// loss. If a process resets a connection (`SO_LINGER` of 0 seconds), the notice does not name the connection
+/// any more, so reset ones are left alone.
 ///
-/// All of this goes by the time of day, which the flow's first packet bears. Where the clock was set back since the notice came,
-/// what seems to have begun before it may have begun after the step.
+/// These rules use the time of day, which the flow's first packet bears. If the clock was set back since the
+/// notice, a flow that seems to have begun before it may have begun after the step.
 fn unseen(
     connection: &Connection,
     alike: usize,
@@ -110,7 +113,8 @@ fn unseen(
         return None;
     }
     let Carried { sent, received } = (*carried)?;
-    // Segments of an offloaded frame are estimated, its payload is not: it counts with one set of headers.
+    // The segments of an offloaded frame are estimated, its payload is not: it counts with one set of
+    // headers.
     let seen = flows.captured(id);
     let headers = TCP_HEADER + ip_header(&key.local.address);
     let missing = |carried: u64, bytes: u64, packets: u64| {
@@ -124,7 +128,7 @@ fn unseen(
     Some((sent, received))
 }
 
-/// An IP header without options (RFC 791, RFC 8200).
+/// Returns the size of an IP header without options (RFC 791, RFC 8200).
 fn ip_header(address: &Address) -> u64 {
     if address.is_v4() { 20 } else { 40 }
 }

@@ -1,4 +1,4 @@
-//! Tests with made-up connections: what passed unseen is counted once, and never more than that.
+//! Tests with constructed connections: lost bytes are recovered once, and never more than were lost.
 
 use super::*;
 use crate::model::{Direction, Endpoint, Namespace, Protocol, TcpFlags, Timestamp, Traffic, WireSize};
@@ -7,10 +7,10 @@ use Direction::{Receive, Send};
 use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;
-/// When the connections of the tests begin, and when their ends are told.
+/// Times at which the connections of the tests begin, and at which their ends are reported.
 const BEGIN: Timestamp = Timestamp(100 * SECOND);
 const TOLD: Timestamp = Timestamp(110 * SECOND);
-/// Headers of IPv4, with a link header and time stamps, as the wire has them.
+/// Size of the headers of a packet on the wire: IPv4 and TCP with time stamps, and a link header.
 const WIRE_HEADERS: u32 = 66;
 
 fn key(port: u16) -> FlowKey {
@@ -41,7 +41,7 @@ impl ReconcilerFixture {
         self.flows.record(key, direction, WIRE_HEADERS + payload, TcpFlags(flags), time);
     }
 
-    /// A connection seen from its opening to its end, with this payload in packets of 1,000 bytes each way.
+    /// Counts a connection from its opening to its end, with this payload in packets of 1,000 bytes each way.
     fn connection(&mut self, key: &FlowKey, sent: u32, received: u32, begin: Timestamp) {
         for (direction, flags) in [(Send, 0x02), (Receive, 0x12), (Send, 0x10)] {
             self.packet(key, direction, flags, 0, begin);
@@ -70,12 +70,13 @@ impl ReconcilerFixture {
         }
     }
 
-    /// Takes in ends and compares them all.
+    /// Adds ends and compares them all.
     fn compare(&mut self, ends: Vec<Connection>) -> ReconcilerStats {
         self.compare_by(ends, TOLD)
     }
 
-    /// The same by a clock that has shown this time when the ends were told, as it is set now.
+    /// Adds ends and compares them all by a clock that, as it is set now, showed this time when the ends were
+    /// reported.
     fn compare_by(&mut self, ends: Vec<Connection>, told: Timestamp) -> ReconcilerStats {
         self.completion.take_in(ends);
         let moment = self.start + Duration::from_secs(10);
@@ -98,7 +99,7 @@ fn stats(checked: u64, short: u64, bytes: u64) -> ReconcilerStats {
 fn nothing_is_added_to_what_was_seen_whole() {
     let mut bench = ReconcilerFixture::new();
     bench.connection(&key(1), 5_000, 20_000, BEGIN);
-    // Sent again, and seen twice.
+    // Sent again, and captured twice.
     bench.connection(&key(2), 8_000, 20_000, BEGIN);
     let before = [key(1), key(2)].map(|key| bench.totals(&key));
     let ends = vec![bench.end(key(1), 5_000, 20_000), bench.end(key(2), 5_000, 20_000)];
@@ -112,7 +113,8 @@ fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
     bench.connection(&key(1), 5_000, 20_000, BEGIN);
     let before = bench.totals(&key(1));
     bench.flows.drain_dirty(|_, flow, _| assert_eq!(flow.take_pending(), before));
-    // One direction lacks 90,000 bytes; of the 26 packets seen that way each may have had up to 26 bytes more.
+    // One direction lacks 90,000 bytes; each of the 26 packets captured that way may have had up to 26 bytes
+    // more.
     let end = bench.end(key(1), 5_000, 110_000);
     let stats = bench.compare(vec![end]);
     let most = 90_000;
@@ -124,12 +126,12 @@ fn what_is_missing_is_counted_once_and_pending_like_the_rest() {
     let mut pending = Vec::new();
     bench.flows.drain_dirty(|_, flow, _| pending.push(flow.take_pending()));
     assert_eq!(pending, [Traffic { receive_bytes: least, ..Traffic::default() }]);
-    // Whoever tells again brings nothing more.
+    // A repeated notice recovers nothing more.
     assert_eq!(bench.compare(vec![end]), stats);
     assert_eq!(bench.totals(&key(1)), after);
 }
 
-/// The headers of the segments that an offloaded frame was counted as hide nothing that was lost.
+/// The headers of the segments that an offloaded frame was counted as hide no lost bytes.
 #[test]
 fn a_frame_of_many_segments_is_compared_as_it_was_captured() {
     const SEGMENTS: u32 = 44;
@@ -155,7 +157,7 @@ fn headers_are_those_of_the_version_of_ip() {
     let six = |last| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
     let key = FlowKey { local: Endpoint::new(six(1), 1), remote: Endpoint::new(six(2), 80), ..key(1) };
     bench.connection(&key, 0, 0, BEGIN);
-    // Four packets of 66 bytes were sent; with IPv6 they can have held six bytes each.
+    // Four packets of 66 bytes were sent; with IPv6 each can have had six bytes of payload.
     let ends = vec![bench.end(key, 4 * 6 + 100, 0)];
     assert_eq!(bench.compare(ends), stats(1, 1, 100));
 }
@@ -180,7 +182,7 @@ fn only_what_was_seen_from_its_opening_on_is_compared() {
     bench.packet(&key(1), Send, 0x18, 1_000, BEGIN);
     bench.packet(&key(1), Receive, 0x10, 0, BEGIN);
     bench.packet(&key(2), Receive, 0x02, 0, BEGIN);
-    // Of one that was reset the socket may not be told of.
+    // The notice of a reset connection may not name it.
     for (direction, flags) in [(Send, 0x02), (Receive, 0x12), (Send, 0x10), (Send, 0x14)] {
         bench.packet(&key(3), direction, flags, 0, BEGIN);
     }
@@ -191,17 +193,17 @@ fn only_what_was_seen_from_its_opening_on_is_compared() {
 #[test]
 fn another_connection_between_the_same_endpoints_is_not_taken_for_the_one_that_ended() {
     let mut bench = ReconcilerFixture::new();
-    // It began after the notice had come.
+    // This flow began after the notice.
     bench.connection(&key(1), 1_000, 0, Timestamp(TOLD.0 + 1));
-    // Two have ended, and it is one of them.
+    // Two connections have ended, and the flow is one of them.
     bench.connection(&key(2), 1_000, 0, BEGIN);
-    // It has ended itself before the other was told of, whose socket had been kept.
+    // The flow's own end was compared before that of the other connection, whose socket had been kept.
     bench.connection(&key(3), 1_000, 0, BEGIN);
     let own = vec![bench.end(key(3), 1_000, 0)];
     assert_eq!(bench.compare(own), stats(1, 0, 0));
     let ends = [1, 2, 2, 3].map(|port| bench.end(key(port), 50_000, 0)).to_vec();
     assert_eq!(bench.compare(ends), stats(1, 0, 0));
-    // The one that began later is compared when it ends.
+    // The later connection is compared when it ends.
     let (told, told_at) = (Timestamp(TOLD.0 + SECOND), bench.start + Duration::from_secs(1));
     let later = Connection { told, told_at, ..bench.end(key(1), 1_000, 0) };
     assert_eq!(bench.compare(vec![later]), stats(2, 0, 0));
@@ -213,7 +215,7 @@ fn what_cannot_be_judged_leaves_nothing_to_compare_with() {
     for port in 1..=2 {
         bench.connection(&key(port), 1_000, 0, BEGIN);
     }
-    // A notice was lost after this one had begun, and it may have been its own.
+    // A notice was lost after the flow had begun, and it may have been the flow's own.
     let lost = Connection { all_told_since: Timestamp(BEGIN.0 + 1), ..bench.end(key(1), 50_000, 0) };
     let bound_to_a_device = Connection { carried: None, ..bench.end(key(2), 0, 0) };
     let (again, after) = (bench.end(key(1), 50_000, 0), bench.end(key(2), 50_000, 0));
@@ -222,8 +224,8 @@ fn what_cannot_be_judged_leaves_nothing_to_compare_with() {
     assert_eq!(bench.compare(vec![again, after]), stats(0, 0, 0));
 }
 
-/// The clock is set after the notice. What has ended is compared by its time then. Another connection between the same endpoints
-/// that begins before the step or after it is not taken for it.
+/// The clock is set after the notice. The ended connection is compared by its time then. Another connection
+/// between the same endpoints that begins before or after the step is not taken for it.
 #[test]
 fn the_clock_may_be_set_before_a_connection_is_compared() {
     for step in [3_600, -3_600, -20] {

@@ -1,27 +1,28 @@
-//! The classic BPF program that passes only packets which may be the first of a flow whose owner is to be looked up.
+//! The classic BPF filter that passes only packets that may be the first of a flow whose owner is to be
+//! looked up.
 //!
-//! It runs on a packet socket of type `SOCK_DGRAM`, so that offset 0 is the IP header; what lies below comes from the
-//! ancillary loads of linux/filter.h (Documentation/networking/filter.rst, "BPF extensions").
+//! It runs on a packet socket of type `SOCK_DGRAM`, so that offset 0 is the IP header. The fields below IP
+//! come from the ancillary loads of linux/filter.h (Documentation/networking/filter.rst, "BPF extensions").
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K,
     BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, BPF_ST, BPF_W, sock_filter,
 };
 
-/// Most local ports that a program leaves out: a conditional jump reaches 255 instructions.
+/// The maximum number of local ports that a filter excludes: a conditional jump reaches 255 instructions.
 pub(in crate::tap) const MAX_PORTS: usize = 160;
 
-/// Bytes of a packet that are passed on: IPv4 or IPv6, and TCP up to the flags.
+/// Bytes of a packet that are delivered: IPv4 or IPv6, and TCP up to the flags.
 pub(in crate::tap) const SNAPLEN: u32 = 128;
 
-/// What a program lets through besides TCP's opening packets.
+/// The selection of packets that a filter passes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::tap) struct Choice {
-    /// Local UDP ports whose packets are not wanted.
+    /// Local UDP ports whose packets are excluded.
     pub ports: Vec<u16>,
-    /// Of TCP's opening packets a random share passes: this in 2^32.
+    /// The random share of TCP's opening packets that passes, in units of 1 in 2^32.
     pub openings: u32,
-    /// Of the wanted datagrams a random share passes: this in 2^32.
+    /// The random share of the selected datagrams that passes, in units of 1 in 2^32.
     pub datagrams: u32,
 }
 
@@ -44,7 +45,7 @@ const UDP: u32 = libc::IPPROTO_UDP as u32;
 const SYN: u32 = 0x02;
 const SYN_ACK: u32 = 0x12;
 
-/// A place in the program that a jump leads to.
+/// The target of a jump in the filter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum To {
     Next,
@@ -58,7 +59,7 @@ enum To {
     Drop,
 }
 
-/// Instructions whose jumps name labels until all places are known.
+/// Instructions whose jumps name labels until all positions are known.
 #[derive(Default)]
 struct Assembler {
     code: Vec<(u16, u32, To, To)>,
@@ -82,7 +83,7 @@ impl Assembler {
         let labels = self.labels;
         let offset = |at: usize, to: To| {
             let place = labels.iter().find(|(label, _)| *label == to).map_or(at + 1, |(_, place)| *place);
-            // No program is so long that this does not fit; see MAX_PORTS.
+            // No filter is so long that this does not fit; see MAX_PORTS.
             u8::try_from(place.saturating_sub(at + 1)).unwrap_or(u8::MAX)
         };
         let instructions = self.code.iter().enumerate();
@@ -92,13 +93,13 @@ impl Assembler {
     }
 }
 
-/// The program: SYN without ACK of TCP, seen leaving or arriving; and UDP that leaves, except from the ports of
-/// `choice`. On loopback, which shows each packet twice, the arriving copy stands for both.
+/// Returns the filter. It passes TCP's SYN without ACK, leaving or arriving, and UDP that leaves, except from
+/// the ports of `choice`. Loopback shows each packet twice; there the arriving copy stands for both.
 pub(in crate::tap) fn program(choice: &Choice) -> Vec<sock_filter> {
     let mut a = Assembler::default();
     a.op(BPF_LD | BPF_W | BPF_ABS, AD_HARDWARE);
     a.jump(BPF_JEQ, LOOPBACK, To::Loopback, To::Next);
-    // M[0] is whether the packet is from here.
+    // M[0] holds the packet type, which states the direction of the packet.
     a.op(BPF_LD | BPF_W | BPF_ABS, AD_PACKET_TYPE);
     a.op(BPF_ST, 0);
     a.jump(BPF_JEQ, OUTGOING, To::Ip, To::Ip);
@@ -119,7 +120,7 @@ pub(in crate::tap) fn program(choice: &Choice) -> Vec<sock_filter> {
     a.op(BPF_LD | BPF_B | BPF_ABS, 9);
     a.jump(BPF_JEQ, TCP, To::Protocol, To::Protocol);
     a.label(To::Version6);
-    // What has extension headers is left to the batch.
+    // Packets with extension headers are left to the batch.
     a.op(BPF_LDX | BPF_IMM, 40);
     a.op(BPF_LD | BPF_B | BPF_ABS, 6);
     a.label(To::Protocol);

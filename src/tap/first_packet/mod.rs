@@ -1,6 +1,6 @@
 //! First packets of flows: a packet socket that wakes its reader at once, with a filter in the kernel.
 //!
-//! The early-lookup thread reads first packets here; the frames that are counted come by `live`.
+//! The early lookup thread reads first packets here. The frames that are counted arrive through `live`.
 
 mod filter;
 mod socket;

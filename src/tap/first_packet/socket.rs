@@ -1,8 +1,8 @@
-//! The first packets of flows, at once: a packet socket without a ring, which wakes its reader for every packet that
-//! the `filter` passes.
+//! The first packets of flows without delay: a packet socket without a ring, which wakes its reader for every
+//! packet that the `filter` passes.
 //!
-//! The capture proper hands over batches, too late for a connection that lives for a millisecond. This socket sees the
-//! same packets when they are sent or arrive, but only those that begin something.
+//! The main capture delivers batches, which are too late for a connection that lives for a millisecond. This
+//! socket sees the same packets when they are sent or arrive, but only those that begin a flow.
 
 use super::filter::{Choice, MAX_PORTS, SNAPLEN, program};
 use crate::error::{Code, Error, Result};
@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Bytes of packets that may wait, as the kernel counts them, about 800 for each. What finds no room is missed here and
-/// not by the capture.
+/// Bytes of packets that may wait, as the kernel counts them, about 800 for each. A packet that finds no room
+/// is missed here but not by the capture.
 const BUFFER: usize = 4 << 20;
 
 /// A packet socket for first packets. It belongs to the network namespace of the thread that opened it.
@@ -28,13 +28,13 @@ pub struct FirstPacketSocket {
 /// A packet that may begin a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct FirstPacket<'a> {
-    /// The packet from its IP header on, cut short.
+    /// The packet from its IP header on, truncated.
     pub data: &'a [u8],
     /// The index of the device that it passed.
     pub device: u32,
-    /// Which way it went; `None` on loopback, where it goes both.
+    /// Its direction; `None` on loopback, where it goes in both.
     pub direction: Option<Direction>,
-    /// When the kernel stamped it, for this reader and for the capture alike.
+    /// The kernel's time stamp of the packet, which is the same for this socket and for the capture.
     pub time: Timestamp,
 }
 
@@ -42,14 +42,14 @@ impl FirstPacketSocket {
     /// Opens the socket on all devices of the calling thread's network namespace. Needs CAP_NET_RAW.
     ///
     /// # Errors
-    /// `OpenDevice` when the system refuses it.
+    /// Fails with `OpenDevice` if the system refuses it.
     pub fn open() -> Result<FirstPacketSocket> {
         let refused = |errno| Error::system(Code::OpenDevice, "opening a socket for first packets", errno);
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        // Without a protocol it receives nothing until it is bound, by when it has its filter.
+        // Without a protocol the socket receives nothing until it is bound, and by then it has its filter.
         let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None).map_err(refused)?;
         if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
-            // Without CAP_NET_ADMIN the system's limit holds, which will do.
+            // Without CAP_NET_ADMIN the system's limit applies, which suffices.
             let _ = setsockopt(&socket, sockopt::RcvBuf, &BUFFER);
         }
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true).map_err(refused)?;
@@ -59,13 +59,14 @@ impl FirstPacketSocket {
         Ok(FirstPacketSocket { socket, choice, buffer: [0; SNAPLEN as usize] })
     }
 
-    /// Hands on what is there, at most `limit` packets, without blocking. Returns how many.
+    /// Delivers the available packets, at most `limit`, without blocking. Returns their number.
     ///
     /// # Errors
-    /// What the system says of the socket; `ENETDOWN` of one device's end is none.
+    /// Fails with the system's error for the socket. `ENETDOWN`, which the end of one device causes, is not
+    /// reported.
     pub fn read(&mut self, limit: usize, mut each: impl FnMut(FirstPacket<'_>)) -> nix::Result<usize> {
         for count in 0..limit {
-            // SAFETY: all-zero values are valid ones of these plain structures.
+            // SAFETY: all-zero values are valid for these plain structures.
             let (mut from, mut message): (libc::sockaddr_ll, libc::msghdr) = unsafe { std::mem::zeroed() };
             let mut data =
                 libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };
@@ -76,8 +77,9 @@ impl FirstPacketSocket {
             message.msg_iovlen = 1;
             message.msg_control = control.as_mut_ptr().cast();
             message.msg_controllen = size_of_val(&control) as _;
-            // SAFETY: the kernel writes at most the given lengths to the buffer, the address and the control data, all
-            // exclusively borrowed for the length of the call; the descriptor is ours and open.
+            // SAFETY: the kernel writes at most the given lengths to the buffer, the address and the control
+            // data, all exclusively borrowed during the call; the descriptor is open and belongs to this
+            // socket.
             let received = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
             let received = match Errno::result(received) {
                 Ok(received) => usize::try_from(received).unwrap_or(0),
@@ -91,7 +93,7 @@ impl FirstPacketSocket {
                 _ => Some(Direction::Receive),
             };
             let device = u32::try_from(from.sll_ifindex).unwrap_or(0);
-            // SAFETY: the kernel has just filled in the message and its control data, which lives.
+            // SAFETY: the kernel has just filled in the message and its control data, which is still live.
             let time = unsafe { stamp(&message) }.unwrap_or_else(Timestamp::now);
             let data = self.buffer.get(..received).unwrap_or_default();
             each(FirstPacket { data, device, direction, time });
@@ -99,10 +101,10 @@ impl FirstPacketSocket {
         Ok(limit)
     }
 
-    /// Changes what is seen.
+    /// Changes the selection of packets.
     ///
     /// # Errors
-    /// What the system says of the filter; the old one stays then.
+    /// Fails with the system's error for the filter; the old filter then stays in place.
     pub fn thin(&mut self, thinning: &SamplingRate) -> nix::Result<()> {
         let of_all = |share: f64| (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         let choice = Choice {
@@ -118,10 +120,10 @@ impl FirstPacketSocket {
     }
 }
 
-/// The time stamp in a message's control data.
+/// Returns the time stamp in a message's control data.
 ///
 /// # Safety
-/// The control data is as the kernel has left it.
+/// The control data must be as the kernel left it.
 unsafe fn stamp(message: &libc::msghdr) -> Option<Timestamp> {
     // SAFETY: by the caller's promise the first header is null or within the control data.
     let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref()? };
@@ -134,19 +136,19 @@ unsafe fn stamp(message: &libc::msghdr) -> Option<Timestamp> {
     Some(Timestamp(u64::try_from(time.tv_sec).ok()?.saturating_mul(1_000_000_000) + nanoseconds))
 }
 
-/// What is not seen of first packets, so that they are not too many.
+/// The limits on the first packets that are delivered, so that they are not too many.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SamplingRate {
-    /// Local UDP ports whose packets are left out, at most [`SamplingRate::MAX_PORTS`].
+    /// Local UDP ports whose packets are excluded, at most [`SamplingRate::MAX_PORTS`].
     pub ports: Vec<u16>,
-    /// The share of TCP's opening packets that is seen, 0 to 1, chosen at random.
+    /// The share of TCP's opening packets that is delivered, 0 to 1, chosen at random.
     pub openings: f64,
-    /// The share of the other datagrams that is seen, likewise.
+    /// The share of the other datagrams that is delivered, 0 to 1, chosen at random.
     pub datagrams: f64,
 }
 
 impl SamplingRate {
-    /// Most ports that can be left out.
+    /// The maximum number of ports that can be excluded.
     pub const MAX_PORTS: usize = MAX_PORTS;
 }
 

@@ -22,7 +22,7 @@ fn alone(test: impl FnOnce() + Send) {
     });
 }
 
-/// The packets there are. They are queued before the call that sent them returns.
+/// Returns the available packets. They are queued before the call that sent them returns.
 fn packets(first: &mut FirstPacketSocket) -> Vec<Packet> {
     let mut found = Vec::new();
     first
@@ -57,7 +57,7 @@ fn a_connection_shows_its_first_packet_only_root() {
     }
 }
 
-/// The stamps are of the moment when a packet passed, not of when it is read.
+/// The time stamps state when a packet passed, not when it is read.
 #[test]
 fn packets_bear_times_and_sequence_numbers_root() {
     alone(|| {
@@ -65,7 +65,7 @@ fn packets_bear_times_and_sequence_numbers_root() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
         let connect = || drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        // The kernel begins to stamp a moment after it was asked to.
+        // The kernel begins to stamp a moment after the request.
         std::thread::sleep(std::time::Duration::from_millis(100));
         let begin = Timestamp::now();
         connect();

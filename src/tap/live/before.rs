@@ -1,35 +1,36 @@
-//! What devices have carried before they were captured on, of those that have come since the capture began.
+//! Bytes that devices carried before their capture began, for devices that appeared since the start of the
+//! live capture.
 
 use crate::netlink::Interface;
 use std::collections::HashSet;
 
-/// The devices of one namespace.
+/// The bytes before capture of the devices of one namespace.
 #[derive(Default)]
 pub(in crate::tap) struct BeforeCapture {
-    /// Those of which this is counted, or not to be.
+    /// Devices that have been counted or excluded.
     settled: HashSet<u32>,
     bytes: u64,
 }
 
 impl BeforeCapture {
-    /// Leaves out a device: it was there before the capture, or another shows its packets.
+    /// Excludes a device: it existed before the capture, or another device shows its packets.
     pub(in crate::tap) fn leave_out(&mut self, index: u32) {
         self.settled.insert(index);
     }
 
-    /// Counts what a device had carried when its capture began, or when it was gone.
+    /// Counts the bytes that a device had carried when its capture began or when it disappeared.
     pub(in crate::tap) fn count(&mut self, index: u32, carried: u64) {
         if self.settled.insert(index) {
             self.bytes = self.bytes.saturating_add(carried);
         }
     }
 
-    /// Forgets devices that are gone. Their numbers are not given out again.
+    /// Removes devices that have disappeared. The kernel does not reuse their numbers.
     pub(in crate::tap) fn keep(&mut self, interfaces: &[Interface]) {
         self.settled.retain(|index| interfaces.iter().any(|interface| interface.index == *index));
     }
 
-    /// All that was counted.
+    /// Returns all bytes counted.
     pub(in crate::tap) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,11 +1,11 @@
-//! What the namespaces of a live capture share, and what is counted of all their devices together.
+//! State that the namespaces of a live capture share, and totals over all their devices.
 
 use super::opener::OpenerPool;
 use crate::tap::options::TapOptions;
 use crate::tap::poller::Poller;
 use crate::tap::report::{Notes, TapStats};
 
-/// What all namespaces share.
+/// The state that all namespaces share.
 pub(in crate::tap) struct Common<'a> {
     pub options: &'a TapOptions,
     pub poller: &'a Poller,
@@ -14,12 +14,12 @@ pub(in crate::tap) struct Common<'a> {
     pub opener: &'a mut OpenerPool,
 }
 
-/// What is kept of all devices together.
+/// Totals over all devices.
 #[derive(Default)]
 pub(in crate::tap) struct DeviceTotals {
-    /// What was counted on devices that are closed, and all that is not counted by device.
+    /// The counts of closed devices, and all counts that are not kept by device.
     pub counted: TapStats,
-    /// Bytes of the rings that are open, and of those that are being opened.
+    /// Bytes of the rings that are open or being opened.
     pub rings: u64,
     /// Openings begun so far.
     pub openings: u64,

@@ -1,4 +1,4 @@
-//! One device that is captured on: its frames, and what was lost on it.
+//! One captured device: its frames, and its losses.
 
 use super::loss::Gain;
 use super::packet_socket::{self, Refusal};
@@ -18,52 +18,52 @@ use std::time::Instant;
 /// The addresses of the Ethernet devices of a namespace.
 #[derive(Default, PartialEq, Eq)]
 pub(in crate::tap) struct HardwareAddresses {
-    /// Of those that are captured on.
+    /// The addresses of captured devices.
     pub captured: HashSet<HardwareAddress, foldhash::fast::FixedState>,
-    /// Of those that these stand for, such as macvlan devices.
+    /// The addresses of devices that the captured ones stand for, such as macvlan devices.
     pub covered: HashSet<HardwareAddress, foldhash::fast::FixedState>,
 }
 
-/// Why a device is not captured on.
+/// The reason why a device is not captured.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::tap) enum Unopened {
-    /// It is not up, or gone.
+    /// It is down or has disappeared.
     Down,
-    /// `OpenDevice`, `CompileFilter` or `SetFilter`, naming the device.
+    /// `OpenDevice`, `CompileFilter` or `SystemResource`, naming the device.
     Failed(Error),
 }
 
-/// A device that is to be opened.
+/// A request to open a device.
 pub(in crate::tap) struct DeviceOpening {
-    /// What names this opening among all of a tap.
+    /// The number that identifies this opening among all openings of the tap.
     pub ticket: u64,
-    /// The namespace that it is in; `None` for that of the calling thread.
+    /// The namespace of the device; `None` for that of the calling thread.
     pub entry: Option<NamespaceEntry>,
     pub interface: Interface,
     /// Bytes of its ring.
     pub ring: u32,
 }
 
-/// What one reading of a device gave.
+/// The result of one read from a device.
 pub(in crate::tap) struct DeviceRead {
-    /// Frames handed on.
+    /// Frames delivered.
     pub frames: usize,
     /// Frames left to the device of their VLAN.
     pub skipped: usize,
-    /// Why the device cannot be read any more, if it cannot.
+    /// The reason why the device can no longer be read, if it cannot.
     pub failure: Option<String>,
 }
 
-/// What the plan says of a device, as of the last refresh.
+/// The properties of a device that follow from the plan, as of the last refresh.
 #[derive(Default)]
 pub(in crate::tap) struct Surroundings {
     /// Tags whose frames other devices show.
     pub vlans: Vec<Vlan>,
     /// The largest datagram that is one packet.
     pub mtu: Option<u32>,
-    /// The address that its frames bear.
+    /// The hardware address of its frames.
     pub address: Option<HardwareAddress>,
-    /// Whether PPP devices show what sessions of PPPoE carry here.
+    /// True if PPP devices show the traffic of the PPPoE sessions on this device.
     pub has_ppp: bool,
 }
 
@@ -73,9 +73,9 @@ pub(in crate::tap) struct Device {
     pub name: String,
     /// Bytes of its ring.
     pub ring: u32,
-    /// Whether it has been seen to have frames and was not read empty since.
+    /// Set if the device had frames and has not been read empty since.
     pub ready: bool,
-    /// When its ring has been read to the end, of a device that is gone.
+    /// The time by which the ring has been read to its end, if the device has disappeared.
     pub leaves: Option<Instant>,
     /// Bytes that it had carried when it was opened.
     pub carried_before: u64,
@@ -85,7 +85,7 @@ pub(in crate::tap) struct Device {
     by_device: Gain,
 }
 
-/// How its frames are read.
+/// The settings for reading a device's frames.
 struct FrameReader {
     namespace: Namespace,
     is_ethernet: bool,
@@ -93,7 +93,7 @@ struct FrameReader {
     tells_passage: bool,
     /// Bytes kept of each frame.
     snaplen: usize,
-    /// The filter, if it is not the kernel that runs it.
+    /// The filter, if the library rather than the kernel runs it.
     filter: Option<Filter>,
     packet_limit: u32,
     surroundings: Surroundings,
@@ -102,11 +102,11 @@ struct FrameReader {
 }
 
 impl Device {
-    /// Opens a device inside its namespace, with a filter for its frames. It then works on any thread. Takes some 10 ms, and
-    /// longer where a host name in the filter is looked up.
+    /// Opens a device inside its namespace, with a filter for its frames. Any thread may then use it. Takes
+    /// some 10 ms, and longer if a host name in the filter is resolved.
     ///
     /// # Errors
-    /// As [`Unopened`] says; its frames may also be ones that are not decoded.
+    /// Fails with an [`Unopened`] reason, also if the device's frames are not decoded.
     pub(in crate::tap) fn open(opening: &DeviceOpening, options: &TapOptions) -> Result<Device, Unopened> {
         let DeviceOpening { entry, interface, ring, .. } = opening;
         let name = &interface.name;
@@ -116,20 +116,21 @@ impl Device {
         let filter = expression.map(|text| Filter::compile(text, link)).transpose().map_err(|error| {
             Unopened::Failed(Error::new(error.code, format!("the device {name}: {}", error.text)))
         })?;
-        // What asks for tags is run here, where they have been put back.
+        // An expression that tests tags runs in the library, where the tags have been restored.
         let (program, filter) = match filter {
             Some(filter) if expression.is_some_and(asks_for_tags) => {
                 (everything(TapOptions::MAX_SNAPLEN), Some(filter))
             }
             Some(filter) => (filter.for_kernel(options.snaplen), None),
-            // Even where everything passes frames are to be cut inside the kernel.
+            // Even if everything passes, the kernel must truncate the frames.
             None => (everything(options.snaplen), None),
         };
         let open = || packet_socket::open(interface, *ring, options, &program);
         let outcome = match entry {
             None => open(),
             Some(entry) => enter(entry, open).unwrap_or_else(|error| {
-                // A way in that has closed is no fault of the device: it is tried again with the next refresh.
+                // A namespace entry that has become invalid is no fault of the device. The next refresh
+                // retries it.
                 Err(match error {
                     EnterError::Gone => Refusal::Down,
                     EnterError::Refused(error) => Refusal::Failed(error),
@@ -170,17 +171,18 @@ impl Device {
         })
     }
 
-    /// What names the device among those of all namespaces, whose indices may be the same.
+    /// Returns the number that identifies the device among those of all namespaces, whose indices may be
+    /// equal.
     pub(in crate::tap) fn token(&self) -> u64 {
         token(self.reading.namespace, self.index)
     }
 
-    /// The descriptor to wait for.
+    /// Returns the descriptor to wait for.
     pub(in crate::tap) fn descriptor(&self) -> BorrowedFd<'_> {
         self.capture.as_fd()
     }
 
-    /// Sets what the plan says of it.
+    /// Sets the properties that follow from the plan.
     pub(in crate::tap) fn follow(&mut self, surroundings: Surroundings) {
         let header = if self.reading.is_ethernet { LinkType::Ethernet.header_len() } else { 0 };
         self.reading.packet_limit = surroundings.mtu.map_or(u32::MAX, |mtu| mtu.saturating_add(header));
@@ -192,7 +194,7 @@ impl Device {
         self.reading.others = Arc::clone(addresses);
     }
 
-    /// Reads at most `limit` frames without blocking and hands on those that no other device shows.
+    /// Reads at most `limit` frames without blocking and delivers those that no other device shows.
     pub(in crate::tap) fn read(&mut self, limit: usize, mut handler: impl FnMut(Frame<'_>)) -> DeviceRead {
         let (mut frames, mut skipped) = (0, 0);
         let reading = &self.reading;
@@ -205,36 +207,37 @@ impl Device {
             RingFrame::Unwanted => {}
         });
         self.ready = count == limit;
-        // A socket with an error is ready until that is taken. The device may come up again; whether it is gone is
-        // found by the next refresh.
+        // A socket with a pending error stays ready until the error is taken. The device may come up again;
+        // if it has disappeared, the next refresh closes it.
         let error = if count == 0 { self.capture.take_error() } else { None };
         let failure = error.filter(|errno| *errno != Errno::ENETDOWN).map(|errno| errno.to_string());
         DeviceRead { frames, skipped, failure }
     }
 
-    /// Takes in the device's own counter of lost frames, as its interface shows it now.
+    /// Records the device's own counter of lost frames, as its interface shows it now.
     pub(in crate::tap) fn observe(&mut self, lost_by_device: u64) {
         self.by_device.observe(lost_by_device);
     }
 
-    /// Frames lost since the opening: by the kernel for want of room in the ring, and by the device itself.
+    /// Returns the frames lost since the opening: by the kernel for lack of room in the ring, and by the
+    /// device itself.
     pub(in crate::tap) fn losses(&mut self) -> (u64, u64) {
         self.dropped += u64::from(self.capture.take_dropped());
         (self.dropped, self.by_device.total())
     }
 }
 
-/// What names the device with this index in a namespace. No device has index 0.
+/// Returns the number that identifies the device with this index in a namespace. No device has index 0.
 pub(in crate::tap) fn token(namespace: Namespace, index: u32) -> u64 {
     u64::from(namespace.0) << u32::BITS | u64::from(index)
 }
 
-/// What a frame of the ring is.
+/// The classification of a frame of the ring.
 enum RingFrame<'a> {
     Frame(Frame<'a>),
-    /// Left to the device of its VLAN.
+    /// A frame left to the device of its VLAN.
     OfVlan,
-    /// The sent copy of a loopback frame, or what the filter does not pass.
+    /// The sent copy of a loopback frame, or a frame that the filter does not pass.
     Unwanted,
 }
 
@@ -256,7 +259,7 @@ impl FrameReader {
         }
         let link = match i32::from(protocol) {
             _ if self.is_ethernet => LinkType::Ethernet,
-            // Who sends by a packet socket need not name a protocol.
+            // A process that sends by a packet socket need not name a protocol.
             0 | libc::ETH_P_IP | libc::ETH_P_IPV6 => LinkType::RawIp,
             _ => LinkType::Bare(protocol),
         };
@@ -265,10 +268,13 @@ impl FrameReader {
         RingFrame::Frame(Frame { time, wire_len: len, packet_limit, link, namespace, passage, data })
     }
 
-    /// Which way a frame has passed. One that leaves with another captured device's address as its source, or arrives for
-    /// that, is a copy or was redirected (tc-mirred(8)), and that device shows it. So does a PPP device what a session of
-    /// PPPoE carries. One that arrives for a stranger is dropped before anything asks for its addresses (ip_rcv_core in
-    /// net/ipv4/ip_input.c), unless a device takes it that this one stands for.
+    /// Returns the direction in which a frame passed.
+    ///
+    /// A frame that leaves with another captured device's address as its source, or arrives for that address,
+    /// is a copy or was redirected (tc-mirred(8)), and that device shows it. In the same way a PPP device
+    /// shows the traffic of a PPPoE session. The kernel drops a frame that arrives for an unrelated address
+    /// before it looks at the IP addresses (ip_rcv_core in net/ipv4/ip_input.c), unless it is for a device
+    /// that this one stands for.
     #[inline]
     fn passage(&self, packet_type: u8, data: &[u8]) -> Passage {
         if !self.tells_passage {
@@ -291,7 +297,7 @@ impl FrameReader {
     }
 }
 
-/// Whether an Ethernet frame is of a session of PPPoE (RFC 2516), under one tag at most.
+/// Returns true if an Ethernet frame belongs to a PPPoE session (RFC 2516), under one tag at most.
 fn is_of_session(frame: &[u8]) -> bool {
     const SESSION: &[u8] = &[0x88, 0x64];
     match frame.get(12..14) {
@@ -300,13 +306,14 @@ fn is_of_session(frame: &[u8]) -> bool {
     }
 }
 
-/// Whether the outermost tag of an Ethernet frame is one of `vlans`.
+/// Returns true if the outermost tag of an Ethernet frame is one of `vlans`.
 #[inline]
 fn bears_tag_of(vlans: &[Vlan], frame: &[u8]) -> bool {
     !vlans.is_empty() && tag(frame).is_some_and(|tag| vlans.contains(&tag))
 }
 
-/// The outermost tag of an Ethernet frame, if it bears one. The kernel keeps it apart and libpcap puts it back.
+/// Returns the outermost tag of an Ethernet frame, if it has one. The kernel keeps the tag apart and the ring
+/// restores it.
 #[inline]
 fn tag(frame: &[u8]) -> Option<Vlan> {
     // IEEE 802.3: two addresses of 6 bytes, then the tag protocol identifier and the tag control information.
@@ -360,7 +367,8 @@ mod tests {
         reading
     }
 
-    /// How a frame is read that has gone from one address to another with this EtherType and a few bytes more.
+    /// Reads a frame with the given packet type and EtherType. Returns `None` if the reader does not deliver
+    /// it.
     fn read<'a>(reading: &FrameReader, packet_type: u8, protocol: u16, data: &'a [u8]) -> Option<Frame<'a>> {
         let time = crate::model::Timestamp(1);
         match reading.frame(&Captured { time, len: 100, packet_type, protocol, data }) {

@@ -1,4 +1,4 @@
-//! Devices as the plan of their namespace says: those to open, to keep and to close.
+//! Applies the plan of a namespace: opens, keeps and closes its devices.
 
 use super::common::Common;
 use super::device::{DeviceOpening, HardwareAddresses, Surroundings};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl NamespaceCapture {
-    /// Closes devices as the plan says, and begins to open others.
+    /// Closes devices that the plan excludes, and begins to open others.
     pub(super) fn follow_plan(&mut self, interfaces: &[Interface], common: &mut Common<'_>) {
         let plan = plan(interfaces, |interface| self.wants(interface, common.options));
         self.follow_hardware_addresses(&plan);
@@ -26,7 +26,7 @@ impl NamespaceCapture {
                 device.leaves.get_or_insert(last);
             }
             if let Some(leaves) = device.leaves {
-                // One that came back needs another ring, under the same token.
+                // A device that has reappeared needs another ring, under the same token.
                 match leaves <= now || targets.contains_key(&device.index) {
                     true => self.close(place, common, "it is gone"),
                     false => place += 1,
@@ -45,12 +45,12 @@ impl NamespaceCapture {
         }
         plan.covered.iter().for_each(|(one, _)| self.before.leave_out(one.index));
         self.note_covered(&plan.covered, common.notes);
-        // What is being opened and not wanted any more is closed when it comes.
+        // A device that is being opened and is no longer wanted is closed once it is open.
         self.awaited.retain(|index, awaited| {
             let target = targets.remove(index);
             target.map(|target| awaited.surroundings = surroundings_of(target, has_ppp)).is_some()
         });
-        // In the order of the indices, which is that of age: the oldest devices get the largest rings.
+        // The order of the indices is that of age: the oldest devices get the largest rings.
         let mut targets: Vec<_> = targets.into_values().collect();
         targets.sort_unstable_by_key(|target| target.interface.index);
         for target in targets {
@@ -83,15 +83,16 @@ impl NamespaceCapture {
         let (name, surroundings) = (interface.name.clone(), surroundings_of(target, has_ppp));
         self.awaited.insert(interface.index, Awaited { ticket, name, surroundings });
         let opening = DeviceOpening { ticket, entry: self.entry.clone(), interface: interface.clone(), ring };
-        // Of the own namespace, what stands for others is missed at once when those have been closed.
+        // In the session's own namespace an opening is urgent: a device that replaces others is missed as
+        // soon as those have been closed.
         common.opener.open(opening, self.entry.is_none());
     }
 
-    /// Whether the caller would have this interface captured, and it can be or is.
+    /// Returns true if the caller wants this interface captured, and it can be or is captured.
     fn wants(&self, interface: &Interface, options: &TapOptions) -> bool {
         let named = || options.devices.contains(&interface.name);
-        // An open device that is down stays open: it delivers from the moment it is up again, and still stands for
-        // others then.
+        // An open device that is down stays open: it delivers frames from the moment it is up again, and then
+        // still stands for others.
         let open = || self.devices.iter().any(|device| device.index == interface.index);
         (options.every_device() || named())
             && (interface.up || open())

@@ -1,4 +1,4 @@
-//! A live capture: the namespaces that are captured in, found, entered and left as they come and go.
+//! A live capture: finds, enters and leaves the captured namespaces as they appear and disappear.
 
 use super::common::{Common, DeviceTotals};
 use super::namespace_capture::{NamespaceCapture, RETRY};
@@ -21,32 +21,32 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Least time between two searches for namespaces on news.
+/// The minimum time between two searches for namespaces that notices cause.
 const SEEK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A live capture.
 pub(in crate::tap) struct Live {
     options: TapOptions,
-    /// `None` when no other namespace is asked for.
+    /// The finder of namespaces; `None` if the options choose no other namespace.
     registry: Option<NamespaceFinder>,
     /// The session's own namespace first, then the others.
     captures: Vec<NamespaceCapture>,
-    /// Namespaces that could not be entered, by inode, and for how many refreshes they are left alone.
+    /// Namespaces that could not be entered, by inode, and the number of refreshes until a retry.
     shut: HashMap<u64, u32>,
     books: DeviceTotals,
     opener: OpenerPool,
-    /// Whether there was news that may be of namespaces, and when they were last looked for.
+    /// Set if a notice may concern namespaces. `sought` is the time of the last search for them.
     seeks_namespaces: bool,
     sought: Instant,
 }
 
 impl Live {
-    /// Opens what there is to open; of processes it knows those of the tree at `proc_path`.
+    /// Starts a capture and opens the devices. It finds the processes in the tree at `proc_path`.
     ///
     /// # Errors
-    /// `NotPermitted` without CAP_NET_RAW. Otherwise `InvalidArgument`, `NoDevice` for a name that does not exist,
-    /// `OpenDevice`, `CompileFilter`, `SetFilter`, `SystemResource`, what [`NamespaceFinder::open`] returns, and what
-    /// entering a chosen namespace returns.
+    /// Fails with `NotPermitted` as [`permitted`] does. Otherwise fails with `InvalidArgument`, with
+    /// `NoDevice` if a named device does not exist, with `OpenDevice`, `CompileFilter` or `SystemResource`,
+    /// and with the errors of [`NamespaceFinder::open`] and of entering a chosen namespace.
     pub(in crate::tap) fn start(
         options: &TapOptions,
         proc_path: &Path,
@@ -59,13 +59,13 @@ impl Live {
         let probe = match permitted() {
             Ok(probe) => probe,
             Err(refused) => {
-                // A filter that means nothing is told of now, not on the day that the privilege is given.
+                // An invalid filter is reported now rather than on the day that the privilege is granted.
                 open_savefile::try_filter(options.filter.as_deref().unwrap_or_default())?;
                 return Err(refused);
             }
         };
-        // The kernel lets nobody close a packet socket before all processors have seen it (synchronize_net), which takes as
-        // long as opening a device does.
+        // The kernel does not close a packet socket before all processors have seen it (synchronize_net),
+        // which takes as long as opening a device does. Both run at the same time.
         both("capture-devices", move || drop(probe), || Live::open_all(options, registry, poller, notes)).1
     }
 
@@ -94,8 +94,8 @@ impl Live {
         }
         live.check_names()?;
         live.refresh_sites(poller, notes)?;
-        // Of all namespaces there may be hundreds, and nobody has named them: their devices are opened while the own
-        // ones are captured on.
+        // If all namespaces are captured, there may be hundreds, none of which the caller has named: their
+        // devices are opened while those of the session's own namespace are captured.
         let must_be_open = |capture: &NamespaceCapture| {
             capture.namespace() == Namespace::HOME || options.namespaces != NamespaceChoice::All
         };
@@ -118,17 +118,19 @@ impl Live {
         Ok(live)
     }
 
-    /// Follows the namespaces, and in each of them the devices and addresses. Devices are opened and closed beside it.
+    /// Follows the namespaces, and in each of them the devices and addresses. Other threads open and close
+    /// devices meanwhile.
     ///
     /// # Errors
-    /// `SystemResource` when interfaces or addresses of the own namespace cannot be listed; all goes on as it was.
+    /// Fails with `SystemResource` if interfaces or addresses of the session's own namespace cannot be
+    /// listed; the capture continues unchanged.
     pub(in crate::tap) fn refresh(&mut self, poller: &Poller, notes: &mut Notes) -> Result<()> {
         self.follow_namespaces(poller, notes);
         self.refresh_sites(poller, notes)
     }
 
-    /// Reads the news of all namespaces and acts on it. It is to be done before frames are read, since it tells of addresses
-    /// that they bear.
+    /// Reads the notices of all namespaces and acts on them. The caller must do so before reading frames,
+    /// since the notices report the addresses of those frames.
     pub(in crate::tap) fn hear(&mut self, poller: &Poller, notes: &mut Notes) {
         let has_registry = self.registry.is_some();
         for capture in &mut self.captures {
@@ -144,13 +146,13 @@ impl Live {
         for capture in captures {
             capture.close_gone(now, &mut common);
             if !capture.is_leaving() && capture.refresh_due().is_some_and(|due| due <= now) {
-                // What cannot be listed now is listed within a second, or it is said then why not.
+                // A failed listing is repeated within a second, or the reason is reported then.
                 let _ = capture.refresh(&mut common);
             }
         }
     }
 
-    /// When there is something to do other than reading frames and news.
+    /// Returns the time of the next work other than reading frames and notices.
     pub(in crate::tap) fn due(&self) -> Option<Instant> {
         let closings = self.captures.iter().filter_map(NamespaceCapture::closing_due);
         let refreshes = self
@@ -165,7 +167,7 @@ impl Live {
         self.registry.as_ref().filter(|_| self.seeks_namespaces).map(|_| self.sought + SEEK_INTERVAL)
     }
 
-    /// Waits until all that was begun to be opened and closed is.
+    /// Waits until all openings and closings in progress have finished.
     pub(in crate::tap) fn finish(&mut self, poller: &Poller, notes: &mut Notes) {
         while self.opener.pending() > 0 {
             self.opener.wait();
@@ -173,8 +175,9 @@ impl Live {
         }
     }
 
-    /// Takes up the devices that have been opened. Returns why devices of the own namespace did not open that had not
-    /// been refused before; what is refused in others is noted only. Costs one lock when there are none.
+    /// Processes the devices that have been opened. Returns the reasons why devices of the session's own
+    /// namespace did not open, unless they had been refused before. Refusals in other namespaces are only
+    /// noted. Costs one lock if there are none.
     pub(in crate::tap) fn take_up(&mut self, poller: &Poller, notes: &mut Notes) -> Vec<Error> {
         let mut opened = self.opener.take_opened();
         let mut outcome = Vec::new();
@@ -196,7 +199,8 @@ impl Live {
         outcome
     }
 
-    /// Leaves namespaces that are gone and enters those that have come. Returns why some could not be entered.
+    /// Leaves namespaces that have disappeared and enters those that have appeared. Returns the reasons why
+    /// some could not be entered.
     fn follow_namespaces(&mut self, poller: &Poller, notes: &mut Notes) -> Vec<Error> {
         (self.seeks_namespaces, self.sought) = (false, Instant::now());
         let Some(registry) = &mut self.registry else { return Vec::new() };
@@ -234,7 +238,7 @@ impl Live {
                         Err(error) => failures.push(error),
                     }
                 }
-                // What has just ended will be missing from the next refresh.
+                // A namespace that has just disappeared will be missing from the next refresh.
                 Err(EnterError::Gone) => {}
                 Err(EnterError::Refused(error)) => {
                     *wait = RETRY;
@@ -255,7 +259,8 @@ impl Live {
     /// Follows the devices and addresses in each namespace.
     ///
     /// # Errors
-    /// `SystemResource` of the own one; what is refused in others is noted only.
+    /// Fails with `SystemResource` for the session's own namespace; failures in other namespaces are only
+    /// noted.
     fn refresh_sites(&mut self, poller: &Poller, notes: &mut Notes) -> Result<()> {
         let Live { captures, books, options, opener, .. } = self;
         let mut common = Common { options, poller, notes, books, opener };
@@ -271,7 +276,11 @@ impl Live {
         outcome
     }
 
-    /// Refuses names that no interface bears in any of the namespaces.
+    /// Rejects names that no interface has in any of the namespaces.
+    ///
+    /// # Errors
+    /// Fails with `NoDevice`, listing the existing interfaces, if there is no interface of a name. Fails with
+    /// `SystemResource` if interfaces cannot be listed.
     fn check_names(&mut self) -> Result<()> {
         if self.options.every_device() {
             return Ok(());
@@ -291,12 +300,12 @@ impl Live {
         Err(Error::new(Code::NoDevice, text))
     }
 
-    /// The namespaces besides the own one.
+    /// Returns the namespaces besides the session's own.
     pub(in crate::tap) fn known(&self) -> Known {
         self.registry.as_ref().map_or_else(Known::default, |registry| registry.known().clone())
     }
 
-    /// The addresses of each namespace, the own one first.
+    /// Returns the addresses of each namespace, the session's own first.
     pub(in crate::tap) fn addresses(&self) -> impl Iterator<Item = (Namespace, &Arc<LocalAddresses>)> {
         self.captures.iter().map(|capture| (capture.namespace(), capture.addresses()))
     }
@@ -308,12 +317,13 @@ impl Live {
         }
     }
 
-    /// Whether a device is known to have frames.
+    /// Returns true if a device is known to have frames.
     pub(in crate::tap) fn any_ready(&self) -> bool {
         self.captures.iter().any(|capture| capture.devices().iter().any(|device| device.ready))
     }
 
-    /// Reads at most `limit` frames from each ready device and returns how many. One that fails is closed.
+    /// Reads at most `limit` frames from each ready device and returns their number. A device that fails is
+    /// closed.
     pub(in crate::tap) fn read(
         &mut self,
         limit: usize,
@@ -326,7 +336,7 @@ impl Live {
         captures.iter_mut().map(|capture| capture.read(limit, &mut common, handler)).sum()
     }
 
-    /// The counters, those of closed devices included.
+    /// Returns the counters, including those of closed devices.
     pub(in crate::tap) fn stats(&mut self) -> TapStats {
         let mut stats = TapStats {
             namespaces: u32::try_from(self.captures.len() - 1).unwrap_or(u32::MAX),
@@ -340,7 +350,7 @@ impl Live {
 }
 
 impl Drop for Live {
-    /// Has all devices closed at once, which takes far less time than one after the other.
+    /// Closes all devices at the same time, which takes far less time than one after the other.
     fn drop(&mut self) {
         for capture in self.captures.drain(..) {
             capture.surrender(&mut self.opener);
@@ -348,7 +358,10 @@ impl Drop for Live {
     }
 }
 
-/// Has the news of a namespace waited for.
+/// Adds the notices of a namespace to the poller.
+///
+/// # Errors
+/// Fails with `SystemResource` if the system refuses it.
 fn await_news(capture: &NamespaceCapture, poller: &Poller) -> Result<()> {
     let (descriptor, token) = capture.news();
     poller
@@ -356,11 +369,15 @@ fn await_news(capture: &NamespaceCapture, poller: &Poller) -> Result<()> {
         .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))
 }
 
-/// What refuses sockets whatever capabilities there are.
+/// The reason for which a system may refuse sockets regardless of capabilities.
 const FILTERED: &str = "filter of system calls (seccomp, RestrictAddressFamilies of systemd)";
 
-/// Whether this thread may open packet sockets at all, by opening one that receives nothing, and the netlink sockets by
-/// which devices and addresses are known.
+/// Checks that this thread may open packet sockets, by opening one that receives nothing, and the netlink
+/// sockets that list devices and addresses. Returns the packet socket.
+///
+/// # Errors
+/// Fails with `NotPermitted` if the system refuses either socket for lack of permission, and with
+/// `OpenDevice` if the packet socket does not open for another reason.
 fn permitted() -> std::result::Result<OwnedFd, TapError> {
     let route =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);

@@ -1,42 +1,43 @@
-//! The local addresses of a network namespace over time: one counts from the notice of it on, and for a moment longer than
-//! it exists, since frames that wait in a ring still bear it.
+//! The local addresses of a network namespace over time. An address counts from its notice on, and for a
+//! moment longer than it exists, since frames that wait in a ring still have it.
 
 use crate::model::LocalAddresses;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long addresses count at least that are gone: longer than any frame stays in a ring. Then until the next listing.
+/// The minimum time for which removed addresses still count, which is longer than a frame waits in a ring
+/// with the default read timeout of 100 ms. They count until the first listing after it.
 const KEPT: Duration = Duration::from_millis(500);
 
-/// Listings within so short a time share an entry of what is gone.
+/// Listings within this time share an entry of removed addresses.
 const SHARED: Duration = Duration::from_millis(50);
 
-/// The local addresses that are shown, and what they are made of.
+/// The local addresses that count, and the sets that they consist of.
 #[derive(Default)]
 pub(in crate::tap) struct Local {
     shown: Arc<LocalAddresses>,
-    /// Those of the last listing, and those that have come since.
+    /// The addresses of the last listing, and those that have been added since.
     known: LocalAddresses,
-    /// Those that may be gone, the oldest first.
+    /// Addresses that may have been removed, the oldest first.
     gone: VecDeque<Gone>,
 }
 
 /// Addresses some of which were missing in a listing.
 struct Gone {
     addresses: LocalAddresses,
-    /// When the first and the last of them were found to be missing.
+    /// The times when the first and the last of them were found to be missing.
     first: Instant,
     last: Instant,
 }
 
 impl Local {
-    /// Those that count.
+    /// Returns the addresses that count.
     pub(in crate::tap) fn shown(&self) -> &Arc<LocalAddresses> {
         &self.shown
     }
 
-    /// Takes in those that have come.
+    /// Adds new addresses.
     pub(in crate::tap) fn add(&mut self, come: &LocalAddresses) {
         if !self.known.covers(come) {
             self.known.extend(come);
@@ -46,7 +47,7 @@ impl Local {
         }
     }
 
-    /// Takes in a listing.
+    /// Records a listing.
     pub(in crate::tap) fn set(&mut self, listed: LocalAddresses, now: Instant) {
         self.gone.retain(|gone| now.saturating_duration_since(gone.last) < KEPT);
         if !listed.covers(&self.known) {

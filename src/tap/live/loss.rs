@@ -1,6 +1,7 @@
-//! Loss counters that restart, accumulated.
+//! Accumulated loss counters that survive a reset.
 
-/// What a 64-bit counter has gained since the first observation. It may be set back to 0, as drivers do on a reset.
+/// The gain of a 64-bit counter since its first observation. The counter may be reset to 0, as drivers do on
+/// a reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::tap) struct Gain {
     last: u64,
@@ -8,19 +9,19 @@ pub(in crate::tap) struct Gain {
 }
 
 impl Gain {
-    /// Begins with what the counter shows now, none of which is counted.
+    /// Begins with the counter's current value, none of which is counted.
     pub(in crate::tap) fn since(shown: u64) -> Gain {
         Gain { last: shown, total: 0 }
     }
 
-    /// Takes in what the counter shows now. After a reset, what has been counted anew is the gain.
+    /// Records the counter's current value. After a reset, the new value is the gain.
     pub(in crate::tap) fn observe(&mut self, shown: u64) {
         let gain = shown.checked_sub(self.last).unwrap_or(shown);
         self.total = self.total.saturating_add(gain);
         self.last = shown;
     }
 
-    /// All that was gained.
+    /// Returns the total gain.
     pub(in crate::tap) fn total(&self) -> u64 {
         self.total
     }

@@ -1,7 +1,7 @@
-//! Live capture: the devices of every network namespace that is captured in, opened, read and closed beside each other.
+//! Live capture: the devices of all captured network namespaces, opened, read and closed concurrently.
 //!
-//! A live capture follows the namespaces. In each, a plan chooses the devices, workers open their packet sockets, and the
-//! frames in their rings go to the handler of the caller.
+//! A live capture follows the namespaces. In each, a plan chooses the devices, workers open their packet
+//! sockets, and the frames in their rings go to the caller's handler.
 
 mod before;
 mod common;

@@ -1,4 +1,4 @@
-//! The devices of one network namespace: opened, closed and opened again as its interfaces change.
+//! The devices of one network namespace: opened, closed and reopened as its interfaces change.
 
 use super::before::BeforeCapture;
 use super::common::Common;
@@ -18,19 +18,20 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Refreshes that what does not open is left alone for: some reasons pass, such as want of memory.
+/// The number of refreshes until a device that did not open is retried. Some reasons pass, such as lack of
+/// memory.
 pub(in crate::tap) const RETRY: u32 = 60;
 
-/// Least time between two refreshes on news, which may come by the thousand.
+/// The minimum time between two refreshes that notices cause. Notices may arrive by the thousand.
 const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long beyond the read timeout the kernel may take to hand over the last block of a ring.
+/// The time beyond the read timeout that the kernel may take to deliver the last block of a ring.
 const BLOCK_SLACK: Duration = Duration::from_millis(50);
 
 /// A device that did not open.
 pub(super) struct RefusedDevice {
     reason: String,
-    /// Refreshes until it is tried again.
+    /// Refreshes until it is retried.
     pub(super) wait: u32,
 }
 
@@ -43,42 +44,43 @@ pub(super) struct Awaited {
 
 /// A namespace that is captured in.
 pub(in crate::tap) struct NamespaceCapture {
-    /// What it is and how to get there; `None` for the one that the tap was opened in.
+    /// The namespace and the way to enter it; `None` for the one that the tap was opened in.
     pub(super) entry: Option<NamespaceEntry>,
     route: Rtnetlink,
     pub(super) devices: Vec<Device>,
     pub(super) awaited: HashMap<u32, Awaited>,
     pub(super) refused: HashMap<u32, RefusedDevice>,
-    /// Devices that others stand for, once that has been noted.
+    /// Devices that others stand for and for which this has been noted.
     pub(super) covered: HashSet<u32>,
     pub(super) hardware_addresses: Arc<HardwareAddresses>,
     news: News,
     local: Local,
     pub(super) before: BeforeCapture,
-    /// Networks that are local for packets which a routing rule selects.
+    /// Networks that are local for packets that a routing rule selects.
     conditional: LocalAddresses,
-    /// Whether these are to be listed anew.
+    /// Set if these networks must be listed again.
     lists_conditional: bool,
-    /// Whether there was news since the last refresh that takes another.
+    /// Set if a notice since the last refresh requires another.
     is_stale: bool,
     refreshed: Instant,
-    /// When its rings have been read to the end, of a namespace that is gone.
+    /// The time by which its rings have been read to the end, if the namespace has disappeared.
     leaves: Option<Instant>,
 }
 
 impl NamespaceCapture {
-    /// The namespace of the calling thread.
+    /// Creates the capture of the calling thread's namespace.
     ///
     /// # Errors
-    /// `SystemResource` when its interfaces or addresses cannot be listed.
+    /// Fails with `SystemResource` if its interfaces or addresses cannot be listed.
     pub(in crate::tap) fn home() -> Result<NamespaceCapture> {
         NamespaceCapture::with(None, open_sockets()?)
     }
 
-    /// Another namespace.
+    /// Creates the capture of another namespace.
     ///
     /// # Errors
-    /// What [`enter`] returns, and `SystemResource` when its interfaces or addresses cannot be listed.
+    /// Fails with the errors of [`enter`], and with `SystemResource` if its interfaces or addresses cannot be
+    /// listed.
     pub(in crate::tap) fn elsewhere(
         entry: &NamespaceEntry,
     ) -> std::result::Result<NamespaceCapture, EnterError> {
@@ -108,29 +110,29 @@ impl NamespaceCapture {
         Ok(capture)
     }
 
-    /// Its number.
+    /// Returns the number of the namespace.
     pub(in crate::tap) fn namespace(&self) -> Namespace {
         self.entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace)
     }
 
-    /// Takes over another way in, if `entry` is one into this very namespace. Returns whether it is.
+    /// Replaces the way to enter the namespace if `entry` leads to the same one. Returns true if it does.
     pub(in crate::tap) fn is_reached_by(&mut self, entry: &NamespaceEntry) -> bool {
         let same = |own: &NamespaceEntry| (own.namespace, own.inode) == (entry.namespace, entry.inode);
         let own = self.entry.as_mut().filter(|own| same(own));
         own.map(|own| own.clone_from(entry)).is_some()
     }
 
-    /// Its addresses as of the last refresh.
+    /// Returns its addresses as of the last refresh.
     pub(in crate::tap) fn addresses(&self) -> &Arc<LocalAddresses> {
         self.local.shown()
     }
 
-    /// The descriptor that is readable when there is news, and its token, which is no device's.
+    /// Returns the descriptor that is readable if there are notices, and its token, which no device has.
     pub(in crate::tap) fn news(&self) -> (BorrowedFd<'_>, u64) {
         (self.news.descriptor(), token(self.namespace(), 0))
     }
 
-    /// Reads the news: addresses that have come count from now on, the rest is for the next refresh.
+    /// Reads the notices. New addresses count from now on; the other changes wait for the next refresh.
     pub(in crate::tap) fn hear(&mut self, options: &TapOptions) -> Heard {
         let mut come = LocalAddresses::default();
         let heard = self.news.read(&mut come);
@@ -145,7 +147,8 @@ impl NamespaceCapture {
                 None => self.count_unopened(gone, options),
             }
         }
-        // A listing waits for whatever changes devices now, so only what may have to be opened is worth one at once.
+        // A listing blocks while the kernel changes devices, so only a device that may have to be opened
+        // justifies an immediate one.
         let is_known = |index: &u32| {
             self.awaited.contains_key(index)
                 || self.covered.contains(index)
@@ -156,7 +159,7 @@ impl NamespaceCapture {
         heard
     }
 
-    /// Counts what a device has carried that was never captured on.
+    /// Counts the bytes of a device that was never captured.
     fn count_unopened(&mut self, interface: &Interface, options: &TapOptions) {
         let is_decoded = !matches!(interface.frames, FrameKind::Others(_));
         if is_decoded && (options.every_device() || options.devices.contains(&interface.name)) {
@@ -164,26 +167,26 @@ impl NamespaceCapture {
         }
     }
 
-    /// Leaves out what the devices that are there have carried so far: the capture begins now.
+    /// Excludes the bytes that the existing devices have carried so far: the capture begins now.
     ///
     /// # Errors
-    /// `SystemResource` when they cannot be listed.
+    /// Fails with `SystemResource` if the devices cannot be listed.
     pub(in crate::tap) fn begin(&mut self) -> Result<()> {
         self.route.interfaces()?.iter().for_each(|interface| self.before.leave_out(interface.index));
         Ok(())
     }
 
-    /// When it is to be refreshed for news.
+    /// Returns the time of the refresh that notices require.
     pub(in crate::tap) fn refresh_due(&self) -> Option<Instant> {
         self.is_stale.then(|| self.refreshed + NEWS_INTERVAL)
     }
 
-    /// When a device that is gone is to be closed.
+    /// Returns the time when a device that has disappeared is to be closed.
     pub(in crate::tap) fn closing_due(&self) -> Option<Instant> {
         self.devices.iter().filter_map(|device| device.leaves).min()
     }
 
-    /// Closes the devices that are gone and have been read to their end.
+    /// Closes the devices that have disappeared and have been read to their end.
     pub(in crate::tap) fn close_gone(&mut self, now: Instant, common: &mut Common<'_>) {
         let is_over = |device: &Device| device.leaves.is_some_and(|leaves| leaves <= now);
         while let Some(place) = self.devices.iter().position(is_over) {
@@ -191,44 +194,46 @@ impl NamespaceCapture {
         }
     }
 
-    /// When it is to be closed, if its namespace is gone. From then on it is only read.
+    /// Marks the namespace as disappeared. From then on it is only read. Returns the time when it is to be
+    /// closed.
     pub(in crate::tap) fn leave(&mut self, options: &TapOptions) -> Instant {
         *self.leaves.get_or_insert_with(|| last_block(options))
     }
 
-    /// Whether its namespace is gone.
+    /// Returns true if its namespace has disappeared.
     pub(in crate::tap) fn is_leaving(&self) -> bool {
         self.leaves.is_some()
     }
 
-    /// Its interfaces, up or not.
+    /// Returns its interfaces, up or down.
     ///
     /// # Errors
-    /// `SystemResource` when they cannot be listed.
+    /// Fails with `SystemResource` if they cannot be listed.
     pub(in crate::tap) fn interfaces(&mut self) -> Result<Vec<Interface>> {
         self.route.interfaces()
     }
 
-    /// Its open devices.
+    /// Returns its open devices.
     pub(in crate::tap) fn devices(&self) -> &[Device] {
         &self.devices
     }
 
-    /// The device that the token of an event names.
+    /// Returns the device that has an event's token.
     pub(in crate::tap) fn device_mut(&mut self, token: u64) -> Option<&mut Device> {
         self.devices.iter_mut().find(|device| device.token() == token)
     }
 
-    /// Whether devices are being opened.
+    /// Returns true if devices are being opened.
     pub(in crate::tap) fn is_waiting(&self) -> bool {
         !self.awaited.is_empty()
     }
 
-    /// Asks for the current interfaces and addresses and acts on what has changed: devices are closed, and others are
-    /// begun to be opened.
+    /// Lists the current interfaces and addresses and acts on the changes: it closes devices and begins to
+    /// open others.
     ///
     /// # Errors
-    /// `SystemResource` when interfaces or addresses cannot be listed; all goes on as it was.
+    /// Fails with `SystemResource` if interfaces or addresses cannot be listed; the capture continues
+    /// unchanged.
     pub(in crate::tap) fn refresh(&mut self, common: &mut Common<'_>) -> Result<()> {
         (self.is_stale, self.refreshed) = (false, Instant::now());
         let interfaces = self.route.interfaces()?;
@@ -241,7 +246,7 @@ impl NamespaceCapture {
         self.refused.retain(|index, _| by_index.contains_key(index));
         self.before.keep(&interfaces);
         for (index, refused) in &mut self.refused {
-            // One that went down and comes back is tried at once.
+            // A device that went down and comes up again is retried at once.
             let up = by_index.get(index).is_some_and(|interface| interface.up);
             refused.wait = if up { refused.wait.saturating_sub(1) } else { 0 };
         }
@@ -249,8 +254,8 @@ impl NamespaceCapture {
         self.read_addresses()
     }
 
-    /// Takes up those of `all` openings that it waits for. Returns why devices did not open that had not been refused
-    /// before.
+    /// Processes those of `all` openings that it waits for. Returns the reasons why devices did not open,
+    /// unless they had been refused before.
     pub(in crate::tap) fn take_up(&mut self, all: &mut Vec<Opened>, common: &mut Common<'_>) -> Vec<Error> {
         let (mut names, mut failures, mut is_refused) = (Vec::new(), Vec::new(), false);
         let awaits =
@@ -278,8 +283,9 @@ impl NamespaceCapture {
         if !names.is_empty() {
             common.notes.inform(format!("capturing on {}{}", names.join(", "), self.place()));
         }
-        // A device that does not open cannot stand for another: it is planned again without it. Each time refuses at
-        // least one more, so this ends. Where interfaces cannot be listed now, the next refresh does it.
+        // A device that does not open cannot stand for another, so the plan is made again without it. Each
+        // round refuses at least one more device, so this ends. If interfaces cannot be listed now, the next
+        // refresh repeats it.
         if is_refused && let Ok(interfaces) = self.route.interfaces() {
             self.follow_plan(&interfaces, common);
         }
@@ -297,7 +303,7 @@ impl NamespaceCapture {
         Ok(())
     }
 
-    /// Where it is, to be put behind the name of a device.
+    /// Returns the location of the namespace, as a suffix of a device's name.
     pub(super) fn place(&self) -> String {
         self.entry.as_ref().map_or_else(String::new, |entry| format!(" of {}", entry.path.display()))
     }
@@ -306,7 +312,10 @@ impl NamespaceCapture {
         self.awaited.iter().find(|(_, awaited)| awaited.ticket == ticket).map(|(&index, _)| index)
     }
 
-    /// Has an open device waited for.
+    /// Adds an open device to the poller.
+    ///
+    /// # Errors
+    /// Fails with `SystemResource` if the poller does not accept it.
     fn have_waited_for(
         &mut self,
         device: Device,
@@ -324,7 +333,7 @@ impl NamespaceCapture {
         Ok(())
     }
 
-    /// Remembers that a device did not open, and notes a reason that is new.
+    /// Records that a device did not open, and notes a reason that is new.
     fn refuse(&mut self, index: u32, unopened: Unopened, notes: &mut Notes) -> Option<Error> {
         let (wait, error) = match unopened {
             Unopened::Down => (1, None),
@@ -337,7 +346,7 @@ impl NamespaceCapture {
         Some(error)
     }
 
-    /// Closes the device at `place`; what it has lost stays counted.
+    /// Closes the device at `place`; its losses stay counted.
     pub(super) fn close(&mut self, place: usize, common: &mut Common<'_>, why: &str) {
         let mut device = self.devices.swap_remove(place);
         let (by_kernel, by_device) = device.losses();
@@ -350,12 +359,12 @@ impl NamespaceCapture {
         common.opener.close(device);
     }
 
-    /// Gives up its devices to be closed, with nothing said of them.
+    /// Passes its devices to `opener` to be closed, without notes.
     pub(in crate::tap) fn surrender(self, opener: &mut OpenerPool) {
         self.devices.into_iter().for_each(|device| opener.close(device));
     }
 
-    /// Closes all devices; with them, everything is closed soon that keeps the namespace alive.
+    /// Closes all devices. Soon afterwards everything that keeps the namespace alive is closed.
     pub(in crate::tap) fn close_all(mut self, common: &mut Common<'_>) {
         common.poller.remove(self.news.descriptor());
         for interface in self.route.interfaces().unwrap_or_default() {
@@ -367,7 +376,8 @@ impl NamespaceCapture {
         }
     }
 
-    /// Reads at most `limit` frames from each ready device and returns how many. One that fails is closed.
+    /// Reads at most `limit` frames from each ready device and returns their number. A device that fails is
+    /// closed.
     pub(in crate::tap) fn read(
         &mut self,
         limit: usize,
@@ -394,7 +404,7 @@ impl NamespaceCapture {
         frames
     }
 
-    /// Adds what is counted by device.
+    /// Adds the counts that are kept by device.
     pub(in crate::tap) fn add_losses(&mut self, stats: &mut TapStats) {
         stats.devices_open =
             stats.devices_open.saturating_add(u32::try_from(self.devices.len()).unwrap_or(u32::MAX));
@@ -407,12 +417,16 @@ impl NamespaceCapture {
     }
 }
 
-/// The time by which the kernel has handed over the last block of a ring that gets nothing any more.
+/// Returns the time by which the kernel has delivered the last block of a ring that receives no more frames.
 pub(super) fn last_block(options: &TapOptions) -> Instant {
     Instant::now() + options.timeout + BLOCK_SLACK
 }
 
-/// Sockets that tell of the devices and addresses of the calling thread's namespace. News first, so that nothing changes unheard.
+/// Opens the sockets that report the devices and addresses of the calling thread's namespace. The one for
+/// notices is first, so that no change is missed.
+///
+/// # Errors
+/// Fails with `SystemResource` if the system refuses a socket.
 fn open_sockets() -> Result<(News, Rtnetlink)> {
     Ok((News::open()?, Rtnetlink::open()?))
 }

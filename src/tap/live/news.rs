@@ -1,7 +1,9 @@
-//! News of a network namespace: devices, addresses and local routes that appear and disappear (rtnetlink(7)).
+//! Notices of a network namespace: devices, addresses and local routes that appear and disappear
+//! (rtnetlink(7)).
 //!
-//! The kernel sends a notice before the first packet of what it is about. Whoever reads the notices before the frames that
-//! wait in the rings therefore knows of every device and address that a frame can have come by.
+//! The kernel sends a notice of a device or an address before the first packet at it. A caller that reads the
+//! notices before the frames that wait in the rings therefore knows every device and address at which a frame
+//! can have arrived.
 
 use crate::error::{Code, Error, Result};
 use crate::model::LocalAddresses;
@@ -11,35 +13,37 @@ use crate::netlink::{
 };
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The groups of devices, addresses, routes and of the numbers that other namespaces have in this one, as bits of
-/// `sockaddr_nl` (linux/rtnetlink.h): `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_NSID`.
+/// The groups of devices, addresses, routes and of the numbers that other namespaces have in this one, as
+/// bits of `sockaddr_nl` (linux/rtnetlink.h): `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`,
+/// `_IPV6_ROUTE`, `_NSID`.
 const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 27;
 /// `RTM_NEWNSID`.
 const NEW_NAMESPACE: u16 = 88;
-/// Where the type of a route stands in its message: behind the header, in `struct rtmsg`.
+/// The offset of a route's type in its message: after the header, in `struct rtmsg`.
 const ROUTE_TYPE: u32 = MESSAGE_HEADER as u32 + 7;
-/// Where `nlmsg_type` stands.
+/// The offset of `nlmsg_type`.
 const MESSAGE_TYPE: u32 = 4;
-/// Where index and flags stand in a `struct ifinfomsg`.
+/// The offsets of index and flags in a `struct ifinfomsg`.
 const LINK_INDEX: usize = 4;
 const LINK_FLAGS: usize = 8;
-/// Notices are shorter: they tell nothing of virtual functions.
+/// The size of the buffer in bytes. Notices are shorter, because they omit virtual functions.
 const BUFFER: usize = 32 << 10;
 
-/// What the notices of one reading were about, besides addresses that have come.
+/// The changes that the notices of one call report, besides new addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(in crate::tap) struct Heard {
-    /// The indices of devices that are up, and have come or changed.
+    /// The indices of devices that are up, and have appeared or changed.
     pub up: Vec<u32>,
-    /// Devices that are gone, as they were in the end.
+    /// Devices that have disappeared, in their last state.
     pub gone: Vec<Interface>,
     /// The indices of devices that are ports of others.
     pub enslaved: Vec<u32>,
-    /// A route has gone by which addresses were local for packets that a routing rule selects.
+    /// Set if a route has disappeared that made addresses local for packets that a routing rule selects.
     pub condition_gone: bool,
-    /// Another network namespace got a number here, as when a device is made with its other end there.
+    /// Set if another network namespace got a number here, as when a device is created with its other end
+    /// there.
     pub namespaces: bool,
-    /// Notices were lost: anything may have changed.
+    /// Set if notices were lost: anything may have changed.
     pub lost: bool,
 }
 
@@ -50,10 +54,10 @@ pub(in crate::tap) struct News {
 }
 
 impl News {
-    /// Listens in the network namespace of the calling thread from now on.
+    /// Begins to listen in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// `SystemResource` when the system refuses it.
+    /// Fails with `SystemResource` if the system refuses it.
     pub(in crate::tap) fn open() -> Result<News> {
         let refused = |errno| Error::system(Code::SystemResource, "opening a socket for route news", errno);
         let socket = Socket::for_notices(libc::NETLINK_ROUTE, GROUPS).map_err(refused)?;
@@ -61,19 +65,19 @@ impl News {
         Ok(News { socket, buffer: vec![0; BUFFER] })
     }
 
-    /// The descriptor to wait for.
+    /// Returns the descriptor to wait for.
     pub(in crate::tap) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Reads the notices that there are, and adds the addresses that have come to `come`. One system call when there are
+    /// Reads the available notices, and adds new addresses to `come`. Costs one system call if there are
     /// none.
     pub(in crate::tap) fn read(&mut self, come: &mut LocalAddresses) -> Heard {
         let mut heard = Heard::default();
         let lost = self.socket.notices(&mut self.buffer, |message| match message.kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => {
                 let link = message.payload;
-                // A bridge tells of its ports in a family of its own, also when one leaves it.
+                // A bridge reports its ports in a family of its own, also when one leaves it.
                 let is_whole = link.first() == Some(&(libc::AF_UNSPEC as u8));
                 let changed = interface(link).filter(|_| is_whole);
                 let is_up = u32_at(link, LINK_FLAGS).is_some_and(|flags| flags & libc::IFF_UP as u32 != 0);
@@ -106,11 +110,13 @@ impl News {
     }
 }
 
-/// Has the kernel leave out routes of other types than `local`, of which a router may have hundreds of thousands.
+/// Makes the kernel leave out routes of other types than `local`, of which a router may have hundreds of
+/// thousands.
 fn leave_out_routes(socket: &Socket) -> nix::Result<()> {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let is = |value: u32, jt, jf| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, value);
-    // Loads turn numbers from network order into the host's, which these are in already; so constants are turned, too.
+    // Loads convert numbers from network order to the host's. These numbers are in the host's order already,
+    // so the constants are converted, too.
     let kind = |kind: u16| u32::from(kind.to_be());
     attach_filter(
         socket.as_fd(),

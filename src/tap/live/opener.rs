@@ -1,8 +1,9 @@
-//! Opening and closing devices beside the reading of the others.
+//! Threads that open and close devices while the capture thread reads the others.
 //!
-//! Both wait for the kernel to see that nobody uses a socket's old state any more: 8 to 20 ms for the opening of a ring
-//! and some 25 ms for its closing (`synchronize_net` in net/packet/af_packet.c), in which the rings of other devices
-//! could overflow. Such waits are shared by those that wait at the same time, so that a few threads do more than one.
+//! Both operations wait until the kernel knows that a socket's old state is no longer in use: 8 to 20 ms for
+//! the opening of a ring and some 25 ms for its closing (`synchronize_net` in net/packet/af_packet.c). In
+//! that time the rings of other devices could overflow. Threads that wait at the same time share such a wait,
+//! so that a few threads achieve more than one.
 
 use super::device::{Device, DeviceOpening, Unopened};
 use crate::error::{Code, Error};
@@ -14,27 +15,28 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Most threads at once. Each ends when there is nothing left to do.
+/// The maximum number of threads. Each ends if there is nothing left to do.
 const THREADS: usize = 4;
 
-/// Devices that may be waiting to be closed before no more are opened: they keep their descriptors and rings so long.
+/// The number of devices waiting to be closed from which on no more are opened: these devices keep their
+/// descriptors and rings until then.
 const BEHIND: usize = 64;
 
-/// How one opening has ended.
+/// The result of one opening.
 pub(in crate::tap) struct Opened {
     pub ticket: u64,
-    /// Bytes that its ring was to have.
+    /// The size in bytes of the ring that was requested.
     pub ring: u32,
     pub outcome: Result<Device, Unopened>,
 }
 
-/// What is to be done, and what was.
+/// The pending work, and the results.
 #[derive(Default)]
 struct Work {
     openings: VecDeque<DeviceOpening>,
     closings: Vec<Device>,
     opened: Vec<Opened>,
-    /// Openings and closings that a thread is at.
+    /// Openings and closings that a thread is working on.
     under_way: usize,
     threads: usize,
 }
@@ -44,7 +46,7 @@ struct OpenerQueue {
     /// Ends the wait of the tap when a device has been opened.
     waker: Waker,
     work: Mutex<Work>,
-    /// Told whenever something is done.
+    /// Notified whenever an opening or closing has finished.
     done: Condvar,
 }
 
@@ -53,20 +55,22 @@ enum Job {
     Close(Box<Device>),
 }
 
-/// The threads that open and close. Dropping it closes what is to be closed and joins them.
+/// The threads that open and close devices. Dropping the pool discards the pending openings, closes the
+/// pending devices and joins the threads.
 pub(in crate::tap) struct OpenerPool {
     queue: Arc<OpenerQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl OpenerPool {
-    /// Nothing to do yet, and no thread. Devices are opened with these options, and `waker` is rung for each.
+    /// Creates a pool without work or threads. It opens devices with these options, and triggers `waker` for
+    /// each.
     pub(in crate::tap) fn new(options: TapOptions, waker: Waker) -> OpenerPool {
         let queue = OpenerQueue { options, waker, work: Mutex::default(), done: Condvar::default() };
         OpenerPool { queue: Arc::new(queue), threads: Vec::new() }
     }
 
-    /// Has a device opened, before others if that is `urgent`.
+    /// Queues a device to be opened, before others if `urgent`.
     pub(in crate::tap) fn open(&mut self, opening: DeviceOpening, urgent: bool) {
         let mut work = self.queue.work.lock();
         match urgent {
@@ -77,28 +81,29 @@ impl OpenerPool {
         self.start();
     }
 
-    /// Has a device closed, once all that is to be opened is.
+    /// Queues a device to be closed, after all pending openings.
     pub(in crate::tap) fn close(&mut self, device: Device) {
         self.queue.work.lock().closings.push(device);
         self.start();
     }
 
-    /// Whether so many devices wait to be closed that no more should be opened.
+    /// Returns true if so many devices wait to be closed that no more should be opened.
     pub(in crate::tap) fn is_behind(&self) -> bool {
         self.queue.work.lock().closings.len() >= BEHIND
     }
 
-    /// What has been opened since this was last called, or was refused.
+    /// Takes the results of the openings that finished or failed since the last call.
     pub(in crate::tap) fn take_opened(&self) -> Vec<Opened> {
         std::mem::take(&mut self.queue.work.lock().opened)
     }
 
-    /// Devices that are being opened or closed, or wait for it.
+    /// Returns the number of devices that are being opened or closed, or wait for it, and of results not yet
+    /// taken.
     pub(in crate::tap) fn pending(&self) -> usize {
         self.queue.work.lock().pending()
     }
 
-    /// Waits until something is opened, or refused, that was not yet taken, or nothing is left to be done.
+    /// Waits until there is a result of an opening that was not yet taken, or no work is left.
     pub(in crate::tap) fn wait(&self) {
         let mut work = self.queue.work.lock();
         while work.opened.is_empty() && work.pending() > 0 {
@@ -106,7 +111,7 @@ impl OpenerPool {
         }
     }
 
-    /// Has one more thread at work, if that is one too few.
+    /// Starts another thread unless the maximum is reached.
     fn start(&mut self) {
         let mut work = self.queue.work.lock();
         if work.threads == THREADS {
@@ -116,10 +121,10 @@ impl OpenerPool {
         drop(work);
         self.threads.retain(|thread| !thread.is_finished());
         let queue = Arc::clone(&self.queue);
-        // A panic of a job is caught where it is known whose it is.
+        // A panic of a job is caught where its device is known.
         match spawn("capture-devices", move || queue.run(), |_| ()) {
             Ok(thread) => self.threads.push(thread),
-            // Where no thread can be had it is done here.
+            // If no thread can be started, the caller's thread does the work.
             Err(_) => self.queue.run(),
         }
     }
@@ -142,7 +147,7 @@ impl Work {
 }
 
 impl OpenerQueue {
-    /// Does what there is to do.
+    /// Processes jobs until none is left.
     fn run(&self) {
         while let Some(job) = self.next() {
             let opened = match job {
@@ -164,7 +169,7 @@ impl OpenerQueue {
         }
     }
 
-    /// The next thing to do. `None` ends the thread, which is then not counted any more.
+    /// Returns the next job. `None` ends the thread, which is then no longer counted.
     fn next(&self) -> Option<Job> {
         let mut work = self.work.lock();
         let opening = work.openings.pop_front().map(|opening| Job::Open(Box::new(opening)));
@@ -192,7 +197,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    /// A device whose frames are not decoded: its opening fails with any privilege.
+    /// Returns the opening of a device whose frames are not decoded. It fails with any privilege.
     fn nowhere(ticket: u64) -> DeviceOpening {
         let interface = Interface {
             index: u32::MAX,
@@ -234,7 +239,7 @@ mod tests {
         }
         assert_eq!(tickets, (0..50).collect());
         opener.wait();
-        // A thread ends with its work, and another is had when there is more.
+        // A thread ends with its work, and another is started for new work.
         opener.open(nowhere(50), false);
         opener.wait();
         assert_eq!(opener.take_opened().len(), 1);

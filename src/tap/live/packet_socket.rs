@@ -1,7 +1,7 @@
 //! Packet sockets on devices, with their ring.
 //!
-//! libpcap would do almost the same and is passed by for what it does besides: it does not tell which way a frame went,
-//! gives some devices a link header of its own making, and takes the names of others (`any`, `nflog`, `usbmon1`) for
+//! libpcap would do almost the same. It is not used because it does not report the direction of a frame,
+//! gives some devices a link header of its own, and takes the names of others (`any`, `nflog`, `usbmon1`) for
 //! sources of its own.
 
 use super::ring::{Ring, set_option};
@@ -12,17 +12,21 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// Why a device did not open.
+/// The reason why a device did not open.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::tap) enum Refusal {
-    /// It is not up, or gone by now: it can be opened when it is up.
+    /// It is down or has disappeared: it can be opened when it is up.
     Down,
-    /// Anything else.
+    /// Any other reason.
     Failed(Error),
 }
 
-/// Opens an interface of the calling thread's network namespace, for a ring of `buffer` bytes. Of what it shows, `program`
-/// decides. Returns also what the device had carried by then.
+/// Opens an interface of the calling thread's network namespace, with a ring of `buffer` bytes. The filter
+/// `program` selects its frames. Returns also the bytes that the device had carried by then.
+///
+/// # Errors
+/// Fails with `Down` if the device is down or has disappeared, and with `Failed` (code `OpenDevice`)
+/// otherwise.
 pub(in crate::tap) fn open(
     interface: &Interface,
     buffer: u32,
@@ -43,14 +47,15 @@ pub(in crate::tap) fn open(
             return Err(Refusal::Failed(Error::new(Code::OpenDevice, text)));
         }
     };
-    // Where there is no link header that is decoded, the kernel is to leave out any.
+    // If the link header is not decoded, the kernel must omit it.
     let kind = if is_ethernet { SockType::Raw } else { SockType::Datagram };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    // Without a protocol it receives nothing until it is bound, by when it has its filter and ring.
+    // Without a protocol the socket receives nothing until it is bound, and by then it has its filter and
+    // ring.
     let socket = socket(AddressFamily::Packet, kind, flags, None).map_err(failed("a packet socket"))?;
     attach_filter(socket.as_fd(), program).map_err(failed("its filter"))?;
     if interface.loopback {
-        // Linux 4.20 and later; before, what was sent takes up half of the ring.
+        // Linux 4.20 and later. On older kernels, sent frames take up half of the ring.
         let _ = set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32);
     }
     if options.promiscuous {
@@ -64,7 +69,7 @@ pub(in crate::tap) fn open(
         set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &member).map_err(failed("promiscuous mode"))?;
     }
     let ring = Ring::new(socket, buffer, options.timeout, is_ethernet).map_err(failed("its ring"))?;
-    // Where that cannot be told nothing is missing as far as is known.
+    // If this cannot be determined, no bytes are counted as missing.
     let carried =
         Rtnetlink::open().ok().and_then(|mut route| route.interface(interface.index).ok().flatten());
     let carried = carried.map_or(0, |interface| interface.carried);
@@ -75,14 +80,14 @@ pub(in crate::tap) fn open(
     }
 }
 
-/// Has a packet socket receive everything of an interface, 0 for all.
+/// Makes a packet socket receive everything of an interface, or of all interfaces if `index` is 0.
 pub(in crate::tap) fn bind_to(socket: BorrowedFd<'_>, index: u32) -> nix::Result<()> {
-    // SAFETY: an all-zero address is a valid one of this plain structure.
+    // SAFETY: an all-zero address is valid for this plain structure.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = index.cast_signed();
-    // SAFETY: the address is of the given length and lives through the call (packet(7)).
+    // SAFETY: the address has the given length and lives throughout the call (packet(7)).
     let status = unsafe {
         libc::bind(
             socket.as_raw_fd(),

@@ -1,14 +1,16 @@
-//! Which devices to capture on, so that no packet is seen twice: a pure function of what interfaces there are.
+//! The choice of the devices to capture on, so that no packet is seen twice. It is a pure function of the
+//! list of interfaces.
 //!
-//! A packet passes several devices on its way through the machine. The one nearest to the host's own protocol stack
-//! is captured, because it sees all that the host sends and receives through those below:
-//! - the master (bridge, bond, team, VRF), not what is enslaved to it;
-//! - the VLAN device, and on the device below it only what does not bear its tag. (Not the lower device alone: a
-//!   filter such as `tcp port 80` does not match a frame with a tag in it.)
-//! - Of a switch of Open vSwitch its internal ports, not the others. Its master is usually down.
+//! A packet passes several devices on its way through the machine. The one nearest to the host's own protocol
+//! stack is captured, because it sees all that the host sends and receives through those below:
+//! - the master (bridge, bond, team, VRF) rather than the devices enslaved to it;
+//! - the VLAN device, and on the device below it only frames without its tag. (The lower device alone does
+//!   not suffice: a filter such as `tcp port 80` does not match a frame with a tag in it.)
+//! - the internal ports of an Open vSwitch switch rather than its other ports. Its master is usually down.
 //!
-//! The exceptions are macvlan and ipvlan, whose frames their lower device shows as they are: that one is captured.
-//! The inside and the outside of a tunnel are two packets of different endpoints and are both captured.
+//! The exceptions are macvlan and ipvlan, whose frames pass their lower device unchanged: the lower device is
+//! captured. The inside and the outside of a tunnel are two packets of different endpoints and are both
+//! captured.
 
 use crate::netlink::{Interface, InterfaceKind, Vlan};
 use std::collections::{HashMap, HashSet};
@@ -17,24 +19,26 @@ use std::collections::{HashMap, HashSet};
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::tap) struct Target<'i> {
     pub interface: &'i Interface,
-    /// The tags whose frames other devices show; they are to be skipped on this one.
+    /// The tags whose frames other devices show; such frames are skipped on this one.
     pub vlans: Vec<Vlan>,
     /// The longest IP datagram that is one packet on the wire.
     pub mtu: Option<u32>,
 }
 
-/// What to capture on, and what not and why.
+/// The devices to capture on, and those left out with the reason.
 #[derive(Debug)]
 pub(in crate::tap) struct Plan<'i> {
     pub targets: Vec<Target<'i>>,
-    /// Wanted devices that another one stands for, with that other.
+    /// Wanted devices that another one stands for, each with that other.
     pub covered: Vec<(&'i Interface, &'i Interface)>,
 }
 
-/// No real stack of devices is deeper; should the kernel's answer be contradictory, the search ends here.
+/// The maximum depth of the search. No real stack of devices is deeper; the limit ends the search if the
+/// kernel's list is contradictory.
 const DEPTH: usize = 8;
 
-/// Plans for the `interfaces` there are. `wanted` says which of them the caller would have captured, and can be.
+/// Returns the plan for `interfaces`. `wanted` returns true for those that the caller wants captured and that
+/// can be captured.
 pub(in crate::tap) fn plan(interfaces: &[Interface], wanted: impl Fn(&Interface) -> bool) -> Plan<'_> {
     let stack = Stack {
         interfaces,
@@ -65,7 +69,7 @@ struct Stack<'i> {
 }
 
 impl<'i> Stack<'i> {
-    /// The nearest wanted device that shows what `interface` shows, if there is one.
+    /// Returns the nearest wanted device that shows what `interface` shows, if there is one.
     fn cover(&self, interface: &Interface, depth: usize) -> Option<&'i Interface> {
         let depth = depth.checked_sub(1)?;
         let lower = interface.lower.filter(|_| interface.kind == InterfaceKind::SharesLower);
@@ -78,7 +82,7 @@ impl<'i> Stack<'i> {
                 return Some(beyond);
             }
         }
-        // A port of a switch, for which the internal ports of the same switch stand.
+        // A port of a switch: the internal ports of the same switch stand for it.
         if interface.master.is_none() || interface.kind == InterfaceKind::OpenVswitch {
             return None;
         }
@@ -86,7 +90,8 @@ impl<'i> Stack<'i> {
         internal.find(|other| self.wants(other)).copied()
     }
 
-    /// The MTU of an interface, of a master at most the largest of what is enslaved to it: that of a VRF means nothing.
+    /// Returns the MTU of an interface. For a master it is at most the largest of the devices enslaved to it,
+    /// because that of a VRF means nothing.
     fn mtu(&self, interface: &Interface) -> Option<u32> {
         let enslaved = self.interfaces.iter().filter(|other| other.master == Some(interface.index));
         let largest = enslaved.filter_map(|other| other.mtu).max();
@@ -97,8 +102,8 @@ impl<'i> Stack<'i> {
         self.wanted.contains(&interface.index)
     }
 
-    /// The tags of the VLAN devices on `interface` whose frames are captured elsewhere: on the VLAN device itself,
-    /// or on one that stands for it.
+    /// Returns the tags of the VLAN devices on `interface` whose frames are captured elsewhere: on the VLAN
+    /// device itself, or on one that stands for it.
     fn vlans_above(&self, interface: &Interface) -> Vec<Vlan> {
         let above = self.vlans.iter().filter(|other| other.lower == Some(interface.index));
         above
@@ -149,7 +154,7 @@ mod tests {
         Interface { up: false, ..interface }
     }
 
-    /// The plan for all that is up, as `name` or `name-id-id` with the tags to skip.
+    /// Returns the plan for all interfaces that are up, as `name` or `name-id-id` with the tags to skip.
     fn names(interfaces: &[Interface]) -> Vec<String> {
         named(interfaces, |interface| interface.up)
     }
@@ -252,8 +257,8 @@ mod tests {
     }
 
     proptest! {
-        /// Also for contradictory listings: it ends, every wanted device is either captured or stood for, and
-        /// what stands for another is wanted itself.
+        /// Even for contradictory listings the search ends, every wanted device is either captured or stood
+        /// for, and a device that stands for another is wanted itself.
         #[test]
         fn every_wanted_device_is_accounted_for(
             rows in proptest::collection::vec(

@@ -1,7 +1,7 @@
 //! The ring that the kernel shares with a packet socket, TPACKET_V3 of packet(7) and packet_mmap.rst.
 //!
-//! The kernel fills one block after another and hands each over when it is full or a timeout has passed. A frame is read
-//! where the kernel has put it. libpcap reads such a ring, too, but keeps to itself which way a frame went.
+//! The kernel fills one block after another and hands each over when it is full or a timeout has passed. A
+//! frame is read in place. libpcap also reads such a ring, but does not report the direction of a frame.
 
 use crate::model::Timestamp;
 use crate::netlink::attach_filter;
@@ -11,15 +11,15 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Bytes of a block: a frame of the largest snapshot length there is, headers included.
+/// Bytes of a block: a frame of the largest snapshot length, headers included.
 const BLOCK: usize = 256 << 10;
-/// With one block the kernel has nowhere to write while it is read.
+/// The minimum number of blocks. With one block the kernel has nowhere to write while it is read.
 const MIN_BLOCKS: usize = 2;
 /// Room before each frame for the VLAN tag that the kernel keeps apart.
 const TAG: usize = 4;
-/// The two addresses of an Ethernet header, behind which the tag belongs.
+/// The length of the two addresses of an Ethernet header, after which the tag belongs.
 const ADDRESSES: usize = 12;
-/// The address of a frame, `struct sockaddr_ll`, behind its header.
+/// The offset of a frame's address, `struct sockaddr_ll`, after its header.
 const ADDRESS: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
 /// A frame in the ring.
@@ -30,14 +30,14 @@ pub(in crate::tap) struct Captured<'a> {
     pub len: u32,
     /// `PACKET_OUTGOING` and the like.
     pub packet_type: u8,
-    /// Its EtherType, as the kernel has understood it.
+    /// Its EtherType, as the kernel determined it.
     pub protocol: u16,
     pub data: &'a [u8],
 }
 
 /// A block that is being read.
 struct Open {
-    /// Where the next frame stands in it.
+    /// The offset of the next frame in the block.
     offset: usize,
     left: u32,
 }
@@ -47,22 +47,22 @@ pub(in crate::tap) struct Ring {
     socket: OwnedFd,
     memory: NonNull<u8>,
     blocks: usize,
-    /// The block that is read, or is to be read next.
+    /// The block that is being read, or is to be read next.
     block: usize,
     open: Option<Open>,
-    /// Whether tags are put back into frames, as Ethernet has them.
+    /// Set if tags are restored in frames, as Ethernet has them.
     restores_tags: bool,
 }
 
-// SAFETY: the memory is the ring's own, and is reached by way of the ring alone.
+// SAFETY: the memory belongs to the ring, and only the ring accesses it.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Gives a socket that is not bound yet a ring of about `bytes`, less if there is not so much memory. Blocks are handed
+    /// Gives an unbound socket a ring of about `bytes`, or less if memory is short. The kernel hands a block
     /// over after `timeout` at the latest.
     ///
     /// # Errors
-    /// What the system says of the options or of the mapping.
+    /// Fails with the system's error for the options or for the mapping.
     pub(in crate::tap) fn new(
         socket: OwnedFd,
         bytes: u32,
@@ -79,7 +79,8 @@ impl Ring {
             }
             blocks = (blocks / 2).max(MIN_BLOCKS);
         }
-        // SAFETY: a new mapping of the whole ring, at a place that the kernel chooses; nothing else is touched.
+        // SAFETY: a new mapping of the whole ring, at an address that the kernel chooses; no existing memory
+        // is affected.
         let memory = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -94,14 +95,16 @@ impl Ring {
             return Err(Errno::last());
         }
         let memory = NonNull::new(memory.cast::<u8>()).ok_or(Errno::EFAULT)?;
-        // A child that the host forks would keep the socket alive by its copy of the mapping, which nothing there reads.
-        // SAFETY: the mapping is the one just made, of this length; what a child does not get it does not use.
+        // A child that the host forks would keep the socket alive by its copy of the mapping, which nothing in the
+        // child reads.
+        // SAFETY: the mapping is the one just created, of this length; a child does not use memory that it does not
+        // inherit.
         unsafe { libc::madvise(memory.as_ptr().cast(), blocks * BLOCK, libc::MADV_DONTFORK) };
         Ok(Ring { socket, memory, blocks, block: 0, open: None, restores_tags })
     }
 
-    /// Hands at most `limit` frames, all that are there if fewer, to `each`. Returns how many. When `each` panics, the
-    /// next reading begins with the next frame.
+    /// Hands at most `limit` frames to `each`, or all that are available if fewer. Returns their number. If
+    /// `each` panics, the next call begins with the next frame.
     pub(in crate::tap) fn read(&mut self, limit: usize, mut each: impl FnMut(Captured<'_>)) -> usize {
         let mut count = 0;
         while count < limit && (self.open.is_some() || self.begin_block()) {
@@ -116,13 +119,13 @@ impl Ring {
         count
     }
 
-    /// Takes over the next block, if the kernel has handed it over.
+    /// Takes the next block, if the kernel has handed it over.
     fn begin_block(&mut self) -> bool {
         if self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
             return false;
         }
-        // SAFETY: the block is inside the mapping, aligned to a page, and ours since the status was read; the kernel
-        // writes this header, of which every bit pattern is valid.
+        // SAFETY: the block is inside the mapping, aligned to a page, and has belonged to this ring since the
+        // status was read; the kernel writes this header, of which every bit pattern is valid.
         let (left, offset) = unsafe {
             let header = &raw const (*self.descriptor()).hdr.bh1;
             ((*header).num_pkts, (*header).offset_to_first_pkt)
@@ -131,7 +134,7 @@ impl Ring {
         true
     }
 
-    /// Gives the block back to the kernel.
+    /// Returns the block to the kernel.
     fn end_block(&mut self) {
         self.open = None;
         self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
@@ -139,17 +142,17 @@ impl Ring {
     }
 
     fn descriptor(&self) -> *mut libc::tpacket_block_desc {
-        // SAFETY: `block` is below `blocks`, so the place is inside the mapping.
+        // SAFETY: `block` is below `blocks`, so the address is inside the mapping.
         unsafe { self.memory.add(self.block * BLOCK) }.as_ptr().cast()
     }
 
     fn status(&self) -> &AtomicU32 {
-        // SAFETY: the word is inside the mapping and aligned; the kernel and this ring exchange blocks by it, both with
-        // single loads and stores.
+        // SAFETY: the word is inside the mapping and aligned; the kernel and this ring exchange blocks
+        // through it, both with single loads and stores.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.descriptor()).hdr.bh1.block_status) }
     }
 
-    /// The next frame of the open block; `None` at its end.
+    /// Returns the next frame of the open block, or `None` at its end.
     fn next_frame(&mut self) -> Option<Captured<'_>> {
         let block = self.descriptor().cast::<u8>();
         let open = self.open.as_mut().filter(|open| open.left > 0)?;
@@ -160,7 +163,8 @@ impl Ring {
             open.left = 0;
             return None;
         }
-        // SAFETY: the block is ours, and both structures end inside it, as was just checked; every bit pattern is valid.
+        // SAFETY: the block belongs to this ring, and both structures end inside it, as was just checked;
+        // every bit pattern is valid.
         let (start, header, address) = unsafe {
             let start = block.add(offset);
             let header: libc::tpacket3_hdr = start.cast::<libc::tpacket3_hdr>().read_unaligned();
@@ -177,13 +181,14 @@ impl Ring {
         let mut frame = unsafe { start.add(mac) };
         let mut len = header.tp_len;
         if self.restores_tags && header.tp_status & libc::TP_STATUS_VLAN_VALID != 0 && kept >= ADDRESSES {
-            // Below a tag protocol of its own the kernel means 802.1Q.
+            // If it states no tag protocol, the kernel means 802.1Q.
             let is_named = header.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
             let protocol = if is_named { header.hv1.tp_vlan_tpid } else { libc::ETH_P_8021Q as u16 };
             let [p0, p1] = protocol.to_be_bytes();
             let [t0, t1] = (header.hv1.tp_vlan_tci as u16).to_be_bytes();
-            // SAFETY: the TAG bytes before the frame are behind its address, as was checked, and nobody's; the copy and
-            // the tag stay within them and the frame, which is as long as the addresses at least.
+            // SAFETY: the TAG bytes before the frame lie after its `sockaddr_ll`, as was checked, and hold no
+            // other data; the copy and the tag stay within them and the frame, which is at least as long as
+            // the addresses.
             unsafe {
                 let tagged = frame.sub(TAG);
                 std::ptr::copy(frame, tagged, ADDRESSES);
@@ -193,8 +198,8 @@ impl Ring {
             kept += TAG;
             len = len.saturating_add(TAG as u32);
         }
-        // SAFETY: these bytes are inside the block, which stays ours as long as the ring is borrowed: `end_block` gives
-        // it back.
+        // SAFETY: these bytes are inside the block, which belongs to this ring as long as the ring is
+        // borrowed: `end_block` returns it to the kernel.
         let data = unsafe { std::slice::from_raw_parts(frame, kept) };
         let seconds = u64::from(header.tp_sec).saturating_mul(1_000_000_000);
         Some(Captured {
@@ -206,11 +211,11 @@ impl Ring {
         })
     }
 
-    /// Frames that have found no room since this was last asked.
+    /// Returns the number of frames that found no room since the last call.
     pub(in crate::tap) fn take_dropped(&self) -> u32 {
         let mut stats = libc::tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
         let mut length = size_of_val(&stats) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes, which the structure has.
+        // SAFETY: the kernel writes at most `length` bytes, which is the size of the structure.
         let status = unsafe {
             libc::getsockopt(
                 self.socket.as_raw_fd(),
@@ -223,8 +228,8 @@ impl Ring {
         if status == 0 { stats.tp_drops } else { 0 }
     }
 
-    /// Takes the error that is pending on the socket, which is ready for as long as there is one: `ENETDOWN` when its
-    /// device has gone down.
+    /// Takes the error that is pending on the socket, which stays ready as long as there is one: `ENETDOWN`
+    /// if its device has gone down.
     pub(in crate::tap) fn take_error(&self) -> Option<Errno> {
         match nix::sys::socket::getsockopt(&self.socket, nix::sys::socket::sockopt::SocketError) {
             Ok(0) => None,
@@ -236,11 +241,12 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // A child that was forked just as the ring was mapped may have it all the same, and with it the socket: no byte of
-        // any packet is let through any more (`BPF_RET | BPF_K`, 0). Where this fails the socket is closed as it is.
+        // A child that was forked just as the ring was mapped may have the mapping after all, and with it the
+        // socket. This filter passes no byte of any packet (`BPF_RET | BPF_K`, 0). If it cannot be attached,
+        // the socket is closed as it is.
         let nothing = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
         let _ = attach_filter(self.socket.as_fd(), &nothing);
-        // SAFETY: the mapping is this ring's own, of this length, and nothing refers to it any more.
+        // SAFETY: the mapping belongs to this ring, has this length, and nothing refers to it any more.
         unsafe { libc::munmap(self.memory.as_ptr().cast(), self.blocks * BLOCK) };
     }
 }
@@ -251,7 +257,7 @@ impl AsFd for Ring {
     }
 }
 
-/// Asks the kernel for a ring.
+/// Requests a ring from the kernel.
 fn request(socket: &OwnedFd, blocks: usize, timeout: Duration) -> nix::Result<()> {
     let count = u32::try_from(blocks).map_err(|_| Errno::EINVAL)?;
     let request = libc::tpacket_req3 {

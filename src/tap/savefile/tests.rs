@@ -1,4 +1,4 @@
-//! Savefiles made byte by byte from their specifications, whole, damaged and hostile.
+//! Tests of savefiles built byte by byte from their specifications, whole, damaged and hostile.
 
 use super::*;
 use crate::model::Timestamp;
@@ -8,7 +8,7 @@ use std::io::Write;
 /// A frame as it was written: seconds, fraction of a second in the file's unit, wire length, captured bytes.
 type WrittenFrame<'a> = (u32, u32, u32, &'a [u8]);
 
-/// What a reading gave of a frame: nanoseconds, wire length, captured bytes.
+/// A frame as it was read: nanoseconds, wire length, captured bytes.
 type ReadFrame = (u64, u32, Vec<u8>);
 
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ impl Format {
         if self.big_endian { value.to_be_bytes() } else { value.to_le_bytes() }
     }
 
-    /// As pcap-savefile(5) has it.
+    /// Returns a file in the format of pcap-savefile(5).
     fn pcap(self, records: &[WrittenFrame<'_>]) -> Vec<u8> {
         let mut file = self.u32(if self.nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 }).to_vec();
         file.extend(self.u16(2));
@@ -46,7 +46,8 @@ impl Format {
         file
     }
 
-    /// As draft-ietf-opsawg-pcapng has it: a section header, an interface, and enhanced packet blocks.
+    /// Returns a file in the format of draft-ietf-opsawg-pcapng: a section header, an interface, and enhanced
+    /// packet blocks.
     fn pcapng(self, records: &[WrittenFrame<'_>]) -> Vec<u8> {
         let mut section = self.u32(0x1a2b_3c4d).to_vec();
         section.extend(self.u16(1));
@@ -99,7 +100,7 @@ fn write(bytes: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Reads a file to its end: the frames, and the error if there was one, which comes once.
+/// Reads a file to its end. Returns the frames, and the error if there was one, which is reported once.
 fn read_all(bytes: &[u8], filter: Option<&str>) -> Result<(Vec<ReadFrame>, Option<Error>)> {
     let file = write(bytes);
     let mut replay = Replay::open(file.path(), filter)?;
@@ -133,7 +134,7 @@ fn both_formats_byte_orders_and_units() {
 #[test]
 fn a_file_cut_anywhere_gives_what_is_whole() {
     for (whole, header) in [(ETHERNET.pcap(&RECORDS), 24), (ETHERNET.pcapng(&RECORDS), 28 + 20)] {
-        // Where frames end, found by writing fewer of them.
+        // The ends of the frames, found by writing fewer of them.
         let ends: Vec<usize> = (0..=3)
             .map(|count| match header {
                 24 => ETHERNET.pcap(&RECORDS[..count]).len(),
@@ -158,8 +159,8 @@ fn a_file_cut_anywhere_gives_what_is_whole() {
     }
 }
 
-/// Interfaces that differ in link type, snapshot length and unit of time, in two sections of unlike byte order, and blocks
-/// that say nothing of frames.
+/// Interfaces that differ in link type, snapshot length and unit of time are read, in two sections of
+/// different byte order, among blocks that contain no frames.
 #[test]
 fn interfaces_of_pcapng_may_differ() {
     let mut file = Vec::new();
@@ -170,7 +171,7 @@ fn interfaces_of_pcapng_may_differ() {
         let raw = Format { nanoseconds: true, link: 101, ..format }.pcapng(&[]);
         file.extend(&whole);
         expected.push((1_700_000_000_999_999_000, 60, vec![1; 60]));
-        // The second interface, behind the section header of 28 bytes, and a block of an unknown type.
+        // The second interface, after the section header of 28 bytes, and a block of an unknown type.
         file.extend(&raw[28..]);
         file.extend(format.block(0x0bad_beef, &[9; 40]));
         let mut packet = format.u32(1).to_vec();
@@ -180,7 +181,7 @@ fn interfaces_of_pcapng_may_differ() {
         packet.extend([0x45, 2, 3, 0]);
         file.extend(format.block(6, &packet));
         expected.push((5, 70, vec![0x45, 2, 3]));
-        // A simple packet block is of the first interface and tells no time.
+        // A simple packet block belongs to the first interface and states no time.
         file.extend(format.block(3, &[&format.u32(5)[..], &[7; 8]].concat()));
         expected.push((0, 5, vec![7; 5]));
     }
@@ -263,7 +264,7 @@ fn a_path_need_not_be_utf8() {
 
 #[test]
 fn failed_openings_leave_no_descriptor_behind() {
-    // Counted by what this path shows up as, since other tests open files meanwhile.
+    // Counts the descriptors of this path only, since other tests open files meanwhile.
     let file = write(b"neither pcap nor pcapng, but long enough to be looked at");
     for _ in 0..20 {
         assert!(Replay::open(file.path(), None).is_err());
@@ -273,7 +274,7 @@ fn failed_openings_leave_no_descriptor_behind() {
     assert_eq!(left.count(), 1, "only the test's own");
 }
 
-/// Ethernet, IPv4 without options, UDP between these ports.
+/// Returns Ethernet, IPv4 without options, UDP between these ports.
 fn udp(source: u16, destination: u16) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);

@@ -1,4 +1,4 @@
-//! Sets the system's clock again and again, as one that is far out of step with the time is set.
+//! Steps the system's clock repeatedly, as a clock that is far off the true time is corrected.
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
@@ -10,10 +10,10 @@ use std::time::Duration;
 /// Time between two steps.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// How far the clock is ahead of the true time after each of the steps, milliseconds; they begin again after the last.
+/// The offset of the clock from the true time after each step, milliseconds. The sequence repeats.
 const OFFSETS: [i64; 6] = [3_600_000, -7_200_000, 300, -300, 40, 0];
 
-/// Steps until it is dropped; the clock is right again then.
+/// Steps the clock until this is dropped, and then restores the right time.
 pub struct Steps {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -27,7 +27,7 @@ impl Steps {
         let thread = std::thread::spawn(move || {
             for offset in OFFSETS.into_iter().cycle() {
                 std::thread::sleep(INTERVAL);
-                // Only a clock that is right may stay.
+                // The last step must leave the right time.
                 let is_last = told.load(Ordering::Relaxed);
                 set_ahead(booted, if is_last { 0 } else { offset });
                 if is_last {
@@ -48,7 +48,7 @@ impl Drop for Steps {
     }
 }
 
-/// Sets the clock to so many milliseconds ahead of the true time, `booted` and the time since then.
+/// Sets the clock `offset` milliseconds ahead of the true time, which is `booted` plus the time since then.
 fn set_ahead(booted: TimeSpec, offset: i64) {
     let ahead = TimeSpec::from_duration(Duration::from_millis(offset.unsigned_abs()));
     let now = booted + since_boot();

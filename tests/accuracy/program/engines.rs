@@ -1,4 +1,4 @@
-//! The ways in which the library can count, which the table compares.
+//! The library's ways of counting, which the table compares.
 
 use capture::config::{Engine as Counting, Options};
 use capture::log::LogOptions;
@@ -9,14 +9,14 @@ use capture::tap::TapOptions;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
-/// How the library counts and whence it knows the owners.
+/// A way of counting and a source of owners.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Engine {
-    /// Packets are captured by libpcap, and nothing is loaded into the kernel.
+    /// libpcap captures packets. Nothing is loaded into the kernel.
     Portable,
-    /// Packets are captured by libpcap, and probes in the kernel tell whose they are.
+    /// libpcap captures packets. eBPF programs provide the owners.
     Owners,
-    /// Probes in the kernel count, and no packet is captured.
+    /// eBPF programs count. No packet is captured.
     Kernel,
 }
 
@@ -31,19 +31,20 @@ impl Engine {
         }
     }
 
-    /// The options of a session that counts so in its own namespace, otherwise the usual ones.
+    /// Returns the options of a session that counts this way in its own namespace. The other options are the
+    /// defaults.
     pub fn options(self) -> Options {
         let engine = if self == Engine::Kernel { Counting::Kernel } else { Counting::Pcap };
         let capture = TapOptions { namespaces: NamespaceChoice::Own, ..TapOptions::default() };
         Options { engine, capture, probes: self != Engine::Portable, ..Options::default() }
     }
 
-    /// Whether packets are captured: only then can there be a filter, and are there devices to wait for.
+    /// Returns true if packets are captured. Only capturing sessions can have a filter and pending devices.
     pub fn captures(self) -> bool {
         self != Engine::Kernel
     }
 
-    /// Why a session with these statistics does not count so, though its options ask for it.
+    /// Returns the reason why a session with these statistics does not count as its options request.
     pub fn fault(self, stats: &Stats) -> Option<String> {
         if (stats.engine == Counting::Kernel) == self.captures() {
             return Some(format!("a session counts by {:?}: {}", stats.engine, reason(stats.socket_probes)));
@@ -52,8 +53,8 @@ impl Engine {
         (stats.socket_probes != wanted).then(|| reason(stats.socket_probes).to_owned())
     }
 
-    /// Why this machine and this library cannot count so. Asked is a session in a process of its own: what opens one
-    /// has threads from then on.
+    /// Returns the reason why this machine and this library cannot count this way. The session that finds out
+    /// runs in its own process, because a process has further threads once it has opened a session.
     pub fn unavailable(self) -> Option<String> {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let output = command.args(["--fault", self.name()]).stdin(Stdio::null()).output().unwrap();
@@ -62,7 +63,7 @@ impl Engine {
         if output.status.success() { (!text.is_empty()).then_some(text) } else { Some(ended) }
     }
 
-    /// The program's role for [`Engine::unavailable`]: prints the reason, or nothing.
+    /// Runs the program's role for [`Engine::unavailable`]: prints the reason, or nothing.
     pub fn print_fault(self) {
         let fault = match Session::open(self.options()) {
             Ok(session) => self.fault(&session.stats_reader().read()),
@@ -84,8 +85,8 @@ impl FromStr for Engine {
     }
 }
 
-/// Prints which programs in the kernel are at work for a session, and on the other output the session's log, which tells
-/// why others are not.
+/// Prints which eBPF programs work for a session. Prints the session's log, which has the reasons of the
+/// missing ones, to standard error.
 pub fn print_programs() {
     let log = LogOptions { queue: true, ..LogOptions::default() };
     let session = Session::open(Options { log, ..Engine::Owners.options() }).unwrap();
@@ -101,7 +102,7 @@ pub fn print_programs() {
     session.take_log_lines().iter().for_each(|line| eprintln!("{}", line.text));
 }
 
-/// What a state of the probes says.
+/// Returns a description of a state of the eBPF programs.
 fn reason(state: ProbeState) -> &'static str {
     match state {
         ProbeState::Off => "sessions of this library load no probes",

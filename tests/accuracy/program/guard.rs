@@ -1,9 +1,9 @@
-//! Sees to it that the program ends in time and leaves nothing behind, however it ends.
+//! Ensures that the program ends in time and leaves nothing behind, however it ends.
 //!
-//! There are three processes. The worker plays the scenarios. The keeper, as which the program was started, waits for
-//! the worker and takes the signals; in the end it ends all that the worker has started, and they come to it since it
-//! is their subreaper. The janitor removes the network namespaces, which carry the worker's process id in their names;
-//! it is told to by the keeper, or by the keeper's death.
+//! There are three processes. The worker plays the scenarios. The keeper, which is the process as it was
+//! started, waits for the worker and handles signals. At the end it ends all processes that the worker has
+//! started; they become its children because it is their subreaper. The janitor removes the network
+//! namespaces, whose names contain the worker's process id, when the keeper requests it or dies.
 
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
@@ -12,17 +12,19 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the program ends with when it has taken too long.
+/// The program's exit code after it has taken too long.
 const TOO_LONG: i32 = 3;
 
-/// How long killed processes may take to end; one with many thousands of descriptors takes a while.
+/// The time that killed processes may take to end. A process with many thousands of descriptors takes a
+/// while.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long no namespace of the worker may appear until the janitor believes that none will: when the keeper was
-/// killed, commands of the worker may still be at work.
+/// The time without a new namespace of the worker after which the janitor expects no more: if the keeper was
+/// killed, commands of the worker may still run.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Returns in the worker; the keeper never returns. Called before there are other threads: forks go without them.
+/// Starts the guard. Returns in the worker; the keeper never returns. Must be called before there are other
+/// threads, because a fork has only the calling thread.
 pub fn start() {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
@@ -34,7 +36,7 @@ pub fn start() {
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
     match fork() {
         0 => {
-            // An interruption from the terminal goes to the keeper alone.
+            // An interrupt from the terminal reaches only the keeper.
             // SAFETY: the call takes no pointers.
             unsafe { libc::setpgid(0, 0) };
             // SAFETY: this option takes a number and no pointers.
@@ -46,13 +48,13 @@ pub fn start() {
     }
 }
 
-/// From now on so many seconds are allowed to the worker; what was allowed before is forgotten.
+/// Limits the worker to this many seconds from now on. Replaces the previous limit.
 pub fn allow(seconds: u64) {
     // SAFETY: the call takes no pointers.
     unsafe { libc::alarm(seconds as u32) };
 }
 
-/// Waits for the worker's end or a signal, and tidies up. Returns what the program ends with.
+/// Waits for the worker's end or a signal, and cleans up. Returns the program's exit code.
 fn keep(worker: i32, signals: &SigSet) -> i32 {
     let janitor = Janitor::start(worker);
     let mut status = None;
@@ -69,7 +71,8 @@ fn keep(worker: i32, signals: &SigSet) -> i32 {
             break;
         }
         for child in left {
-            // SAFETY: no pointers; the child is not yet waited for, so that its number is its own.
+            // SAFETY: the call takes no pointers. The child has not been waited for, so that its pid is not
+            // reused.
             unsafe { libc::kill(child, libc::SIGKILL) };
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -79,7 +82,7 @@ fn keep(worker: i32, signals: &SigSet) -> i32 {
     status.unwrap_or(1)
 }
 
-/// What the program ends with when the worker has ended like this.
+/// Returns the program's exit code for the worker's wait status.
 fn meaning(status: i32) -> i32 {
     if libc::WIFEXITED(status) {
         return libc::WEXITSTATUS(status);
@@ -107,7 +110,8 @@ fn reap(worker: i32) -> Option<i32> {
     }
 }
 
-/// The children of this process, as `/proc` shows them: the second field after the name in parentheses is the parent.
+/// Returns the children of this process from `/proc`. The second field after the name in parentheses is the
+/// parent.
 fn children() -> Vec<i32> {
     let own = std::process::id().to_string();
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -121,7 +125,7 @@ fn children() -> Vec<i32> {
 }
 
 fn fork() -> i32 {
-    // SAFETY: this process has one thread, so that the child finds no lock held.
+    // SAFETY: this process has one thread, so that no lock is held in the child.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "a process can be made");
     pid
@@ -139,12 +143,13 @@ impl Janitor {
         let mut ends = [0; 2];
         // SAFETY: the pointer is to two numbers, which the call fills.
         assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-        // SAFETY: the call has just made them, and nobody else has them.
+        // SAFETY: the call has just created the descriptors, and nothing else owns them.
         let [hearing, telling] = ends.map(|end| File::from(unsafe { OwnedFd::from_raw_fd(end) }));
         match fork() {
             0 => {
                 drop(telling);
-                // Out of reach of what is sent to the keeper's group.
+                // The janitor leaves the keeper's process group, so that signals to the group do not reach
+                // it.
                 // SAFETY: the call takes no pointers.
                 unsafe { libc::setsid() };
                 clean(worker, hearing);
@@ -154,16 +159,17 @@ impl Janitor {
         }
     }
 
-    /// Has it clean up, and waits for that. All that could make more to clean has ended.
+    /// Makes the janitor clean up, and waits for it. Every process that could create namespaces has ended by
+    /// then.
     fn finish(mut self) {
-        // If it does not live any more there is nothing to wait for either.
+        // If the janitor is dead, there is nothing to wait for either.
         let _ = self.telling.write_all(b".");
-        // SAFETY: without a pointer for the status the call writes nothing.
+        // SAFETY: the call writes nothing because the pointer for the status is null.
         unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
     }
 }
 
-/// The janitor's life.
+/// Runs the janitor.
 fn clean(worker: i32, mut hearing: File) {
     let told = hearing.read(&mut [0]).unwrap_or(0) > 0;
     let mut quiet_since = Instant::now();
@@ -177,7 +183,7 @@ fn clean(worker: i32, mut hearing: File) {
     }
 }
 
-/// Returns how many it has removed.
+/// Removes the worker's namespaces. Returns the number of those that it removed.
 fn remove_namespaces(worker: i32) -> usize {
     let own = format!("capture-{worker}-");
     let Ok(namespaces) = std::fs::read_dir("/run/netns") else { return 0 };

@@ -1,31 +1,33 @@
-//! Compares what was seen with what is true.
+//! Compares the library's figures with the truth.
 //!
-//! True are the bytes that nftables counted on the wire or on the watched host (see `stage`): every packet of the
-//! scenario's port or protocol, with 14 bytes of link header each. They are the truth of a single process that made all of them. Where many processes
-//! made them, nobody counts the bytes on the wire of each; then each has the share that its connections are, by its
-//! own count or its parent's, of all connections, which all carry the same payload. They differ by a few
-//! acknowledgements, so that up to a tenth more than the share counts as its own. All together never get more right
-//! than nftables counted.
+//! The truth is the bytes that nftables counted on the wire or on the watched host (see `stage`): every
+//! packet of the scenario's port or protocol, with 14 bytes of link header each. If a single process made all
+//! of them, they are that process's truth. If many processes made them, no counter separates their bytes on
+//! the wire. Each process then gets a share according to its connections, by its own count or its parent's,
+//! of all connections, which all carry the same payload. Connections differ by a few acknowledgements, so
+//! that up to a tenth more than the share counts as the process's own. All processes together never get more
+//! right than nftables counted.
 
 use super::lab::Moved;
 use std::collections::{BTreeMap, HashMap};
 
-/// How much a process's connections may be larger or smaller than the average. One that retransmits is larger still: what is
-/// beyond is another process's only as far as others have less.
+/// The tolerated deviation of a process's connections from the average. A connection that retransmits
+/// deviates more: bytes beyond the tolerance are another process's only as far as others lack them.
 const TOLERANCE: f64 = 0.1;
 
 /// Bytes sent and received.
 pub type Bytes = (u64, u64);
 
-/// The processes at one end, and all bytes that are theirs.
+/// The processes at one end, and the total of their bytes.
 pub struct End {
     pub truth: Bytes,
-    /// Their connections, by pid.
+    /// The processes' connections, by pid.
     pub connections: HashMap<i32, u64>,
 }
 
 impl End {
-    /// The end of these processes. The system gives numbers again: those of one number share an account.
+    /// Returns the end of these processes. The kernel reuses pids; processes with the same pid share an
+    /// account.
     pub fn of<'r>(truth: Bytes, processes: impl IntoIterator<Item = &'r Moved>) -> End {
         let mut connections = HashMap::new();
         for own in processes.into_iter().filter(|own| own.connections > 0) {
@@ -35,11 +37,11 @@ impl End {
     }
 }
 
-/// What was said of a process.
+/// The bytes that were credited to a process.
 #[derive(Clone, Copy, Default)]
 pub struct Credit {
     pub bytes: Bytes,
-    /// The part that was flagged as not certain, of both directions.
+    /// The part that was flagged as uncertain, in both directions.
     pub flagged: u64,
 }
 
@@ -47,9 +49,9 @@ pub struct Credit {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
     pub truth: u64,
-    /// At the process that they belong to.
+    /// Bytes credited to the right process.
     pub right: u64,
-    /// At another process, or more than a process has had.
+    /// Bytes credited to another process, or beyond the process's own.
     pub wrong: u64,
     /// The part of `wrong` that was not flagged.
     pub wrong_unflagged: u64,
@@ -57,13 +59,13 @@ pub struct Verdict {
     pub least_right: f64,
 }
 
-/// The bytes beyond the true ones when what was credited and what was said to have no owner are taken together: such
-/// as were counted twice.
+/// Returns the bytes by which the credited bytes and those without an owner together exceed the true bytes.
+/// These were counted twice.
 pub fn surplus(verdict: &Verdict, without_owner: u64) -> u64 {
     (verdict.right + verdict.wrong + without_owner).saturating_sub(verdict.truth)
 }
 
-/// Compares the ends on the watched host with what was said of the processes there.
+/// Compares the ends on the watched host with the figures of the processes there.
 pub fn judge(ends: &[End], said: &BTreeMap<i32, Credit>) -> Verdict {
     let mut verdict = Verdict { least_right: 100.0, ..Verdict::default() };
     let mut strangers = said.clone();
@@ -90,7 +92,7 @@ pub fn judge(ends: &[End], said: &BTreeMap<i32, Credit>) -> Verdict {
             right = (right.0 + sent, right.1 + received);
             verdict.add_wrong(sent_wrong + received_wrong, credit.flagged);
         }
-        // What the tolerance let pass beyond the whole is not right either.
+        // Bytes beyond the whole that the tolerance admitted are not right either.
         let capped = right.0.min(end.truth.0) + right.1.min(end.truth.1);
         verdict.add_wrong(right.0 + right.1 - capped, 0);
         let truth = end.truth.0 + end.truth.1;
@@ -108,14 +110,14 @@ impl Verdict {
         self.wrong_unflagged += bytes.saturating_sub(flagged);
     }
 
-    /// True bytes that were credited to nobody.
+    /// Returns the true bytes that were credited to no process.
     pub fn unowned(&self) -> u64 {
         self.truth.saturating_sub(self.right + self.wrong)
     }
 }
 
-/// What of the bytes that a process was credited with can be its own, and what cannot: of those beyond the tolerance no more
-/// than others lack, which is taken off.
+/// Splits the bytes that were credited to a process into those that can be its own and those that cannot. Of
+/// the bytes beyond the tolerance, at most as many are wrong as others lack; they are subtracted from `lack`.
 fn split(credited: u64, truth: u64, connections: u64, all: u64, lack: &mut u64) -> (u64, u64) {
     let beyond = credited.saturating_sub(share_of(truth, connections, all, 1.0 + TOLERANCE));
     let wrong = if connections == all { beyond } else { beyond.min(*lack) };
@@ -123,7 +125,7 @@ fn split(credited: u64, truth: u64, connections: u64, all: u64, lack: &mut u64) 
     (credited - wrong, wrong)
 }
 
-/// The share of so many connections in the bytes of all, times a tolerance.
+/// Returns the share of `connections` in the bytes of all connections, times a tolerance.
 fn share_of(truth: u64, connections: u64, all: u64, tolerance: f64) -> u64 {
     match connections == all {
         true => truth,
@@ -131,7 +133,7 @@ fn share_of(truth: u64, connections: u64, all: u64, tolerance: f64) -> u64 {
     }
 }
 
-/// A share in percent; of nothing, everything.
+/// Returns a share in percent; 100 if the whole is 0.
 pub fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 100.0 } else { part as f64 * 100.0 / whole as f64 }
 }
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!((verdict.right, verdict.wrong), (3000, 0));
         let verdict = judge(&ends, &BTreeMap::from([(1, credit(3000, 0, 0))]));
         assert_eq!((verdict.right, verdict.wrong), (1200, 1800));
-        // One of many has retransmitted, and nobody lacks what it has more.
+        // One of many processes has retransmitted, and no other process lacks the additional bytes.
         let many: Vec<(i32, u64)> = (1..=20).map(|pid| (pid, 1)).collect();
         let said = |first: u64, second: u64| -> BTreeMap<i32, Credit> {
             let bytes = |pid| {

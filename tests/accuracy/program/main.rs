@@ -1,5 +1,6 @@
-//! Measures how many bytes find their owner, and what that costs: `scripts/accuracy` runs it and tells its options. With
-//! `--flood` as the first one it is the program of `scripts/flood`, with `--soak` that of `scripts/soak`.
+//! Measures how many bytes find their owner, and the cost. `scripts/accuracy` runs this and documents its
+//! options. With `--flood` as the first option, this is the program of `scripts/flood`; with `--soak`, that
+//! of `scripts/soak`.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,16 +39,17 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 use watcher::Kind;
 
-/// Seconds that a scenario may take besides its traffic: for making and ending thousands of processes, say.
+/// The maximum time of a scenario besides its traffic, seconds: for example for creating and ending thousands
+/// of processes.
 const ALLOWANCE: u64 = 90;
 
-/// How long tcpdump is measured: long enough for its time for a packet.
+/// The time for which tcpdump is measured: long enough to measure its CPU time for a packet.
 const TCPDUMP_LENGTH: Duration = Duration::from_secs(5);
 
-/// What the arguments ask for.
+/// The options of the command line.
 struct Wishes {
     scenarios: Vec<String>,
-    /// Those that are asked for; without any, all that there are here.
+    /// The requested engines; if empty, all available ones.
     engines: Vec<Engine>,
     seconds: u64,
     peers: bool,
@@ -56,9 +58,9 @@ struct Wishes {
     list: bool,
     list_engines: bool,
     list_programs: bool,
-    /// Whether figures for another program take the place of the table.
+    /// Set if figures for another program replace the table.
     figures: bool,
-    /// Whether CPU time is compared with its floors; it depends on what else runs.
+    /// Set if CPU time is compared with its floors. CPU time depends on the machine's other load.
     cpu: bool,
 }
 
@@ -107,7 +109,7 @@ fn main() -> ExitCode {
     run(&chosen, &engines, &wishes)
 }
 
-/// What this program is to do when it was started by another one of its kind.
+/// Returns the role of this program if another instance of it has started it.
 fn role() -> Option<Box<dyn FnOnce()>> {
     let mut arguments = std::env::args().skip(1);
     let (role, engine, filter) = (arguments.next()?, arguments.next()?.parse::<Engine>(), arguments.next());
@@ -121,7 +123,8 @@ fn role() -> Option<Box<dyn FnOnce()>> {
     }
 }
 
-/// The engines to compare: those that are wanted, all of which must be there, or else all that are there.
+/// Returns the engines to compare: the requested ones, all of which must be available, or else all available
+/// ones.
 fn engines(wanted: &[Engine]) -> Result<Vec<Engine>, String> {
     if wanted.is_empty() {
         let missing = |engine: Engine| {
@@ -138,7 +141,7 @@ fn engines(wanted: &[Engine]) -> Result<Vec<Engine>, String> {
     }
 }
 
-/// Why a comparison of all engines cannot be made.
+/// Returns the reason why a comparison of all engines cannot be made.
 fn lacks_engine() -> Option<String> {
     Engine::ALL.into_iter().find_map(|engine| {
         let reason = engine.unavailable()?;
@@ -146,7 +149,7 @@ fn lacks_engine() -> Option<String> {
     })
 }
 
-/// The engines, each with the reason for which it is not available, if so.
+/// Prints the engines, each with the reason if it is unavailable.
 fn list_engines() {
     for engine in Engine::ALL {
         println!("{}\t{}", engine.name(), engine.unavailable().unwrap_or_default());
@@ -158,7 +161,7 @@ fn failure(text: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Plays the scenarios; fails when the library has missed a floor.
+/// Plays the scenarios. Fails if the library has missed a floor.
 fn run(chosen: &[scenarios::Scenario], engines: &[Engine], wishes: &Wishes) -> ExitCode {
     let mut kinds: Vec<Kind> = engines.iter().map(|&engine| Kind::Library(engine)).collect();
     if wishes.peers {
@@ -205,7 +208,7 @@ fn run(chosen: &[scenarios::Scenario], engines: &[Engine], wishes: &Wishes) -> E
     }
 }
 
-/// Plays one, and tcpdump after it where the library is compared with it.
+/// Plays one scenario, followed by tcpdump if the library is compared with it.
 fn play(scenario: &scenarios::Scenario, kind: Kind, wishes: &Wishes) -> stage::Outcome {
     let length = Duration::from_secs(wishes.seconds);
     guard::allow(wishes.seconds + ALLOWANCE);
@@ -261,14 +264,15 @@ fn wishes() -> Result<Wishes, String> {
     Ok(wishes)
 }
 
-/// Whether a name fits a pattern, in which `*` stands for anything.
+/// Returns true if a name matches a pattern, in which `*` stands for any text.
 fn fits(name: &str, pattern: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else { return name == pattern };
     let Some(rest) = name.strip_prefix(before) else { return false };
     (0..=rest.len()).any(|skipped| fits(&rest[skipped..], after))
 }
 
-/// What the scenarios need and this machine lacks; `with_cpu` when CPU time is compared with that of tcpdump.
+/// Returns the scenarios' requirements that this machine lacks. Set `with_cpu` if CPU time is compared with
+/// that of tcpdump.
 fn lacks(with_cpu: bool) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can make network namespaces".to_owned());

@@ -10,10 +10,11 @@ use std::io::{BufWriter, Seek, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Time between two updates: what an operator would choose.
+/// Time between two updates, as an operator would choose it.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Updates after the last packet: bytes take the capture's read timeout and a search for owners until they are told.
+/// Updates after the last packet: bytes are reported after the capture's read timeout and a search for
+/// owners.
 pub const SETTLING: usize = 2;
 
 /// The reasons in the order of the statistics.
@@ -31,10 +32,11 @@ const REASONS: [Unowned; 11] = [
     Unowned::Unreadable,
 ];
 
-/// How often it is asked whether all devices are being captured on.
+/// The interval of the checks whether all devices are captured on.
 const DEVICES_POLL: Duration = Duration::from_millis(20);
 
-/// The lines of the report about processes, in a file: they may be many, and the memory of this process is watched.
+/// The report's lines about processes. They are in a file because they may be many and the memory of this
+/// process is measured.
 pub struct Figures {
     lines: BufWriter<File>,
 }
@@ -54,20 +56,21 @@ impl Figures {
         }
     }
 
-    /// Adds the processes that live. Only at the end.
+    /// Adds the living processes. Must be called only at the end.
     pub fn add_living(&mut self, session: &Session) {
         session.processes().for_each(|record| self.add(record));
     }
 }
 
-/// Opens a session with the options of the engine, or, given a filter, with all namespaces and, where packets are
-/// captured, this filter. It says `ready`, updates until it reads a line and then until all is told, and says `settled`. At another line it reports:
-/// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `flagged BYTES`,
-/// `lost FRAMES`, `packets FRAMES`, `note TEXT`, `end`.
+/// Opens a session with the options of the engine. Given a filter, the session watches all namespaces, with
+/// this filter if packets are captured. Prints `ready`, updates until it reads a line and then until
+/// everything is reported, and prints `settled`. At another line it prints the report:
+/// `process PID START SENT RECEIVED UNCERTAIN`, `unowned REASON BYTES`, `flagged BYTES`, `lost FRAMES`,
+/// `packets FRAMES`, `note TEXT`, `end`.
 pub fn run(engine: Engine, filter: Option<String>) {
     let mut options = engine.options();
     if filter.is_some() {
-        // Other namespaces of this machine have traffic that is none of this program's.
+        // Other namespaces of this machine have traffic that is unrelated to this program.
         options.capture.filter = filter.filter(|_| engine.captures());
         options.capture.namespaces = NamespaceChoice::All;
     }
@@ -104,7 +107,7 @@ pub fn update(session: &mut Session, figures: &mut Figures) {
     session.take_removed().iter().for_each(|record| figures.add(record));
 }
 
-/// Whether a line comes, or the end of the input, within so long.
+/// Returns true if the input has a line or ends within this time.
 fn told_within(longest: Duration) -> bool {
     let input = std::io::stdin();
     let mut waited = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];

@@ -1,28 +1,28 @@
-//! What a scenario needs of the kernel, which some kernels refuse.
+//! Requirements of scenarios that some kernels do not meet.
 
 use std::io::Error;
 
-/// What is needed.
+/// A requirement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Need {
     IoUring,
     FastOpen,
     Multipath,
-    /// The machine's clock, to be set at will.
+    /// The machine's clock, which the scenario may set at will.
     Clock,
 }
 
-/// TCP Fast Open for clients and for servers (ip-sysctl of the kernel's documentation). It is a setting of each network
-/// namespace.
+/// TCP Fast Open for clients and for servers (ip-sysctl of the kernel's documentation). The setting belongs
+/// to a network namespace.
 pub const FAST_OPEN: (&str, &str) = ("net/ipv4/tcp_fastopen", "3");
 
 impl Need {
-    /// Why this machine does not have it.
+    /// Returns the reason why this machine does not meet the requirement.
     pub fn refusal(self) -> Option<String> {
         match self {
             Need::IoUring => {
-                // A kernel that allows it goes on to find its parameters missing.
-                // SAFETY: the kernel checks the pointer, which is to nothing.
+                // A kernel that permits io_uring goes on and finds the parameters missing.
+                // SAFETY: the kernel checks the pointer, which is null.
                 let status = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
                 let error = Error::last_os_error();
                 let is_there = status >= 0 || error.raw_os_error() == Some(libc::EFAULT);
@@ -46,7 +46,7 @@ impl Need {
                         Error::last_os_error()
                     ));
                 }
-                // SAFETY: the call has just returned it, and nobody else has it.
+                // SAFETY: the call has just returned the descriptor, and nothing else owns it.
                 unsafe { libc::close(socket) };
                 None
             }

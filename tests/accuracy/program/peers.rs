@@ -1,4 +1,4 @@
-//! Other programs that tell processes' traffic, to compare with: nethogs and bandwhich.
+//! Other programs that report processes' traffic, for comparison: nethogs and bandwhich.
 
 use super::judge::Credit;
 use super::lab::{Host, Lab, run};
@@ -11,19 +11,19 @@ use std::io::{Read, Seek};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a peer may take from its start until it watches.
+/// The time that a peer may take from its start until it watches.
 const START: Duration = Duration::from_millis(1500);
 
-/// How long it may take to show the last second's traffic.
+/// The time that a peer may take to show the last second's traffic.
 pub const SETTLING: Duration = Duration::from_millis(2500);
 
-/// How long it may take to end when told to.
+/// The time that a peer may take to end after SIGTERM.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What it calls those of whom it knows no name.
+/// bandwhich's name for processes whose name it does not know.
 const UNKNOWN: &str = "<UNKNOWN>";
 
-/// Which peer.
+/// A kind of peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerKind {
     Nethogs,
@@ -40,7 +40,7 @@ impl PeerKind {
         }
     }
 
-    /// What it says of its version, where it is installed.
+    /// Returns the peer's version if it is installed.
     pub fn version(self) -> Option<String> {
         let option = if self == PeerKind::Nethogs { "-V" } else { "--version" };
         let output = Command::new(self.program()).arg(option).output().ok()?;
@@ -49,10 +49,10 @@ impl PeerKind {
         Some(format!("{} {word}", self.program()))
     }
 
-    /// So that it prints totals of bytes each second.
+    /// Returns the arguments that make the peer print totals of bytes each second.
     fn arguments(self, device: &str) -> Vec<&str> {
         match self {
-            // It wants to be told to take a loopback device, and UDP.
+            // nethogs needs options for capturing on a loopback device and for UDP.
             PeerKind::Nethogs => vec!["-a", "-C", "-t", "-d", "1", "-v", "2", device],
             PeerKind::Bandwhich => vec!["--raw", "--total-utilization", "--no-resolve", "-i", device],
         }
@@ -100,14 +100,15 @@ impl Peer {
             said,
             unowned: vec![("unknown".to_owned(), unknown)],
             lost,
-            // It prints each second, when it still does.
+            // A working peer prints each second.
             hangs: hangs || rounds < watched.as_secs() as usize / 3,
             note: format!("{rounds} rounds in {:.0} s, at last: {}", watched.as_secs_f64(), last_line(&text)),
             ..Sighting::default()
         }
     }
 
-    /// Packets dropped at its packet sockets, as the kernel tells by sock_diag.
+    /// Returns the packets dropped at the peer's packet sockets, as the kernel reports them through
+    /// sock_diag.
     fn lost(&self) -> Option<u64> {
         let text = run(&format!("ip netns exec {} ss --packet --memory --processes --no-header", self.host));
         let own = format!("pid={},", self.pid());
@@ -116,9 +117,9 @@ impl Peer {
         drops.reduce(|one, other| Some(one? + other?)).flatten()
     }
 
-    /// Asks it to end, and kills it if it does not. Returns whether it did.
+    /// Ends the peer with SIGTERM. Returns true if it has ended in time.
     fn end(&mut self) -> bool {
-        // It may have ended by itself.
+        // The peer may have ended by itself.
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
         let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
@@ -142,8 +143,8 @@ fn last_line(text: &str) -> &str {
     text.lines().rfind(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// Lines `PROGRAM/PID/UID<tab>SENT<tab>RECEIVED` of every second, totals: the last of each process count. What has no
-/// owner has pid 0.
+/// Parses lines `PROGRAM/PID/UID<tab>SENT<tab>RECEIVED` of every second. The figures are totals: the last
+/// line of each process counts. Traffic without an owner has pid 0.
 fn nethogs(text: &str) -> (BTreeMap<i32, Credit>, u64) {
     let mut said = BTreeMap::new();
     let mut unknown = BTreeMap::new();
@@ -160,8 +161,9 @@ fn nethogs(text: &str) -> (BTreeMap<i32, Credit>, u64) {
     (said, unknown.values().sum())
 }
 
-/// Lines `process: <TIME> "NAME" up/down Bps: SENT/RECEIVED connections: N` of every second, totals: the last round
-/// counts. There are no pids, but traffic makers carry theirs in their names.
+/// Parses lines `process: <TIME> "NAME" up/down Bps: SENT/RECEIVED connections: N` of every second. The
+/// figures are totals: the last round counts. There are no pids, but the names of traffic makers contain
+/// them.
 fn bandwhich(text: &str, client: i32) -> (BTreeMap<i32, Credit>, u64) {
     let mut said: BTreeMap<i32, Credit> = BTreeMap::new();
     let mut unknown = 0;
@@ -177,7 +179,7 @@ fn bandwhich(text: &str, client: i32) -> (BTreeMap<i32, Credit>, u64) {
             unknown += bytes.0 + bytes.1;
             continue;
         }
-        // Of others it is enough that they are wrong.
+        // All other processes are wrong; their pids do not matter.
         let pid = match name.strip_prefix("maker-") {
             Some(pid) => pid.parse().unwrap_or(-1),
             None if name == "ping" => client,

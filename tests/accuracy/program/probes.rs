@@ -1,4 +1,4 @@
-//! The time that the library's probes take on the processors, which is not in any process's own: bpf(2).
+//! The CPU time of the library's eBPF programs, which is in no process's own time: bpf(2).
 
 use super::kernel_programs::{Information, Statistics, field, load_filter};
 use std::collections::BTreeSet;
@@ -6,13 +6,13 @@ use std::io::{Error, Result};
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// How the library's probes are named; the kernel keeps 15 bytes of a name.
+/// The prefix of the names of the library's eBPF programs. The kernel keeps 15 bytes of a name.
 const PREFIX: &str = "capture_";
 
-/// How often a program that does nothing is run to find out what measuring takes.
+/// The number of runs of an empty eBPF program that determine the overhead of measuring.
 const TRIALS: u32 = 200_000;
 
-/// What a program has done so far.
+/// The runs of an eBPF program so far.
 #[derive(Clone)]
 pub struct Probe {
     pub name: String,
@@ -20,31 +20,32 @@ pub struct Probe {
     pub nanoseconds: u64,
 }
 
-/// Keeps the kernel measuring as long as it is there.
+/// Keeps the kernel measuring as long as it exists.
 pub struct Probes {
     _measuring: Statistics,
 }
 
 impl Probes {
-    /// Has the kernel measure from here on.
+    /// Makes the kernel measure from now on.
     pub fn measure() -> Result<Probes> {
         Ok(Probes { _measuring: Statistics::enable()? })
     }
 
-    /// Seconds that the probes of a process have run so far; `None` when it has no probe. Another process may have
-    /// probes of the same names at the same time.
+    /// Returns the seconds that the eBPF programs of a process have run so far, or `None` if it has none.
+    /// Another process may have eBPF programs of the same names at the same time.
     pub fn seconds(&self, pid: i32) -> Option<f64> {
         let times = self.each(pid).into_iter().map(|probe| probe.nanoseconds);
         times.reduce(|one, other| one + other).map(|sum| sum as f64 / 1e9)
     }
 
-    /// What each probe of a process has done so far.
+    /// Returns the runs of each eBPF program of a process so far.
     pub fn each(&self, pid: i32) -> Vec<Probe> {
         let all = programs(pid).into_iter().filter_map(|id| Information::by_id(id).ok()?);
         all.map(|program| Probe::of(&program)).filter(|probe| probe.name.starts_with(PREFIX)).collect()
     }
 
-    /// Nanoseconds that measuring adds to the time of each run, as those of a program have it that does nothing.
+    /// Returns the nanoseconds that measuring adds to the time of each run, determined with an empty eBPF
+    /// program.
     pub fn overhead(&self) -> Result<f64> {
         let program = load_filter(b"nothing\0\0\0\0\0\0\0\0\0")?;
         run(&program, TRIALS)?;
@@ -59,7 +60,7 @@ impl Probe {
     }
 }
 
-/// Has a socket run a filter for so many datagrams.
+/// Makes a socket run a filter for this many datagrams.
 fn run(program: &OwnedFd, datagrams: u32) -> Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let descriptor = program.as_raw_fd();
@@ -76,8 +77,8 @@ fn run(program: &OwnedFd, datagrams: u32) -> Result<()> {
     (0..datagrams).try_for_each(|_| socket.send_to(b"x", address).map(drop))
 }
 
-/// The ids of the programs that a process has descriptors of, also by links (`fdinfo` of proc_pid_fdinfo(5)), in any of its
-/// descriptor tables.
+/// Returns the ids of the eBPF programs that a process holds descriptors of, directly or through links
+/// (`fdinfo` of proc_pid_fdinfo(5)), in any of its descriptor tables.
 fn programs(pid: i32) -> BTreeSet<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeSet::new() };
     let tables = threads.flatten().filter_map(|thread| std::fs::read_dir(thread.path().join("fdinfo")).ok());

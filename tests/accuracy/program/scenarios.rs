@@ -1,11 +1,11 @@
-//! Every scenario: who talks to whom about what, where it is watched, and what must come of it.
+//! Every scenario: its ends, their traffic, the watched side, and the required result.
 
 use super::engines::Engine;
 use super::needs::Need;
 use Address::{Loopback, Mapped, V4, V6};
 use Side::{Both, Client, Container, Everywhere, Server};
 
-/// Which end is watched.
+/// The watched end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     /// The client's host.
@@ -14,30 +14,32 @@ pub enum Side {
     Server,
     /// Both ends, which are on one host.
     Both,
-    /// Both ends: the client's host is the machine's own, and the server in a container of it.
+    /// Both ends. The client's host is the machine itself, and the server is in a container on it.
     Container,
     /// Both ends of all pairs, all of which are in containers.
     Everywhere,
 }
 
-/// Under which address the server is spoken to.
+/// The kind of the server's address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Address {
     V4,
     V6,
-    /// IPv4, at both ends over sockets of IPv6.
+    /// IPv4 over IPv6 sockets at both ends.
     Mapped,
     Loopback,
 }
 
-/// The server's port, one that no other program of this kind uses at the same time: who watches all namespaces tells
-/// its traffic from others' by it. The next port is left for idle connections. It is below those of clients.
+/// Returns the server's port. No other instance of this program uses it at the same time: a watcher of all
+/// namespaces separates its traffic from others' by the port. The next port is left for idle connections. The
+/// port is below those of clients.
 fn port() -> u32 {
     1024 + std::process::id() % 4000 * 2
 }
 
 impl Address {
-    /// Where the server is bound: to no address in particular, as most are.
+    /// Returns the address that the server is bound to. It is unspecified (except on loopback), as with most
+    /// servers.
     pub fn bound(self) -> String {
         let address = match self {
             V4 => "0.0.0.0",
@@ -47,7 +49,7 @@ impl Address {
         format!("{address}:{}", port())
     }
 
-    /// Where the client sends to.
+    /// Returns the address that the client sends to.
     pub fn target(self) -> String {
         let address = match self {
             V4 => "10.77.0.2",
@@ -59,19 +61,19 @@ impl Address {
     }
 }
 
-/// What the packets are told by.
+/// The property that identifies a scenario's packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
     Tcp,
     Udp,
-    /// UDP by a packet socket: the sender's nftables do not see it.
+    /// UDP through a packet socket. The sender's nftables do not see it.
     Frames,
     Ping,
     Raw,
 }
 
 impl Protocol {
-    /// The nftables matches of packets to the server and from it.
+    /// Returns the nftables matches of packets to the server and from it.
     pub fn matches(self) -> [String; 2] {
         let port = port();
         match self {
@@ -82,7 +84,7 @@ impl Protocol {
         }
     }
 
-    /// The same packets in the words of pcap-filter(7).
+    /// Returns the same packets as a pcap-filter(7) expression.
     pub fn filter(self) -> String {
         match self {
             Protocol::Tcp => format!("tcp port {}", port()),
@@ -99,29 +101,30 @@ pub struct Role {
     pub numbers: Vec<(&'static str, u64)>,
 }
 
-/// What must be true at the end. Percentages are of the true bytes.
+/// The required result. Percentages are of the true bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Floor {
-    /// Least share at the right process; at each end where both are watched.
+    /// The minimum share at the right process, for each end if both are watched.
     pub right: f64,
-    /// Largest share at wrong processes.
+    /// The maximum share at wrong processes.
     pub wrong: f64,
-    /// Largest CPU share of one core, percent.
+    /// The maximum CPU time as a share of one core, percent.
     pub cpu: Option<f64>,
-    /// Most CPU time for a packet in terms of that of tcpdump.
+    /// The maximum CPU time for a packet, as a multiple of tcpdump's.
     pub tcpdump: Option<f64>,
-    /// Whether not one frame may be lost.
+    /// Set if no frame may be lost.
     pub lossless: bool,
-    /// Whether bytes at a wrong process are excused when flagged as not certain.
+    /// Set if bytes at a wrong process are excused when they are flagged as uncertain.
     pub flag_excuses: bool,
-    /// Whether the bytes with and without an owner must not be more than the true ones together.
+    /// Set if the bytes with and without an owner must not exceed the true bytes together.
     pub once: bool,
-    /// Least share that is told of, with an owner or without; it may be as far beyond the whole as it may lack of it.
+    /// The minimum share that is reported, with an owner or without. It may exceed the whole by as much as it
+    /// may fall short of it.
     pub told: f64,
 }
 
 impl Floor {
-    /// One for the shares that are right and wrong alone.
+    /// Returns a floor that limits only the right and wrong shares.
     pub const fn of(right: f64, wrong: f64) -> Floor {
         Floor {
             right,
@@ -136,7 +139,7 @@ impl Floor {
     }
 }
 
-/// The least share at the right process when the kernel itself tells the owners.
+/// The minimum share at the right process if the kernel provides the owners.
 const EXACT: f64 = 99.9;
 
 /// One scenario.
@@ -146,17 +149,18 @@ pub struct Scenario {
     pub protocol: Protocol,
     pub address: Address,
     pub watched: Side,
-    /// Without one nothing listens at the other end.
+    /// If `None`, nothing listens at the other end.
     pub server: Option<Role>,
-    /// Without one it is `ping`.
+    /// If `None`, the client is `ping`.
     pub client: Option<Role>,
-    /// Other processes on the watched host.
+    /// The number of other processes on the watched host.
     pub bystanders: u64,
-    /// How many pairs of hosts, all with the same addresses, have this traffic at once; one unless `Everywhere`.
+    /// The number of pairs of hosts that have this traffic at the same time, all with the same addresses. 1
+    /// unless `Everywhere`.
     pub pairs: usize,
-    /// What the kernel must have for it.
+    /// The feature that the kernel must have.
     pub need: Option<Need>,
-    /// What the portable engine must reach; none where the result only informs.
+    /// The floor of the portable engine; `None` if the result only informs.
     pub portable: Option<Floor>,
 }
 
@@ -200,7 +204,7 @@ impl Scenario {
         self
     }
 
-    /// What an engine must reach; none where the result only informs.
+    /// Returns the floor of an engine; `None` if the result only informs.
     pub fn floor_of(&self, engine: Engine) -> Option<Floor> {
         if engine == Engine::Portable {
             return self.portable;
@@ -214,7 +218,7 @@ impl Scenario {
         })
     }
 
-    /// Connections a second from one living process.
+    /// Returns a scenario with this many connections a second from one living process.
     fn short(name: impl Into<String>, address: Address, watched: Side, rate: u64) -> Scenario {
         let cpu = (rate == 500).then_some(10.0);
         let floor = Floor { right: 99.0, wrong: 0.1, cpu, lossless: rate == 2000, ..Floor::default() };
@@ -232,11 +236,11 @@ impl Scenario {
     }
 }
 
-/// Bytes a second of bulk traffic that is not at full rate: enough that CPU time can be told from none.
+/// Bytes a second of bulk traffic below the full rate: enough that CPU time is measurable.
 const TCP_RATE: u64 = 200_000_000;
 const UDP_RATE: u64 = 60_000_000;
 
-/// All of them, in the order of the table.
+/// Returns all scenarios in the order of the table.
 pub fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(bulk());
@@ -288,7 +292,7 @@ fn short() -> Vec<Scenario> {
 }
 
 fn udp() -> Vec<Scenario> {
-    // Each conversation of 20 questions takes about 200 ms.
+    // Each conversation of 20 requests takes about 200 ms.
     let quic = |connected| [("sockets", 200), ("length", 20), ("rate", 20_000), ("connected", connected)];
     let peers = [("sockets", 500), ("rate", 5000)];
     let informing = Scenario::udp("udp-short", V4, Client, &[("length", 1), ("rate", 100), ("datagram", 64)]);
@@ -307,7 +311,7 @@ fn udp() -> Vec<Scenario> {
     ]
 }
 
-/// Many other connections, many other processes.
+/// Returns the scenarios with many other connections or processes.
 fn crowded() -> Vec<Scenario> {
     let mut all = Vec::new();
     for (name, side) in [("idle-20000-client", Client), ("idle-20000-server", Server)] {
@@ -333,7 +337,7 @@ fn particular() -> Vec<Scenario> {
         .client("tcp-clients", &[("rate", 200)])
         .floor(Floor { flag_excuses: true, ..each });
     let nothing_twice = Floor { once: true, ..each };
-    // The same local ports too: only the namespace tells the connections apart.
+    // The local ports are the same too: only the namespace distinguishes the connections.
     let same = Scenario::short("same-addresses", V4, Everywhere, 100)
         .client("tcp-clients", &[("rate", 100), ("first-port", 20_000)])
         .floor(nothing_twice);
@@ -345,7 +349,7 @@ fn particular() -> Vec<Scenario> {
         Scenario::short("loopback-short", Loopback, Both, 100).floor(both_ends),
         prefork,
         Scenario { pairs: 2, ..same },
-        // The system's clock is set again and again, by hours and by fractions of a second.
+        // The system's clock is stepped repeatedly, by hours and by fractions of a second.
         Scenario::short("clock-steps", V4, Server, 50).needs(Need::Clock),
         Scenario::short("container", V4, Container, 100).floor(nothing_twice),
         Scenario::new("ping", Protocol::Ping, V4, Client).floor(each),

@@ -1,4 +1,4 @@
-//! Plays one scenario: hosts, processes and traffic, a watcher beside them, and what came of it.
+//! Plays one scenario: hosts, processes, traffic, a watcher, and the result.
 
 use super::clock::Steps;
 use super::cpu;
@@ -15,33 +15,33 @@ use std::time::{Duration, Instant};
 /// Time between two packets of `ping`, seconds.
 const PING_INTERVAL: f64 = 0.01;
 
-/// A figure for the table and what lies behind it.
+/// A row of the table and the details behind it.
 pub struct Outcome {
     pub scenario: String,
     pub watcher: Kind,
     pub verdict: Verdict,
     pub sighting: Sighting,
-    /// CPU time of the whole process and of its probes as a share of a core, from the first packet until all was told,
-    /// percent.
+    /// CPU time of the whole process and of its eBPF programs as a share of a core, from the first packet
+    /// until everything was reported, percent.
     pub cpu: f64,
-    /// That of each thread.
+    /// CPU time of each thread as a share of a core, percent.
     pub threads: Vec<(String, f64)>,
-    /// That time for each packet, nanoseconds.
+    /// CPU time for each packet, nanoseconds.
     pub packet_cost: f64,
-    /// What of it has nothing to do with packets; see [`FIXED`].
+    /// The part of it that does not depend on packets; see [`FIXED`].
     pub fixed_cost: f64,
-    /// That of tcpdump on the same kind of traffic.
+    /// CPU time of tcpdump for each packet of the same kind of traffic, nanoseconds.
     pub tcpdump_cost: Option<f64>,
     /// Connections, sockets or processes.
     pub connections: u64,
-    /// Those of them that did not come to their good end.
+    /// The number of those that failed.
     pub failed: u64,
-    /// So many a second, where there was more than one.
+    /// Their number a second, if there was more than one.
     pub rate: Option<f64>,
     pub floor: Option<Floor>,
 }
 
-/// Who asks.
+/// The client of a scenario.
 enum Client {
     Maker(Maker),
     Ping(Command, Option<Child>),
@@ -82,7 +82,7 @@ impl Client {
     }
 }
 
-/// A pair of hosts with all that is on them.
+/// A pair of hosts with everything on them.
 struct Pair {
     lab: Lab,
     server: Option<Maker>,
@@ -90,16 +90,17 @@ struct Pair {
     client: Client,
 }
 
-/// The share of a core that the library may take besides what each packet takes, and tcpdump has no need of: sampling
-/// some hundred processes once a second takes half of it, and being awake 20 times a second the rest.
+/// The share of a core that the library may take in addition to its work for each packet, and that tcpdump
+/// does not need. Sampling some hundred processes once a second takes half of it, and waking up 20 times a
+/// second the rest.
 const FIXED: f64 = 0.002;
 
-/// Whether this watcher can see anything of a scenario.
+/// Returns true if this watcher can see anything of a scenario.
 pub fn suits(scenario: &Scenario, kind: Kind) -> bool {
     scenario.watched != Side::Everywhere || matches!(kind, Kind::Library(_))
 }
 
-/// Plays a scenario for so long.
+/// Plays a scenario for this time.
 pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     let mut pairs: Vec<Pair> = (0..scenario.pairs).map(|_| Pair::set_up(scenario, length)).collect();
     let probes = loads_probes(kind).then(|| Probes::measure().unwrap());
@@ -138,7 +139,7 @@ pub fn play(scenario: &Scenario, kind: Kind, length: Duration) -> Outcome {
     if is_everywhere(scenario) {
         sighting.forget_passing();
     }
-    // What processes hold open is closed only now.
+    // Processes keep their sockets open until now.
     pairs.into_iter().for_each(Pair::end);
     let failed = asked.iter().map(|report| report.failed).sum();
     let connections: u64 = asked.iter().flat_map(|report| &report.processes).map(|own| own.connections).sum();
@@ -167,18 +168,19 @@ fn loads_probes(kind: Kind) -> bool {
     matches!(kind, Kind::Library(Engine::Owners | Engine::Kernel))
 }
 
-/// Whether traffic of processes is seen that have nothing to do with this program: all namespaces, without a filter.
+/// Returns true if traffic of processes outside this program is seen: all namespaces, without a filter.
 fn sees_others(scenario: &Scenario, kind: Kind) -> bool {
     is_everywhere(scenario) && matches!(kind, Kind::Library(engine) if !engine.captures())
 }
 
-/// Whether all namespaces are watched, with the wire between the hosts.
+/// Returns true if all namespaces are watched, including the wire between the hosts.
 fn is_everywhere(scenario: &Scenario) -> bool {
     matches!(scenario.watched, Side::Container | Side::Everywhere)
 }
 
-/// The hosts, with TCP on a wire: their own counters see it before its segmentation and after a merge. What else the
-/// scenarios send is no larger than a packet, and a flood of it would overflow the queues between the counters.
+/// Returns the hosts. TCP goes over a wire, because the hosts' own counters see it before segmentation and
+/// after merging. Other traffic of the scenarios is no larger than a packet, and a flood of it would overflow
+/// the queues between the counters.
 fn hosts(scenario: &Scenario) -> Lab {
     match scenario.protocol == Protocol::Tcp && scenario.address != Address::Loopback {
         true => Lab::on_wire(Offloads::On),
@@ -186,7 +188,7 @@ fn hosts(scenario: &Scenario) -> Lab {
     }
 }
 
-/// Where the watcher of a scenario is.
+/// Returns the place of a scenario's watcher.
 fn place<'a>(scenario: &Scenario, lab: &'a Lab) -> Place<'a> {
     match scenario.watched {
         Side::Client => Place::Device(lab, Host::A, "veth0"),
@@ -218,7 +220,7 @@ impl Pair {
             maker(&lab, host, &role, "-", length)
         });
         let client = scenario.client.as_ref().map(|role| maker(&lab, Host::A, role, &target, length));
-        // Counted is from here on, when nothing moves: what was needed to get here is not part of the traffic.
+        // Counting starts here, before any traffic: the packets of the preparation do not count.
         let [to_server, from_server] = scenario.protocol.matches();
         for host in [Host::A, Host::B] {
             lab.count(host, &to_server, &from_server);
@@ -227,7 +229,7 @@ impl Pair {
         Pair { lab, server, bystanders, client }
     }
 
-    /// The watched ends, with what is true of them.
+    /// Returns the watched ends with their true figures.
     fn ends(&mut self, scenario: &Scenario, asked: &Report) -> Vec<End> {
         let counted = [Host::A, Host::B].map(|host| self.lab.counted(host));
         let answered = self.server.as_mut().map(|server| {
@@ -239,7 +241,7 @@ impl Pair {
         let mut ends = Vec::new();
         if scenario.watched != Side::Server {
             let sent = match scenario.protocol {
-                // Counted where they arrive.
+                // Frames are counted where they arrive.
                 Protocol::Frames => counted[1].in_to,
                 _ => at_client.out_to,
             };
@@ -251,14 +253,14 @@ impl Pair {
         ends
     }
 
-    /// Ends everything.
+    /// Ends all processes.
     fn end(self) {
         let makers = [self.server, self.bystanders, self.client.into_maker()];
         makers.into_iter().flatten().for_each(|mut maker| maker.end());
     }
 }
 
-/// One end; the truth must go with the payload that the processes have counted themselves.
+/// Returns one end. The truth must be at least the payload that the processes have counted themselves.
 fn end(truth: Bytes, report: &Report) -> End {
     let sum = |payload: fn(&Moved) -> u64| report.processes.iter().map(payload).sum::<u64>();
     let (sent, received) = (sum(|own| own.sent), sum(|own| own.received));
@@ -269,14 +271,14 @@ fn end(truth: Bytes, report: &Report) -> End {
     End::of(truth, &report.processes)
 }
 
-/// A traffic maker in a role, called by its pid.
+/// Starts a traffic maker in a role, named after its pid.
 fn maker(lab: &Lab, host: Host, role: &Role, address: &str, length: Duration) -> Maker {
     let mut numbers = role.numbers.clone();
     numbers.extend([("milliseconds", length.as_millis() as u64), ("named", 1)]);
     lab.maker(host, role.mode, address, &numbers)
 }
 
-/// `ping` for so long.
+/// Returns a `ping` command for this time.
 fn ping(lab: &Lab, length: Duration) -> Command {
     let count = (length.as_secs_f64() / PING_INTERVAL) as u64;
     let mut command = lab.command(Host::A, "ping");

@@ -1,4 +1,5 @@
-//! Shows outcomes: a line for each as it comes, floors that were missed, and the table for benches/README.md.
+//! Prints outcomes: a line for each as it arrives, the floors that were missed, and the table for
+//! benches/README.md.
 
 use super::judge::{percent, surplus};
 use super::peers::PeerKind;
@@ -21,15 +22,16 @@ const TITLES: [&str; 10] = [
 ];
 const WIDTHS: [usize; 10] = [24, 10, 8, 7, 7, 22, 9, 8, 12, 10];
 
-/// Connections of a thousand that may fail on a busy machine, and how many may whatever their number.
+/// The number of connections in a thousand that may fail on a busy machine, and the number that may fail
+/// regardless of the total.
 const FAILURES: (u64, u64) = (1, 2);
 
-/// The titles of the lines.
+/// Returns the line of titles.
 pub fn titles() -> String {
     line(&TITLES.map(str::to_owned))
 }
 
-/// The line of an outcome.
+/// Returns the line of an outcome.
 pub fn row(outcome: &Outcome) -> String {
     line(&cells(outcome))
 }
@@ -37,7 +39,7 @@ pub fn row(outcome: &Outcome) -> String {
 fn line(cells: &[String; 10]) -> String {
     let mut text = String::new();
     for (at, (cell, width)) in cells.iter().zip(WIDTHS).enumerate() {
-        // Names to the left, figures to the right.
+        // Names are left-aligned, figures right-aligned.
         let _ = if at < 2 { write!(text, "{cell:<width$} ") } else { write!(text, "{cell:>width$} ") };
     }
     text.trim_end().to_owned()
@@ -48,7 +50,7 @@ fn cells(outcome: &Outcome) -> [String; 10] {
     let share = |bytes| exactly(percent(bytes, verdict.truth.max(1)));
     let unowned = verdict.unowned();
     let reason = match sighting.unowned.iter().max_by_key(|(_, bytes)| bytes) {
-        // Frames that have nothing to do with the scenario have reasons, too.
+        // Frames that are unrelated to the scenario have reasons, too.
         Some((name, bytes)) if bytes * 2 > unowned => format!(" {name}"),
         _ if sighting.lost > Some(0) => " lost".to_owned(),
         _ => String::new(),
@@ -69,7 +71,7 @@ fn cells(outcome: &Outcome) -> [String; 10] {
     ]
 }
 
-/// A percentage that is 0 or 100 only when it is so exactly.
+/// Formats a percentage, so that 0 and 100 appear only if they are exact.
 fn exactly(share: f64) -> String {
     if share == 0.0 || share == 100.0 {
         format!("{share:.0}")
@@ -83,16 +85,16 @@ fn exactly(share: f64) -> String {
     }
 }
 
-/// What the CPU time of the library for a packet is in terms of tcpdump's.
+/// Returns the library's CPU time for a packet as a multiple of tcpdump's.
 fn times_tcpdump(outcome: &Outcome) -> Option<f64> {
     outcome.tcpdump_cost.filter(|cost| *cost > 0.0).map(|cost| outcome.packet_cost / cost)
 }
 
-/// Bytes that do not count as wrong. On a busy machine the counters at the two ends of a loopback device have been seen to
-/// differ by an acknowledgement or two.
+/// Bytes that do not count as wrong. On a busy machine, the counters at the two ends of a loopback device
+/// have been seen to differ by an acknowledgement or two.
 const SLACK: u64 = 200;
 
-/// The floors that were missed, in words.
+/// Returns the floors that were missed, in words.
 pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
     let Some(floor) = outcome.floor else { return Vec::new() };
     let verdict = &outcome.verdict;
@@ -128,12 +130,12 @@ pub fn missed(outcome: &Outcome, with_cpu: bool) -> Vec<String> {
     missed
 }
 
-/// All bytes that are said to have no owner, for whatever reason.
+/// Returns the bytes without an owner, for all reasons.
 fn without_owner(outcome: &Outcome) -> u64 {
     outcome.sighting.unowned.iter().map(|(_, bytes)| bytes).sum()
 }
 
-/// What is told besides the line when more is wanted.
+/// Returns the details that the verbose output adds to the line.
 pub fn details(outcome: &Outcome) -> String {
     let mut text = String::new();
     for (name, share) in &outcome.threads {
@@ -158,9 +160,9 @@ pub fn details(outcome: &Outcome) -> String {
     text
 }
 
-/// The outcome in figures for another program, tab-separated: the scenario, what measured it, then true bytes, right, wrong, wrong and
-/// not flagged, all that were seen, packets lost, connections, failed ones, the least share that is right of an end, and
-/// in words the floors that were missed.
+/// Returns the outcome in tab-separated figures for another program: the scenario, the watcher, then true
+/// bytes, right, wrong, wrong and not flagged, all that were seen, packets lost, connections, failed ones,
+/// the smallest share that is right of an end, and in words the floors that were missed.
 pub fn figures(outcome: &Outcome, with_cpu: bool) -> String {
     let verdict = &outcome.verdict;
     let numbers = [
@@ -179,8 +181,9 @@ pub fn figures(outcome: &Outcome, with_cpu: bool) -> String {
     format!("{}\t{measured}\t{numbers}\t{}\t{missed}", outcome.scenario, verdict.least_right)
 }
 
-/// The machine and the versions, and all outcomes as a table in Markdown with a line for each scenario and engine. With
-/// peers each has a column, whether it is installed or not, filled in the first line of a scenario.
+/// Returns the machine, the versions, and all outcomes as a Markdown table with a line for each scenario and
+/// engine. If `with_peers` is set, each peer has a column, installed or not, which is filled in the first
+/// line of a scenario.
 pub fn markdown(outcomes: &[Outcome], seconds: u64, with_peers: bool) -> String {
     let peers: &[PeerKind] = if with_peers { &PeerKind::ALL } else { &[] };
     let mut titles = TITLES.to_vec();
@@ -206,7 +209,8 @@ pub fn markdown(outcomes: &[Outcome], seconds: u64, with_peers: bool) -> String 
     text
 }
 
-/// What a peer has come to, in a cell: the shares that are right and wrong, of packets lost, and of a core.
+/// Returns a peer's outcome as a cell: the shares that are right and wrong, the packets lost, and the share
+/// of a core.
 fn in_short(outcome: &Outcome) -> String {
     let verdict = &outcome.verdict;
     let share = |bytes| exactly(percent(bytes, verdict.truth.max(1)));
@@ -219,7 +223,7 @@ fn in_short(outcome: &Outcome) -> String {
     parts.join(", ")
 }
 
-/// The machine and the versions of what was measured.
+/// Returns the machine and the versions of everything that was measured.
 pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpus = read("/proc/cpuinfo");

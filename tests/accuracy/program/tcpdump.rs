@@ -1,4 +1,4 @@
-//! tcpdump on the same kind of traffic, as a measure of what capturing alone costs.
+//! tcpdump on the same kind of traffic, as a measure of the cost of capturing alone.
 
 use super::lab::{Host, Lab};
 use super::watcher::Sighting;
@@ -8,17 +8,17 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
 
-/// What the kernel has gathered reaches it after a second, its read timeout.
+/// The time until tcpdump has everything that the kernel has gathered: after a second, its read timeout.
 pub const SETTLING: Duration = Duration::from_millis(1200);
 
-/// A running tcpdump that throws away what it captures.
+/// A running tcpdump that discards the captured packets.
 pub struct Tcpdump {
     child: Child,
     messages: BufReader<ChildStderr>,
 }
 
 impl Tcpdump {
-    /// Starts it, and waits until it listens.
+    /// Starts tcpdump, and waits until it listens.
     pub fn start(lab: &Lab, host: Host) -> Tcpdump {
         let mut command = lab.command(host, "tcpdump");
         command.args(["-n", "-i", "veth0", "-s", "128", "-w", "/dev/null", "-Z", "root"]);
@@ -36,7 +36,7 @@ impl Tcpdump {
         self.child.id() as i32
     }
 
-    /// Ends it.
+    /// Ends tcpdump, and returns its counts.
     pub fn finish(mut self) -> Sighting {
         kill(Pid::from_raw(self.pid()), Signal::SIGINT).unwrap();
         let mut text = String::new();

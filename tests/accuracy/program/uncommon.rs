@@ -1,23 +1,24 @@
-//! Scenarios in which sockets are used in ways that are not the usual ones.
+//! Scenarios that use sockets in uncommon ways.
 
 use super::needs::Need;
 use super::scenarios::Address::V4;
 use super::scenarios::Side::{Client, Server};
 use super::scenarios::{Floor, Protocol, Scenario, Side};
 
-/// What the portable engine reaches where the kernel's tables tell who holds a socket.
+/// The floor of the portable engine if the kernel's tables show which process holds a socket.
 const USUAL: Floor = Floor::of(99.0, 0.0);
 
-/// What it reaches where nothing of a socket's use can be seen from outside: it tells of all bytes, and of none twice.
-/// A packet socket's are in no table. One that was passed on is the acceptor's or the worker's as the first look, at
-/// a connection of a millisecond, happens to find it.
+/// The floor of the portable engine if nothing of a socket's use is visible from outside: it reports all
+/// bytes, and none twice. A packet socket's bytes are in no table. A passed socket belongs to the acceptor or
+/// the worker, depending on which of them the first lookup, at a connection of a millisecond, happens to
+/// find.
 const UNSEEN: Floor = Floor { told: 99.9, ..Floor::of(0.0, 100.0) };
 
-/// Bytes of a second over one connection, and connections of a second.
+/// Bytes a second over one connection, and connections a second.
 const RATE: u64 = 20_000_000;
 const CONNECTIONS: u64 = 100;
 
-/// Short connections, over a new socket each.
+/// Returns a scenario of short connections, each over a new socket.
 fn connections(name: &str, watched: Side, server: &'static str, client: &'static str) -> Scenario {
     let scenario = Scenario::new(name, Protocol::Tcp, V4, watched);
     scenario.server(server).client(client, &[("rate", CONNECTIONS)]).floor(USUAL)

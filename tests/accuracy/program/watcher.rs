@@ -1,4 +1,4 @@
-//! What watches the traffic in a namespace: the library in this program's other role, a peer, or tcpdump.
+//! A watcher of the traffic in a namespace: the library in this program's other role, a peer, or tcpdump.
 
 use super::engines::Engine;
 use super::judge::Credit;
@@ -8,7 +8,7 @@ use super::tcpdump::Tcpdump;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// Which program watches.
+/// The program that watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Library(Engine),
@@ -17,7 +17,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What it is called in the table.
+    /// Returns the name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Library(engine) => engine.name(),
@@ -27,39 +27,39 @@ impl Kind {
     }
 }
 
-/// What a watcher has said at its end.
+/// The final report of a watcher.
 #[derive(Default)]
 pub struct Sighting {
     pub said: BTreeMap<i32, Credit>,
     /// Bytes without an owner, by reason.
     pub unowned: Vec<(String, u64)>,
-    /// Bytes whose owner is not certain.
+    /// Bytes whose owner is uncertain.
     pub flagged: u64,
-    /// Packets that it did not see, if that is known.
+    /// Packets that the watcher did not see, if known.
     pub lost: Option<u64>,
-    /// Packets that it did see; 0 if that is not known.
+    /// Packets that the watcher saw; 0 if unknown.
     pub packets: u64,
-    /// Whether it had to be killed.
+    /// True if the watcher had to be killed.
     pub hangs: bool,
-    /// More that it says of itself.
+    /// Further information from the watcher.
     pub note: String,
 }
 
 impl Sighting {
-    /// Leaves what is said of this program's processes, all of which still live; of bytes without an owner nobody knows
-    /// whose they are.
+    /// Removes all processes but this program's, all of which still live. Also removes the bytes without an
+    /// owner, because their origin is unknown.
     pub fn forget_others(&mut self) {
         self.said.retain(|&pid, _| is_descendant(pid));
         self.unowned.clear();
     }
 
-    /// Leaves out what was said to have passed a namespace without an end there: the wire is such a namespace.
+    /// Removes the bytes that passed a namespace without an end there. The wire is such a namespace.
     pub fn forget_passing(&mut self) {
         self.unowned.retain(|(reason, _)| reason != "NotLocal");
     }
 }
 
-/// Whether a living process has come of this one.
+/// Returns true if a living process is a descendant of this one.
 fn is_descendant(mut pid: i32) -> bool {
     let own = std::process::id() as i32;
     let parent = |pid: i32| {
@@ -81,18 +81,19 @@ pub enum Watcher {
     Tcpdump(Tcpdump),
 }
 
-/// Where a watcher is, and what it watches.
+/// The place of a watcher, and the traffic that it watches.
 pub enum Place<'a> {
-    /// On a host, one device of it.
+    /// On a host: one of its devices.
     Device(&'a Lab, Host, &'static str),
-    /// On a host; who can watches what fits the filter in all other namespaces, too, and who cannot the host's device.
+    /// On a host. The library also watches all other namespaces, for traffic that matches the filter. Other
+    /// watchers watch only the host's device.
     HostAndAll(&'a Lab, Host, String),
-    /// In the namespace of this program; what fits the filter in all others.
+    /// In the namespace of this program. Watches traffic that matches the filter in all others.
     All(String),
 }
 
 impl Watcher {
-    /// Starts it, and waits until it watches.
+    /// Starts a watcher, and waits until it watches.
     pub fn start(kind: Kind, place: &Place<'_>) -> Watcher {
         if let Kind::Library(engine) = kind {
             return Watcher::Library(monitor(engine, place));
@@ -108,7 +109,8 @@ impl Watcher {
         }
     }
 
-    /// Waits until it has told, or will have told, all that it has seen. Traffic has ended.
+    /// Waits until the watcher has reported, or will have reported, everything that it has seen. Traffic has
+    /// ended.
     pub fn settle(&mut self) {
         match self {
             Watcher::Library(monitor) => {
@@ -128,7 +130,8 @@ impl Watcher {
         }
     }
 
-    /// Lets it come to its end when it has settled. The pid is that of the client, should it be told by its name only.
+    /// Ends a settled watcher. `client` is the pid to credit if the watcher reports the client only by its
+    /// name.
     pub fn finish(self, client: i32) -> Sighting {
         match self {
             Watcher::Library(mut monitor) => {
@@ -159,7 +162,7 @@ fn monitor(engine: Engine, place: &Place<'_>) -> Maker {
     monitor
 }
 
-/// Hears the report of a monitor.
+/// Reads the report of a monitor.
 pub fn hear(monitor: &mut Maker) -> Sighting {
     let mut sighting = Sighting::default();
     loop {
@@ -169,7 +172,7 @@ pub fn hear(monitor: &mut Maker) -> Sighting {
         let number = |at: usize| words[at].parse::<u64>().unwrap();
         match kind {
             "process" => {
-                // A process that had the same pid before would be wrong, and its bytes too many.
+                // A process that had the same pid before would be wrong, and its bytes would be surplus.
                 let credit = sighting.said.entry(number(0) as i32).or_default();
                 credit.bytes = (credit.bytes.0 + number(2), credit.bytes.1 + number(3));
                 credit.flagged += number(4);

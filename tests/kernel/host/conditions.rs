@@ -1,4 +1,4 @@
-//! What the host's circumstances are made to be, and what it holds.
+//! The host's conditions that the arguments set, and its resources.
 
 use super::Outcome;
 use nix::sys::resource::{Resource, setrlimit};
@@ -10,12 +10,13 @@ pub fn limit_locked_memory(bytes: u64) -> Outcome<()> {
     Ok(setrlimit(Resource::RLIMIT_MEMLOCK, bytes, bytes)?)
 }
 
-/// Lets bpf(2) return an error from now on: `ERRNO`, or `ERRNO:COMMAND` for one command of it. Numbers both.
+/// Makes bpf(2) return an error from now on: `ERRNO`, or `ERRNO:COMMAND` for one command only. Both are
+/// numbers.
 pub fn refuse_bpf(what: &str) -> Outcome<()> {
     const LOAD_WORD: u16 = 0x20;
     const JUMP_UNLESS_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    // Of `struct seccomp_data`: the number of the call, and the lower half of its first argument.
+    // Offsets in `struct seccomp_data`: the number of the call, and the lower half of its first argument.
     const CALL: u32 = 0;
     const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
     let (errno, command) =
@@ -37,7 +38,7 @@ pub fn refuse_bpf(what: &str) -> Outcome<()> {
         ],
     };
     let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-    // SAFETY: takes numbers only.
+    // SAFETY: the call takes only numbers.
     let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: the filter and its steps outlive the call, which copies them.
@@ -46,11 +47,11 @@ pub fn refuse_bpf(what: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// The programs, maps, links and type descriptions in the kernel that threads of this process have descriptors of, as words
-/// of kind and number (proc_pid_fdinfo(5)).
+/// Returns the eBPF programs, maps, links and type descriptions that threads of this process have descriptors
+/// of, as words of kind and number (proc_pid_fdinfo(5)).
 pub fn own_objects() -> Outcome<Vec<String>> {
     let mut found = BTreeSet::new();
-    // The library's threads have a descriptor table of their own.
+    // The library's threads have their own descriptor table.
     for thread in read_dir("/proc/self/task")? {
         let Ok(descriptors) = read_dir(thread?.path().join("fdinfo")) else { continue };
         for entry in descriptors {
@@ -68,21 +69,21 @@ pub fn own_objects() -> Outcome<Vec<String>> {
     Ok(found.into_iter().collect())
 }
 
-/// Has all threads allocate from one heap. Otherwise what the allocator keeps grows for a while with every round in which
-/// more of them allocate at the same time than before.
+/// Makes all threads allocate from one heap. Otherwise the memory that the allocator keeps grows for a while
+/// with every round in which more threads allocate at the same time than before.
 pub fn use_one_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: takes numbers only.
+    // SAFETY: the call takes only numbers.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1)
     };
 }
 
-/// How many descriptors and threads the process has, and how much memory is resident, KiB.
+/// Returns the number of descriptors and of threads of the process, and its resident memory in KiB.
 pub fn holdings() -> Outcome<[usize; 3]> {
-    // What the allocator keeps of freed memory changes from round to round.
+    // The freed memory that the allocator keeps changes from round to round.
     #[cfg(target_env = "gnu")]
-    // SAFETY: takes a number only.
+    // SAFETY: the call takes only a number.
     unsafe {
         libc::malloc_trim(0)
     };

@@ -1,20 +1,21 @@
-//! A program that the library lives in, under conditions that its arguments set: `probe_host [NAME=VALUE...]`.
+//! A host program of the library, under conditions that its arguments set: `probe_host [NAME=VALUE...]`.
 //!
-//! - `engine=kernel`: the kernel counts
-//! - `probes=no`: without programs in the kernel
-//! - `locked=BYTES`: the limit of locked memory
-//! - `refuse=ERRNO[:COMMAND]`: bpf(2) returns this error, if COMMAND is given for that command only
-//! - `rounds=NUMBER`: opens and closes so often before it goes on
-//! - `watch=PID`: counts what another process sends
-//! - `sessions=NUMBER`: has so many sessions at a time
-//! - `forks=yes`: has a child with a session of its own as well, which ends before the program is ready
+//! - `engine=kernel`: uses the engine `kernel`
+//! - `probes=no`: loads no eBPF programs
+//! - `locked=BYTES`: sets the limit of locked memory
+//! - `refuse=ERRNO[:COMMAND]`: makes bpf(2) return this error, for all commands or only for COMMAND
+//! - `rounds=NUMBER`: opens and closes a session this many times before it goes on
+//! - `watch=PID`: counts the bytes that another process sends
+//! - `sessions=NUMBER`: has this many sessions at the same time
+//! - `forks=yes`: forks a child with its own session, which ends before the program is ready
 //!
-//! It says `round DESCRIPTORS THREADS KIB` after some of the rounds, `made KIND ID...` for each round, then opens a
-//! session, and says `log TEXT` for each line of the log, `state STATE`, `programs BITS`, `samples STATE`, `engine ENGINE`,
-//! `network BYTES` when its own traffic over loopback has been counted or `network none` where it is not, `watched BYTES` of
-//! the other process, and `ready`. A child says `child KIND ID...` of what it has descriptors of, and `network BYTES`. At a
-//! line on its standard input the program closes the oldest session, says `network BYTES` for each that is left, and
-//! `closed`; it ends when its standard input does.
+//! It prints `round DESCRIPTORS THREADS KIB` after some of the rounds and `made KIND ID...` for each round.
+//! It then opens a session and prints `log TEXT` for each line of the log, `state STATE`, `programs BITS`,
+//! `samples STATE`, `engine ENGINE`, `network BYTES` once its own traffic over loopback is counted or
+//! `network none` if it is not, `watched BYTES` of the other process, and `ready`. A child prints
+//! `child KIND ID...` with the objects that it has descriptors of, and `network BYTES`. At a line on its
+//! standard input, the program closes the oldest session, and prints `network BYTES` for each that is left,
+//! and `closed`. It ends when its standard input does.
 
 mod conditions;
 
@@ -32,11 +33,11 @@ use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// How long to wait for traffic to be counted.
+/// The time after which the program stops waiting for traffic to be counted.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Rounds after which memory, descriptors and threads are what they stay.
+/// Rounds after which memory, descriptors and threads are stable.
 const WARM_UP: u32 = 20;
-/// Bytes of a datagram.
+/// The size of a datagram's payload, bytes.
 const PAYLOAD: usize = 1000;
 
 fn main() -> Outcome<()> {
@@ -82,7 +83,7 @@ fn main() -> Outcome<()> {
     println!("samples {:?}", stats.sample_probes);
     println!("engine {:?}", stats.engine);
     if forks {
-        // SAFETY: this thread is the only one that has locks, and the child works on as the library says it may.
+        // SAFETY: no other thread holds locks, and the child only does what the library permits after a fork.
         match unsafe { fork() }? {
             ForkResult::Child => return in_child(options),
             ForkResult::Parent { child } => assert_eq!(waitpid(child, None)?, WaitStatus::Exited(child, 0)),
@@ -105,7 +106,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Opens a session in a forked child, and says what it has and counts.
+/// Opens a session in a forked child, and prints its objects and counts.
 fn in_child(options: Options) -> Outcome<()> {
     let mut session = Session::open(options)?;
     println!("child {}", conditions::own_objects()?.join(" "));
@@ -122,8 +123,8 @@ fn say_counted(session: &mut Session) -> Outcome<()> {
     Ok(())
 }
 
-/// Sends datagrams to itself until the session has put some to its account, and says how many bytes; `None` when its
-/// figures of the network are not valid. What was counted before does not count.
+/// Sends datagrams to itself until the session has credited some to it. Returns their bytes, or `None` if the
+/// session's network figures are not valid. Bytes counted before the call are not included.
 fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let address = socket.local_addr()?;
@@ -148,7 +149,8 @@ fn count_own(session: &mut Session) -> Outcome<Option<u64>> {
     Ok(Some(0))
 }
 
-/// Waits until a process that sends all the time has sent something, and says how many bytes; 0 when none are counted.
+/// Waits until a process that sends all the time has sent something. Returns its bytes; 0 if none are
+/// counted.
 fn count_other(session: &mut Session, pid: i32) -> Outcome<u64> {
     let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {

@@ -10,12 +10,19 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// Bytes that are sent to the first peer; the second gets twice as many, which still fit into a packet.
+/// Bytes sent to the first peer. The second peer gets twice as many, which still fit into a packet.
 const BYTES: usize = 500;
 
-/// Connects to a closed port first (`kind=1`), to another peer after the first (2), takes the connection apart in between (3),
-/// or listens first until it shuts the socket down (4), with `tcp` or UDP; the second peer's port is `second`, its address that of the first, or with `v6` another one whose
-/// last half is the same. With `mapped` an IPv6 socket is used for IPv4. Sends to each peer that it gets to.
+/// Connects a socket to a second peer, over TCP (`tcp`) or UDP, in one of these ways:
+///
+/// - `kind=1`: tries a closed port first
+/// - `kind=2`: connects to another peer after the first
+/// - `kind=3`: dissolves the association in between
+/// - `kind=4`: listens first, until it shuts the socket down
+///
+/// `second` is the second peer's port. Its address is that of the first, or with `other` another one; for
+/// IPv6, only the prefix differs. With `mapped`, an IPv6 socket is used for IPv4. Sends to each peer that it
+/// reaches.
 pub fn run(orders: &Orders) -> Outcome<()> {
     if orders.number("old", 0) != 0 {
         return old_and_new(orders);
@@ -78,7 +85,7 @@ pub fn run(orders: &Orders) -> Outcome<()> {
 
 fn disconnect(descriptor: i32) -> Outcome<()> {
     let nothing = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
-    // SAFETY: the address is as long as it is said to be.
+    // SAFETY: the address has the stated length.
     let result = unsafe { libc::connect(descriptor, &raw const nothing, size_of::<libc::sockaddr>() as u32) };
     if result != 0 {
         return Err(std::io::Error::last_os_error().into());
@@ -86,7 +93,7 @@ fn disconnect(descriptor: i32) -> Outcome<()> {
     Ok(())
 }
 
-/// 10.77.0.2 becomes 10.77.0.3, fd77::2 becomes fd78::2.
+/// Returns another address: 10.77.0.2 becomes 10.77.0.3, fd77::2 becomes fd78::2.
 fn other_address(address: std::net::IpAddr) -> std::net::IpAddr {
     match address {
         std::net::IpAddr::V4(v4) => std::net::Ipv4Addr::from_bits(v4.to_bits() + 1).into(),
@@ -101,9 +108,9 @@ fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `rounds` times a connection to this program whose client resets it and comes again from the same port, while the server
-/// still has the old connection's socket, which a child of the server then uses. Between both connections are `pause`
-/// milliseconds.
+/// Makes `rounds` connections to this program whose client resets them and reconnects from the same port. The
+/// server still has the old connection's socket, which a child of the server then uses. Between the two
+/// connections are `pause` milliseconds.
 fn old_and_new(orders: &Orders) -> Outcome<()> {
     let board = Board::new()?;
     let listener = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -127,7 +134,7 @@ fn old_and_new(orders: &Orders) -> Outcome<()> {
         let client = client_from(from, orders.address)?;
         let new = accepted(&listener)?;
         own.sent(send(new.as_raw_fd(), &[7; BYTES], MsgFlags::empty())?);
-        // The old one comes into other hands while the new one lives, and ends.
+        // The old socket changes hands while the new one lives, and ends.
         {
             let mut child = Children::default();
             let (descriptor, words) = (old.as_raw_fd(), &board.words[0]);
@@ -143,7 +150,7 @@ fn old_and_new(orders: &Orders) -> Outcome<()> {
         drop(old);
         kept.push((client, new));
     }
-    // From here on only what the board says is sent.
+    // From here on, the program sends only what the board counts.
     say("set")?;
     wait_for_line()?;
     for (_, new) in &kept {
@@ -163,7 +170,7 @@ fn client_from(from: SocketAddr, to: SocketAddr) -> Outcome<OwnedFd> {
 
 fn accepted(listener: &OwnedFd) -> Outcome<OwnedFd> {
     let descriptor = accept(listener.as_raw_fd())?;
-    // SAFETY: the kernel has just made the descriptor.
+    // SAFETY: the kernel has just created the descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 

@@ -1,4 +1,4 @@
-//! Sockets by the thousand that are used at the moment of their end.
+//! Thousands of sockets that are used at the moment of their end.
 
 use super::again::reset;
 use super::processes::{Board, Children, pin, wait_for};
@@ -11,10 +11,10 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-/// What is sent.
+/// The payload of a message.
 const BYTES: &[u8] = &[7; 100];
 
-/// `count` sockets of each kind, all over loopback.
+/// Runs `count` sockets of the given kind, all over loopback.
 pub fn run(orders: &Orders) -> Outcome<()> {
     let count = orders.number("count", 10_000);
     say("ready")?;
@@ -39,7 +39,7 @@ fn dawdle(number: u64, most: u64) {
     (0..number * 37 % most).for_each(|_| std::hint::spin_loop());
 }
 
-/// One thread opens a socket and closes it, another one on another processor sends to it at that moment.
+/// One thread opens a socket and closes it; at that moment, a thread on another processor sends to it.
 fn sent_to_as_they_close(count: u64) -> Outcome<()> {
     let turn = AtomicU64::new(0);
     let port = UdpSocket::bind(loopback(0))?.local_addr()?.port();
@@ -84,7 +84,7 @@ fn used_as_they_close(count: u64) -> Outcome<()> {
             }
         });
         scope.spawn(|| {
-            // The other ends of the connections.
+            // Accepts the other ends of the connections.
             let mut kept = std::collections::VecDeque::new();
             while !is_over.load(Ordering::Relaxed) {
                 kept.extend(listener.accept().ok());
@@ -110,7 +110,8 @@ fn used_as_they_close(count: u64) -> Outcome<()> {
             }
             Ok(())
         };
-        // The thread that still uses the number of a descriptor may bind a new socket before this one does.
+        // The thread that still uses the number of a descriptor may bind a new socket before this thread
+        // does.
         let failed = (0..count).filter(|&number| open(number).is_err()).count() as u64;
         let outcome = if failed > count / 2 { Err("most sockets failed".into()) } else { Ok(()) };
         is_over.store(true, Ordering::Relaxed);
@@ -119,7 +120,7 @@ fn used_as_they_close(count: u64) -> Outcome<()> {
     })
 }
 
-/// Connections that their client resets at once, with data under way, while the server takes them.
+/// The client resets connections at once, with data under way, while the server accepts them.
 fn reset_as_they_are_accepted(count: u64) -> Outcome<()> {
     let listener = TcpListener::bind(loopback(0))?;
     listener.set_nonblocking(true)?;
@@ -159,7 +160,8 @@ fn reset_as_they_are_accepted(count: u64) -> Outcome<()> {
     })
 }
 
-/// One TCP socket that is refused again and again, each time from another port, and one UDP socket with a new peer each time.
+/// One TCP socket is refused repeatedly, each time from another port. One UDP socket gets a new peer each
+/// time.
 fn connected_again(count: u64) -> Outcome<()> {
     let kind = |kind| socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None);
     let (stream, datagrams) = (kind(SockType::Stream)?, kind(SockType::Datagram)?);
@@ -167,13 +169,13 @@ fn connected_again(count: u64) -> Outcome<()> {
         let closed = SockaddrStorage::from(loopback(20_000 + (number % 5_000) as u16));
         let _ = connect(stream.as_raw_fd(), &closed);
         connect(datagrams.as_raw_fd(), &closed)?;
-        // The peer before may have refused what was sent to it.
+        // The previous peer may have refused the last message.
         let _ = send(datagrams.as_raw_fd(), BYTES, MsgFlags::empty());
     }
     Ok(())
 }
 
-/// One socket that listens at one port after the other.
+/// One socket listens at one port after the other.
 fn listening_elsewhere(count: u64) -> Outcome<()> {
     let listener: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     for _ in 0..count {
@@ -183,7 +185,7 @@ fn listening_elsewhere(count: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Sockets that three children send on before they are closed.
+/// Three children send on sockets before these are closed.
 fn shared_for_a_moment(count: u64) -> Outcome<()> {
     let sink = UdpSocket::bind(loopback(0))?;
     let board = Board::new()?;
@@ -211,8 +213,8 @@ fn shared_for_a_moment(count: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens `count` UDP sockets and sends a message on each, then on `more` further ones, and says so; holds them until it reads
-/// another line.
+/// Opens `count` UDP sockets and sends a message on each, then on `more` further ones, and reports it. Holds
+/// them until it reads another line.
 pub fn many(orders: &Orders) -> Outcome<()> {
     let board = Board::new()?;
     say("ready")?;
@@ -223,7 +225,7 @@ pub fn many(orders: &Orders) -> Outcome<()> {
         connect(made.as_raw_fd(), &SockaddrStorage::from(orders.address))?;
         Ok(made)
     };
-    // Far below what one process may have descriptors of.
+    // Far below the number of descriptors that one process may have.
     const EACH: u64 = 8_192;
     let mut holders = Children::default();
     let mut left = orders.number("count", 1000);

@@ -1,5 +1,5 @@
-//! Everything at once and at random: processes with threads that share sockets, fork, pass sockets on, connect them again
-//! and close them.
+//! Everything at the same time and at random: processes with threads that share sockets, fork, pass sockets
+//! on, reconnect them and close them.
 
 use super::again::reset;
 use super::processes::{Board, Children};
@@ -15,13 +15,13 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-/// Processes, and threads of each.
+/// The number of processes, and of threads of each.
 const PROCESSES: usize = 8;
 const THREADS: usize = 8;
-/// Ports that answer, from that of the orders on.
+/// The number of answering ports, from that of the orders on.
 const PORTS: u64 = 4;
 
-/// A sequence of numbers that look random (xorshift).
+/// A pseudo-random sequence of numbers (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -33,7 +33,7 @@ impl Random {
     }
 }
 
-/// What all processes have.
+/// The sockets that all processes share.
 struct Shared {
     datagrams: Vec<UdpSocket>,
     streams: Vec<TcpStream>,
@@ -48,7 +48,7 @@ impl Shared {
     }
 }
 
-/// For `milliseconds`; `seed` begins the sequence of what is done.
+/// Runs for `milliseconds`; `seed` starts the random sequence of actions.
 pub fn run(orders: &Orders) -> Outcome<()> {
     let board = Board::new()?;
     let any = if orders.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -77,7 +77,7 @@ pub fn run(orders: &Orders) -> Outcome<()> {
         children.fork(|| work(&shared, board, number, seed, until))?;
     }
     work(&shared, board, 0, seed, until)?;
-    // The others end at the same time.
+    // The other processes end at the same time.
     std::thread::sleep(Duration::from_millis(1_500));
     board.report()?;
     end()
@@ -98,7 +98,7 @@ fn work(shared: &Shared, board: &Board, number: usize, seed: u64, until: Instant
     Ok(())
 }
 
-/// A line that asks for a few bytes and has a length of its own.
+/// Returns a line of random length that requests a few bytes.
 fn question(random: &mut Random) -> Vec<u8> {
     let mut line = format!("{} ", random.below(3) * random.below(1_200)).into_bytes();
     line.resize(line.len() + random.below(1_000) as usize, b'x');
@@ -106,7 +106,7 @@ fn question(random: &mut Random) -> Vec<u8> {
     line
 }
 
-/// Does one thing. Whatever fails has been meant to fail now and then.
+/// Performs one action. Every failure is expected now and then.
 fn act(shared: &Shared, number: usize, random: &mut Random) {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let udp = shared.datagrams[random.below(shared.datagrams.len() as u64) as usize].as_raw_fd();
@@ -143,11 +143,11 @@ fn open(shared: &Shared, random: &mut Random) -> Outcome<OwnedFd> {
     Ok(made)
 }
 
-/// A child that uses one of the shared sockets and ends at once.
+/// Forks a child that uses one of the shared sockets and ends at once.
 fn fork_one(shared: &Shared, random: &mut Random, udp: RawFd) {
     let line = question(random);
     let to = SockaddrStorage::from(shared.peer(random));
-    // SAFETY: the child makes nothing but system calls, until it ends.
+    // SAFETY: the child only makes system calls until it ends.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             let mut buffer = [0_u8; 2048];
@@ -157,7 +157,7 @@ fn fork_one(shared: &Shared, random: &mut Random, udp: RawFd) {
                 let _ = connect(own.as_raw_fd(), &to);
                 let _ = send(own.as_raw_fd(), &line, MsgFlags::MSG_DONTWAIT);
             }
-            // SAFETY: ends the process without running anything of the parent's.
+            // SAFETY: _exit(2) ends the process without running any code of the parent's.
             unsafe { libc::_exit(0) }
         }
         Ok(ForkResult::Parent { child }) => drop(waitpid(child, None)),
@@ -165,7 +165,7 @@ fn fork_one(shared: &Shared, random: &mut Random, udp: RawFd) {
     }
 }
 
-/// Sends another process a socket that was used once.
+/// Sends a socket that was used once to another process.
 fn post(shared: &Shared, random: &mut Random) {
     let to = random.below(PROCESSES as u64) as usize;
     let Ok(own) = open(shared, random) else { return };
@@ -178,7 +178,7 @@ fn post(shared: &Shared, random: &mut Random) {
     let _ = nix::unistd::close(descriptors[0]);
 }
 
-/// Uses a socket that was sent, and closes it.
+/// Receives a socket, uses it and closes it.
 fn take_post(shared: &Shared, number: usize, random: &mut Random) {
     let mut room = nix::cmsg_space!(RawFd);
     let mut byte = [0];
@@ -194,7 +194,7 @@ fn take_post(shared: &Shared, number: usize, random: &mut Random) {
         _ => None,
     });
     let Some(descriptor) = descriptor else { return };
-    // SAFETY: the descriptor has just come, and nothing else has it.
+    // SAFETY: the descriptor has just been received, and nothing else owns it.
     let own = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let mut buffer = [0_u8; 2048];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;

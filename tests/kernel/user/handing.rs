@@ -1,4 +1,4 @@
-//! Sockets whose data one process has coming and another one reads.
+//! Sockets on which one process requests data that another process reads.
 
 use super::processes::{Board, Children, Counts, wait_for};
 use super::{Orders, Outcome, end, say, wait_for_line};
@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 /// Bytes of a datagram.
 const DATAGRAM: usize = 500;
-/// Holds all that comes before it is read.
+/// The size of a receive buffer that holds everything that arrives before it is read.
 const BUFFER: usize = 32 << 20;
 
 enum Socket {
@@ -21,7 +21,7 @@ enum Socket {
 }
 
 impl Socket {
-    /// Asks the peer for so many bytes: with the number as text and a newline.
+    /// Requests this many bytes from the peer: sends the number as text and a newline.
     fn ask(&self, bytes: u64) -> std::io::Result<usize> {
         let text = format!("{bytes}\n");
         match self {
@@ -30,7 +30,7 @@ impl Socket {
         }
     }
 
-    /// Reads so many bytes or more.
+    /// Reads this many bytes or more.
     fn read(&self, bytes: u64, own: &Counts) -> std::io::Result<()> {
         let mut buffer = vec![0; 1 << 16];
         let mut left = bytes;
@@ -51,7 +51,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits until so many bytes have come, without reading any.
+    /// Waits until this many bytes have arrived, without reading any.
     fn wait(&self, bytes: u64) {
         let descriptor = match self {
             Socket::Udp(socket) => socket.as_raw_fd(),
@@ -64,10 +64,10 @@ impl Socket {
     }
 }
 
-/// Bytes that can be read (tcp(7)), or of the next datagram (udp(7)).
+/// Returns the bytes that can be read (tcp(7)), or those of the next datagram (udp(7)).
 fn queued(descriptor: RawFd) -> usize {
     let mut bytes = 0_i32;
-    // SAFETY: the call writes an int to where it is told.
+    // SAFETY: the call writes an int to the pointer.
     let result = unsafe { libc::ioctl(descriptor, libc::FIONREAD, &raw mut bytes) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     bytes as usize
@@ -85,8 +85,8 @@ fn connect(orders: &Orders) -> Outcome<Socket> {
     Ok(Socket::Udp(socket))
 }
 
-/// Asks for `bytes` on each of `sockets`, reads `parent` percent of them when all have come, and leaves the rest to a child;
-/// with `pass` to one that is sent the socket (unix(7)) and not forked with it.
+/// Requests `bytes` on each of `sockets`, reads `parent` percent of them when all have arrived, and leaves
+/// the rest to a child. With `pass`, this child was forked before and is sent the socket (unix(7)).
 pub fn run(orders: &Orders) -> Outcome<()> {
     let board = Board::new()?;
     let (bytes, count) = (orders.number("bytes", 1_000_000), orders.number("sockets", 1));
@@ -112,7 +112,7 @@ pub fn run(orders: &Orders) -> Outcome<()> {
         let socket = connect(orders)?;
         own.sent(socket.ask(bytes)?);
         socket.wait(if matches!(socket, Socket::Tcp(_)) { bytes } else { 1 });
-        // Of datagrams only the next one's length can be asked for.
+        // For datagrams, only the length of the next one can be queried.
         std::thread::sleep(std::time::Duration::from_millis(orders.number("pause", 200)));
         socket.read(first, own)?;
         if is_passed {
@@ -154,12 +154,12 @@ fn receive(from: &UnixDatagram, is_tcp: bool) -> Outcome<Socket> {
         _ => None,
     });
     let descriptor = descriptor.ok_or("a socket is sent with each byte")?;
-    // SAFETY: the descriptor has just come, and nothing else has it.
+    // SAFETY: the descriptor has just been received, and nothing else owns it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     Ok(if is_tcp { Socket::Tcp(descriptor.into()) } else { Socket::Udp(descriptor.into()) })
 }
 
-/// Two processes ask by turns on one socket, and each reads what it asked for, `rounds` times.
+/// Two processes request data by turns on one socket, `rounds` times, and each reads what it has requested.
 pub fn ping_pong(orders: &Orders) -> Outcome<()> {
     let board = Board::new()?;
     let socket = connect(orders)?;
@@ -169,7 +169,7 @@ pub fn ping_pong(orders: &Orders) -> Outcome<()> {
     let rounds = orders.number("rounds", 10_000);
     let play = |number: usize| -> Outcome<()> {
         let own = board.own(number);
-        // A different amount for each.
+        // Each process requests a different amount.
         let bytes = (1 + number as u64) * DATAGRAM as u64;
         for round in 0..rounds {
             let turn = 2 * round + number as u64;

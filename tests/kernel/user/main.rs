@@ -1,8 +1,9 @@
-//! A program that uses sockets in the ways that are hard to count: `socket_user MODE ADDRESS:PORT [NAME=NUMBER...]`.
+//! A program that uses sockets in ways that are hard to count:
+//! `socket_user MODE ADDRESS:PORT [NAME=NUMBER...]`.
 //!
-//! It says `ready` once it has made what it needs and goes on when it reads a line. Then it says `process PID CALLS SENT
-//! RECEIVED` for each of its processes: messages sent, and bytes of payload. After that it says `done`, and ends with all
-//! of its processes when its standard input does.
+//! It prints `ready` after its preparations, and goes on when it reads a line. Then it prints
+//! `process PID CALLS SENT RECEIVED` for each of its processes: messages sent, and bytes of payload. After
+//! that it prints `done`. It ends with all of its processes when its standard input ends.
 
 mod again;
 mod churn;
@@ -19,14 +20,14 @@ use std::net::SocketAddr;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// What the arguments say.
+/// The parsed arguments.
 struct Orders {
     address: SocketAddr,
     numbers: Vec<(String, u64)>,
 }
 
 impl Orders {
-    /// The number of that name, or what it is without one.
+    /// Returns the number of that name, or `otherwise` if there is none.
     fn number(&self, name: &str, otherwise: u64) -> u64 {
         self.numbers.iter().find(|(found, _)| found == name).map_or(otherwise, |&(_, number)| number)
     }
@@ -61,11 +62,11 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Raises the limit of descriptors as far as it goes.
+/// Raises the limit of descriptors as far as possible.
 fn allow_descriptors() -> Outcome<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    // Only root may have more.
+    // Only root may raise the hard limit.
     let wanted = most.max(400_000);
     if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_err() {
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
@@ -84,7 +85,7 @@ fn wait_for_line() -> Outcome<()> {
     Ok(())
 }
 
-/// Says that all is done, and waits for the end of the standard input.
+/// Reports that everything is done, and waits for the end of the standard input.
 fn end() -> Outcome<()> {
     say("done")?;
     stdin().read_to_end(&mut Vec::new())?;

@@ -1,4 +1,4 @@
-//! Many short processes that use a socket under one name and end under another.
+//! Many short-lived processes that use a socket under one name and end under another.
 
 use super::{Orders, Outcome, end, say, wait_for_line};
 use nix::sys::prctl::set_name;
@@ -10,14 +10,14 @@ use std::ffi::CString;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
-/// Processes at the same time.
+/// The number of processes at the same time.
 const AT_ONCE: usize = 12;
-/// What each process sends, a length of its own for each time.
+/// The two payloads of each process, of different lengths.
 const FIRST: &[u8] = &[1; 300];
 const SECOND: &[u8] = &[2; 200];
 
-/// `count` processes, of three kinds by the remainder of their numbers: those of 0 give themselves another name, those of 1
-/// execute this program again and then do, those of 2 only execute it.
+/// Runs `count` processes of three kinds, by the remainder of their pids divided by 3: 0 renames itself, 1
+/// executes this program again and then renames itself, 2 only executes it.
 pub fn run(orders: &Orders) -> Outcome<()> {
     say("ready")?;
     wait_for_line()?;
@@ -26,7 +26,7 @@ pub fn run(orders: &Orders) -> Outcome<()> {
         if running.len() == AT_ONCE {
             await_first(&mut running)?;
         }
-        // SAFETY: this process has one thread, so that the child finds no lock held.
+        // SAFETY: this process has one thread, so that no lock is held in the child.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => running.push_back(child),
             ForkResult::Child => {
@@ -47,7 +47,7 @@ pub fn run(orders: &Orders) -> Outcome<()> {
     end()
 }
 
-/// Reports what the process that was started first has done.
+/// Waits for the process that was started first, and reports its counts.
 fn await_first(running: &mut VecDeque<Pid>) -> Outcome<()> {
     let Some(pid) = running.pop_front() else { return Ok(()) };
     waitpid(pid, None)?;
@@ -57,7 +57,8 @@ fn await_first(running: &mut VecDeque<Pid>) -> Outcome<()> {
 fn live(orders: &Orders) -> Outcome<()> {
     let pid = std::process::id();
     set_name(&CString::new(format!("early-{pid}"))?)?;
-    // A port of its own: what the capture sees of one that is used again soon may be its former user's.
+    // Each process uses its own port. If a port were reused soon, the capture could attribute its traffic to
+    // the former user.
     let port = (10_000 + pid % 50_000) as u16;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
     socket.connect(orders.address)?;
@@ -71,12 +72,12 @@ fn live(orders: &Orders) -> Outcome<()> {
     let words = ["socket_user", "names-again", &orders.address.to_string(), &format!("socket={descriptor}")]
         .map(CString::new);
     let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
-    // The kernel names the process by the last part of the path.
+    // The kernel names the process after the last part of the path.
     execv(c"/proc/self/exe", &words)?;
     Ok(())
 }
 
-/// What a process does as the program that it has executed, with the socket that it has.
+/// Runs the executed program's part of a process, with the inherited socket.
 pub fn again(orders: &Orders) -> Outcome<()> {
     send(orders.number("socket", 0) as RawFd, SECOND, MsgFlags::empty())?;
     let pid = std::process::id();

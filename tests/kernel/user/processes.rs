@@ -1,4 +1,4 @@
-//! Processes that share memory in which they count, and by which they wait for one another.
+//! Processes that share memory, in which they count and through which they wait for one another.
 
 use super::{Outcome, say};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
@@ -8,10 +8,10 @@ use nix::unistd::{ForkResult, Pid, fork};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Room for the counts of so many processes.
+/// The maximum number of processes that can count.
 const PROCESSES: usize = 64;
 
-/// What one process has done.
+/// The counts of one process.
 #[derive(Default)]
 pub struct Counts {
     pid: AtomicU64,
@@ -32,39 +32,39 @@ impl Counts {
     }
 }
 
-/// What all processes see.
+/// The memory that all processes share.
 pub struct Board {
     pub counts: [Counts; PROCESSES],
     arrived: AtomicU64,
-    /// For the modes' own use.
+    /// Words for the modes' own use.
     pub words: [AtomicU64; 8],
 }
 
 impl Board {
-    /// Makes one that every child will share.
+    /// Creates a board that every child will share.
     pub fn new() -> Outcome<&'static Board> {
         let length = NonZeroUsize::new(size_of::<Board>()).ok_or("the board is empty")?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, which is never taken away.
+        // SAFETY: this is a new mapping, which is never unmapped.
         let memory = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_SHARED) }?;
-        // SAFETY: a mapping begins with a page of its own and is full of zeros, which are atomics of zero.
+        // SAFETY: a mapping begins at a page boundary and is zeroed, which is valid for atomics.
         Ok(unsafe { memory.cast::<Board>().as_ref() })
     }
 
-    /// The counts of this process, which is the one of that number.
+    /// Returns the counts of this process, which has this number.
     pub fn own(&self, number: usize) -> &Counts {
         self.counts[number].pid.store(std::process::id().into(), Ordering::Relaxed);
         &self.counts[number]
     }
 
-    /// Waits until all of `count` processes have called this so often as this one.
+    /// Waits until all of `count` processes have called this as often as this one.
     pub fn meet(&self, meetings: &mut u64, count: u64) {
         *meetings += 1;
         self.arrived.fetch_add(1, Ordering::AcqRel);
         wait_for(|| self.arrived.load(Ordering::Acquire) >= *meetings * count);
     }
 
-    /// Says what each process has done.
+    /// Prints the counts of each process.
     pub fn report(&self) -> Outcome<()> {
         for counts in &self.counts {
             let [pid, calls, sent, received] = [&counts.pid, &counts.calls, &counts.sent, &counts.received]
@@ -77,7 +77,7 @@ impl Board {
     }
 }
 
-/// Waits actively, so that processes go on at the same moment, but leaves the processor to others now and then.
+/// Waits actively, so that processes go on at the same moment, but yields the processor now and then.
 pub fn wait_for(is_so: impl Fn() -> bool) {
     for attempt in 1_u64.. {
         if is_so() {
@@ -90,14 +90,14 @@ pub fn wait_for(is_so: impl Fn() -> bool) {
     }
 }
 
-/// Forked processes, which end with it.
+/// Forked processes. Dropping this ends them.
 #[derive(Default)]
 pub struct Children(Vec<Pid>);
 
 impl Children {
-    /// Forks; the child does this and waits for its end.
+    /// Forks a child that does `work` and then waits until it is killed.
     pub fn fork(&mut self, work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
-        // SAFETY: this process has one thread, so that the child finds no lock held.
+        // SAFETY: this process has one thread, so that no lock is held in the child.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => self.0.push(child),
             ForkResult::Child => {
@@ -119,18 +119,18 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         for &child in &self.0 {
-            // It may have ended already.
+            // The child may have ended already.
             let _ = kill(child, Signal::SIGKILL);
             let _ = waitpid(child, None);
         }
     }
 }
 
-/// Keeps this thread on one of the machine's processors.
+/// Pins this thread to one of the machine's processors.
 pub fn pin(number: usize) {
     let mut set = nix::sched::CpuSet::new();
     let count = std::thread::available_parallelism().map_or(1, usize::from);
-    // Where it is not permitted the threads meet all the same, only less often at the same moment.
+    // Without permission the threads meet all the same, only less often at the same moment.
     let _ = set.set(number % count);
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &set);
 }

@@ -1,4 +1,4 @@
-//! The peers of the other modes, and ways to read, or not to.
+//! The peers of the other modes, and ways to read or not to read.
 
 use super::processes::Board;
 use super::{Orders, Outcome, end, say, wait_for_line};
@@ -8,11 +8,11 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-/// Bytes of a datagram of an answer.
+/// The size of a datagram of an answer, bytes.
 const DATAGRAM: usize = 500;
 
-/// Answers every line with as many bytes as the number at its beginning says, over TCP and UDP; with `drain` nothing is
-/// answered. With `segment` an answer over TCP is sent in pieces of so many bytes.
+/// Answers every line, over TCP and UDP, with as many bytes as the number at its beginning. With `drain`,
+/// nothing is answered. With `segment`, an answer over TCP is sent in pieces of this many bytes.
 pub fn drain(orders: &Orders) -> Outcome<()> {
     let is_drain = orders.number("drain", 0) != 0;
     let segment = orders.number("segment", 1 << 20) as usize;
@@ -69,7 +69,7 @@ fn number_of(line: &[u8]) -> usize {
     digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'))
 }
 
-/// Asks for `bytes` and reads them in the way that `way` says, then holds the socket.
+/// Requests `bytes`, reads them in the way that `way` selects, and then holds the socket.
 pub fn run(orders: &Orders) -> Outcome<()> {
     let bytes = orders.number("bytes", 20_000) as usize;
     let board = Board::new()?;
@@ -90,15 +90,15 @@ pub fn run(orders: &Orders) -> Outcome<()> {
     }
     let mut stream = TcpStream::connect(orders.address)?;
     stream.write_all(question.as_bytes())?;
-    // All comes before anything is read.
+    // All data arrives before any is read.
     std::thread::sleep(Duration::from_millis(300));
     own.received(read(stream.as_raw_fd(), orders.number("way", 0), bytes, None)?);
     board.report()?;
     end()
 }
 
-/// Reads all: `way` 0 not at all, 1 by recv(2), 2 by splice(2), 3 with MSG_TRUNC, 4 by recvmmsg(2), 5 with a look before,
-/// 6 by mapping, 7 only looks.
+/// Reads everything. `way` is 0: not at all, 1: recv(2), 2: splice(2), 3: MSG_TRUNC, 4: recvmmsg(2), 5: after
+/// a peek, 6: by mapping, 7: only a peek.
 fn read(socket: RawFd, way: u64, bytes: usize, datagram: Option<usize>) -> Outcome<usize> {
     let mut buffer = vec![0_u8; 1 << 16];
     let room = |left: usize| left.min(1 << 16);
@@ -108,7 +108,7 @@ fn read(socket: RawFd, way: u64, bytes: usize, datagram: Option<usize>) -> Outco
     while done < bytes && way != 0 {
         let left = bytes - done;
         let receive = |buffer: &mut [u8], flags| {
-            // SAFETY: the buffer has room for as many bytes.
+            // SAFETY: the buffer has room for this many bytes.
             unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), room(left), flags) }
         };
         let read = match way {
@@ -133,7 +133,7 @@ fn read(socket: RawFd, way: u64, bytes: usize, datagram: Option<usize>) -> Outco
                 moved
             }
             3 => match datagram {
-                // The length of the datagram is returned, of which a byte is copied.
+                // The call returns the length of the datagram, of which it copies one byte.
                 // SAFETY: the buffer has room for the byte.
                 Some(_) => unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), 1, libc::MSG_TRUNC) },
                 None => receive(&mut buffer, libc::MSG_TRUNC),
@@ -151,7 +151,7 @@ fn read(socket: RawFd, way: u64, bytes: usize, datagram: Option<usize>) -> Outco
         };
         match usize::try_from(read) {
             Ok(read) if read > 0 => done += read,
-            // Mapping does not wait for what is yet to come.
+            // Mapping does not wait for bytes that have not arrived yet.
             Ok(0) if way == 6 => std::thread::sleep(std::time::Duration::from_millis(1)),
             _ => return Err(std::io::Error::last_os_error().into()),
         }
@@ -170,14 +170,14 @@ fn receive_many(socket: RawFd, left: usize, datagram: Option<usize>) -> Outcome<
     let mut messages: Vec<libc::mmsghdr> = parts
         .iter_mut()
         .map(|part| {
-            // SAFETY: all zeros is a header without anything.
+            // SAFETY: all zeros are a valid empty header.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
             (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (part, 1);
             message
         })
         .collect();
     let count = PARTS.min(left.div_ceil(size)) as u32;
-    // SAFETY: the headers lead to buffers that outlive the call.
+    // SAFETY: the headers point to buffers that outlive the call.
     let received = unsafe {
         libc::recvmmsg(socket, messages.as_mut_ptr(), count, libc::MSG_WAITFORONE, std::ptr::null_mut())
     };
@@ -199,7 +199,7 @@ struct ZeroCopy {
     flags: u32,
 }
 
-/// Receives by TCP_ZEROCOPY_RECEIVE, which copies what it cannot map.
+/// Receives through TCP_ZEROCOPY_RECEIVE, which copies what it cannot map.
 fn map(socket: RawFd, buffer: &mut [u8], left: usize) -> Outcome<isize> {
     const TCP_ZEROCOPY_RECEIVE: i32 = 35;
     let mut orders = ZeroCopy {
@@ -208,7 +208,7 @@ fn map(socket: RawFd, buffer: &mut [u8], left: usize) -> Outcome<isize> {
         ..ZeroCopy::default()
     };
     let length = 1 << 16;
-    // SAFETY: a new mapping of the socket, where nothing was.
+    // SAFETY: this is a new mapping of the socket, at an address that the kernel chooses.
     let memory =
         unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, socket, 0) };
     if memory == libc::MAP_FAILED {
@@ -216,7 +216,7 @@ fn map(socket: RawFd, buffer: &mut [u8], left: usize) -> Outcome<isize> {
     }
     (orders.address, orders.length) = (memory as u64, length as u32);
     let mut size = size_of::<ZeroCopy>() as u32;
-    // SAFETY: the orders are as long as they are said to be; what they point to outlives the call.
+    // SAFETY: the orders have the stated length, and the memory that they point to outlives the call.
     let result = unsafe {
         libc::getsockopt(
             socket,
@@ -227,7 +227,7 @@ fn map(socket: RawFd, buffer: &mut [u8], left: usize) -> Outcome<isize> {
         )
     };
     let error = std::io::Error::last_os_error();
-    // SAFETY: the mapping made above, which nothing refers to.
+    // SAFETY: this is the mapping made above, which nothing refers to.
     unsafe { libc::munmap(memory, length) };
     if result != 0 || orders.error != 0 {
         return Err(format!("zero copy: {error}, {}", orders.error).into());

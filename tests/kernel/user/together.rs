@@ -5,10 +5,10 @@ use super::{Orders, Outcome, end, say, wait_for_line};
 use std::io::Write;
 use std::net::{TcpStream, UdpSocket};
 
-/// Bytes of what one sends alone, and how often.
+/// The size of a message that one process sends alone, bytes, and the number of these messages.
 const ALONE: usize = 1000;
 const TIMES: usize = 20;
-/// Bytes of what two send at the same moment.
+/// The size of a message that two processes send at the same moment, bytes.
 const BOTH: usize = 100;
 
 enum Socket {
@@ -25,7 +25,8 @@ impl Socket {
     }
 }
 
-/// `sockets` of them, over TCP with `tcp`; the processes change their parts in each of `rounds`.
+/// Runs three processes that share `sockets` sockets, over TCP with `tcp`. They exchange their parts in each
+/// of `rounds`.
 pub fn run(orders: &Orders) -> Outcome<()> {
     let is_tcp = orders.number("tcp", 0) != 0;
     let open = |_| -> std::io::Result<Socket> {
@@ -67,7 +68,8 @@ fn take_part(board: &Board, number: usize, rounds: usize, sockets: &[Socket]) ->
             }
         }
         board.meet(&mut meetings, 3);
-        // Two take over from the third. The numbers of the processors differ for any two of them in some round.
+        // Two processes take over from the third. For any two processes, there is a round in which they run
+        // on different processors.
         for socket in sockets {
             board.meet(&mut meetings, 3);
             if !is_alone {

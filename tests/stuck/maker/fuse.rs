@@ -1,5 +1,5 @@
-//! The smallest file server there is (FUSE, linux/fuse.h): one file in one directory, and one request that is not answered
-//! until it is released.
+//! A minimal file server (FUSE, linux/fuse.h): one file in one directory, and one request that is not
+//! answered until it is released.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -22,23 +22,23 @@ const BATCH_FORGET: u32 = 42;
 const ROOT: u64 = 1;
 const FILE: u64 = 2;
 const SIZE: u64 = 4096;
-/// A page fault lets go of the memory lock while it waits, until it has been tried so often.
+/// The number of refused attempts after which a page fault no longer releases the memory lock while it waits.
 const REFUSED_READS: u32 = 2;
 
 /// A mounted file server.
 pub struct Server {
     device: File,
     directory: PathBuf,
-    /// The request that is held, when there is one.
+    /// The request that is held, if there is one.
     held: Arc<(Mutex<Option<u64>>, Condvar)>,
     holds_reads: bool,
 }
 
 impl Server {
-    /// Serves `directory`. The kind says whether a read or the closing of the file is held.
+    /// Serves `directory`. `kind` selects the request that is held: a read or the closing of the file.
     pub fn start(directory: &Path, kind: &str) -> Server {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
-        // The mount is not to be seen by others, and goes with this program.
+        // The mount is invisible to other processes, and disappears with this program.
         // SAFETY: the calls take flags and strings that end with NUL.
         unsafe {
             assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
@@ -46,7 +46,7 @@ impl Server {
             let none = std::ptr::null();
             assert_eq!(libc::mount(none, c"/".as_ptr(), none, flags, none.cast()), 0);
         }
-        // SAFETY: the calls ask for numbers.
+        // SAFETY: the calls only return numbers.
         let (user, group) = unsafe { (libc::getuid(), libc::getgid()) };
         let options = format!("fd={},rootmode=40000,user_id={user},group_id={group}", device.as_raw_fd());
         let (options, target) =
@@ -75,20 +75,20 @@ impl Server {
         server
     }
 
-    /// Waits until the request has come that is held.
+    /// Waits until the request that is to be held has arrived.
     pub fn wait_until_held(&self) {
         let (held, came) = &*self.held;
         drop(came.wait_while(held.lock().unwrap(), |held| held.is_none()).unwrap());
     }
 
-    /// Answers it.
+    /// Answers the held request.
     pub fn release(&self) {
         let unique = self.held.0.lock().unwrap().take().unwrap();
         let page = vec![0; if self.holds_reads { SIZE as usize } else { 0 }];
         reply(&self.device, unique, 0, &page);
     }
 
-    /// Takes the mount away, when nothing waits for it.
+    /// Removes the mount once nothing waits for it.
     pub fn unmount(&self) {
         let target = CString::new(self.directory.as_os_str().as_bytes()).unwrap();
         // SAFETY: the string ends with NUL.
@@ -130,7 +130,7 @@ fn serve(mut device: File, held: &(Mutex<Option<u64>>, Condvar), holds_reads: bo
     }
 }
 
-/// Sends a `struct fuse_out_header` and what follows it. The request may have been given up.
+/// Sends a `struct fuse_out_header` and its body. The request may have been interrupted.
 fn reply(mut device: &File, unique: u64, error: i32, body: &[u8]) {
     let length = 16 + body.len() as u32;
     let message = [&length.to_ne_bytes()[..], &error.to_ne_bytes(), &unique.to_ne_bytes(), body].concat();

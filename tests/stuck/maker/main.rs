@@ -1,16 +1,17 @@
-//! Makes a process of which reads in `/proc` do not return until it is told to let them.
+//! Makes a process whose reads in `/proc` do not return until it is ordered to let them.
 //!
-//! `stuck_process KIND` prints the process's number, gets it stuck when a byte comes, prints the number again when that is
-//! so, lets it go on with the next byte, and ends with the next one or when its input ends. The kinds:
+//! `stuck_process KIND` prints the process's pid, makes it stuck when a byte arrives, prints the pid again
+//! once it is stuck, lets it continue with the next byte, and ends with the next one or at the end of its
+//! input. The kinds:
 //!
-//! - `memory`: a page fault on a file server that does not answer holds the lock of the process's memory, and another
-//!   thread waits for it;
+//! - `memory`: a page fault on a file server that does not answer holds the lock of the process's memory, and
+//!   another thread waits for it;
 //! - `exec`: an exec waits for that server to close a file;
-//! - `listing`: one thread lists the process's descriptors into a page that does not come, another one wants to change the
-//!   directory;
+//! - `listing`: one thread lists the process's descriptors into a page that is not delivered, and another
+//!   thread is about to change the directory;
 //! - `tree`: the same with all of `/proc`, which should be that of a PID namespace of its own.
 
-// It is a program of tests and ends loudly.
+// This program is part of the tests and fails loudly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fuse;
@@ -33,7 +34,7 @@ fn main() {
     }
 }
 
-/// A victim that waits for a file server.
+/// Runs a victim that waits for a file server.
 fn served(kind: &str) {
     let directory = std::env::temp_dir().join(format!("capture-stuck-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
@@ -49,7 +50,7 @@ fn served(kind: &str) {
     wait_for_order();
     victim.stdin.as_mut().unwrap().write_all(b".").unwrap();
     server.wait_until_held();
-    // The other thread asks for the lock a moment later.
+    // The other thread requests the lock a moment later.
     std::thread::sleep(victim::PAUSE * 2);
     announce(victim.id());
     wait_for_order();
@@ -62,7 +63,7 @@ fn served(kind: &str) {
     let _ = std::fs::remove_dir(&directory);
 }
 
-/// A victim that makes what it waits for itself.
+/// Runs a victim that withholds the page that it waits for.
 fn listing(kind: &str) {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["victim", kind])
@@ -89,7 +90,7 @@ fn announce(pid: u32) {
     std::io::stdout().flush().unwrap();
 }
 
-/// Waits for one byte, or for whoever gives the orders to end.
+/// Waits for one byte, or for the end of the process that gives the orders.
 fn wait_for_order() {
     let _ = std::io::stdin().read(&mut [0]);
 }

@@ -1,4 +1,4 @@
-//! The processes that get stuck, each until what it waits for comes; then they live on until they are killed.
+//! The processes that get stuck until the event that they wait for; then they live on until they are killed.
 
 use std::ffi::CString;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// How long one thread is given to get stuck before the other one follows.
+/// The time for one thread to get stuck before the other one follows.
 pub const PAUSE: Duration = Duration::from_millis(300);
 
 const PAGE: usize = 4096;
@@ -28,13 +28,13 @@ fn map(descriptor: i32) -> *mut libc::c_void {
     page
 }
 
-/// Takes a page of `file` into memory on one thread while another one changes the address space.
+/// Reads a page of `file` into memory on one thread while another thread changes the address space.
 pub fn fault(file: &str) {
     begin();
     let file = std::fs::File::open(file).unwrap();
     let page = map(file.as_raw_fd()) as usize;
     let fault = std::thread::spawn(move || {
-        // SAFETY: the page is mapped and stays so.
+        // SAFETY: the page stays mapped.
         unsafe { std::ptr::read_volatile(page as *const u8) }
     });
     std::thread::sleep(PAUSE);
@@ -53,14 +53,14 @@ pub fn exec(file: &str) {
     panic!("{}", Command::new("sleep").arg("600").exec());
 }
 
-/// Lists a directory into a page that comes only when standard input says so, while another thread wants to change the
-/// directory's mode.
+/// Lists a directory into a page that is delivered only on an order from standard input, while another thread
+/// changes the directory's mode.
 pub fn list(directory: &str) {
     begin();
     let directory = std::fs::File::open(directory).unwrap();
     let number = directory.as_raw_fd();
     let page = map(-1) as usize;
-    // SAFETY: the call takes flags only.
+    // SAFETY: the call takes only flags.
     let faults = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) } as i32;
     assert!(faults >= 0, "userfaultfd: {}", std::io::Error::last_os_error());
     let mut api = [0xaa_u64, 0, 0];
@@ -72,12 +72,13 @@ pub fn list(directory: &str) {
     };
     assert_eq!(done, 0);
     let listing = std::thread::spawn(move || {
-        // SAFETY: the page is ours and of this size.
+        // SAFETY: the page belongs to this process and has this size.
         unsafe { libc::syscall(libc::SYS_getdents64, number, page as *mut u8, PAGE) }
     });
     std::thread::sleep(PAUSE);
     let changing = std::thread::spawn(move || {
-        // SAFETY: the descriptor is open; once it has the lock, the call leaves the mode as it is or is refused.
+        // SAFETY: the descriptor is open. Once it has the lock, the call leaves the mode as it
+        // is or is refused.
         unsafe { libc::fchmod(number, 0o555) }
     });
     println!("listing");

@@ -8,11 +8,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Datagrams of a call, and their payload.
+/// Datagrams per call, and their payload.
 const BATCH: usize = 16;
 const DATAGRAM: usize = 1200;
 
-/// How long an answer may take that is still missing.
+/// The time after which a missing answer is given up.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Room for a batch of datagrams with their addresses.
@@ -33,8 +33,8 @@ impl Batch {
         }
     }
 
-    /// Does a call with the headers of the first `count` datagrams, with their addresses or, on a connected socket,
-    /// without.
+    /// Makes a call with the headers of the first `count` datagrams: with their addresses, or without them on
+    /// a connected socket.
     fn with_headers(
         &mut self,
         count: usize,
@@ -63,7 +63,7 @@ impl Batch {
         Ok(headers[..moved as usize].iter().map(|header| header.msg_len as usize).collect())
     }
 
-    /// Sends the first datagrams. Returns how many bytes were sent.
+    /// Sends the first datagrams. Returns the number of bytes sent.
     fn send(&mut self, socket: &impl AsRawFd, count: usize, has_addresses: bool) -> Result<u64> {
         let socket = socket.as_raw_fd();
         let sent = self.with_headers(count, has_addresses, |headers| {
@@ -73,21 +73,22 @@ impl Batch {
         Ok(sent.iter().sum::<usize>() as u64)
     }
 
-    /// Receives what there is. Returns the lengths of the datagrams.
+    /// Receives the available datagrams. Returns their lengths.
     fn receive(&mut self, socket: &impl AsRawFd, has_addresses: bool) -> Result<Vec<usize>> {
         self.lengths.fill(DATAGRAM);
         let socket = socket.as_raw_fd();
         let (flags, no_timeout) = (libc::MSG_WAITFORONE, std::ptr::null_mut());
         self.with_headers(BATCH, has_addresses, |headers| {
             let count = headers.len() as u32;
-            // SAFETY: as above; the kernel writes no more than the lengths say.
+            // SAFETY: the headers point to memory that outlives the call; the kernel writes at most
+            // the given lengths.
             unsafe { libc::recvmmsg(socket, headers.as_mut_ptr(), count, flags, no_timeout) }
         })
     }
 }
 
-/// `rate` datagrams a second for `milliseconds` in batches over one connected socket; the next batch goes when all
-/// answers to the one before have come, or have not come in time.
+/// Sends `rate` datagrams a second for `milliseconds` in batches over one connected socket. The next batch is
+/// sent once all answers to the previous one have arrived or timed out.
 pub fn clients(orders: &Orders) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
@@ -123,7 +124,7 @@ pub fn clients(orders: &Orders) -> Outcome<Report> {
     Ok(Report { failed, ..Report::own(moved, began) }.holding(socket))
 }
 
-/// Answers each batch of datagrams with one, until a line can be read.
+/// Answers each batch of datagrams with one batch, until a line can be read.
 pub fn server(orders: &Orders) -> Outcome<Report> {
     let socket = OwnedFd::from(bound(orders)?);
     say("ready")?;

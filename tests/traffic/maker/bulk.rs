@@ -1,4 +1,5 @@
-//! Bulk: one connection, or datagrams one way, at a rate or as fast as it goes, until so many bytes or seconds.
+//! Bulk transfers: one connection, or datagrams one way, at a rate or at full speed, for a number of
+//! bytes or a time.
 
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -7,10 +8,10 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Payload of a datagram: fits a frame of 1500 bytes with either version of IP.
+/// Payload of a datagram, which fits a frame of 1500 bytes with either version of IP.
 pub const DATAGRAM: usize = 1200;
 
-/// For experiments (RFC 3692).
+/// A protocol number for experiments (RFC 3692).
 const RAW_PROTOCOL: i32 = 253;
 const RAW_PACKET: usize = 500;
 
@@ -18,7 +19,7 @@ pub fn tcp_sink(orders: &Orders) -> Outcome<Report> {
     let listener = TcpListener::bind(&orders.address)?;
     let largest = orders.number("segment", 0) as u32;
     if largest > 0 {
-        // The other end is told of it, and keeps to it.
+        // The other end learns this limit and observes it.
         setsockopt(&listener, sockopt::TcpMaxSeg, &largest)?;
     }
     say("ready")?;
@@ -34,14 +35,14 @@ pub fn tcp_source(orders: &Orders) -> Outcome<Report> {
     wait_for_line()?;
     let began = Instant::now();
     let sent = paced(orders, 1 << 16, |piece| stream.write_all(piece))?;
-    // Closing would let the kernel send the end after the counters were read.
+    // If the socket were closed, the kernel could send the FIN after the counters were read.
     stream.shutdown(std::net::Shutdown::Write)?;
     read_all(stream)?;
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
-/// Receives until `bytes` have come or nothing has for two seconds: a flood may lose datagrams. With `merged` the kernel
-/// may hand over several at once (UDP_GRO).
+/// Receives until `bytes` have arrived or nothing has for two seconds: a flood may lose datagrams. With
+/// `merged`, the kernel may deliver several at once (UDP_GRO).
 pub fn udp_sink(orders: &Orders) -> Outcome<Report> {
     let bytes = orders.number("bytes", u64::MAX);
     let socket = UdpSocket::bind(&orders.address)?;
@@ -49,7 +50,7 @@ pub fn udp_sink(orders: &Orders) -> Outcome<Report> {
     receive_all(&socket, bytes)
 }
 
-/// Receives what [`raw_source`] sends.
+/// Receives the packets that [`raw_source`] sends.
 pub fn raw_sink(orders: &Orders) -> Outcome<Report> {
     receive_all(&raw_socket()?, orders.number("bytes", u64::MAX))
 }
@@ -70,8 +71,8 @@ fn receive_all(socket: &UdpSocket, bytes: u64) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent: 0, received }, began))
 }
 
-/// Sends datagrams; with `segment` pieces that the kernel or the device cuts into datagrams of so much payload
-/// (UDP_SEGMENT), `segments` at once.
+/// Sends datagrams; with `segment`, sends pieces that the kernel or the device cuts into datagrams with this
+/// payload (UDP_SEGMENT), `segments` at once.
 pub fn udp_source(orders: &Orders) -> Outcome<Report> {
     let any = if orders.address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any)?;
@@ -87,7 +88,7 @@ pub fn udp_source(orders: &Orders) -> Outcome<Report> {
     wait_for_line()?;
     let began = Instant::now();
     let sent = paced(orders, length, |piece| match socket.send(piece) {
-        // Nobody may listen any more; the datagram was sent all the same.
+        // The receiver may have closed its socket; the datagram was sent nevertheless.
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
         sent => sent.map(drop),
     })?;
@@ -104,7 +105,7 @@ pub fn raw_source(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
-/// A socket that sends and receives as one of UDP does, but of a protocol of its own (raw(7)).
+/// Returns a socket that sends and receives as a UDP socket does, but with a protocol of its own (raw(7)).
 fn raw_socket() -> Outcome<UdpSocket> {
     // SAFETY: the call takes no pointers.
     let descriptor =
@@ -112,11 +113,12 @@ fn raw_socket() -> Outcome<UdpSocket> {
     if descriptor < 0 {
         return Err(std::io::Error::last_os_error().into());
     }
-    // SAFETY: the call has just returned it, and nobody else has it.
+    // SAFETY: the call has just returned the descriptor, and nothing else owns it.
     Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
-/// Sends `bytes` in pieces, for `milliseconds` at most, at `rate` bytes a second or, if that is 0, as fast as it goes.
+/// Sends `bytes` in pieces, for at most `milliseconds`, at `rate` bytes a second or, if that is
+/// 0, at full speed.
 pub fn paced(
     orders: &Orders,
     piece: usize,

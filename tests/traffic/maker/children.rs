@@ -1,4 +1,4 @@
-//! Many processes: short-lived clients, the workers of a server, and such that only exist.
+//! Many processes: short-lived clients, the workers of a server, and idle processes.
 
 use super::server::{CLIENT_CLOSES, SERVER_CLOSES};
 use super::{Moved, Orders, Outcome, REQUEST, RESPONSE, Report, name_by_pid, say, wait_for_line};
@@ -12,23 +12,23 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long the last clients may take.
+/// The time limit for the last clients.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Workers of the pre-fork server.
+/// The number of workers of the pre-fork server.
 const WORKERS: usize = 8;
 
-/// Forked processes, which end with it.
+/// Forked processes, which are ended when this is dropped.
 #[derive(Default)]
 pub struct Family {
     pub children: Vec<i32>,
 }
 
 impl Family {
-    /// Forks; the child does this and ends.
+    /// Forks; the child runs `work` and ends.
     pub fn fork(&mut self, orders: &Orders, work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
         let parent = std::process::id();
-        // SAFETY: this process has one thread, so that the child finds no lock held.
+        // SAFETY: this process has one thread, so that no lock is held in the child.
         match unsafe { libc::fork() } {
             -1 => Err(Error::last_os_error().into()),
             0 => {
@@ -36,7 +36,7 @@ impl Family {
                     Ok(()) => 0,
                     Err(_) => 1,
                 };
-                // SAFETY: ends the process; what the parent registered for its exit is not the child's.
+                // SAFETY: ends the process without running the parent's exit handlers.
                 unsafe { libc::_exit(status) }
             }
             child => {
@@ -51,7 +51,7 @@ impl Family {
     /// Waits until all have ended by themselves.
     pub fn wait(mut self) {
         for child in self.children.drain(..) {
-            // SAFETY: without a pointer for the status the call writes nothing.
+            // SAFETY: without a pointer for the status, the call writes nothing.
             unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
         }
     }
@@ -60,17 +60,18 @@ impl Family {
 impl Drop for Family {
     fn drop(&mut self) {
         for &child in &self.children {
-            // SAFETY: no pointers; the child is ours and not yet waited for, so that its number is its own.
+            // SAFETY: no pointers; the child belongs to this process and has not been waited for, so that its
+            // pid is not reused.
             unsafe { libc::kill(child, libc::SIGKILL) };
         }
         for &child in &self.children {
-            // SAFETY: without a pointer for the status the call writes nothing.
+            // SAFETY: without a pointer for the status, the call writes nothing.
             unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
         }
     }
 }
 
-/// Ends this process when its parent does.
+/// Ends this process when its parent ends.
 fn die_with(parent: u32) -> Outcome<()> {
     // SAFETY: this option takes a number and no pointers.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
@@ -82,7 +83,7 @@ fn die_with(parent: u32) -> Outcome<()> {
     }
 }
 
-/// `rate` processes a second for `milliseconds`, each a program of its own with one connection.
+/// Starts `rate` processes a second for `milliseconds`, each a separate program with one connection.
 pub fn processes(orders: &Orders) -> Outcome<Report> {
     let rate = orders.number("rate", 20) as f64;
     let count = (rate * orders.number("milliseconds", 1000) as f64 / 1000.0) as u64;
@@ -116,7 +117,7 @@ pub fn processes(orders: &Orders) -> Outcome<Report> {
                 false
             }
             _ => {
-                // Whatever it has moved is its own.
+                // The process is reported nevertheless: any bytes that it moved are its own.
                 ended.push((pid, Moved { connections: 1, ..Moved::default() }));
                 failed += 1;
                 false
@@ -130,7 +131,7 @@ pub fn processes(orders: &Orders) -> Outcome<Report> {
     Ok(Report { processes: ended, took: began.elapsed(), failed, held: vec![Box::new(running)] })
 }
 
-/// One connection, and the end.
+/// Makes one connection, and ends.
 pub fn one_client(orders: &Orders) -> Outcome<()> {
     die_with(orders.number("parent", 0) as u32)?;
     let server_closes = orders.number("server-closes", 0) == 1;
@@ -146,7 +147,7 @@ pub fn one_client(orders: &Orders) -> Outcome<()> {
     Ok(())
 }
 
-/// What a worker has done so far, for its parent to read.
+/// The counts of a worker so far, for its parent to read.
 #[derive(Default)]
 pub struct Counts {
     connections: AtomicU64,
@@ -164,7 +165,8 @@ impl Counts {
     }
 }
 
-/// A listening socket and workers that share it: each accepts a connection, answers, and accepts the next.
+/// Makes a listening socket and workers that share it: each accepts a connection, answers, and
+/// accepts the next.
 pub fn prefork_server(orders: &Orders) -> Outcome<Report> {
     let listener = TcpListener::bind(&orders.address)?;
     let counts = shared_counts()?;
@@ -172,7 +174,7 @@ pub fn prefork_server(orders: &Orders) -> Outcome<Report> {
     for own in counts {
         family.fork(orders, || {
             loop {
-                // A client that has gone is no reason to end.
+                // The worker continues if a client has disappeared.
                 let _ = listener.accept().map(|(stream, _)| answer(stream, own));
             }
         })?;
@@ -185,7 +187,7 @@ pub fn prefork_server(orders: &Orders) -> Outcome<Report> {
     Ok(Report { processes, took: began.elapsed(), failed: 0, held: vec![Box::new(family)] })
 }
 
-/// Answers the request of a connection, and counts what it moves.
+/// Answers the request of a connection, and counts the bytes.
 pub fn answer(mut stream: TcpStream, counts: &Counts) -> Outcome<()> {
     counts.connections.fetch_add(1, Ordering::Relaxed);
     let mut request = [0; REQUEST as usize];
@@ -196,14 +198,14 @@ pub fn answer(mut stream: TcpStream, counts: &Counts) -> Outcome<()> {
     if request[0] != SERVER_CLOSES {
         stream.read_to_end(&mut Vec::new())?;
     }
-    // Whoever else has the socket does not keep the connection open.
+    // A shutdown ends the connection even if another process holds the socket.
     Ok(stream.shutdown(Shutdown::Both)?)
 }
 
-/// Memory that stays the same for parent and children.
+/// Returns memory that parent and children share.
 pub fn shared_counts() -> Outcome<&'static [Counts]> {
     let length = WORKERS * size_of::<Counts>();
-    // SAFETY: a new mapping, of no file and at no wanted address.
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice.
     let memory: *mut c_void = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -217,11 +219,11 @@ pub fn shared_counts() -> Outcome<&'static [Counts]> {
     if memory == libc::MAP_FAILED {
         return Err(Error::last_os_error().into());
     }
-    // SAFETY: pages begin aligned, are filled with zeros, which are counts of zero, and are never unmapped.
+    // SAFETY: the pages are aligned, are never unmapped, and are filled with zeros, which are counts of zero.
     Ok(unsafe { std::slice::from_raw_parts(memory.cast::<Counts>(), WORKERS) })
 }
 
-/// `count` processes that do nothing, with ten descriptors each, some of them sockets.
+/// Starts `count` processes that do nothing, with ten descriptors each, some of them sockets.
 pub fn bystanders(orders: &Orders) -> Outcome<Report> {
     let mut family = Family::default();
     for _ in 0..orders.number("count", 1000) {
@@ -229,7 +231,7 @@ pub fn bystanders(orders: &Orders) -> Outcome<Report> {
             let udp = UdpSocket::bind("127.0.0.1:0")?;
             let local = (UnixDatagram::pair()?, UnixDatagram::pair()?);
             let files = (File::open("/dev/null")?, File::open("/dev/null")?);
-            // Besides standard input, output and error.
+            // In addition to standard input, output and error.
             let _descriptors = (udp, local, files);
             loop {
                 std::thread::park();

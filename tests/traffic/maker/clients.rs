@@ -1,4 +1,4 @@
-//! Short TCP connections of one living process, opened at an even rate whatever becomes of the earlier ones.
+//! Short TCP connections of one long-lived process, opened at an even rate regardless of the earlier ones.
 
 use super::exchange::family;
 use super::server::{CLIENT_CLOSES, SERVER_CLOSES};
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// How long the last connections may take beyond the time of the last opening.
+/// The time limit for the last connections, from the last opening.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Connection {
@@ -24,7 +24,8 @@ struct Connection {
 
 struct Clients {
     address: SocketAddr,
-    /// The local port of the first connection, and so on upwards; 0 leaves it to the kernel.
+    /// The local port of the first connection; each further one uses the next port. 0 leaves the
+    /// choice to the kernel.
     first_port: u64,
     closes_first: bool,
     request: Vec<u8>,
@@ -36,8 +37,9 @@ struct Clients {
     scrap: Vec<u8>,
 }
 
-/// `rate` connections a second for `milliseconds`, each with a request and a response of so many bytes, while `idle`
-/// further connections stay open. The client closes every other connection first, the server the rest; or with `client-closes` the client all of them.
+/// Makes `rate` connections a second for `milliseconds`, each with a request and a response of the given
+/// lengths, while `idle` further connections stay open. The client closes every other connection first, and
+/// the server the rest; with `client-closes`, the client closes all of them first.
 pub fn run(orders: &Orders) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let rate = orders.number("rate", 100) as f64;
@@ -106,9 +108,9 @@ impl Clients {
         Ok(())
     }
 
-    /// Waits for something to happen, so long at most, and reacts to it.
+    /// Waits for an event, for at most `longest`, and handles it.
     fn turn(&mut self, longest: Duration) -> Outcome<()> {
-        // Rounded up: a connection a fraction of a millisecond late is better than a busy loop.
+        // Rounded up: a connection that is a fraction of a millisecond late is better than a busy loop.
         let timeout = EpollTimeout::try_from((longest.as_micros().div_ceil(1000) as u64).min(1000))?;
         let mut events = [EpollEvent::empty(); 64];
         let count = match self.epoll.wait(&mut events, timeout) {
@@ -124,7 +126,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Takes a connection on as far as it goes. Returns whether it stays open.
+    /// Advances a connection as far as possible. Returns true if it stays open.
     fn advance(&mut self, descriptor: RawFd) -> Outcome<bool> {
         let Some(connection) = self.open.get_mut(&descriptor) else { return Ok(false) };
         if !connection.is_asked {

@@ -1,4 +1,4 @@
-//! Connections one after another, each with a request and its response, by whatever way of using sockets.
+//! Connections one after another, each with a request and its response, by any way of using sockets.
 
 use super::server::{CLIENT_CLOSES, SERVER_CLOSES, listening};
 use super::{Moved, Orders, Outcome, REQUEST, RESPONSE, Report, say, wait_for_line};
@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How much later than planned the last connection may begin.
+/// The limit of how much later than planned the last connection may begin.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A way of using sockets; what it does not say is done by the usual calls.
+/// A way of using sockets; its default methods make the usual calls.
 pub trait Way {
     /// Opens a connection and sends the request over it.
     fn open(&mut self, address: SocketAddr, request: &[u8]) -> Result<OwnedFd> {
@@ -23,10 +23,10 @@ pub trait Way {
         Ok(opened)
     }
 
-    /// Takes a connection that waits.
+    /// Accepts a waiting connection.
     fn accept(&mut self, listener: &OwnedFd) -> Result<OwnedFd> {
         let accepted = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-        // SAFETY: the call has just returned it, and nobody else has it.
+        // SAFETY: the call has just returned the descriptor, and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(accepted) })
     }
 
@@ -35,17 +35,17 @@ pub trait Way {
         Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
     }
 
-    /// Receives what there is, or waits for it.
+    /// Receives the available bytes, or waits for some.
     fn receive(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize> {
         Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::empty())?)
     }
 
-    /// Whether a connection has really come about in this way.
+    /// Returns true if a connection was really made in this way.
     fn is_so(&mut self, _: &OwnedFd) -> bool {
         true
     }
 
-    /// What a server does with a connection: it answers the request, and the one closes first whom the request names.
+    /// Serves a connection: answers the request; the end that the request names closes first.
     fn serve(&mut self, socket: &OwnedFd, orders: &Orders, moved: &mut Moved) -> Result<()> {
         let mut scrap = vec![0; 1 << 16];
         let (mut received, mut closer) = (0, CLIENT_CLOSES);
@@ -77,7 +77,7 @@ pub trait Way {
     }
 }
 
-/// Sockets as most use them.
+/// The usual use of sockets.
 pub struct Usual;
 
 impl Way for Usual {}
@@ -86,8 +86,9 @@ pub fn family(address: SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// `rate` connections a second for `milliseconds`, none before the one before it has come to its end. The client closes
-/// every other connection first, the server the rest; or with `client-closes` the client all of them.
+/// Makes `rate` connections a second for `milliseconds`, each after the end of the previous one. The client
+/// closes every other connection first, and the server the rest; with `client-closes`, the client closes
+/// all of them first.
 pub fn clients(orders: &Orders, mut way: impl Way) -> Outcome<Report> {
     let address: SocketAddr = orders.address.parse()?;
     let rate = orders.number("rate", 100) as f64;
@@ -110,7 +111,7 @@ pub fn clients(orders: &Orders, mut way: impl Way) -> Outcome<Report> {
     Ok(Report { failed, ..Report::own(moved, began) })
 }
 
-/// One connection. Returns whether it came to its good end.
+/// Makes one connection. Returns true if it ended well.
 fn ask(
     orders: &Orders,
     way: &mut impl Way,
@@ -146,20 +147,20 @@ pub fn server(orders: &Orders, mut way: impl Way) -> Outcome<Report> {
             accepted => accepted?,
         };
         moved.connections += 1;
-        // A client that has gone is no reason to end.
+        // The server continues if a client has disappeared.
         let _ = way.serve(&accepted, orders, &mut moved);
-        // Whoever else has the socket does not keep the connection open.
+        // A shutdown ends the connection even if another process holds the socket.
         let _ = shutdown(accepted.as_raw_fd(), Shutdown::Both);
     }
     Ok(Report::own(moved, began))
 }
 
-/// Whether the next connection may be there all the same.
+/// Returns true if the next connection may be available despite the error.
 fn is_passing(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted | ErrorKind::Interrupted)
 }
 
-/// Waits for a connection, or for a line; that is the end.
+/// Waits for a connection or a line. Returns false for a line, which is the end.
 pub fn is_called(listener: &OwnedFd) -> Outcome<bool> {
     let input = std::io::stdin();
     let mut waited =

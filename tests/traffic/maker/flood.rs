@@ -1,4 +1,5 @@
-//! A flood: the smallest datagrams, one system call for each, as fast as one process can; and who reads them.
+//! A flood: minimal datagrams, one system call for each, as fast as one process can send them;
+//! and its reader.
 
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
 use std::io::ErrorKind;
@@ -10,13 +11,13 @@ use std::time::{Duration, Instant};
 /// One byte of payload, so that bytes are datagrams.
 const DATAGRAM: [u8; 1] = [0x5a];
 
-/// Datagrams between two looks at the clock.
+/// Datagrams between two readings of the clock.
 const STRIDE: u32 = 64;
 
-/// How long the socket must be silent after the end until what was on its way counts as read.
+/// The time without a datagram after the end until all datagrams under way count as read.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// Sends for `milliseconds`, on the processor `cpu` if that is given.
+/// Sends for `milliseconds`, on the CPU `cpu` if that is given.
 pub fn source(orders: &Orders) -> Outcome<Report> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(&orders.address)?;
@@ -34,7 +35,8 @@ pub fn source(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
-/// Reads until it is told that the flood has ended, and then what is left; a flood may lose datagrams.
+/// Reads until the order that the flood has ended, and then the remaining datagrams; a flood may
+/// lose datagrams.
 pub fn sink(orders: &Orders) -> Outcome<Report> {
     let socket = UdpSocket::bind(&orders.address)?;
     socket.set_read_timeout(Some(SILENCE))?;
@@ -42,7 +44,7 @@ pub fn sink(orders: &Orders) -> Outcome<Report> {
     let is_over = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&is_over);
     std::thread::spawn(move || {
-        // Whether it is a line or the end of the input, the flood is over.
+        // Both a line and the end of the input end the flood.
         let _ = wait_for_line();
         told.store(true, Ordering::Relaxed);
     });
@@ -63,20 +65,20 @@ pub fn sink(orders: &Orders) -> Outcome<Report> {
     }
 }
 
-/// Keeps this process to the processor that the orders name: where the scheduler puts two processes decides more about
-/// a flood's rate than what is measured by it.
+/// Restricts this process to the CPU that the orders name: the scheduler's placement of two processes has
+/// more effect on a flood's rate than the subject of the measurement.
 fn stay_on(orders: &Orders) -> Outcome<()> {
     let cpu = orders.number("cpu", u64::MAX);
     if cpu == u64::MAX {
         return Ok(());
     }
-    // SAFETY: the set is plain numbers, for which 0 is a value; the macro writes within it.
+    // SAFETY: the set consists of plain numbers, for which 0 is a valid value; the macro writes within it.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(usize::try_from(cpu)?.min(libc::CPU_SETSIZE as usize - 1), &mut set);
         set
     };
-    // SAFETY: the pointer is to a set of that length, which the call only reads.
+    // SAFETY: the pointer is to a set of this length, which the call only reads.
     if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
         return Err(std::io::Error::last_os_error().into());
     }

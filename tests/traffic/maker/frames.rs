@@ -1,4 +1,4 @@
-//! UDP that no socket of UDP has sent: whole frames, put on the link by a packet socket (packet(7)).
+//! UDP that no UDP socket has sent: whole frames, put on the link by a packet socket (packet(7)).
 
 use super::bulk::{DATAGRAM, paced};
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
@@ -13,7 +13,7 @@ const FROM: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const FROM_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const DEVICE: &std::ffi::CStr = c"veth0";
 
-/// A port that nobody has bound and that the kernel gives to nobody.
+/// A port that no process has bound and that the kernel never assigns.
 const FROM_PORT: u16 = 9;
 
 /// Sends frames with datagrams to the address.
@@ -28,12 +28,12 @@ pub fn source(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
-/// Ethernet, IPv4 and UDP without a checksum, which IPv4 allows (RFC 768).
+/// Returns a frame of Ethernet, IPv4 and UDP without a checksum, which IPv4 permits (RFC 768).
 pub fn frame(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let udp_length = (8 + payload.len()) as u16;
     let mut ip = vec![0x45, 0];
     ip.extend((20 + udp_length).to_be_bytes());
-    // No identification, not to be fragmented, 64 hops, UDP, and the checksum's place.
+    // No identification, don't fragment, 64 hops, UDP, and the place of the checksum.
     ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
     ip.extend(from.ip().octets());
     ip.extend(to.ip().octets());
@@ -47,7 +47,7 @@ pub fn frame(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The complement of the sum of all pairs of bytes (RFC 1071).
+/// Returns the complement of the sum of all pairs of bytes (RFC 1071).
 fn checksum(header: &[u8]) -> u16 {
     let pairs = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
     let sum = pairs.sum::<u32>();
@@ -62,13 +62,13 @@ pub struct Link {
 
 impl Link {
     pub fn open() -> Result<Link> {
-        // Of protocol 0 it gets nothing.
+        // With protocol 0 it receives nothing.
         // SAFETY: the call takes no pointers.
         let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if descriptor < 0 {
             return Err(Error::last_os_error());
         }
-        // SAFETY: the call has just returned it, and nobody else has it.
+        // SAFETY: the call has just returned the descriptor, and nothing else owns it.
         let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
         // SAFETY: the name ends with NUL, and the call only reads it.
         let device = unsafe { libc::if_nametoindex(DEVICE.as_ptr()) };
@@ -85,7 +85,7 @@ impl Link {
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         let length = size_of_val(&self.address) as libc::socklen_t;
         let (socket, address) = (self.socket.as_raw_fd(), (&raw const self.address).cast());
-        // SAFETY: the pointers are to so many bytes each, which the call only reads.
+        // SAFETY: both pointers are to memory of the given lengths, which the call only reads.
         let sent = unsafe { libc::sendto(socket, frame.as_ptr().cast(), frame.len(), 0, address, length) };
         if sent < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }

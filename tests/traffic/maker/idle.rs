@@ -1,4 +1,4 @@
-//! Connections that only stay open, and the descriptors that they take.
+//! Connections that only stay open, and the descriptors that they need.
 
 use super::children::Family;
 use super::{Orders, Outcome};
@@ -6,11 +6,11 @@ use std::any::Any;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-/// Descriptors that are kept for other than idle connections.
+/// Descriptors that are reserved for purposes other than idle connections.
 const DESCRIPTORS_FOR_WORK: u64 = 500;
 
-/// At the client: opens the `idle` connections of the orders. This process holds as many as it may have descriptors
-/// for, a child the rest. They last as long as what is returned.
+/// Opens the `idle` connections of the orders at the client. This process holds as many as its descriptor
+/// limit permits, and a child the rest. They last as long as the returned value.
 pub fn connect(orders: &Orders) -> Outcome<Vec<Box<dyn Any>>> {
     let (here, elsewhere) = shared(orders)?;
     let address: SocketAddr = orders.address.parse()?;
@@ -19,14 +19,14 @@ pub fn connect(orders: &Orders) -> Outcome<Vec<Box<dyn Any>>> {
     };
     let mut held: Vec<Box<dyn Any>> = Vec::new();
     if elsewhere > 0 {
-        // Before this process has its own: the child would have them, too.
+        // The child is forked before this process opens its own connections, which the child would inherit.
         held.push(Box::new(child(orders, || connect(beside(address), elsewhere))?));
     }
     held.push(Box::new(connect(address, here)?));
     Ok(held)
 }
 
-/// At the server: has a child accept those of the `idle` connections that this process cannot have.
+/// Makes a child at the server accept the `idle` connections beyond this process's limit.
 pub fn accept(orders: &Orders) -> Outcome<Option<Family>> {
     let (_, elsewhere) = shared(orders)?;
     if elsewhere == 0 {
@@ -43,20 +43,20 @@ pub fn accept(orders: &Orders) -> Outcome<Option<Family>> {
     Ok(Some(family))
 }
 
-/// How many idle connections this process holds, and how many a child.
+/// Returns the number of idle connections that this process holds, and the number that a child holds.
 fn shared(orders: &Orders) -> Outcome<(u64, u64)> {
     let wanted = orders.number("idle", 0);
     let possible = allow_descriptors()?.saturating_sub(DESCRIPTORS_FOR_WORK);
     Ok((wanted.min(possible), wanted.saturating_sub(possible)))
 }
 
-/// The address that children speak at.
+/// Returns the address that children use.
 fn beside(mut address: SocketAddr) -> SocketAddr {
     address.set_port(address.port() + 1);
     address
 }
 
-/// A child that holds what it has made; returns when it has.
+/// Forks a child that holds the result of `make`; returns once it is made.
 fn child<T>(orders: &Orders, make: impl FnOnce() -> Outcome<T>) -> Outcome<Family> {
     let (mut hearing, telling) = std::io::pipe()?;
     let mut family = Family::default();
@@ -67,14 +67,14 @@ fn child<T>(orders: &Orders, make: impl FnOnce() -> Outcome<T>) -> Outcome<Famil
             std::thread::park();
         }
     })?;
-    // Else a child that fails would never be noticed.
+    // Otherwise the failure of a child would never be noticed.
     drop(telling);
     hearing.read_exact(&mut [0])?;
     Ok(family)
 }
 
-/// Thousands of connections need as many descriptors; going beyond the hard limit takes a privilege. Returns how many
-/// are allowed.
+/// Raises the descriptor limit for thousands of connections; exceeding the hard limit needs a privilege.
+/// Returns the new limit.
 pub fn allow_descriptors() -> Outcome<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a whole structure of the type that the call fills.
@@ -84,7 +84,7 @@ pub fn allow_descriptors() -> Outcome<u64> {
     let hard = limit.rlim_max;
     for wanted in [hard.max(100_000), hard] {
         let limit = libc::rlimit { rlim_cur: wanted, rlim_max: wanted };
-        // SAFETY: as above; the call only reads.
+        // SAFETY: the pointer is to a whole structure of this type, which the call only reads.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0 {
             return Ok(wanted);
         }

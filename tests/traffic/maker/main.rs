@@ -1,9 +1,10 @@
 //! Makes traffic of a known kind in a process of its own: `traffic_maker MODE ADDRESS:PORT [NAME=NUMBER...]`.
 //!
-//! It says `ready` when it listens, is connected or has set up what it needs, and starts when it reads a line. At the
-//! end it says `process PID CONNECTIONS SENT RECEIVED` for each process that moved something (bytes of payload), then
-//! `done BYTES MILLISECONDS FAILED` with the number of connections that did not come to their good end; servers do so
-//! when they read another line. It ends when its standard input does, and what is open until then is closed.
+//! It prints `ready` once it listens, is connected or has set up what it needs, and starts when it reads a
+//! line. At the end it prints `process PID CONNECTIONS SENT RECEIVED` for each process that moved something
+//! (bytes of payload), then `done BYTES MILLISECONDS FAILED` with the number of connections that did not end
+//! well; servers do so when they read another line. It ends when its standard input ends; connections that
+//! are still open are closed then.
 
 mod batches;
 mod bulk;
@@ -32,20 +33,20 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 const REQUEST: u64 = 4096;
 const RESPONSE: u64 = 16384;
 
-/// What the arguments say.
+/// The arguments.
 struct Orders {
     address: String,
     numbers: Vec<(String, u64)>,
 }
 
 impl Orders {
-    /// The number of that name, or what it is without one.
+    /// Returns the number with this name, or `otherwise` if there is none.
     fn number(&self, name: &str, otherwise: u64) -> u64 {
         self.numbers.iter().find(|(found, _)| found == name).map_or(otherwise, |&(_, number)| number)
     }
 }
 
-/// What one process moved.
+/// The connections and bytes of one process.
 #[derive(Clone, Copy, Default)]
 struct Moved {
     connections: u64,
@@ -109,7 +110,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// What all processes moved, and how long it took.
+/// The connections and bytes of all processes, and the duration.
 struct Report {
     processes: Vec<(u32, Moved)>,
     took: Duration,
@@ -119,7 +120,7 @@ struct Report {
 }
 
 impl Report {
-    /// A report of this process, which began then.
+    /// Returns a report of this process for work that began at `began`.
     fn own(moved: Moved, began: Instant) -> Report {
         Report {
             processes: vec![(std::process::id(), moved)],
@@ -135,12 +136,13 @@ impl Report {
     }
 }
 
-/// The ring that the orders want, with `polled` one that the kernel polls.
+/// Makes the ring that the orders request; with `polled`, a ring that the kernel polls.
 fn ring(orders: &Orders) -> std::io::Result<uring::Ring> {
     uring::Ring::new(orders.number("polled", 0) == 1)
 }
 
-/// With the order `named` a process is called `maker-PID`, for those who tell processes by their names.
+/// With the order `named`, names this process `maker-PID`, for tools that distinguish processes
+/// by their names.
 fn name_by_pid(orders: &Orders) -> Outcome<()> {
     if orders.number("named", 0) == 1 {
         let name = std::ffi::CString::new(format!("maker-{}", std::process::id()))?;

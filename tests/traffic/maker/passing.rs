@@ -1,4 +1,5 @@
-//! A server whose connections are accepted by one process and answered by another, which is sent them.
+//! A server in which one process accepts the connections and another answers them; the first sends
+//! them to the second.
 
 use super::children::{Counts, Family, answer, shared_counts};
 use super::{Orders, Outcome, Report, say, wait_for_line};
@@ -9,19 +10,20 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
-/// What the acceptor does when it has sent a connection to the worker, the order `acceptor`.
+/// Values of the order `acceptor`: the acceptor's action after it has sent a connection to the worker.
 const CLOSES: u64 = 0;
 const KEEPS: u64 = 1;
 const EXITS: u64 = 2;
 
-/// A worker that has all connections, and an acceptor, which reads nothing of them; with [`EXITS`] one for each.
+/// Runs a worker that has all connections, and an acceptor that reads none of their data; with [`EXITS`], an
+/// acceptor for each connection.
 pub fn server(orders: &Orders) -> Outcome<Report> {
     let own = &shared_counts()?[0];
     let (sending, receiving) = UnixDatagram::pair()?;
     let mut worker = Family::default();
     worker.fork(orders, || {
         loop {
-            // A client that has gone is no reason to end.
+            // The worker continues if a client has disappeared.
             let _ = answer(received(&receiving)?, own);
         }
     })?;
@@ -37,7 +39,7 @@ pub fn server(orders: &Orders) -> Outcome<Report> {
     Ok(Report { processes, took: began.elapsed(), failed: 0, held: vec![Box::new((worker, acceptor))] })
 }
 
-/// The acceptor's life.
+/// Runs the acceptor.
 fn accept_all(orders: &Orders, listener: &TcpListener, to: &UnixDatagram) -> Outcome<()> {
     let how = orders.number("acceptor", CLOSES);
     let mut kept = Vec::new();
@@ -62,7 +64,7 @@ fn pass_on(stream: &TcpStream, to: &UnixDatagram) -> Outcome<()> {
     Ok(())
 }
 
-/// The next connection that is sent.
+/// Returns the next connection that is sent.
 fn received(from: &UnixDatagram) -> Outcome<TcpStream> {
     let mut room = nix::cmsg_space!(RawFd);
     let mut byte = [0];
@@ -74,6 +76,6 @@ fn received(from: &UnixDatagram) -> Outcome<TcpStream> {
         _ => None,
     });
     let descriptor = descriptor.ok_or("a connection is sent with each byte")?;
-    // SAFETY: it has just come, and nobody else has it.
+    // SAFETY: the descriptor has just been received, and nothing else owns it.
     Ok(TcpStream::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }

@@ -1,4 +1,4 @@
-//! A TCP server: one process that answers each request, on as little CPU time as it can.
+//! A TCP server: one process that answers each request with as little CPU time as it can.
 
 use super::exchange::family;
 use super::{Moved, Orders, Outcome, REQUEST, RESPONSE, Report, say};
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
-/// The first byte of a request says who closes the connection first.
+/// Values of the first byte of a request, which names the end that closes the connection first.
 pub const CLIENT_CLOSES: u8 = b'c';
 pub const SERVER_CLOSES: u8 = b's';
 
@@ -40,8 +40,8 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(server.moved, began).holding(helper).holding(server))
 }
 
-/// The listening socket that the orders want: of Multipath TCP with `multipath`, one that takes data with the SYN with
-/// `fast-open`.
+/// Makes the listening socket that the orders request: with `multipath` a Multipath TCP socket, with
+/// `fast-open` one that accepts data with the SYN.
 pub fn listening(orders: &Orders) -> Outcome<OwnedFd> {
     let address: SocketAddr = orders.address.parse()?;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -106,7 +106,7 @@ impl Server {
                 Err(Errno::ECONNABORTED | Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // SAFETY: the call has just returned it, and nobody else has it.
+            // SAFETY: the call has just returned the descriptor, and nothing else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
             self.epoll.add(socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, descriptor as u64))?;
             self.moved.connections += 1;
@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    /// Takes a connection on as far as it goes. Returns whether it stays open.
+    /// Advances a connection as far as possible. Returns true if it stays open.
     fn advance(&mut self, descriptor: RawFd) -> bool {
         let Some(connection) = self.open.get_mut(&descriptor) else { return false };
         let count = match nix::unistd::read(&connection.socket, &mut self.scrap) {

@@ -1,4 +1,4 @@
-//! Storms: as many flows as there are packets, of made-up sources or of sockets that live for a moment.
+//! Storms: as many flows as packets, from invented sources or from sockets that exist for a moment.
 
 use super::frames::{Link, frame};
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Payload of each datagram.
 const DATAGRAM: [u8; 18] = [0x5a; 18];
 
-/// Sends frames with a datagram each, of another source every time.
+/// Sends frames with one datagram each, each from another source.
 pub fn frames(orders: &Orders) -> Outcome<Report> {
     let to: SocketAddrV4 = orders.address.parse()?;
     let link = Link::open()?;
@@ -28,20 +28,20 @@ pub fn datagrams(orders: &Orders) -> Outcome<Report> {
     })
 }
 
-/// Opens a socket for each attempt to connect, and closes it at once, whatever comes of it.
+/// Opens a socket for each attempt to connect, and closes it at once regardless of the result.
 pub fn attempts(orders: &Orders) -> Outcome<Report> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
     let to = SockaddrStorage::from(orders.address.parse::<std::net::SocketAddr>()?);
     storm(orders, |_| {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-        // It is refused, at once or later.
+        // The connection is refused, at once or later.
         let _ = connect(socket.as_raw_fd(), &to);
         Ok(())
     })
 }
 
-/// Does something `count` times, at `rate` a second.
+/// Calls `each` `count` times, at `rate` a second.
 fn storm(orders: &Orders, mut each: impl FnMut(u32) -> std::io::Result<()>) -> Outcome<Report> {
     let (count, rate) = (orders.number("count", 10_000), orders.number("rate", 10_000));
     say("ready")?;

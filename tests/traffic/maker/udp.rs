@@ -1,4 +1,5 @@
-//! UDP conversations of one process, each over a socket of its own, and the server that answers over one socket.
+//! UDP conversations of one process, each over a socket of its own, and the server that answers
+//! over one socket.
 
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
 use nix::errno::Errno;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 /// Payload of a question and of its answer.
 const DATAGRAM: u64 = 1200;
 
-/// Room for what comes while the other side has the processor.
+/// Buffer size for the datagrams that arrive while the other side has the CPU.
 const BUFFER: usize = 4 << 20;
 
-/// How long answers may take that are still missing.
+/// The time after which missing answers are given up.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One socket, from its first question to its last answer.
@@ -30,7 +31,7 @@ struct Conversation {
 struct Clients {
     server: SocketAddr,
     is_connected: bool,
-    /// Questions of a conversation; 0 for no end.
+    /// Questions in a conversation; 0 for no limit.
     length: u64,
     question: Vec<u8>,
     epoll: Epoll,
@@ -40,8 +41,9 @@ struct Clients {
     failed: u64,
 }
 
-/// `rate` questions a second for `milliseconds` over `sockets` sockets in turn, `connected` or not. After `length`
-/// questions and as many answers a socket is closed, and when it is its turn again a new one takes its place.
+/// Sends `rate` questions a second for `milliseconds` over `sockets` sockets in turn, `connected` or
+/// not. After `length` questions and as many answers a socket is closed, and a new one replaces it
+/// at its next turn.
 pub fn clients(orders: &Orders) -> Outcome<Report> {
     let rate = orders.number("rate", 100) as f64;
     let count = (rate * orders.number("milliseconds", 1000) as f64 / 1000.0) as u64;
@@ -90,7 +92,7 @@ impl Clients {
         Ok(Conversation { socket, asked: 0, answered: 0, last: Instant::now() })
     }
 
-    /// Sends the next question of a place, unless it still waits for the last answers.
+    /// Sends the next question of a slot, unless the slot still waits for the last answers.
     fn ask(&mut self, place: usize) -> Outcome<()> {
         let mut conversation = match self.places[place].take() {
             Some(conversation) if self.length == 0 || conversation.asked < self.length => conversation,
@@ -118,7 +120,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Waits for answers, so long at most, and takes them.
+    /// Waits for answers, for at most `longest`, and receives them.
     fn hear(&mut self, longest: Duration) -> Outcome<()> {
         let timeout = EpollTimeout::try_from((longest.as_micros().div_ceil(1000) as u64).min(1000))?;
         let mut events = [EpollEvent::empty(); 64];
@@ -146,19 +148,19 @@ impl Clients {
     }
 }
 
-/// The server's socket, with room for what comes at once.
+/// Returns the server's socket, with buffers for bursts.
 pub fn bound(orders: &Orders) -> Outcome<UdpSocket> {
     let socket = UdpSocket::bind(&orders.address)?;
     socket.set_nonblocking(true)?;
-    // Beyond the system's limit when permitted.
+    // Exceeds the system's limit if permitted.
     if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
         setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
     }
     Ok(socket)
 }
 
-/// Answers every datagram with one of the same length, over one socket, until a line can be read. With `peek` it looks
-/// at each before it takes it.
+/// Answers every datagram with one of the same length, over one socket, until a line can be read. With `peek`
+/// it peeks at each before it receives it.
 pub fn server(orders: &Orders) -> Outcome<Report> {
     let peeks = orders.number("peek", 0) == 1;
     let socket = bound(orders)?;

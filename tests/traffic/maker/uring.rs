@@ -1,4 +1,5 @@
-//! Sockets by io_uring(7): made, connected, accepted, sent to and received from without any call of their own.
+//! Sockets by io_uring(7): opened, connected, accepted, sent to and received from without a separate
+//! system call for each.
 
 use super::exchange::{Way, family};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
@@ -8,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Operations, flags and where to map what, of <linux/io_uring.h>.
+/// Operations, flags and mapping offsets of <linux/io_uring.h>.
 const ACCEPT: u8 = 13;
 const CONNECT: u8 = 16;
 const SEND: u8 = 26;
@@ -22,14 +23,15 @@ const WAKE: u32 = 1 << 1;
 const RINGS_AT: i64 = 0;
 const ENTRIES_AT: i64 = 0x1000_0000;
 
-/// Length of a `struct io_uring_cqe`, and where its result stands in it.
+/// Length of a `struct io_uring_cqe`, and the offset of its result.
 const COMPLETION: usize = 16;
 const RESULT_AT: usize = 8;
 
-/// Milliseconds that the kernel's thread looks for work before it sleeps: there are other things to do.
+/// Milliseconds for which the kernel's thread polls for work before it sleeps, so that the CPU is free
+/// for other work.
 const IDLE: u32 = 1;
 
-/// Where things stand in one of the rings (`struct io_sqring_offsets` and `struct io_cqring_offsets`).
+/// Offsets of the fields of one of the rings (`struct io_sqring_offsets` and `struct io_cqring_offsets`).
 #[repr(C)]
 #[derive(Default)]
 struct Offsets {
@@ -37,7 +39,8 @@ struct Offsets {
     tail: u32,
     mask: u32,
     entries: u32,
-    /// Flags and dropped ones of submissions; overflown ones and the entries of completions.
+    /// For submissions, the flags and the number of dropped entries; for completions, the overflow count
+    /// and the entries.
     particular: [u32; 2],
     /// The array of submissions.
     array: u32,
@@ -61,7 +64,7 @@ struct Parameters {
     completion_offsets: Offsets,
 }
 
-/// `struct io_uring_sqe`; what the operations here have no use for is 0.
+/// `struct io_uring_sqe`; fields that the operations here do not use are 0.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Entry {
@@ -92,19 +95,20 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// One whose operations the caller submits, or that a thread of the kernel polls for them.
+    /// Makes a ring whose operations the caller submits, or a polled one, from which a thread of the
+    /// kernel fetches them.
     pub fn new(is_polled: bool) -> Result<Ring> {
         let mut parameters = Parameters {
             flags: if is_polled { POLLED } else { 0 },
             thread_idle: IDLE,
             ..Parameters::default()
         };
-        // SAFETY: the pointer is to a whole structure of the kind that the call reads and fills.
+        // SAFETY: the pointer is to a whole structure of the type that the call reads and fills.
         let descriptor = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, &raw mut parameters) };
         if descriptor < 0 {
             return Err(Error::last_os_error());
         }
-        // SAFETY: the call has just returned it, and nobody else has it.
+        // SAFETY: the call has just returned the descriptor, and nothing else owns it.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
         if parameters.features & SINGLE_MAPPING == 0 {
             return Err(Error::other("the rings of this kernel take two mappings"));
@@ -116,7 +120,7 @@ impl Ring {
         let rings = mapped(&descriptor, submissions_end.max(completions_end), RINGS_AT)?;
         let entries =
             mapped(&descriptor, parameters.submissions as usize * size_of::<Entry>(), ENTRIES_AT)?.cast();
-        // The only place of the array stands for the only entry, as the zero in it says.
+        // The only slot of the array refers to the only entry, because it contains zero.
         Ok(Ring {
             descriptor,
             is_polled,
@@ -131,15 +135,15 @@ impl Ring {
         })
     }
 
-    /// Has the kernel do one operation, and waits for its end. Of a ring that is not polled every other operation is
-    /// done by one of the kernel's workers.
+    /// Runs one operation in the kernel, and waits for its end. In a ring that is not polled, one of the
+    /// kernel's workers runs every other operation.
     fn run(&mut self, entry: Entry) -> Result<i32> {
         let by_worker = !self.is_polled && self.done % 2 == 1;
         self.done += 1;
         let flags = if by_worker { BY_WORKER } else { 0 };
-        // SAFETY: the mapping holds this entry, and the kernel is done with the one before.
+        // SAFETY: the mapping contains this entry, and the kernel has finished the previous one.
         unsafe { self.entries.write(Entry { flags, data: self.done, ..entry }) };
-        // The kernel sees the entry before it sees that there is one.
+        // The kernel sees the contents of the entry before the new tail.
         self.number(self.submission_tail).fetch_add(1, Ordering::Release);
         let head = self.number(self.completion_head).load(Ordering::Relaxed);
         while self.number(self.completion_tail).load(Ordering::Acquire) == head {
@@ -147,17 +151,18 @@ impl Ring {
         }
         let place = head & self.number(self.completion_mask).load(Ordering::Relaxed);
         let result_at = self.completions + place as usize * COMPLETION + RESULT_AT;
-        // SAFETY: the kernel has filled this completion, which the mapping holds.
+        // SAFETY: the kernel has filled this completion, which is inside the mapping.
         let result = unsafe { self.rings.add(result_at).cast::<i32>().read() };
         self.number(self.completion_head).store(head.wrapping_add(1), Ordering::Release);
         if result < 0 { Err(Error::from_raw_os_error(-result)) } else { Ok(result) }
     }
 
-    /// Submits what is not yet submitted, and waits for a completion.
+    /// Submits pending entries, and waits for a completion.
     fn enter(&self) -> Result<()> {
         let how = if self.is_polled { WAIT | WAKE } else { WAIT };
         let (ring, none, no_size) = (self.descriptor.as_raw_fd(), std::ptr::null::<u8>(), 0_usize);
-        // SAFETY: the call gets no pointers; what the entry points to is there until the operation has ended.
+        // SAFETY: the call takes no pointers; the memory that the entry points to exists until the
+        // operation has ended.
         let status = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, 1, 1, how, none, no_size) };
         match Error::last_os_error() {
             _ if status >= 0 => Ok(()),
@@ -166,19 +171,19 @@ impl Ring {
         }
     }
 
-    /// A number of the rings that the kernel reads or writes, too.
+    /// Returns a number of the rings that the kernel reads or writes, too.
     fn number(&self, at: usize) -> &AtomicU32 {
         // SAFETY: the kernel has placed it there, aligned, in a mapping that lasts as long as this process.
         unsafe { AtomicU32::from_ptr(self.rings.add(at).cast().as_ptr()) }
     }
 }
 
-/// A mapping of a ring's memory, which lasts as long as this process.
+/// Maps a ring's memory for as long as this process lives.
 fn mapped(ring: &OwnedFd, length: usize, at: i64) -> Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
     let none = std::ptr::null_mut();
-    // SAFETY: a new mapping, at no wanted address.
+    // SAFETY: a new mapping at an address of the kernel's choice.
     let memory = unsafe { libc::mmap(none, length, protection, flags, ring.as_raw_fd(), at) };
     if memory == libc::MAP_FAILED {
         return Err(Error::last_os_error());
@@ -186,9 +191,9 @@ fn mapped(ring: &OwnedFd, length: usize, at: i64) -> Result<NonNull<u8>> {
     NonNull::new(memory.cast()).ok_or_else(|| Error::other("mapped at no address"))
 }
 
-/// A descriptor that an operation has just returned.
+/// Takes ownership of a descriptor that an operation has just returned.
 fn owned(descriptor: i32) -> OwnedFd {
-    // SAFETY: it is new, and nobody else has it.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 

@@ -1,4 +1,5 @@
-//! Ways of using TCP sockets that differ from the usual by an option or a flag: peeking, Fast Open, Multipath TCP.
+//! Ways of using TCP sockets that differ from the usual one by an option or a flag: peeking, Fast
+//! Open, Multipath TCP.
 
 use super::exchange::{Way, family};
 use nix::sys::socket::{MsgFlags, SockFlag, SockType, SockaddrStorage, connect, recv, sendto, socket};
@@ -6,26 +7,26 @@ use std::io::{Error, Result};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// `MPTCP_INFO` of <linux/mptcp.h> at the level `SOL_MPTCP`, and the flag that says that it has become TCP.
+/// `MPTCP_INFO` of <linux/mptcp.h> at the level `SOL_MPTCP`, and the flag of a fallback to TCP.
 const MPTCP_LEVEL: i32 = 284;
 const MPTCP_INFO: i32 = 1;
 const MPTCP_FELL_BACK: u32 = 1;
 
-/// Where `mptcpi_flags` stands in `struct mptcp_info`: after eight numbers of a byte.
+/// Offset of `mptcpi_flags` in `struct mptcp_info`: after eight one-byte numbers.
 const MPTCP_FLAGS_AT: usize = 8;
 
-/// `TCPI_OPT_SYN_DATA` of <linux/tcp.h>: the SYN was acknowledged with its data. The options stand in the sixth byte of
-/// `struct tcp_info`.
+/// `TCPI_OPT_SYN_DATA` of <linux/tcp.h>: the SYN was acknowledged with its data. The options are the sixth
+/// byte of `struct tcp_info`.
 const SYN_DATA: u8 = 32;
 const TCP_OPTIONS_AT: usize = 5;
 
-/// Looks at everything before it takes it.
+/// Peeks at all data before it receives it.
 pub struct Peeking;
 
 impl Way for Peeking {
     fn receive(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize> {
         let seen = recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?;
-        // Of a stream there may be more by now.
+        // A stream may have more data by now.
         Ok(recv(socket.as_raw_fd(), &mut buffer[..seen], MsgFlags::empty())?)
     }
 }
@@ -33,7 +34,7 @@ impl Way for Peeking {
 /// Sends the beginning of the request with the SYN.
 #[derive(Default)]
 pub struct FastOpen {
-    /// Whether there was a connection, with which the cookie has come.
+    /// Set after a first connection, which has delivered the cookie.
     has_cookie: bool,
 }
 
@@ -71,7 +72,7 @@ impl Way for Multipath {
     }
 }
 
-/// A socket of Multipath TCP, which the wrapper of socket(2) does not know.
+/// Returns a Multipath TCP socket, which the wrapper of socket(2) does not support.
 pub fn multipath_socket(address: SocketAddr, flags: i32) -> Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
     // SAFETY: the call takes no pointers.
@@ -79,26 +80,26 @@ pub fn multipath_socket(address: SocketAddr, flags: i32) -> Result<OwnedFd> {
     if descriptor < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the call has just returned it, and nobody else has it.
+    // SAFETY: the call has just returned the descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Lets a listener take data with the SYN of up to so many connections that have not yet come about.
+/// Lets a listener accept data with the SYN, for at most 1024 connections that are not yet established.
 pub fn allow_fast_open(listener: &OwnedFd) -> Result<()> {
     let waiting: libc::c_int = 1024;
     let length = size_of_val(&waiting) as libc::socklen_t;
     let (level, option) = (libc::IPPROTO_TCP, libc::TCP_FASTOPEN);
-    // SAFETY: the pointer is to a number of that length, which the call only reads.
+    // SAFETY: the pointer is to a number of this length, which the call only reads.
     let status =
         unsafe { libc::setsockopt(listener.as_raw_fd(), level, option, (&raw const waiting).cast(), length) };
     if status == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
-/// The beginning of what a socket's option holds.
+/// Returns the first bytes of a socket option.
 fn option_bytes<const COUNT: usize>(socket: &OwnedFd, level: i32, option: i32) -> Result<[u8; COUNT]> {
     let mut bytes = [0; COUNT];
     let mut length = COUNT as libc::socklen_t;
-    // SAFETY: the pointers are to so many bytes and to their number, and the call writes no more than that.
+    // SAFETY: the pointers are to the bytes and to their number, and the call writes at most that many.
     let status = unsafe {
         libc::getsockopt(socket.as_raw_fd(), level, option, bytes.as_mut_ptr().cast(), &mut length)
     };

@@ -1,4 +1,4 @@
-//! Data that passes no buffer of the process: a file sent by sendfile(2), an echo by splice(2).
+//! Data that bypasses the buffers of the process: a file sent by sendfile(2), an echo by splice(2).
 
 use super::bulk::{paced, read_all};
 use super::exchange::Way;
@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
-/// Length of the file, which is sent from its beginning again and again, and of what is sent at once.
+/// Length of the file, which is sent repeatedly from its beginning, and of each piece.
 const FILE: usize = 1 << 20;
 const PIECE: usize = 1 << 16;
 
@@ -31,32 +31,32 @@ pub fn sendfile_source(orders: &Orders) -> Outcome<Report> {
         }
         Ok(())
     })?;
-    // Closing would let the kernel send the end after the counters were read.
+    // If the socket were closed, the kernel could send the FIN after the counters were read.
     stream.shutdown(std::net::Shutdown::Write)?;
     read_all(stream)?;
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
 }
 
-/// A file in memory.
+/// Makes a file in memory.
 fn unnamed_file() -> Result<File> {
     // SAFETY: the name ends with NUL, and the call only reads it.
     let descriptor = unsafe { libc::memfd_create(c"sent".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the call has just returned it, and nobody else has it.
+    // SAFETY: the call has just returned the descriptor, and nothing else owns it.
     Ok(File::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(descriptor) }))
 }
 
-/// Returns how many bytes were sent; at the end of the file, fewer than were wanted.
+/// Returns the number of bytes sent; at the end of the file, fewer than requested.
 fn sendfile(stream: &TcpStream, file: &File, at: usize, count: usize) -> Result<usize> {
     let mut offset = at as libc::off_t;
-    // SAFETY: the pointer is to a number, which the call reads and writes.
+    // SAFETY: the pointer is to a number that the call reads and writes.
     let sent = unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &mut offset, count) };
     if sent < 0 { Err(Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// A server that sends back what it gets by way of a pipe, without ever reading it.
+/// A server that echoes the received data through a pipe, without ever reading it.
 pub struct Splicing {
     pipe: (PipeReader, PipeWriter),
 }
@@ -68,7 +68,7 @@ impl Splicing {
 }
 
 impl Way for Splicing {
-    /// Until the client closes.
+    /// Echoes until the client closes.
     fn serve(&mut self, socket: &OwnedFd, _: &Orders, moved: &mut Moved) -> Result<()> {
         let (from, to) = (self.pipe.0.as_raw_fd(), self.pipe.1.as_raw_fd());
         loop {
@@ -91,7 +91,7 @@ impl Way for Splicing {
 
 fn splice(from: RawFd, to: RawFd, most: usize) -> Result<usize> {
     let none = std::ptr::null_mut();
-    // SAFETY: without pointers to offsets the call touches no memory of this process.
+    // SAFETY: without pointers to offsets, the call touches no memory of this process.
     let moved = unsafe { libc::splice(from, none, to, none, most, libc::SPLICE_F_MOVE) };
     if moved < 0 { Err(Error::last_os_error()) } else { Ok(moved as usize) }
 }

@@ -1,5 +1,5 @@
-//! The CPU time of the library's own programs for each datagram of the flood, with each engine: of its process, and of
-//! its probes by themselves, as the kernel measures them.
+//! The library's CPU time for each datagram of the flood, with each engine: that of its process, and
+//! separately that of its eBPF programs, as the kernel measures them.
 
 use super::spread::Spread;
 use super::stream::Stream;
@@ -12,23 +12,23 @@ use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
 use std::time::Duration;
 
-/// How often each engine has its turn.
+/// The number of turns of each engine.
 const ROUNDS: usize = 3;
 
-/// One flood with an engine. Times are nanoseconds for each datagram.
+/// The result of one flood with an engine. Times are nanoseconds for each datagram.
 struct Taken {
     library: f64,
     probes: Vec<Each>,
-    /// Frames that were captured for each datagram, which passes a device at both ends.
+    /// Frames captured for each datagram, which passes a device at both ends.
     captured: f64,
 }
 
-/// What a probe takes.
+/// The cost of an eBPF program.
 struct Each {
     name: String,
     /// Runs for each datagram.
     runs: f64,
-    /// Nanoseconds for each run, without those of measuring.
+    /// Nanoseconds for each run, without the overhead of measuring.
     each: f64,
 }
 
@@ -104,7 +104,7 @@ fn flood(lab: &Lab, engine: Engine, probes: &Probes, overhead: f64, length: Dura
     Taken { library: used * 1e9 / sent, probes, captured: sighting.packets as f64 / sent }
 }
 
-/// The probes of a process in the order of their names.
+/// Returns the eBPF programs of a process, sorted by name.
 fn sorted(probes: &Probes, pid: i32) -> Vec<Probe> {
     let mut all = probes.each(pid);
     all.sort_by(|one, other| one.name.cmp(&other.name));

@@ -1,4 +1,5 @@
-//! Whether the engine `kernel` counts every byte of a flood from as many processes as there are processors.
+//! Checks that the engine `kernel` counts every byte of a flood from as many processes as there are
+//! processors.
 
 use super::allow;
 use super::stream::{Stream, WIRE};
@@ -8,7 +9,7 @@ use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
 use std::time::Duration;
 
-/// Prints what was counted; returns what is not equal.
+/// Prints the counts. Returns the differences.
 pub fn measure(length: Duration) -> Vec<String> {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     println!("\nbytes with engine kernel, {cpus} processes sending for {} s", length.as_secs_f64());

@@ -1,5 +1,5 @@
-//! What the engines cost in a flood of the smallest datagrams, and whether they slow it down or lose any of it:
-//! `scripts/flood` runs it and tells its options.
+//! The engines' cost in a flood of the smallest datagrams, and their effect on its rate and losses.
+//! `scripts/flood` runs this and documents its options.
 
 mod cost;
 mod loss;
@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Seconds that one flood may take besides its traffic.
+/// The maximum time of one flood besides its traffic, seconds.
 const ALLOWANCE: u64 = 60;
 
-/// What the arguments ask for.
+/// The options of the command line.
 struct Wishes {
     rounds: usize,
     length: Duration,
@@ -42,18 +42,19 @@ pub fn main() -> ExitCode {
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Allows the time of one flood.
+/// Sets the time limit of one flood.
 fn allow(length: Duration) {
     guard::allow(length.as_secs() + ALLOWANCE);
 }
 
-/// How many processes wanted a processor over the last minute, 5 and 15 minutes (proc_loadavg(5)).
+/// Returns the number of processes that wanted a processor over the last minute, 5 and 15 minutes
+/// (proc_loadavg(5)).
 fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// The lines of a table, the first of which are its titles, for benches/README.md or for a screen.
+/// Returns the lines of a table for benches/README.md or for a terminal. The first row has the titles.
 fn lines(rows: &[Vec<String>], is_markdown: bool) -> String {
     let width = |at: usize| rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
     let mut text = String::new();

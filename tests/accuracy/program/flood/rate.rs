@@ -1,5 +1,5 @@
-//! How fast the flood is with an engine, with programs that do nothing, and without either, and what these take of the
-//! machine's CPU time: by turns in one run, since what else the machine does changes from minute to minute.
+//! The rate of the flood with an engine, with empty eBPF programs and with neither, and their CPU time. The
+//! floods take turns in one run because the machine's other load changes from minute to minute.
 
 use super::spread::Spread;
 use super::stream::Stream;
@@ -12,25 +12,25 @@ use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
 use std::time::Duration;
 
-/// The least rate with the engine `kernel`, as a share of that with programs that do nothing.
+/// The minimum rate with the engine `kernel`, as a share of the rate with empty eBPF programs.
 const MIN_RATE: f64 = 0.95;
 
-/// The most CPU time that `kernel` may take, as a multiple of what programs take that do nothing.
+/// The maximum CPU time of `kernel`, as a multiple of that of empty eBPF programs.
 const MAX_TIME: f64 = 1.25;
 
-/// Rounds for each one that has a flood with the engines that capture.
+/// The number of rounds for each round that includes the engines that capture.
 const OTHERS: usize = 2;
 
-/// What runs beside a flood.
+/// The software that runs beside a flood.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Nothing,
-    /// Programs that do nothing, at the hooks that the engine `kernel` has programs at.
+    /// eBPF programs that do nothing, at the hooks of the engine `kernel`.
     EmptyPrograms,
     Library(Engine),
 }
 
-/// In the order of the tables and of a round.
+/// All kinds, in the order of the tables and of a round.
 const ALL: [Beside; 5] = [
     Beside::Nothing,
     Beside::EmptyPrograms,
@@ -57,9 +57,10 @@ impl Beside {
     }
 }
 
-/// What a flood comes to: datagrams sent and read per second, and nanoseconds of CPU time of the sender per datagram
-/// sent, of the reader per datagram read, and of the library's process per datagram sent. What the kernel does for a
-/// packet on its way is in the sender's time: the copies for those who capture, and the programs.
+/// The result of a flood: datagrams sent and read per second, and nanoseconds of CPU time: of the sender per
+/// datagram sent, of the reader per datagram read, and of the library's process per datagram sent. The
+/// sender's time includes the kernel's work for a packet on its way: the copies for capturing processes, and
+/// the eBPF programs.
 #[derive(Clone, Copy)]
 struct Flood {
     sent: f64,
@@ -75,7 +76,7 @@ struct Round(Vec<(Beside, Flood)>);
 impl Round {
     fn play(lab: &Lab, hooks: &[Hook], number: usize, length: Duration) -> Round {
         let mut turns: Vec<Beside> = ALL.into_iter().filter(|beside| beside.is_in_round(number)).collect();
-        // A steady change hits all alike over two rounds, or four.
+        // Reversing the order makes a steady drift affect all kinds alike over two rounds, or four.
         if number / OTHERS % 2 == 1 {
             turns.reverse();
         }
@@ -91,34 +92,34 @@ impl Round {
 struct Rounds(Vec<Round>);
 
 impl Rounds {
-    /// How many rounds have a flood of this kind.
+    /// Returns the number of rounds that have a flood of this kind.
     fn count(&self, beside: Beside) -> usize {
         self.0.iter().filter(|round| round.of(beside).is_some()).count()
     }
 
-    /// A figure of the floods of one kind.
+    /// Returns a figure of the floods of one kind.
     fn each(&self, beside: Beside, figure: impl Fn(&Flood) -> f64) -> Spread {
         self.against(beside, beside, |flood, _| figure(flood))
     }
 
-    /// A figure of two floods of the same round.
+    /// Returns a figure that compares two floods of the same round.
     fn against(&self, beside: Beside, base: Beside, figure: impl Fn(&Flood, &Flood) -> f64) -> Spread {
         let floods = |round: &Round| Some(figure(round.of(beside)?, round.of(base)?));
         Spread::of(self.0.iter().filter_map(floods).collect())
     }
 
-    /// The CPU time per datagram beyond that of unmonitored floods.
+    /// Returns the CPU time per datagram beyond that of unmonitored floods.
     fn taken(&self, beside: Beside) -> Spread {
         let all = |flood: &Flood| flood.sender + flood.reader + flood.library;
         self.against(beside, Beside::Nothing, |flood, without| all(flood) - all(without))
     }
 }
 
-/// Prints the figures; returns the floors that are missed.
+/// Prints the figures. Returns the floors that are missed.
 pub fn measure(rounds: usize, length: Duration, is_markdown: bool) -> Vec<String> {
     let lab = Lab::new();
     let hooks = hooks();
-    // The first one warms up.
+    // The first flood warms up.
     flood(&lab, Beside::Nothing, &[], length);
     let play = |number| Round::play(&lab, &hooks, number, length);
     let rounds = Rounds((0..rounds).map(play).collect());
@@ -133,7 +134,7 @@ pub fn measure(rounds: usize, length: Duration, is_markdown: bool) -> Vec<String
     missed
 }
 
-/// The attach points of the engine `kernel`.
+/// Returns the attach points of the engine `kernel`.
 fn hooks() -> Vec<Hook> {
     let watcher = Watcher::start(Kind::Library(Engine::Kernel), &Place::All(Protocol::Udp.filter()));
     Hook::all_of(watcher.pid()).unwrap()
@@ -200,7 +201,7 @@ fn times(rounds: &Rounds, is_markdown: bool) -> Vec<String> {
         .collect()
 }
 
-/// One flood.
+/// Runs one flood.
 fn flood(lab: &Lab, beside: Beside, hooks: &[Hook], length: Duration) -> Flood {
     allow(length);
     let stream = Stream::prepare(lab, 1, length);

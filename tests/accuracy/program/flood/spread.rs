@@ -1,4 +1,4 @@
-//! The middle of many measurements and how far they are from one another.
+//! The median and the quartiles of many measurements.
 
 use std::fmt::{Display, Formatter, Result};
 
@@ -10,10 +10,10 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one measurement.
+    /// Returns the spread of at least one measurement.
     pub fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
-        // Between two of them in proportion.
+        // Interpolates linearly between two values.
         let at = |share: f64| {
             let place = share * (values.len() - 1) as f64;
             let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
@@ -24,7 +24,7 @@ impl Spread {
 }
 
 impl Display for Spread {
-    /// With as many decimals as the format asks for.
+    /// Writes the values with the format's precision.
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
         let decimals = out.precision().unwrap_or(0);
         let (low, high) = self.quartiles;

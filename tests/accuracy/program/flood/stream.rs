@@ -1,22 +1,22 @@
-//! The flood itself: processes that send from one host, and one that reads on the other.
+//! The flood: processes that send from one host, and one process that reads on the other.
 
 use crate::cpu;
 use crate::lab::{Host, Lab, Maker, Report};
 use crate::scenarios::Address;
 use std::time::Duration;
 
-/// What a datagram is on the wire: link header, IPv4, UDP, and one byte.
+/// The size of a datagram on the wire: link header, IPv4, UDP, and one byte.
 pub const WIRE: u64 = 14 + 20 + 8 + 1;
 
-/// Processes that are about to flood.
+/// Processes that are ready to flood.
 pub struct Stream {
     reader: Maker,
     senders: Vec<Maker>,
 }
 
-/// What has passed. The processes live on, as long as this is held.
+/// The traffic of a flood. The processes live as long as this is held.
 pub struct Passed {
-    /// Process and datagrams, of each sender.
+    /// Process and datagrams of each sender.
     pub sent: Vec<(i32, u64)>,
     /// Process and datagrams of the reader.
     pub read: (i32, u64),
@@ -38,7 +38,7 @@ impl Stream {
         Stream { reader, senders: (0..senders).map(sender).collect() }
     }
 
-    /// Floods until the time is over and all that has arrived is read.
+    /// Floods until the time is over and the reader has read all that has arrived.
     pub fn run(mut self) -> Passed {
         let used = |stream: &Stream| {
             let seconds = |maker: &Maker| cpu::seconds(maker.pid()).expect("it lives");
@@ -62,7 +62,7 @@ impl Stream {
 }
 
 impl Passed {
-    /// Datagrams of all senders.
+    /// Returns the datagrams of all senders.
     pub fn all_sent(&self) -> u64 {
         self.sent.iter().map(|(_, count)| count).sum()
     }

@@ -1,4 +1,5 @@
-//! What comes and goes beside the traffic: devices, addresses, network namespaces, and signals to the host.
+//! Changes beside the traffic: devices, addresses and network namespaces that appear and disappear, and
+//! signals to the host.
 
 use super::super::lab::{Host, Lab, enter};
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What comes and goes, and the time between two of a kind.
+/// The kinds of changes, and the time between two changes of a kind.
 const KINDS: [(&str, Duration); 5] = [
     ("devices", Duration::from_millis(150)),
     ("addresses", Duration::from_millis(70)),
@@ -20,10 +21,10 @@ const KINDS: [(&str, Duration); 5] = [
     ("pauses of the host", Duration::from_secs(7)),
 ];
 
-/// How long the host is stopped: what arrives meanwhile fits into its rings.
+/// The time for which the host is stopped. Packets that arrive meanwhile fit into its rings.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// All of it, until it is told to end.
+/// All changes, until they are ended.
 pub struct Churn {
     is_over: Arc<AtomicBool>,
     done: Arc<[AtomicU64; KINDS.len()]>,
@@ -31,7 +32,7 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// Begins, with devices and addresses on one of the hosts, and with signals to a process.
+    /// Starts the changes, with devices and addresses on one of the hosts, and with signals to a process.
     pub fn start(lab: &Lab, pid: i32) -> Churn {
         let mut churn = Churn { is_over: Arc::default(), done: Arc::default(), threads: Vec::new() };
         let (a, own) = (lab.name(Host::A).to_owned(), std::process::id());
@@ -49,7 +50,7 @@ impl Churn {
         churn
     }
 
-    /// Does one of a kind again and again, on a thread of its own.
+    /// Repeats a change of one kind on its own thread.
     fn each(&mut self, kind: usize, work: impl Fn(u64) + Send + 'static) {
         let (is_over, done) = (Arc::clone(&self.is_over), Arc::clone(&self.done));
         self.threads.push(std::thread::spawn(move || {
@@ -60,14 +61,14 @@ impl Churn {
         }));
     }
 
-    /// How many there were of each kind.
+    /// Returns the number of changes of each kind.
     pub fn summary(&self) -> String {
         let each = KINDS.iter().zip(self.done.iter());
         let words = each.map(|((name, _), done)| format!("{} {name}", done.load(Ordering::Relaxed)));
         words.collect::<Vec<_>>().join(", ")
     }
 
-    /// Comes to its end, and says how many there were.
+    /// Ends the changes. Returns the number of each kind.
     pub fn end(mut self) -> String {
         self.is_over.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| thread.join().expect("nothing of it fails"));
@@ -81,7 +82,7 @@ fn ip(arguments: &str) {
     assert!(status.expect("ip runs").success(), "ip {arguments}");
 }
 
-/// A pair of devices that comes, is renamed and goes.
+/// Creates a pair of devices, renames one, and removes them.
 fn renewed_device(namespace: &str, number: u64) {
     let (name, other) = (format!("soak{number}"), format!("other{number}"));
     ip(&format!("-n {namespace} link add {name} type veth peer name {other}"));
@@ -92,14 +93,14 @@ fn renewed_device(namespace: &str, number: u64) {
     ip(&format!("-n {namespace} link del {other}"));
 }
 
-/// An address that comes and goes.
+/// Adds an address and removes it.
 fn passing_address(namespace: &str, number: u64) {
     let address = format!("10.78.{}.{}/32", number / 250 % 250, number % 250 + 1);
     ip(&format!("-n {namespace} addr add {address} dev lo"));
     ip(&format!("-n {namespace} addr del {address} dev lo"));
 }
 
-/// A network namespace that comes, carries a connection and goes.
+/// Creates a network namespace, makes a connection in it, and removes it.
 fn passing_namespace(name: &str) {
     ip(&format!("netns add {name}"));
     ip(&format!("-n {name} link set lo up"));

@@ -1,5 +1,5 @@
-//! The program's other role: a process with a session of each engine, and with one that is opened and closed again and
-//! again.
+//! The program's other role: a process with a session of each engine, and with sessions that it opens and
+//! closes repeatedly.
 
 use super::super::engines::Engine;
 use super::super::monitor;
@@ -13,29 +13,33 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::Level;
 
-/// How long a passing session is open between its updates.
+/// The time that a short session is open before its second update.
 const STAY: Duration = Duration::from_millis(700);
 
-/// Signals that have come.
+/// Signals received.
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn count_signal(_: libc::c_int) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What a session has told at its end.
+/// The final report of a session.
 struct Told {
     figures: monitor::Figures,
     stats: capture::session::Stats,
     errors: Vec<String>,
 }
 
-/// Opens a session of each engine. Where packets are captured it watches all network namespaces with this filter; there is no
-/// filter for the kernel, which watches the own one and the one of this name. Says `ready`. All of them update until a line is read and then until all is told; it says `settled` and reports for each
-/// engine what the monitor reports. At last: `note TEXT`, `error TEXT` for each line of a log at this level, `left TEXT` for what
-/// is left of the sessions when all are closed, `end`.
+/// Opens a session of each engine. If packets are captured, the session watches all network namespaces with
+/// this filter. The engine `kernel` has no filter; its session watches its own namespace and the namespace of
+/// this name.
+///
+/// Prints `ready`. All sessions update until a line is read, and then until everything is reported. Prints
+/// `settled`, and for each engine the monitor's report. Finally prints `note TEXT`, `error TEXT` for each
+/// line of a log at this level, `left TEXT` for everything that is left of the sessions after closing, and
+/// `end`.
 pub fn run(filter: &str, other: &str) {
-    // SAFETY: the handler does nothing but to add to an atomic number.
+    // SAFETY: the handler only adds to an atomic number.
     let action = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = count_signal as *const () as usize;
@@ -90,7 +94,7 @@ fn open(engine: Engine, filter: &str, other: &str) -> (Session, Engine) {
     (session, engine)
 }
 
-/// Updates a session once a second until all is over.
+/// Updates a session once a second until `is_over` is set.
 fn follow(mut session: Session, engine: Engine, is_over: &AtomicBool) -> Told {
     let mut figures = monitor::Figures::new();
     let mut errors = Vec::new();
@@ -108,7 +112,8 @@ fn follow(mut session: Session, engine: Engine, is_over: &AtomicBool) -> Told {
     Told { figures, stats, errors }
 }
 
-/// Opens sessions of all engines in turn, and closes each after two updates. Returns how many there were.
+/// Opens sessions of all engines in turn, and closes each after two updates. Returns the number of sessions
+/// and the errors that they logged.
 fn open_and_close(filter: &str, other: &str, is_over: &AtomicBool) -> (u64, Vec<String>) {
     let (mut count, mut errors) = (0, Vec::new());
     for engine in Engine::ALL.into_iter().cycle() {

@@ -1,5 +1,5 @@
-//! Whether all engines keep telling the truth for as long as they run, in one process and amid everything that comes and
-//! goes on a busy host: `scripts/soak` runs it and tells its options.
+//! Checks that all engines stay correct for as long as they run, in one process and amid all the changes on a
+//! busy host. `scripts/soak` runs this and documents its options.
 
 mod churn;
 pub mod host;
@@ -16,14 +16,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vitals::Vitals;
 
-/// Seconds that all may take besides the traffic.
+/// The maximum time besides the traffic, seconds.
 const ALLOWANCE: u64 = 120;
 
-/// Connections a second of one living client, and processes a second with a connection each.
+/// Connections a second of one living client, and processes a second with one connection each.
 const CONNECTIONS: u64 = 200;
 const PROCESSES: u64 = 20;
 
-/// The least share that is right without programs in the kernel: short-lived processes are a race there.
+/// The minimum share that is right without eBPF programs: there, short-lived processes are a race.
 const PORTABLE: f64 = 80.0;
 
 /// Time between two lines of progress.
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     let checks = soak(length);
     checks.missed.iter().for_each(|text| println!("missed: {text}"));
     let is_good = checks.missed.is_empty();
-    // As tests end, so that scripts/test can sum it up.
+    // The same line as that of tests, so that scripts/test can sum it up.
     println!(
         "test result: {}. {} passed; {} failed; 0 ignored",
         if is_good { "ok" } else { "FAILED" },
@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What was as it must be, and what was not.
+/// The number of checks that held, and the descriptions of those that did not.
 #[derive(Default)]
 struct Checks {
     held: u32,
@@ -61,7 +61,7 @@ struct Checks {
 }
 
 impl Checks {
-    /// Takes in whether something is as it must be, or how it is not.
+    /// Records whether a check holds, and its description if it does not.
     fn require(&mut self, is_so: bool, otherwise: String) {
         if is_so { self.held += 1 } else { self.missed.push(otherwise) }
     }
@@ -114,20 +114,20 @@ fn soak(length: Duration) -> Checks {
     checks
 }
 
-/// The program's role of a host, at one end of the traffic.
+/// Starts the program's role of a host, at one end of the traffic.
 fn start_host(lab: &Lab) -> Maker {
     let mut command = lab.command(Host::A, std::env::current_exe().unwrap());
-    // The role takes an engine as its second word like the others, and has them all.
+    // Like the other roles, this one takes an engine as its second word. It uses all engines regardless.
     command.args(["--soak-host", Engine::Kernel.name(), &Protocol::Tcp.filter(), lab.name(Host::B)]);
     let mut host = Maker::start_of(&mut command);
     assert_eq!(host.line(), "ready", "the host has started");
     host
 }
 
-/// What an engine has told, against what it must have told.
+/// Compares an engine's figures with the truth.
 fn verdict(engine: Engine, ends: &[End], mut sighting: Sighting, checks: &mut Checks) {
     if !engine.captures() {
-        // It tells of more than the filter lets through.
+        // It reports more than the filter of the other engines passes.
         sighting.unowned.clear();
     }
     sighting.forget_passing();
@@ -148,11 +148,12 @@ fn verdict(engine: Engine, ends: &[End], mut sighting: Sighting, checks: &mut Ch
     require(right_share >= floor, &format!("less than {floor} % right"));
     require(if is_portable { wrong_unflagged == 0 } else { wrong == 0 }, "bytes at a wrong process");
     require(lost == 0, "lost frames");
-    // The kernel tells of other bytes without an owner, too.
+    // The engine `kernel` reports other bytes without an owner, too.
     require(!engine.captures() || told.abs_diff(truth) * 1000 <= truth, "the sum is not what passed");
 }
 
-/// What the host says at its end: its log's errors, and what it holds when all sessions are closed.
+/// Reads the host's final lines: the errors in its log, and the resources that it holds after closing all
+/// sessions.
 fn farewell(host: &mut Maker, checks: &mut Checks) {
     let (mut left, mut errors) = (Vec::new(), Vec::new());
     loop {

@@ -1,25 +1,25 @@
-//! What the host takes of the machine while it runs: memory of its own, descriptors, threads.
+//! The host's use of resources while it runs: its own memory, descriptors, threads.
 
 use super::Checks;
 use std::fs;
 
-/// How much memory may grow from the third quarter of the time to the last, when all tables have their size; and where they
-/// have not, since less time has passed.
+/// The memory by which the host may grow from the third quarter of the time to the last: if all tables have
+/// reached their size, and if they have not because less time has passed.
 const GROWTH: u64 = 2 << 20;
 const EARLY_GROWTH: u64 = 8 << 20;
 const EARLY_SECONDS: usize = 600;
 
-/// What a process has at one moment.
+/// The resources of a process at one moment.
 #[derive(Clone, Copy)]
 struct Vital {
-    /// Resident memory of its own: no files, and no rings, which are shared with the kernel.
+    /// Private resident memory: without files, and without rings, which are shared with the kernel.
     bytes: u64,
-    /// Descriptors in all tables that its threads have, those that several share once for each of them.
+    /// Descriptors in the tables of all its threads. A table that several threads share counts once for each.
     descriptors: u64,
     threads: u64,
 }
 
-/// What a process has had so far.
+/// The samples of a process so far.
 pub struct Vitals {
     pid: i32,
     taken: Vec<Vital>,
@@ -30,14 +30,14 @@ impl Vitals {
         Vitals { pid, taken: Vec::new() }
     }
 
-    /// Looks once more.
+    /// Takes another sample.
     pub fn take(&mut self) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the host lives");
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("proc_pid_status(5)");
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the host lives");
         let tasks: Vec<_> = tasks.flatten().map(|task| task.path()).collect();
-        // One may end meanwhile.
+        // A thread may end meanwhile.
         let descriptors =
             |task: &std::path::PathBuf| fs::read_dir(task.join("fd")).map_or(0, Iterator::count);
         self.taken.push(Vital {
@@ -47,13 +47,14 @@ impl Vitals {
         });
     }
 
-    /// The latest, in words.
+    /// Returns the latest sample in words.
     pub fn last(&self) -> String {
         let Vital { bytes, descriptors, threads } = self.taken.last().expect("one was taken");
         format!("{:.1} MB, {descriptors} descriptors of {threads} threads", *bytes as f64 / 1e6)
     }
 
-    /// Whether anything has grown: the least of the last quarter of the time against that of the third.
+    /// Checks that nothing has grown: compares the minimum in the last quarter of the time with that in the
+    /// third.
     pub fn check(&self, checks: &mut Checks) {
         let quarter = self.taken.len() / 4;
         let (third, last) = self.taken[self.taken.len() - 2 * quarter..].split_at(quarter);
