@@ -27,173 +27,176 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-// Bytes of `name`, `user`, `group` and `hash`, ending NUL included.
+// Size of `name`, `user`, `group` and `hash`, bytes, terminating NUL included.
 #define CAPTURE_COMMAN_SIZE 128
 
-// Bytes of `cmdline`, ending NUL included.
+// Size of `cmdline`, bytes, terminating NUL included.
 #define CAPTURE_CMDLINE_SIZE 512
 
-// Room that `errorbuf` must have, ending NUL included.
+// Size that `errorbuf` must have, bytes, terminating NUL included.
 #define CAPTURE_ERROR_SIZE 256
 
-// Version of this header. Programs compiled against it work with any library of the same major version.
+// Major version of this header. Programs compiled against it work with any library of the same major
+// version.
 #define CAPTURE_VERSION_MAJOR 1
 
-// Grows when something is added.
+// Minor version. Increases when something is added.
 #define CAPTURE_VERSION_MINOR 0
 
-// Grows with every release that only mends.
+// Patch version. Increases with every release that only fixes faults.
 #define CAPTURE_VERSION_PATCH 0
 
-// What every function returns when it succeeded.
+// Return value of every function that succeeded.
 #define CAPTURE_OK 0
 
-// Set in `valid`: the network namespace is known.
+// Bit of `valid`: the network namespace is known.
 #define CAPTURE_FLOW_VALID_NAMESPACE 1
 
-// Set in `valid`: the time of the opening is known.
+// Bit of `valid`: the time of the opening is known.
 #define CAPTURE_FLOW_VALID_OPENED 2
 
-// Set in `valid`: the connection was established, and it is known when.
+// Bit of `valid`: the connection was established at a known time.
 #define CAPTURE_FLOW_VALID_ESTABLISHED 4
 
-// Set in `valid`: it is known which end opened the flow.
+// Bit of `valid`: the end that opened the flow is known.
 #define CAPTURE_FLOW_VALID_ROLE 8
 
-// Set in `valid`: bytes, packets and the time of the latest packet are known.
+// Bit of `valid`: bytes, packets and the time of the latest packet are known.
 #define CAPTURE_FLOW_VALID_TRAFFIC 16
 
-// Set in `valid`: it is known how long connecting took.
+// Bit of `valid`: the duration of connecting is known.
 #define CAPTURE_FLOW_VALID_CONNECT_LATENCY 32
 
-// Set in `valid`: the kernel has measured the round-trip time.
+// Bit of `valid`: the kernel has measured the round-trip time.
 #define CAPTURE_FLOW_VALID_SMOOTHED_RTT 64
 
-// Set in `valid`: it is known how much was sent again.
+// Bit of `valid`: the number of retransmitted segments is known.
 #define CAPTURE_FLOW_VALID_RETRANSMITS 128
 
-// Set in `valid`: times from request to response are known; there may have been none yet.
+// Bit of `valid`: times from request to response are known; there may have been none yet.
 #define CAPTURE_FLOW_VALID_RESPONSE 256
 
-// Set in `valid`: it is known how long the flow has lasted.
+// Bit of `valid`: the duration of the flow is known.
 #define CAPTURE_FLOW_VALID_DURATION 512
 
-// Set in `valid`: it is known why the flow ended.
+// Bit of `valid`: the reason of the flow's end is known.
 #define CAPTURE_FLOW_VALID_REASON 1024
 
-// Set in `valid`: the error number is known.
+// Bit of `valid`: the error number is known.
 #define CAPTURE_FLOW_VALID_ERROR 2048
 
-// Set in `valid`: the kernel's number of the TCP state is known.
+// Bit of `valid`: the kernel's number of the TCP state is known.
 #define CAPTURE_FLOW_VALID_TCP_STATE 4096
 
-// Set in `valid`: the socket's cookie is known.
+// Bit of `valid`: the socket's cookie is known.
 #define CAPTURE_FLOW_VALID_COOKIE 8192
 
-// Counts of response times in `CaptureConnections`.
+// Number of counts of response times in `CaptureConnections`.
 #define CAPTURE_RESPONSE_BUCKETS 32
 
-// Do not capture packets; network figures are then marked unavailable.
+// Capture no packets. Network figures are then marked unavailable.
 #define CAPTURE_SKIP_NETWORK 1
 
-// Do not read memory figures.
+// Read no memory figures.
 #define CAPTURE_SKIP_MEMORY 2
 
-// Do not read I/O figures.
+// Read no I/O figures.
 #define CAPTURE_SKIP_IO 4
 
 // Do not count descriptors.
 #define CAPTURE_SKIP_DESCRIPTORS 8
 
-// Do not read command lines.
+// Read no command lines.
 #define CAPTURE_SKIP_COMMAND_LINE 16
 
-// Load no programs into the kernel; owners are then looked for in sockets and descriptors alone.
+// Load no eBPF programs. Owners are then looked up through sockets and descriptors alone.
 #define CAPTURE_SKIP_PROBES 32
 
-// Read context switches also where that takes another read of `/proc` for each process.
+// Read context switches even if this takes another read of `/proc` for each process.
 #define CAPTURE_MORE_SWITCHES 1
 
-// Tell the control group of each process, which takes another read of `/proc` for each unless programs in the kernel
-// sample.
+// Report the control group of each process. This takes another read of `/proc` for each process unless eBPF
+// programs sample the processes.
 #define CAPTURE_MORE_CGROUPS 2
 
-// Read the proportional share of memory of each process (`proportional_bytes`), for which the kernel looks at each of its
-// pages with every update: some 0.1 ms, and more the more memory it has.
+// Read the proportional share of memory of each process (`proportional_bytes`). With every update the kernel
+// then visits each page of the process, which takes some 0.1 ms, and longer the more memory the process has.
 #define CAPTURE_MORE_PROPORTIONAL 4
 
-// Wait in an update in which processes have ended until their last packets were counted, no longer than the read timeout
-// and 100 ms, so that they are delivered as ended by the same update.
+// Let an update in which processes have ended wait until their last packets are counted, for at most the
+// read timeout and 100 ms. The same update then delivers these processes as ended.
 #define CAPTURE_MORE_WAITING 8
 
-// In `CaptureStats.socket_programs`: sockets are recorded as they are created and closed.
+// Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.
 #define CAPTURE_PROGRAMS_SOCKETS 1
 
-// In `CaptureStats.socket_programs`: TCP connections are recorded as they open and close.
+// Bit of `CaptureStats.socket_programs`: TCP connections are recorded when they open and close.
 #define CAPTURE_PROGRAMS_CONNECTIONS 2
 
-// In `CaptureStats.socket_programs`: calls that send show which process uses a socket.
+// Bit of `CaptureStats.socket_programs`: calls that send show which process uses a socket.
 #define CAPTURE_PROGRAMS_SENDS 4
 
-// In `CaptureStats.socket_programs`: so do calls that receive.
+// Bit of `CaptureStats.socket_programs`: calls that receive show which process uses a socket.
 #define CAPTURE_PROGRAMS_RECEIVES 8
 
-// In `CaptureStats.socket_programs`: packets are seen at their sockets.
+// Bit of `CaptureStats.socket_programs`: packets are observed at their sockets.
 #define CAPTURE_PROGRAMS_PACKETS 16
 
-// In `CaptureStats.socket_programs`: packets are seen that do not come from the IP layer, those of packet sockets and
-// the kernel's own acknowledgements for connections that have ended.
+// Bit of `CaptureStats.socket_programs`: packets that do not come from the IP layer are observed, which are
+// those of packet sockets and the kernel's own acknowledgements for connections that have ended.
 #define CAPTURE_PROGRAMS_DIRECT_PACKETS 32
 
-// In `CaptureStats.socket_programs`: packets are seen that arrive for connections that have ended.
+// Bit of `CaptureStats.socket_programs`: packets that arrive for connections that have ended are observed.
 #define CAPTURE_PROGRAMS_LATE_PACKETS 64
 
-// Set in `valid`: CPU times, page faults, state, threads, parent and start time are known.
+// Bit of `valid`: CPU times, page faults, state, threads, parent and start time are known.
 #define CAPTURE_VALID_CPU 1
 
-// Set in `valid`: memory figures are known.
+// Bit of `valid`: memory figures are known.
 #define CAPTURE_VALID_MEMORY 2
 
-// Set in `valid`: I/O figures are known.
+// Bit of `valid`: I/O figures are known.
 #define CAPTURE_VALID_IO 4
 
-// Set in `valid`: the number of descriptors is known.
+// Bit of `valid`: the number of descriptors is known.
 #define CAPTURE_VALID_DESCRIPTORS 8
 
-// Set in `valid`: the command line is known.
+// Bit of `valid`: the command line is known.
 #define CAPTURE_VALID_COMMAND_LINE 16
 
-// Set in `valid`: user and group are known.
+// Bit of `valid`: user and group are known.
 #define CAPTURE_VALID_USER 32
 
-// Set in `valid`: bytes and packets are known, since they are counted in the network namespace that the process is in. Also
-// where some were counted of a socket that it holds of another namespace.
+// Bit of `valid`: bytes and packets are known, because they are counted in the process's network namespace.
+// Also set if some were counted for a socket of another namespace that the process holds.
 #define CAPTURE_VALID_NETWORK 64
 
-// Set in `valid`: there was an earlier sample of the same process to compute the percentage from.
+// Bit of `valid`: an earlier sample of the same process existed to compute the percentage from.
 #define CAPTURE_VALID_CPU_PERCENT 128
 
-// Set in `valid`: flows are recorded where its bytes are counted.
+// Bit of `valid`: flows are recorded where the process's bytes are counted.
 #define CAPTURE_VALID_CONNECTIONS 256
 
-// Set in `valid`: context switches are known.
+// Bit of `valid`: context switches are known.
 #define CAPTURE_VALID_SWITCHES 512
 
-// Set in `valid`: the control group is known.
+// Bit of `valid`: the control group is known.
 #define CAPTURE_VALID_CGROUP 1024
 
-// Set in `valid`: bytes of storage are known of the process itself, without its children. Programs in the kernel tell them
-// always, `/proc` until the process has waited for a child.
+// Bit of `valid`: `own_read_bytes` and `own_write_bytes`, the storage I/O of the process without its
+// children, are known. eBPF programs always report them; `/proc` shows them until the process has waited for
+// a child.
 #define CAPTURE_VALID_OWN_BYTES 2048
 
-// Set in `valid`: so are bytes of calls. Programs in the kernel tell them unless threads of the process have ended and
-// children were waited for.
+// Bit of `valid`: `own_read_chars` and `own_write_chars`, the bytes of the process's own calls, are known.
+// eBPF programs report them unless threads of the process have ended and the process has waited for
+// children.
 #define CAPTURE_VALID_OWN_CHARS 4096
 
-// Set in `valid`: the proportional share of memory is known.
+// Bit of `valid`: the proportional share of memory is known.
 #define CAPTURE_VALID_PROPORTIONAL 8192
 
-// How the library was to wait for packets. Accepted for compatibility; it changes nothing.
+// Method of waiting for packets. Accepted for compatibility; has no effect.
 typedef enum LoopType {
     // select(2).
     SELECT,
@@ -203,9 +206,9 @@ typedef enum LoopType {
     NONE,
 } LoopType;
 
-// What is said of the processes handed to a callback.
+// State of the processes passed to a callback.
 typedef enum CaptureAction {
-    // They live; these are their figures now.
+    // They are alive; these are their current figures.
     ACTION_UPDATE,
     // They have ended; these are their last figures.
     ACTION_REMOVE,
@@ -219,94 +222,95 @@ typedef enum PacketType {
     P_UDP,
 } PacketType;
 
-// How important a line of the log is.
+// Severity of a line of the log.
 typedef enum CaptureLogLevel {
-    // As an option: the default, which is `CAPTURE_LOG_LEVEL_INFO`. No line has it.
+    // As an option: the default, `CAPTURE_LOG_LEVEL_INFO`. No line has this level.
     CAPTURE_LOG_LEVEL_DEFAULT,
     // Something does not work.
     CAPTURE_LOG_LEVEL_ERROR,
     // Something works only in part.
     CAPTURE_LOG_LEVEL_WARN,
-    // Something of note happened.
+    // A notable event.
     CAPTURE_LOG_LEVEL_INFO,
-    // For finding faults.
+    // Details for debugging.
     CAPTURE_LOG_LEVEL_DEBUG,
-    // For finding faults, in great detail.
+    // Full details for debugging.
     CAPTURE_LOG_LEVEL_TRACE,
-    // As an option: nothing is logged. No line has it.
+    // As an option: log nothing. No line has this level.
     CAPTURE_LOG_LEVEL_OFF,
 } CaptureLogLevel;
 
-// How bytes are counted.
+// Method of counting bytes.
 typedef enum CaptureEngine {
-    // Packets are captured and each flow's owner is looked for. The default.
+    // Capture packets and look up the owner of each flow. The default.
     CAPTURE_ENGINE_PCAP,
-    // The kernel counts at each socket; no packet is captured. Takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+    // Let the kernel count at each socket; no packet is captured. Requires CAP_BPF, CAP_PERFMON and
+    // CAP_NET_ADMIN.
     CAPTURE_ENGINE_KERNEL,
-    // As `CAPTURE_ENGINE_KERNEL` where that is possible and `devices`, `savefile`, `filter` and `packet_bytes` are not
-    // set, else as `CAPTURE_ENGINE_PCAP`.
+    // As `CAPTURE_ENGINE_KERNEL` if that is possible and none of `devices`, `savefile`, `filter` and
+    // `packet_bytes` is set; otherwise as `CAPTURE_ENGINE_PCAP`.
     CAPTURE_ENGINE_AUTO,
 } CaptureEngine;
 
-// How sure the owner of a flow is.
+// Quality of a flow's owner.
 typedef enum CaptureFlowOwner {
-    // There is none: it is being looked for, or was not found.
+    // No owner: it is still being looked up, or was not found.
     CAPTURE_FLOW_OWNER_NONE,
-    // The process is the one holder of the flow's socket.
+    // The process is the only holder of the flow's socket.
     CAPTURE_FLOW_OWNER_EXACT,
-    // It is one of several holders of the socket.
+    // The process is one of several holders of the socket.
     CAPTURE_FLOW_OWNER_SHARED,
-    // Its socket was found by a wildcard.
+    // The process's socket was found by a wildcard.
     CAPTURE_FLOW_OWNER_GUESSED,
 } CaptureFlowOwner;
 
-// How far a flow has come.
+// State of a flow.
 typedef enum CaptureFlowState {
-    // It cannot be told.
+    // Not known.
     CAPTURE_FLOW_STATE_UNKNOWN,
-    // A TCP connection whose handshake is not complete; of other protocols, packets one way only.
+    // A TCP connection whose handshake is not complete; for other protocols, packets in one direction only.
     CAPTURE_FLOW_STATE_OPENING,
     // Data can pass both ways.
     CAPTURE_FLOW_STATE_OPEN,
-    // One end has finished sending, or both have and the last record is yet to come.
+    // One end has finished sending, or both have and the last record is still to be delivered.
     CAPTURE_FLOW_STATE_CLOSING,
-    // It is over, and this is the last record of it.
+    // The flow has ended, and this is its last record.
     CAPTURE_FLOW_STATE_ENDED,
 } CaptureFlowState;
 
-// Which end opened a flow.
+// The end that opened a flow.
 typedef enum CaptureFlowRole {
-    // It cannot be told.
+    // Not known.
     CAPTURE_FLOW_ROLE_UNKNOWN,
     // This end sent the first packet.
     CAPTURE_FLOW_ROLE_OPENED,
-    // The other end did.
+    // The other end sent the first packet.
     CAPTURE_FLOW_ROLE_ACCEPTED,
 } CaptureFlowRole;
 
-// Why a flow ended.
+// Reason of a flow's end.
 typedef enum CaptureFlowReason {
-    // It cannot be told, or the protocol has no end: the flow was silent for so long that it was let go.
+    // Not known, or the protocol has no end: the flow expired after a long silence.
     CAPTURE_FLOW_REASON_UNKNOWN,
     // Both ends finished sending.
     CAPTURE_FLOW_REASON_ORDERLY,
-    // The other end broke it off.
+    // The other end reset the connection.
     CAPTURE_FLOW_REASON_RESET,
-    // The other end did not answer for too long. No packet says so: it is concluded from a socket that went when the
-    // kernel would have sent again.
+    // The other end did not answer for too long. No packet states this: it is concluded from a socket that
+    // disappeared when the kernel was due to retransmit.
     CAPTURE_FLOW_REASON_TIMED_OUT,
-    // The other end refused to be connected to.
+    // The other end refused the connection.
     CAPTURE_FLOW_REASON_REFUSED,
-    // This end broke it off.
+    // This end aborted the connection.
     CAPTURE_FLOW_REASON_ABORTED,
 } CaptureFlowReason;
 
-// What has become of a group of programs in the kernel. Where they are not at work the session goes on with what it
-// can read otherwise, and the log says more.
+// State of a group of eBPF programs. If they are not active, the session continues with what it can read by
+// other means, and the log gives details.
 typedef enum CaptureProbeState {
-    // Not asked for.
+    // Not requested.
     CAPTURE_PROBE_STATE_OFF,
-    // At work.
+    // Loaded and working.
     CAPTURE_PROBE_STATE_ACTIVE,
     // The library was built without them.
     CAPTURE_PROBE_STATE_NOT_BUILT,
@@ -314,19 +318,20 @@ typedef enum CaptureProbeState {
     CAPTURE_PROBE_STATE_NO_TYPES,
     // A capability is missing, or the kernel is locked down.
     CAPTURE_PROBE_STATE_NOT_PERMITTED,
-    // The kernel does not know something that the programs need.
+    // The kernel does not support something that the eBPF programs need.
     CAPTURE_PROBE_STATE_NOT_SUPPORTED,
     // Out of memory, or the limit of locked memory is reached (RLIMIT_MEMLOCK).
     CAPTURE_PROBE_STATE_NO_MEMORY,
     // There is no cgroup v2 hierarchy to attach to.
     CAPTURE_PROBE_STATE_NO_CGROUP,
-    // The session sees another PID namespace than the first one.
+    // The session is not in the initial PID namespace.
     CAPTURE_PROBE_STATE_PID_NAMESPACE,
     // No descriptor is left: the limit of the process (RLIMIT_NOFILE) or of the system is reached.
     CAPTURE_PROBE_STATE_NO_DESCRIPTOR,
 } CaptureProbeState;
 
-// Why a call failed. Functions return 0 for success. Numbers are never reused and never renumbered.
+// The reason that a call failed. Functions return 0 for success. Numbers are never reused and never
+// renumbered.
 typedef enum CaptureCode {
     // No device to capture on.
     CAPTURE_CODE_NO_DEVICE = 1,
@@ -376,32 +381,32 @@ typedef enum CaptureCode {
     CAPTURE_CODE_INTERNAL = 109,
 } CaptureCode;
 
-// A session. It belongs to the process that opened it, not to a process forked from that one.
+// A session. It belongs to the process that opened it, not to a child forked from that process.
 typedef struct CaptureSession CaptureSession;
 
-// How `CaptureInit` is to capture. All zero is valid and means the defaults.
+// Options of `CaptureInit`. All zero is valid and means the defaults.
 typedef struct CaptureInitt {
     // File that the log is appended to; NULL for none. As `log_file` of CaptureOptions.
     const char *logfile;
-    // Capture read timeout, milliseconds, up to 60000; 0 for 100.
+    // Capture read timeout, milliseconds, at most 60000; defaults to 100.
     int32_t ms;
-    // Bytes kept of each packet, up to 262144; 0 for 128.
+    // Bytes kept of each packet, at most 262144; defaults to 128.
     int32_t snaplen;
-    // Whether devices are put in promiscuous mode: 0 or not 0.
+    // Nonzero to put devices in promiscuous mode; defaults to 0.
     int32_t promise;
     // Filter expression, see pcap-filter(7); NULL for all packets.
     const char *fliter;
-    // NULL, or room for CAPTURE_ERROR_SIZE bytes of error text.
+    // Buffer of CAPTURE_ERROR_SIZE bytes for error text; NULL for none.
     char *errorbuf;
-    // One of LoopType; changes nothing.
+    // One of LoopType; has no effect.
     enum LoopType loop;
 } CaptureInitt;
 
-// Figures of one process. Text is as the kernel gave it, always NUL-terminated.
+// Figures of one process. Text is as the kernel reports it, and always NUL-terminated.
 typedef struct Process_s {
-    // Name; cut to 127 bytes, never inside a UTF-8 character.
+    // Name, cut to at most 127 bytes, never inside a UTF-8 character.
     char name[CAPTURE_COMMAN_SIZE];
-    // Arguments separated by spaces; cut to 511 bytes in the same way.
+    // Arguments separated by spaces, cut to at most 511 bytes in the same way.
     char cmdline[CAPTURE_CMDLINE_SIZE];
     // Name of the effective user, or its number.
     char user[CAPTURE_COMMAN_SIZE];
@@ -421,9 +426,9 @@ typedef struct Process_s {
     double cpuPercent;
     // Share of the machine's memory, 0-100.
     double memPercent;
-    // Bytes asked for by read calls since the process started.
+    // Bytes requested by read calls since the process started.
     uint64_t ioRead;
-    // Bytes handed to write calls since the process started.
+    // Bytes passed to write calls since the process started.
     uint64_t ioWrite;
     // Bytes received on the wire, link headers included, since the process was first seen.
     uint64_t recv;
@@ -434,7 +439,8 @@ typedef struct Process_s {
 // Figures of one process.
 typedef struct Process_s Process_t;
 
-// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+// Receives `*size` processes. Called inside `CaptureUpdate`, on its thread; the array is valid during the
+// call.
 typedef void (*ProcessInfoCallback)(enum CaptureAction action, const Process_t *processes, uint32_t *size);
 
 // One captured TCP or UDP packet.
@@ -443,161 +449,179 @@ typedef struct Packet_s {
     char hash[CAPTURE_COMMAN_SIZE];
     // Transport protocol.
     enum PacketType family;
-    // The captured bytes from the link header on, the smaller of packetSize and snaplen; valid during the callback.
+    // The captured bytes, starting with the link header; valid during the callback. Their number is the
+    // smaller of packetSize and snaplen.
     uint8_t *packet;
-    // Length of the frame when it was captured, bytes: longer than the MTU where it is several packets on the wire (GSO,
-    // TSO, GRO).
+    // Length of the frame when it was captured, bytes. It exceeds the MTU if the frame is several packets on
+    // the wire (GSO, TSO, GRO).
     uint32_t packetSize;
 } Packet_s;
 
 // One captured TCP or UDP packet.
 typedef struct Packet_s Packet_t;
 
-// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the call.
+// Receives `*size` packets. Called inside `CaptureUpdate`, on its thread; the array is valid during the
+// call.
 typedef void (*PacketCallback)(const Packet_t *packets, uint32_t *size);
 
-// Receives one line of the log, NUL-terminated and without a line end, valid during the call. Called on the
-// caller's thread only, inside `CaptureSessionOpen`, `CaptureSessionUpdate` and `CaptureSessionClose`.
+// Receives one line of the log. The text is NUL-terminated, has no line end and is valid during the call.
+// Called only on the caller's thread, inside `CaptureSessionOpen`, `CaptureSessionUpdate` and
+// `CaptureSessionClose`.
 typedef void (*CaptureLogHandler)(void *user_data, enum CaptureLogLevel level, const char *text);
 
-// How `CaptureSessionOpen` is to monitor. Zero the structure, then set `size` to its size; every other zero
-// means the default.
+// Options of `CaptureSessionOpen`. Zero the structure, then set `size` to its size; any other field that is
+// zero has its default.
 typedef struct CaptureOptions {
     // sizeof(CaptureOptions).
     size_t size;
-    // Devices to capture on, separated by commas; NULL, or `any` among them, for every usable one, loopback included.
+    // Devices to capture on, separated by commas. NULL, or `any` in the list, selects every usable device,
+    // loopback included.
     const char *devices;
-    // A savefile to read packets from instead, as fast as possible; NULL for live capture.
+    // Savefile to read packets from, as fast as possible; NULL for live capture.
     const char *savefile;
     // Filter expression, see pcap-filter(7); NULL for all packets.
     const char *filter;
-    // Addresses taken as this host's besides its own, separated by commas; NULL for none. For savefiles that
-    // were recorded on another host.
+    // Addresses treated as this host's in addition to its own, separated by commas; NULL for none. Meant for
+    // savefiles that were recorded on another host.
     const char *local_addresses;
     // Deliver only processes with one of these ids; NULL for all.
     const pid_t *pids;
-    // Number of ids.
+    // Number of elements of `pids`.
     size_t pid_count;
     // Deliver only processes of one of these users, by name or number; NULL for all.
     const char *const *users;
-    // Number of users.
+    // Number of elements of `users`.
     size_t user_count;
-    // Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name: a longer one is
-    // compared with the names of the program's file, of its first argument and of its second one (that of a script), of
-    // processes whose name is its beginning; their command lines are then read even if they are to be skipped.
+    // Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name. A
+    // longer name is compared with the file names of the executable, of the first argument and of the second
+    // argument (that of a script), for processes whose name is the beginning of the longer name. The command
+    // lines of these processes are then read even if `skip` excludes command lines.
     const char *const *names;
-    // Number of names.
+    // Number of elements of `names`.
     size_t name_count;
-    // File that the log is appended to; NULL for none. A regular file, made if there is none, or a character device;
-    // symbolic links are followed, and nothing is waited for. When the name is another file, after a rotation of logs, that
-    // is opened before the next line.
+    // File that the log is appended to; NULL for none. It is a regular file, created if it does not exist,
+    // or a character device. Symbolic links are followed, and opening never waits. If the name refers to
+    // another file later, after a rotation of logs, that file is opened before the next line.
     const char *log_file;
-    // Receives the log's lines; NULL for nobody.
+    // Receives the log's lines; NULL for no handler.
     CaptureLogHandler log_handler;
-    // Handed to `log_handler`.
+    // Passed to `log_handler`.
     void *log_user_data;
-    // The least important level that is logged.
+    // The least severe level that is logged; defaults to `CAPTURE_LOG_LEVEL_INFO`.
     enum CaptureLogLevel log_level;
-    // What not to do: CAPTURE_SKIP_ bits.
+    // Work to leave out: CAPTURE_SKIP_ bits.
     uint32_t skip;
-    // 1 to put devices in promiscuous mode.
+    // 1 to put devices in promiscuous mode; defaults to 0.
     uint32_t promiscuous;
-    // Bytes kept of each packet, up to 262144; 0 for 128.
+    // Bytes kept of each packet, at most 262144; defaults to 128.
     uint32_t snaplen;
-    // Longest time the kernel gathers packets before handing them over, milliseconds, up to 60000; 0 for 100.
+    // Longest time for which the kernel gathers packets before it delivers them (read timeout),
+    // milliseconds, at most 60000; defaults to 100.
     uint32_t timeout_ms;
-    // The session's descriptor becomes readable when this many milliseconds have passed since the last update;
-    // 0 for never.
+    // Time since the last update after which the session's descriptor becomes readable, milliseconds; 0 for
+    // never.
     uint32_t interval_ms;
-    // Capture buffer of each device, bytes, 524288 to 1073741824; 0 for 8388608.
+    // Capture buffer of each device, bytes, 524288 to 1073741824; defaults to 8388608.
     uint64_t buffer_bytes;
-    // Most flows held at once, up to 16777216; 0 for 1000000, or in a control group whose memory is limited for as many as
-    // take a quarter of it, at least 2048.
+    // Maximum number of flows held at once, up to 16777216. Defaults to 1000000. In a control group with a
+    // memory limit it defaults to as many as fit into a quarter of the limit, but at least 2048.
     uint64_t flow_limit;
-    // Most bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
+    // Maximum bytes of packets held for the packet handler, up to 1073741824; 0 keeps no packets.
     uint64_t packet_bytes;
-    // Network namespaces to count in besides that of the calling thread: "own" for none, "all", or paths such as
-    // /run/netns/blue or /proc/1234/ns/net, separated by commas; NULL for none where packets are captured, and for all
-    // where the kernel counts, which it does in each of them anyway. Processes in others have no CAPTURE_VALID_NETWORK.
-    // To capture in others, they are entered, which takes CAP_SYS_ADMIN and CAP_SYS_PTRACE. Each takes five
-    // descriptors, and one for each device in it. At most 254 are captured in, and
-    // no more than one for every 16 descriptors that the process may open (RLIMIT_NOFILE): 64 where that is 1024.
-    // What "all" finds on top is left out until others have gone, which the log says once; more paths are refused.
+    // Network namespaces to count in, in addition to that of the calling thread: "own" for none, "all", or
+    // paths such as /run/netns/blue or /proc/1234/ns/net, separated by commas. NULL means none if packets
+    // are captured. It means all if the kernel counts, because the kernel counts in every namespace anyway.
+    // Processes in other namespaces do not have CAPTURE_VALID_NETWORK.
+    //
+    // To capture in another namespace, the session enters it, which requires CAP_SYS_ADMIN and
+    // CAP_SYS_PTRACE. Each namespace takes five descriptors, and one for each device in it. The session
+    // captures in at most 254 namespaces, and in at most one for every 16 descriptors that the process may
+    // open (RLIMIT_NOFILE): 64 if that limit is 1024. Namespaces that "all" finds beyond that are left out
+    // until others have disappeared, and the log says so once. A list of more paths is refused.
     const char *namespaces;
-    // How bytes are counted.
+    // Method of counting bytes; defaults to `CAPTURE_ENGINE_PCAP`.
     enum CaptureEngine engine;
-    // 1 to record flows, for the flow handler and for the `connections` of processes. Costs some 170 bytes of memory
-    // more for each flow, and with live capture a look at all TCP sockets with each update.
+    // 1 to record flows, for the flow handler and for the `connections` of processes; defaults to 0. Takes
+    // some 170 bytes more memory for each flow and, with live capture, a query of all TCP sockets with each
+    // update.
     uint32_t flows;
-    // Most records of ended flows held for the flow handler, up to 16777216, some 250 bytes each; 0 for 65536, or in a
-    // control group whose memory is limited for as many as take a sixteenth of it, at least 2048. What comes on top takes
-    // the place of the oldest.
+    // Maximum number of records of ended flows held for the flow handler, up to 16777216, some 250 bytes
+    // each. Defaults to 65536. In a control group with a memory limit it defaults to as many as fit into a
+    // sixteenth of the limit, but at least 2048. Beyond the limit a new record replaces the oldest one.
     uint32_t ended_flow_limit;
-    // What to do besides: CAPTURE_MORE_ bits.
+    // Additional work: CAPTURE_MORE_ bits.
     uint32_t more;
 } CaptureOptions;
 
-// What the flows of one process did since it was first seen. The ends of flows take nothing away.
+// Activity of the flows of one process since the process was first seen. The counts do not decrease when
+// flows end.
 typedef struct CaptureConnections {
-    // TCP connections that it began to open, those that came to nothing included.
+    // TCP connections that the process began to open, failed ones included.
     uint64_t connects;
-    // TCP connections opened by others to it and established.
+    // TCP connections opened by other ends to this process and established.
     uint64_t accepts;
-    // TCP connections of either kind that it closed or that broke off; each counts once.
+    // TCP connections of either kind that the process closed or that broke off; each counts once.
     uint64_t closes;
-    // How often data was sent, on flows of every protocol: captured frames with payload, of which one may carry the
-    // data of several calls, and several that of one call. With engine `kernel` calls that sent, and datagrams.
+    // Number of sends, on flows of every protocol: captured frames with payload. One frame may carry the
+    // data of several calls, and several frames that of one call. With engine `kernel`: calls that sent, and
+    // datagrams.
     uint64_t sends;
-    // How often data was received, counted in the same way.
+    // Number of receives, counted in the same way.
     uint64_t receives;
-    // Times from request to response on all its flows, counted by their length: the first those below 2 microseconds,
-    // number n those of at least 2^n microseconds and less than twice that, the last also all that are longer.
+    // Histogram of the times from request to response on all flows of the process. Element 0 counts times
+    // below 2 microseconds. Element n counts times of at least 2^n microseconds and less than twice that.
+    // The last element also counts all longer times.
     uint64_t responses[CAPTURE_RESPONSE_BUCKETS];
 } CaptureConnections;
 
-// Figures of one process. Text is NUL-terminated and may hold any other byte; pointers are valid during the
-// callback. Later versions of the library may hand over larger structures: step through the array by
+// Figures of one process. Text is NUL-terminated and may contain any other byte. Pointers are valid during
+// the callback. Later versions of the library may deliver larger structures: step through the array by
 // `element_size`.
 typedef struct CaptureProcess {
-    // Which figures are known: CAPTURE_VALID_ bits. A figure that is not known is 0. Figures that only grow can become
-    // unknown for a while, and known again; of a process that ends meanwhile the last that were known are delivered.
+    // Known figures: CAPTURE_VALID_ bits. A figure that is not known is 0. Totals can become unknown for a
+    // while and known again later. For a process that ends meanwhile, the last known totals are delivered.
     uint32_t valid;
     // Process id.
     pid_t pid;
-    // Parent's process id.
+    // Process id of the parent.
     pid_t parent;
     // Effective user id.
     uid_t uid;
     // Effective group id.
     gid_t gid;
-    // Number of threads, the main one included also when it has ended.
+    // Number of threads, including the main thread even if it has ended.
     uint32_t threads;
-    // Open descriptors: entries in the table of the main thread, or of another one if that has ended. Threads that have
-    // left this table (CLONE_FILES) have tables of their own, which are not counted. Where figures come from `/proc` (see
-    // `sample_probes` in CaptureStats) and Linux is 6.2 or later, numbers count too that calls in progress have reserved:
-    // one for each thread that waits in accept(2), or opens a FIFO or a file that does not answer.
+    // Open descriptors: entries in the table of the main thread, or of another thread if the main thread has
+    // ended. Threads that have left this table (CLONE_FILES) have tables of their own, which are not
+    // counted. If the figures come from `/proc` (see `sample_probes` in CaptureStats) on Linux 6.2 or later,
+    // descriptor numbers that calls in progress have reserved count as well: one for each thread that waits
+    // in accept(2), or that opens a FIFO or a file that does not answer.
     uint32_t descriptors;
-    // State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more than one thread
-    // means that the main thread has ended and others go on: memory, descriptors and command line are then read of one of
-    // these.
+    // State of the main thread: one of the letters R, S, D, Z, T, t, X, I; see proc_pid_stat(5). Z with more
+    // than one thread means that the main thread has ended and others continue. Memory, descriptors and
+    // command line are then those of one of these threads.
     uint32_t state;
-    // Name. A process that executes a program or renames itself after an update and ends before the next is delivered with
-    // its last name where programs in the kernel sample processes (`sample_probes` in CaptureStats), unless some 2,000
-    // others have changed theirs since. It has its last command line, and elsewhere also its last name, where the kernel
-    // tells of processes' events: to programs with CAP_NET_ADMIN in the first PID namespace, with network figures, for at
-    // most 256 such changes in a quarter of a second. Otherwise it has those of the former update.
+    // Name.
+    //
+    // A process may execute a program or rename itself after an update and end before the next one. If eBPF
+    // programs sample processes (`sample_probes` in CaptureStats), such a process is delivered with its last
+    // name, unless some 2,000 other processes have changed theirs since. If the kernel reports process
+    // events, it is delivered with its last command line and, without these eBPF programs, also with its
+    // last name. The library receives these events with CAP_NET_ADMIN in the initial PID namespace and with
+    // network figures, for at most 256 such changes in a quarter of a second. Otherwise the process is
+    // delivered with the name and command line of the previous update.
     const char *name;
     // Length of the name, bytes.
     size_t name_length;
-    // Arguments, each ended by NUL.
+    // Arguments, each terminated by a NUL.
     const char *command_line;
-    // Length of the arguments with their NULs, bytes; 0 for kernel threads.
+    // Length of the arguments including their NULs, bytes; 0 for kernel threads.
     size_t command_line_length;
     // Name of the effective user, or its number.
     const char *user;
     // Name of the effective group, or its number.
     const char *group;
-    // When the process started, nanoseconds since the Unix epoch.
+    // Start of the process, nanoseconds since the Unix epoch.
     uint64_t start_time_ns;
     // CPU time in user mode since the process started, nanoseconds.
     uint64_t cpu_user_ns;
@@ -605,18 +629,18 @@ typedef struct CaptureProcess {
     uint64_t cpu_system_ns;
     // Share of the whole machine's CPU time since the last update, 0-100.
     double cpu_percent;
-    // Resident set, bytes. Pages that several processes share count fully in each: sums over processes can be larger than
-    // the machine's memory.
+    // Resident set, bytes. Pages that several processes share count fully in each of them: sums over
+    // processes can exceed the machine's memory.
     uint64_t resident_bytes;
     // Virtual memory, bytes.
     uint64_t virtual_bytes;
     // Resident share of the machine's memory, 0-100.
     double memory_percent;
-    // Bytes asked for by read calls since the process started. Like the kernel, this and the next three count what children
-    // did that the process has waited for, as soon as it has: sums over processes count that twice. `own_read_chars` and
-    // the other three do not.
+    // Bytes requested by read calls since the process started. Like the kernel, this and the next three
+    // fields include the I/O of children that the process has waited for, from the wait on: sums over
+    // processes count it twice. `own_read_chars` and the three fields after it do not include it.
     uint64_t read_chars;
-    // Bytes handed to write calls since the process started.
+    // Bytes passed to write calls since the process started.
     uint64_t write_chars;
     // Bytes fetched from storage since the process started.
     uint64_t read_bytes;
@@ -630,40 +654,42 @@ typedef struct CaptureProcess {
     uint64_t send_packets;
     // Packets received since the process was first seen.
     uint64_t receive_packets;
-    // Part of the bytes sent and received whose socket several processes hold, or which was found by a wildcard.
+    // Part of the sent and received bytes whose socket has several holders or was found by a wildcard.
     uint64_t uncertain_bytes;
-    // What the flows of the process did; NULL where flows are not recorded.
+    // Activity of the process's flows; NULL if flows are not recorded.
     const struct CaptureConnections *connections;
-    // Page faults since the process started that needed no storage.
+    // Page faults since the process started that needed no storage access.
     uint64_t minor_faults;
-    // Page faults since the process started that did.
+    // Page faults since the process started that needed storage access.
     uint64_t major_faults;
-    // How often the main thread gave up the CPU to wait, since it started.
+    // Number of times that the main thread gave up the CPU to wait, since it started.
     uint64_t voluntary_switches;
-    // How often the CPU was taken from the main thread, since it started.
+    // Number of times that the CPU was taken from the main thread, since it started.
     uint64_t involuntary_switches;
-    // Path of the control group, see cgroups(7): in the hierarchy of version 2, as the line `0::` of `/proc/<pid>/cgroup`
-    // has it; where that hierarchy is not mounted and version 1 has one named `systemd`, in that. Begins with a slash
-    // and may hold any byte but NUL and newline; empty where it is not known. Of a group that was removed it is the path
-    // that it had. It is relative to the cgroup namespace of this program.
+    // Path of the control group, see cgroups(7), in the hierarchy of version 2, as in the line `0::` of
+    // `/proc/<pid>/cgroup`. If that hierarchy is not mounted and version 1 has one named `systemd`, it is
+    // the path in that one. Begins with a slash and may contain any byte but NUL and newline; empty if it is
+    // not known. For a removed group it is the path that the group had. The path is relative to the cgroup
+    // namespace of the calling program.
     const char *cgroup;
     // Length of that path, bytes.
     size_t cgroup_length;
-    // Part of the resident set that is of files or shared memory, which other processes may share, bytes. The rest is the
-    // process's alone, but for what it shares with forks of it until one of them writes. Known where memory is.
+    // Part of the resident set that belongs to files or shared memory, which other processes may share,
+    // bytes. The rest is private to the process, except for pages that it shares with its forks until one of
+    // them writes. Known if memory figures are known.
     uint64_t shared_bytes;
-    // Resident memory of which each page counts in parts for all processes that share it (PSS), bytes: sums over
-    // processes are right. Only with CAPTURE_MORE_PROPORTIONAL.
+    // Resident memory in which each page is divided among all processes that share it (PSS), bytes: sums
+    // over processes are correct. Only with CAPTURE_MORE_PROPORTIONAL.
     uint64_t proportional_bytes;
-    // Bytes asked for by the process's own read calls, without those of children that it has waited for; see
+    // Bytes requested by the process's own read calls, without those of children that it has waited for; see
     // CAPTURE_VALID_OWN_CHARS.
     uint64_t own_read_chars;
-    // Bytes handed to its own write calls.
+    // Bytes passed to the process's own write calls.
     uint64_t own_write_chars;
-    // Bytes that it has fetched from storage itself; see CAPTURE_VALID_OWN_BYTES. Of each thread that has ended up to 511
-    // bytes can be missing.
+    // Bytes that the process itself has fetched from storage; see CAPTURE_VALID_OWN_BYTES. Up to 511 bytes
+    // can be missing for each thread that has ended.
     uint64_t own_read_bytes;
-    // Bytes that it has sent to storage itself.
+    // Bytes that the process itself has sent to storage.
     uint64_t own_write_bytes;
 } CaptureProcess;
 
@@ -676,23 +702,24 @@ typedef void (*CaptureProcessHandler)(void *user_data,
 
 // One captured packet. Pointers are valid during the callback.
 typedef struct CapturePacket {
-    // When it was captured, nanoseconds since the Unix epoch.
+    // Time of the capture, nanoseconds since the Unix epoch.
     uint64_t time_ns;
-    // The captured bytes, from the link header on.
+    // The captured bytes, starting with the link header.
     const uint8_t *data;
     // Number of captured bytes.
     uint32_t captured_length;
-    // Length of the frame when it was captured, bytes. A frame captured before its segmentation or after a merge (GSO,
-    // TSO, GRO) is one packet here, longer than the MTU, and counts as several in the figures of processes and flows.
+    // Length of the frame when it was captured, bytes. A frame captured before its segmentation or after a
+    // merge (GSO, TSO, GRO) is one packet here, longer than the MTU, and counts as several packets in the
+    // figures of processes and flows.
     uint32_t wire_length;
-    // Where it comes from, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
+    // Source address, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
     uint8_t source_address[16];
-    // Where it goes.
+    // Destination address, in the same form.
     uint8_t destination_address[16];
-    // Port it comes from, in host byte order; the identifier of an ICMP echo at the end that asks; 0 where there is
-    // none.
+    // Source port, in host byte order. For an ICMP echo it is the identifier, at the end that sends the
+    // request. 0 if there is none.
     uint16_t source_port;
-    // Port it goes to.
+    // Destination port, in the same form.
     uint16_t destination_port;
     // IP protocol number: 6 for TCP, 17 for UDP.
     uint32_t protocol;
@@ -704,45 +731,49 @@ typedef void (*CapturePacketHandler)(void *user_data,
                                      size_t count,
                                      size_t element_size);
 
-// One flow, seen from one of its ends: a flow between two processes of this host has two records. Times are in
-// nanoseconds. Later versions of the library may hand over larger structures: step through the array by
+// One flow, seen from one of its ends. A flow between two processes of this host has two records. Times are
+// in nanoseconds. Later versions of the library may deliver larger structures: step through the array by
 // `element_size`.
 typedef struct CaptureFlow {
-    // A number that no other flow of the session has or had.
+    // Identifier of the flow, unique in the session and never reused.
     uint64_t id;
-    // Which of the following are known: CAPTURE_FLOW_VALID_ bits. What is not known is 0.
+    // Known fields: CAPTURE_FLOW_VALID_ bits. A field that is not known is 0.
     uint32_t valid;
     // IP protocol number: 6 for TCP, 17 for UDP.
     uint32_t protocol;
     // Address of this end, in network byte order; IPv4 addresses are mapped (::ffff:a.b.c.d).
     uint8_t local_address[16];
-    // Address of the other end.
+    // Address of the other end, in the same form.
     uint8_t remote_address[16];
-    // Port of this end, in host byte order; the identifier of an ICMP echo at the end that asks; 0 where there is none.
+    // Port of this end, in host byte order. For an ICMP echo it is the identifier, at the end that sends the
+    // request. 0 if there is none.
     uint16_t local_port;
-    // Port of the other end.
+    // Port of the other end, in the same form.
     uint16_t remote_port;
-    // How sure the owner is.
+    // Quality of the owner.
     enum CaptureFlowOwner owner;
-    // The process that this end belongs to; 0 where there is no owner.
+    // The process that owns this end of the flow; 0 if there is no owner.
     pid_t pid;
-    // How far the flow has come.
+    // State of the flow.
     enum CaptureFlowState state;
-    // When the process started, since the Unix epoch: with the pid it names the process for good.
+    // Start of the process, since the Unix epoch. Together with the pid it identifies the process
+    // permanently.
     uint64_t process_start_ns;
     // Inode number of the network namespace, see namespaces(7).
     uint64_t namespace_inode;
     // The socket's cookie, see SO_COOKIE in socket(7).
     uint64_t cookie;
-    // Which end opened the flow.
+    // The end that opened the flow.
     enum CaptureFlowRole role;
     // The kernel's number of the TCP state: 1 is established.
     uint32_t tcp_state;
-    // When it was opened, since the Unix epoch: the first SYN of a TCP connection, the first packet of any other flow.
+    // Time of the opening, since the Unix epoch: the first SYN of a TCP connection, the first packet of any
+    // other flow.
     uint64_t opened_ns;
-    // When the connection was connected or accepted, since the Unix epoch: the end of the handshake.
+    // Time at which the connection was connected or accepted, since the Unix epoch: the end of the
+    // handshake.
     uint64_t established_ns;
-    // When the latest packet passed, since the Unix epoch.
+    // Time of the latest packet, since the Unix epoch.
     uint64_t last_ns;
     // Bytes sent on the wire, link headers included, since the flow was first seen.
     uint64_t send_bytes;
@@ -752,67 +783,70 @@ typedef struct CaptureFlow {
     uint64_t send_packets;
     // Packets received since the flow was first seen.
     uint64_t receive_packets;
-    // From the SYN to its answer, of a connection that this end opened.
+    // Time from the SYN to its answer, for a connection that this end opened.
     uint64_t connect_latency_ns;
     // The kernel's smoothed round-trip time, see tcp(7).
     uint64_t smoothed_rtt_ns;
-    // TCP segments sent again.
+    // Retransmitted TCP segments.
     uint64_t retransmits;
-    // How often data was received after data had been sent: a response to a request, where this end asks. Where it
-    // answers, the times are those that its peer takes to ask again.
+    // Number of times that data was received after data had been sent. If this end sends the requests, each
+    // is a response to a request. If this end answers, the times are those that its peer takes until the
+    // next request.
     uint64_t response_count;
-    // Times from the last send before a receive to that receive, all together.
+    // Sum of the times from the last send before a receive to that receive.
     uint64_t response_sum_ns;
-    // The shortest of these.
+    // The shortest of these times.
     uint64_t response_minimum_ns;
-    // The longest of these.
+    // The longest of these times.
     uint64_t response_maximum_ns;
-    // From the opening to the end, or to now while the flow lasts.
+    // Time from the opening to the end, or to now while the flow lasts.
     uint64_t duration_ns;
-    // Why it ended.
+    // Reason of the flow's end.
     enum CaptureFlowReason reason;
     // The error number that the process saw or would have seen, see errno(3); 0 for an orderly end.
     int32_t error;
 } CaptureFlow;
 
-// Receives `count` flows, `element_size` bytes apart: those that have ended with CaptureAction's ACTION_REMOVE, those
-// that live with ACTION_UPDATE. Called on the thread of the update, as often as it takes to hand over all of them, and
-// not at all when there are none.
+// Receives `count` flows, `element_size` bytes apart. Flows that have ended come with ACTION_REMOVE of
+// CaptureAction, living ones with ACTION_UPDATE. Called on the thread of the update, as often as needed to
+// deliver all flows, and not at all if there are none.
 typedef void (*CaptureFlowHandler)(void *user_data,
                                    enum CaptureAction action,
                                    const struct CaptureFlow *flows,
                                    size_t count,
                                    size_t element_size);
 
-// Who receives what an update finds. Zero the structure, then set `size` to its size.
+// Handlers that receive the results of an update. Zero the structure, then set `size` to its size.
 typedef struct CaptureHandlers {
     // sizeof(CaptureHandlers).
     size_t size;
-    // Handed to the handlers.
+    // Passed to the handlers.
     void *user_data;
-    // First receives the processes that ended, if any, then those that live; NULL for nobody.
+    // Receives first the processes that have ended, if any, then the living ones; NULL for no handler.
     CaptureProcessHandler process;
-    // Receives the packets; NULL leaves them where they are.
+    // Receives the packets; if NULL, the packets stay held.
     CapturePacketHandler packet;
-    // Most packets to hand over; 0 for all that are held.
+    // Maximum number of packets to deliver; 0 for all that are held.
     uint64_t packet_limit;
-    // First receives the flows that ended, a third of a second or more ago, then those that live, of all processes,
-    // whichever are selected; NULL leaves those that ended where they are.
+    // Receives first the flows that ended a third of a second or more ago, then the living ones. It receives
+    // the flows of all processes, also if only some processes are selected. If NULL, the ended flows stay
+    // held.
     CaptureFlowHandler flow;
 } CaptureHandlers;
 
-// What the session saw and what it lost, since it was opened unless it says otherwise. An owner may be found late: the
-// bytes without one, by their reasons, fall again then.
+// Statistics of what the session captured and lost. They cover the time since the session was opened unless
+// a field says otherwise. An owner may be found late: the counters of bytes without an owner, by reason,
+// then decrease.
 typedef struct CaptureStats {
     // sizeof(CaptureStats), set by the caller.
     size_t size;
-    // Frames seen.
+    // Frames captured.
     uint64_t frames;
     // Bytes of these frames, as captured.
     uint64_t frame_bytes;
-    // Frames cut inside a header that was needed: `snaplen` is too small.
+    // Frames cut inside a required header: `snaplen` is too small.
     uint64_t undecoded_truncated;
-    // Frames that hold no IP packet.
+    // Frames that contain no IP packet.
     uint64_t undecoded_not_ip;
     // Frames whose headers contradict themselves.
     uint64_t undecoded_malformed;
@@ -820,111 +854,120 @@ typedef struct CaptureStats {
     uint64_t lost_in_kernel;
     // Frames lost by a device or its driver.
     uint64_t lost_in_device;
-    // Packets lost because nobody took them in time.
+    // Packets lost because the caller did not fetch them in time.
     uint64_t lost_packets;
-    // Lines of the log lost because they were not taken in time, or could not be written to the file.
+    // Lines of the log lost because they were not fetched in time or could not be written to the file.
     uint64_t lost_log_lines;
-    // Devices being captured now.
+    // Devices that are currently captured on.
     uint64_t devices;
-    // Flows held now.
+    // Flows currently held.
     uint64_t flows;
-    // Flows that ended by age.
+    // Flows that expired.
     uint64_t flows_expired;
-    // Flows that made room for new ones because `flow_limit` was reached, or the limit of those that nobody has answered.
+    // Flows evicted because `flow_limit` was reached, or the limit of flows without an answer.
     uint64_t flows_evicted;
-    // Flows waiting for their owner now.
+    // Flows currently waiting for their owner.
     uint64_t flows_waiting;
-    // Bytes whose owner is the one holder of the flow's socket.
+    // Bytes whose owner is the only holder of the flow's socket.
     uint64_t bytes_exact;
     // Bytes whose owner is one of several holders of the socket.
     uint64_t bytes_shared;
     // Bytes whose owner was found by a wildcard.
     uint64_t bytes_guessed;
-    // Bytes whose owner is still being looked for.
+    // Bytes whose owner is still being looked up.
     uint64_t bytes_pending;
-    // Bytes of flows that no socket table shows: closed before they could be seen, or answered by the kernel. Those of a
-    // TCP connection that the other end opens are among them until its handshake is complete.
+    // Bytes of flows that are in no socket table: closed before they could be looked up, or answered by the
+    // kernel. The bytes of a TCP connection that the other end opens are among them until its handshake is
+    // complete.
     uint64_t bytes_no_socket;
     // Bytes of sockets that no process holds.
     uint64_t bytes_no_holder;
-    // Bytes that match sockets of several processes with nothing to tell them apart.
+    // Bytes that match sockets of several processes, with nothing to distinguish them.
     uint64_t bytes_ambiguous;
-    // Bytes of sockets whose holder could not be read for want of a capability.
+    // Bytes of sockets whose holder could not be read because a capability is missing.
     uint64_t bytes_not_permitted;
-    // Bytes of flows that came while too many others waited for their owner.
+    // Bytes of flows that appeared while too many others waited for their owner.
     uint64_t bytes_queue_full;
-    // Bytes of later fragments whose first fragment was not seen.
+    // Bytes of later fragments whose first fragment was not captured.
     uint64_t bytes_fragment;
-    // Bytes forwarded or overheard: neither end is in the network namespace where they were seen, also where this host
-    // has put an address of its own in place of one of them (masquerading, published ports). With `namespaces` that
-    // is also what those send and receive by way of this one, besides being counted where it has its ends.
+    // Bytes forwarded or overheard: neither end is in the network namespace where they were captured. This
+    // includes packets in which this host has replaced one of the addresses with its own (masquerading,
+    // published ports). With `namespaces` it also includes the packets that other namespaces send and
+    // receive through this one; they are counted in the namespace of their ends as well.
     uint64_t bytes_not_local;
-    // Bytes of messages that the kernel sends and answers itself, such as echo requests to this host and their replies,
-    // and of protocols whose sockets cannot be looked up.
+    // Bytes of messages that the kernel sends and answers itself, such as echo requests to this host and
+    // their replies, and of protocols whose sockets cannot be looked up.
     uint64_t bytes_no_ports;
     // Bytes of processes that had already been reported as ended.
     uint64_t bytes_owner_ended;
-    // Bytes whose owner could not be told because a file of /proc could not be read.
+    // Bytes whose owner is unknown because a file of /proc could not be read.
     uint64_t bytes_unreadable;
-    // Processes whose figures could not be read or understood.
+    // Processes whose figures could not be read or parsed.
     uint64_t processes_skipped;
-    // Time that the last update took, its callbacks excluded, nanoseconds.
+    // Duration of the last update without its callbacks, nanoseconds.
     uint64_t update_ns;
-    // Capabilities that would bring more, one bit for each number in capability.h: bit 13 is CAP_NET_RAW.
+    // Missing capabilities that would make more figures available, one bit for each number in capability.h:
+    // bit 13 is CAP_NET_RAW.
     uint64_t missing_capabilities;
-    // First packets of flows that were seen as they came, before the capture's batch: their owner is then looked for
-    // while the socket lives. When there are too many only a part is, and the rest is left to a later search.
+    // First packets of flows that were observed as they arrived, before the capture's batch. Their owner is
+    // looked up early, while the socket exists. If there are too many, only a part is looked up early, and
+    // the rest is left to a later search.
     uint64_t first_packets;
-    // Owners found so; a connection within the machine has one at each end.
+    // Owners found by early lookups. A connection within the machine has one at each end.
     uint64_t first_found;
-    // Flows whose socket was gone already, or that never had one.
+    // Flows whose socket no longer existed at the early lookup, or that never had one.
     uint64_t first_too_late;
-    // Flows whose socket was there, but not its process where it was likely to be; they are searched for later.
+    // Flows whose socket existed at the early lookup, but whose process was not among the likely candidates.
+    // Their owner is searched for later.
     uint64_t first_not_found;
-    // First packets not looked at because too many others were waiting.
+    // First packets without an early lookup because too many others were waiting.
     uint64_t first_crowded_out;
-    // Owners found at first packets that were forgotten, for want of room, maybe before they were asked for.
+    // Owners found by early lookups that were evicted for lack of space, possibly before they were used.
     uint64_t first_forgotten;
-    // TCP connections seen from their opening on that have ended and whose socket then told how many bytes it had
-    // carried. 0 when connections are not checked: with `devices`, a `filter` or a `savefile`, and where the kernel
-    // does not permit it.
+    // TCP connections observed from their opening on that have ended and whose socket then stated how many
+    // bytes it had carried. 0 if connections are not checked: with `devices`, a `filter` or a `savefile`,
+    // and if the kernel does not permit it.
     uint64_t connections_checked;
-    // Those of which the capture had seen less than the socket had carried: packets were lost.
+    // Checked connections of which the capture had less than the socket had carried: packets were lost.
     uint64_t connections_short;
-    // Bytes that were missing of these, at the least. They are credited to the owner of the connection a second or two
-    // after its end, and are contained in the other figures of bytes with and without owners (`bytes_owner_ended` when
-    // the process was reported as ended before), but not in `frame_bytes`.
+    // Lower bound of the bytes that were missing from these connections. They are credited to the owner of
+    // the connection a second or two after its end. They are contained in the other counters of bytes with
+    // and without owners (in `bytes_owner_ended` if the process was reported as ended before), but not in
+    // `frame_bytes`.
     uint64_t bytes_completed;
-    // Ends of connections that were not told of because too many came at once; these were not checked.
+    // Ends of connections that were not reported because too many came at once. These connections were not
+    // checked.
     uint64_t ends_lost;
-    // Devices being opened or closed now, beside the capture.
+    // Devices that are currently being opened or closed in the background, beside the capture.
     uint64_t devices_pending;
-    // Records of ended flows lost because nobody took them in time.
+    // Records of ended flows lost because the caller did not fetch them in time.
     uint64_t lost_flows;
-    // Frames that engine `pcap` captured before their segmentation or after a merge (GSO, TSO, GRO): each is several
-    // packets on the wire.
+    // Frames that engine `pcap` captured before their segmentation or after a merge (GSO, TSO, GRO). Each is
+    // several packets on the wire.
     uint64_t offloaded_frames;
-    // The packets that these frames are counted as. They are estimated from the MTU of the device, the largest segment
-    // that both ends of a TCP connection accept, and the headers of the frame: exact where segments are as large as
-    // these allow, otherwise too few. The frames of a savefile are counted as they are.
+    // Number of packets that these frames are counted as. It is estimated from the MTU of the device, the
+    // largest segment that both ends of a TCP connection accept, and the headers of the frame. It is exact
+    // if segments are as large as these allow, and too low otherwise. The frames of a savefile are counted
+    // as they are.
     uint64_t offloaded_packets;
-    // Bytes of the headers that these packets have on the wire and the frames do not. They are contained in the figures
-    // of bytes with and without owners, but not in `frame_bytes`.
+    // Bytes of the headers that these packets have on the wire and the frames do not have. They are
+    // contained in the counters of bytes with and without owners, but not in `frame_bytes`.
     uint64_t estimated_bytes;
-    // The engine at work, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
+    // The engine in use, `CAPTURE_ENGINE_PCAP` or `CAPTURE_ENGINE_KERNEL`.
     enum CaptureEngine engine;
-    // The programs that tell who uses a socket and count what goes through it.
+    // State of the eBPF programs that report which process uses a socket and count its traffic.
     enum CaptureProbeState socket_probes;
-    // The programs that sample all processes at once; off also where at most 64 processes are looked for by pid.
-    // With them everything but command lines is told of every process, also what /proc would hide.
+    // State of the eBPF programs that sample all processes at once. Also `CAPTURE_PROBE_STATE_OFF` if at
+    // most 64 processes are selected by pid. If they are active, all figures except command lines are
+    // reported for every process, including those that /proc would hide.
     enum CaptureProbeState sample_probes;
-    // The parts of the former that are at work, `CAPTURE_PROGRAMS_…`; 0 unless `socket_probes` is
-    // `CAPTURE_PROBE_STATE_ACTIVE`. The log names each program that the kernel refuses, and its reason.
+    // Parts of the socket programs that are active, CAPTURE_PROGRAMS_ bits; 0 unless `socket_probes` is
+    // `CAPTURE_PROBE_STATE_ACTIVE`. The log names each eBPF program that the kernel refuses, and the reason.
     uint32_t socket_programs;
-    // Bytes, as the devices themselves count them, that passed devices before these were captured on, or until they were
-    // gone where they never were: of devices, also those of network namespaces, that have come since the session was opened
-    // and are captured with engine `pcap`. They are in no other figure; a namespace that came and went unseen is not among
-    // them.
+    // Bytes, by the devices' own counters, that passed devices before the session captured on them, or until
+    // they disappeared if it never did. This covers devices captured with engine `pcap` that appeared after
+    // the session was opened, including those of network namespaces. These bytes are in no other counter. A
+    // namespace that appeared and disappeared unobserved is not covered.
     uint64_t bytes_before_capture;
 } CaptureStats;
 
@@ -932,107 +975,144 @@ typedef struct CaptureStats {
 extern "C" {
 #endif // __cplusplus
 
-// Opens the program's session. After `CaptureExit` it may be opened again.
+// Opens the program's session. It may be opened again after `CaptureExit`.
 //
-// A NULL config means the defaults; either callback may be NULL, and what it would receive is then not gathered.
-// Where privileges are missing the session opens with what may be read, and the log says what is missing. On
-// failure one of CaptureCode is returned and `errorbuf`, if there is one, holds the text.
+// A NULL config means the defaults. Either callback may be NULL; its data is then not gathered. If
+// privileges are missing, the session opens with what it may read, and the log states what is missing. On
+// failure the function returns one of CaptureCode, and `errorbuf`, unless NULL, receives the text. Fails
+// with CAPTURE_CODE_INVALID_ARGUMENT if an option is not valid, and with CAPTURE_CODE_ALREADY_OPEN if the
+// session is open.
 //
 // Requirements:
-// `config` is NULL or points to a whole structure; its strings are NULL or NUL-terminated; its errorbuf is NULL
-// or has room for CAPTURE_ERROR_SIZE bytes. The callbacks may be called until `CaptureExit` returns.
+// `config` is NULL or points to a complete structure. Its strings are NULL or NUL-terminated. Its errorbuf
+// is NULL or has room for CAPTURE_ERROR_SIZE bytes. The callbacks may be called until `CaptureExit` returns.
 int32_t CaptureInit(const struct CaptureInitt *config,
                     ProcessInfoCallback process_callback,
                     PacketCallback packet_callback);
 
-// Samples every process and runs the callbacks, on the calling thread: first `ACTION_REMOVE` once for each process
-// that has ended, with its last figures; then `ACTION_UPDATE` once with every process that lives; then the packets
-// captured since the last update, at most `cnt` of them, -1 for all that are held.
+// Samples every process and runs the callbacks on the calling thread. First comes `ACTION_REMOVE`, once for
+// each process that has ended, with its last figures. Then comes `ACTION_UPDATE`, once with all living
+// processes. Then come the packets captured since the last update: at most `cnt` of them, or all that are
+// held if `cnt` is -1.
 //
-// It does not wait for packets that are still in a capture buffer: `ACTION_REMOVE` comes with the first update after a
-// process's last packets were counted, which is the read timeout and some milliseconds after its end was found, at most
-// the read timeout and 2 s. A process whose removal is outstanding is in no `ACTION_UPDATE`. So for final figures update
-// once more before `CaptureExit`, that much later. A callback may throw a C++ exception; it passes through, and what was
-// not delivered comes with the next update. Reads of /proc that do not return are treated as in `CaptureSessionUpdate`: in
-// this interface the figures of such a process are 0.
+// The update does not wait for packets that are still in a capture buffer. `ACTION_REMOVE` comes with the
+// first update after a process's last packets were counted: the read timeout and some milliseconds after its
+// end was found, at most the read timeout and 2 s. Until then the process is in no `ACTION_UPDATE`. For
+// final figures, update once more before `CaptureExit`, after that time.
+//
+// A callback may throw a C++ exception. It passes through, and the next update delivers the rest. Reads of
+// /proc that do not return are treated as in `CaptureSessionUpdate`; in this interface the figures of such a
+// process are 0.
+//
+// Fails with CAPTURE_CODE_INVALID_ARGUMENT if `cnt` is less than -1, with CAPTURE_CODE_NOT_INITIALISED if no
+// session is open, with CAPTURE_CODE_BUSY if another call runs, and with CAPTURE_CODE_FORKED in a process
+// forked from the one that opened the session.
 //
 // Requirements:
-// The callbacks that `CaptureInit` was given may still be called.
+// The callbacks that were passed to `CaptureInit` may still be called.
 int32_t CaptureUpdate(int32_t cnt);
 
-// Ends the capture, joins the library's threads and releases everything. No callback runs after it has returned. Threads
-// that wait in reads of /proc are treated as in `CaptureSessionClose`.
+// Ends the capture, joins the library's threads and releases everything. No callback runs after the function
+// has returned. Threads that wait in reads of /proc are treated as in `CaptureSessionClose`. Fails with
+// CAPTURE_CODE_NOT_INITIALISED if no session is open, with CAPTURE_CODE_BUSY if another call runs, and with
+// CAPTURE_CODE_FORKED in a process forked from the one that opened the session.
 int32_t CaptureExit(void);
 
-// Opens a session and stores it in `*session`, which is NULL on failure. NULL options mean the defaults.
+// Opens a session and stores it in `*session`, or stores NULL there on failure. NULL options mean the
+// defaults.
 //
-// Where privileges are missing the session opens with what may be read; the log and `missing_capabilities` of the
-// statistics say what would bring the rest. Close it with `CaptureSessionClose`.
+// If privileges are missing, the session opens with what it may read. The log and `missing_capabilities` of
+// CaptureStats state what would make the rest available. Close the session with `CaptureSessionClose`.
 //
-// Requirements:
-// `options` is NULL or a structure whose `size` is set and whose pointers are NULL or valid; `session` is NULL,
-// which is an error, or may be written to.
-int32_t CaptureSessionOpen(const struct CaptureOptions *options,
-                           struct CaptureSession **session);
-
-// Samples every process and runs the handlers, on the calling thread: first the log's lines, then the processes
-// that ended, with their last figures, then those that live, then the flows and the packets. NULL handlers only
-// sample: the processes that ended are then told to nobody, flows that ended and packets stay.
-//
-// It does not wait for packets that are still in a capture buffer. A process that has ended is delivered as such once,
-// complete, by the first update after its last packets were counted: the read timeout and some milliseconds after its end
-// was found, at most the read timeout and 2 s. Until then it is delivered neither as ended nor as living; so for final
-// figures update once more before the session is closed. With `CAPTURE_MORE_WAITING` the update waits for them instead.
-// Where flows are recorded it waits until the capture has shown them, a few milliseconds and at most 200. A handler may
-// throw a C++ exception; it passes through. longjmp(3) must not leave a handler: the session could never be closed.
-//
-// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a process's memory, an
-// exec that closes a file there its other figures. The update waits a quarter of a second for such a read when it meets it
-// for the first time, and at most two seconds for all such reads of its samples; then it goes on without them. What could
-// not be read is not valid; where walks over the kernel's tasks are made, only the command line. A thread waits on, and
-// such a process is read again one second after its read has returned, two seconds the next time, up to 300. At most 16
-// threads of a program wait, 8 of them for command lines and control groups; beyond that, no such file of any process is
-// read until one of these reads returns.
+// Returns CAPTURE_OK or one of CaptureCode. Fails with CAPTURE_CODE_INVALID_ARGUMENT if `session` is NULL or
+// an option is not valid.
 //
 // Requirements:
-// `session` is NULL, which is an error, or open; `handlers` is NULL or a structure whose `size` is set.
-int32_t CaptureSessionUpdate(struct CaptureSession *session,
-                             const struct CaptureHandlers *handlers);
+// `options` is NULL or a structure whose `size` is set and whose pointers are NULL or valid. `session` is
+// writable or NULL; NULL is an error.
+int32_t CaptureSessionOpen(const struct CaptureOptions *options, struct CaptureSession **session);
 
-// The session's descriptor, or -1. It is readable when packets are held, when `interval_ms` have passed since the
-// last update, when a savefile has been read to its end, and when the session has failed: poll it, then update.
-// It belongs to the session: do not read it, do not close it.
+// Samples every process and runs the handlers on the calling thread. The order is: the log's lines, the
+// processes that have ended, with their last figures, the living processes, the flows, the packets. NULL
+// handlers only sample: the processes that have ended are then not reported at all, while ended flows and
+// packets stay held.
+//
+// The update does not wait for packets that are still in a capture buffer. A process that has ended is
+// delivered as ended once, with complete figures, by the first update after its last packets were counted:
+// the read timeout and some milliseconds after its end was found, at most the read timeout and 2 s. Until
+// then it is delivered neither as ended nor as living. For final figures, update once more before the
+// session is closed. With `CAPTURE_MORE_WAITING` the update waits for these packets instead. If flows are
+// recorded, the update waits for the capture thread to deliver the living flows, a few milliseconds and at
+// most 200 ms; if they are late, it delivers those of the previous update.
+//
+// A handler may throw a C++ exception, which passes through. longjmp(3) must not leave a handler: the
+// session could never be closed.
+//
+// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a
+// process's memory, and an exec that closes a file there locks its other figures. The update waits a quarter
+// of a second for such a read when it meets the read for the first time, and at most two seconds for all
+// such reads of its samples. Then it continues without them. Figures that could not be read are not valid;
+// if BPF iterators sample the processes, this concerns only the command line. A thread continues to wait.
+// Such a process is read again one second after its read has returned, and after twice as long each further
+// time, up to 300 s. At most 16 threads of a program wait, 8 of them for command lines and control groups.
+// Beyond that, no such file of any process is read until one of these reads returns.
+//
+// Fails with CAPTURE_CODE_NOT_INITIALISED if `session` is NULL, with CAPTURE_CODE_INVALID_ARGUMENT if the
+// `size` of `handlers` is not plausible or an unknown field is set, with CAPTURE_CODE_BUSY if another call
+// on the session runs, and with CAPTURE_CODE_FORKED in a process forked from the opener. No handler runs
+// then. Fails with CAPTURE_CODE_PROCESS_OPEN_DIRECTORY if /proc itself cannot be read, with
+// CAPTURE_CODE_SAVEFILE, once, if the savefile broke off, and with CAPTURE_CODE_SESSION_FAILED, from then
+// on, if a thread of the session has failed. The handlers still run in these cases.
+//
+// Requirements:
+// `session` is open or NULL; NULL is an error. `handlers` is NULL or a structure whose `size` is set.
+int32_t CaptureSessionUpdate(struct CaptureSession *session, const struct CaptureHandlers *handlers);
+
+// Returns the session's descriptor, or -1 on failure. It is readable when packets are held, when
+// `interval_ms` have passed since the last update, when a savefile has been read to its end, and when the
+// session has failed: poll it, then update. The descriptor belongs to the session: do not read or close it.
+//
+// Fails if `session` is NULL, or in a process forked from the opener; `CaptureErrorText` has the reason.
 //
 // Requirements:
 // `session` is NULL or open.
 int32_t CaptureSessionDescriptor(const struct CaptureSession *session);
 
-// Fills `*stats` as far as its `size` says. May be called from any thread, also while an update runs.
+// Fills `*stats`, up to its `size`. May be called from any thread, also while an update runs.
+//
+// Fails with CAPTURE_CODE_NOT_INITIALISED if `session` is NULL, with CAPTURE_CODE_INVALID_ARGUMENT if
+// `stats` is NULL or its `size` is not plausible, and with CAPTURE_CODE_FORKED in a process forked from the
+// opener.
 //
 // Requirements:
-// `session` is NULL, which is an error, or open; `stats` is NULL, which is an error, or has `size` writable bytes.
-int32_t CaptureSessionStats(const struct CaptureSession *session,
-                            struct CaptureStats *stats);
+// `session` is open or NULL; NULL is an error. `stats` has `size` writable bytes or is NULL; NULL is an
+// error.
+int32_t CaptureSessionStats(const struct CaptureSession *session, struct CaptureStats *stats);
 
-// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. In a process
-// forked from the opener, and while another call on the session runs, it only returns an error.
+// Ends the capture, joins the session's threads and releases everything; `session` is then invalid. Fails,
+// without closing the session, with CAPTURE_CODE_FORKED in a process forked from the opener and with
+// CAPTURE_CODE_BUSY while another call on the session runs. Fails with CAPTURE_CODE_NOT_INITIALISED if
+// `session` is NULL.
 //
-// A thread that waits in a read of /proc which does not return is waited for a quarter of a second and left behind. When
-// the read returns it releases what it holds and ends: a thread's memory, the descriptors it was reading by, those by which
-// it found owners, and the log file. It executes code of the library, which stays in memory also after dlclose(3).
+// If a thread waits in a read of /proc that does not return, the call waits for it a quarter of a second and
+// leaves it behind. When the read returns, the thread ends and releases what it holds: its memory, the
+// descriptors that it was reading with, those that it found owners with, and the log file. The thread
+// executes code of the library, which stays in memory even after dlclose(3).
 //
 // Requirements:
-// `session` is NULL, which is an error, or open.
+// `session` is open or NULL; NULL is an error.
 int32_t CaptureSessionClose(struct CaptureSession *session);
 
-// Version of the library that is loaded: major * 65536 + minor * 256 + patch. Any thread, at any time.
+// Returns the version of the loaded library: major * 65536 + minor * 256 + patch. May be called from any
+// thread at any time.
 uint32_t CaptureVersion(void);
 
-// What a code means, in a few words; never NULL, valid for ever. Any thread, at any time.
+// Returns a short description of a code. The string is never NULL and remains valid forever. May be called
+// from any thread at any time.
 const char *CaptureStrError(int32_t code);
 
-// What the last call that failed in this thread had tried, and what would help; empty when none has failed. Valid
-// until the next failure in this thread or its end.
+// Returns the text of the last failure in the calling thread: what the call attempted, and what would help.
+// Empty if no call has failed. Valid until the next failure in this thread or until the thread ends.
 const char *CaptureErrorText(void);
 
 #ifdef __cplusplus
