@@ -22,9 +22,10 @@ use std::os::fd::{AsFd, OwnedFd};
 /// TCP connection arrive within a round trip or two.
 const GRACE_NS: u64 = 2_000_000_000;
 
-/// The same time for sockets of other protocols, which no packet reaches any more: the longest run time of an
-/// eBPF program that has found the record before. With a longer time, a process that opens and closes 100,000
-/// sockets a second would fill the table in a moment.
+/// Grace period of sockets of other protocols, whose last packets do not arrive later. It covers an eBPF
+/// program that has found the record before, in all but extreme cases: it is shorter than the time that
+/// `periods` allows a program, because a process that opens and closes 100,000 sockets a second would
+/// otherwise fill the table within seconds.
 const DATAGRAM_GRACE_NS: u64 = 200_000_000;
 
 /// The time that a connection made by a listener may wait for its first use before its holder is searched
