@@ -9,17 +9,17 @@
 use super::{ip, link, transport};
 use crate::model::{Frame, Protocol, WireSize};
 
-/// Returns the number of packets on the wire of a frame above the device's packet limit, and their bytes,
-/// headers included. A TCP segment carries at most `segment` bytes including the options of its header, if
+/// Returns the number of packets on the wire of a frame that may be several, and their bytes, headers
+/// included. A TCP segment carries at most `segment` bytes including the options of its header, if
 /// that is known.
 ///
-/// A frame whose datagram fits the MTU is one packet (VLAN tags alone can lift it above the limit), and so is
-/// a frame whose headers cannot be read. A header whose length was not captured counts as the shortest of its
+/// A frame whose payload fits one segment is one packet (VLAN tags alone can lift it above the device's limit),
+/// and so is a frame whose headers cannot be read. A header whose length was not captured counts as the shortest of its
 /// protocol.
 #[cold]
 #[inline(never)]
 pub fn wire_size(frame: &Frame<'_>, segment: Option<u16>) -> WireSize {
-    segments(frame, segment).unwrap_or(WireSize::from(frame.wire_len))
+    segments(frame, segment).unwrap_or(WireSize::from(frame.link_len()))
 }
 
 /// The largest segment that every host accepts by default (RFC 9293, 3.7.1). An end that claims to accept
@@ -62,8 +62,9 @@ fn segments(frame: &Frame<'_>, segment: Option<u16>) -> Option<WireSize> {
     if room == 0 {
         return None;
     }
-    let headers = link_header + ip_header + transport_header;
-    let payload = wire_len.checked_sub(jumbo_option + headers)?;
+    let payload = wire_len.checked_sub(link_header + jumbo_option + ip_header + transport_header)?;
+    // A header that only the capture has is on no wire.
+    let headers = (link_header + frame.link_len()).checked_sub(wire_len)? + ip_header + transport_header;
     let packets = payload.div_ceil(room);
     let bytes = payload.saturating_add(packets.saturating_mul(headers));
     (packets > 1).then_some(WireSize { bytes, packets })

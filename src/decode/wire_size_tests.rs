@@ -60,6 +60,22 @@ fn size(headers: &[u8], payload: u32) -> (u32, u32) {
     size_at(LinkType::Ethernet, 1500, headers, payload)
 }
 
+/// The cooked header is the capture's own: an Ethernet device has its header in its place, a tunnel none.
+#[test]
+fn a_cooked_header_is_on_no_wire() {
+    let datagram = v4(64_000, 6, &tcp(&OPTIONS));
+    for (hardware, link) in [(libc::ARPHRD_ETHER, 14), (libc::ARPHRD_IPGRE, 0)] {
+        let mut frame = vec![0, 0];
+        frame.extend(hardware.to_be_bytes());
+        frame.extend([0; 10]);
+        frame.extend([8, 0]);
+        frame.extend(&datagram);
+        let cooked = |payload| size_at(LinkType::Cooked1, 1500, &frame, payload);
+        assert_eq!(cooked(1448), (1, link + 1500));
+        assert_eq!(cooked(3 * 1448), (3, 3 * (link + 1500)));
+    }
+}
+
 #[test]
 fn a_tcp_segment_fills_the_mtu_with_its_own_headers() {
     let frame = ethernet(&[8, 0], &v4(64_000, 6, &tcp(&OPTIONS)));

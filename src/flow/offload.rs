@@ -29,7 +29,14 @@ impl FlowTable {
         if self.get(id).is_some_and(is_opening) {
             let known = &mut self.offloads.entry(id.index).or_default().segment;
             *known = Some(known.map_or(limit, |known| known.min(limit)));
+            self.min_segment = self.min_segment.min(limit);
         }
+    }
+
+    /// Returns a lower bound of the recorded limits; the largest number if there are none.
+    #[inline]
+    pub fn min_segment(&self) -> u16 {
+        self.min_segment
     }
 
     /// Returns the largest segment that both ends of a TCP connection accept, as recorded.

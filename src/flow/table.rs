@@ -53,6 +53,8 @@ pub struct FlowTable {
     pub(super) keeps_details: bool,
     /// Offload state by slot, for the flows that have any.
     pub(super) offloads: Offloads,
+    /// A lower bound of the segment limits in `offloads`.
+    pub(super) min_segment: u16,
     pub(super) index: FlowIndex,
     pub(super) vacant: Vec<u32>,
     dirty: Vec<u32>,
@@ -94,6 +96,7 @@ impl FlowTable {
             details: Vec::new(),
             keeps_details: false,
             offloads: Offloads::default(),
+            min_segment: u16::MAX,
             index: FlowIndex::new(),
             vacant: Vec::new(),
             dirty: Vec::new(),
@@ -419,8 +422,8 @@ impl FlowTable {
 
     /// Lists the traffic and metrics to be reported of a flow that leaves its slot.
     fn depart(&mut self, slot: u32) {
-        if !self.offloads.is_empty() {
-            self.offloads.remove(&slot);
+        if self.offloads.remove(&slot).is_some() && self.offloads.is_empty() {
+            self.min_segment = u16::MAX;
         }
         let detail = self.details.get(slot as usize);
         let unreported = detail.filter(|detail| !detail.is_told() || detail.has_counts());

@@ -126,7 +126,8 @@ pub struct Frame<'a> {
     /// Its length as the capture saw it, link header included. An offloaded frame can be larger than any MTU.
     pub wire_len: u32,
     /// The MTU of its device plus the length of a link header without VLAN tags. A frame of at most this
-    /// length is one packet on the wire. It is `u32::MAX` if the MTU is unknown, as in a savefile.
+    /// length is one packet on the wire, unless it carries a connection whose ends accept only smaller segments.
+    /// It is `u32::MAX` if the MTU is unknown, as in a savefile.
     pub packet_limit: u32,
     /// The link type of `data`.
     pub link: LinkType,

@@ -72,6 +72,13 @@ const REQUESTS: Talk<'_> = Talk {
     ),
 };
 
+/// Requests of two segments, which together fit a frame of the device.
+const REQUESTS_536: Talk<'_> = Talk {
+    protocol: "tcp",
+    server: ("tcp-server", &[("request", 900), ("response", 700), ("segment", 536)]),
+    client: ("tcp-clients", &[("rate", 500), ("milliseconds", 2000), ("request", 900), ("response", 700)]),
+};
+
 impl Talk<'_> {
     /// Makes the traffic, captured on one host, and returns the outcome once everything is credited.
     fn watched_from(&self, lab: &Lab, engine: Engine, address: &str, host: Host) -> Outcome {
@@ -180,6 +187,8 @@ exact! {
     segments_of_536_bytes_received_root: BULK_536 V4 seen from B, offloads On;
     requests_sent_v4_root: REQUESTS V4 seen from A, offloads On;
     requests_received_v6_root: REQUESTS V6 seen from B, offloads On;
+    requests_of_two_segments_sent_v6_root: REQUESTS_536 V6 seen from A, offloads On;
+    requests_of_two_segments_received_v4_root: REQUESTS_536 V4 seen from B, offloads On;
     requests_without_offloads_v6_root: REQUESTS V6 seen from A, offloads Off;
     requests_received_without_offloads_v4_root: REQUESTS V4 seen from B, offloads Off;
 }

@@ -18,8 +18,8 @@ use crate::error::Result;
 use crate::flow::{FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::kernel::Clocks;
 use crate::model::{
-    Address, Direction, FlowKey, Fragment, Frame, LocalAddresses, Namespace, Packet, Protocol, TcpFlags,
-    Timestamp, Undecoded, Unowned, WireSize,
+    Address, Direction, FlowKey, Fragment, Frame, LinkType, LocalAddresses, Namespace, Packet, Protocol,
+    TcpFlags, Timestamp, Undecoded, Unowned, WireSize,
 };
 use crate::session::flows::{EndedQueue, Recorder};
 use crate::session::limits::FlowLimits;
@@ -30,6 +30,9 @@ use std::time::Instant;
 
 /// Period in which the whole flow table is swept for old flows, in time of the capture.
 const SWEEP_NANOSECONDS: u64 = 20_000_000_000;
+
+/// The size of the headers of IPv4 and TCP without options (RFC 791, RFC 9293).
+const MIN_HEADERS: u32 = 40;
 
 /// Counters of frames before they reach a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -192,19 +195,27 @@ impl FramePipeline {
                 self.packets.push(&mut self.batch);
             }
         }
-        if frame.wire_len > frame.packet_limit {
+        if frame.wire_len > frame.packet_limit.min(self.min_offloaded(frame.link)) {
             self.count_offloaded(&packet, frame);
         } else {
             self.count(&packet, frame, WireSize::from(frame.link_len()));
         }
     }
 
-    /// Counts a frame that is longer than a packet can be as the packets that it is on the wire.
+    /// Returns the length above which a frame may be several packets though the device carries longer ones:
+    /// an end of a connection may accept only smaller segments.
+    #[inline]
+    fn min_offloaded(&self, link: LinkType) -> u32 {
+        u32::from(self.flows.min_segment()) + MIN_HEADERS + link.header_len()
+    }
+
+    /// Counts a frame that may be longer than a packet can be as the packets that it is on the wire.
     #[cold]
     fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let flows = self.flows_of(packet, frame);
         let segment = flows.and_then(|flows| self.flows.segment_limit(flows.send.or(flows.receive)?));
-        let size = wire_size(frame, segment);
+        let is_one = segment.is_none() && frame.wire_len <= frame.packet_limit;
+        let size = if is_one { frame.link_len().into() } else { wire_size(frame, segment) };
         self.count(packet, frame, size);
         if size.packets == 1 {
             return;

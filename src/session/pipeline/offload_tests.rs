@@ -136,15 +136,21 @@ fn segments_are_no_larger_than_both_ends_accept() {
     bench.offloaded(tcp(0x18, peer, own), 5_000);
     bench.answer_all(by_port);
     assert_eq!(bench.credited_packets(10), (1 + 10, 1 + 5));
+    // Several small segments can be merged to a frame that the device would carry as one packet.
+    bench.offloaded(tcp(0x18, own, peer), 1_001);
+    bench.offloaded(tcp(0x18, own, peer), 1_000);
+    bench.offloaded(tcp(0x18, own, "198.51.100.9:2"), 1_001);
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited_packets(10), (11 + 2 + 1 + 1, 6));
     // After the connection is open, a SYN proves nothing: any host may have sent it.
     syn(&mut bench, 0x02, peer, own, 536);
     bench.offloaded(tcp(0x18, own, peer), 10_000);
     bench.answer_all(by_port);
-    assert_eq!(bench.credited_packets(10), (11 + 10, 6 + 1));
+    assert_eq!(bench.credited_packets(10), (15 + 10, 6 + 1));
     // A new connection inherits nothing.
     bench.offloaded(tcp(0x14, own, peer), 0);
     bench.offloaded(tcp(0x02, own, peer), 0);
     bench.offloaded(tcp(0x18, own, peer), 10 * SEGMENT);
     bench.answer_all(by_port);
-    assert_eq!(bench.credited_packets(10), (21 + 2 + 10, 7));
+    assert_eq!(bench.credited_packets(10), (25 + 2 + 10, 7));
 }

@@ -17,11 +17,7 @@ const RAW_PACKET: usize = 500;
 
 pub fn tcp_sink(orders: &Orders) -> Outcome<Report> {
     let listener = TcpListener::bind(&orders.address)?;
-    let largest = orders.number("segment", 0) as u32;
-    if largest > 0 {
-        // The other end learns this limit and observes it.
-        setsockopt(&listener, sockopt::TcpMaxSeg, &largest)?;
-    }
+    super::server::limit_segments(orders, &listener)?;
     say("ready")?;
     let stream = listener.accept()?.0;
     let began = Instant::now();

@@ -40,8 +40,18 @@ pub fn run(orders: &Orders) -> Outcome<Report> {
     Ok(Report::own(server.moved, began).holding(helper).holding(server))
 }
 
+/// Sets the largest segment that a listener's connections accept, if the orders state one: the other ends
+/// learn this limit and observe it.
+pub fn limit_segments(orders: &Orders, listener: &impl AsFd) -> Outcome<()> {
+    match orders.number("segment", 0) as u32 {
+        0 => {}
+        limit => setsockopt(listener, sockopt::TcpMaxSeg, &limit)?,
+    }
+    Ok(())
+}
+
 /// Makes the listening socket that the orders request: with `multipath` a Multipath TCP socket, with
-/// `fast-open` one that accepts data with the SYN.
+/// `fast-open` one that accepts data with the SYN, with `segment` one that accepts no larger segments.
 pub fn listening(orders: &Orders) -> Outcome<OwnedFd> {
     let address: SocketAddr = orders.address.parse()?;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -53,6 +63,7 @@ pub fn listening(orders: &Orders) -> Outcome<OwnedFd> {
     if orders.number("fast-open", 0) == 1 {
         super::ways::allow_fast_open(&listener)?;
     }
+    limit_segments(orders, &listener)?;
     bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&listener, Backlog::new(4096)?)?;
     Ok(listener)
