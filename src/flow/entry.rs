@@ -335,7 +335,8 @@ impl Flow {
     }
 
     /// Returns true if it is a TCP connection seen from its opening on, in both directions, so that the
-    /// traffic of its socket can be compared with the counted traffic. Only the first call returns true.
+    /// traffic of its socket can be compared with the counted traffic. Only the first call returns true: what
+    /// has the same endpoints later may be another connection.
     pub fn take_whole(&mut self) -> bool {
         let was_whole = self.tie.0 & OwnerBits::WHOLE != 0;
         self.tie.0 &= !OwnerBits::WHOLE;
@@ -401,6 +402,11 @@ impl Flow {
     /// Records that it will have no more packets: the next SYN begins another flow.
     pub(super) fn close(&mut self) {
         self.state = FlowState::Closed;
+    }
+
+    /// Records that the RST that ended it was not its own.
+    pub(super) fn revive(&mut self) {
+        self.state = FlowState::Midstream;
     }
 
     /// Takes the pending traffic, if any, as a record of its own, together with the rest that is to be

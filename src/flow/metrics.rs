@@ -30,6 +30,10 @@ pub struct FlowMetrics {
     buckets: [u16; Histogram::BUCKETS],
 }
 
+/// The time within which a socket has taken an RST that was captured, in nanoseconds. What it sends until then
+/// may have been sent before.
+const REACTION: u64 = 20_000_000;
+
 /// The opening was seen.
 const OPENING: u16 = 0x01;
 /// Events to be counted when the counts are taken.
@@ -50,6 +54,9 @@ const UNANSWERED: u16 = 0x100;
 const OWES_ACK: u16 = 0x200;
 /// Its first packet was an RST.
 const BEGAN_RESET: u16 = 0x400;
+
+/// Its socket has other endpoints.
+const TRANSLATED: u16 = 0x800;
 
 impl FlowMetrics {
     /// Creates the metrics of a flow whose first packet, which took it to `state`, is yet to be counted.
@@ -81,6 +88,17 @@ impl FlowMetrics {
     /// Creates the metrics of a flow in this state whose last record was made and whose end was counted.
     pub(super) fn reported(state: FlowState) -> FlowMetrics {
         FlowMetrics { marks: CLOSING | NOTICED | TOLD, ..FlowMetrics::new(state) }
+    }
+
+    /// Records that the flow's socket has other endpoints than the flow: what is known of a socket with the
+    /// flow's endpoints is about another flow.
+    pub fn set_translated(&mut self) {
+        self.marks |= TRANSLATED;
+    }
+
+    /// Returns true if the flow's socket has other endpoints than the flow.
+    pub fn is_translated(&self) -> bool {
+        self.marks & TRANSLATED != 0
     }
 
     /// Records one packet, which has taken the flow to `state`.
@@ -203,6 +221,22 @@ impl FlowMetrics {
         if self.ended == Timestamp(0) {
             (self.reason, self.ended) = (reason, when);
         }
+    }
+
+    /// Returns true if a packet that this end has just sent shows that its socket has ignored the RST that
+    /// ended the flow: otherwise it would send nothing but RSTs. The RST is another host's, forged or mangled.
+    pub(super) fn disproves_end(&self, direction: Direction, flags: TcpFlags, now: Timestamp) -> bool {
+        let is_late = self.ended != Timestamp(0) && now > self.ended && now.since(self.ended) > REACTION;
+        direction == Direction::Send && !flags.has(TcpFlags::RST) && is_late
+    }
+
+    /// Records that it has not ended. Its closing is not counted again.
+    pub(super) fn revive(&mut self) {
+        if self.marks & CLOSE != 0 {
+            self.marks &= !(CLOSE | CLOSING);
+        }
+        self.marks &= !NOTICED;
+        (self.ended, self.reason) = (Timestamp(0), CloseReason::Unknown);
     }
 
     /// Returns true if a packet that opened it was seen.

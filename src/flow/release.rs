@@ -19,7 +19,7 @@ impl FlowTable {
                 return;
             }
             self.ended.pop_front();
-            let Some(flow) = self.get(id) else { continue };
+            let Some(flow) = self.get(id).filter(|flow| flow.state().is_over()) else { continue };
             let is_reported = self.details.get(id.index as usize).is_none_or(FlowMetrics::is_told);
             if flow.idle(now) < idle || !is_answered(flow) || !is_reported {
                 self.ended.push_back((id, now));

@@ -142,6 +142,22 @@ impl FlowTable {
         let state = self.get(id).map(Flow::state);
         if let (Some(state), Some(detail)) = (state, self.details.get_mut(id.index as usize)) {
             detail.observe(state, direction, flags, has_payload, now);
+            if state == FlowState::Reset && detail.disproves_end(direction, flags, now) {
+                self.revive(id.index, now);
+            }
+        }
+    }
+
+    /// Continues a flow whose end has been disproved. If its last record was made, what follows has a record of
+    /// its own.
+    #[cold]
+    fn revive(&mut self, slot: u32, now: Timestamp) {
+        match self.details.get_mut(slot as usize) {
+            Some(detail) if !detail.is_told() => {
+                detail.revive();
+                self.slots[slot as usize].revive();
+            }
+            _ => self.supersede(slot, FlowState::Midstream, now),
         }
     }
 
@@ -164,6 +180,16 @@ impl FlowTable {
         let slot = id.index as usize;
         let flow = self.slots.get_mut(slot).filter(|flow| flow.generation() == id.generation)?;
         Some((flow, self.details.get_mut(slot)?))
+    }
+
+    /// Records that a flow's socket has other endpoints than the flow.
+    pub fn set_translated(&mut self, id: FlowId) {
+        if let Some(flow) = self.get_mut(id) {
+            flow.take_whole();
+        }
+        if let Some((_, detail)) = self.detail_mut(id) {
+            detail.set_translated();
+        }
     }
 
     /// Returns all flows whose metrics are kept.

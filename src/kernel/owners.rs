@@ -40,18 +40,18 @@ impl Owners {
         self.set.sweep.lock().run(&self.set.maps.tuples, now_ns)
     }
 
-    /// Returns the process that uses the socket of `key` in the network namespace with the inode `netns`.
-    /// `first_ns` is the capture time of the flow's first packet, in nanoseconds since boot. A socket that
+    /// Returns the process that uses the socket of `key` in the network namespace with the inode `netns`. If
+    /// addresses may be translated, `wire` has the flow's endpoints on the wire, with which the packets that the
+    /// socket sends are recorded if they are not the socket's. `first_ns` is the capture time of the flow's first packet, in nanoseconds since boot. A socket that
     /// had ended by then belongs to another flow. So does a socket that took its endpoints over later from a
     /// socket that still existed then.
-    pub fn find(&self, key: &FlowKey, netns: u32, first_ns: u64) -> Option<Found> {
-        let tuple = tuple_of(key, netns);
+    pub fn find(&self, key: &FlowKey, wire: &FlowKey, netns: u32, first_ns: u64) -> Option<Found> {
         let SocketSet { maps, cgroups, .. } = &*self.set;
         let had_ended = |owned: &EndpointOwner| owned.ended_ns != 0 && owned.ended_ns < first_ns;
         let before =
             |owned: &EndpointOwner| lookup::<_, EndpointOwner>(maps.formers.fd().as_fd(), &owned.former);
-        let find = |map: &MapData| {
-            let mut owned = lookup::<_, EndpointOwner>(map.fd().as_fd(), &tuple)?;
+        let find = |map: &MapData, key: &FlowKey| {
+            let mut owned = lookup::<_, EndpointOwner>(map.fd().as_fd(), &tuple_of(key, netns))?;
             for _ in 0..FORMERS {
                 // A connection arrives before its socket is created.
                 let former =
@@ -61,7 +61,10 @@ impl Owners {
             }
             (!had_ended(&owned)).then_some(owned)
         };
-        let owned = find(&maps.tuples).or_else(|| find(&maps.peers))?;
+        let is_translated = key != wire;
+        let owned = find(&maps.tuples, key)
+            .or_else(|| find(&maps.peers, key))
+            .or_else(|| is_translated.then(|| find(&maps.peers, wire)).flatten())?;
         let process = Process { start_ns: owned.start_ns, tgid: owned.tgid, padding: 0 };
         let process = process.id(self.ticks_per_second)?;
         let quality = match owned.flags {

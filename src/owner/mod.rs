@@ -204,14 +204,46 @@ impl Finder {
     }
 
     /// Records the owner of a flow that was found early, and returns true if it is right. A socket that was
-    /// found by the local endpoint alone may have other flows than one whose addresses are translated.
+    /// found by the flow's endpoints may have other flows than one whose addresses are translated.
     pub fn learn(&mut self, key: &FlowKey, early: &EarlyOwner, now: Instant) -> bool {
-        let is_right = early.owner.quality != Quality::Guessed
-            || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
+        let is_certain = early.is_translated
+            || early.owner.quality != Quality::Guessed && !self.may_translate(key.namespace, now);
+        let is_right = is_certain || !matches!(self.behind(key, now), Behind::Socket(_) | Behind::Elsewhere);
         if is_right {
             self.endpoint_owners.note(key, early.side, Some(early.owner.process), now);
         }
         is_right
+    }
+
+    fn may_translate(&mut self, namespace: Namespace, now: Instant) -> bool {
+        let translations = self.translations.get_mut(&namespace);
+        translations.is_some_and(|translations| translations.may_translate(now))
+    }
+
+    /// Looks up the endpoints of the sockets behind all `queries` that are due at `now`, in the namespaces
+    /// where addresses may be translated. Each is looked up once for a `now`.
+    pub fn look_behind(&mut self, queries: &mut [Query], now: Instant) {
+        for query in queries.iter_mut().filter(|query| query.is_due(now) && !query.is_known_missing()) {
+            if self.may_translate(query.key.namespace, now) {
+                self.look_behind_one(query, now);
+            }
+        }
+    }
+
+    /// Looks up the endpoints of the socket behind a query, unless that was done at `now` or with success.
+    /// Returns true if there are other endpoints: of a socket, or of another host, which is the answer.
+    fn look_behind_one(&mut self, query: &mut Query, now: Instant) -> bool {
+        if query.is_translated() || query.local_end != LocalEnd::Own || query.looked_behind == Some(now) {
+            return false;
+        }
+        query.looked_behind = Some(now);
+        let behind = self.behind(&query.key, now);
+        match behind {
+            Behind::Socket(key) => query.translate(key),
+            Behind::Elsewhere => query.outcome = Outcome::Unowned(Unowned::NotLocal),
+            Behind::Same | Behind::Unknown => query.is_own = behind == Behind::Same,
+        }
+        matches!(behind, Behind::Socket(_) | Behind::Elsewhere)
     }
 
     fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
@@ -229,6 +261,7 @@ impl Finder {
     /// the wire. Their queries then carry the socket's endpoints and are due.
     pub fn find(&mut self, queries: &mut [Query], now: Instant) -> bool {
         self.budget.begin(now);
+        self.look_behind(queries, now);
         self.plans.clear();
         self.candidates.clear();
         let mut has_translated = false;
@@ -341,21 +374,9 @@ impl Finder {
             query.outcome = Outcome::Unowned(Unowned::NotLocal);
             return false;
         }
-        if looked.is_doubtful() && !query.is_translated() && query.local_end == LocalEnd::Own {
-            match self.behind(&query.key, now) {
-                Behind::Socket(key) => {
-                    self.candidates.truncate(start);
-                    query.translate(key);
-                    return true;
-                }
-                Behind::Elsewhere => {
-                    self.candidates.truncate(start);
-                    query.outcome = Outcome::Unowned(Unowned::NotLocal);
-                    return false;
-                }
-                Behind::Same => query.is_own = true,
-                Behind::Unknown => query.is_own = false,
-            }
+        if looked.is_doubtful() && self.look_behind_one(query, now) {
+            self.candidates.truncate(start);
+            return query.is_translated();
         }
         // A listener proves nothing about a flow that may belong to another host.
         if !query.is_own

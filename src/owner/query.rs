@@ -1,5 +1,6 @@
 //! A query for the owner of one flow, and the progress of its lookup.
 
+use super::EarlyOwner;
 use crate::model::{FlowKey, Owner, Unowned};
 use std::time::{Duration, Instant};
 
@@ -69,8 +70,10 @@ pub struct Query {
     pub(super) is_own: bool,
     /// The host that the flow's local endpoint belongs to.
     pub(super) local_end: LocalEnd,
-    /// Set if the key has the endpoints of the socket in place of those on the wire.
+    /// Set if the socket has other endpoints than the flow has on the wire.
     is_translated: bool,
+    /// The time of the last lookup of the endpoints behind those on the wire.
+    pub(super) looked_behind: Option<Instant>,
     /// Set if the query is to be given up soon.
     is_hurried: bool,
     /// Set if a lookup has found no socket.
@@ -91,6 +94,7 @@ impl Query {
             is_own: true,
             local_end: LocalEnd::Own,
             is_translated: false,
+            looked_behind: None,
             is_hurried: false,
             was_missing: false,
         }
@@ -147,8 +151,7 @@ impl Query {
         }
     }
 
-    /// Returns true if the key has the endpoints of the socket, which the host translates to others on the
-    /// wire.
+    /// Returns true if the host translates the endpoints of the flow's socket to others on the wire.
     pub fn is_translated(&self) -> bool {
         self.is_translated
     }
@@ -156,6 +159,12 @@ impl Query {
     /// Makes the query due at once by the endpoints of its socket.
     pub(super) fn translate(&mut self, key: FlowKey) {
         (self.key, self.is_own, self.is_translated) = (key, true, true);
+    }
+
+    /// Answers the query with an owner that was found early.
+    pub fn answer_early(&mut self, early: &EarlyOwner) {
+        self.outcome = Outcome::Owned(early.owner);
+        self.is_translated = early.is_translated;
     }
 
     /// Returns true if the search has lasted long enough for the owners of similar flows to be known.

@@ -20,12 +20,22 @@ use nix::sys::uio::pread;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The time for which three facts stay valid: the modules that are loaded, forwarding, and the addresses that
 /// are local. The state of connection tracking is read in each round.
 const VALIDITY: Duration = Duration::from_secs(5);
+
+/// The time for which the absence of [`NAT`] stays valid.
+const ABSENCE: Duration = Duration::from_millis(100);
+
+/// The module that reports tracked connections.
+const REPORTS: &str = "nf_conntrack_netlink";
+
+/// The module that translates addresses.
+const NAT: &str = "nf_nat";
 
 /// The limit of addresses that are cached as local or not, some 40 bytes each.
 const ADDRESSES: usize = 4096;
@@ -67,6 +77,10 @@ pub struct Translations {
     read_at: Option<Instant>,
     forwards: bool,
     checked: Option<Instant>,
+    /// Set once addresses may be translated.
+    may_translate: bool,
+    /// The time of the last search for [`NAT`].
+    searched_at: Option<Instant>,
     fault: Option<Error>,
 }
 
@@ -85,6 +99,8 @@ impl Translations {
             read_at: None,
             forwards: true,
             checked: None,
+            may_translate: false,
+            searched_at: None,
             fault: None,
         };
         translations.open_sockets();
@@ -99,7 +115,7 @@ impl Translations {
         if self.conntrack.is_some() {
             return;
         }
-        if !is_loaded(&self.root) {
+        if is_loaded(&self.root, REPORTS) != Some(true) {
             let text = "tracked connections are not told: the module nf_conntrack_netlink is not loaded";
             self.fault = Some(Error::new(Code::SystemResource, text));
             return;
@@ -136,6 +152,22 @@ impl Translations {
             }
             None => self.untold(),
         }
+    }
+
+    /// Returns true if sockets may have other endpoints than their packets, so that even a socket with exactly
+    /// the endpoints of a flow may not be its own: the translation gives a socket another port if its own is
+    /// taken by a translated one.
+    pub fn may_translate(&mut self, now: Instant) -> bool {
+        self.check(now);
+        if !self.tracks(now) {
+            return false;
+        }
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < ABSENCE;
+        if !self.may_translate && !self.searched_at.is_some_and(is_recent) {
+            self.searched_at = Some(now);
+            self.may_translate = is_loaded(&self.root, NAT) != Some(false);
+        }
+        self.may_translate
     }
 
     /// Returns the answer for endpoints that connection tracking does not know. They can belong to another
@@ -216,23 +248,23 @@ impl Translations {
     }
 }
 
-/// Returns true if the module that reports tracked connections is present, so that a request does not load
-/// it: the kernel has no modules, or has it built in or loaded.
-fn is_loaded(root: &ProcRoot) -> bool {
-    const MODULE: &str = "nf_conntrack_netlink";
+/// Returns true if a module is present: loaded, built in, or the kernel has no modules. Returns `None` if that
+/// cannot be determined.
+fn is_loaded(root: &ProcRoot, module: &str) -> Option<bool> {
     let mut text = Vec::new();
     match root.read(c"modules", &mut text) {
-        Err(errno) => errno == Errno::ENOENT && root.stat(SETTINGS).is_ok(),
+        Err(errno) => (errno == Errno::ENOENT && root.stat(SETTINGS).is_ok()).then_some(true),
         Ok(modules) => {
             let is_in = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|window| window == word);
-            is_in(modules, format!("{MODULE} ").as_bytes()) || {
-                let release = nix::sys::utsname::uname().map(|name| name.release().to_owned());
-                let built_in = release.ok().map(|release| {
-                    std::path::Path::new("/lib/modules").join(release).join("modules.builtin")
-                });
-                let list = built_in.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
-                is_in(&list, format!("/{MODULE}.ko").as_bytes())
+            if modules
+                .split(|&byte| byte == b'\n')
+                .any(|line| line.starts_with(format!("{module} ").as_bytes()))
+            {
+                return Some(true);
             }
+            let release = nix::sys::utsname::uname().ok()?.release().to_owned();
+            let list = Path::new("/lib/modules").join(release).join("modules.builtin");
+            Some(is_in(&std::fs::read(list).ok()?, format!("/{module}.ko").as_bytes()))
         }
     }
 }

@@ -110,7 +110,7 @@ impl KernelCounterReader {
             }
             Credit::Flow(record) => {
                 let of = if record.phase == FlowPhase::Ended { &mut ended } else { &mut living };
-                of.push(NamespacedRecord { namespace: Namespace::HOME, record });
+                of.push(NamespacedRecord { namespace: Namespace::HOME, is_translated: false, record });
             }
         });
         if let Some(flows) = flows {

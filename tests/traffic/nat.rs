@@ -11,6 +11,7 @@ use capture::tap::TapOptions;
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The time limit, far longer than finding an owner takes.
@@ -97,17 +98,22 @@ pub fn lab() -> Lab {
 
 /// Counts from now on the bytes that programs in a namespace send to an address and receive from it.
 pub fn count(namespace: &str, peer: &str) {
+    let all = "meta l4proto { tcp, udp }";
+    count_as("counted", namespace, &format!("{all} ip daddr {peer}"), &format!("{all} ip saddr {peer}"));
+}
+
+/// Counts in a table of this name the bytes that programs in a namespace send and receive in packets that
+/// match.
+fn count_as(table: &str, namespace: &str, sent: &str, received: &str) {
     nft(
         namespace,
         &format!(
-            "table inet counted {{
+            "table inet {table} {{
                counter sent {{}}
                counter received {{}}
-               chain output {{ type filter hook output priority 0; {peer_to} counter name sent; }}
-               chain input {{ type filter hook input priority 0; {peer_from} counter name received; }}
-             }}",
-            peer_to = format_args!("meta l4proto {{ tcp, udp }} ip daddr {peer}"),
-            peer_from = format_args!("meta l4proto {{ tcp, udp }} ip saddr {peer}"),
+               chain output {{ type filter hook output priority 0; {sent} counter name sent; }}
+               chain input {{ type filter hook input priority 0; {received} counter name received; }}
+             }}"
         ),
     );
 }
@@ -115,8 +121,12 @@ pub fn count(namespace: &str, peer: &str) {
 /// Returns the bytes sent and received since [`count`], with a link header for each packet, once they
 /// no longer change.
 pub fn counted(namespace: &str) -> (u64, u64) {
+    counted_as("counted", namespace)
+}
+
+fn counted_as(table: &str, namespace: &str) -> (u64, u64) {
     let read = |name: &str| {
-        let text = run(&format!("ip netns exec {namespace} nft list counter inet counted {name}"));
+        let text = run(&format!("ip netns exec {namespace} nft list counter inet {table} {name}"));
         let words: Vec<&str> = text.split_whitespace().collect();
         let after = |name| {
             let at = words.iter().position(|&word| word == name).unwrap();
@@ -312,6 +322,91 @@ fn a_process_has_the_bytes_of_its_socket_whatever_the_wire_says_root() {
             watch.expect_all_within(TIMEOUT, pid, (now.0 - before.0, now.1 - before.1));
         }
     });
+}
+
+/// Translation gives a process's port to the packets of another process, and packets of the former another
+/// port.
+#[test]
+fn a_process_whose_port_was_taken_by_translation_has_its_own_bytes_root() {
+    each(|lab, way, protocol| taken_port(lab, way, protocol, Opened::Before));
+    each(|lab, way, protocol| {
+        if protocol == "tcp" {
+            taken_port(lab, way, protocol, Opened::After);
+        }
+    });
+}
+
+/// The moment at which the session is opened, relative to the connections.
+#[derive(PartialEq, Debug)]
+enum Opened {
+    Before,
+    After,
+}
+
+fn taken_port(lab: &Lab, way: Way, protocol: &str, opened: Opened) {
+    let (host, server) = (lab.name(Host::A), "10.77.0.2:9000");
+    nft(
+        host,
+        "table ip moved {
+           chain after {
+             type nat hook postrouting priority 100;
+             meta l4proto { tcp, udp } th sport 5000 snat to 10.77.0.1:6000
+           }
+         }",
+    );
+    let processes = [("first", 5000, BYTES / 2), ("second", 6000, BYTES)];
+    for (table, port, _) in processes {
+        let own = |end| format!("meta l4proto {{ tcp, udp }} th {end} {port}");
+        count_as(table, host, &own("sport"), &own("dport"));
+    }
+    let open = || Watch::with(lab, Host::A, way.options());
+    let watch = (opened == Opened::Before).then(open);
+    let reader = read_two(lab.name(Host::B), protocol, server);
+    let mut sources = processes.map(|(_, port, bytes)| {
+        let numbers = [("bytes", bytes), ("rate", RATE), ("from", port)];
+        lab.maker(Host::A, &format!("{protocol}-source"), server, &numbers)
+    });
+    // A session that is opened now has not seen the handshakes.
+    let before = processes.map(|(table, ..)| if watch.is_some() { (0, 0) } else { counted_as(table, host) });
+    let mut watch = watch.unwrap_or_else(open);
+    for source in &mut sources {
+        source.start();
+        // A datagram socket's flow is tracked from its first packet on.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    sources.iter_mut().for_each(|source| assert!(source.finish().payload > 0));
+    reader.join().unwrap();
+    let truth = [0, 1].map(|at| {
+        let now = counted_as(processes[at].0, host);
+        (sources[at].pid(), (now.0 - before[at].0, now.1 - before[at].1))
+    });
+    println!("  opened {opened:?}: {truth:?}");
+    let is_near = |found: u64, truth: u64| found.abs_diff(truth) as f64 <= truth as f64 * 0.001;
+    watch.wait_for_traffic(|traffic| {
+        traffic.len() == 2
+            && truth.iter().all(|(pid, (sent, received))| {
+                let found = traffic.get(pid).copied().unwrap_or_default();
+                *sent > BYTES / 2
+                    && is_near(found.send_bytes, *sent)
+                    && is_near(found.receive_bytes, *received)
+            })
+    });
+}
+
+/// Reads all that two clients send to an address.
+fn read_two(namespace: &str, protocol: &str, address: &str) -> JoinHandle<()> {
+    if protocol == "tcp" {
+        let listener = enter(namespace, || TcpListener::bind(address).unwrap());
+        return std::thread::spawn(move || {
+            let mut clients = [0, 1].map(|_| listener.accept().unwrap().0);
+            clients
+                .iter_mut()
+                .for_each(|client| assert!(std::io::copy(client, &mut std::io::sink()).unwrap() > 0));
+        });
+    }
+    let socket = enter(namespace, || UdpSocket::bind(address).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    std::thread::spawn(move || while socket.recv(&mut [0; 1500]).is_ok() {})
 }
 
 /// A raw socket receives a copy of each echo request, and the kernel answers the request.

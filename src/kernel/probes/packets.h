@@ -76,6 +76,22 @@ SUBPROGRAM int name_record(__u64 cookie, struct record *record, const struct tup
 	return 0;
 }
 
+/* The endpoints of a connected socket. Those of a packet that it sends may be translated already (NAT). */
+static ALWAYS_INLINE void tuple_of_connected(struct bpf_sock *sk, struct tuple *tuple)
+{
+	tuple->local_port = sk->src_port;
+	tuple->remote_port = __builtin_bswap16(sk->dst_port);
+	if (sk->family == AF_INET) {
+		map_v4(tuple->local, sk->src_ip4);
+		map_v4(tuple->remote, sk->dst_ip4);
+		return;
+	}
+	for (int word = 0; word < 4; word++) {
+		((__u32 *)tuple->local)[word] = sk->src_ip6[word];
+		((__u32 *)tuple->remote)[word] = sk->dst_ip6[word];
+	}
+}
+
 SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *record, int direction)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -93,6 +109,13 @@ SUBPROGRAM int name_peer(struct __sk_buff *skb, __u64 cookie, struct record *rec
 	record->peer = peer_of(sk);
 	if (want_peers && !is_connected && enter_peer(cookie, record, &tuple, direction) && flags & NAMED)
 		return 0;
+	if (is_connected && has_ports(tuple.protocol) && tuple.protocol != IPPROTO_SCTP) {
+		struct tuple wire = tuple;
+
+		tuple_of_connected(sk, &tuple);
+		if (want_peers && direction == SENT && !same_tuple(&wire, &tuple))
+			enter_peer(cookie, record, &wire, direction);
+	}
 	if (!is_connected) {
 		/* Its record is of all its peers. */
 		__builtin_memset(tuple.remote, 0, 16);

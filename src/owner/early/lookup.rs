@@ -92,7 +92,11 @@ impl Waiting {
 
 /// The result of one attempt.
 enum LookupResult {
-    Owner(Owner),
+    Owner {
+        owner: Owner,
+        /// Set if the socket has other endpoints than the flow has on the wire.
+        is_translated: bool,
+    },
     /// There is no such socket, and there will not be.
     Gone,
     /// The socket is not accepted yet, or its process is not found yet.
@@ -242,13 +246,13 @@ impl EarlyLookup {
             }
             let mut waiting = entry.remove();
             match self.sight(&waiting, now) {
-                LookupResult::Owner(owner) if !self.is_followed(&waiting.opening) => {
+                LookupResult::Owner { owner, is_translated } if !self.is_followed(&waiting.opening) => {
                     self.stats.found += 1;
                     let Opening { key, side, time, .. } = waiting.opening;
-                    self.early.insert(key, EarlyOwner { owner, side, seen: time }, now);
+                    self.early.insert(key, EarlyOwner { owner, side, is_translated, seen: time }, now);
                     each(&key, &owner);
                 }
-                LookupResult::Owner(_) | LookupResult::Gone => {
+                LookupResult::Owner { .. } | LookupResult::Gone => {
                     self.stats.too_late += 1;
                     self.early.miss(waiting.opening.key, waiting.opening.time, now);
                 }
@@ -289,9 +293,9 @@ impl EarlyLookup {
     }
 
     fn sight(&mut self, waiting: &Waiting, now: Instant) -> LookupResult {
-        let Opening { key, side, device, .. } = waiting.opening;
-        let Some(sockets) = self.sockets.get_mut(&key.namespace) else { return LookupResult::Gone };
-        let Some((socket, key)) = sockets.find(&key, device, now) else { return LookupResult::Gone };
+        let Opening { key: wire, side, device, .. } = waiting.opening;
+        let Some(sockets) = self.sockets.get_mut(&wire.namespace) else { return LookupResult::Gone };
+        let Some((socket, key)) = sockets.find(&wire, device, now) else { return LookupResult::Gone };
         if socket.inode == 0 {
             return if side == Side::Called && is_opening(&socket) {
                 LookupResult::Later
@@ -302,10 +306,11 @@ impl EarlyLookup {
         let quality = if socket.remote.port == 0 { Quality::Guessed } else { Quality::Exact };
         let (inode, uid) = (socket.inode, socket.uid);
         match self.search.holder(&Sought { key, side, inode, uid }, now) {
-            Some((process, true)) if quality == Quality::Exact => {
-                LookupResult::Owner(Owner { process, quality: Quality::Shared })
+            Some((process, is_shared)) => {
+                let is_exact = quality == Quality::Exact;
+                let quality = if is_exact && is_shared { Quality::Shared } else { quality };
+                LookupResult::Owner { owner: Owner { process, quality }, is_translated: key != wire }
             }
-            Some((process, _)) => LookupResult::Owner(Owner { process, quality }),
             None => LookupResult::Later,
         }
     }

@@ -36,6 +36,8 @@ pub struct EarlyOwner {
     pub owner: Owner,
     /// The end of the flow that is on this host.
     pub side: Side,
+    /// Set if its socket has other endpoints than the flow has on the wire.
+    pub is_translated: bool,
     /// The capture time of the packet at which the owner was found.
     pub seen: Timestamp,
 }
@@ -167,7 +169,7 @@ mod tests {
     fn early(pid: i32, seen: u64) -> EarlyOwner {
         let process = ProcId { pid, start_ticks: 70 };
         let owner = Owner { process, quality: Quality::Exact };
-        EarlyOwner { owner, side: Side::Opener, seen: Timestamp(seen) }
+        EarlyOwner { owner, side: Side::Opener, is_translated: false, seen: Timestamp(seen) }
     }
 
     fn flow(protocol: Protocol) -> FlowKey {

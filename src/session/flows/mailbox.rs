@@ -10,10 +10,13 @@ use std::time::Instant;
 /// Limit of the notices that wait for the capture thread, some 150 bytes each.
 const NOTICE_LIMIT: usize = 65_536;
 
-/// A flow record, and the number of the flow's namespace in this session.
+/// A flow record, and what is needed to find the flow's socket.
 #[derive(Clone, Copy, Debug)]
 pub struct NamespacedRecord {
+    /// The number of the flow's namespace in this session.
     pub namespace: Namespace,
+    /// Set if the socket has other endpoints than the record.
+    pub is_translated: bool,
     pub record: FlowRecord,
 }
 

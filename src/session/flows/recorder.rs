@@ -3,7 +3,7 @@
 use super::mailbox::{FlowMailbox, NamespacedRecord, SocketEnd};
 use super::record::TableFlow;
 use crate::flow::{Binding, Departed, FlowId, FlowMetrics, FlowState, FlowTable};
-use crate::model::{CloseReason, FlowKey, FlowRecord, Namespace, Owner, Timestamp, Unowned};
+use crate::model::{CloseReason, FlowKey, Namespace, Owner, Timestamp, Unowned};
 use crate::namespace::Known;
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -68,8 +68,7 @@ impl Recorder {
         let Some(detail) = departed.detail.as_ref().filter(|detail| !detail.is_told()) else { return };
         let mut sight = TableFlow::departed(departed, detail);
         sight.owner = owner.or(sight.owner);
-        let record = sight.last_record(self.inode(&departed.key), self.notice_of(sight.key, sight.first));
-        self.add(&departed.key, record);
+        self.add(&sight);
     }
 
     /// Ends a batch: reports the flows that are due, and delivers the living flows if they are requested.
@@ -105,7 +104,11 @@ impl Recorder {
         let seen = |(id, flow, detail)| {
             let sight = TableFlow::held(id, flow, detail);
             let record = sight.record(self.inode(sight.key), now);
-            NamespacedRecord { namespace: sight.key.namespace, record }
+            NamespacedRecord {
+                namespace: sight.key.namespace,
+                is_translated: sight.detail.is_translated(),
+                record,
+            }
         };
         let mut living = Vec::new();
         for flow in flows.detailed().filter(|(_, _, detail)| !detail.is_told()) {
@@ -131,7 +134,8 @@ impl Recorder {
                 Binding::Owned(_) => false,
                 Binding::Unowned(reason) => matches!(reason, Unowned::Pending | Unowned::QueueFull),
             };
-            let age = detail.end().map_or(u64::MAX, |(ended, _)| now.since(ended));
+            let Some((ended, _)) = detail.end() else { continue };
+            let age = now.since(ended);
             if is_searched && detail.owner().is_none() && age < LONGEST_SETTLING {
                 self.ending.push_back((id, Timestamp(now.0.saturating_add(SETTLING))));
             } else {
@@ -144,8 +148,7 @@ impl Recorder {
         let Some((flow, detail)) = flows.detail_mut(id) else { return };
         if detail.tell() {
             let sight = TableFlow::held(id, flow, detail);
-            let record = sight.last_record(self.inode(sight.key), self.notice_of(sight.key, sight.first));
-            self.add(flow.key(), record);
+            self.add(&sight);
         }
     }
 
@@ -164,6 +167,7 @@ impl Recorder {
                 && flow.first() < told
                 && is_surprised(flow.state())
                 && !detail.is_told()
+                && !detail.is_translated()
             {
                 let reason = surprise(&notice, flow.last());
                 flows.vanish(id, reason, told);
@@ -180,8 +184,9 @@ impl Recorder {
     }
 
     /// Returns the notice of a flow's end, if it was read after the flow's first packet.
-    fn notice_of(&self, key: &FlowKey, first: Timestamp) -> Option<&SocketEnd> {
-        self.notices.get(key).filter(|notice| notice.told > first)
+    fn notice_of(&self, flow: &TableFlow<'_>) -> Option<&SocketEnd> {
+        let notice = self.notices.get(flow.key).filter(|notice| notice.told > flow.first);
+        notice.filter(|_| !flow.detail.is_translated())
     }
 
     fn inode(&self, key: &FlowKey) -> u64 {
@@ -191,8 +196,11 @@ impl Recorder {
         }
     }
 
-    fn add(&mut self, key: &FlowKey, record: FlowRecord) {
-        self.batch.push(NamespacedRecord { namespace: key.namespace, record });
+    /// Adds the last record of a flow.
+    fn add(&mut self, flow: &TableFlow<'_>) {
+        let record = flow.last_record(self.inode(flow.key), self.notice_of(flow));
+        let is_translated = flow.detail.is_translated();
+        self.batch.push(NamespacedRecord { namespace: flow.key.namespace, is_translated, record });
     }
 }
 

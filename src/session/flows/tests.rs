@@ -123,6 +123,43 @@ fn a_flow_is_told_of_once_when_its_owner_is_known_and_the_kernel_had_its_time() 
     assert_eq!(bench.publish(10_000), [], "not again when it leaves the table");
 }
 
+/// A socket that ignores an RST goes on sending; one that takes it sends RSTs at most.
+#[test]
+fn a_forged_reset_ends_no_record() {
+    let mut bench = RecorderFixture::new(10);
+    let id = bench.open(1, 0);
+    bench.bind(id, Ok(OWNER));
+    bench.packet(1, 100, Receive, 0x04);
+    assert_eq!(bench.publish(105), []);
+    bench.packet(1, 110, Send, 0x18);
+    assert_eq!(bench.living(115)[0].phase, FlowPhase::Closing, "it may have been sent before");
+    bench.packet(1, 150, Send, 0x18);
+    assert_eq!(bench.publish(600), []);
+    let living = bench.living(600);
+    assert_eq!((living.len(), living[0].phase), (1, FlowPhase::Open));
+    bench.close(1, 700);
+    assert_eq!(bench.publish(710), []);
+    let told = bench.publish(1_100);
+    assert_eq!((told.len(), told[0].id, told[0].reason), (1, id.number(), CloseReason::Orderly));
+    assert_eq!((told[0].opened, told[0].traffic.send_packets), (at(0), 5));
+
+    // What follows the last record has a record of its own.
+    let id = bench.open(2, 2_000);
+    bench.bind(id, Ok(OWNER));
+    bench.packet(2, 2_100, Receive, 0x04);
+    assert_eq!(bench.publish(2_110), []);
+    let told = bench.publish(2_500);
+    assert_eq!((told.len(), told[0].reason), (1, CloseReason::Reset));
+    bench.packet(2, 2_600, Receive, 0x18);
+    bench.packet(2, 2_600, Send, 0x04);
+    assert_eq!(bench.living(2_600).len(), 0, "a socket that is gone sends this, too");
+    bench.packet(2, 2_700, Send, 0x10);
+    bench.packet(2, 2_710, Send, 0x18);
+    let living = bench.living(2_710);
+    assert_eq!((living.len(), living[0].phase), (1, FlowPhase::Open));
+    assert_eq!((living[0].id == id.number(), living[0].traffic.send_packets), (false, 1));
+}
+
 #[test]
 fn an_owner_is_waited_for_but_not_for_ever() {
     let mut bench = RecorderFixture::new(10);
@@ -245,7 +282,11 @@ fn the_oldest_records_make_room_and_are_counted() {
     let mut records: Vec<NamespacedRecord> = (0..5)
         .map(|id| {
             let FlowKey { local, remote, protocol, namespace } = key(1);
-            NamespacedRecord { namespace, record: FlowRecord::unknown(id, protocol, local, remote) }
+            NamespacedRecord {
+                namespace,
+                is_translated: false,
+                record: FlowRecord::unknown(id, protocol, local, remote),
+            }
         })
         .collect();
     let mut late = records.split_off(4);

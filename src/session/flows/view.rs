@@ -75,6 +75,7 @@ impl FlowView {
         let complete_one = |mut seen: NamespacedRecord| {
             let key = seen.key();
             let known = self.figures.iter().filter_map(|figures| figures.get(&key));
+            let known = known.filter(|_| !seen.is_translated);
             if let Some(figures) = known.into_iter().find(|figures| figures.flow == seen.record.id) {
                 complete(&mut seen.record, figures.cookie, &figures.info);
             }
@@ -91,7 +92,8 @@ impl FlowView {
         kernel.follow_namespaces();
         std::mem::swap(latest, before);
         latest.clear();
-        let of_tcp = living.iter_mut().filter(|seen| seen.record.protocol == Protocol::TCP);
+        let is_tcp = |seen: &&mut NamespacedRecord| seen.record.protocol == Protocol::TCP;
+        let of_tcp = living.iter_mut().filter(|seen| is_tcp(seen) && !seen.is_translated);
         let mut wanted: HashMap<FlowKey, &mut FlowRecord, RandomState> =
             of_tcp.map(|seen| (seen.key(), &mut seen.record)).collect();
         let namespaces: HashSet<Namespace> = wanted.keys().map(|key| key.namespace).collect();

@@ -2,7 +2,7 @@
 
 use super::lookup_queue::Request;
 use crate::kernel::{Clocks, Found, Owners};
-use crate::model::Namespace;
+use crate::model::{FlowKey, Namespace};
 use crate::namespace::{Follower, current_inode};
 use std::time::{Duration, Instant};
 
@@ -28,22 +28,24 @@ impl KernelOwners {
         self.owners.sweep(clocks.now_ns, clocks.before(waited))
     }
 
-    /// Returns the user of the socket of a request that was made at `asked`. The records of a namespace
+    /// Returns the user of the socket of a request that was made at `asked`. The socket has the endpoints `key`,
+    /// which are not those on the wire if addresses are translated. The records of a namespace
     /// outlive the namespace, for requests about its last packets.
     pub fn find(
         &self,
         request: &Request,
+        key: &FlowKey,
         namespaces: &Follower,
         clocks: &Clocks,
         asked: Instant,
     ) -> Option<Found> {
-        let Request { key, first, .. } = request;
+        let Request { key: wire, first, .. } = request;
         let inode = match key.namespace {
             Namespace::HOME => self.home,
             other => namespaces.inode(other)?,
         };
         // Namespace numbers have 32 bits (`ns_common.inum`).
         let netns = u32::try_from(inode).ok()?;
-        self.owners.find(key, netns, clocks.captured(*first, asked))
+        self.owners.find(key, wire, netns, clocks.captured(*first, asked))
     }
 }

@@ -33,6 +33,8 @@ pub struct Answer {
     pub flow: FlowId,
     /// Its owner, or the reason for having none.
     pub owner: Result<Owner, Unowned>,
+    /// Set if the owner's socket has other endpoints than the flow has on the wire.
+    pub is_translated: bool,
 }
 
 /// The queue between the capture thread and the resolver.

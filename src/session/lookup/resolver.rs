@@ -96,11 +96,12 @@ impl Resolver {
                 if let Some(early) = early.filter(may_be)
                     && self.finder.learn(&request.key, &early, now)
                 {
-                    query.outcome = Outcome::Owned(early.owner);
+                    query.answer_early(&early);
                 }
                 self.queries.push(query);
             }
             self.hurry();
+            self.finder.look_behind(&mut self.queries, now);
             let mut listeners = self.ask_kernel(now, ledger);
             while self.finder.find(&mut self.queries, now) {
                 listeners.extend(self.ask_kernel(now, ledger));
@@ -157,11 +158,8 @@ impl Resolver {
             .enumerate()
             .filter(|(_, (query, _))| query.is_due(now) && !query.is_known_missing())
         {
-            // The lookup is by the socket's endpoints, which may differ from those on the wire.
-            let question = Request { key: query.key, ..*request };
-            let Some(found) = kernel.find(&question, &self.follower, &clocks, query.first_seen()) else {
-                continue;
-            };
+            let found = kernel.find(request, &query.key, &self.follower, &clocks, query.first_seen());
+            let Some(found) = found else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
                 Claim::Listener if !request.is_over => listeners.push((index, found)),
@@ -236,7 +234,7 @@ impl Resolver {
                     continue;
                 }
             };
-            answers.push(Answer { flow: request.flow, owner });
+            answers.push(Answer { flow: request.flow, owner, is_translated: query.is_translated() });
             self.queries.swap_remove(index);
             self.requests.swap_remove(index);
             under_way.requests.swap_remove(index);

@@ -179,7 +179,10 @@ impl FramePipeline {
                 _ => {}
             }
         } else {
-            self.departures.answer(answer.flow, answer.owner, books, self.recorder.as_mut());
+            self.departures.answer(&answer, books, self.recorder.as_mut());
+        }
+        if answer.is_translated {
+            self.flows.set_translated(answer.flow);
         }
     }
 }

@@ -130,7 +130,7 @@ impl PipelineFixture {
 }
 
 fn answer(request: &Request, owner: std::result::Result<Owner, Unowned>) -> Answer {
-    Answer { flow: request.flow, owner }
+    Answer { flow: request.flow, owner, is_translated: false }
 }
 
 /// Returns the answer with the flow's owner. No socket here receives packets to groups.

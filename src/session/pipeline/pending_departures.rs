@@ -4,6 +4,7 @@ use crate::flow::{Binding, Departed, Flow, FlowId, FlowMetrics};
 use crate::model::{Owner, Unowned};
 use crate::session::accounting::LedgerContents;
 use crate::session::flows::Recorder;
+use crate::session::lookup::Answer;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -99,22 +100,19 @@ impl PendingDepartures {
     }
 
     /// Accounts the bytes of a kept flow whose lookup is answered.
-    pub fn answer(
-        &mut self,
-        flow: FlowId,
-        answer: Result<Owner, Unowned>,
-        books: &mut LedgerContents,
-        recorder: Option<&mut Recorder>,
-    ) {
-        let Some(orphan) = self.flows.remove(&flow) else { return };
+    pub fn answer(&mut self, answer: &Answer, books: &mut LedgerContents, recorder: Option<&mut Recorder>) {
+        let Some(mut orphan) = self.flows.remove(&answer.flow) else { return };
         books.uncount_unowned(Unowned::Pending, orphan.pending.bytes());
-        match answer {
+        if let Some(detail) = orphan.detail.as_mut().filter(|_| answer.is_translated) {
+            detail.set_translated();
+        }
+        match answer.owner {
             Ok(owner) => {
                 books.credit(&owner, orphan.pending);
             }
             Err(reason) => books.count_unowned(reason, orphan.pending.bytes()),
         }
-        conclude(orphan, answer.ok(), books, recorder);
+        conclude(orphan, answer.owner.ok(), books, recorder);
     }
 }
 

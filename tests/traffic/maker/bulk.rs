@@ -2,10 +2,10 @@
 //! bytes or a time.
 
 use super::{Moved, Orders, Outcome, Report, say, wait_for_line};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Payload of a datagram, which fits a frame of 1500 bytes with either version of IP.
@@ -26,7 +26,7 @@ pub fn tcp_sink(orders: &Orders) -> Outcome<Report> {
 }
 
 pub fn tcp_source(orders: &Orders) -> Outcome<Report> {
-    let mut stream = TcpStream::connect(&orders.address)?;
+    let mut stream = connected(orders)?;
     say("ready")?;
     wait_for_line()?;
     let began = Instant::now();
@@ -35,6 +35,21 @@ pub fn tcp_source(orders: &Orders) -> Outcome<Report> {
     stream.shutdown(std::net::Shutdown::Write)?;
     read_all(stream)?;
     Ok(Report::own(Moved { connections: 1, sent, received: 0 }, began))
+}
+
+/// Connects from the local port `from`, or from any.
+fn connected(orders: &Orders) -> Outcome<TcpStream> {
+    let address: SocketAddr = orders.address.parse()?;
+    let socket = socket(super::exchange::family(address), SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let local = SocketAddr::new(any(address), orders.number("from", 0) as u16);
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(local))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(TcpStream::from(socket))
+}
+
+/// Returns the unspecified address of the same family.
+fn any(address: SocketAddr) -> IpAddr {
+    if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// Receives until `bytes` have arrived or nothing has for two seconds: a flood may lose datagrams. With
@@ -67,11 +82,11 @@ fn receive_all(socket: &UdpSocket, bytes: u64) -> Outcome<Report> {
     Ok(Report::own(Moved { connections: 1, sent: 0, received }, began))
 }
 
-/// Sends datagrams; with `segment`, sends pieces that the kernel or the device cuts into datagrams with this
-/// payload (UDP_SEGMENT), `segments` at once.
+/// Sends datagrams, from the local port `from` or from any; with `segment`, sends pieces that the kernel or the
+/// device cuts into datagrams with this payload (UDP_SEGMENT), `segments` at once.
 pub fn udp_source(orders: &Orders) -> Outcome<Report> {
-    let any = if orders.address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-    let socket = UdpSocket::bind(any)?;
+    let any = any(orders.address.parse()?);
+    let socket = UdpSocket::bind((any, orders.number("from", 0) as u16))?;
     socket.set_broadcast(true)?;
     socket.connect(&orders.address)?;
     let segment = orders.number("segment", 0) as usize;
