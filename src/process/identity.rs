@@ -15,8 +15,7 @@ use std::time::Instant;
 /// library's memory.
 pub const COMMAND_LINE_LIMIT: usize = 128 * 1024;
 
-/// Reads identities, and caches the names of users and groups. Lookups of names may go through the system's
-/// name services, and their duration is not bounded.
+/// Reads identities, and caches the names of users and groups.
 #[derive(Debug)]
 pub struct IdentityReader {
     names: UserNames,

@@ -5,6 +5,7 @@ use nix::sys::stat::stat;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 /// The interval between checks of the files.
@@ -19,12 +20,28 @@ const LIMIT: usize = 65_536;
 /// in s and ns.
 type Stamp = (u64, u64, i64, i64, i64);
 
+/// The time for which a lookup is waited for. A name service may be on another host.
+const WAIT: Duration = Duration::from_millis(100);
+/// The maximum number of lookups that have not returned in time.
+const MAX_LATE: usize = 256;
+
+/// The database that a number is looked up in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Database {
+    Users,
+    Groups,
+}
+
 /// The cache of names. A lookup that it cannot answer goes through the system's name services (getpwuid_r(3),
-/// getgrgid_r(3)), and its duration is not bounded.
+/// getgrgid_r(3)). If one does not return in time, numbers stand in place of names until it does.
 #[derive(Debug)]
 pub struct UserNames {
-    users: HashMap<u32, Box<[u8]>>,
-    groups: HashMap<u32, Box<[u8]>>,
+    names: HashMap<(Database, u32), Box<[u8]>>,
+    /// The lookups that have not returned in time. While there are any, none is waited for.
+    late: Vec<(Database, u32, Receiver<Option<String>>)>,
+    /// Set if a number was not looked up because too many lookups were late.
+    has_left_out: bool,
+    look_up: fn(Database, u32) -> Option<String>,
     files: [PathBuf; 2],
     stamps: [Option<Stamp>; 2],
     checked: Instant,
@@ -38,8 +55,10 @@ impl UserNames {
         let files = [etc.join("passwd"), etc.join("group")];
         let stamps = files.each_ref().map(|file| stamp(file));
         UserNames {
-            users: HashMap::new(),
-            groups: HashMap::new(),
+            names: HashMap::new(),
+            late: Vec::new(),
+            has_left_out: false,
+            look_up,
             files,
             stamps,
             checked: now,
@@ -48,8 +67,12 @@ impl UserNames {
         }
     }
 
-    /// Drops the names if a database has changed or they are old. Checks the files at most once a second.
+    /// Takes the results of late lookups, and drops the names if a database has changed or they are old. Checks
+    /// the files at most once a second.
     pub fn refresh(&mut self, now: Instant) {
+        if !self.late.is_empty() {
+            self.take_late();
+        }
         if now.saturating_duration_since(self.checked) < CHECK_EVERY {
             return;
         }
@@ -62,41 +85,75 @@ impl UserNames {
         }
     }
 
-    /// A number that changes whenever names were dropped, so that names returned before may be stale.
+    /// A number that changes whenever names were dropped or found late, so that names returned before may be
+    /// stale.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Returns the user's name, or its number in decimal if it has none or the lookup fails.
+    /// Returns the user's name, or its number in decimal if it has none, the lookup fails or takes long.
     pub fn user(&mut self, uid: u32) -> &[u8] {
-        self.make_room();
-        self.users.entry(uid).or_insert_with(|| {
-            let user = on_host(move || User::from_uid(Uid::from_raw(uid)).ok().flatten());
-            name_or_number(user.flatten().map(|user| user.name), uid)
-        })
+        self.name(Database::Users, uid)
     }
 
-    /// Returns the group's name, or its number in decimal if it has none or the lookup fails.
+    /// Returns the group's name, or its number in decimal if it has none, the lookup fails or takes long.
     pub fn group(&mut self, gid: u32) -> &[u8] {
-        self.make_room();
-        self.groups.entry(gid).or_insert_with(|| {
-            let group = on_host(move || Group::from_gid(Gid::from_raw(gid)).ok().flatten());
-            name_or_number(group.flatten().map(|group| group.name), gid)
+        self.name(Database::Groups, gid)
+    }
+
+    fn name(&mut self, database: Database, number: u32) -> &[u8] {
+        // The evicted names are not stale, so the generation stays.
+        if self.names.len() >= LIMIT {
+            self.names.clear();
+        }
+        let UserNames { names, late, has_left_out, look_up, .. } = self;
+        names.entry((database, number)).or_insert_with(|| {
+            if late.len() >= MAX_LATE {
+                *has_left_out = true;
+                return name_or_number(None, number);
+            }
+            let look_up = *look_up;
+            let result = on_host(move || look_up(database, number));
+            let wait = if late.is_empty() { WAIT } else { Duration::ZERO };
+            let found = result.recv_timeout(wait);
+            if found == Err(RecvTimeoutError::Timeout) {
+                late.push((database, number, result));
+            }
+            name_or_number(found.ok().flatten(), number)
         })
     }
 
-    /// Clears the cache if it is full. The evicted names are not stale, so the generation stays.
-    fn make_room(&mut self) {
-        if self.users.len() >= LIMIT || self.groups.len() >= LIMIT {
-            self.users.clear();
-            self.groups.clear();
+    /// Takes the results of the late lookups that have returned.
+    fn take_late(&mut self) {
+        let before = self.late.len();
+        let UserNames { names, late, .. } = self;
+        late.retain(|(database, number, result)| match result.try_recv() {
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+            Ok(name) => {
+                names.insert((*database, *number), name_or_number(name, *number));
+                false
+            }
+        });
+        if self.late.is_empty() && self.has_left_out {
+            self.forget();
+        } else if self.late.len() < before {
+            self.generation = self.generation.wrapping_add(1);
         }
     }
 
     fn forget(&mut self) {
-        self.users.clear();
-        self.groups.clear();
+        self.names.clear();
+        self.has_left_out = false;
         self.generation = self.generation.wrapping_add(1);
+    }
+}
+
+/// Looks up a name through the system's name services.
+fn look_up(database: Database, number: u32) -> Option<String> {
+    match database {
+        Database::Users => Some(User::from_uid(Uid::from_raw(number)).ok()??.name),
+        Database::Groups => Some(Group::from_gid(Gid::from_raw(number)).ok()??.name),
     }
 }
 
@@ -113,6 +170,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::thread::PrivateTable;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Parses the rows of `/etc/passwd` or `/etc/group`: name and number.
     fn rows(path: &str) -> Vec<(String, u32)> {
@@ -157,14 +216,14 @@ mod tests {
 
         now += Duration::from_secs(2);
         names.refresh(now);
-        assert_eq!((names.generation(), names.users.len()), (0, 1), "nothing has changed");
+        assert_eq!((names.generation(), names.names.len()), (0, 1), "nothing has changed");
 
         std::fs::write(etc.path().join("passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
         names.refresh(now);
         assert_eq!(names.generation(), 0, "looked at a moment ago");
         now += Duration::from_secs(2);
         names.refresh(now);
-        assert_eq!((names.generation(), names.users.len()), (1, 0), "the file has grown");
+        assert_eq!((names.generation(), names.names.len()), (1, 0), "the file has grown");
 
         std::fs::write(etc.path().join("group"), "").unwrap();
         now += Duration::from_secs(2);
@@ -182,8 +241,41 @@ mod tests {
     #[test]
     fn the_cache_is_bounded() {
         let mut names = UserNames::new(Path::new("/etc"), Instant::now());
-        names.users = (0..LIMIT as u32).map(|uid| (uid, Box::from(&b"x"[..]))).collect();
+        names.names = (0..LIMIT as u32).map(|uid| ((Database::Users, uid), Box::from(&b"x"[..]))).collect();
         names.user(4_000_000_123);
-        assert_eq!((names.users.len(), names.generation()), (1, 0));
+        assert_eq!((names.names.len(), names.generation()), (1, 0));
+    }
+
+    /// While a name service is silent, numbers stand in place of names; nothing is waited for twice.
+    #[test]
+    fn a_silent_name_service_holds_nobody_up() {
+        static ANSWERS: AtomicBool = AtomicBool::new(false);
+        fn look_up(_: Database, number: u32) -> Option<String> {
+            while !ANSWERS.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Some(format!("user{number}"))
+        }
+        let table = PrivateTable::of_thread().unwrap();
+        let worker = table.start_worker("capture-test").unwrap();
+        let run = || {
+            let start = Instant::now();
+            let mut names = UserNames { look_up, ..UserNames::new(Path::new("/etc"), start) };
+            let many = MAX_LATE as u32 + 10;
+            for number in 0..many {
+                assert_eq!(names.user(number), number.to_string().as_bytes());
+            }
+            names.refresh(start);
+            assert_eq!((names.generation(), names.late.len()), (0, MAX_LATE));
+            ANSWERS.store(true, Ordering::Release);
+            while names.generation() == 0 || !names.late.is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+                names.refresh(start);
+            }
+            for number in 0..many {
+                assert_eq!(names.user(number), format!("user{number}").as_bytes());
+            }
+        };
+        worker.run(run).unwrap();
     }
 }

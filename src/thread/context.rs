@@ -1,10 +1,11 @@
 //! The descriptor table that a thread works in, and its connection to the host's table.
 
-use super::worker::{WorkerJob, run_on};
+use super::catch_quietly;
+use super::worker::WorkerJob;
 use crate::sync::Mutex;
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender, sync_channel};
 
 /// The state of a thread with a private descriptor table. [`super::spawn`] and [`super::both`] pass it on.
 #[derive(Debug)]
@@ -46,15 +47,24 @@ impl Context {
     }
 }
 
-/// Runs `work` in the host's descriptor table, and waits for it. It is meant for functions of the C library
-/// that keep descriptors in static variables, such as lookups of names, because the host calls them, too.
-/// Returns `None` if the session has been closed.
-pub fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs `work` in the host's descriptor table, where one after the other is run. It is meant for functions of the
+/// C library that keep descriptors in static variables, such as lookups of names, because the host calls them,
+/// too. Returns the receiver of its result, which is closed without one if the session has been closed. A caller
+/// that is in the host's table runs it itself.
+pub fn on_host<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (result, receiver) = sync_channel(1);
+    let job = move || {
+        if let Ok(value) = catch_quietly(work) {
+            // The caller may have stopped waiting.
+            let _ = result.send(value);
+        }
+    };
     match Context::current() {
-        None => Some(work()),
+        None => job(),
         Some(context) => {
-            let host = context.host.lock().clone();
-            run_on(&host?, work)
+            // Without the thread, the receiver is closed.
+            let _ = context.host.lock().as_ref().map(|host| host.send(Box::new(job)));
         }
     }
+    receiver
 }

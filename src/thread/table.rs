@@ -143,6 +143,6 @@ mod tests {
         let other_path = path.clone();
         assert!(worker.run(move || read_link(other_path).is_err()).unwrap());
         let seen = worker.run(move || super::super::on_host(move || read_link(path).ok())).unwrap();
-        assert!(seen.flatten().unwrap().ends_with("passwd"));
+        assert!(seen.recv().unwrap().unwrap().ends_with("passwd"));
     }
 }

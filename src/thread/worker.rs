@@ -35,29 +35,21 @@ impl Worker {
     /// Returns `None` in a forked child.
     pub fn run<T: Send + 'static>(&self, errand: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let errands = self.errands.as_ref().filter(|_| self.process == std::process::id())?;
-        run_on(errands, errand)
+        let (report, reported) = sync_channel(1);
+        let errand = move || {
+            // This cannot fail, because the caller waits for it.
+            let _ = report.send(catch_quietly(errand));
+        };
+        errands.send(Box::new(errand)).ok()?;
+        match reported.recv().ok()? {
+            Ok(value) => Some(value),
+            Err(text) => resume_unwind(Box::new(text)),
+        }
     }
 
     /// Returns another sender of errands. The thread ends once all senders are dropped.
     pub(super) fn sender(&self) -> Option<Sender<WorkerJob>> {
         self.errands.clone()
-    }
-}
-
-/// Runs an errand on the thread behind `errands` and waits for it. Returns `None` if that thread has ended.
-pub(super) fn run_on<T: Send + 'static>(
-    errands: &Sender<WorkerJob>,
-    errand: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let (report, reported) = sync_channel(1);
-    let errand = move || {
-        // This cannot fail, because the caller waits for it.
-        let _ = report.send(catch_quietly(errand));
-    };
-    errands.send(Box::new(errand)).ok()?;
-    match reported.recv().ok()? {
-        Ok(value) => Some(value),
-        Err(text) => resume_unwind(Box::new(text)),
     }
 }
 

@@ -78,7 +78,7 @@ impl Live {
         let mut live = Live {
             options: options.clone(),
             registry,
-            captures: vec![NamespaceCapture::home()?],
+            captures: vec![NamespaceCapture::home(options)?],
             shut: HashMap::new(),
             books: DeviceTotals::default(),
             opener: OpenerPool::new(options.clone(), poller.waker()),
@@ -230,7 +230,7 @@ impl Live {
             if *wait > 0 {
                 continue;
             }
-            match NamespaceCapture::elsewhere(entry) {
+            match NamespaceCapture::elsewhere(entry, options) {
                 Ok(capture) => {
                     shut.remove(&entry.inode);
                     match await_news(&capture, poller) {

@@ -72,8 +72,8 @@ impl NamespaceCapture {
     ///
     /// # Errors
     /// Fails with `SystemResource` if its interfaces or addresses cannot be listed.
-    pub(in crate::tap) fn home() -> Result<NamespaceCapture> {
-        NamespaceCapture::with(None, open_sockets()?)
+    pub(in crate::tap) fn home(options: &TapOptions) -> Result<NamespaceCapture> {
+        NamespaceCapture::with(None, open_sockets()?, options)
     }
 
     /// Creates the capture of another namespace.
@@ -83,12 +83,17 @@ impl NamespaceCapture {
     /// listed.
     pub(in crate::tap) fn elsewhere(
         entry: &NamespaceEntry,
+        options: &TapOptions,
     ) -> std::result::Result<NamespaceCapture, EnterError> {
         let sockets = enter(entry, open_sockets)?.map_err(EnterError::Refused)?;
-        NamespaceCapture::with(Some(entry.clone()), sockets).map_err(EnterError::Refused)
+        NamespaceCapture::with(Some(entry.clone()), sockets, options).map_err(EnterError::Refused)
     }
 
-    fn with(entry: Option<NamespaceEntry>, (news, route): (News, Rtnetlink)) -> Result<NamespaceCapture> {
+    fn with(
+        entry: Option<NamespaceEntry>,
+        (news, route): (News, Rtnetlink),
+        options: &TapOptions,
+    ) -> Result<NamespaceCapture> {
         let mut capture = NamespaceCapture {
             entry,
             route,
@@ -98,7 +103,7 @@ impl NamespaceCapture {
             covered: HashSet::new(),
             hardware_addresses: Arc::default(),
             news,
-            local: Local::default(),
+            local: Local::new(options.timeout),
             before: BeforeCapture::default(),
             conditional: LocalAddresses::default(),
             lists_conditional: true,
