@@ -36,6 +36,17 @@ pub fn told_by_kernel(what: SampleSet, root: &ProcRoot) -> SampleSet {
     what
 }
 
+/// Returns true if the kernel states the control group of the calling process in one of the hierarchies that are
+/// reported, so that it states those of others, too.
+pub fn has_groups(root: &ProcRoot) -> bool {
+    let is_unified = has_unified_groups(root);
+    let mut buffer = Vec::new();
+    let own = root.read(c"self/cgroup", &mut buffer);
+    own.is_ok_and(|text| {
+        is_unified && parse::cgroup(text, b"").is_some() || parse::cgroup(text, SYSTEMD).is_some()
+    })
+}
+
 /// The control group of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CgroupPath<'b> {

@@ -18,8 +18,9 @@ mod task;
 mod updater;
 mod users;
 
-pub use cgroup::told_by_kernel;
+pub use cgroup::{has_groups, told_by_kernel};
 pub use identity::{COMMAND_LINE_LIMIT, IdentityReader};
 pub use machine::{Machine, ticks_to_ns};
 pub use reading::proc_id;
 pub use sampler::Sampler;
+pub use users::unknown_users;

@@ -149,6 +149,18 @@ impl UserNames {
     }
 }
 
+/// Returns those of the given users, names or numbers, that the system does not know. A user whose lookup takes
+/// long is not among them.
+pub fn unknown_users(users: &[Vec<u8>]) -> Vec<String> {
+    let names = users.iter().filter_map(|user| std::str::from_utf8(user).ok());
+    let is_unknown = |name: &&str| {
+        let sought = name.to_string();
+        let found = on_host(move || matches!(User::from_name(&sought), Ok(None)));
+        name.parse::<u32>().is_err() && found.recv_timeout(WAIT) == Ok(true)
+    };
+    names.filter(is_unknown).map(str::to_owned).collect()
+}
+
 /// Looks up a name through the system's name services.
 fn look_up(database: Database, number: u32) -> Option<String> {
     match database {
@@ -204,6 +216,12 @@ mod tests {
         let mut names = UserNames::new(Path::new("/etc"), Instant::now());
         assert_eq!(names.user(4_000_000_123), b"4000000123");
         assert_eq!(names.group(4_000_000_123), b"4000000123");
+    }
+
+    #[test]
+    fn unknown_users_are_found() {
+        let users = ["root", "0", "4000000123", "no such user"].map(|name| name.as_bytes().to_vec());
+        assert_eq!(unknown_users(&users), ["no such user"]);
     }
 
     #[test]

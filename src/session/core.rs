@@ -11,7 +11,7 @@ use crate::model::{FlowRecord, ProbeState, ProcessRecord, SampleSet, Validity};
 use crate::namespace::{Coverage, Known};
 use crate::owner::{EarlyOwnerCache, SearchExchange};
 use crate::proc::ProcRoot;
-use crate::process::{Sampler, told_by_kernel};
+use crate::process::{Sampler, has_groups, told_by_kernel, unknown_users};
 use crate::session::accounting::AccountMerger;
 use crate::session::flows::FlowView;
 use crate::session::kernel_counters::KernelCounterReader;
@@ -156,8 +156,38 @@ impl Core {
         if let Some(counters) = counters {
             core.start_counting(counters)?;
         }
-        info!(version = env!("CARGO_PKG_VERSION"), network = has_network, "session opened");
+        core.log_opening();
         Ok(core)
+    }
+
+    /// Logs the sources of the session's figures, and options that have no effect.
+    fn log_opening(&self) {
+        let Core { options, probes, .. } = self;
+        let programs =
+            |count: &'static str, search: &'static str| if probes.are_active() { count } else { search };
+        let bytes = match (&options.source, self.engine) {
+            _ if !self.has_network => "no source (network figures are not valid)",
+            (Source::Savefile(_), _) => "a savefile",
+            (_, Engine::Kernel) => "eBPF programs (engine kernel)",
+            _ => "captured packets (engine pcap)",
+        };
+        let owners = programs("eBPF programs", "a search in /proc and sock_diag");
+        let owners = if self.has_network { owners } else { "no source" };
+        let is_walked = *self.updates.sample_probes.lock() == ProbeState::Active;
+        let processes = if is_walked { "a BPF iterator" } else { "/proc" };
+        info!(
+            "session opened: version {}, bytes from {bytes}, owners from {owners}, processes from {processes}",
+            env!("CARGO_PKG_VERSION")
+        );
+        for user in unknown_users(&options.selection.users) {
+            warn!("the option users selects no process of \"{user}\", which is no user of this system now");
+        }
+        if options.sample.has(SampleSet::CGROUP) && !has_groups(self.sampler.root()) {
+            warn!(
+                "control groups are not known: /proc/self/cgroup states none in the unified hierarchy or systemd's, \
+                 or no such hierarchy is mounted here"
+            );
+        }
     }
 
     /// Samples the processes and adds the bytes that they sent and received. The result stays until the next
