@@ -416,6 +416,9 @@ fn without_the_capability_the_error_names_it() {
                 let invalid = TapOptions { snaplen: 0, ..options() };
                 let error = Error::from(Tap::live(&invalid).unwrap_err());
                 assert_eq!(error.code, Code::InvalidArgument, "mistakes are named first");
+                let missing = TapOptions { devices: vec!["no-such0".into()], ..options() };
+                let error = Error::from(Tap::live(&missing).unwrap_err());
+                assert_eq!(error.code, Code::NoDevice, "{error}");
             })
             .join()
             .map_err(|panic| std::panic::resume_unwind(panic));

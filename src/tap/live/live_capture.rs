@@ -7,6 +7,7 @@ use crate::capability;
 use crate::error::{Code, Error, Result};
 use crate::model::{LocalAddresses, Namespace};
 use crate::namespace::{EnterError, Known, NamespaceChoice, NamespaceEntry, NamespaceFinder};
+use crate::netlink::{Interface, Rtnetlink};
 use crate::tap::frames::FrameHandler;
 use crate::tap::open_savefile;
 use crate::tap::options::TapOptions;
@@ -59,8 +60,13 @@ impl Live {
         let probe = match permitted() {
             Ok(probe) => probe,
             Err(refused) => {
-                // An invalid filter is reported now rather than on the day that the privilege is granted.
+                // An invalid option is reported now rather than on the day that the privilege is granted.
                 open_savefile::try_filter(options.filter.as_deref().unwrap_or_default())?;
+                if !choice.is_wide()
+                    && let Ok(interfaces) = Rtnetlink::open().and_then(|mut route| route.interfaces())
+                {
+                    check_names(options, &interfaces)?;
+                }
                 return Err(refused);
             }
         };
@@ -282,22 +288,11 @@ impl Live {
     /// Fails with `NoDevice`, listing the existing interfaces, if there is no interface of a name. Fails with
     /// `SystemResource` if interfaces cannot be listed.
     fn check_names(&mut self) -> Result<()> {
-        if self.options.every_device() {
-            return Ok(());
-        }
-        let mut names: Vec<String> = Vec::new();
+        let mut interfaces = Vec::new();
         for capture in &mut self.captures {
-            for interface in capture.interfaces()? {
-                if !names.contains(&interface.name) {
-                    names.push(interface.name);
-                }
-            }
+            interfaces.extend(capture.interfaces()?);
         }
-        let Some(unknown) = self.options.devices.iter().find(|name| !names.contains(name)) else {
-            return Ok(());
-        };
-        let text = format!("there is no network device {unknown:?}; there are: {}", names.join(", "));
-        Err(Error::new(Code::NoDevice, text))
+        check_names(&self.options, &interfaces)
     }
 
     /// Returns the namespaces besides the session's own.
@@ -367,6 +362,25 @@ fn await_news(capture: &NamespaceCapture, poller: &Poller) -> Result<()> {
     poller
         .add(descriptor, token)
         .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))
+}
+
+/// Checks that there is an interface of each name in the options.
+///
+/// # Errors
+/// Fails with `NoDevice`, listing the existing interfaces, if there is none.
+fn check_names(options: &TapOptions, interfaces: &[Interface]) -> Result<()> {
+    let mut names: Vec<&str> = Vec::new();
+    for Interface { name, .. } in interfaces {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let is_unknown = |name: &&String| !names.contains(&name.as_str());
+    let Some(unknown) = options.devices.iter().find(is_unknown).filter(|_| !options.every_device()) else {
+        return Ok(());
+    };
+    let text = format!("there is no network device {unknown:?}; there are: {}", names.join(", "));
+    Err(Error::new(Code::NoDevice, text))
 }
 
 /// The reason for which a system may refuse sockets regardless of capabilities.
