@@ -224,6 +224,7 @@ fn replay(criterion: &mut Criterion) {
         let saved = Frames::new(flows, Order::Random, Protocol::UDP).save();
         let options = || Options {
             source: Source::Savefile(saved.path().to_owned()),
+            replay_owners: true,
             local_addresses: vec![Address::v4(SERVER)],
             proc_root: tree.path().to_owned(),
             ..Options::default()

@@ -42,6 +42,10 @@ pub struct Options {
     pub probes: bool,
     /// The options of packet capture. For a savefile, only the filter applies.
     pub capture: TapOptions,
+    /// True if owners are looked up for the flows of a savefile, among the processes and sockets that exist now.
+    /// Otherwise its bytes have no owner ([`crate::model::Unowned::NoSocket`]): the ports of its flows may be
+    /// used by other processes by now.
+    pub replay_owners: bool,
     /// Additional addresses that count as this host's, besides those of its devices. Savefiles of other hosts
     /// need them.
     pub local_addresses: Vec<Address>,
@@ -80,6 +84,7 @@ impl Default for Options {
             engine: Engine::default(),
             probes: true,
             capture: TapOptions::default(),
+            replay_owners: false,
             local_addresses: Vec::new(),
             sample: SampleSet::USUAL,
             selection: Selection::default(),

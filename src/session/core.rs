@@ -172,7 +172,9 @@ impl Core {
             _ => "captured packets (engine pcap)",
         };
         let owners = programs("eBPF programs", "a search in /proc and sock_diag");
-        let owners = if self.has_network { owners } else { "no source" };
+        let is_replay = matches!(options.source, Source::Savefile(_));
+        let has_owners = self.has_network && (!is_replay || options.replay_owners);
+        let owners = if has_owners { owners } else { "no source" };
         let is_walked = *self.updates.sample_probes.lock() == ProbeState::Active;
         let processes = if is_walked { "a BPF iterator" } else { "/proc" };
         info!(

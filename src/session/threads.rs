@@ -70,6 +70,7 @@ impl Core {
     ) -> Result<()> {
         let (early, exchange, what) =
             (Arc::clone(&self.early), Arc::clone(&self.exchange), self.options.sample);
+        let looks_up = is_live || self.options.replay_owners;
         let resolver = move || {
             let budget = match is_live {
                 true => Budget::default(),
@@ -91,6 +92,9 @@ impl Core {
             let mut resolver =
                 Resolver::new(finder, Arc::clone(&early), identity_cache, Follower::new(known.clone()));
             owners.iter().for_each(|owners| resolver.ask_records(owners.clone()));
+            if !looks_up {
+                resolver.disable();
+            }
             resolver
         };
         let (log, shared) = (Arc::clone(&self.log), Arc::clone(&self.shared));

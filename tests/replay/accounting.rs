@@ -4,6 +4,7 @@ use super::frames::Wire;
 use super::machine::{self, Bytes};
 use super::replay::{accounted, at_once, bytes, file, options, replay, wait};
 use super::savefile::{Format, Record, link_type, savefile};
+use capture::config::Options;
 use capture::model::{Quality, Selection, Undecoded, Unowned, Validity};
 use capture::session::{Session, Stats};
 use std::collections::BTreeMap;
@@ -43,6 +44,24 @@ fn every_process_gets_its_bytes_over_every_link() {
         assert_eq!(stats.bytes.unowned, unowned, "{wire:?}");
         session.health().unwrap();
     });
+}
+
+/// The processes of a savefile may have ended, and others may use their ports now.
+#[test]
+fn no_owner_is_looked_up_unless_it_is_requested() {
+    let tree = machine::tree();
+    let records = machine::records(Wire::Ethernet, &machine::packets());
+    let forwarded: u64 = ownerless(&records).1;
+    let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
+    let mut session = replay(Options { replay_owners: false, ..options(saved.path(), &tree) }).unwrap();
+    session.update().unwrap();
+    assert!(bytes(session.processes()).values().all(|bytes| *bytes == (0, 0)));
+    let totals = session.stats_reader().read().bytes;
+    let mut unowned = [0; Unowned::COUNT];
+    unowned[Unowned::NoSocket as usize] = accounted(&session) - forwarded;
+    unowned[Unowned::NotLocal as usize] = forwarded;
+    assert_eq!((totals.owned, totals.unowned), ([0; Quality::COUNT], unowned));
+    assert!(unowned[Unowned::NoSocket as usize] > 0);
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub fn file(bytes: &[u8]) -> NamedTempFile {
 pub fn options(savefile: &Path, tree: &Tree) -> Options {
     Options {
         source: Source::Savefile(savefile.to_owned()),
+        replay_owners: true,
         local_addresses: machine::addresses(),
         proc_root: tree.path().to_owned(),
         flow_limit: Some(4096),

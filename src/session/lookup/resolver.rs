@@ -39,6 +39,8 @@ pub struct Resolver {
     follower: Follower,
     /// The records of sockets and their users, if eBPF programs make them.
     kernel: Option<KernelOwners>,
+    /// Set if nothing is looked up.
+    is_disabled: bool,
     /// Open requests and their queries, index by index.
     requests: Vec<Request>,
     queries: Vec<Query>,
@@ -63,6 +65,7 @@ impl Resolver {
             identity_cache,
             follower,
             kernel: None,
+            is_disabled: false,
             requests: Vec::new(),
             queries: Vec::new(),
             unused: Vec::new(),
@@ -73,6 +76,11 @@ impl Resolver {
     /// From now on, reads the eBPF programs' records before anything else.
     pub fn ask_records(&mut self, kernel: KernelOwners) {
         self.kernel = Some(kernel);
+    }
+
+    /// From now on, looks nothing up: flows have no owner.
+    pub fn disable(&mut self) {
+        self.is_disabled = true;
     }
 
     /// Answers requests until the queue is closed, beginning with those of an abandoned resolver.
@@ -91,6 +99,9 @@ impl Resolver {
                 // A socket found by its local endpoint alone is no answer for packets that may be another
                 // host's.
                 let is_own = request.local_end == LocalEnd::Own;
+                if self.is_disabled {
+                    query.outcome = Outcome::Unowned(Unowned::NoSocket);
+                }
                 let may_be = |early: &EarlyOwner| is_own || early.owner.quality != Quality::Guessed;
                 let early = self.early.get(&request.key, request.first, request.is_over);
                 if let Some(early) = early.filter(may_be)
