@@ -3,7 +3,7 @@
 //! Credited bytes belong to the socket. When the socket changes hands, the next owner gets the rest of the
 //! socket's bytes, however many the previous owner was credited with.
 
-use super::records::{Buckets, Counts, Process, ShareKey, Way};
+use super::records::{Buckets, Counts, DirectionCounters, Process, ShareKey};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -70,7 +70,7 @@ struct User {
     /// The last reading with a share in any period.
     seen: u64,
     /// The last reading in which the record named the user as the owner.
-    owned: u64,
+    last_as_owner: u64,
     credited: Counts,
 }
 
@@ -137,7 +137,7 @@ impl Accounts {
         let reading = self.reading;
         let account = self.recorded(cookie);
         account.own = Some((owner, own));
-        account.user(owner).owned = reading;
+        account.user(owner).last_as_owner = reading;
         self.settle(cookie, owner)
     }
 
@@ -199,7 +199,7 @@ impl Accounts {
                 }
                 let none = Counts::default();
                 let excess = user.credited.beyond(&user.settled);
-                let is_owner = is_recorded && user.owned + 1 >= *reading;
+                let is_owner = is_recorded && user.last_as_owner + 1 >= *reading;
                 closed = closed.plus(&user.settled);
                 unpaid = unpaid.plus(&user.settled.beyond(&user.credited));
                 surplus = surplus.plus(if is_owner { &none } else { &excess });
@@ -268,7 +268,7 @@ impl User {
             shared: 0,
             kept: 0,
             seen: 0,
-            owned: 0,
+            last_as_owner: 0,
             credited: none,
         }
     }
@@ -307,9 +307,9 @@ fn possible(more: Counts, refused: &mut u64) -> Counts {
     Counts::default()
 }
 
-impl Way {
-    fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
-        Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
+impl DirectionCounters {
+    fn each(&self, other: &DirectionCounters, join: fn(u64, u64) -> u64) -> DirectionCounters {
+        DirectionCounters { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
     }
 }
 

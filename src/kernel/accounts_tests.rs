@@ -13,8 +13,8 @@ fn key(tgid: u32, period: u32) -> ShareKey {
 }
 
 fn counts(sent: u64, received: u64) -> Counts {
-    let way = |bytes| Way { bytes, packets: bytes / 100 };
-    Counts { sent: way(sent), received: way(received) }
+    let direction = |bytes| DirectionCounters { bytes, packets: bytes / 100 };
+    Counts { sent: direction(sent), received: direction(received) }
 }
 
 #[test]
@@ -201,7 +201,7 @@ type Step = (u32, u64, u8, u64);
 /// Simulates the kernel and reads from time to time. Returns the bytes that each process was credited with
 /// and those that it carried.
 fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
-    let (mut accounts, mut total, mut apart) = (Accounts::default(), 0, 0);
+    let (mut accounts, mut total, mut in_shares) = (Accounts::default(), 0, 0);
     // The kernel's shares by process and period.
     let mut shares = std::collections::BTreeMap::new();
     let (mut owner, mut period, mut due) = (0, 0u32, Vec::new());
@@ -210,9 +210,9 @@ fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
         total += bytes;
         carried[owner as usize] += bytes;
         if user != owner {
-            let part = (total - apart).saturating_sub(unclaimed);
+            let part = (total - in_shares).saturating_sub(unclaimed);
             *shares.entry((owner, period)).or_insert(0) += part;
-            apart += part;
+            in_shares += part;
             owner = user;
         }
         if what == 0 {
@@ -231,7 +231,7 @@ fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
             accounts.close();
             continue;
         }
-        credited[owner as usize] += accounts.own(7, process(owner), counts(total - apart, 0)).sent.bytes;
+        credited[owner as usize] += accounts.own(7, process(owner), counts(total - in_shares, 0)).sent.bytes;
         for user in due.drain(..) {
             credited[user as usize] += accounts.settle(7, process(user)).sent.bytes;
         }

@@ -43,8 +43,8 @@ const ATTEMPTS: u32 = 8;
 
 /// The reader of the counts.
 pub(super) struct Drain {
-    /// Starts walks that bring the records of busy sockets up to date.
-    collect: OwnedFd,
+    /// Starts walks that move the socket counters of busy sockets to their records.
+    flush: OwnedFd,
     /// Starts walks that search for the holders of connections that no process has used.
     holders: OwnedFd,
     /// The time of the last such walk.
@@ -70,7 +70,7 @@ pub(super) struct Drain {
 
 impl Drain {
     pub(super) fn new(
-        collect: OwnedFd,
+        flush: OwnedFd,
         holders: OwnedFd,
         knows_reads: bool,
         control: Array<MapData, Control>,
@@ -78,7 +78,7 @@ impl Drain {
         Drain {
             holders,
             looked_ns: 0,
-            collect,
+            flush,
             knows_reads,
             control,
             periods: Periods::new(Clocks::now().now_ns),
@@ -174,7 +174,7 @@ impl Drain {
     ) -> io::Result<bool> {
         self.accounts.begin();
         self.periods.read_at(clocks.now_ns);
-        walk(self.collect.as_fd())?;
+        walk(self.flush.as_fd())?;
         // A user's bytes move from the record to its share. In this order, a reading may miss them once, but
         // never counts them twice.
         self.read_shares(maps)?;
@@ -253,7 +253,7 @@ impl Drain {
                 accounts.changing(cookie);
                 return;
             }
-            if record.flags & SWITCHED != 0 {
+            if record.flags & SHARED != 0 {
                 *has_moved |= std::mem::replace(&mut accounts.recorded(cookie).version, record.version)
                     != record.version;
             }
@@ -261,7 +261,7 @@ impl Drain {
             let is_tcp = record.tuple.protocol == Protocol::TCP.0;
             let grace_ns = if is_tcp { GRACE_NS } else { DATAGRAM_GRACE_NS };
             let is_settled = record.ended_ns.saturating_add(grace_ns) < now_ns;
-            let left = record.total.beyond(&record.apart);
+            let left = record.total.beyond(&record.in_shares);
             let is_unused = record.flags & INHERITED != 0 && !is_over;
             let mut used = left;
             if is_unused {
@@ -273,7 +273,7 @@ impl Drain {
             let is_shared = accounts.is_shared(cookie);
             let quality = match record.flags {
                 flags if flags & INHERITED != 0 => Quality::Guessed,
-                flags if is_shared || flags & (SWITCHED | SEVERAL) != 0 => Quality::Shared,
+                flags if is_shared || flags & (SHARED | SEVERAL_HOLDERS) != 0 => Quality::Shared,
                 _ => Quality::Exact,
             };
             let mut changed_ns = 0;
@@ -324,14 +324,14 @@ impl Drain {
         let Drain { losses, periods, subscribers, .. } = self;
         let is_over = |key: &LossKey| periods.is_over(key.period);
         losses.read(maps.losses.fd().as_fd(), is_over, Counts::beyond, |key, news| {
-            let reason = match key.why {
-                LOSS_UNKNOWN => Unowned::NoHolder,
-                LOSS_ANSWERED => Unowned::NoPorts,
+            let reason = match key.reason {
+                LOSS_NO_RECORD => Unowned::NoHolder,
+                LOSS_KERNEL_REPLY => Unowned::NoPorts,
                 // The map had no room for a record or a share.
                 _ => Unowned::QueueFull,
             };
-            own.lose(reason, key.netns, news);
-            subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, key.netns, news));
+            own.count_lost(reason, key.netns, news);
+            subscribers.values_mut().for_each(|subscriber| subscriber.count_lost(reason, key.netns, news));
         })
     }
 }
@@ -351,9 +351,12 @@ fn credit(increment: &Increment, own: &mut Subscriber, others: &mut HashMap<u64,
 
 /// Returns the received traffic that has been read, if `unread` bytes have not. Packets are reduced in
 /// proportion.
-fn without_unread(received: Way, unread: u64) -> Way {
+fn without_unread(received: DirectionCounters, unread: u64) -> DirectionCounters {
     let bytes = received.bytes.saturating_sub(unread);
     let size = received.bytes.checked_div(received.packets).unwrap_or_default();
     let packets = (received.bytes - bytes).checked_div(size).unwrap_or_default();
-    Way { bytes, packets: if bytes == 0 { 0 } else { received.packets.saturating_sub(packets) } }
+    DirectionCounters {
+        bytes,
+        packets: if bytes == 0 { 0 } else { received.packets.saturating_sub(packets) },
+    }
 }

@@ -110,8 +110,8 @@ pub(super) fn flow(
     flow.role = match record.flags {
         flags if flags & CONNECTED != 0 => Role::Opened,
         flags if flags & ACCEPTED != 0 => Role::Accepted,
-        flags if is_tcp || flags & (NAMED | HELD) != NAMED => Role::Unknown,
-        flags if flags & BEGAN != 0 => Role::Opened,
+        flags if is_tcp || flags & (HAS_ENDPOINTS | HELD) != HAS_ENDPOINTS => Role::Unknown,
+        flags if flags & SENT_FIRST != 0 => Role::Opened,
         _ => Role::Accepted,
     };
     if flow.role != Role::Unknown {
@@ -134,8 +134,8 @@ pub(super) fn flow(
             flow.valid |= FlowValidity::CONNECT_LATENCY;
         }
     }
-    let Latency { count, sum_ns, least_ns, most_ns } = record.latency;
-    flow.response = ResponseTimes { count, sum_ns, minimum_ns: least_ns, maximum_ns: most_ns };
+    let Latency { count, sum_ns, min_ns, max_ns } = record.latency;
+    flow.response = ResponseTimes { count, sum_ns, minimum_ns: min_ns, maximum_ns: max_ns };
     if is_tcp {
         (flow.tcp_state, flow.retransmits) = (record.state, record.retransmits.into());
         flow.valid |= FlowValidity::TCP_STATE | FlowValidity::RETRANSMITS;

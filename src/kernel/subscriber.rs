@@ -27,7 +27,7 @@ type Map<K, V> = HashMap<K, V, RandomState>;
 /// The kernel's knowledge of a process when it uses a socket.
 #[derive(Clone, Copy)]
 pub(super) struct Who {
-    pub(super) name: [u8; NAME],
+    pub(super) name: [u8; TASK_COMM_LEN],
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) cgroup: u64,
@@ -187,7 +187,7 @@ impl Subscriber {
         }
         let key = (increment.process, increment.netns, increment.quality);
         if self.credits.len() >= CREDIT_LIMIT && !self.credits.contains_key(&key) {
-            self.lose(Unowned::QueueFull, increment.netns, &counts);
+            self.count_lost(Unowned::QueueFull, increment.netns, &counts);
             return;
         }
         let new = PendingBytes { counts: Counts::default(), who: increment.who, since_ns: 0 };
@@ -196,7 +196,7 @@ impl Subscriber {
     }
 
     /// Counts bytes without an owner.
-    pub(super) fn lose(&mut self, reason: Unowned, netns: u32, counts: &Counts) {
+    pub(super) fn count_lost(&mut self, reason: Unowned, netns: u32, counts: &Counts) {
         if *counts != Counts::default() {
             let lost = self.lost.entry((reason, netns)).or_default();
             lost.counts = lost.counts.plus(counts);

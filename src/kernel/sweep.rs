@@ -69,24 +69,25 @@ impl Sweep {
     ///
     /// # Errors
     /// Fails with the error of bpf(2).
-    pub(super) fn run(&mut self, tuples: &MapData, now_ns: u64) -> io::Result<()> {
+    pub(super) fn run(&mut self, endpoint_owners: &MapData, now_ns: u64) -> io::Result<()> {
         if now_ns.saturating_sub(self.last_ns) < self.kept_ns / 2 {
             return Ok(());
         }
         self.last_ns = now_ns;
         let (mut ended, kept_ns, asked_ns) = (Vec::new(), self.kept_ns, self.asked_ns(now_ns));
         let is_over =
-            |owned: &EndpointOwner| owned.ended_ns != 0 && owned.ended_ns.saturating_add(kept_ns) < asked_ns;
-        self.endpoints.read(tuples.fd().as_fd(), |tuple, owned| {
-            if is_over(owned) {
+            |entry: &EndpointOwner| entry.ended_ns != 0 && entry.ended_ns.saturating_add(kept_ns) < asked_ns;
+        self.endpoints.read(endpoint_owners.fd().as_fd(), |tuple, entry| {
+            if is_over(entry) {
                 ended.push(*tuple);
             }
         })?;
         for few in ended.chunks(CHUNK) {
             // The endpoints may belong to another socket by now.
-            let still =
-                few.iter().filter(|tuple| lookup(tuples.fd().as_fd(), *tuple).as_ref().is_some_and(is_over));
-            delete(tuples.fd().as_fd(), &still.copied().collect::<Vec<Tuple>>());
+            let still = few
+                .iter()
+                .filter(|tuple| lookup(endpoint_owners.fd().as_fd(), *tuple).as_ref().is_some_and(is_over));
+            delete(endpoint_owners.fd().as_fd(), &still.copied().collect::<Vec<Tuple>>());
         }
         Ok(())
     }
