@@ -102,7 +102,7 @@ impl Owners {
     }
 
     /// Returns the owner of a socket.
-    pub fn find(&self, _key: &FlowKey, _netns: u32, _first_ns: u64) -> Option<Found> {
+    pub fn find(&self, _key: &FlowKey, _wire: &FlowKey, _netns: u32, _first_ns: u64) -> Option<Found> {
         match self.0 {}
     }
 }
