@@ -97,7 +97,7 @@ impl Owners {
     ///
     /// # Errors
     /// Never fails.
-    pub fn sweep(&self, _now_ns: u64, _asked_ns: u64) -> io::Result<()> {
+    pub fn sweep(&self, _now_ns: u64, _looked_up_ns: u64) -> io::Result<()> {
         match self.0 {}
     }
 

@@ -9,7 +9,7 @@ use super::load::walk;
 use super::periods::{Growing, Periods};
 use super::records::*;
 use super::socket_set::Maps;
-use super::subscriber::{DrainScope, Increment, Observation, Subscriber, Who};
+use super::subscriber::{DrainScope, Increment, Observation, OwnerIdentity, Subscriber};
 use super::{Clocks, flow};
 use crate::model::{Protocol, Quality, Unowned};
 use aya::maps::{Array, MapData};
@@ -20,20 +20,20 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// The time for which the record of a socket that has ended is kept for late packets. The last packets of a
 /// TCP connection arrive within a round trip or two.
-const GRACE_NS: u64 = 2_000_000_000;
+const GRACE_PERIOD_NS: u64 = 2_000_000_000;
 
 /// Grace period of sockets of other protocols, whose last packets do not arrive later. It covers an eBPF
 /// program that has found the record before, in all but extreme cases: it is shorter than the time that
 /// `periods` allows a program, because a process that opens and closes 100,000 sockets a second would
 /// otherwise fill the table within seconds.
-const DATAGRAM_GRACE_NS: u64 = 200_000_000;
+const DATAGRAM_GRACE_PERIOD_NS: u64 = 200_000_000;
 
 /// The time that a connection made by a listener may wait for its first use before its holder is searched
 /// for. For example, a program may accept the connection and splice from it.
-const UNUSED_NS: u64 = 2_000_000_000;
+const FIRST_USE_TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// The time between two such searches. Each goes through all descriptors of all processes.
-const LOOK_NS: u64 = 5_000_000_000;
+const HOLDER_SEARCH_INTERVAL_NS: u64 = 5_000_000_000;
 
 /// The number of records that the kernel has room for: `probes/maps.h`.
 const CAPACITY: u64 = 262_144;
@@ -48,7 +48,7 @@ pub(super) struct Drain {
     /// Starts walks that search for the holders of connections that no process has used.
     holders: OwnedFd,
     /// The time of the last such walk.
-    looked_ns: u64,
+    searched_ns: u64,
     /// Set if the kernel reports reads from sockets.
     knows_reads: bool,
     /// Sets the current period for the eBPF programs.
@@ -77,7 +77,7 @@ impl Drain {
     ) -> Drain {
         Drain {
             holders,
-            looked_ns: 0,
+            searched_ns: 0,
             flush,
             knows_reads,
             control,
@@ -155,9 +155,9 @@ impl Drain {
         mut view: DrainScope<'_>,
     ) -> io::Result<()> {
         let Some(mut own) = self.subscribers.remove(&subscription) else { return Ok(()) };
-        own.hand_out_ended(clocks, &mut view);
+        own.deliver_ended(clocks, &mut view);
         let result = self.read_kernel(maps, &mut own, clocks, Some(&mut view));
-        own.hand_out(clocks, &mut view);
+        own.deliver(clocks, &mut view);
         self.subscribers.insert(subscription, own);
         result.map(drop)
     }
@@ -178,12 +178,12 @@ impl Drain {
         // A user's bytes move from the record to its share. In this order, a reading may miss them once, but
         // never counts them twice.
         self.read_shares(maps)?;
-        let (are_whole, is_waited_for) = self.read_records(maps, own, clocks, view)?;
-        if is_waited_for && self.looked_ns.saturating_add(LOOK_NS) < clocks.now_ns {
-            self.looked_ns = clocks.now_ns;
+        let (are_whole, search_is_due) = self.read_records(maps, own, clocks, view)?;
+        if search_is_due && self.searched_ns.saturating_add(HOLDER_SEARCH_INTERVAL_NS) < clocks.now_ns {
+            self.searched_ns = clocks.now_ns;
             walk(self.holders.as_fd())?;
         }
-        self.settle_shares(own);
+        self.credit_shares(own);
         self.accounts.close();
         if own.wants_flows() || self.subscribers.values().any(Subscriber::wants_flows) {
             self.read_times(maps, own)?;
@@ -220,13 +220,13 @@ impl Drain {
     }
 
     /// Credits the due part of the shares after the records have been read.
-    fn settle_shares(&mut self, own: &mut Subscriber) {
+    fn credit_shares(&mut self, own: &mut Subscriber) {
         let Drain { due, accounts, subscribers, .. } = self;
         due.retain(|(key, share)| {
             if accounts.is_changing(key.cookie) {
                 return true;
             }
-            let counts = accounts.settle(key.cookie, key.owner);
+            let counts = accounts.credit(key.cookie, key.owner);
             let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
             credit(&Increment::of_share(key, share, quality, counts), own, subscribers);
             false
@@ -243,7 +243,7 @@ impl Drain {
     ) -> io::Result<(bool, bool)> {
         let now_ns = clocks.now_ns;
         let Drain { records, accounts, subscribers, held, has_moved, knows_reads, .. } = self;
-        let (mut ended, mut are_whole, mut is_waited_for) = (Vec::new(), true, false);
+        let (mut ended, mut are_whole, mut search_is_due) = (Vec::new(), true, false);
         (*held, *has_moved) = (0, false);
         own.pending = 0;
         let result = records.read(maps.sockets.fd().as_fd(), |&cookie, record| {
@@ -259,15 +259,16 @@ impl Drain {
             }
             let is_over = flow::is_over(record);
             let is_tcp = record.tuple.protocol == Protocol::TCP.0;
-            let grace_ns = if is_tcp { GRACE_NS } else { DATAGRAM_GRACE_NS };
-            let is_settled = record.ended_ns.saturating_add(grace_ns) < now_ns;
+            let grace_ns = if is_tcp { GRACE_PERIOD_NS } else { DATAGRAM_GRACE_PERIOD_NS };
+            let is_final = record.ended_ns.saturating_add(grace_ns) < now_ns;
             let left = record.total.beyond(&record.in_shares);
             let is_unused = record.flags & INHERITED != 0 && !is_over;
             let mut used = left;
             if is_unused {
                 used = Counts::default();
-                is_waited_for |= record.established_ns.saturating_add(UNUSED_NS) < now_ns;
-            } else if *knows_reads && !is_over && !accounts.has_lain(cookie, record.unread, now_ns) {
+                search_is_due |= record.established_ns.saturating_add(FIRST_USE_TIMEOUT_NS) < now_ns;
+            } else if *knows_reads && !is_over && !accounts.is_unread_for_long(cookie, record.unread, now_ns)
+            {
                 used.received = without_unread(left.received, record.unread);
             }
             let is_shared = accounts.is_shared(cookie);
@@ -281,8 +282,8 @@ impl Drain {
                 let &SocketRecord { owner: process, name, uid, gid, cgroup, .. } = record;
                 let counts = accounts.own(cookie, process, used);
                 let netns = record.tuple.netns;
-                let who = Who { name, uid, gid, cgroup };
-                credit(&Increment { cookie, process, quality, netns, who, counts }, own, subscribers);
+                let identity = OwnerIdentity { name, uid, gid, cgroup };
+                credit(&Increment { cookie, process, quality, netns, identity, counts }, own, subscribers);
                 let account = accounts.recorded(cookie);
                 if counts != Counts::default() {
                     // Another session may have read its clock before.
@@ -291,23 +292,23 @@ impl Drain {
                 changed_ns = account.changed_ns;
             }
             let total = accounts.total(cookie, &left);
-            let seen =
-                Observation { cookie, record, total, quality, changed_ns, is_over, is_settled, is_unused };
+            let observation =
+                Observation { cookie, record, total, quality, changed_ns, is_over, is_final, is_unused };
             match &mut view {
-                Some(view) => own.observe(&seen, &left.beyond(&used), clocks, view),
-                None => own.begin(&seen, &left.beyond(&used)),
+                Some(view) => own.observe(&observation, &left.beyond(&used), clocks, view),
+                None => own.begin(&observation, &left.beyond(&used)),
             }
-            if record.flags & ENDED != 0 && is_settled {
+            if record.flags & ENDED != 0 && is_final {
                 ended.push(cookie);
-                own.forget(cookie);
-                subscribers.values_mut().for_each(|subscriber| subscriber.keep_ended(&seen));
+                own.release(cookie);
+                subscribers.values_mut().for_each(|subscriber| subscriber.keep_ended(&observation));
             }
         });
         // The deletion also takes place after a failed read, because the ended sockets have been reported and
         // would be reported twice.
         delete(maps.sockets.fd().as_fd(), &ended);
         result?;
-        Ok((are_whole, is_waited_for))
+        Ok((are_whole, search_is_due))
     }
 
     /// Reads the times that processes waited for answers.

@@ -32,12 +32,12 @@ impl Delivered {
     /// Returns the state for a session that begins after `before` has passed through a socket and its user
     /// has made the calls in `record`. The session leaves both out.
     pub(super) fn from(record: Option<&SocketRecord>, before: Counts) -> Delivered {
-        let mut told = Delivered { before, ..Delivered::default() };
+        let mut delivered = Delivered { before, ..Delivered::default() };
         if let Some(record) = record {
-            told.news(record);
-            told.is_delivered = told.is_over;
+            delivered.news(record);
+            delivered.is_delivered = delivered.is_over;
         }
-        told
+        delivered
     }
 
     /// Returns the socket's calls and events since the previous call of this function, and marks them as
@@ -214,20 +214,20 @@ mod tests {
     }
 
     #[test]
-    fn each_deed_is_told_once() {
-        let mut told = Delivered::default();
+    fn each_event_is_delivered_once() {
+        let mut delivered = Delivered::default();
         let mut socket = record(CONNECTED, 1, 2, 0);
         (socket.calls.sends, socket.calls.receives, socket.connects) = (3, 2, 1);
-        let news = told.news(&socket);
+        let news = delivered.news(&socket);
         assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [1, 0, 0, 3, 2]);
         (socket.calls.sends, socket.connects, socket.flags) = (5, 4, CONNECTED | ENDED);
-        let news = told.news(&socket);
+        let news = delivered.news(&socket);
         assert_eq!(
             [news.connects, news.accepts, news.closes, news.sends, news.receives],
             [3, 0, 1, 2, 0],
             "it connected again"
         );
-        assert_eq!(told.news(&socket), Connections::default());
+        assert_eq!(delivered.news(&socket), Connections::default());
     }
 
     #[test]

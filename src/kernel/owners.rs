@@ -3,8 +3,8 @@
 use super::batch::lookup;
 use super::records::{EndpointOwner, INHERITED, Process, SEVERAL_HOLDERS, SocketRecord, Tuple, UNUSED};
 use super::socket_set::SocketSet;
-use super::subscriber::{Who, identity};
-use super::sweep::Asked;
+use super::subscriber::{OwnerIdentity, identity};
+use super::sweep::LookupProgress;
 use super::{Claim, Clocks, Found};
 use crate::model::{FlowKey, Owner, Quality};
 use aya::maps::MapData;
@@ -21,23 +21,23 @@ const MAX_PREVIOUS_OWNERS: u32 = 4096;
 pub struct Owners {
     set: Arc<SocketSet>,
     ticks_per_second: u64,
-    asked: Arc<Asked>,
+    progress: Arc<LookupProgress>,
 }
 
 impl Owners {
     pub(super) fn new(set: Arc<SocketSet>, ticks_per_second: u64) -> Owners {
-        let asked = set.sweep.lock().await_asker(Clocks::now().now_ns);
-        Owners { set, ticks_per_second, asked }
+        let progress = set.sweep.lock().register(Clocks::now().now_ns);
+        Owners { set, ticks_per_second, progress }
     }
 
     /// Releases, at intervals, the endpoints of sockets that ended some time before any packet that a session
-    /// may still look up. This session has finished its lookups of packets that were captured by `asked_ns`.
-    /// Both times are in nanoseconds since boot.
+    /// may still look up. This session has finished its lookups of packets that were captured by
+    /// `looked_up_ns`. Both times are in nanoseconds since boot.
     ///
     /// # Errors
     /// Fails with the error of bpf(2).
-    pub fn sweep(&self, now_ns: u64, asked_ns: u64) -> std::io::Result<()> {
-        self.asked.until(asked_ns);
+    pub fn sweep(&self, now_ns: u64, looked_up_ns: u64) -> std::io::Result<()> {
+        self.progress.until(looked_up_ns);
         self.set.sweep.lock().run(&self.set.maps.endpoint_owners, now_ns)
     }
 
@@ -86,7 +86,7 @@ impl Owners {
             _ => Claim::User,
         };
         let EndpointOwner { name, uid, gid, cgroup, .. } = entry;
-        let identity = identity(&Who { name, uid, gid, cgroup }, cgroups.as_ref());
+        let identity = identity(&OwnerIdentity { name, uid, gid, cgroup }, cgroups.as_ref());
         Some(Found { owner: Owner { process, quality }, identity, claim })
     }
 }

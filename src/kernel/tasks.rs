@@ -206,7 +206,7 @@ impl Tasks {
     }
 
     /// Reports the processes with several threads.
-    fn tell_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
+    fn report_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
         let cgroups = paths(&self.program.cgroups);
         for process in &mut self.held {
             match self.sums.get(&process.pid) {
@@ -250,7 +250,7 @@ impl TaskSource for Tasks {
             self.buffer.copy_within(start..filled, 0);
             filled -= start;
         }
-        self.tell_held(each);
+        self.report_held(each);
         Ok(())
     }
 

@@ -417,7 +417,7 @@ static ALWAYS_INLINE struct kthread *kthread_of(struct task_struct___tasks *task
 static SUBPROGRAM int write_name(void *seq, struct task_struct___tasks *task)
 {
 	struct kthread *kthread = kthread_of(task);
-	struct name name = { .kind = KTHREAD_NAME };
+	struct kthread_name name = { .kind = KTHREAD_NAME };
 	void *from = 0;
 
 	if (kthread && HAS_MEMBER(kthread->full_name))

@@ -86,7 +86,7 @@ struct thread {
 	struct figures figures;
 };
 
-struct name {
+struct kthread_name {
 	__u32 kind;
 	/* Set if the worker is processing `work` now. */
 	__u32 busy;
