@@ -3,7 +3,7 @@
 //! Credited bytes belong to the socket. When the socket changes hands, the next owner gets the rest of the
 //! socket's bytes, however many the previous owner was credited with.
 
-use super::records::{Buckets, Counts, Process, ShareKey, Way};
+use super::records::{Buckets, Counts, DirectionCounters, Process, ShareKey};
 use crate::model::Traffic;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::hash::Hash;
 
 /// The time after which unread received bytes are credited to the socket's owner all the same. Its program
 /// ignores them, or takes them in a way that no eBPF program sees (splice(2), mapped memory).
-const UNREAD_NS: u64 = 10_000_000_000;
+const UNREAD_TIMEOUT_NS: u64 = 10_000_000_000;
 
 /// The number of bytes that no socket carries between two readings: a figure that reaches it is wrong.
 const IMPOSSIBLE_BYTES: u64 = 1 << 44;
@@ -60,7 +60,7 @@ pub(super) struct SocketAccount {
 struct User {
     process: Process,
     /// The sum of the user's shares in periods that are over, and the last of these periods.
-    settled: Counts,
+    in_past_periods: Counts,
     through: Option<u32>,
     /// That sum plus the user's shares in other periods, as of the reading `shared`.
     share: Counts,
@@ -70,7 +70,7 @@ struct User {
     /// The last reading with a share in any period.
     seen: u64,
     /// The last reading in which the record named the user as the owner.
-    owned: u64,
+    last_as_owner: u64,
     credited: Counts,
 }
 
@@ -81,7 +81,7 @@ impl Accounts {
     }
 
     /// Records the share of a process in a period. If the period is over, the caller deletes the share.
-    /// Returns true if part of the share may have to be credited. [`Accounts::settle`] decides that after the
+    /// Returns true if part of the share may have to be credited. [`Accounts::credit`] decides that after the
     /// records of this reading.
     pub(super) fn share(&mut self, key: &ShareKey, share: Counts, is_over: bool) -> bool {
         let Accounts { sockets, reading, refused } = self;
@@ -91,11 +91,11 @@ impl Accounts {
             // The deletion of this share failed.
             return false;
         }
-        let share = possible(share, refused);
+        let share = plausible(share, refused);
         user.share = user.share_in(*reading).plus(&share);
         user.shared = *reading;
         if is_over {
-            user.settled = user.settled.plus(&share);
+            user.in_past_periods = user.in_past_periods.plus(&share);
             user.through = Some(key.period);
         } else {
             user.kept = *reading;
@@ -122,13 +122,14 @@ impl Accounts {
         self.sockets.get(&cookie).is_some_and(|account| account.changing == self.reading)
     }
 
-    /// Returns true if the same number of bytes has been unread at a socket for more than `UNREAD_NS`.
-    pub(super) fn has_lain(&mut self, cookie: u64, unread: u64, now_ns: u64) -> bool {
+    /// Returns true if the same number of bytes has been unread at a socket for more than
+    /// `UNREAD_TIMEOUT_NS`.
+    pub(super) fn is_unread_for_long(&mut self, cookie: u64, unread: u64, now_ns: u64) -> bool {
         let account = self.recorded(cookie);
         if account.unread != unread {
             (account.unread, account.unread_since_ns) = (unread, now_ns);
         }
-        unread != 0 && account.unread_since_ns.saturating_add(UNREAD_NS) < now_ns
+        unread != 0 && account.unread_since_ns.saturating_add(UNREAD_TIMEOUT_NS) < now_ns
     }
 
     /// Records the owner's part of the socket's bytes, after the shares of this reading. Returns the bytes to
@@ -137,13 +138,13 @@ impl Accounts {
         let reading = self.reading;
         let account = self.recorded(cookie);
         account.own = Some((owner, own));
-        account.user(owner).owned = reading;
-        self.settle(cookie, owner)
+        account.user(owner).last_as_owner = reading;
+        self.credit(cookie, owner)
     }
 
     /// Returns the bytes of a socket to credit to a process: at most the bytes that the socket has carried
     /// beyond those that were credited to all of its users.
-    pub(super) fn settle(&mut self, cookie: u64, process: Process) -> Counts {
+    pub(super) fn credit(&mut self, cookie: u64, process: Process) -> Counts {
         let Accounts { sockets, reading, refused } = self;
         let account = sockets.entry(cookie).or_default();
         let own = account.own.filter(|_| account.recorded == *reading);
@@ -154,7 +155,7 @@ impl Accounts {
         let credited = users().fold(account.surplus, |sum, user| sum.plus(&user.credited));
         let left = there.beyond(&credited);
         let user = account.user(process);
-        let more = possible(user.part(own, *reading).beyond(&user.credited).at_most(&left), refused);
+        let more = plausible(user.part(own, *reading).beyond(&user.credited).at_most(&left), refused);
         user.credited = user.credited.plus(&more);
         more
     }
@@ -198,12 +199,12 @@ impl Accounts {
                     return true;
                 }
                 let none = Counts::default();
-                let excess = user.credited.beyond(&user.settled);
-                let is_owner = is_recorded && user.owned + 1 >= *reading;
-                closed = closed.plus(&user.settled);
-                unpaid = unpaid.plus(&user.settled.beyond(&user.credited));
+                let excess = user.credited.beyond(&user.in_past_periods);
+                let is_owner = is_recorded && user.last_as_owner + 1 >= *reading;
+                closed = closed.plus(&user.in_past_periods);
+                unpaid = unpaid.plus(&user.in_past_periods.beyond(&user.credited));
                 surplus = surplus.plus(if is_owner { &none } else { &excess });
-                (user.settled, user.share) = (none, none);
+                (user.in_past_periods, user.share) = (none, none);
                 user.credited = if is_owner { excess } else { none };
                 // The period identifies a share whose deletion failed.
                 user.through = user.through.filter(|_| user.seen == *reading);
@@ -220,7 +221,7 @@ impl Accounts {
             is_recorded || account.first.is_some() || !account.others.is_empty()
         });
         let held = sockets.len();
-        give_back(sockets, held);
+        shrink_spare(sockets, held);
     }
 
     /// The number of impossible figures that were refused.
@@ -262,13 +263,13 @@ impl User {
         let none = Counts::default();
         User {
             process,
-            settled: none,
+            in_past_periods: none,
             through: None,
             share: none,
             shared: 0,
             kept: 0,
             seen: 0,
-            owned: 0,
+            last_as_owner: 0,
             credited: none,
         }
     }
@@ -281,7 +282,7 @@ impl User {
     }
 
     fn share_in(&self, reading: u64) -> Counts {
-        if self.shared == reading { self.share } else { self.settled }
+        if self.shared == reading { self.share } else { self.in_past_periods }
     }
 
     /// Returns true if the kernel holds or held a share of the user.
@@ -292,14 +293,14 @@ impl User {
 
 /// Releases the room that a peak has left in a map. Otherwise the room would stay allocated for ever, and
 /// every reading would iterate over it. `needed` is the usual number of entries.
-pub(super) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>, needed: usize) {
+pub(super) fn shrink_spare<K: Eq + Hash, V>(map: &mut HashMap<K, V, RandomState>, needed: usize) {
     if map.capacity() > SPARE_ENTRIES.max(8 * needed) {
         map.shrink_to(2 * needed);
     }
 }
 
-/// Replaces impossible counts by zero and counts them as refused.
-fn possible(more: Counts, refused: &mut u64) -> Counts {
+/// Replaces impossible counts by zero and counts them.
+fn plausible(more: Counts, refused: &mut u64) -> Counts {
     if more.sent.bytes < IMPOSSIBLE_BYTES && more.received.bytes < IMPOSSIBLE_BYTES {
         return more;
     }
@@ -307,9 +308,9 @@ fn possible(more: Counts, refused: &mut u64) -> Counts {
     Counts::default()
 }
 
-impl Way {
-    fn each(&self, other: &Way, join: fn(u64, u64) -> u64) -> Way {
-        Way { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
+impl DirectionCounters {
+    fn each(&self, other: &DirectionCounters, join: fn(u64, u64) -> u64) -> DirectionCounters {
+        DirectionCounters { bytes: join(self.bytes, other.bytes), packets: join(self.packets, other.packets) }
     }
 }
 

@@ -13,8 +13,8 @@ fn key(tgid: u32, period: u32) -> ShareKey {
 }
 
 fn counts(sent: u64, received: u64) -> Counts {
-    let way = |bytes| Way { bytes, packets: bytes / 100 };
-    Counts { sent: way(sent), received: way(received) }
+    let direction = |bytes| DirectionCounters { bytes, packets: bytes / 100 };
+    Counts { sent: direction(sent), received: direction(received) }
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn impossible_figures_are_refused() {
     let mut accounts = Accounts::default();
     accounts.begin();
     assert!(!accounts.share(&key(1, 0), counts(u64::MAX - 5, 0), false));
-    assert_eq!(accounts.settle(7, process(1)), Counts::default());
+    assert_eq!(accounts.credit(7, process(1)), Counts::default());
     assert_eq!(accounts.own(7, process(2), counts(0, u64::MAX / 2)), Counts::default());
     assert_eq!(accounts.refused(), 2);
 }
@@ -71,7 +71,7 @@ fn an_account_goes_on_from_period_to_period_and_is_closed_when_there_is_none() {
             accounts.share(&key(1, period), counts(bytes, 0), is_over);
         }
         accounts.own(7, process(2), counts(100, 0));
-        let more = accounts.settle(7, process(1)).sent.bytes;
+        let more = accounts.credit(7, process(1)).sent.bytes;
         accounts.close();
         more
     };
@@ -116,7 +116,7 @@ fn nothing_is_credited_while_the_record_is_being_changed() {
     accounts.begin();
     assert!(!accounts.is_changing(7));
     assert_eq!(accounts.own(7, process(2), counts(200, 0)), counts(200, 0));
-    assert_eq!(accounts.settle(7, process(1)), counts(500, 0));
+    assert_eq!(accounts.credit(7, process(1)), counts(500, 0));
     accounts.close();
     assert!(!accounts.is_shared(7));
 }
@@ -130,8 +130,8 @@ fn an_owner_keeps_what_it_was_credited_with_when_its_account_is_closed() {
         accounts.share(&key(1, 0), counts(1_000, 0), true);
         accounts.share(&key(2, 0), counts(10, 0), true);
         assert_eq!(accounts.own(7, process(1), counts(500, 0)), counts(1_500, 0));
-        assert_eq!(accounts.settle(7, process(1)), Counts::default());
-        assert_eq!(accounts.settle(7, process(2)), counts(10, 0));
+        assert_eq!(accounts.credit(7, process(1)), Counts::default());
+        assert_eq!(accounts.credit(7, process(2)), counts(10, 0));
         accounts.close();
         for _ in 0..readings_between {
             accounts.begin();
@@ -143,8 +143,8 @@ fn an_owner_keeps_what_it_was_credited_with_when_its_account_is_closed() {
         accounts.share(&key(1, 2), counts(500, 0), false);
         accounts.share(&key(2, 2), counts(70, 0), false);
         assert_eq!(accounts.own(7, process(1), counts(30, 0)), counts(30, 0));
-        assert_eq!(accounts.settle(7, process(1)), Counts::default());
-        assert_eq!(accounts.settle(7, process(2)), counts(70, 0));
+        assert_eq!(accounts.credit(7, process(1)), Counts::default());
+        assert_eq!(accounts.credit(7, process(2)), counts(70, 0));
         accounts.close();
     }
 }
@@ -156,7 +156,7 @@ fn the_total_of_a_socket_keeps_closed_accounts() {
         accounts.begin();
         accounts.share(&key(1, 0), counts(400, 200), is_over);
         accounts.own(7, process(2), counts(100, 0));
-        accounts.settle(7, process(1));
+        accounts.credit(7, process(1));
         assert_eq!(accounts.total(7, &counts(100, 0)), counts(500, 200));
         accounts.close();
     }
@@ -188,8 +188,8 @@ fn a_share_is_not_credited_again_after_its_bytes_were() {
         }
         let own = if owner == 2 { counts(40, 0) } else { Counts::default() };
         assert_eq!(accounts.own(7, process(owner), own), Counts::default());
-        assert_eq!(accounts.settle(7, process(1)), Counts::default());
-        assert_eq!(accounts.settle(7, process(2)), Counts::default());
+        assert_eq!(accounts.credit(7, process(1)), Counts::default());
+        assert_eq!(accounts.credit(7, process(2)), Counts::default());
         accounts.close();
     }
 }
@@ -201,7 +201,7 @@ type Step = (u32, u64, u8, u64);
 /// Simulates the kernel and reads from time to time. Returns the bytes that each process was credited with
 /// and those that it carried.
 fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
-    let (mut accounts, mut total, mut apart) = (Accounts::default(), 0, 0);
+    let (mut accounts, mut total, mut in_shares) = (Accounts::default(), 0, 0);
     // The kernel's shares by process and period.
     let mut shares = std::collections::BTreeMap::new();
     let (mut owner, mut period, mut due) = (0, 0u32, Vec::new());
@@ -210,9 +210,9 @@ fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
         total += bytes;
         carried[owner as usize] += bytes;
         if user != owner {
-            let part = (total - apart).saturating_sub(unclaimed);
+            let part = (total - in_shares).saturating_sub(unclaimed);
             *shares.entry((owner, period)).or_insert(0) += part;
-            apart += part;
+            in_shares += part;
             owner = user;
         }
         if what == 0 {
@@ -231,9 +231,9 @@ fn play(steps: Vec<Step>) -> ([u64; 4], [u64; 4]) {
             accounts.close();
             continue;
         }
-        credited[owner as usize] += accounts.own(7, process(owner), counts(total - apart, 0)).sent.bytes;
+        credited[owner as usize] += accounts.own(7, process(owner), counts(total - in_shares, 0)).sent.bytes;
         for user in due.drain(..) {
-            credited[user as usize] += accounts.settle(7, process(user)).sent.bytes;
+            credited[user as usize] += accounts.credit(7, process(user)).sent.bytes;
         }
         accounts.close();
         assert_eq!(credited.iter().sum::<u64>(), total, "all is credited once");

@@ -1,4 +1,4 @@
-//! The paths of processes' control groups as the eBPF programs record them: `probes/paths.h` in Rust.
+//! The paths of processes' control groups as the eBPF programs record them: `probes/cgroup_paths.h` in Rust.
 
 use super::batch::lookup;
 use super::object::{LoadedObject, Loader};
@@ -30,7 +30,7 @@ unsafe impl Pod for RawCgroupPath {}
 const _: () = assert!(size_of::<RawCgroupPath>() == 1028);
 
 /// The name of the map of paths.
-const PATHS: &str = "paths";
+const PATHS: &str = "cgroup_paths";
 
 /// Shrinks the map of paths to one entry, because the kernel allocates the memory of all its entries at once.
 pub(super) fn leave_out(loader: &mut Loader<'_>) {

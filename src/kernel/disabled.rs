@@ -97,12 +97,12 @@ impl Owners {
     ///
     /// # Errors
     /// Never fails.
-    pub fn sweep(&self, _now_ns: u64, _asked_ns: u64) -> io::Result<()> {
+    pub fn sweep(&self, _now_ns: u64, _looked_up_ns: u64) -> io::Result<()> {
         match self.0 {}
     }
 
     /// Returns the owner of a socket.
-    pub fn find(&self, _key: &FlowKey, _netns: u32, _first_ns: u64) -> Option<Found> {
+    pub fn find(&self, _key: &FlowKey, _wire: &FlowKey, _netns: u32, _first_ns: u64) -> Option<Found> {
         match self.0 {}
     }
 }

@@ -9,7 +9,7 @@ use super::load::walk;
 use super::periods::{Growing, Periods};
 use super::records::*;
 use super::socket_set::Maps;
-use super::subscriber::{DrainScope, Increment, Observation, Subscriber, Who};
+use super::subscriber::{DrainScope, Increment, Observation, OwnerIdentity, Subscriber};
 use super::{Clocks, flow};
 use crate::model::{Protocol, Quality, Unowned};
 use aya::maps::{Array, MapData};
@@ -20,20 +20,20 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// The time for which the record of a socket that has ended is kept for late packets. The last packets of a
 /// TCP connection arrive within a round trip or two.
-const GRACE_NS: u64 = 2_000_000_000;
+const GRACE_PERIOD_NS: u64 = 2_000_000_000;
 
 /// Grace period of sockets of other protocols, whose last packets do not arrive later. It covers an eBPF
 /// program that has found the record before, in all but extreme cases: it is shorter than the time that
 /// `periods` allows a program, because a process that opens and closes 100,000 sockets a second would
 /// otherwise fill the table within seconds.
-const DATAGRAM_GRACE_NS: u64 = 200_000_000;
+const DATAGRAM_GRACE_PERIOD_NS: u64 = 200_000_000;
 
 /// The time that a connection made by a listener may wait for its first use before its holder is searched
 /// for. For example, a program may accept the connection and splice from it.
-const UNUSED_NS: u64 = 2_000_000_000;
+const FIRST_USE_TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// The time between two such searches. Each goes through all descriptors of all processes.
-const LOOK_NS: u64 = 5_000_000_000;
+const HOLDER_SEARCH_INTERVAL_NS: u64 = 5_000_000_000;
 
 /// The number of records that the kernel has room for: `probes/maps.h`.
 const CAPACITY: u64 = 262_144;
@@ -43,12 +43,12 @@ const ATTEMPTS: u32 = 8;
 
 /// The reader of the counts.
 pub(super) struct Drain {
-    /// Starts walks that bring the records of busy sockets up to date.
-    collect: OwnedFd,
+    /// Starts walks that move the socket counters of busy sockets to their records.
+    flush: OwnedFd,
     /// Starts walks that search for the holders of connections that no process has used.
     holders: OwnedFd,
     /// The time of the last such walk.
-    looked_ns: u64,
+    searched_ns: u64,
     /// Set if the kernel reports reads from sockets.
     knows_reads: bool,
     /// Sets the current period for the eBPF programs.
@@ -70,15 +70,15 @@ pub(super) struct Drain {
 
 impl Drain {
     pub(super) fn new(
-        collect: OwnedFd,
+        flush: OwnedFd,
         holders: OwnedFd,
         knows_reads: bool,
         control: Array<MapData, Control>,
     ) -> Drain {
         Drain {
             holders,
-            looked_ns: 0,
-            collect,
+            searched_ns: 0,
+            flush,
             knows_reads,
             control,
             periods: Periods::new(Clocks::now().now_ns),
@@ -155,9 +155,9 @@ impl Drain {
         mut view: DrainScope<'_>,
     ) -> io::Result<()> {
         let Some(mut own) = self.subscribers.remove(&subscription) else { return Ok(()) };
-        own.hand_out_ended(clocks, &mut view);
+        own.deliver_ended(clocks, &mut view);
         let result = self.read_kernel(maps, &mut own, clocks, Some(&mut view));
-        own.hand_out(clocks, &mut view);
+        own.deliver(clocks, &mut view);
         self.subscribers.insert(subscription, own);
         result.map(drop)
     }
@@ -174,16 +174,16 @@ impl Drain {
     ) -> io::Result<bool> {
         self.accounts.begin();
         self.periods.read_at(clocks.now_ns);
-        walk(self.collect.as_fd())?;
+        walk(self.flush.as_fd())?;
         // A user's bytes move from the record to its share. In this order, a reading may miss them once, but
         // never counts them twice.
         self.read_shares(maps)?;
-        let (are_whole, is_waited_for) = self.read_records(maps, own, clocks, view)?;
-        if is_waited_for && self.looked_ns.saturating_add(LOOK_NS) < clocks.now_ns {
-            self.looked_ns = clocks.now_ns;
+        let (are_whole, search_is_due) = self.read_records(maps, own, clocks, view)?;
+        if search_is_due && self.searched_ns.saturating_add(HOLDER_SEARCH_INTERVAL_NS) < clocks.now_ns {
+            self.searched_ns = clocks.now_ns;
             walk(self.holders.as_fd())?;
         }
-        self.settle_shares(own);
+        self.credit_shares(own);
         self.accounts.close();
         if own.wants_flows() || self.subscribers.values().any(Subscriber::wants_flows) {
             self.read_times(maps, own)?;
@@ -220,13 +220,13 @@ impl Drain {
     }
 
     /// Credits the due part of the shares after the records have been read.
-    fn settle_shares(&mut self, own: &mut Subscriber) {
+    fn credit_shares(&mut self, own: &mut Subscriber) {
         let Drain { due, accounts, subscribers, .. } = self;
         due.retain(|(key, share)| {
             if accounts.is_changing(key.cookie) {
                 return true;
             }
-            let counts = accounts.settle(key.cookie, key.owner);
+            let counts = accounts.credit(key.cookie, key.owner);
             let quality = if share.is_packet_socket == 0 { Quality::Shared } else { Quality::Exact };
             credit(&Increment::of_share(key, share, quality, counts), own, subscribers);
             false
@@ -243,7 +243,7 @@ impl Drain {
     ) -> io::Result<(bool, bool)> {
         let now_ns = clocks.now_ns;
         let Drain { records, accounts, subscribers, held, has_moved, knows_reads, .. } = self;
-        let (mut ended, mut are_whole, mut is_waited_for) = (Vec::new(), true, false);
+        let (mut ended, mut are_whole, mut search_is_due) = (Vec::new(), true, false);
         (*held, *has_moved) = (0, false);
         own.pending = 0;
         let result = records.read(maps.sockets.fd().as_fd(), |&cookie, record| {
@@ -253,27 +253,28 @@ impl Drain {
                 accounts.changing(cookie);
                 return;
             }
-            if record.flags & SWITCHED != 0 {
+            if record.flags & SHARED != 0 {
                 *has_moved |= std::mem::replace(&mut accounts.recorded(cookie).version, record.version)
                     != record.version;
             }
             let is_over = flow::is_over(record);
             let is_tcp = record.tuple.protocol == Protocol::TCP.0;
-            let grace_ns = if is_tcp { GRACE_NS } else { DATAGRAM_GRACE_NS };
-            let is_settled = record.ended_ns.saturating_add(grace_ns) < now_ns;
-            let left = record.total.beyond(&record.apart);
+            let grace_ns = if is_tcp { GRACE_PERIOD_NS } else { DATAGRAM_GRACE_PERIOD_NS };
+            let is_final = record.ended_ns.saturating_add(grace_ns) < now_ns;
+            let left = record.total.beyond(&record.in_shares);
             let is_unused = record.flags & INHERITED != 0 && !is_over;
             let mut used = left;
             if is_unused {
                 used = Counts::default();
-                is_waited_for |= record.established_ns.saturating_add(UNUSED_NS) < now_ns;
-            } else if *knows_reads && !is_over && !accounts.has_lain(cookie, record.unread, now_ns) {
+                search_is_due |= record.established_ns.saturating_add(FIRST_USE_TIMEOUT_NS) < now_ns;
+            } else if *knows_reads && !is_over && !accounts.is_unread_for_long(cookie, record.unread, now_ns)
+            {
                 used.received = without_unread(left.received, record.unread);
             }
             let is_shared = accounts.is_shared(cookie);
             let quality = match record.flags {
                 flags if flags & INHERITED != 0 => Quality::Guessed,
-                flags if is_shared || flags & (SWITCHED | SEVERAL) != 0 => Quality::Shared,
+                flags if is_shared || flags & (SHARED | SEVERAL_HOLDERS) != 0 => Quality::Shared,
                 _ => Quality::Exact,
             };
             let mut changed_ns = 0;
@@ -281,8 +282,8 @@ impl Drain {
                 let &SocketRecord { owner: process, name, uid, gid, cgroup, .. } = record;
                 let counts = accounts.own(cookie, process, used);
                 let netns = record.tuple.netns;
-                let who = Who { name, uid, gid, cgroup };
-                credit(&Increment { cookie, process, quality, netns, who, counts }, own, subscribers);
+                let identity = OwnerIdentity { name, uid, gid, cgroup };
+                credit(&Increment { cookie, process, quality, netns, identity, counts }, own, subscribers);
                 let account = accounts.recorded(cookie);
                 if counts != Counts::default() {
                     // Another session may have read its clock before.
@@ -291,23 +292,23 @@ impl Drain {
                 changed_ns = account.changed_ns;
             }
             let total = accounts.total(cookie, &left);
-            let seen =
-                Observation { cookie, record, total, quality, changed_ns, is_over, is_settled, is_unused };
+            let observation =
+                Observation { cookie, record, total, quality, changed_ns, is_over, is_final, is_unused };
             match &mut view {
-                Some(view) => own.observe(&seen, &left.beyond(&used), clocks, view),
-                None => own.begin(&seen, &left.beyond(&used)),
+                Some(view) => own.observe(&observation, &left.beyond(&used), clocks, view),
+                None => own.begin(&observation, &left.beyond(&used)),
             }
-            if record.flags & ENDED != 0 && is_settled {
+            if record.flags & ENDED != 0 && is_final {
                 ended.push(cookie);
-                own.forget(cookie);
-                subscribers.values_mut().for_each(|subscriber| subscriber.keep_ended(&seen));
+                own.release(cookie);
+                subscribers.values_mut().for_each(|subscriber| subscriber.keep_ended(&observation));
             }
         });
         // The deletion also takes place after a failed read, because the ended sockets have been reported and
         // would be reported twice.
         delete(maps.sockets.fd().as_fd(), &ended);
         result?;
-        Ok((are_whole, is_waited_for))
+        Ok((are_whole, search_is_due))
     }
 
     /// Reads the times that processes waited for answers.
@@ -324,14 +325,14 @@ impl Drain {
         let Drain { losses, periods, subscribers, .. } = self;
         let is_over = |key: &LossKey| periods.is_over(key.period);
         losses.read(maps.losses.fd().as_fd(), is_over, Counts::beyond, |key, news| {
-            let reason = match key.why {
-                LOSS_UNKNOWN => Unowned::NoHolder,
-                LOSS_ANSWERED => Unowned::NoPorts,
+            let reason = match key.reason {
+                LOSS_NO_RECORD => Unowned::NoHolder,
+                LOSS_KERNEL_REPLY => Unowned::NoPorts,
                 // The map had no room for a record or a share.
                 _ => Unowned::QueueFull,
             };
-            own.lose(reason, key.netns, news);
-            subscribers.values_mut().for_each(|subscriber| subscriber.lose(reason, key.netns, news));
+            own.count_lost(reason, key.netns, news);
+            subscribers.values_mut().for_each(|subscriber| subscriber.count_lost(reason, key.netns, news));
         })
     }
 }
@@ -351,9 +352,12 @@ fn credit(increment: &Increment, own: &mut Subscriber, others: &mut HashMap<u64,
 
 /// Returns the received traffic that has been read, if `unread` bytes have not. Packets are reduced in
 /// proportion.
-fn without_unread(received: Way, unread: u64) -> Way {
+fn without_unread(received: DirectionCounters, unread: u64) -> DirectionCounters {
     let bytes = received.bytes.saturating_sub(unread);
     let size = received.bytes.checked_div(received.packets).unwrap_or_default();
     let packets = (received.bytes - bytes).checked_div(size).unwrap_or_default();
-    Way { bytes, packets: if bytes == 0 { 0 } else { received.packets.saturating_sub(packets) } }
+    DirectionCounters {
+        bytes,
+        packets: if bytes == 0 { 0 } else { received.packets.saturating_sub(packets) },
+    }
 }

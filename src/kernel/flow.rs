@@ -32,12 +32,12 @@ impl Delivered {
     /// Returns the state for a session that begins after `before` has passed through a socket and its user
     /// has made the calls in `record`. The session leaves both out.
     pub(super) fn from(record: Option<&SocketRecord>, before: Counts) -> Delivered {
-        let mut told = Delivered { before, ..Delivered::default() };
+        let mut delivered = Delivered { before, ..Delivered::default() };
         if let Some(record) = record {
-            told.news(record);
-            told.is_delivered = told.is_over;
+            delivered.news(record);
+            delivered.is_delivered = delivered.is_over;
         }
-        told
+        delivered
     }
 
     /// Returns the socket's calls and events since the previous call of this function, and marks them as
@@ -110,8 +110,8 @@ pub(super) fn flow(
     flow.role = match record.flags {
         flags if flags & CONNECTED != 0 => Role::Opened,
         flags if flags & ACCEPTED != 0 => Role::Accepted,
-        flags if is_tcp || flags & (NAMED | HELD) != NAMED => Role::Unknown,
-        flags if flags & BEGAN != 0 => Role::Opened,
+        flags if is_tcp || flags & (HAS_ENDPOINTS | HELD) != HAS_ENDPOINTS => Role::Unknown,
+        flags if flags & SENT_FIRST != 0 => Role::Opened,
         _ => Role::Accepted,
     };
     if flow.role != Role::Unknown {
@@ -134,8 +134,8 @@ pub(super) fn flow(
             flow.valid |= FlowValidity::CONNECT_LATENCY;
         }
     }
-    let Latency { count, sum_ns, least_ns, most_ns } = record.latency;
-    flow.response = ResponseTimes { count, sum_ns, minimum_ns: least_ns, maximum_ns: most_ns };
+    let Latency { count, sum_ns, min_ns, max_ns } = record.latency;
+    flow.response = ResponseTimes { count, sum_ns, minimum_ns: min_ns, maximum_ns: max_ns };
     if is_tcp {
         (flow.tcp_state, flow.retransmits) = (record.state, record.retransmits.into());
         flow.valid |= FlowValidity::TCP_STATE | FlowValidity::RETRANSMITS;
@@ -214,20 +214,20 @@ mod tests {
     }
 
     #[test]
-    fn each_deed_is_told_once() {
-        let mut told = Delivered::default();
+    fn each_event_is_delivered_once() {
+        let mut delivered = Delivered::default();
         let mut socket = record(CONNECTED, 1, 2, 0);
         (socket.calls.sends, socket.calls.receives, socket.connects) = (3, 2, 1);
-        let news = told.news(&socket);
+        let news = delivered.news(&socket);
         assert_eq!([news.connects, news.accepts, news.closes, news.sends, news.receives], [1, 0, 0, 3, 2]);
         (socket.calls.sends, socket.connects, socket.flags) = (5, 4, CONNECTED | ENDED);
-        let news = told.news(&socket);
+        let news = delivered.news(&socket);
         assert_eq!(
             [news.connects, news.accepts, news.closes, news.sends, news.receives],
             [3, 0, 1, 2, 0],
             "it connected again"
         );
-        assert_eq!(told.news(&socket), Connections::default());
+        assert_eq!(delivered.news(&socket), Connections::default());
     }
 
     #[test]

@@ -30,7 +30,8 @@ impl GivenNames {
     /// Fails if the kernel rejects it.
     pub(super) fn attach(object: &mut LoadedObject, types: &KernelTypes) -> Result<GivenNames, Fault> {
         attach_to_tracepoint(object, "capture_rename", RENAME, types)?;
-        let map = object.take_map("names").filter(|map| HashMap::<_, u32, GivenName>::try_from(map).is_ok());
+        let map =
+            object.take_map("given_names").filter(|map| HashMap::<_, u32, GivenName>::try_from(map).is_ok());
         match map {
             Some(Map::LruHashMap(names)) => Ok(GivenNames(names)),
             _ => Err(Fault { state: ProbeState::NotSupported, text: "the map of names is missing".into() }),

@@ -273,9 +273,9 @@ pub(super) fn check_numbers() -> Result<(), Fault> {
     // (include/linux/proc_ns.h).
     let first = |path: &str, name: &str| std::fs::read_link(path).map(|link| link.as_os_str() == name);
     let text = if !first("/proc/self/ns/pid", "pid:[4026531836]").unwrap_or(false) {
-        "the probes tell of processes by the numbers of the first PID namespace, which is not this one's"
+        "the eBPF programs report processes by the pids of the initial PID namespace, which is not this one's"
     } else if !first("/proc/self/ns/time", "time:[4026531834]").unwrap_or(true) {
-        "the probes tell times since boot, which this time namespace has shifted"
+        "the eBPF programs report times since boot, which this time namespace has shifted"
     } else {
         return Ok(());
     };

@@ -9,30 +9,30 @@ pub(super) const CONNECTED: u32 = 1;
 pub(super) const ACCEPTED: u32 = 2;
 /// The socket called listen(2).
 pub(super) const LISTENER: u32 = 4;
-/// The socket's user is that of its listener: no process has used it since.
+/// The socket's owner is that of its listener: no process has used it since.
 pub(super) const INHERITED: u32 = 8;
 /// The kernel has destroyed the socket.
 pub(super) const ENDED: u32 = 16;
-/// The socket's user is a process that held a descriptor of it when the eBPF programs were loaded.
+/// The socket's owner is a holder that a walk over all descriptors found.
 pub(super) const HELD: u32 = 32;
-/// Several processes held a descriptor of the socket then.
-pub(super) const SEVERAL: u32 = 64;
+/// The walk found several holders of the socket.
+pub(super) const SEVERAL_HOLDERS: u32 = 64;
 /// More than one process has used the socket.
-pub(super) const SWITCHED: u32 = 128;
+pub(super) const SHARED: u32 = 128;
 
 /// No process has used the socket since it was created.
 pub(super) const UNUSED: u32 = 1024;
-/// The socket's endpoints are known.
-pub(super) const NAMED: u32 = 256;
+/// The socket's endpoints are in the map `endpoint_owners`.
+pub(super) const HAS_ENDPOINTS: u32 = 256;
 /// The socket sent its first packet before it received one.
-pub(super) const BEGAN: u32 = 512;
+pub(super) const SENT_FIRST: u32 = 512;
 
-/// The length in bytes of a process's name, including NUL.
-pub(super) const NAME: usize = 16;
+/// The length in bytes of a thread's name, including NUL.
+pub(super) const TASK_COMM_LEN: usize = 16;
 /// The socket of these bytes has no record.
-pub(super) const LOSS_UNKNOWN: u32 = 0;
+pub(super) const LOSS_NO_RECORD: u32 = 0;
 /// The kernel has answered an ICMP message by itself.
-pub(super) const LOSS_ANSWERED: u32 = 2;
+pub(super) const LOSS_KERNEL_REPLY: u32 = 2;
 
 /// The number of buckets of a histogram.
 pub(super) const BUCKETS: usize = 32;
@@ -71,7 +71,7 @@ pub(super) struct Tuple {
 /// Bytes and packets in one direction.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Way {
+pub(super) struct DirectionCounters {
     pub bytes: u64,
     pub packets: u64,
 }
@@ -80,8 +80,8 @@ pub(super) struct Way {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Counts {
-    pub sent: Way,
-    pub received: Way,
+    pub sent: DirectionCounters,
+    pub received: DirectionCounters,
 }
 
 /// Times from a request to its answer.
@@ -90,8 +90,8 @@ pub(super) struct Counts {
 pub(super) struct Latency {
     pub count: u64,
     pub sum_ns: u64,
-    pub least_ns: u64,
-    pub most_ns: u64,
+    pub min_ns: u64,
+    pub max_ns: u64,
 }
 
 /// The calls of a socket's users.
@@ -115,14 +115,14 @@ pub(super) struct SocketRecord {
     pub link: [u32; 2],
     pub total: Counts,
     pub unread: u64,
-    pub peer: u32,
+    pub peer_digest: u32,
     pub error: u32,
     pub calls: Calls,
     pub smoothed_rtt_us: u32,
     pub retransmits: u32,
-    pub apart: Counts,
+    pub in_shares: Counts,
     pub cgroup: u64,
-    pub name: [u8; NAME],
+    pub name: [u8; TASK_COMM_LEN],
     pub uid: u32,
     pub gid: u32,
     pub tuple: Tuple,
@@ -134,14 +134,14 @@ pub(super) struct SocketRecord {
     pub state: u8,
     pub last_state: u8,
     pub connects: u16,
-    pub entered: u32,
+    pub next_version: u32,
 }
 
 impl SocketRecord {
     /// Returns true if no eBPF program was changing the record during the copy. The kernel copies from front
     /// to back, and a change writes the last field before all others.
     pub(super) fn is_whole(&self) -> bool {
-        self.version & 1 == 0 && self.version == self.entered
+        self.version & 1 == 0 && self.version == self.next_version
     }
 }
 
@@ -160,7 +160,7 @@ pub(super) struct Control {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct LossKey {
     pub netns: u32,
-    pub why: u32,
+    pub reason: u32,
     pub period: u32,
 }
 
@@ -189,7 +189,7 @@ pub(super) struct ShareKey {
 pub(super) struct Share {
     pub traffic: Counts,
     pub cgroup: u64,
-    pub name: [u8; NAME],
+    pub name: [u8; TASK_COMM_LEN],
     pub uid: u32,
     pub gid: u32,
     pub netns: u32,
@@ -204,13 +204,13 @@ pub(super) struct EndpointOwner {
     pub start_ns: u64,
     pub cookie: u64,
     /// The time at which the socket got the endpoints.
-    pub began_ns: u64,
+    pub since_ns: u64,
     /// The cookie of the socket that had the endpoints before, or 0.
-    pub former: u64,
+    pub previous_cookie: u64,
     /// The time at which the socket ended, or 0.
     pub ended_ns: u64,
     pub cgroup: u64,
-    pub name: [u8; NAME],
+    pub name: [u8; TASK_COMM_LEN],
     pub tgid: u32,
     pub uid: u32,
     pub gid: u32,
@@ -230,7 +230,7 @@ unsafe impl Pod for Buckets {}
 // SAFETY: as above.
 unsafe impl Pod for Tuple {}
 // SAFETY: as above.
-unsafe impl Pod for Way {}
+unsafe impl Pod for DirectionCounters {}
 // SAFETY: as above.
 unsafe impl Pod for Counts {}
 // SAFETY: as above.

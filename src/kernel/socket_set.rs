@@ -35,40 +35,40 @@ struct ProbeGroup {
     is_needed_to_count: bool,
     /// Alternative lists of eBPF programs, the best first. The first eBPF program of a list is indispensable.
     /// The others are for functions that not every kernel has.
-    ways: &'static [&'static [(&'static str, AttachPoint)]],
+    alternatives: &'static [&'static [(&'static str, AttachPoint)]],
 }
 
 /// The groups of eBPF programs. Those that make records come before those that count.
-const PARTS: &[ProbeGroup] = &[
+const GROUPS: &[ProbeGroup] = &[
     ProbeGroup {
         what: ProgramSet::SOCKETS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_create", AttachPoint::Sockets(CgroupSockAttachType::SockCreate))]],
+        alternatives: &[&[("capture_create", AttachPoint::Sockets(CgroupSockAttachType::SockCreate))]],
     },
     ProbeGroup {
         what: ProgramSet::SOCKETS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_release", AttachPoint::Sockets(CgroupSockAttachType::SockRelease))]],
+        alternatives: &[&[("capture_release", AttachPoint::Sockets(CgroupSockAttachType::SockRelease))]],
     },
     ProbeGroup {
         what: ProgramSet::CONNECTIONS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_state", AttachPoint::Code("inet_sock_set_state"))]],
+        alternatives: &[&[("capture_state", AttachPoint::Code("inet_sock_set_state"))]],
     },
     ProbeGroup {
         what: ProgramSet::CONNECTIONS,
         is_needed: true,
         is_needed_to_count: true,
-        ways: &[&[("capture_destroy", AttachPoint::Code("tcp_destroy_sock"))]],
+        alternatives: &[&[("capture_destroy", AttachPoint::Code("tcp_destroy_sock"))]],
     },
     ProbeGroup {
         what: ProgramSet::SENDS,
         is_needed: false,
         is_needed_to_count: true,
-        ways: &[
+        alternatives: &[
             &[("capture_send", AttachPoint::Code("sock_send_length"))],
             &[
                 ("capture_send4", AttachPoint::Code("inet_sendmsg")),
@@ -82,7 +82,7 @@ const PARTS: &[ProbeGroup] = &[
         what: ProgramSet::RECEIVES,
         is_needed: false,
         is_needed_to_count: true,
-        ways: &[
+        alternatives: &[
             &[("capture_receive", AttachPoint::Code("sock_recv_length"))],
             &[
                 ("capture_receive4", AttachPoint::Code("inet_recvmsg")),
@@ -94,31 +94,31 @@ const PARTS: &[ProbeGroup] = &[
         what: ProgramSet::PACKETS,
         is_needed: false,
         is_needed_to_count: true,
-        ways: &[&[("capture_egress", AttachPoint::Packets(CgroupSkbAttachType::Egress))]],
+        alternatives: &[&[("capture_egress", AttachPoint::Packets(CgroupSkbAttachType::Egress))]],
     },
     ProbeGroup {
         what: ProgramSet::PACKETS,
         is_needed: false,
         is_needed_to_count: true,
-        ways: &[&[("capture_ingress", AttachPoint::Packets(CgroupSkbAttachType::Ingress))]],
+        alternatives: &[&[("capture_ingress", AttachPoint::Packets(CgroupSkbAttachType::Ingress))]],
     },
     ProbeGroup {
         what: ProgramSet::DIRECT_PACKETS,
         is_needed: false,
         is_needed_to_count: false,
-        ways: &[&[("capture_xmit", AttachPoint::Code("net_dev_queue"))]],
+        alternatives: &[&[("capture_xmit", AttachPoint::Code("net_dev_queue"))]],
     },
     ProbeGroup {
         what: ProgramSet::LATE_PACKETS,
         is_needed: false,
         is_needed_to_count: false,
-        ways: &[&[("capture_drop", AttachPoint::Code("kfree_skb"))]],
+        alternatives: &[&[("capture_drop", AttachPoint::Code("kfree_skb"))]],
     },
 ];
 
 /// The BPF iterators, each with the kind of objects that it walks over.
-const SEED: (&str, &str) = ("capture_seed", "task_file");
-const COLLECT: (&str, &str) = ("capture_collect", "bpf_sk_storage_map");
+const HOLDERS: (&str, &str) = ("capture_holders", "task_file");
+const FLUSH: (&str, &str) = ("capture_flush", "bpf_sk_storage_map");
 
 /// The kernel function that was added together with the socket among the arguments of the tracepoint
 /// `kfree_skb`.
@@ -127,11 +127,12 @@ const DROP_WITH_SOCKET: &str = "sk_skb_reason_drop";
 /// The capacities of maps for lookups of owners: the records of ended sockets are not kept, and nothing is
 /// counted.
 const OWNERS_CAPACITIES: &[(&str, u32)] =
-    &[("sockets", 131_072), ("shares", 1), ("embryos", 1), ("latencies", 1), ("losses", 1)];
+    &[("sockets", 131_072), ("shares", 1), ("request_socks", 1), ("latencies", 1), ("losses", 1)];
 
 /// The capacities of maps for counting bytes: no lookup needs the endpoints of a socket that ended a while
 /// ago.
-const BYTES_CAPACITIES: &[(&str, u32)] = &[("tuples", 131_072), ("peers", 1), ("formers", 1)];
+const BYTES_CAPACITIES: &[(&str, u32)] =
+    &[("endpoint_owners", 131_072), ("peer_owners", 1), ("previous_owners", 1)];
 
 /// The map of the eBPF programs' variables, of which `control` is the only one.
 const CONTROL: &str = ".bss";
@@ -146,11 +147,11 @@ pub(super) struct Maps {
     pub(super) losses: MapData,
     pub(super) latencies: MapData,
     /// By endpoints of connected sockets.
-    pub(super) tuples: MapData,
+    pub(super) endpoint_owners: MapData,
     /// By endpoints of packets of unconnected sockets.
-    pub(super) peers: MapData,
+    pub(super) peer_owners: MapData,
     /// By cookies of sockets whose endpoints belong to other sockets now.
-    pub(super) formers: MapData,
+    pub(super) previous_owners: MapData,
 }
 
 /// The active socket eBPF programs. Dropping them detaches them and frees their records.
@@ -179,13 +180,13 @@ impl SocketSet {
     /// # Errors
     /// Fails with the reason why they cannot work here.
     pub(super) fn load(wants: Wants, cgroups: bool) -> Result<SocketSet, Fault> {
-        let places = PARTS.iter().flat_map(|part| part.ways.iter().copied().flatten());
+        let places = GROUPS.iter().flat_map(|group| group.alternatives.iter().copied().flatten());
         let points = places.filter_map(|(_, place)| place.point());
         let types =
-            TYPES.get().get(OBJECT, points.chain([SEED.1, COLLECT.1, KERNEL_PACKET, DROP_WITH_SOCKET]))?;
+            TYPES.get().get(OBJECT, points.chain([HOLDERS.1, FLUSH.1, KERNEL_PACKET, DROP_WITH_SOCKET]))?;
         let root = open_cgroup_root()?;
         let want_cgroups = u8::from(cgroups);
-        let tells_receiver = u8::from(types.point(TypeKind::Func, DROP_WITH_SOCKET).is_some());
+        let drop_has_socket = u8::from(types.point(TypeKind::Func, DROP_WITH_SOCKET).is_some());
         let (keep_records, want_peers) = match wants {
             Wants::Owners => (&0u8, &1u8),
             Wants::Bytes => (&1, &0),
@@ -195,7 +196,7 @@ impl SocketSet {
             .set_global("keep_records", keep_records)
             .set_global("want_peers", want_peers)
             .set_global("want_cgroups", &want_cgroups)
-            .set_global("tells_receiver", &tells_receiver);
+            .set_global("drop_has_socket", &drop_has_socket);
         for &(map, entries) in match wants {
             Wants::Owners => OWNERS_CAPACITIES,
             Wants::Bytes => BYTES_CAPACITIES,
@@ -208,22 +209,22 @@ impl SocketSet {
         let mut object = load_object(loader, &types)?;
         object.load_ahead(best_programs(wants), &types);
         let mut programs = Programs { object, active: ProgramSet::ALL, refused: Vec::new() };
-        for part in PARTS {
-            programs.add(part, wants, &types, &root)?;
+        for group in GROUPS {
+            programs.add(group, wants, &types, &root)?;
         }
         let Programs { mut object, active, refused } = programs;
         if wants == Wants::Bytes {
-            load_iterator(&mut object, COLLECT.0, COLLECT.1, &types)?;
+            load_iterator(&mut object, FLUSH.0, FLUSH.1, &types)?;
         }
-        let holders = seed(&mut object, &types)?;
+        let holders = find_holders(&mut object, &types)?;
         let drain = match wants {
             Wants::Owners => None,
             Wants::Bytes => {
-                let collect = collect(&mut object)?;
+                let flush_link = flush_link(&mut object)?;
                 let control = take(&mut object, CONTROL)?;
                 let control =
                     Array::<_, Control>::try_from(control).map_err(|error| fault(CONTROL, &error))?;
-                Some(Mutex::new(Drain::new(collect, holders, active.has(ProgramSet::RECEIVES), control)))
+                Some(Mutex::new(Drain::new(flush_link, holders, active.has(ProgramSet::RECEIVES), control)))
             }
         };
         let maps = Maps {
@@ -231,9 +232,9 @@ impl SocketSet {
             shares: entries::<ShareKey, Share>(&mut object, "shares")?,
             losses: entries::<LossKey, Counts>(&mut object, "losses")?,
             latencies: entries::<LatencyKey, Buckets>(&mut object, "latencies")?,
-            tuples: entries::<Tuple, EndpointOwner>(&mut object, "tuples")?,
-            peers: entries::<Tuple, EndpointOwner>(&mut object, "peers")?,
-            formers: entries::<u64, EndpointOwner>(&mut object, "formers")?,
+            endpoint_owners: entries::<Tuple, EndpointOwner>(&mut object, "endpoint_owners")?,
+            peer_owners: entries::<Tuple, EndpointOwner>(&mut object, "peer_owners")?,
+            previous_owners: entries::<u64, EndpointOwner>(&mut object, "previous_owners")?,
         };
         let cgroups = cgroups.then(|| Cgroups::of(&mut object)).flatten();
         let cgroups = cgroups.filter(|cgroups| cgroups.keep_root().is_some());
@@ -253,10 +254,11 @@ impl SocketSet {
 /// Returns the first alternative of each group, and the BPF iterators. Those that take long to verify come
 /// first.
 fn best_programs(wants: Wants) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
-    let parts = PARTS.iter().rev().filter_map(|part| part.ways.first()).flat_map(|way| way.iter());
-    let parts = parts.map(|&(name, place)| (name, place.point()));
-    let walks = [Some(SEED), (wants == Wants::Bytes).then_some(COLLECT)];
-    parts.chain(walks.into_iter().flatten().map(|(name, over)| (name, Some(over))))
+    let programs =
+        GROUPS.iter().rev().filter_map(|group| group.alternatives.first()).flat_map(|first| first.iter());
+    let programs = programs.map(|&(name, place)| (name, place.point()));
+    let walks = [Some(HOLDERS), (wants == Wants::Bytes).then_some(FLUSH)];
+    programs.chain(walks.into_iter().flatten().map(|(name, over)| (name, Some(over))))
 }
 
 /// The eBPF programs while they are loaded.
@@ -270,14 +272,14 @@ impl Programs {
     /// Attaches the best alternative of a group that the kernel accepts.
     fn add(
         &mut self,
-        part: &ProbeGroup,
+        group: &ProbeGroup,
         wants: Wants,
         types: &KernelTypes,
         root: &File,
     ) -> Result<(), Fault> {
         let mut first_fault = None;
-        for way in part.ways {
-            let mut programs = way.iter();
+        for alternative in group.alternatives {
+            let mut programs = alternative.iter();
             let Some(&(name, place)) = programs.next() else { continue };
             match attach(&mut self.object, name, place, types, root) {
                 Err(fault) => first_fault = first_fault.or(Some(fault)),
@@ -292,11 +294,11 @@ impl Programs {
                 }
             }
         }
-        let is_needed = part.is_needed || part.is_needed_to_count && wants == Wants::Bytes;
+        let is_needed = group.is_needed || group.is_needed_to_count && wants == Wants::Bytes;
         match first_fault {
             Some(fault) if is_needed => Err(fault),
             fault => {
-                self.active = self.active.without(part.what);
+                self.active = self.active.without(group.what);
                 self.refused.extend(fault);
                 Ok(())
             }
@@ -318,16 +320,18 @@ fn take(object: &mut LoadedObject, name: &str) -> Result<Map, Fault> {
     object.take_map(name).ok_or_else(|| missing(name))
 }
 
-/// Returns a link whose walks bring the records of all sockets up to date.
-fn collect(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
-    let Map::SkStorage(busy) = take(object, "busy")? else { return Err(missing("busy")) };
-    walk_link(object, COLLECT.0, Some(&busy))
+/// Returns a link whose walks move the socket counters of busy sockets to their records.
+fn flush_link(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
+    let Map::SkStorage(busy_sockets) = take(object, "busy_sockets")? else {
+        return Err(missing("busy_sockets"));
+    };
+    walk_link(object, FLUSH.0, Some(&busy_sockets))
 }
 
 /// Walks over all descriptors of all processes, and returns the link of such walks.
-fn seed(object: &mut LoadedObject, types: &KernelTypes) -> Result<OwnedFd, Fault> {
-    load_iterator(object, SEED.0, SEED.1, types)?;
-    let link = walk_link(object, SEED.0, None)?;
+fn find_holders(object: &mut LoadedObject, types: &KernelTypes) -> Result<OwnedFd, Fault> {
+    load_iterator(object, HOLDERS.0, HOLDERS.1, types)?;
+    let link = walk_link(object, HOLDERS.0, None)?;
     walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))?;
     Ok(link)
 }

@@ -1,6 +1,6 @@
 //! The bytes, flows and times that the socket eBPF programs have counted and one session has not taken yet.
 
-use super::accounts::give_back;
+use super::accounts::shrink_spare;
 use super::cgroups::Cgroups;
 use super::flow::{Delivered, flow, is_flow};
 use super::records::*;
@@ -20,14 +20,14 @@ const ENDED_LIMIT: usize = 65_536;
 /// The time for which bytes of network namespaces outside the session's selection are kept. A namespace may
 /// be selected by a path that appears later than the namespace, and the session looks for such paths once a
 /// second.
-const CHOICE_NS: u64 = 2_000_000_000;
+const SELECTION_TIMEOUT_NS: u64 = 2_000_000_000;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
 /// The kernel's knowledge of a process when it uses a socket.
 #[derive(Clone, Copy)]
-pub(super) struct Who {
-    pub(super) name: [u8; NAME],
+pub(super) struct OwnerIdentity {
+    pub(super) name: [u8; TASK_COMM_LEN],
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) cgroup: u64,
@@ -39,7 +39,7 @@ pub(super) struct Increment {
     pub(super) process: Process,
     pub(super) quality: Quality,
     pub(super) netns: u32,
-    pub(super) who: Who,
+    pub(super) identity: OwnerIdentity,
     pub(super) counts: Counts,
 }
 
@@ -47,8 +47,8 @@ impl Increment {
     /// Returns the increment for a process's share of a socket.
     pub(super) fn of_share(key: &ShareKey, share: &Share, quality: Quality, counts: Counts) -> Increment {
         let &Share { name, uid, gid, cgroup, netns, .. } = share;
-        let who = Who { name, uid, gid, cgroup };
-        Increment { cookie: key.cookie, process: key.owner, quality, netns, who, counts }
+        let identity = OwnerIdentity { name, uid, gid, cgroup };
+        Increment { cookie: key.cookie, process: key.owner, quality, netns, identity, counts }
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Observation<'a> {
     pub(super) changed_ns: u64,
     pub(super) is_over: bool,
     /// Set if the socket has been over for so long that no more packets arrive.
-    pub(super) is_settled: bool,
+    pub(super) is_final: bool,
     /// Set if a listener made the socket and no process has used it yet.
     pub(super) is_unused: bool,
 }
@@ -78,7 +78,7 @@ pub(super) struct DrainScope<'a> {
 }
 
 impl DrainScope<'_> {
-    fn sees(&self, netns: u32) -> bool {
+    fn includes(&self, netns: u32) -> bool {
         self.namespaces.is_none_or(|chosen| chosen.contains(&netns.into()))
     }
 }
@@ -101,7 +101,7 @@ pub(super) struct Subscriber {
 /// Bytes that wait for the session to take them.
 struct PendingBytes {
     counts: Counts,
-    who: Who,
+    identity: OwnerIdentity,
     since_ns: u64,
 }
 
@@ -118,12 +118,12 @@ fn is_kept(since_ns: &mut u64, clocks: Clocks) -> bool {
     if *since_ns == 0 {
         *since_ns = clocks.now_ns;
     }
-    since_ns.saturating_add(CHOICE_NS) > clocks.now_ns
+    since_ns.saturating_add(SELECTION_TIMEOUT_NS) > clocks.now_ns
 }
 
 #[derive(Default)]
 struct SocketFlows {
-    told: Map<u64, Delivered>,
+    delivered: Map<u64, Delivered>,
     ended: Vec<ClosedSocket>,
     times: Map<Process, Buckets>,
 }
@@ -155,14 +155,14 @@ impl Subscriber {
 
     /// Leaves out the bytes that have passed through a socket so far. `waiting` is the part that is not
     /// credited yet.
-    pub(super) fn begin(&mut self, seen: &Observation<'_>, waiting: &Counts) {
+    pub(super) fn begin(&mut self, observation: &Observation<'_>, waiting: &Counts) {
         if *waiting != Counts::default() {
-            self.before.insert(seen.cookie, *waiting);
+            self.before.insert(observation.cookie, *waiting);
         }
         if let Some(flows) = &mut self.flows {
             // A socket that a listener made counts as accepted once a process uses it.
-            let record = (!seen.is_unused).then_some(seen.record);
-            flows.told.insert(seen.cookie, Delivered::from(record, seen.total));
+            let record = (!observation.is_unused).then_some(observation.record);
+            flows.delivered.insert(observation.cookie, Delivered::from(record, observation.total));
         }
     }
 
@@ -187,16 +187,16 @@ impl Subscriber {
         }
         let key = (increment.process, increment.netns, increment.quality);
         if self.credits.len() >= CREDIT_LIMIT && !self.credits.contains_key(&key) {
-            self.lose(Unowned::QueueFull, increment.netns, &counts);
+            self.count_lost(Unowned::QueueFull, increment.netns, &counts);
             return;
         }
-        let new = PendingBytes { counts: Counts::default(), who: increment.who, since_ns: 0 };
+        let new = PendingBytes { counts: Counts::default(), identity: increment.identity, since_ns: 0 };
         let kept = self.credits.entry(key).or_insert(new);
         kept.counts = kept.counts.plus(&counts);
     }
 
     /// Counts bytes without an owner.
-    pub(super) fn lose(&mut self, reason: Unowned, netns: u32, counts: &Counts) {
+    pub(super) fn count_lost(&mut self, reason: Unowned, netns: u32, counts: &Counts) {
         if *counts != Counts::default() {
             let lost = self.lost.entry((reason, netns)).or_default();
             lost.counts = lost.counts.plus(counts);
@@ -211,23 +211,23 @@ impl Subscriber {
     }
 
     /// Keeps the last record of a socket until the session reads.
-    pub(super) fn keep_ended(&mut self, seen: &Observation<'_>) {
-        self.before.remove(&seen.cookie);
+    pub(super) fn keep_ended(&mut self, observation: &Observation<'_>) {
+        self.before.remove(&observation.cookie);
         let Some(flows) = &mut self.flows else { return };
         if flows.ended.len() >= ENDED_LIMIT {
-            flows.told.remove(&seen.cookie);
+            flows.delivered.remove(&observation.cookie);
             self.flows_lost += 1;
             return;
         }
-        let &Observation { cookie, record, total, quality, changed_ns, .. } = seen;
+        let &Observation { cookie, record, total, quality, changed_ns, .. } = observation;
         flows.ended.push(ClosedSocket { cookie, record: *record, total, quality, changed_ns });
     }
 
     /// Releases the state of a socket that has no further records.
-    pub(super) fn forget(&mut self, cookie: u64) {
+    pub(super) fn release(&mut self, cookie: u64) {
         self.before.remove(&cookie);
         if let Some(flows) = &mut self.flows {
-            flows.told.remove(&cookie);
+            flows.delivered.remove(&cookie);
         }
     }
 
@@ -235,62 +235,62 @@ impl Subscriber {
     /// yet.
     pub(super) fn observe(
         &mut self,
-        seen: &Observation<'_>,
+        observation: &Observation<'_>,
         waiting: &Counts,
         clocks: Clocks,
         view: &mut DrainScope<'_>,
     ) {
-        let Observation { cookie, record, quality, is_over, is_settled, .. } = *seen;
-        if !view.sees(record.tuple.netns) {
+        let Observation { cookie, record, quality, is_over, is_final, .. } = *observation;
+        if !view.includes(record.tuple.netns) {
             return;
         }
         let before = self.before.get(&cookie).copied().unwrap_or_default();
         let waiting = waiting.beyond(&before);
         self.pending += waiting.sent.bytes + waiting.received.bytes;
-        let Some(flows) = self.flows.as_mut().filter(|_| !seen.is_unused) else { return };
-        let told = flows.told.entry(cookie).or_default();
+        let Some(flows) = self.flows.as_mut().filter(|_| !observation.is_unused) else { return };
+        let delivered = flows.delivered.entry(cookie).or_default();
         let process = record.owner.id(view.ticks_per_second);
-        let news = told.news(record);
+        let news = delivered.news(record);
         if let Some(process) = process.filter(|_| news != Connections::default()) {
             (view.take)(Credit::Connections(process, news));
         }
-        if is_flow(record) && (!is_over || is_settled && !told.is_delivered) {
-            told.is_delivered = is_over;
+        if is_flow(record) && (!is_over || is_final && !delivered.is_delivered) {
+            delivered.is_delivered = is_over;
             let owner = process.map(|process| Owner { process, quality });
-            let total = seen.total.beyond(&told.before);
-            (view.take)(Credit::Flow(flow(cookie, record, &total, owner, seen.changed_ns, clocks)));
+            let total = observation.total.beyond(&delivered.before);
+            (view.take)(Credit::Flow(flow(cookie, record, &total, owner, observation.changed_ns, clocks)));
         }
     }
 
     /// Reports the last records of sockets that another session's reading has removed from the kernel.
-    pub(super) fn hand_out_ended(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
+    pub(super) fn deliver_ended(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
         let Some(flows) = &mut self.flows else { return };
         for ClosedSocket { cookie, record, total, quality, changed_ns } in std::mem::take(&mut flows.ended) {
-            let seen = Observation {
+            let observation = Observation {
                 cookie,
                 record: &record,
                 total,
                 quality,
                 changed_ns,
                 is_over: true,
-                is_settled: true,
+                is_final: true,
                 is_unused: false,
             };
-            self.observe(&seen, &Counts::default(), clocks, view);
-            self.forget(cookie);
+            self.observe(&observation, &Counts::default(), clocks, view);
+            self.release(cookie);
         }
     }
 
     /// Reports bytes and times.
-    pub(super) fn hand_out(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
+    pub(super) fn deliver(&mut self, clocks: Clocks, view: &mut DrainScope<'_>) {
         let ticks_per_second = view.ticks_per_second;
         let held = self.credits.len();
         self.credits.retain(|(process, netns, quality), kept| {
-            if !view.sees(*netns) {
+            if !view.includes(*netns) {
                 return is_kept(&mut kept.since_ns, clocks);
             }
             let traffic = kept.counts.traffic();
-            let identity = || identity(&kept.who, view.cgroups);
+            let identity = || identity(&kept.identity, view.cgroups);
             (view.take)(match process.id(ticks_per_second) {
                 Some(process) => Credit::Owned(Owner { process, quality: *quality }, &identity, traffic),
                 None => Credit::Unowned(Unowned::NoHolder, traffic),
@@ -298,16 +298,16 @@ impl Subscriber {
             false
         });
         self.lost.retain(|(reason, netns), lost| {
-            if !view.sees(*netns) {
+            if !view.includes(*netns) {
                 return is_kept(&mut lost.since_ns, clocks);
             }
             (view.take)(Credit::Unowned(*reason, lost.counts.traffic()));
             false
         });
-        give_back(&mut self.credits, held);
+        shrink_spare(&mut self.credits, held);
         if let Some(flows) = &mut self.flows {
-            let held = flows.told.len();
-            give_back(&mut flows.told, held);
+            let held = flows.delivered.len();
+            shrink_spare(&mut flows.delivered, held);
         }
         for (process, buckets) in self.flows.iter_mut().flat_map(|flows| flows.times.drain()) {
             let mut news = Connections::default();
@@ -320,9 +320,9 @@ impl Subscriber {
 }
 
 /// Returns the kernel's knowledge of a process, without the names of user and group.
-pub(super) fn identity(who: &Who, cgroups: Option<&Cgroups>) -> Identity {
-    let length = who.name.iter().position(|&byte| byte == 0).unwrap_or(who.name.len());
-    let name = who.name.get(..length).unwrap_or_default().to_vec();
-    let cgroup = cgroups.and_then(|cgroups| cgroups.path(who.cgroup)).unwrap_or_default();
-    Identity { name, uid: who.uid, gid: who.gid, cgroup, ..Identity::default() }
+pub(super) fn identity(identity: &OwnerIdentity, cgroups: Option<&Cgroups>) -> Identity {
+    let length = identity.name.iter().position(|&byte| byte == 0).unwrap_or(identity.name.len());
+    let name = identity.name.get(..length).unwrap_or_default().to_vec();
+    let cgroup = cgroups.and_then(|cgroups| cgroups.path(identity.cgroup)).unwrap_or_default();
+    Identity { name, uid: identity.uid, gid: identity.gid, cgroup, ..Identity::default() }
 }

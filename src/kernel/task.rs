@@ -91,9 +91,9 @@ pub struct RawProcess {
     /// The sum over all threads, including those that have ended.
     pub figures: Figures,
     /// The CPU time in user mode that `/proc` reported last, in nanoseconds.
-    pub told_user_ns: u64,
+    pub reported_user_ns: u64,
     /// The CPU time in kernel mode that `/proc` reported last, in nanoseconds.
-    pub told_system_ns: u64,
+    pub reported_system_ns: u64,
     /// Number of times that the main thread gave up the CPU.
     pub voluntary_switches: u64,
     /// Number of times that the CPU was taken from the main thread.

@@ -37,7 +37,7 @@ static PROGRAMS: PerProcess<Shared<TaskKey, TaskProgram>> = PerProcess::new();
 /// The kinds of records.
 const PROCESS: u32 = 1;
 const THREAD: u32 = 2;
-const NAME: u32 = 3;
+const KTHREAD_NAME: u32 = 3;
 
 /// The groups of figures that the BPF iterator can leave out.
 const GROUPS: [(SampleSet, u32); 4] =
@@ -206,7 +206,7 @@ impl Tasks {
     }
 
     /// Reports the processes with several threads.
-    fn tell_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
+    fn report_held(&mut self, each: &mut dyn FnMut(&Task<'_>)) {
         let cgroups = paths(&self.program.cgroups);
         for process in &mut self.held {
             match self.sums.get(&process.pid) {
@@ -250,7 +250,7 @@ impl TaskSource for Tasks {
             self.buffer.copy_within(start..filled, 0);
             filled -= start;
         }
-        self.tell_held(each);
+        self.report_held(each);
         Ok(())
     }
 
@@ -294,7 +294,7 @@ fn until_nul(text: &[u8]) -> &[u8] {
 /// Returns the name of a kernel thread as proc_task_name() and wq_worker_comm() of the kernel compose it: at
 /// most 63 bytes.
 fn kernel_name<'t>(raw: &RawName, text: &'t mut [u8; 64]) -> &'t [u8] {
-    debug_assert_eq!(raw.kind, NAME);
+    debug_assert_eq!(raw.kind, KTHREAD_NAME);
     let (name, work) = (until_nul(&raw.name), until_nul(&raw.work));
     let mark: &[u8] = match (work, raw.busy) {
         (b"", _) => b"",
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn names_of_kernel_threads_are_put_together() {
         let name = |name: &[u8], work: &[u8], busy| {
-            let mut raw = RawName { kind: NAME, busy, name: [0; 64], work: [0; 32] };
+            let mut raw = RawName { kind: KTHREAD_NAME, busy, name: [0; 64], work: [0; 32] };
             raw.name[..name.len()].copy_from_slice(name);
             raw.work[..work.len()].copy_from_slice(work);
             kernel_name(&raw, &mut [0; 64]).to_vec()

@@ -94,7 +94,7 @@ impl Counters {
         (self.pending, self.flows_lost) = drain.waiting(self.subscription);
         drop(drain);
         result?;
-        sweep.lock().run(&maps.tuples, clocks.now_ns)
+        sweep.lock().run(&maps.endpoint_owners, clocks.now_ns)
     }
 }
 

@@ -36,7 +36,7 @@ impl CpuTimes {
     /// sampled, and keeps the values that it reported last, so that neither part ever goes backwards. It does
     /// not know the values that the library reports, so the library keeps these itself.
     pub fn told(raw: &RawProcess, before: CpuTimes) -> CpuTimes {
-        let kernels = CpuTimes { user_ns: raw.told_user_ns, system_ns: raw.told_system_ns };
+        let kernels = CpuTimes { user_ns: raw.reported_user_ns, system_ns: raw.reported_system_ns };
         let now = kernels.adjusted(&raw.figures);
         if now.user_ns >= before.user_ns && now.system_ns >= before.system_ns {
             now
@@ -211,8 +211,8 @@ mod tests {
     fn raw(told: [u64; 2], figures: [u64; 3]) -> RawProcess {
         let [user_ns, system_ns, runtime_ns] = figures;
         RawProcess {
-            told_user_ns: told[0],
-            told_system_ns: told[1],
+            reported_user_ns: told[0],
+            reported_system_ns: told[1],
             figures: Figures { user_ns, system_ns, runtime_ns, ..Figures::default() },
             ..RawProcess::default()
         }

@@ -1,22 +1,22 @@
-//! Busy sockets whose counters in the kernel are taken by another busy socket: they lose no bytes.
+//! Busy sockets whose slot for socket counters is taken by another busy socket lose no bytes.
 
 use crate::lab::{Host, Lab, Maker};
 use crate::watching::{B, Watch, count_all, options, truth, user, with_lab, without_offloads};
 use capture::config::Engine;
 
-/// Functions of both Python programs below. Two sockets are rivals if their cookies (`SO_COOKIE`) map to the
-/// same counters: `TALLIES` in src/kernel/probes/sockets.h.
+/// Functions of both Python programs below. Two sockets are rivals if their cookies (`SO_COOKIE`) determine
+/// the same slot for socket counters: `SK_COUNTERS_CAPACITY` in src/kernel/probes/sockets.h.
 const RIVALS: &str = r#"
 import os, socket, struct, sys
 PEER = ("10.77.0.2", 7960)
 
-def place(of):
+def slot(of):
     return struct.unpack("Q", of.getsockopt(socket.SOL_SOCKET, 57, 8))[0] % 1024
 
 def rival(of):
     for _ in range(50_000):
         other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        if place(other) == place(of):
+        if slot(other) == slot(of):
             other.connect(PEER)
             return other
         other.close()

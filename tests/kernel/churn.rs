@@ -14,7 +14,7 @@ fn expect_nothing(lab: &Lab, watch: &mut Watch) {
     loop {
         watch.update();
         let left = growing(lab, Host::A);
-        assert!(left.contains_key("sockets") && left.contains_key("tuples"), "{left:?}");
+        assert!(left.contains_key("sockets") && left.contains_key("endpoint_owners"), "{left:?}");
         if left.values().all(|&count| count == 0) {
             return;
         }

@@ -30,7 +30,9 @@ pub fn entries(lab: &Lab, host: Host) -> BTreeMap<String, usize> {
 /// namespace.
 pub fn growing(lab: &Lab, host: Host) -> BTreeMap<String, usize> {
     let mut counts = entries(lab, host);
-    counts.retain(|name, _| !matches!(name.as_str(), "peers" | "formers" | "embryos" | "losses"));
+    counts.retain(|name, _| {
+        !matches!(name.as_str(), "peer_owners" | "previous_owners" | "request_socks" | "losses")
+    });
     counts
 }
 

@@ -1,7 +1,8 @@
-/* What every probe needs: helpers, sections, maps, and the few fields of kernel structures that are read.
+/* Definitions that all eBPF programs use: helpers, sections, map declarations, and the few fields of kernel structures
+ * that are read.
  *
- * The structures name only the members in use. Where these lie in the running kernel is found out when the probe is
- * loaded, from the kernel's own type information (BTF), so one object serves all kernels. */
+ * The structures name only the members in use. The loader finds their offsets in the running kernel from the kernel's
+ * own type information (BTF), so that one object serves all kernels. */
 
 #ifndef CAPTURE_CORE_H
 #define CAPTURE_CORE_H
@@ -11,20 +12,20 @@
 
 #define SEC(name) __attribute__((section(name), used))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-/* A function with a stack of its own. `used` keeps its result although no caller asks for it: the compiler would leave an
- * address in that place, which the verifier refuses.
+/* A function with a stack of its own. `used` keeps its result although no caller uses it: otherwise the compiler would
+ * leave an address in that register, which the verifier rejects.
  *
- * Where it is static, the verifier goes through it with every call on every path. Where it is not, it does so once for the
- * program, knowing nothing of the arguments but their types: they may be numbers, the context and our own structures,
- * and the result is a number. Keys and values of maps may not lie in such structures (before Linux 6.2): they are copied. */
+ * The verifier checks a static function with every call on every path. It checks a global function once for the object,
+ * and then knows only the types of the arguments: these may be numbers, the context and our own structures, and the
+ * result is a number. Keys and values of maps may not lie in such structures (before Linux 6.2), so they are copied. */
 #define SUBPROGRAM __attribute__((noinline, used))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
-/* Whether the running kernel's structure has a member, or its type exists at all. Code behind it is never verified where
- * it has not. */
+/* True if the running kernel's structure has the member, and its type exists at all. Otherwise the code behind the
+ * condition is never verified. */
 #define HAS_MEMBER(member) __builtin_preserve_field_info(member, BPF_CORE_FIELD_EXISTS)
 
-/* Kinds of information on a member, enum bpf_core_relo_kind. */
+/* Kinds of information about a member: enum bpf_core_relo_kind. */
 #define FIELD_BYTE_OFFSET 0
 #define FIELD_BYTE_SIZE 1
 #define FIELD_LSHIFT_U64 4
@@ -42,28 +43,27 @@
 		(to) >>= __builtin_preserve_field_info((structure)->member, FIELD_RSHIFT_U64);                    \
 	} while (0)
 
-/* Reads a member of a kernel structure. Where a pointer is read by a plain load, the verifier looks through all types of the
- * kernel by name, about a millisecond for each path; so it is done this way where it does not happen often. */
+/* Reads a member of a kernel structure. With a plain load of a pointer, the verifier searches all types of the kernel
+ * by name, about a millisecond for each path. This macro avoids that where the load is rare. */
 #define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
 
-/* The number that the running kernel has for the value of an enumeration. */
+/* The number that an enumerator has in the running kernel. */
 #define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE)
 #define BPF_ENUM_VALUE 1
 
-/* Whether the running kernel has the value of an enumeration at all. */
+/* True if the running kernel has the enumerator. */
 #define HAS_ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUM_VALUE_EXISTS)
 #define BPF_ENUM_VALUE_EXISTS 0
 
-/* Members of a map's description, as libbpf(3) lays them down. */
-#define MAP_NUMBER(name, value) int(*name)[value]
-#define MAP_TYPE(name, type) type *name
+/* Members of a map declaration in the section `.maps`. The names and the encoding in BTF are those of libbpf. */
+#define __uint(name, number) int(*name)[number]
+#define __type(name, type) __typeof__(type) *name
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
 					 __u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)BPF_FUNC_ktime_get_boot_ns;
-static __u64 (*const bpf_get_current_uid_gid)(void) = (void *)BPF_FUNC_get_current_uid_gid;
 static __u64 (*const bpf_get_socket_cookie)(void *context) = (void *)BPF_FUNC_get_socket_cookie;
 static struct bpf_sock *(*const bpf_sk_fullsock)(struct bpf_sock *sk) = (void *)BPF_FUNC_sk_fullsock;
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value,
@@ -76,8 +76,8 @@ static long (*const bpf_probe_read_kernel_str)(void *to, __u32 size,
 					       const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 static long (*const bpf_seq_write)(void *seq, const void *data, __u32 length) = (void *)BPF_FUNC_seq_write;
 
-/* Stands for bpf_cast_to_kern_ctx(), by which the kernel gives its own form of a packet: the loader puts its number in or,
- * where the kernel has not got it (before Linux 6.2), 0 for what it returns. */
+/* Stands for bpf_cast_to_kern_ctx(), which returns the kernel's own structure of a packet. The loader inserts the
+ * number of that function or, if the kernel does not have it (before Linux 6.2), a result of 0. */
 static struct sk_buff *(*const kernel_packet)(struct __sk_buff *skb) = (void *)0x70000000;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -274,7 +274,10 @@ struct bpf_iter__bpf_sk_storage_map {
 
 #pragma clang attribute pop
 
-/* The group of the unified hierarchy that is among these. */
+/* Flag of a kernel thread among the flags of a task: include/linux/sched.h. */
+#define PF_KTHREAD 0x00200000
+
+/* Returns the node of the unified hierarchy's group in this set. */
 static ALWAYS_INLINE struct kernfs_node *cgroup_node(struct css_set *groups)
 {
 	struct cgroup *group = groups ? groups->dfl_cgrp : 0;
@@ -283,7 +286,7 @@ static ALWAYS_INLINE struct kernfs_node *cgroup_node(struct css_set *groups)
 }
 
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)BPF_FUNC_get_current_task_btf;
-/* The number that a pointer is: by way of the stack, since the verifier lets no program calculate with pointers. */
+/* Returns a pointer as a number. It goes through the stack, because the verifier forbids arithmetic with pointers. */
 static ALWAYS_INLINE __u64 address_of(void *pointer)
 {
 	void *volatile kept = pointer;

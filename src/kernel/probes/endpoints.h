@@ -1,4 +1,4 @@
-/* The endpoints of a socket or of a packet. */
+/* Endpoints of sockets and of packets. */
 
 #ifndef CAPTURE_ENDPOINTS_H
 #define CAPTURE_ENDPOINTS_H
@@ -30,8 +30,8 @@
 #define ETH_HLEN 14
 #define ETH_ALEN 6
 
-/* How many extension headers of a packet are passed over. */
-#define EXTENSIONS 6
+/* The maximum number of extension headers of a packet that are skipped. */
+#define MAX_EXTENSION_HEADERS 6
 
 static ALWAYS_INLINE int is_internet(unsigned short family)
 {
@@ -48,7 +48,7 @@ static ALWAYS_INLINE void map_v4(__u8 address[16], __be32 v4)
 	words[3] = v4;
 }
 
-/* The network namespace of a socket. */
+/* Returns the inode of a socket's network namespace. */
 static ALWAYS_INLINE __u32 netns_of(struct sock *sk)
 {
 	struct net *net = 0;
@@ -59,12 +59,12 @@ static ALWAYS_INLINE __u32 netns_of(struct sock *sk)
 	return netns;
 }
 
-/* The endpoints of a socket as they are now; 0 where there is none yet. */
+/* Reads the present endpoints of a socket. Those that it does not have are 0. */
 static ALWAYS_INLINE void tuple_of_sock(struct sock *sk, struct tuple *tuple)
 {
 	__builtin_memset(tuple, 0, sizeof(*tuple));
 	tuple->netns = netns_of(sk);
-	/* The number of MPTCP, 262, becomes TCP's, which it has on the wire. */
+	/* MPTCP's number, 262, becomes that of TCP, which is on the wire. */
 	tuple->protocol = (__u8)sk->sk_protocol;
 	tuple->local_port = sk->__sk_common.skc_num;
 	tuple->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
@@ -87,16 +87,16 @@ static ALWAYS_INLINE int same_tuple(const struct tuple *one, const struct tuple 
 	return 1;
 }
 
-/* Where a packet is read from: the context of a program for packets, or the buffer that the kernel holds it in. Only one
- * of them is given, and which one is known when this is compiled, as each kind of program may call its own helper only. */
+/* The source of a packet's bytes: the context of an eBPF program for packets, or the kernel's buffer. Only one of them
+ * is set, and it is known at compile time which, because each kind of eBPF program may only call its own helper. */
 struct packet {
 	struct __sk_buff *context;
 	unsigned char *buffer;
 	__be16 protocol;
 };
 
-/* Reads from the IP header on, at a multiple of 4 if it is more than a byte. False where the packet ends before. The headers
- * are most often where no helper is needed to read them. */
+/* Reads at an offset from the IP header, which is a multiple of 4 for more than a byte. Returns 0 if the packet is
+ * shorter. Most headers can be read without a helper. */
 static ALWAYS_INLINE int read_packet(const struct packet *packet, int is_context, __u32 offset, void *to, __u32 length)
 {
 	if (is_context) {
@@ -111,20 +111,21 @@ static ALWAYS_INLINE int read_packet(const struct packet *packet, int is_context
 	return !bpf_probe_read_kernel(to, length, packet->buffer + offset);
 }
 
-/* Whether this is a header between that of IPv6 and the message (RFC 8200, 4). */
-static ALWAYS_INLINE int is_extension(__u8 protocol)
+/* Returns true for an extension header of IPv6 (RFC 8200, section 4). */
+static ALWAYS_INLINE int is_extension_header(__u8 protocol)
 {
 	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_DSTOPTS ||
 	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
 }
 
-/* What follows the extension headers of an IPv6 packet, of which the first has this number: the offset in the upper 24 bits,
- * and the protocol. 0 for a later fragment, and where the packet ends before. */
-SUBPROGRAM __u32 pass_extensions(struct __sk_buff *skb, __u32 protocol)
+/* Skips the extension headers of an IPv6 packet, of which the first has this protocol number. Returns the offset of the
+ * next header in the upper 24 bits, and its protocol in the lower 8. Returns 0 for a later fragment and for a truncated
+ * packet. */
+SUBPROGRAM __u32 skip_extension_headers(struct __sk_buff *skb, __u32 protocol)
 {
 	__u32 offset = 40;
 
-	for (int count = 0; count < EXTENSIONS && is_extension(protocol); count++) {
+	for (int count = 0; count < MAX_EXTENSION_HEADERS && is_extension_header(protocol); count++) {
 		__u8 header[4];
 
 		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
@@ -139,7 +140,7 @@ SUBPROGRAM __u32 pass_extensions(struct __sk_buff *skb, __u32 protocol)
 	return offset << 8 | (protocol & 0xff);
 }
 
-/* Whether messages of this protocol begin with two ports. */
+/* Returns true if messages of this protocol begin with two ports. */
 static ALWAYS_INLINE int has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
@@ -151,24 +152,24 @@ static ALWAYS_INLINE int is_icmp(__u32 protocol)
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
 }
 
-/* Whether an ICMP message is a request with an identifier, which stands for its sender's port then. */
-static ALWAYS_INLINE int is_request(__u8 protocol, __u8 kind)
+/* Returns true if an ICMP message is a request with an identifier, which is then used as the sender's port. */
+static ALWAYS_INLINE int is_icmp_request(__u8 protocol, __u8 kind)
 {
 	if (protocol == IPPROTO_ICMP)
 		return kind == 8 || kind == 13 || kind == 15 || kind == 17 || kind == 42;
 	return kind == 128 || kind == 160;
 }
 
-/* The same of the answer, where it stands for the receiver's port. */
-static ALWAYS_INLINE int is_answer(__u8 protocol, __u8 kind)
+/* Returns true if an ICMP message is a reply with an identifier, which is then used as the receiver's port. */
+static ALWAYS_INLINE int is_icmp_reply(__u8 protocol, __u8 kind)
 {
 	if (protocol == IPPROTO_ICMP)
 		return kind == 0 || kind == 14 || kind == 16 || kind == 18 || kind == 43;
 	return kind == 129 || kind == 161;
 }
 
-/* Reads the endpoints of an IP packet, `local` being the source of one that is sent. False for a later fragment, which
- * carries no ports, and for what is no IP packet or cut short. */
+/* Reads the endpoints of an IP packet. The source of a sent packet is `local`. Returns 0 for a later fragment, which
+ * has no ports, for a truncated packet, and for other protocols than IP. */
 static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_context, struct tuple *tuple, int direction)
 {
 	__u8 *source = direction == SENT ? tuple->local : tuple->remote;
@@ -192,8 +193,8 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 		    !read_packet(packet, is_context, 24, destination, 16))
 			return 0;
 		offset = 40;
-		if (is_context && is_extension(protocol)) {
-			__u32 after = pass_extensions(packet->context, protocol);
+		if (is_context && is_extension_header(protocol)) {
+			__u32 after = skip_extension_headers(packet->context, protocol);
 
 			protocol = after & 0xff;
 			offset = after >> 8 & 0x3fff;
@@ -211,9 +212,9 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 
 		if (!read_packet(packet, is_context, offset, &kind, 1))
 			return 0;
-		if (is_request(protocol, kind) && !read_packet(packet, is_context, offset + 4, &ports[0], 2))
+		if (is_icmp_request(protocol, kind) && !read_packet(packet, is_context, offset + 4, &ports[0], 2))
 			return 0;
-		if (is_answer(protocol, kind) && !read_packet(packet, is_context, offset + 4, &ports[1], 2))
+		if (is_icmp_reply(protocol, kind) && !read_packet(packet, is_context, offset + 4, &ports[1], 2))
 			return 0;
 	}
 	tuple->protocol = protocol;
@@ -227,8 +228,8 @@ static ALWAYS_INLINE int read_endpoints(const struct packet *packet, int is_cont
 	return 1;
 }
 
-/* Whether a received packet is one that the kernel answers or takes in itself, and a raw socket gets a copy of. */
-static ALWAYS_INLINE int is_copy(const struct tuple *tuple, int direction)
+/* Returns true if the kernel itself handles a received packet, of which a raw socket only gets a copy. */
+static ALWAYS_INLINE int is_raw_copy(const struct tuple *tuple, int direction)
 {
 	return direction == RECEIVED && is_icmp(tuple->protocol) && !tuple->local_port;
 }
@@ -242,7 +243,7 @@ SUBPROGRAM int tuple_of_packet(struct __sk_buff *skb, struct tuple *tuple, int d
 	return read_endpoints(&packet, 1, tuple, direction);
 }
 
-/* The same of a packet as the kernel holds it, with the namespace of its device. */
+/* Reads the endpoints of a packet in the kernel's buffer, with the network namespace of its device. */
 static ALWAYS_INLINE int tuple_of_buffer(struct sk_buff *skb, struct tuple *tuple, int direction)
 {
 	struct packet packet = {.buffer = skb->head + skb->network_header, .protocol = skb->protocol};

@@ -1,4 +1,4 @@
-/* What the socket probes note, and what is noted where. */
+/* The maps of the socket eBPF programs, and the constants that the loader sets. */
 
 #ifndef CAPTURE_MAPS_H
 #define CAPTURE_MAPS_H
@@ -6,134 +6,138 @@
 #include "core.h"
 #include "sockets.h"
 
-/* A hash map takes 16 bytes at once for each entry that it may ever hold, an LRU map room for all its entries. The loader
- * sets smaller sizes where the probes are loaded for less. */
+/* A hash map allocates 16 bytes in advance for each entry of its capacity, an LRU map the memory of all its entries.
+ * The loader reduces capacities of maps that are not needed for its purpose. */
 
-/* Whether the peers of unconnected sockets are entered in `tuples` too: only who captures packets asks for them. */
+/* Set if the endpoints of unconnected sockets' peers are recorded in `peer_owners`. Only capturing of packets needs
+ * them. */
 const volatile __u8 want_peers = 1;
 
-/* Whether somebody reads the records: those of sockets that have ended then stay until they have been read. */
+/* Set if a reader reads the records. The record of an ended socket is then kept until the reader deletes it. */
 const volatile __u8 keep_records = 0;
 
-/* Whether the kernel tells of a packet that is thrown away which socket it had come to (since Linux 6.11). */
-const volatile __u8 tells_receiver = 0;
+/* Set if the kernel reports the receiving socket of a dropped packet (since Linux 6.11). */
+const volatile __u8 drop_has_socket = 0;
 
-/* Whether anybody asks for cgroups. */
+/* Set if cgroups are recorded. */
 const volatile __u8 want_cgroups = 0;
 
 volatile struct control control = {};
 
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 262144);
-	MAP_TYPE(key, __u64);
-	MAP_TYPE(value, struct record);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, __u64);
+	__type(value, struct record);
 } sockets SEC(".maps");
 
-/* Those of busy sockets, each where its cookie leads to. An array is looked up without a call. One that a process may map
- * begins where a page does, and so each tally where a cache line does. */
+/* Socket counters of busy sockets, indexed by the lower bits of the cookie. An array is looked up without a call. The
+ * memory of a mappable array begins at a page, so that each element begins at a cache line. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
-	MAP_NUMBER(max_entries, TALLIES);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, struct tally);
-} tallies SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SK_COUNTERS_CAPACITY);
+	__type(key, __u32);
+	__type(value, struct sk_counters);
+} sk_counters SEC(".maps");
 
-/* The sockets that have or had a tally, for who walks over them. */
+/* The sockets that have or had socket counters. capture_flush() walks over them. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_TYPE(key, int);
-	MAP_TYPE(value, __u32);
-} busy SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+} busy_sockets SEC(".maps");
 
-/* What earlier users of a shared socket have to their account, and the senders on packet sockets; by periods. */
+/* Accounts of the previous users of shared sockets, and of the senders on packet sockets, by period. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 16384);
-	MAP_TYPE(key, struct share_key);
-	MAP_TYPE(value, struct share);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct share_key);
+	__type(value, struct share);
 } shares SEC(".maps");
 
-/* The socket of each pair of endpoints, also for a while after its end: until the reader takes it out. */
+/* The owner of each pair of endpoints. After the end of the socket, the reader deletes the entry with a delay. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 262144);
-	MAP_TYPE(key, struct tuple);
-	MAP_TYPE(value, struct owned);
-} tuples SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct tuple);
+	__type(value, struct endpoint_owner);
+} endpoint_owners SEC(".maps");
 
-/* The same for the peers of sockets that are not connected. A socket may have any number of them: the latest stay. */
+/* The same for the peers of unconnected sockets. A socket may have any number of peers, and the most recent are
+ * kept. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 4096);
-	MAP_TYPE(key, struct tuple);
-	MAP_TYPE(value, struct owned);
-} peers SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tuple);
+	__type(value, struct endpoint_owner);
+} peer_owners SEC(".maps");
 
-/* What was known of endpoints before they became another socket's, by the cookie of the socket that had them: packets that
- * were captured before may be asked about after. The latest stay. */
+/* Former entries of `endpoint_owners` and `peer_owners` whose endpoints were reused by another socket, by the cookie of
+ * the former socket. Packets that were captured before the reuse may be looked up after it. The most recent entries are
+ * kept. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 2048);
-	MAP_TYPE(key, __u64);
-	MAP_TYPE(value, struct owned);
-} formers SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, __u64);
+	__type(value, struct endpoint_owner);
+} previous_owners SEC(".maps");
 
-/* Packets of connections that have no socket of their own yet: they pass through the listener's. */
+/* Packets of request sockets: of connections whose own socket does not exist yet, so that the packets belong to the
+ * listener's socket. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 4096);
-	MAP_TYPE(key, struct tuple);
-	MAP_TYPE(value, struct traffic);
-} embryos SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tuple);
+	__type(value, struct traffic);
+} request_socks SEC(".maps");
 
-/* The sockets that listen at each local end, for connections that did not inherit their listener's cookie: it listened
- * before the probes were loaded, and out of their reach (MPTCP). */
+/* The listener at each local endpoint, for connections that did not inherit a listener's cookie: their listener is older
+ * than the eBPF programs and out of their reach (MPTCP). */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 4096);
-	MAP_TYPE(key, struct tuple);
-	MAP_TYPE(value, __u64);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct tuple);
+	__type(value, __u64);
 } listeners SEC(".maps");
 
-/* The listener's cookie, which the kernel copies to every socket that the listener makes. */
+/* The listener's cookie, which the kernel copies to each socket that the listener creates. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
-	MAP_TYPE(key, int);
-	MAP_TYPE(value, __u64);
-} parents SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, __u64);
+} parent_cookie SEC(".maps");
 
-/* The packet for a connection in TIME_WAIT that was last counted on each processor. */
+/* The last packet on each processor that was counted for a connection in TIME_WAIT. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, 1);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, struct late);
-} last_late SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct time_wait_packet);
+} last_time_wait SEC(".maps");
 
-/* Times from request to answer of each process, by periods. */
+/* Response times of each process, by period. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 8192);
-	MAP_TYPE(key, struct latency_key);
-	MAP_TYPE(value, struct histogram);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, struct latency_key);
+	__type(value, struct histogram);
 } latencies SEC(".maps");
 
-/* What could not be put to any socket's account, by periods. */
+/* Bytes that no socket's record could take, by period. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 8192);
-	MAP_TYPE(key, struct loss_key);
-	MAP_TYPE(value, struct traffic);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, struct loss_key);
+	__type(value, struct traffic);
 } losses SEC(".maps");
 
 static ALWAYS_INLINE void add(__u64 *sum, __u64 value)
@@ -141,24 +145,24 @@ static ALWAYS_INLINE void add(__u64 *sum, __u64 value)
 	__sync_fetch_and_add(sum, value);
 }
 
-static ALWAYS_INLINE void add_way(struct way *sum, const struct way *what)
+static ALWAYS_INLINE void add_counters(struct direction_counters *sum, const struct direction_counters *added)
 {
-	add(&sum->bytes, what->bytes);
-	add(&sum->packets, what->packets);
+	add(&sum->bytes, added->bytes);
+	add(&sum->packets, added->packets);
 }
 
-static ALWAYS_INLINE struct way *way_of(struct record *record, int direction)
+static ALWAYS_INLINE struct direction_counters *record_counters(struct record *record, int direction)
 {
 	return direction == SENT ? &record->sent : &record->received;
 }
 
-SUBPROGRAM int count_lost(__u32 why, __u32 netns, int direction, const struct way *what)
+SUBPROGRAM int count_lost(__u32 reason, __u32 netns, int direction, const struct direction_counters *added)
 {
 	static const struct traffic none = {};
-	struct loss_key key = {.netns = netns, .why = why, .period = control.period};
+	struct loss_key key = {.netns = netns, .reason = reason, .period = control.period};
 	struct traffic *loss;
 
-	if (!what)
+	if (!added)
 		return 0;
 	loss = bpf_map_lookup_elem(&losses, &key);
 	if (!loss) {
@@ -166,19 +170,21 @@ SUBPROGRAM int count_lost(__u32 why, __u32 netns, int direction, const struct wa
 		loss = bpf_map_lookup_elem(&losses, &key);
 	}
 	if (loss)
-		add_way(&loss->way[direction & 1], what);
+		add_counters(&loss->by_direction[direction & 1], added);
 	return 0;
 }
 
-/* Notes that there was no room for a record, so that packets of its socket are told from those of unknown sockets. */
-static ALWAYS_INLINE void note_refused(void)
+/* Records that a map had no room for a record, so that the packets of such sockets are distinguished from those of
+ * unknown sockets. */
+static ALWAYS_INLINE void mark_table_full(void)
 {
 	control.is_full = 1;
 }
 
-static ALWAYS_INLINE void count_unknown_socket(__u32 netns, int direction, const struct way *what, __u32 why)
+static ALWAYS_INLINE void count_unknown_socket(__u32 netns, int direction, const struct direction_counters *added,
+					       __u32 reason)
 {
-	count_lost(control.is_full ? LOSS_TABLE_FULL : why, netns, direction, what);
+	count_lost(control.is_full ? LOSS_TABLE_FULL : reason, netns, direction, added);
 }
 
 #endif

@@ -1,32 +1,32 @@
-/* The record of a socket: opening it, changing it while others count in it, and ending it. */
+/* The record of a socket: its creation, changes while other eBPF programs count in it, and its end. */
 
 #ifndef CAPTURE_RECORDS_H
 #define CAPTURE_RECORDS_H
 
 #include "endpoints.h"
 #include "maps.h"
-#include "tallies.h"
+#include "sk_counters.h"
 
 #define EEXIST 17
 
-/* How often it is tried to change a record that another processor is changing. */
-#define ATTEMPTS 32
+/* The maximum number of attempts to change a record that another processor is changing. */
+#define MAX_ATTEMPTS 32
 
-/* As a record begins: being changed. */
-static const struct record blank_record = {.version = 1, .entered = 2};
+/* The initial content of a record. The version marks it as being changed. */
+static const struct record blank_record = {.version = 1, .next_version = 2};
 
-/* Has the record to itself until end_change(), for what is more than one number: user, endpoints and what is apart. False
- * where others change it all the time. Counting goes on meanwhile. */
+/* Reserves the record for a change of several numbers (owner, endpoints, share totals) until end_change(). Returns 0 if
+ * other eBPF programs change it all the time. Counting continues meanwhile. */
 SUBPROGRAM int begin_change(struct record *record)
 {
 	if (!record)
 		return 0;
-	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
 		__u32 version = *(volatile __u32 *)&record->version;
 
 		if (!(version & 1) && __sync_val_compare_and_swap(&record->version, version, version + 1) == version) {
-			/* A reader that copies the record from here on finds that it did. */
-			__atomic_exchange_n(&record->entered, version + 2, __ATOMIC_SEQ_CST);
+			/* A reader whose copy begins after this line recognizes that from the number. */
+			__atomic_exchange_n(&record->next_version, version + 2, __ATOMIC_SEQ_CST);
 			return 1;
 		}
 	}
@@ -50,23 +50,23 @@ static ALWAYS_INLINE void clear_flags(struct record *record, __u32 flags)
 	__sync_fetch_and_and(&record->flags, ~flags);
 }
 
-/* Makes the record of a socket, blank and being changed: to be filled in, and ended with end_change(). Nothing where there
- * is one already, or no room. */
-static ALWAYS_INLINE struct record *open_record(__u64 cookie)
+/* Creates the record of a socket, blank and marked as being changed. The caller fills it in and calls end_change().
+ * Returns 0 if the socket has a record or the map has no room. */
+static ALWAYS_INLINE struct record *create_record(__u64 cookie)
 {
 	long error = bpf_map_update_elem(&sockets, &cookie, &blank_record, BPF_NOEXIST);
 
 	if (error) {
 		if (error != -EEXIST)
-			note_refused();
+			mark_table_full();
 		return 0;
 	}
 	return bpf_map_lookup_elem(&sockets, &cookie);
 }
 
-/* Turns the endpoints of a connection that is not there yet into what its packets are kept by: its listener and its other
- * end. Its own end may be translated (NAT) in what is received and not yet so in what is sent. */
-static ALWAYS_INLINE void key_embryo(struct tuple *tuple, __u64 listener)
+/* Converts the endpoints of a connection that is not established yet to the key of its request socket: its listener and
+ * its remote endpoint. The local endpoint may be translated (NAT) in received packets and not yet in sent ones. */
+static ALWAYS_INLINE void set_request_sock_key(struct tuple *tuple, __u64 listener)
 {
 	tuple->netns = 0;
 	tuple->local_port = 0;
@@ -74,97 +74,98 @@ static ALWAYS_INLINE void key_embryo(struct tuple *tuple, __u64 listener)
 	((__u64 *)tuple->local)[1] = 0;
 }
 
-static ALWAYS_INLINE __u32 kind_of(__u32 type)
+static ALWAYS_INLINE __u32 datagram_flag(__u32 type)
 {
 	return type == SOCK_DGRAM || type == SOCK_RAW ? DATAGRAM : 0;
 }
 
-/* Whether what is known of endpoints is this socket's and tells of its user as the record does. */
-static ALWAYS_INLINE int is_entered(const struct owned *owned, __u64 cookie, const struct record *record)
+/* Returns true if the entry belongs to this socket and has the same owner as the record. */
+static ALWAYS_INLINE int is_same_owner(const struct endpoint_owner *entry, __u64 cookie, const struct record *record)
 {
-	return owned && owned->cookie == cookie && owned->start_ns == record->owner.start_ns &&
-	       owned->tgid == record->owner.tgid && !((owned->flags ^ record->flags) & UNPROVEN);
+	return entry && entry->cookie == cookie && entry->start_ns == record->owner.start_ns &&
+	       entry->tgid == record->owner.tgid && !((entry->flags ^ record->flags) & UNCONFIRMED);
 }
 
-static ALWAYS_INLINE void fill_owned(struct owned *owned, __u64 cookie, const struct record *record)
+static ALWAYS_INLINE void fill_endpoint_owner(struct endpoint_owner *entry, __u64 cookie, const struct record *record)
 {
-	owned->start_ns = record->owner.start_ns;
-	owned->cookie = cookie;
-	owned->ended_ns = record->ended_ns;
-	owned->cgroup = record->cgroup;
-	__builtin_memcpy(owned->name, record->name, NAME);
-	owned->tgid = record->owner.tgid;
-	owned->uid = record->uid;
-	owned->gid = record->gid;
-	owned->flags = record->flags;
+	entry->start_ns = record->owner.start_ns;
+	entry->cookie = cookie;
+	entry->ended_ns = record->ended_ns;
+	entry->cgroup = record->cgroup;
+	__builtin_memcpy(entry->name, record->name, TASK_COMM_LEN);
+	entry->tgid = record->owner.tgid;
+	entry->uid = record->uid;
+	entry->gid = record->gid;
+	entry->flags = record->flags;
 }
 
-/* Takes over from what is known of endpoints since when they are the socket's, or keeps that it was another's. */
-static ALWAYS_INLINE void succeed(struct owned *owned, struct owned *known)
+/* Copies to a new entry the time since which the socket has the endpoints or, if the known entry belongs to another
+ * socket, stores that one as the previous owner. */
+static ALWAYS_INLINE void link_previous_owner(struct endpoint_owner *entry, struct endpoint_owner *known)
 {
-	owned->former = 0;
-	owned->began_ns = bpf_ktime_get_boot_ns();
+	entry->previous_cookie = 0;
+	entry->since_ns = bpf_ktime_get_boot_ns();
 	if (!known)
 		return;
-	if (known->cookie == owned->cookie) {
-		owned->former = known->former;
-		owned->began_ns = known->began_ns;
+	if (known->cookie == entry->cookie) {
+		entry->previous_cookie = known->previous_cookie;
+		entry->since_ns = known->since_ns;
 		return;
 	}
-	owned->former = known->cookie;
+	entry->previous_cookie = known->cookie;
 	if (!known->ended_ns)
-		known->ended_ns = owned->began_ns;
-	bpf_map_update_elem(&formers, &owned->former, known, BPF_ANY);
+		known->ended_ns = entry->since_ns;
+	bpf_map_update_elem(&previous_owners, &entry->previous_cookie, known, BPF_ANY);
 }
 
-/* Lets the endpoints in a record lead to its socket and user. */
-SUBPROGRAM int enter_tuple(__u64 cookie, struct record *record)
+/* Inserts the owner of the endpoints in a record. */
+SUBPROGRAM int insert_endpoint_owner(__u64 cookie, struct record *record)
 {
-	struct owned owned, *known;
+	struct endpoint_owner entry, *known;
 	struct tuple tuple;
 
 	if (!record)
 		return 0;
 	tuple = record->tuple;
-	known = want_peers || record->ended_ns ? bpf_map_lookup_elem(&tuples, &tuple) : 0;
-	/* Once a connection has ended its endpoints may be another's. */
+	known = want_peers || record->ended_ns ? bpf_map_lookup_elem(&endpoint_owners, &tuple) : 0;
+	/* After the end of a connection, another socket may have its endpoints. */
 	if (record->ended_ns && known && known->cookie != cookie)
 		return 0;
-	fill_owned(&owned, cookie, record);
-	succeed(&owned, want_peers ? known : 0);
-	bpf_map_update_elem(&tuples, &tuple, &owned, BPF_ANY);
+	fill_endpoint_owner(&entry, cookie, record);
+	link_previous_owner(&entry, want_peers ? known : 0);
+	bpf_map_update_elem(&endpoint_owners, &tuple, &entry, BPF_ANY);
 	return 0;
 }
 
-/* Lets the endpoints in a record tell that its user, who stays the same, has used the socket. */
-SUBPROGRAM int prove_tuple(__u64 cookie, struct record *record)
+/* Marks the owner of a record's endpoints as confirmed, because it has used the socket now. */
+SUBPROGRAM int confirm_endpoint_owner(__u64 cookie, struct record *record)
 {
-	struct owned *owned;
+	struct endpoint_owner *entry;
 	struct tuple tuple;
 
 	if (!record)
 		return 0;
 	tuple = record->tuple;
-	owned = bpf_map_lookup_elem(&tuples, &tuple);
-	if (owned && owned->cookie == cookie && owned->tgid == record->owner.tgid &&
-	    owned->start_ns == record->owner.start_ns)
-		owned->flags = record->flags;
+	entry = bpf_map_lookup_elem(&endpoint_owners, &tuple);
+	if (entry && entry->cookie == cookie && entry->tgid == record->owner.tgid &&
+	    entry->start_ns == record->owner.start_ns)
+		entry->flags = record->flags;
 	else
-		enter_tuple(cookie, record);
+		insert_endpoint_owner(cookie, record);
 	return 0;
 }
 
-/* Notes since when endpoints are not a socket's any more, unless they are another's by now. */
-static ALWAYS_INLINE void leave_tuple(__u64 cookie, const struct tuple *tuple, __u64 now_ns)
+/* Records the time since which endpoints no longer belong to a socket, unless another socket has them by now. */
+static ALWAYS_INLINE void end_endpoint_owner(__u64 cookie, const struct tuple *tuple, __u64 now_ns)
 {
-	struct owned *owned = bpf_map_lookup_elem(&tuples, tuple);
+	struct endpoint_owner *entry = bpf_map_lookup_elem(&endpoint_owners, tuple);
 
-	if (owned && owned->cookie == cookie)
-		owned->ended_ns = now_ns;
+	if (entry && entry->cookie == cookie)
+		entry->ended_ns = now_ns;
 }
 
-/* Notes that a socket does not listen where its record says, unless another does so by now. */
-SUBPROGRAM int stop_listening(__u64 cookie, struct record *record)
+/* Removes the listener at the endpoints of its record, unless another socket listens there by now. */
+SUBPROGRAM int remove_listener(__u64 cookie, struct record *record)
 {
 	struct tuple tuple;
 	__u64 *listener;
@@ -178,7 +179,7 @@ SUBPROGRAM int stop_listening(__u64 cookie, struct record *record)
 	return 0;
 }
 
-/* Marks a record as that of a socket that is gone. */
+/* Marks a record as that of an ended socket. */
 SUBPROGRAM int end_record(__u64 cookie, struct record *record)
 {
 	struct tuple tuple;
@@ -186,18 +187,18 @@ SUBPROGRAM int end_record(__u64 cookie, struct record *record)
 	if (!record || record->flags & ENDED)
 		return 0;
 	tuple = record->tuple;
-	retire_tally(cookie, record);
+	release_sk_counters(cookie, record);
 	/* A connection may have ended before its socket did. */
 	if (!record->ended_ns)
 		record->ended_ns = bpf_ktime_get_boot_ns();
-	if (record->flags & NAMED)
-		leave_tuple(cookie, &tuple, record->ended_ns);
+	if (record->flags & HAS_ENDPOINTS)
+		end_endpoint_owner(cookie, &tuple, record->ended_ns);
 	if (record->flags & LISTENER)
-		stop_listening(cookie, record);
+		remove_listener(cookie, record);
 	set_flags(record, ENDED);
-	/* From here on the reader may delete the record, so the tally is emptied before. One that began meanwhile is closed
-	 * here, or by begin_tally(), which checks the flag. */
-	retire_tally(cookie, record);
+	/* From here on the reader may delete the record, so the socket counters are flushed before. Counters that were
+	 * assigned meanwhile are flushed here, or by assign_sk_counters(), which checks the flag. */
+	release_sk_counters(cookie, record);
 	if (!keep_records)
 		bpf_map_delete_elem(&sockets, &cookie);
 	return 0;

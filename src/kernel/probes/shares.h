@@ -1,14 +1,12 @@
-/* What processes have to their account at sockets that others use too. */
+/* Accounts of processes at sockets that several processes use. */
 
 #ifndef CAPTURE_SHARES_H
 #define CAPTURE_SHARES_H
 
 #include "maps.h"
-#include "paths.h"
+#include "cgroup_paths.h"
 
-#define PF_KTHREAD 0x00200000
-
-/* The main thread of the current process. */
+/* Returns the main thread of the current process. */
 static ALWAYS_INLINE struct task_struct *current_leader(void)
 {
 	struct task_struct *leader = 0;
@@ -17,14 +15,14 @@ static ALWAYS_INLINE struct task_struct *current_leader(void)
 	return leader;
 }
 
-static ALWAYS_INLINE void current_process(struct process *process)
+static ALWAYS_INLINE void read_current_process(struct process *process)
 {
 	READ(process->start_ns, current_leader()->start_boottime);
 	process->tgid = bpf_get_current_task_btf()->tgid;
 	process->padding = 0;
 }
 
-/* The effective ids of a process. */
+/* Reads the effective user and group id of a process. */
 static ALWAYS_INLINE void read_ids(struct task_struct *leader, __u32 *uid, __u32 *gid)
 {
 	const struct cred *cred = 0;
@@ -34,14 +32,14 @@ static ALWAYS_INLINE void read_ids(struct task_struct *leader, __u32 *uid, __u32
 	READ(*gid, cred->egid.val);
 }
 
-/* The number of the current process's cgroup. */
+/* Returns the number of the current process's cgroup, and records its path. */
 static ALWAYS_INLINE __u64 current_cgroup(void)
 {
-	return want_cgroups ? note_cgroup(bpf_get_current_task_btf()->group_leader->cgroups) : 0;
+	return want_cgroups ? record_cgroup(bpf_get_current_task_btf()->group_leader->cgroups) : 0;
 }
 
-/* Whether the current process is this one: for where it is asked with each packet or call. For each path that comes by here
- * the verifier looks through all types of the kernel, which takes a millisecond. */
+/* Returns true if this is the current process. This variant is for checks at each packet or call: for each path through
+ * it, the verifier searches all types of the kernel, which takes a millisecond. */
 static ALWAYS_INLINE int is_current_inline(const struct process *process)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -49,13 +47,14 @@ static ALWAYS_INLINE int is_current_inline(const struct process *process)
 	return process->tgid == (__u32)task->tgid && process->start_ns == task->group_leader->start_boottime;
 }
 
-/* The same for everywhere else. */
+/* The same check for all other places. */
 SUBPROGRAM int is_current(const struct process *process)
 {
 	return process && is_current_inline(process);
 }
 
-/* The account of a process at a socket, opened if there is none. The caller names the process in it. */
+/* Returns the account of a process at a socket, and creates it if there is none. The caller fills in the identity of a
+ * new one. */
 static ALWAYS_INLINE struct share *open_share(const struct share_key *key, int *is_new)
 {
 	static const struct share blank_share = {};
@@ -68,33 +67,35 @@ static ALWAYS_INLINE struct share *open_share(const struct share_key *key, int *
 	return bpf_map_lookup_elem(&shares, key);
 }
 
-/* The account of the current process at a socket. */
-static ALWAYS_INLINE struct share *share_of_current(__u64 cookie, __u32 netns)
+/* Returns the account of the current process at a socket. */
+static ALWAYS_INLINE struct share *current_share(__u64 cookie, __u32 netns)
 {
 	struct task_struct *leader = current_leader();
 	struct share_key key = {.cookie = cookie, .period = control.period};
 	struct share *share;
 	int is_new = 0;
 
-	current_process(&key.owner);
+	read_current_process(&key.owner);
 	share = open_share(&key, &is_new);
 	if (!share || !is_new)
 		return share;
 	read_ids(leader, &share->uid, &share->gid);
 	share->netns = netns;
 	share->cgroup = current_cgroup();
-	bpf_probe_read_kernel(share->name, NAME, &leader->comm);
+	bpf_probe_read_kernel(share->name, TASK_COMM_LEN, &leader->comm);
 	return share;
 }
 
-/* What an owner has of a total, of which `others` is other accounts' and `later` came after its last call. */
-static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const struct way *others,
-					      const struct way *later)
+/* Returns an owner's part of a total, of which `others` belongs to other accounts and `later` came after the owner's
+ * last call. */
+static ALWAYS_INLINE struct direction_counters part_of_owner(const struct direction_counters *total,
+							     const struct direction_counters *others,
+							     const struct direction_counters *later)
 {
-	struct way part = {.bytes = total->bytes - others->bytes - later->bytes,
-			   .packets = total->packets - others->packets - later->packets};
+	struct direction_counters part = {.bytes = total->bytes - others->bytes - later->bytes,
+					  .packets = total->packets - others->packets - later->packets};
 
-	/* There is no packet without bytes, nor the other way round. */
+	/* Packets and bytes are zero together. */
 	if ((__s64)part.bytes <= 0)
 		part.bytes = part.packets = 0;
 	else if ((__s64)part.packets <= 0)
@@ -102,12 +103,12 @@ static ALWAYS_INLINE struct way part_of_owner(const struct way *total, const str
 	return part;
 }
 
-/* Moves to the owner's account what is its own of what was counted so far. The record is the caller's to change. */
-SUBPROGRAM int set_apart(__u64 cookie, struct record *record, const struct way *later_sent,
-			 const struct way *later_received)
+/* Moves the owner's part of the counts so far to its account. The caller has reserved the record. */
+SUBPROGRAM int move_to_share(__u64 cookie, struct record *record, const struct direction_counters *later_sent,
+			     const struct direction_counters *later_received)
 {
 	struct share_key key = {.cookie = cookie, .period = control.period};
-	struct way sent, received;
+	struct direction_counters sent, received;
 	struct share *share;
 	int is_new = 0;
 
@@ -115,64 +116,65 @@ SUBPROGRAM int set_apart(__u64 cookie, struct record *record, const struct way *
 		return 0;
 	key.owner = record->owner;
 	share = open_share(&key, &is_new);
-	/* Without room all stays in the record: the reader credits the next owner with what it has not credited to this one. */
+	/* Without room for the account, everything stays in the record. The reader then credits the next owner with all
+	 * bytes that it has not credited to this one. */
 	if (!share)
 		return 0;
-	sent = part_of_owner(&record->sent, &record->sent_apart, later_sent);
-	received = part_of_owner(&record->received, &record->received_apart, later_received);
-	add_way(&record->sent_apart, &sent);
-	add_way(&record->received_apart, &received);
+	sent = part_of_owner(&record->sent, &record->sent_in_shares, later_sent);
+	received = part_of_owner(&record->received, &record->received_in_shares, later_received);
+	add_counters(&record->sent_in_shares, &sent);
+	add_counters(&record->received_in_shares, &received);
 	if (is_new) {
 		share->uid = record->uid;
 		share->gid = record->gid;
 		share->netns = record->tuple.netns;
 		share->cgroup = record->cgroup;
-		__builtin_memcpy(share->name, record->name, NAME);
+		__builtin_memcpy(share->name, record->name, TASK_COMM_LEN);
 	}
-	add_way(&share->traffic.way[SENT], &sent);
-	add_way(&share->traffic.way[RECEIVED], &received);
+	add_counters(&share->traffic.by_direction[SENT], &sent);
+	add_counters(&share->traffic.by_direction[RECEIVED], &received);
 	return 0;
 }
 
-/* Counts a datagram that a process sends through a socket of which another process is the owner. */
-SUBPROGRAM int count_at_sender(__u64 cookie, struct record *record, const struct way *wire)
+/* Counts a datagram of a process that is not the owner of the socket. */
+SUBPROGRAM int count_for_sender(__u64 cookie, struct record *record, const struct direction_counters *wire)
 {
 	struct share *share;
 
 	if (!record || !wire)
 		return 0;
-	share = share_of_current(cookie, record->tuple.netns);
+	share = current_share(cookie, record->tuple.netns);
 	if (share)
-		add_way(&share->traffic.way[SENT], wire);
+		add_counters(&share->traffic.by_direction[SENT], wire);
 	else
 		count_lost(LOSS_TABLE_FULL, record->tuple.netns, SENT, wire);
-	if (!(record->flags & SWITCHED))
-		__sync_fetch_and_or(&record->flags, SWITCHED);
+	if (!(record->flags & SHARED))
+		__sync_fetch_and_or(&record->flags, SHARED);
 	return 0;
 }
 
-/* Moves what a process has read from a socket, of which another process is the owner, from the owner's part to the
- * account of the reader. */
-SUBPROGRAM int count_at_reader(__u64 cookie, struct record *record, __u64 bytes)
+/* Moves the bytes that a process has read from a socket of another owner from the owner's part to the account of the
+ * reading process. */
+SUBPROGRAM int count_for_reader(__u64 cookie, struct record *record, __u64 bytes)
 {
-	struct way part = {.bytes = bytes, .packets = 1};
+	struct direction_counters part = {.bytes = bytes, .packets = 1};
 	struct share *share;
 	__u64 left;
 
 	if (!record)
 		return 0;
-	left = record->received.bytes - record->received_apart.bytes;
+	left = record->received.bytes - record->received_in_shares.bytes;
 	if ((__s64)left <= 0)
 		return 0;
 	if (part.bytes > left)
 		part.bytes = left;
-	share = share_of_current(cookie, record->tuple.netns);
+	share = current_share(cookie, record->tuple.netns);
 	if (!share)
 		return 0;
-	add_way(&record->received_apart, &part);
-	add_way(&share->traffic.way[RECEIVED], &part);
-	if (!(record->flags & SWITCHED))
-		__sync_fetch_and_or(&record->flags, SWITCHED);
+	add_counters(&record->received_in_shares, &part);
+	add_counters(&share->traffic.by_direction[RECEIVED], &part);
+	if (!(record->flags & SHARED))
+		__sync_fetch_and_or(&record->flags, SHARED);
 	return 0;
 }
 

@@ -1,28 +1,24 @@
-/* Figures of all processes in one walk over all tasks.
+/* Reads the figures of all processes in one walk over all tasks.
  *
- * The walk hands over one task at a time; threads are summed up to processes by the reader. Nothing is locked: a
- * record that was written while its process changed shows that by its sequence. */
+ * The iterator visits one task at a time, and the reader sums threads up to processes. No lock is taken: the sequence
+ * number in a record shows whether its process changed meanwhile. */
 
-#include "paths.h"
+#include "cgroup_paths.h"
 #include "tasks.h"
 
-/* Of the flags of a task, include/linux/sched.h. */
+/* Flag of a workqueue worker in `flags` of a task: include/linux/sched.h. */
 #define PF_WQ_WORKER 0x20
-#define PF_KTHREAD 0x00200000
 
-/* Of the counters of resident pages, include/linux/mm_types_task.h. */
+/* Indexes of the counters of resident pages: include/linux/mm_types_task.h. */
 #define FILE_PAGES 0
 #define ANONYMOUS_PAGES 1
 #define SHARED_PAGES 3
 
-#define MOST_PROCESSORS 512
+#define MAX_PROCESSORS 512
 
-/* Set by the loader: the groups asked for, and the number of processors that there may ever be. */
+/* Constants that the loader sets: the requested groups, and the number of possible processors. */
 const volatile __u32 groups;
 const volatile __u32 processors = 1;
-
-/* Whether the running kernel has a member. Code for one that it has not is left out before it is verified. */
-#define EXISTS(member) __builtin_preserve_field_info(member, BPF_CORE_FIELD_EXISTS)
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -133,7 +129,7 @@ struct task_struct___state {
 	long state;
 };
 
-/* Of threads of the kernel, up to Linux 5.16. */
+/* Kernel threads, up to Linux 5.16. */
 struct task_struct___kthread {
 	void *set_child_tid;
 };
@@ -161,33 +157,33 @@ struct bpf_iter__task {
 #pragma clang attribute pop
 
 static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
-						  __u32 processor) = (void *)BPF_FUNC_map_lookup_percpu_elem;
+						 __u32 processor) = (void *)BPF_FUNC_map_lookup_percpu_elem;
 
-/* Something that every processor has its own of, to learn how far these are apart. */
+/* An element in per-CPU memory, from which the offsets of the processors' memory are derived. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, 1);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, __u64);
-} anchor SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} percpu_anchor SEC(".maps");
 
-/* Where each processor's own memory is, relative to the addresses that are the same for all. */
-__u64 places[MOST_PROCESSORS];
+/* The offset of each processor's memory from the common per-CPU addresses. */
+__u64 percpu_offsets[MAX_PROCESSORS];
 
-/* Learns where the processors' memory is from a map that the kernel keeps there: it tells each processor's element,
- * and in the map stands the address that they have in common. */
-static SUBPROGRAM int find_places(void)
+/* Derives the offsets from a per-CPU map: the kernel returns the address of each processor's element, and the map has
+ * their common per-CPU address. */
+static SUBPROGRAM int find_percpu_offsets(void)
 {
-	struct bpf_array___tasks *map = (struct bpf_array___tasks *)address_of(&anchor);
+	struct bpf_array___tasks *map = (struct bpf_array___tasks *)address_of(&percpu_anchor);
 	__u64 common = 0;
 	__u32 zero = 0;
 
 	bpf_probe_read_kernel(&common, sizeof(common), &map->pptrs);
-	for (__u32 processor = 0; processor < processors && processor < MOST_PROCESSORS; processor++) {
-		void *element = bpf_map_lookup_percpu_elem(&anchor, &zero, processor);
+	for (__u32 processor = 0; processor < processors && processor < MAX_PROCESSORS; processor++) {
+		void *element = bpf_map_lookup_percpu_elem(&percpu_anchor, &zero, processor);
 
 		if (element)
-			places[processor] = address_of(element) - common;
+			percpu_offsets[processor] = address_of(element) - common;
 	}
 	return 0;
 }
@@ -197,28 +193,28 @@ static ALWAYS_INLINE __s64 or_zero(__s64 number)
 	return number > 0 ? number : 0;
 }
 
-/* Whether each processor has its own share of the counters of resident pages. */
-static ALWAYS_INLINE int has_shares(void)
+/* Returns true if the counters of resident pages are per-CPU counters. */
+static ALWAYS_INLINE int has_percpu_rss(void)
 {
 	struct mm_struct___tasks *mm = 0;
 
-	return EXISTS(mm->rss_stat[0].counters);
+	return HAS_MEMBER(mm->rss_stat[0].counters);
 }
 
-/* The resident set where all processors share its counters, as /proc sums it up: threads add what they have gathered of
- * it every 64 page faults. */
+/* Reads the resident set if all processors share its counters, with the sums of /proc. A thread adds its own changes to
+ * them every 64 page faults. */
 static ALWAYS_INLINE void read_common_resident_pages(struct mm_struct___tasks *mm, struct process *process)
 {
 	__s64 counts[4] = {};
 
-	/* The verifier of these kernels does not let the members be read as such. */
+	/* The verifier of these kernels does not permit direct reads of the members. */
 	bpf_probe_read_kernel(counts, sizeof(counts), &((struct mm_struct___shared *)mm)->rss_stat.count);
 	process->shared_pages = or_zero(counts[FILE_PAGES]) + or_zero(counts[SHARED_PAGES]);
 	process->resident_pages = process->shared_pages + or_zero(counts[ANONYMOUS_PAGES]);
 }
 
-/* The resident set: the counters' shares of all processors and what has been gathered of them. The kernel makes the
- * counters side by side, so that one read gets all of a processor's. */
+/* Reads the resident set: the per-CPU counters of all processors and the sums that were folded before. The kernel
+ * allocates the counters side by side, so that one read gets all of a processor's. */
 static ALWAYS_INLINE void read_resident_pages(struct mm_struct___tasks *mm, struct process *process)
 {
 	__s64 file = mm->rss_stat[FILE_PAGES].count;
@@ -232,16 +228,16 @@ static ALWAYS_INLINE void read_resident_pages(struct mm_struct___tasks *mm, stru
 	};
 	int together = at[1] == at[0] + 4 && at[3] == at[0] + 12;
 
-	for (__u32 processor = 0; processor < processors && processor < MOST_PROCESSORS; processor++) {
-		__u64 place = places[processor];
+	for (__u32 processor = 0; processor < processors && processor < MAX_PROCESSORS; processor++) {
+		__u64 offset = percpu_offsets[processor];
 		__s32 shares[4] = {};
 
 		if (together) {
-			bpf_probe_read_kernel(shares, sizeof(shares), (void *)(at[0] + place));
+			bpf_probe_read_kernel(shares, sizeof(shares), (void *)(at[0] + offset));
 		} else {
-			bpf_probe_read_kernel(&shares[0], 4, (void *)(at[0] + place));
-			bpf_probe_read_kernel(&shares[1], 4, (void *)(at[1] + place));
-			bpf_probe_read_kernel(&shares[3], 4, (void *)(at[3] + place));
+			bpf_probe_read_kernel(&shares[0], 4, (void *)(at[0] + offset));
+			bpf_probe_read_kernel(&shares[1], 4, (void *)(at[1] + offset));
+			bpf_probe_read_kernel(&shares[3], 4, (void *)(at[3] + offset));
 		}
 		file += shares[FILE_PAGES];
 		anonymous += shares[ANONYMOUS_PAGES];
@@ -251,17 +247,17 @@ static ALWAYS_INLINE void read_resident_pages(struct mm_struct___tasks *mm, stru
 	process->resident_pages = process->shared_pages + or_zero(anonymous);
 }
 
-/* Descriptors: functions that the verifier follows once, however often they are called, take the place of loops, which it
- * follows turn by turn. */
+/* Counting of descriptors. It uses functions, which the verifier checks once for all calls, in place of loops, which it
+ * checks in each iteration. */
 
-/* Whether a pointer is one, without a branch, which the verifier would follow both ways. */
+/* Returns 1 for a pointer other than 0. It has no branch, of which the verifier would follow both sides. */
 static ALWAYS_INLINE __u32 is_set(__u64 pointer)
 {
 	asm volatile("" : "+r"(pointer));
 	return (pointer | -pointer) >> 63;
 }
 
-/* Entries of a table from an address on, of the first 8. */
+/* Counts the entries among 8 in a table of files. */
 SUBPROGRAM __u32 entries_of_8(__u64 from)
 {
 	__u64 entries[8] = {};
@@ -273,8 +269,8 @@ SUBPROGRAM __u32 entries_of_8(__u64 from)
 	return count;
 }
 
-/* Entries that a word of a table's bits stands for. A number that a call in progress has reserved has its bit, but no
- * entry. */
+/* Counts the entries for a word of the descriptor bitmap. A number that a call in progress has reserved has its bit
+ * set, but no entry. */
 SUBPROGRAM __u32 entries_of_word(__u64 word, __u64 from)
 {
 	__u64 bits = 0;
@@ -290,7 +286,7 @@ SUBPROGRAM __u32 entries_of_word(__u64 word, __u64 from)
 	return count;
 }
 
-/* Four times what another function counts of so many words. */
+/* The sum of a function's counts over four times so many words. */
 #define FOUR_TIMES(function, words, word, from)                                                                      \
 	(function(word, from) + function((word) + (words) * 8, (from) + (words) * 512) +                              \
 	 function((word) + (words) * 16, (from) + (words) * 1024) + function((word) + (words) * 24, (from) + (words) * 1536))
@@ -300,7 +296,7 @@ SUBPROGRAM __u32 entries_of_4_words(__u64 word, __u64 from)
 	return FOUR_TIMES(entries_of_word, 1, word, from);
 }
 
-/* Twice what another function counts of so many words. */
+/* The sum of a function's counts over twice so many words. */
 #define TWICE(function, words, word, from) (function(word, from) + function((word) + (words) * 8, (from) + (words) * 512))
 
 static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task, struct files_struct___tasks *files)
@@ -314,8 +310,8 @@ static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task, struct 
 	table = files->fdt;
 	READ(word, table->open_fds);
 	READ(from, table->fd);
-	/* The kernel makes tables of these sizes, of which the first is that which every process starts with, and most keep;
-	 * and others where fs.nr_open is no power of two. */
+	/* The kernel creates tables of these sizes. Each process starts with the first, and most keep it. Other sizes
+	 * exist if fs.nr_open is not a power of two. */
 	switch (table->max_fds) {
 	case 64:
 		count = entries_of_word(word, from);
@@ -335,7 +331,7 @@ static ALWAYS_INLINE __u32 descriptors(struct task_struct___tasks *task, struct 
 	default:
 		return UNCOUNTED;
 	}
-	/* A table that has just been given up may belong to another process by now. */
+	/* A table that was replaced meanwhile may belong to another process by now. */
 	READ(now, task->files);
 	return now == (__u64)files ? count : 0;
 }
@@ -370,11 +366,11 @@ static ALWAYS_INLINE void add_ended(struct signal_struct___tasks *signal, struct
 	}
 }
 
-/* The I/O of children that were waited for, which the kernel adds to that of threads that have ended. Blocks of storage, of
- * 512 bytes, it keeps apart: those of ended threads are in `inblock` and `oublock`. */
+/* Reads the I/O of children that were waited for, which the kernel adds to that of ended threads. The two are separate
+ * only for storage blocks of 512 bytes: `inblock` and `oublock` have those of ended threads. */
 static ALWAYS_INLINE void read_children(struct signal_struct___tasks *signal, struct process *process)
 {
-	/* None has been waited for. */
+	/* No child was waited for. */
 	if (!(signal->cmin_flt | signal->cmaj_flt | signal->cutime | signal->cstime))
 		return;
 	process->has_mixed_io = !!signal->sum_sched_runtime;
@@ -384,11 +380,11 @@ static ALWAYS_INLINE void read_children(struct signal_struct___tasks *signal, st
 	process->children_write_bytes = signal->ioac.write_bytes - signal->oublock * 512;
 }
 
-/* What is read before it in the program is read before what follows: the compiler may not change that. The processor may
- * not either where it keeps loads in order (x86); elsewhere a record may rarely be torn and not show it. */
-#define IN_ORDER() __asm__ volatile("" ::: "memory")
+/* Keeps the compiler from moving reads across it. The processor does not either if it keeps loads in order (x86). On
+ * others, a record may in rare cases be inconsistent without showing it. */
+#define COMPILER_BARRIER() __asm__ volatile("" ::: "memory")
 
-/* The inode of the network namespace that a process is in; 0 when it has begun to exit. */
+/* Returns the inode of a process's network namespace, or 0 once it has begun to exit. */
 static ALWAYS_INLINE __u32 network_namespace(struct task_struct___tasks *task)
 {
 	struct nsproxy *namespaces = 0;
@@ -403,28 +399,28 @@ static ALWAYS_INLINE __u32 network_namespace(struct task_struct___tasks *task)
 	return inode;
 }
 
-/* Each of the functions that write has a stack of its own: one would not have room for all. */
+/* Each function that writes a record has a stack of its own, because one stack has no room for all records. */
 
 static ALWAYS_INLINE __u32 state_of(struct task_struct___tasks *task)
 {
-	return EXISTS(task->__state) ? task->__state : ((struct task_struct___state *)task)->state;
+	return HAS_MEMBER(task->__state) ? task->__state : ((struct task_struct___state *)task)->state;
 }
 
-/* As to_kthread() in kernel/kthread.c. */
+/* See to_kthread() in kernel/kthread.c. */
 static ALWAYS_INLINE struct kthread *kthread_of(struct task_struct___tasks *task)
 {
-	return EXISTS(task->worker_private) ? task->worker_private
+	return HAS_MEMBER(task->worker_private) ? task->worker_private
 					     : ((struct task_struct___kthread *)task)->set_child_tid;
 }
 
-/* As proc_task_name() in fs/proc/array.c puts it together. */
+/* Writes the name in the form of proc_task_name() in fs/proc/array.c. */
 static SUBPROGRAM int write_name(void *seq, struct task_struct___tasks *task)
 {
 	struct kthread *kthread = kthread_of(task);
-	struct name name = { .kind = NAME };
+	struct kthread_name name = { .kind = KTHREAD_NAME };
 	void *from = 0;
 
-	if (kthread && EXISTS(kthread->full_name))
+	if (kthread && HAS_MEMBER(kthread->full_name))
 		bpf_probe_read_kernel(&from, sizeof(from), &kthread->full_name);
 	if (from)
 		bpf_probe_read_kernel_str(name.name, sizeof(name.name), from);
@@ -435,7 +431,8 @@ static SUBPROGRAM int write_name(void *seq, struct task_struct___tasks *task)
 		void *pool = 0, *work = 0;
 
 		bpf_probe_read_kernel(&worker, sizeof(worker), &kthread->data);
-		/* A rescuer that has left the pool it helped keeps the description, which is not told any more. */
+		/* A rescuer that has left the pool that it helped keeps its description, which is not part of its name
+		 * then. */
 		if (worker)
 			bpf_probe_read_kernel(&pool, sizeof(pool), &worker->pool);
 		if (pool) {
@@ -447,37 +444,37 @@ static SUBPROGRAM int write_name(void *seq, struct task_struct___tasks *task)
 	return bpf_seq_write(seq, &name, sizeof(name));
 }
 
-/* Has the processor fetch a member without waiting for it. */
-#define TOUCH(member) asm volatile("" : : "r"(member))
+/* Makes the processor load a member without waiting for it. */
+#define PREFETCH(member) asm volatile("" : : "r"(member))
 
-/* Asks for all memory that a process's record takes, before any of it is waited for: of each process everything comes
- * from far away, and that is most of what a walk costs. */
-static ALWAYS_INLINE void touch(struct task_struct___tasks *task, struct signal_struct___tasks *signal,
-				struct mm_struct___tasks *mm, struct files_struct___tasks *files)
+/* Loads all memory that the record of a process needs before waiting for any of it, because most of the cost of a walk
+ * is cache misses. */
+static ALWAYS_INLINE void prefetch(struct task_struct___tasks *task, struct signal_struct___tasks *signal,
+				   struct mm_struct___tasks *mm, struct files_struct___tasks *files)
 {
-	TOUCH(task->se.sum_exec_runtime);
-	TOUCH(task->utime);
-	TOUCH(task->self_exec_id);
-	TOUCH(task->ioac.rchar);
-	TOUCH(signal->nr_threads);
-	TOUCH(signal->utime);
-	TOUCH(signal->sum_sched_runtime);
+	PREFETCH(task->se.sum_exec_runtime);
+	PREFETCH(task->utime);
+	PREFETCH(task->self_exec_id);
+	PREFETCH(task->ioac.rchar);
+	PREFETCH(signal->nr_threads);
+	PREFETCH(signal->utime);
+	PREFETCH(signal->sum_sched_runtime);
 	if (mm) {
-		TOUCH(mm->total_vm);
-		if (has_shares()) {
-			TOUCH(mm->rss_stat[FILE_PAGES].counters);
-			TOUCH(mm->rss_stat[SHARED_PAGES].counters);
+		PREFETCH(mm->total_vm);
+		if (has_percpu_rss()) {
+			PREFETCH(mm->rss_stat[FILE_PAGES].counters);
+			PREFETCH(mm->rss_stat[SHARED_PAGES].counters);
 		}
 	}
 	if (groups & GROUP_DESCRIPTORS && files) {
-		TOUCH(files->fdt);
-		TOUCH(files->open_fds_init[0]);
-		TOUCH(files->fd_array[0]);
+		PREFETCH(files->fdt);
+		PREFETCH(files->open_fds_init[0]);
+		PREFETCH(files->fd_array[0]);
 	}
-	TOUCH(task->real_cred->euid.val);
+	PREFETCH(task->real_cred->euid.val);
 }
 
-/* Returns whether a name is to follow. */
+/* Writes the record of a process. Returns true if a name is to follow. */
 static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task, struct signal_struct___tasks *signal,
 				    __u64 cgroup, __u32 descriptors)
 {
@@ -490,14 +487,14 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 	process.kind = PROCESS;
 	process.pid = task->tgid;
 	process.sequence = signal->stats_lock.seqcount.seqcount.sequence;
-	IN_ORDER();
+	COMPILER_BARRIER();
 	process.threads = signal->nr_threads;
 	read_figures(task, &process.figures);
 	add_ended(signal, &process.figures);
 	if (groups & GROUP_IO)
 		read_children(signal, &process);
-	process.told_user_ns = signal->prev_cputime.utime;
-	process.told_system_ns = signal->prev_cputime.stime;
+	process.reported_user_ns = signal->prev_cputime.utime;
+	process.reported_system_ns = signal->prev_cputime.stime;
 	process.flags = task->flags;
 	process.state = state_of(task);
 	process.exit_state = task->exit_state;
@@ -512,18 +509,18 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 		process.gid = cred->egid.val;
 		process.name[0] = *(const __u64 *)&task->comm[0];
 		process.name[1] = *(const __u64 *)&task->comm[8];
-		/* Threads of the kernel may use another's for a while, which is not theirs. */
+		/* A kernel thread may use another process's memory for a while. */
 		if (mm) {
 			process.virtual_pages = mm->total_vm;
 			if (groups & GROUP_MEMORY) {
-				if (has_shares())
+				if (has_percpu_rss())
 					read_resident_pages(mm, &process);
 				else
 					read_common_resident_pages(mm, &process);
 			}
 			READ(now, task->mm);
 			if (now != (__u64)mm) {
-				/* It has just been given up, and may belong to another by now. */
+				/* The memory was released meanwhile, and may belong to another process by now. */
 				process.virtual_pages = 0;
 				process.resident_pages = 0;
 				process.shared_pages = 0;
@@ -533,10 +530,10 @@ static SUBPROGRAM int write_process(void *seq, struct task_struct___tasks *task,
 	process.descriptors = descriptors;
 	process.cgroup = cgroup;
 	process.network_namespace = network_namespace(task);
-	IN_ORDER();
-	/* Odd while it is being written. */
+	COMPILER_BARRIER();
+	/* The number is odd during a change. */
 	process.torn = signal->stats_lock.seqcount.seqcount.sequence != process.sequence || process.sequence & 1;
-	/* One that was released meanwhile is no process any more. */
+	/* A task that was released meanwhile is not a process any more. */
 	READ(now, task->sighand);
 	if (!now)
 		return 0;
@@ -551,7 +548,7 @@ static SUBPROGRAM int write_thread(void *seq, struct task_struct___tasks *task, 
 	thread.kind = THREAD;
 	thread.pid = pid;
 	read_figures(task, &thread.figures);
-	IN_ORDER();
+	COMPILER_BARRIER();
 	thread.sequence = task->signal->stats_lock.seqcount.seqcount.sequence;
 	thread.ended = task->exit_state != 0;
 	return bpf_seq_write(seq, &thread, sizeof(thread));
@@ -569,10 +566,10 @@ int capture_tasks(struct bpf_iter__task *context)
 
 	if (!task)
 		return 0;
-	if (groups & GROUP_MEMORY && has_shares() && !places[0] && !meta->seq_num)
-		find_places();
+	if (groups & GROUP_MEMORY && has_percpu_rss() && !percpu_offsets[0] && !meta->seq_num)
+		find_percpu_offsets();
 	if (groups & GROUP_CGROUP && !meta->seq_num)
-		note_namespace();
+		record_namespace_root();
 	pid = task->tgid;
 	if ((__u32)task->pid != pid) {
 		write_thread(meta->seq, task, pid);
@@ -580,9 +577,9 @@ int capture_tasks(struct bpf_iter__task *context)
 	}
 	signal = task->signal;
 	files = task->files;
-	touch(task, signal, task->mm, files);
+	prefetch(task, signal, task->mm, files);
 	if (groups & GROUP_CGROUP)
-		cgroup = note_cgroup(task->cgroups);
+		cgroup = record_cgroup(task->cgroups);
 	if (groups & GROUP_DESCRIPTORS)
 		count = descriptors(task, files);
 	if (write_process(meta->seq, task, signal, cgroup, count))
@@ -590,15 +587,16 @@ int capture_tasks(struct bpf_iter__task *context)
 	return 0;
 }
 
-/* The names that processes were given last, by their numbers. */
+/* The last names that processes were given, by pid. */
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, 2048);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, struct given_name);
-} names SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, __u32);
+	__type(value, struct given_name);
+} given_names SEC(".maps");
 
-/* A process executes a program or changes its name: it may end before the next walk. */
+/* Records the name of a process that executes a program or changes its name, because it may end before the next
+ * walk. */
 SEC("tp_btf/task_rename")
 int capture_rename(__u64 *context)
 {
@@ -606,14 +604,14 @@ int capture_rename(__u64 *context)
 	struct given_name given = {};
 	__u32 pid = task->tgid;
 
-	/* The name of another thread is not the process's, and a thread of the kernel is told by more than this. */
+	/* The name of another thread is not the process's, and the name of a kernel thread has more parts. */
 	if ((__u32)task->pid != pid || task->flags & PF_KTHREAD)
 		return 0;
 	given.start_ns = task->start_boottime;
 	bpf_probe_read_kernel_str(given.name, sizeof(given.name), (const void *)context[1]);
-	bpf_map_update_elem(&names, &pid, &given, BPF_ANY);
+	bpf_map_update_elem(&given_names, &pid, &given, BPF_ANY);
 	return 0;
 }
 
-/* Several of the helpers are only for programs that are offered under the GPL too. */
+/* Several helpers are only available to programs under a licence that is compatible with the GPL. */
 char licence[] SEC("license") = "Dual MIT/GPL";

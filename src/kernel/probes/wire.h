@@ -1,7 +1,7 @@
-/* How much of the wire a packet takes, and which part of what a socket has carried a call stands for.
+/* The size of packets on the wire, and the part of a socket's traffic that belongs to a call.
  *
- * Where the IP layer hands packets on, one may stand for many: the device, or the kernel on its behalf, cuts it up after
- * this point (GSO), or has put it together before (GRO). Each of the many has headers of its own. */
+ * At the IP layer, one packet may stand for many segments: the device, or the kernel for it, splits the packet later
+ * (GSO), or the kernel has merged segments before (GRO). Each segment has headers of its own. */
 
 #ifndef CAPTURE_WIRE_H
 #define CAPTURE_WIRE_H
@@ -12,12 +12,13 @@
 #define UDP_HEADER 8
 #define TCP_HEADER 20
 
-/* In place of the size of segments: these are listed one by one (SCTP), include/linux/skbuff.h. */
+/* A special segment size: the segments are listed one by one (SCTP), include/linux/skbuff.h. */
 #define GSO_BY_FRAGS 0xFFFF
 #define SCTP_HEADER 12
 
-/* The length of the link header that is counted for a packet on a device: Ethernet's, or none. Tunnels, too, can have headers
- * of their own and addresses, but shorter or longer ones; and any type can be set for a tun device, so that says nothing. */
+/* Returns the length of the link header that is counted for a packet on a device: Ethernet's, or none. Tunnels may also
+ * have headers and addresses, but of other lengths. The device type is not used, because any type can be set for a tun
+ * device. */
 static ALWAYS_INLINE __u32 link_header_on(struct net_device *device, unsigned char address_length)
 {
 	const struct header_ops *operations = 0;
@@ -29,24 +30,24 @@ static ALWAYS_INLINE __u32 link_header_on(struct net_device *device, unsigned ch
 	return create && address_length == ETH_ALEN ? ETH_HLEN : 0;
 }
 
-/* Where a packet is. */
-struct site {
-	/* The network namespace of its device. */
+/* The device that a packet is on. */
+struct packet_device {
+	/* The inode of the device's network namespace. */
 	__u32 netns;
-	/* The length of the link header that it has there. */
+	/* The length of the device's link header. */
 	__u32 header;
 };
 
-/* Looks at the device that a packet is on, in the kernel's own packet: the number of a device means something in its network
- * namespace only. */
-SUBPROGRAM int locate(struct __sk_buff *skb, struct site *site)
+/* Reads the device from the kernel's own structure of a packet, because a device number is only unique within its
+ * network namespace. */
+SUBPROGRAM int read_packet_device(struct __sk_buff *skb, struct packet_device *result)
 {
 	struct sk_buff *packet = kernel_packet(skb);
 	unsigned char address_length = 0;
 	struct net_device *device = 0;
 	struct net *net = 0;
 
-	if (!site)
+	if (!result)
 		return 0;
 	if (packet) {
 		device = packet->dev;
@@ -54,7 +55,7 @@ SUBPROGRAM int locate(struct __sk_buff *skb, struct site *site)
 			address_length = device->addr_len;
 			net = device->nd_net.net;
 			if (net)
-				site->netns = net->ns.inum;
+				result->netns = net->ns.inum;
 		}
 	} else {
 		packet = (struct sk_buff *)address_of(skb);
@@ -64,9 +65,9 @@ SUBPROGRAM int locate(struct __sk_buff *skb, struct site *site)
 			READ(net, device->nd_net.net);
 		}
 		if (net)
-			READ(site->netns, net->ns.inum);
+			READ(result->netns, net->ns.inum);
 	}
-	site->header = device ? link_header_on(device, address_length) : ETH_HLEN;
+	result->header = device ? link_header_on(device, address_length) : ETH_HLEN;
 	return 0;
 }
 
@@ -75,16 +76,16 @@ static ALWAYS_INLINE __u32 link_header(struct __sk_buff *skb, struct link *link)
 	__u32 device = skb->ifindex;
 
 	if (UNLIKELY(link->device != device)) {
-		struct site site = {};
+		struct packet_device found = {};
 
-		locate(skb, &site);
-		link->header = site.header;
+		read_packet_device(skb, &found);
+		link->header = found.header;
 		link->device = device;
 	}
 	return link->header;
 }
 
-/* A byte of a packet from its IP header on. The headers are most often where no helper is needed to read them. */
+/* Returns a byte of a packet at an offset from its IP header. Most headers can be read without a helper. */
 static ALWAYS_INLINE __u8 byte_at(struct __sk_buff *skb, __u32 offset)
 {
 	const __u8 *byte = (const __u8 *)(unsigned long)skb->data + offset;
@@ -96,8 +97,8 @@ static ALWAYS_INLINE __u8 byte_at(struct __sk_buff *skb, __u32 offset)
 	return copy;
 }
 
-/* Counts the segments that a packet stands for, and adds the headers that they have and it has not. */
-SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
+/* Counts the segments of a packet, and adds the headers that the segments will have and the packet does not have. */
+SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct direction_counters *wire)
 {
 	__u32 size = skb->gso_size, headers, payload, segments, dropped = 0;
 	__u8 protocol;
@@ -111,7 +112,7 @@ SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
 		protocol = byte_at(skb, 6);
 		headers = 40;
 		if (protocol == 0) {
-			/* The option for jumbograms, which segments do not have. */
+			/* The jumbogram option, which segments do not have. */
 			protocol = byte_at(skb, headers);
 			dropped = (byte_at(skb, headers + 1) + 1) * 8;
 			headers += dropped;
@@ -128,7 +129,7 @@ SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
 		headers += SCTP_HEADER;
 		break;
 	default:
-		/* Another extension header stands in between. */
+		/* Another extension header is in between. */
 		headers += TCP_HEADER;
 	}
 	if (skb->len <= headers)
@@ -142,9 +143,9 @@ SUBPROGRAM int measure_segments(struct __sk_buff *skb, struct way *wire)
 	return 0;
 }
 
-static ALWAYS_INLINE struct way measure(struct __sk_buff *skb, struct link *link)
+static ALWAYS_INLINE struct direction_counters measure_packet(struct __sk_buff *skb, struct link *link)
 {
-	struct way wire = {.bytes = skb->len, .packets = 1};
+	struct direction_counters wire = {.bytes = skb->len, .packets = 1};
 	__u32 header = link_header(skb, link);
 
 	if (skb->gso_size)
@@ -153,11 +154,12 @@ static ALWAYS_INLINE struct way measure(struct __sk_buff *skb, struct link *link
 	return wire;
 }
 
-/* How much of the wire so many bytes of payload take in segments of this size, each with headers as the packets that carried
- * `carried` bytes had on average. */
-static ALWAYS_INLINE struct way on_wire(__u64 payload, __u32 segment, const struct way *total, __u64 carried)
+/* Estimates the size on the wire of payload in segments of this size. Each has headers of the average length in the
+ * packets that carried `carried` bytes. */
+static ALWAYS_INLINE struct direction_counters estimate_wire(__u64 payload, __u32 segment,
+							     const struct direction_counters *total, __u64 carried)
 {
-	struct way wire = {.bytes = payload};
+	struct direction_counters wire = {.bytes = payload};
 	__u64 packets = total->packets, bytes = total->bytes;
 
 	if (!payload)
@@ -168,45 +170,46 @@ static ALWAYS_INLINE struct way on_wire(__u64 payload, __u32 segment, const stru
 	return wire;
 }
 
-static ALWAYS_INLINE __u32 since(__u32 later, __u32 earlier)
+static ALWAYS_INLINE __u32 sequence_distance(__u32 later, __u32 earlier)
 {
 	__s32 difference = later - earlier;
 
 	return difference > 0 ? difference : 0;
 }
 
-/* What a socket's datagrams take on average. */
-static ALWAYS_INLINE __u64 average(const struct way *way)
+/* Returns the average size of a socket's datagrams on the wire. */
+static ALWAYS_INLINE __u64 average_size(const struct direction_counters *counters)
 {
-	__u64 packets = way->packets;
+	__u64 packets = counters->packets;
 
-	return packets ? way->bytes / packets : 0;
+	return packets ? counters->bytes / packets : 0;
 }
 
-/* What a datagram has taken of which a process has just read so much payload. */
-static ALWAYS_INLINE __u64 datagram(struct sock *sk, const struct record *record, __u32 payload)
+/* Returns the size on the wire of a datagram with this payload, which a process has just read. */
+static ALWAYS_INLINE __u64 datagram_wire_size(struct sock *sk, const struct record *record, __u32 payload)
 {
 	int is_v4 = sk->__sk_common.skc_family == AF_INET ||
 		    (record->tuple.local[10] == 0xff && record->tuple.local[11] == 0xff);
 
 	if (sk->sk_protocol != IPPROTO_UDP && sk->sk_protocol != IPPROTO_UDPLITE)
-		return average(&record->received);
+		return average_size(&record->received);
 	return record->link.header + (is_v4 ? 20 : 40) + UDP_HEADER + payload;
 }
 
-/* What has been received of a connection and not been read: what is in the socket's queue, and `payload`, which has just
- * been read. */
-static ALWAYS_INLINE struct way unread_of_stream(struct tcp_sock *tcp, const struct record *record, __u64 payload)
+/* Estimates the received traffic of a connection that no process has read: the socket's queue, and `payload`, which has
+ * just been read. */
+static ALWAYS_INLINE struct direction_counters unread_of_stream(struct tcp_sock *tcp, const struct record *record,
+								__u64 payload)
 {
-	return on_wire(since(tcp->rcv_nxt, tcp->copied_seq) + payload, tcp->advmss, &record->received,
-		       tcp->bytes_received);
+	return estimate_wire(sequence_distance(tcp->rcv_nxt, tcp->copied_seq) + payload, tcp->advmss, &record->received,
+			     tcp->bytes_received);
 }
 
-/* What has been received and not been read, estimated: the wire's share of what is in the socket's queue, and of `payload`,
- * which has just been read. */
-static ALWAYS_INLINE struct way unread(struct sock *sk, const struct record *record, __u64 payload)
+/* Estimates the received traffic on the wire that no process has read: the socket's queue, and `payload`, which has
+ * just been read. */
+static ALWAYS_INLINE struct direction_counters unread_wire(struct sock *sk, const struct record *record, __u64 payload)
 {
-	struct way wire = {.bytes = payload, .packets = !!payload};
+	struct direction_counters wire = {.bytes = payload, .packets = !!payload};
 	__u32 queued;
 
 	if (sk->sk_protocol == IPPROTO_TCP) {
@@ -225,24 +228,25 @@ static ALWAYS_INLINE struct way unread(struct sock *sk, const struct record *rec
 	}
 	if (payload)
 		queued++;
-	wire.bytes = queued * average(&record->received);
+	wire.bytes = queued * average_size(&record->received);
 	wire.packets = queued;
 	return wire;
 }
 
-/* What has been sent since the call under way began, which hands over `payload`. What leaves during the call is counted as it
- * leaves (DATAGRAM). */
-static ALWAYS_INLINE struct way sent_since(struct sock *sk, const struct record *record, __u64 payload)
+/* Estimates the traffic sent since the beginning of the call in progress, which sends `payload`. Datagrams are counted
+ * as they leave, during the call. */
+static ALWAYS_INLINE struct direction_counters sent_since_call(struct sock *sk, const struct record *record,
+							       __u64 payload)
 {
-	struct way wire = {};
+	struct direction_counters wire = {};
 	struct tcp_sock *tcp;
 
 	if (record->flags & DATAGRAM)
 		return wire;
 	tcp = sk->sk_protocol == IPPROTO_TCP ? bpf_skc_to_tcp_sock(sk) : 0;
 	if (tcp)
-		return on_wire(since(tcp->snd_nxt, tcp->write_seq - (__u32)payload), tcp->mss_cache, &record->sent,
-			       tcp->bytes_sent);
+		return estimate_wire(sequence_distance(tcp->snd_nxt, tcp->write_seq - (__u32)payload), tcp->mss_cache,
+				     &record->sent, tcp->bytes_sent);
 	wire.bytes = payload;
 	wire.packets = !!payload;
 	return wire;
