@@ -7,14 +7,17 @@
 use super::candidates::Side;
 use super::owner_cache::{EarlyOwner, EarlyOwnerCache};
 use super::search::{Search, Sought};
-use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
+use crate::model::{FlowKey, Owner, ProcId, Quality, Timestamp};
+use crate::namespace::{Known, PerNamespace};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
 use crate::owner::search_exchange::{Finding, SearchExchange};
 use crate::owner::translation::{Behind, Translations};
 use crate::proc::ProcRoot;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use nix::errno::Errno;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::warn;
 
 /// The times of the attempts for the socket that opens a connection, counted from its first packet: at once,
 /// because the connection may close in a moment; and again if the search for its process was cut short.
@@ -132,7 +135,7 @@ pub struct EarlyLookup {
     early: Arc<EarlyOwnerCache>,
     exchange: Arc<SearchExchange>,
     root: Arc<ProcRoot>,
-    sockets: HashMap<Namespace, NamespaceSockets>,
+    sockets: PerNamespace<NamespaceSockets>,
     search: Search,
     waiting: BTreeMap<(Instant, u64), Waiting>,
     number: u64,
@@ -151,7 +154,7 @@ impl EarlyLookup {
             early,
             exchange,
             root: Arc::clone(&root),
-            sockets: HashMap::new(),
+            sockets: PerNamespace::default(),
             search: Search::new(root),
             waiting: BTreeMap::new(),
             number: 0,
@@ -160,19 +163,36 @@ impl EarlyLookup {
         }
     }
 
-    /// The `/proc` tree that is searched.
-    pub fn root(&self) -> &Arc<ProcRoot> {
-        &self.root
+    /// Looks up the sockets of the session's own namespace with `diag`, and behind its `translations`, from
+    /// now on.
+    pub fn ask_kernel(&mut self, diag: InetDiag, translations: Translations) {
+        self.sockets.set_home(NamespaceSockets { diag, translations });
     }
 
-    /// Looks up the sockets of this namespace with `diag`, and behind its `translations`, from now on.
-    pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag, translations: Translations) {
-        self.sockets.insert(namespace, NamespaceSockets { diag, translations });
+    /// Looks up the sockets of the other namespaces of `known`, too, as far as
+    /// [`EarlyLookup::follow_namespaces`] has opened them.
+    pub fn follow(&mut self, known: Known) {
+        self.sockets.set_known(known);
     }
 
-    /// Removes a namespace and closes its sockets.
-    pub fn remove_namespace(&mut self, namespace: Namespace) {
-        self.sockets.remove(&namespace);
+    /// Follows namespaces that appear and disappear.
+    pub fn follow_namespaces(&mut self) {
+        let root = &self.root;
+        let open = || {
+            let (diag, translations) = (InetDiag::open()?, Translations::open(Arc::clone(root), false));
+            Ok(NamespaceSockets { diag, translations })
+        };
+        self.sockets.follow_inside(open, |entry, errno: Errno| {
+            warn!("sockets in {} are not looked up early: {errno}", entry.path.display());
+        });
+    }
+
+    /// Returns the socket of a connection as [`InetDiag::find`] does.
+    ///
+    /// # Errors
+    /// Fails as [`InetDiag::find`] does; with `ENOTCONN` if the sockets of the namespace cannot be looked up.
+    pub fn find_socket(&mut self, key: &FlowKey) -> nix::Result<Option<InetSocket>> {
+        self.sockets.get_mut(key.namespace).ok_or(Errno::ENOTCONN)?.diag.find(key)
     }
 
     /// Sets whether every event is reported to [`EarlyLookup::process_event`] from now on.
@@ -294,7 +314,7 @@ impl EarlyLookup {
 
     fn sight(&mut self, waiting: &Waiting, now: Instant) -> LookupResult {
         let Opening { key: wire, side, device, .. } = waiting.opening;
-        let Some(sockets) = self.sockets.get_mut(&wire.namespace) else { return LookupResult::Gone };
+        let Some(sockets) = self.sockets.get_mut(wire.namespace) else { return LookupResult::Gone };
         let Some((socket, key)) = sockets.find(&wire, device, now) else { return LookupResult::Gone };
         if socket.inode == 0 {
             return if side == Side::Called && is_opening(&socket) {

@@ -2,7 +2,7 @@
 //! fixture.
 
 use crate::model::Quality::{Exact, Guessed};
-use crate::model::{Namespace, Protocol, Unowned};
+use crate::model::{Protocol, Unowned};
 use crate::netlink::testing::alone;
 use crate::owner::Outcome::Unowned as None;
 use crate::owner::made_up::{ESTABLISHED, NOW, OwnerTree, UNCONNECTED, key, owned, row};
@@ -39,7 +39,7 @@ fn last<const N: usize>(
     flows: [crate::model::FlowKey; N],
 ) -> [Outcome; N] {
     let mut finder = tree.finder();
-    finder.translate(Namespace::HOME, translations);
+    finder.translate(translations);
     let mut queries = flows.map(|flow| tree.query(flow, NOW));
     while let Some(due) = queries.iter().filter(|query| query.is_due(query.due())).map(Query::due).min() {
         while finder.find(&mut queries, due) {}

@@ -6,11 +6,8 @@ use super::kernel_owners::KernelOwners;
 use super::lookup_queue::{Answer, LookupQueue, Request};
 use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{Quality, Unowned};
-use crate::namespace::{Follower, enter};
-use crate::netlink::InetDiag;
-use crate::owner::{
-    EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations,
-};
+use crate::namespace::Known;
+use crate::owner::{EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, SourceStatus};
 use crate::session::accounting::Ledger;
 use crate::session::pipeline::DrainBarrier;
 use std::sync::Arc;
@@ -36,7 +33,7 @@ pub struct Resolver {
     finder: Finder,
     early: Arc<EarlyOwnerCache>,
     identity_cache: IdentityCache,
-    follower: Follower,
+    known: Known,
     /// The records of sockets and their users, if eBPF programs make them.
     kernel: Option<KernelOwners>,
     /// Open requests and their queries, index by index.
@@ -50,18 +47,19 @@ pub struct Resolver {
 
 impl Resolver {
     /// Returns a resolver that answers from `early`, and otherwise with `finder`, also for the namespaces
-    /// that `follower` reports.
+    /// of `known`.
     pub fn new(
-        finder: Finder,
+        mut finder: Finder,
         early: Arc<EarlyOwnerCache>,
         identity_cache: IdentityCache,
-        follower: Follower,
+        known: Known,
     ) -> Resolver {
+        finder.follow(known.clone());
         Resolver {
             finder,
             early,
             identity_cache,
-            follower,
+            known,
             kernel: None,
             requests: Vec::new(),
             queries: Vec::new(),
@@ -83,7 +81,7 @@ impl Resolver {
         let mut deadline = self.kernel.is_some().then(|| Instant::now() + SWEEP_INTERVAL);
         while let Some(new) = queue.take_requests(deadline, BATCH) {
             let untried = new.len();
-            self.follow_namespaces();
+            self.finder.follow_namespaces();
             let now = Instant::now();
             for (request, asked) in new {
                 self.requests.push(request);
@@ -124,7 +122,7 @@ impl Resolver {
             self.hand_out(queue, untried);
             self.release_records(queue);
             barrier.wake();
-            let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
+            let let_go = self.finder.has_other_namespaces().then(|| now + HOLDING_WAIT);
             let sweep = self.kernel.is_some().then(|| now + SWEEP_INTERVAL);
             deadline = self.next_look(now).into_iter().chain(let_go).chain(sweep).min();
         }
@@ -158,7 +156,7 @@ impl Resolver {
             .enumerate()
             .filter(|(_, (query, _))| query.is_due(now) && !query.is_known_missing())
         {
-            let found = kernel.find(request, &query.key, &self.follower, &clocks, query.first_seen());
+            let found = kernel.find(request, &query.key, &self.known, &clocks, query.first_seen());
             let Some(found) = found else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
@@ -201,21 +199,6 @@ impl Resolver {
             let reason =
                 if request.local_end == LocalEnd::Own { Unowned::NoSocket } else { Unowned::NotLocal };
             query.outcome = Outcome::Unowned(reason);
-        }
-    }
-
-    fn follow_namespaces(&mut self) {
-        let changes = self.follower.changes();
-        for gone in &changes.gone {
-            self.finder.remove_namespace(*gone);
-        }
-        for entry in &changes.come {
-            let diag = enter(entry, InetDiag::open).ok().and_then(Result::ok);
-            self.finder.add_namespace(entry.namespace, diag, entry.pid);
-            let root = Arc::clone(self.finder.root());
-            if let Ok(translations) = enter(entry, || Translations::open(root, false)) {
-                self.finder.translate(entry.namespace, translations);
-            }
         }
     }
 
