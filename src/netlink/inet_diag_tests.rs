@@ -199,7 +199,7 @@ fn answers_to_earlier_questions_are_passed_over_root() {
         let mut question = [0; MESSAGE_HEADER + REQUEST];
         begin(&mut question, BY_FAMILY, libc::NLM_F_REQUEST, u32::MAX);
         put(&mut question, MESSAGE_HEADER, &[libc::AF_INET as u8, Protocol::UDP.0]);
-        diag.exchange.socket.send(&question).unwrap();
+        diag.exchange.transport.send(&question).unwrap();
         assert_eq!(diag.find(&keys[0]).unwrap().unwrap().inode, inode(&sockets[0]));
         // The rest of these lists, which are much longer than one reply, stays unread too.
         let break_off = |diag: &mut InetDiag| {
