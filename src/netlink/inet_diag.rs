@@ -39,7 +39,7 @@ pub struct InetSocket {
     pub local: Endpoint,
     /// Its peer; a wildcard address and port 0 if it is not connected.
     pub remote: Endpoint,
-    /// The state's number (include/net/tcp_states.h).
+    /// The state's number ([`crate::model::tcp_state`]).
     pub state: u8,
     /// The user whose process created it.
     pub uid: u32,

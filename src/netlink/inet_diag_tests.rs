@@ -3,6 +3,7 @@
 use super::super::testing::{cookie, inode};
 use super::*;
 use crate::model::Namespace;
+use crate::model::tcp_state::{LISTEN, TIME_WAIT};
 use crate::netlink::begin;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
@@ -10,9 +11,6 @@ use nix::sys::socket::{
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-const TIME_WAIT: u8 = 6;
-const LISTEN: u8 = 10;
 
 /// Runs a test with the sockets of a network namespace of its own.
 fn alone(test: impl FnOnce(InetDiag) + Send) {

@@ -7,6 +7,7 @@
 use super::candidates::Side;
 use super::owner_cache::{EarlyOwner, EarlyOwnerCache};
 use super::search::{Search, Sought};
+use crate::model::tcp_state::{LISTEN, may_be_accepted};
 use crate::model::{FlowKey, Owner, ProcId, Quality, Timestamp};
 use crate::namespace::{Known, PerNamespace};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
@@ -37,9 +38,6 @@ const MAX_WAITING: usize = 4096;
 /// The limit of flows whose first packet was seen recently, so that a packet that passes several devices is
 /// looked up once.
 const MAX_SEEN: usize = 1024;
-
-/// `TCP_LISTEN` of include/net/tcp_states.h.
-const LISTEN: u8 = 10;
 
 /// Counts of the early lookup so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -317,7 +315,7 @@ impl EarlyLookup {
         let Some(sockets) = self.sockets.get_mut(wire.namespace) else { return LookupResult::Gone };
         let Some((socket, key)) = sockets.find(&wire, device, now) else { return LookupResult::Gone };
         if socket.inode == 0 {
-            return if side == Side::Called && is_opening(&socket) {
+            return if side == Side::Called && may_be_accepted(socket.state) {
                 LookupResult::Later
             } else {
                 LookupResult::Gone
@@ -339,15 +337,6 @@ impl EarlyLookup {
 /// The time within which a packet of the same flow, with the same sequence number, is the same packet on
 /// another device, or a repetition.
 const REPEATED: Duration = Duration::from_millis(50);
-
-/// Returns true if a socket without an inode is one that a server has yet to accept.
-fn is_opening(socket: &InetSocket) -> bool {
-    const ESTABLISHED: u8 = 1;
-    const SYN_RECV: u8 = 3;
-    const CLOSE_WAIT: u8 = 8;
-    const NEW_SYN_RECV: u8 = 12;
-    matches!(socket.state, ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV)
-}
 
 #[cfg(test)]
 #[path = "lookup_tests.rs"]

@@ -5,6 +5,7 @@
 
 use super::{FlowMailbox, SocketEnd};
 use crate::kernel::Clocks;
+use crate::model::tcp_state::{CLOSE, FIN_WAIT2, LISTEN, TIME_WAIT};
 use crate::model::{FlowKey, Namespace, Protocol, Timestamp};
 use crate::namespace::{Known, PerNamespace};
 use crate::netlink::{CloseNotices, InetSocket, TcpInfo};
@@ -163,11 +164,6 @@ fn connection(
 /// process has kept the socket of a connection that was reset; the bytes counted there now belong to the new
 /// connection. Any other socket is a listener, or the remainder of the ended connection itself.
 fn lives(socket: &InetSocket) -> bool {
-    /// State numbers of include/net/tcp_states.h.
-    const FIN_WAIT2: u8 = 5;
-    const TIME_WAIT: u8 = 6;
-    const CLOSE: u8 = 7;
-    const LISTEN: u8 = 10;
     match socket.state {
         LISTEN => false,
         FIN_WAIT2 | TIME_WAIT | CLOSE => socket.inode != 0,

@@ -1,13 +1,21 @@
 //! Reads the kernel's tcp_info of living TCP connections, in one dump for each network namespace.
 
-use crate::model::{FlowKey, Namespace, Protocol};
+use crate::model::{FlowKey, Namespace, Protocol, tcp_state};
 use crate::namespace::{Known, PerNamespace};
 use crate::netlink::{InetDiag, InetSocket, TcpInfo};
 use tracing::{debug, info, warn};
 
-/// The states of connections that have a socket of their own, by their numbers in include/net/tcp_states.h:
-/// all but TIME_WAIT (6), CLOSE (7), LISTEN (10) and NEW_SYN_RECV (12).
-const CONNECTED: u32 = 0b1011_0011_1110;
+/// The states of connections that have a socket of their own.
+const CONNECTED: u32 = tcp_state::mask(&[
+    tcp_state::ESTABLISHED,
+    tcp_state::SYN_SENT,
+    tcp_state::SYN_RECV,
+    tcp_state::FIN_WAIT1,
+    tcp_state::FIN_WAIT2,
+    tcp_state::CLOSE_WAIT,
+    tcp_state::LAST_ACK,
+    tcp_state::CLOSING,
+]);
 
 /// The sock_diag sockets, one in each captured namespace.
 pub struct TcpReader {
