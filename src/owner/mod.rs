@@ -342,17 +342,19 @@ impl Finder {
 
     /// Returns the counts of reads and work so far, and the fault of each source.
     pub fn report(&self) -> Report {
-        let mut report = Report { cpu_time: self.budget.spent(), ..Report::default() };
+        let evicted = self.endpoint_owners.evicted() + self.exchange.dropped();
+        let mut report = Report { cpu_time: self.budget.spent(), evicted, ..Report::default() };
         for source in self.namespaces.iter().flat_map(|(_, sources)| &sources.sockets) {
             source.report(&mut report);
         }
         for source in &self.holders {
             source.report(&mut report);
         }
-        let mut translations =
-            self.namespaces.iter().filter_map(|(_, sources)| sources.translations.as_ref()).peekable();
-        if translations.peek().is_some() {
-            let fault = translations.find_map(Translations::fault).cloned();
+        let translations: Vec<&Translations> =
+            self.namespaces.iter().filter_map(|(_, sources)| sources.translations.as_ref()).collect();
+        report.evicted += translations.iter().map(|translations| translations.evicted()).sum::<u64>();
+        if !translations.is_empty() {
+            let fault = translations.iter().find_map(|translations| translations.fault()).cloned();
             report.sources.push(SourceStatus { name: "conntrack", fault });
         }
         report

@@ -52,6 +52,8 @@ pub struct EarlyLookupStats {
     pub not_found: u64,
     /// First packets dropped because the waiting list was full.
     pub crowded_out: u64,
+    /// Recorded properties of candidates that were evicted because there were too many.
+    pub candidates_evicted: u64,
 }
 
 /// The first packet of a flow.
@@ -290,7 +292,7 @@ impl EarlyLookup {
 
     /// The counts so far.
     pub fn stats(&self) -> EarlyLookupStats {
-        self.stats
+        EarlyLookupStats { candidates_evicted: self.search.likely.evicted(), ..self.stats }
     }
 
     fn wait(&mut self, waiting: Waiting, now: Instant) {

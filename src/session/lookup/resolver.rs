@@ -7,7 +7,7 @@ use super::lookup_queue::{Answer, LookupQueue, Request};
 use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{Quality, Unowned};
 use crate::namespace::Known;
-use crate::owner::{EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, SourceStatus};
+use crate::owner::{EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, Report, SourceStatus};
 use crate::session::accounting::Ledger;
 use crate::session::pipeline::DrainBarrier;
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub struct Resolver {
     unused: Vec<usize>,
     /// The states of the sources when their faults were last logged.
     sources: Vec<SourceStatus>,
+    /// The number of evictions that was logged last.
+    evicted: u64,
 }
 
 impl Resolver {
@@ -65,6 +67,7 @@ impl Resolver {
             queries: Vec::new(),
             unused: Vec::new(),
             sources: Vec::new(),
+            evicted: 0,
         }
     }
 
@@ -243,9 +246,13 @@ impl Resolver {
         waits.min().map(|due| due.max(now + Duration::from_millis(1)))
     }
 
-    /// Logs the faults of the sources, each once until it changes.
+    /// Logs the faults of the sources, each once until it changes, and evictions.
     fn log_faults(&mut self) {
-        let sources = self.finder.report().sources;
+        let Report { sources, evicted, .. } = self.finder.report();
+        if evicted > self.evicted {
+            debug!(evicted, "caches of the owner search are full");
+            self.evicted = evicted;
+        }
         for source in sources.iter().filter(|source| !self.sources.contains(source)) {
             if let Some(fault) = &source.fault {
                 warn!(source = source.name, fault = %fault, "owners cannot be looked up completely");
