@@ -1,9 +1,9 @@
 //! The control group of a process, read from `/proc/<pid>/cgroup`.
 
-use super::parse;
 use super::reading::{CoreFigures, ProcessDirectory};
 use crate::blocking::ReadKind;
 use crate::model::SampleSet;
+use crate::proc::parse;
 use crate::proc::{ProcRoot, mounts};
 
 /// The suffix that the kernel appends to the path of a group that was removed while an ended process was left

@@ -11,7 +11,7 @@
 //! `CAP_SYS_PTRACE` (capabilities(7), proc_pid_fd(5)).
 
 use super::holder_table::{HolderTable, Holding};
-use super::proc_fd::{self, ENTRIES};
+use super::proc_fd;
 use super::thread_tables::ThreadTables;
 use crate::bounded::{BoundedMap, Eviction};
 use crate::capability;
@@ -19,7 +19,7 @@ use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
 use crate::owner::search_exchange::SearchExchange;
 use crate::owner::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
-use crate::proc::ProcRoot;
+use crate::proc::{Listing, ProcRoot};
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,8 +71,7 @@ pub(in crate::owner) struct Descriptors {
     pub(super) scanned: u64,
     pub(super) likely: Vec<i32>,
     pub(super) found: Vec<Holding>,
-    pub(super) pid_entries: Vec<u8>,
-    pub(super) entries: Vec<u8>,
+    pub(super) listing: Listing,
     pub(super) stat: Vec<u8>,
 }
 
@@ -98,8 +97,7 @@ impl Descriptors {
             scanned: 0,
             likely: Vec::new(),
             found: Vec::new(),
-            pid_entries: vec![0; ENTRIES],
-            entries: vec![0; ENTRIES],
+            listing: Listing::default(),
             stat: Vec::new(),
         };
         descriptors.unlisted = descriptors.list_pids(root).err();

@@ -2,6 +2,7 @@
 //! siblings. Pure: no I/O.
 
 use crate::model::{Address, Endpoint};
+use crate::proc::parse::decimal;
 
 /// One row of a socket table.
 ///
@@ -127,21 +128,6 @@ fn nibble(digit: u8) -> Option<u8> {
         b'a'..=b'f' => Some(digit - b'a' + 10),
         _ => None,
     }
-}
-
-/// Parses a decimal number of digits only; `None` if there are no digits or the number is too large.
-#[inline]
-pub(in crate::owner) fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |number, &digit| {
-        let digit = digit.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 #[cfg(test)]
