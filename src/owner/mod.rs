@@ -62,6 +62,7 @@ mod decision;
 mod early;
 mod endpoint_owners;
 mod holders;
+mod namespace_sources;
 mod query;
 mod search_exchange;
 mod sockets;
@@ -79,14 +80,15 @@ pub use sockets::{SocketRow, parse_table};
 pub use source::{Report, SourceStatus};
 pub use translation::{Behind, Translations};
 
-use crate::model::{Address, FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
-use crate::namespace::{Known, PerNamespace, enter};
+use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
+use crate::namespace::{Known, PerNamespace};
 use crate::netlink::InetDiag;
 use crate::proc::ProcRoot;
 use crate::process::proc_id;
 use decision::{Decision, decide};
 use endpoint_owners::EndpointOwners;
 use holders::Descriptors;
+use namespace_sources::{NamespaceSources, is_always_looped};
 use query::RetryPolicy;
 use search_exchange::Finding;
 use sockets::{Groups, SockDiag, Tables};
@@ -111,14 +113,6 @@ pub struct Finder {
     /// The process that was checked last, the time of that check, and its result.
     lived: Option<(ProcId, Instant, bool)>,
     stat: Vec<u8>,
-}
-
-/// The sources for the flows of one namespace.
-struct NamespaceSources {
-    /// The sources of sockets, the preferred one first.
-    sockets: Vec<Box<dyn SocketSource>>,
-    groups: Option<Groups>,
-    translations: Option<Translations>,
 }
 
 /// The sockets that may own a query's flow.
@@ -187,19 +181,10 @@ impl Finder {
         self.namespaces.set_known(known);
     }
 
-    /// Follows namespaces that appear and disappear. The sources of a namespace are the kernel and the tables
-    /// that one of its processes shows, as far as they are available.
+    /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
         let root = &self.root;
-        self.namespaces.follow(|entry| {
-            let open = || (InetDiag::open(), Translations::open(Arc::clone(root), false));
-            let (diag, translations) = enter(entry, open)
-                .map_or((None, None), |(diag, translations)| (diag.ok(), Some(translations)));
-            let mut sockets: Vec<Box<dyn SocketSource>> = Vec::new();
-            sockets.extend(diag.map(|diag| Box::new(SockDiag::new(diag)) as _));
-            sockets.extend(entry.pid.map(|pid| Box::new(Tables::of_process(root, pid)) as _));
-            Some(NamespaceSources { sockets, groups: entry.pid.map(Groups::of_process), translations })
-        });
+        self.namespaces.follow(|entry| Some(NamespaceSources::open(entry, root)));
     }
 
     /// Returns true if sources of another namespace than the home namespace are open. They keep that
@@ -367,10 +352,15 @@ impl Finder {
             self.missing.push(index);
             return false;
         }
+        let FlowKey { local, namespace, .. } = query.key;
+        let sources = self.namespaces.get_mut(namespace);
         let is_here = match query.local_end {
             LocalEnd::Own => true,
-            LocalEnd::Diverted => self.is_taken(&query.key),
-            LocalEnd::Looped => self.is_looped(query, now),
+            LocalEnd::Diverted => sources.is_some_and(|sources| sources.takes(&query.key)),
+            LocalEnd::Looped => {
+                is_always_looped(&local.address)
+                    || sources.is_some_and(|sources| sources.loops(query, &self.root, now))
+            }
         };
         if !is_here {
             query.outcome = Outcome::Unowned(Unowned::NotLocal);
@@ -381,14 +371,9 @@ impl Finder {
         }
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
-        let mut looked = Looked::Failed;
         let sources = self.namespaces.get_mut(query.key.namespace);
-        for source in sources.into_iter().flat_map(|sources| &mut sources.sockets) {
-            looked = source.look_up(&query.key, query.due(), &turn, &mut self.candidates);
-            if !matches!(looked, Looked::Failed | Looked::Elsewhere) {
-                break;
-            }
-        }
+        let mut looked =
+            sources.map_or(Looked::Failed, |sources| sources.look_up(query, &turn, &mut self.candidates));
         if query.local_end == LocalEnd::Looped && looked == Looked::Missing {
             self.candidates.truncate(start);
             query.outcome = Outcome::Unowned(Unowned::NotLocal);
@@ -437,30 +422,6 @@ impl Finder {
             candidates: start..self.candidates.len(),
         });
         false
-    }
-
-    /// Returns true if a flow has a socket of its own here, as far as the sources can tell.
-    fn is_taken(&mut self, key: &FlowKey) -> bool {
-        let sources = self.namespaces.get_mut(key.namespace);
-        sources
-            .and_then(|sources| sources.sockets.iter_mut().find_map(|source| source.takes(key)))
-            .unwrap_or(false)
-    }
-
-    /// Returns true if packets that a socket here has sent to a group are also delivered here, provided a
-    /// socket is bound to their port.
-    fn is_looped(&mut self, query: &Query, now: Instant) -> bool {
-        let FlowKey { local, namespace, .. } = query.key;
-        // Broadcasts always are.
-        if !local.address.is_multicast() || local.address == Address::BROADCAST_V4 {
-            return true;
-        }
-        let Some(NamespaceSources { sockets, groups: Some(groups), .. }) = self.namespaces.get_mut(namespace)
-        else {
-            return false;
-        };
-        groups.has(&self.root, &local.address, query.due(), now)
-            && sockets.iter_mut().find_map(|source| source.loops(&query.key)).unwrap_or(true)
     }
 
     /// Returns the only process that recently had flows like one that no longer has a socket, if it has lived
