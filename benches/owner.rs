@@ -48,7 +48,7 @@ fn first_look(criterion: &mut Criterion) {
         let hints = Arc::new(SearchExchange::default());
         let mut look =
             EarlyLookup::new(Arc::clone(&root), Arc::new(EarlyOwnerCache::default()), Arc::clone(&hints));
-        look.add_namespace(Namespace::HOME, diag, Translations::open(root, true));
+        look.ask_kernel(diag, Translations::open(root, true));
         look.tell_events(true);
         hints.set_busy(std::iter::once(std::process::id() as i32));
         look.learn();

@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod blocking;
+mod bounded;
 mod capability;
 pub mod config;
 pub mod decode;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top-level modules of the crate, each above those that it may use.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "abi",
     "session",
     "config",
@@ -24,6 +24,7 @@ const ORDER: [&str; 20] = [
     "blocking",
     "thread",
     "shared",
+    "bounded",
     "log",
     "capability",
     "sync",

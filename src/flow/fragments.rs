@@ -1,8 +1,8 @@
 //! Ports of fragmented datagrams: only the first fragment carries them, and this table supplies them to the
 //! later ones.
 
+use crate::bounded::{BoundedMap, Eviction};
 use crate::model::{Address, Fragment, Namespace, Packet, Protocol, Timestamp};
-use std::collections::{HashMap, VecDeque};
 
 /// The maximum number of datagrams in the table; beyond it the oldest are evicted.
 const LIMIT: usize = 4096;
@@ -28,10 +28,14 @@ struct Ports {
 }
 
 /// Records the ports of datagrams whose first fragment was seen.
-#[derive(Default)]
 pub struct FragmentTable {
-    ports: HashMap<DatagramKey, Ports, foldhash::fast::RandomState>,
-    order: VecDeque<DatagramKey>,
+    ports: BoundedMap<DatagramKey, Ports>,
+}
+
+impl Default for FragmentTable {
+    fn default() -> FragmentTable {
+        FragmentTable { ports: BoundedMap::new(LIMIT, Eviction::Oldest) }
+    }
 }
 
 impl FragmentTable {
@@ -51,7 +55,7 @@ impl FragmentTable {
                     destination: packet.destination.port,
                     seen: now,
                 };
-                self.remember(key(id), ports);
+                self.ports.insert(key(id), ports);
                 true
             }
             Fragment::Later { id } => {
@@ -62,18 +66,6 @@ impl FragmentTable {
                 (packet.source.port, packet.destination.port) = (ports.source, ports.destination);
                 true
             }
-        }
-    }
-
-    fn remember(&mut self, key: DatagramKey, ports: Ports) {
-        if self.ports.insert(key, ports).is_some() {
-            return;
-        }
-        self.order.push_back(key);
-        if self.order.len() > LIMIT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ports.remove(&oldest);
         }
     }
 }
@@ -148,7 +140,7 @@ mod tests {
             complete(&mut table, packet(Fragment::First { id }, (1, 2)), HOME, Timestamp(0));
         }
         assert_eq!(table.ports.len(), LIMIT);
-        assert_eq!(table.order.len(), LIMIT);
+        assert_eq!(table.ports.evicted(), LIMIT as u64 * 2);
         assert!(
             complete(&mut table, packet(Fragment::Later { id: 0 }, (0, 0)), HOME, Timestamp(0)).is_none()
         );

@@ -2,17 +2,11 @@
 
 use super::Clocks;
 use super::records::*;
+use crate::model::tcp_state::{CLOSE, CLOSE_WAIT, ESTABLISHED, SYN_RECV, SYN_SENT};
 use crate::model::{
     Address, CloseReason, Connections, Endpoint, FlowPhase, FlowRecord, FlowValidity, Owner, Protocol,
     ResponseTimes, Role, Timestamp,
 };
-
-/// TCP states (include/net/tcp_states.h).
-const ESTABLISHED: u8 = 1;
-const SYN_SENT: u8 = 2;
-const SYN_RECV: u8 = 3;
-const CLOSE: u8 = 7;
-const CLOSE_WAIT: u8 = 8;
 
 /// The part of a socket's record that was delivered to a session before.
 #[derive(Clone, Copy, Debug, Default)]

@@ -11,6 +11,7 @@ mod packet;
 mod probes;
 mod proc_id;
 mod process;
+pub mod tcp_state;
 mod traffic;
 
 pub use address::{Address, Endpoint};

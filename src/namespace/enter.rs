@@ -5,6 +5,7 @@ use super::registry::NamespaceEntry;
 use crate::blocking::{Abandoned, bounded};
 use crate::capability::{self, Capability};
 use crate::error::{Code, Error};
+use crate::proc::parse;
 use crate::thread::{catch_quietly, with_signals_blocked};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -59,8 +60,8 @@ pub fn enter_initial<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Ente
     // kthreadd is the parent of all of the kernel's threads: kernel/kthread.c, init/main.c.
     let read = || links::guarded_path(Path::new("/proc/2/stat"), |path| Ok(std::fs::read(path)));
     let stat = bounded("capture-enter", read).ok().and_then(|read| read.ok()?.ok()).unwrap_or_default();
-    let rest = stat.strip_prefix(b"2 (kthreadd) ").and_then(|rest| rest.get(1..));
-    let is_kernel = rest.is_some_and(|rest| rest.starts_with(b" 0 "));
+    let is_kernel =
+        parse::stat(&stat).is_some_and(|stat| (stat.pid, stat.name, stat.parent) == (2, &b"kthreadd"[..], 0));
     let path = if is_kernel { "/proc/2/ns/net" } else { "/proc/1/ns/net" };
     enter_path(Path::new(path), None, work)
 }

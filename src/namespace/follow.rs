@@ -1,4 +1,4 @@
-//! Follows the namespaces that a registry finds, for callers that keep sockets open in each.
+//! Follows the namespaces that a registry finds.
 
 use super::registry::{Known, NamespaceEntry};
 use crate::model::Namespace;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 /// One follower's view of the namespaces: those that it has reported so far.
 #[derive(Debug, Default)]
-pub struct Follower {
+pub(super) struct Follower {
     known: Known,
     told: Arc<[NamespaceEntry]>,
 }
 
 /// The changes since a follower's last report.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changes {
+pub(super) struct Changes {
     /// Namespaces in which nothing may be kept open any more: they have disappeared, or their number was
     /// reassigned.
     pub gone: Vec<Namespace>,
@@ -25,17 +25,6 @@ impl Follower {
     /// Returns a follower that has not reported any namespace yet.
     pub fn new(known: Known) -> Follower {
         Follower { known, told: Arc::default() }
-    }
-
-    /// Returns true if it has reported namespaces that it has not yet reported as gone.
-    pub fn has_told(&self) -> bool {
-        !self.told.is_empty()
-    }
-
-    /// Returns the inode of the namespace that has this number or had it last, whether it was reported or
-    /// not.
-    pub fn inode(&self, namespace: Namespace) -> Option<u64> {
-        self.known.inode(namespace)
     }
 
     /// Returns the changes since the last call. If there are none, this costs one lock.
@@ -72,9 +61,7 @@ mod tests {
         assert_eq!(follower.changes(), Changes::default(), "there is none yet");
         known.show(vec![entry(1, 70, 7), entry(2, 80, 8)]);
         let both = Changes { gone: Vec::new(), come: vec![entry(1, 70, 7), entry(2, 80, 8)] };
-        assert!(!follower.has_told());
         assert_eq!(follower.changes(), both);
-        assert!(follower.has_told());
         assert_eq!(follower.changes(), Changes::default());
         known.show(vec![entry(2, 80, 8), entry(3, 90, 9)]);
         let moved = Changes { gone: vec![Namespace(1)], come: vec![entry(3, 90, 9)] };
@@ -87,7 +74,6 @@ mod tests {
         );
         known.show(Vec::new());
         assert_eq!(follower.changes(), Changes { gone: vec![Namespace(2), Namespace(3)], come: Vec::new() });
-        assert!(!follower.has_told());
     }
 
     #[test]
@@ -109,6 +95,6 @@ mod tests {
         known.show(vec![entry(2, 71, 7), entry(3, 72, 8)]);
         known.show(vec![entry(2, 71, 7)]);
         assert_eq!(follower.changes(), Changes::default());
-        assert_eq!([1, 2, 3, 4].map(|n| follower.inode(Namespace(n))), [Some(71), Some(71), Some(72), None]);
+        assert_eq!([1, 2, 3, 4].map(|n| known.inode(Namespace(n))), [Some(71), Some(71), Some(72), None]);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! This module does not hold a namespace open. A caller that opens sockets in a namespace must close them
 //! once [`Known`] no longer shows it, because the namespace and its devices exist as long as the sockets do.
+//! [`PerNamespace`] does so.
 
 mod choice;
 mod coverage;
@@ -16,6 +17,7 @@ mod follow;
 mod links;
 mod mounts;
 mod numbers;
+mod per_namespace;
 mod registry;
 mod scan;
 
@@ -23,7 +25,7 @@ pub use choice::NamespaceChoice;
 pub use coverage::Coverage;
 pub use enter::{EnterError, enter, enter_initial};
 pub use finder::NamespaceFinder;
-pub use follow::{Changes, Follower};
+pub use per_namespace::PerNamespace;
 pub use registry::{Known, NamespaceEntry, Registry, RegistryStats};
 
 /// Returns the inode of the calling thread's network namespace.

@@ -2,10 +2,11 @@
 //! a kind.
 
 use super::exchange::Exchange;
-use super::message::{MESSAGE_HEADER, Message, attributes, errno_of, put, u16_at, u32_at};
+use super::message::{MESSAGE_HEADER, Message, attributes, put, u16_at, u32_at};
 use super::tcp_info::TcpInfo;
 use crate::model::{Address, Endpoint, FlowKey, Protocol};
 use nix::errno::Errno;
+use tracing::debug;
 
 /// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
 pub(super) const BY_FAMILY: u16 = 20;
@@ -38,7 +39,7 @@ pub struct InetSocket {
     pub local: Endpoint,
     /// Its peer; a wildcard address and port 0 if it is not connected.
     pub remote: Endpoint,
-    /// The state's number (include/net/tcp_states.h).
+    /// The state's number ([`crate::model::tcp_state`]).
     pub state: u8,
     /// The user whose process created it.
     pub uid: u32,
@@ -68,8 +69,6 @@ pub struct InetDiag {
     exchange: Exchange,
     /// The protocols checked so far, and true for those that the kernel serves.
     served: Vec<(Protocol, bool)>,
-    /// Set if a list was begun that has not been read to its end. The kernel makes one at a time (`EBUSY`).
-    unfinished: bool,
 }
 
 impl InetDiag {
@@ -79,7 +78,7 @@ impl InetDiag {
     /// Fails with the error of socket(2); with `EPROTONOSUPPORT` if the kernel lacks sock_diag.
     pub fn open() -> nix::Result<InetDiag> {
         let exchange = Exchange::open(libc::NETLINK_SOCK_DIAG, BUFFER)?;
-        Ok(InetDiag { exchange, served: Vec::new(), unfinished: false })
+        Ok(InetDiag { exchange, served: Vec::new() })
     }
 
     /// Returns the socket that the kernel itself would find for a packet to a flow's local end. For TCP that
@@ -148,7 +147,8 @@ impl InetDiag {
     }
 
     /// Hands every socket of a protocol to `each`, of both families, if it is in one of the states of the
-    /// mask (bit `1 << number`). A socket that changes meanwhile may be reported twice or not at all.
+    /// mask (bit `1 << number`). A socket that changes meanwhile may be reported twice or not at all, and all
+    /// may be reported several times if the kernel makes the listing start again.
     ///
     /// # Errors
     /// Fails with `EPROTONOSUPPORT` as [`InetDiag::find`] does, and with any other error of the kernel. The
@@ -208,28 +208,15 @@ impl InetDiag {
         extensions: u8,
         each: &mut impl FnMut(&[u8]),
     ) -> nix::Result<()> {
-        if self.unfinished {
-            self.exchange.drain()?;
-        }
         let mut message = [0; MESSAGE_HEADER + REQUEST];
         let request = &mut message[MESSAGE_HEADER..];
         put(request, 0, &[family as u8, protocol.0, extensions]);
         put(request, STATES, &states.to_ne_bytes());
-        self.unfinished = true;
-        let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-        let answer = self.exchange.ask(&mut message, BY_FAMILY, flags, |message| {
-            if i32::from(message.kind) != libc::NLMSG_DONE {
-                each(message.payload);
-                return None;
-            }
-            // It contains an error number as a refusal does, or 0, or none.
-            match u32_at(message.payload, 0) {
-                None | Some(0) => Some(Ok(())),
-                Some(error) => Some(Err(errno_of(error))),
-            }
-        })?;
-        self.unfinished = false;
-        answer
+        let dump = self.exchange.dump(&mut message, BY_FAMILY, |(), payload| each(payload))?;
+        if !dump.is_consistent {
+            debug!(protocol = protocol.0, "sockets have changed in each attempt to list them");
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::testing::{cookie, inode};
 use super::*;
 use crate::model::Namespace;
+use crate::model::tcp_state::{LISTEN, TIME_WAIT};
 use crate::netlink::begin;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
@@ -10,9 +11,6 @@ use nix::sys::socket::{
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-const TIME_WAIT: u8 = 6;
-const LISTEN: u8 = 10;
 
 /// Runs a test with the sockets of a network namespace of its own.
 fn alone(test: impl FnOnce(InetDiag) + Send) {
@@ -199,7 +197,7 @@ fn answers_to_earlier_questions_are_passed_over_root() {
         let mut question = [0; MESSAGE_HEADER + REQUEST];
         begin(&mut question, BY_FAMILY, libc::NLM_F_REQUEST, u32::MAX);
         put(&mut question, MESSAGE_HEADER, &[libc::AF_INET as u8, Protocol::UDP.0]);
-        diag.exchange.socket.send(&question).unwrap();
+        diag.exchange.transport.send(&question).unwrap();
         assert_eq!(diag.find(&keys[0]).unwrap().unwrap().inode, inode(&sockets[0]));
         // The rest of these lists, which are much longer than one reply, stays unread too.
         let break_off = |diag: &mut InetDiag| {

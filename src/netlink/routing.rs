@@ -58,7 +58,7 @@ impl Routing {
     /// Returns true if any device forwards packets that are not for this host, for IPv4 or for IPv6.
     ///
     /// # Errors
-    /// Fails with the kernel's error.
+    /// Fails with the kernel's error; with `EAGAIN` if the devices changed in every attempt to list them.
     pub fn forwards(&mut self) -> nix::Result<bool> {
         Ok(self.has_forwarding(libc::AF_INET)? || self.has_forwarding(libc::AF_INET6)?)
     }
@@ -66,21 +66,18 @@ impl Routing {
     fn has_forwarding(&mut self, family: i32) -> nix::Result<bool> {
         let mut message = [0; MESSAGE_HEADER + SETTINGS_HEADER];
         message[MESSAGE_HEADER] = family as u8;
-        let mut found = false;
-        let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-        let answer = self.0.ask(&mut message, GET_SETTINGS, flags, |message| {
-            if i32::from(message.kind) == libc::NLMSG_DONE {
-                return Some(Ok(found));
-            }
-            let settings = message.payload.get(SETTINGS_HEADER..).unwrap_or_default();
-            found |=
+        let dumped = self.0.dump(&mut message, GET_SETTINGS, |found: &mut bool, payload| {
+            let settings = payload.get(SETTINGS_HEADER..).unwrap_or_default();
+            *found |=
                 attributes(settings).any(|(kind, value)| kind == FORWARDING && u32_at(value, 0) != Some(0));
-            None
-        })?;
-        match answer {
+        });
+        match dumped {
+            Ok(dump) if dump.rows => Ok(true),
+            // A missing row may be the one that says so.
+            Ok(dump) => dump.consistent(),
             // A kernel without the family.
             Err(Errno::EOPNOTSUPP) => Ok(false),
-            answer => answer,
+            Err(errno) => Err(errno),
         }
     }
 }

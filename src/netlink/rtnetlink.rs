@@ -4,7 +4,7 @@
 //! `getifaddrs(3)`, which has no masters and VLANs. The socket belongs permanently to the namespace of the
 //! thread that opened it.
 
-use super::exchange::Exchange;
+use super::exchange::{Dump, Exchange};
 use super::interface::{FrameKind, Interface, InterfaceKind, Vlan};
 use super::message::{MESSAGE_HEADER, attributes, put, text, u16_at, u32_at, u64_at};
 use crate::error::{Code, Error, Result};
@@ -42,8 +42,6 @@ const RX_FIFO_ERRORS: usize = 14;
 const RX_MISSED_ERRORS: usize = 15;
 /// The kernel answers in messages of at most 32 KiB unless one row alone needs more.
 const BUFFER: usize = 64 << 10;
-/// The maximum number of attempts at a listing. It is restarted if something changed while it was read.
-const ATTEMPTS: usize = 5;
 
 /// A socket that requests the kernel's interfaces and addresses.
 pub(crate) struct Rtnetlink {
@@ -69,10 +67,10 @@ impl Rtnetlink {
     /// # Errors
     /// Fails with `SystemResource` if the kernel does not answer, or not in full.
     pub(crate) fn interfaces(&mut self) -> Result<Vec<Interface>> {
-        consistent(|interfaces: &mut Vec<Interface>| {
-            self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], |row| interfaces.extend(interface(row)))
-        })
-        .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
+        let insert = |interfaces: &mut Vec<Interface>, row: &[u8]| interfaces.extend(interface(row));
+        self.dump(libc::RTM_GETLINK, &[0; LINK_HEADER], insert)
+            .and_then(Dump::consistent)
+            .map_err(|errno| Error::system(Code::SystemResource, "listing the network interfaces", errno))
     }
 
     /// Returns the interface with this index, if there is one.
@@ -92,18 +90,21 @@ impl Rtnetlink {
     /// # Errors
     /// Fails with `SystemResource` if the kernel does not answer, or not in full.
     pub(crate) fn addresses(&mut self) -> Result<LocalAddresses> {
-        consistent(|addresses: &mut LocalAddresses| {
-            let header = &[0; ADDRESS_HEADER];
-            let listed = self.dump(libc::RTM_GETADDR, header, |row| insert_address(addresses, row))?;
-            Ok((!self.lists_routes || self.add_routes(addresses)?) && listed)
-        })
-        .map_err(|errno| Error::system(Code::SystemResource, "listing the network addresses", errno))
+        self.listed_addresses()
+            .map_err(|errno| Error::system(Code::SystemResource, "listing the network addresses", errno))
     }
 
-    /// Adds the addresses that routes of the table `local` make local, in particular whole networks. Before
-    /// Linux 4.20 it is not used, because the kernel would list the routes of all tables.
-    fn add_routes(&mut self, addresses: &mut LocalAddresses) -> nix::Result<bool> {
-        self.each_local_route(libc::RT_TABLE_LOCAL, |route| route.insert_unconditional(addresses))
+    fn listed_addresses(&mut self) -> nix::Result<LocalAddresses> {
+        let mut addresses =
+            self.dump(libc::RTM_GETADDR, &[0; ADDRESS_HEADER], insert_address)?.consistent()?;
+        // They make whole networks local, in particular. Before Linux 4.20 they are not used, because the
+        // kernel would list the routes of all tables.
+        if self.lists_routes {
+            for route in self.local_routes(libc::RT_TABLE_LOCAL)?.consistent()? {
+                route.insert_unconditional(&mut addresses);
+            }
+        }
+        Ok(addresses)
     }
 
     /// Returns the networks that routes of other tables make local for packets that a routing rule selects.
@@ -115,54 +116,46 @@ impl Rtnetlink {
     pub(crate) fn conditional(&mut self) -> Result<LocalAddresses> {
         let mut networks = LocalAddresses::default();
         if self.lists_routes {
-            // Notices report changes during the listing.
-            self.each_local_route(libc::RT_TABLE_UNSPEC, |route| route.insert_conditional(&mut networks))
-                .map_err(|errno| {
-                    Error::system(Code::SystemResource, "listing the local routes of all tables", errno)
-                })?;
+            // Notices report changes during the listing, so an inconsistent one suffices.
+            let routes = self.local_routes(libc::RT_TABLE_UNSPEC).map_err(|errno| {
+                Error::system(Code::SystemResource, "listing the local routes of all tables", errno)
+            })?;
+            routes.rows.iter().for_each(|route| route.insert_conditional(&mut networks));
         }
         Ok(networks)
     }
 
-    /// Hands the routes of the type `local` of one table, or of all, to `each`. Returns true if nothing
-    /// changed meanwhile.
-    fn each_local_route(&mut self, table: u8, mut each: impl FnMut(LocalRoute)) -> nix::Result<bool> {
-        let mut is_consistent = true;
+    /// Lists the routes of the type `local` of one table, or of all.
+    fn local_routes(&mut self, table: u8) -> nix::Result<Dump<Vec<LocalRoute>>> {
+        let mut routes = Dump { rows: Vec::new(), is_consistent: true };
         for family in [libc::AF_INET, libc::AF_INET6] {
             let mut header = [0; ROUTE_HEADER];
             (header[0], header[ROUTE_TABLE], header[ROUTE_TYPE]) = (family as u8, table, libc::RTN_LOCAL);
-            match self
-                .dump(libc::RTM_GETROUTE, &header, |row| local_route(row).into_iter().for_each(&mut each))
-            {
-                Ok(whole) => is_consistent &= whole,
+            let insert = |routes: &mut Vec<LocalRoute>, row: &[u8]| routes.extend(local_route(row));
+            match self.dump(libc::RTM_GETROUTE, &header, insert) {
+                Ok(mut dump) => {
+                    routes.rows.append(&mut dump.rows);
+                    routes.is_consistent &= dump.is_consistent;
+                }
                 // A kernel without the family or without such a table.
                 Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        Ok(is_consistent)
+        Ok(routes)
     }
 
-    /// Requests one dump. Returns true if it was consistent.
-    fn dump(&mut self, request: u16, header: &[u8], row: impl FnMut(&[u8])) -> nix::Result<bool> {
+    /// Requests one dump.
+    fn dump<C: Default>(
+        &mut self,
+        request: u16,
+        header: &[u8],
+        row: impl FnMut(&mut C, &[u8]),
+    ) -> nix::Result<Dump<C>> {
         let mut message = [0u8; MESSAGE_HEADER + LINK_HEADER];
         put(&mut message, MESSAGE_HEADER, header);
-        self.exchange.list(&mut message[..MESSAGE_HEADER + header.len()], request, row)
+        self.exchange.dump(&mut message[..MESSAGE_HEADER + header.len()], request, row)
     }
-}
-
-/// Makes a listing, and restarts it if the kernel reports that something changed meanwhile.
-///
-/// # Errors
-/// Fails with `EAGAIN` if every attempt was interrupted by a change.
-fn consistent<T: Default>(mut list: impl FnMut(&mut T) -> nix::Result<bool>) -> nix::Result<T> {
-    for _ in 0..ATTEMPTS {
-        let mut collection = T::default();
-        if list(&mut collection)? {
-            return Ok(collection);
-        }
-    }
-    Err(Errno::EAGAIN)
 }
 
 /// Parses the payload of an `RTM_NEWLINK` message. Returns `None` if it is too short.

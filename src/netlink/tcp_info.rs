@@ -6,7 +6,7 @@ use super::message::{u32_at, u64_at};
 /// retransmitted bytes count once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TcpInfo {
-    /// The state's number (include/net/tcp_states.h).
+    /// The state's number ([`crate::model::tcp_state`]).
     pub state: u8,
     /// The number of retransmissions of the segment that is waiting for its acknowledgement now.
     pub retrying: u8,

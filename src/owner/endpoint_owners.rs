@@ -5,9 +5,8 @@
 //! the process lived when the connection began.
 
 use super::early::{End, Side};
+use crate::bounded::{BoundedMap, Eviction};
 use crate::model::{FlowKey, ProcId};
-use foldhash::fast::RandomState;
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// The time for which a caller is kept.
@@ -25,27 +24,35 @@ enum Callers {
 }
 
 /// The callers of endpoints.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(super) struct EndpointOwners {
-    ends: HashMap<End, Callers, RandomState>,
+    ends: BoundedMap<End, Callers>,
+}
+
+impl Default for EndpointOwners {
+    fn default() -> EndpointOwners {
+        EndpointOwners { ends: BoundedMap::new(LIMIT, Eviction::All) }
+    }
 }
 
 impl EndpointOwners {
     /// Records the owner of a flow; `None` records that the owner could not be found.
     pub fn note(&mut self, key: &FlowKey, side: Side, process: Option<ProcId>, now: Instant) {
-        if self.ends.len() >= LIMIT {
+        if self.ends.is_full() {
             self.ends.retain(|_, callers| callers.age(now) < MEMORY);
         }
-        if self.ends.len() >= LIMIT {
-            self.ends.clear();
-        }
         let now = process.map_or(Callers::Several(now), |process| Callers::One(process, now));
-        let known = self.ends.entry(End::of(key, side)).or_insert(now);
+        let Some(known) = self.ends.get_or_insert_with(End::of(key, side), || now) else { return };
         *known = match (*known, now) {
             (old, now) if old.age(now.at()) >= MEMORY => now,
             (Callers::One(one, _), Callers::One(other, _)) if one == other => now,
             _ => Callers::Several(now.at()),
         };
+    }
+
+    /// The number of endpoints that were evicted before they had expired.
+    pub fn evicted(&self) -> u64 {
+        self.ends.evicted()
     }
 
     /// Returns the only process that was recently called at this flow's local endpoint, or else has called
@@ -129,6 +136,12 @@ mod tests {
             let remote = format!("10.0.{}.{}:80", number >> 8, number & 255);
             similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, Some(ONE), start);
         }
-        assert!(similar.ends.len() <= LIMIT);
+        assert_eq!((similar.ends.len(), similar.evicted()), (10, LIMIT as u64));
+        let later = start + MEMORY;
+        for number in 0..LIMIT {
+            let remote = format!("10.1.{}.{}:80", number >> 8, number & 255);
+            similar.note(&key(Protocol::TCP, "10.0.0.1:1", &remote), Side::Opener, Some(ONE), later);
+        }
+        assert_eq!((similar.ends.len(), similar.evicted()), (LIMIT, LIMIT as u64), "the others had expired");
     }
 }

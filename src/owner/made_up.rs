@@ -3,6 +3,7 @@
 use super::budget::tests::Costly;
 use super::sockets::{HEADING, render};
 use super::{Budget, Finder, Outcome, Query, SocketRow};
+pub use crate::model::tcp_state::{CLOSE as UNCONNECTED, ESTABLISHED};
 use crate::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use crate::proc::ProcRoot;
 use std::fs;
@@ -38,9 +39,6 @@ pub fn owned(pid: i32, start_ticks: u64, quality: Quality) -> Outcome {
 pub fn row(local: &str, remote: &str, state: u8, inode: u64) -> SocketRow {
     SocketRow { local: endpoint(local), remote: endpoint(remote), state, uid: 1000, inode }
 }
-
-pub const ESTABLISHED: u8 = 1;
-pub const UNCONNECTED: u8 = 7;
 
 impl OwnerTree {
     /// Creates a tree with a process 1 that holds nothing, and empty tables of every protocol.

@@ -62,6 +62,7 @@ mod decision;
 mod early;
 mod endpoint_owners;
 mod holders;
+mod namespace_sources;
 mod query;
 mod search_exchange;
 mod sockets;
@@ -79,18 +80,19 @@ pub use sockets::{SocketRow, parse_table};
 pub use source::{Report, SourceStatus};
 pub use translation::{Behind, Translations};
 
-use crate::model::{Address, FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
+use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Unowned};
+use crate::namespace::{Known, PerNamespace};
 use crate::netlink::InetDiag;
 use crate::proc::ProcRoot;
 use crate::process::proc_id;
 use decision::{Decision, decide};
 use endpoint_owners::EndpointOwners;
 use holders::Descriptors;
+use namespace_sources::{NamespaceSources, is_always_looped};
 use query::RetryPolicy;
 use search_exchange::Finding;
 use sockets::{Groups, SockDiag, Tables};
 use source::{CandidateSocket, Held, Holder, HolderSource, Looked, Match, SocketSource, Turn, Wanted};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -101,10 +103,8 @@ pub struct Finder {
     budget: Budget,
     exchange: Arc<SearchExchange>,
     endpoint_owners: EndpointOwners,
-    sockets: HashMap<Namespace, Vec<Box<dyn SocketSource>>>,
+    namespaces: PerNamespace<NamespaceSources>,
     holders: Vec<Box<dyn HolderSource>>,
-    translations: HashMap<Namespace, Translations>,
-    groups: HashMap<Namespace, Groups>,
     plans: Vec<CandidateSockets>,
     /// Indexes of the queries whose flows have no socket.
     missing: Vec<usize>,
@@ -141,16 +141,16 @@ impl Finder {
         sockets: Vec<Box<dyn SocketSource>>,
         holders: Vec<Box<dyn HolderSource>>,
     ) -> Finder {
-        let groups = HashMap::from([(Namespace::HOME, Groups::of_this_thread(&root))]);
+        let groups = Some(Groups::of_this_thread(&root));
+        let mut namespaces = PerNamespace::default();
+        namespaces.set_home(NamespaceSources { sockets, groups, translations: None });
         Finder {
             root,
             budget,
             exchange,
             endpoint_owners: EndpointOwners::default(),
-            sockets: HashMap::from([(Namespace::HOME, sockets)]),
+            namespaces,
             holders,
-            translations: HashMap::new(),
-            groups,
             plans: Vec::new(),
             missing: Vec::new(),
             candidates: Vec::new(),
@@ -163,34 +163,34 @@ impl Finder {
     /// Makes the kernel the preferred source from now on, through `diag`, which was opened in the home
     /// namespace.
     pub fn ask_kernel(&mut self, diag: InetDiag) {
-        self.sockets.entry(Namespace::HOME).or_default().insert(0, Box::new(SockDiag::new(diag)));
+        if let Some(home) = self.namespaces.get_mut(Namespace::HOME) {
+            home.sockets.insert(0, Box::new(SockDiag::new(diag)));
+        }
     }
 
-    /// Serves the flows of another namespace: through `diag`, which was opened in it, and through the tables
-    /// that one of its processes shows.
-    pub fn add_namespace(&mut self, namespace: Namespace, diag: Option<InetDiag>, process: Option<i32>) {
-        let mut sources: Vec<Box<dyn SocketSource>> = Vec::new();
-        sources.extend(diag.map(|diag| Box::new(SockDiag::new(diag)) as _));
-        sources.extend(process.map(|pid| Box::new(Tables::of_process(&self.root, pid)) as _));
-        self.sockets.insert(namespace, sources);
-        self.groups.extend(process.map(|pid| (namespace, Groups::of_process(pid))));
+    /// Resolves the translated addresses of the home namespace through `translations`.
+    pub fn translate(&mut self, translations: Translations) {
+        if let Some(home) = self.namespaces.get_mut(Namespace::HOME) {
+            home.translations = Some(translations);
+        }
     }
 
-    /// The `/proc` tree that is searched.
-    pub fn root(&self) -> &Arc<ProcRoot> {
-        &self.root
+    /// Serves the flows of the other namespaces of `known`, too, as far as [`Finder::follow_namespaces`] has
+    /// opened their sources.
+    pub fn follow(&mut self, known: Known) {
+        self.namespaces.set_known(known);
     }
 
-    /// Resolves the translated addresses of a namespace through `translations`.
-    pub fn translate(&mut self, namespace: Namespace, translations: Translations) {
-        self.translations.insert(namespace, translations);
+    /// Follows namespaces that appear and disappear.
+    pub fn follow_namespaces(&mut self) {
+        let root = &self.root;
+        self.namespaces.follow(|entry| Some(NamespaceSources::open(entry, root)));
     }
 
-    /// Removes a namespace and closes its sockets.
-    pub fn remove_namespace(&mut self, namespace: Namespace) {
-        self.sockets.remove(&namespace);
-        self.translations.remove(&namespace);
-        self.groups.remove(&namespace);
+    /// Returns true if sources of another namespace than the home namespace are open. They keep that
+    /// namespace alive.
+    pub fn has_other_namespaces(&self) -> bool {
+        self.namespaces.has_others()
     }
 
     /// Reads the present holders before the first query, as far as the budget allows.
@@ -216,8 +216,7 @@ impl Finder {
     }
 
     fn may_translate(&mut self, namespace: Namespace, now: Instant) -> bool {
-        let translations = self.translations.get_mut(&namespace);
-        translations.is_some_and(|translations| translations.may_translate(now))
+        self.translations(namespace).is_some_and(|translations| translations.may_translate(now))
     }
 
     /// Looks up the endpoints of the sockets behind all `queries` that are due at `now`, in the namespaces
@@ -247,8 +246,11 @@ impl Finder {
     }
 
     fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
-        let translations = self.translations.get_mut(&key.namespace);
-        translations.map_or(Behind::Same, |translations| translations.behind(key, now))
+        self.translations(key.namespace).map_or(Behind::Same, |translations| translations.behind(key, now))
+    }
+
+    fn translations(&mut self, namespace: Namespace) -> Option<&mut Translations> {
+        self.namespaces.get_mut(namespace)?.translations.as_mut()
     }
 
     /// Looks up the owners of all `queries` that are due at `now` and sets their outcomes.
@@ -325,17 +327,19 @@ impl Finder {
 
     /// Returns the counts of reads and work so far, and the fault of each source.
     pub fn report(&self) -> Report {
-        let mut report = Report { cpu_time: self.budget.spent(), ..Report::default() };
-        let mut namespaces: Vec<_> = self.sockets.iter().collect();
-        namespaces.sort_unstable_by_key(|(namespace, _)| **namespace);
-        for source in namespaces.into_iter().flat_map(|(_, sources)| sources) {
+        let evicted = self.endpoint_owners.evicted() + self.exchange.dropped();
+        let mut report = Report { cpu_time: self.budget.spent(), evicted, ..Report::default() };
+        for source in self.namespaces.iter().flat_map(|(_, sources)| &sources.sockets) {
             source.report(&mut report);
         }
         for source in &self.holders {
             source.report(&mut report);
         }
-        if !self.translations.is_empty() {
-            let fault = self.translations.values().find_map(Translations::fault).cloned();
+        let translations: Vec<&Translations> =
+            self.namespaces.iter().filter_map(|(_, sources)| sources.translations.as_ref()).collect();
+        report.evicted += translations.iter().map(|translations| translations.evicted()).sum::<u64>();
+        if !translations.is_empty() {
+            let fault = translations.iter().find_map(|translations| translations.fault()).cloned();
             report.sources.push(SourceStatus { name: "conntrack", fault });
         }
         report
@@ -348,10 +352,15 @@ impl Finder {
             self.missing.push(index);
             return false;
         }
+        let FlowKey { local, namespace, .. } = query.key;
+        let sources = self.namespaces.get_mut(namespace);
         let is_here = match query.local_end {
             LocalEnd::Own => true,
-            LocalEnd::Diverted => self.is_taken(&query.key),
-            LocalEnd::Looped => self.is_looped(query, now),
+            LocalEnd::Diverted => sources.is_some_and(|sources| sources.takes(&query.key)),
+            LocalEnd::Looped => {
+                is_always_looped(&local.address)
+                    || sources.is_some_and(|sources| sources.loops(query, &self.root, now))
+            }
         };
         if !is_here {
             query.outcome = Outcome::Unowned(Unowned::NotLocal);
@@ -362,13 +371,9 @@ impl Finder {
         }
         let start = self.candidates.len();
         let turn = Turn { root: &self.root, now, budget: &self.budget };
-        let mut looked = Looked::Failed;
-        for source in self.sockets.get_mut(&query.key.namespace).into_iter().flatten() {
-            looked = source.look_up(&query.key, query.due(), &turn, &mut self.candidates);
-            if !matches!(looked, Looked::Failed | Looked::Elsewhere) {
-                break;
-            }
-        }
+        let sources = self.namespaces.get_mut(query.key.namespace);
+        let mut looked =
+            sources.map_or(Looked::Failed, |sources| sources.look_up(query, &turn, &mut self.candidates));
         if query.local_end == LocalEnd::Looped && looked == Looked::Missing {
             self.candidates.truncate(start);
             query.outcome = Outcome::Unowned(Unowned::NotLocal);
@@ -417,26 +422,6 @@ impl Finder {
             candidates: start..self.candidates.len(),
         });
         false
-    }
-
-    /// Returns true if a flow has a socket of its own here, as far as the sources can tell.
-    fn is_taken(&mut self, key: &FlowKey) -> bool {
-        let mut sources = self.sockets.get_mut(&key.namespace).into_iter().flatten();
-        sources.find_map(|source| source.takes(key)).unwrap_or(false)
-    }
-
-    /// Returns true if packets that a socket here has sent to a group are also delivered here, provided a
-    /// socket is bound to their port.
-    fn is_looped(&mut self, query: &Query, now: Instant) -> bool {
-        let FlowKey { local, namespace, .. } = query.key;
-        // Broadcasts always are.
-        if !local.address.is_multicast() || local.address == Address::BROADCAST_V4 {
-            return true;
-        }
-        let groups = self.groups.get_mut(&namespace);
-        let is_joined = groups.is_some_and(|groups| groups.has(&self.root, &local.address, query.due(), now));
-        let mut sources = self.sockets.get_mut(&namespace).into_iter().flatten();
-        is_joined && sources.find_map(|source| source.loops(&query.key)).unwrap_or(true)
     }
 
     /// Returns the only process that recently had flows like one that no longer has a socket, if it has lived

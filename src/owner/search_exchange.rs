@@ -36,6 +36,8 @@ pub struct SearchExchange {
 #[derive(Default, Debug)]
 struct Exchanged {
     findings: Vec<Finding>,
+    /// Findings and started processes that were dropped.
+    dropped: u64,
     crowd: Option<Vec<(i32, u32)>>,
     busy: Option<Vec<i32>>,
     /// Processes that have started since the last call of `take_started`.
@@ -51,6 +53,8 @@ impl SearchExchange {
         let mut told = self.told.lock();
         if told.findings.len() < LIMIT {
             told.findings.push(finding);
+        } else {
+            told.dropped += 1;
         }
     }
 
@@ -88,7 +92,13 @@ impl SearchExchange {
             told.started.push(pid);
         } else {
             told.is_complete = false;
+            told.dropped += 1;
         }
+    }
+
+    /// The number of findings and started processes that were dropped because too many waited to be taken.
+    pub(super) fn dropped(&self) -> u64 {
+        self.told.lock().dropped
     }
 
     /// Records that the starts of some processes may have been missed.
@@ -103,5 +113,28 @@ impl SearchExchange {
         let started = std::mem::take(&mut told.started);
         let was_complete = std::mem::replace(&mut told.is_complete, true);
         (told.is_told && was_complete).then_some(started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+    use crate::owner::made_up::key;
+
+    #[test]
+    fn what_is_not_taken_in_time_is_dropped_and_counted() {
+        let exchange = SearchExchange::default();
+        exchange.tell_starts(true);
+        exchange.take_started();
+        let key = key(Protocol::TCP, "10.0.0.1:1", "10.0.0.2:80");
+        for number in 0..LIMIT as i32 + 3 {
+            exchange.add_finding(Finding { key, side: Side::Opener, pid: number, descriptor: 1, uid: 0 });
+            exchange.started(number);
+        }
+        assert_eq!((exchange.take().findings.len(), exchange.dropped()), (LIMIT, 6));
+        assert_eq!(exchange.take_started(), None, "some are missing");
+        exchange.started(7);
+        assert_eq!((exchange.take_started(), exchange.dropped()), (Some(vec![7]), 6));
     }
 }

@@ -183,6 +183,9 @@ pub struct Report {
     pub remembered_holders: u64,
     /// Such pairs evicted or left out because there were too many.
     pub forgotten_holders: u64,
+    /// Entries of the search's caches evicted, and news for the early lookup dropped, because there were too
+    /// many.
+    pub evicted: u64,
     /// CPU time used.
     pub cpu_time: Duration,
 }

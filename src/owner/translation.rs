@@ -7,17 +7,16 @@
 //!
 //! Nothing here makes the kernel load a module: a module that is not loaded is not queried.
 
+use crate::bounded::{BoundedMap, Eviction};
 use crate::capability;
 use crate::error::{Code, Error};
 use crate::model::{Address, FlowKey};
 use crate::netlink::{Conntrack, Routing};
 use crate::proc::ProcRoot;
-use foldhash::fast::RandomState;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -70,7 +69,7 @@ pub struct Translations {
     count: Option<OwnedFd>,
     conntrack: Option<Conntrack>,
     routing: Option<Routing>,
-    local: HashMap<Address, bool, RandomState>,
+    local: BoundedMap<Address, bool>,
     /// Set if connections are tracked, or have been.
     is_tracking: bool,
     /// The round in which `is_tracking` was read last.
@@ -94,7 +93,7 @@ impl Translations {
             count: None,
             conntrack: None,
             routing: None,
-            local: HashMap::default(),
+            local: BoundedMap::new(ADDRESSES, Eviction::All),
             is_tracking: false,
             read_at: None,
             forwards: true,
@@ -193,6 +192,11 @@ impl Translations {
         self.fault.as_ref().filter(|_| self.is_tracking)
     }
 
+    /// The number of addresses that were evicted because too many were cached.
+    pub fn evicted(&self) -> u64 {
+        self.local.evicted()
+    }
+
     /// Rereads at intervals the facts that may have changed.
     fn check(&mut self, now: Instant) {
         if self.checked.is_some_and(|at| now.saturating_duration_since(at) < VALIDITY) {
@@ -240,9 +244,6 @@ impl Translations {
             return Some(is_local);
         }
         let is_local = self.routing.as_mut()?.is_local(address).ok()?;
-        if self.local.len() >= ADDRESSES {
-            self.local.clear();
-        }
         self.local.insert(*address, is_local);
         Some(is_local)
     }

@@ -1,6 +1,7 @@
 //! Directory listings by getdents64(2) into a reused buffer. Names are borrowed from it; no entry needs an
 //! allocation.
 
+use super::parse::decimal;
 use crate::blocking::progress;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -56,6 +57,37 @@ impl Listing {
         directory: BorrowedFd<'_>,
         mut each: impl FnMut(&[u8]),
     ) -> nix::Result<bool> {
+        let records = self.step(directory)?;
+        names(records).for_each(|name| each(name.to_bytes()));
+        Ok(!records.is_empty())
+    }
+
+    /// Calls `each` with the name and the number of every further entry of an open directory whose name is a
+    /// number, until it fails.
+    ///
+    /// # Errors
+    /// Fails with the system's error number or with the error of `each`.
+    pub fn numbers(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        mut each: impl FnMut(&CStr, i32) -> nix::Result<()>,
+    ) -> nix::Result<()> {
+        loop {
+            let records = self.step(directory)?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            for name in names(records) {
+                let number = decimal(name.to_bytes()).and_then(|number| i32::try_from(number).ok());
+                if let Some(number) = number {
+                    each(name, number)?;
+                }
+            }
+        }
+    }
+
+    /// Returns the records of one getdents64 call; none at the end of the directory.
+    fn step(&mut self, directory: BorrowedFd<'_>) -> nix::Result<&[u8]> {
         // SAFETY: the kernel writes at most `len` bytes to the buffer. This listing owns the buffer, which is
         // initialised and has no other reference during the call. The descriptor is open while it is
         // borrowed.
@@ -69,8 +101,7 @@ impl Listing {
         })?;
         progress();
         let filled = usize::try_from(filled).unwrap_or_default();
-        for_each_name(self.buffer.get(..filled).unwrap_or_default(), &mut each);
-        Ok(filled > 0)
+        Ok(self.buffer.get(..filled).unwrap_or_default())
     }
 
     /// Returns the number of entries of the directory at `path`.
@@ -93,16 +124,15 @@ pub fn open_directory(parent: BorrowedFd<'_>, path: &CStr) -> nix::Result<OwnedF
     openat(parent, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Calls `each` for the records of one getdents64 call, and stops at a cut record.
-fn for_each_name(mut records: &[u8], each: &mut impl FnMut(&[u8])) {
-    while let Some((record, rest)) = split_record(records) {
+/// Returns the names in the records of one getdents64 call up to a cut record, except `.` and `..`.
+fn names(mut records: &[u8]) -> impl Iterator<Item = &CStr> {
+    let records = std::iter::from_fn(move || {
+        let (record, rest) = split_record(records)?;
         records = rest;
-        let name = record.get(NAME_OFFSET..).unwrap_or_default();
-        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-        if !matches!(name, b"" | b"." | b"..") {
-            each(name);
-        }
-    }
+        Some(record)
+    });
+    let names = records.filter_map(|record| CStr::from_bytes_until_nul(record.get(NAME_OFFSET..)?).ok());
+    names.filter(|name| !matches!(name.to_bytes(), b"" | b"." | b".."))
 }
 
 fn split_record(records: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -152,6 +182,31 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_listed_in_several_steps_from_the_position_on() {
+        let tree = tempfile::tempdir().unwrap();
+        for number in 0..300 {
+            std::fs::write(tree.path().join(number.to_string()), "").unwrap();
+        }
+        for other in ["12x", "+1", "99999999999"] {
+            std::fs::write(tree.path().join(other), "").unwrap();
+        }
+        let directory = std::fs::File::open(tree.path()).unwrap();
+        let mut listing = Listing::in_small_steps();
+        let mut seen = BTreeSet::new();
+        let mut list =
+            |each: &mut dyn FnMut(&CStr, i32) -> nix::Result<()>| listing.numbers(directory.as_fd(), each);
+        let listed = list(&mut |name, number| {
+            assert_eq!(name.to_str().unwrap(), number.to_string());
+            assert!(seen.insert(number));
+            Ok(())
+        });
+        assert_eq!((listed, seen), (Ok(()), (0..300).collect()));
+        assert_eq!(list(&mut |_, _| panic!("the position is the end")), Ok(()));
+        nix::unistd::lseek(&directory, 0, nix::unistd::Whence::SeekSet).unwrap();
+        assert_eq!(list(&mut |_, _| Err(Errno::EINTR)), Err(Errno::EINTR));
+    }
+
+    #[test]
     fn a_file_is_no_directory() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(Listing::default().names(file.as_fd(), |_| ()), Err(Errno::ENOTDIR));
@@ -160,12 +215,12 @@ mod tests {
     proptest! {
         #[test]
         fn random_records_never_panic(records in proptest::collection::vec(any::<u8>(), 0..200), length in 0u16..64) {
-            for_each_name(&records, &mut |_| ());
+            super::names(&records).for_each(drop);
             let mut likely = records;
             if let Some(bytes) = likely.get_mut(LENGTH_OFFSET..LENGTH_OFFSET + 2) {
                 bytes.copy_from_slice(&length.to_ne_bytes());
             }
-            for_each_name(&likely, &mut |_| ());
+            super::names(&likely).for_each(drop);
         }
     }
 }

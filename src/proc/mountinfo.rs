@@ -43,12 +43,18 @@ pub fn path(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.first_chunk::<3>().filter(|_| byte == b'\\');
-        let code = octal.and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        let code = after.first_chunk::<3>().filter(|_| byte == b'\\').and_then(octal);
         plain.push(code.unwrap_or(byte));
         rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
     }
     OsString::from_vec(plain).into()
+}
+
+/// Returns the byte of three octal digits.
+fn octal(digits: &[u8; 3]) -> Option<u8> {
+    let values = digits.map(|digit| digit.wrapping_sub(b'0'));
+    let [high, middle, low] = values;
+    (high < 4 && middle < 8 && low < 8).then_some(high << 6 | middle << 3 | low)
 }
 
 #[cfg(test)]
@@ -80,6 +86,38 @@ mod tests {
                 row(b"/mnt/caf\xe9", "net:[4026532281]", "nsfs", ""),
             ]
         );
-        assert_eq!(path(b"a\\134b\\09\\"), Path::new("a\\b\\09\\"));
+    }
+
+    #[test]
+    fn escapes_of_every_byte_are_resolved_and_others_are_kept() {
+        // show_mountinfo of fs/proc_namespace.c escapes space, tab, newline, backslash and #.
+        assert_eq!(path(b"\\040\\011\\012\\134\\043"), Path::new(" \t\n\\#"));
+        for byte in 0..=u8::MAX {
+            let field = format!("a\\{byte:03o}0");
+            assert_eq!(path(field.as_bytes()).as_os_str().as_bytes(), [b'a', byte, b'0'], "{field}");
+        }
+        // A backslash that was resolved does not begin another escape.
+        assert_eq!(path(b"\\134040"), Path::new("\\040"));
+        for kept in ["\\", "\\0", "\\04", "\\09", "\\08x", "\\400", "\\777", "\\+12", "\\ 12", "\\x41", "\\é"]
+        {
+            assert_eq!(path(kept.as_bytes()), Path::new(kept));
+        }
+        assert_eq!(path(b"\\303\xff\xfe\\"), Path::new(OsStr::from_bytes(b"\xc3\xff\xfe\\")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn escaped_bytes_are_what_they_were(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)
+        ) {
+            let escape = |byte: &u8| match byte {
+                b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+                byte => vec![*byte],
+            };
+            let field: Vec<u8> = bytes.iter().flat_map(escape).collect();
+            let line = [b"1 2 0:3 / ", &*field, b" rw - nsfs nsfs rw"].concat();
+            let points: Vec<PathBuf> = mounts(&line).map(|mount| mount.point()).collect();
+            proptest::prop_assert_eq!(points, [PathBuf::from(OsString::from_vec(bytes))]);
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The control group of a process, read from `/proc/<pid>/cgroup`.
 
-use super::parse;
 use super::reading::{CoreFigures, ProcessDirectory};
 use crate::blocking::ReadKind;
 use crate::model::SampleSet;
-use crate::proc::ProcRoot;
+use crate::proc::parse;
+use crate::proc::{ProcRoot, mounts};
 
 /// The suffix that the kernel appends to the path of a group that was removed while an ended process was left
 /// in it.
@@ -21,10 +21,9 @@ fn has_unified_groups(root: &ProcRoot) -> bool {
     let has_systemds =
         root.read(c"self/cgroup", &mut buffer).is_ok_and(|text| parse::cgroup(text, SYSTEMD).is_some());
     !has_systemds
-        || root.read(c"self/mountinfo", &mut buffer).is_ok_and(|text| {
-            const TYPE: &[u8] = b" - cgroup2 ";
-            text.windows(TYPE.len()).any(|part| part == TYPE)
-        })
+        || root
+            .read(c"self/mountinfo", &mut buffer)
+            .is_ok_and(|text| mounts(text).any(|mount| mount.kind == b"cgroup2"))
 }
 
 /// Removes from `what` the groups of figures that eBPF programs cannot report of a tree's processes. They

@@ -1,8 +1,8 @@
 //! Figures of the whole machine, to which those of processes are related.
 
-use super::parse;
 use crate::error::{Code, Error, Result};
 use crate::proc::ProcRoot;
+use crate::proc::parse;
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::CStr;
 

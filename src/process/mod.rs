@@ -7,7 +7,6 @@
 mod cgroup;
 mod identity;
 mod machine;
-mod parse;
 mod plan;
 mod reader;
 mod reading;

@@ -4,7 +4,6 @@
 use super::cgroup::CgroupReader;
 use super::identity::IdentityReader;
 use super::machine::Machine;
-use super::parse;
 use super::plan::{Files, ReadPlan};
 use super::reading::{CoreFigures, Failure, FigureReader, ProcessDirectory, has_ended};
 use super::stand_in::StandIns;
@@ -13,6 +12,7 @@ use super::updater::{Considered, ProcessUpdater};
 use crate::blocking::{ReadKind, guarded};
 use crate::error::Error;
 use crate::model::{ProcId, ProcessSample, SampleSet};
+use crate::proc::parse;
 use crate::proc::{Listing, ProcRoot};
 use crate::sync::Mutex;
 use std::os::fd::{AsFd, OwnedFd};

@@ -3,9 +3,9 @@
 //! All files of a process are opened relative to a descriptor of its directory. It stays that process's
 //! directory even if the pid is reused meanwhile, so that the figures always belong together.
 
-use super::parse::{self, Stat};
 use crate::blocking::{ProcTree, ReadKind, guarded};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity, last_part};
+use crate::proc::parse::{self, Stat};
 use crate::proc::{Listing, PidPath, ProcRoot, SystemFacts, network_namespace_at, read_record_at};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};

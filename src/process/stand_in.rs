@@ -1,9 +1,9 @@
 //! The live thread that stands in for a main thread that has ended. Memory, descriptors, arguments and
 //! namespaces are then those of the other threads, and the files of the process itself show none.
 
-use super::parse::{self, Stat};
 use super::reading::ProcessDirectory;
 use crate::blocking::ReadKind;
+use crate::proc::parse::{self, Stat};
 use crate::proc::{Listing, PidPath, open_directory};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;

@@ -1,9 +1,9 @@
 //! The table of known processes in the order of their pids, and of those that ended in the latest sample.
 
-use super::parse::Image;
 use super::reading::CoreFigures;
 use super::task::CpuTimes;
 use crate::model::{Identity, ProcId, ProcessRecord, ProcessSample, Validity};
+use crate::proc::parse::Image;
 use std::sync::Arc;
 
 /// A process in the table.

@@ -1,10 +1,10 @@
 //! Converts a process as reported by a walk over the kernel's tasks to the terms of `/proc`.
 
-use super::parse::Stat;
 use super::reading::CoreFigures;
 use crate::kernel::{Figures, RawProcess, Task, UNCOUNTED};
 use crate::model::{ProcId, ProcessSample, SampleSet, Validity};
 use crate::proc::SystemFacts;
+use crate::proc::parse::Stat;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 

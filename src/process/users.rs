@@ -1,9 +1,9 @@
 //! Names of users and groups, looked up once per id and kept until the databases change.
 
+use crate::bounded::{BoundedMap, Eviction};
 use crate::thread::on_host;
 use nix::sys::stat::stat;
 use nix::unistd::{Gid, Group, Uid, User};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ enum Database {
 /// getgrgid_r(3)). If one does not return in time, numbers stand in place of names until it does.
 #[derive(Debug)]
 pub struct UserNames {
-    names: HashMap<(Database, u32), Box<[u8]>>,
+    names: BoundedMap<(Database, u32), Box<[u8]>>,
     /// The lookups that have not returned in time. While there are any, none is waited for.
     late: Vec<(Database, u32, Receiver<Option<String>>)>,
     /// Set if a number was not looked up because too many lookups were late.
@@ -55,7 +55,7 @@ impl UserNames {
         let files = [etc.join("passwd"), etc.join("group")];
         let stamps = files.each_ref().map(|file| stamp(file));
         UserNames {
-            names: HashMap::new(),
+            names: BoundedMap::new(LIMIT, Eviction::All),
             late: Vec::new(),
             has_left_out: false,
             look_up,
@@ -102,12 +102,9 @@ impl UserNames {
     }
 
     fn name(&mut self, database: Database, number: u32) -> &[u8] {
-        // The evicted names are not stale, so the generation stays.
-        if self.names.len() >= LIMIT {
-            self.names.clear();
-        }
         let UserNames { names, late, has_left_out, look_up, .. } = self;
-        names.entry((database, number)).or_insert_with(|| {
+        // Evicted names are not stale, so the generation stays.
+        let name = names.get_or_insert_with((database, number), || {
             if late.len() >= MAX_LATE {
                 *has_left_out = true;
                 return name_or_number(None, number);
@@ -120,7 +117,9 @@ impl UserNames {
                 late.push((database, number, result));
             }
             name_or_number(found.ok().flatten(), number)
-        })
+        });
+        // The map refuses no name.
+        name.map_or(&[], |name| name)
     }
 
     /// Takes the results of the late lookups that have returned.
@@ -259,9 +258,9 @@ mod tests {
     #[test]
     fn the_cache_is_bounded() {
         let mut names = UserNames::new(Path::new("/etc"), Instant::now());
-        names.names = (0..LIMIT as u32).map(|uid| ((Database::Users, uid), Box::from(&b"x"[..]))).collect();
+        (0..LIMIT as u32).for_each(|uid| names.names.insert((Database::Users, uid), Box::from(&b"x"[..])));
         names.user(4_000_000_123);
-        assert_eq!((names.names.len(), names.generation()), (1, 0));
+        assert_eq!((names.names.len(), names.names.evicted(), names.generation()), (1, LIMIT as u64, 0));
     }
 
     /// While a name service is silent, numbers stand in place of names; nothing is waited for twice.

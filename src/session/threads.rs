@@ -4,8 +4,8 @@ use super::core::Core;
 use crate::blocking::Supervised;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Counters;
-use crate::model::{Namespace, SampleSet};
-use crate::namespace::{Follower, Known, current_inode};
+use crate::model::SampleSet;
+use crate::namespace::{Known, PerNamespace, current_inode};
 use crate::netlink::{InetDiag, ProcessEvents};
 use crate::owner::{Budget, EarlyLookup, EarlyOwnerCache, Finder, SearchExchange, ThreadMeter, Translations};
 use crate::proc::ProcRoot;
@@ -86,11 +86,10 @@ impl Core {
                 None => {}
             }
             if is_live {
-                finder.translate(Namespace::HOME, Translations::open(Arc::clone(&root), true));
+                finder.translate(Translations::open(Arc::clone(&root), true));
             }
             let identity_cache = IdentityCache::new(Arc::clone(&root), what);
-            let mut resolver =
-                Resolver::new(finder, Arc::clone(&early), identity_cache, Follower::new(known.clone()));
+            let mut resolver = Resolver::new(finder, Arc::clone(&early), identity_cache, known.clone());
             owners.iter().for_each(|owners| resolver.ask_records(owners.clone()));
             if !looks_up {
                 resolver.disable();
@@ -147,7 +146,7 @@ impl Core {
         let known = tap.known_namespaces().clone();
         pipeline.record_flows(Recorder::new(Arc::clone(&mailbox), home.unwrap_or(0), known))?;
         let open = || {
-            let opened = TcpReader::open(Follower::new(tap.known_namespaces().clone()));
+            let opened = TcpReader::open(tap.known_namespaces().clone());
             opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
         };
         let reader = tap.is_live().then(open).flatten();
@@ -226,14 +225,16 @@ impl FirstOpener {
         let FirstOpener { root, early, exchange, shared, known, .. } = self;
         let mut look = EarlyLookup::new(Arc::clone(root), Arc::clone(early), Arc::clone(exchange));
         let diag = InetDiag::open().ok()?;
-        look.add_namespace(Namespace::HOME, diag, Translations::open(Arc::clone(root), true));
-        let sockets = match self.looks.then(FirstPacketSocket::open).transpose() {
-            Ok(socket) => socket.into_iter().map(|socket| (Namespace::HOME, socket)).collect(),
+        look.ask_kernel(diag, Translations::open(Arc::clone(root), true));
+        look.follow(known.clone());
+        let mut sockets = PerNamespace::new(known.clone());
+        match self.looks.then(FirstPacketSocket::open).transpose() {
+            Ok(socket) => socket.into_iter().for_each(|socket| sockets.set_home(socket)),
             Err(error) => {
                 warn!("first packets are not looked at: {error}");
                 return None;
             }
-        };
+        }
         Some(EarlyLookupThread {
             looks: self.looks,
             sockets,
@@ -246,7 +247,6 @@ impl FirstOpener {
             throttle: FirstPacketThrottle::new(Box::new(ThreadMeter)),
             ended: self.open_ended(),
             connections: self.connections.clone(),
-            follower: Follower::new(known.clone()),
         })
     }
 
@@ -257,7 +257,7 @@ impl FirstOpener {
         if compared.is_none() && recorded.is_none() {
             return None;
         }
-        let opened = EndedReader::open(Follower::new(self.known.clone()), compared, recorded);
+        let opened = EndedReader::open(self.known.clone(), compared, recorded);
         opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Candidates are only suggestions: the caller must read the process's descriptors to verify them. All but
 //! the list of all processes is bounded: a full queue evicts its oldest entry, and a full map of endpoints,
-//! identities or cursors is cleared.
+//! identities or cursors evicts all of its entries.
 
+use crate::bounded::{BoundedMap, Eviction};
 use crate::model::{Endpoint, FlowKey, Namespace, ProcId, Protocol};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -74,16 +75,16 @@ struct AtEnd {
 }
 
 /// The candidates.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(in crate::owner) struct Candidates {
     /// Latest last.
     young: VecDeque<Young>,
     trails: HashMap<i32, Trail, RandomState>,
     /// The processes with trails, latest used last.
     used: VecDeque<i32>,
-    cursors: HashMap<i32, i32, RandomState>,
-    ends: HashMap<End, AtEnd, RandomState>,
-    identities: HashMap<i32, ProcId, RandomState>,
+    cursors: BoundedMap<i32, i32>,
+    ends: BoundedMap<End, AtEnd>,
+    identities: BoundedMap<i32, ProcId>,
     /// Processes that used the CPU recently, the busiest first.
     busy: Vec<i32>,
     /// Processes that were seen to have opened sockets a moment ago, latest last.
@@ -95,7 +96,30 @@ pub(in crate::owner) struct Candidates {
     next_young: usize,
 }
 
+impl Default for Candidates {
+    fn default() -> Candidates {
+        Candidates {
+            young: VecDeque::new(),
+            trails: HashMap::default(),
+            used: VecDeque::new(),
+            cursors: BoundedMap::new(MAX_TRAILS, Eviction::All),
+            ends: BoundedMap::new(MAX_ENDS, Eviction::All),
+            identities: BoundedMap::new(MAX_IDENTITIES, Eviction::All),
+            busy: Vec::new(),
+            opening: VecDeque::new(),
+            crowd: Vec::new(),
+            next_in_crowd: 0,
+            next_young: 0,
+        }
+    }
+}
+
 impl Candidates {
+    /// The number of endpoints, identities and cursors that were evicted because a map was full.
+    pub fn evicted(&self) -> u64 {
+        self.ends.evicted() + self.identities.evicted() + self.cursors.evicted()
+    }
+
     /// Records that a process was forked.
     pub fn forked(&mut self, pid: i32, parent: i32, now: Instant) {
         self.forget(pid);
@@ -134,9 +158,6 @@ impl Candidates {
     /// Records the identity of a process until the process ends. The caller may only use this if process ends
     /// are reported.
     pub fn identify(&mut self, process: ProcId) {
-        if self.identities.len() >= MAX_IDENTITIES && !self.identities.contains_key(&process.pid) {
-            self.identities.clear();
-        }
         self.identities.insert(process.pid, process);
     }
 
@@ -162,13 +183,10 @@ impl Candidates {
 
     /// Records that a socket of this flow was found in a process.
     pub fn found(&mut self, key: &FlowKey, side: Side, pid: i32, descriptor: i32, uid: u32) {
-        let end = End::of(key, side);
-        if self.ends.len() >= MAX_ENDS && !self.ends.contains_key(&end) {
-            self.ends.clear();
+        if let Some(at_end) = self.ends.get_or_insert_with(End::of(key, side), AtEnd::default) {
+            touch(&mut at_end.processes, pid, MAX_AT_END);
+            touch(&mut at_end.descriptors, descriptor, MAX_DESCRIPTORS);
         }
-        let at_end = self.ends.entry(end).or_default();
-        touch(&mut at_end.processes, pid, MAX_AT_END);
-        touch(&mut at_end.descriptors, descriptor, MAX_DESCRIPTORS);
         if let Some(forgotten) = touch(&mut self.used, pid, MAX_TRAILS) {
             self.trails.remove(&forgotten);
         }
@@ -193,9 +211,6 @@ impl Candidates {
 
     /// Sets the descriptor at which the reading of a process continues.
     pub fn set_cursor(&mut self, pid: i32, cursor: i32) {
-        if self.cursors.len() >= MAX_TRAILS && !self.cursors.contains_key(&pid) {
-            self.cursors.clear();
-        }
         self.cursors.insert(pid, cursor);
     }
 
@@ -445,7 +460,8 @@ mod tests {
         assert_eq!((likely.trails.len(), likely.used.len()), (MAX_TRAILS, MAX_TRAILS));
         assert!(likely.ends.len() <= MAX_ENDS && likely.cursors.len() <= MAX_TRAILS);
         assert!(likely.identities.len() <= MAX_IDENTITIES);
-        assert_eq!(likely.ends[&End::of(&flow(1), Side::Opener)].processes.len(), MAX_AT_END);
+        assert!(likely.evicted() > 0);
+        assert_eq!(likely.ends.get(&End::of(&flow(1), Side::Opener)).unwrap().processes.len(), MAX_AT_END);
         assert_eq!(new(&likely, start).len(), MAX_OF_A_KIND);
         assert_eq!(acquainted(&likely, 0).len(), MAX_OF_A_KIND + MAX_AT_END);
         likely.forked(1, 1, start + YOUNG * 2);

@@ -7,14 +7,18 @@
 use super::candidates::Side;
 use super::owner_cache::{EarlyOwner, EarlyOwnerCache};
 use super::search::{Search, Sought};
-use crate::model::{FlowKey, Namespace, Owner, ProcId, Quality, Timestamp};
+use crate::model::tcp_state::{LISTEN, may_be_accepted};
+use crate::model::{FlowKey, Owner, ProcId, Quality, Timestamp};
+use crate::namespace::{Known, PerNamespace};
 use crate::netlink::{Happening, InetDiag, InetSocket, ProcessEvent};
 use crate::owner::search_exchange::{Finding, SearchExchange};
 use crate::owner::translation::{Behind, Translations};
 use crate::proc::ProcRoot;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use nix::errno::Errno;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::warn;
 
 /// The times of the attempts for the socket that opens a connection, counted from its first packet: at once,
 /// because the connection may close in a moment; and again if the search for its process was cut short.
@@ -35,9 +39,6 @@ const MAX_WAITING: usize = 4096;
 /// looked up once.
 const MAX_SEEN: usize = 1024;
 
-/// `TCP_LISTEN` of include/net/tcp_states.h.
-const LISTEN: u8 = 10;
-
 /// Counts of the early lookup so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EarlyLookupStats {
@@ -51,6 +52,8 @@ pub struct EarlyLookupStats {
     pub not_found: u64,
     /// First packets dropped because the waiting list was full.
     pub crowded_out: u64,
+    /// Recorded properties of candidates that were evicted because there were too many.
+    pub candidates_evicted: u64,
 }
 
 /// The first packet of a flow.
@@ -132,7 +135,7 @@ pub struct EarlyLookup {
     early: Arc<EarlyOwnerCache>,
     exchange: Arc<SearchExchange>,
     root: Arc<ProcRoot>,
-    sockets: HashMap<Namespace, NamespaceSockets>,
+    sockets: PerNamespace<NamespaceSockets>,
     search: Search,
     waiting: BTreeMap<(Instant, u64), Waiting>,
     number: u64,
@@ -151,7 +154,7 @@ impl EarlyLookup {
             early,
             exchange,
             root: Arc::clone(&root),
-            sockets: HashMap::new(),
+            sockets: PerNamespace::default(),
             search: Search::new(root),
             waiting: BTreeMap::new(),
             number: 0,
@@ -160,19 +163,36 @@ impl EarlyLookup {
         }
     }
 
-    /// The `/proc` tree that is searched.
-    pub fn root(&self) -> &Arc<ProcRoot> {
-        &self.root
+    /// Looks up the sockets of the session's own namespace with `diag`, and behind its `translations`, from
+    /// now on.
+    pub fn ask_kernel(&mut self, diag: InetDiag, translations: Translations) {
+        self.sockets.set_home(NamespaceSockets { diag, translations });
     }
 
-    /// Looks up the sockets of this namespace with `diag`, and behind its `translations`, from now on.
-    pub fn add_namespace(&mut self, namespace: Namespace, diag: InetDiag, translations: Translations) {
-        self.sockets.insert(namespace, NamespaceSockets { diag, translations });
+    /// Looks up the sockets of the other namespaces of `known`, too, as far as
+    /// [`EarlyLookup::follow_namespaces`] has opened them.
+    pub fn follow(&mut self, known: Known) {
+        self.sockets.set_known(known);
     }
 
-    /// Removes a namespace and closes its sockets.
-    pub fn remove_namespace(&mut self, namespace: Namespace) {
-        self.sockets.remove(&namespace);
+    /// Follows namespaces that appear and disappear.
+    pub fn follow_namespaces(&mut self) {
+        let root = &self.root;
+        let open = || {
+            let (diag, translations) = (InetDiag::open()?, Translations::open(Arc::clone(root), false));
+            Ok(NamespaceSockets { diag, translations })
+        };
+        self.sockets.follow_inside(open, |entry, errno: Errno| {
+            warn!("sockets in {} are not looked up early: {errno}", entry.path.display());
+        });
+    }
+
+    /// Returns the socket of a connection as [`InetDiag::find`] does.
+    ///
+    /// # Errors
+    /// Fails as [`InetDiag::find`] does; with `ENOTCONN` if the sockets of the namespace cannot be looked up.
+    pub fn find_socket(&mut self, key: &FlowKey) -> nix::Result<Option<InetSocket>> {
+        self.sockets.get_mut(key.namespace).ok_or(Errno::ENOTCONN)?.diag.find(key)
     }
 
     /// Sets whether every event is reported to [`EarlyLookup::process_event`] from now on.
@@ -272,7 +292,7 @@ impl EarlyLookup {
 
     /// The counts so far.
     pub fn stats(&self) -> EarlyLookupStats {
-        self.stats
+        EarlyLookupStats { candidates_evicted: self.search.likely.evicted(), ..self.stats }
     }
 
     fn wait(&mut self, waiting: Waiting, now: Instant) {
@@ -294,10 +314,10 @@ impl EarlyLookup {
 
     fn sight(&mut self, waiting: &Waiting, now: Instant) -> LookupResult {
         let Opening { key: wire, side, device, .. } = waiting.opening;
-        let Some(sockets) = self.sockets.get_mut(&wire.namespace) else { return LookupResult::Gone };
+        let Some(sockets) = self.sockets.get_mut(wire.namespace) else { return LookupResult::Gone };
         let Some((socket, key)) = sockets.find(&wire, device, now) else { return LookupResult::Gone };
         if socket.inode == 0 {
-            return if side == Side::Called && is_opening(&socket) {
+            return if side == Side::Called && may_be_accepted(socket.state) {
                 LookupResult::Later
             } else {
                 LookupResult::Gone
@@ -319,15 +339,6 @@ impl EarlyLookup {
 /// The time within which a packet of the same flow, with the same sequence number, is the same packet on
 /// another device, or a repetition.
 const REPEATED: Duration = Duration::from_millis(50);
-
-/// Returns true if a socket without an inode is one that a server has yet to accept.
-fn is_opening(socket: &InetSocket) -> bool {
-    const ESTABLISHED: u8 = 1;
-    const SYN_RECV: u8 = 3;
-    const CLOSE_WAIT: u8 = 8;
-    const NEW_SYN_RECV: u8 = 12;
-    matches!(socket.state, ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV)
-}
 
 #[cfg(test)]
 #[path = "lookup_tests.rs"]

@@ -1,7 +1,7 @@
 //! Tests of the early lookup, with sockets of the test's own process in a network namespace of its own.
 
 use super::*;
-use crate::model::{Address, Endpoint, Protocol};
+use crate::model::{Address, Endpoint, Namespace, Protocol};
 use crate::process::proc_id;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -33,7 +33,7 @@ fn alone(test: impl FnOnce(Lab) + Send) {
         let own = proc_id(&root, std::process::id() as i32, &mut Vec::new()).unwrap();
         let early = Arc::new(EarlyOwnerCache::default());
         let mut look = EarlyLookup::new(Arc::clone(&root), Arc::clone(&early), Arc::default());
-        look.add_namespace(Namespace::HOME, InetDiag::open().unwrap(), Translations::open(root, true));
+        look.ask_kernel(InetDiag::open().unwrap(), Translations::open(root, true));
         test(Lab { look, early, own });
     };
     std::thread::scope(|scope| scope.spawn(run).join().unwrap());

@@ -3,7 +3,7 @@
 use super::candidates::{Candidates, End, Side};
 use crate::model::{FlowKey, ProcId};
 use crate::owner::holders::{HolderTable, Holding, proc_fd};
-use crate::proc::{PidPath, ProcRoot, open_directory};
+use crate::proc::{Listing, PidPath, ProcRoot, open_directory, socket_at};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,7 +36,8 @@ pub(in crate::owner) struct Search {
     /// Buffers for candidates of four kinds.
     suggestions: [Vec<i32>; 4],
     found: Vec<Holding>,
-    entries: Vec<u8>,
+    /// Lists some eighty descriptors at a time: listing one costs the kernel about as much as reading its link.
+    listing: Listing,
     stat: Vec<u8>,
 }
 
@@ -50,7 +51,7 @@ impl Search {
             is_told_of_ends: false,
             suggestions: Default::default(),
             found: Vec::new(),
-            entries: vec![0; FEW_ENTRIES],
+            listing: Listing::in_small_steps(),
             stat: Vec::new(),
         }
     }
@@ -204,7 +205,7 @@ impl Search {
         *effort = effort.saturating_sub(OPENING);
         let root = Arc::clone(&self.root);
         let known = self.likely.cursor(pid);
-        let (holders, entries) = (&mut self.holders, &mut self.entries);
+        let (holders, listing) = (&mut self.holders, &mut self.listing);
         let mut end = None;
         let mut found = None;
         let mut is_opening = false;
@@ -213,13 +214,13 @@ impl Search {
             let start = known.unwrap_or_else(|| likely_start(&directory));
             // Descriptor n is at offset n + 2 of the directory (proc_readfd_common, fs/proc/fd.c).
             lseek(&directory, i64::from(start) + 2, Whence::SeekSet)?;
-            let _ = proc_fd::for_each_number(directory.as_fd(), entries, |name, descriptor| {
+            let _ = listing.numbers(directory.as_fd(), |name, descriptor| {
                 if *effort == 0 {
                     end = Some(descriptor);
                     return Err(Errno::EINTR);
                 }
                 *effort -= 1;
-                match proc_fd::socket_inode(directory.as_fd(), name) {
+                match socket_at(directory.as_fd(), name) {
                     Ok(Some(other)) if other == inode => {
                         found = Some(descriptor);
                         Err(Errno::EINTR)
@@ -260,8 +261,6 @@ fn likely_start(directory: &OwnedFd) -> i32 {
 const NEAR: u64 = 4096;
 /// The number of a process's last descriptors that are read first.
 const LAST: i16 = 64;
-/// Buffer size for some eighty descriptors: listing one costs the kernel about as much as reading its link.
-const FEW_ENTRIES: usize = 2 * 1024;
 /// The cost of opening and listing a directory, as a number of links.
 const OPENING: u32 = 4;
 /// The limit of a process's youngest children that are checked for an inherited socket.

@@ -11,15 +11,15 @@
 //! `CAP_SYS_PTRACE` (capabilities(7), proc_pid_fd(5)).
 
 use super::holder_table::{HolderTable, Holding};
-use super::proc_fd::{self, ENTRIES};
+use super::proc_fd;
 use super::thread_tables::ThreadTables;
+use crate::bounded::{BoundedMap, Eviction};
 use crate::capability;
 use crate::error::{Code, Error};
 use crate::model::{ProcId, Unowned};
 use crate::owner::search_exchange::SearchExchange;
 use crate::owner::source::{Held, Holder, HolderSource, Report, Sharing, SourceStatus, Turn, Wanted};
-use crate::proc::ProcRoot;
-use hashbrown::HashMap;
+use crate::proc::{Listing, ProcRoot};
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(in crate::owner) struct Descriptors {
     pub(super) young: VecDeque<(i32, Instant)>,
     /// Recent owners, the latest last, with the user of the socket.
     pub(super) recent: VecDeque<(i32, u32)>,
-    missed: HashMap<u64, Instant, foldhash::fast::RandomState>,
+    missed: BoundedMap<u64, Instant>,
     /// Full scans in a row that found none of the wanted sockets, and the end of the pause after them.
     fruitless: u32,
     resting_until: Option<Instant>,
@@ -71,8 +71,7 @@ pub(in crate::owner) struct Descriptors {
     pub(super) scanned: u64,
     pub(super) likely: Vec<i32>,
     pub(super) found: Vec<Holding>,
-    pub(super) pid_entries: Vec<u8>,
-    pub(super) entries: Vec<u8>,
+    pub(super) listing: Listing,
     pub(super) stat: Vec<u8>,
 }
 
@@ -88,7 +87,7 @@ impl Descriptors {
             scanned_at: None,
             young: VecDeque::new(),
             recent: VecDeque::new(),
-            missed: HashMap::default(),
+            missed: BoundedMap::new(MAX_MISSED, Eviction::All),
             fruitless: 0,
             resting_until: None,
             unlisted: None,
@@ -98,8 +97,7 @@ impl Descriptors {
             scanned: 0,
             likely: Vec::new(),
             found: Vec::new(),
-            pid_entries: vec![0; ENTRIES],
-            entries: vec![0; ENTRIES],
+            listing: Listing::default(),
             stat: Vec::new(),
         };
         descriptors.unlisted = descriptors.list_pids(root).err();
@@ -182,9 +180,6 @@ impl Descriptors {
             return;
         }
         for missed in wanted.iter().filter(|wanted| wanted.held == Held::Unknown) {
-            if self.missed.len() >= MAX_MISSED {
-                self.missed.clear();
-            }
             self.missed.insert(missed.socket.inode, now);
         }
     }
@@ -280,6 +275,7 @@ impl HolderSource for Descriptors {
         report.scanned_processes += self.scanned;
         report.remembered_holders += self.holders.len();
         report.forgotten_holders += self.holders.forgotten();
+        report.evicted += self.missed.evicted();
     }
 }
 

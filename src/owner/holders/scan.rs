@@ -5,7 +5,7 @@ use super::holder_table::Holding;
 use super::proc_fd;
 use crate::blocking::{ReadKind, guarded};
 use crate::owner::source::{Held, Turn, Wanted};
-use crate::proc::{PidPath, ProcRoot, open_directory};
+use crate::proc::{PidPath, ProcRoot, open_directory, socket_at};
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use std::ffi::CStr;
@@ -30,10 +30,10 @@ struct Scanned {
 impl Descriptors {
     pub(super) fn list_pids(&mut self, root: &ProcRoot) -> nix::Result<()> {
         self.pids.clear();
-        let (pids, entries) = (&mut self.pids, &mut self.pid_entries);
+        let (pids, listing) = (&mut self.pids, &mut self.listing);
         guarded(root.tree(), 0, ReadKind::Root, || {
             let directory = open_directory(root.directory(), c".")?;
-            proc_fd::for_each_number(directory.as_fd(), entries, |_, pid| {
+            listing.numbers(directory.as_fd(), |_, pid| {
                 pids.push(pid);
                 Ok(())
             })
@@ -95,12 +95,12 @@ impl Descriptors {
     fn scan(&mut self, pid: i32, wanted: &[Wanted], root: &ProcRoot) -> Scanned {
         self.scanned += 1;
         let mut scanned = Scanned::default();
-        let Descriptors { holders, entries, threads, .. } = self;
+        let Descriptors { holders, listing, threads, .. } = self;
         let mut read_table = |path: &CStr| {
             let directory = open_directory(root.directory(), path)?;
             scanned.uid = fstat(&directory).ok().map(|stat| stat.st_uid);
-            proc_fd::for_each_number(directory.as_fd(), entries, |name, descriptor| {
-                match proc_fd::socket_inode(directory.as_fd(), name) {
+            listing.numbers(directory.as_fd(), |name, descriptor| {
+                match socket_at(directory.as_fd(), name) {
                     Ok(Some(inode)) => {
                         scanned.newest_socket = scanned.newest_socket.max(inode);
                         holders.record(Holding { inode, pid, descriptor }, || {

@@ -7,7 +7,7 @@
 
 use super::proc_fd;
 use crate::blocking::progress;
-use crate::proc::{PidPath, ProcRoot, open_directory};
+use crate::proc::{Listing, PidPath, ProcRoot, open_directory};
 use nix::errno::Errno;
 use std::os::fd::AsFd;
 
@@ -17,14 +17,11 @@ const COMPARE_TABLES: libc::c_int = 2;
 /// The limit of tables of one process that are read besides the main thread's.
 const MAX_TABLES: usize = 16;
 
-/// Buffer size for the entries of one getdents64 call: most processes have fewer threads.
-const FEW_ENTRIES: usize = 4096;
-
 /// Finds descriptor tables of threads.
 pub(in crate::owner) struct ThreadTables {
     /// Set if kcmp(2) can compare threads by their numbers in the tree.
     can_compare: bool,
-    entries: Vec<u8>,
+    listing: Listing,
     threads: Vec<i32>,
     found: Vec<i32>,
 }
@@ -34,7 +31,12 @@ impl ThreadTables {
     pub fn new(root: &ProcRoot) -> ThreadTables {
         let me = std::process::id() as i32;
         let can_compare = root.tells_own_numbers() && have_one_table(me, me) == Ok(true);
-        ThreadTables { can_compare, entries: vec![0; FEW_ENTRIES], threads: Vec::new(), found: Vec::new() }
+        ThreadTables {
+            can_compare,
+            listing: Listing::in_small_steps(),
+            threads: Vec::new(),
+            found: Vec::new(),
+        }
     }
 
     /// Finds one thread for each such table of a process. The caller must call it in a guarded read.
@@ -48,7 +50,7 @@ impl ThreadTables {
         }
         let ThreadTables { threads, found, .. } = self;
         if !self.can_compare {
-            let has_ended = main_thread_has_ended(root, pid, &mut self.entries);
+            let has_ended = main_thread_has_ended(root, pid, &mut self.listing);
             found.extend(threads.first().filter(|_| has_ended));
             return;
         }
@@ -79,7 +81,7 @@ impl ThreadTables {
     fn list(&mut self, root: &ProcRoot, pid: i32) -> nix::Result<()> {
         self.threads.clear();
         let directory = open_directory(root.directory(), PidPath::new(pid).file("task"))?;
-        proc_fd::for_each_number(directory.as_fd(), &mut self.entries, |_, thread| {
+        self.listing.numbers(directory.as_fd(), |_, thread| {
             self.threads.extend(Some(thread).filter(|&thread| thread != pid));
             Ok(())
         })
@@ -99,10 +101,10 @@ fn have_one_table(one: i32, other: i32) -> nix::Result<bool> {
     Ok(Errno::result(order)? == 0)
 }
 
-fn main_thread_has_ended(root: &ProcRoot, pid: i32, entries: &mut [u8]) -> bool {
+fn main_thread_has_ended(root: &ProcRoot, pid: i32, listing: &mut Listing) -> bool {
     let mut is_empty = true;
     let listed = open_directory(root.directory(), PidPath::new(pid).file("fd")).and_then(|directory| {
-        proc_fd::for_each_number(directory.as_fd(), entries, |_, _| {
+        listing.numbers(directory.as_fd(), |_, _| {
             is_empty = false;
             Ok(())
         })

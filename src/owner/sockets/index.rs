@@ -1,7 +1,7 @@
 //! One socket table in memory, sorted so that the sockets of a flow are found by binary search.
 
 use super::table::SocketRow;
-use crate::model::{Address, Endpoint, FlowKey};
+use crate::model::{Address, Endpoint, FlowKey, tcp_state};
 use crate::owner::source::CandidateSocket;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
@@ -58,7 +58,7 @@ impl SocketIndex {
     pub fn insert(&mut self, row: &SocketRow) {
         let SocketRow { local, mut remote, state, uid, inode } = *row;
         let connected = !is_unconnected(&remote);
-        let usable = inode != 0 && (self.kind != TableKind::Tcp || connected || state == SocketRow::LISTEN);
+        let usable = inode != 0 && (self.kind != TableKind::Tcp || connected || state == tcp_state::LISTEN);
         if !usable {
             return;
         }

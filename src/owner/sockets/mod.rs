@@ -12,7 +12,6 @@ mod tables;
 
 pub(super) use groups::Groups;
 pub(super) use sock_diag::SockDiag;
-pub(super) use table::decimal;
 #[cfg(test)]
 pub(super) use table::tests::{HEADING, render};
 pub use table::{SocketRow, parse_table};

@@ -15,6 +15,7 @@ use super::index::{NO_RANK, SocketIndex, TableKind};
 use super::table::SocketRow;
 use super::tables::CROWD;
 use crate::error::{Code, Error};
+use crate::model::tcp_state::{self, LISTEN};
 use crate::model::{FlowKey, Protocol};
 use crate::netlink::{InetDiag, InetSocket};
 use crate::owner::source::{CandidateSocket, Looked, Match, Report, SocketSource, SourceStatus, Turn};
@@ -40,13 +41,6 @@ const SHORT: Duration = Duration::from_micros(500);
 /// Exact lookups of datagram sockets in one round after which a list may be faster, and the cost of each.
 const MANY: u32 = 64;
 const QUESTION: Duration = Duration::from_micros(3);
-
-/// States of include/net/tcp_states.h.
-const ESTABLISHED: u8 = 1;
-const SYN_RECV: u8 = 3;
-const CLOSE_WAIT: u8 = 8;
-const LISTEN: u8 = 10;
-const NEW_SYN_RECV: u8 = 12;
 
 /// Listed sockets, with the time at which the reading began.
 struct List {
@@ -89,7 +83,7 @@ impl SockDiag {
         };
         SockDiag {
             diag,
-            listeners: list(Protocol::TCP, 1 << LISTEN, TableKind::Tcp),
+            listeners: list(Protocol::TCP, tcp_state::mask(&[LISTEN]), TableKind::Tcp),
             connections: list(Protocol::TCP, u32::MAX, TableKind::Tcp),
             bound: List { is_of_bound: true, ..list(Protocol::TCP, u32::MAX, TableKind::Tcp) },
             udp: list(Protocol::UDP, u32::MAX, TableKind::Datagram),
@@ -143,7 +137,7 @@ impl SockDiag {
         Ok(match found.map(|socket| socket.state) {
             _ if sockets.is_empty() => Looked::Missing,
             // The connection waits to be accepted.
-            Some(ESTABLISHED | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV) => Looked::Listener { is_seen: true },
+            Some(state) if tcp_state::may_be_accepted(state) => Looked::Listener { is_seen: true },
             Some(LISTEN) | None => Looked::Found { by: Match::Listening, listener: None },
             // The connection has closed, but the listener's process still exists.
             _ => Looked::Found { by: Match::Indirect, listener: None },

@@ -2,6 +2,7 @@
 //! siblings. Pure: no I/O.
 
 use crate::model::{Address, Endpoint};
+use crate::proc::parse::decimal;
 
 /// One row of a socket table.
 ///
@@ -14,17 +15,12 @@ pub struct SocketRow {
     pub local: Endpoint,
     /// The peer it is connected to; a wildcard address and port 0 if it is not connected.
     pub remote: Endpoint,
-    /// The state's number (include/net/tcp_states.h).
+    /// The state's number ([`crate::model::tcp_state`]).
     pub state: u8,
     /// The user whose process created the socket.
     pub uid: u32,
     /// The socket's inode number; 0 if no process has it: TIME_WAIT, SYN_RECV, not yet accepted, orphaned.
     pub inode: u64,
-}
-
-impl SocketRow {
-    /// `TCP_LISTEN`.
-    pub const LISTEN: u8 = 0x0A;
 }
 
 /// Passes every row of `text` to `each`, and returns the number of lines that were neither a row nor a
@@ -134,24 +130,10 @@ fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
-/// Parses a decimal number of digits only; `None` if there are no digits or the number is too large.
-#[inline]
-pub(in crate::owner) fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |number, &digit| {
-        let digit = digit.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
-}
-
 #[cfg(test)]
 pub(in crate::owner) mod tests {
     use super::*;
+    use crate::model::tcp_state::LISTEN;
     use proptest::prelude::*;
     use std::net::{IpAddr, SocketAddr};
 
@@ -211,7 +193,7 @@ pub(in crate::owner) mod tests {
         assert_eq!(
             found,
             [
-                row("0.0.0.0:2024", "0.0.0.0:0", SocketRow::LISTEN, 0, 1520),
+                row("0.0.0.0:2024", "0.0.0.0:0", LISTEN, 0, 1520),
                 row("127.0.0.1:54022", "127.0.0.1:45713", 1, 1000, 14979),
                 row("0.0.0.0:59568", "0.0.0.0:0", 7, 0, 14980),
                 row("127.0.0.1:45713", "127.0.0.1:54022", 1, 0, 0),

@@ -1,14 +1,11 @@
 //! Tests of the match between sockets and flows.
 
 use crate::model::Quality::{Exact, Guessed, Shared};
+use crate::model::tcp_state::{LISTEN, SYN_RECV, TIME_WAIT};
 use crate::model::{Protocol, Unowned};
 use crate::owner::Outcome::{Retry, Unowned as None};
 use crate::owner::SocketRow;
 use crate::owner::made_up::{ESTABLISHED, MS, NOW, OwnerTree, UNCONNECTED, key, owned, row};
-
-const LISTEN: u8 = SocketRow::LISTEN;
-const SYN_RECV: u8 = 3;
-const TIME_WAIT: u8 = 6;
 
 /// Creates a tree in which process 10·n holds socket n, and started at 100·n.
 fn tree(sockets: u64) -> OwnerTree {

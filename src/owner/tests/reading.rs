@@ -209,7 +209,7 @@ fn processes_may_vanish_or_make_no_sense() {
 }
 
 fn home(finder: &mut Finder) -> &mut Vec<Box<dyn SocketSource>> {
-    finder.sockets.get_mut(&Namespace::HOME).unwrap()
+    &mut finder.namespaces.get_mut(Namespace::HOME).unwrap().sockets
 }
 
 /// A source that always gives the same answer.

@@ -1,6 +1,7 @@
 //! Tests of the choice among a socket's holders, and of the search for them.
 
 use crate::model::Quality::{Exact, Guessed, Shared};
+use crate::model::tcp_state::LISTEN;
 use crate::model::{FlowKey, Protocol, Unowned};
 use crate::owner::Outcome::{Retry, Unowned as None};
 use crate::owner::SocketRow;
@@ -39,7 +40,7 @@ fn the_youngest_holder_that_is_not_init_is_chosen() {
 #[test]
 fn socket_activation_leaves_the_service_its_listener() {
     let tree = tree();
-    tree.table("tcp", &[row("0.0.0.0:80", "0.0.0.0:0", SocketRow::LISTEN, 1)]);
+    tree.table("tcp", &[row("0.0.0.0:80", "0.0.0.0:0", LISTEN, 1)]);
     tree.end(1);
     tree.process(1, 0, 1, &[1]);
     tree.process(20, 1, 500, &[1]);
@@ -144,7 +145,7 @@ fn what_is_known_costs_no_scan_and_what_is_likely_no_full_one() {
 fn the_holder_of_the_listener_is_likely_to_have_accepted() {
     let tree = tree();
     let connection = row("10.0.0.1:80", "10.0.0.9:5000", ESTABLISHED, 8);
-    tree.table("tcp", &[row("0.0.0.0:80", "0.0.0.0:0", SocketRow::LISTEN, 7), connection]);
+    tree.table("tcp", &[row("0.0.0.0:80", "0.0.0.0:0", LISTEN, 7), connection]);
     tree.process(20, 1, 200, &[7]);
     tree.process(21, 1, 200, &[9]);
     tree.table("udp", &[row("0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 9)]);

@@ -2,11 +2,12 @@
 //! fixture.
 
 use crate::model::Quality::{Exact, Guessed};
-use crate::model::{Namespace, Protocol, Unowned};
+use crate::model::tcp_state::LISTEN;
+use crate::model::{Protocol, Unowned};
 use crate::netlink::testing::alone;
 use crate::owner::Outcome::Unowned as None;
 use crate::owner::made_up::{ESTABLISHED, NOW, OwnerTree, UNCONNECTED, key, owned, row};
-use crate::owner::{Behind, Outcome, Query, SocketRow, Translations};
+use crate::owner::{Behind, Outcome, Query, Translations};
 use crate::proc::ProcRoot;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,8 +15,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
-
-const LISTEN: u8 = SocketRow::LISTEN;
 
 fn ip(words: &str) {
     assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
@@ -39,7 +38,7 @@ fn last<const N: usize>(
     flows: [crate::model::FlowKey; N],
 ) -> [Outcome; N] {
     let mut finder = tree.finder();
-    finder.translate(Namespace::HOME, translations);
+    finder.translate(translations);
     let mut queries = flows.map(|flow| tree.query(flow, NOW));
     while let Some(due) = queries.iter().filter(|query| query.is_due(query.due())).map(Query::due).min() {
         while finder.find(&mut queries, due) {}

@@ -1,13 +1,14 @@
 //! Reads the kernel's notices of ended TCP connections in every captured namespace. The capture thread
 //! compares these connections with what it has counted.
 //!
-//! This is a part of the early lookup thread, which has sockets in all those namespaces already.
+//! This is a part of the early lookup thread, which looks up sockets in all those namespaces already.
 
 use super::{FlowMailbox, SocketEnd};
 use crate::kernel::Clocks;
+use crate::model::tcp_state::{CLOSE, FIN_WAIT2, LISTEN, TIME_WAIT};
 use crate::model::{FlowKey, Namespace, Protocol, Timestamp};
-use crate::namespace::{Follower, enter};
-use crate::netlink::{CloseNotices, InetDiag, InetSocket, TcpInfo};
+use crate::namespace::{Known, PerNamespace};
+use crate::netlink::{CloseNotices, InetSocket, TcpInfo};
 use crate::sync::Mutex;
 use nix::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -84,34 +85,38 @@ impl EndedQueue {
     }
 }
 
-/// The sockets for notices of ended connections in one namespace.
+/// The notices of ended connections in one namespace.
 struct NoticeSource {
-    namespace: Namespace,
     ended: CloseNotices,
-    diag: InetDiag,
     all_told_since: Instant,
 }
 
 impl NoticeSource {
-    /// Opens the sockets in the namespace of the calling thread, whose number is `namespace`.
-    fn open(namespace: Namespace) -> Result<NoticeSource> {
-        let (ended, diag) = (CloseNotices::open()?, InetDiag::open()?);
-        Ok(NoticeSource { namespace, ended, diag, all_told_since: Instant::now() })
+    /// Opens the socket in the namespace of the calling thread.
+    fn open() -> Result<NoticeSource> {
+        Ok(NoticeSource { ended: CloseNotices::open()?, all_told_since: Instant::now() })
     }
 
-    /// Reads the available notices; those of attempts that led to no connection only if `wants_attempts`.
-    /// Returns the number of lost notices, including those whose endpoints could not be looked up.
-    fn read(&mut self, wants_attempts: bool, into: &mut Vec<Connection>) -> Result<u64> {
-        let NoticeSource { namespace, ended, diag, all_told_since } = self;
+    /// Reads the available notices of the namespace with this number; those of attempts that led to no
+    /// connection only if `wants_attempts`. Returns the number of lost notices, including those whose
+    /// endpoints could not be looked up with `find`.
+    fn read(
+        &mut self,
+        namespace: Namespace,
+        wants_attempts: bool,
+        find: &mut impl FnMut(&FlowKey) -> Result<Option<InetSocket>>,
+        into: &mut Vec<Connection>,
+    ) -> Result<u64> {
+        let NoticeSource { ended, all_told_since } = self;
         let first = into.len();
         let mut obscure = 0;
         let dropped = ended.read(|socket, info| {
-            let Some(connection) = connection(*namespace, socket, info, *all_told_since) else { return };
+            let Some(connection) = connection(namespace, socket, info, *all_told_since) else { return };
             // The SYN counts as a byte once it is acknowledged.
             if !wants_attempts && info.acknowledged_bytes == 0 && info.received_bytes == 0 {
                 return;
             }
-            match diag.find(&connection.key) {
+            match find(&connection.key) {
                 Ok(found) if found.is_some_and(|found| lives(&found)) => {}
                 Ok(_) => into.push(connection),
                 Err(_) => obscure += 1,
@@ -159,11 +164,6 @@ fn connection(
 /// process has kept the socket of a connection that was reset; the bytes counted there now belong to the new
 /// connection. Any other socket is a listener, or the remainder of the ended connection itself.
 fn lives(socket: &InetSocket) -> bool {
-    /// State numbers of include/net/tcp_states.h.
-    const FIN_WAIT2: u8 = 5;
-    const TIME_WAIT: u8 = 6;
-    const CLOSE: u8 = 7;
-    const LISTEN: u8 = 10;
     match socket.state {
         LISTEN => false,
         FIN_WAIT2 | TIME_WAIT | CLOSE => socket.inode != 0,
@@ -173,8 +173,7 @@ fn lives(socket: &InetSocket) -> bool {
 
 /// Reads the notices of all namespaces.
 pub struct EndedReader {
-    sources: Vec<NoticeSource>,
-    follower: Follower,
+    sources: PerNamespace<NoticeSource>,
     /// Queue of the connections to compare, if they are compared.
     queue: Option<Arc<EndedQueue>>,
     /// Mailbox for notices that complete flow records, if flows are recorded.
@@ -184,17 +183,18 @@ pub struct EndedReader {
 }
 
 impl EndedReader {
-    /// Opens a reader with the namespace of the calling thread, which is the session's own.
+    /// Opens a reader with the namespace of the calling thread, which is the session's own. It follows the
+    /// namespaces of `known`.
     ///
     /// # Errors
     /// The system's error; `EPERM` without CAP_NET_ADMIN.
     pub fn open(
-        follower: Follower,
+        known: Known,
         queue: Option<Arc<EndedQueue>>,
         flows: Option<Arc<FlowMailbox>>,
     ) -> Result<EndedReader> {
-        let sources = vec![NoticeSource::open(Namespace::HOME)?];
-        Ok(EndedReader { sources, follower, queue, flows, batch: Vec::new(), next: Instant::now() })
+        let sources = PerNamespace::with_home(NoticeSource::open()?, known);
+        Ok(EndedReader { sources, queue, flows, batch: Vec::new(), next: Instant::now() })
     }
 
     /// Returns the time until the next reading; `None` if one is permitted now.
@@ -204,11 +204,12 @@ impl EndedReader {
 
     /// Returns the descriptors that become readable when notices arrive.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.sources.iter().map(|source| source.ended.as_fd())
+        self.sources.iter().map(|(_, source)| source.ended.as_fd())
     }
 
-    /// Reads the available notices, unless it is too early.
-    pub fn read(&mut self, now: Instant) {
+    /// Reads the available notices, unless it is too early. `find` looks up a socket as `InetDiag::find`
+    /// does, in the namespace of its endpoints.
+    pub fn read(&mut self, now: Instant, mut find: impl FnMut(&FlowKey) -> Result<Option<InetSocket>>) {
         if self.rest(now).is_some() {
             return;
         }
@@ -221,11 +222,11 @@ impl EndedReader {
         self.next = now + REST;
         let EndedReader { sources, queue, flows, batch, .. } = self;
         let (mut ready, mut lost) = (ready.into_iter(), 0);
-        sources.retain_mut(|source| {
+        sources.retain(|namespace, source| {
             if ready.next() == Some(false) {
                 return true;
             }
-            let read = source.read(flows.is_some(), batch);
+            let read = source.read(namespace, flows.is_some(), &mut find, batch);
             lost += *read.as_ref().unwrap_or(&0);
             read.inspect_err(|errno| warn!("connections that end are not told of any more: {errno}")).is_ok()
         });
@@ -241,23 +242,15 @@ impl EndedReader {
         queue.lost.fetch_add(lost, Ordering::Relaxed);
         if !queue.add(batch) {
             let now = Instant::now();
-            sources.iter_mut().for_each(|source| source.all_told_since = now);
+            sources.iter_mut().for_each(|(_, source)| source.all_told_since = now);
         }
     }
 
     /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
-        let changes = self.follower.changes();
-        self.sources.retain(|source| !changes.gone.contains(&source.namespace));
-        for entry in &changes.come {
-            match enter(entry, || NoticeSource::open(entry.namespace)) {
-                Ok(Ok(source)) => self.sources.push(source),
-                Ok(Err(errno)) => {
-                    info!("connections in {} are not compared: {errno}", entry.path.display())
-                }
-                Err(error) => info!("{}: {error}", entry.path.display()),
-            }
-        }
+        self.sources.follow_inside(NoticeSource::open, |entry, errno| {
+            info!("connections in {} are not compared: {errno}", entry.path.display());
+        });
     }
 }
 

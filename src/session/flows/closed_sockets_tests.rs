@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::{Address, Endpoint};
+use crate::netlink::InetDiag;
 use crate::netlink::testing::alone;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
@@ -10,23 +11,40 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 /// Reads until `count` connections have ended, and a little longer, so that surplus notices are detected if
 /// they arrive soon.
-fn ends(reader: &mut EndedReader, count: usize) -> Vec<Connection> {
+fn ends(reader: &mut Reader, count: usize) -> Vec<Connection> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut all = Vec::new();
     let mut quiet = 0;
     while all.len() < count || quiet < 5 {
         assert!(Instant::now() < deadline, "{all:?}");
         std::thread::sleep(2 * REST);
-        reader.read(Instant::now());
-        let new = reader.queue.as_ref().unwrap().take(usize::MAX);
+        reader.read();
+        let new = reader.queue().take(usize::MAX);
         quiet = if new.is_empty() { quiet + 1 } else { 0 };
         all.extend(new);
     }
     all
 }
 
-fn reader() -> EndedReader {
-    EndedReader::open(Follower::default(), Some(Arc::default()), None).unwrap()
+/// A reader in the namespace of the calling thread, and a socket to look up sockets with.
+struct Reader {
+    ended: EndedReader,
+    diag: InetDiag,
+}
+
+impl Reader {
+    fn read(&mut self) {
+        self.ended.read(Instant::now(), |key| self.diag.find(key));
+    }
+
+    fn queue(&self) -> &EndedQueue {
+        self.ended.queue.as_ref().unwrap()
+    }
+}
+
+fn reader() -> Reader {
+    let ended = EndedReader::open(Known::default(), Some(Arc::default()), None).unwrap();
+    Reader { ended, diag: InetDiag::open().unwrap() }
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
@@ -78,7 +96,7 @@ fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
             assert_eq!(carried.received, received);
             assert!((began..end.told).contains(&end.all_told_since), "since the reader was opened");
         }
-        assert_eq!(reader.queue.as_ref().unwrap().lost(), 0);
+        assert_eq!(reader.queue().lost(), 0);
     });
 }
 
@@ -123,21 +141,21 @@ fn notices_that_were_lost_are_counted_and_leave_no_trust_in_the_rest_root() {
     alone(|| {
         let mut reader = reader();
         let begin = Timestamp::now();
-        setsockopt(&reader.sources[0].ended.as_fd(), sockopt::RcvBuf, &2048).unwrap();
+        setsockopt(&reader.ended.descriptors().next().unwrap(), sockopt::RcvBuf, &2048).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
-        while reader.queue.as_ref().unwrap().lost() == 0 {
+        while reader.queue().lost() == 0 {
             assert!(Instant::now() < deadline, "nothing was lost");
             for _ in 0..100 {
                 let client = TcpStream::connect(target).unwrap();
                 drop((listener.accept().unwrap(), client));
             }
             std::thread::sleep(2 * REST);
-            reader.queue.as_ref().unwrap().take(usize::MAX);
-            reader.read(Instant::now());
+            reader.queue().take(usize::MAX);
+            reader.read();
         }
-        let told = reader.queue.as_ref().unwrap().take(usize::MAX);
+        let told = reader.queue().take(usize::MAX);
         assert!(!told.is_empty() && told.iter().all(|end| end.all_told_since > begin), "{told:?}");
     });
 }

@@ -1,40 +1,42 @@
 //! Reads the kernel's tcp_info of living TCP connections, in one dump for each network namespace.
 
-use crate::model::{FlowKey, Namespace, Protocol};
-use crate::namespace::{Follower, enter};
+use crate::model::{FlowKey, Namespace, Protocol, tcp_state};
+use crate::namespace::{Known, PerNamespace};
 use crate::netlink::{InetDiag, InetSocket, TcpInfo};
 use tracing::{debug, info, warn};
 
-/// The states of connections that have a socket of their own, by their numbers in include/net/tcp_states.h:
-/// all but TIME_WAIT (6), CLOSE (7), LISTEN (10) and NEW_SYN_RECV (12).
-const CONNECTED: u32 = 0b1011_0011_1110;
+/// The states of connections that have a socket of their own.
+const CONNECTED: u32 = tcp_state::mask(&[
+    tcp_state::ESTABLISHED,
+    tcp_state::SYN_SENT,
+    tcp_state::SYN_RECV,
+    tcp_state::FIN_WAIT1,
+    tcp_state::FIN_WAIT2,
+    tcp_state::CLOSE_WAIT,
+    tcp_state::LAST_ACK,
+    tcp_state::CLOSING,
+]);
 
 /// The sock_diag sockets, one in each captured namespace.
 pub struct TcpReader {
-    sources: Vec<(Namespace, InetDiag)>,
-    follower: Follower,
+    sources: PerNamespace<InetDiag>,
 }
 
 impl TcpReader {
-    /// Opens a reader with the namespace of the calling thread, which is the session's own.
+    /// Opens a reader with the namespace of the calling thread, which is the session's own. It follows the
+    /// namespaces of `known`.
     ///
     /// # Errors
     /// The system's error.
-    pub fn open(follower: Follower) -> nix::Result<TcpReader> {
-        Ok(TcpReader { sources: vec![(Namespace::HOME, InetDiag::open()?)], follower })
+    pub fn open(known: Known) -> nix::Result<TcpReader> {
+        Ok(TcpReader { sources: PerNamespace::with_home(InetDiag::open()?, known) })
     }
 
     /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
-        let changes = self.follower.changes();
-        self.sources.retain(|(namespace, _)| !changes.gone.contains(namespace));
-        for entry in &changes.come {
-            match enter(entry, InetDiag::open) {
-                Ok(Ok(diag)) => self.sources.push((entry.namespace, diag)),
-                Ok(Err(errno)) => info!("connections in {} are not looked at: {errno}", entry.path.display()),
-                Err(error) => info!("{}: {error}", entry.path.display()),
-            }
-        }
+        self.sources.follow_inside(InetDiag::open, |entry, errno| {
+            info!("connections in {} are not looked at: {errno}", entry.path.display());
+        });
     }
 
     /// Passes every connection in the namespaces that `is_wanted` selects to `each`.
@@ -46,7 +48,7 @@ impl TcpReader {
         for (namespace, diag) in self.sources.iter_mut().filter(|(namespace, _)| is_wanted(*namespace)) {
             let read = diag.dump_tcp(CONNECTED, |socket, info| {
                 let &InetSocket { local, remote, .. } = socket;
-                let key = FlowKey { local, remote, protocol: Protocol::TCP, namespace: *namespace };
+                let key = FlowKey { local, remote, protocol: Protocol::TCP, namespace };
                 each(key, socket, info);
             });
             if let Err(errno) = read {
@@ -62,9 +64,7 @@ impl TcpReader {
         if key.local.address.is_link_local_v6() {
             return false;
         }
-        let source = self.sources.iter_mut().find(|(namespace, _)| *namespace == key.namespace);
-        let found = source.map(|(_, diag)| diag.find(key));
-        match found {
+        match self.sources.get_mut(key.namespace).map(|diag| diag.find(key)) {
             Some(Ok(found)) => found.is_none_or(|found| found.cookie != cookie),
             Some(Err(errno)) => {
                 debug!("a connection could not be looked for: {errno}");

@@ -5,11 +5,10 @@ use super::identity_cache::IdentityCache;
 use super::latest_identities::{LatestIdentities, changes_identity};
 use super::throttle::FirstPacketThrottle;
 use crate::decode::{decode, sequence_number};
-use crate::error::Error;
 use crate::model::{Direction, FlowKey, Fragment, LinkType, Namespace};
-use crate::namespace::{Follower, enter, enter_initial};
-use crate::netlink::{InetDiag, ProcessEvent, ProcessEvents};
-use crate::owner::{EarlyLookup, EarlyLookupStats, Opening, Side, Translations};
+use crate::namespace::{PerNamespace, enter_initial};
+use crate::netlink::{ProcessEvent, ProcessEvents};
+use crate::owner::{EarlyLookup, EarlyLookupStats, Opening, Side};
 use crate::session::accounting::Ledger;
 use crate::session::flows::{EndedReader, TcpReader};
 use crate::sync::Mutex;
@@ -41,8 +40,8 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 pub struct EarlyLookupThread {
     /// Set if owners are looked up at first packets; otherwise the thread does only its other work.
     pub looks: bool,
-    /// The sockets for first packets, each with its namespace.
-    pub sockets: Vec<(Namespace, FirstPacketSocket)>,
+    /// The sockets for first packets.
+    pub sockets: PerNamespace<FirstPacketSocket>,
     /// The process events, if the kernel reports them.
     pub events: Option<ProcessEvents>,
     /// The search.
@@ -57,8 +56,6 @@ pub struct EarlyLookupThread {
     pub bell: Arc<EventFd>,
     /// Keeps the cost within bounds.
     pub throttle: FirstPacketThrottle,
-    /// The other captured namespaces.
-    pub follower: Follower,
     /// Reads the notices of ended connections, if they are wanted and available.
     pub ended: Option<EndedReader>,
     /// The update's reader of living connections. It has to follow namespaces between updates, too.
@@ -91,7 +88,7 @@ impl EarlyLookupThread {
             self.meet(now);
             *stats.lock() = self.look.stats();
             if let Some(ended) = &mut self.ended {
-                ended.read(Instant::now());
+                ended.read(Instant::now(), |key| self.look.find_socket(key));
             }
             let passed = now.saturating_duration_since(governed);
             if passed >= GOVERNING_INTERVAL || self.throttle.is_flooded() {
@@ -161,43 +158,34 @@ impl EarlyLookupThread {
 
     fn read_packets(&mut self, now: Instant) {
         let EarlyLookupThread { look, throttle, .. } = self;
-        self.sockets.retain_mut(|(namespace, socket)| {
-            let read = socket.read(PACKETS_PER_TURN, |packet| take(look, throttle, *namespace, &packet, now));
+        self.sockets.retain(|namespace, socket| {
+            let read = socket.read(PACKETS_PER_TURN, |packet| take(look, throttle, namespace, &packet, now));
             read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
         });
     }
 
     fn follow_namespaces(&mut self) {
+        // The early lookup looks up the sockets of ended connections, too.
+        if self.looks || self.ended.is_some() {
+            self.look.follow_namespaces();
+        }
         if let Some(ended) = &mut self.ended {
             ended.follow_namespaces();
         }
         if let Some(connections) = &self.connections {
             connections.lock().follow_namespaces();
         }
-        let changes = self.follower.changes();
-        for gone in &changes.gone {
-            self.sockets.retain(|(namespace, _)| namespace != gone);
-            self.look.remove_namespace(*gone);
-        }
-        for entry in changes.come.iter().filter(|_| self.looks) {
-            let root = Arc::clone(self.look.root());
-            let open = || Ok((FirstPacketSocket::open()?, InetDiag::open(), Translations::open(root, false)));
-            match enter(entry, open) {
-                Ok(Ok((socket, Ok(diag), translations))) => {
-                    self.sockets.push((entry.namespace, socket));
-                    self.look.add_namespace(entry.namespace, diag, translations);
-                }
-                Ok(Ok((_, Err(errno), _))) => warn!("first packets in {}: {errno}", entry.path.display()),
-                Ok(Err::<_, Error>(error)) => warn!("first packets in {}: {error}", entry.path.display()),
-                Err(error) => info!("{}: {error}", entry.path.display()),
-            }
+        if self.looks {
+            self.sockets.follow_inside(FirstPacketSocket::open, |entry, error| {
+                warn!("first packets in {}: {error}", entry.path.display());
+            });
         }
     }
 
     fn govern(&mut self, passed: Duration) {
         self.throttle.judge(&self.look.stats());
         let Some(thinning) = self.throttle.govern(passed) else { return };
-        for (_, socket) in &mut self.sockets {
+        for (_, socket) in self.sockets.iter_mut() {
             if let Err(errno) = socket.thin(&thinning) {
                 warn!("the filter of first packets cannot be changed: {errno}");
             }

@@ -3,7 +3,7 @@
 use super::lookup_queue::Request;
 use crate::kernel::{Clocks, Found, Owners};
 use crate::model::{FlowKey, Namespace};
-use crate::namespace::{Follower, current_inode};
+use crate::namespace::{Known, current_inode};
 use std::time::{Duration, Instant};
 
 /// The records, and the inode of the session's own namespace in them.
@@ -35,7 +35,7 @@ impl KernelOwners {
         &self,
         request: &Request,
         key: &FlowKey,
-        namespaces: &Follower,
+        namespaces: &Known,
         clocks: &Clocks,
         asked: Instant,
     ) -> Option<Found> {

@@ -2,12 +2,11 @@
 //! sample. A process that ends before the next sample has its last name and command line here.
 
 use super::identity_cache::IdentityCache;
+use crate::bounded::{BoundedMap, Eviction};
 use crate::model::{Identity, ProcId, ProcessRecord, Validity};
 use crate::netlink::{Happening, ProcessEvent, ProcessEvents};
 use crate::sync::Mutex;
-use foldhash::fast::RandomState;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,18 +20,20 @@ const LIMIT: usize = 4096;
 const IDLE_WAIT: u16 = 1000;
 
 /// The identities, recorded by the thread that receives process events and used by the update.
-#[derive(Default)]
 pub struct LatestIdentities {
-    known: Mutex<HashMap<ProcId, (Instant, Arc<Identity>), RandomState>>,
+    known: Mutex<BoundedMap<ProcId, (Instant, Arc<Identity>)>>,
+}
+
+impl Default for LatestIdentities {
+    fn default() -> LatestIdentities {
+        LatestIdentities { known: Mutex::new(BoundedMap::new(LIMIT, Eviction::Newest)) }
+    }
 }
 
 impl LatestIdentities {
     /// Records the current identity of a process.
     pub fn record(&self, process: ProcId, identity: Arc<Identity>) {
-        let mut known = self.known.lock();
-        if known.len() < LIMIT || known.contains_key(&process) {
-            known.insert(process, (Instant::now(), identity));
-        }
+        self.known.lock().insert(process, (Instant::now(), identity));
     }
 
     /// Updates the record of an ended process with its last identity, if that was recorded at `since` or
@@ -52,10 +53,7 @@ impl LatestIdentities {
 
     /// Releases the identities recorded before the given time: samples have them.
     pub fn release(&self, before: Instant) {
-        let mut known = self.known.lock();
-        if !known.is_empty() {
-            known.retain(|_, (at, _)| *at >= before);
-        }
+        self.known.lock().retain(|_, (at, _)| *at >= before);
     }
 }
 
@@ -135,6 +133,7 @@ mod tests {
     fn they_are_bounded() {
         let latest = LatestIdentities::default();
         (0..2 * LIMIT as i32).for_each(|pid| latest.record(record(pid).sample.id, Arc::default()));
-        assert_eq!(latest.known.lock().len(), LIMIT);
+        let known = latest.known.lock();
+        assert_eq!((known.len(), known.evicted()), (LIMIT, LIMIT as u64));
     }
 }

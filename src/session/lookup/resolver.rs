@@ -6,11 +6,8 @@ use super::kernel_owners::KernelOwners;
 use super::lookup_queue::{Answer, LookupQueue, Request};
 use crate::kernel::{Claim, Clocks, Found};
 use crate::model::{Quality, Unowned};
-use crate::namespace::{Follower, enter};
-use crate::netlink::InetDiag;
-use crate::owner::{
-    EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, SourceStatus, Translations,
-};
+use crate::namespace::Known;
+use crate::owner::{EarlyOwner, EarlyOwnerCache, Finder, LocalEnd, Outcome, Query, Report, SourceStatus};
 use crate::session::accounting::Ledger;
 use crate::session::pipeline::DrainBarrier;
 use std::sync::Arc;
@@ -36,7 +33,7 @@ pub struct Resolver {
     finder: Finder,
     early: Arc<EarlyOwnerCache>,
     identity_cache: IdentityCache,
-    follower: Follower,
+    known: Known,
     /// The records of sockets and their users, if eBPF programs make them.
     kernel: Option<KernelOwners>,
     /// Set if nothing is looked up.
@@ -48,28 +45,32 @@ pub struct Resolver {
     unused: Vec<usize>,
     /// The states of the sources when their faults were last logged.
     sources: Vec<SourceStatus>,
+    /// The number of evictions that was logged last.
+    evicted: u64,
 }
 
 impl Resolver {
     /// Returns a resolver that answers from `early`, and otherwise with `finder`, also for the namespaces
-    /// that `follower` reports.
+    /// of `known`.
     pub fn new(
-        finder: Finder,
+        mut finder: Finder,
         early: Arc<EarlyOwnerCache>,
         identity_cache: IdentityCache,
-        follower: Follower,
+        known: Known,
     ) -> Resolver {
+        finder.follow(known.clone());
         Resolver {
             finder,
             early,
             identity_cache,
-            follower,
+            known,
             kernel: None,
             is_disabled: false,
             requests: Vec::new(),
             queries: Vec::new(),
             unused: Vec::new(),
             sources: Vec::new(),
+            evicted: 0,
         }
     }
 
@@ -91,7 +92,7 @@ impl Resolver {
         let mut deadline = self.kernel.is_some().then(|| Instant::now() + SWEEP_INTERVAL);
         while let Some(new) = queue.take_requests(deadline, BATCH) {
             let untried = new.len();
-            self.follow_namespaces();
+            self.finder.follow_namespaces();
             let now = Instant::now();
             for (request, asked) in new {
                 self.requests.push(request);
@@ -135,7 +136,7 @@ impl Resolver {
             self.hand_out(queue, untried);
             self.release_records(queue);
             barrier.wake();
-            let let_go = self.follower.has_told().then(|| now + HOLDING_WAIT);
+            let let_go = self.finder.has_other_namespaces().then(|| now + HOLDING_WAIT);
             let sweep = self.kernel.is_some().then(|| now + SWEEP_INTERVAL);
             deadline = self.next_look(now).into_iter().chain(let_go).chain(sweep).min();
         }
@@ -169,7 +170,7 @@ impl Resolver {
             .enumerate()
             .filter(|(_, (query, _))| query.is_due(now) && !query.is_known_missing())
         {
-            let found = kernel.find(request, &query.key, &self.follower, &clocks, query.first_seen());
+            let found = kernel.find(request, &query.key, &self.known, &clocks, query.first_seen());
             let Some(found) = found else { continue };
             match found.claim {
                 Claim::Listener if !query.is_seasoned() => query.not_yet(now),
@@ -215,21 +216,6 @@ impl Resolver {
         }
     }
 
-    fn follow_namespaces(&mut self) {
-        let changes = self.follower.changes();
-        for gone in &changes.gone {
-            self.finder.remove_namespace(*gone);
-        }
-        for entry in &changes.come {
-            let diag = enter(entry, InetDiag::open).ok().and_then(Result::ok);
-            self.finder.add_namespace(entry.namespace, diag, entry.pid);
-            let root = Arc::clone(self.finder.root());
-            if let Ok(translations) = enter(entry, || Translations::open(root, false)) {
-                self.finder.translate(entry.namespace, translations);
-            }
-        }
-    }
-
     /// Leaves the final answers in the queue and keeps the other queries.
     fn hand_out(&mut self, queue: &LookupQueue, untried: usize) {
         let mut answers = Vec::new();
@@ -271,9 +257,13 @@ impl Resolver {
         waits.min().map(|due| due.max(now + Duration::from_millis(1)))
     }
 
-    /// Logs the faults of the sources, each once until it changes.
+    /// Logs the faults of the sources, each once until it changes, and evictions.
     fn log_faults(&mut self) {
-        let sources = self.finder.report().sources;
+        let Report { sources, evicted, .. } = self.finder.report();
+        if evicted > self.evicted {
+            debug!(evicted, "caches of the owner search are full");
+            self.evicted = evicted;
+        }
         for source in sources.iter().filter(|source| !self.sources.contains(source)) {
             if let Some(fault) = &source.fault {
                 warn!(source = source.name, fault = %fault, "owners cannot be looked up completely");

@@ -55,13 +55,8 @@ impl Office {
         let (its_queue, its_ledger) = (Arc::clone(&queue), Arc::clone(&ledger));
         let work = move || {
             let finder = Finder::new(Arc::clone(&root), Budget::default(), Arc::default());
-            Resolver::new(
-                finder,
-                Arc::default(),
-                IdentityCache::new(root, SampleSet::ALL),
-                Follower::default(),
-            )
-            .run(&its_queue, &its_ledger, &DrainBarrier::default())
+            Resolver::new(finder, Arc::default(), IdentityCache::new(root, SampleSet::ALL), Known::default())
+                .run(&its_queue, &its_ledger, &DrainBarrier::default())
         };
         Office { queue, ledger, thread: Some(std::thread::spawn(work)) }
     }

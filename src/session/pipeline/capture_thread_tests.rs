@@ -3,7 +3,7 @@
 use super::*;
 use crate::error::Code;
 use crate::model::{SampleSet, Unowned};
-use crate::namespace::Follower;
+use crate::namespace::Known;
 use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::proc::ProcRoot;
 use crate::session::frames::{Carries, Packet, Wire};
@@ -69,7 +69,7 @@ impl ReplayFixture {
             let budget = Budget::new(1.0, TIMEOUT, Box::new(ThreadMeter));
             let finder = Finder::new(Arc::clone(&root), budget, Arc::default());
             let identity_cache = IdentityCache::new(root, SampleSet::ALL);
-            Resolver::new(finder, Arc::default(), identity_cache, Follower::default()).run(
+            Resolver::new(finder, Arc::default(), identity_cache, Known::default()).run(
                 &shared.lookup_queue,
                 &shared.ledger,
                 &shared.barrier,

@@ -274,6 +274,7 @@ pub fn cgroup<'t>(text: &'t [u8], listed: &[u8]) -> Option<&'t [u8]> {
 }
 
 /// Parses a decimal number that is all of `text`.
+#[inline]
 pub fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
