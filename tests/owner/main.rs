@@ -1,8 +1,6 @@
 //! Owners of live sockets of this process and of children, compared with the output of `ss`.
 
-#[path = "owner/live.rs"]
 mod live;
-#[path = "owner/threads.rs"]
 mod threads;
 
 use capture::model::{Protocol, Quality, Unowned};

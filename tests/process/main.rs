@@ -3,19 +3,12 @@
 // Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used)]
 
-#[path = "process/cgroups.rs"]
 mod cgroups;
-#[path = "process/lives.rs"]
 mod lives;
-#[path = "process/networks.rs"]
 mod networks;
-#[path = "process/restricted.rs"]
 mod restricted;
-#[path = "process/sessions.rs"]
 mod sessions;
-#[path = "process/shares.rs"]
 mod shares;
-#[path = "process/threads.rs"]
 mod threads;
 
 use capture::kernel::load_tasks;

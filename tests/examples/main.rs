@@ -3,13 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
-#[path = "examples/agent.rs"]
 mod agent;
-#[path = "examples/scripts.rs"]
 mod scripts;
-#[path = "examples/traffic.rs"]
 mod traffic;
-#[path = "examples/workshop.rs"]
 mod workshop;
 
 use agent::Agent;
