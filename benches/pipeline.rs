@@ -7,9 +7,6 @@
 mod common {
     pub mod traffic;
 }
-#[allow(dead_code, clippy::unwrap_used, reason = "the tests of whole replays use all of it")]
-#[path = "../tests/replay/tree.rs"]
-mod tree;
 
 use capture::config::{Options, Source};
 use capture::decode::decode;
@@ -19,6 +16,7 @@ use capture::model::{
     Timestamp, Traffic,
 };
 use capture::session::Session;
+use capture_test_support::proc_tree::{ProcTree, UNCONNECTED};
 use common::traffic::{Order, fixed_offsets, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::HashMap;
@@ -214,10 +212,10 @@ fn account(criterion: &mut Criterion) {
 /// Measures a session from its opening to the end of a savefile, on a fixture in which one process
 /// owns all flows.
 fn replay(criterion: &mut Criterion) {
-    let tree = tree::Tree::new();
+    let tree = ProcTree::new();
     tree.process(1, "init", 1, &[]);
     tree.process(443, "server", 1, &[1443]);
-    tree.socket("udp", "192.0.2.1:443", "0.0.0.0:0", tree::UNCONNECTED, 1443);
+    tree.socket("udp", "192.0.2.1:443", "0.0.0.0:0", UNCONNECTED, 1443);
     let mut group = criterion.benchmark_group("replay");
     group.throughput(Throughput::Elements(FRAMES as u64)).sample_size(10);
     for flows in [10, 10_000, 1_000_000] {

@@ -68,6 +68,13 @@ build_release() {
     release_directory
 }
 
+# Builds the program that plays scenarios and the one that makes their traffic, and prints their directory.
+build_measurement() {
+    (cd "$root" && cargo build --release --locked --package capture-test-programs --package capture-test-support \
+        --bin accuracy --bin traffic_maker >&2)
+    release_directory
+}
+
 # The directory with the built libraries: the one given, or that of a release built now.
 artifacts_or_build() {
     local given=$1 directory=$1

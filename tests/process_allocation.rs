@@ -2,16 +2,14 @@
 
 // Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used)]
-#![allow(dead_code, reason = "not all of what children can do is needed here")]
-
-#[path = "process/children.rs"]
-mod children;
 
 use capture::kernel::load_tasks;
 use capture::model::{SampleSet, Selection};
 use capture::proc::{ProcRoot, SystemFacts};
 use capture::process::Sampler;
-use children::{Child, is_root, left_out};
+use capture_test_support::children::Child;
+use capture_test_support::proc_tree::ProcTree;
+use capture_test_support::requirements::{is_root, left_out};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -43,8 +41,8 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn the_steady_state_allocates_nothing() {
-    let tree = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+    let tree = ProcTree::empty();
+    let write = |name: &str, text: &str| tree.write(name, text);
     write("meminfo", "MemTotal: 2048 kB\n");
     for pid in 1..=200 {
         std::fs::create_dir_all(tree.path().join(format!("{pid}/fd/0"))).unwrap();

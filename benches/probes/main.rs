@@ -13,19 +13,13 @@
     reason = "a bench that cannot begin may stop"
 )]
 
-#[path = "../../tests/traffic/kernel_programs.rs"]
-#[allow(dead_code, reason = "scripts/flood uses the rest of it")]
-mod kernel_programs;
-#[path = "../../tests/traffic/lab.rs"]
-#[allow(dead_code, reason = "the tests of traffic use the rest of it")]
-mod lab;
 mod programs;
 mod traffic;
 
 use capture::config::{Engine, Options};
 use capture::session::Session;
-use kernel_programs::{EmptyProgram, Hook, Statistics};
-use lab::Lab;
+use capture_test_support::kernel_programs::{EmptyProgram, Hook, Statistics};
+use capture_test_support::lab::Lab;
 use programs::{Counted, Programs};
 use traffic::TRAFFIC;
 

@@ -1,6 +1,6 @@
 //! The eBPF programs that this process holds, and their statistics.
 
-use super::kernel_programs::{EmptyProgram, bpf, field, halves};
+use capture_test_support::kernel_programs::{EmptyProgram, bpf, field, halves};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{read_dir, read_to_string};
 use std::process::Command;

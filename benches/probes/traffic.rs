@@ -1,6 +1,6 @@
 //! Traffic between the two namespaces of a lab, a known amount of each kind.
 
-use super::lab::{Host, Lab};
+use capture_test_support::lab::{Host, Lab};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 

@@ -363,8 +363,7 @@ mod tests {
         let name = format!("capture-load-{}", std::process::id());
         let made = mounts.into_iter().find(is_v2).map(|path| path.join(name));
         let Some(folder) = made.filter(|folder| std::fs::create_dir(folder).is_ok()) else {
-            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "no control group can be made");
-            return;
+            return capture_test_support::requirements::left_out("no control group can be made");
         };
         let group = File::open(&folder).unwrap();
         let kind = bpf_attach_type::BPF_CGROUP_INET_INGRESS;

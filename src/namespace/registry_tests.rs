@@ -1,27 +1,22 @@
 //! Tests of the registry on fixture trees of processes.
 
 use super::*;
-use std::os::unix::fs::symlink;
+use capture_test_support::proc_tree::ProcTree;
 
 const HOME: u64 = 1;
 
 /// A `/proc` tree whose processes are in namespaces that the test chooses.
-struct NamespaceTree {
-    directory: tempfile::TempDir,
-}
+struct NamespaceTree(ProcTree);
 
 impl NamespaceTree {
     fn new() -> NamespaceTree {
-        let tree = NamespaceTree { directory: tempfile::tempdir().unwrap() };
+        let tree = NamespaceTree(ProcTree::empty());
         tree.put("thread-self", HOME);
         tree
     }
 
     fn put(&self, process: &str, inode: u64) {
-        let ns = self.directory.path().join(process).join("ns");
-        std::fs::create_dir_all(&ns).unwrap();
-        let _ = std::fs::remove_file(ns.join("net"));
-        symlink(format!("net:[{inode}]"), ns.join("net")).unwrap();
+        self.0.link(&format!("{process}/ns/net"), &format!("net:[{inode}]"));
     }
 
     /// Puts a process into a namespace.
@@ -30,7 +25,7 @@ impl NamespaceTree {
     }
 
     fn end(&self, pid: i32) {
-        std::fs::remove_dir_all(self.directory.path().join(pid.to_string())).unwrap();
+        self.0.end(pid);
     }
 
     fn mount(&self, lines: &[(u64, &str)]) {
@@ -38,11 +33,11 @@ impl NamespaceTree {
             .iter()
             .map(|(inode, path)| format!("9 1 0:4 net:[{inode}] {path} rw - nsfs nsfs rw\n"))
             .collect();
-        std::fs::write(self.directory.path().join("thread-self/mountinfo"), lines).unwrap();
+        self.0.write("thread-self/mountinfo", lines);
     }
 
     fn registry(&self) -> Registry {
-        Registry::open(&NamespaceChoice::All, self.directory.path()).unwrap()
+        Registry::open(&NamespaceChoice::All, self.0.path()).unwrap()
     }
 }
 
@@ -66,7 +61,7 @@ fn namespaces_of_processes_are_found_once_and_without_the_own_one() {
     assert_eq!((inodes, entries.len()), ([7, 8].into(), 2));
     assert_eq!(registry.stats(), RegistryStats { known: 2, left_out: 0 });
     let of_8 = entries.iter().find(|entry| entry.inode == 8).unwrap();
-    assert_eq!((of_8.pid, &*of_8.path), (Some(62), &*tree.directory.path().join("62/ns/net")));
+    assert_eq!((of_8.pid, &*of_8.path), (Some(62), &*tree.0.path().join("62/ns/net")));
     assert_eq!(known.get(of_8.namespace).as_ref(), Some(of_8));
     assert_eq!(known.get(Namespace::HOME), None);
     assert!(Arc::ptr_eq(&known.snapshot(), &registry.refresh()), "nothing has changed");
@@ -108,7 +103,7 @@ fn numbers_are_used_again_the_oldest_free_one_first() {
 fn more_than_there_are_numbers_for_are_left_out_until_one_is_free() {
     let tree = NamespaceTree::new();
     (1..=260).for_each(|pid| tree.at(pid, 1000 + pid as u64));
-    let mut registry = Registry::with_most(&NamespaceChoice::All, tree.directory.path(), 254).unwrap();
+    let mut registry = Registry::with_most(&NamespaceChoice::All, tree.0.path(), 254).unwrap();
     assert_eq!(registry.refresh().len(), 254);
     assert_eq!(registry.stats(), RegistryStats { known: 254, left_out: 6 });
     assert_eq!(registry.refresh().len(), 254);
@@ -127,7 +122,7 @@ fn more_than_there_are_numbers_for_are_left_out_until_one_is_free() {
 fn descriptors_bound_how_many_are_taken_up() {
     let tree = NamespaceTree::new();
     (1..=5).for_each(|pid| tree.at(pid, 1000 + pid as u64));
-    let mut registry = Registry::with_most(&NamespaceChoice::All, tree.directory.path(), 3).unwrap();
+    let mut registry = Registry::with_most(&NamespaceChoice::All, tree.0.path(), 3).unwrap();
     let first = registry.refresh();
     assert_eq!((first.len(), registry.stats()), (3, RegistryStats { known: 3, left_out: 2 }));
     let notes = registry.take_notes();
@@ -178,7 +173,7 @@ fn off_looks_at_nothing() {
     let tree = NamespaceTree::new();
     tree.at(5, 7);
     tree.mount(&[(8, "/run/netns/blue")]);
-    let mut registry = Registry::open(&NamespaceChoice::Usual, tree.directory.path()).unwrap();
+    let mut registry = Registry::open(&NamespaceChoice::Usual, tree.0.path()).unwrap();
     assert!(registry.refresh().is_empty());
     assert_eq!(registry.stats(), RegistryStats::default());
 }

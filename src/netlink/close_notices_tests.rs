@@ -4,6 +4,7 @@ use super::super::message::put;
 use super::super::testing::cookie;
 use super::*;
 use crate::model::{Address, Endpoint};
+use capture_test_support::namespaces::in_new_namespace;
 use nix::sys::socket::{setsockopt, sockopt};
 use proptest::prelude::*;
 use std::io::{Read, Write};
@@ -15,7 +16,7 @@ type Notice = (InetSocket, [u64; 2]);
 
 /// Runs a test with the notices of a network namespace of its own.
 fn alone(test: impl FnOnce(CloseNotices) + Send) {
-    super::super::testing::alone(|| test(CloseNotices::open().unwrap()));
+    in_new_namespace(|| test(CloseNotices::open().unwrap()));
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {

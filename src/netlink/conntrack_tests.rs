@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::Namespace;
-use crate::netlink::testing::alone;
+use capture_test_support::namespaces::in_new_namespace;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey {
 
 /// Runs a test where connections to port 80 of these addresses go to port 8080 of loopback.
 fn redirecting(test: impl FnOnce(&mut Conntrack) + Send) {
-    alone(|| {
+    in_new_namespace(|| {
         nft("table inet t {
                chain out {
                  type nat hook output priority -100;

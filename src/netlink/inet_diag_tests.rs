@@ -5,6 +5,7 @@ use super::*;
 use crate::model::Namespace;
 use crate::model::tcp_state::{LISTEN, TIME_WAIT};
 use crate::netlink::begin;
+use capture_test_support::namespaces::in_new_namespace;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -14,7 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Runs a test with the sockets of a network namespace of its own.
 fn alone(test: impl FnOnce(InetDiag) + Send) {
-    super::super::testing::alone(|| test(InetDiag::open().unwrap()));
+    in_new_namespace(|| test(InetDiag::open().unwrap()));
 }
 
 fn key(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> FlowKey {
@@ -222,7 +223,7 @@ fn answers_to_earlier_questions_are_passed_over_root() {
 fn a_socket_asks_in_the_namespace_where_it_was_opened_root() {
     let mut here = InetDiag::open().unwrap();
     let there = std::sync::Mutex::new(None);
-    super::super::testing::alone(|| {
+    in_new_namespace(|| {
         let listener = TcpListener::bind("127.77.7.7:0").unwrap();
         *there.lock().unwrap() = Some((InetDiag::open().unwrap(), listener));
     });

@@ -28,4 +28,4 @@ pub(crate) use rtnetlink::{LocalRoute, Rtnetlink, insert_address, interface, loc
 pub(crate) use socket::{Socket, attach_filter};
 
 #[cfg(test)]
-pub(crate) mod testing;
+mod testing;

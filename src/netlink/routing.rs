@@ -85,13 +85,13 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::testing::alone;
+    use capture_test_support::namespaces::in_new_namespace;
     use std::net::IpAddr;
     use std::process::Command;
 
     #[test]
     fn addresses_of_devices_and_local_routes_stay_and_others_leave_root() {
-        alone(|| {
+        in_new_namespace(|| {
             let ip = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
             assert!(ip("address add 10.1.0.1/24 dev lo") && ip("address add fd01::1/64 dev lo nodad"));
             assert!(ip("route add local 10.2.0.0/24 dev lo") && ip("route add local fd02::/64 dev lo"));
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn one_device_that_forwards_is_enough_root() {
-        alone(|| {
+        in_new_namespace(|| {
             let set = |name: &str, value: &str| {
                 std::fs::write(format!("/proc/sys/net/{name}/forwarding"), value).unwrap();
             };

@@ -1,21 +1,6 @@
-//! Testing support for sockets: network namespaces of a test's own, and the inode and cookie of a socket.
+//! Testing support for sockets: inode and cookie of a socket.
 
 use std::os::fd::AsRawFd;
-
-/// Runs a test in a thread that is alone in its network namespace, with loopback, if that is permitted.
-pub(crate) fn alone(test: impl FnOnce() + Send) {
-    let run = || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
-            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
-            println!("not run: needs root");
-            return;
-        }
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        assert!(up.success());
-        test();
-    };
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
-}
 
 /// Returns the inode that `/proc` shows.
 pub(super) fn inode(socket: &impl AsRawFd) -> u64 {

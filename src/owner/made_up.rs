@@ -6,9 +6,8 @@ use super::{Budget, Finder, Outcome, Query, SocketRow};
 pub use crate::model::tcp_state::{CLOSE as UNCONNECTED, ESTABLISHED};
 use crate::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
 use crate::proc::ProcRoot;
-use std::fs;
+use capture_test_support::proc_tree::ProcTree;
 use std::net::SocketAddr;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ pub const MS: Duration = Duration::from_millis(1);
 pub const NOW: Duration = Duration::ZERO;
 
 pub struct OwnerTree {
-    directory: tempfile::TempDir,
+    tree: ProcTree,
     pub start: Instant,
 }
 
@@ -43,8 +42,7 @@ pub fn row(local: &str, remote: &str, state: u8, inode: u64) -> SocketRow {
 impl OwnerTree {
     /// Creates a tree with a process 1 that holds nothing, and empty tables of every protocol.
     pub fn new() -> OwnerTree {
-        let tree = OwnerTree { directory: tempfile::tempdir().unwrap(), start: Instant::now() };
-        fs::create_dir(tree.path("net")).unwrap();
+        let tree = OwnerTree { tree: ProcTree::empty(), start: Instant::now() };
         for (name, _) in super::sockets::NAMES {
             tree.table(name, &[]);
         }
@@ -53,30 +51,26 @@ impl OwnerTree {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.tree.file(name)
     }
 
     pub fn table(&self, name: &str, rows: &[SocketRow]) {
         let rows: String = rows.iter().map(|row| render(row, name.ends_with('6'))).collect();
-        fs::write(self.path("net").join(name), format!("{HEADING}{rows}")).unwrap();
+        self.tree.write(&format!("net/{name}"), format!("{HEADING}{rows}"));
     }
 
     /// Adds a process with descriptors of these sockets, among others that are not sockets.
     pub fn process(&self, pid: i32, parent: i32, start: u64, sockets: &[u64]) {
-        let directory = self.path(&pid.to_string());
-        fs::create_dir_all(directory.join("fd")).unwrap();
         let stat = format!("{pid} (a) b (c) S {parent} 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {start} 1 2 3\n");
-        fs::write(directory.join("stat"), stat).unwrap();
+        self.tree.write(&format!("{pid}/stat"), stat);
         for (number, target) in ["/dev/null", "pipe:[7]", "anon_inode:[eventpoll]"].iter().enumerate() {
-            let _ = symlink(target, directory.join(format!("fd/{number}")));
+            self.tree.link(&format!("{pid}/fd/{number}"), target);
         }
-        for (number, inode) in sockets.iter().enumerate() {
-            symlink(format!("socket:[{inode}]"), directory.join(format!("fd/{}", number + 3))).unwrap();
-        }
+        self.tree.sockets(pid, sockets);
     }
 
     pub fn end(&self, pid: i32) {
-        fs::remove_dir_all(self.path(&pid.to_string())).unwrap();
+        self.tree.end(pid);
     }
 
     /// Returns a finder whose work costs no CPU time.
@@ -85,7 +79,7 @@ impl OwnerTree {
     }
 
     pub fn finder_with(&self, budget: Budget) -> Finder {
-        Finder::new(Arc::new(ProcRoot::open(self.directory.path()).unwrap()), budget, Arc::default())
+        Finder::new(Arc::new(ProcRoot::open(self.tree.path()).unwrap()), budget, Arc::default())
     }
 
     /// Returns a query for a flow first seen this long after the start.

@@ -4,6 +4,7 @@ use super::*;
 use crate::model::{ProcessSample, Validity};
 use crate::proc::SystemFacts;
 use crate::process::identity::COMMAND_LINE_LIMIT;
+use capture_test_support::proc_tree::ProcTree;
 use std::path::PathBuf;
 
 #[path = "sampler_cgroup_tests.rs"]
@@ -16,7 +17,7 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 const NO_EXEC_YET: u32 = 0x40;
 
 /// A fixture of `/proc`.
-struct SampleTree(tempfile::TempDir);
+struct SampleTree(ProcTree);
 
 /// The properties of a fixture's process that tests vary.
 #[derive(Clone, Copy)]
@@ -44,18 +45,18 @@ const MADE: Made = Made {
 
 impl SampleTree {
     fn new() -> SampleTree {
-        let tree = SampleTree(tempfile::tempdir().unwrap());
+        let tree = SampleTree(ProcTree::empty());
         tree.machine(1000);
         tree.write("meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
         tree
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.0.file(name)
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        std::fs::write(self.path(name), text).unwrap();
+        self.0.write(name, text);
     }
 
     fn machine(&self, ticks: u64) {
@@ -85,8 +86,7 @@ impl SampleTree {
     }
 
     fn remove(&self, name: &str) {
-        let path = self.path(name);
-        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        self.0.remove(name);
     }
 
     fn sampler(&self, what: SampleSet, selection: Selection) -> Sampler {

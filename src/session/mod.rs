@@ -26,17 +26,6 @@ mod supervision;
 mod threads;
 mod units;
 
-#[cfg(test)]
-#[path = "../../tests/replay/frames.rs"]
-mod frames;
-#[cfg(test)]
-#[allow(dead_code, reason = "the tests of whole replays use every format")]
-#[path = "../../tests/replay/savefile.rs"]
-mod savefile;
-#[cfg(test)]
-#[path = "../../tests/replay/tree.rs"]
-mod tree;
-
 pub use crate::thread::catch_quietly;
 pub use handle::Session;
 pub use pipeline::{PacketBatch, PacketEntry};

@@ -1,6 +1,6 @@
 //! Wrong arguments: every function rejects them with the documented code and a text that names them.
 
-use crate::tools::{Program, has_tool, is_root};
+use crate::tools::{Program, has_tools, is_root};
 
 /// Runs a scenario and passes it a folder for its files.
 fn run(scenario: &str) {
@@ -53,7 +53,7 @@ fn every_code_has_words_and_no_other_number_has() {
 
 #[test]
 fn are_refused_for_nobody_too_as_root() {
-    if is_root() && has_tool("setpriv") {
+    if is_root() && has_tools(&["setpriv"]) {
         Program::new("inputs.c").run_as_nobody("session_options");
         Program::new("inputs.c").run_as_nobody("classic");
     }

@@ -1,6 +1,6 @@
 //! Sessions that are opened and closed repeatedly, or live long: descriptors, threads and memory do not grow.
 
-use crate::tools::{Program, has_tool, is_root};
+use crate::tools::{Program, has_tools, is_root};
 use std::time::Duration;
 
 /// Runs a number of rounds in a pid namespace, so that other programs' processes and traffic do not
@@ -13,14 +13,14 @@ fn play(program: &Program, scenario: &str, rounds: &str) {
 }
 
 fn run(scenario: &str, rounds: &str) {
-    if is_root() && has_tool("unshare") {
+    if is_root() && has_tools(&["unshare"]) {
         play(&Program::new("rounds.c"), scenario, rounds);
     }
 }
 
 #[test]
 fn classic_rounds_as_root() {
-    if is_root() && has_tool("unshare") {
+    if is_root() && has_tools(&["unshare"]) {
         play(&Program::new("rounds.c").limit(Duration::from_secs(900)), "classic", "2000");
     }
 }
@@ -47,7 +47,7 @@ fn a_long_life_as_root() {
 
 #[test]
 fn valgrind_finds_no_error_and_no_leak_as_root() {
-    if !is_root() || !has_tool("valgrind") {
+    if !is_root() || !has_tools(&["valgrind"]) {
         return;
     }
     let program = Program::new("rounds.c").limit(Duration::from_secs(300));

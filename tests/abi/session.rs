@@ -1,6 +1,6 @@
 //! The session interface in use, and both interfaces for an unprivileged user.
 
-use crate::tools::{Link, Program, has_tool, is_root};
+use crate::tools::{Link, Program, has_tools, is_root};
 
 fn run(source: &str, scenario: &str) {
     let program = Program::new(source);
@@ -65,14 +65,14 @@ fn hands_over_no_flows_unasked() {
 
 #[test]
 fn opens_for_nobody_as_root() {
-    if is_root() && has_tool("setpriv") {
+    if is_root() && has_tools(&["setpriv"]) {
         Program::new("session.c").run_as_nobody("unprivileged");
     }
 }
 
 #[test]
 fn the_classic_interface_opens_for_nobody_as_root() {
-    if is_root() && has_tool("setpriv") {
+    if is_root() && has_tools(&["setpriv"]) {
         Program::linked("figures.c", Link::Itself).run_as_nobody("unprivileged");
     }
 }

@@ -1,5 +1,6 @@
 //! Finds the built library, compiles programs against it, and runs them for a bounded time.
 
+pub use capture_test_support::requirements::{has_tools, is_root, left_out};
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
@@ -207,30 +208,4 @@ pub fn printed(tool: &str, arguments: &[&OsStr]) -> String {
     let ended = finished(Command::new(tool).args(arguments), TIMEOUT);
     assert_eq!(ended.code, 0, "{tool} {arguments:?}: {}", ended.stderr);
     ended.stdout
-}
-
-/// Returns true if a tool is installed; otherwise reports the test as left out.
-pub fn has_tool(tool: &str) -> bool {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders).any(|folder| folder.join(tool).exists());
-    if !found {
-        left_out(&format!("{tool} is not installed"));
-    }
-    found
-}
-
-/// Returns true if this process runs as root; otherwise reports the test as left out.
-pub fn is_root() -> bool {
-    // SAFETY: geteuid(2) has no preconditions.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        left_out("this user is not root");
-    }
-    root
-}
-
-/// Reports that something was not tested. Fails if everything is required.
-pub fn left_out(reason: &str) {
-    assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"), "left out: {reason}");
-    println!("left out: {reason}");
 }

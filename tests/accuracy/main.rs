@@ -5,11 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
-#[path = "../traffic/lab.rs"]
-#[allow(dead_code, reason = "the program and the tests of traffic use the rest of it")]
-mod lab;
-
-use lab::{built_example, die_with_this};
+use capture_test_support::commands::die_with_this;
+use capture_test_support::programs::{program_with_library, traffic_maker};
+use capture_test_support::requirements::{has_root_and, requires_all};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -23,30 +21,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns the path of the `accuracy` program, built like this test.
 fn program() -> PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let built = || {
-        // Builds the maker once here; otherwise several programs would build it at the same time.
-        lab::traffic_maker();
-        built_example("accuracy")
-    };
-    PROGRAM.get_or_init(built).clone()
+    // Builds the maker once here; otherwise several programs would build it at the same time.
+    traffic_maker();
+    program_with_library("accuracy", cfg!(feature = "ebpf"))
 }
 
-/// Returns true if a test that cannot run must fail.
-fn is_required() -> bool {
-    std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1")
-}
-
-/// Returns true if the tests can run here. Fails if they cannot but must.
+/// Returns true if the tests can run here, and reports what is missing.
 fn can_run() -> bool {
-    let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
-    let tools = ["ip", "nft", "ping", "tcpdump", "ss"];
-    if nix::unistd::geteuid().is_root() && tools.into_iter().all(has_tool) {
-        return true;
-    }
-    assert!(!is_required(), "root and {tools:?} are required");
-    eprintln!("not run: needs root and {tools:?}");
-    false
+    has_root_and(&["ip", "nft", "ping", "tcpdump", "ss"])
 }
 
 /// The result of a scenario, in bytes except for the last three fields.
@@ -92,7 +74,7 @@ fn play(scenario: &str, engine: &str, length: &str) -> Option<Figures> {
     assert!(output.status.success(), "{scenario}: {}: {text}{errors}", output.status);
     let words: Vec<&str> = text.trim_end_matches('\n').split('\t').collect();
     if let [name, reason] = words[..] {
-        assert!(!is_required(), "{name}: {reason}");
+        assert!(!requires_all(), "{name}: {reason}");
         eprintln!("{name}: {reason}");
         return None;
     }
@@ -283,7 +265,7 @@ fn is_exact_with(engine: &str) {
     let found = engines().iter().find(|(name, _)| name == engine).expect("the program knows it");
     if let Some(reason) = &found.1 {
         // A library that was built without eBPF programs has no such engine.
-        assert!(!is_required() || !cfg!(feature = "ebpf"), "{engine} is not available: {reason}");
+        assert!(!requires_all() || !cfg!(feature = "ebpf"), "{engine} is not available: {reason}");
         eprintln!("not run: {engine} is not available: {reason}");
         return;
     }

@@ -1,7 +1,7 @@
 //! The library and the plugin, built and installed as users do, in a directory that cargo provides for tests.
 
-use crate::lab::run;
 use crate::snippets::examples;
+use capture_test_support::lab::run;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

@@ -2,10 +2,10 @@
 //! not exist yet, and with a wrong configuration.
 
 use crate::daemon::{Collectd, command, configure};
-use crate::lab::run;
 use crate::prometheus::Prometheus;
 use crate::site::{Place, Site};
 use crate::{snippets, wait_for, with_daemons};
+use capture_test_support::lab::run;
 use std::thread::sleep;
 use std::time::Duration;
 

@@ -7,14 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
 mod build;
-#[allow(dead_code, reason = "the tests of namespaces use the rest of it")]
-#[path = "../namespaces/counters.rs"]
-mod counters;
 mod crowd;
 mod daemon;
-#[allow(dead_code, reason = "the tests of traffic use the rest of it")]
-#[path = "../traffic/lab.rs"]
-mod lab;
 mod life;
 mod memory;
 mod network;
@@ -25,16 +19,12 @@ mod short;
 mod site;
 mod snippets;
 mod units;
-#[allow(dead_code, reason = "the tests of the examples use the rest of it")]
-#[path = "../examples/workshop.rs"]
-mod workshop;
 
-use counters::counters_of;
-use lab::run;
-use std::path::Path;
+use capture_test_support::counters::counters_of;
+use capture_test_support::namespaces::on_own_thread;
+use capture_test_support::requirements::{has_file, has_root_and};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
-use workshop::{has_tools, left_out};
 
 /// The time after which a test gives up on an expected event.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -56,21 +46,10 @@ fn with_daemons_alone(test: impl FnOnce() + Send) {
 }
 
 fn run_where_possible(test: impl FnOnce() + Send) {
-    let has_headers = Path::new("/usr/include/collectd/core/daemon/plugin.h").exists();
-    if !nix::unistd::geteuid().is_root() {
-        return left_out("this user is not root");
-    } else if !has_headers {
-        return left_out("collectd's headers are not installed");
-    } else if !has_tools(&["ip", "nft", "ethtool", "make", "collectd", "prometheus", "valgrind"]) {
-        return;
+    let tools = ["ip", "nft", "ethtool", "make", "collectd", "prometheus", "valgrind"];
+    if has_root_and(&tools) && has_file("/usr/include/collectd/core/daemon/plugin.h") {
+        on_own_thread(test);
     }
-    let outcome = std::thread::scope(|scope| scope.spawn(test).join());
-    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
-/// Returns true if a test that cannot run must fail.
-fn requires_all() -> bool {
-    std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 
 /// Waits until a condition holds. Panics with the result of `shown` if it does not hold in time.

@@ -1,10 +1,10 @@
 //! Figures forwarded by collectd's network plugin: from a host to a collector, and from there to Prometheus.
 
-use crate::counters::settled_port;
 use crate::daemon::Collectd;
 use crate::prometheus::Prometheus;
 use crate::site::{Place, Site};
 use crate::{Comparison, Reading, all_within_two_percent, snippets, with_daemons};
+use capture_test_support::counters::settled_port;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 

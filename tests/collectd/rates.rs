@@ -3,10 +3,11 @@
 //! Prometheus.
 
 use crate::daemon::Collectd;
-use crate::lab::Maker;
 use crate::prometheus::Prometheus;
 use crate::site::{Place, Site};
-use crate::{Comparison, Reading, all_within_two_percent, requires_all, snippets, with_daemons};
+use crate::{Comparison, Reading, all_within_two_percent, snippets, with_daemons};
+use capture_test_support::lab::Maker;
+use capture_test_support::requirements::requires_all;
 use std::thread::sleep;
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Prometheus' own tool checks the project's configuration and plays its rules on artificial series.
 
-use crate::{has_tools, snippets};
+use crate::snippets;
+use capture_test_support::requirements::has_tools;
 use std::path::Path;
 use std::process::Command;
 

@@ -1,10 +1,10 @@
 //! Processes that live for milliseconds: their bytes are in their group's figures, which never decrease.
 
-use crate::counters::settled_port;
 use crate::daemon::Collectd;
 use crate::prometheus::Prometheus;
 use crate::site::{Place, Site};
 use crate::{Comparison, all_within_two_percent, snippets, with_daemons};
+use capture_test_support::counters::settled_port;
 use std::thread::sleep;
 use std::time::Duration;
 

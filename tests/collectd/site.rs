@@ -1,8 +1,10 @@
 //! A hub and hosts around it, each a network namespace, and a directory. All of it is removed however the
 //! test ends.
 
-use crate::counters::{count, count_passing};
-use crate::lab::{Maker, Offloads, Wire, die_with_this, run, traffic_maker};
+use capture_test_support::counters::{count, count_passing};
+use capture_test_support::lab::{Maker, Offloads, Wire, die_with_this, enter, path_of, run};
+use capture_test_support::namespaces::join;
+use capture_test_support::programs::traffic_maker;
 use nix::sched::{CloneFlags, setns};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -61,7 +63,7 @@ impl Site {
                 ));
             }
         }
-        setns(site.namespace(Place::Hub), CloneFlags::CLONE_NEWNET).unwrap();
+        join(&path_of(&hub));
         site
     }
 
@@ -75,7 +77,7 @@ impl Site {
     }
 
     fn namespace(&self, place: Place) -> File {
-        File::open(format!("/run/netns/{}", self.name(place))).unwrap()
+        File::open(path_of(&self.name(place))).unwrap()
     }
 
     /// Returns the directory of the test's files.
@@ -103,12 +105,7 @@ impl Site {
 
     /// Runs a closure at a place, on another thread.
     pub fn at<T: Send>(&self, place: Place, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = self.namespace(place);
-        let body = || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(body).join()).unwrap()
+        enter(&self.name(place), work)
     }
 
     /// Starts a traffic maker at a place, under a name, and waits until it is ready.

@@ -2,7 +2,10 @@
 //! works and cleans up.
 
 use super::agent::Agent;
-use super::workshop::{artifacts, compiler, has_tools, left_out, may_capture, run, source, text_of, turn};
+use super::workshop::{artifacts, compiler, turn};
+use capture_test_support::commands::{finish, text_of};
+use capture_test_support::programs::source;
+use capture_test_support::requirements::{has_root_and, has_tools, is_root, left_out};
 use nix::sys::signal::Signal;
 use std::fs::{create_dir, read_link, read_to_string, write};
 use std::os::unix::fs::PermissionsExt;
@@ -34,14 +37,14 @@ fn script(name: &str) -> Command {
 fn install(destination: &Path, settings: &[(&str, &str)]) {
     let mut command = script("install");
     command.arg("--artifacts").arg(artifacts()).env("DESTDIR", destination);
-    run(command.envs(settings.iter().copied()));
+    finish(command.envs(settings.iter().copied()));
 }
 
 /// Returns the output of pkg-config for the capture.pc in a directory, split into words.
 fn pkg_config(directory: &Path, sysroot: &Path, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new("pkg-config");
     command.env("PKG_CONFIG_LIBDIR", directory).env("PKG_CONFIG_SYSROOT_DIR", sysroot);
-    run(command.args(arguments).arg("capture")).split_whitespace().map(str::to_owned).collect()
+    finish(command.args(arguments).arg("capture")).split_whitespace().map(str::to_owned).collect()
 }
 
 /// Returns the file from which a program loads the library, or `None` if the library is linked
@@ -52,7 +55,7 @@ fn loaded_library(program: &Path, library_path: Option<&Path>) -> Option<PathBuf
     if let Some(path) = library_path {
         command.env("LD_LIBRARY_PATH", path);
     }
-    let listing = run(&mut command);
+    let listing = finish(&mut command);
     let line = listing.lines().find(|line| line.contains("libcapture"))?.to_owned();
     Some(line.split_whitespace().nth(2).unwrap().into())
 }
@@ -64,7 +67,7 @@ fn runs(program: &Path, library_path: Option<&Path>, directory: &Path) {
     if let Some(path) = library_path {
         command.env("LD_LIBRARY_PATH", path);
     }
-    let printed = run(&mut command);
+    let printed = finish(&mut command);
     let own = std::process::id().to_string();
     assert!(printed.lines().any(|line| line.split_whitespace().nth(1) == Some(&own)), "{printed}");
 }
@@ -72,7 +75,7 @@ fn runs(program: &Path, library_path: Option<&Path>, directory: &Path) {
 #[test]
 fn every_script_tells_its_options_and_refuses_others() {
     for name in SCRIPTS {
-        let help = run(script(name).arg("--help"));
+        let help = finish(script(name).arg("--help"));
         assert!(help.contains(&format!("scripts/{name}")) && help.contains("--help"), "{help}");
         let output = script(name).arg("--no-such-option").output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{name}");
@@ -90,8 +93,9 @@ fn prerequisites_calls_the_package_manager_for_what_is_missing_only() {
     if !has_tools(&["cc", "c++", "pkg-config"]) {
         return;
     }
-    if !nix::unistd::geteuid().is_root() {
-        return left_out("without root it would call sudo");
+    // Without root it would call sudo.
+    if !is_root() {
+        return;
     }
     let directory = TempDir::new().unwrap();
     let fake = directory.path().join("apt-get");
@@ -120,9 +124,9 @@ fn a_compiled_probe_that_is_not_its_source_is_found() {
     let _turn = turn();
     let directory = TempDir::new().unwrap();
     let at = |path: &str| directory.path().join(path);
-    run(Command::new("mkdir").arg("-p").arg(at("src/kernel")));
-    run(Command::new("cp").arg("-r").arg(source("scripts")).arg(directory.path()));
-    run(Command::new("cp").arg("-r").arg(source("src/kernel/probes")).arg(at("src/kernel")));
+    finish(Command::new("mkdir").arg("-p").arg(at("src/kernel")));
+    finish(Command::new("cp").arg("-r").arg(source("scripts")).arg(directory.path()));
+    finish(Command::new("cp").arg("-r").arg(source("src/kernel/probes")).arg(at("src/kernel")));
     let check = || Command::new(at("scripts/bpf")).arg("--check").output().unwrap();
     let output = check();
     if output.status.code() == Some(3) {
@@ -161,7 +165,7 @@ fn what_is_installed_is_found_by_pkg_config_and_linked_dynamically_and_staticall
     let number = "import ctypes, sys; v = ctypes.CDLL(sys.argv[1]).CaptureVersion(); \
                   print(f'{v >> 16}.{v >> 8 & 255}.{v & 255}')";
     let shared = library.join(format!("libcapture.so.{version}"));
-    assert_eq!(run(Command::new("python3").args(["-c", number]).arg(&shared)).trim(), version);
+    assert_eq!(finish(Command::new("python3").args(["-c", number]).arg(&shared)).trim(), version);
     assert_eq!(read_link(library.join("libcapture.so.1")).unwrap(), shared.file_name().unwrap());
     assert_eq!(read_link(library.join("libcapture.so")).unwrap(), Path::new("libcapture.so.1"));
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
@@ -172,7 +176,7 @@ fn what_is_installed_is_found_by_pkg_config_and_linked_dynamically_and_staticall
     let example = source("examples/exa_capture.c");
     let program = root.join("dynamic");
     let flags = pkg_config(&pc, root, &["--cflags", "--libs"]);
-    run(compiler("cc", "c99").arg(&example).arg("-o").arg(&program).args(flags));
+    finish(compiler("cc", "c99").arg(&example).arg("-o").arg(&program).args(flags));
     let loaded = loaded_library(&program, Some(&library)).unwrap();
     assert_eq!(loaded, library.join("libcapture.so.1"));
     runs(&program, Some(&library), root);
@@ -180,7 +184,7 @@ fn what_is_installed_is_found_by_pkg_config_and_linked_dynamically_and_staticall
     let program = root.join("static");
     let flags = pkg_config(&pc, root, &["--static", "--cflags", "--libs"]);
     let flags = flags.iter().map(|flag| if flag == "-lcapture" { "-l:libcapture.a" } else { flag });
-    run(compiler("cc", "c99").arg(&example).arg("-o").arg(&program).args(flags));
+    finish(compiler("cc", "c99").arg(&example).arg("-o").arg(&program).args(flags));
     assert_eq!(loaded_library(&program, None), None);
     runs(&program, None, root);
 }
@@ -218,7 +222,7 @@ fn the_package_works_where_it_is_unpacked() {
     let directory = TempDir::new().unwrap();
     let output = directory.path().join("made here");
     let mut command = script("package");
-    let printed = run(command.arg("--artifacts").arg(artifacts()).arg("--output").arg(&output));
+    let printed = finish(command.arg("--artifacts").arg(artifacts()).arg("--output").arg(&output));
     let archive = PathBuf::from(printed.trim_end());
     assert_eq!(archive.parent(), Some(output.as_path()));
     let name = archive.file_name().unwrap().to_str().unwrap().strip_suffix(".tar.gz").unwrap().to_owned();
@@ -226,7 +230,7 @@ fn the_package_works_where_it_is_unpacked() {
 
     let elsewhere = directory.path().join("unpacked");
     create_dir(&elsewhere).unwrap();
-    run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&elsewhere));
+    finish(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&elsewhere));
     std::fs::remove_dir_all(&output).unwrap();
     let package = elsewhere.join(name);
 
@@ -235,7 +239,7 @@ fn the_package_works_where_it_is_unpacked() {
     assert_eq!(loaded.parent(), Some(package.join("lib").as_path()));
     runs(&built, None, &elsewhere);
 
-    let listing = run(Command::new("readelf").arg("-d").arg(&loaded).env("LC_ALL", "C"));
+    let listing = finish(Command::new("readelf").arg("-d").arg(&loaded).env("LC_ALL", "C"));
     let needed = listing.lines().filter(|line| line.contains("(NEEDED)"));
     let sonames: Vec<&str> = needed.map(|line| line.split(['[', ']']).nth(1).unwrap()).collect();
     let glibc_and_gcc = ["libc.so.", "libm.so.", "libgcc_s.so.", "ld-linux"];
@@ -247,7 +251,7 @@ fn the_package_works_where_it_is_unpacked() {
     let program = elsewhere.join("own");
     let flags = pkg_config(&package.join("lib/pkgconfig"), Path::new(""), &["--cflags", "--libs"]);
     let example = package.join("examples/exa_capture.c");
-    run(compiler("cc", "c99").arg(example).arg("-o").arg(&program).args(flags));
+    finish(compiler("cc", "c99").arg(example).arg("-o").arg(&program).args(flags));
     runs(&program, Some(&package.join("lib")), &elsewhere);
 }
 
@@ -261,12 +265,12 @@ fn demo(temporary: &Path) -> Command {
 /// Checks that a demonstration leaves no file and no namespace behind.
 fn is_tidy(pid: u32, temporary: &Path) {
     assert_eq!(temporary.read_dir().unwrap().count(), 0);
-    let namespaces = run(Command::new("ip").args(["netns", "list"]));
+    let namespaces = finish(Command::new("ip").args(["netns", "list"]));
     assert!(!namespaces.contains(&format!("libcapture-{pid}-")), "{namespaces}");
 }
 
 fn may_run_demo() -> bool {
-    may_capture() && has_tools(&["c++", "python3", "ip"])
+    has_root_and(&["c++", "python3", "ip"])
 }
 
 #[test]

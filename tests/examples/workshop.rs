@@ -1,8 +1,10 @@
 //! The environment of the tests: a directory of their own, the library that cargo has built, and the tools.
 
+use capture_test_support::commands::finish;
+use capture_test_support::programs::source;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 
@@ -13,56 +15,11 @@ pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reports that a test is left out and why; fails if all tests are required.
-pub fn left_out(reason: &str) {
-    assert!(
-        std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "required, but {reason}"
-    );
-    eprintln!("left out: {reason}");
-}
-
-/// Returns true if packets may be captured, and reports it if not.
-pub fn may_capture() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        left_out("capturing packets needs root");
-    }
-    root
-}
-
-/// Returns true if all tools are installed, and reports the first one that is not.
-pub fn has_tools(tools: &[&str]) -> bool {
-    // Some tools do not support --version, but every tool can be started.
-    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
-    if let Some(tool) = missing {
-        left_out(&format!("{tool} is not installed"));
-    }
-    missing.is_none()
-}
-
-/// Returns the path of a file of the source tree.
-pub fn source(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
 /// Returns the directory with the libraries that cargo built for this test: that of the test itself.
 pub fn artifacts() -> PathBuf {
     let directory = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     assert!(directory.join("libcapture.so").exists(), "no libcapture.so in {}", directory.display());
     directory
-}
-
-/// Runs a command to its end, asserts that it succeeded, and returns its output.
-pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text_of(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Returns all output of a command.
-pub fn text_of(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Returns a compiler command that treats every warning as an error.
@@ -105,14 +62,16 @@ impl Workshop {
         let program = self.path().join("program");
         let mut command = compiler(compiler_name, standard);
         command.arg("-I").arg(source("include")).arg(source(example)).arg("-o").arg(&program);
-        run(command.arg(self.library()).arg(format!("-Wl,-rpath,{}", self.path().display())));
+        finish(command.arg(self.library()).arg(format!("-Wl,-rpath,{}", self.path().display())));
         program
     }
 
     /// Compiles the example that loads the library at run time.
     pub fn compile_loader(&self) -> PathBuf {
         let program = self.path().join("program");
-        run(compiler("cc", "c11").arg(source("examples/exa_dlopen.c")).arg("-o").arg(&program).arg("-ldl"));
+        finish(
+            compiler("cc", "c11").arg(source("examples/exa_dlopen.c")).arg("-o").arg(&program).arg("-ldl"),
+        );
         program
     }
 }

@@ -1,10 +1,10 @@
 //! Counts of processes, their bounds, and the absence of both if flows are not requested.
 
-use crate::lab::Host;
 use crate::watch::Watch;
 use crate::with_lab;
 use capture::config::Options;
 use capture::model::{Connections, ProcessRecord, Validity};
+use capture_test_support::lab::Host;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

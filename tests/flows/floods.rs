@@ -1,10 +1,10 @@
 //! Floods of unanswered flows, and packets that arrive long after a flow has ended.
 
-use crate::lab::{Host, Lab, Maker, enter, run};
 use crate::watch::Watch;
 use crate::with_lab;
 use capture::config::{Engine, Options};
 use capture::model::{Traffic, Unowned};
+use capture_test_support::lab::{Host, Lab, Maker, enter, run};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 

@@ -1,7 +1,7 @@
 //! A link with a delay and with losses: a TAP device on each host, and a thread that carries
 //! frames between them.
 
-use crate::lab::{Host, Lab, run};
+use capture_test_support::lab::{Host, Lab, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -59,7 +59,7 @@ impl Drop for Link {
 
 /// Opens a TAP device `slow` in the calling thread's namespace.
 fn open_tap() -> File {
-    crate::lab::open_tun("slow", libc::IFF_TAP, |file| {
+    capture_test_support::lab::open_tun("slow", libc::IFF_TAP, |file| {
         nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
     })
 }

@@ -1,10 +1,10 @@
 //! Times over a link with a known delay, compared with the clock of the program that waited.
 
-use crate::lab::{Host, Lab, run};
 use crate::link::Link;
 use crate::watch::{Watch, assert_known};
 use crate::with_lab;
 use capture::model::{FlowPhase, FlowRecord, FlowValidity as V, Role};
+use capture_test_support::lab::{Host, Lab, run};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,10 +1,11 @@
 //! A session that records flows, and functions that wait for the results of its updates.
 
-use crate::lab::{Host, Lab};
 use capture::config::{Engine, Options};
 use capture::model::{FlowRecord, FlowValidity, ProcessRecord};
 use capture::namespace::NamespaceChoice;
 use capture::session::Session;
+use capture_test_support::lab::{Host, Lab};
+use capture_test_support::requirements::requires_all;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ impl Watch {
         options.capture.namespaces = NamespaceChoice::Own;
         let engine = options.engine;
         let session = Session::open(options).unwrap();
-        let required = cfg!(feature = "ebpf") && std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();
+        let required = cfg!(feature = "ebpf") && requires_all();
         assert!(!required || session.stats_reader().read().engine == engine, "the engine is not to be had");
         Watch { session, ended: Vec::new(), removed: HashMap::new() }
     }

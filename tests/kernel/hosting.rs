@@ -1,7 +1,8 @@
 //! The host program as the tests see it, and the objects that it creates in the kernel.
 
-use crate::lab::{built_example, die_with_this};
+use crate::lab::die_with_this;
 use capture::model::ProgramSet;
+use capture_test_support::programs::program_with_library;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ fn program() -> &'static Path {
     let built = || {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("probe_host");
-        std::fs::copy(built_example("probe_host"), &path).unwrap();
+        std::fs::copy(program_with_library("probe_host", cfg!(feature = "ebpf")), &path).unwrap();
         for path in [directory.path(), &path] {
             std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
         }

@@ -1,6 +1,6 @@
 //! A session on host A, compared with counts from other sources.
 
-use crate::lab::{Counted, Host, Lab, Maker, built_example};
+use crate::lab::{Counted, Host, Lab, Maker};
 use crate::may_run;
 use capture::config::{Engine, Options};
 use capture::log::LogOptions;
@@ -8,9 +8,8 @@ use capture::model::{ProcessRecord, Traffic, Unowned};
 use capture::namespace::NamespaceChoice;
 use capture::session::{Session, Stats};
 use capture::tap::TapOptions;
+use capture_test_support::programs::program;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The time after which a test gives up on an expected event.
@@ -20,11 +19,6 @@ pub const B: &str = "10.77.0.2";
 pub const B6: &str = "fd77::2";
 /// Headers of Ethernet, IPv4 and UDP.
 pub const UDP_HEADERS: u64 = 14 + 20 + 8;
-
-fn socket_user() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| built_example("socket_user"))
-}
 
 /// Runs a test with two hosts, in a thread that may change its network namespace.
 pub fn with_lab(test: impl FnOnce(&Lab) + Send) {
@@ -43,7 +37,7 @@ pub fn options(engine: Engine) -> Options {
 
 /// Starts a mode of the program that uses sockets.
 pub fn user(lab: &Lab, host: Host, mode: &str, address: &str, numbers: &[(&str, u64)]) -> Maker {
-    let mut command = lab.command(host, socket_user());
+    let mut command = lab.command(host, program("socket_user"));
     command.arg(mode).arg(address);
     command.args(numbers.iter().map(|(name, number)| format!("{name}={number}")));
     let mut user = Maker::start_of(&mut command);

@@ -13,9 +13,9 @@ put() {
     done
 }
 
-# Makes the root directory that is the same for all kernels: make_root ROOT EXAMPLES.
+# Makes the root directory that is the same for all kernels: make_root ROOT PROGRAMS.
 make_root() {
-    local made=$1 examples=$2 tool
+    local made=$1 programs=$2 tool
     mkdir -p "$made"/{proc,sys,dev,run,tmp,root,sbin,capture}
     put "$made" "$(command -v busybox)" /bin/busybox
     # The kernel calls this one itself.
@@ -25,7 +25,7 @@ make_root() {
         put "$made" "$(command -v "$tool")" "/usr/bin/$tool"
     done
     for tool in accuracy traffic_maker; do
-        put "$made" "$examples/$tool" "/capture/examples/$tool"
+        put "$made" "$programs/$tool" "/capture/$tool"
     done
     # Loaded when a thread is cancelled, and therefore not listed by ldd(1).
     put "$made" "$("${CC-cc}" -print-file-name=libgcc_s.so.1)" /lib/libgcc_s.so.1

@@ -4,9 +4,10 @@ use capture::decode::decode;
 use capture::model::{Frame, LocalAddresses, Namespace};
 use capture::namespace::NamespaceChoice;
 use capture::tap::{FrameHandler, Tap, TapOptions};
-use nix::sched::{CloneFlags, setns, unshare};
+pub use capture_test_support::commands::run;
+use capture_test_support::namespaces::{in_new_namespace, inside};
+use capture_test_support::requirements::has_root_and;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,32 +22,11 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Runs a test on a thread in a new network namespace, with loopback up.
 pub fn in_namespace(test: impl FnOnce() + Send) {
-    let has_tool = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
-    if !nix::unistd::geteuid().is_root() || !["ip", "nft", "unshare", "nsenter"].into_iter().all(has_tool) {
-        assert!(
-            std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(),
-            "root, ip, nft and util-linux are required"
-        );
-        eprintln!("not run: needs root, ip, nft and util-linux");
+    if !has_root_and(&["ip", "nft", "unshare", "nsenter"]) {
         return;
     }
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let work = || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        run("ip link set lo up");
-        test();
-    };
-    let outcome = std::thread::scope(|scope| scope.spawn(work).join());
-    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
-/// Runs a command and returns its output.
-pub fn run(command: &str) -> String {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    in_new_namespace(test);
 }
 
 /// Returns the namespace of the calling thread as the kernel names it.
@@ -125,12 +105,7 @@ impl Container {
 
     /// Runs `work` inside, on another thread.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(self.path()).unwrap();
-        let body = || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(body).join()).unwrap()
+        inside(&self.path(), work)
     }
 
     pub fn end(mut self) {

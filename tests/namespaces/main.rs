@@ -2,12 +2,10 @@
 //! disappear, and released.
 //!
 //! The tests need root, to make namespaces. Without root they print a line and pass, or fail if
-//! `CAPTURE_REQUIRE_ALL` is set.
+//! `CAPTURE_REQUIRE_ALL=1` is set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
-#[allow(dead_code, reason = "the tests of the collectd plugin use the rest of it")]
-mod counters;
 mod entering;
 mod lab;
 mod sessions;
@@ -20,7 +18,7 @@ use capture::model::{Frame, LocalAddresses, Namespace};
 use capture::namespace::NamespaceChoice;
 use capture::session::Session;
 use capture::tap::{FrameHandler, Tap, TapOptions};
-use counters::*;
+use capture_test_support::counters::*;
 use lab::*;
 use std::fs::File;
 use std::path::PathBuf;

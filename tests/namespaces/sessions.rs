@@ -1,7 +1,6 @@
 //! In sessions over several namespaces, every process gets its own bytes, and each end of a
 //! packet counts once.
 
-use super::counters::*;
 use super::lab::*;
 use super::talking::Talker;
 use capture::config::Options;
@@ -9,6 +8,7 @@ use capture::model::{ProbeState, Traffic, Unowned, Validity};
 use capture::namespace::NamespaceChoice;
 use capture::session::Session;
 use capture::tap::TapOptions;
+use capture_test_support::counters::*;
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::OwnedFd;

@@ -1,12 +1,13 @@
 //! Control groups of real processes, compared with the kernel's files.
 
-use super::children::{Child, Told, left_out};
-use super::group::{Group, told};
 use super::{Source, sampled, sampler};
 use capture::kernel::load_tasks;
 use capture::model::{SampleSet, Selection, Validity};
 use capture::proc::ProcRoot;
 use capture::process::Sampler;
+use capture_test_support::children::{Child, Told};
+use capture_test_support::group::{Group, told};
+use capture_test_support::requirements::left_out;
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,10 +1,11 @@
 //! Many processes over their lifetime: churn, reused pids, CPU shares, and the fields that
 //! other users may see.
 
-use super::children::{Child, is_root, left_out};
 use super::{Source, root, sampled, sampler, stat_field};
 use capture::model::{Identity, ProcId, ProcessRecord, SampleSet, Validity};
 use capture::process::{IdentityReader, proc_id, ticks_to_ns};
+use capture_test_support::children::Child;
+use capture_test_support::requirements::{is_root, left_out};
 use procfs::CurrentSI;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

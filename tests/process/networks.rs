@@ -1,9 +1,9 @@
 //! The network namespaces of processes, as the BPF iterator over tasks reports them.
 
 use super::Source;
-use super::children::Child;
 use capture::kernel::load_tasks;
 use capture::model::SampleSet;
+use capture_test_support::children::Child;
 use nix::sched::{CloneFlags, unshare};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;

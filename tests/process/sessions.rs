@@ -1,10 +1,11 @@
 //! Sessions choose the source of their samples, and report the result of the choice.
 
-use super::children::{Child, is_root, left_out};
 use super::{Source, proc_file};
 use capture::config::{Engine, Options, Source as Packets};
 use capture::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
 use capture::session::Session;
+use capture_test_support::children::Child;
+use capture_test_support::requirements::{is_root, left_out};
 use std::process::Command;
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! Figures that involve several processes: memory that they share, and I/O that the kernel adds
 //! to the parent's.
 
-use super::children::Child;
 use super::{Source, proc_file, sampled, sampler};
 use capture::model::{ProcessRecord, Validity};
+use capture_test_support::children::Child;
 use std::time::{Duration, Instant};
 
 /// Returns the values of a file with lines such as `name: value`.

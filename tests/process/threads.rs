@@ -1,10 +1,10 @@
 //! Processes with threads: many threads, ended threads, ended main threads, and threads that execute
 //! another program.
 
-use super::children::{Child, Told};
 use super::{Source, proc_file, root, sampled, sampler, stat_field};
 use capture::model::{Identity, ProcessRecord, SampleSet, Validity};
 use capture::process::IdentityReader;
+use capture_test_support::children::{Child, Told};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};

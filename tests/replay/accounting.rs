@@ -1,12 +1,12 @@
 //! Every process is credited with its own bytes, for every link type and savefile format.
 
-use super::frames::Wire;
 use super::machine::{self, Bytes};
 use super::replay::{accounted, at_once, bytes, file, options, replay, wait};
-use super::savefile::{Format, Record, link_type, savefile};
 use capture::config::Options;
 use capture::model::{Quality, Selection, Undecoded, Unowned, Validity};
 use capture::session::{Session, Stats};
+use capture_test_support::frames::Wire;
+use capture_test_support::savefile::{Format, Record, link_type, savefile};
 use std::collections::BTreeMap;
 
 /// Returns the bytes of the packets that have no owner, and of those that are not this host's.

@@ -1,13 +1,13 @@
 //! Damaged savefiles: everything before the damage is counted, the damage is reported once, and nothing
 //! else goes wrong.
 
-use super::frames::{Carries, Packet, Wire};
 use super::machine;
 use super::replay::{accounted, bytes, file, options, replay};
-use super::savefile::{FILE_HEADER, Format, RECORD_HEADER, Record, link_type, savefile};
-use super::tree::Tree;
 use capture::error::Code;
 use capture::session::Session;
+use capture_test_support::frames::{Carries, Packet, Wire};
+use capture_test_support::proc_tree::ProcTree;
+use capture_test_support::savefile::{FILE_HEADER, Format, RECORD_HEADER, Record, link_type, savefile};
 use proptest::prelude::*;
 
 const SMALL: [Wire; 2] = [Wire::Ethernet, Wire::Cooked2];
@@ -40,7 +40,7 @@ fn whole_before(records: &[Record], place: usize) -> (usize, bool) {
 }
 
 /// Opens a session on a damaged file; returns `None` if the file is refused as no savefile.
-fn open(file_bytes: &[u8], tree: &Tree) -> Option<Session> {
+fn open(file_bytes: &[u8], tree: &ProcTree) -> Option<Session> {
     match replay(options(file(file_bytes).path(), tree)) {
         Ok(session) => Some(session),
         Err(error) => {

@@ -1,12 +1,12 @@
 //! Flow records in replays: no byte is lost between them, and nothing depends on the running machine.
 
-use super::frames::Wire;
 use super::machine;
 use super::replay::{accounted, file, options, replay};
-use super::savefile::{Format, Record, link_type, savefile};
 use capture::config::Options;
 use capture::model::{FlowPhase, FlowRecord, FlowValidity, ProcId, Traffic, Unowned, Validity};
 use capture::session::Session;
+use capture_test_support::frames::Wire;
+use capture_test_support::savefile::{Format, Record, link_type, savefile};
 use std::collections::{HashMap, HashSet};
 
 /// Returns the packets of the fixture machine, repeated `rounds` times.

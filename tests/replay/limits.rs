@@ -1,12 +1,12 @@
 //! More flows than the flow table and the lookup queue have room for.
 
-use super::frames::{Carries, Packet, Wire};
 use super::machine;
 use super::replay::{accounted, bytes, file, options, replay};
-use super::savefile::{Format, Record, link_type, savefile};
-use super::tree::UNCONNECTED;
 use capture::config::Options;
 use capture::model::Unowned;
+use capture_test_support::frames::{Carries, Packet, Wire};
+use capture_test_support::proc_tree::UNCONNECTED;
+use capture_test_support::savefile::{Format, Record, link_type, savefile};
 
 /// Returns requests of `clients` clients to process 102, two from each client; consecutive clients' requests
 /// differ in length.

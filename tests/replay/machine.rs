@@ -1,9 +1,9 @@
 //! A fixture machine on which each process has an address of its own, the traffic of its sockets, and the
 //! bytes that each process must be found to have sent and received.
 
-use super::frames::{Carries, Packet, Part, Wire};
-use super::savefile::Record;
-use super::tree::{ESTABLISHED, Tree, UNCONNECTED};
+use capture_test_support::frames::{Carries, Packet, Part, Wire};
+use capture_test_support::proc_tree::{ESTABLISHED, ProcTree, UNCONNECTED};
+use capture_test_support::savefile::Record;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -51,8 +51,8 @@ const ADDRESSES: [(&str, Option<i32>); 11] = [
 pub type Bytes = (u64, u64);
 
 /// Returns the machine's `/proc`.
-pub fn tree() -> Tree {
-    let tree = Tree::new();
+pub fn tree() -> ProcTree {
+    let tree = ProcTree::new();
     for (pid, name, table, local, remote, state, inode) in HOLDERS {
         tree.process(pid, name, 500, &[inode]);
         tree.socket(table, local, remote, state, inode);

@@ -1,10 +1,10 @@
 //! Runs savefiles through whole sessions.
 
 use super::machine::{self, Bytes};
-use super::tree::Tree;
 use capture::config::{Options, Source};
 use capture::model::ProcessRecord;
 use capture::session::Session;
+use capture_test_support::proc_tree::ProcTree;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::panic::resume_unwind;
@@ -23,7 +23,7 @@ pub fn file(bytes: &[u8]) -> NamedTempFile {
 }
 
 /// Returns the options of a session that replays a savefile on the fixture machine.
-pub fn options(savefile: &Path, tree: &Tree) -> Options {
+pub fn options(savefile: &Path, tree: &ProcTree) -> Options {
     Options {
         source: Source::Savefile(savefile.to_owned()),
         replay_owners: true,

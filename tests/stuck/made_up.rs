@@ -5,6 +5,7 @@ use capture::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
 use capture::model::{SampleSet, Selection, Validity};
 use capture::proc::{ProcRoot, SystemFacts};
 use capture::process::Sampler;
+use capture_test_support::proc_tree::{ProcTree, USER_TICKS};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::io::Write;
@@ -15,22 +16,14 @@ const PROCESSES: i32 = 60;
 const STUCK: i32 = 40;
 
 /// Makes a tree of processes; the file `pipe` of the first `stuck` processes cannot be read.
-fn tree(pipe: &str, stuck: i32) -> tempfile::TempDir {
-    let tree = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
-    write("meminfo", "MemTotal: 2048 kB\n");
-    write("stat", "cpu  1 1 1 1 1 1 1\nbtime 5\n");
+fn tree(pipe: &str, stuck: i32) -> ProcTree {
+    let tree = ProcTree::new();
     for pid in 1..=PROCESSES {
-        std::fs::create_dir_all(tree.path().join(format!("{pid}/fd/0"))).unwrap();
-        let stat = format!("{pid} (a) S 1 1 1 0 -1 0 0 0 0 0 7 0 0 0 20 0 1 0 5 8192 2 9 1 1 1\n");
-        write(&format!("{pid}/stat"), &stat);
-        write(&format!("{pid}/statm"), "2 1 0 0 0 0 0\n");
-        write(&format!("{pid}/io"), IO);
-        write(&format!("{pid}/cmdline"), "a\0");
+        tree.process(pid, "a", 5, &[]);
         if pid <= stuck {
-            let pipe = tree.path().join(format!("{pid}/{pipe}"));
-            std::fs::remove_file(&pipe).unwrap();
-            mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+            let pipe = format!("{pid}/{pipe}");
+            tree.remove(&pipe);
+            mkfifo(&tree.file(&pipe), Mode::S_IRWXU).unwrap();
         }
     }
     tree
@@ -140,7 +133,7 @@ fn a_process_that_ends_while_it_cannot_be_read_has_its_last_figures() {
         one = sampled(one);
     }
     let last = &one.ended()[0];
-    assert_eq!((last.sample.id.pid, last.sample.user_ticks), (7, 7));
+    assert_eq!((last.sample.id.pid, last.sample.user_ticks), (7, USER_TICKS));
     assert!(last.valid.has(Validity::CPU | Validity::IO | Validity::MEMORY));
     drop(one);
     settle(before);

@@ -3,10 +3,7 @@
 
 // Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(dead_code, reason = "not all of what children can do is needed here")]
 
-#[path = "../process/children.rs"]
-mod children;
 mod made_up;
 mod victim;
 
@@ -15,7 +12,7 @@ use capture::config::{Engine, Options, Source};
 use capture::error::Code;
 use capture::model::{ProcessRecord, SampleSet, Validity};
 use capture::session::Session;
-use children::{Child, is_root, left_out};
+use capture_test_support::children::Child;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! A process that is stuck until it is released, made by the program `stuck_process`.
 
-use super::{is_root, left_out};
+use capture_test_support::programs::program;
+use capture_test_support::requirements::{has_file, is_root};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -25,15 +25,15 @@ impl Victim {
 
     /// Does the same, and runs `before` before the process gets stuck.
     pub fn known(kind: &str, before: impl FnOnce(&Victim)) -> Option<Victim> {
-        if !is_root() {
+        if !is_root() || !matches!(kind, "listing" | "tree") && !has_file("/dev/fuse") {
             return None;
         }
-        if !matches!(kind, "listing" | "tree") && !PathBuf::from("/dev/fuse").exists() {
-            left_out("there is no /dev/fuse");
-            return None;
-        }
-        let mut maker =
-            Command::new(program()).arg(kind).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut maker = Command::new(program("stuck_process"))
+            .arg(kind)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let said = BufReader::new(maker.stdout.take().unwrap());
         let mut victim = Victim { maker, said, pid: 0 };
         victim.pid = victim.heard();
@@ -90,21 +90,4 @@ pub fn returns(pid: i32, name: &str) -> bool {
         let _ = report.send(listed.is_ok());
     });
     reported.recv_timeout(SOON).is_ok()
-}
-
-/// Returns the program, which is built once unless CAPTURE_BUILT=1 states that it is built already.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if std::env::var_os("CAPTURE_BUILT").is_none_or(|value| value != "1") {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--locked", "--example", "stuck_process"]);
-            build.args((!cfg!(debug_assertions)).then_some("--release"));
-            build.args((!cfg!(feature = "ebpf")).then_some("--no-default-features"));
-            assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "cargo build");
-        }
-        let own = std::env::current_exe().unwrap();
-        // The directories of tests and examples are siblings.
-        own.parent().unwrap().parent().unwrap().join("examples/stuck_process")
-    })
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 #[test]
 fn a_device_may_bear_any_name_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         let mut all = open(&[]);
         // libpcap reserves these names for its own sources.
@@ -34,7 +34,7 @@ fn a_device_may_bear_any_name_needs_root() {
 
 #[test]
 fn each_frame_says_which_way_it_went_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         // The first neighbour has the hardware address of the peer device, the second that of another host.
         ip("link add va type veth peer name vb address 02:00:00:00:00:01");
         configure("va", 1);
@@ -69,7 +69,7 @@ fn each_frame_says_which_way_it_went_needs_root() {
 
 #[test]
 fn a_tag_that_the_kernel_keeps_apart_is_put_back_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         ip("link add va type veth peer name vb");
         ip("link set va up");
         ip("link set vb up");
@@ -104,7 +104,7 @@ fn a_tag_that_the_kernel_keeps_apart_is_put_back_needs_root() {
 
 #[test]
 fn rings_are_not_copied_by_a_fork_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let _tap = open(&["lo"]);
         let listing = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let mut flags = Vec::new();

@@ -2,6 +2,8 @@
 
 use capture::model::{Frame, LocalAddresses, Namespace};
 use capture::tap::{FrameHandler, Tap, TapOptions};
+use capture_test_support::namespaces::enter_new;
+pub use capture_test_support::namespaces::in_new_namespace;
 use nix::errno::Errno;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Output};
@@ -14,33 +16,6 @@ use std::time::{Duration, Instant};
 pub const TURN: Duration = Duration::from_millis(50);
 /// The time after which a test stops waiting for an event.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Prints why a test does not run; fails if all tests are required.
-pub fn excuse(why: &str) {
-    assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"), "required, but {why}");
-    eprintln!("not run: {why}");
-}
-
-/// Puts the calling thread, and the processes that it starts, into a new network namespace, with loopback up.
-pub fn enter_namespace() -> Result<(), Errno> {
-    // SAFETY: the call changes the namespace of this thread only and touches no memory.
-    Errno::result(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
-    ip("link set lo up");
-    Ok(())
-}
-
-/// Runs `test` in a namespace that disappears with the thread.
-pub fn in_namespace(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| match enter_namespace() {
-            Ok(()) => test(),
-            Err(errno) => excuse(&format!("a network namespace needs root: {errno}")),
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
 
 pub fn try_ip(arguments: &str) -> Output {
     Command::new("ip").args(arguments.split_whitespace()).output().expect("iproute2 is installed")
@@ -62,7 +37,7 @@ impl Elsewhere {
         let (tell_id, id) = channel();
         let (end, ended) = channel();
         let thread = std::thread::spawn(move || {
-            enter_namespace().unwrap();
+            enter_new().unwrap();
             tell_id.send(nix::unistd::gettid().as_raw()).unwrap();
             let _ = ended.recv();
         });

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn loopback_shows_each_packet_once_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&[]);
         assert_eq!(tap.stats(), TapStats { devices_open: 1, devices_opened: 1, ..TapStats::default() });
         let text = send("127.0.0.1:9", 1000);
@@ -56,7 +56,7 @@ fn loopback_shows_each_packet_once_needs_root() {
 
 #[test]
 fn a_full_ring_is_counted_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let smallest =
             TapOptions { buffer_bytes: TapOptions::MIN_BUFFER, filter: Some("udp".into()), ..options() };
         let mut tap = Tap::live(&smallest).unwrap();
@@ -71,7 +71,7 @@ fn a_full_ring_is_counted_needs_root() {
 
 #[test]
 fn the_losses_of_a_closed_device_stay_counted_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         configure("va", 1);
@@ -91,7 +91,7 @@ fn the_losses_of_a_closed_device_stay_counted_needs_root() {
 
 #[test]
 fn devices_come_and_go_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         let mut tap = open(&[]);
         elsewhere.link("va");
@@ -140,7 +140,7 @@ fn devices_come_and_go_needs_root() {
 
 #[test]
 fn named_devices_are_captured_and_waited_for_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         elsewhere.link("vb");
@@ -166,7 +166,7 @@ fn named_devices_are_captured_and_waited_for_needs_root() {
 
 #[test]
 fn an_unknown_device_is_refused_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let error =
             Tap::live(&TapOptions { devices: vec!["lo".into(), "nosuch0".into()], ..options() }).unwrap_err();
         let TapError::Failed(error) = error else { panic!("{error:?}") };
@@ -177,7 +177,7 @@ fn an_unknown_device_is_refused_needs_root() {
 
 #[test]
 fn with_nothing_up_the_tap_waits_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         ip("link set lo down");
         let mut tap = open(&["lo"]);
         assert!(said(&mut tap, &["no device", "up yet"]));
@@ -192,7 +192,7 @@ fn with_nothing_up_the_tap_waits_needs_root() {
 
 #[test]
 fn any_is_every_device_once_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         ip("link add br0 type bridge");
@@ -207,7 +207,7 @@ fn any_is_every_device_once_needs_root() {
 
 #[test]
 fn a_bridged_packet_is_counted_once_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         configure("va", 1);
@@ -234,7 +234,7 @@ fn a_bridged_packet_is_counted_once_needs_root() {
 
 #[test]
 fn a_macvlan_packet_is_counted_once_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         ip("link add link va name mv0 type macvlan mode bridge");
@@ -251,7 +251,7 @@ fn a_macvlan_packet_is_counted_once_needs_root() {
 
 #[test]
 fn a_tagged_packet_is_counted_once_needs_root_and_8021q() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         let output = try_ip("link add link va name va.5 type vlan id 5");
@@ -276,7 +276,7 @@ fn a_tagged_packet_is_counted_once_needs_root_and_8021q() {
 
 #[test]
 fn addresses_are_followed_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         elsewhere.link("va");
         let mut tap = open(&[]);
@@ -303,7 +303,7 @@ fn addresses_are_followed_needs_root() {
 
 #[test]
 fn the_filter_selects_and_is_checked_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let filtered = |filter: &str| Tap::live(&TapOptions { filter: Some(filter.into()), ..options() });
         let mut tap = filtered("udp dst port 4242").unwrap();
         let (unwanted, wanted) = (send("127.0.0.1:4243", 10), send("127.0.0.1:4242", 10));
@@ -318,7 +318,7 @@ fn the_filter_selects_and_is_checked_needs_root() {
 
 #[test]
 fn a_filter_need_not_suit_every_link_type_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         ip("tuntap add tun0 mode tun");
         ip("link set tun0 up");
         let ethernet = TapOptions { filter: Some("ether host 00:00:00:00:00:00".into()), ..options() };
@@ -338,7 +338,7 @@ fn a_filter_need_not_suit_every_link_type_needs_root() {
 
 #[test]
 fn frames_are_cut_to_the_snaplen_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = Tap::live(&TapOptions { snaplen: 60, ..options() }).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.send_to(&[7; 20_000], "127.0.0.1:9").unwrap();
@@ -362,7 +362,7 @@ fn frames_are_cut_to_the_snaplen_needs_root() {
 
 #[test]
 fn a_panic_of_the_handler_passes_through_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&["lo"]);
         let text = send("127.0.0.1:9", 10);
         let deadline = Instant::now() + TIMEOUT;
@@ -381,7 +381,7 @@ fn a_panic_of_the_handler_passes_through_needs_root() {
 
 #[test]
 fn a_wait_is_ended_by_the_waker_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&["lo"]);
         let waker = tap.waker();
         let other = std::thread::spawn(move || waker.wake());
@@ -395,7 +395,7 @@ fn a_wait_is_ended_by_the_waker_needs_root() {
 
 #[test]
 fn packet_sockets_are_not_inherited_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let _tap = open(&["lo"]);
         let listing = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
         let listing = String::from_utf8_lossy(&listing.stdout).into_owned();

@@ -71,7 +71,7 @@ fn refresh_while(tap: &mut Tap, holds: impl Fn(&Tap) -> bool) {
 
 #[test]
 fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         ip("route add local 10.99.0.0/24 dev lo");
         ip("route add local fd00:99::/64 dev lo");
         let mut tap = open(&[]);
@@ -102,7 +102,7 @@ fn addresses_that_are_local_by_route_count_from_their_notice_on_needs_root() {
 
 #[test]
 fn routes_of_other_tables_make_addresses_local_for_some_packets_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         ip("route add local 10.95.0.0/16 dev lo table 100");
         ip("route add local fd00:95::/64 dev lo table 1000");
         ip("route add 10.94.0.0/16 dev lo table 100");
@@ -126,7 +126,7 @@ fn routes_of_other_tables_make_addresses_local_for_some_packets_needs_root() {
 
 #[test]
 fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let elsewhere = Elsewhere::new();
         let mut tap = open(&[]);
         assert_eq!(tap.stats().devices_open, 1);
@@ -145,7 +145,7 @@ fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end
 
 #[test]
 fn an_address_is_handed_over_before_the_frames_that_bear_it_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&[]);
         settle(&mut tap);
         for round in 0..20 {
@@ -165,7 +165,7 @@ fn an_address_is_handed_over_before_the_frames_that_bear_it_needs_root() {
 
 #[test]
 fn routes_of_other_types_are_no_news_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&[]);
         settle(&mut tap);
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -203,7 +203,7 @@ fn is_about(found: u64, truth: u64) -> bool {
 
 #[test]
 fn what_a_new_device_carries_before_its_capture_is_counted_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let early = send("127.0.0.1:9", 10);
         let mut tap = open(&[]);
         make_device();
@@ -223,7 +223,7 @@ fn what_a_new_device_carries_before_its_capture_is_counted_needs_root() {
 
 #[test]
 fn what_a_device_has_carried_that_was_never_captured_on_is_counted_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&[]);
         make_device();
         let text = send("10.9.4.2:9", 500);
@@ -255,7 +255,7 @@ fn what_a_device_has_carried_that_was_never_captured_on_is_counted_needs_root() 
 
 #[test]
 fn what_is_not_to_be_captured_is_not_missing_needs_root() {
-    in_namespace(|| {
+    in_new_namespace(|| {
         let mut tap = open(&["lo"]);
         make_device();
         send("10.9.4.2:9", 500);

@@ -1,9 +1,10 @@
 //! Processes that start, send and end at the same moment, found without eBPF programs.
 
-use super::lab::{Host, Lab, die_with_this};
 use super::nat::Way;
-use super::{Watch, has_python, with};
+use super::{Watch, with};
 use capture::model::Unowned;
+use capture_test_support::lab::{Host, Lab, die_with_this};
+use capture_test_support::requirements::has_tools;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -85,7 +86,7 @@ fn whole_ones(lab: &Lab, watch: &mut Watch) -> usize {
 
 #[test]
 fn processes_that_send_at_the_same_moment_have_their_bytes_root() {
-    if !has_python() {
+    if !has_tools(&["python3"]) {
         return;
     }
     with(super::nat::lab, |lab| {

@@ -1,7 +1,7 @@
 //! Links and addresses that appear, disappear and reappear while a session runs.
 
-use super::lab::{Host, Lab, run};
 use super::{Watch, with_lab};
+use capture_test_support::lab::{Host, Lab, run};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,12 @@
 //! Packets that are easily counted twice, for the wrong process or not at all: fragments, tunnels, the
 //! kernel's answers, forwarded packets, and those of a reused pid.
 
-use super::lab::{Host, Lab, Maker, run, traffic_maker};
-use super::{V4, V6, Watch, has_python, with_lab};
+use super::{V4, V6, Watch, with_lab};
 use capture::model::{Traffic, Unowned};
 use capture::session::Stats;
+use capture_test_support::lab::{Host, Lab, Maker, run};
+use capture_test_support::programs::traffic_maker;
+use capture_test_support::requirements::{has_file, has_tools};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -214,12 +216,7 @@ while True:
 fn a_tunnel_and_what_passes_it_are_told_apart_root() {
     const DATAGRAMS: u64 = 100;
     const LENGTH: u64 = 500;
-    if !std::path::Path::new("/dev/net/tun").exists() {
-        assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "/dev/net/tun is required");
-        eprintln!("not run: needs /dev/net/tun");
-        return;
-    }
-    if !has_python() {
+    if !has_file("/dev/net/tun") || !has_tools(&["python3"]) {
         return;
     }
     with_lab(|lab| {
@@ -300,7 +297,7 @@ os.waitpid(pid, 0)
 /// Between two updates a process ends and another one gets its pid: each is credited with its own bytes.
 #[test]
 fn a_pid_that_is_used_again_is_another_process_root() {
-    if !has_python() {
+    if !has_tools(&["python3"]) {
         return;
     }
     with_lab(|lab| {

@@ -1,13 +1,13 @@
 //! Connections that have ended, compared with the bytes that their sockets carried: bytes that the capture
 //! lost are recovered, and nothing is added if it lost none.
 
-use super::lab::{Host, Lab, Maker};
 use super::{V4, V6, Watch, with_lab};
 use capture::config::Options;
 use capture::model::Traffic;
 use capture::namespace::NamespaceChoice;
 use capture::session::Stats;
 use capture::tap::TapOptions;
+use capture_test_support::lab::{Host, Lab, Maker};
 use std::time::{Duration, Instant};
 
 /// The time limit, far longer than the second or two after which connections are compared.

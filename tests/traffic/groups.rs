@@ -1,10 +1,10 @@
 //! Packets to groups, multicast and broadcast, whose sender and receivers are on one host.
 
 use super::counting::{expect, me, on};
-use super::lab::{Host, Lab, run};
 use super::nat::{Way, unowned};
 use super::{Watch, with};
 use capture::model::Unowned;
+use capture_test_support::lab::{Host, Lab, run};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! Connections that are passed to another process while they are open: once a recheck finds the new process,
 //! their bytes are credited to it.
 
-use super::lab::{Counted, Host, Lab, Maker, die_with_this};
-use super::{V4, Watch, has_python, with_lab};
+use super::{V4, Watch, with_lab};
 use capture::model::{Traffic, Unowned};
+use capture_test_support::lab::{Counted, Host, Lab, Maker, die_with_this};
+use capture_test_support::requirements::has_tools;
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
@@ -82,7 +83,7 @@ fn bytes(traffic: Option<&Traffic>) -> (u64, u64) {
 /// The connection is credited to the first process as long as that process serves it. A while after it was
 /// passed on, all bytes are credited to the other process.
 fn handed_on(how: &str, port: u16) {
-    if !has_python() {
+    if !has_tools(&["python3"]) {
         return;
     }
     with_lab(|lab| {

@@ -2,7 +2,7 @@
 //! nftables counters.
 //!
 //! Needs root, ip, nft and ethtool. If these are missing, the tests print a line and pass, or fail if
-//! CAPTURE_REQUIRE_ALL is set.
+//! CAPTURE_REQUIRE_ALL=1 is set.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,8 +14,6 @@ mod dropped;
 mod ended;
 mod groups;
 mod handed;
-#[allow(dead_code, reason = "the accuracy program uses the rest of it")]
-mod lab;
 mod nat;
 mod offload;
 mod reuse;
@@ -26,9 +24,10 @@ use capture::model::{ProcessRecord, Traffic};
 use capture::namespace::NamespaceChoice;
 use capture::session::Session;
 use capture::tap::TapOptions;
-use lab::{Host, Lab, Maker, Offloads};
+use capture_test_support::lab::{Host, Lab, Maker, Offloads};
+use capture_test_support::namespaces::on_own_thread;
+use capture_test_support::requirements::has_root_and;
 use std::collections::HashMap;
-use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -42,25 +41,11 @@ fn with_lab(test: impl FnOnce(Lab) + Send) {
 
 /// Does the same as [`with_lab`] with the given lab.
 fn with(lab: impl FnOnce() -> Lab + Send, test: impl FnOnce(Lab) + Send) {
-    let has_tool = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
-    if !nix::unistd::geteuid().is_root() || !["ip", "nft", "ethtool"].iter().all(has_tool) {
-        let required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some();
-        assert!(!required, "root, ip, nft and ethtool are required");
-        eprintln!("not run: needs root, ip, nft and ethtool");
+    if !has_root_and(&["ip", "nft", "ethtool"]) {
         return;
     }
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    std::thread::scope(|scope| scope.spawn(|| test(lab())).join().unwrap());
-}
-
-/// Returns true if Python is installed, in which some tests' programs are written.
-fn has_python() -> bool {
-    let has_it = Command::new("python3").arg("-V").output().is_ok();
-    if !has_it {
-        assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "python3 is required");
-        eprintln!("not run: needs python3");
-    }
-    has_it
+    on_own_thread(|| test(lab()));
 }
 
 /// Returns the options of a session with this engine that counts only in its own namespace, because other

@@ -2,12 +2,13 @@
 //! kernel's answers. The process that holds the socket is credited with the bytes; bytes of other hosts
 //! have no owner here.
 
-use super::lab::{self, Host, Lab, Maker, die_with_this, enter, nft, run};
 use super::{Watch, options, with};
 use capture::config::{Engine, Options};
 use capture::model::{Traffic, Unowned};
 use capture::namespace::NamespaceChoice;
 use capture::tap::TapOptions;
+use capture_test_support::lab::{Host, Lab, Maker, die_with_this, enter, nft, path_of, run};
+use capture_test_support::programs::traffic_maker;
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -63,12 +64,12 @@ impl Container {
     }
 
     fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/run/netns/{}", self.name))
+        path_of(&self.name)
     }
 
     fn maker(&self, mode: &str, address: &str, numbers: &[(&str, u64)]) -> Maker {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(lab::traffic_maker());
+        command.args(["netns", "exec", &self.name]).arg(traffic_maker());
         command.args([mode, address]).args(numbers.iter().map(|(name, number)| format!("{name}={number}")));
         let mut maker = Maker::start_of(&mut die_with_this(command));
         assert_eq!(maker.line(), "ready", "{mode}");

@@ -1,9 +1,10 @@
 //! Successive connections between the same endpoints within a batch of the capture.
 
 use super::counting::expect;
-use super::lab::{Host, Lab, Maker, die_with_this};
-use super::{Watch, has_python, options, with};
+use super::{Watch, options, with};
 use capture::config::{Engine, Options};
+use capture_test_support::lab::{Host, Lab, Maker, die_with_this};
+use capture_test_support::requirements::has_tools;
 
 const CONNECTIONS: u64 = 20;
 const PAYLOAD: u64 = 5_000;
@@ -44,7 +45,7 @@ sys.stdin.read()
 "#;
 
 fn every_connection_is_counted(engine: Engine, probes: bool) {
-    if !has_python() {
+    if !has_tools(&["python3"]) {
         return;
     }
     with(Lab::new, |lab| {

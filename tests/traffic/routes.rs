@@ -3,10 +3,10 @@
 //! packets have no owner.
 
 use super::counting::{me, on};
-use super::lab::{Host, Lab, nft, run};
 use super::nat::{Container, Way, count, counted, lab, unowned};
 use super::{Watch, with};
 use capture::model::Unowned;
+use capture_test_support::lab::{Host, Lab, nft, run};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -101,7 +101,8 @@ fn what_such_a_host_forwards_is_not_a_servers_on_the_same_port_root() {
             let _server = on(&lab, Host::A, || UdpSocket::bind("0.0.0.0:53").unwrap());
             count(&container.name, "10.77.0.2");
             let mut watch = Watch::with(&lab, Host::A, way.options());
-            let inside = super::lab::enter(&container.name, || UdpSocket::bind("0.0.0.0:53").unwrap());
+            let inside =
+                capture_test_support::lab::enter(&container.name, || UdpSocket::bind("0.0.0.0:53").unwrap());
             let client = on(&lab, Host::B, || UdpSocket::bind("10.77.0.2:0").unwrap());
             inside.set_read_timeout(Some(TIMEOUT)).unwrap();
             for _ in 0..200 {

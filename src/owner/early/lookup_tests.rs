@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::{Address, Endpoint, Namespace, Protocol};
 use crate::process::proc_id;
+use capture_test_support::namespaces::in_new_namespace;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -13,33 +14,25 @@ const NO_DEVICE: u32 = 0;
 /// Longer than the delay of any attempt.
 const LATER: Duration = Duration::from_millis(30);
 
-struct Lab {
+struct LookupFixture {
     look: EarlyLookup,
     early: Arc<EarlyOwnerCache>,
     own: ProcId,
 }
 
-/// Runs a test in a thread that is alone in its network namespace, if that is permitted.
-fn alone(test: impl FnOnce(Lab) + Send) {
-    let run = || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
-            assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
-            println!("not run: needs root");
-            return;
-        }
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-        assert!(up.success());
+/// Runs a test on a thread that is alone in its network namespace, if that is permitted.
+fn alone(test: impl FnOnce(LookupFixture) + Send) {
+    in_new_namespace(|| {
         let root = Arc::new(ProcRoot::open(Path::new("/proc")).unwrap());
         let own = proc_id(&root, std::process::id() as i32, &mut Vec::new()).unwrap();
         let early = Arc::new(EarlyOwnerCache::default());
         let mut look = EarlyLookup::new(Arc::clone(&root), Arc::clone(&early), Arc::default());
         look.ask_kernel(InetDiag::open().unwrap(), Translations::open(root, true));
-        test(Lab { look, early, own });
-    };
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        test(LookupFixture { look, early, own });
+    });
 }
 
-impl Lab {
+impl LookupFixture {
     /// Adds the test's own process to the list of all processes, as one among others.
     fn tell_of_this_process(&mut self) {
         self.look.search.likely.set_crowd(vec![(1, 0), (self.own.pid, nix::unistd::geteuid().as_raw())]);

@@ -68,7 +68,7 @@ fn group_of(line: &[u8]) -> Option<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::testing::alone;
+    use capture_test_support::namespaces::in_new_namespace;
     use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
     use std::path::Path;
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn groups_are_those_that_sockets_have_joined_root() {
-        alone(|| {
+        in_new_namespace(|| {
             let root = ProcRoot::open(Path::new("/proc")).unwrap();
             let (v4, v6) = (Ipv4Addr::new(239, 1, 2, 3), "ff05::1:2".parse::<Ipv6Addr>().unwrap());
             let mut groups = Groups::of_this_thread(&root);

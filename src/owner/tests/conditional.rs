@@ -3,9 +3,9 @@
 
 use crate::model::{Protocol, Unowned};
 use crate::netlink::InetDiag;
-use crate::netlink::testing::alone;
 use crate::owner::made_up::{NOW, OwnerTree, key};
 use crate::owner::{LocalEnd, Outcome};
+use capture_test_support::namespaces::in_new_namespace;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -29,7 +29,7 @@ fn make_transparent(socket: &UdpSocket) {
 /// is forwarded.
 #[test]
 fn only_a_socket_that_takes_just_such_packets_makes_a_flow_this_hosts_root() {
-    alone(|| {
+    in_new_namespace(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listening = listener.local_addr().unwrap();
         let client = TcpStream::connect(listening).unwrap();

@@ -4,11 +4,11 @@
 use crate::model::Quality::{Exact, Guessed};
 use crate::model::tcp_state::LISTEN;
 use crate::model::{Protocol, Unowned};
-use crate::netlink::testing::alone;
 use crate::owner::Outcome::Unowned as None;
 use crate::owner::made_up::{ESTABLISHED, NOW, OwnerTree, UNCONNECTED, key, owned, row};
 use crate::owner::{Behind, Outcome, Query, Translations};
 use crate::proc::ProcRoot;
+use capture_test_support::namespaces::in_new_namespace;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -50,7 +50,7 @@ fn last<const N: usize>(
 /// queried: the fixture has neither `/proc/sys` nor a list of modules.
 #[test]
 fn without_knowledge_of_translations_nothing_is_guessed_where_packets_are_forwarded_root() {
-    alone(|| {
+    in_new_namespace(|| {
         ip("address add 10.0.0.1/24 dev lo");
         let tree = OwnerTree::new();
         (1..=3).for_each(|n| tree.process(10 * n as i32, 1, 100 * n, &[n]));
@@ -82,7 +82,7 @@ fn without_knowledge_of_translations_nothing_is_guessed_where_packets_are_forwar
 /// The endpoints behind a translated address are found, from the view of the called end.
 #[test]
 fn what_is_behind_an_address_is_found_root() {
-    alone(|| {
+    in_new_namespace(|| {
         let root = Arc::new(ProcRoot::open(Path::new("/proc")).unwrap());
         forward("1");
         ip("address add 10.1.0.1/24 dev lo");

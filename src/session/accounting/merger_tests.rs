@@ -4,7 +4,7 @@ use super::*;
 use crate::kernel::{Fault, GivenName, Task, TaskSource};
 use crate::model::{Identity, Owner, Quality, SampleSet, Traffic, Unowned};
 use crate::proc::ProcRoot;
-use crate::session::tree::Tree;
+use capture_test_support::proc_tree::ProcTree;
 use std::sync::Arc;
 
 /// The capture's read timeout.
@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The steps of an update.
 struct Update {
-    tree: Tree,
+    tree: ProcTree,
     sampler: Sampler,
     selection: Selection,
     ledger: Ledger,
@@ -21,7 +21,7 @@ struct Update {
 
 impl Update {
     fn new(selection: Selection) -> Update {
-        let tree = Tree::new();
+        let tree = ProcTree::new();
         let root = ProcRoot::open(tree.path()).unwrap();
         let sampler = Sampler::new(root, SampleSet::ALL, selection.clone()).unwrap();
         Update { tree, sampler, selection, ledger: Ledger::default(), merge: AccountMerger::default() }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{Address, Endpoint};
 use crate::netlink::InetDiag;
-use crate::netlink::testing::alone;
+use capture_test_support::namespaces::in_new_namespace;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -65,7 +65,7 @@ fn connect_from(port: u16, target: SocketAddr) -> TcpStream {
 
 #[test]
 fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
-    alone(|| {
+    in_new_namespace(|| {
         let began = Timestamp::now();
         let mut reader = reader();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -104,7 +104,7 @@ fn both_ends_of_a_connection_are_told_with_what_they_carried_root() {
 /// may keep the old socket.
 #[test]
 fn an_end_is_not_told_while_another_connection_has_its_place_root() {
-    alone(|| {
+    in_new_namespace(|| {
         let mut reader = reader();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = listener.local_addr().unwrap();
@@ -138,7 +138,7 @@ fn kept_address(target: SocketAddr) -> SocketAddr {
 
 #[test]
 fn notices_that_were_lost_are_counted_and_leave_no_trust_in_the_rest_root() {
-    alone(|| {
+    in_new_namespace(|| {
         let mut reader = reader();
         let begin = Timestamp::now();
         setsockopt(&reader.ended.descriptors().next().unwrap(), sockopt::RcvBuf, &2048).unwrap();

@@ -164,11 +164,11 @@ impl IdentityCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::tree::Tree;
+    use capture_test_support::proc_tree::ProcTree;
 
     /// Returns a cache on an empty tree, in which no process is found.
     fn empty_cache() -> IdentityCache {
-        let tree = Tree::new();
+        let tree = ProcTree::new();
         IdentityCache::new(Arc::new(ProcRoot::open(tree.path()).unwrap()), SampleSet::ALL)
     }
 

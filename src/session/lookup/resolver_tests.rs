@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::owner::Budget;
 use crate::proc::ProcRoot;
-use crate::session::tree::{ESTABLISHED, Tree, UNCONNECTED};
+use capture_test_support::proc_tree::{ESTABLISHED, ProcTree, UNCONNECTED};
 
 /// Limit of the open requests.
 const QUEUE_LIMIT: usize = 65_536;
@@ -49,7 +49,7 @@ struct Office {
 }
 
 impl Office {
-    fn open(tree: &Tree) -> Office {
+    fn open(tree: &ProcTree) -> Office {
         let (queue, ledger) = (Arc::new(LookupQueue::new(QUEUE_LIMIT)), Arc::new(Ledger::default()));
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let (its_queue, its_ledger) = (Arc::clone(&queue), Arc::clone(&ledger));
@@ -115,7 +115,7 @@ fn questions_are_taken_in_order_and_in_bounds() {
 
 #[test]
 fn answers_come_with_owners_and_who_they_are() {
-    let tree = Tree::new();
+    let tree = ProcTree::new();
     tree.process(1, "init", 1, &[]);
     tree.process(70, "seventy", 5, &[700]);
     tree.socket("udp", "192.0.2.1:10", "198.51.100.1:2", ESTABLISHED, 700);
@@ -148,7 +148,7 @@ fn answers_come_with_owners_and_who_they_are() {
 
 #[test]
 fn questions_are_tried_before_they_are_answered() {
-    let tree = Tree::new();
+    let tree = ProcTree::new();
     let office = Office::open(&tree);
     office.queue.ask(&mut requests([10]));
     // No socket is found at first; the lookup is retried before that is final.

@@ -6,10 +6,10 @@ use crate::model::{SampleSet, Unowned};
 use crate::namespace::Known;
 use crate::owner::{Budget, Finder, ThreadMeter};
 use crate::proc::ProcRoot;
-use crate::session::frames::{Carries, Packet, Wire};
 use crate::session::lookup::{IdentityCache, Resolver};
-use crate::session::savefile::{Format, Record, link_type, savefile};
-use crate::session::tree::{Tree, UNCONNECTED};
+use capture_test_support::frames::{Carries, Packet, Wire};
+use capture_test_support::proc_tree::{ProcTree, UNCONNECTED};
+use capture_test_support::savefile::{Format, Record, link_type, savefile};
 use std::io::Write;
 use std::thread::JoinHandle;
 
@@ -62,7 +62,7 @@ impl ReplayFixture {
     }
 
     /// Answers requests until the capture has ended.
-    fn resolve(self, tree: &Tree) {
+    fn resolve(self, tree: &ProcTree) {
         let shared = Arc::clone(&self.shared);
         let root = Arc::new(ProcRoot::open(tree.path()).unwrap());
         let resolver = std::thread::spawn(move || {
@@ -106,7 +106,7 @@ fn saved(records: &[Record]) -> Vec<u8> {
 #[test]
 fn a_savefile_is_read_no_faster_than_owners_can_be_asked_for() {
     const CLIENTS: u32 = 2 * QUESTIONS as u32;
-    let tree = Tree::new();
+    let tree = ProcTree::new();
     tree.process(1, "init", 1, &[]);
     tree.process(53, "server", 1, &[530]);
     tree.socket("udp", "0.0.0.0:53", "0.0.0.0:0", UNCONNECTED, 530);
@@ -125,7 +125,7 @@ fn a_savefile_is_read_no_faster_than_owners_can_be_asked_for() {
 
 #[test]
 fn a_replay_ends_when_its_questions_are_answered_also_when_the_file_is_damaged() {
-    let tree = Tree::new();
+    let tree = ProcTree::new();
     for cut in [0, 5] {
         let whole = saved(&datagrams(3));
         let replay = ReplayFixture::start(&whole[..whole.len() - cut]);

@@ -5,8 +5,8 @@ use super::*;
 use crate::model::{LinkType, Owner, Passage, ProcId, Quality, Traffic};
 use crate::owner::LocalEnd;
 use crate::session::accounting::Ledger;
-use crate::session::frames::{Carries, Packet, Part, Wire};
 use crate::session::lookup::{Answer, Request};
+use capture_test_support::frames::{Carries, Packet, Part, Wire};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

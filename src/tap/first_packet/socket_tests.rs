@@ -3,24 +3,8 @@
 use super::*;
 use crate::decode::{decode, sequence_number};
 use crate::model::{LinkType, Packet, Protocol};
+use capture_test_support::namespaces::in_new_namespace;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-
-/// Runs a test in a thread that is alone in its network namespace, if that is permitted.
-fn alone(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let run = || {
-            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
-                assert!(std::env::var_os("CAPTURE_REQUIRE_ALL").is_none(), "root is required");
-                println!("not run: needs root");
-                return;
-            }
-            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-            assert!(up.success());
-            test();
-        };
-        scope.spawn(run).join().unwrap();
-    });
-}
 
 /// Returns the available packets. They are queued before the call that sent them returns.
 fn packets(first: &mut FirstPacketSocket) -> Vec<Packet> {
@@ -41,7 +25,7 @@ fn local_port(socket: &UdpSocket) -> u16 {
 #[test]
 fn a_connection_shows_its_first_packet_only_root() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        alone(|| {
+        in_new_namespace(|| {
             let mut first = FirstPacketSocket::open().unwrap();
             let listener = TcpListener::bind(address).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -60,7 +44,7 @@ fn a_connection_shows_its_first_packet_only_root() {
 /// The time stamps state when a packet passed, not when it is read.
 #[test]
 fn packets_bear_times_and_sequence_numbers_root() {
-    alone(|| {
+    in_new_namespace(|| {
         let mut first = FirstPacketSocket::open().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -89,7 +73,7 @@ fn packets_bear_times_and_sequence_numbers_root() {
 #[test]
 fn datagrams_are_seen_but_for_ports_left_out_root() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        alone(|| {
+        in_new_namespace(|| {
             let mut first = FirstPacketSocket::open().unwrap();
             let [one, two] = [(); 2].map(|()| UdpSocket::bind(address).unwrap());
             one.send_to(b"x", two.local_addr().unwrap()).unwrap();

@@ -8,7 +8,7 @@
 //! that up to a tenth more than the share counts as the process's own. All processes together never get more
 //! right than nftables counted.
 
-use super::lab::Moved;
+use capture_test_support::lab::Moved;
 use std::collections::{BTreeMap, HashMap};
 
 /// The tolerated deviation of a process's connections from the average. A connection that retransmits

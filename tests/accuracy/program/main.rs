@@ -15,12 +15,6 @@ mod engines;
 mod flood;
 mod guard;
 mod judge;
-#[path = "../../traffic/kernel_programs.rs"]
-#[allow(dead_code, reason = "the bench of the programs uses more of it")]
-mod kernel_programs;
-#[path = "../../traffic/lab.rs"]
-#[allow(dead_code, reason = "the tests of traffic use more of it")]
-mod lab;
 mod monitor;
 mod needs;
 mod peers;

@@ -1,8 +1,8 @@
 //! Other programs that report processes' traffic, for comparison: nethogs and bandwhich.
 
 use super::judge::Credit;
-use super::lab::{Host, Lab, run};
 use super::watcher::Sighting;
+use capture_test_support::lab::{Host, Lab, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;

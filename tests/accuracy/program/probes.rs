@@ -1,6 +1,6 @@
 //! The CPU time of the library's eBPF programs, which is in no process's own time: bpf(2).
 
-use super::kernel_programs::{Information, Statistics, field, load_filter};
+use capture_test_support::kernel_programs::{Information, Statistics, field, load_filter};
 use std::collections::BTreeSet;
 use std::io::{Error, Result};
 use std::net::UdpSocket;
@@ -89,15 +89,14 @@ fn programs(pid: i32) -> BTreeSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use capture_test_support::requirements::left_out;
 
     #[test]
     fn time_of_the_programs_with_the_prefix_counts_root() {
         let first = match load_filter(b"capture_first\0\0\0") {
             Ok(program) => program,
             Err(error) => {
-                let is_required = std::env::var_os("CAPTURE_REQUIRE_ALL").is_some_and(|value| value == "1");
-                assert!(!is_required, "programs can be loaded: {error}");
-                eprintln!("not run: no program can be loaded: {error}");
+                left_out(&format!("no eBPF program can be loaded: {error}"));
                 return;
             }
         };

@@ -4,11 +4,11 @@ use super::clock::Steps;
 use super::cpu;
 use super::engines::Engine;
 use super::judge::{Bytes, End, Verdict, judge};
-use super::lab::{Host, Lab, Maker, Moved, Offloads, Report};
 use super::needs::{FAST_OPEN, Need};
 use super::probes::Probes;
 use super::scenarios::{Address, Floor, Protocol, Role, Scenario, Side};
 use super::watcher::{Kind, Place, Sighting, Watcher};
+use capture_test_support::lab::{Host, Lab, Maker, Moved, Offloads, Report};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! tcpdump on the same kind of traffic, as a measure of the cost of capturing alone.
 
-use super::lab::{Host, Lab};
 use super::watcher::Sighting;
+use capture_test_support::lab::{Host, Lab};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read};

@@ -2,9 +2,9 @@
 
 use super::engines::Engine;
 use super::judge::Credit;
-use super::lab::{Host, Lab, Maker, die_with_this};
 use super::peers::{Peer, PeerKind};
 use super::tcpdump::Tcpdump;
+use capture_test_support::lab::{Host, Lab, Maker, die_with_this};
 use std::collections::BTreeMap;
 use std::process::Command;
 

@@ -6,10 +6,10 @@ use super::stream::Stream;
 use super::{allow, lines};
 use crate::cpu;
 use crate::engines::Engine;
-use crate::lab::Lab;
 use crate::probes::{Probe, Probes};
 use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
+use capture_test_support::lab::Lab;
 use std::time::Duration;
 
 /// The number of turns of each engine.

@@ -4,9 +4,9 @@
 use super::allow;
 use super::stream::{Stream, WIRE};
 use crate::engines::Engine;
-use crate::lab::{Host, Lab};
 use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
+use capture_test_support::lab::{Host, Lab};
 use std::time::Duration;
 
 /// Prints the counts. Returns the differences.

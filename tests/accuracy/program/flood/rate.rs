@@ -6,10 +6,10 @@ use super::stream::Stream;
 use super::{allow, lines};
 use crate::cpu;
 use crate::engines::Engine;
-use crate::kernel_programs::{EmptyProgram, Hook};
-use crate::lab::Lab;
 use crate::scenarios::Protocol;
 use crate::watcher::{Kind, Place, Watcher};
+use capture_test_support::kernel_programs::{EmptyProgram, Hook};
+use capture_test_support::lab::Lab;
 use std::time::Duration;
 
 /// The minimum rate with the engine `kernel`, as a share of the rate with empty eBPF programs.

@@ -1,8 +1,8 @@
 //! The flood: processes that send from one host, and one process that reads on the other.
 
 use crate::cpu;
-use crate::lab::{Host, Lab, Maker, Report};
 use crate::scenarios::Address;
+use capture_test_support::lab::{Host, Lab, Maker, Report};
 use std::time::Duration;
 
 /// The size of a datagram on the wire: link header, IPv4, UDP, and one byte.

@@ -1,7 +1,7 @@
 //! Changes beside the traffic: devices, addresses and network namespaces that appear and disappear, and
 //! signals to the host.
 
-use super::super::lab::{Host, Lab, enter};
+use capture_test_support::lab::{Host, Lab, enter};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{Read, Write};

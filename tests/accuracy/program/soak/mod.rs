@@ -7,10 +7,10 @@ mod vitals;
 
 use super::engines::Engine;
 use super::judge::{End, Verdict, judge, percent};
-use super::lab::{Host, Lab, Maker, Offloads, Report};
 use super::scenarios::{Address, Protocol};
 use super::watcher::{Sighting, hear};
 use super::{failure, guard, lacks, lacks_engine, table};
+use capture_test_support::lab::{Host, Lab, Maker, Offloads, Report};
 use churn::Churn;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -6,7 +6,8 @@
 //! packets at its far end are those that a cable would carry, and are counted there before any host can
 //! merge them again.
 
-use super::{enter, nft, run};
+use crate::commands::run;
+use crate::lab::{enter, nft};
 
 /// The largest window of a receiver. The data under way then fits the queue of any device on the way, so that
 /// no packet is lost between the points that count.

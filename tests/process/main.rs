@@ -3,30 +3,20 @@
 // Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used)]
 
-#[path = "process/cgroups.rs"]
 mod cgroups;
-#[path = "process/children.rs"]
-mod children;
-#[path = "process/group.rs"]
-mod group;
-#[path = "process/lives.rs"]
 mod lives;
-#[path = "process/networks.rs"]
 mod networks;
-#[path = "process/restricted.rs"]
 mod restricted;
-#[path = "process/sessions.rs"]
 mod sessions;
-#[path = "process/shares.rs"]
 mod shares;
-#[path = "process/threads.rs"]
 mod threads;
 
 use capture::kernel::load_tasks;
 use capture::model::{ProcessRecord, SampleSet, Selection, Validity};
 use capture::proc::ProcRoot;
 use capture::process::Sampler;
-use children::{Child, is_root, left_out};
+use capture_test_support::children::Child;
+use capture_test_support::requirements::{is_root, left_out};
 use std::ffi::{CStr, CString, OsStr};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;

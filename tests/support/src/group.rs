@@ -1,6 +1,6 @@
 //! A control group in the unified hierarchy (version 2) that a test makes.
 
-use super::children::{is_root, left_out};
+use crate::requirements::{is_root, left_out};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

@@ -3,21 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so do tests fail")]
 
-#[path = "examples/agent.rs"]
 mod agent;
-#[path = "examples/scripts.rs"]
 mod scripts;
-#[path = "examples/traffic.rs"]
 mod traffic;
-#[path = "examples/workshop.rs"]
 mod workshop;
 
 use agent::Agent;
+use capture_test_support::programs::source;
+use capture_test_support::requirements::{has_root_and, has_tools};
 use nix::sys::signal::Signal;
 use std::fs::read_to_string;
 use std::process::Command;
 use traffic::{ALL_BYTES, BYTES_EACH_WAY, PACKETS_AWAY, PACKETS_EACH_WAY, Traffic};
-use workshop::{Workshop, has_tools, may_capture, source, turn};
+use workshop::{Workshop, turn};
 
 /// Parses the columns that all examples begin with: state, pid, bytes received, bytes sent.
 fn row(state: &str, pid: u32, line: &str) -> Option<(usize, usize)> {
@@ -88,7 +86,7 @@ fn sums_up_packets(lines: &[String], bytes_before: &str, least: usize) -> bool {
 #[test]
 fn the_cpp_example_shows_every_figure_and_exactly_the_traffic() {
     let _turn = turn();
-    if !may_capture() || !has_tools(&["c++"]) {
+    if !has_root_and(&["c++"]) {
         return;
     }
     let workshop = Workshop::new();
@@ -104,7 +102,7 @@ fn the_cpp_example_shows_every_figure_and_exactly_the_traffic() {
 #[test]
 fn the_c_example_shows_every_figure_and_exactly_the_traffic() {
     let _turn = turn();
-    if !may_capture() || !has_tools(&["cc"]) {
+    if !has_root_and(&["cc"]) {
         return;
     }
     let workshop = Workshop::new();
@@ -118,7 +116,7 @@ fn the_c_example_shows_every_figure_and_exactly_the_traffic() {
 #[test]
 fn the_loading_example_shows_exactly_the_traffic() {
     let _turn = turn();
-    if !may_capture() || !has_tools(&["cc"]) {
+    if !has_root_and(&["cc"]) {
         return;
     }
     let workshop = Workshop::new();
@@ -131,7 +129,7 @@ fn the_loading_example_shows_exactly_the_traffic() {
 #[test]
 fn the_python_example_shows_exactly_the_traffic_and_its_packets() {
     let _turn = turn();
-    if !may_capture() || !has_tools(&["python3"]) {
+    if !has_root_and(&["python3"]) {
         return;
     }
     let workshop = Workshop::new();
@@ -155,7 +153,7 @@ fn the_python_example_shows_exactly_the_traffic_and_its_packets() {
 #[test]
 fn the_python_example_shows_flows_when_asked() {
     let _turn = turn();
-    if !may_capture() || !has_tools(&["python3"]) {
+    if !has_root_and(&["python3"]) {
         return;
     }
     let workshop = Workshop::new();

@@ -1,6 +1,6 @@
 //! Savefiles written byte by byte, according to pcap-savefile(5) and the pcapng specification.
 
-use super::frames::Wire;
+use crate::frames::Wire;
 
 /// Returns the LINKTYPE_ value of a link.
 pub fn link_type(wire: Wire) -> u32 {

@@ -1,49 +1,36 @@
 //! Two network namespaces connected by veth or by a wire on which packets are counted, and traffic
 //! makers inside them.
 
-#[path = "wire.rs"]
-mod wire;
+use crate::commands;
+pub use crate::commands::{die_with_this, run};
+use crate::namespaces::{inside, join};
+use crate::programs::traffic_maker;
+pub use crate::wire::{Offloads, Wire};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-pub use wire::{Offloads, Wire};
 
 /// Length of the link header on veth and loopback.
 const ETHERNET_HEADER: u64 = 14;
 
-/// Runs a command and returns its output.
-pub fn run(command: &str) -> String {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs `work` in a network namespace, on a thread of its own.
+/// Runs `work` in a network namespace that `ip netns` has named, on a thread of its own.
 pub fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
-    let there = || {
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(there).join().unwrap())
+    inside(&path_of(namespace), work)
 }
 
-/// Applies nftables rules in a network namespace.
+/// Returns the path of a network namespace that `ip netns` has named.
+pub fn path_of(namespace: &str) -> PathBuf {
+    Path::new("/run/netns").join(namespace)
+}
+
+/// Applies nftables rules in a network namespace that `ip netns` has named.
 pub fn nft(namespace: &str, rules: &str) {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace, "nft", "-f", "-"]).stdin(Stdio::piped());
-    let mut nft = command.spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "nft");
+    enter(namespace, || commands::nft(rules));
 }
 
 /// One of the two hosts.
@@ -128,8 +115,7 @@ impl Lab {
 
     /// Moves the calling thread, and the processes that it will start, to a host.
     pub fn enter(&self, host: Host) {
-        let namespace = File::open(format!("/run/netns/{}", self.name(host))).unwrap();
-        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        join(&path_of(self.name(host)));
     }
 
     /// Allows a host to open more connections at once than the usual 28,000.
@@ -245,26 +231,6 @@ impl Lab {
     }
 }
 
-/// Makes the process that the command starts die with the thread that starts it, and unblocks
-/// all signals in it.
-pub fn die_with_this(mut command: Command) -> Command {
-    let parent = std::process::id();
-    // SAFETY: only system calls are made between fork and exec.
-    unsafe {
-        command.pre_exec(move || {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            nix::sys::signal::SigSet::empty().thread_set_mask()?;
-            match std::os::unix::process::parent_id() == parent {
-                true => Ok(()),
-                false => Err(std::io::Error::other("the parent has ended")),
-            }
-        })
-    };
-    command
-}
-
 /// One counter of nftables; its bytes begin with the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tally {
@@ -297,32 +263,6 @@ impl Counted {
     pub fn both(self) -> (u64, u64) {
         (self.out_to + self.out_from, self.in_to + self.in_from)
     }
-}
-
-/// Returns the program that makes traffic, built like this one. Cargo builds it with all tests, but not
-/// with a single one.
-pub fn traffic_maker() -> &'static Path {
-    static MAKER: OnceLock<PathBuf> = OnceLock::new();
-    MAKER.get_or_init(|| built_example("traffic_maker"))
-}
-
-/// Builds an example with the same profile and features, and returns its path. CAPTURE_BUILT=1 states that it
-/// is built already: scripts/kernels has copied it to a machine without cargo.
-pub fn built_example(name: &str) -> PathBuf {
-    if std::env::var_os("CAPTURE_BUILT").is_none_or(|value| value != "1") {
-        build_example(name);
-    }
-    // The directories of tests and examples are siblings.
-    let executable = std::env::current_exe().unwrap();
-    executable.parent().unwrap().parent().unwrap().join("examples").join(name)
-}
-
-fn build_example(name: &str) {
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--locked", "--example", name]);
-    build.args((!cfg!(debug_assertions)).then_some("--release"));
-    build.args((!cfg!(feature = "ebpf")).then_some("--no-default-features"));
-    assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "cargo build");
 }
 
 impl Drop for Lab {

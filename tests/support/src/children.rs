@@ -110,21 +110,3 @@ impl Drop for Child {
         }
     }
 }
-
-/// Reports that a test is left out and why; fails if all tests are required.
-pub fn left_out(reason: &str) {
-    assert!(
-        std::env::var_os("CAPTURE_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "required, but {reason}"
-    );
-    eprintln!("left out: {reason}");
-}
-
-/// Returns true if this runs as root, and reports it if not.
-pub fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        left_out("this test needs root");
-    }
-    root
-}

@@ -1,9 +1,7 @@
 //! Bytes as nftables counts them in the calling thread's network namespace, with a link header
 //! for each packet.
 
-use super::run;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use crate::commands::{nft, run};
 use std::time::Duration;
 
 const ETHERNET_HEADER: u64 = 14;
@@ -54,9 +52,7 @@ fn count_in(family: &str, [sent, received]: [&str; 2], matches: &[(&str, &str)])
             }}
         }}"
     );
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "nft");
+    nft(&rules);
 }
 
 /// Returns the bytes of UDP sent and received in the calling thread's namespace, with a link header
