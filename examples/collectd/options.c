@@ -286,15 +286,15 @@ CaptureOptions options_for_session(const Options *options)
     capture.log_level = (CaptureLogLevel)options->log_level;
     capture.pids = options->selection.pids;
     capture.pid_count = options->selection.pid_count;
-    capture.skip = CAPTURE_SKIP_COMMAND_LINE;
-    capture.skip |= wanted & FIGURES_NETWORK ? 0 : CAPTURE_SKIP_NETWORK;
-    capture.skip |= wanted & FIGURES_MEMORY ? 0 : CAPTURE_SKIP_MEMORY;
-    capture.skip |= wanted & FIGURES_IO ? 0 : CAPTURE_SKIP_IO;
-    capture.skip |= wanted & FIGURES_DESCRIPTORS ? 0 : CAPTURE_SKIP_DESCRIPTORS;
+    capture.disable = CAPTURE_DISABLE_COMMAND_LINE;
+    capture.disable |= wanted & FIGURES_NETWORK ? 0 : CAPTURE_DISABLE_NETWORK;
+    capture.disable |= wanted & FIGURES_MEMORY ? 0 : CAPTURE_DISABLE_MEMORY;
+    capture.disable |= wanted & FIGURES_IO ? 0 : CAPTURE_DISABLE_IO;
+    capture.disable |= wanted & FIGURES_DESCRIPTORS ? 0 : CAPTURE_DISABLE_DESCRIPTORS;
     /* A reading thread can wait, so that no process is missing from a reading. */
-    capture.more = CAPTURE_MORE_WAITING;
-    capture.more |= options->group_by == GROUP_BY_CGROUP ? CAPTURE_MORE_CGROUPS : 0;
-    capture.more |= wanted & FIGURES_PROPORTIONAL ? CAPTURE_MORE_PROPORTIONAL : 0;
+    capture.enable = CAPTURE_ENABLE_WAIT_FOR_ENDED;
+    capture.enable |= options->group_by == GROUP_BY_CGROUP ? CAPTURE_ENABLE_CGROUPS : 0;
+    capture.enable |= wanted & FIGURES_PROPORTIONAL ? CAPTURE_ENABLE_PROPORTIONAL : 0;
     return capture;
 }
 

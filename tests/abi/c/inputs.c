@@ -29,7 +29,7 @@ static void still_works(void) {
     plain.pids = &self;
     plain.pid_count = 1;
     plain.devices = "lo";
-    plain.skip = geteuid() == 0 ? 0 : CAPTURE_SKIP_NETWORK;
+    plain.disable = geteuid() == 0 ? 0 : CAPTURE_DISABLE_NETWORK;
     CHECK_EQUAL(CaptureSessionOpen(&plain, &session), CAPTURE_OK);
     lives = 0;
     CHECK_EQUAL(CaptureSessionUpdate(session, &who), CAPTURE_OK);
@@ -177,12 +177,12 @@ static void session_options(void) {
     level = -1;
     memcpy(&wrong.log_level, &level, sizeof level);
     wrong_is_refused(100, "log_level is");
-    wrong.skip = 64;
-    wrong_is_refused(100, "skip is 0x40");
-    wrong.skip = UINT32_MAX;
-    wrong_is_refused(100, "known are 0x3f");
-    wrong.more = 16;
-    wrong_is_refused(100, "more is 0x10");
+    wrong.disable = 64;
+    wrong_is_refused(100, "disable is 0x40");
+    wrong.disable = UINT32_MAX;
+    wrong_is_refused(100, "known bits are 0x3f");
+    wrong.enable = 16;
+    wrong_is_refused(100, "enable is 0x10");
     wrong.promiscuous = 2;
     wrong_is_refused(100, "promiscuous is 2");
     wrong.snaplen = 262145;
@@ -228,11 +228,11 @@ static void session_options(void) {
     wrong.log_file = "/nonexistent/log";
     wrong_is_refused(104, "/nonexistent/log");
     wrong.pid_count = 3;
-    wrong_is_refused(100, "pids is 0x0 with 3 entries");
+    wrong_is_refused(100, "pids is 0x0 with 3 elements");
     wrong.user_count = 1;
-    wrong_is_refused(100, "users is 0x0 with 1 entries");
+    wrong_is_refused(100, "users is 0x0 with 1 elements");
     wrong.name_count = 1;
-    wrong_is_refused(100, "names is 0x0 with 1 entries");
+    wrong_is_refused(100, "names is 0x0 with 1 elements");
     wrong.pids = &pid;
     wrong.pid_count = SIZE_MAX;
     wrong_is_refused(100, "pids is 0x");
@@ -273,7 +273,7 @@ static void session_sizes(void) {
     memset(&longer, 0, sizeof longer);
     longer.known = options();
     longer.known.size = sizeof longer;
-    longer.known.skip = CAPTURE_SKIP_NETWORK;
+    longer.known.disable = CAPTURE_DISABLE_NETWORK;
     CHECK_EQUAL(CaptureSessionOpen(&longer.known, &session), CAPTURE_OK);
     CHECK_EQUAL(CaptureSessionClose(session), CAPTURE_OK);
     longer.later[3] = 1;
@@ -306,7 +306,7 @@ static void session_calls(void) {
     CHECK_EQUAL(CaptureSessionDescriptor(NULL), -1);
     CHECK_HOLDS(CaptureErrorText(), "session is NULL");
 
-    plain.skip = CAPTURE_SKIP_NETWORK;
+    plain.disable = CAPTURE_DISABLE_NETWORK;
     CHECK_EQUAL(CaptureSessionOpen(&plain, &session), CAPTURE_OK);
     CHECK_EQUAL(CaptureSessionUpdate(session, NULL), CAPTURE_OK);
     who.size = 0;
