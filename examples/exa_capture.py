@@ -3,9 +3,9 @@
 
     ./exa_capture.py [rounds] [--flows] [--library PATH]
 
-It goes on for so many rounds; for 0 or none, until SIGINT or SIGTERM. With --flows it shows each connection, too, those
-that ended with the reason. Nothing but Python itself is needed. The
-library is libcapture.so.1 unless said otherwise. Network figures need CAP_NET_RAW.
+It stops after `rounds` updates; with 0 or without the argument, at SIGINT or SIGTERM. With --flows it also shows each
+flow, and the reason of its end. It requires only Python. The library defaults to libcapture.so.1. Network figures
+require CAP_NET_RAW.
 """
 
 import argparse
@@ -116,12 +116,12 @@ class Stats(ctypes.Structure):
 
 
 def records(kind, address, count, element_size):
-    """The elements of an array whose elements a later library may have made larger."""
+    """Returns the elements of an array; a later library may have larger elements than `kind`."""
     return [kind.from_address(address + index * element_size) for index in range(count)]
 
 
 def text(address, length):
-    """Any bytes that a process chose, made fit for a terminal."""
+    """Returns text that a process chose, with unprintable characters replaced."""
     shown = ctypes.string_at(address, length).rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
     return "".join(c if c.isprintable() else "?" for c in shown)
 
@@ -173,7 +173,7 @@ def on_flows(_user_data, _action, address, count, element_size):
 
 
 class Library:
-    """The functions in use; each raises an OSError where it returns a code."""
+    """The functions in use; each raises an OSError if it returns an error code."""
 
     def __init__(self, path):
         self.library = ctypes.CDLL(path)
@@ -202,7 +202,7 @@ def main():
     parser.add_argument("--library", default="libcapture.so.1", help="the library to load")
     arguments = parser.parse_args()
 
-    # Blocked, they wait until sigtimedwait below takes them; so an update is never interrupted half way.
+    # Blocked signals stay pending until sigtimedwait below, so that they never interrupt an update.
     stop_signals = [signal.SIGINT, signal.SIGTERM]
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
 
