@@ -209,7 +209,7 @@ impl Core {
         let began = Instant::now();
         let sampled = self.sampler.sample();
         if let Some(fault) = self.sampler.take_fault() {
-            warn!("processes are sampled from /proc from now on: {fault}");
+            warn!("sampling with eBPF programs failed; falling back to /proc: {fault}");
             *self.updates.sample_probes.lock() = fault.state;
         }
         sampled?;

@@ -227,7 +227,7 @@ impl EndedReader {
             }
             let read = source.read(flows.is_some(), batch);
             lost += *read.as_ref().unwrap_or(&0);
-            read.inspect_err(|errno| warn!("connections that end are not told of any more: {errno}")).is_ok()
+            read.inspect_err(|errno| warn!("notices of closed connections stopped: {errno}")).is_ok()
         });
         if let Some(flows) = flows {
             let end =
@@ -253,7 +253,10 @@ impl EndedReader {
             match enter(entry, || NoticeSource::open(entry.namespace)) {
                 Ok(Ok(source)) => self.sources.push(source),
                 Ok(Err(errno)) => {
-                    info!("connections in {} are not compared: {errno}", entry.path.display())
+                    info!(
+                        "notices of closed connections are unavailable in {}: {errno}",
+                        entry.path.display()
+                    )
                 }
                 Err(error) => info!("{}: {error}", entry.path.display()),
             }

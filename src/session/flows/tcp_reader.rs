@@ -31,7 +31,7 @@ impl TcpReader {
         for entry in &changes.come {
             match enter(entry, InetDiag::open) {
                 Ok(Ok(diag)) => self.sources.push((entry.namespace, diag)),
-                Ok(Err(errno)) => info!("connections in {} are not looked at: {errno}", entry.path.display()),
+                Ok(Err(errno)) => info!("tcp_info is unavailable in {}: {errno}", entry.path.display()),
                 Err(error) => info!("{}: {error}", entry.path.display()),
             }
         }
@@ -50,7 +50,7 @@ impl TcpReader {
                 each(key, socket, info);
             });
             if let Err(errno) = read {
-                warn!("connections could not be looked at: {errno}");
+                warn!("reading the tcp_info of connections failed: {errno}");
             }
         }
     }
@@ -67,7 +67,7 @@ impl TcpReader {
         match found {
             Some(Ok(found)) => found.is_none_or(|found| found.cookie != cookie),
             Some(Err(errno)) => {
-                debug!("a connection could not be looked for: {errno}");
+                debug!("looking up a connection's socket failed: {errno}");
                 false
             }
             None => false,

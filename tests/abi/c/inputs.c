@@ -79,11 +79,11 @@ static void classic(void) {
     } rows[] = {
         {NULL, -1, 0, NULL, 0, 100, "ms is -1"},
         {NULL, INT_MIN, 0, NULL, 0, 100, "ms is -2147483648"},
-        {NULL, 60001, 0, NULL, 0, 100, "60.001s is not within"},
+        {NULL, 60001, 0, NULL, 0, 100, "60.001s; it must be 1ms to 60s"},
         {NULL, INT_MAX, 0, NULL, 0, 100, "timeout"},
         {NULL, 0, -1, NULL, 0, 100, "snaplen is -1"},
         {NULL, 0, INT_MIN, NULL, 0, 100, "snaplen"},
-        {NULL, 0, 262145, NULL, 0, 100, "snaplen 262145"},
+        {NULL, 0, 262145, NULL, 0, 100, "snaplen is 262145"},
         {NULL, 0, 0, NULL, 77, 100, "loop is 77"},
         {NULL, 0, 0, NULL, -1, 100, "loop is"},
         {NULL, 0, 0, NULL, 3, 100, "loop is 3"},
@@ -186,17 +186,17 @@ static void session_options(void) {
     wrong.promiscuous = 2;
     wrong_is_refused(100, "promiscuous is 2");
     wrong.snaplen = 262145;
-    wrong_is_refused(100, "snaplen 262145");
+    wrong_is_refused(100, "snaplen is 262145");
     wrong.snaplen = UINT32_MAX;
     wrong_is_refused(100, "snaplen");
     wrong.timeout_ms = 60001;
-    wrong_is_refused(100, "timeout of 60.001s");
+    wrong_is_refused(100, "timeout is 60.001s");
     wrong.interval_ms = 86400001;
-    wrong_is_refused(100, "interval in milliseconds is 86400001");
+    wrong_is_refused(100, "interval_ms is 86400001");
     wrong.buffer_bytes = 524287;
-    wrong_is_refused(100, "524287 bytes");
+    wrong_is_refused(100, "buffer_bytes is 524287");
     wrong.buffer_bytes = (1u << 30) + 1;
-    wrong_is_refused(100, "1073741825 bytes");
+    wrong_is_refused(100, "buffer_bytes is 1073741825");
     wrong.buffer_bytes = UINT64_MAX;
     wrong_is_refused(100, "buffer_bytes is 18446744073709551615");
     wrong.flow_limit = 16777217;
