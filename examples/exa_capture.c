@@ -1,10 +1,11 @@
-/* The classic agent in C99: every three seconds all figures of every process, and how many packets there were.
+/* The classic agent in C99: every three seconds all figures of every process, and the number of packets.
  *
  *     cc -std=c99 exa_capture.c -o exa_capture $(pkg-config --cflags --libs capture)
  *     ./exa_capture [rounds]
  *
- * It goes on for so many rounds; for 0 or none, until SIGINT or SIGTERM. Network figures need CAP_NET_RAW; other
- * users' I/O and descriptors need CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. What is missing stands in exa_capture.log.
+ * It stops after `rounds` updates; with 0 or without the argument, at SIGINT or SIGTERM. Network figures require
+ * CAP_NET_RAW; I/O and descriptors of other users require CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. exa_capture.log
+ * names what is missing.
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -22,7 +23,7 @@
 
 static volatile sig_atomic_t stop_requested = 0;
 
-/* What the packet callback saw in this round, by PacketType. */
+/* Packets and bytes of this round, by PacketType. */
 static uint64_t packet_count[2], packet_bytes[2];
 
 static void request_stop(int number)
@@ -69,7 +70,7 @@ static void print_process(const char *state, const Process_t *p)
 
 static void on_processes(CaptureAction action, const Process_t *processes, uint32_t *size)
 {
-    /* Those with traffic first: one pass for them, one for the rest. */
+    /* Processes with traffic come first: one pass for them, one for the others. */
     for (int quiet = 0; quiet < 2; quiet++) {
         for (uint32_t i = 0; i < *size; i++) {
             const Process_t *process = &processes[i];
@@ -108,7 +109,7 @@ static int handle_signals(void)
     return sigaction(SIGINT, &action, NULL) == 0 && sigaction(SIGTERM, &action, NULL) == 0;
 }
 
-/* The number of rounds in the arguments: 0 for no end, -1 when they are not understood. */
+/* Returns the number of rounds in the arguments: 0 for no limit, -1 if they are invalid. */
 static long rounds_of(int argc, char **argv)
 {
     char *end = NULL;

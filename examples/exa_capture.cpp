@@ -1,10 +1,11 @@
-// The classic agent in C++: every three seconds all figures of every process, and what the network carried meanwhile.
+// The classic agent in C++: every three seconds all figures of every process, and the traffic since the last update.
 //
 //     c++ -std=c++11 exa_capture.cpp -o exa_capture $(pkg-config --cflags --libs capture)
 //     ./exa_capture [rounds]
 //
-// It goes on for so many rounds; for 0 or none, until SIGINT or SIGTERM. Network figures need CAP_NET_RAW; other
-// users' I/O and descriptors need CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. What is missing stands in exa_capture.log.
+// It stops after `rounds` updates; with 0 or without the argument, at SIGINT or SIGTERM. Network figures require
+// CAP_NET_RAW; I/O and descriptors of other users require CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. exa_capture.log
+// names what is missing.
 
 #include <libcapture.h>
 
@@ -40,7 +41,7 @@ struct Traffic {
     }
 };
 
-// What the packet callback saw in this round; the classic callbacks have no argument to hand it over with.
+// Traffic of this round; the classic callbacks have no argument for user data.
 Traffic traffic_by_type[2];
 std::map<std::string, Traffic> conversations;
 
@@ -73,7 +74,7 @@ bool has_more_traffic(const Process_t *a, const Process_t *b) {
 }
 
 void on_processes(CaptureAction action, const Process_t *processes, std::uint32_t *size) {
-    // Those with most traffic come first. The records are the library's, so their pointers are sorted.
+    // Processes with most traffic come first. The records belong to the library, so their pointers are sorted.
     std::vector<const Process_t *> order;
     for (std::uint32_t i = 0; i < *size; ++i) {
         order.push_back(&processes[i]);
@@ -116,7 +117,7 @@ bool handle_signals() {
     return sigaction(SIGINT, &action, nullptr) == 0 && sigaction(SIGTERM, &action, nullptr) == 0;
 }
 
-// The number of rounds in the arguments: 0 for no end, -1 when they are not understood.
+// Returns the number of rounds in the arguments: 0 for no limit, -1 if they are invalid.
 long rounds_of(int argc, char **argv) {
     if (argc < 2) {
         return 0;

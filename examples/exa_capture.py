@@ -3,9 +3,9 @@
 
     ./exa_capture.py [rounds] [--flows] [--library PATH]
 
-It goes on for so many rounds; for 0 or none, until SIGINT or SIGTERM. With --flows it shows each connection, too, those
-that ended with the reason. Nothing but Python itself is needed. The
-library is libcapture.so.1 unless said otherwise. Network figures need CAP_NET_RAW.
+It stops after `rounds` updates; with 0 or without the argument, at SIGINT or SIGTERM. With --flows it also shows each
+flow, and the reason of its end. It requires only Python. The library defaults to libcapture.so.1. Network figures
+require CAP_NET_RAW.
 """
 
 import argparse
@@ -36,10 +36,10 @@ class Options(ctypes.Structure):
         ("local_addresses", c_char_p), ("pids", POINTER(c_int)), ("pid_count", c_size_t),
         ("users", POINTER(c_char_p)), ("user_count", c_size_t), ("names", POINTER(c_char_p)),
         ("name_count", c_size_t), ("log_file", c_char_p), ("log_handler", LogHandler), ("log_user_data", c_void_p),
-        ("log_level", c_int), ("skip", c_uint32), ("promiscuous", c_uint32), ("snaplen", c_uint32),
+        ("log_level", c_int), ("disable", c_uint32), ("promiscuous", c_uint32), ("snaplen", c_uint32),
         ("timeout_ms", c_uint32), ("interval_ms", c_uint32), ("buffer_bytes", c_uint64), ("flow_limit", c_uint64),
         ("packet_bytes", c_uint64), ("namespaces", c_char_p), ("engine", c_int), ("flows", c_uint32),
-        ("ended_flow_limit", c_uint32), ("more", c_uint32),
+        ("ended_flow_limit", c_uint32), ("enable", c_uint32),
     ]
 
 
@@ -71,7 +71,7 @@ class Packet(ctypes.Structure):
 class Flow(ctypes.Structure):
     _fields_ = [
         ("id", c_uint64), ("valid", c_uint32), ("protocol", c_uint32), ("local_address", c_uint8 * 16),
-        ("remote_address", c_uint8 * 16), ("local_port", c_uint16), ("remote_port", c_uint16), ("owner", c_int),
+        ("remote_address", c_uint8 * 16), ("local_port", c_uint16), ("remote_port", c_uint16), ("owner_quality", c_int),
         ("pid", c_int), ("state", c_int), ("process_start_ns", c_uint64), ("namespace_inode", c_uint64),
         ("cookie", c_uint64), ("role", c_int), ("tcp_state", c_uint32), ("opened_ns", c_uint64),
         ("established_ns", c_uint64), ("last_ns", c_uint64), ("send_bytes", c_uint64), ("receive_bytes", c_uint64),
@@ -105,10 +105,10 @@ class Stats(ctypes.Structure):
         ("bytes_ambiguous", c_uint64), ("bytes_not_permitted", c_uint64), ("bytes_queue_full", c_uint64),
         ("bytes_fragment", c_uint64), ("bytes_not_local", c_uint64), ("bytes_no_ports", c_uint64),
         ("bytes_owner_ended", c_uint64), ("bytes_unreadable", c_uint64), ("processes_skipped", c_uint64),
-        ("update_ns", c_uint64), ("missing_capabilities", c_uint64), ("first_packets", c_uint64),
-        ("first_found", c_uint64), ("first_too_late", c_uint64), ("first_not_found", c_uint64),
-        ("first_crowded_out", c_uint64), ("first_forgotten", c_uint64), ("connections_checked", c_uint64),
-        ("connections_short", c_uint64), ("bytes_completed", c_uint64), ("ends_lost", c_uint64),
+        ("update_ns", c_uint64), ("missing_capabilities", c_uint64), ("early_lookup_packets", c_uint64),
+        ("early_lookup_found", c_uint64), ("early_lookup_too_late", c_uint64), ("early_lookup_not_found", c_uint64),
+        ("early_lookup_queue_full", c_uint64), ("early_lookup_evicted", c_uint64), ("connections_checked", c_uint64),
+        ("connections_incomplete", c_uint64), ("bytes_recovered", c_uint64), ("close_events_lost", c_uint64),
         ("devices_pending", c_uint64), ("lost_flows", c_uint64), ("offloaded_frames", c_uint64),
         ("offloaded_packets", c_uint64), ("estimated_bytes", c_uint64), ("engine", c_int), ("socket_probes", c_int),
         ("sample_probes", c_int), ("socket_programs", c_uint32),
@@ -116,12 +116,12 @@ class Stats(ctypes.Structure):
 
 
 def records(kind, address, count, element_size):
-    """The elements of an array whose elements a later library may have made larger."""
+    """Returns the elements of an array; a later library may have larger elements than `kind`."""
     return [kind.from_address(address + index * element_size) for index in range(count)]
 
 
 def text(address, length):
-    """Any bytes that a process chose, made fit for a terminal."""
+    """Returns text that a process chose, with unprintable characters replaced."""
     shown = ctypes.string_at(address, length).rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
     return "".join(c if c.isprintable() else "?" for c in shown)
 
@@ -173,7 +173,7 @@ def on_flows(_user_data, _action, address, count, element_size):
 
 
 class Library:
-    """The functions in use; each raises an OSError where it returns a code."""
+    """The functions in use; each raises an OSError if it returns an error code."""
 
     def __init__(self, path):
         self.library = ctypes.CDLL(path)
@@ -202,7 +202,7 @@ def main():
     parser.add_argument("--library", default="libcapture.so.1", help="the library to load")
     arguments = parser.parse_args()
 
-    # Blocked, they wait until sigtimedwait below takes them; so an update is never interrupted half way.
+    # Blocked signals stay pending until sigtimedwait below, so that they never interrupt an update.
     stop_signals = [signal.SIGINT, signal.SIGTERM]
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
 

@@ -1,11 +1,11 @@
-/* A host that was built without libcapture: it loads the library when it runs, and brings its own declarations.
+/* A program that is built without libcapture: it loads the library at run time and has its own declarations.
  *
  *     cc -std=c11 exa_dlopen.c -o exa_dlopen -ldl
  *     ./exa_dlopen [library [rounds]]
  *
- * The library is libcapture.so.1 unless said otherwise. It goes on for so many rounds; for 0 or none, until SIGINT
- * or SIGTERM. The declarations below are all that a plugin host has to agree on with the library; the layouts of a
- * major version never change.
+ * The library defaults to libcapture.so.1. The program stops after `rounds` updates; with 0 or without the argument, at
+ * SIGINT or SIGTERM. The declarations below are all that it shares with the library; the layouts of a major version
+ * never change.
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -103,8 +103,8 @@ static void on_packets(const Packet_t *packets, uint32_t *size)
     }
 }
 
-/* Stores the function of that name in `function`. C cannot turn the object pointer that dlsym gives into a function
- * pointer, though POSIX has both look alike: hence the copy. */
+/* Stores the function of that name in `function`. It is copied because C has no conversion from the object pointer that
+ * dlsym returns to a function pointer; POSIX guarantees that both have the same representation. */
 static int find(void *library, const char *name, void *function, size_t size)
 {
     void *symbol = dlsym(library, name);

@@ -1,21 +1,21 @@
 /* libcapture: per-process network bytes, CPU, memory, descriptors and I/O on Linux.
  *
  * Two interfaces. The classic one, CaptureInit, CaptureUpdate and CaptureExit, keeps one session for the whole
- * program. The session interface, CaptureSession..., has as many as you like, with handlers that take user data,
- * natural units (bytes, nanoseconds) and statistics.
+ * program. The session interface, CaptureSession..., supports any number of sessions and has handlers with user data,
+ * units of bytes and nanoseconds, and statistics.
  *
  * Threads: the library works on threads of its own, which block all signals. Callbacks run on the thread that called
  * the update, inside that call. No call takes more than 32 KB of the calling thread's stack, callbacks not counted.
- * Namespaces and privileges are those of the thread that opens a session. A session may be used from any thread, one call at a time: a
- * second call at the same time, also one made from a callback, returns CAPTURE_CODE_BUSY at once. After a fork
- * the child cannot use the parent's sessions (CAPTURE_CODE_FORKED), but may open its own.
+ * Namespaces and privileges are those of the thread that opens a session. A session may be used from any thread, one
+ * call at a time: a second call at the same time, also one made from a callback, returns CAPTURE_CODE_BUSY at once.
+ * After a fork the child cannot use the parent's sessions (CAPTURE_CODE_FORKED), but may open its own.
  *
  * Descriptors: those of a session are in a table of its own. Children and programs that the host starts do not inherit
  * them, closefrom() does not close them, and RLIMIT_NOFILE counts them apart from the host's. Only the descriptor that
  * CaptureSessionDescriptor() returns is in the host's table.
  *
- * Errors: functions return 0 or one of CaptureCode; CaptureErrorText() then says what was tried and what would
- * help.
+ * Errors: functions return 0 or one of CaptureCode; CaptureErrorText() then states what failed, on what, the
+ * system's reason, and what would help.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -95,37 +95,37 @@
 #define CAPTURE_RESPONSE_BUCKETS 32
 
 // Capture no packets. Network figures are then marked unavailable.
-#define CAPTURE_SKIP_NETWORK 1
+#define CAPTURE_DISABLE_NETWORK 1
 
 // Read no memory figures.
-#define CAPTURE_SKIP_MEMORY 2
+#define CAPTURE_DISABLE_MEMORY 2
 
 // Read no I/O figures.
-#define CAPTURE_SKIP_IO 4
+#define CAPTURE_DISABLE_IO 4
 
 // Do not count descriptors.
-#define CAPTURE_SKIP_DESCRIPTORS 8
+#define CAPTURE_DISABLE_DESCRIPTORS 8
 
 // Read no command lines.
-#define CAPTURE_SKIP_COMMAND_LINE 16
+#define CAPTURE_DISABLE_COMMAND_LINE 16
 
 // Load no eBPF programs. Owners are then looked up through sockets and descriptors alone.
-#define CAPTURE_SKIP_PROBES 32
+#define CAPTURE_DISABLE_PROBES 32
 
 // Read context switches even if this takes another read of `/proc` for each process.
-#define CAPTURE_MORE_SWITCHES 1
+#define CAPTURE_ENABLE_SWITCHES 1
 
 // Report the control group of each process. This takes another read of `/proc` for each process unless eBPF
 // programs sample the processes.
-#define CAPTURE_MORE_CGROUPS 2
+#define CAPTURE_ENABLE_CGROUPS 2
 
 // Read the proportional share of memory of each process (`proportional_bytes`). With every update the kernel
 // then visits each page of the process, which takes some 0.1 ms, and longer the more memory the process has.
-#define CAPTURE_MORE_PROPORTIONAL 4
+#define CAPTURE_ENABLE_PROPORTIONAL 4
 
 // Let an update in which processes have ended wait until their last packets are counted, for at most the
 // read timeout and 100 ms. The same update then delivers these processes as ended.
-#define CAPTURE_MORE_WAITING 8
+#define CAPTURE_ENABLE_WAIT_FOR_ENDED 8
 
 // Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.
 #define CAPTURE_PROGRAMS_SOCKETS 1
@@ -253,16 +253,16 @@ typedef enum CaptureEngine {
 } CaptureEngine;
 
 // Quality of a flow's owner.
-typedef enum CaptureFlowOwner {
+typedef enum CaptureOwnerQuality {
     // No owner: it is still being looked up, or was not found.
-    CAPTURE_FLOW_OWNER_NONE,
+    CAPTURE_OWNER_QUALITY_NONE,
     // The process is the only holder of the flow's socket.
-    CAPTURE_FLOW_OWNER_EXACT,
+    CAPTURE_OWNER_QUALITY_EXACT,
     // The process is one of several holders of the socket.
-    CAPTURE_FLOW_OWNER_SHARED,
+    CAPTURE_OWNER_QUALITY_SHARED,
     // The process's socket was found by a wildcard.
-    CAPTURE_FLOW_OWNER_GUESSED,
-} CaptureFlowOwner;
+    CAPTURE_OWNER_QUALITY_GUESSED,
+} CaptureOwnerQuality;
 
 // State of a flow.
 typedef enum CaptureFlowState {
@@ -495,7 +495,7 @@ typedef struct CaptureOptions {
     // Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name. A
     // longer name is compared with the file names of the executable, of the first argument and of the second
     // argument (that of a script), for processes whose name is the beginning of the longer name. The command
-    // lines of these processes are then read even if `skip` excludes command lines.
+    // lines of these processes are then read even if `disable` excludes command lines.
     const char *const *names;
     // Number of elements of `names`.
     size_t name_count;
@@ -509,8 +509,8 @@ typedef struct CaptureOptions {
     void *log_user_data;
     // The least severe level that is logged; defaults to `CAPTURE_LOG_LEVEL_INFO`.
     enum CaptureLogLevel log_level;
-    // Work to leave out: CAPTURE_SKIP_ bits.
-    uint32_t skip;
+    // Work to leave out: CAPTURE_DISABLE_ bits.
+    uint32_t disable;
     // 1 to put devices in promiscuous mode; defaults to 0.
     uint32_t promiscuous;
     // Bytes kept of each packet, at most 262144; defaults to 128.
@@ -537,7 +537,7 @@ typedef struct CaptureOptions {
     // CAP_SYS_PTRACE. Each namespace takes five descriptors, and one for each device in it. The session
     // captures in at most 254 namespaces, and in at most one for every 16 descriptors that the process may
     // open (RLIMIT_NOFILE): 64 if that limit is 1024. Namespaces that "all" finds beyond that are left out
-    // until others have disappeared, and the log says so once. A list of more paths is refused.
+    // until others have disappeared; the log reports this once. A list of more paths is refused.
     const char *namespaces;
     // Method of counting bytes; defaults to `CAPTURE_ENGINE_PCAP`.
     enum CaptureEngine engine;
@@ -549,8 +549,8 @@ typedef struct CaptureOptions {
     // each. Defaults to 65536. In a control group with a memory limit it defaults to as many as fit into a
     // sixteenth of the limit, but at least 2048. Beyond the limit a new record replaces the oldest one.
     uint32_t ended_flow_limit;
-    // Additional work: CAPTURE_MORE_ bits.
-    uint32_t more;
+    // Additional work: CAPTURE_ENABLE_ bits.
+    uint32_t enable;
 } CaptureOptions;
 
 // Activity of the flows of one process since the process was first seen. The counts do not decrease when
@@ -679,7 +679,7 @@ typedef struct CaptureProcess {
     // them writes. Known if memory figures are known.
     uint64_t shared_bytes;
     // Resident memory in which each page is divided among all processes that share it (PSS), bytes: sums
-    // over processes are correct. Only with CAPTURE_MORE_PROPORTIONAL.
+    // over processes are correct. Only with CAPTURE_ENABLE_PROPORTIONAL.
     uint64_t proportional_bytes;
     // Bytes requested by the process's own read calls, without those of children that it has waited for; see
     // CAPTURE_VALID_OWN_CHARS.
@@ -751,7 +751,7 @@ typedef struct CaptureFlow {
     // Port of the other end, in the same form.
     uint16_t remote_port;
     // Quality of the owner.
-    enum CaptureFlowOwner owner;
+    enum CaptureOwnerQuality owner_quality;
     // The process that owns this end of the flow; 0 if there is no owner.
     pid_t pid;
     // State of the flow.
@@ -910,35 +910,35 @@ typedef struct CaptureStats {
     // bit 13 is CAP_NET_RAW.
     uint64_t missing_capabilities;
     // First packets of flows that were observed as they arrived, before the capture's batch. Their owner is
-    // looked up early, while the socket exists. If there are too many, only a part is looked up early, and
-    // the rest is left to a later search.
-    uint64_t first_packets;
+    // looked up early, while the socket exists. If there are too many, only some are looked up early, and the
+    // others later.
+    uint64_t early_lookup_packets;
     // Owners found by early lookups. A connection within the machine has one at each end.
-    uint64_t first_found;
+    uint64_t early_lookup_found;
     // Flows whose socket no longer existed at the early lookup, or that never had one.
-    uint64_t first_too_late;
-    // Flows whose socket existed at the early lookup, but whose process was not among the likely candidates.
-    // Their owner is searched for later.
-    uint64_t first_not_found;
+    uint64_t early_lookup_too_late;
+    // Flows whose socket existed at the early lookup, but whose process was not among the candidates. Their
+    // owner is looked up later.
+    uint64_t early_lookup_not_found;
     // First packets without an early lookup because too many others were waiting.
-    uint64_t first_crowded_out;
+    uint64_t early_lookup_queue_full;
     // Owners found by early lookups that were evicted for lack of space, possibly before they were used.
-    uint64_t first_forgotten;
+    uint64_t early_lookup_evicted;
     // TCP connections observed from their opening on that have ended and whose socket then stated how many
     // bytes it had carried. 0 if connections are not checked: with `devices`, a `filter` or a `savefile`,
     // and if the kernel does not permit it.
     uint64_t connections_checked;
     // Checked connections of which the capture had less than the socket had carried: packets were lost.
-    uint64_t connections_short;
+    uint64_t connections_incomplete;
     // Lower bound of the bytes that were missing from these connections. They are credited to the owner of
     // the connection a second or two after its end. They are contained in the other counters of bytes with
     // and without owners (in `bytes_owner_ended` if the process was reported as ended before), but not in
     // `frame_bytes`.
-    uint64_t bytes_completed;
-    // Ends of connections that were not reported because too many came at once. These connections were not
-    // checked.
-    uint64_t ends_lost;
-    // Devices that are currently being opened or closed in the background, beside the capture.
+    uint64_t bytes_recovered;
+    // Notices of closed connections that were lost because too many arrived at once. These connections were
+    // not checked.
+    uint64_t close_events_lost;
+    // Devices that are currently being opened or closed in the background.
     uint64_t devices_pending;
     // Records of ended flows lost because the caller did not fetch them in time.
     uint64_t lost_flows;
@@ -1041,7 +1041,7 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options, struct CaptureS
 // delivered as ended once, with complete figures, by the first update after its last packets were counted:
 // the read timeout and some milliseconds after its end was found, at most the read timeout and 2 s. Until
 // then it is delivered neither as ended nor as living. For final figures, update once more before the
-// session is closed. With `CAPTURE_MORE_WAITING` the update waits for these packets instead. If flows are
+// session is closed. With `CAPTURE_ENABLE_WAIT_FOR_ENDED` the update waits for these packets instead. If flows are
 // recorded, the update waits for the capture thread to deliver the living flows, a few milliseconds and at
 // most 200 ms; if they are late, it delivers those of the previous update.
 //
@@ -1050,7 +1050,7 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options, struct CaptureS
 //
 // Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a
 // process's memory, and an exec that closes a file there locks its other figures. The update waits a quarter
-// of a second for such a read when it meets the read for the first time, and at most two seconds for all
+// of a second for such a read when it encounters the read for the first time, and at most two seconds for all
 // such reads of its samples. Then it continues without them. Figures that could not be read are not valid;
 // if BPF iterators sample the processes, this concerns only the command line. A thread continues to wait.
 // Such a process is read again one second after its read has returned, and after twice as long each further
@@ -1066,7 +1066,8 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options, struct CaptureS
 //
 // Requirements:
 // `session` is open or NULL; NULL is an error. `handlers` is NULL or a structure whose `size` is set.
-int32_t CaptureSessionUpdate(struct CaptureSession *session, const struct CaptureHandlers *handlers);
+int32_t CaptureSessionUpdate(struct CaptureSession *session,
+                             const struct CaptureHandlers *handlers);
 
 // Returns the session's descriptor, or -1 on failure. It is readable when packets are held, when
 // `interval_ms` have passed since the last update, when a savefile has been read to its end, and when the

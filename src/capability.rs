@@ -24,12 +24,12 @@ const WANTED: [(Capability, &str); 6] = [
     (DAC_READ_SEARCH, "descriptors of other users' processes, and so the owners of their sockets"),
     (
         NET_ADMIN,
-        "news of processes that start and end, and so the owners of short-lived ones; owners behind translated addresses",
+        "process events, and so the owners of short-lived processes; owners behind translated addresses",
     ),
     (NET_RAW, "packets, and so all network figures"),
     (SYS_PTRACE, "I/O figures and descriptors of other users' processes"),
-    (PERFMON, "exact owners, and samples of all processes at once, from programs in the kernel"),
-    (BPF, "exact owners, and samples of all processes at once, from programs in the kernel"),
+    (PERFMON, "eBPF programs: exact owners, and samples of all processes at once"),
+    (BPF, "eBPF programs: exact owners, and samples of all processes at once"),
 ];
 
 /// Returns advice for a refused operation: the missing capabilities, or the statement that none is missing.
@@ -89,7 +89,7 @@ fn missing_in(effective: u64) -> u64 {
 /// Returns a line of text about the benefit of each capability in a set.
 pub fn explanations(missing: u64) -> impl Iterator<Item = String> {
     let of_set = WANTED.iter().filter(move |&&(capability, _)| missing & bit(capability) != 0);
-    of_set.map(|((_, name), brings)| format!("{name} is missing; it would bring {brings}"))
+    of_set.map(|((_, name), brings)| format!("{name} is missing; it would provide {brings}"))
 }
 
 #[cfg(test)]

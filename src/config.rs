@@ -110,7 +110,9 @@ impl Options {
         if self.engine == Engine::Kernel
             && let Some(option) = self.needs_packets()
         {
-            let text = format!("the kernel's engine captures no packets, which {option} is for");
+            let text = format!(
+                "engine kernel captures no packets, which {option} requires; set engine to pcap or auto"
+            );
             return Err(Error::new(Code::InvalidArgument, text));
         }
         self.capture.check()?;
@@ -119,7 +121,7 @@ impl Options {
         }
         in_range("packet_bytes", self.packet_bytes as u128, 0, 1 << 30)?;
         if let Some(interval) = self.interval {
-            in_range("interval in milliseconds", interval.as_millis(), 1, 86_400_000)?;
+            in_range("interval_ms", interval.as_millis(), 1, 86_400_000)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 /* collectd's plugin "capture": network bytes, CPU, memory, descriptors and I/O of groups of processes.
  *
- * It uses nothing of libcapture but its session interface. `make` builds it, a <Plugin capture> block configures it.
+ * It uses only the session interface of libcapture. `make` builds it, a <Plugin capture> block configures it.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -18,11 +18,11 @@
 #include <string.h>
 #include <time.h>
 
-/* Seconds before a session that could not be opened is tried again: at first, and at most. */
+/* Shortest and longest pause before a failed opening is retried, seconds. */
 #define FIRST_PAUSE 1
 #define LONGEST_PAUSE 64
 
-/* All that follows, since collectd reads on any of its threads and shuts down on another one. */
+/* Protects the variables below: collectd reads on any of its threads and shuts down on another one. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Options options = OPTIONS_DEFAULT;
 static Groups groups;
@@ -35,7 +35,7 @@ static char last_failure[1024];
 static void on_log(void *user_data, CaptureLogLevel level, const char *text)
 {
     (void)user_data;
-    /* collectd drops LOG_DEBUG unless it was built for debugging; who asks for such lines wants to see them. */
+    /* collectd drops LOG_DEBUG unless it was built for debugging, so debug lines are logged as LOG_INFO. */
     plugin_log(level == CAPTURE_LOG_LEVEL_ERROR  ? LOG_ERR
                : level == CAPTURE_LOG_LEVEL_WARN ? LOG_WARNING
                                                  : LOG_INFO,
@@ -51,7 +51,7 @@ static void on_processes(void *user_data, CaptureAction action, const CapturePro
     }
 }
 
-/* What of the figures that are wanted the session can tell: what it may not read is left out, and not 0. */
+/* Returns the requested figures that the session can read. The others are not delivered; they are not 0. */
 static uint32_t figures_known(void)
 {
     static const struct {
@@ -75,19 +75,19 @@ static void deliver(void *context, const char *label, const uint64_t counters[CO
     dispatch_group(context, figures_known(), label, counters, levels);
 }
 
-/* Logs what has failed, once for as long as it fails in the same way. */
-static void report(const char *what, const char *place)
+/* Logs a failure, once as long as the text stays the same. */
+static void report(const char *what)
 {
     char text[sizeof(last_failure)];
 
-    snprintf(text, sizeof(text), "%s%s%s: %s", place, place[0] != '\0' ? ": " : "", what, CaptureErrorText());
+    snprintf(text, sizeof(text), "%s: %s", what, CaptureErrorText());
     if (strcmp(text, last_failure) != 0) {
         strcpy(last_failure, text);
         plugin_log(LOG_ERR, "capture plugin: %s", text);
     }
 }
 
-/* Seconds that setting the clock does not change. */
+/* Returns monotonic time in seconds. */
 static time_t seconds_now(void)
 {
     struct timespec now = {0};
@@ -96,7 +96,7 @@ static time_t seconds_now(void)
     return now.tv_sec;
 }
 
-/* Ends the session; the next one is tried when the pause is over, each time after a longer one. */
+/* Closes the session. The next one is opened after a pause, which doubles each time. */
 static void close_session(void)
 {
     if (session != NULL) {
@@ -117,8 +117,8 @@ static bool open_session(void)
     wanted.log_handler = on_log;
     code = CaptureSessionOpen(&wanted, &session);
     if (code != CAPTURE_OK) {
-        bool is_filter = code == CAPTURE_CODE_COMPILE_FILTER && options.filter_place != NULL;
-        report("no session yet, which will be tried again", is_filter ? options.filter_place : "");
+        report(code == CAPTURE_CODE_COMPILE_FILTER ? "option Filter: the session cannot be opened; it is retried"
+                                                   : "the session cannot be opened; it is retried");
         close_session();
         return false;
     }
@@ -139,7 +139,7 @@ static void update_session(void)
     groups_begin(&groups);
     code = CaptureSessionUpdate(session, &handlers);
     if (code != CAPTURE_OK) {
-        report("an update has failed", "");
+        report("the update failed");
         if (code == CAPTURE_CODE_SESSION_FAILED) {
             close_session();
         }
@@ -148,7 +148,7 @@ static void update_session(void)
     pause_length = FIRST_PAUSE;
     if (last_failure[0] != '\0') {
         last_failure[0] = '\0';
-        plugin_log(LOG_NOTICE, "capture plugin: works again");
+        plugin_log(LOG_NOTICE, "capture plugin: updates succeed again");
     }
     groups_deliver(&groups, deliver, &list);
     if (CaptureSessionStats(session, &stats) == CAPTURE_OK) {
@@ -174,7 +174,7 @@ static int capture_init(void)
     return 0;
 }
 
-/* Never fails in collectd's sense, which would double the interval each time, up to a day. */
+/* Always returns success: after a failure collectd would double the interval, up to a day. */
 static int capture_read(void)
 {
     pthread_mutex_lock(&lock);

@@ -1,4 +1,4 @@
-/* Hands figures to collectd.
+/* Dispatches figures to collectd.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -12,12 +12,12 @@
 
 _Static_assert(LABEL_SIZE <= DATA_MAX_NAME_LEN, "collectd has room for labels");
 
-/* The types of a group's figures, as types.db has them: counters come in pairs. */
+/* Types of a group's figures, as in types.db, with the pair of counters of each. */
 static const struct {
     const char *type;
     uint32_t figures;
     Counter first, second;
-    uint64_t unit; /* How much of the library's unit is one of the type's. */
+    uint64_t unit; /* Number of the library's units in one unit of the type. */
 } pairs[] = {
     {"network_bytes", FIGURES_NETWORK, SEND_BYTES, RECEIVE_BYTES, 1},
     {"network_packets", FIGURES_NETWORK, SEND_PACKETS, RECEIVE_PACKETS, 1},
@@ -28,7 +28,7 @@ static const struct {
 
 #define COUNT(kind, name, member) {kind, name, offsetof(CaptureStats, member)}
 
-/* What grows with a session. */
+/* Statistics that only grow during a session. */
 static const struct {
     const char *type;
     const char *instance;
@@ -62,7 +62,7 @@ bool dispatch_knows_types(void)
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (plugin_get_ds(types[i]) == NULL) {
             plugin_log(LOG_ERR,
-                       "capture plugin: the type %s is not known: add the plugin's types.db to collectd's "
+                       "capture plugin: the type %s is unknown; add the plugin's types.db to collectd's "
                        "configuration, as in TypesDB \"/usr/share/collectd/types.db\" "
                        "\"/usr/share/collectd/capture-types.db\"",
                        types[i]);
@@ -127,7 +127,7 @@ void dispatch_health(value_list_t *list, uint32_t figures, Health *health, const
     for (size_t i = 0; i < HEALTH_COUNTS; i++) {
         uint64_t now;
         memcpy(&now, (const char *)stats + counts[i].member, sizeof(now));
-        /* Bytes without an owner may yet find one: their count falls then, which a counter must not. */
+        /* The count of bytes without an owner falls if an owner is found later; a counter must not fall. */
         if (now > health->highest[i]) {
             health->totals[i] += now - health->highest[i];
             health->highest[i] = now;

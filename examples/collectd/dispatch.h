@@ -1,4 +1,4 @@
-/* Hands figures to collectd.
+/* Dispatches figures to collectd.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -15,26 +15,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Counts of the library's own. */
+/* Number of the library's own counters. */
 #define HEALTH_COUNTS 16
 
-/* What the library says of itself, over all sessions. Zero it. */
+/* Totals of the library's own counters over all sessions. All zero is valid. */
 typedef struct Health {
-    uint64_t highest[HEALTH_COUNTS]; /* In this session. */
+    uint64_t highest[HEALTH_COUNTS]; /* Of the current session. */
     uint64_t totals[HEALTH_COUNTS];
 } Health;
 
-/* Whether collectd knows all types; if not, says what to do. */
+/* Returns true if collectd knows all types. Otherwise logs the missing one and the remedy. */
 bool dispatch_knows_types(void);
 
-/* Dispatches what `figures`, FIGURES_ bits, tells of a group. */
+/* Dispatches the figures of a group that `figures`, FIGURES_ bits, selects. */
 void dispatch_group(value_list_t *list, uint32_t figures, const char *label, const uint64_t counters[COUNTERS],
                     const uint64_t levels[LEVELS]);
 
-/* Dispatches what the library says of itself. */
+/* Dispatches the library's own counters. */
 void dispatch_health(value_list_t *list, uint32_t figures, Health *health, const CaptureStats *stats);
 
-/* The next statistics are those of another session. */
+/* Begins another session, whose statistics start from 0. */
 void health_new_session(Health *health);
 
 #endif

@@ -1,7 +1,7 @@
 /* Figures of groups of processes: sums that never fall, levels, and the groups at the top.
  *
- * A series starts at what was delivered of it last, 0 when it is new, and grows with the next reading: who computes
- * rates sees no growth before a first value.
+ * A series starts with its last delivered total, 0 if it is new, and grows with the next reading, so that rates include
+ * the growth before the first value.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -12,22 +12,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Groups held at once, some 500 bytes each. What comes on top counts as other. */
+/* Maximum number of groups, some 500 bytes each. Further groups count as other. */
 #define GROUP_LIMIT 65536
 
-/* For how many readings a group without processes is kept, and one that has left the top is delivered. A process's own
- * group does not come back, and goes once all of it has been delivered, and that no process is left. */
+/* Number of readings for which a group without processes is kept, and for which a group that has left the top is
+ * delivered. The group of a pid never returns, so it is kept for one reading only. */
 #define KEPT_READINGS 30
 
 typedef struct Known {
     Link link;
     pid_t pid;
     uint64_t start_ns;
-    uint64_t identity; /* The hash of all that its group and its selection depend on. */
-    Group *group;      /* NULL when it is not selected. */
+    uint64_t identity; /* Hash of the text that its group and its selection depend on. */
+    Group *group;      /* NULL if it is not selected. */
     uint32_t based;    /* CAPTURE_VALID_ bits of the counters in `before`. */
     uint64_t before[COUNTERS];
-    uint64_t own_before[COUNTERS]; /* Of I/O, without that of children. */
+    uint64_t own_before[COUNTERS]; /* I/O without that of children. */
 } Known;
 
 void groups_start(Groups *groups, const Selection *selection, GroupBy by, size_t top, TopBy top_by)
@@ -36,7 +36,7 @@ void groups_start(Groups *groups, const Selection *selection, GroupBy by, size_t
     strcpy(groups->other.label, LABEL_OTHER);
 }
 
-/* Nothing was delivered while there was no session: its series begins anew at what was. */
+/* Nothing was delivered without a session: the series starts once more with its last total. */
 static bool set_aside(Link *item, void *context)
 {
     Group *group = (Group *)item;
@@ -91,7 +91,7 @@ static void write_label(const Groups *groups, const CaptureProcess *process, cha
         label_write(label, process->user, strlen(process->user));
         break;
     case GROUP_BY_CGROUP:
-        /* All paths begin with a slash, and one of them is nothing but that. */
+        /* All paths begin with a slash; that of the root is only the slash. */
         skipped = process->cgroup_length > 1;
         label_write(label, process->cgroup + skipped, process->cgroup_length - skipped);
         break;
@@ -102,7 +102,7 @@ static void write_label(const Groups *groups, const CaptureProcess *process, cha
     }
 }
 
-/* Makes room in the ranking for one group more. */
+/* Reserves space in the ranking for one more group. */
 static bool grow_ranking(Groups *groups)
 {
     size_t size = groups->ranking_size == 0 ? 64 : groups->ranking_size * 2;
@@ -120,7 +120,7 @@ static bool grow_ranking(Groups *groups)
     return true;
 }
 
-/* The group of a process that is selected: its own, or the other one when there is no room. */
+/* Returns the group of a selected process: its own, or `other` if the limit is reached. */
 static Group *group_of(Groups *groups, const CaptureProcess *process)
 {
     char label[LABEL_SIZE];
@@ -160,7 +160,7 @@ static Known *find_known(const Groups *groups, uint64_t hash, const CaptureProce
     return NULL;
 }
 
-/* Moves a process to the group where it belongs now. */
+/* Moves a process to its current group. */
 static void regroup(Groups *groups, Known *known, const CaptureProcess *process)
 {
     uint64_t identity = identity_of(groups, process);
@@ -178,7 +178,7 @@ static void regroup(Groups *groups, Known *known, const CaptureProcess *process)
     known->identity = identity;
 }
 
-/* Takes a figure over and returns by how much it has grown, if its last value is known. */
+/* Records a figure and returns its growth, 0 if its last value is not known. */
 static uint64_t growth_of(uint64_t *before, uint64_t now, bool is_based)
 {
     uint64_t growth = is_based && now > *before ? now - *before : 0;
@@ -189,8 +189,8 @@ static uint64_t growth_of(uint64_t *before, uint64_t now, bool is_based)
     return growth;
 }
 
-/* The kernel adds the I/O of children that were waited for to their parent's, which a sum would count twice: where it is
- * known, a process's own counts. */
+/* The kernel adds the I/O of children that were waited for to that of their parent, which a sum would count twice.
+ * Therefore the process's own I/O counts if it is known. */
 static void count_growth(Known *known, const CaptureProcess *process)
 {
     const struct {
@@ -228,7 +228,7 @@ static void count_growth(Known *known, const CaptureProcess *process)
             known->group->growth[i] += growth;
         }
     }
-    /* What the process did while its own part was not known has been counted with that of its children. */
+    /* I/O from the time when the own part was not known was counted together with that of the children. */
     known->based &= process->valid | ~(CAPTURE_VALID_OWN_BYTES | CAPTURE_VALID_OWN_CHARS);
     known->based |= process->valid;
 }
@@ -247,7 +247,7 @@ void groups_take(Groups *groups, CaptureAction action, const CaptureProcess *pro
         known->link.hash = hash;
         known->pid = process->pid;
         known->start_ns = process->start_time_ns;
-        /* What was there before the session has grown since its first reading only. */
+        /* The figures of processes older than the session count from its first reading on. */
         known->based = groups->has_first && process->start_time_ns >= groups->newest_ns ? UINT32_MAX
                                                                                        : CAPTURE_VALID_NETWORK;
         if (!table_add(&groups->processes, &known->link)) {
@@ -298,7 +298,7 @@ typedef struct Delivery {
     size_t ranked;
 } Delivery;
 
-/* Puts the groups that may be at the top in the ranking. */
+/* Adds the candidates for the top to the ranking. */
 static bool rank_group(Link *item, void *context)
 {
     Group *group = (Group *)item;
@@ -312,7 +312,7 @@ static bool rank_group(Link *item, void *context)
     return false;
 }
 
-/* Highest first; by label where two are level, so that the same ones are chosen each time. */
+/* Highest first; equal ranks by label, so that each reading chooses the same groups. */
 static int compare_ranks(const void *left, const void *right)
 {
     const Group *a = *(Group *const *)left;
@@ -351,7 +351,7 @@ static void show(Group *group, const Delivery *delivery)
     delivery->deliver(delivery->context, group->label, group->shown, group->levels);
 }
 
-/* Delivers a group's series, if it has one. True when the group is no longer needed. */
+/* Delivers a group's series, if it has one. Returns true if the group is no longer needed. */
 static bool deliver_group(Link *item, void *context)
 {
     Group *group = (Group *)item;

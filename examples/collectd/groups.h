@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Figures that grow with time. */
+/* Figures that only grow. */
 typedef enum Counter {
     SEND_BYTES,
     RECEIVE_BYTES,
@@ -31,7 +31,7 @@ typedef enum Counter {
     COUNTERS,
 } Counter;
 
-/* Figures of the moment. */
+/* Current figures. */
 typedef enum Level {
     RESIDENT_BYTES,
     PROPORTIONAL_BYTES,
@@ -48,7 +48,7 @@ typedef enum GroupBy {
     GROUP_BY_PID,
 } GroupBy;
 
-/* What puts a group at the top: its growth in the latest interval, or its level. */
+/* Criterion of the top groups: the growth of a counter in the latest interval, or a level. */
 typedef enum TopBy {
     TOP_BY_NETWORK,
     TOP_BY_CPU,
@@ -60,30 +60,30 @@ typedef enum TopBy {
 typedef struct Group {
     Link link;
     char label[LABEL_SIZE];
-    uint32_t processes;        /* That live, or belonged to it when they were read last. */
-    uint32_t empty_readings;   /* How many in a row had none. */
-    uint32_t low_readings;     /* How many in a row it was not at the top. */
-    bool is_top;               /* Whether its growth in this reading is its own. */
-    bool is_shown;             /* Whether the latest reading delivered it. */
-    uint64_t rank;             /* What decides whether it is at the top. */
-    uint64_t growth[COUNTERS]; /* Of this reading, not yet in any total. */
-    uint64_t totals[COUNTERS]; /* Of its series. */
-    uint64_t shown[COUNTERS];  /* As delivered last. */
+    uint32_t processes;        /* Living ones, and those that were in the group when they were last read. */
+    uint32_t empty_readings;   /* Number of latest readings without a process. */
+    uint32_t low_readings;     /* Number of latest readings in which it was not at the top. */
+    bool is_top;               /* True if its growth in this reading goes to its own series. */
+    bool is_shown;             /* True if the latest reading delivered it. */
+    uint64_t rank;             /* Figure that the ranking compares. */
+    uint64_t growth[COUNTERS]; /* Growth in this reading, not yet in any total. */
+    uint64_t totals[COUNTERS]; /* Totals of its series. */
+    uint64_t shown[COUNTERS];  /* Totals as last delivered. */
     uint64_t levels[LEVELS];
 } Group;
 
 typedef struct Groups {
     const Selection *selection;
     GroupBy by;
-    size_t top; /* How many groups are delivered by themselves; 0 for all. */
+    size_t top; /* Number of groups with their own series; 0 for all. */
     TopBy top_by;
     Table processes, groups;
-    Group other; /* What has no series of its own. */
+    Group other; /* Sum of the groups without their own series. */
     bool has_other;
-    bool has_first;     /* Whether the session's first reading is over. */
-    uint32_t valid;     /* CAPTURE_VALID_ bits that any process of the session had. */
-    uint64_t newest_ns; /* The latest start of a process of the first reading. */
-    Group **ranking;    /* Room for all groups. */
+    bool has_first;     /* True after the session's first reading. */
+    uint32_t valid;     /* CAPTURE_VALID_ bits of all processes of the session. */
+    uint64_t newest_ns; /* Latest start of a process in the first reading. */
+    Group **ranking;    /* Array with room for all groups. */
     size_t ranking_size;
 } Groups;
 
@@ -91,22 +91,22 @@ typedef struct Groups {
 typedef void (*Deliver)(void *context, const char *label, const uint64_t counters[COUNTERS],
                         const uint64_t levels[LEVELS]);
 
-/* Begins with no groups. `selection` must outlive them. */
+/* Initializes an empty set of groups. `selection` must outlive it. */
 void groups_start(Groups *groups, const Selection *selection, GroupBy by, size_t top, TopBy top_by);
 
-/* Forgets the processes, whose figures the next session counts anew. What was counted stays. */
+/* Drops the processes, because the next session counts them from 0. The totals of the groups stay. */
 void groups_new_session(Groups *groups);
 
-/* Before the processes of each reading. */
+/* Begins a reading. */
 void groups_begin(Groups *groups);
 
-/* Adds what a process has grown by since its last reading to its group. */
+/* Adds the growth of a process since its last reading to its group. */
 void groups_take(Groups *groups, CaptureAction action, const CaptureProcess *process);
 
-/* After the processes of each reading: delivers all series. */
+/* Ends a reading: delivers all series. */
 void groups_deliver(Groups *groups, Deliver deliver, void *context);
 
-/* Frees all. */
+/* Releases all memory. */
 void groups_clear(Groups *groups);
 
 #endif

@@ -1,4 +1,4 @@
-/* Labels of groups: any bytes as text that collectd and Prometheus take.
+/* Labels of groups: any bytes as text that collectd and Prometheus accept.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -12,10 +12,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Of a label that is cut: ~ and 16 digits. */
+/* Length of the suffix of a cut label: ~ and 16 digits. */
 #define HASH_LENGTH 17
 
-/* How many bytes the character at `text` has: 0 when it is not valid UTF-8 or a control character. */
+/* Returns the length of the character at `text`, bytes; 0 if it is a control character or not valid UTF-8. */
 static size_t character_length(const unsigned char *text, size_t length)
 {
     static const struct {
@@ -51,12 +51,12 @@ void label_write(char label[LABEL_SIZE], const char *text, size_t length)
 {
     const unsigned char *bytes = (const unsigned char *)text;
     size_t used = 0;
-    size_t cut = 0; /* The last end of a character that leaves room for the hash. */
+    size_t cut = 0; /* Last end of a character that leaves space for the hash. */
     size_t step;
 
     for (size_t i = 0; i < length; i += step) {
         size_t plain = character_length(bytes + i, length - i);
-        /* A group that bears the name of the rest is told from it by its first letter. */
+        /* The first letter distinguishes a group named "other" from LABEL_OTHER. */
         bool is_escaped = plain == 0 || strchr("/%~", bytes[i]) != NULL ||
                           (i == 0 && length == strlen(LABEL_OTHER) && memcmp(text, LABEL_OTHER, length) == 0);
         size_t room = is_escaped ? 3 : plain;

@@ -1,4 +1,4 @@
-/* Labels of groups: any bytes as text that collectd and Prometheus take, different for different bytes.
+/* Labels of groups: any bytes as text that collectd and Prometheus accept, different for different bytes.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -8,14 +8,14 @@
 
 #include <stddef.h>
 
-/* Room for a label with its NUL: what collectd has for one. */
+/* Size of a label with its NUL, the limit of collectd. */
 #define LABEL_SIZE 128
 
-/* The label of what belongs to no group of its own. No other label is the same. */
+/* Label of the groups without their own series. No other label is equal to it. */
 #define LABEL_OTHER "other"
 
-/* The label of an empty text, of which collectd would make none: that of processes which ended before anyone could ask
- * them who they are. In other labels two hexadecimal digits follow each %. */
+/* Label of an empty text, for which collectd would omit the label: processes that ended before their identity was
+ * read. In other labels two hexadecimal digits follow each %. */
 #define LABEL_UNKNOWN "%unknown"
 
 /* Writes the label of `length` bytes of text: valid UTF-8 without control characters, slashes and NUL, never empty.

@@ -1,11 +1,9 @@
-/* What a <Plugin capture> block says.
+/* The options of a <Plugin capture> block.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
 
 #include "options.h"
-
-#include "place.h"
 
 #include <collectd/core/daemon/plugin.h>
 
@@ -17,16 +15,15 @@
 #include <string.h>
 #include <strings.h>
 
-/* More than anyone looks at, and ranked in no time. */
+/* Maximum of the option Top. */
 #define TOP_LIMIT 10000
 
-/* What collectd reads where its command line names no file. CONFIGFILE of its headers is not what it was built with. */
-#define DEFAULT_FILE "/etc/collectd/collectd.conf"
-
 #define FAULT_SIZE 256
-#define PLACE_SIZE 4096
 
-/* Why an option is wrong. */
+/* Room for the values of an option in an error text. */
+#define VALUES_SIZE 256
+
+/* Text of the reason that an option is wrong. */
 typedef char Fault[FAULT_SIZE];
 
 typedef struct Choice {
@@ -36,7 +33,7 @@ typedef struct Choice {
 
 typedef struct Key Key;
 
-/* An option: how it is read, into which member, and what it may say. */
+/* An option: its parser, the member that it sets, and its possible values. */
 struct Key {
     const char *name;
     bool (*read)(Options *options, const Key *key, const oconfig_item_t *item, Fault fault);
@@ -65,24 +62,24 @@ static const char *text_of(const oconfig_item_t *item, Fault fault)
     return NULL;
 }
 
-/* The number, or -1. */
-static int number_of(const oconfig_item_t *item, int least, int most, Fault fault)
+/* Returns the number, or -1 if it is not a whole number from `min` to `max`. */
+static int number_of(const oconfig_item_t *item, int min, int max, Fault fault)
 {
     if (item->values_num == 1 && item->values[0].type == OCONFIG_TYPE_NUMBER) {
         double number = item->values[0].value.number;
-        if (number >= least && number <= most && number == floor(number)) {
+        if (number >= min && number <= max && number == floor(number)) {
             return (int)number;
         }
     }
-    snprintf(fault, FAULT_SIZE, "takes one whole number from %d to %d", least, most);
+    snprintf(fault, FAULT_SIZE, "takes one whole number from %d to %d", min, max);
     return -1;
 }
 
-/* Has a member hold another text, which is NULL when there was no memory for it. */
+/* Replaces the text of a member. `by` is NULL if its allocation failed. */
 static bool replace(char **text, char *by, Fault fault)
 {
     if (by == NULL) {
-        return fail(fault, "memory is short");
+        return fail(fault, "out of memory");
     }
     free(*text);
     *text = by;
@@ -125,7 +122,7 @@ static bool read_pid(Options *options, const Key *key, const oconfig_item_t *ite
 {
     int pid = number_of(item, 1, INT_MAX, fault);
 
-    return pid >= 0 && (selection_add_pid(member_of(options, key), pid) || fail(fault, "memory is short"));
+    return pid >= 0 && (selection_add_pid(member_of(options, key), pid) || fail(fault, "out of memory"));
 }
 
 static bool read_number(Options *options, const Key *key, const oconfig_item_t *item, Fault fault)
@@ -219,47 +216,43 @@ static bool read_option(Options *options, const oconfig_item_t *item, Fault faul
             continue;
         }
         return item->children_num == 0 ? keys[i].read(options, &keys[i], item, fault)
-                                       : fail(fault, "is an option, not a block");
+                                       : fail(fault, "must be an option, not a block");
     }
     return fail(fault, "is not an option of this plugin");
 }
 
-/* Writes where the option stands that has this position in the block; the file alone when its line is not found. */
-static void find_place(char place[PLACE_SIZE], const oconfig_item_t *block, size_t block_number, int position)
+/* Writes the values of an option as collectd has parsed them, cut to `size`. */
+static void write_values(char *text, size_t size, const oconfig_item_t *item)
 {
-    Sought sought = {"capture", block_number, block->children[position].key, 0};
-    const char *loads_itself = global_option_get("AutoLoadPlugin");
-    char *main_file = place_main_file(DEFAULT_FILE);
+    size_t length = 0;
 
-    for (int i = 0; i < position; i++) {
-        sought.occurrence += strcasecmp(block->children[i].key, sought.key) == 0;
+    text[0] = '\0';
+    for (int i = 0; i < item->values_num && length < size; i++) {
+        const oconfig_value_t *value = &item->values[i];
+        int added;
+        if (value->type == OCONFIG_TYPE_STRING) {
+            added = snprintf(text + length, size - length, " \"%s\"", value->value.string);
+        } else if (value->type == OCONFIG_TYPE_NUMBER) {
+            added = snprintf(text + length, size - length, " %.15g", value->value.number);
+        } else {
+            added = snprintf(text + length, size - length, " %s", value->value.boolean ? "true" : "false");
+        }
+        length += added > 0 ? (size_t)added : 0;
     }
-    if (main_file == NULL ||
-        !place_find(place, PLACE_SIZE, main_file, loads_itself != NULL && strcasecmp(loads_itself, "true") == 0,
-                    &sought)) {
-        snprintf(place, PLACE_SIZE, "%s", main_file != NULL ? main_file : DEFAULT_FILE);
-    }
-    free(main_file);
 }
 
 int options_read(Options *options, const oconfig_item_t *block)
 {
-    static size_t block_count;
-    size_t block_number = block_count++;
-    char place[PLACE_SIZE];
     Fault fault;
     int status = 0;
 
     for (int i = 0; i < block->children_num; i++) {
         const oconfig_item_t *item = &block->children[i];
         if (!read_option(options, item, fault)) {
-            find_place(place, block, block_number, i);
-            plugin_log(LOG_ERR, "capture plugin: %s: %s %s", place, item->key, fault);
+            char values[VALUES_SIZE];
+            write_values(values, sizeof(values), item);
+            plugin_log(LOG_ERR, "capture plugin: option %s%s: %s", item->key, values, fault);
             status = -1;
-        } else if (strcasecmp(item->key, "Filter") == 0) {
-            find_place(place, block, block_number, i);
-            free(options->filter_place);
-            options->filter_place = strdup(place);
         }
     }
     return status;
@@ -286,15 +279,15 @@ CaptureOptions options_for_session(const Options *options)
     capture.log_level = (CaptureLogLevel)options->log_level;
     capture.pids = options->selection.pids;
     capture.pid_count = options->selection.pid_count;
-    capture.skip = CAPTURE_SKIP_COMMAND_LINE;
-    capture.skip |= wanted & FIGURES_NETWORK ? 0 : CAPTURE_SKIP_NETWORK;
-    capture.skip |= wanted & FIGURES_MEMORY ? 0 : CAPTURE_SKIP_MEMORY;
-    capture.skip |= wanted & FIGURES_IO ? 0 : CAPTURE_SKIP_IO;
-    capture.skip |= wanted & FIGURES_DESCRIPTORS ? 0 : CAPTURE_SKIP_DESCRIPTORS;
-    /* A reading thread can wait, so that no process is missing from a reading. */
-    capture.more = CAPTURE_MORE_WAITING;
-    capture.more |= options->group_by == GROUP_BY_CGROUP ? CAPTURE_MORE_CGROUPS : 0;
-    capture.more |= wanted & FIGURES_PROPORTIONAL ? CAPTURE_MORE_PROPORTIONAL : 0;
+    capture.disable = CAPTURE_DISABLE_COMMAND_LINE;
+    capture.disable |= wanted & FIGURES_NETWORK ? 0 : CAPTURE_DISABLE_NETWORK;
+    capture.disable |= wanted & FIGURES_MEMORY ? 0 : CAPTURE_DISABLE_MEMORY;
+    capture.disable |= wanted & FIGURES_IO ? 0 : CAPTURE_DISABLE_IO;
+    capture.disable |= wanted & FIGURES_DESCRIPTORS ? 0 : CAPTURE_DISABLE_DESCRIPTORS;
+    /* A reading thread of collectd may wait, so that no process is missing from a reading. */
+    capture.enable = CAPTURE_ENABLE_WAIT_FOR_ENDED;
+    capture.enable |= options->group_by == GROUP_BY_CGROUP ? CAPTURE_ENABLE_CGROUPS : 0;
+    capture.enable |= wanted & FIGURES_PROPORTIONAL ? CAPTURE_ENABLE_PROPORTIONAL : 0;
     return capture;
 }
 
@@ -302,7 +295,6 @@ void options_clear(Options *options)
 {
     free(options->devices);
     free(options->filter);
-    free(options->filter_place);
     free(options->namespaces);
     selection_clear(&options->selection);
     *options = (Options)OPTIONS_DEFAULT;

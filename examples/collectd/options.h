@@ -1,4 +1,4 @@
-/* What a <Plugin capture> block says.
+/* The options of a <Plugin capture> block.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What may be delivered of a group: bits of `figures`. */
+/* Kinds of figures of a group: bits of `figures`. */
 enum {
     FIGURES_NETWORK = 1,
     FIGURES_CPU = 2,
@@ -25,13 +25,12 @@ enum {
     FIGURES_DESCRIPTORS = 16,
     FIGURES_PROCESSES = 32,
     FIGURES_ALL = 63,
-    FIGURES_PROPORTIONAL = 64, /* Takes so long that it has to be asked for. */
+    FIGURES_PROPORTIONAL = 64, /* Off by default, because reading it takes long. */
 };
 
 typedef struct Options {
     char *devices; /* Separated by commas. */
     char *filter;
-    char *filter_place; /* Where it stands, since it is compiled later. */
     char *namespaces;
     Selection selection;
     int top;       /* 0 for all groups. */
@@ -42,20 +41,20 @@ typedef struct Options {
     uint32_t figures;
 } Options;
 
-/* What holds where nothing is said. */
+/* Default options. */
 #define OPTIONS_DEFAULT                                                                                                \
     {                                                                                                                  \
         .engine = CAPTURE_ENGINE_AUTO, .figures = FIGURES_ALL                                                          \
     }
 
-/* Takes over what a block says, on top of the blocks before. Logs each option that is wrong with its file and line; -1
- * when there is one. */
+/* Adds the options of a block to those of the blocks before. Logs each wrong option with its key, its value and the
+ * reason; returns -1 if there is one. */
 int options_read(Options *options, const oconfig_item_t *block);
 
-/* What the library is to gather. The text belongs to the options. */
+/* Returns the options of the library's session. Their texts belong to `options`. */
 CaptureOptions options_for_session(const Options *options);
 
-/* Frees all. */
+/* Releases all memory. */
 void options_clear(Options *options);
 
 #endif

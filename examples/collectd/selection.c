@@ -1,4 +1,4 @@
-/* Which processes are delivered: by user, name and id.
+/* Selection of the delivered processes, by user, name and id.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The expression between slashes, or NULL where the text is a glob. The caller frees it. */
+/* Returns the expression between slashes, or NULL if the text is a glob. The caller frees it. */
 static char *expression_of(const char *text)
 {
     size_t length = strlen(text);
@@ -26,7 +26,7 @@ bool patterns_add(Patterns *patterns, const char *text, char *error, size_t erro
     int code = 0;
 
     if (items == NULL) {
-        snprintf(error, error_size, "memory is short");
+        snprintf(error, error_size, "out of memory");
         free(expression);
         return false;
     }
@@ -37,11 +37,11 @@ bool patterns_add(Patterns *patterns, const char *text, char *error, size_t erro
         code = regcomp(&added->expression, expression, REG_EXTENDED | REG_NOSUB);
         free(expression);
     } else if (added->glob == NULL) {
-        snprintf(error, error_size, "memory is short");
+        snprintf(error, error_size, "out of memory");
         return false;
     }
     if (code != 0) {
-        size_t length = (size_t)snprintf(error, error_size, "is no regular expression: ");
+        size_t length = (size_t)snprintf(error, error_size, "is not a regular expression: ");
         regerror(code, &added->expression, error + length, error_size - length);
         return false;
     }

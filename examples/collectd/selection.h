@@ -1,4 +1,4 @@
-/* Which processes are delivered: by user, name and id.
+/* Selection of the delivered processes, by user, name and id.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  */
@@ -23,22 +23,22 @@ typedef struct Patterns {
     size_t count;
 } Patterns;
 
-/* A process must match every kind that has entries, and of each one of them. All zero selects every process. */
+/* A process must match one entry of each kind that has entries. All zero selects every process. */
 typedef struct Selection {
     Patterns users, names;
     pid_t *pids;
     size_t pid_count;
 } Selection;
 
-/* Adds a pattern. On failure writes to `error` why. */
+/* Adds a pattern. On failure returns false and writes the reason to `error`. */
 bool patterns_add(Patterns *patterns, const char *text, char *error, size_t error_size);
 
-/* Adds an id. False when memory is short. */
+/* Adds an id. Returns false if out of memory. */
 bool selection_add_pid(Selection *selection, pid_t pid);
 
 bool selection_matches(const Selection *selection, const CaptureProcess *process);
 
-/* Frees all and makes it empty. */
+/* Releases all memory and makes the selection empty. */
 void selection_clear(Selection *selection);
 
 #endif

@@ -20,7 +20,7 @@ uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t length)
 
 static Link **head_of(const Table *table, uint64_t hash)
 {
-    /* The low bits of the hash are its best. */
+    /* The low bits of the hash are distributed best. */
     return &table->heads[hash & (table->head_count - 1)];
 }
 
@@ -67,7 +67,7 @@ bool table_add(Table *table, Link *item)
 {
     Link **head;
 
-    /* A table that cannot grow is only slower. */
+    /* Without memory to grow, the table only becomes slower. */
     if (table->count == table->head_count && !grow(table) && table->head_count == 0) {
         return false;
     }

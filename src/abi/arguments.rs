@@ -20,7 +20,7 @@ use tracing::level_filters::LevelFilter;
 const CLASSIC_PACKET_BYTES: usize = 64 << 20;
 
 /// Size of `CaptureOptions` in the first version.
-const FIRST_OPTIONS: usize = std::mem::offset_of!(CaptureOptions, namespaces);
+const MIN_OPTIONS_SIZE: usize = std::mem::offset_of!(CaptureOptions, namespaces);
 
 /// Returns the options that the caller passed to `CaptureInit`.
 ///
@@ -61,7 +61,7 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
         return Ok(options);
     }
     // SAFETY: the caller guarantees that the structure is readable; every field is valid when zero.
-    let given = unsafe { read_sized("CaptureOptions", given, FIRST_OPTIONS)? };
+    let given = unsafe { read_sized("CaptureOptions", given, MIN_OPTIONS_SIZE)? };
     // SAFETY: the caller guarantees that the strings are valid.
     let (devices, filter, local) = unsafe {
         (
@@ -76,13 +76,13 @@ pub unsafe fn session_options(given: *const CaptureOptions) -> Result<Options> {
     // SAFETY: as above.
     if let Some(path) = unsafe { path_of(given.savefile) } {
         if devices.is_some() {
-            let text = "both devices and savefile are set; packets come from one or the other";
+            let text = "both devices and savefile are set; set only one of them";
             return Err(Error::new(Code::InvalidArgument, text));
         }
         options.source = Source::Savefile(path);
     }
-    apply_skip(given.skip, &mut options)?;
-    apply_more(given.more, &mut options)?;
+    apply_disable(given.disable, &mut options)?;
+    apply_enable(given.enable, &mut options)?;
     options.capture.filter = filter.map(str::to_owned);
     options.local_addresses = listed(local.unwrap_or_default()).map(address).collect::<Result<_>>()?;
     // SAFETY: the caller guarantees that the arrays and their elements are valid.
@@ -144,48 +144,48 @@ fn log_level(number: u32) -> Result<LevelFilter> {
     })
 }
 
-fn apply_more(more: u32, options: &mut Options) -> Result<()> {
+fn apply_enable(enable: u32, options: &mut Options) -> Result<()> {
     let samples = [
-        (CAPTURE_MORE_SWITCHES, SampleSet::SWITCHES),
-        (CAPTURE_MORE_CGROUPS, SampleSet::CGROUP),
-        (CAPTURE_MORE_PROPORTIONAL, SampleSet::PROPORTIONAL),
+        (CAPTURE_ENABLE_SWITCHES, SampleSet::SWITCHES),
+        (CAPTURE_ENABLE_CGROUPS, SampleSet::CGROUP),
+        (CAPTURE_ENABLE_PROPORTIONAL, SampleSet::PROPORTIONAL),
     ];
-    let known = samples.iter().fold(CAPTURE_MORE_WAITING, |bits, (bit, _)| bits | bit);
-    if more & !known != 0 {
-        let text = format!("more is {more:#x}, which has bits that mean nothing; known are {known:#x}");
+    let known = samples.iter().fold(CAPTURE_ENABLE_WAIT_FOR_ENDED, |bits, (bit, _)| bits | bit);
+    if enable & !known != 0 {
+        let text = format!("enable is {enable:#x} and has unknown bits; the known bits are {known:#x}");
         return Err(Error::new(Code::InvalidArgument, text));
     }
     for (bit, sample) in samples {
-        if more & bit != 0 {
+        if enable & bit != 0 {
             options.sample |= sample;
         }
     }
-    options.wait_for_ended = more & CAPTURE_MORE_WAITING != 0;
+    options.wait_for_ended = enable & CAPTURE_ENABLE_WAIT_FOR_ENDED != 0;
     Ok(())
 }
 
-fn apply_skip(skip: u32, options: &mut Options) -> Result<()> {
+fn apply_disable(disable: u32, options: &mut Options) -> Result<()> {
     let samples = [
-        (CAPTURE_SKIP_MEMORY, SampleSet::MEMORY),
-        (CAPTURE_SKIP_IO, SampleSet::IO),
-        (CAPTURE_SKIP_DESCRIPTORS, SampleSet::DESCRIPTORS),
-        (CAPTURE_SKIP_COMMAND_LINE, SampleSet::COMMAND_LINE),
+        (CAPTURE_DISABLE_MEMORY, SampleSet::MEMORY),
+        (CAPTURE_DISABLE_IO, SampleSet::IO),
+        (CAPTURE_DISABLE_DESCRIPTORS, SampleSet::DESCRIPTORS),
+        (CAPTURE_DISABLE_COMMAND_LINE, SampleSet::COMMAND_LINE),
     ];
-    let others = CAPTURE_SKIP_NETWORK | CAPTURE_SKIP_PROBES;
+    let others = CAPTURE_DISABLE_NETWORK | CAPTURE_DISABLE_PROBES;
     let known = samples.iter().fold(others, |bits, (bit, _)| bits | bit);
-    if skip & !known != 0 {
-        let text = format!("skip is {skip:#x}, which has bits that mean nothing; known are {known:#x}");
+    if disable & !known != 0 {
+        let text = format!("disable is {disable:#x} and has unknown bits; the known bits are {known:#x}");
         return Err(Error::new(Code::InvalidArgument, text));
     }
     for (bit, sample) in samples {
-        if skip & bit != 0 {
+        if disable & bit != 0 {
             options.sample.0 &= !sample.0;
         }
     }
-    if skip & CAPTURE_SKIP_NETWORK != 0 {
+    if disable & CAPTURE_DISABLE_NETWORK != 0 {
         options.source = Source::None;
     }
-    options.probes = skip & CAPTURE_SKIP_PROBES == 0;
+    options.probes = disable & CAPTURE_DISABLE_PROBES == 0;
     Ok(())
 }
 
@@ -222,7 +222,9 @@ unsafe fn array<'a, T>(name: &str, given: *const T, count: usize) -> Result<&'a 
         return Ok(&[]);
     }
     if given.is_null() || count > MAX_SELECTED {
-        let text = format!("{name} is {given:?} with {count} entries; at most {MAX_SELECTED} can be given");
+        let text = format!(
+            "{name} is {given:?} with {count} elements; it must be an array of at most {MAX_SELECTED}"
+        );
         return Err(Error::new(Code::InvalidArgument, text));
     }
     // SAFETY: the caller guarantees `count` values.
@@ -247,7 +249,7 @@ fn listed(text: &str) -> impl Iterator<Item = &str> {
 
 fn address(text: &str) -> Result<Address> {
     text.parse::<IpAddr>().map(Address::from).map_err(|error| {
-        Error::new(Code::InvalidArgument, format!("local_addresses holds \"{text}\": {error}"))
+        Error::new(Code::InvalidArgument, format!("local_addresses has \"{text}\": {error}"))
     })
 }
 
@@ -266,7 +268,8 @@ fn flag(name: &str, value: u32) -> Result<bool> {
 }
 
 fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T> {
-    T::try_from(value).map_err(|_| Error::new(Code::InvalidArgument, format!("{name} is {value}: too large")))
+    T::try_from(value)
+        .map_err(|_| Error::new(Code::InvalidArgument, format!("{name} is {value}, which is too large")))
 }
 
 /// Sets an option unless the value is zero, which means the default.

@@ -23,7 +23,7 @@ pub fn code_of(result: Result<()>) -> i32 {
     match result {
         Ok(()) => super::classic_types::CAPTURE_OK,
         Err(error) => {
-            remember(&error.text);
+            record_error(&error.text);
             error.code as i32
         }
     }
@@ -40,9 +40,9 @@ pub fn forked(opener: u32) -> Error {
     Error::new(Code::Forked, text)
 }
 
-fn remember(text: &str) {
+fn record_error(text: &str) {
     let bytes: Vec<u8> = text.bytes().filter(|&byte| byte != 0).collect();
-    // The host may call while its thread is ending and thread-local storage is gone. The text is then not
+    // The host may call while its thread is ending and thread-local storage is released. The text is then not
     // kept.
     let _ = LAST_ERROR.try_with(|last| {
         if let (Ok(mut last), Ok(text)) = (last.try_borrow_mut(), CString::new(bytes)) {
@@ -95,13 +95,13 @@ pub unsafe fn text_of<'a>(name: &str, text: *const c_char) -> Result<Option<&'a 
 ///
 /// # Safety
 /// `given` is NULL or points to a readable `usize`, aligned or not.
-pub unsafe fn read_size<T>(name: &str, given: *const T, least: usize) -> Result<usize> {
+pub unsafe fn read_size<T>(name: &str, given: *const T, min_size: usize) -> Result<usize> {
     if given.is_null() {
         return Err(Error::new(Code::InvalidArgument, format!("{name} is NULL")));
     }
     // SAFETY: the caller guarantees the field; the read does not assume that the caller aligned it.
     let size = unsafe { given.cast::<usize>().read_unaligned() };
-    if !(least..=MAX_PLAUSIBLE_SIZE).contains(&size) {
+    if !(min_size..=MAX_PLAUSIBLE_SIZE).contains(&size) {
         let known = size_of::<T>();
         let text = format!("{name}.size is {size}; set it to sizeof({name}), which is {known}");
         return Err(Error::new(Code::InvalidArgument, text));
@@ -119,15 +119,15 @@ pub unsafe fn read_size<T>(name: &str, given: *const T, least: usize) -> Result<
 /// # Safety
 /// `given` is NULL or points to as many readable bytes as its first field states. `T` begins with that
 /// `usize` field and is valid when all its bytes are zero.
-pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, least: usize) -> Result<T> {
+pub unsafe fn read_sized<T: Copy>(name: &str, given: *const T, min_size: usize) -> Result<T> {
     let known = size_of::<T>();
     // SAFETY: the caller guarantees that the structure is readable.
-    let size = unsafe { read_size(name, given, least)? };
+    let size = unsafe { read_size(name, given, min_size)? };
     if size > known {
         // SAFETY: the caller guarantees `size` readable bytes.
         let tail = unsafe { std::slice::from_raw_parts(given.cast::<u8>().add(known), size - known) };
         if tail.iter().any(|&byte| byte != 0) {
-            let text = format!("{name} sets something this version of the library does not know");
+            let text = format!("{name} has nonzero fields that this version of the library does not know");
             return Err(Error::new(Code::InvalidArgument, text));
         }
     }
@@ -188,9 +188,9 @@ mod tests {
         new: u64,
     }
 
-    fn read(given: &Sized2, least: usize) -> Result<Sized2> {
+    fn read(given: &Sized2, min_size: usize) -> Result<Sized2> {
         // SAFETY: `given` is a complete structure, and each test states a size that it has.
-        unsafe { read_sized("Sized2", given, least) }
+        unsafe { read_sized("Sized2", given, min_size) }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub unsafe extern "C" fn CaptureInit(
         if state.is_some() {
             return Err(Error::new(
                 Code::AlreadyOpen,
-                "CaptureInit was called before; call CaptureExit first to open anew",
+                "the session is already open; call CaptureExit before CaptureInit",
             ));
         }
         *state = Some(Classic {
@@ -170,8 +170,8 @@ impl Classic {
             }
         }
         if let Some(callback) = self.packet_callback {
-            let most = usize::try_from(cnt).unwrap_or(usize::MAX);
-            let mut batches = self.session.take_packets(most);
+            let limit = usize::try_from(cnt).unwrap_or(usize::MAX);
+            let mut batches = self.session.take_packets(limit);
             let mut packets = Vec::new();
             for batch in &mut batches {
                 classic_packets(batch, &mut packets);

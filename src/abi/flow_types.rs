@@ -41,7 +41,7 @@ pub const CAPTURE_RESPONSE_BUCKETS: usize = 32;
 /// cbindgen:rename-all=ScreamingSnakeCase
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CaptureFlowOwner {
+pub enum CaptureOwnerQuality {
     /// No owner: it is still being looked up, or was not found.
     None,
     /// The process is the only holder of the flow's socket.
@@ -150,7 +150,7 @@ pub struct CaptureFlow {
     /// Port of the other end, in the same form.
     pub remote_port: u16,
     /// Quality of the owner.
-    pub owner: CaptureFlowOwner,
+    pub owner_quality: CaptureOwnerQuality,
     /// The process that owns this end of the flow; 0 if there is no owner.
     pub pid: libc::pid_t,
     /// State of the flow.

@@ -146,7 +146,7 @@ pub struct CaptureProcess {
     /// them writes. Known if memory figures are known.
     pub shared_bytes: u64,
     /// Resident memory in which each page is divided among all processes that share it (PSS), bytes: sums
-    /// over processes are correct. Only with CAPTURE_MORE_PROPORTIONAL.
+    /// over processes are correct. Only with CAPTURE_ENABLE_PROPORTIONAL.
     pub proportional_bytes: u64,
     /// Bytes requested by the process's own read calls, without those of children that it has waited for; see
     /// CAPTURE_VALID_OWN_CHARS.

@@ -204,11 +204,11 @@ pub fn session_flow(record: &FlowRecord, units: &Units) -> CaptureFlow {
         remote_address: *record.remote.address.bytes(),
         local_port: record.local.port,
         remote_port: record.remote.port,
-        owner: match owner.map(|owner| owner.quality) {
-            None => CaptureFlowOwner::None,
-            Some(Quality::Exact) => CaptureFlowOwner::Exact,
-            Some(Quality::Shared) => CaptureFlowOwner::Shared,
-            Some(Quality::Guessed) => CaptureFlowOwner::Guessed,
+        owner_quality: match owner.map(|owner| owner.quality) {
+            None => CaptureOwnerQuality::None,
+            Some(Quality::Exact) => CaptureOwnerQuality::Exact,
+            Some(Quality::Shared) => CaptureOwnerQuality::Shared,
+            Some(Quality::Guessed) => CaptureOwnerQuality::Guessed,
         },
         pid: owner.map_or(0, |owner| owner.process.pid),
         state: match record.phase {

@@ -80,7 +80,10 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 ) -> i32 {
     let opened = guarded(|| {
         if session.is_null() {
-            return Err(Error::new(Code::InvalidArgument, "session is NULL; there is nowhere to store it"));
+            return Err(Error::new(
+                Code::InvalidArgument,
+                "session is NULL; it must point to a variable for the session",
+            ));
         }
         // SAFETY: the caller guarantees that `session` is writable.
         unsafe { *session = std::ptr::null_mut() };
@@ -129,7 +132,7 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 /// delivered as ended once, with complete figures, by the first update after its last packets were counted:
 /// the read timeout and some milliseconds after its end was found, at most the read timeout and 2 s. Until
 /// then it is delivered neither as ended nor as living. For final figures, update once more before the
-/// session is closed. With `CAPTURE_MORE_WAITING` the update waits for these packets instead. If flows are
+/// session is closed. With `CAPTURE_ENABLE_WAIT_FOR_ENDED` the update waits for these packets instead. If flows are
 /// recorded, the update waits for the capture thread to deliver the living flows, a few milliseconds and at
 /// most 200 ms; if they are late, it delivers those of the previous update.
 ///
@@ -138,7 +141,7 @@ pub unsafe extern "C-unwind" fn CaptureSessionOpen(
 ///
 /// Other processes can keep reads of /proc from returning: a page fault on a dead file server locks a
 /// process's memory, and an exec that closes a file there locks its other figures. The update waits a quarter
-/// of a second for such a read when it meets the read for the first time, and at most two seconds for all
+/// of a second for such a read when it encounters the read for the first time, and at most two seconds for all
 /// such reads of its samples. Then it continues without them. Figures that could not be read are not valid;
 /// if BPF iterators sample the processes, this concerns only the command line. A thread continues to wait.
 /// Such a process is read again one second after its read has returned, and after twice as long each further
@@ -166,7 +169,7 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
             None
         } else {
             // SAFETY: the caller guarantees that the structure is readable; every field is valid when zero.
-            Some(unsafe { read_sized("CaptureHandlers", handlers, FIRST_HANDLERS)? })
+            Some(unsafe { read_sized("CaptureHandlers", handlers, MIN_HANDLERS_SIZE)? })
         };
         let mut state = session.lock()?;
         let updated = state.session.update();
@@ -229,11 +232,11 @@ impl SessionState {
             deliver_flows(session.flows(), &units, |flows| show(CaptureAction::ACTION_UPDATE, flows));
         }
         if let Some(handler) = handlers.packet {
-            let most = match handlers.packet_limit {
+            let limit = match handlers.packet_limit {
                 0 => usize::MAX,
-                most => usize::try_from(most).unwrap_or(usize::MAX),
+                limit => usize::try_from(limit).unwrap_or(usize::MAX),
             };
-            let batches = session.take_packets(most);
+            let batches = session.take_packets(limit);
             let mut packets = Vec::new();
             for batch in &batches {
                 session_packets(batch, &mut packets);
@@ -310,7 +313,7 @@ pub unsafe extern "C" fn CaptureSessionStats(
         }
         // Only the size is an input: the rest may contain anything, such as the results of the last call.
         // SAFETY: the caller guarantees that the structure is readable.
-        let size = unsafe { read_size("CaptureStats", stats, MIN_STATS)? };
+        let size = unsafe { read_size("CaptureStats", stats, MIN_STATS_SIZE)? };
         let mut filled = stats_record(&session.stats.read());
         filled.size = size;
         let known = size.min(size_of::<CaptureStats>());
@@ -366,11 +369,11 @@ impl Drop for Released {
 }
 
 /// Sizes of the statistics and the handlers in the first version of the interface.
-const MIN_STATS: usize = std::mem::offset_of!(CaptureStats, lost_flows);
-const FIRST_HANDLERS: usize = std::mem::offset_of!(CaptureHandlers, flow);
+const MIN_STATS_SIZE: usize = std::mem::offset_of!(CaptureStats, lost_flows);
+const MIN_HANDLERS_SIZE: usize = std::mem::offset_of!(CaptureHandlers, flow);
 
 fn no_session() -> Error {
-    Error::new(Code::NotInitialised, "session is NULL; CaptureSessionOpen makes one")
+    Error::new(Code::NotInitialised, "session is NULL; open one with CaptureSessionOpen")
 }
 
 fn stats_record(stats: &Stats) -> CaptureStats {
@@ -410,16 +413,16 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         processes_skipped: stats.processes_skipped,
         update_ns: stats.update_ns,
         missing_capabilities: stats.missing_capabilities,
-        first_packets: stats.first.packets,
-        first_found: stats.first.found,
-        first_too_late: stats.first.too_late,
-        first_not_found: stats.first.not_found,
-        first_crowded_out: stats.first.crowded_out,
-        first_forgotten: stats.first_forgotten,
+        early_lookup_packets: stats.first.packets,
+        early_lookup_found: stats.first.found,
+        early_lookup_too_late: stats.first.too_late,
+        early_lookup_not_found: stats.first.not_found,
+        early_lookup_queue_full: stats.first.crowded_out,
+        early_lookup_evicted: stats.first_forgotten,
         connections_checked: stats.connections_checked,
-        connections_short: stats.connections_short,
-        bytes_completed: stats.bytes_completed,
-        ends_lost: stats.ends_lost,
+        connections_incomplete: stats.connections_short,
+        bytes_recovered: stats.bytes_completed,
+        close_events_lost: stats.ends_lost,
         devices_pending: stats.devices_pending,
         lost_flows: stats.lost_flows,
         offloaded_frames: stats.offloaded_frames,

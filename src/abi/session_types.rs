@@ -7,29 +7,29 @@ use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 
 /// Capture no packets. Network figures are then marked unavailable.
-pub const CAPTURE_SKIP_NETWORK: u32 = 1;
+pub const CAPTURE_DISABLE_NETWORK: u32 = 1;
 /// Read no memory figures.
-pub const CAPTURE_SKIP_MEMORY: u32 = 2;
+pub const CAPTURE_DISABLE_MEMORY: u32 = 2;
 /// Read no I/O figures.
-pub const CAPTURE_SKIP_IO: u32 = 4;
+pub const CAPTURE_DISABLE_IO: u32 = 4;
 /// Do not count descriptors.
-pub const CAPTURE_SKIP_DESCRIPTORS: u32 = 8;
+pub const CAPTURE_DISABLE_DESCRIPTORS: u32 = 8;
 /// Read no command lines.
-pub const CAPTURE_SKIP_COMMAND_LINE: u32 = 16;
+pub const CAPTURE_DISABLE_COMMAND_LINE: u32 = 16;
 /// Load no eBPF programs. Owners are then looked up through sockets and descriptors alone.
-pub const CAPTURE_SKIP_PROBES: u32 = 32;
+pub const CAPTURE_DISABLE_PROBES: u32 = 32;
 
 /// Read context switches even if this takes another read of `/proc` for each process.
-pub const CAPTURE_MORE_SWITCHES: u32 = 1;
+pub const CAPTURE_ENABLE_SWITCHES: u32 = 1;
 /// Report the control group of each process. This takes another read of `/proc` for each process unless eBPF
 /// programs sample the processes.
-pub const CAPTURE_MORE_CGROUPS: u32 = 2;
+pub const CAPTURE_ENABLE_CGROUPS: u32 = 2;
 /// Read the proportional share of memory of each process (`proportional_bytes`). With every update the kernel
 /// then visits each page of the process, which takes some 0.1 ms, and longer the more memory the process has.
-pub const CAPTURE_MORE_PROPORTIONAL: u32 = 4;
+pub const CAPTURE_ENABLE_PROPORTIONAL: u32 = 4;
 /// Let an update in which processes have ended wait until their last packets are counted, for at most the
 /// read timeout and 100 ms. The same update then delivers these processes as ended.
-pub const CAPTURE_MORE_WAITING: u32 = 8;
+pub const CAPTURE_ENABLE_WAIT_FOR_ENDED: u32 = 8;
 
 /// Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.
 pub const CAPTURE_PROGRAMS_SOCKETS: u32 = 1;
@@ -150,7 +150,7 @@ pub struct CaptureOptions {
     /// Deliver only processes with one of these names; NULL for all. The kernel keeps 15 bytes of a name. A
     /// longer name is compared with the file names of the executable, of the first argument and of the second
     /// argument (that of a script), for processes whose name is the beginning of the longer name. The command
-    /// lines of these processes are then read even if `skip` excludes command lines.
+    /// lines of these processes are then read even if `disable` excludes command lines.
     pub names: *const *const c_char,
     /// Number of elements of `names`.
     pub name_count: usize,
@@ -164,8 +164,8 @@ pub struct CaptureOptions {
     pub log_user_data: *mut c_void,
     /// The least severe level that is logged; defaults to `CAPTURE_LOG_LEVEL_INFO`.
     pub log_level: MaybeUninit<CaptureLogLevel>,
-    /// Work to leave out: CAPTURE_SKIP_ bits.
-    pub skip: u32,
+    /// Work to leave out: CAPTURE_DISABLE_ bits.
+    pub disable: u32,
     /// 1 to put devices in promiscuous mode; defaults to 0.
     pub promiscuous: u32,
     /// Bytes kept of each packet, at most 262144; defaults to 128.
@@ -192,7 +192,7 @@ pub struct CaptureOptions {
     /// CAP_SYS_PTRACE. Each namespace takes five descriptors, and one for each device in it. The session
     /// captures in at most 254 namespaces, and in at most one for every 16 descriptors that the process may
     /// open (RLIMIT_NOFILE): 64 if that limit is 1024. Namespaces that "all" finds beyond that are left out
-    /// until others have disappeared, and the log says so once. A list of more paths is refused.
+    /// until others have disappeared; the log reports this once. A list of more paths is refused.
     pub namespaces: *const c_char,
     /// Method of counting bytes; defaults to `CAPTURE_ENGINE_PCAP`.
     pub engine: MaybeUninit<CaptureEngine>,
@@ -204,8 +204,8 @@ pub struct CaptureOptions {
     /// each. Defaults to 65536. In a control group with a memory limit it defaults to as many as fit into a
     /// sixteenth of the limit, but at least 2048. Beyond the limit a new record replaces the oldest one.
     pub ended_flow_limit: u32,
-    /// Additional work: CAPTURE_MORE_ bits.
-    pub more: u32,
+    /// Additional work: CAPTURE_ENABLE_ bits.
+    pub enable: u32,
 }
 
 /// One captured packet. Pointers are valid during the callback.
@@ -343,35 +343,35 @@ pub struct CaptureStats {
     /// bit 13 is CAP_NET_RAW.
     pub missing_capabilities: u64,
     /// First packets of flows that were observed as they arrived, before the capture's batch. Their owner is
-    /// looked up early, while the socket exists. If there are too many, only a part is looked up early, and
-    /// the rest is left to a later search.
-    pub first_packets: u64,
+    /// looked up early, while the socket exists. If there are too many, only some are looked up early, and the
+    /// others later.
+    pub early_lookup_packets: u64,
     /// Owners found by early lookups. A connection within the machine has one at each end.
-    pub first_found: u64,
+    pub early_lookup_found: u64,
     /// Flows whose socket no longer existed at the early lookup, or that never had one.
-    pub first_too_late: u64,
-    /// Flows whose socket existed at the early lookup, but whose process was not among the likely candidates.
-    /// Their owner is searched for later.
-    pub first_not_found: u64,
+    pub early_lookup_too_late: u64,
+    /// Flows whose socket existed at the early lookup, but whose process was not among the candidates. Their
+    /// owner is looked up later.
+    pub early_lookup_not_found: u64,
     /// First packets without an early lookup because too many others were waiting.
-    pub first_crowded_out: u64,
+    pub early_lookup_queue_full: u64,
     /// Owners found by early lookups that were evicted for lack of space, possibly before they were used.
-    pub first_forgotten: u64,
+    pub early_lookup_evicted: u64,
     /// TCP connections observed from their opening on that have ended and whose socket then stated how many
     /// bytes it had carried. 0 if connections are not checked: with `devices`, a `filter` or a `savefile`,
     /// and if the kernel does not permit it.
     pub connections_checked: u64,
     /// Checked connections of which the capture had less than the socket had carried: packets were lost.
-    pub connections_short: u64,
+    pub connections_incomplete: u64,
     /// Lower bound of the bytes that were missing from these connections. They are credited to the owner of
     /// the connection a second or two after its end. They are contained in the other counters of bytes with
     /// and without owners (in `bytes_owner_ended` if the process was reported as ended before), but not in
     /// `frame_bytes`.
-    pub bytes_completed: u64,
-    /// Ends of connections that were not reported because too many came at once. These connections were not
-    /// checked.
-    pub ends_lost: u64,
-    /// Devices that are currently being opened or closed in the background, beside the capture.
+    pub bytes_recovered: u64,
+    /// Notices of closed connections that were lost because too many arrived at once. These connections were
+    /// not checked.
+    pub close_events_lost: u64,
+    /// Devices that are currently being opened or closed in the background.
     pub devices_pending: u64,
     /// Records of ended flows lost because the caller did not fetch them in time.
     pub lost_flows: u64,

@@ -159,7 +159,7 @@ impl Watch {
             blocked::cancel(subject);
             return false;
         }
-        warn!("{subject} cannot be read: a read has not returned, and is waited for on a thread left behind");
+        warn!("a read of {subject} does not return; a thread continues to wait for it");
         true
     }
 

@@ -121,7 +121,7 @@ impl FlowTable {
     /// Fails as [`FlowTable::new`] does.
     pub fn keep_details(&mut self) -> Result<()> {
         let refused = |error: TryReserveError| {
-            let tried = format_args!("reserving the courses of {} flows", self.limit);
+            let tried = format_args!("reserving the metrics of {} flows", self.limit);
             Error::system(Code::SystemResource, tried, error)
         };
         self.details = reserve(self.limit).map_err(refused)?;

@@ -24,7 +24,7 @@ impl Sockets {
     /// # Errors
     /// Always fails.
     pub fn load(_wants: Wants, _cgroups: bool, _ticks_per_second: u64) -> Result<Sockets, Fault> {
-        let text = "the library was built without the programs that the kernel would run";
+        let text = "the library was built without eBPF programs";
         Err(Fault { state: ProbeState::NotBuilt, text: text.into() })
     }
 

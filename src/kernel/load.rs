@@ -123,7 +123,7 @@ struct Exclusive {
 impl fmt::Display for Exclusive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.number;
-        write!(f, "program {number} is attached to the root of the control groups and allows no other one")
+        write!(f, "eBPF program {number} is attached to the cgroup root and allows no other one")
     }
 }
 
@@ -205,7 +205,7 @@ pub(super) fn load_iterator(
 pub(super) fn walk_link(object: &LoadedObject, name: &str, map: Option<&MapData>) -> Result<OwnedFd, Fault> {
     let program = object.program(name).ok_or_else(|| Fault {
         state: ProbeState::NotSupported,
-        text: format!("{name}: the program is not loaded"),
+        text: format!("{name}: the eBPF program is not loaded"),
     })?;
     // The beginning of `union bpf_iter_link_info`.
     let over = map.map(|map| map.fd().as_fd().as_raw_fd());
@@ -301,8 +301,8 @@ pub(super) fn fault(what: &str, error: &(dyn std::error::Error + 'static)) -> Fa
     let obstacle = permission::obstacle();
     let state = state_of(errno, is_refused, obstacle.is_some());
     if state == ProbeState::NotPermitted && !is_explained {
-        let otherwise = "the capabilities that this needs are there; a filter of system calls, a security module, a user \
-                         namespace or, before Linux 5.11, RLIMIT_MEMLOCK may forbid it";
+        let otherwise = "the required capabilities are held; a filter of system calls, a security module, a user \
+                         namespace or, before Linux 5.11, RLIMIT_MEMLOCK may prevent it";
         text = format!("{text}; {}", obstacle.as_deref().unwrap_or(otherwise));
     }
     if let Some(limit) = errno.and_then(exhausted) {

@@ -154,7 +154,7 @@ pub fn load_tasks(what: SampleSet) -> Result<Box<dyn TaskSource>, Fault> {
     return Ok(Box::new(Tasks::load(what)?));
     #[cfg(not(feature = "ebpf"))]
     {
-        let text = format!("the library was built without the programs that would tell {what:?}");
+        let text = format!("the library was built without the eBPF programs that sample {what:?}");
         Err(Fault { state: ProbeState::NotBuilt, text })
     }
 }

@@ -79,7 +79,7 @@ impl<'a> Loader<'a> {
         for (name, program) in object.programs.drain() {
             // No two eBPF programs have the same function: they differ in section or address.
             let function = object.functions.remove(&(program.section_index, program.address));
-            let function = function.ok_or_else(|| format!("program {name} has no code"))?;
+            let function = function.ok_or_else(|| format!("eBPF program {name} has no code"))?;
             programs.insert(
                 name,
                 ObjectProgram { section: program.section, code: ProgramState::Ready(function) },
@@ -150,7 +150,7 @@ impl LoadedObject {
         point: Option<&str>,
         types: &KernelTypes,
     ) -> LoadResult<()> {
-        let program = self.programs.get(name).ok_or("there is no such program")?;
+        let program = self.programs.get(name).ok_or("there is no such eBPF program")?;
         if let ProgramState::Ready(function) = &program.code {
             let (license, own_types) = (&self.license, self.own_types.as_ref());
             let loaded = program::load(name, &program.section, function, point, license, own_types, types)?;

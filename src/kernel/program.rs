@@ -43,14 +43,14 @@ pub(super) fn load(
     own_types: Option<&OwnedFd>,
     types: &KernelTypes,
 ) -> LoadResult<OwnedFd> {
-    let shape = Shape::of(section).ok_or("programs of this kind are unsupported")?;
+    let shape = Shape::of(section).ok_or("eBPF programs of this type are unsupported")?;
     let point = match (shape.point, point) {
         (Some((kind, prefix)), Some(point)) => {
             let found = types.point(kind, &format!("{prefix}{point}"));
             found.ok_or_else(|| format!("the kernel has no attach point {point}"))?
         }
         (None, _) => 0,
-        (Some(_), None) => return Err("it needs an attach point".into()),
+        (Some(_), None) => return Err("the eBPF program requires an attach point".into()),
     };
     let mut attributes = ProgramAttr {
         kind: shape.kind as u32,
@@ -213,7 +213,7 @@ pub(super) struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the kernel refuses it")
+        f.write_str("the kernel rejects it")
     }
 }
 

@@ -287,7 +287,7 @@ impl Programs {
                     for &(name, place) in programs {
                         // In most cases, the kernel does not have the function, and nothing is lost.
                         if let Err(fault) = attach(&mut self.object, name, place, types, root) {
-                            debug!("a program is left out: {fault}");
+                            debug!("an eBPF program is left out: {fault}");
                         }
                     }
                     return Ok(());
@@ -332,7 +332,7 @@ fn flush_link(object: &mut LoadedObject) -> Result<OwnedFd, Fault> {
 fn find_holders(object: &mut LoadedObject, types: &KernelTypes) -> Result<OwnedFd, Fault> {
     load_iterator(object, HOLDERS.0, HOLDERS.1, types)?;
     let link = walk_link(object, HOLDERS.0, None)?;
-    walk(link.as_fd()).map_err(|error| fault("the sockets that are open", &error))?;
+    walk(link.as_fd()).map_err(|error| fault("reading the open sockets", &error))?;
     Ok(link)
 }
 

@@ -57,6 +57,6 @@ impl Sockets {
     /// Fails if the eBPF programs were not loaded to count, or with the error of bpf(2).
     pub fn counters(&self, flows: bool) -> Result<Counters, Fault> {
         Counters::new(Arc::clone(&self.set), flows, self.ticks_per_second, Clocks::now())
-            .map_err(|error| fault("what was counted before", &error))
+            .map_err(|error| fault("reading the initial counters", &error))
     }
 }

@@ -115,9 +115,7 @@ impl TaskProgram {
         load_iterator(&mut object, "capture_tasks", OVER, &types)?;
         let cgroups = has_paths.then(|| Cgroups::of(&mut object)).flatten();
         let names = GivenNames::attach(&mut object, &types)
-            .inspect_err(|fault| {
-                info!("names that processes are given between samples are not recorded: {fault}")
-            })
+            .inspect_err(|fault| info!("name changes between samples are not recorded: {fault}"))
             .ok();
         Ok(TaskProgram { object, cgroups, names })
     }
@@ -163,7 +161,7 @@ impl Tasks {
     fn check(&mut self) -> Result<(), Fault> {
         let (me, mut found) = (std::process::id(), false);
         self.walk(&mut |task| found |= task.raw.pid == me && task.raw.virtual_pages > 0)?;
-        let text = "the walk over all tasks does not come to this process".into();
+        let text = "the BPF iterator over all tasks does not report this process".into();
         if found { Ok(()) } else { Err(Fault { state: ProbeState::NotSupported, text }) }
     }
 
@@ -245,7 +243,7 @@ impl TaskSource for Tasks {
                 start += length;
             }
             if start == 0 {
-                return Err(broken("understanding", Errno::EBADMSG));
+                return Err(broken("parsing", Errno::EBADMSG));
             }
             self.buffer.copy_within(start..filled, 0);
             filled -= start;
@@ -260,14 +258,13 @@ impl TaskSource for Tasks {
 }
 
 fn broken(doing: &str, errno: Errno) -> Fault {
-    fault(&format!("{doing} a walk over all tasks"), &std::io::Error::from(errno))
+    fault(&format!("{doing} the BPF iterator over all tasks"), &std::io::Error::from(errno))
 }
 
 /// Returns the number of possible processors, for which the kernel keeps counters.
 fn processors() -> Result<u32, Fault> {
     let count = aya::util::nr_cpus().map_err(|(file, error)| fault(file, &error))?;
-    let text =
-        || format!("there are {count} processors, and more than {MAX_PROCESSORS} are not provided for");
+    let text = || format!("{count} processors are possible; at most {MAX_PROCESSORS} are supported");
     u32::try_from(count)
         .ok()
         .filter(|&count| count <= MAX_PROCESSORS)

@@ -110,5 +110,5 @@ impl Drop for Counters {
 }
 
 fn drain(set: &SocketSet) -> io::Result<&Mutex<Drain>> {
-    set.drain.as_ref().ok_or_else(|| io::Error::other("the programs were not loaded to count"))
+    set.drain.as_ref().ok_or_else(|| io::Error::other("the eBPF programs were not loaded for counting"))
 }

@@ -28,7 +28,7 @@ pub enum EnterError {
 impl fmt::Display for EnterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EnterError::Gone => f.write_str("the network namespace is gone"),
+            EnterError::Gone => f.write_str("the network namespace has disappeared"),
             EnterError::Refused(error) => error.fmt(f),
         }
     }

@@ -62,7 +62,7 @@ impl NamespaceFinder {
                 self.notes.extend(registry.take_notes());
                 self.registry = Some(registry);
             }
-            Err(error) => self.notes.push(format!("network namespaces cannot be looked for now: {error}")),
+            Err(error) => self.notes.push(format!("the search for network namespaces failed: {error}")),
         }
         self.known.snapshot()
     }
@@ -85,9 +85,7 @@ impl NamespaceFinder {
 
 fn not_read(abandoned: Abandoned) -> Error {
     match abandoned {
-        Abandoned::Reading => {
-            Error::new(Code::SystemResource, "a read of the proc filesystem does not return")
-        }
+        Abandoned::Reading => Error::new(Code::SystemResource, "a read of /proc does not return"),
         Abandoned::NoThread(error) => error,
     }
 }

@@ -356,7 +356,7 @@ impl Registry {
                 self.left_out[0].insert(inode);
                 if !std::mem::replace(&mut self.noted_full, true) {
                     let why = limit(self.most);
-                    self.notes.push(format!("there are more network namespaces than are captured in: {why}"));
+                    self.notes.push(format!("some network namespaces are not captured in: {why}"));
                 }
                 return None;
             };
@@ -382,7 +382,7 @@ impl Registry {
         let forbidden = self.scan.forbidden();
         if forbidden > 0 && !std::mem::replace(&mut self.noted_forbidden, true) {
             self.notes.push(format!(
-                "the network namespaces of {forbidden} processes may not be read; {}",
+                "reading the network namespaces of {forbidden} processes is not permitted; {}",
                 capability::advice(&[capability::SYS_PTRACE])
             ));
         }
@@ -406,9 +406,9 @@ impl Registry {
 /// Returns the reason that no more namespaces are tracked.
 fn limit(most: u8) -> String {
     match most {
-        Numbers::COUNT => format!("at most {most} are"),
+        Numbers::COUNT => format!("at most {most} are supported"),
         _ => format!(
-            "{most} are, one for every {DESCRIPTORS} descriptors that the process may open (RLIMIT_NOFILE)"
+            "at most {most} are supported, one for every {DESCRIPTORS} descriptors that the process may open (RLIMIT_NOFILE)"
         ),
     }
 }

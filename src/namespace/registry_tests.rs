@@ -126,7 +126,10 @@ fn descriptors_bound_how_many_are_taken_up() {
     let first = registry.refresh();
     assert_eq!((first.len(), registry.stats()), (3, RegistryStats { known: 3, left_out: 2 }));
     let notes = registry.take_notes();
-    assert!(notes.len() == 1 && notes[0].contains("3 are, one for every 16 descriptors"), "{notes:?}");
+    assert!(
+        notes.len() == 1 && notes[0].contains("at most 3 are supported, one for every 16 descriptors"),
+        "{notes:?}"
+    );
     // A namespace that ends frees its place, and those that were left out do not use up numbers.
     tree.end(first[0].pid.unwrap());
     let second = (0..3).map(|_| registry.refresh()).last().unwrap();

@@ -115,7 +115,7 @@ impl Translations {
             return;
         }
         if is_loaded(&self.root, REPORTS) != Some(true) {
-            let text = "tracked connections are not told: the module nf_conntrack_netlink is not loaded";
+            let text = "tracked connections cannot be looked up: load the module nf_conntrack_netlink";
             self.fault = Some(Error::new(Code::SystemResource, text));
             return;
         }

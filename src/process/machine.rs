@@ -56,7 +56,8 @@ fn parsed<T>(
     let text = root
         .read(path, buffer)
         .map_err(|errno| Error::system(Code::ProcessOpen, format_args!("reading {}", name()), errno))?;
-    parse(text).ok_or_else(|| Error::new(Code::ProcessFormat, format!("{} is not as expected", name())))
+    parse(text)
+        .ok_or_else(|| Error::new(Code::ProcessFormat, format!("{} is not in the expected format", name())))
 }
 
 /// Converts clock ticks to nanoseconds; `u64::MAX` if they do not fit.

@@ -238,8 +238,8 @@ impl Sampler {
         self.machine = machine;
         if fault != self.machine_fault {
             match &fault {
-                Some(fault) => warn!("shares of the machine's CPU time or memory are not known: {fault}"),
-                None => info!("shares of the machine's CPU time and memory are known again"),
+                Some(fault) => warn!("percentages of CPU time or memory are unavailable: {fault}"),
+                None => info!("percentages of CPU time and memory are available again"),
             }
             self.machine_fault = fault;
         }

@@ -182,11 +182,11 @@ impl Core {
             env!("CARGO_PKG_VERSION")
         );
         for user in unknown_users(&options.selection.users) {
-            warn!("the option users selects no process of \"{user}\", which is no user of this system now");
+            warn!("option users: the user \"{user}\" does not exist on this system now");
         }
         if options.sample.has(SampleSet::CGROUP) && !has_groups(self.sampler.root()) {
             warn!(
-                "control groups are not known: /proc/self/cgroup states none in the unified hierarchy or systemd's, \
+                "control groups are unavailable: /proc/self/cgroup states none in the unified hierarchy or systemd's, \
                  or no such hierarchy is mounted here"
             );
         }
@@ -209,7 +209,7 @@ impl Core {
         let began = Instant::now();
         let sampled = self.sampler.sample();
         if let Some(fault) = self.sampler.take_fault() {
-            warn!("processes are sampled from /proc from now on: {fault}");
+            warn!("sampling with eBPF programs failed; falling back to /proc: {fault}");
             *self.updates.sample_probes.lock() = fault.state;
         }
         sampled?;

@@ -69,7 +69,7 @@ impl Session {
     /// caller.
     fn run<T: Send + 'static>(&mut self, work: fn(&mut Core) -> T) -> Result<T> {
         if self.process != std::process::id() {
-            let text = "the session was opened before a fork, by the parent; open one in this process";
+            let text = "the session was opened by the parent before a fork; open one in this process";
             return Err(Error::new(Code::Forked, text));
         }
         let mut core = self.core.take().ok_or_else(has_failed)?;

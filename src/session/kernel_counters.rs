@@ -132,15 +132,13 @@ impl KernelCounterReader {
         }
         let refused = std::mem::replace(&mut self.refused, self.counters.refused());
         if refused == 0 && self.refused > 0 {
-            warn!(
-                "the kernel's record of a socket holds a figure that cannot be; such bytes are not counted"
-            );
+            warn!("the kernel's record of a socket has an impossible counter; its bytes are not counted");
         }
         match result {
             Ok(()) => self.is_broken = false,
             Err(error) if !self.is_broken => {
                 self.is_broken = true;
-                warn!("what the kernel has counted cannot be read at present: {error}");
+                warn!("reading the kernel's counters failed: {error}");
             }
             Err(_) => {}
         }

@@ -79,11 +79,11 @@ pub(super) fn tasks_of(
         return Err(ProbeState::Off);
     }
     if !root.tells_own_numbers() {
-        info!("processes are sampled from files, since these are not those of the own PID namespace");
+        info!("/proc belongs to another PID namespace; processes are sampled without eBPF programs");
         return Err(ProbeState::PidNamespace);
     }
     load_tasks(what).map_err(|fault| {
-        info!("processes are sampled from /proc: {fault}");
+        info!("sampling with eBPF programs is unavailable; falling back to /proc: {fault}");
         fault.state
     })
 }
@@ -100,7 +100,7 @@ fn open_tap(options: &Options) -> Result<Option<Box<Tap>>> {
     match opened {
         Ok(tap) => Ok(Some(Box::new(tap))),
         Err(TapError::NotPermitted(error)) => {
-            warn!("going on without packets: {error}");
+            warn!("packet capture is unavailable: {error}");
             Ok(None)
         }
         Err(TapError::Failed(error)) => Err(error),

@@ -35,16 +35,16 @@ impl Probes {
             return None;
         }
         if !options.probes {
-            info!("packets are captured, since no programs may be loaded into the kernel");
+            info!(
+                "engine kernel is unavailable because eBPF programs are disabled; falling back to engine pcap"
+            );
             return None;
         }
         let loaded = self
             .load(Wants::Bytes, ticks_per_second)
             .and_then(|sockets| Ok((sockets.counters(options.flows)?, sockets)));
         self.keep(loaded)
-            .inspect_err(|fault| {
-                warn!("packets are captured, since the kernel cannot count for the session: {fault}")
-            })
+            .inspect_err(|fault| warn!("engine kernel is unavailable; falling back to engine pcap: {fault}"))
             .ok()
     }
 
@@ -57,7 +57,7 @@ impl Probes {
         let loaded = self.load(Wants::Owners, ticks_per_second).map(|sockets| (sockets.owners(), sockets));
         self.keep(loaded)
             .inspect_err(|fault| {
-                info!("sockets' users are searched for, since the kernel does not tell: {fault}")
+                info!("owners from eBPF programs are unavailable; falling back to sockets and descriptors: {fault}")
             })
             .ok()
             .and_then(KernelOwners::new)
@@ -80,7 +80,7 @@ impl Probes {
     fn keep<T>(&mut self, loaded: Result<(T, Sockets), Fault>) -> Result<T, Fault> {
         let (reader, sockets) = loaded.inspect_err(|fault| self.state = fault.state)?;
         for fault in sockets.refused() {
-            warn!("going on without a program of the socket probes: {fault}");
+            warn!("an eBPF program for sockets is unavailable: {fault}");
         }
         (self.sockets, self.state) = (Some(sockets), ProbeState::Active);
         Ok(reader)

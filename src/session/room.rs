@@ -35,7 +35,7 @@ pub(super) fn check(options: &Options, limits: FlowLimits) -> Result<()> {
         Code::SystemResource,
         format!(
             "a session takes up to {needed} MB of address space, most of which is only reserved; the limit (RLIMIT_AS) is \
-             {limit} MB, of which {taken} MB are taken"
+             {limit} MB, of which {taken} MB are in use"
         ),
     ))
 }

@@ -96,8 +96,9 @@ impl SessionFd {
         if let Some(shown) = self.shown.get() {
             return Ok(shown.event.as_fd());
         }
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| Error::system(Code::SystemResource, "making the session's descriptor", errno))?;
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|errno| {
+            Error::system(Code::SystemResource, "creating the session's descriptor", errno)
+        })?;
         let event = Arc::new(event);
         let (poll, shown) = (Arc::clone(&self.poll), Arc::clone(&event));
         let thread = spawn("capture-poll", move || poll.show(&shown), |_| ())?;

@@ -81,7 +81,7 @@ impl Core {
             match is_live.then(InetDiag::open) {
                 Some(Ok(diag)) => finder.ask_kernel(diag),
                 Some(Err(errno)) => {
-                    info!("sockets are looked up in tables, since sock_diag is not to be had: {errno}")
+                    info!("sock_diag is unavailable ({errno}); falling back to /proc/net")
                 }
                 None => {}
             }
@@ -147,7 +147,7 @@ impl Core {
         pipeline.record_flows(Recorder::new(Arc::clone(&mailbox), home.unwrap_or(0), known))?;
         let open = || {
             let opened = TcpReader::open(tap.known_namespaces().clone());
-            opened.inspect_err(|errno| info!("the kernel is not asked about connections: {errno}")).ok()
+            opened.inspect_err(|errno| info!("tcp_info is unavailable: {errno}")).ok()
         };
         let reader = tap.is_live().then(open).flatten();
         self.flows = Some(FlowView::new(mailbox, reader.map(|reader| Arc::new(Mutex::new(reader)))));
@@ -231,7 +231,7 @@ impl FirstOpener {
         match self.looks.then(FirstPacketSocket::open).transpose() {
             Ok(socket) => socket.into_iter().for_each(|socket| sockets.set_home(socket)),
             Err(error) => {
-                warn!("first packets are not looked at: {error}");
+                warn!("early lookups are unavailable: {error}");
                 return None;
             }
         }
@@ -258,6 +258,6 @@ impl FirstOpener {
             return None;
         }
         let opened = EndedReader::open(self.known.clone(), compared, recorded);
-        opened.inspect_err(|errno| info!("what ended connections carried is not told: {errno}")).ok()
+        opened.inspect_err(|errno| info!("notices of closed connections are unavailable: {errno}")).ok()
     }
 }

@@ -63,15 +63,15 @@ impl TapOptions {
     pub fn check(&self) -> Result<()> {
         let invalid = |text: String| Err(Error::new(Code::InvalidArgument, text));
         if !(1..=Self::MAX_SNAPLEN).contains(&self.snaplen) {
-            return invalid(format!("snaplen {} is not within 1 and {}", self.snaplen, Self::MAX_SNAPLEN));
+            return invalid(format!("snaplen is {}; it must be 1 to {}", self.snaplen, Self::MAX_SNAPLEN));
         }
         if !(Self::MIN_BUFFER..=Self::MAX_BUFFER).contains(&self.buffer_bytes) {
             let (bytes, min, max) = (self.buffer_bytes, Self::MIN_BUFFER, Self::MAX_BUFFER);
-            return invalid(format!("a capture buffer of {bytes} bytes is not within {min} and {max}"));
+            return invalid(format!("buffer_bytes is {bytes}; it must be {min} to {max}"));
         }
         if !(Duration::from_millis(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
             let (timeout, max) = (self.timeout, Self::MAX_TIMEOUT);
-            return invalid(format!("a read timeout of {timeout:?} is not within 1ms and {max:?}"));
+            return invalid(format!("the read timeout is {timeout:?}; it must be 1ms to {max:?}"));
         }
         self.namespaces.check()?;
         if let Some(name) = self.devices.iter().find(|name| name.contains('\0')) {
@@ -142,9 +142,9 @@ mod tests {
 
     #[test]
     fn every_bound_is_checked() {
-        assert!(refused(|o| o.snaplen = 0).contains("snaplen 0"));
+        assert!(refused(|o| o.snaplen = 0).contains("snaplen is 0"));
         assert!(refused(|o| o.snaplen = 262_145).contains("262144"));
-        assert!(refused(|o| o.buffer_bytes = 1000).contains("1000 bytes"));
+        assert!(refused(|o| o.buffer_bytes = 1000).contains("buffer_bytes is 1000"));
         assert!(refused(|o| o.buffer_bytes = u32::MAX).contains("4294967295"));
         assert!(refused(|o| o.timeout = Duration::ZERO).contains("0ns"));
         assert!(refused(|o| o.timeout = Duration::from_secs(61)).contains("61s"));

@@ -67,7 +67,7 @@ impl Pcapng {
         let mut file = Pcapng { reader, capacity: BUFFER, read: 0, expression, interfaces: Vec::new() };
         while file.interfaces.is_empty() {
             if let BlockResult::End = file.step(&mut |_| ())? {
-                return Err(Error::new(Code::Savefile, "it ends before it names an interface"));
+                return Err(Error::new(Code::Savefile, "it ends before the description of an interface"));
             }
         }
         match file.interfaces.pop() {
@@ -111,7 +111,7 @@ impl Pcapng {
             Err(PcapError::BufferTooSmall) if self.capacity < MAX_BLOCK => {
                 self.capacity *= 2;
                 if !self.reader.grow(self.capacity) {
-                    return Err(Error::new(Code::Savefile, "no memory for a large block"));
+                    return Err(Error::new(Code::Savefile, "out of memory for a large block"));
                 }
             }
             Err(error) => return Err(damage(&error)),
@@ -149,7 +149,7 @@ fn take_block(
             return Ok(hand_on(interface, Timestamp::default(), packet.origlen, data, each));
         }
         Block::Unknown(unknown) if unknown.block_type == OBSOLETE_PACKET => {
-            let text = "it has packet blocks of the format's first draft, which are not read";
+            let text = "it has packet blocks of the format's first draft, which are unsupported";
             return Err(Error::new(Code::Savefile, text));
         }
         _ => {}
@@ -204,7 +204,7 @@ fn interface(
     })?;
     let filter = expression.map(|expression| Filter::compile(expression, link)).transpose()?;
     let resolution = description.ts_resolution().ok_or_else(|| {
-        let text = format!("the unit of time of interface {number} is too small");
+        let text = format!("the time resolution of interface {number} is too fine");
         Error::new(Code::Savefile, text)
     })?;
     let clock = Clock { resolution, offset: description.if_tsoffset };
@@ -232,7 +232,7 @@ fn damage<I>(error: &PcapError<I>) -> Error {
         }
         PcapError::BufferTooSmall => format!("a block is larger than {MAX_BLOCK} bytes"),
         PcapError::ReadError => "it could not be read".into(),
-        _ => "a block contradicts itself or its section".into(),
+        _ => "a block is inconsistent with itself or its section".into(),
     };
     Error::new(Code::Savefile, text)
 }

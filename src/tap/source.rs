@@ -102,7 +102,7 @@ impl Tap {
         let replay = Replay::open(path, filter)?;
         let mut notes = Notes::default();
         let addresses = Rtnetlink::open().and_then(|mut route| route.addresses()).unwrap_or_else(|error| {
-            notes.warn(format!("no local addresses are known: {error}"));
+            notes.warn(format!("local addresses are unavailable: {error}"));
             LocalAddresses::default()
         });
         let (source, poller) = (FrameSource::Savefile(replay), Poller::new()?);

@@ -88,7 +88,7 @@ impl Drop for PrivateTable {
 }
 
 fn no_thread() -> Error {
-    Error::new(Code::Thread, "starting a thread: the one that starts others has ended")
+    Error::new(Code::Thread, "starting a thread: the thread that starts others has ended")
 }
 
 /// Returns the namespaces and privileges of the calling thread. `None` if they cannot be read.

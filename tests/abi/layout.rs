@@ -87,7 +87,7 @@ fn structures() -> Vec<Frozen> {
             log_handler: 96, "CaptureLogHandler";
             log_user_data: 104, "void *";
             log_level: 112, "CaptureLogLevel";
-            skip: 116, "uint32_t";
+            disable: 116, "uint32_t";
             promiscuous: 120, "uint32_t";
             snaplen: 124, "uint32_t";
             timeout_ms: 128, "uint32_t";
@@ -99,7 +99,7 @@ fn structures() -> Vec<Frozen> {
             engine: 168, "CaptureEngine";
             flows: 172, "uint32_t";
             ended_flow_limit: 176, "uint32_t";
-            more: 180, "uint32_t";
+            enable: 180, "uint32_t";
         }),
         frozen!(CaptureProcess, 312, {
             valid: 0, "uint32_t";
@@ -162,7 +162,7 @@ fn structures() -> Vec<Frozen> {
             remote_address: 32, "uint8_t [16]";
             local_port: 48, "uint16_t";
             remote_port: 50, "uint16_t";
-            owner: 52, "CaptureFlowOwner";
+            owner_quality: 52, "CaptureOwnerQuality";
             pid: 56, "pid_t";
             state: 60, "CaptureFlowState";
             process_start_ns: 64, "uint64_t";
@@ -240,16 +240,16 @@ fn structures() -> Vec<Frozen> {
             processes_skipped: 232, "uint64_t";
             update_ns: 240, "uint64_t";
             missing_capabilities: 248, "uint64_t";
-            first_packets: 256, "uint64_t";
-            first_found: 264, "uint64_t";
-            first_too_late: 272, "uint64_t";
-            first_not_found: 280, "uint64_t";
-            first_crowded_out: 288, "uint64_t";
-            first_forgotten: 296, "uint64_t";
+            early_lookup_packets: 256, "uint64_t";
+            early_lookup_found: 264, "uint64_t";
+            early_lookup_too_late: 272, "uint64_t";
+            early_lookup_not_found: 280, "uint64_t";
+            early_lookup_queue_full: 288, "uint64_t";
+            early_lookup_evicted: 296, "uint64_t";
             connections_checked: 304, "uint64_t";
-            connections_short: 312, "uint64_t";
-            bytes_completed: 320, "uint64_t";
-            ends_lost: 328, "uint64_t";
+            connections_incomplete: 312, "uint64_t";
+            bytes_recovered: 320, "uint64_t";
+            close_events_lost: 328, "uint64_t";
             devices_pending: 336, "uint64_t";
             lost_flows: 344, "uint64_t";
             offloaded_frames: 352, "uint64_t";
@@ -301,12 +301,12 @@ const ENUMERATIONS: &[(&str, &[(&str, i64)])] = &[
         ],
     ),
     (
-        "CaptureFlowOwner",
+        "CaptureOwnerQuality",
         &[
-            ("CAPTURE_FLOW_OWNER_NONE", 0),
-            ("CAPTURE_FLOW_OWNER_EXACT", 1),
-            ("CAPTURE_FLOW_OWNER_SHARED", 2),
-            ("CAPTURE_FLOW_OWNER_GUESSED", 3),
+            ("CAPTURE_OWNER_QUALITY_NONE", 0),
+            ("CAPTURE_OWNER_QUALITY_EXACT", 1),
+            ("CAPTURE_OWNER_QUALITY_SHARED", 2),
+            ("CAPTURE_OWNER_QUALITY_GUESSED", 3),
         ],
     ),
     (
@@ -374,16 +374,16 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_CMDLINE_SIZE", 512),
     ("CAPTURE_ERROR_SIZE", 256),
     ("CAPTURE_OK", 0),
-    ("CAPTURE_SKIP_NETWORK", 1),
-    ("CAPTURE_SKIP_MEMORY", 2),
-    ("CAPTURE_SKIP_IO", 4),
-    ("CAPTURE_SKIP_DESCRIPTORS", 8),
-    ("CAPTURE_SKIP_COMMAND_LINE", 16),
-    ("CAPTURE_SKIP_PROBES", 32),
-    ("CAPTURE_MORE_SWITCHES", 1),
-    ("CAPTURE_MORE_CGROUPS", 2),
-    ("CAPTURE_MORE_PROPORTIONAL", 4),
-    ("CAPTURE_MORE_WAITING", 8),
+    ("CAPTURE_DISABLE_NETWORK", 1),
+    ("CAPTURE_DISABLE_MEMORY", 2),
+    ("CAPTURE_DISABLE_IO", 4),
+    ("CAPTURE_DISABLE_DESCRIPTORS", 8),
+    ("CAPTURE_DISABLE_COMMAND_LINE", 16),
+    ("CAPTURE_DISABLE_PROBES", 32),
+    ("CAPTURE_ENABLE_SWITCHES", 1),
+    ("CAPTURE_ENABLE_CGROUPS", 2),
+    ("CAPTURE_ENABLE_PROPORTIONAL", 4),
+    ("CAPTURE_ENABLE_WAIT_FOR_ENDED", 8),
     ("CAPTURE_PROGRAMS_SOCKETS", 1),
     ("CAPTURE_PROGRAMS_CONNECTIONS", 2),
     ("CAPTURE_PROGRAMS_SENDS", 4),

@@ -20,12 +20,12 @@ fn delivers_the_processes_that_were_selected() {
 
 #[test]
 fn marks_what_was_skipped() {
-    run("session.c", "skipping");
+    run("session.c", "disabling");
 }
 
 #[test]
 fn reads_more_when_asked() {
-    run("session.c", "more");
+    run("session.c", "enabling");
 }
 
 #[test]

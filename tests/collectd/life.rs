@@ -47,7 +47,7 @@ fn a_service_in_the_background_ends_at_once_and_its_figures_go_on_root() {
 }
 
 #[test]
-fn a_device_that_is_not_there_yet_is_told_of_once_and_hinders_nobody_root() {
+fn a_missing_device_is_reported_once_and_other_plugins_continue_root() {
     with_daemons(|| {
         let site = Site::new(1);
         let host = Place::Host(1);
@@ -74,28 +74,38 @@ fn a_device_that_is_not_there_yet_is_told_of_once_and_hinders_nobody_root() {
 }
 
 #[test]
-fn a_wrong_option_is_told_of_with_file_and_line_root() {
+fn a_wrong_option_is_reported_with_key_value_and_reason_root() {
     with_daemons(|| {
         let site = Site::new(1);
         let wrong = [
-            ("Engine \"auto\" ", "Engine \"fast\" "),
-            ("GroupBy \"name\" ", "GroupBy \"colour\" "),
-            ("# Top 100 ", "Top -1 "),
-            ("# TopBy \"network\" ", "TopBy 7 "),
-            ("# Device \"eth0\" ", "Devices \"eth0\" "),
-            ("# Name \"/^(nginx|php-fpm)/\" ", "Name \"/^(nginx/\" "),
-            ("# Pid 1234 ", "Pid \"init\" "),
+            ("Engine \"auto\" ", "Engine \"fast\"", "must be \"pcap\" or \"kernel\" or \"auto\""),
+            ("GroupBy \"name\" ", "GroupBy \"colour\"", "must be \"name\" or \"user\" or"),
+            ("# Top 100 ", "Top -1", "takes one whole number from 0 to 10000"),
+            ("# TopBy \"network\" ", "TopBy 7", "takes one text in quotes"),
+            ("# Device \"eth0\" ", "Devices \"eth0\"", "is not an option of this plugin"),
+            ("# Name \"/^(nginx|php-fpm)/\" ", "Name \"/^(nginx/\"", ""),
+            ("# Pid 1234 ", "Pid \"init\"", "takes one whole number from 1"),
+            ("# ProportionalMemory true ", "ProportionalMemory 1 \"x\" true", "takes true or false"),
         ];
-        for (right, wrong) in wrong {
-            let parts = [snippets::capture(1, &[(right, wrong)])];
+        for (right, wrong, reason) in wrong {
+            let parts = [snippets::capture(1, &[(right, &format!("{wrong} "))])];
             let directory = configure(&site, "host", 1, &parts);
-            let line = parts[0].1.lines().position(|line| line.contains(wrong)).unwrap() + 1;
             let agent =
                 Collectd::run(&mut command(&site, Place::Host(1), &directory, &[]), directory.clone());
-            let place = format!("{}/conf.d/capture.conf:{line}: ", directory.display());
-            let told = || agent.log().lines().find(|line| line.contains(&place)).map(str::to_owned);
-            wait_for(&place, || told().is_some(), || agent.log());
-            println!("{}", told().unwrap().split(&place).last().unwrap());
+            let text = format!("capture plugin: option {wrong}: {reason}");
+            wait_for(&text, || agent.log().contains(&text), || agent.log());
         }
+    });
+}
+
+#[test]
+fn a_filter_that_does_not_compile_is_reported_root() {
+    with_daemons(|| {
+        let site = Site::new(1);
+        let parts = [snippets::capture(1, &[("# Filter \"not port 22\" ", "Filter \"port no\" ")])];
+        let agent = Collectd::start(&site, Place::Host(1), "host", 1, &parts);
+        let is_reported = |line: &str| line.contains("option Filter: ") && line.contains("\"port no\"");
+        wait_for("the filter is reported", || agent.log().lines().any(is_reported), || agent.log());
+        agent.stop();
     });
 }

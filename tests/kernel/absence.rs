@@ -18,7 +18,8 @@ fn counts_all_the_same(shell: &str, arguments: &[&str], state: &str, words: &str
     let host = Host::ready(shell, arguments);
     let is_built = cfg!(feature = "ebpf");
     assert_eq!(host.state(), if is_built { state } else { "NotBuilt" }, "{:#?}", host.said);
-    let reason: String = host.told("log").filter(|line| line.contains("the kernel does not tell")).collect();
+    let reason: String =
+        host.told("log").filter(|line| line.contains("owners from eBPF programs are unavailable")).collect();
     let words = if is_built { words } else { "built without" };
     assert!(reason.contains(words), "no {words:?} in {reason:?}");
     assert!(host.has_no_socket_probes(), "{:?} {:#?}", host.objects(), host.said);
@@ -64,7 +65,11 @@ fn not_asked_for_as_root() {
         let host = Host::ready(RUN, &["probes=no"]);
         assert_eq!(host.state(), "Off");
         assert!(host.objects().is_empty());
-        assert!(!host.told("log").any(|line| line.contains("the kernel does not tell")), "{:#?}", host.said);
+        assert!(
+            !host.told("log").any(|line| line.contains("owners from eBPF programs are unavailable")),
+            "{:#?}",
+            host.said
+        );
         assert!(host.counts(), "{:#?}", host.said);
     }
 }
@@ -74,7 +79,7 @@ fn built_in_but_forbidden_as_root() {
     if !may_run() {
         return;
     }
-    let forbidden = "the capabilities that this needs are there";
+    let forbidden = "the required capabilities are held";
     counts_all_the_same(RUN, &[&format!("refuse={}", libc::EPERM)], "NotPermitted", forbidden);
     counts_all_the_same(RUN, &[&format!("refuse={}", libc::ENOSYS)], "NotSupported", "os error 38");
     // A security module can forbid some commands and permit others. Objects that were created before must be
@@ -111,12 +116,9 @@ fn packets_are_captured_where_the_kernel_cannot_count_as_root() {
     if may_run() {
         let host = Host::ready(RUN, &["engine=kernel", &format!("refuse={}", libc::EPERM)]);
         assert_eq!(host.engine(), "Pcap");
-        let reason = host.told("log").find(|line| line.starts_with("packets are captured, since"));
-        let words = if cfg!(feature = "ebpf") {
-            "the capabilities that this needs are there"
-        } else {
-            "built without"
-        };
+        let reason = host.told("log").find(|line| line.starts_with("engine kernel is unavailable"));
+        let words =
+            if cfg!(feature = "ebpf") { "the required capabilities are held" } else { "built without" };
         assert!(reason.is_some_and(|line| line.contains(words)), "{:#?}", host.said);
         assert!(host.objects().is_empty() && host.counts(), "{:#?}", host.said);
     }

@@ -86,7 +86,7 @@ fn a_kernel_without_what_few_packets_need_as_root() {
             let host = start(&types, arguments);
             assert_eq!((host.state(), host.engine()), ("Active", engine), "{:#?}", host.said);
             assert_eq!(host.programs(), ProgramSet::ALL.without(part));
-            let words = "going on without a program of the socket probes";
+            let words = "an eBPF program for sockets is unavailable";
             let mut lines = host.told("log").filter(|line| line.contains(words));
             assert!(lines.next().is_some_and(|line| line.contains(point)), "{:#?}", host.said);
             assert_eq!(lines.next(), None);
@@ -124,7 +124,8 @@ fn a_kernel_without_what_tells_of_calls_as_root() {
     let host = start(&types, &[]);
     assert_eq!((host.state(), host.engine()), ("Active", "Pcap"), "{:#?}", host.said);
     let of_calls = calls.map(|part| host.programs().has(part));
-    let missed = host.told("log").filter(|line| line.contains("going on without a program")).count();
+    let missed =
+        host.told("log").filter(|line| line.contains("an eBPF program for sockets is unavailable")).count();
     assert_eq!(missed, of_calls.iter().filter(|is_there| !**is_there).count(), "{:#?}", host.said);
     assert!(host.programs().has(ProgramSet::SOCKETS) && host.counts(), "{:#?}", host.said);
     let host = start(&types, &["engine=kernel"]);
@@ -132,7 +133,7 @@ fn a_kernel_without_what_tells_of_calls_as_root() {
         assert_eq!((host.state(), host.engine()), ("Active", "Kernel"), "{:#?}", host.said);
     } else {
         assert_eq!((host.state(), host.engine()), ("NotSupported", "Pcap"), "{:#?}", host.said);
-        let words = "packets are captured, since the kernel cannot count for the session";
+        let words = "engine kernel is unavailable; falling back to engine pcap";
         assert!(host.told("log").any(|line| line.contains(words)), "{:#?}", host.said);
     }
     assert!(host.counts(), "{:#?}", host.said);

@@ -22,7 +22,7 @@ fn without(name: &str) -> Host {
 /// Returns the one line of the log with the reason why the eBPF programs do not work.
 fn reason(host: &Host) -> &str {
     let reasons: Vec<&str> =
-        host.told("log").filter(|line| line.contains("the kernel does not tell")).collect();
+        host.told("log").filter(|line| line.contains("owners from eBPF programs are unavailable")).collect();
     assert_eq!(reasons.len(), 1, "{:#?}", host.said);
     reasons[0]
 }

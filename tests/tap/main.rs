@@ -220,7 +220,7 @@ fn a_bridged_packet_is_counted_once_needs_root() {
         ip("link set va master br0");
         configure("br0", 1);
         tap.refresh().unwrap();
-        assert!(said(&mut tap, &["not captured", "br0", "va"]));
+        assert!(said(&mut tap, &["not capturing", "br0", "va"]));
         let text = send("10.9.1.2:9", 20);
         assert_eq!(count(&mut tap, &text, 20), 20);
         // Released again.
@@ -323,7 +323,7 @@ fn a_filter_need_not_suit_every_link_type_needs_root() {
         ip("link set tun0 up");
         let ethernet = TapOptions { filter: Some("ether host 00:00:00:00:00:00".into()), ..options() };
         let mut tap = Tap::live(&ethernet).unwrap();
-        assert!(said(&mut tap, &["not captured", "tun0", "ether"]));
+        assert!(said(&mut tap, &["not capturing", "tun0", "ether"]));
         let text = send("127.0.0.1:9", 5);
         assert_eq!(count(&mut tap, &text, 5), 5);
         // Long enough for a retry.

@@ -139,7 +139,7 @@ fn a_new_device_is_opened_without_a_refresh_and_a_removed_one_is_read_to_its_end
         assert_eq!(count(&mut tap, &text, 500), 500);
         await_devices(&mut tap, 1);
         assert_eq!(tap.stats().devices_closed, 1);
-        assert!(said(&mut tap, &["short", "it is gone"]));
+        assert!(said(&mut tap, &["short", "it has disappeared"]));
     });
 }
 

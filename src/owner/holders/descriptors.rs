@@ -265,7 +265,7 @@ impl HolderSource for Descriptors {
             (None, forbidden) => Some(Error::new(
                 Code::ProcessOpenDirectory,
                 format!(
-                    "the descriptors of {forbidden} processes may not be read; {}",
+                    "reading the descriptors of {forbidden} processes is not permitted; {}",
                     capability::advice(&[capability::SYS_PTRACE, capability::DAC_READ_SEARCH])
                 ),
             )),

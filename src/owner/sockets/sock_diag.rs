@@ -339,7 +339,7 @@ impl SocketSource for SockDiag {
     fn report(&self, report: &mut Report) {
         let fault = self
             .fault
-            .map(|errno| Error::system(Code::SystemResource, "asking for sockets by sock_diag", errno));
+            .map(|errno| Error::system(Code::SystemResource, "querying sockets with sock_diag", errno));
         report.sources.push(SourceStatus { name: "sock_diag", fault });
         report.table_loads += self.lists;
         report.dropped_rows += [&self.listeners, &self.connections, &self.bound, &self.udp, &self.udplite]

@@ -228,7 +228,7 @@ impl EndedReader {
             }
             let read = source.read(namespace, flows.is_some(), &mut find, batch);
             lost += *read.as_ref().unwrap_or(&0);
-            read.inspect_err(|errno| warn!("connections that end are not told of any more: {errno}")).is_ok()
+            read.inspect_err(|errno| warn!("notices of closed connections stopped: {errno}")).is_ok()
         });
         if let Some(flows) = flows {
             let end =
@@ -249,7 +249,7 @@ impl EndedReader {
     /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
         self.sources.follow_inside(NoticeSource::open, |entry, errno| {
-            info!("connections in {} are not compared: {errno}", entry.path.display());
+            info!("notices of closed connections are unavailable in {}: {errno}", entry.path.display());
         });
     }
 }

@@ -35,7 +35,7 @@ impl TcpReader {
     /// Follows namespaces that appear and disappear.
     pub fn follow_namespaces(&mut self) {
         self.sources.follow_inside(InetDiag::open, |entry, errno| {
-            info!("connections in {} are not looked at: {errno}", entry.path.display());
+            info!("tcp_info is unavailable in {}: {errno}", entry.path.display());
         });
     }
 
@@ -52,7 +52,7 @@ impl TcpReader {
                 each(key, socket, info);
             });
             if let Err(errno) = read {
-                warn!("connections could not be looked at: {errno}");
+                warn!("reading the tcp_info of connections failed: {errno}");
             }
         }
     }
@@ -67,7 +67,7 @@ impl TcpReader {
         match self.sources.get_mut(key.namespace).map(|diag| diag.find(key)) {
             Some(Ok(found)) => found.is_none_or(|found| found.cookie != cookie),
             Some(Err(errno)) => {
-                debug!("a connection could not be looked for: {errno}");
+                debug!("looking up a connection's socket failed: {errno}");
                 false
             }
             None => false,

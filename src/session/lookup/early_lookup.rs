@@ -71,12 +71,12 @@ impl EarlyLookupThread {
         let _ = nix::sys::prctl::set_timerslack(1);
         // On a busy machine, a socket may have disappeared before a thread with the usual scheduling runs.
         if let Err(errno) = be_prompt() {
-            debug!("first packets are looked at with the usual delay: {errno}");
+            debug!("early lookups run with the default scheduling: {errno}");
         }
         self.look.tell_events(self.events.is_some());
         while !stopping.load(Ordering::Acquire) {
             if let Err(errno) = self.wait(due) {
-                warn!("first packets are not looked at any more: {errno}");
+                warn!("early lookups stopped: {errno}");
                 return;
             }
             let now = Instant::now();
@@ -138,7 +138,7 @@ impl EarlyLookupThread {
             Ok(false) => {}
             Ok(true) => self.look.missed_events(),
             Err(errno) => {
-                warn!("processes' events are not told any more: {errno}");
+                warn!("process events stopped: {errno}");
                 self.events = None;
                 self.look.tell_events(false);
             }
@@ -160,7 +160,7 @@ impl EarlyLookupThread {
         let EarlyLookupThread { look, throttle, .. } = self;
         self.sockets.retain(|namespace, socket| {
             let read = socket.read(PACKETS_PER_TURN, |packet| take(look, throttle, namespace, &packet, now));
-            read.inspect_err(|errno| warn!("first packets cannot be read any more: {errno}")).is_ok()
+            read.inspect_err(|errno| warn!("early lookups stopped in a network namespace: {errno}")).is_ok()
         });
     }
 
@@ -177,7 +177,7 @@ impl EarlyLookupThread {
         }
         if self.looks {
             self.sockets.follow_inside(FirstPacketSocket::open, |entry, error| {
-                warn!("first packets in {}: {error}", entry.path.display());
+                warn!("early lookups are unavailable in {}: {error}", entry.path.display());
             });
         }
     }
@@ -187,7 +187,7 @@ impl EarlyLookupThread {
         let Some(thinning) = self.throttle.govern(passed) else { return };
         for (_, socket) in self.sockets.iter_mut() {
             if let Err(errno) = socket.thin(&thinning) {
-                warn!("the filter of first packets cannot be changed: {errno}");
+                warn!("changing the filter of first packets failed: {errno}");
             }
         }
     }
@@ -226,7 +226,7 @@ pub fn open_events(open: fn() -> nix::Result<ProcessEvents>) -> Option<ProcessEv
     let opened = enter_initial(open).unwrap_or_else(|_| open());
     opened
         .inspect_err(|errno| {
-            info!("processes' events are not told ({errno}); new processes are listed instead")
+            info!("process events are unavailable ({errno}); falling back to listing new processes")
         })
         .ok()
 }

@@ -79,7 +79,7 @@ pub fn follow_identities(
         let _ = poll(&mut watched, PollTimeout::from(IDLE_WAIT));
         let read = events.read(|event| changed.extend(Some(event.pid).filter(|_| changes_identity(&event))));
         if let Err(errno) = read {
-            warn!("what processes become is not told any more: {errno}");
+            warn!("process events stopped; names and command lines may be out of date: {errno}");
             return;
         }
         for pid in changed.drain(..) {

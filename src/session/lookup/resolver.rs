@@ -202,7 +202,7 @@ impl Resolver {
     fn release_records(&self, queue: &LookupQueue) {
         let Some(kernel) = &self.kernel else { return };
         if let Err(error) = kernel.sweep(&Clocks::now(), queue.waited()) {
-            debug!("the kernel's records of ended sockets cannot be released: {error}");
+            debug!("releasing the kernel's records of closed sockets failed: {error}");
         }
     }
 
@@ -266,7 +266,7 @@ impl Resolver {
         }
         for source in sources.iter().filter(|source| !self.sources.contains(source)) {
             if let Some(fault) = &source.fault {
-                warn!(source = source.name, fault = %fault, "owners cannot be looked up completely");
+                warn!(source = source.name, fault = %fault, "owner lookups are incomplete");
             }
         }
         self.sources = sources;

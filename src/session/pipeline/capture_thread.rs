@@ -330,7 +330,7 @@ impl CaptureThread {
         self.refreshed = Instant::now();
         self.supervision.check(self.refreshed);
         if let Err(error) = self.tap.begin_refresh() {
-            warn!("devices cannot be looked at: {error}");
+            warn!("refreshing the devices failed: {error}");
         }
         self.tap.take_notes().iter().for_each(Note::log);
     }

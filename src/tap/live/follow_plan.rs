@@ -28,7 +28,7 @@ impl NamespaceCapture {
             if let Some(leaves) = device.leaves {
                 // A device that has reappeared needs another ring, under the same token.
                 match leaves <= now || targets.contains_key(&device.index) {
-                    true => self.close(place, common, "it is gone"),
+                    true => self.close(place, common, "it has disappeared"),
                     false => place += 1,
                 }
                 continue;
@@ -40,7 +40,7 @@ impl NamespaceCapture {
                     device.know(&self.hardware_addresses);
                     place += 1;
                 }
-                None => self.close(place, common, "another device stands for it"),
+                None => self.close(place, common, "another device shows the same packets"),
             }
         }
         plan.covered.iter().for_each(|(one, _)| self.before.leave_out(one.index));
@@ -108,7 +108,7 @@ impl NamespaceCapture {
         }
         for (other, ones) in fresh {
             let (ones, place) = (ones.join(", "), self.place());
-            notes.inform(format!("not captured, since {other} shows the same packets: {ones}{place}"));
+            notes.inform(format!("not capturing on {ones}{place}: {other} shows the same packets"));
         }
         self.covered = covered.iter().map(|(one, _)| one.index).collect();
     }

@@ -248,14 +248,17 @@ impl Live {
                 Err(EnterError::Gone) => {}
                 Err(EnterError::Refused(error)) => {
                     *wait = RETRY;
-                    common.notes.warn(format!("not captured in: {error}"));
+                    common.notes.warn(format!("a network namespace is not captured in: {error}"));
                     failures.push(error);
                 }
             }
         }
         for mut capture in fresh {
             if let Err(error) = capture.refresh(&mut common) {
-                common.notes.warn(format!("in the network namespace {}: {error}", capture.namespace().0));
+                common.notes.warn(format!(
+                    "refreshing the devices of network namespace {} failed: {error}",
+                    capture.namespace().0
+                ));
             }
             captures.push(capture);
         }
@@ -276,7 +279,10 @@ impl Live {
             if capture.namespace() == Namespace::HOME {
                 outcome = refreshed;
             } else if let Err(error) = refreshed {
-                common.notes.warn(format!("in the network namespace {}: {error}", capture.namespace().0));
+                common.notes.warn(format!(
+                    "refreshing the devices of network namespace {} failed: {error}",
+                    capture.namespace().0
+                ));
             }
         }
         outcome
@@ -361,7 +367,7 @@ fn await_news(capture: &NamespaceCapture, poller: &Poller) -> Result<()> {
     let (descriptor, token) = capture.news();
     poller
         .add(descriptor, token)
-        .map_err(|errno| Error::system(Code::SystemResource, "waiting for route news", errno))
+        .map_err(|errno| Error::system(Code::SystemResource, "waiting for route notifications", errno))
 }
 
 /// Checks that there is an interface of each name in the options.
@@ -397,7 +403,7 @@ fn permitted() -> std::result::Result<OwnedFd, TapError> {
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);
     if let Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)) = route {
         let text = format!(
-            "devices and addresses cannot be listed: opening a netlink socket: {errno}; a {FILTERED} refuses it"
+            "devices and addresses cannot be listed: opening a netlink socket: {errno}; a {FILTERED} may refuse it"
         );
         return Err(TapError::NotPermitted(Error::new(Code::SystemResource, text)));
     }
@@ -405,7 +411,7 @@ fn permitted() -> std::result::Result<OwnedFd, TapError> {
         Ok(probe) => Ok(probe),
         Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)) => {
             let text = format!(
-                "packets cannot be captured: opening a packet socket: {errno}; {}, unless a {FILTERED} refuses it",
+                "packets cannot be captured: opening a packet socket: {errno}; {}; a {FILTERED} may refuse it",
                 capability::advice(&[capability::NET_RAW])
             );
             Err(TapError::NotPermitted(Error::new(Code::OpenDevice, text)))

@@ -195,7 +195,7 @@ impl NamespaceCapture {
     pub(in crate::tap) fn close_gone(&mut self, now: Instant, common: &mut Common<'_>) {
         let is_over = |device: &Device| device.leaves.is_some_and(|leaves| leaves <= now);
         while let Some(place) = self.devices.iter().position(is_over) {
-            self.close(place, common, "it is gone");
+            self.close(place, common, "it has disappeared");
         }
     }
 
@@ -347,7 +347,7 @@ impl NamespaceCapture {
         let reason = error.as_ref().map_or_else(String::new, |error| error.text.clone());
         let before = self.refused.insert(index, RefusedDevice { reason: reason.clone(), wait });
         let error = error.filter(|_| before.is_none_or(|before| before.reason != reason))?;
-        notes.warn(format!("not captured{}: {error}", self.place()));
+        notes.warn(format!("not capturing on a device{}: {error}", self.place()));
         Some(error)
     }
 
@@ -377,7 +377,7 @@ impl NamespaceCapture {
         }
         common.books.counted.bytes_before_capture += self.before.bytes();
         while !self.devices.is_empty() {
-            self.close(0, common, "its network namespace is gone");
+            self.close(0, common, "its network namespace has disappeared");
         }
     }
 

@@ -59,7 +59,8 @@ impl News {
     /// # Errors
     /// Fails with `SystemResource` if the system refuses it.
     pub(in crate::tap) fn open() -> Result<News> {
-        let refused = |errno| Error::system(Code::SystemResource, "opening a socket for route news", errno);
+        let refused =
+            |errno| Error::system(Code::SystemResource, "opening a socket for route notifications", errno);
         let socket = Socket::for_notices(libc::NETLINK_ROUTE, GROUPS).map_err(refused)?;
         leave_out_routes(&socket).map_err(refused)?;
         Ok(News { socket, buffer: vec![0; BUFFER] })

@@ -34,13 +34,13 @@ static void on_line(void *user_data, CaptureLogLevel level, const char *text) {
 }
 
 /* Opens with an engine, updates and closes. */
-static void live_with(CaptureEngine engine, uint32_t skip) {
+static void live_with(CaptureEngine engine, uint32_t disable) {
     CaptureOptions given = options();
     CaptureSession *session;
     size_t count = 0;
     CaptureHandlers wanted = handlers(on_processes, NULL, &count);
     given.engine = engine;
-    given.skip = skip;
+    given.disable = disable;
     given.flows = 1;
     given.log_handler = on_line;
     session = opened(&given);
@@ -54,7 +54,7 @@ static void live_with(CaptureEngine engine, uint32_t skip) {
 
 static void *live_on_it(void *unused) {
     CaptureInitt config;
-    live_with(CAPTURE_ENGINE_PCAP, CAPTURE_SKIP_PROBES);
+    live_with(CAPTURE_ENGINE_PCAP, CAPTURE_DISABLE_PROBES);
     live_with(CAPTURE_ENGINE_PCAP, 0);
     live_with(CAPTURE_ENGINE_KERNEL, 0);
     memset(&config, 0, sizeof config);
@@ -116,7 +116,7 @@ static atomic_int has_opened_all;
 static void *open_often(void *unused) {
     for (int i = 0; i < 8; i++) {
         CaptureOptions given = options();
-        given.skip = i % 2 == 0 ? CAPTURE_SKIP_PROBES : 0;
+        given.disable = i % 2 == 0 ? CAPTURE_DISABLE_PROBES : 0;
         SUCCEEDS(CaptureSessionClose(opened(&given)));
     }
     atomic_store(&has_opened_all, 1);
@@ -180,7 +180,7 @@ static void closed_while_forked(void) {
     own_network();
     before = lines_with("/proc/net/packet", "");
     for (int i = 0; i < 2; i++) {
-        given.skip = i == 0 ? CAPTURE_SKIP_PROBES : 0;
+        given.disable = i == 0 ? CAPTURE_DISABLE_PROBES : 0;
         session = opened(&given);
         CHECK(lines_with("/proc/self/maps", " socket:[") > 0);
         CHECK(lines_with("/proc/net/packet", "") > before);
@@ -204,12 +204,12 @@ static void limit_descriptors(rlim_t count) {
 }
 
 /* Sends datagrams to itself, as an engine is to count them. */
-static void is_counted(CaptureEngine engine, uint32_t skip) {
+static void is_counted(CaptureEngine engine, uint32_t disable) {
     struct pair pair = connected(AF_INET);
     CaptureOptions given = options();
     CaptureSession *session;
     given.engine = engine;
-    given.skip = skip;
+    given.disable = disable;
     given.timeout_ms = 1;
     session = opened(&given);
     for (int i = 0; i < 10; i++) {
@@ -231,7 +231,7 @@ static void is_counted(CaptureEngine engine, uint32_t skip) {
 /* Every engine counts. */
 static void counts(void) {
     own_network();
-    is_counted(CAPTURE_ENGINE_PCAP, CAPTURE_SKIP_PROBES);
+    is_counted(CAPTURE_ENGINE_PCAP, CAPTURE_DISABLE_PROBES);
     is_counted(CAPTURE_ENGINE_PCAP, 0);
     is_counted(CAPTURE_ENGINE_KERNEL, 0);
 }
@@ -286,7 +286,7 @@ static void amid_flows(void) {
         CaptureHandlers wanted = handlers(NULL, NULL, &count);
         pid_t child;
         wanted.flow = on_flow;
-        given.skip = i == 0 ? CAPTURE_SKIP_PROBES : 0;
+        given.disable = i == 0 ? CAPTURE_DISABLE_PROBES : 0;
         given.flows = 1;
         session = opened(&given);
         child = fork();
@@ -340,8 +340,8 @@ static void too_few_descriptors(void) {
 static void little_address_space(void) {
     static const struct {
         CaptureEngine engine;
-        uint32_t skip;
-    } kinds[] = {{CAPTURE_ENGINE_PCAP, CAPTURE_SKIP_PROBES}, {CAPTURE_ENGINE_PCAP, 0}, {CAPTURE_ENGINE_KERNEL, 0}};
+        uint32_t disable;
+    } kinds[] = {{CAPTURE_ENGINE_PCAP, CAPTURE_DISABLE_PROBES}, {CAPTURE_ENGINE_PCAP, 0}, {CAPTURE_ENGINE_KERNEL, 0}};
     struct rlimit limit;
     CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
     own_network();
@@ -351,7 +351,7 @@ static void little_address_space(void) {
             CaptureSession *session = NULL;
             int32_t code;
             given.engine = kinds[i].engine;
-            given.skip = kinds[i].skip;
+            given.disable = kinds[i].disable;
             limit.rlim_cur = megabytes << 20;
             CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
             code = CaptureSessionOpen(&given, &session);

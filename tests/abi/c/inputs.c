@@ -29,7 +29,7 @@ static void still_works(void) {
     plain.pids = &self;
     plain.pid_count = 1;
     plain.devices = "lo";
-    plain.skip = geteuid() == 0 ? 0 : CAPTURE_SKIP_NETWORK;
+    plain.disable = geteuid() == 0 ? 0 : CAPTURE_DISABLE_NETWORK;
     CHECK_EQUAL(CaptureSessionOpen(&plain, &session), CAPTURE_OK);
     lives = 0;
     CHECK_EQUAL(CaptureSessionUpdate(session, &who), CAPTURE_OK);
@@ -79,11 +79,11 @@ static void classic(void) {
     } rows[] = {
         {NULL, -1, 0, NULL, 0, 100, "ms is -1"},
         {NULL, INT_MIN, 0, NULL, 0, 100, "ms is -2147483648"},
-        {NULL, 60001, 0, NULL, 0, 100, "60.001s is not within"},
+        {NULL, 60001, 0, NULL, 0, 100, "60.001s; it must be 1ms to 60s"},
         {NULL, INT_MAX, 0, NULL, 0, 100, "timeout"},
         {NULL, 0, -1, NULL, 0, 100, "snaplen is -1"},
         {NULL, 0, INT_MIN, NULL, 0, 100, "snaplen"},
-        {NULL, 0, 262145, NULL, 0, 100, "snaplen 262145"},
+        {NULL, 0, 262145, NULL, 0, 100, "snaplen is 262145"},
         {NULL, 0, 0, NULL, 77, 100, "loop is 77"},
         {NULL, 0, 0, NULL, -1, 100, "loop is"},
         {NULL, 0, 0, NULL, 3, 100, "loop is 3"},
@@ -177,26 +177,26 @@ static void session_options(void) {
     level = -1;
     memcpy(&wrong.log_level, &level, sizeof level);
     wrong_is_refused(100, "log_level is");
-    wrong.skip = 64;
-    wrong_is_refused(100, "skip is 0x40");
-    wrong.skip = UINT32_MAX;
-    wrong_is_refused(100, "known are 0x3f");
-    wrong.more = 16;
-    wrong_is_refused(100, "more is 0x10");
+    wrong.disable = 64;
+    wrong_is_refused(100, "disable is 0x40");
+    wrong.disable = UINT32_MAX;
+    wrong_is_refused(100, "known bits are 0x3f");
+    wrong.enable = 16;
+    wrong_is_refused(100, "enable is 0x10");
     wrong.promiscuous = 2;
     wrong_is_refused(100, "promiscuous is 2");
     wrong.snaplen = 262145;
-    wrong_is_refused(100, "snaplen 262145");
+    wrong_is_refused(100, "snaplen is 262145");
     wrong.snaplen = UINT32_MAX;
     wrong_is_refused(100, "snaplen");
     wrong.timeout_ms = 60001;
-    wrong_is_refused(100, "timeout of 60.001s");
+    wrong_is_refused(100, "timeout is 60.001s");
     wrong.interval_ms = 86400001;
-    wrong_is_refused(100, "interval in milliseconds is 86400001");
+    wrong_is_refused(100, "interval_ms is 86400001");
     wrong.buffer_bytes = 524287;
-    wrong_is_refused(100, "524287 bytes");
+    wrong_is_refused(100, "buffer_bytes is 524287");
     wrong.buffer_bytes = (1u << 30) + 1;
-    wrong_is_refused(100, "1073741825 bytes");
+    wrong_is_refused(100, "buffer_bytes is 1073741825");
     wrong.buffer_bytes = UINT64_MAX;
     wrong_is_refused(100, "buffer_bytes is 18446744073709551615");
     wrong.flow_limit = 16777217;
@@ -228,11 +228,11 @@ static void session_options(void) {
     wrong.log_file = "/nonexistent/log";
     wrong_is_refused(104, "/nonexistent/log");
     wrong.pid_count = 3;
-    wrong_is_refused(100, "pids is 0x0 with 3 entries");
+    wrong_is_refused(100, "pids is 0x0 with 3 elements");
     wrong.user_count = 1;
-    wrong_is_refused(100, "users is 0x0 with 1 entries");
+    wrong_is_refused(100, "users is 0x0 with 1 elements");
     wrong.name_count = 1;
-    wrong_is_refused(100, "names is 0x0 with 1 entries");
+    wrong_is_refused(100, "names is 0x0 with 1 elements");
     wrong.pids = &pid;
     wrong.pid_count = SIZE_MAX;
     wrong_is_refused(100, "pids is 0x");
@@ -273,7 +273,7 @@ static void session_sizes(void) {
     memset(&longer, 0, sizeof longer);
     longer.known = options();
     longer.known.size = sizeof longer;
-    longer.known.skip = CAPTURE_SKIP_NETWORK;
+    longer.known.disable = CAPTURE_DISABLE_NETWORK;
     CHECK_EQUAL(CaptureSessionOpen(&longer.known, &session), CAPTURE_OK);
     CHECK_EQUAL(CaptureSessionClose(session), CAPTURE_OK);
     longer.later[3] = 1;
@@ -306,7 +306,7 @@ static void session_calls(void) {
     CHECK_EQUAL(CaptureSessionDescriptor(NULL), -1);
     CHECK_HOLDS(CaptureErrorText(), "session is NULL");
 
-    plain.skip = CAPTURE_SKIP_NETWORK;
+    plain.disable = CAPTURE_DISABLE_NETWORK;
     CHECK_EQUAL(CaptureSessionOpen(&plain, &session), CAPTURE_OK);
     CHECK_EQUAL(CaptureSessionUpdate(session, NULL), CAPTURE_OK);
     who.size = 0;

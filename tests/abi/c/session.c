@@ -70,7 +70,7 @@ static void selections(void) {
     const char *const numbers[] = {number};
     CaptureOptions given = options();
     CaptureSession *session;
-    given.skip = CAPTURE_SKIP_NETWORK;
+    given.disable = CAPTURE_DISABLE_NETWORK;
     given.pids = pids;
     given.pid_count = 2;
     session = opened(&given);
@@ -92,7 +92,7 @@ static void selections(void) {
     CHECK_EQUAL(seen.removed[0].pid, child.pid);
     SUCCEEDS(CaptureSessionClose(session));
     given = options();
-    given.skip = CAPTURE_SKIP_NETWORK;
+    given.disable = CAPTURE_DISABLE_NETWORK;
     given.users = users;
     given.user_count = 2;
     session = opened(&given);
@@ -111,23 +111,23 @@ static void selections(void) {
     SUCCEEDS(CaptureSessionClose(session));
 }
 
-/* What is skipped is 0 and marked as not known; the rest is not touched. */
-static void skipping(void) {
+/* Disabled figures are 0 and not valid; the others are unaffected. */
+static void disabling(void) {
     static const struct {
-        uint32_t skip, valid;
+        uint32_t disable, valid;
     } bits[] = {
-        {CAPTURE_SKIP_NETWORK, CAPTURE_VALID_NETWORK},
-        {CAPTURE_SKIP_MEMORY, CAPTURE_VALID_MEMORY},
-        {CAPTURE_SKIP_IO, CAPTURE_VALID_IO},
-        {CAPTURE_SKIP_DESCRIPTORS, CAPTURE_VALID_DESCRIPTORS},
-        {CAPTURE_SKIP_COMMAND_LINE, CAPTURE_VALID_COMMAND_LINE},
+        {CAPTURE_DISABLE_NETWORK, CAPTURE_VALID_NETWORK},
+        {CAPTURE_DISABLE_MEMORY, CAPTURE_VALID_MEMORY},
+        {CAPTURE_DISABLE_IO, CAPTURE_VALID_IO},
+        {CAPTURE_DISABLE_DESCRIPTORS, CAPTURE_VALID_DESCRIPTORS},
+        {CAPTURE_DISABLE_COMMAND_LINE, CAPTURE_VALID_COMMAND_LINE},
     };
     for (size_t i = 0; i < sizeof bits / sizeof bits[0]; i++) {
         CaptureOptions given = options();
         CaptureSession *session;
         const CaptureProcess *process;
         int is_root = geteuid() == 0;
-        given.skip = bits[i].skip;
+        given.disable = bits[i].disable;
         session = opened(&given);
         update(session);
         process = self();
@@ -148,32 +148,32 @@ static void skipping(void) {
     }
 }
 
-/* Context switches, cgroups and proportional memory cost another read of /proc each, which has to be asked for. */
-static void more(void) {
-    for (uint32_t asked = 0; asked < 8; asked++) {
+/* Context switches, cgroups and proportional memory each need another read of /proc and are off by default. */
+static void enabling(void) {
+    for (uint32_t enabled = 0; enabled < 8; enabled++) {
         char cgroup[4096];
         CaptureOptions given = options();
         CaptureSession *session;
         struct rusage usage;
-        given.skip = CAPTURE_SKIP_NETWORK | CAPTURE_SKIP_PROBES;
-        given.more = asked;
+        given.disable = CAPTURE_DISABLE_NETWORK | CAPTURE_DISABLE_PROBES;
+        given.enable = enabled;
         session = opened(&given);
         usleep(1000);
         update(session);
         CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
-        CHECK_EQUAL((self()->valid & CAPTURE_VALID_SWITCHES) != 0, (asked & CAPTURE_MORE_SWITCHES) != 0);
-        CHECK_EQUAL(self()->voluntary_switches > 0, (asked & CAPTURE_MORE_SWITCHES) != 0);
-        CHECK_EQUAL((self()->valid & CAPTURE_VALID_CGROUP) != 0, (asked & CAPTURE_MORE_CGROUPS) != 0);
-        CHECK_EQUAL((self()->valid & CAPTURE_VALID_PROPORTIONAL) != 0, (asked & CAPTURE_MORE_PROPORTIONAL) != 0);
-        CHECK_EQUAL(self()->proportional_bytes > 0, (asked & CAPTURE_MORE_PROPORTIONAL) != 0);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_SWITCHES) != 0, (enabled & CAPTURE_ENABLE_SWITCHES) != 0);
+        CHECK_EQUAL(self()->voluntary_switches > 0, (enabled & CAPTURE_ENABLE_SWITCHES) != 0);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_CGROUP) != 0, (enabled & CAPTURE_ENABLE_CGROUPS) != 0);
+        CHECK_EQUAL((self()->valid & CAPTURE_VALID_PROPORTIONAL) != 0, (enabled & CAPTURE_ENABLE_PROPORTIONAL) != 0);
+        CHECK_EQUAL(self()->proportional_bytes > 0, (enabled & CAPTURE_ENABLE_PROPORTIONAL) != 0);
         CHECK(self()->shared_bytes > 0 && self()->shared_bytes <= self()->resident_bytes);
         status_line("/proc/self/cgroup", "0::", cgroup, sizeof cgroup);
         cgroup[strcspn(cgroup, "\n")] = 0;
-        CHECK_TEXT(seen.cgroup, asked & CAPTURE_MORE_CGROUPS ? cgroup : "");
+        CHECK_TEXT(seen.cgroup, enabled & CAPTURE_ENABLE_CGROUPS ? cgroup : "");
         CHECK(self()->minor_faults > 0 && self()->minor_faults <= (uint64_t)usage.ru_minflt);
         CHECK_EQUAL(stats_of(session).sample_probes, CAPTURE_PROBE_STATE_OFF);
         SUCCEEDS(CaptureSessionClose(session));
-        given.more = 16;
+        given.enable = 16;
         CHECK_EQUAL(CaptureSessionOpen(&given, &session), CAPTURE_CODE_INVALID_ARGUMENT);
     }
 }
@@ -183,7 +183,7 @@ static void descriptor(void) {
     CaptureSession *session;
     own_network();
     struct pair pair = connected(AF_INET);
-    given.skip = CAPTURE_SKIP_NETWORK;
+    given.disable = CAPTURE_DISABLE_NETWORK;
     given.interval_ms = 50;
     session = opened(&given);
     for (int i = 0; i < 3; i++) {
@@ -273,5 +273,5 @@ static void unprivileged(void) {
     SUCCEEDS(CaptureSessionClose(session));
 }
 
-SCENARIOS({"defaults", defaults}, {"selections", selections}, {"skipping", skipping}, {"more", more}, {"descriptor", descriptor},
+SCENARIOS({"defaults", defaults}, {"selections", selections}, {"disabling", disabling}, {"enabling", enabling}, {"descriptor", descriptor},
           {"statistics", statistics}, {"unprivileged", unprivileged})

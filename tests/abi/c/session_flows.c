@@ -117,7 +117,7 @@ static void flows(void) {
     CHECK(opened_one->valid & CAPTURE_FLOW_VALID_CONNECT_LATENCY);
     CHECK_EQUAL(accepted_one->valid & known, known);
     CHECK_EQUAL(opened_one->pid, getpid());
-    CHECK(opened_one->owner != CAPTURE_FLOW_OWNER_NONE && opened_one->process_start_ns != 0);
+    CHECK(opened_one->owner_quality != CAPTURE_OWNER_QUALITY_NONE && opened_one->process_start_ns != 0);
     CHECK_EQUAL(opened_one->protocol, 6);
     CHECK_EQUAL(opened_one->state, CAPTURE_FLOW_STATE_OPEN);
     CHECK_EQUAL(opened_one->tcp_state, 1);
