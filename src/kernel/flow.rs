@@ -139,7 +139,10 @@ pub(super) fn flow(
         }
         if is_over {
             (flow.reason, flow.errno) = (reason(record), record.error as i32);
-            flow.valid |= FlowValidity::REASON | FlowValidity::ERRNO;
+            flow.valid |= FlowValidity::ERRNO;
+            if flow.reason != CloseReason::Unknown {
+                flow.valid |= FlowValidity::REASON;
+            }
         }
     }
     flow
@@ -163,6 +166,8 @@ fn reason(record: &SocketRecord) -> CloseReason {
         (libc::ECONNREFUSED, _) => CloseReason::Refused,
         (libc::ECONNRESET | libc::EPIPE, _) => CloseReason::Reset,
         (libc::ETIMEDOUT, _) => CloseReason::TimedOut,
+        // The socket was destroyed from outside (ss -K), or its device disappeared.
+        (libc::ECONNABORTED, _) => CloseReason::Aborted,
         // Neither end had finished, or only the remote end had: data was left unread, or lingering was
         // switched off.
         (0, ESTABLISHED | SYN_SENT | SYN_RECV | CLOSE_WAIT) => CloseReason::Aborted,
@@ -191,6 +196,7 @@ mod tests {
             (1, libc::ECONNRESET, CloseReason::Reset),
             (2, libc::ECONNREFUSED, CloseReason::Refused),
             (2, libc::ETIMEDOUT, CloseReason::TimedOut),
+            (1, libc::ECONNABORTED, CloseReason::Aborted),
             (1, libc::EHOSTUNREACH, CloseReason::Unknown),
         ] {
             let over = record(CONNECTED | ENDED, CLOSE, last_state, error as u32);
@@ -204,6 +210,7 @@ mod tests {
                 Clocks { now_ns: 0, epoch_ns: 0, at: Instant::now() },
             );
             assert_eq!((flow.phase, flow.reason, flow.errno), (FlowPhase::Ended, expected, error));
+            assert_eq!(flow.valid.has(FlowValidity::REASON), expected != CloseReason::Unknown);
         }
     }
 

@@ -5,6 +5,22 @@
 
 #include "owners.h"
 
+/* Replaces the remote endpoint by that of the request socket that sends the packet, if the kernel shows it. The
+ * packet's may be translated already (NAT). */
+static ALWAYS_INLINE void use_request_peer(struct __sk_buff *skb, struct tuple *tuple)
+{
+	struct sk_buff *packet = kernel_packet(skb);
+	struct sock *request = packet ? packet->sk : 0;
+
+	if (!request || request->__sk_common.skc_state != BPF_TCP_NEW_SYN_RECV)
+		return;
+	tuple->remote_port = __builtin_bswap16(request->__sk_common.skc_dport);
+	if (request->__sk_common.skc_family == AF_INET)
+		map_v4(tuple->remote, request->__sk_common.skc_daddr);
+	else if (HAS_MEMBER(request->__sk_common.skc_v6_daddr))
+		bpf_probe_read_kernel(tuple->remote, 16, &request->__sk_common.skc_v6_daddr);
+}
+
 /* Counts a packet of a request socket. The counts are moved to the socket that the listener creates for the
  * connection. */
 SUBPROGRAM int count_request_sock(struct __sk_buff *skb, __u64 listener, int direction,
@@ -16,6 +32,8 @@ SUBPROGRAM int count_request_sock(struct __sk_buff *skb, __u64 listener, int dir
 
 	if (!wire || !tuple_of_packet(skb, &tuple, direction))
 		return 0;
+	if (direction == SENT)
+		use_request_peer(skb, &tuple);
 	set_request_sock_key(&tuple, listener);
 	pending = bpf_map_lookup_elem(&request_socks, &tuple);
 	if (!pending) {

@@ -169,8 +169,8 @@ impl Recorder {
                 && !detail.is_told()
                 && !detail.is_translated()
             {
-                let reason = surprise(&notice, flow.last());
-                flows.vanish(id, reason, told);
+                let (reason, when) = surprise(&notice, flow.last());
+                flows.vanish(id, reason, when);
                 self.tell(flows, id);
             }
             self.notices.remove(&key);
@@ -210,15 +210,19 @@ fn is_surprised(state: FlowState) -> bool {
     !state.is_over() && state != FlowState::FinSent
 }
 
-/// Returns the reason why a socket disappeared without a packet that tells it. The latest packet passed at
-/// `last`.
+/// Returns the reason and the time of the end of a connection whose socket disappeared without a packet that
+/// shows it. The latest packet passed at `last`.
 ///
 /// If retransmissions remain unanswered, the kernel gives up at the time when it would have sent the next
 /// one. So it has given up if it was retransmitting and the time of the next attempt has passed without one.
-/// A process that closes the socket does so earlier.
-fn surprise(notice: &SocketEnd, last: Timestamp) -> CloseReason {
+/// A process that closes the socket does so earlier. It can also close the socket later, which the notice is
+/// about.
+fn surprise(notice: &SocketEnd, last: Timestamp) -> (CloseReason, Timestamp) {
     let timeout = u64::from(notice.info.timeout_us) * 1_000;
     // The kernel's timers are a little late, never early, but the clocks are read at different times.
     let has_passed = notice.told.since(last) >= timeout - timeout / 16;
-    if notice.info.retrying > 0 && has_passed { CloseReason::TimedOut } else { CloseReason::Unknown }
+    match notice.info.retrying > 0 && has_passed {
+        true => (CloseReason::TimedOut, Timestamp(last.0.saturating_add(timeout)).min(notice.told)),
+        false => (CloseReason::Unknown, notice.told),
+    }
 }
