@@ -31,6 +31,9 @@ pub(super) struct Datagram<'a> {
     pub fragment: Fragment,
     /// The captured part of the transport header and its payload, without link padding.
     pub payload: &'a [u8],
+    /// The length of `payload`, captured or not, by the datagram's own length; `usize::MAX` if the datagram
+    /// does not state it.
+    pub len: usize,
 }
 
 // With two callers the compiler would not inline this on its own, and every packet would pay for the rarely
@@ -62,8 +65,11 @@ fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     let data = if unknown_len { data } else { within(data, total_len) };
     let mut protocol = header[9];
     let mut payload = data.get(header_len..).unwrap_or_default();
+    let mut len = if unknown_len { usize::MAX } else { total_len - header_len };
     if protocol == extension::AUTHENTICATION && !matches!(fragment, Fragment::Later { .. }) {
+        let authenticated = payload.len();
         (protocol, payload) = pass_authentication(payload)?;
+        len -= authenticated - payload.len();
     }
     Ok(Datagram {
         source: Address::v4([header[12], header[13], header[14], header[15]]),
@@ -71,17 +77,8 @@ fn v4(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
         protocol,
         fragment,
         payload,
+        len,
     })
-}
-
-/// Returns the length of a datagram's payload by the datagram's own length, captured or not, or `usize::MAX`
-/// if the datagram does not state it.
-pub(super) fn payload_len(network: Network<'_>, datagram: &Datagram<'_>) -> usize {
-    let (len, data) = own_len(network);
-    match len {
-        0 => usize::MAX,
-        len => len.saturating_sub(within(data, len).len() - datagram.payload.len()),
-    }
 }
 
 /// Returns the length of the IP header, including extension headers and options, as far as it was captured.
@@ -128,16 +125,19 @@ fn v6(data: &[u8]) -> Result<Datagram<'_>, Undecoded> {
     }
     let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
     // 0 marks a jumbogram (RFC 2675) or, as in IPv4, a datagram that is not yet segmented.
-    let rest = if payload_len == 0 { rest } else { within(rest, payload_len) };
+    let unknown_len = payload_len == 0;
+    let rest = if unknown_len { rest } else { within(rest, payload_len) };
     let (addresses, _) = header[8..].as_chunks::<16>();
     let (source, destination) = (addresses[0], addresses[1]);
     let (protocol, fragment, payload) = pass_extensions(header[6], rest)?;
+    let len = if unknown_len { usize::MAX } else { payload_len - (rest.len() - payload.len()) };
     Ok(Datagram {
         source: Address::v6(source),
         destination: Address::v6(destination),
         protocol,
         fragment,
         payload,
+        len,
     })
 }
 

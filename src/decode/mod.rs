@@ -33,11 +33,11 @@ pub const SNAPLEN: usize = 128;
 /// Decodes the packet in a frame of this link type.
 ///
 /// `data` begins with the link header and may be cut anywhere. Cutting a frame never changes the result, only
-/// its completeness: a prefix of a frame gives the same packet, or the same packet without its TCP flags, or
-/// [`Undecoded::Truncated`].
+/// its completeness: a prefix of a frame gives the same packet, or the same packet without its TCP flags and
+/// payload, or [`Undecoded::Truncated`].
 ///
 /// - The ports of a TCP segment are enough to find the owner of its bytes: a segment cut between its ports
-///   and its flags is a packet without flags.
+///   and its flags is a packet without flags and payload.
 /// - A later fragment has no ports. Its protocol is the one in its own IP header, which differs from that of
 ///   the first fragment if extension headers are in the fragmented part; the identification joins the two.
 /// - MPLS labels and the headers of a PPPoE session are skipped, like VLAN tags.
@@ -52,16 +52,17 @@ pub const SNAPLEN: usize = 128;
 /// than [`MAX_TAGS`] VLAN tags, [`MAX_LABELS`] MPLS labels or [`MAX_EXTENSIONS`] extension headers.
 pub fn decode(link: LinkType, data: &[u8]) -> Result<Packet, Undecoded> {
     let (network, vlan) = link::network(link, data)?;
-    let Datagram { source, destination, protocol, fragment, payload } = ip::datagram(network)?;
+    let Datagram { source, destination, protocol, fragment, payload, len } = ip::datagram(network)?;
     let transport = match fragment {
         Fragment::Later { .. } => Transport::default(),
-        Fragment::Whole | Fragment::First { .. } => transport::read(protocol, payload)?,
+        Fragment::Whole | Fragment::First { .. } => transport::read(protocol, payload, len)?,
     };
     Ok(Packet {
         protocol: Protocol(protocol),
         source: Endpoint::new(source, transport.source),
         destination: Endpoint::new(destination, transport.destination),
         tcp_flags: transport.flags,
+        has_payload: transport.has_payload,
         fragment,
         vlan,
     })
@@ -75,18 +76,4 @@ pub fn sequence_number(link: LinkType, data: &[u8]) -> Option<u32> {
     let is_tcp = Protocol(datagram.protocol) == Protocol::TCP;
     let has_header = is_tcp && !matches!(datagram.fragment, Fragment::Later { .. });
     has_header.then(|| transport::sequence_number(datagram.payload)).flatten()
-}
-
-/// Returns true if a frame that [`decode`] can read carries data for a process: for TCP, a segment with
-/// payload; for other protocols, any packet. A TCP segment cut before the length of its header counts as
-/// having none.
-pub fn has_payload(link: LinkType, data: &[u8]) -> bool {
-    let Ok((network, _)) = link::network(link, data) else { return false };
-    ip::datagram(network).is_ok_and(|datagram| match datagram.fragment {
-        Fragment::Later { .. } => true,
-        Fragment::Whole | Fragment::First { .. } => {
-            let len = ip::payload_len(network, &datagram);
-            transport::has_payload(datagram.protocol, datagram.payload, len)
-        }
-    })
 }

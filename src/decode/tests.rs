@@ -12,7 +12,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 /// Formats a packet in one line, or the reason why there is none.
 fn shown(link: LinkType, data: &[u8]) -> String {
     match decode(link, data) {
-        Ok(Packet { protocol, source, destination, tcp_flags: TcpFlags(flags), fragment, vlan }) => {
+        Ok(Packet { protocol, source, destination, tcp_flags: TcpFlags(flags), fragment, vlan, .. }) => {
             let mut line = format!("{protocol:?} {source} > {destination}");
             if flags != 0 {
                 line += &format!(" flags {flags:02x}");
@@ -229,6 +229,10 @@ fn segment(is_v4: bool, payload: u16) -> Vec<u8> {
         [&[0x60, 0, 0, 0][..], &(32 + payload).to_be_bytes(), &[6, 64], &[0xfd; 32]].concat()
     };
     [ip, tcp, vec![b'x'; payload.into()]].concat()
+}
+
+fn has_payload(link: LinkType, data: &[u8]) -> bool {
+    decode(link, data).is_ok_and(|packet| packet.has_payload)
 }
 
 #[test]

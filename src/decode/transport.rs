@@ -6,11 +6,10 @@ use crate::model::{Protocol, TcpFlags, Undecoded};
 /// with ports.
 const DCCP: Protocol = Protocol(33);
 
-/// The offset of the flags byte in a TCP header (RFC 9293, 3.1).
-const TCP_FLAGS_AT: usize = 13;
-
-/// The offset of the byte whose upper half is the header's length in words of 4 bytes.
+/// The offset in a TCP header of the byte whose upper half is the header's length in words of 4 bytes, and the
+/// end of the flags byte after it (RFC 9293, 3.1).
 const TCP_OFFSET_AT: usize = 12;
+const TCP_FLAGS_END: usize = TCP_OFFSET_AT + 2;
 
 /// The length of a TCP header without options (RFC 9293, 3.1).
 pub(super) const TCP_HEADER: usize = 20;
@@ -26,37 +25,37 @@ const UDP_HEADER: usize = 8;
 /// The length of the header that is common to all chunks of a packet (RFC 9260, 3.1).
 const SCTP_HEADER: usize = 12;
 
-/// The data of a transport header that belong to the flow; all 0 for protocols without ports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// The data of a transport header that belong to the flow. The default is that of a packet without ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Transport {
     pub source: u16,
     pub destination: u16,
     pub flags: TcpFlags,
+    pub has_payload: bool,
 }
 
-/// Reads the header of a whole datagram or of a first fragment.
+impl Default for Transport {
+    fn default() -> Transport {
+        Transport { source: 0, destination: 0, flags: TcpFlags::default(), has_payload: true }
+    }
+}
+
+/// Reads the header of a whole datagram or of a first fragment. `payload` is the captured part of its `len`
+/// bytes.
 #[inline]
-pub(super) fn read(protocol: u8, payload: &[u8]) -> Result<Transport, Undecoded> {
+pub(super) fn read(protocol: u8, payload: &[u8], len: usize) -> Result<Transport, Undecoded> {
     match Protocol(protocol) {
-        Protocol::TCP => {
-            let flags = payload.get(TCP_FLAGS_AT).copied().unwrap_or_default();
-            Ok(Transport { flags: TcpFlags(flags), ..ports(payload)? })
-        }
+        Protocol::TCP => match payload.first_chunk::<TCP_FLAGS_END>() {
+            Some(header @ [.., words, flags]) => {
+                let has_payload = len > usize::from(words >> 4) * 4;
+                Ok(Transport { flags: TcpFlags(*flags), has_payload, ..ports(header)? })
+            }
+            None => Ok(Transport { has_payload: false, ..ports(payload)? }),
+        },
         Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | DCCP => ports(payload),
         Protocol::ICMP => identifier(payload, icmp_exchange),
         Protocol::ICMPV6 => identifier(payload, icmpv6_exchange),
         _ => Ok(Transport::default()),
-    }
-}
-
-/// Returns true if a whole datagram or a first fragment carries data for a process. `payload` is its captured
-/// part and `len` its whole length. A TCP segment does if it has payload; a datagram of a connectionless
-/// protocol always does.
-#[inline]
-pub(super) fn has_payload(protocol: u8, payload: &[u8], len: usize) -> bool {
-    match Protocol(protocol) {
-        Protocol::TCP => payload.get(TCP_OFFSET_AT).is_some_and(|byte| len > usize::from(byte >> 4) * 4),
-        _ => true,
     }
 }
 
@@ -100,7 +99,7 @@ fn ports(payload: &[u8]) -> Result<Transport, Undecoded> {
     Ok(Transport {
         source: u16::from_be_bytes([header[0], header[1]]),
         destination: u16::from_be_bytes([header[2], header[3]]),
-        flags: TcpFlags::default(),
+        ..Transport::default()
     })
 }
 
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     fn ends(protocol: u8, payload: &[u8]) -> (u16, u16) {
-        let transport = read(protocol, payload).unwrap();
+        let transport = read(protocol, payload, 0).unwrap();
         (transport.source, transport.destination)
     }
 
@@ -158,7 +157,11 @@ mod tests {
     fn ports_of_every_protocol_that_has_them() {
         for protocol in [6, 17, 33, 132, 136] {
             assert_eq!(ends(protocol, &[0x01, 0xbb, 0xc0, 0x01]), (443, 49153), "protocol {protocol}");
-            assert_eq!(read(protocol, &[0x01, 0xbb, 0xc0]), Err(Undecoded::Truncated), "protocol {protocol}");
+            assert_eq!(
+                read(protocol, &[0x01, 0xbb, 0xc0], 0),
+                Err(Undecoded::Truncated),
+                "protocol {protocol}"
+            );
         }
     }
 
@@ -166,8 +169,8 @@ mod tests {
     fn protocols_without_ports_need_no_bytes() {
         // IGMP, IP in IP, IPv6 in IP, GRE, ESP, "no next header", OSPF, VRRP.
         for protocol in [2, 4, 41, 47, 50, 59, 89, 112] {
-            assert_eq!(read(protocol, &[]), Ok(Transport::default()));
-            assert_eq!(read(protocol, &[0xff; 20]), Ok(Transport::default()));
+            assert_eq!(read(protocol, &[], 0), Ok(Transport::default()));
+            assert_eq!(read(protocol, &[0xff; 20], 0), Ok(Transport::default()));
         }
     }
 
@@ -176,11 +179,12 @@ mod tests {
         let mut header = [0u8; 20];
         header[12] = 0x50;
         header[13] = 0x12;
-        let flags = |payload| read(6, payload).unwrap().flags;
+        let flags = |payload| read(6, payload, 0).unwrap().flags;
         assert_eq!(flags(&header[..]), TcpFlags::SYN | TcpFlags::ACK);
         assert_eq!(flags(&header[..14]), TcpFlags::SYN | TcpFlags::ACK);
-        assert_eq!(flags(&header[..13]), TcpFlags::default(), "cut before its flags");
-        assert_eq!(read(17, &header).unwrap().flags, TcpFlags::default(), "not TCP");
+        let cut = read(6, &header[..13], 100).unwrap();
+        assert_eq!((cut.flags, cut.has_payload), (TcpFlags::default(), false), "cut before its flags");
+        assert_eq!(read(17, &header, 0).unwrap().flags, TcpFlags::default(), "not TCP");
     }
 
     #[test]
@@ -214,7 +218,7 @@ mod tests {
         for (request, reply) in [(8, 0), (13, 14), (15, 16), (17, 18), (42, 43)] {
             for (kind, expected) in [(request, (0x1234, 0)), (reply, (0, 0x1234))] {
                 assert_eq!(ends(1, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), expected, "type {kind}");
-                assert_eq!(read(1, &[kind, 0, 0, 0, 0x12]), Err(Undecoded::Truncated));
+                assert_eq!(read(1, &[kind, 0, 0, 0, 0x12], 0), Err(Undecoded::Truncated));
             }
         }
         for (request, reply) in [(128, 129), (160, 161)] {
@@ -222,7 +226,7 @@ mod tests {
                 assert_eq!(ends(58, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]), expected, "type {kind}");
             }
         }
-        assert_eq!(read(1, &[]), Err(Undecoded::Truncated));
+        assert_eq!(read(1, &[], 0), Err(Undecoded::Truncated));
     }
 
     #[test]

@@ -83,6 +83,7 @@ mod tests {
             source: Endpoint::new(Address::v4([10, 0, 0, 1]), ports.0),
             destination: Endpoint::new(Address::v4([10, 0, 0, 2]), ports.1),
             tcp_flags: TcpFlags::default(),
+            has_payload: true,
             fragment,
             vlan: 0,
         }

@@ -93,6 +93,8 @@ pub struct Packet {
     pub destination: Endpoint,
     /// The TCP flags, or none for other protocols.
     pub tcp_flags: TcpFlags,
+    /// Set if it carries data for a process: a TCP segment with payload, and every packet of another protocol.
+    pub has_payload: bool,
     /// Its position in a fragmented datagram.
     pub fragment: Fragment,
     /// The outermost VLAN identifier (1-4094), or 0 if the frame has no tag.

@@ -53,26 +53,27 @@ pub fn read(link: LinkType, frame: &[u8]) -> Option<Packet> {
         NetSlice::Arp(_) => unreachable!("no ARP was built"),
     };
     let later = matches!(fragment, Fragment::Later { .. });
-    let (ports, flags) = if later { ((0, 0), 0) } else { transport(protocol, payload) };
+    let (ports, flags, has_payload) = if later { ((0, 0), 0, true) } else { transport(protocol, payload) };
     Some(Packet {
         protocol: Protocol(protocol.0),
         source: Endpoint::new(source, ports.0),
         destination: Endpoint::new(destination, ports.1),
         tcp_flags: TcpFlags(flags),
+        has_payload,
         fragment,
         vlan: vlan.unwrap_or(0),
     })
 }
 
-/// Returns ports and flags as etherparse decodes them. It does not know the last three protocols, whose ports
-/// are at the same offsets as those of UDP.
-fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8) {
+/// Returns ports, flags and the presence of payload as etherparse decodes them. It does not know the last
+/// three protocols, whose ports are at the same offsets as those of UDP.
+fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8, bool) {
     match protocol.0 {
         6 => {
-            let (tcp, _) = TcpHeader::from_slice(payload).unwrap();
+            let (tcp, rest) = TcpHeader::from_slice(payload).unwrap();
             let bits = [tcp.fin, tcp.syn, tcp.rst, tcp.psh, tcp.ack, tcp.urg, tcp.ece, tcp.cwr];
             let flags = bits.iter().enumerate().map(|(at, &bit)| u8::from(bit) << at).sum();
-            ((tcp.source_port, tcp.destination_port), flags)
+            ((tcp.source_port, tcp.destination_port), flags, !rest.is_empty())
         }
         1 => {
             let icmp = Icmpv4Slice::from_slice(payload).unwrap();
@@ -83,7 +84,7 @@ fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8) {
                 Icmpv4Type::TimestampReply(message) => (0, message.id),
                 _ => (0, 0),
             };
-            (ports, 0)
+            (ports, 0, true)
         }
         58 => {
             let ports = match Icmpv6Slice::from_slice(payload).unwrap().icmp_type() {
@@ -91,12 +92,12 @@ fn transport(protocol: IpNumber, payload: &[u8]) -> ((u16, u16), u8) {
                 Icmpv6Type::EchoReply(echo) => (0, echo.id),
                 _ => (0, 0),
             };
-            (ports, 0)
+            (ports, 0, true)
         }
         17 | 33 | 132 | 136 => {
             let udp = UdpHeaderSlice::from_slice(payload).unwrap();
-            ((udp.source_port(), udp.destination_port()), 0)
+            ((udp.source_port(), udp.destination_port()), 0, true)
         }
-        _ => ((0, 0), 0),
+        _ => ((0, 0), 0, true),
     }
 }

@@ -14,7 +14,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use sample::{LINKS, Sample, has_tags, sample};
 
-/// Checks that cutting a frame may lose its packet or the packet's flags, but never yields a
+/// Checks that cutting a frame may lose its packet, or the packet's flags and payload, but never yields a
 /// different packet.
 fn check_every_prefix(link: LinkType, frame: &[u8]) {
     let Ok(whole) = decode(link, frame) else {
@@ -23,7 +23,7 @@ fn check_every_prefix(link: LinkType, frame: &[u8]) {
         }
         return;
     };
-    let without_flags = Packet { tcp_flags: TcpFlags::default(), ..whole };
+    let without_flags = Packet { tcp_flags: TcpFlags::default(), has_payload: false, ..whole };
     let mut seen = 0;
     for length in 0..=frame.len() {
         let stage = match decode(link, &frame[..length]) {

@@ -189,6 +189,7 @@ mod tests {
             source: end(port),
             destination: end(80),
             tcp_flags: TcpFlags::SYN,
+            has_payload: true,
             fragment: Fragment::Whole,
             vlan: 0,
         }

@@ -5,7 +5,7 @@
 //! the cached flows still exist.
 
 use crate::flow::FlowId;
-use crate::model::{Endpoint, Namespace, Packet, Passage, Protocol};
+use crate::model::{Direction, Endpoint, Namespace, Packet, Passage, Protocol};
 
 /// Number of cached pairs of endpoints, each in the one entry that its ports select: 20 KiB in all.
 const PLACES: usize = 256;
@@ -30,6 +30,15 @@ pub struct PacketFlows {
     pub receive: Option<FlowId>,
     /// Set if a socket on this host may start to receive the packet, too, since it was sent to a group.
     pub may_loop: bool,
+}
+
+impl PacketFlows {
+    /// Returns these flows, each with the direction of the packet seen from its end.
+    #[inline]
+    pub fn ends(self) -> impl Iterator<Item = (FlowId, Direction)> {
+        let ends = [(self.send, Direction::Send), (self.receive, Direction::Receive)];
+        ends.into_iter().filter_map(|(id, direction)| Some((id?, direction)))
+    }
 }
 
 /// The cache entries.
@@ -84,7 +93,7 @@ fn place(packet: &Packet) -> usize {
 mod tests {
     use super::*;
     use crate::flow::FlowTable;
-    use crate::model::{Address, Direction, FlowKey, Fragment, TcpFlags, Timestamp};
+    use crate::model::{Address, FlowKey, Fragment, TcpFlags, Timestamp};
 
     fn packet(port: u16) -> Packet {
         Packet {
@@ -92,6 +101,7 @@ mod tests {
             source: Endpoint::new(Address::v4([10, 0, 0, 1]), port),
             destination: Endpoint::new(Address::v4([10, 0, 0, 2]), 80),
             tcp_flags: TcpFlags::ACK,
+            has_payload: true,
             fragment: Fragment::Whole,
             vlan: 0,
         }

@@ -13,7 +13,7 @@ use super::pending_departures::PendingDepartures;
 use super::recheck::OwnerRecheck;
 use super::steps::ClockSteps;
 use super::tcp_reconciler::{ReconcilerStats, TcpReconciler};
-use crate::decode::{decode, has_payload, segment_limit, wire_size};
+use crate::decode::{decode, segment_limit, wire_size};
 use crate::error::Result;
 use crate::flow::{FlowId, FlowStats, FlowTable, FragmentTable};
 use crate::kernel::Clocks;
@@ -213,10 +213,10 @@ impl FramePipeline {
     #[cold]
     fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let flows = self.flows_of(packet, frame);
-        let segment = flows.and_then(|flows| self.flows.segment_limit(flows.send.or(flows.receive)?));
+        let segment = flows.send.or(flows.receive).and_then(|id| self.flows.segment_limit(id));
         let is_one = segment.is_none() && frame.wire_len <= frame.packet_limit;
         let size = if is_one { frame.link_len().into() } else { wire_size(frame, segment) };
-        self.count(packet, frame, size);
+        let counted = self.count(packet, frame, size);
         if size.packets == 1 {
             return;
         }
@@ -226,66 +226,53 @@ impl FramePipeline {
         self.counts.offloaded += 1;
         self.counts.offloaded_packets += u64::from(size.packets);
         self.counts.estimated_bytes += u64::from(estimated.bytes);
-        let Some(PacketFlows { send, receive, .. }) = self.cache.get(packet, frame.namespace, frame.passage)
-        else {
-            return;
-        };
-        for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
-            if let Some(id) = id {
-                self.flows.record_estimate(id, direction, estimated);
-            }
+        for (id, direction) in counted.ends() {
+            self.flows.record_estimate(id, direction, estimated);
         }
     }
 
-    /// Returns the flows that have counted packets with the same endpoints, if there are any.
-    fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> Option<PacketFlows> {
+    /// Returns the flows that have counted packets with the same endpoints.
+    fn flows_of(&self, packet: &Packet, frame: &Frame<'_>) -> PacketFlows {
         let &Frame { namespace, passage, .. } = frame;
         if let Some(flows) = self.cache.get(packet, namespace, passage) {
-            return Some(flows);
+            return flows;
         }
         let &Packet { source, destination, protocol, .. } = packet;
         let send = self.flows.find(&FlowKey { local: source, remote: destination, protocol, namespace });
         let receive = self.flows.find(&FlowKey { local: destination, remote: source, protocol, namespace });
-        (send.is_some() || receive.is_some()).then_some(PacketFlows { send, receive, may_loop: false })
+        PacketFlows { send, receive, may_loop: false }
     }
 
-    /// Counts a frame for each of its ends that is in the namespace where it was captured.
+    /// Counts a frame for each of its ends that is in the namespace where it was captured. Returns the flows
+    /// that have counted it.
     ///
     /// A packet between two namespaces is captured in both, and a forwarded one also in those between. Each
     /// capture counts only the ends in its namespace, so no end is counted twice; a packet that only passes
     /// is `NotLocal` wherever it passes. Within one namespace a packet can pass several devices: it counts
     /// for its sender where it leaves, and for its receiver where it arrives.
-    fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
+    // For most frames the result is not used, and need not be made if the call is inlined.
+    #[inline(always)]
+    fn count(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) -> PacketFlows {
         let &Frame { time, namespace, passage, .. } = frame;
-        let known = match self.cache.get(packet, namespace, passage) {
-            Some(flows) if !flows.may_loop => {
-                self.flows.count_known(flows.send, flows.receive, size, packet.tcp_flags, time)
+        let flags = packet.tcp_flags;
+        let counted = match self.cache.get(packet, namespace, passage) {
+            Some(flows)
+                if !flows.may_loop
+                    && self.flows.count_known(flows.send, flows.receive, size, flags, time) =>
+            {
+                flows
             }
-            _ => false,
+            _ => self.count_anew(packet, frame, size),
         };
-        if !known {
-            self.count_anew(packet, frame, size);
-        }
         if self.recorder.is_some() {
-            self.observe(packet, frame);
-        }
-    }
-
-    /// Records the timings and counts of the flows that have just counted a packet.
-    fn observe(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let Some(PacketFlows { send, receive, .. }) = self.cache.get(packet, frame.namespace, frame.passage)
-        else {
-            return;
-        };
-        let has_payload = has_payload(frame.link, frame.data);
-        for (id, direction) in [(send, Direction::Send), (receive, Direction::Receive)] {
-            if let Some(id) = id {
-                self.flows.observe(id, direction, packet.tcp_flags, has_payload, frame.time);
+            for (id, direction) in counted.ends() {
+                self.flows.observe(id, direction, flags, packet.has_payload, time);
             }
         }
+        counted
     }
 
-    fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) {
+    fn count_anew(&mut self, packet: &Packet, frame: &Frame<'_>, size: WireSize) -> PacketFlows {
         let &Frame { time, namespace, passage, .. } = frame;
         // Packets that may be forwarded leave half of the table to others.
         let FlowStats { held, limit, .. } = self.flows.stats();
@@ -308,12 +295,13 @@ impl FramePipeline {
         {
             [send, receive].into_iter().flatten().for_each(|id| self.flows.limit_segments(id, limit));
         }
+        let flows = PacketFlows { send, receive, may_loop: is_sent_to_group && !is_looped };
         if from_here || to_here {
-            let may_loop = is_sent_to_group && !is_looped;
-            self.cache.set(packet, namespace, passage, PacketFlows { send, receive, may_loop });
+            self.cache.set(packet, namespace, passage, flows);
         } else {
             self.without_flow[Unowned::NotLocal as usize] += u64::from(size.bytes);
         }
+        flows
     }
 
     /// Compares connections that have ended before `moment`, up to which everything captured has been

@@ -170,6 +170,7 @@ mod tests {
             source: endpoint,
             destination: endpoint,
             tcp_flags: TcpFlags::default(),
+            has_payload: true,
             fragment: Fragment::Whole,
             vlan: 0,
         };
