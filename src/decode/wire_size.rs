@@ -22,13 +22,8 @@ pub fn wire_size(frame: &Frame<'_>, segment: Option<u16>) -> WireSize {
     segments(frame, segment).unwrap_or(WireSize::from(frame.link_len()))
 }
 
-/// The largest segment that every host accepts by default (RFC 9293, 3.7.1). An end that claims to accept
-/// less could make its own segments count as more than they are.
-const DEFAULT_SEGMENT: u16 = 536;
-
 /// Returns the largest TCP segment that the sender of a SYN accepts, if it is smaller than the MTU of the
-/// device allows. Returns `None` for a device of unknown MTU, and for a limit below the default that every
-/// host accepts.
+/// device allows. Returns `None` for a device of unknown MTU.
 pub fn segment_limit(frame: &Frame<'_>) -> Option<u16> {
     let (network, _) = link::network(frame.link, frame.data).ok()?;
     let datagram = ip::datagram(network).ok()?;
@@ -36,7 +31,7 @@ pub fn segment_limit(frame: &Frame<'_>) -> Option<u16> {
     let headers = ip::header_len(network, &datagram) + transport::TCP_HEADER;
     let mtu = frame.packet_limit.checked_sub(frame.link.header_len())?;
     let is_smaller = headers as u64 + u64::from(limit) < u64::from(mtu);
-    (is_smaller && limit >= DEFAULT_SEGMENT && frame.packet_limit != u32::MAX).then_some(limit)
+    (is_smaller && frame.packet_limit != u32::MAX).then_some(limit)
 }
 
 fn segments(frame: &Frame<'_>, segment: Option<u16>) -> Option<WireSize> {

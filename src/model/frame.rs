@@ -91,10 +91,12 @@ impl LinkType {
 /// The direction in which a frame passed its device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Passage {
-    /// Unknown: the capture does not report the direction, or the frame passed in both at once, as on
-    /// loopback.
+    /// Unknown: the capture does not report the direction.
     #[default]
     Unknown,
+    /// The frame passed the loopback device: it left and arrived at once. Its sender is on this host whatever
+    /// its address, which may be translated (NAT).
+    Loopback,
     /// The frame arrived. It can have a receiver here. Its sender was counted where it left.
     Incoming,
     /// The frame left. It can have a sender here. Its receiver is counted where it arrives.
@@ -108,13 +110,13 @@ impl Passage {
     /// Returns true if this frame counts for the sender, provided that the sender is on this host.
     #[inline]
     pub fn has_sender(self) -> bool {
-        matches!(self, Passage::Unknown | Passage::Outgoing)
+        matches!(self, Passage::Unknown | Passage::Loopback | Passage::Outgoing)
     }
 
     /// Returns true if this frame counts for the receiver, provided that the receiver is on this host.
     #[inline]
     pub fn has_receiver(self) -> bool {
-        matches!(self, Passage::Unknown | Passage::Incoming)
+        matches!(self, Passage::Unknown | Passage::Loopback | Passage::Incoming)
     }
 }
 

@@ -129,7 +129,7 @@ impl Translations {
     /// tracked.
     pub fn behind(&mut self, key: &FlowKey, now: Instant) -> Behind {
         self.check(now);
-        if !self.tracks(now) || self.is_local(&key.local.address) == Some(false) {
+        if !self.tracks(now) {
             return Behind::Same;
         }
         match self.conntrack.as_mut().map(|conntrack| conntrack.behind(key)) {

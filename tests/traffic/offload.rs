@@ -62,6 +62,7 @@ const BULK: Talk =
 /// The sender learns from the receiver's SYN that it accepts no larger segments.
 const BULK_1200: Talk<'_> = Talk { server: ("tcp-sink", &[("segment", 1200)]), ..BULK };
 const BULK_536: Talk<'_> = Talk { server: ("tcp-sink", &[("segment", 536)]), ..BULK };
+const BULK_300: Talk<'_> = Talk { server: ("tcp-sink", &[("segment", 300)]), ..BULK };
 
 /// Requests of three segments and responses of many.
 const REQUESTS: Talk<'_> = Talk {
@@ -186,6 +187,8 @@ exact! {
     segments_of_1200_bytes_sent_root: BULK_1200 V4 seen from A, offloads On;
     segments_of_1200_bytes_received_root: BULK_1200 V6 seen from B, offloads On;
     segments_of_536_bytes_received_root: BULK_536 V4 seen from B, offloads On;
+    segments_of_300_bytes_sent_root: BULK_300 V4 seen from A, offloads On;
+    segments_of_300_bytes_received_root: BULK_300 V6 seen from B, offloads On;
     requests_sent_v4_root: REQUESTS V4 seen from A, offloads On;
     requests_received_v6_root: REQUESTS V6 seen from B, offloads On;
     requests_of_two_segments_sent_v6_root: REQUESTS_536 V6 seen from A, offloads On;

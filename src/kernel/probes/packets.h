@@ -5,26 +5,10 @@
 
 #include "owners.h"
 
-/* Replaces the remote endpoint by that of the request socket that sends the packet, if the kernel shows it. The
- * packet's may be translated already (NAT). */
-static ALWAYS_INLINE void use_request_peer(struct __sk_buff *skb, struct tuple *tuple)
-{
-	struct sk_buff *packet = kernel_packet(skb);
-	struct sock *request = packet ? packet->sk : 0;
-
-	if (!request || request->__sk_common.skc_state != BPF_TCP_NEW_SYN_RECV)
-		return;
-	tuple->remote_port = __builtin_bswap16(request->__sk_common.skc_dport);
-	if (request->__sk_common.skc_family == AF_INET)
-		map_v4(tuple->remote, request->__sk_common.skc_daddr);
-	else if (HAS_MEMBER(request->__sk_common.skc_v6_daddr))
-		bpf_probe_read_kernel(tuple->remote, 16, &request->__sk_common.skc_v6_daddr);
-}
-
 /* Counts a packet of a request socket. The counts are moved to the socket that the listener creates for the
- * connection. */
+ * connection. An answer to a request that was not received has no owner: its destination is translated (NAT). */
 SUBPROGRAM int count_request_sock(struct __sk_buff *skb, __u64 listener, int direction,
-				  const struct direction_counters *wire)
+				  const struct direction_counters *wire, __u32 netns)
 {
 	static const struct traffic none = {};
 	struct tuple tuple = {};
@@ -32,10 +16,12 @@ SUBPROGRAM int count_request_sock(struct __sk_buff *skb, __u64 listener, int dir
 
 	if (!wire || !tuple_of_packet(skb, &tuple, direction))
 		return 0;
-	if (direction == SENT)
-		use_request_peer(skb, &tuple);
 	set_request_sock_key(&tuple, listener);
 	pending = bpf_map_lookup_elem(&request_socks, &tuple);
+	if (!pending && direction == SENT) {
+		count_unknown_socket(netns, direction, wire, LOSS_NO_RECORD);
+		return 0;
+	}
 	if (!pending) {
 		bpf_map_update_elem(&request_socks, &tuple, &none, BPF_NOEXIST);
 		pending = bpf_map_lookup_elem(&request_socks, &tuple);
@@ -189,7 +175,7 @@ SUBPROGRAM int count_without_record(struct __sk_buff *skb, __u64 cookie, int dir
 			tuple.netns = netns_of((struct sock *)tcp);
 			listener = listener_of(&tuple);
 			if (listener) {
-				count_request_sock(skb, listener, direction, &wire);
+				count_request_sock(skb, listener, direction, &wire, device.netns);
 				return 0;
 			}
 		}
@@ -387,7 +373,7 @@ static ALWAYS_INLINE int count_packet(struct __sk_buff *skb, int direction)
 	if (UNLIKELY(state == BPF_TCP_LISTEN)) {
 		struct direction_counters wire = measure_packet(skb, &record->link);
 
-		count_request_sock(skb, cookie, direction, &wire);
+		count_request_sock(skb, cookie, direction, &wire, record->tuple.netns);
 		return 1;
 	}
 	count_in_record(skb, cookie, record, direction);

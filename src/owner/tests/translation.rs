@@ -118,7 +118,11 @@ fn what_is_behind_an_address_is_found_root() {
         let untracked = key(Protocol::TCP, "10.1.0.1:1", "10.1.0.1:2");
         assert_eq!(translations.behind(&untracked, Instant::now()), Behind::Unknown);
         let elsewhere = key(Protocol::TCP, "10.2.0.1:1", "10.1.0.1:2");
-        assert_eq!(translations.behind(&elsewhere, Instant::now()), Behind::Same, "no address of this host");
+        assert_eq!(
+            translations.behind(&elsewhere, Instant::now()),
+            Behind::Unknown,
+            "no address of this host"
+        );
         // Seen from the address that the kernel has put in its place, the sender is another host.
         let sender = UdpSocket::bind("10.1.0.1:0").unwrap();
         sender.send_to(b"?", "10.1.0.1:9").unwrap();

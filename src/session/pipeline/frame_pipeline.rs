@@ -213,7 +213,8 @@ impl FramePipeline {
     #[cold]
     fn count_offloaded(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let flows = self.flows_of(packet, frame);
-        let segment = flows.send.or(flows.receive).and_then(|id| self.flows.segment_limit(id));
+        let end = flows.ends().next();
+        let segment = end.and_then(|(id, direction)| self.flows.segment_limit(id, direction));
         let is_one = segment.is_none() && frame.wire_len <= frame.packet_limit;
         let size = if is_one { frame.link_len().into() } else { wire_size(frame, segment) };
         let counted = self.count(packet, frame, size);
@@ -290,12 +291,14 @@ impl FramePipeline {
         let is_looped = is_sent_to_group && self.looped.is_received(&key, size, time);
         let receive =
             (to_here || is_looped).then(|| self.flows.record(&key, Direction::Receive, size, flags, time));
+        let flows = PacketFlows { send, receive, may_loop: is_sent_to_group && !is_looped };
         if flags.has(TcpFlags::SYN)
             && let Some(limit) = segment_limit(frame)
         {
-            [send, receive].into_iter().flatten().for_each(|id| self.flows.limit_segments(id, limit));
+            for (id, direction) in flows.ends() {
+                self.flows.limit_segments(id, direction, limit);
+            }
         }
-        let flows = PacketFlows { send, receive, may_loop: is_sent_to_group && !is_looped };
         if from_here || to_here {
             self.cache.set(packet, namespace, passage, flows);
         } else {

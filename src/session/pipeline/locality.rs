@@ -57,7 +57,8 @@ impl Locality {
         let (has_sender, has_receiver) = (passage.has_sender(), passage.has_receiver());
         // A host without an address yet sends from the unspecified one (DHCP).
         let is_nameless = passage == Passage::Outgoing && source.is_unspecified();
-        let from_here = has_sender && (is_nameless || self.is_local(namespace, source));
+        let is_looped = passage == Passage::Loopback;
+        let from_here = has_sender && (is_nameless || is_looped || self.is_local(namespace, source));
         let to_here = has_receiver
             && (self.is_local(namespace, destination) || !from_here && self.is_group(namespace, destination));
         if from_here || to_here || !takes_conditional {

@@ -142,6 +142,13 @@ fn segments_are_no_larger_than_both_ends_accept() {
     bench.offloaded(tcp(0x18, own, "198.51.100.9:2"), 1_001);
     bench.answer_all(by_port);
     assert_eq!(bench.credited_packets(10), (11 + 2 + 1 + 1, 6));
+    // An end that accepts little is sent no more, but could send more.
+    syn(&mut bench, 0x02, peer, &format!("{HOST}:11"), 300);
+    syn(&mut bench, 0x12, &format!("{HOST}:11"), peer, 1460);
+    bench.offloaded(tcp(0x18, &format!("{HOST}:11"), peer), 3_000);
+    bench.offloaded(tcp(0x18, peer, &format!("{HOST}:11")), 1_200);
+    bench.answer_all(by_port);
+    assert_eq!(bench.credited_packets(11), (1 + 10, 1 + 1));
     // After the connection is open, a SYN proves nothing: any host may have sent it.
     syn(&mut bench, 0x02, peer, own, 536);
     bench.offloaded(tcp(0x18, own, peer), 10_000);

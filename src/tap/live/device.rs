@@ -159,7 +159,7 @@ impl Device {
                 namespace: entry.as_ref().map_or(Namespace::HOME, |entry| entry.namespace),
                 is_ethernet,
                 is_loopback: interface.loopback,
-                tells_passage: interface.tells_passage && !interface.loopback,
+                tells_passage: interface.tells_passage,
                 snaplen: options.snaplen as usize,
                 filter,
                 packet_limit: u32::MAX,
@@ -277,6 +277,9 @@ impl FrameReader {
     /// that this one stands for.
     #[inline]
     fn passage(&self, packet_type: u8, data: &[u8]) -> Passage {
+        if self.is_loopback {
+            return Passage::Loopback;
+        }
         if !self.tells_passage {
             return Passage::Unknown;
         }
@@ -411,9 +414,9 @@ mod tests {
         assert_eq!(passage(&silent, PACKET_OUTGOING, &copy), Some(Passage::Unknown));
         let bare = reading(|reading| reading.is_ethernet = false);
         assert_eq!(passage(&bare, PACKET_OUTGOING, &copy), Some(Passage::Outgoing), "no addresses there");
-        let loopback = reading(|reading| (reading.is_loopback, reading.tells_passage) = (true, false));
+        let loopback = reading(|reading| reading.is_loopback = true);
         assert_eq!(passage(&loopback, PACKET_OUTGOING, &copy), None);
-        assert_eq!(passage(&loopback, PACKET_HOST, &copy), Some(Passage::Unknown));
+        assert_eq!(passage(&loopback, PACKET_HOST, &copy), Some(Passage::Loopback));
     }
 
     #[test]
