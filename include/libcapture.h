@@ -124,7 +124,8 @@
 #define CAPTURE_ENABLE_PROPORTIONAL 4
 
 // Let an update in which processes have ended wait until their last packets are counted, for at most the
-// read timeout and 100 ms. The same update then delivers these processes as ended.
+// read timeout and 100 ms. The same update then delivers these processes as ended. Those that started and
+// ended since the last update can still come with the next one.
 #define CAPTURE_ENABLE_WAIT_FOR_ENDED 8
 
 // Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.

@@ -28,7 +28,8 @@ pub const CAPTURE_ENABLE_CGROUPS: u32 = 2;
 /// then visits each page of the process, which takes some 0.1 ms, and longer the more memory the process has.
 pub const CAPTURE_ENABLE_PROPORTIONAL: u32 = 4;
 /// Let an update in which processes have ended wait until their last packets are counted, for at most the
-/// read timeout and 100 ms. The same update then delivers these processes as ended.
+/// read timeout and 100 ms. The same update then delivers these processes as ended. Those that started and
+/// ended since the last update can still come with the next one.
 pub const CAPTURE_ENABLE_WAIT_FOR_ENDED: u32 = 8;
 
 /// Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.
