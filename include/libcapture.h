@@ -128,6 +128,10 @@
 // ended since the last update can still come with the next one.
 #define CAPTURE_ENABLE_WAIT_FOR_ENDED 8
 
+// Look up owners for the flows of a savefile, among the processes and sockets that exist now. Without this bit
+// the bytes of a savefile have no owner (`bytes_no_socket`): other processes may use the same ports by now.
+#define CAPTURE_ENABLE_REPLAY_OWNERS 16
+
 // Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.
 #define CAPTURE_PROGRAMS_SOCKETS 1
 
@@ -970,6 +974,13 @@ typedef struct CaptureStats {
     // the session was opened, including those of network namespaces. These bytes are in no other counter. A
     // namespace that appeared and disappeared unobserved is not covered.
     uint64_t bytes_before_capture;
+    // Time at which the last update began to sample the processes, in nanoseconds of CLOCK_MONOTONIC; 0
+    // before the first update. A rate is the difference of two totals by the difference of these times.
+    uint64_t sampled_ns;
+    // The same time of the update before; 0 before the second update.
+    uint64_t sampled_before_ns;
+    // 1 once the savefile was read to its end and all of it is counted; otherwise 0.
+    uint64_t replay_finished;
 } CaptureStats;
 
 #ifdef __cplusplus
@@ -1069,6 +1080,20 @@ int32_t CaptureSessionOpen(const struct CaptureOptions *options, struct CaptureS
 // `session` is open or NULL; NULL is an error. `handlers` is NULL or a structure whose `size` is set.
 int32_t CaptureSessionUpdate(struct CaptureSession *session,
                              const struct CaptureHandlers *handlers);
+
+// Passes the packets held so far to the packet handler, and the log's lines to the log handler, without sampling
+// processes: between two updates, as often as packets are to be taken. The other handlers are not called.
+//
+// Fails with CAPTURE_CODE_NOT_INITIALISED if `session` is NULL, with CAPTURE_CODE_INVALID_ARGUMENT if
+// `handlers` is NULL, its `size` is not plausible or an unknown field is set, with CAPTURE_CODE_BUSY if another
+// call on the session runs, and with CAPTURE_CODE_FORKED in a process forked from the opener. No handler runs
+// then.
+//
+// Requirements:
+// `session` is open or NULL; NULL is an error. `handlers` is a structure whose `size` is set, or NULL; NULL is
+// an error.
+int32_t CaptureSessionPackets(struct CaptureSession *session,
+                              const struct CaptureHandlers *handlers);
 
 // Returns the session's descriptor, or -1 on failure. It is readable when packets are held, when
 // `interval_ms` have passed since the last update, when a savefile has been read to its end, and when the

@@ -150,7 +150,8 @@ fn apply_enable(enable: u32, options: &mut Options) -> Result<()> {
         (CAPTURE_ENABLE_CGROUPS, SampleSet::CGROUP),
         (CAPTURE_ENABLE_PROPORTIONAL, SampleSet::PROPORTIONAL),
     ];
-    let known = samples.iter().fold(CAPTURE_ENABLE_WAIT_FOR_ENDED, |bits, (bit, _)| bits | bit);
+    let others = CAPTURE_ENABLE_WAIT_FOR_ENDED | CAPTURE_ENABLE_REPLAY_OWNERS;
+    let known = samples.iter().fold(others, |bits, (bit, _)| bits | bit);
     if enable & !known != 0 {
         let text = format!("enable is {enable:#x} and has unknown bits; the known bits are {known:#x}");
         return Err(Error::new(Code::InvalidArgument, text));
@@ -161,6 +162,7 @@ fn apply_enable(enable: u32, options: &mut Options) -> Result<()> {
         }
     }
     options.wait_for_ended = enable & CAPTURE_ENABLE_WAIT_FOR_ENDED != 0;
+    options.replay_owners = enable & CAPTURE_ENABLE_REPLAY_OWNERS != 0;
     Ok(())
 }
 

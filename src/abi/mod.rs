@@ -20,8 +20,8 @@ pub use classic_types::*;
 pub use flow_types::*;
 pub use process_types::*;
 pub use session::{
-    CaptureSession, CaptureSessionClose, CaptureSessionDescriptor, CaptureSessionOpen, CaptureSessionStats,
-    CaptureSessionUpdate,
+    CaptureSession, CaptureSessionClose, CaptureSessionDescriptor, CaptureSessionOpen, CaptureSessionPackets,
+    CaptureSessionStats, CaptureSessionUpdate,
 };
 pub use session_types::*;
 pub use version::{CaptureErrorText, CaptureStrError, CaptureVersion};

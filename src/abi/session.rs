@@ -193,6 +193,47 @@ pub unsafe extern "C-unwind" fn CaptureSessionUpdate(
     code_of(result)
 }
 
+/// Passes the packets held so far to the packet handler, and the log's lines to the log handler, without sampling
+/// processes: between two updates, as often as packets are to be taken. The other handlers are not called.
+///
+/// Fails with CAPTURE_CODE_NOT_INITIALISED if `session` is NULL, with CAPTURE_CODE_INVALID_ARGUMENT if
+/// `handlers` is NULL, its `size` is not plausible or an unknown field is set, with CAPTURE_CODE_BUSY if another
+/// call on the session runs, and with CAPTURE_CODE_FORKED in a process forked from the opener. No handler runs
+/// then.
+///
+/// # Safety
+/// `session` is open or NULL; NULL is an error. `handlers` is a structure whose `size` is set, or NULL; NULL is
+/// an error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn CaptureSessionPackets(
+    session: *mut CaptureSession,
+    handlers: *const CaptureHandlers,
+) -> i32 {
+    let prepared = guarded(|| {
+        // SAFETY: the caller guarantees that the session is open.
+        let session = unsafe { session.as_ref() }.ok_or_else(no_session)?;
+        if handlers.is_null() {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                "handlers is NULL; there is no handler for packets",
+            ));
+        }
+        // SAFETY: the caller guarantees that the structure is readable; every field is valid when zero.
+        let handlers = unsafe { read_sized("CaptureHandlers", handlers, MIN_HANDLERS_SIZE)? };
+        let state = session.lock()?;
+        let lines = state.session.take_log_lines();
+        Ok((session, handlers, state, lines))
+    });
+    match prepared {
+        Ok((session, handlers, mut state, lines)) => {
+            session.deliver_log(lines);
+            state.deliver_packets(&handlers);
+            CAPTURE_OK
+        }
+        Err(error) => code_of(Err(error)),
+    }
+}
+
 impl SessionState {
     /// Runs the handlers. Not guarded: their exceptions must pass through.
     fn deliver(&mut self, handlers: &CaptureHandlers) {
@@ -231,12 +272,17 @@ impl SessionState {
             deliver_flows(ended.iter(), &units, |flows| show(CaptureAction::ACTION_REMOVE, flows));
             deliver_flows(session.flows(), &units, |flows| show(CaptureAction::ACTION_UPDATE, flows));
         }
+        self.deliver_packets(handlers);
+    }
+
+    /// Runs the handler of packets. Not guarded, like [`SessionState::deliver`].
+    fn deliver_packets(&mut self, handlers: &CaptureHandlers) {
         if let Some(handler) = handlers.packet {
             let limit = match handlers.packet_limit {
                 0 => usize::MAX,
                 limit => usize::try_from(limit).unwrap_or(usize::MAX),
             };
-            let batches = session.take_packets(limit);
+            let batches = self.session.take_packets(limit);
             let mut packets = Vec::new();
             for batch in &batches {
                 session_packets(batch, &mut packets);
@@ -436,6 +482,9 @@ fn stats_record(stats: &Stats) -> CaptureStats {
         sample_probes: probe_state(stats.sample_probes),
         socket_programs: stats.socket_programs.0,
         bytes_before_capture: stats.bytes_before_capture,
+        sampled_ns: stats.sampled_ns[0],
+        sampled_before_ns: stats.sampled_ns[1],
+        replay_finished: stats.replay_finished.into(),
     }
 }
 

@@ -31,6 +31,9 @@ pub const CAPTURE_ENABLE_PROPORTIONAL: u32 = 4;
 /// read timeout and 100 ms. The same update then delivers these processes as ended. Those that started and
 /// ended since the last update can still come with the next one.
 pub const CAPTURE_ENABLE_WAIT_FOR_ENDED: u32 = 8;
+/// Look up owners for the flows of a savefile, among the processes and sockets that exist now. Without this bit
+/// the bytes of a savefile have no owner (`bytes_no_socket`): other processes may use the same ports by now.
+pub const CAPTURE_ENABLE_REPLAY_OWNERS: u32 = 16;
 
 /// Bit of `CaptureStats.socket_programs`: sockets are recorded when they are created and closed.
 pub const CAPTURE_PROGRAMS_SOCKETS: u32 = 1;
@@ -403,6 +406,13 @@ pub struct CaptureStats {
     /// the session was opened, including those of network namespaces. These bytes are in no other counter. A
     /// namespace that appeared and disappeared unobserved is not covered.
     pub bytes_before_capture: u64,
+    /// Time at which the last update began to sample the processes, in nanoseconds of CLOCK_MONOTONIC; 0
+    /// before the first update. A rate is the difference of two totals by the difference of these times.
+    pub sampled_ns: u64,
+    /// The same time of the update before; 0 before the second update.
+    pub sampled_before_ns: u64,
+    /// 1 once the savefile was read to its end and all of it is counted; otherwise 0.
+    pub replay_finished: u64,
 }
 
 /// The states in C have the numbers of the model's states.

@@ -207,6 +207,7 @@ impl Core {
         let log = Arc::clone(&self.log);
         let _entered = log.enter();
         let began = Instant::now();
+        self.updates.begin_sample();
         let sampled = self.sampler.sample();
         if let Some(fault) = self.sampler.take_fault() {
             warn!("sampling with eBPF programs failed; falling back to /proc: {fault}");
@@ -369,6 +370,7 @@ impl Core {
             log: Arc::clone(&self.log),
             updates: Arc::clone(&self.updates),
             missing_capabilities: self.missing_capabilities,
+            is_replay: matches!(self.options.source, Source::Savefile(_)),
             engine: self.engine,
             socket_probes: self.probes.state,
             socket_programs: self.probes.programs(),

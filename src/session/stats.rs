@@ -7,8 +7,10 @@ use crate::log::Log;
 use crate::model::{ProbeState, ProgramSet, Undecoded};
 use crate::owner::{EarlyLookupStats, EarlyOwnerCache};
 use crate::sync::Mutex;
+use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counters of a session since it was opened, unless a field says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,6 +69,11 @@ pub struct Stats {
     pub processes_skipped: u64,
     /// Duration of the last update, in nanoseconds.
     pub update_ns: u64,
+    /// Times at which the last two updates began to sample, the latest first, in nanoseconds of
+    /// CLOCK_MONOTONIC; 0 for an update that has not been.
+    pub sampled_ns: [u64; 2],
+    /// Set once a savefile was read to its end and all of it is counted.
+    pub replay_finished: bool,
     /// Capabilities that would give more data, one bit for each number.
     pub missing_capabilities: u64,
     /// The engine in use; never [`Engine::Auto`].
@@ -85,6 +92,16 @@ pub struct UpdateCounts {
     pub(super) sample_probes: Mutex<ProbeState>,
     pub(super) processes_skipped: AtomicU64,
     pub(super) update_ns: AtomicU64,
+    pub(super) sampled_ns: Mutex<[u64; 2]>,
+}
+
+impl UpdateCounts {
+    /// Records that an update begins to sample now.
+    pub(super) fn begin_sample(&self) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        let mut times = self.sampled_ns.lock();
+        *times = [now.as_nanos() as u64, times[0]];
+    }
 }
 
 /// Reads the statistics of a session, also while an update runs.
@@ -96,6 +113,7 @@ pub struct StatsReader {
     pub(super) log: Arc<Log>,
     pub(super) updates: Arc<UpdateCounts>,
     pub(super) missing_capabilities: u64,
+    pub(super) is_replay: bool,
     pub(super) engine: Engine,
     pub(super) socket_probes: ProbeState,
     pub(super) socket_programs: ProgramSet,
@@ -134,6 +152,8 @@ impl StatsReader {
             lost_flows: self.shared.flows.lost(),
             processes_skipped: self.updates.processes_skipped.load(Ordering::Relaxed),
             update_ns: self.updates.update_ns.load(Ordering::Relaxed),
+            sampled_ns: *self.updates.sampled_ns.lock(),
+            replay_finished: self.is_replay && self.shared.barrier.has_ended(),
             missing_capabilities: self.missing_capabilities,
             engine: self.engine,
             socket_probes: self.socket_probes,

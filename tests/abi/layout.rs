@@ -207,7 +207,7 @@ fn structures() -> Vec<Frozen> {
             packet_limit: 32, "uint64_t";
             flow: 40, "CaptureFlowHandler";
         }),
-        frozen!(CaptureStats, 400, {
+        frozen!(CaptureStats, 424, {
             size: 0, "size_t";
             frames: 8, "uint64_t";
             frame_bytes: 16, "uint64_t";
@@ -260,6 +260,9 @@ fn structures() -> Vec<Frozen> {
             sample_probes: 384, "CaptureProbeState";
             socket_programs: 388, "uint32_t";
             bytes_before_capture: 392, "uint64_t";
+            sampled_ns: 400, "uint64_t";
+            sampled_before_ns: 408, "uint64_t";
+            replay_finished: 416, "uint64_t";
         }),
     ]
 }
@@ -384,6 +387,7 @@ const CONSTANTS: &[(&str, i64)] = &[
     ("CAPTURE_ENABLE_CGROUPS", 2),
     ("CAPTURE_ENABLE_PROPORTIONAL", 4),
     ("CAPTURE_ENABLE_WAIT_FOR_ENDED", 8),
+    ("CAPTURE_ENABLE_REPLAY_OWNERS", 16),
     ("CAPTURE_PROGRAMS_SOCKETS", 1),
     ("CAPTURE_PROGRAMS_CONNECTIONS", 2),
     ("CAPTURE_PROGRAMS_SENDS", 4),
@@ -468,6 +472,7 @@ fn type_claims() -> String {
         ("decltype(&CaptureExit)", "int32_t (*)()"),
         ("decltype(&CaptureSessionOpen)", "int32_t (*)(const CaptureOptions *, CaptureSession **)"),
         ("decltype(&CaptureSessionUpdate)", "int32_t (*)(CaptureSession *, const CaptureHandlers *)"),
+        ("decltype(&CaptureSessionPackets)", "int32_t (*)(CaptureSession *, const CaptureHandlers *)"),
         ("decltype(&CaptureSessionDescriptor)", "int32_t (*)(const CaptureSession *)"),
         ("decltype(&CaptureSessionStats)", "int32_t (*)(const CaptureSession *, CaptureStats *)"),
         ("decltype(&CaptureSessionClose)", "int32_t (*)(CaptureSession *)"),

@@ -181,8 +181,8 @@ static void session_options(void) {
     wrong_is_refused(100, "disable is 0x40");
     wrong.disable = UINT32_MAX;
     wrong_is_refused(100, "known bits are 0x3f");
-    wrong.enable = 16;
-    wrong_is_refused(100, "enable is 0x10");
+    wrong.enable = 32;
+    wrong_is_refused(100, "enable is 0x20");
     wrong.promiscuous = 2;
     wrong_is_refused(100, "promiscuous is 2");
     wrong.snaplen = 262145;
@@ -328,12 +328,15 @@ static void session_calls(void) {
     who.process = NULL;
     CHECK_EQUAL(CaptureSessionUpdate(session, &who), CAPTURE_OK);
 
+    check_failure("packets", CaptureSessionPackets(session, NULL), 100, "handlers is NULL");
+    check_failure("packets", CaptureSessionPackets(NULL, &who), 5, "session is NULL");
+    CHECK_EQUAL(CaptureSessionPackets(session, &who), CAPTURE_OK);
     check_failure("stats", CaptureSessionStats(session, NULL), 100, "CaptureStats is NULL");
     static const size_t impossible[] = {0, 7, offsetof(CaptureStats, lost_flows) - 1, SIZE_MAX};
     for (size_t i = 0; i < sizeof impossible / sizeof impossible[0]; i++) {
         memset(&stats, 0, sizeof stats);
         stats.size = impossible[i];
-        check_failure("stats", CaptureSessionStats(session, &stats), 100, "sizeof(CaptureStats), which is 400");
+        check_failure("stats", CaptureSessionStats(session, &stats), 100, "sizeof(CaptureStats), which is 424");
         CHECK_EQUAL(stats.update_ns, 0);
     }
     /* Statistics are only written: what was in the structure before, also behind its known part, does not count. */

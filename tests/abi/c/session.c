@@ -173,7 +173,7 @@ static void enabling(void) {
         CHECK(self()->minor_faults > 0 && self()->minor_faults <= (uint64_t)usage.ru_minflt);
         CHECK_EQUAL(stats_of(session).sample_probes, CAPTURE_PROBE_STATE_OFF);
         SUCCEEDS(CaptureSessionClose(session));
-        given.enable = 16;
+        given.enable = 32;
         CHECK_EQUAL(CaptureSessionOpen(&given, &session), CAPTURE_CODE_INVALID_ARGUMENT);
     }
 }

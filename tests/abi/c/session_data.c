@@ -90,7 +90,11 @@ static void savefile(void) {
         CHECK_EQUAL(readable(session, TIMEOUT * 1000), 1);
         WAIT_SINCE(began);
     }
-    update(session);
+    for (double began = now(); !stats_of(session).replay_finished;) {
+        WAIT_SINCE(began);
+    }
+    CHECK_EQUAL(stats_of(session).sampled_ns, 0);
+    take_packets(session);
     CHECK_EQUAL(seen.packet_count, 5);
     CHECK_EQUAL(seen.packets[4].time_ns, (SAVED_TIME + 4) * 1000000000ull);
     CHECK_EQUAL(seen.packets[4].wire_length, SAVED_PACKET);
@@ -103,6 +107,10 @@ static void savefile(void) {
     CHECK_EQUAL(stats_of(session).bytes_not_local, 0);
     update(session);
     CHECK_EQUAL(seen.packet_count, 0);
+    CHECK(stats_of(session).sampled_ns > 0 && stats_of(session).sampled_before_ns == 0);
+    uint64_t first_ns = stats_of(session).sampled_ns;
+    update(session);
+    CHECK(stats_of(session).sampled_ns > first_ns && stats_of(session).sampled_before_ns == first_ns);
     SUCCEEDS(CaptureSessionClose(session));
 
     /* One that breaks off: all it held is delivered, and the fault is told once. */

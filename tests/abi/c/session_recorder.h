@@ -86,6 +86,17 @@ static inline void update(CaptureSession *session) {
     SUCCEEDS(try_update(session, 0));
 }
 
+/* Takes the packets without an update. */
+static inline void take_packets(CaptureSession *session) {
+    CaptureHandlers who = handlers(on_process, on_packet, &seen);
+    seen.packet_count = seen.updates = 0;
+    caller = pthread_self();
+    is_inside = 1;
+    SUCCEEDS(CaptureSessionPackets(session, &who));
+    is_inside = 0;
+    CHECK_EQUAL(seen.updates, 0);
+}
+
 static inline const CaptureProcess *live(pid_t pid) {
     for (size_t i = 0; i < seen.live_count; i++) {
         if (seen.live[i].pid == pid) {
