@@ -7,8 +7,8 @@ mod common {
     pub mod traffic;
 }
 
-use capture::decode::decode;
-use capture::model::LinkType;
+use capture::internals::decode::decode;
+use capture::internals::model::LinkType;
 use common::traffic::fixed_offsets;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::{

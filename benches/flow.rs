@@ -7,8 +7,8 @@ mod common {
     pub mod traffic;
 }
 
-use capture::flow::FlowTable;
-use capture::model::{Direction, FlowKey, TcpFlags, Timestamp};
+use capture::internals::flow::FlowTable;
+use capture::internals::model::{Direction, FlowKey, TcpFlags, Timestamp};
 use common::traffic::{Order, key, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::HashMap;

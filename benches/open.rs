@@ -12,9 +12,9 @@
 // A measurement that cannot be made must fail loudly.
 #![allow(clippy::expect_used, clippy::panic)]
 
-use capture::config::{Engine, Options};
-use capture::model::ProbeState;
-use capture::session::Session;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::ProbeState;
+use capture::internals::session::Session;
 use std::fs::{read_dir, read_to_string, write};
 use std::path::PathBuf;
 use std::process::Command;

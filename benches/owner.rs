@@ -4,10 +4,10 @@
 #![allow(clippy::expect_used, reason = "a bench that cannot begin may stop")]
 #![allow(missing_docs)]
 
-use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol, Timestamp};
-use capture::netlink::InetDiag;
-use capture::owner::{EarlyLookup, EarlyOwnerCache, Opening, SearchExchange, Side, Translations};
-use capture::proc::ProcRoot;
+use capture::internals::model::{Address, Endpoint, FlowKey, Namespace, Protocol, Timestamp};
+use capture::internals::netlink::InetDiag;
+use capture::internals::owner::{EarlyLookup, EarlyOwnerCache, Opening, SearchExchange, Side, Translations};
+use capture::internals::proc::ProcRoot;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::fs::{File, read_link};
 use std::hint::black_box;

@@ -8,14 +8,14 @@ mod common {
     pub mod traffic;
 }
 
-use capture::config::{Options, Source};
-use capture::decode::decode;
-use capture::flow::{FlowTable, FragmentTable};
-use capture::model::{
+use capture::internals::config::{Options, Source};
+use capture::internals::decode::decode;
+use capture::internals::flow::{FlowTable, FragmentTable};
+use capture::internals::model::{
     Address, Direction, FlowKey, Fragment, Frame, LinkType, LocalAddresses, Namespace, Passage, Protocol,
     Timestamp, Traffic,
 };
-use capture::session::Session;
+use capture::internals::session::Session;
 use capture_test_support::proc_tree::{ProcTree, UNCONNECTED};
 use common::traffic::{Order, fixed_offsets, random};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -14,10 +14,10 @@ mod common {
     pub mod processes;
 }
 
-use capture::kernel::{Fault, load_tasks};
-use capture::model::{SampleSet, Selection};
-use capture::proc::ProcRoot;
-use capture::process::Sampler;
+use capture::internals::kernel::{Fault, load_tasks};
+use capture::internals::model::{SampleSet, Selection};
+use capture::internals::proc::ProcRoot;
+use capture::internals::process::Sampler;
 use common::processes::{Floor, Sleepers, cpu_of, median};
 use std::path::Path;
 

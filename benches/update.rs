@@ -16,9 +16,9 @@ mod common {
     pub mod processes;
 }
 
-use capture::config::{Options, Source};
-use capture::model::SampleSet;
-use capture::session::Session;
+use capture::internals::config::{Options, Source};
+use capture::internals::model::SampleSet;
+use capture::internals::session::Session;
 use common::processes::{Floor, Sleepers, Turnover, cpu_ms_of, cpu_of, median};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -123,9 +123,10 @@ fn updating(source: Source, sample: SampleSet) -> Option<Run> {
         Session::open(Options { source, sample, ..Options::default() }).expect("a session opens");
     session.update().expect("proc can be sampled");
     // Processes in other network namespaces never have this bit.
-    let is_own = |record: &capture::model::ProcessRecord| record.sample.id.pid == std::process::id() as i32;
+    let is_own =
+        |record: &capture::internals::model::ProcessRecord| record.sample.id.pid == std::process::id() as i32;
     let own = session.processes().find(|record| is_own(record));
-    if is_live && !own.is_some_and(|record| record.valid.has(capture::model::Validity::NETWORK)) {
+    if is_live && !own.is_some_and(|record| record.valid.has(capture::internals::model::Validity::NETWORK)) {
         println!("live capture is not measured: it is not permitted here");
         return None;
     }

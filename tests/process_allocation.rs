@@ -3,10 +3,10 @@
 // Helpers of tests fail loudly, as tests do.
 #![allow(clippy::unwrap_used)]
 
-use capture::kernel::load_tasks;
-use capture::model::{SampleSet, Selection};
-use capture::proc::{ProcRoot, SystemFacts};
-use capture::process::Sampler;
+use capture::internals::kernel::load_tasks;
+use capture::internals::model::{SampleSet, Selection};
+use capture::internals::proc::{ProcRoot, SystemFacts};
+use capture::internals::process::Sampler;
 use capture_test_support::children::Child;
 use capture_test_support::proc_tree::ProcTree;
 use capture_test_support::requirements::{is_root, left_out};

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "every bench uses a part of it")]
 
-use capture::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
+use capture::internals::model::{Address, Endpoint, FlowKey, Namespace, Protocol};
 
 /// Returns the key of flow `number`: a client anywhere in the IPv4 Internet, connected to one local server.
 pub fn key(number: u32) -> FlowKey {

@@ -16,8 +16,8 @@
 mod programs;
 mod traffic;
 
-use capture::config::{Engine, Options};
-use capture::session::Session;
+use capture::internals::config::{Engine, Options};
+use capture::internals::session::Session;
 use capture_test_support::kernel_programs::{EmptyProgram, Hook, Statistics};
 use capture_test_support::lab::Lab;
 use programs::{Counted, Programs};

@@ -29,7 +29,7 @@ pub struct LogOptions {
     pub file: Option<PathBuf>,
     /// The least important level that is logged.
     pub level: LevelFilter,
-    /// True if lines are also queued for [`Log::take_lines`].
+    /// True if lines are also queued for [`crate::Session::take_log_lines`].
     pub queue: bool,
 }
 

@@ -28,7 +28,7 @@ const MAX_WAITS_AT_ALL: usize = 8;
 /// caller can credit them with late traffic. In the steady state nothing is allocated.
 ///
 /// The files are read on a separate thread, which is abandoned if a read does not return
-/// ([`crate::blocking`]); the sample goes on with another thread.
+/// (`blocking`); the sample goes on with another thread.
 #[derive(Debug)]
 pub struct Sampler {
     root: Arc<ProcRoot>,

@@ -2,7 +2,7 @@
 //! with what programs compiled years ago have built in.
 
 use crate::tools::{compiler, finished};
-use capture::abi;
+use capture::internals::abi;
 use std::fmt::Write as _;
 use std::time::Duration;
 

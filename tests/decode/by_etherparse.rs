@@ -1,6 +1,6 @@
 //! The packet that etherparse decodes from a frame.
 
-use capture::model::{Address, Endpoint, Fragment, LinkType, Packet, Protocol, TcpFlags};
+use capture::internals::model::{Address, Endpoint, Fragment, LinkType, Packet, Protocol, TcpFlags};
 use etherparse::{
     Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6ExtensionSlice, LinkExtSlice, NetSlice,
     SlicedPacket, TcpHeader, UdpHeaderSlice,

@@ -1,6 +1,6 @@
 //! The packet that tshark decodes from a frame.
 
-use capture::model::{Fragment, LinkType, Packet, Protocol};
+use capture::internals::model::{Fragment, LinkType, Packet, Protocol};
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::Command;

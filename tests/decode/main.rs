@@ -6,8 +6,8 @@ mod by_etherparse;
 mod by_tshark;
 mod sample;
 
-use capture::decode::decode;
-use capture::model::{LinkType, Packet, TcpFlags, Undecoded};
+use capture::internals::decode::decode;
+use capture::internals::model::{LinkType, Packet, TcpFlags, Undecoded};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::strategy::ValueTree;

@@ -1,6 +1,6 @@
 //! Random valid frames of every link type, built with etherparse where it can.
 
-use capture::model::LinkType;
+use capture::internals::model::LinkType;
 use etherparse::{
     ArpHardwareId, EtherType, Ethernet2Header, IpAuthHeader, IpFragOffset, IpHeaders, IpNumber,
     Ipv4Extensions, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header,

@@ -2,8 +2,8 @@
 
 use crate::watch::Watch;
 use crate::with_lab;
-use capture::config::Options;
-use capture::model::{Connections, ProcessRecord, Validity};
+use capture::internals::config::Options;
+use capture::internals::model::{Connections, ProcessRecord, Validity};
 use capture_test_support::lab::Host;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

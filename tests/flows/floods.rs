@@ -2,8 +2,8 @@
 
 use crate::watch::Watch;
 use crate::with_lab;
-use capture::config::{Engine, Options};
-use capture::model::{Traffic, Unowned};
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{Traffic, Unowned};
 use capture_test_support::lab::{Host, Lab, Maker, enter, run};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -13,7 +13,7 @@ mod reasons;
 mod times;
 mod watch;
 
-use capture::config::Engine;
+use capture::internals::config::Engine;
 use capture_test_support::lab::Lab;
 use capture_test_support::namespaces::on_own_thread;
 use capture_test_support::requirements::has_root_and;

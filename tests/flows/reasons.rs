@@ -2,8 +2,8 @@
 
 use crate::watch::{Watch, assert_known};
 use crate::{beside_others, with_lab};
-use capture::config::Engine;
-use capture::model::{CloseReason, FlowPhase, FlowRecord, FlowValidity as V, Role};
+use capture::internals::config::Engine;
+use capture::internals::model::{CloseReason, FlowPhase, FlowRecord, FlowValidity as V, Role};
 use capture_test_support::lab::{Host, Lab, run};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};

@@ -3,7 +3,7 @@
 use crate::link::Link;
 use crate::watch::{Watch, assert_known};
 use crate::with_lab;
-use capture::model::{FlowPhase, FlowRecord, FlowValidity as V, Role};
+use capture::internals::model::{FlowPhase, FlowRecord, FlowValidity as V, Role};
 use capture_test_support::lab::{Host, Lab, run};
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,9 +1,9 @@
 //! A session that records flows, and functions that wait for the results of its updates.
 
-use capture::config::{Engine, Options};
-use capture::model::{FlowRecord, FlowValidity, ProcessRecord};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{FlowRecord, FlowValidity, ProcessRecord};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
 use capture_test_support::lab::{Host, Lab};
 use capture_test_support::requirements::requires_all;
 use std::collections::HashMap;
@@ -81,7 +81,7 @@ impl Watch {
 }
 
 fn is_between(record: &FlowRecord, local: SocketAddr, remote: SocketAddr) -> bool {
-    let is = |end: capture::model::Endpoint, address: SocketAddr| {
+    let is = |end: capture::internals::model::Endpoint, address: SocketAddr| {
         (end.address.ip(), end.port) == (address.ip(), address.port())
     };
     is(record.local, local) && is(record.remote, remote)

@@ -2,8 +2,8 @@
 
 use crate::lab::{Host, Lab, Maker, run};
 use crate::watching::{B, B6, Done, Watch, options, said_until, user, with_lab, without_offloads};
-use capture::config::Engine;
-use capture::model::FlowRecord;
+use capture::internals::config::Engine;
+use capture::internals::model::FlowRecord;
 
 /// The peers' ports. Both of host B's addresses answer at both of them.
 const FIRST: u16 = 7600;

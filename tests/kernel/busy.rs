@@ -2,7 +2,7 @@
 
 use crate::lab::{Host, Lab, Maker};
 use crate::watching::{B, Watch, count_all, options, truth, user, with_lab, without_offloads};
-use capture::config::Engine;
+use capture::internals::config::Engine;
 
 /// Functions of both Python programs below. Two sockets are rivals if their cookies (`SO_COOKIE`) determine
 /// the same slot for socket counters: `SK_COUNTERS_CAPACITY` in src/kernel/probes/sockets.h.

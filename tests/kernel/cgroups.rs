@@ -4,9 +4,9 @@
 use crate::group::Group;
 use crate::lab::{Host, Lab};
 use crate::may_run;
-use capture::config::{Engine, Options};
-use capture::model::{ProbeState, ProcessRecord, SampleSet, Validity};
-use capture::session::Session;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{ProbeState, ProcessRecord, SampleSet, Validity};
+use capture::internals::session::Session;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, write};

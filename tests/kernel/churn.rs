@@ -4,8 +4,8 @@
 use crate::lab::{Host, Lab};
 use crate::maps::growing;
 use crate::watching::{B, TIMEOUT, Watch, options, user, with_lab};
-use capture::config::Engine;
-use capture::model::Unowned;
+use capture::internals::config::Engine;
+use capture::internals::model::Unowned;
 use std::time::{Duration, Instant};
 
 /// Waits until the tables have no entries. Endpoints are kept for some 15 s, records for 2 s.

@@ -3,11 +3,11 @@
 
 use crate::lab::{Host, Lab};
 use crate::may_run;
-use capture::config::{Engine, Options};
-use capture::model::{ProcessRecord, Quality};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{ProcessRecord, Quality};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
+use capture::internals::tap::TapOptions;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

@@ -2,8 +2,8 @@
 
 use crate::lab::Host;
 use crate::watching::{B, Watch, options, said_until, user, with_lab};
-use capture::config::Engine;
-use capture::model::Unowned;
+use capture::internals::config::Engine;
+use capture::internals::model::Unowned;
 
 /// The capacity of the table.
 const CAPACITY: u64 = 262_144;

@@ -5,8 +5,8 @@ use crate::maps::growing;
 use crate::watching::{
     B, TIMEOUT, Watch, count_all, options, said_until, truth, user, with_lab, without_offloads,
 };
-use capture::config::Engine;
-use capture::model::Unowned;
+use capture::internals::config::Engine;
+use capture::internals::model::Unowned;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7950;

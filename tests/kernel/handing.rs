@@ -2,7 +2,7 @@
 
 use crate::lab::{Host, Lab};
 use crate::watching::{B, Done, Watch, count_all, options, truth, user, with_lab, without_offloads};
-use capture::config::Engine;
+use capture::internals::config::Engine;
 
 /// Bytes that wait on a socket as it changes hands: far more than a packet, so that a part that is counted
 /// twice shows.

@@ -3,8 +3,8 @@
 
 use crate::lab::{Host, Lab, Maker, die_with_this};
 use crate::watching::{B, UDP_HEADERS, Watch, count_all, options, truth, with_lab, without_offloads};
-use capture::config::Engine;
-use capture::model::{Quality, Unowned};
+use capture::internals::config::Engine;
+use capture::internals::model::{Quality, Unowned};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};

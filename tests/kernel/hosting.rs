@@ -1,7 +1,7 @@
 //! The host program as the tests see it, and the objects that it creates in the kernel.
 
 use crate::lab::die_with_this;
-use capture::model::ProgramSet;
+use capture::internals::model::ProgramSet;
 use capture_test_support::programs::program_with_library;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -2,9 +2,9 @@
 
 use crate::lab::{Host, Lab, run};
 use crate::watching::{Watch, options, with_lab};
-use capture::config::{Engine, Options};
-use capture::namespace::NamespaceChoice;
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::tap::TapOptions;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};

@@ -2,7 +2,7 @@
 
 use crate::lab::{Host, Maker};
 use crate::watching::{B, Done, Watch, options, said_until, user, with_lab};
-use capture::config::Engine;
+use capture::internals::config::Engine;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 use crate::hosting::Host;
 use crate::may_run;
 use crate::types::AlteredTypes;
-use capture::model::ProgramSet;
+use capture::internals::model::ProgramSet;
 
 const RUN: &str = "exec \"$@\"";
 /// Engine pcap, and engine kernel.

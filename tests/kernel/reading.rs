@@ -5,8 +5,8 @@ use crate::lab::{Host, Lab, Maker};
 use crate::watching::{
     B, Done, Watch, count_all, options, said_until, truth, user, with_lab, without_offloads,
 };
-use capture::config::Engine;
-use capture::model::Unowned;
+use capture::internals::config::Engine;
+use capture::internals::model::Unowned;
 
 /// Ways to read, as in `user/reading.rs`.
 const NOT_AT_ALL: u64 = 0;

@@ -4,11 +4,11 @@
 use crate::hosting::{Host as Program, Objects};
 use crate::lab::{Host, Lab};
 use crate::{at_best, may_run};
-use capture::config::{Engine, Options};
-use capture::model::{FlowPhase, Unowned};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{FlowPhase, Unowned};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
+use capture::internals::tap::TapOptions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 
 use crate::lab::{Host, Lab};
 use crate::watching::{B, Done, Watch, count_all, options, truth, user, with_lab, without_offloads};
-use capture::config::Engine;
+use capture::internals::config::Engine;
 
 const SOCKETS: u64 = 300;
 const ROUNDS: u64 = 6;

@@ -5,7 +5,7 @@ use crate::lab::{Host, Lab, Maker};
 use crate::watching::{
     B, B6, UDP_HEADERS, Watch, count_all, options, truth, user, with_lab, without_offloads,
 };
-use capture::config::Engine;
+use capture::internals::config::Engine;
 
 /// Headers of a TCP packet over IPv4 with time stamps, including the link header.
 const TCP_HEADERS: u64 = 66;

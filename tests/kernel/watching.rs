@@ -2,12 +2,12 @@
 
 use crate::lab::{Counted, Host, Lab, Maker};
 use crate::may_run;
-use capture::config::{Engine, Options};
-use capture::log::LogOptions;
-use capture::model::{ProcessRecord, Traffic, Unowned};
-use capture::namespace::NamespaceChoice;
-use capture::session::{Session, Stats};
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::log::LogOptions;
+use capture::internals::model::{ProcessRecord, Traffic, Unowned};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::{Session, Stats};
+use capture::internals::tap::TapOptions;
 use capture_test_support::programs::program;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -92,7 +92,10 @@ impl Watch {
         let engine = options.engine;
         let mut watch = Watch { session: Session::open(options).unwrap(), removed: HashMap::new() };
         let stats = watch.stats();
-        assert_eq!((stats.engine, stats.socket_probes), (engine, capture::model::ProbeState::Active));
+        assert_eq!(
+            (stats.engine, stats.socket_probes),
+            (engine, capture::internals::model::ProbeState::Active)
+        );
         watch.update();
         watch
     }

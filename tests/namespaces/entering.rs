@@ -2,8 +2,10 @@
 //! caller's thread.
 
 use super::lab::*;
-use capture::model::Namespace;
-use capture::namespace::{EnterError, NamespaceChoice, NamespaceEntry, Registry, enter, enter_initial};
+use capture::internals::model::Namespace;
+use capture::internals::namespace::{
+    EnterError, NamespaceChoice, NamespaceEntry, Registry, enter, enter_initial,
+};
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
 use std::net::UdpSocket;

@@ -1,9 +1,9 @@
 //! Minimal containers: a process in a network namespace of its own, with devices and counters in it.
 
-use capture::decode::decode;
-use capture::model::{Frame, LocalAddresses, Namespace};
-use capture::namespace::NamespaceChoice;
-use capture::tap::{FrameHandler, Tap, TapOptions};
+use capture::internals::decode::decode;
+use capture::internals::model::{Frame, LocalAddresses, Namespace};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::tap::{FrameHandler, Tap, TapOptions};
 pub use capture_test_support::commands::run;
 use capture_test_support::namespaces::{in_new_namespace, inside};
 use capture_test_support::requirements::has_root_and;

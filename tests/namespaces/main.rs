@@ -12,12 +12,12 @@ mod sessions;
 mod talking;
 mod validity;
 
-use capture::config::Options;
-use capture::error::Code;
-use capture::model::{Frame, LocalAddresses, Namespace};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
-use capture::tap::{FrameHandler, Tap, TapOptions};
+use capture::internals::config::Options;
+use capture::internals::error::Code;
+use capture::internals::model::{Frame, LocalAddresses, Namespace};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
+use capture::internals::tap::{FrameHandler, Tap, TapOptions};
 use capture_test_support::counters::*;
 use lab::*;
 use std::fs::File;
@@ -154,7 +154,7 @@ fn a_name_that_is_no_namespace_is_refused_root() {
         let refused = |path: &str| {
             let error =
                 Tap::live(&options(NamespaceChoice::Chosen(vec![path.into()]))).map(drop).unwrap_err();
-            capture::error::Error::from(error)
+            capture::internals::error::Error::from(error)
         };
         for path in ["/run/netns/nosuch", "/proc/self/ns/mnt", "/etc/passwd", "netns"] {
             let error = refused(path);
@@ -168,7 +168,7 @@ fn a_name_that_is_no_namespace_is_refused_root() {
             |name: &str| TapOptions { devices: vec![name.into()], ..options(chosen(&[&container])) };
         assert_eq!(Tap::live(&devices("eth0")).unwrap().stats().devices_open, 1);
         assert_eq!(Tap::live(&devices("lo")).unwrap().stats().devices_open, 2);
-        let error = capture::error::Error::from(Tap::live(&devices("eth9")).unwrap_err());
+        let error = capture::internals::error::Error::from(Tap::live(&devices("eth9")).unwrap_err());
         assert_eq!((error.code, error.text.contains("lo, va, eth0")), (Code::NoDevice, true), "{error}");
     });
 }

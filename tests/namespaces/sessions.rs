@@ -3,11 +3,11 @@
 
 use super::lab::*;
 use super::talking::Talker;
-use capture::config::Options;
-use capture::model::{ProbeState, Traffic, Unowned, Validity};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
-use capture::tap::TapOptions;
+use capture::internals::config::Options;
+use capture::internals::model::{ProbeState, Traffic, Unowned, Validity};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
+use capture::internals::tap::TapOptions;
 use capture_test_support::counters::*;
 use std::collections::HashMap;
 use std::io::Write;

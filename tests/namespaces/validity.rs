@@ -2,11 +2,11 @@
 
 use super::lab::*;
 use super::talking::Talker;
-use capture::config::{Engine, Options};
-use capture::model::{ProcessRecord, Validity};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{ProcessRecord, Validity};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
+use capture::internals::tap::TapOptions;
 use capture_test_support::requirements::left_out;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};

@@ -1,10 +1,10 @@
 //! Shared support for tests of live sockets: a finder on a clock that can be advanced, the output of `ss`,
 //! and children that hold sockets.
 
-use capture::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
-use capture::netlink::InetDiag;
-use capture::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
-use capture::proc::ProcRoot;
+use capture::internals::model::{Endpoint, FlowKey, Namespace, Owner, ProcId, Protocol, Quality};
+use capture::internals::netlink::InetDiag;
+use capture::internals::owner::{Budget, Finder, Outcome, Query, ThreadMeter};
+use capture::internals::proc::ProcRoot;
 use capture_test_support::requirements::{has_root_and, left_out};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;

@@ -3,9 +3,9 @@
 mod live;
 mod threads;
 
-use capture::model::{Protocol, Quality, Unowned};
-use capture::owner::{Budget, Finder, Meter, Outcome, Query, ThreadMeter};
-use capture::proc::ProcRoot;
+use capture::internals::model::{Protocol, Quality, Unowned};
+use capture::internals::owner::{Budget, Finder, Meter, Outcome, Query, ThreadMeter};
+use capture::internals::proc::ProcRoot;
 use capture_test_support::requirements::{has_root_and, left_out};
 use live::{
     Failure, Holder, Live, Sockets, both_ends_of_a_link_local_connection_root, key, owned, ss_agrees, turn,

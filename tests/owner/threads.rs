@@ -2,7 +2,7 @@
 //! main thread has ended.
 
 use super::live::{Failure, Live, Sockets, key, owned, turn};
-use capture::model::{Protocol, Quality};
+use capture::internals::model::{Protocol, Quality};
 use std::ffi::c_void;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;

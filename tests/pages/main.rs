@@ -57,6 +57,7 @@ const COMMANDS: &[(&str, Class)] = &[
     ("cargo clippy --workspace --all-targets -- -D warnings", Class::Check),
     ("cargo fmt --all", Class::Check),
     ("cargo test --bench NAME", Class::Check),
+    ("cargo doc --open", Class::Check),
     ("cargo test --lib decode", Class::Source),
     ("cargo test --test abi", Class::Check),
     ("cargo test --test abi -- is_what_the_sources_say", Class::Source),

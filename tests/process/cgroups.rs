@@ -1,10 +1,10 @@
 //! Control groups of real processes, compared with the kernel's files.
 
 use super::{Source, sampled, sampler};
-use capture::kernel::load_tasks;
-use capture::model::{SampleSet, Selection, Validity};
-use capture::proc::ProcRoot;
-use capture::process::Sampler;
+use capture::internals::kernel::load_tasks;
+use capture::internals::model::{SampleSet, Selection, Validity};
+use capture::internals::proc::ProcRoot;
+use capture::internals::process::Sampler;
 use capture_test_support::children::{Child, Told};
 use capture_test_support::group::{Group, told};
 use capture_test_support::requirements::left_out;

@@ -2,8 +2,8 @@
 //! other users may see.
 
 use super::{Source, root, sampled, sampler, stat_field};
-use capture::model::{Identity, ProcId, ProcessRecord, SampleSet, Validity};
-use capture::process::{IdentityReader, proc_id, ticks_to_ns};
+use capture::internals::model::{Identity, ProcId, ProcessRecord, SampleSet, Validity};
+use capture::internals::process::{IdentityReader, proc_id, ticks_to_ns};
 use capture_test_support::children::Child;
 use capture_test_support::requirements::{is_root, left_out};
 use procfs::CurrentSI;
@@ -21,9 +21,12 @@ struct Readings {
 
 /// Returns the readings of every process that did not change between two samples, with what the `procfs`
 /// crate read in between.
-fn readings_of_steady_processes(source: Source, sampler: &mut capture::process::Sampler) -> Vec<Readings> {
+fn readings_of_steady_processes(
+    source: Source,
+    sampler: &mut capture::internals::process::Sampler,
+) -> Vec<Readings> {
     let me = std::process::id() as i32;
-    let records = |sampler: &mut capture::process::Sampler| -> HashMap<ProcId, ProcessRecord> {
+    let records = |sampler: &mut capture::internals::process::Sampler| -> HashMap<ProcId, ProcessRecord> {
         sampler.sample().unwrap();
         sampler.processes().map(|record| (record.sample.id, record.clone())).collect()
     };
@@ -300,10 +303,10 @@ fn another_user_is_told_what_cannot_be_read_root() {
             libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534);
         }
         let facts = *root().facts();
-        let listing = capture::proc::SystemFacts { descriptors_by_size: false, ..facts };
-        let older = capture::proc::ProcRoot::with_facts("/proc".as_ref(), listing).unwrap();
-        let selection = capture::model::Selection { pids: vec![pid], ..Default::default() };
-        let mut older = capture::process::Sampler::new(older, SampleSet::ALL, selection).unwrap();
+        let listing = capture::internals::proc::SystemFacts { descriptors_by_size: false, ..facts };
+        let older = capture::internals::proc::ProcRoot::with_facts("/proc".as_ref(), listing).unwrap();
+        let selection = capture::internals::model::Selection { pids: vec![pid], ..Default::default() };
+        let mut older = capture::internals::process::Sampler::new(older, SampleSet::ALL, selection).unwrap();
         (sampled(&mut sampler(Source::Files, &[pid]), pid), sampled(&mut older, pid))
     })
     .join()

@@ -11,10 +11,10 @@ mod sessions;
 mod shares;
 mod threads;
 
-use capture::kernel::load_tasks;
-use capture::model::{ProcessRecord, SampleSet, Selection, Validity};
-use capture::proc::ProcRoot;
-use capture::process::Sampler;
+use capture::internals::kernel::load_tasks;
+use capture::internals::model::{ProcessRecord, SampleSet, Selection, Validity};
+use capture::internals::proc::ProcRoot;
+use capture::internals::process::Sampler;
 use capture_test_support::children::Child;
 use capture_test_support::requirements::{is_root, left_out};
 use std::ffi::{CStr, CString, OsStr};
@@ -383,7 +383,7 @@ fn figures_are_those_of_ps_and_of_the_kernel(source: Source) {
     assert_eq!(sample.descriptors as usize, descriptors);
     assert_eq!(stat_field(pid, 22), sample.id.start_ticks);
 
-    let listing = capture::proc::SystemFacts { descriptors_by_size: false, ..facts };
+    let listing = capture::internals::proc::SystemFacts { descriptors_by_size: false, ..facts };
     let older = ProcRoot::with_facts(Path::new("/proc"), listing).unwrap();
     let selection = Selection { pids: vec![pid], ..Selection::default() };
     let mut older = Sampler::new(older, SampleSet::DESCRIPTORS, selection).unwrap();

@@ -1,8 +1,8 @@
 //! The network namespaces of processes, as the BPF iterator over tasks reports them.
 
 use super::Source;
-use capture::kernel::load_tasks;
-use capture::model::SampleSet;
+use capture::internals::kernel::load_tasks;
+use capture::internals::model::SampleSet;
 use capture_test_support::children::Child;
 use nix::sched::{CloneFlags, unshare};
 use std::collections::HashMap;

@@ -1,10 +1,10 @@
 //! Sessions with filtered system calls or a restricted `/proc`: they open and continue, missing figures are
 //! not valid, and the log names the cause.
 
-use capture::config::{Options, Source};
-use capture::log::LogOptions;
-use capture::model::{ProcessRecord, Validity};
-use capture::session::Session;
+use capture::internals::config::{Options, Source};
+use capture::internals::log::LogOptions;
+use capture::internals::model::{ProcessRecord, Validity};
+use capture::internals::session::Session;
 use capture_test_support::requirements::{is_root, left_out};
 use std::path::Path;
 use std::process::Command;

@@ -1,9 +1,9 @@
 //! Sessions choose the source of their samples, and report the result of the choice.
 
 use super::{Source, proc_file};
-use capture::config::{Engine, Options, Source as Packets};
-use capture::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
-use capture::session::Session;
+use capture::internals::config::{Engine, Options, Source as Packets};
+use capture::internals::model::{ProbeState, ProcessRecord, SampleSet, Selection, Validity};
+use capture::internals::session::Session;
 use capture_test_support::children::Child;
 use capture_test_support::requirements::{is_root, left_out};
 use std::process::Command;

@@ -2,7 +2,7 @@
 //! to the parent's.
 
 use super::{Source, proc_file, sampled, sampler};
-use capture::model::{ProcessRecord, Validity};
+use capture::internals::model::{ProcessRecord, Validity};
 use capture_test_support::children::Child;
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 //! another program.
 
 use super::{Source, proc_file, root, sampled, sampler, stat_field};
-use capture::model::{Identity, ProcessRecord, SampleSet, Validity};
-use capture::process::IdentityReader;
+use capture::internals::model::{Identity, ProcessRecord, SampleSet, Validity};
+use capture::internals::process::IdentityReader;
 use capture_test_support::children::{Child, Told};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -2,9 +2,9 @@
 
 use super::machine::{self, Bytes};
 use super::replay::{accounted, at_once, bytes, file, options, replay, wait};
-use capture::config::Options;
-use capture::model::{Quality, Selection, Undecoded, Unowned, Validity};
-use capture::session::{Session, Stats};
+use capture::internals::config::Options;
+use capture::internals::model::{Quality, Selection, Undecoded, Unowned, Validity};
+use capture::internals::session::{Session, Stats};
 use capture_test_support::frames::Wire;
 use capture_test_support::savefile::{Format, Record, link_type, savefile};
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ fn a_filter_lets_through_what_it_says() {
     assert_eq!((stats.frames, stats.frame_bytes), (6, passed));
     let mut wrong = options(saved.path(), &tree);
     wrong.capture.filter = Some("nonsense here".into());
-    assert_eq!(Session::open(wrong).err().unwrap().code, capture::error::Code::CompileFilter);
+    assert_eq!(Session::open(wrong).err().unwrap().code, capture::internals::error::Code::CompileFilter);
 }
 
 #[test]
@@ -165,7 +165,8 @@ fn packets_are_handed_out_as_they_were_captured() {
     let records = machine::records(Wire::Cooked1, &packets);
     let saved = file(&savefile(Format::Little, link_type(Wire::Cooked1), &records));
     let mut session =
-        replay(capture::config::Options { packet_bytes: 1 << 20, ..options(saved.path(), &tree) }).unwrap();
+        replay(capture::internals::config::Options { packet_bytes: 1 << 20, ..options(saved.path(), &tree) })
+            .unwrap();
     let mut taken = 0;
     for count in [5, usize::MAX] {
         for batch in session.take_packets(count) {
@@ -190,7 +191,8 @@ fn only_the_selected_processes_are_delivered() {
     let expected = machine::expected(machine::ends(&packets, &records));
     let saved = file(&savefile(Format::Little, link_type(Wire::Ethernet), &records));
     let selection = Selection { names: vec![b"web".to_vec(), b"ping six".to_vec()], ..Selection::default() };
-    let mut session = replay(capture::config::Options { selection, ..options(saved.path(), &tree) }).unwrap();
+    let mut session =
+        replay(capture::internals::config::Options { selection, ..options(saved.path(), &tree) }).unwrap();
     session.update().unwrap();
     let wanted = [101, 113].map(|pid| (pid, expected[&pid]));
     assert_eq!(bytes(session.processes()), BTreeMap::from(wanted));

@@ -3,8 +3,8 @@
 
 use super::machine;
 use super::replay::{accounted, bytes, file, options, replay};
-use capture::error::Code;
-use capture::session::Session;
+use capture::internals::error::Code;
+use capture::internals::session::Session;
 use capture_test_support::frames::{Carries, Packet, Wire};
 use capture_test_support::proc_tree::ProcTree;
 use capture_test_support::savefile::{FILE_HEADER, Format, RECORD_HEADER, Record, link_type, savefile};

@@ -2,9 +2,9 @@
 
 use super::machine;
 use super::replay::{accounted, file, options, replay};
-use capture::config::Options;
-use capture::model::{FlowPhase, FlowRecord, FlowValidity, ProcId, Traffic, Unowned, Validity};
-use capture::session::Session;
+use capture::internals::config::Options;
+use capture::internals::model::{FlowPhase, FlowRecord, FlowValidity, ProcId, Traffic, Unowned, Validity};
+use capture::internals::session::Session;
 use capture_test_support::frames::Wire;
 use capture_test_support::savefile::{Format, Record, link_type, savefile};
 use std::collections::{HashMap, HashSet};

@@ -2,8 +2,8 @@
 
 use super::machine;
 use super::replay::{accounted, bytes, file, options, replay};
-use capture::config::Options;
-use capture::model::Unowned;
+use capture::internals::config::Options;
+use capture::internals::model::Unowned;
 use capture_test_support::frames::{Carries, Packet, Wire};
 use capture_test_support::proc_tree::UNCONNECTED;
 use capture_test_support::savefile::{Format, Record, link_type, savefile};

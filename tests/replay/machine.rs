@@ -62,7 +62,7 @@ pub fn tree() -> ProcTree {
 }
 
 /// Returns the host's addresses.
-pub fn addresses() -> Vec<capture::model::Address> {
+pub fn addresses() -> Vec<capture::internals::model::Address> {
     ADDRESSES.iter().map(|(address, _)| address.parse::<IpAddr>().unwrap().into()).collect()
 }
 

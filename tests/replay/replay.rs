@@ -1,9 +1,9 @@
 //! Runs savefiles through whole sessions.
 
 use super::machine::{self, Bytes};
-use capture::config::{Options, Source};
-use capture::model::ProcessRecord;
-use capture::session::Session;
+use capture::internals::config::{Options, Source};
+use capture::internals::model::ProcessRecord;
+use capture::internals::session::Session;
 use capture_test_support::proc_tree::ProcTree;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -48,7 +48,7 @@ pub fn at_once<T: Send, R: Send>(
 }
 
 /// Opens a session and waits until its savefile has been counted.
-pub fn replay(options: Options) -> capture::error::Result<Session> {
+pub fn replay(options: Options) -> capture::internals::error::Result<Session> {
     let session = Session::open(options)?;
     wait(&session);
     Ok(session)

@@ -1,10 +1,10 @@
 //! More stuck processes than there may be abandoned threads, on a fixture: opening a FIFO waits for a writer.
 
 use super::{TIMEOUT, alone, bounded, held, settle};
-use capture::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
-use capture::model::{SampleSet, Selection, Validity};
-use capture::proc::{ProcRoot, SystemFacts};
-use capture::process::Sampler;
+use capture::internals::blocking::{MAX_ABANDONED, MAX_FOR_LOCKS, abandoned};
+use capture::internals::model::{SampleSet, Selection, Validity};
+use capture::internals::proc::{ProcRoot, SystemFacts};
+use capture::internals::process::Sampler;
 use capture_test_support::proc_tree::{ProcTree, USER_TICKS};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

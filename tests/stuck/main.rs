@@ -7,11 +7,11 @@
 mod made_up;
 mod victim;
 
-use capture::blocking::abandoned;
-use capture::config::{Engine, Options, Source};
-use capture::error::Code;
-use capture::model::{ProcessRecord, SampleSet, Validity};
-use capture::session::Session;
+use capture::internals::blocking::abandoned;
+use capture::internals::config::{Engine, Options, Source};
+use capture::internals::error::Code;
+use capture::internals::model::{ProcessRecord, SampleSet, Validity};
+use capture::internals::session::Session;
 use capture_test_support::children::Child;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -144,7 +144,8 @@ fn a_process_whose_memory_is_locked_has_no_command_line_root() {
 #[test]
 fn a_process_that_hangs_in_exec_is_known_by_walks_only_root() {
     sessions_go_on("exec", "io", |session, seen| {
-        let walks = session.stats_reader().read().sample_probes == capture::model::ProbeState::Active;
+        let walks =
+            session.stats_reader().read().sample_probes == capture::internals::model::ProbeState::Active;
         if walks {
             assert!(seen.valid.has(Validity::CPU | Validity::MEMORY | Validity::IO), "{:?}", seen.valid);
         } else {

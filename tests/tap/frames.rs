@@ -1,8 +1,8 @@
 //! The frames of a device: only those of the device with that name, with their direction and their tag.
 
 use crate::machine::*;
-use capture::model::Passage;
-use capture::tap::{Tap, TapOptions};
+use capture::internals::model::Passage;
+use capture::internals::tap::{Tap, TapOptions};
 use std::time::Instant;
 
 #[test]

@@ -1,7 +1,7 @@
 //! Network namespaces with devices and traffic, and a tap on them.
 
-use capture::model::{Frame, LocalAddresses, Namespace};
-use capture::tap::{FrameHandler, Tap, TapOptions};
+use capture::internals::model::{Frame, LocalAddresses, Namespace};
+use capture::internals::tap::{FrameHandler, Tap, TapOptions};
 use capture_test_support::namespaces::enter_new;
 pub use capture_test_support::namespaces::in_new_namespace;
 use nix::errno::Errno;

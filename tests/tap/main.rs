@@ -9,9 +9,9 @@ mod frames;
 mod machine;
 mod news;
 
-use capture::error::{Code, Error};
-use capture::model::Address;
-use capture::tap::{Tap, TapError, TapOptions, TapStats};
+use capture::internals::error::{Code, Error};
+use capture::internals::model::Address;
+use capture::internals::tap::{Tap, TapError, TapOptions, TapStats};
 use machine::*;
 use std::net::{IpAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};

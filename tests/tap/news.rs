@@ -1,8 +1,8 @@
 //! Devices and addresses that appear and disappear while the tap is read, without a refresh.
 
 use crate::machine::*;
-use capture::model::{Address, Frame, LocalAddresses, Namespace};
-use capture::tap::{FrameHandler, Tap};
+use capture::internals::model::{Address, Frame, LocalAddresses, Namespace};
+use capture::internals::tap::{FrameHandler, Tap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 
 use super::nat::Way;
 use super::{Watch, with};
-use capture::model::Unowned;
+use capture::internals::model::Unowned;
 use capture_test_support::lab::{Host, Lab, die_with_this};
 use capture_test_support::requirements::has_tools;
 use std::io::{BufRead, BufReader, Read, Write};

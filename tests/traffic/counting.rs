@@ -2,8 +2,8 @@
 //! kernel's answers, forwarded packets, and those of a reused pid.
 
 use super::{V4, V6, Watch, with_lab};
-use capture::model::{Traffic, Unowned};
-use capture::session::Stats;
+use capture::internals::model::{Traffic, Unowned};
+use capture::internals::session::Stats;
 use capture_test_support::lab::{Host, Lab, Maker, run};
 use capture_test_support::programs::traffic_maker;
 use capture_test_support::requirements::{has_file, has_tools};

@@ -4,8 +4,8 @@
 use super::counting::{expect, me, on};
 use super::nat::Way;
 use super::{Watch, options, with};
-use capture::config::{Engine, Options};
-use capture::model::Unowned;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::Unowned;
 use capture_test_support::lab::{Host, Lab, run};
 use capture_test_support::requirements::left_out;
 use std::fs::File;

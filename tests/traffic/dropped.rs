@@ -3,7 +3,7 @@
 
 use super::counting::{expect, me, on, socket};
 use super::{V4, Watch, options, with_lab};
-use capture::config::Engine;
+use capture::internals::config::Engine;
 use capture_test_support::lab::{Host, Lab, nft, run};
 use capture_test_support::requirements::left_out;
 use std::time::Duration;

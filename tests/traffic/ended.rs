@@ -2,11 +2,11 @@
 //! lost are recovered, and nothing is added if it lost none.
 
 use super::{V4, V6, Watch, with_lab};
-use capture::config::Options;
-use capture::model::Traffic;
-use capture::namespace::NamespaceChoice;
-use capture::session::Stats;
-use capture::tap::TapOptions;
+use capture::internals::config::Options;
+use capture::internals::model::Traffic;
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Stats;
+use capture::internals::tap::TapOptions;
 use capture_test_support::lab::{Host, Lab, Maker};
 use std::time::{Duration, Instant};
 

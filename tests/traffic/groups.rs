@@ -3,7 +3,7 @@
 use super::counting::{expect, me, on};
 use super::nat::{Way, unowned};
 use super::{Watch, with};
-use capture::model::Unowned;
+use capture::internals::model::Unowned;
 use capture_test_support::lab::{Host, Lab, run};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! their bytes are credited to it.
 
 use super::{V4, Watch, with_lab};
-use capture::model::{Traffic, Unowned};
+use capture::internals::model::{Traffic, Unowned};
 use capture_test_support::lab::{Counted, Host, Lab, Maker, die_with_this};
 use capture_test_support::requirements::has_tools;
 use std::io::Write;

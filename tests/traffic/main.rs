@@ -19,11 +19,11 @@ mod offload;
 mod reuse;
 mod routes;
 
-use capture::config::{Engine, Options};
-use capture::model::{ProcessRecord, Traffic};
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{ProcessRecord, Traffic};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
+use capture::internals::tap::TapOptions;
 use capture_test_support::lab::{Host, Lab, Maker, Offloads};
 use capture_test_support::namespaces::on_own_thread;
 use capture_test_support::requirements::has_root_and;

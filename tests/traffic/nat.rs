@@ -3,10 +3,10 @@
 //! have no owner here.
 
 use super::{Watch, options, with};
-use capture::config::{Engine, Options};
-use capture::model::{Traffic, Unowned};
-use capture::namespace::NamespaceChoice;
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::{Traffic, Unowned};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::tap::TapOptions;
 use capture_test_support::lab::{Host, Lab, Maker, die_with_this, enter, nft, path_of, run};
 use capture_test_support::programs::traffic_maker;
 use std::net::{TcpListener, UdpSocket};

@@ -4,11 +4,11 @@
 //! The reference is counted in the middle of the wire, where no frame exceeds the MTU whatever the hosts do.
 
 use super::{V4, V6, Watch, options, with};
-use capture::config::{Engine, Options};
-use capture::model::Traffic;
-use capture::namespace::NamespaceChoice;
-use capture::session::{Session, Stats};
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine, Options};
+use capture::internals::model::Traffic;
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::{Session, Stats};
+use capture::internals::tap::TapOptions;
 use capture_test_support::lab::{Host, Lab, Maker, Offloads, run};
 use capture_test_support::requirements::left_out;
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use super::counting::expect;
 use super::{Watch, options, with};
-use capture::config::{Engine, Options};
+use capture::internals::config::{Engine, Options};
 use capture_test_support::lab::{Host, Lab, Maker, die_with_this};
 use capture_test_support::requirements::has_tools;
 

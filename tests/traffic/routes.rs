@@ -5,7 +5,7 @@
 use super::counting::{me, on};
 use super::nat::{Container, Way, count, counted, lab, unowned};
 use super::{Watch, with};
-use capture::model::Unowned;
+use capture::internals::model::Unowned;
 use capture_test_support::lab::{Host, Lab, nft, run};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};

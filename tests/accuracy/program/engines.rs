@@ -1,11 +1,11 @@
 //! The library's ways of counting, which the table compares.
 
-use capture::config::{Engine as Counting, Options};
-use capture::log::LogOptions;
-use capture::model::ProbeState;
-use capture::namespace::NamespaceChoice;
-use capture::session::{Session, Stats};
-use capture::tap::TapOptions;
+use capture::internals::config::{Engine as Counting, Options};
+use capture::internals::log::LogOptions;
+use capture::internals::model::ProbeState;
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::{Session, Stats};
+use capture::internals::tap::TapOptions;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 

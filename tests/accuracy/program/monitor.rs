@@ -1,9 +1,9 @@
 //! The program's other role: a session in the namespace that it was started in, until it is told to report.
 
 use super::engines::Engine;
-use capture::model::{ProcessRecord, Unowned};
-use capture::namespace::NamespaceChoice;
-use capture::session::{Session, Stats};
+use capture::internals::model::{ProcessRecord, Unowned};
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::{Session, Stats};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};

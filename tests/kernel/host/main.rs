@@ -19,10 +19,10 @@
 
 mod conditions;
 
-use capture::config::{Engine, Options};
-use capture::log::LogOptions;
-use capture::model::Validity;
-use capture::session::Session;
+use capture::internals::config::{Engine, Options};
+use capture::internals::log::LogOptions;
+use capture::internals::model::Validity;
+use capture::internals::session::Session;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::collections::VecDeque;

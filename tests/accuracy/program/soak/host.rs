@@ -3,9 +3,9 @@
 
 use super::super::engines::Engine;
 use super::super::monitor;
-use capture::log::LogOptions;
-use capture::namespace::NamespaceChoice;
-use capture::session::Session;
+use capture::internals::log::LogOptions;
+use capture::internals::namespace::NamespaceChoice;
+use capture::internals::session::Session;
 use std::fs::read_dir;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +26,7 @@ extern "C" fn count_signal(_: libc::c_int) {
 /// The final report of a session.
 struct Told {
     figures: monitor::Figures,
-    stats: capture::session::Stats,
+    stats: capture::internals::session::Stats,
     errors: Vec<String>,
 }
 
