@@ -94,7 +94,7 @@ fn the_form_of_the_file_makes_no_difference_and_neither_does_a_second_replay() {
         let saved = file(&savefile(format, link_type(Wire::Ethernet), &records));
         let mut session = replay(options(saved.path(), &tree)).unwrap();
         session.update().unwrap();
-        let stats = Stats { update_ns: 0, ..session.stats_reader().read() };
+        let stats = Stats { update_ns: 0, sampled_ns: [0; 2], ..session.stats_reader().read() };
         (format, bytes(session.processes()), stats)
     });
     let (_, bytes, stats) = &figures[0];
