@@ -44,7 +44,7 @@ fn each_frame_says_which_way_it_went_needs_root() {
             ("va", "10.9.1.2:9", Passage::Outgoing),
             ("vb", "10.9.1.2:9", Passage::Incoming),
             ("vb", "10.9.1.3:9", Passage::Copied),
-            ("lo", "127.0.0.1:9", Passage::Unknown),
+            ("lo", "127.0.0.1:9", Passage::Loopback),
         ] {
             let mut tap = open(&[device]);
             let text = send(to, 10);
