@@ -142,7 +142,10 @@ fn descriptors_bound_how_many_are_taken_up() {
     let choice = NamespaceChoice::Chosen(vec![path; 4]);
     let error = Registry::with_most(&choice, Path::new("/proc"), 3).map(drop).unwrap_err();
     assert_eq!(error.code, Code::InvalidArgument);
-    assert!(error.text.contains("4 network namespaces are chosen; at most 3 are supported, one for"), "{error}");
+    assert!(
+        error.text.contains("4 network namespaces are chosen; at most 3 are supported, one for"),
+        "{error}"
+    );
     Registry::with_most(&choice, Path::new("/proc"), 4).unwrap();
 }
 
