@@ -8,7 +8,7 @@ use nix::errno::Errno;
 const MAX_PASSES: usize = 5;
 
 /// The way that requests and replies take: a socket, or a fixture's made-up replies.
-pub(super) trait Transport {
+pub(super) trait MessageSocket {
     /// Sends a request.
     fn send(&self, message: &[u8]) -> nix::Result<()>;
 
@@ -19,7 +19,7 @@ pub(super) trait Transport {
     fn drain(&self, buffer: &mut [u8]) -> nix::Result<()>;
 }
 
-impl Transport for Socket {
+impl MessageSocket for Socket {
     fn send(&self, message: &[u8]) -> nix::Result<()> {
         Socket::send(self, message)
     }
@@ -81,7 +81,7 @@ impl Exchange {
     }
 }
 
-impl<T: Transport> Exchange<T> {
+impl<T: MessageSocket> Exchange<T> {
     fn over(transport: T, room: usize) -> Exchange<T> {
         Exchange { transport, sequence: 0, buffer: vec![0; room], unfinished: false }
     }

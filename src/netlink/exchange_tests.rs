@@ -17,7 +17,7 @@ struct Replies {
     drained: Cell<usize>,
 }
 
-impl Transport for Replies {
+impl MessageSocket for Replies {
     fn send(&self, message: &[u8]) -> nix::Result<()> {
         self.requests.borrow_mut().push(message.to_vec());
         Ok(())
